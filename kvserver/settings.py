@@ -1,0 +1,106 @@
+"""The server's settings: `shards.settings.ProcessSettings` and what `kvserver serve` adds. One table; the command
+line, the environment, the manual and `deploy/kvserver.env` come from it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.board import MAX_GATEWAYS, MAX_SHARDS
+from shards.settings import ProcessSettings, boolean, choice, integer, path, setting, size
+
+MAX_VALUE_LIMIT = 32 << 20
+
+
+def _only(text: str) -> str:
+    return choice("store")(text)
+
+
+def _host(text: str) -> str:
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        raise ValueError("expected an IP address, for instance 127.0.0.1, ::1 or 0.0.0.0") from None
+
+
+def _origins(text: str) -> str:
+    for origin in text.split(","):
+        if origin.strip() != "*" and not origin.strip().startswith(("http://", "https://")):
+            raise ValueError("expected * or origins such as https://app.example, separated by commas")
+    return text
+
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class ServerSettings(ProcessSettings):
+    """Everything `kvserver serve` can be told."""
+
+    host: str = setting("127.0.0.1", _host, "ADDRESS", "Address REST and the feed listen on.")
+    port: int = setting(
+        8080, integer(0, 65535), "PORT", "Port of REST and the feed; 0 picks a free one and prints it.",
+        aliases={"PORT": lambda text: text or None},
+    )  # fmt: skip
+    metrics_port: int = setting(
+        3001, integer(0, 65535), "PORT", "Port of /metrics, on 127.0.0.1; 0 picks a free one and prints it.",
+        aliases={"METRICS_PORT": lambda text: text or None},
+    )  # fmt: skip
+    shards: int = setting(
+        max(1, CORES // 4), integer(1, MAX_SHARDS), "N",
+        "Shard processes, each owning a part of the keys. Any number at any start. Default: a quarter of the cores.",
+    )  # fmt: skip
+    workers: int = setting(CORES, integer(1, 64), "N", "Web worker processes. Default: the cores.")
+    gateways: int = setting(1, integer(1, MAX_GATEWAYS // 2), "N", "Feed gateway processes.")
+    sync: str = setting(
+        "always", choice("always", "everysec", "os"), "MODE",
+        "When a write is acknowledged: always: after it is flushed to the disk; everysec: at once, at most the last "
+        "second is lost if the machine fails; os: at once, what the kernel had not written is lost if the machine "
+        "fails. A process that dies loses nothing in any mode.",
+    )  # fmt: skip
+    max_value: int = setting(
+        5_120_000,
+        size(1, MAX_VALUE_LIMIT),
+        "BYTES",
+        "Largest value, and largest body of a request; at most 32 MiB.",
+    )
+    wal_retention: int = setting(
+        512 << 20, size(64 << 20, 1 << 50), "BYTES",
+        "How much of the log is kept at least, so that readers of the feed can be behind.",
+    )  # fmt: skip
+    map_dir: Path | None = setting(
+        None, path, "DIR",
+        "Where the maps live that answer reads: best in memory. Default: a directory of the store's own under "
+        "/dev/shm, or in the data directory if there is too little room.",
+    )  # fmt: skip
+    feed_port: int | None = setting(
+        None, integer(0, 65535), "PORT",
+        "A port of the gateway's own for feed connections, for set-ups in which they cannot be handed over from the "
+        "REST port (TLS in the worker). Default: none.",
+    )  # fmt: skip
+    origins: str = setting(
+        "*", _origins, "ORIGINS",
+        "Origins whose pages may use the store from a browser, separated by commas; * allows all. Governs REST (CORS) "
+        "and WebSocket alike.",
+    )  # fmt: skip
+    only: str | None = setting(
+        None, _only, "store",
+        "store: supervise the store alone (recovery, segments, snapshots, metrics); shards, gateway and web workers "
+        "are started by somebody else.",
+    )  # fmt: skip
+    grace: int = setting(
+        10,
+        integer(0, 300),
+        "SECONDS",
+        "How long requests may still be answered after a stop or a reload was asked for.",
+    )
+    insecure: bool = setting(
+        False,
+        boolean,
+        "BOOL",
+        "Listen on an address that others can reach although there is no access control.",
+    )

@@ -1,0 +1,367 @@
+"""The board: one small shared-memory table that all processes of a store map.
+
+Every word is 8 bytes, aligned, and written by one process at a time with one store (`memoryview.cast("Q")`;
+`struct.pack_into` would zero the word first, and readers see that). A word stands for itself; where two belong
+together there is a rule:
+
+- **The history** is {tail, next revision} in two slots and `turn`, a count of appends whose lowest bit names the
+  current slot. The holder of the append lock fills the other slot, then raises `turn`: a writer killed anywhere
+  leaves one whole pair, and nothing is ever repaired.
+- **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, `NONE` if
+  there is none. Set, in this order, before `turn` shows the record; cleared after it is applied.
+- **Figures** for display stand behind a seqlock whose readers give up after a few tries and show what they saw last:
+  the writer may have died inside.
+
+A row belongs to one process, which writes it alone. Rows of shards are numbered; workers and gateways claim a free
+row, held by a lock for life on the row's first byte of this file, so a row whose lock is free is a dead process's.
+
+The file is made under a temporary name and renamed in, so what can be opened is whole; it is never truncated. Facts
+that do not change while the board lives (`Facts`) stand in it as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar, overload
+
+import msgspec
+
+from shards import locks
+
+NONE = (1 << 64) - 1
+"""All ones: no LSN, no revision."""
+
+MAX_SHARDS, MAX_WORKERS, MAX_GATEWAYS = 256, 128, 32
+
+_MAGIC = int.from_bytes(b"KVBOARD1", "little")
+_FACTS_AT, _FACTS_MAX = 1024, 7168  # bytes
+_HEADER_WORDS = 1024  # 8 KiB, facts included
+_ROW_WORDS = 64
+_SEQLOCK_TRIES = 8
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds as long as the board lives. `clock_offset_ms` makes Unix time of CLOCK_BOOTTIME."""
+
+    version: str
+    store: str
+    epoch: str
+    boot_id: str
+    secret: int
+    shards: int
+    sync: str
+    in_memory: bool
+    data_dir: str
+    lock_dir: str
+    log_dir: str
+    map_dir: str
+    max_value: int
+    clock_offset_ms: int
+    supervisor_pid: int
+    started_ms: int
+
+
+class BoardError(Exception):
+    """The board cannot be used: missing, of another version, or its log is not recovered."""
+
+
+class Word:
+    """One word of a row or of the header, as an attribute."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    @overload
+    def __get__(self, row: None, owner: type) -> Word: ...
+    @overload
+    def __get__(self, row: _Row, owner: type) -> int: ...
+    def __get__(self, row: _Row | None, owner: type) -> int | Word:
+        return self if row is None else row.words[row.base + self.index]
+
+    def __set__(self, row: _Row, value: int) -> None:
+        row.words[row.base + self.index] = value
+
+
+class _Row:
+    """Words from `base` on."""
+
+    FIGURES: ClassVar[tuple[str, ...]] = ()
+    _FIGURES_AT: ClassVar[int] = 16  # sequence word, then the figures
+
+    def __init__(self, words: memoryview[int], base: int) -> None:
+        self.words, self.base = words, base
+        self._last: dict[str, int] = dict.fromkeys(self.FIGURES, 0)
+
+    def publish(self, figures: Mapping[str, int]) -> None:
+        """Show `figures` (a value for each name in FIGURES; whole numbers from 0). Only the row's owner may."""
+        sequence = self.base + self._FIGURES_AT
+        begun = self.words[sequence] | 1  # odd also if a predecessor died inside
+        self.words[sequence] = begun
+        values = array("Q", [figures[name] for name in self.FIGURES])
+        self.words[sequence + 1 : sequence + 1 + len(values)] = memoryview(values)
+        self.words[sequence] = begun + 1
+
+    def figures(self) -> dict[str, int]:
+        """The figures as published last; after a few tries beside a writer, as this object saw them last."""
+        sequence = self.base + self._FIGURES_AT
+        for _ in range(_SEQLOCK_TRIES):
+            before = self.words[sequence]
+            values = self.words[sequence + 1 : sequence + 1 + len(self.FIGURES)].tolist()
+            if not before & 1 and self.words[sequence] == before:
+                self._last = dict(zip(self.FIGURES, values, strict=True))
+                break
+        return self._last
+
+    def beat(self) -> None:
+        """Show that the owner's loop turns."""
+        self.words[self.base + Common.heartbeat_ns.index] = time.monotonic_ns()
+
+
+class Common(_Row):
+    """The words every process's row starts with."""
+
+    STARTING, UP, STOPPING = 1, 2, 3
+
+    pid = Word(0)
+    state = Word(1)
+    heartbeat_ns = Word(2)  # CLOCK_MONOTONIC
+
+
+class ShardRow(Common):
+    """Row of shard i, written by its process; `given_up` by the supervisor."""
+
+    incarnation = Word(3)  # of the process that serves now; 0: none has bound its sockets yet
+    map_generation = Word(4)  # of the map that readers shall open; 0: none yet
+    open_revision = Word(5)
+    open = Word(6)
+    given_up = Word(7)  # 1: the supervisor will not start this shard again
+
+    FIGURES = (
+        "keys", "bytes", "puts", "deletes", "touches", "prefix_deletes", "expired", "refused", "groups", "operations",
+        "append_ns", "flush_ns", "apply_ns", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid",
+    )  # fmt: skip
+
+    def clear_open(self) -> None:
+        """What was open is applied, or was never appended."""
+        self.open = NONE
+        self.open_revision = NONE
+
+
+class WorkerRow(Common):
+    """Row of a web worker."""
+
+    in_flight = Word(3)  # requests that count towards the limit of the server
+    connections = Word(4)
+
+    FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
+
+
+class GatewayRow(Common):
+    """Row of a gateway process."""
+
+    clients = Word(3)
+    listening = Word(4)  # how many clients want activity
+    position = Word(5)  # revision up to which events were shown
+
+    FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records")
+
+
+class LogWords(_Row):
+    """The words of the log, in the header; see the module's docstring for `turn`."""
+
+    turn = Word(4)
+    synced = Word(5)  # LSN up to which the log is flushed; written by the holder of the flush lock
+    ready = Word(6)  # LSN up to which segments exist; by the supervisor
+    broken = Word(7)  # 1: a flush failed, nobody appends, flushes or acknowledges any more
+    full = Word(8)  # 1: no further segment can be made; by the supervisor
+    oldest = Word(9)  # LSN of the oldest record kept; by the supervisor
+    oldest_revision = Word(10)  # the first revision that can still be read; by the supervisor
+    snapshot = Word(11)  # LSN from which a restart replays; by the supervisor
+    restarts = Word(12)  # children started again; by the supervisor
+    log_full_since_ms = Word(13)
+
+
+R = TypeVar("R", bound=Common)
+
+
+class _Rows(Generic[R]):
+    """Rows of one kind."""
+
+    def __init__(self, kind: type[R], board: Board, first: int, count: int) -> None:
+        self._board = board
+        self._rows = [kind(board.words, _HEADER_WORDS + _ROW_WORDS * (first + i)) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> R:
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._rows)
+
+    def alive(self) -> list[tuple[int, R]]:
+        """Index and row of every row that a living process has claimed."""
+        return [(i, row) for i, row in enumerate(self._rows) if row.pid and self._board.is_claimed(row)]
+
+    def claim(self) -> tuple[int, R]:
+        """Take a free row for this process, for life: its words are zeroed and `pid` is set.
+
+        Raises `BoardError` if all rows are taken.
+        """
+        for i, row in enumerate(self._rows):
+            if self._board.claim(row):
+                row.words[row.base : row.base + _ROW_WORDS] = memoryview(array("Q", bytes(8 * _ROW_WORDS)))
+                row.pid, row.state = os.getpid(), Common.STARTING
+                row.beat()
+                return i, row
+        raise BoardError(f"all {len(self._rows)} rows of the board are taken")
+
+
+class Board:
+    """The mapped table. Make one with `create` (the supervisor) or `open` (everybody else)."""
+
+    _id = 1  # words of the header
+    _recovered = 2
+    _facts_length = 3
+    _LOG_AT = 16
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self.fd = path, fd
+        self._map = mmap.mmap(fd, 0)
+        self.words: memoryview[int] = memoryview(self._map).cast("Q")
+        self.log = LogWords(self.words, self._LOG_AT)
+        length = self.words[self._facts_length]
+        self.facts = msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts)
+        self.shards = _Rows(ShardRow, self, 0, self.facts.shards)
+        self.workers = _Rows(WorkerRow, self, MAX_SHARDS, MAX_WORKERS)
+        self.gateways = _Rows(GatewayRow, self, MAX_SHARDS + MAX_WORKERS, MAX_GATEWAYS)
+        self._claimed: set[int] = set()
+        self._offset_ms = self.facts.clock_offset_ms
+
+    @classmethod
+    def create(cls, path: Path, facts: Facts) -> Board:
+        """A new board under a temporary name beside `path`, all rows empty, not yet marked recovered.
+
+        `install` puts it in its place. Raises `BoardError` if the facts are too long, `OSError` if there is no space.
+        """
+        encoded = msgspec.json.encode(facts)
+        if len(encoded) > _FACTS_MAX:
+            raise BoardError(
+                f"the facts of the store take {len(encoded)} bytes, at most {_FACTS_MAX} fit: shorten the paths"
+            )
+        size = 8 * (_HEADER_WORDS + _ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))
+        temporary = path.with_name(path.name + ".new")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(fd, 0, size)  # a full tmpfs says so here, not by SIGBUS later
+        os.pwrite(fd, array("Q", [_MAGIC, secrets.randbits(64), 0, len(encoded)]).tobytes(), 0)
+        os.pwrite(fd, encoded, _FACTS_AT)
+        board = cls(path, fd)
+        for row in board.shards:
+            row.clear_open()
+        return board
+
+    def install(self) -> None:
+        """Rename the new board to its place, marked recovered: from now on others can open it."""
+        self.words[self._recovered] = 1
+        self.path.with_name(self.path.name + ".new").rename(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> Board:
+        """Map the board at `path`. Raises `BoardError` if there is none that can be used."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise BoardError(
+                f"no board at {path} ({error.strerror}): is `kvserver serve` running on this store?"
+            ) from None
+        head = array("Q", os.pread(fd, 32, 0))
+        if len(head) < 4 or head[0] != _MAGIC:
+            os.close(fd)
+            raise BoardError(f"{path} is not a board of this version")
+        board = cls(path, fd)
+        if not board.words[cls._recovered]:
+            raise BoardError(f"the log of the store at {path} is not recovered")
+        return board
+
+    @property
+    def id(self) -> int:
+        """Random number of this board; a new run of the store has another."""
+        return self.words[self._id]
+
+    def replaced(self) -> bool:
+        """Whether another board, or none, is at this path: then this process belongs to a run that is over."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            head = array("Q", os.pread(fd, 16, 0))
+        finally:
+            os.close(fd)
+        return len(head) < 2 or head[1] != self.id
+
+    def claim(self, row: _Row) -> bool:
+        """Take `row` for this process, for life; False if another living process has it."""
+        if row.base in self._claimed or not locks.try_hold(self.fd, 8 * row.base):
+            return False
+        self._claimed.add(row.base)
+        return True
+
+    def is_claimed(self, row: _Row) -> bool:
+        """Whether a living process has `row`."""
+        return row.base in self._claimed or locks.is_held(self.fd, 8 * row.base)
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds by the store's clock: CLOCK_BOOTTIME and an offset fixed at start, so that a
+        step of the wall clock moves no expiry."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
+
+    def history(self) -> tuple[int, int]:
+        """Tail (LSN) and next revision, as one append left them."""
+        words, at = self.words, self._LOG_AT
+        while True:
+            turn = words[at + 4]
+            slot = at + 2 * (turn & 1)
+            tail, following = words[slot], words[slot + 1]
+            if words[at + 4] == turn:
+                return tail, following
+
+    def advance(self, tail: int, next_revision: int) -> None:
+        """Show a new end of the history. Only the holder of the append lock may."""
+        words, at = self.words, self._LOG_AT
+        turn = words[at + 4] + 1
+        slot = at + 2 * (turn & 1)
+        words[slot], words[slot + 1] = tail, next_revision
+        words[at + 4] = turn
+
+    def end(self) -> int:
+        """The last revision of the history."""
+        return self.history()[1] - 1
+
+    def watermark(self) -> tuple[int, int]:
+        """LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
+
+        The one place that computes it. The history is taken first: a record in it has its `open` words set before.
+        """
+        lsn, following = self.history()
+        for row in self.shards:
+            lsn = min(lsn, row.open)
+            following = min(following, row.open_revision)
+        return lsn, following - 1
+
+    def close(self) -> None:
+        """Unmap and close, which gives up claimed rows."""
+        self.words.release()
+        with contextlib.suppress(BufferError):  # rows handed out may still be referenced
+            self._map.close()
+        os.close(self.fd)

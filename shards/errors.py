@@ -1,0 +1,145 @@
+"""Every error of the store: one class, with a stable code, an HTTP status, a title and a hint.
+
+The same class is raised where the fault is seen (a shard, the router, a resource), crosses the wire as its code, and
+is rendered by the one error handler of the REST application. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KVError(Exception):
+    """Base of all errors a client may be told about.
+
+    Attributes:
+        code: stable identifier, also on the wire and in `/docs/errors/{code}`.
+        status: HTTP status.
+        title: the code in words, the same for every occurrence.
+        hint: what would be right instead.
+        detail: what was wrong this time; empty if the title says it all.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    hint: ClassVar[str] = "Repeat the request; if it fails again, see the server's log."
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+
+
+class BadRequest(KVError):
+    code, status = "bad_request", 400
+    title = "The request is malformed"
+    hint = "Mend the part named in the detail."
+
+
+class BadKey(BadRequest):
+    code = "bad_key"
+    title = "The key is not valid"
+    hint = "A key is percent-encoded UTF-8, 1 to 511 bytes long."
+
+
+class NotFound(KVError):
+    code, status = "not_found", 404
+    title = "No such key"
+    hint = "PUT creates a key."
+
+
+class MethodNotAllowed(KVError):
+    code, status = "method_not_allowed", 405
+    title = "The resource does not know this method"
+    hint = "The Allow header lists the methods."
+
+
+class RequestTimeout(KVError):
+    code, status = "request_timeout", 408
+    title = "request timed out"
+    hint = "Send the whole request within 10 seconds."
+
+
+class ValueTooLarge(KVError):
+    code, status = "value_too_large", 413
+    title = "length limit exceeded"
+    hint = "Send a smaller value, or raise --max-value."
+
+
+class KeyTooLong(KVError):
+    code, status = "key_too_long", 414
+    title = "The key is longer than 511 bytes"
+    hint = "A key is at most 511 bytes of UTF-8."
+
+
+class UriTooLong(KVError):
+    code, status = "uri_too_long", 414
+    title = "The request line is longer than 8 KiB"
+    hint = "Shorten the path or the query."
+
+
+class HeadersTooLarge(KVError):
+    code, status = "headers_too_large", 431
+    title = "The request headers are larger than 64 KiB"
+    hint = "Send fewer or shorter headers."
+
+
+class Overloaded(KVError):
+    code, status = "overloaded", 503
+    title = "service is overloaded, try again later"
+    hint = "Repeat the request after the seconds given in Retry-After."
+
+
+class Unavailable(KVError):
+    """Surely not executed: the shard is down, was never given the request, or refused it."""
+
+    code, status = "unavailable", 503
+    title = "The shard that owns the key is not available; nothing was done"
+    hint = "Repeat the request after the seconds given in Retry-After."
+
+
+class OutcomeUnknown(KVError):
+    """The request was handed to a shard whose answer never came."""
+
+    code, status = "outcome_unknown", 504
+    title = "The shard did not answer: the write may or may not have been done"
+    hint = "Read the key before you repeat a write that must not happen twice."
+
+
+class InsufficientStorage(KVError):
+    code, status = "insufficient_storage", 507
+    title = "There is no space left for this write; nothing was done"
+    hint = "Deletes still work; free space in the data directory or the map directory."
+
+
+class StaleIncarnation(Unavailable):
+    """A shard refused a message that was meant for its predecessor. Surely not executed."""
+
+    code = "stale_incarnation"
+
+
+class DeadlinePassed(Unavailable):
+    """A shard dropped a message whose deadline had passed. Surely not executed."""
+
+    code = "deadline_passed"
+
+
+class ProtocolError(KVError):
+    """A message to a shard that its protocol does not know. Surely not executed."""
+
+    code = "protocol_error"
+    title = "A shard could not read the request"
+    hint = "All processes of a store must run the same version."
+
+
+def _family(cls: type[KVError]) -> list[type[KVError]]:
+    return [cls, *(c for sub in cls.__subclasses__() for c in _family(sub))]
+
+
+ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _family(KVError)}
+"""Every error class by its code."""
+
+
+def from_code(code: str, detail: str = "") -> KVError:
+    """The error a code names, as received from another process; an unknown code gives a `KVError`."""
+    return ERRORS.get(code, KVError)(detail)

@@ -1,0 +1,57 @@
+"""Rules of life that every process of a store keeps.
+
+- It dies with its parent. PR_SET_PDEATHSIG (prctl(2)) follows the *thread* that started the process and is cleared by
+  fork, so each process sets it itself and then compares its parent with the one it was told.
+- It belongs to one run of the store: when another board is at its path, it goes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+PARENT_VARIABLE = "KVSERVER_PARENT_PID"
+"""Environment variable by which a starter tells a child its own pid."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+TRACE = 5
+"""Level below DEBUG: one line per request or group."""
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when `parent_pid` dies. Exits at once if it is dead already."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def die_with_starter() -> None:
+    """`die_with` the process named by `KVSERVER_PARENT_PID`; without that variable, live alone."""
+    told = os.environ.pop(PARENT_VARIABLE, "")
+    if told:
+        die_with(int(told))
+
+
+def become_subreaper() -> None:
+    """Orphaned grandchildren become this process's children, so that it can reap them."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def configure_logging(level: str, name: str) -> None:
+    """Log to standard error, one line an event: time, process, level, message."""
+    logging.addLevelName(TRACE, "TRACE")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=TRACE if level == "trace" else level.upper(),
+        format=f"%(asctime)s {name} %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        force=True,
+    )
