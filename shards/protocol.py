@@ -75,7 +75,7 @@ _REPLY = struct.Struct("<4sIQ")
 _REQUEST_MAGIC, _REPLY_MAGIC = b"KVQ1", b"KVR1"
 
 
-class _Wire(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+class _Wire(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
     """Base of everything on the wire: an array that starts with a tag, closed against further fields."""
 
 
