@@ -46,7 +46,7 @@ def hold(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
 def is_held(fd: int, byte: int = 0) -> bool:
     """Whether an open file other than `fd` holds the lock for life on `byte`. Takes nothing."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
-    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 class Turn:
