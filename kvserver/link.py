@@ -1,0 +1,253 @@
+"""One worker's connection to one shard: a DEALER socket, what waits to be sent, and what waits for an answer.
+
+All operations of one turn of the event loop travel in one message. A write whose message may have been received is
+never sent again: if its answer does not come, nobody can know its outcome (`OutcomeUnknown`). What was surely not
+executed, because ZeroMQ never took it or the shard refused the message, waits for the shard's restart until its
+deadline and then ends as `Unavailable`.
+
+The socket is made for one incarnation of the shard and connects to that incarnation's own path, with IMMEDIATE (no
+queue without a connection) and LINGER 0 (no message outlives the socket): a restarted shard can never be handed what
+was meant for its predecessor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from shards import protocol
+from shards.board import ShardRow
+from shards.errors import DeadlinePassed, KVError, OutcomeUnknown, ProtocolError, StaleIncarnation, Unavailable
+from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Failed, Operation, Put, Reply, Touch
+
+MOST_WAITING = 256
+"""Operations of one worker that may wait for a shard that cannot be reached; further ones are refused at once."""
+LATE_NS = 200_000_000
+"""How much longer than its deadline a message is waited for: the shard may be about to refuse it."""
+
+_SURELY_NOT_EXECUTED = {StaleIncarnation.code, DeadlinePassed.code}
+_EVENTS = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
+
+log = logging.getLogger("kvserver.router")
+
+Deliver = Callable[[Reply | KVError], None]
+
+
+class Pending:
+    """An operation whose answer is due. `deliver` is called once, with a reply or an error."""
+
+    __slots__ = ("deadline_ns", "deliver", "operation", "size")
+
+    def __init__(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
+        self.operation, self.deadline_ns, self.deliver = operation, deadline_ns, deliver
+        self.size = _size(operation)
+
+
+def _size(operation: Operation) -> int:
+    if isinstance(operation, Put):
+        return len(operation.key) + len(operation.value)
+    return len(operation.key) if isinstance(operation, Delete | Touch) else len(operation.prefix)
+
+
+class Link:
+    """The connection to one shard. All methods are called from the event loop's thread; none blocks.
+
+    Counters, for the board: `messages` and `operations` sent, `unknown` outcomes.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], row: ShardRow, index: int, run_dir: Path,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self._context, self._row, self._index, self._run_dir, self._loop = context, row, index, run_dir, loop
+        self._waiting: deque[Pending] = deque()
+        self._in_flight: dict[int, tuple[int, list[Pending]]] = {}
+        self._next_id = 1
+        self._flush_scheduled = False
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._incarnation = 0  # that the socket is for
+        self._dead_incarnation = 0  # that was seen to go
+        self._open = False  # the last send was taken, as far as known
+        self.messages = self.operations = self.unknown = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether the shard that serves now is connected."""
+        return self._open and self._incarnation == self._row.incarnation
+
+    def submit(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
+        """Send `operation` with this turn's message; `deadline_ns` is CLOCK_MONOTONIC.
+
+        `deliver` is called later, or now if the shard was given up or too much waits for it already.
+        """
+        if not self._open and (len(self._waiting) >= MOST_WAITING or self._row.given_up):
+            deliver(Unavailable(f"shard {self._index} is down"))
+            return
+        self._waiting.append(Pending(operation, deadline_ns, deliver))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def tick(self) -> None:
+        """Called every few milliseconds: reconnects, sends what waits, lets pass what is late."""
+        if self._row.incarnation != self._incarnation:
+            self._connect()
+        now = time.monotonic_ns()
+        late = [id for id, (deadline_ns, _) in self._in_flight.items() if now > deadline_ns + LATE_NS]
+        for id in late:
+            self._fail(self._in_flight.pop(id)[1])
+        if self._waiting:
+            self._drop_late(now)
+            self._flush()
+
+    def close(self) -> None:
+        """Drop the connection; everything unanswered ends."""
+        self._disconnect()
+        while self._waiting:
+            self._waiting.popleft().deliver(Unavailable("the server is stopping"))
+
+    # Sending
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._row.incarnation != self._incarnation:
+            self._connect()
+        while self._waiting and self._socket is not None:
+            batch = self._take()
+            if not self._send(batch):
+                self._waiting.extendleft(reversed(batch))
+                break
+        if self._socket is not None and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[arg-type]
+            self._receive()  # the descriptor is edge-triggered: sending may have swallowed the edge
+
+    def _take(self) -> list[Pending]:
+        """What fits into one message, at least one operation."""
+        waiting, batch = self._waiting, [self._waiting.popleft()]
+        size = batch[0].size
+        while waiting and len(batch) < MESSAGE_OPS and size + waiting[0].size <= MESSAGE_BYTES:
+            batch.append(waiting.popleft())
+            size += batch[-1].size
+        return batch
+
+    def _send(self, batch: list[Pending]) -> bool:
+        """Hand one message to ZeroMQ; False if it surely did not take it."""
+        assert self._socket is not None
+        deadline_ns = min(pending.deadline_ns for pending in batch)
+        frames = protocol.encode_request(
+            self._next_id, self._incarnation, deadline_ns, [pending.operation for pending in batch]
+        )
+        try:
+            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=len(frames[1]) < 65536)
+        except zmq.Again:
+            self._open = False
+            return False
+        self._open = True
+        self._in_flight[self._next_id] = (deadline_ns, batch)
+        self._next_id += 1
+        self.messages += 1
+        self.operations += len(batch)
+        return True
+
+    # Receiving
+
+    def _receive(self) -> None:
+        while self._socket is not None:
+            try:
+                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                id, replies = protocol.decode_reply(frames)
+            except ProtocolError as error:
+                log.error("shard %d sent what is no reply: %s", self._index, error)
+                continue
+            self._answer(id, replies)
+
+    def _answer(self, id: int, replies: list[Reply]) -> None:
+        _, batch = self._in_flight.pop(id, (0, []))
+        if not batch:
+            return  # nobody waits for it any more
+        first = replies[0] if replies else None
+        if len(replies) == 1 and isinstance(first, Failed) and first.code in _SURELY_NOT_EXECUTED:
+            self._waiting.extendleft(reversed(batch))
+            self._drop_late(time.monotonic_ns())
+        elif len(replies) == len(batch):
+            for pending, reply in zip(batch, replies, strict=True):
+                pending.deliver(reply)
+        else:
+            error = first.error() if isinstance(first, Failed) else ProtocolError("a reply of another length")
+            for pending in batch:
+                pending.deliver(error)
+
+    def _fail(self, batch: list[Pending]) -> None:
+        self.unknown += len(batch)
+        for pending in batch:
+            pending.deliver(OutcomeUnknown(f"shard {self._index} did not answer"))
+
+    def _drop_late(self, now: int) -> None:
+        """End what waited until its deadline, or all of it if the shard will not come back."""
+        given_up = self._row.given_up
+        late = [pending for pending in self._waiting if given_up or now >= pending.deadline_ns]
+        if late:
+            self._waiting = deque(pending for pending in self._waiting if not given_up and now < pending.deadline_ns)
+            for pending in late:  # only now: to deliver may submit again
+                pending.deliver(Unavailable(f"shard {self._index} is down"))
+
+    # Connecting
+
+    def _connect(self) -> None:
+        """A new socket for the incarnation that serves now, if there is one that was not seen to go."""
+        incarnation = self._row.incarnation
+        if incarnation in (0, self._dead_incarnation):
+            return
+        self._disconnect()
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+        socket.connect(f"ipc://{self._run_dir}/shard-{self._index}-{incarnation:x}.req")
+        self._socket, self._incarnation = socket, incarnation
+        self._loop.add_reader(socket.FD, self._receive)
+        self._loop.add_reader(self._monitor.FD, self._watch)
+        self._watch()
+
+    def _disconnect(self) -> None:
+        """Close the socket; of what it was handed, nobody can know."""
+        if self._socket is None:
+            return
+        self._receive()
+        assert self._monitor is not None
+        self._loop.remove_reader(self._socket.FD)
+        self._loop.remove_reader(self._monitor.FD)
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(0)
+        self._socket, self._open, self._incarnation = None, False, 0
+        unanswered, self._in_flight = self._in_flight, {}
+        for _, batch in unanswered.values():
+            self._fail(batch)
+
+    def _watch(self) -> None:
+        """Read the monitor: a shard that dies is known at once."""
+        while self._monitor is not None:
+            try:
+                event = recv_monitor_message(self._monitor, zmq.DONTWAIT)["event"]
+            except zmq.Again:
+                return
+            if event == zmq.Event.DISCONNECTED:
+                log.debug("shard %d is gone", self._index)
+                self._dead_incarnation = self._incarnation
+                self._disconnect()
+            elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                self._open = True
+                self._flush()

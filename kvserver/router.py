@@ -1,0 +1,255 @@
+"""The way of a request into the store: writes to the shard that owns the key, reads from the shards' maps.
+
+A GET never leaves the process: it reads the shard's map in shared memory. A write travels over the shard's `Link`.
+Lists merge the maps of all shards in key order, in short transactions. What changes nothing but is shown on `/wal`
+(reads, lists, deletes of absent keys) is told to the gateways while the board says that somebody listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import zmq
+from shards.maps import Item, MapReader
+
+from kvserver.link import Link
+from shards.board import Board, GatewayRow
+from shards.errors import KVError, OutcomeUnknown, Unavailable
+from shards.protocol import (
+    Activity,
+    ActivityKind,
+    Delete,
+    Deleted,
+    DeletePrefix,
+    Done,
+    Failed,
+    MarkPrefix,
+    Operation,
+    Put,
+    Reply,
+    Touch,
+    encode_activity,
+)
+from shards.slots import shard_of
+
+DEADLINE_S: Final = 10.0
+"""How long a shard may be silent."""
+PAGE_KEYS: Final = 1000
+"""Keys read in one transaction of a list, or deleted in one step of a prefix delete."""
+
+_TICK_S = 0.02
+_MOST_ACTIVITY = 10_000
+
+
+class Router:
+    """One per worker process, made after the fork, used from one event loop. No method blocks.
+
+    Args:
+        board: the store's board.
+        run_dir: where the sockets of shards and gateways are.
+        loop: the worker's event loop.
+    """
+
+    def __init__(self, board: Board, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self.board, self._run_dir, self._loop = board, run_dir, loop
+        self._shards = board.facts.shards
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._readers = [MapReader(board, index) for index in range(self._shards)]
+        self._links = [Link(self._context, board.shards[index], index, run_dir, loop) for index in range(self._shards)]
+        self._activity = _ActivityFeed(self._context, board, run_dir, loop)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Connect to the shards, and keep connected until `close`."""
+        self._tick()
+
+    def _tick(self) -> None:
+        for link in self._links:
+            link.tick()
+        self._activity.refresh()
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    def close(self) -> None:
+        """End everything unanswered, close all sockets and maps."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in self._links:
+            link.close()
+        self._activity.close()
+        self._context.destroy(linger=0)
+        for reader in self._readers:
+            reader.close()
+
+    def counters(self) -> dict[str, int]:
+        """Messages and operations sent to shards, and outcomes that are unknown, since the start."""
+        return {
+            "messages": sum(link.messages for link in self._links),
+            "operations": sum(link.operations for link in self._links),
+            "unknown_outcomes": sum(link.unknown for link in self._links),
+        }
+
+    # One key
+
+    def submit(
+        self,
+        operation: Put | Delete | Touch,
+        deliver: Callable[[Reply | KVError], None],
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Send a write to the shard that owns its key; `deliver` is called once with a reply or an error."""
+        deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
+        self._links[shard_of(operation.key, self._shards)].submit(operation, deadline_ns, deliver)
+
+    async def request(self, operation: Put | Delete | Touch, deadline_s: float = DEADLINE_S) -> Done:
+        """`submit`, and its answer. A delete of an absent key is shown as activity.
+
+        Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
+        """
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self.submit(operation, _settles(future), deadline_s)
+        reply = await future
+        assert isinstance(reply, Done)
+        if type(operation) is Delete and not reply.existed:
+            self._activity.add("delete", operation.key)
+        return reply
+
+    def get(self, key: bytes) -> Item | None:
+        """What `key` holds now, None if it is absent or expired. Raises `Unavailable` without a map."""
+        item = self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
+        if self._activity.listeners:
+            self._activity.add("read", key)
+        return item
+
+    # Many keys
+
+    async def keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        """All keys that start with `prefix`, in byte order, in pages; other tasks run between them.
+
+        Not a snapshot: a key that exists throughout is listed once, one that comes or goes meanwhile may be.
+        """
+        self._activity.add("list_prefix" if prefix else "list", prefix)
+        pages: list[list[bytes]] = [[] for _ in self._readers]
+        after: list[bytes | None] = [None] * self._shards
+        unread = set(range(self._shards))
+        while unread or any(pages):
+            for shard in [shard for shard in unread if not pages[shard]]:
+                page = self._readers[shard].keys(prefix, after[shard], PAGE_KEYS, self.board.now_ms())
+                pages[shard] = page
+                if len(page) < PAGE_KEYS:
+                    unread.discard(shard)
+                else:
+                    after[shard] = page[-1]
+            # Up to the smallest last key of the shards that have more, nothing can come any more.
+            bound = min((pages[shard][-1] for shard in unread), default=None)
+            merged: list[bytes] = []
+            for shard, page in enumerate(pages):
+                count = len(page) if bound is None else bisect_right(page, bound)
+                merged += page[:count]
+                pages[shard] = page[count:]
+            merged.sort()
+            if merged:
+                yield merged
+            await asyncio.sleep(0)
+
+    async def delete_prefix(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        """Delete all keys that start with `prefix` and whose value is older than this call; yields them in steps.
+
+        First one shard logs the mark whose revision is the cut, so that the feed can show one line for the request.
+        Raises `Unavailable` if a shard is down before anything was done, `OutcomeUnknown` if one is lost midway.
+        """
+        down = [index for index, link in enumerate(self._links) if not link.up]
+        if down:
+            raise Unavailable(f"shard {down[0]} is down")
+        mark = await self._ask(shard_of(prefix, self._shards), MarkPrefix(prefix))
+        assert isinstance(mark, Done)
+        after = dict.fromkeys(range(self._shards), prefix)
+        while after:
+            steps = [
+                self._ask(shard, DeletePrefix(prefix, start, mark.revision, PAGE_KEYS))
+                for shard, start in after.items()
+            ]
+            replies = await asyncio.gather(*steps, return_exceptions=True)
+            deleted: list[bytes] = []
+            for shard, reply in zip(list(after), replies, strict=True):
+                if isinstance(reply, BaseException):
+                    raise OutcomeUnknown(f"shard {shard} was lost midway: {reply}") from reply
+                assert isinstance(reply, Deleted)
+                deleted += reply.keys
+                if reply.next is None:
+                    del after[shard]
+                else:
+                    after[shard] = reply.next
+            if deleted:
+                yield deleted
+
+    def activity(self, kind: ActivityKind, subject: bytes) -> None:
+        """Show on `/wal` something that changed nothing."""
+        self._activity.add(kind, subject)
+
+    def _ask(self, shard: int, operation: Operation) -> Awaitable[Reply]:
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
+        self._links[shard].submit(operation, deadline_ns, _settles(future))
+        return future
+
+
+def _settles(future: asyncio.Future[Reply]) -> Callable[[Reply | KVError], None]:
+    def deliver(answer: Reply | KVError) -> None:
+        if future.done():  # its caller was cancelled
+            return
+        if isinstance(answer, KVError):
+            future.set_exception(answer)
+        elif isinstance(answer, Failed):
+            future.set_exception(answer.error())
+        else:
+            future.set_result(answer)
+
+    return deliver
+
+
+class _ActivityFeed:
+    """PUB to every gateway. Lines of one turn of the loop travel in one message; best effort."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], board: Board, run_dir: Path, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._board, self._run_dir, self._loop = board, run_dir, loop
+        self._socket = context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._connected: set[int] = set()  # rows
+        self._rows: list[GatewayRow] = []
+        self._lines: list[Activity] = []
+
+    @property
+    def listeners(self) -> bool:
+        """Whether a client of any gateway wants activity."""
+        return any(row.listening for row in self._rows)
+
+    def refresh(self) -> None:
+        """Look which gateways there are, and connect to new ones."""
+        self._rows = [row for row in self._board.gateways if row.pid]
+        for index, row in enumerate(self._board.gateways):
+            if row.pid and index not in self._connected:
+                self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")
+                self._connected.add(index)
+
+    def add(self, kind: ActivityKind, subject: bytes) -> None:
+        """Send a line at the end of this turn, if somebody listens."""
+        if not self.listeners or len(self._lines) >= _MOST_ACTIVITY:
+            return
+        if not self._lines:
+            self._loop.call_soon(self._flush)
+        self._lines.append(Activity(self._board.end(), kind, subject, self._board.now_ms()))
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        self._socket.send(encode_activity(lines), zmq.DONTWAIT)
+
+    def close(self) -> None:
+        """Close the socket; what was not sent is dropped."""
+        self._socket.close(0)
