@@ -1,0 +1,586 @@
+"""The dict's rules, one by one, and all of them against a plain dict."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shards.keyspace import MAX_KEY, MAX_TIME_MS, Group, Keyspace, Room, is_content_type
+from shards.protocol import (
+    Delete,
+    Deleted,
+    DeleteEvent,
+    DeletePrefix,
+    Done,
+    Event,
+    Failed,
+    MarkPrefix,
+    Operation,
+    PrefixMarked,
+    Put,
+    PutEvent,
+    Reply,
+    Touch,
+    TouchEvent,
+)
+from shards.slots import shard_of
+
+MAX_VALUE = 100
+NOW = 1_700_000_000_000
+
+
+def keyspace(*operations: Operation, now_ms: int = NOW, first_revision: int = 1) -> Keyspace:
+    """A keyspace of all slots in which `operations` were done."""
+    made = Keyspace(0, 1, MAX_VALUE)
+    group = made.begin(now_ms)
+    for operation in operations:
+        assert not isinstance(group.decide(operation), Failed)
+    group.commit(first_revision)
+    made.check()
+    return made
+
+
+def decide(space: Keyspace, operation: Operation, first_revision: int = 100, now_ms: int = NOW) -> Reply:
+    """Do one operation in a group of its own."""
+    group = space.begin(now_ms)
+    reply = group.decide(operation)
+    wanted = group.commit(first_revision)
+    group.answer(dict.fromkeys(wanted, b"old"))
+    space.check()
+    return reply
+
+
+def refusal(operation: Operation, space: Keyspace | None = None, room: Room = Room.ALL) -> str:
+    """The code with which `operation` is refused, after a look that the refusal left nothing behind."""
+    space = space or keyspace()
+    group = space.begin(NOW, room)
+    reply = group.decide(operation)
+    assert isinstance(reply, Failed)
+    assert group.events == []
+    group.commit(100)
+    space.check()
+    return reply.code
+
+
+class TestPut:
+    def test_new_key(self) -> None:
+        space = keyspace()
+        assert decide(space, Put(b"k", b"value", want_previous=True)) == Done(100, False, None)
+        assert (len(space), space.bytes) == (1, 6)
+
+    def test_rewrite_gives_the_old_value_only_where_wanted(self) -> None:
+        space = keyspace(Put(b"k", b"1"))
+        assert decide(space, Put(b"k", b"22"), 100) == Done(100, True, None)
+        assert decide(space, Put(b"k", b"333", want_previous=True), 101) == Done(101, True, b"old")
+        assert space.bytes == 4
+
+    def test_empty_value_is_a_value(self) -> None:
+        space = keyspace(Put(b"k", b""))
+        assert decide(space, Delete(b"k")) == Done(100, True)
+
+    def test_event_carries_what_was_put(self) -> None:
+        group = keyspace().begin(NOW)
+        group.decide(Put(b"k", b"v", "text/plain", ttl_ms=5))
+        group.decide(Put(b"k", b"v", "", expires_ms=NOW + 9))
+        assert group.events == [
+            PutEvent(b"k", b"v", "text/plain", NOW + 5),
+            PutEvent(b"k", b"v", "", NOW + 9),
+        ]
+
+    def test_on_an_expired_key_expires_it_first(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10))
+        group = space.begin(NOW + 10)
+        reply = group.decide(Put(b"k", b"new", want_previous=True))
+        assert group.events == [DeleteEvent(b"k", "expire"), PutEvent(b"k", b"new", "", 0)]
+        assert group.commit(50) == set()
+        assert reply == Done(51, False, None)
+        assert group.expired == 1
+        space.check()
+
+    def test_rewrite_without_ttl_removes_it(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10), Put(b"k", b"v"))
+        group = space.begin(NOW + 11)
+        assert group.expire(10) == 0
+
+    @pytest.mark.parametrize(
+        ("operation", "code"),
+        [
+            (Put(b"", b"v"), "bad_key"),
+            (Put(b"\xff", b"v"), "bad_key"),
+            (Put(b"k\xed\xa0\x80", b"v"), "bad_key"),
+            (Put(b"k" * (MAX_KEY + 1), b"v"), "key_too_long"),
+            (Put(b"k", b"v" * (MAX_VALUE + 1)), "value_too_large"),
+            (Put(b"k", b"v", "text"), "bad_request"),
+            (Put(b"k", b"v", ttl_ms=1, expires_ms=NOW + 1), "bad_request"),
+            (Put(b"k", b"v", ttl_ms=-1), "bad_request"),
+            (Put(b"k", b"v", expires_ms=-1), "bad_request"),
+            (Put(b"k", b"v", ttl_ms=MAX_TIME_MS), "bad_request"),
+            (Put(b"k", b"v", expires_ms=MAX_TIME_MS + 1), "bad_request"),
+        ],
+    )
+    def test_refusals(self, operation: Put, code: str) -> None:
+        assert refusal(operation) == code
+
+    @pytest.mark.parametrize(
+        "operation",
+        [
+            Put(b"k" * MAX_KEY, b"v"),
+            Put("ü€😀".encode(), b"v"),
+            Put(b"\x00", b"v"),
+            Put(b"k", b"v" * MAX_VALUE),
+            Put(b"k", b"v", expires_ms=MAX_TIME_MS),
+        ],
+    )
+    def test_limits_are_inclusive(self, operation: Put) -> None:
+        assert decide(keyspace(), operation) == Done(100, False)
+
+
+class TestDelete:
+    def test_present(self) -> None:
+        space = keyspace(Put(b"k", b"v"))
+        assert decide(space, Delete(b"k", want_previous=True)) == Done(100, True, b"old")
+        assert (len(space), space.bytes) == (0, 0)
+
+    def test_absent_logs_nothing(self) -> None:
+        group = keyspace().begin(NOW)
+        assert group.decide(Delete(b"k", want_previous=True)) == Done(0, False)
+        assert group.events == []
+
+    def test_expired_is_absent(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10))
+        assert decide(space, Delete(b"k"), now_ms=NOW + 10) == Done(0, False)
+
+    def test_key_is_checked(self) -> None:
+        assert refusal(Delete(b"")) == "bad_key"
+
+
+class TestTouch:
+    def test_changes_the_expiry_alone(self) -> None:
+        space = keyspace(Put(b"k", b"v"))
+        group = space.begin(NOW)
+        reply = group.decide(Touch(b"k", ttl_ms=10))
+        assert group.events == [TouchEvent(b"k", NOW + 10)]
+        group.commit(7)
+        assert reply == Done(7, True)
+        assert decide(space, Delete(b"k"), now_ms=NOW + 9) == Done(100, True)
+
+    def test_persists(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10), Touch(b"k"))
+        assert decide(space, Delete(b"k"), now_ms=NOW + 10) == Done(100, True)
+
+    def test_absent_and_expired_log_nothing(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10))
+        assert decide(space, Touch(b"k"), now_ms=NOW + 10) == Done(0, False)
+        assert decide(space, Touch(b"x")) == Done(0, False)
+
+    def test_arguments_are_checked(self) -> None:
+        assert refusal(Touch(b"k", 1, 1), keyspace(Put(b"k", b"v"))) == "bad_request"
+
+
+class TestPrefix:
+    def test_mark_takes_a_revision(self) -> None:
+        group = keyspace().begin(NOW)
+        replies = [group.decide(MarkPrefix(b"a/")), group.decide(Put(b"k", b"v"))]
+        assert group.events[0] == PrefixMarked(b"a/")
+        group.commit(40)
+        assert replies == [Done(40, False), Done(41, False)]
+
+    @pytest.mark.parametrize(("prefix", "code"), [(b"\xff", "bad_key"), (b"p" * (MAX_KEY + 1), "key_too_long")])
+    def test_mark_is_checked(self, prefix: bytes, code: str) -> None:
+        assert refusal(MarkPrefix(prefix)) == code
+
+    def test_deletes_what_is_not_newer_than_the_cut(self) -> None:
+        space = keyspace(Put(b"a", b"1"), Put(b"b", b"2"), Put(b"c", b"3"), Touch(b"a", ttl_ms=99), first_revision=10)
+        group = space.begin(NOW)
+        # `a` was touched by revision 13, which does not save it; `c` was written by 12.
+        assert group.delete_prefix(DeletePrefix(b"", b"", 11, 10), [b"a", b"b", b"c"], b"c") == Deleted(
+            [b"a", b"b"], b"c"
+        )
+        assert group.events == [DeleteEvent(b"a", "prefix", 11), DeleteEvent(b"b", "prefix", 11)]
+        group.commit(20)
+        space.check()
+        assert len(space) == 1
+
+    def test_leaves_the_expired_to_their_expiry(self) -> None:
+        space = keyspace(Put(b"a", b"1", ttl_ms=10))
+        group = space.begin(NOW + 10)
+        assert group.delete_prefix(DeletePrefix(b"", b"", 99, 10), [b"a"], None) == Deleted([], None)
+
+
+class TestExpiry:
+    def test_due_keys_in_order_of_time(self) -> None:
+        space = keyspace(Put(b"b", b"", ttl_ms=2), Put(b"a", b"", ttl_ms=3), Put(b"c", b"", ttl_ms=1), Put(b"d", b""))
+        assert space.next_due_ms() == NOW + 1
+        group = space.begin(NOW + 2)
+        assert group.expire(10) == 2
+        assert group.events == [DeleteEvent(b"c", "expire"), DeleteEvent(b"b", "expire")]
+        group.commit(9)
+        space.check()
+        assert (len(space), space.next_due_ms()) == (2, NOW + 3)
+
+    def test_at_most_the_limit(self) -> None:
+        space = keyspace(*(Put(b"%d" % i, b"", ttl_ms=1) for i in range(5)))
+        group = space.begin(NOW + 1)
+        assert group.expire(3) == 3
+        group.commit(9)
+        assert len(space) == 2
+        assert space.begin(NOW + 1).expire(3) == 2
+
+    def test_moved_on_again_and_again_is_looked_at_once(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10))
+        for i in range(100):
+            decide(space, Touch(b"k", ttl_ms=10 + i), first_revision=100 + i)
+        assert space.next_due_ms() == NOW + 10
+        assert space.begin(NOW + 50).expire(10) == 0
+        assert space.next_due_ms() == NOW + 109
+        assert space.begin(NOW + 109).expire(10) == 1
+
+    def test_shortened_is_punctual(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=100), Touch(b"k", ttl_ms=10))
+        assert space.next_due_ms() == NOW + 10
+        group = space.begin(NOW + 10)
+        assert group.expire(10) == 1
+        group.commit(9)
+        space.check()
+        assert space.begin(NOW + 100).expire(10) == 0
+
+    def test_what_was_deleted_does_not_stay_in_the_heap(self) -> None:
+        space = keyspace()
+        for i in range(40):
+            group = space.begin(NOW)
+            for j in range(1000):
+                group.decide(Put(b"%d" % j, b"", ttl_ms=1000 + i))
+                group.decide(Delete(b"%d" % j))
+                group.decide(Put(b"%d-%d" % (i, j), b"", ttl_ms=1000))
+            group.commit(1 + 3000 * i)
+            group = space.begin(NOW)
+            for j in range(1000):
+                group.decide(Delete(b"%d-%d" % (i, j)))
+            group.commit(200_000 + 1000 * i)
+        assert len(space) == 0
+        assert len(space._heap) <= 4096
+
+    def test_discarded_is_due_again(self) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=1))
+        group = space.begin(NOW + 1)
+        assert group.expire(10) == 1
+        group.discard()
+        space.check()
+        assert space.begin(NOW + 1).expire(10) == 1
+
+    def test_loaded_keys_expire(self) -> None:
+        space = Keyspace(0, 1, MAX_VALUE)
+        space.load([(b"a", 5, 4, NOW + 1, 3), (b"b", 6, 6, 0, 2)])
+        space.check()
+        assert (len(space), space.bytes, space.next_due_ms()) == (2, 7, NOW + 1)
+        assert space.begin(NOW + 1).expire(10) == 1
+
+
+class TestGroup:
+    def test_later_operations_see_earlier_ones(self) -> None:
+        space = keyspace()
+        group = space.begin(NOW)
+        replies = [
+            group.decide(operation)
+            for operation in (
+                Put(b"k", b"1"),
+                Put(b"k", b"2", want_previous=True),
+                Delete(b"k", want_previous=True),
+                Delete(b"k"),
+                Put(b"k", b"3", want_previous=True),
+                Touch(b"k", ttl_ms=5),
+            )
+        ]
+        assert group.commit(10) == {11, 12}
+        group.answer({11: b"1", 12: b"2"})
+        assert replies == [
+            Done(10, False),
+            Done(11, True, b"1"),
+            Done(12, True, b"2"),
+            Done(0, False),
+            Done(13, False, None),
+            Done(14, True),
+        ]
+        space.check()
+
+    def test_cut_counts_values_of_earlier_groups(self) -> None:
+        space = keyspace(Put(b"k", b"v"), Touch(b"k", ttl_ms=5), first_revision=10)
+        group = space.begin(NOW)
+        assert group.delete_prefix(DeletePrefix(b"", b"", 9, 10), [b"k"], None).keys == []
+        assert group.delete_prefix(DeletePrefix(b"", b"", 10, 10), [b"k"], None).keys == [b"k"]
+
+    def test_discard_leaves_the_dict_alone(self) -> None:
+        space = keyspace(Put(b"k", b"v"))
+        group = space.begin(NOW)
+        group.decide(Put(b"k", b"longer", ttl_ms=3))
+        group.decide(Delete(b"k"))
+        group.decide(Put(b"x", b"v"))
+        group.discard()
+        space.check()
+        assert (len(space), space.bytes) == (1, 2)
+        assert decide(space, Delete(b"x")) == Done(0, False)
+        assert decide(space, Delete(b"k")) == Done(100, True)
+
+    def test_prefix_delete_is_not_decided_alone(self) -> None:
+        with pytest.raises(TypeError):
+            keyspace().begin(NOW).decide(DeletePrefix(b"", b"", 1, 1))
+
+    def test_previous_bytes_are_those_of_replies(self) -> None:
+        group = keyspace(Put(b"k", b"12345")).begin(NOW)
+        group.decide(Put(b"k", b"", want_previous=True))
+        group.decide(Put(b"k", b"123", want_previous=True))
+        group.decide(Delete(b"k"))
+        assert group.previous_bytes == 5
+
+
+class TestRoom:
+    def test_a_full_map_refuses_growth_only(self) -> None:
+        space = keyspace(Put(b"k", b"12"))
+        assert refusal(Put(b"x", b""), space, Room.NO_GROWTH) == "insufficient_storage"
+        assert refusal(Put(b"k", b"123"), space, Room.NO_GROWTH) == "insufficient_storage"
+        group = space.begin(NOW, Room.NO_GROWTH)
+        for operation in (Put(b"k", b"21"), Touch(b"k", ttl_ms=1), MarkPrefix(b"k"), Delete(b"k")):
+            assert isinstance(group.decide(operation), Done)
+
+    def test_a_full_log_is_for_deletes(self) -> None:
+        space = keyspace(Put(b"k", b"12"))
+        assert refusal(Put(b"k", b""), space, Room.DELETES) == "insufficient_storage"
+        assert refusal(Touch(b"k"), space, Room.DELETES) == "insufficient_storage"
+        assert isinstance(space.begin(NOW, Room.DELETES).decide(Delete(b"k")), Done)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 256])
+def test_each_key_is_decided_by_its_shard_alone(shards: int) -> None:
+    spaces = [Keyspace(index, shards, MAX_VALUE) for index in range(shards)]
+    for number in range(50):
+        key = b"key-%d" % number
+        answers = [space.begin(NOW).decide(Delete(key)) for space in spaces]
+        owner = answers.pop(shard_of(key, shards))
+        assert owner == Done(0, False)
+        assert all(isinstance(answer, Failed) and answer.code == "protocol_error" for answer in answers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "text/plain",
+        "text/html;charset=utf-8",
+        'text/html; charset="utf-8"',
+        "a/b;",
+        "a/b ; ;c=d",
+        "a/b; ",
+        r'a/b;c="\"\\"',
+        "application/vnd.api+json; v=1; w=2",
+        "x-!#$%&'*+.^_`|~/y",
+        "a/" + "b" * 253,
+    ],
+)
+def test_content_types(text: str) -> None:
+    assert is_content_type(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ",
+        "text",
+        "text/",
+        "/plain",
+        "text/plain\r\nX: y",
+        "text/plain\n",
+        " text/plain",
+        "text/plain ",
+        "text /plain",
+        "a/b;c",
+        "a/b;c=",
+        "a/b;=d",
+        "a/b;c =d",
+        'a/b;c="',
+        'a/b;c="\\"',
+        'a/b;c="\x7f"',
+        "a/b\x00",
+        "a/ü",
+        'a/b;c="ü"',
+        "a/b,c/d",
+        "a/" + "b" * 254,
+        "a/b" + ";   " * 60 + "\x00",
+    ],
+)
+def test_not_content_types(text: str) -> None:
+    assert not is_content_type(text)
+
+
+@given(st.text(alphabet='a/;= "\\\t', max_size=60))
+def test_content_types_never_hold_what_breaks_a_header(text: str) -> None:
+    if is_content_type(text) and text:
+        kind, slash, _ = text.partition("/")
+        assert slash and kind == kind.strip() != ""
+
+
+KEYS = st.sampled_from([b"a", b"a/1", b"a/2", b"b", "bü".encode(), b"{t}x", b"c"])
+VALUES = st.binary(max_size=MAX_VALUE + 3)
+TTLS = st.integers(0, 6)
+PREFIXES = st.sampled_from([b"", b"a", b"a/", b"b", b"z"])
+
+
+class Item:
+    """What the oracle knows of a key."""
+
+    def __init__(self, value: bytes, expires_ms: int, revision: int) -> None:
+        self.value, self.expires_ms, self.value_revision = value, expires_ms, revision
+
+
+class Against(RuleBasedStateMachine):
+    """The keyspace against a dict to which its events are applied one by one, as a map would.
+
+    The oracle decides nothing ahead: it says what each reply must be from the items that live at that time, and it
+    learns the state from the events alone. Groups are committed or undone at random.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space = Keyspace(0, 1, MAX_VALUE)
+        self.now_ms = NOW
+        self.revision = 1  # the next one
+        self.items: dict[bytes, Item] = {}
+        self.backup: dict[bytes, Item] = {}
+        self.group: Group | None = None
+        self.applied = 0  # events of the group that the oracle has applied
+        self.awaited: list[tuple[Reply, bool, int, bytes | None]] = []  # reply, existed, revision, previous
+
+    @initialize(loaded=st.dictionaries(KEYS, st.tuples(st.integers(0, 50), TTLS)))
+    def load(self, loaded: dict[bytes, tuple[int, int]]) -> None:
+        for number, (key, (size, ttl_ms)) in enumerate(loaded.items()):
+            self.items[key] = Item(b"v" * size, ttl_ms and NOW + ttl_ms, number + 1)
+        self.revision = len(loaded) + 1
+        self.space.load(
+            (key, item.value_revision, item.value_revision, item.expires_ms, len(item.value))
+            for key, item in self.items.items()
+        )
+
+    def live(self, key: bytes) -> Item | None:
+        item = self.items.get(key)
+        return item if item and not (item.expires_ms and item.expires_ms <= self.now_ms) else None
+
+    def take_events(self) -> list[Event]:
+        """Apply the events that came since the last call."""
+        assert self.group is not None
+        new = self.group.events[self.applied :]
+        for event in new:
+            revision = self.revision + self.applied
+            if isinstance(event, PutEvent):
+                self.items[event.key] = Item(event.value, event.expires_ms, revision)
+            elif isinstance(event, TouchEvent):
+                old = self.items[event.key]
+                self.items[event.key] = Item(old.value, event.expires_ms, old.value_revision)
+            elif isinstance(event, DeleteEvent):
+                gone = self.items.pop(event.key)
+                if event.cause == "expire":
+                    assert 0 < gone.expires_ms <= self.now_ms
+            self.applied += 1
+        return new
+
+    def expect(self, reply: Reply, existed: bool, revision: int, previous: bytes | None) -> None:
+        self.awaited.append((reply, existed, revision, previous))
+
+    @precondition(lambda self: self.group is None)
+    @rule(elapsed_ms=st.integers(0, 4))
+    def begin(self, elapsed_ms: int) -> None:
+        self.now_ms += elapsed_ms
+        self.backup = dict(self.items)
+        self.group = self.space.begin(self.now_ms)
+        self.applied = 0
+        self.awaited = []
+
+    @precondition(lambda self: self.group is not None and not self.group.events)
+    @rule(limit=st.integers(1, 3))
+    def expire(self, limit: int) -> None:
+        assert self.group is not None
+        due = sum(1 for key in self.items if self.live(key) is None)
+        assert self.group.expire(limit) == min(limit, due)
+        assert len(self.take_events()) == min(limit, due)
+
+    @precondition(lambda self: self.group is not None)
+    @rule(key=KEYS, value=VALUES, ttl_ms=TTLS, absolute=st.booleans(), want=st.booleans())
+    def put(self, key: bytes, value: bytes, ttl_ms: int, absolute: bool, want: bool) -> None:
+        assert self.group is not None
+        old, stale = self.live(key), key in self.items and self.live(key) is None
+        times = {"expires_ms": self.now_ms + ttl_ms} if absolute else {"ttl_ms": ttl_ms}
+        reply = self.group.decide(Put(key, value, "", want_previous=want, **times))
+        events = self.take_events()
+        if len(value) > MAX_VALUE:
+            assert isinstance(reply, Failed) and not events
+            return
+        assert events[:-1] == ([DeleteEvent(key, "expire")] if stale else [])
+        expires_ms = self.now_ms + ttl_ms if ttl_ms or absolute else 0
+        assert events[-1] == PutEvent(key, value, "", expires_ms)
+        revision = self.revision + self.applied - 1
+        self.expect(reply, old is not None, revision, old.value if old and want else None)
+
+    @precondition(lambda self: self.group is not None)
+    @rule(key=KEYS, want=st.booleans())
+    def delete(self, key: bytes, want: bool) -> None:
+        assert self.group is not None
+        old = self.live(key)
+        reply = self.group.decide(Delete(key, want))
+        assert self.take_events() == ([DeleteEvent(key, "request")] if old else [])
+        revision = self.revision + self.applied - 1 if old else 0
+        self.expect(reply, old is not None, revision, old.value if old and want else None)
+
+    @precondition(lambda self: self.group is not None)
+    @rule(key=KEYS, ttl_ms=TTLS)
+    def touch(self, key: bytes, ttl_ms: int) -> None:
+        assert self.group is not None
+        old = self.live(key)
+        reply = self.group.decide(Touch(key, ttl_ms=ttl_ms))
+        expires_ms = self.now_ms + ttl_ms if ttl_ms else 0
+        assert self.take_events() == ([TouchEvent(key, expires_ms)] if old else [])
+        self.expect(reply, old is not None, self.revision + self.applied - 1 if old else 0, None)
+
+    @precondition(lambda self: self.group is not None and not self.group.events)
+    @rule(prefix=PREFIXES, back=st.integers(-1, 8))
+    def delete_prefix(self, prefix: bytes, back: int) -> None:
+        assert self.group is not None
+        cut = self.revision - back
+        candidates = sorted(key for key in self.items if key.startswith(prefix))
+        expected = [key for key in candidates if (item := self.live(key)) and item.value_revision <= cut]
+        reply = self.group.delete_prefix(DeletePrefix(prefix, b"", cut, 100), candidates, None)
+        assert reply == Deleted(expected, None)
+        assert self.take_events() == [DeleteEvent(key, "prefix", cut) for key in expected]
+
+    @precondition(lambda self: self.group is not None)
+    @rule()
+    def commit(self) -> None:
+        assert self.group is not None
+        wanted = self.group.commit(self.revision)
+        assert wanted == {revision for _, _, revision, previous in self.awaited if previous is not None}
+        self.group.answer({revision: old for _, _, revision, old in self.awaited if old is not None})
+        for reply, existed, revision, previous in self.awaited:
+            assert reply == Done(revision, existed, previous)
+        self.revision += self.applied
+        self.group = None
+
+    @precondition(lambda self: self.group is not None)
+    @rule()
+    def discard(self) -> None:
+        assert self.group is not None
+        self.group.discard()
+        self.items = self.backup
+        self.group = None
+
+    @invariant()
+    def agrees(self) -> None:
+        if self.group is not None:
+            return  # what was due is not scheduled while its group is open
+        self.space.check()
+        assert len(self.space) == len(self.items)
+        assert self.space.bytes == sum(len(key) + len(item.value) for key, item in self.items.items())
+        due = [item.expires_ms for item in self.items.values() if item.expires_ms]
+        next_due_ms = self.space.next_due_ms()
+        assert not due or (next_due_ms is not None and next_due_ms <= min(due))
+
+
+TestAgainst = Against.TestCase
