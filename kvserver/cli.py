@@ -1,0 +1,134 @@
+"""The command line. Every option of `kvserver serve` is made of the table of settings, so that an option, a variable
+of the environment and a line of the manual cannot be missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from kvserver import __version__
+from kvserver.settings import ServerSettings
+from shards.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
+
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Where": ("data_dir", "in_memory", "run_dir", "map_dir"),
+    "Network": ("host", "port", "metrics_port", "feed_port", "origins", "insecure"),
+    "Processes": ("shards", "workers", "gateways", "only", "grace"),
+    "Durability and limits": ("sync", "wal_retention", "max_value"),
+    "Messages": ("log_level",),
+}
+"""The manual's order of the settings; one that is not named here comes last."""
+
+SERVE_INTRO = """
+Runs the whole server in the foreground: shards, web workers, the feed gateway, and what watches over them.
+
+When everything answers, the addresses are printed to standard output, ending with the line "ready". Everything else
+goes to standard error, and there is nothing to say while all is well.
+
+SIGTERM or Ctrl-C stops it in order: requests are answered, feeds are told, the log is closed; a second Ctrl-C hurries.
+SIGHUP replaces the web workers without failing a request.
+"""
+
+SERVE_PRECEDENCE = """
+Each option can also be given as the variable of the environment shown in brackets; the option wins, then the
+KVSERVER_ variable, then other names. An empty variable counts as not given.
+"""
+
+
+class Manual(click.Command):
+    """A command whose --help is a manual page of the settings."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print it with rich, to the width of the terminal."""
+        console = Console(width=formatter.width + 2, highlight=False)
+        with console.capture() as capture:
+            _print_manual(console, ctx.command_path)
+        formatter.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
+def _print_manual(console: Console, command: str) -> None:
+    console.print(Text(f"Usage: {command} [OPTIONS]", style="bold"))
+    for paragraph in SERVE_INTRO.strip().split("\n\n"):
+        console.print()
+        console.print(Padding(" ".join(paragraph.split()), (0, 0, 0, 2)))
+    table = specs(ServerSettings)
+    named = [name for names in SECTIONS.values() for name in names]
+    rest = tuple(name for name in table if name not in named)
+    for title, names in [*SECTIONS.items(), *([("Other", rest)] if rest else [])]:
+        console.print()
+        console.print(Text(title, style="bold"))
+        for name in names:
+            console.print()
+            _print_setting(console, name, table[name])
+    console.print()
+    console.print(Text("Environment", style="bold"))
+    console.print(Padding(" ".join(SERVE_PRECEDENCE.split()), (0, 0, 0, 2)))
+
+
+def _print_setting(console: Console, name: str, spec: Spec) -> None:
+    value = "" if spec.parse is boolean else f" {spec.metavar}"
+    variables = ", ".join([env_name(name), *spec.aliases])
+    console.print(Padding(Text(f"{option_name(name)}{value}", style="bold cyan"), (0, 0, 0, 2)))
+    console.print(Padding(Text(f"{spec.help}{_default(name, spec)}"), (0, 0, 0, 6)))
+    console.print(Padding(Text(f"[{variables}]", style="dim"), (0, 0, 0, 6)))
+
+
+def _default(name: str, spec: Spec) -> str:
+    default = next(field.default for field in dataclasses.fields(ServerSettings) if field.name == name)
+    if default is None or isinstance(default, bool) or "Default:" in spec.help:
+        return ""
+    if isinstance(default, int) and default >= 1 << 20 and default % (1 << 20) == 0:
+        default = f"{default >> 20}MiB"
+    return f" Default: {default}."
+
+
+def _options() -> list[click.Parameter]:
+    """One option for each setting. Their values stay text: the table's parsers read options and environment alike."""
+    options: list[click.Parameter] = []
+    for name, spec in specs(ServerSettings).items():
+        flag: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if spec.parse is boolean else {}
+        options.append(click.Option([option_name(name), name], type=str, metavar=spec.metavar, help=spec.help, **flag))
+    return options
+
+
+def serve(**options: str | None) -> None:
+    """Run the server in the foreground."""
+    try:
+        settings = load(ServerSettings, options, os.environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+    from kvserver.supervisor import run  # with all its libraries, which `--help` does not need
+
+    sys.exit(run(settings))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="kvserver")
+def main() -> None:
+    """A key-value server with a live feed of every change, over plain HTTP.
+
+    \b
+    Try it:
+      kvserver serve                              in one terminal, and in another
+      curl -X PUT -d hello localhost:8080/greeting
+      curl localhost:8080/greeting
+    """
+
+
+main.add_command(
+    Manual(
+        "serve",
+        callback=serve,
+        params=_options(),
+        short_help="Run the server in the foreground.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+)

@@ -1,0 +1,70 @@
+"""TCP sockets the server listens on: who may reach them, and messages that help if they cannot be had."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from kvserver.settings import ServerSettings
+from shards.settings import SettingError, option_name
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says why and which option to change."""
+
+
+def refuse_openly(settings: ServerSettings) -> None:
+    """Raise `SettingError` if others than this machine could reach the store without any access control."""
+    if settings.insecure or ipaddress.ip_address(settings.host).is_loopback:
+        return
+    raise SettingError(
+        f"{option_name('host')} {settings.host} lets everybody who can reach this machine read, change and delete "
+        f"everything, because the store has no access control. Listen on 127.0.0.1 behind a proxy that has, or say "
+        f"{option_name('insecure')} if that is meant."
+    )
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening TCP socket; with port 0 on a free port. Raises `ListenError`, naming the option of `setting`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A predecessor's connections may linger in TIME_WAIT; this does not share the port with a living listener.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ListenError(_why(error, host, port, setting)) from None
+    return listener
+
+
+def _why(error: OSError, host: str, port: int, setting: str) -> str:
+    option = option_name(setting)
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken: choose another with {option}, or end the process that has it"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs privileges: choose one from 1024 on with {option}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"this machine has no address {host}: choose another with {option_name('host')}"
+    return f"cannot listen on {host} port {port} ({option}): {error.strerror}"
+
+
+def address(listener: socket.socket) -> str:
+    """Host and port of a socket as they stand in a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def gunicorn_log_level(level: str) -> str:
+    """gunicorn's level for one of ours: what it tells at `info` about each start is news only to who debugs."""
+    return {"trace": "debug", "debug": "info", "info": "warning"}.get(level, level)
+
+
+def worker_tmp(run_dir: Path) -> str:
+    """Where gunicorn's workers show their master that they live: in memory, so that a slow disk kills no worker."""
+    memory = Path("/dev/shm")
+    return str(memory if os.access(memory, os.W_OK | os.X_OK) else run_dir)

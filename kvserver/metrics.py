@@ -1,0 +1,249 @@
+"""The supervisor's /metrics, in Prometheus' text format.
+
+Two sources: what web workers and gateways count themselves (prometheus_client in multiprocess mode, files in the run
+directory), and the board, where shards, gateways and log keep their figures. Scraping costs no worker anything.
+
+Names follow Prometheus' conventions: seconds and bytes, `_total` for what only grows (and starts again at 0 with its
+process).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import MetricsHandler
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from shards.board import NONE, Board, Common, ShardRow
+
+log = logging.getLogger(__name__)
+
+NS = 1e-9
+MS = 1e-3
+
+OPERATIONS = {
+    "puts": "put", "deletes": "delete", "touches": "touch", "prefix_deletes": "delete_prefix", "expired": "expire",
+    "refused": "refused",
+}  # fmt: skip
+"""Figure of a shard to value of the label `kind`."""
+
+SHARD_GAUGES = {
+    "keys": ("kvserver_shard_keys", "Keys in the shard, expired ones that are not deleted yet included.", 1.0),
+    "bytes": ("kvserver_shard_bytes", "Bytes of keys and values in the shard.", 1.0),
+    "queue": ("kvserver_shard_queue_operations", "Operations read but not decided yet.", 1.0),
+    "expiry_lag_ms": (
+        "kvserver_shard_expiry_lag_seconds", "How far deleting of expired keys is behind their time.", MS,
+    ),
+    "map_bytes": ("kvserver_shard_map_bytes", "Bytes the shard's map takes in the map directory.", 1.0),
+    "map_full": ("kvserver_shard_map_full", "1 while the shard refuses growth for want of room for its map.", 1.0),
+}  # fmt: skip
+"""Figure to name, help and factor."""
+
+SHARD_COUNTERS = {
+    "groups": ("kvserver_shard_groups", "Groups of operations that were logged together.", 1.0),
+    "operations": ("kvserver_shard_group_operations", "Operations in those groups; divided by them: group size.", 1.0),
+    "append_ns": ("kvserver_shard_append_seconds", "Time spent appending to the log.", NS),
+    "flush_ns": ("kvserver_shard_flush_seconds", "Time spent waiting for the log to be flushed.", NS),
+    "apply_ns": ("kvserver_shard_apply_seconds", "Time spent applying groups to the map.", NS),
+}
+
+GATEWAY_COUNTERS = {
+    "events": ("kvserver_feed_events", "Changes shown to the feed, each counted once."),
+    "deliveries": ("kvserver_feed_deliveries", "Messages written to feed clients."),
+    "activity": ("kvserver_feed_activity", "Lines of activity (reads, lists, heartbeats) shown to the feed."),
+    "gaps": ("kvserver_feed_gaps", "Clients told that changes they asked for are not in the log any more."),
+    "log_reads": ("kvserver_feed_log_reads", "Reads of the log because messages of a shard were missed."),
+    "lag_closed": ("kvserver_feed_lag_closed", "Clients closed because they did not take what was sent."),
+    "records": ("kvserver_feed_records", "Records of the log decoded for the feed."),
+}
+
+WORKER_COUNTERS = {
+    "requests": ("kvserver_worker_requests", "Requests answered."),
+    "messages": ("kvserver_worker_messages", "Messages sent to shards."),
+    "operations": ("kvserver_worker_operations", "Operations in those messages; divided by them: batching."),
+    "unknown_outcomes": ("kvserver_worker_unknown_outcomes", "Writes whose outcome could not be told."),
+    "refused_overload": ("kvserver_worker_overload_refusals", "Requests refused because too many were in flight."),
+}
+
+
+class BoardCollector(Collector):
+    """Renders the board. Reads words only; asks nobody and takes no lock for longer than a probe."""
+
+    def __init__(self, board: Board, restarts: Callable[[], Mapping[str, int]]) -> None:
+        """`restarts`: how often each process was started again, by name."""
+        self._board, self._restarts = board, restarts
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, as prometheus_client wants them."""
+        yield from self._server()
+        yield from self._log()
+        yield from self._shards()
+        yield from self._workers()
+        yield from self._gateways()
+
+    def _server(self) -> Iterator[Metric]:
+        facts = self._board.facts
+        info = GaugeMetricFamily(
+            "kvserver_info", "1; the labels tell version, epoch and sync mode.", labels=["version", "epoch", "sync"]
+        )
+        info.add_metric([facts.version, facts.epoch, "memory" if facts.in_memory else facts.sync], 1)
+        yield info
+        yield _gauge("kvserver_start_time_seconds", "Unix time of the server's start.", facts.started_ms * MS)
+        restarts = CounterMetricFamily(
+            "kvserver_process_restarts", "How often a process of the server was started again.", labels=["process"]
+        )
+        for name, count in sorted(self._restarts().items()):
+            restarts.add_metric([name], count)
+        yield restarts
+
+    def _log(self) -> Iterator[Metric]:
+        words = self._board.log
+        watermark_lsn, watermark = self._board.watermark()
+        synced = words.synced
+        tail, following = self._board.history()  # last: it is never behind the others
+        yield _gauge("kvserver_log_next_revision", "Revision the next change will get.", following)
+        yield _gauge("kvserver_log_oldest_revision", "First revision that can still be read.", words.oldest_revision)
+        yield _gauge("kvserver_log_watermark_revision", "Revision up to which all is durable and shown.", watermark)
+        yield _counter("kvserver_log_appended_bytes", "Position of the log's end since the store was made.", tail)
+        yield _gauge("kvserver_log_bytes", "Bytes of the log that are kept.", max(0, tail - words.oldest))
+        yield _gauge("kvserver_log_ready_bytes", "Room in segments that are ready.", max(0, words.ready - tail))
+        yield _gauge("kvserver_log_unsynced_bytes", "Bytes that are not flushed yet.", max(0, tail - synced))
+        yield _gauge("kvserver_log_unapplied_bytes", "Bytes that are not applied yet.", max(0, tail - watermark_lsn))
+        yield _gauge(
+            "kvserver_log_since_snapshot_bytes", "Bytes a restart would replay.", max(0, tail - words.snapshot)
+        )
+        yield _gauge("kvserver_log_full", "1 while no further segment can be made.", words.full)
+        yield _gauge("kvserver_log_broken", "1 after a flush failed; the server is ending.", words.broken)
+
+    def _shards(self) -> Iterator[Metric]:
+        rows = [(str(i), row, row.figures()) for i, row in enumerate(self._board.shards)]
+        up = GaugeMetricFamily("kvserver_shard_up", "1 if the shard serves.", labels=["shard"])
+        for shard, row, _ in rows:
+            up.add_metric([shard], float(row.state == Common.UP and not row.given_up and _lives(row)))
+        yield up
+        operations = CounterMetricFamily(
+            "kvserver_shard_operations", "What the shard did, by kind.", labels=["shard", "kind"]
+        )
+        for shard, _, figures in rows:
+            for figure, kind in OPERATIONS.items():
+                operations.add_metric([shard, kind], figures[figure])
+        yield operations
+        for figure, (name, text, factor) in SHARD_GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=["shard"])
+            for shard, _, figures in rows:
+                gauge.add_metric([shard], figures[figure] * factor)
+            yield gauge
+        for figure, (name, text, factor) in SHARD_COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["shard"])
+            for shard, _, figures in rows:
+                counter.add_metric([shard], figures[figure] * factor)
+            yield counter
+
+    def _workers(self) -> Iterator[Metric]:
+        rows = [(str(i), row) for i, row in self._board.workers.alive()]
+        yield _gauge("kvserver_workers", "Living web workers.", len(rows))
+        yield _gauge("kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for _, row in rows))
+        yield _gauge("kvserver_connections", "Open connections of clients.", sum(row.connections for _, row in rows))
+        for figure, (name, text) in WORKER_COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["worker"])
+            for worker, row in rows:
+                counter.add_metric([worker], row.figures()[figure])
+            yield counter
+
+    def _gateways(self) -> Iterator[Metric]:
+        rows = [(str(i), row, row.figures()) for i, row in self._board.gateways.alive()]
+        clients = GaugeMetricFamily("kvserver_feed_clients", "Open feed connections.", labels=["gateway"])
+        lag = GaugeMetricFamily("kvserver_feed_lag_revisions", "Shown changes not sent yet.", labels=["gateway"])
+        watermark = self._board.watermark()[1]
+        for gateway, row, _ in rows:
+            clients.add_metric([gateway], row.clients)
+            lag.add_metric([gateway], max(0, watermark - row.position) if row.state == Common.UP else 0)
+        yield clients
+        yield lag
+        for figure, (name, text) in GATEWAY_COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["gateway"])
+            for gateway, _, figures in rows:
+                counter.add_metric([gateway], figures[figure])
+            yield counter
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _lives(row: ShardRow) -> bool:
+    return row.pid not in (0, NONE) and Path(f"/proc/{row.pid}").exists()
+
+
+def sweep(metrics_dir: Path) -> None:
+    """Remove gauges of dead processes that say what is alive. Counters of the dead stay, or sums would fall."""
+    for file in metrics_dir.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(FileNotFoundError):
+                mark_process_dead(int(pid), os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
+
+
+class _Handler(MetricsHandler):
+    """GET and HEAD of /metrics, nothing else."""
+
+    timeout = 10.0
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] == "/metrics":
+            super().do_GET()
+        else:
+            self.send_error(404)
+
+    def do_HEAD(self) -> None:
+        """What GET would say, without the text."""
+        self.send_response(200 if self.path.partition("?")[0] == "/metrics" else 404)
+        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.end_headers()
+
+
+class MetricsServer:
+    """Serves /metrics on a listening socket, in threads of its own."""
+
+    def __init__(self, listener: socket, board: Board, metrics_dir: Path, restarts: Callable[[], Mapping[str, int]]):
+        registry = CollectorRegistry()
+        registry.register(BoardCollector(board, restarts))
+        MultiProcessCollector(registry, path=os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
+        self._server = _Server(listener, _Handler.factory(registry))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, listener: socket, handler: Any) -> None:
+        self.address_family = listener.family
+        super().__init__(listener.getsockname(), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that went away in the middle is no event."""
+        log.debug("metrics: %s went away", client_address, exc_info=True)

@@ -1,0 +1,123 @@
+"""Who stands still and holds up the others: to be killed, so that a restart mends it.
+
+A process that is stopped (SIGSTOP, a debugger, a hung disk) while it holds the append or the flush lock stops every
+shard; one that stands between append and apply holds back the feed. Both are seen by words of the board that do not
+change. A heartbeat that stands still proves nothing by itself and is not looked at: a loop may be long busy.
+
+Only processes that belong to this store are ever named: descendants of the supervisor, or shards registered on the
+board.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from shards.board import NONE, Board, Common
+
+STALLED_S = 3.0
+
+
+class Culprit(NamedTuple):
+    """A process to kill, and why."""
+
+    pid: int
+    why: str
+
+
+class Unchanged:
+    """For how long values have been what they are. Pure: the caller tells the time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, tuple[object, float]] = {}
+
+    def seconds(self, name: Hashable, value: object, now: float) -> float:
+        """How long `name` has had this value, at every look; None counts as nothing to watch."""
+        if value is None:
+            self._seen.pop(name, None)
+            return 0.0
+        before = self._seen.get(name)
+        if before is None or before[0] != value:
+            self._seen[name] = value, now
+            return 0.0
+        return now - before[1]
+
+
+def flock_holders(proc_locks: str, inode: int) -> list[int]:
+    """Pids that hold a flock on a file of this inode, of the text of /proc/locks. Pure.
+
+    A line: `1: FLOCK ADVISORY WRITE 4242 08:01:131 0 EOF`; of one that waits, an arrow stands after the number.
+    The device is left out of account: what stat(2) says is another one on some file systems.
+    """
+    holders = []
+    for line in proc_locks.splitlines():
+        fields = line.split()
+        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            holders.append(int(fields[4]))
+    return [pid for pid in holders if pid > 0]
+
+
+def has_open(pid: int, status: os.stat_result) -> bool:
+    """Whether `pid` has the file of `status` open: tells inodes of the same number on different devices apart."""
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            other = entry.stat()
+            if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
+                return True
+    except OSError:
+        pass
+    return False
+
+
+class Watch:
+    """Looks at the board, each fraction of a second."""
+
+    def __init__(self, board: Board, is_ours: Callable[[int], bool], is_exempt: Callable[[int], bool]) -> None:
+        """`is_ours`: whether a pid was started by this supervisor. `is_exempt`: whether it may pin maps (snapshots)."""
+        self._board, self._is_ours, self._is_exempt = board, is_ours, is_exempt
+        self._unchanged = Unchanged()
+        lock_dir = Path(board.facts.lock_dir)
+        self._locks = {"append": lock_dir / "append", "flush": lock_dir / "flush"}
+
+    def culprits(self, now: float) -> Iterator[Culprit]:
+        """Whom to kill now."""
+        yield from self._stuck_in_a_lock(now)
+        yield from self._stuck_before_applying(now)
+        yield from self._pinning(now)
+
+    def _may_kill(self, pid: int) -> bool:
+        registered = any(row.pid == pid for row in self._board.shards)
+        return pid != os.getpid() and (self._is_ours(pid) or registered)
+
+    def _stuck_in_a_lock(self, now: float) -> Iterator[Culprit]:
+        # A busy shard may hold the lock at every look, so the word that the lock guards must stand still as well.
+        progress = {"append": self._board.log.turn, "flush": self._board.log.synced}
+        text = Path("/proc/locks").read_text()
+        for name, path in self._locks.items():
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            holders = flock_holders(text, status.st_ino)
+            state = (holders[0], progress[name]) if holders else None
+            stalled = self._unchanged.seconds(name, state, now) >= STALLED_S
+            if stalled and self._may_kill(holders[0]) and has_open(holders[0], status):
+                yield Culprit(holders[0], f"it has held the log's {name} lock for {STALLED_S:.0f} s")
+
+    def _stuck_before_applying(self, now: float) -> Iterator[Culprit]:
+        for i, row in enumerate(self._board.shards):
+            # A shard that starts may take long to replay what its predecessor left open.
+            serving = row.state == Common.UP and row.open != NONE
+            state = (row.pid, row.incarnation, row.open) if serving else None
+            if self._unchanged.seconds(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
+                yield Culprit(row.pid, f"as shard {i} it has not applied what it appended {STALLED_S:.0f} s ago")
+
+    def _pinning(self, now: float) -> Iterator[Culprit]:
+        for i, row in enumerate(self._board.shards):
+            pid = row.figures()["pinned_pid"]
+            # What a shard reported before it died, or stood still, may be over.
+            fresh = row.state == Common.UP and now - row.heartbeat_ns * 1e-9 < 2.0
+            if pid and fresh and pid != os.getpid() and self._is_ours(pid) and not self._is_exempt(pid):
+                yield Culprit(pid, f"it has kept a reader open on the map of shard {i}, which therefore grows")
