@@ -204,6 +204,8 @@ class MalformedRequest(ProtocolError):
         self.id = id
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec leaves a `str` of bad UTF-8 to Python's own error
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
@@ -226,7 +228,7 @@ def decode_request(frames: Sequence[bytes]) -> Request:
         raise MalformedRequest(f"unknown magic {magic!r}, expected {_REQUEST_MAGIC!r}")
     try:
         operations = _decode_operations(frames[1])
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise MalformedRequest(f"body: {error}", id) from None
     if len(operations) != count or not operations:
         raise MalformedRequest(f"the header counts {count} operations, the body holds {len(operations)}", id)
@@ -247,7 +249,7 @@ def decode_reply(frames: Sequence[bytes]) -> tuple[int, list[Reply]]:
         raise ProtocolError(f"unknown magic {magic!r}, expected {_REPLY_MAGIC!r}")
     try:
         replies = _decode_replies(frames[1])
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"body: {error}") from None
     if len(replies) != count:
         raise ProtocolError(f"the header counts {count} replies, the body holds {len(replies)}")
@@ -263,7 +265,7 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
     """The events of a record's payload. Raises `ProtocolError`."""
     try:
         return _decode_events(payload)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"events: {error}") from None
 
 
@@ -290,5 +292,5 @@ def decode_activity(frame: bytes) -> list[Activity]:
     """The lines of an activity frame. Raises `ProtocolError`."""
     try:
         return _decode_activity(frame)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"activity: {error}") from None

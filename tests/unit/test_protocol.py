@@ -1,0 +1,324 @@
+"""The wire: golden bytes of every message, round trips, and that nothing malformed gets through or out as another
+exception."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards import protocol
+from shards.errors import ERRORS, KVError, ProtocolError, Unavailable
+from shards.protocol import (
+    Activity,
+    Atomic,
+    Delete,
+    Deleted,
+    DeleteEvent,
+    DeletePrefix,
+    Done,
+    Failed,
+    MalformedRequest,
+    MarkPrefix,
+    PrefixMarked,
+    Put,
+    PutEvent,
+    Request,
+    Touch,
+    TouchEvent,
+)
+
+REQUEST_HEADER = (
+    b"KVQ1" + b"\x05\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
+)
+REQUEST_BODY = (
+    b"\x95"
+    b"\x97\x01\xc4\x01k\xc4\x01v\xaatext/plain\x05\x00\xc3"  # Put
+    b"\x93\x02\xc4\x01k\xc2"  # Delete
+    b"\x94\x03\xc4\x01k\x00\x09"  # Touch
+    b"\x92\x04\xc4\x01p"  # MarkPrefix
+    b"\x95\x05\xc4\x01p\xc4\x01a\xcd\x01\x2c\x0a"  # DeletePrefix
+)
+OPERATIONS: list[protocol.Operation] = [
+    Put(b"k", b"v", "text/plain", 5, 0, True),
+    Delete(b"k"),
+    Touch(b"k", 0, 9),
+    MarkPrefix(b"p"),
+    DeletePrefix(b"p", b"a", 300, 10),
+]
+
+REPLY_HEADER = b"KVR1" + b"\x05\0\0\0" + b"\x07\0\0\0\0\0\0\0"
+REPLY_BODY = (
+    b"\x95"
+    b"\x94\x01\xcd\x01\x2c\xc3\xc4\x01v"  # Done with an old value
+    b"\x94\x01\x00\xc2\xc0"  # Done of nothing
+    b"\x93\x02\x91\xc4\x01a\xc4\x01a"  # Deleted, to be continued
+    b"\x93\x02\x90\xc0"  # Deleted, the end
+    b"\x93\x03\xabunavailable\xa1x"  # Failed
+)
+REPLIES: list[protocol.Reply] = [
+    Done(300, True, b"v"),
+    Done(0, False),
+    Deleted([b"a"], b"a"),
+    Deleted([], None),
+    Failed("unavailable", "x"),
+]
+
+EVENTS_PAYLOAD = (
+    b"\x96"
+    b"\x95\x01\xc4\x01k\xc4\x01v\xa3a/b\x09"  # PutEvent
+    b"\x93\x02\xc4\x01k\x00"  # TouchEvent
+    b"\x94\x03\xc4\x01k\xa6expire\x00"  # DeleteEvent
+    b"\x94\x03\xc4\x01k\xa6prefix\x4d"  # DeleteEvent of a prefix
+    b"\x92\x04\xc4\x01p"  # PrefixMarked
+    b"\x92\x05\x92\x94\x03\xc4\x01k\xa5evict\x00\x93\x02\xc4\x01x\x01"  # Atomic
+)
+EVENTS: list[protocol.Event] = [
+    PutEvent(b"k", b"v", "a/b", 9),
+    TouchEvent(b"k", 0),
+    DeleteEvent(b"k", "expire"),
+    DeleteEvent(b"k", "prefix", 77),
+    PrefixMarked(b"p"),
+    Atomic([DeleteEvent(b"k", "evict"), TouchEvent(b"x", 1)]),
+]
+
+ACTIVITY_FRAME = b"\x91\x94\x05\xa4read\xc4\x01k\xcf\x00\x00\x01\x8b\xcf\xe5\x68\x00"
+ACTIVITY = [Activity(5, "read", b"k", 1_700_000_000_000)]
+
+
+class TestGolden:
+    def test_request(self) -> None:
+        assert protocol.encode_request(7, 0x1122334455667788, 99, OPERATIONS) == [REQUEST_HEADER, REQUEST_BODY]
+        assert protocol.decode_request([REQUEST_HEADER, REQUEST_BODY]) == Request(7, 0x1122334455667788, 99, OPERATIONS)
+
+    def test_reply(self) -> None:
+        assert protocol.encode_reply(7, REPLIES) == [REPLY_HEADER, REPLY_BODY]
+        assert protocol.decode_reply([REPLY_HEADER, REPLY_BODY]) == (7, REPLIES)
+
+    def test_events(self) -> None:
+        assert protocol.encode_events(EVENTS) == EVENTS_PAYLOAD
+        assert protocol.decode_events(EVENTS_PAYLOAD) == EVENTS
+        assert protocol.decode_events(memoryview(EVENTS_PAYLOAD)) == EVENTS
+
+    def test_activity(self) -> None:
+        assert protocol.encode_activity(ACTIVITY) == ACTIVITY_FRAME
+        assert protocol.decode_activity(ACTIVITY_FRAME) == ACTIVITY
+
+    def test_left_out_fields_have_their_defaults(self) -> None:
+        body = b"\x92\x93\x01\xc4\x01k\xc4\x01v\x92\x02\xc4\x01k"
+        header = REQUEST_HEADER.replace(b"\x05\0\0\0", b"\x02\0\0\0", 1)
+        assert protocol.decode_request([header, body]).operations == [Put(b"k", b"v"), Delete(b"k")]
+
+
+U64 = st.integers(0, 2**64 - 1)
+I64 = st.integers(-(2**63), 2**64 - 1)
+BYTES = st.binary(max_size=40)
+TEXT = st.text(max_size=20)
+OPERATION = st.one_of(
+    st.builds(Put, BYTES, BYTES, TEXT, I64, I64, st.booleans()),
+    st.builds(Delete, BYTES, st.booleans()),
+    st.builds(Touch, BYTES, I64, I64),
+    st.builds(MarkPrefix, BYTES),
+    st.builds(DeletePrefix, BYTES, BYTES, I64, I64),
+)
+REPLY = st.one_of(
+    st.builds(Done, U64, st.booleans(), st.none() | BYTES),
+    st.builds(Deleted, st.lists(BYTES, max_size=5), st.none() | BYTES),
+    st.builds(Failed, TEXT, TEXT),
+)
+CHANGE = st.one_of(
+    st.builds(PutEvent, BYTES, BYTES, TEXT, U64),
+    st.builds(TouchEvent, BYTES, U64),
+    st.builds(DeleteEvent, BYTES, st.sampled_from(["request", "prefix", "expire", "evict"]), U64),
+    st.builds(PrefixMarked, BYTES),
+)
+EVENT = CHANGE | st.builds(Atomic, st.lists(CHANGE, max_size=4))
+LINES = st.lists(
+    st.builds(Activity, U64, st.sampled_from(["read", "list", "delete", "heartbeat"]), BYTES, U64), max_size=4
+)
+
+
+class TestRoundTrip:
+    @given(U64, U64, U64, st.lists(OPERATION, min_size=1, max_size=5))
+    def test_request(self, id: int, incarnation: int, deadline_ns: int, operations: list[protocol.Operation]) -> None:
+        frames = protocol.encode_request(id, incarnation, deadline_ns, operations)
+        assert protocol.decode_request(frames) == Request(id, incarnation, deadline_ns, operations)
+
+    @given(U64, st.lists(REPLY, max_size=5))
+    def test_reply(self, id: int, replies: list[protocol.Reply]) -> None:
+        assert protocol.decode_reply(protocol.encode_reply(id, replies)) == (id, replies)
+
+    @given(st.lists(EVENT, max_size=6))
+    def test_events(self, events: list[protocol.Event]) -> None:
+        assert protocol.decode_events(protocol.encode_events(events)) == events
+
+    @given(LINES)
+    def test_activity(self, lines: list[Activity]) -> None:
+        assert protocol.decode_activity(protocol.encode_activity(lines)) == lines
+
+
+class TestChanges:
+    def test_flattens_and_numbers(self) -> None:
+        numbered = list(protocol.changes(EVENTS, 100))
+        assert [revision for revision, _ in numbered] == list(range(100, 107))
+        assert [change for _, change in numbered] == [
+            *EVENTS[:5],
+            DeleteEvent(b"k", "evict"),
+            TouchEvent(b"x", 1),
+        ]
+
+    @given(st.lists(EVENT, max_size=6))
+    def test_counts_what_it_numbers(self, events: list[protocol.Event]) -> None:
+        assert protocol.count_changes(events) == len(list(protocol.changes(events, 1)))
+
+
+def with_body(body: object, count: int = 1) -> list[bytes]:
+    """A request whose body is `body`, MessagePack if it is not bytes."""
+    header = REQUEST_HEADER.replace(b"\x05\0\0\0", count.to_bytes(4, "little"), 1)
+    return [header, body if isinstance(body, bytes) else msgspec.msgpack.encode(body)]
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            [],
+            [REQUEST_HEADER],
+            [REQUEST_HEADER[:-1], REQUEST_BODY],
+            [REQUEST_HEADER + b"\0", REQUEST_BODY],
+            [REQUEST_HEADER, REQUEST_BODY, b""],
+            [b"", REQUEST_HEADER, REQUEST_BODY],
+            [b"KVQ2" + REQUEST_HEADER[4:], REQUEST_BODY],
+            [REPLY_HEADER + b"\0" * 16, REQUEST_BODY],
+        ],
+    )
+    def test_header_that_cannot_be_read_has_no_id(self, frames: list[bytes]) -> None:
+        with pytest.raises(MalformedRequest) as error:
+            protocol.decode_request(frames)
+        assert error.value.id == 0
+
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            [REQUEST_HEADER, b""],
+            [REQUEST_HEADER, REQUEST_BODY[:-1]],
+            [REQUEST_HEADER, REQUEST_BODY + b"\0"],
+            with_body(REQUEST_BODY, 4),
+            with_body(REQUEST_BODY, 6),
+            with_body([], 0),
+            with_body({}),
+            with_body(None),
+            with_body([None]),
+            with_body([[]]),
+            with_body([[0, b"k"]]),
+            with_body([[6, b"k"]]),
+            with_body([["put", b"k"]]),
+            with_body([[1, b"k"]]),
+            with_body([[1, "k", b"v"]]),
+            with_body([[1, b"k", "v"]]),
+            with_body([[1, b"k", b"v", b"text/plain"]]),
+            with_body([[1, b"k", b"v", "", 1.5]]),
+            with_body([[1, b"k", b"v", "", 0, 0, 1]]),
+            with_body([[2, b"k", False, 0]]),
+            with_body([{"type": 2, "key": b"k"}]),
+            with_body(b"\x91\x94\x01\xc4\x01k\xc4\x01v\xa1\xff"),
+            with_body(b"\x91\x94\x01\xc4\x01k\xc4\x01v\xa3\xed\xa0\x80"),
+            with_body(b"\xdd\xff\xff\xff\xff"),
+            with_body(b"\x91\x92\x02\xc6\xff\xff\xff\xff"),
+            with_body(b"\x91" * 100_000),
+        ],
+    )
+    def test_body_that_cannot_be_read_keeps_the_id(self, frames: list[bytes]) -> None:
+        with pytest.raises(MalformedRequest) as error:
+            protocol.decode_request(frames)
+        assert error.value.id == 7
+        assert error.value.code == "protocol_error"
+        assert error.value.detail
+
+    @given(st.binary(max_size=60))
+    def test_any_body_is_read_or_refused(self, body: bytes) -> None:
+        for decode in (
+            lambda: protocol.decode_request([REQUEST_HEADER, body]),
+            lambda: protocol.decode_reply([REPLY_HEADER, body]),
+            lambda: protocol.decode_events(body),
+            lambda: protocol.decode_activity(body),
+        ):
+            try:
+                decode()
+            except ProtocolError:
+                continue
+
+    @given(st.data())
+    def test_any_damage_is_read_or_refused(self, data: st.DataObject) -> None:
+        body = bytearray(REQUEST_BODY)
+        for at in data.draw(st.lists(st.integers(0, len(body) - 1), min_size=1, max_size=3)):
+            body[at] = data.draw(st.integers(0, 255))
+        try:
+            request = protocol.decode_request([REQUEST_HEADER, bytes(body)])
+        except MalformedRequest as error:
+            assert error.id == 7
+        else:
+            assert len(request.operations) == 5
+
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            [],
+            [REPLY_HEADER],
+            [REPLY_HEADER + b"\0", REPLY_BODY],
+            [b"KVQ1" + REPLY_HEADER[4:], REPLY_BODY],
+            [REPLY_HEADER, REPLY_BODY[:-1]],
+            [REPLY_HEADER, b"\x91\x94\x01\x00\xc2\xc0"],
+            [REPLY_HEADER, msgspec.msgpack.encode([[4, b"k"]] * 5)],
+        ],
+    )
+    def test_replies(self, frames: list[bytes]) -> None:
+        with pytest.raises(ProtocolError):
+            protocol.decode_reply(frames)
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            b"",
+            EVENTS_PAYLOAD[:-1],
+            EVENTS_PAYLOAD + b"\xc0",
+            msgspec.msgpack.encode([[3, b"k", "gone", 0]]),
+            msgspec.msgpack.encode([[5, [[5, []]]]]),
+            msgspec.msgpack.encode([[6, b"k"]]),
+        ],
+    )
+    def test_events(self, payload: bytes) -> None:
+        with pytest.raises(ProtocolError):
+            protocol.decode_events(payload)
+
+    def test_activity(self) -> None:
+        with pytest.raises(ProtocolError):
+            protocol.decode_activity(ACTIVITY_FRAME[:-1])
+
+
+class TestFailed:
+    @pytest.mark.parametrize("cls", ERRORS.values(), ids=ERRORS)
+    def test_carries_every_error(self, cls: type[KVError]) -> None:
+        [reply] = protocol.decode_reply(protocol.encode_reply(1, [Failed.of(cls("what was wrong"))]))[1]
+        assert isinstance(reply, Failed)
+        error = reply.error()
+        assert type(error) is cls
+        assert error.detail == "what was wrong"
+
+    def test_unknown_code_is_an_internal_error(self) -> None:
+        error = Failed("from_the_future", "x").error()
+        assert type(error) is KVError
+        assert error.status == 500
+
+    def test_refusals_say_that_nothing_was_done(self) -> None:
+        for code in ("stale_incarnation", "deadline_passed", "unavailable"):
+            assert isinstance(Failed(code).error(), Unavailable)
+
+
+def test_structs_compare_by_type_and_fields() -> None:
+    """What the other tests rely on."""
+    pairs: list[tuple[Any, Any]] = [(Done(1, True), Done(2, True)), (Delete(b"k"), MarkPrefix(b"k"))]
+    assert all(left != right for left, right in pairs)
