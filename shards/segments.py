@@ -1,0 +1,161 @@
+"""The log's segments: made ahead, used again, trimmed. By the supervisor alone.
+
+A segment is filled with zeros before it is used, because flushing a few KB costs half as much again where a file grows
+or is only allocated. It is filled in steps with pauses, since a burst of 64 MiB holds up the flushes beside it; under
+a temporary name, so that what has a segment's name is whole; then synced, renamed, the directory synced, and only then
+shown on the board as `ready`. What was trimmed waits as a spare and becomes a segment the same way, uncleared: old
+bytes carry another LSN.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from shards import records
+from shards.board import Board
+from shards.disk import DISK, Disk
+from shards.log import SEGMENT, segment_name, segment_numbers
+
+_STEP = 4 << 20
+_PAUSE_S = 0.02
+_SPARES = 2  # trimmed segments kept to be used again
+_SPARE_SUFFIX, _NEW_SUFFIX = ".spare", ".new"
+
+
+def make_segment(log_dir: Path, number: int, segment: int, disk: Disk = DISK, pause_s: float = 0.0) -> None:
+    """Make segment `number`, all zeros, durable in name and content. Waits `pause_s` seconds after each 4 MiB.
+
+    Raises `OSError`, after removing what it made.
+    """
+    temporary = log_dir / (segment_name(number) + _NEW_SUFFIX)
+    fd = disk.create(temporary)
+    try:
+        disk.allocate(fd, 0, segment)  # too little space is said here, before anything is written
+        zeros = bytes(min(_STEP, segment))
+        for offset in range(0, segment, len(zeros)):
+            part = zeros[: segment - offset]
+            if disk.pwritev(fd, [part], offset) != len(part):
+                raise OSError(errno.ENOSPC, "a segment could not be filled")
+            disk.fdatasync(fd)
+            if pause_s:
+                disk.pause(pause_s)
+    except OSError:
+        disk.unlink(temporary)
+        raise
+    finally:
+        disk.close(fd)
+    disk.rename(temporary, log_dir / segment_name(number))
+    disk.sync_directory(log_dir)
+
+
+def remove_spares(log_dir: Path, disk: Disk = DISK) -> None:
+    """Remove everything in `log_dir` that is no segment, durably: spares, and segments that were not finished."""
+    for name in disk.names(log_dir):
+        if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX)):
+            disk.unlink(log_dir / name)
+    disk.sync_directory(log_dir)
+
+
+def trim_limit(tail: int, replay: int, retention: int, backups: tuple[int, ...] = ()) -> int:
+    """The LSN below which the log may be trimmed: nothing that a restart (from `replay`, as the durable manifest says)
+    or a backup in progress needs, and not the last `retention` bytes."""
+    return max(0, min(tail - retention, replay, *backups))
+
+
+class Segments:
+    """Keeps a segment ready ahead of the log's end, and takes those away that nobody needs.
+
+    Runs in one thread of the supervisor; every call may take as long as the disk does, but holds no lock.
+    """
+
+    def __init__(self, board: Board, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
+        self._board, self._words, self._segment, self._disk = board, board.log, segment, disk
+        self._log_dir, self._secret = Path(board.facts.log_dir), board.facts.secret
+
+    def adopt(self) -> None:
+        """Show on the board what segments there are: `ready`, `oldest`, `oldest_revision`.
+
+        For the start, when the history stands on the board. Raises `OSError`.
+        """
+        numbers = self._numbers()
+        self._words.ready = (numbers[-1] + 1) * self._segment
+        self._show_oldest(numbers[0])
+
+    def prepare(self) -> bool:
+        """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
+
+        To be called again and again. If there is no space, `full` is set on the board, and cleared when there is
+        again. Raises `OSError` for anything else.
+        """
+        tail, _ = self._board.history()
+        words, ready = self._words, self._words.ready
+        if ready - tail >= self._segment:
+            return False
+        try:
+            # Less than half a segment left: hurry, for whoever finds none waits.
+            self._make(ready // self._segment, 0.0 if ready - tail < self._segment // 2 else _PAUSE_S)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not words.full:
+                words.log_full_since_ms = self._board.now_ms()
+                words.full = 1
+            return False
+        words.ready = ready + self._segment
+        words.full = 0
+        return True
+
+    def trim(self, below: int) -> int:
+        """Take away the segments that lie wholly below the LSN `below`; how many. Some are kept as spares.
+
+        The board's `oldest` and `oldest_revision` are raised first. Raises `OSError`.
+        """
+        numbers = self._numbers()
+        doomed = [number for number in numbers[:-1] if (number + 1) * self._segment <= below]
+        if not doomed:
+            return 0
+        self._show_oldest(doomed[-1] + 1)
+        spares = len(self._spares())
+        for number in doomed:
+            path = self._log_dir / segment_name(number)
+            if spares < _SPARES:
+                self._disk.rename(path, path.with_name(path.name + _SPARE_SUFFIX))
+                spares += 1
+            else:
+                self._disk.unlink(path)
+        self._disk.sync_directory(self._log_dir)
+        return len(doomed)
+
+    def count(self) -> int:
+        """How many segments there are, spares not counted."""
+        return len(self._numbers())
+
+    def _numbers(self) -> list[int]:
+        return segment_numbers(self._disk.names(self._log_dir))
+
+    def _spares(self) -> list[str]:
+        return sorted(name for name in self._disk.names(self._log_dir) if name.endswith(_SPARE_SUFFIX))
+
+    def _make(self, number: int, pause_s: float) -> None:
+        spares = self._spares()
+        if not spares:
+            make_segment(self._log_dir, number, self._segment, self._disk, pause_s)
+            return
+        self._disk.rename(self._log_dir / spares[0], self._log_dir / segment_name(number))
+        self._disk.sync_directory(self._log_dir)
+
+    def _show_oldest(self, number: int) -> None:
+        """Segment `number` is the oldest: it starts with a record, whose revision is the oldest that can be read."""
+        lsn = number * self._segment
+        tail, following = self._board.history()
+        if lsn < tail:
+            fd = self._disk.open(self._log_dir / segment_name(number))
+            try:
+                header = records.decode_header(self._disk.pread(fd, records.HEADER, 0))
+            finally:
+                self._disk.close(fd)
+            if header is not None and header.lsn == lsn:
+                following = header.revision
+        self._words.oldest = lsn
+        self._words.oldest_revision = following
