@@ -1,0 +1,128 @@
+"""The manifest: the one file beside the log, from creation on. Names the store and what a restart starts from.
+
+It is replaced as a whole: written under a temporary name, fsync, rename, fsync of the directory. Whatever it names
+was made durable before it; what it does not name, nothing needs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from shards.disk import DISK
+
+FORMAT = 1
+NAME = "manifest"
+SNAPSHOTS = "snapshots"
+
+
+class ManifestError(Exception):
+    """The manifest cannot be used; the message names the file, says why and what can be done."""
+
+
+class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of one shard's map.
+
+    Attributes:
+        name: path below the directory of snapshots.
+        shard, shards: whose keys it holds: those of shard `shard` among `shards`.
+        lsn, revision: up to where the log is applied to it. At or above the manifest's replay position.
+        size: in bytes.
+        checksum: `snapshot.checksum` of it.
+    """
+
+    name: str
+    shard: int
+    shards: int
+    lsn: int
+    revision: int
+    size: int
+    checksum: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store is, and where its restart begins.
+
+    Attributes:
+        format: version of the files in the data directory.
+        store: the store's id, 32 hex digits, for life.
+        secret: seed of the log's checksums, 32 bits, so that no foreign record is ever taken for its own.
+        device, inode: of the data directory when this was written; another inode means that the store is a copy.
+        epoch: name of the history when this was written; empty before the first.
+        replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
+        files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
+    """
+
+    format: int
+    store: str
+    secret: int
+    device: int
+    inode: int
+    epoch: str = ""
+    replay_lsn: int = 0
+    replay_revision: int = 0
+    files: tuple[SnapshotFile, ...] = ()
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of the snapshot's files."""
+        return sum(file.size for file in self.files)
+
+
+def create(data_dir: Path) -> Manifest:
+    """The manifest of a new store in `data_dir`, not yet saved. Raises `OSError` if the directory cannot be read."""
+    status = data_dir.stat()
+    return Manifest(
+        format=FORMAT,
+        store=secrets.token_hex(16),
+        secret=secrets.randbits(32),
+        device=status.st_dev,
+        inode=status.st_ino,
+    )
+
+
+def load(data_dir: Path) -> Manifest | None:
+    """The manifest of the store in `data_dir`; None if there is none. Raises `ManifestError`."""
+    path = data_dir / NAME
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ManifestError(f"the manifest {path} cannot be read: {error.strerror}") from None
+    try:
+        version = msgspec.json.decode(text, type=_Version).format
+        if version != FORMAT:
+            raise ManifestError(
+                f"the store in {data_dir} has format {version}, this program knows {FORMAT}: use the program that "
+                "wrote it"
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ManifestError(
+            f"the manifest {path} is damaged ({error}): restore the data directory from a backup"
+        ) from None
+
+
+def save(data_dir: Path, manifest: Manifest) -> None:
+    """Put `manifest` in the place of the last one, durably. Raises `OSError`; then the last one may still be there."""
+    path = data_dir / NAME
+    temporary = path.with_name(NAME + ".new")
+    fd = DISK.create(temporary)
+    try:
+        text = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+        if os.write(fd, text) != len(text):
+            raise OSError(errno.ENOSPC, "the manifest was written in part", str(temporary))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    DISK.sync_directory(data_dir)
+
+
+class _Version(msgspec.Struct):
+    format: int

@@ -1,0 +1,516 @@
+"""The maps: one LMDB environment per shard in shared memory, the view of the log that answers reads.
+
+A map is a directory `shard-<i>.<generation>` in the map directory. Its owner, the shard, alone writes it, one
+transaction a group; everybody else reads it in transactions as short as one lookup. It is never flushed: what is in
+doubt is built again from snapshot and log (`restore`).
+
+Two databases:
+
+- `data`: key to record. A record is a header of 42 bytes, little endian, the content type in UTF-8, the value::
+
+      revision u64 | value_revision u64 | expires_ms u64 | created_ms u64 | modified_ms u64 | content_type bytes u16
+
+  `revision` is of the last change, `value_revision` of the last one that set the value (a touch leaves it, as it
+  leaves `modified_ms`); `expires_ms` is Unix time, 0: never; `created_ms` is the time since which the key has been
+  live without a break. So the key whose value `hi` of type `text/plain` was put as revision 258 at 1,000 ms, then
+  touched as revision 259 to expire at 65,536 ms, holds::
+
+      03 01 00 00 00 00 00 00  02 01 00 00 00 00 00 00  00 00 01 00 00 00 00 00
+      e8 03 00 00 00 00 00 00  e8 03 00 00 00 00 00 00  0a 00
+      74 65 78 74 2f 70 6c 61 69 6e  68 69
+
+- `meta`: `identity`, an `Identity` as JSON, and `applied`, two u64: the LSN after the last log record that was
+  applied, and that record's last revision. It is written in the transaction that applies the record, so replaying
+  a record twice changes nothing.
+
+Readers learn the generation from the shard's row of the board and compare it at each transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import lmdb
+import msgspec
+
+from shards.board import Board, ShardRow
+from shards.errors import Unavailable
+from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
+from shards.records import Record
+from shards.room import Ballast, PinWatch, free_bytes, parse_readers
+from shards.slots import shard_of, slot_of
+
+FORMAT = 1
+MAX_READERS = 1024
+PAGE_BYTES = 1 << 20
+"""Bytes of values after which a page of a listing ends."""
+NOT_MINE = 1 << 63
+"""In a table of floors: no event of this slot is applied."""
+
+_HEADER = struct.Struct("<5QH")
+_APPLIED = struct.Struct("<QQ")
+_MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
+_unpack = _HEADER.unpack_from
+_pack = _HEADER.pack
+_HEADER_SIZE = _HEADER.size
+
+T = TypeVar("T")
+
+
+class MapFull(Exception):
+    """The file system of the map has no room for this change, not even without the ballast. Nothing was applied."""
+
+
+class MapError(Exception):
+    """A map cannot be used; the message names it and says why."""
+
+
+class Item(NamedTuple):
+    """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out."""
+
+    revision: int
+    value_revision: int
+    expires_ms: int
+    created_ms: int
+    modified_ms: int
+    content_type: str
+    value: bytes
+    size: int
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose view of which history a map is."""
+
+    format: int
+    store: str
+    epoch: str
+    boot_id: str
+    shard: int
+    shards: int
+
+
+def map_path(map_dir: Path, shard: int, generation: int) -> Path:
+    """The directory of a shard's map."""
+    return map_dir / f"shard-{shard}.{generation:x}"
+
+
+def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: bool = True) -> lmdb.Environment:
+    """The LMDB environment at `path`, with as much address space as this process may have.
+
+    `writemap` would apply 1.6 times as fast, but on a full file system it is a SIGBUS where a write is an error.
+    Raises `MapError`.
+    """
+    size = _MAP_SIZE
+    while True:
+        try:
+            return lmdb.open(
+                str(path), map_size=size, subdir=subdir, readonly=readonly, lock=lock, mode=0o600, sync=False,
+                metasync=False, max_readers=MAX_READERS, max_dbs=2, max_spare_txns=2, create=not readonly,
+            )  # fmt: skip
+        except lmdb.MemoryError as error:
+            size //= 2
+            if size < 1 << 30:
+                raise MapError(f"no address space for the map {path}: {error}") from None
+        except lmdb.Error as error:
+            raise MapError(f"the map {path} cannot be opened: {error}") from None
+
+
+def parse(record: memoryview) -> Item:
+    """The item a record of `data` holds, its value copied."""
+    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
+    if length:
+        value_at = _HEADER_SIZE + length
+        content_type, value = str(record[_HEADER_SIZE:value_at], "utf-8"), record[value_at:].tobytes()
+    else:
+        content_type, value = "", record[_HEADER_SIZE:].tobytes()
+    return tuple.__new__(  # the constructor that NamedTuple writes takes a fifth of a lookup's time
+        Item, (revision, value_revision, expires_ms, created_ms, modified_ms, content_type, value, len(value))
+    )
+
+
+def encode(item: Item) -> bytes:
+    """The record of `data` that holds `item`."""
+    content_type = item.content_type.encode()
+    return _pack(*item[:5], len(content_type)) + content_type + item.value
+
+
+def _is_live(expires_ms: int, now_ms: int) -> bool:
+    return expires_ms == 0 or expires_ms > now_ms
+
+
+class MapReader:
+    """A reader's handle on the map of one shard: one per process and shard, from one thread.
+
+    LMDB opens an environment once per process: the shard itself, which has a `ShardMap`, cannot have a reader too.
+    """
+
+    def __init__(self, board: Board, shard: int) -> None:
+        self._map_dir, self._shard = Path(board.facts.map_dir), shard
+        row = board.shards[shard]
+        self._words, self._generation_at = row.words, row.base + ShardRow.map_generation.index
+        self._generation = -1  # of the open environment; no word is negative
+        self._env: lmdb.Environment | None = None
+
+    def get(self, key: bytes, now_ms: int) -> Item | None:
+        """What `key` (1 to 511 bytes) holds at `now_ms`; None if it is absent or expired.
+
+        Raises `Unavailable` if the shard has no map at the moment.
+        """
+        if self._words[self._generation_at] != self._generation:
+            self._reopen()
+        txn = self._begin(self._data, None, False, True)
+        record = txn.get(key)
+        item = None if record is None else parse(record)
+        txn.abort()
+        if item is None or (item[2] and item[2] <= now_ms):
+            return None
+        return item
+
+    def page(
+        self, prefix: bytes, after: bytes | None, limit: int, now_ms: int, *, values: bool = False,
+        max_bytes: int = PAGE_BYTES,
+    ) -> list[tuple[bytes, Item]]:  # fmt: skip
+        """At most `limit` live keys that start with `prefix` and stand above `after`, with their items, in key order.
+
+        Values are left empty unless `values`; then the page ends with the item that takes it past `max_bytes` of
+        values. The listing is over when a page is empty. Raises `Unavailable`.
+        """
+        return self.page_at(prefix, after, limit, now_ms, values=values, max_bytes=max_bytes)[1]
+
+    def page_at(
+        self, prefix: bytes, after: bytes | None, limit: int, now_ms: int, *, values: bool = False,
+        max_bytes: int = PAGE_BYTES,
+    ) -> tuple[tuple[int, int], list[tuple[bytes, Item]]]:  # fmt: skip
+        """`page`, and what was applied (LSN, revision) to the very state it shows."""
+        found: list[tuple[bytes, Item]] = []
+        with self._transaction() as txn:
+            applied = _read_applied(txn, self._meta)
+            for key, record in _scan(txn, self._data, prefix, after):
+                if len(found) >= limit or max_bytes <= 0:
+                    break
+                if _is_live(_unpack(record)[2], now_ms):
+                    item = parse(record) if values else _without_value(record)
+                    max_bytes -= len(item.value)
+                    found.append((bytes(key), item))
+        return applied, found
+
+    def keys(self, prefix: bytes, after: bytes | None, limit: int, now_ms: int) -> list[bytes]:
+        """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
+        there are no more. Raises `Unavailable`."""
+        found: list[bytes] = []
+        with self._transaction() as txn:
+            for key, record in _scan(txn, self._data, prefix, after):
+                if len(found) >= limit:
+                    break
+                if _is_live(_unpack(record)[2], now_ms):
+                    found.append(bytes(key))
+        return found
+
+    def applied(self) -> tuple[int, int]:
+        """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
+        with self._transaction() as txn:
+            return _read_applied(txn, self._meta)
+
+    def close(self) -> None:
+        """Close the map; the next read opens it again."""
+        if self._env is not None:
+            self._env.close()
+        self._env, self._generation = None, -1
+
+    def _transaction(self) -> lmdb.Transaction[memoryview]:
+        if self._words[self._generation_at] != self._generation:
+            self._reopen()
+        return self._begin(self._data, None, False, True)
+
+    def _reopen(self) -> None:
+        self.close()
+        generation = self._words[self._generation_at]
+        if generation == 0:
+            raise Unavailable(f"shard {self._shard} has no map yet")
+        try:
+            env = open_environment(map_path(self._map_dir, self._shard, generation), readonly=True)
+            self._data = env.open_db(b"data", create=False)
+            self._meta = env.open_db(b"meta", create=False)
+        except (MapError, lmdb.Error) as error:
+            raise Unavailable(f"the map of shard {self._shard} cannot be opened: {error}") from None
+        self._env, self._begin, self._generation = env, env.begin, generation
+
+
+class ShardMap:
+    """The owner's handle on its map."""
+
+    def __init__(self, path: Path, ballast: Path | None = None) -> None:
+        """Open the map at `path`, or make an empty one there (then `applied` is (0, 0) and `identity` None).
+
+        Raises `MapError`.
+        """
+        self.path = path
+        self._env = open_environment(path, readonly=False)
+        self._data, self._meta = self._env.open_db(b"data"), self._env.open_db(b"meta")
+        with self._env.begin(buffers=True) as txn:
+            self._applied = _read_applied(txn, self._meta)
+        self.ballast = Ballast(ballast) if ballast else None
+        self._pins = PinWatch()
+
+    @property
+    def applied(self) -> tuple[int, int]:
+        """LSN after the last record applied, and its last revision."""
+        return self._applied
+
+    def identity(self) -> Identity | None:
+        """Whose map it is; None while it is being filled. Raises `MapError` if that cannot be read."""
+        with self._env.begin(self._meta) as txn:
+            return decode_identity(txn.get(b"identity"), self.path)
+
+    def identify(self, identity: Identity, lsn: int, revision: int) -> None:
+        """Write whose map it is and what is applied to it: from now on it is complete."""
+
+        def write(txn: lmdb.Transaction[memoryview]) -> None:
+            txn.put(b"identity", msgspec.json.encode(identity), db=self._meta)
+            txn.put(b"applied", _APPLIED.pack(lsn, revision), db=self._meta)
+
+        self._transact(write)
+        self._applied = (lsn, revision)
+
+    def anonymize(self) -> None:
+        """Take the identity away: what is in the map belongs to nobody until it is complete."""
+        self._transact(lambda txn: txn.delete(b"identity", db=self._meta))
+
+    def get(self, key: bytes, now_ms: int) -> Item | None:
+        """What `key` holds at `now_ms`; None if it is absent or expired."""
+        with self._env.begin(self._data, buffers=True) as txn:
+            record = txn.get(key)
+            return parse(record) if record is not None and _is_live(_unpack(record)[2], now_ms) else None
+
+    def apply_changes(
+        self, events: Sequence[Event], record: Record, previous: Collection[int] = ()
+    ) -> dict[int, bytes]:
+        """`apply` for one record whose events are at hand."""
+        return self._apply([(record, events)], None, previous)
+
+    def apply(
+        self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
+    ) -> dict[int, bytes]:
+        """Apply `records` in one transaction, `applied` included. What was applied before is skipped.
+
+        `floors` has a number for each slot: its events up to this revision are skipped; `NOT_MINE` skips all. Without
+        it every record that is new to the map belongs to it.
+        Returns the values that the events with the revisions `previous` replaced or deleted, where there was a live
+        one, by revision.
+        Drops the ballast if the file system is full; raises `MapFull` if that does not help, `ProtocolError` if a
+        record cannot be read.
+        """
+        return self._apply([(record, decode_events(record.payload)) for record in records], floors, previous)
+
+    def _apply(
+        self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
+    ) -> dict[int, bytes]:
+        lsn, revision = self._applied
+        for record, _ in groups:
+            lsn, revision = max(lsn, record.end), max(revision, record.next_revision - 1)
+
+        def write(txn: lmdb.Transaction[memoryview]) -> dict[int, bytes]:
+            replaced: dict[int, bytes] = {}
+            for record, events in groups:
+                if floors is not None or record.revision > self._applied[1]:
+                    _apply_events(txn, events, record, floors, previous, replaced)
+            txn.put(b"applied", _APPLIED.pack(lsn, revision), db=self._meta)
+            return replaced
+
+        replaced = self._transact(write)
+        self._applied = (lsn, revision)
+        return replaced
+
+    def advance(self, lsn: int, revision: int) -> None:
+        """Note that nothing up to there is missing, although the last records were not this shard's.
+
+        A map whose `applied` the log has trimmed cannot be kept over a restart of the server. The caller's own last
+        record must be applied; (lsn, revision) is the board's watermark.
+        """
+        if lsn > self._applied[0]:
+            self._transact(lambda txn: txn.put(b"applied", _APPLIED.pack(lsn, revision), db=self._meta))
+            self._applied = (lsn, revision)
+
+    def load(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put raw records of another map's `data` into this one, in one transaction. Raises `MapFull`."""
+        rows = list(items)
+        self._transact(lambda txn: [txn.put(key, record) for key, record in rows])
+
+    def entries(self) -> Iterator[tuple[bytes, int, int, int, int]]:
+        """Key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
+
+        Holds a read transaction until it is exhausted or closed.
+        """
+        with self._env.begin(buffers=True) as txn:
+            for key, record in txn.cursor(self._data):
+                revision, value_revision, expires_ms, _, _, length = _unpack(record)
+                yield bytes(key), revision, value_revision, expires_ms, len(record) - _HEADER_SIZE - length
+
+    def range(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, int, int]]:
+        """Key, revision of the value and revision of at most `limit` keys that start with `prefix` and stand above
+        `after`, expired ones too, in key order."""
+        found: list[tuple[bytes, int, int]] = []
+        with self._env.begin(buffers=True) as txn:
+            for key, record in _scan(txn, self._data, prefix, after):
+                if len(found) >= limit:
+                    break
+                revision, value_revision, *_ = _unpack(record)
+                found.append((bytes(key), value_revision, revision))
+        return found
+
+    @property
+    def full(self) -> bool:
+        """Whether the ballast had to be dropped: what grows must be refused until `restore_ballast` succeeds."""
+        return self.ballast is not None and not self.ballast.there
+
+    def restore_ballast(self) -> bool:
+        """Put the ballast back if there is room again; whether it is there now."""
+        return self.ballast is None or self.ballast.restore()
+
+    def free_bytes(self) -> int:
+        """How much the map can take: its free pages, and what file system and memory still give."""
+        with self._env.begin() as txn:
+            stats = [txn.stat(), txn.stat(self._data), txn.stat(self._meta)]
+        page = stats[0]["psize"]
+        used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        inside = (self._env.info()["last_pgno"] - 1 - used) * page
+        return max(inside, 0) + free_bytes(self.path)
+
+    def size_bytes(self) -> int:
+        """Bytes of the map's file, free pages included."""
+        return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+
+    def reader_check(self) -> int:
+        """Free the slots of readers that died; how many there were."""
+        return self._env.reader_check()
+
+    def pinned(self, now_s: float) -> list[tuple[int, float]]:
+        """Readers that keep old pages while the map grows: pid, and for how many seconds. Call it once a second."""
+        return self._pins.observe(now_s, parse_readers(self._env.readers()), self._env.info()["last_pgno"])
+
+    def check(self, shards: int, shard: int, expected: dict[bytes, tuple[int, int, int, int]] | None = None) -> None:
+        """Verify every record: its header makes sense, its slot is this shard's, and it says what `expected` (key to
+        revision, revision of the value, expiry, size) says. Raises `AssertionError`."""
+        count = 0
+        with self._env.begin(buffers=True) as txn:
+            for key_view, record in txn.cursor(self._data):
+                key, count = bytes(key_view), count + 1
+                entry = _check_record(key, record)
+                assert shard_of(key, shards) == shard, f"{key!r} belongs to shard {shard_of(key, shards)}, not {shard}"
+                if expected is not None:
+                    assert expected.get(key) == entry, f"{key!r}: map {entry}, expected {expected.get(key)}"
+        assert expected is None or count == len(expected), f"the map has {count} keys, expected {len(expected or ())}"
+
+    def close(self) -> None:
+        """Close the environment; the map stays."""
+        self._env.close()
+
+    def _transact(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
+        try:
+            return self._once(write)
+        except MapFull:
+            if self.ballast is None or not self.ballast.drop():
+                raise
+        return self._once(write)
+
+    def _once(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
+        try:
+            with self._env.begin(self._data, None, True, True) as txn:
+                return write(txn)
+        except lmdb.Error as error:
+            if _means_full(error):
+                raise MapFull(f"{self.path}: {error}") from None
+            raise
+
+
+def _apply_events(
+    txn: lmdb.Transaction[memoryview], events: Sequence[Event], record: Record, floors: Sequence[int] | None,
+    previous: Collection[int], replaced: dict[int, bytes],
+) -> None:  # fmt: skip
+    get, put, time_ms = txn.get, txn.put, record.time_ms
+    for revision, change in changes(events, record.revision):
+        if isinstance(change, PrefixMarked):
+            continue  # changes nothing by itself
+        key = change.key
+        if floors is not None and revision <= floors[slot_of(key)]:
+            continue
+        old = get(key)
+        header, created_ms = None, time_ms
+        if old is not None:
+            header = _unpack(old)
+            if not header[2] or header[2] > time_ms:
+                created_ms = header[3]
+                if revision in previous:
+                    replaced[revision] = bytes(old[_HEADER_SIZE + header[5] :])
+        if isinstance(change, PutEvent):
+            content_type = change.content_type.encode()
+            head = _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(content_type))
+            put(key, head + content_type + change.value)
+        elif old is None or header is None:
+            continue  # deletes and touches of what is not there: a replay over a state that is ahead
+        elif isinstance(change, DeleteEvent):
+            txn.delete(key)
+        else:
+            put(key, _pack(revision, header[1], change.expires_ms, *header[3:]) + bytes(old[_HEADER_SIZE:]))
+
+
+def _scan(
+    txn: lmdb.Transaction[memoryview], database: lmdb._Database, prefix: bytes, after: bytes | None
+) -> Iterator[tuple[bytes, memoryview]]:
+    """Key and record of what starts with `prefix` and stands above `after`, in key order."""
+    cursor = txn.cursor(database)
+    start = prefix if after is None or after < prefix else after
+    if not (cursor.set_range(start) if start else cursor.first()):
+        return
+    for key_view, record in cursor:
+        key = bytes(key_view)
+        if not key.startswith(prefix):
+            return
+        if key != after:
+            yield key, record
+
+
+def _without_value(record: memoryview) -> Item:
+    length = _unpack(record)[5]
+    value_at = _HEADER_SIZE + length
+    return parse(record[:value_at])._replace(size=len(record) - value_at)
+
+
+def _read_applied(txn: lmdb.Transaction[memoryview], meta: lmdb._Database) -> tuple[int, int]:
+    applied = txn.get(b"applied", db=meta)
+    if applied is None:
+        return 0, 0
+    lsn, revision = _APPLIED.unpack(applied)
+    return lsn, revision
+
+
+def decode_identity(text: bytes | None, where: Path) -> Identity | None:
+    """The identity written in a map; None if there is none. Raises `MapError`."""
+    if text is None:
+        return None
+    try:
+        identity = msgspec.json.decode(text, type=Identity)
+    except msgspec.MsgspecError as error:
+        raise MapError(f"the map {where} says unreadably whose it is: {error}") from None
+    return identity
+
+
+def _check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
+    """Revision, revision of the value, expiry and size, if `record` can be one. Raises `AssertionError`."""
+    assert len(record) >= _HEADER_SIZE, f"{key!r}: a record of {len(record)} bytes"
+    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
+    assert 0 < value_revision <= revision < 1 << 53, f"{key!r}: revision {revision}, of the value {value_revision}"
+    assert created_ms <= modified_ms, f"{key!r}: created at {created_ms}, modified at {modified_ms}"
+    assert len(record) >= _HEADER_SIZE + length, f"{key!r}: the content type has {length} bytes"
+    str(record[_HEADER_SIZE : _HEADER_SIZE + length], "ascii")
+    return revision, value_revision, expires_ms, len(record) - _HEADER_SIZE - length
+
+
+def _means_full(error: lmdb.Error) -> bool:
+    """Whether `error` says that there is no room: tmpfs writes less than it was given, which LMDB calls EIO."""
+    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or os.strerror(errno.EIO) in str(error)

@@ -1,0 +1,140 @@
+"""Room for the maps: how much is left, a ballast to drop when it is gone, readers that make a map grow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+BALLAST_BYTES = 32 << 20
+PIN_SECONDS = 2.0
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that files at `path` may still take: what the file system has free and, where it lives in memory, no more
+    than the machine and this process's control group can give."""
+    status = os.statvfs(path)
+    free = status.f_bavail * status.f_frsize
+    return min(free, available_memory()) if in_memory(path) else free
+
+
+def in_memory(path: Path) -> bool:
+    """Whether the file system at `path` keeps its files in memory."""
+    device = path.stat().st_dev
+    return _file_system(os.major(device), os.minor(device)) in {"tmpfs", "ramfs"}
+
+
+@lru_cache
+def _file_system(major: int, minor: int) -> str:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == f"{major}:{minor}":
+            return source.split()[0]
+    return ""
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be taken before the kernel kills: of the machine, and of the control groups above."""
+    return min([_meminfo(Path("/proc/meminfo").read_text()), *_group_rooms()])
+
+
+def _meminfo(text: str) -> int:
+    for line in text.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 1 << 62
+
+
+def _group_rooms() -> list[int]:
+    """Room in each control group (version 2) that holds this process and has a limit."""
+    rooms = []
+    with contextlib.suppress(OSError):
+        name = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
+        group = _CGROUPS / name
+        for directory in (group, *group.parents):
+            if not directory.is_relative_to(_CGROUPS):
+                break
+            with contextlib.suppress(OSError, ValueError):  # the root group has no limit, and "max" is none
+                limit = int((directory / "memory.max").read_text())
+                current = int((directory / "memory.current").read_text())
+                rooms.append(group_room(limit, current, (directory / "memory.stat").read_text()))
+    return rooms
+
+
+def group_room(limit: int, current: int, stat: str) -> int:
+    """Room in a control group: its page cache counts as used but is given up when needed; shared memory is not."""
+    figures = dict(line.split() for line in stat.splitlines())
+    cache = int(figures.get("inactive_file", 0)) + int(figures.get("active_file", 0))
+    return max(limit - current + cache, 0)
+
+
+class Ballast:
+    """A file that only takes room, so that a full file system has some to give back: LMDB needs new pages even to
+    delete."""
+
+    def __init__(self, path: Path, size: int = BALLAST_BYTES) -> None:
+        """Take the room; if there is none, `there` is False."""
+        self.path, self._size = path, size
+        self.there = False
+        self.restore()
+
+    def restore(self) -> bool:
+        """Take the room again if it can be had; whether it is taken."""
+        if not self.there:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, self._size)
+                self.there = True
+            except OSError:
+                os.ftruncate(fd, 0)
+            finally:
+                os.close(fd)
+        return self.there
+
+    def drop(self) -> bool:
+        """Give the room back; False if there was none to give."""
+        had, self.there = self.there, False
+        os.truncate(self.path, 0)
+        return had
+
+
+class Reader(NamedTuple):
+    """A slot of LMDB's reader table in use."""
+
+    pid: int
+    thread: str
+    txnid: int
+
+
+def parse_readers(table: str) -> list[Reader]:
+    """The readers in what `Environment.readers()` says: those in a transaction."""
+    readers = []
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) == 3 and fields[0].isdigit() and fields[2].isdigit():
+            readers.append(Reader(int(fields[0]), fields[1], int(fields[2])))
+    return readers
+
+
+class PinWatch:
+    """Tells readers that hold a transaction, while the map grows, from those that are seen by chance. Pure.
+
+    A transaction of an id that is not the newest can only be an old one. Seen twice with the same id and a map that
+    has more pages than then, it keeps the pages that the map therefore cannot use again.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Reader, tuple[float, int]] = {}
+
+    def observe(self, now_s: float, readers: list[Reader], pages: int) -> list[tuple[int, float]]:
+        """Note what there is now; the readers that pin: pid, seconds since first seen."""
+        self._seen = {reader: self._seen.get(reader, (now_s, pages)) for reader in readers}
+        return [
+            (reader.pid, now_s - since)
+            for reader, (since, pages_then) in self._seen.items()
+            if now_s - since >= PIN_SECONDS and pages > pages_then
+        ]
