@@ -24,6 +24,10 @@ class ManifestError(Exception):
     """The manifest cannot be used; the message names the file, says why and what can be done."""
 
 
+class NoManifest(ManifestError):
+    """There is no manifest, so no store, in this directory."""
+
+
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
     """A copy of one shard's map.
 
@@ -67,61 +71,59 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     replay_revision: int = 0
     files: tuple[SnapshotFile, ...] = ()
 
+    @classmethod
+    def create(cls, data_dir: Path) -> Manifest:
+        """That of a new store in `data_dir`, not yet saved. Raises `OSError` if the directory cannot be read."""
+        status = data_dir.stat()
+        return cls(
+            format=FORMAT,
+            store=secrets.token_hex(16),
+            secret=secrets.randbits(32),
+            device=status.st_dev,
+            inode=status.st_ino,
+        )
+
+    @classmethod
+    def load(cls, data_dir: Path) -> Manifest:
+        """That of the store in `data_dir`. Raises `NoManifest` if there is none, `ManifestError` if it is no good."""
+        path = data_dir / NAME
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            raise NoManifest(f"there is no store in {data_dir}") from None
+        except OSError as error:
+            raise ManifestError(f"the manifest {path} cannot be read: {error.strerror}") from None
+        try:
+            version = msgspec.json.decode(text, type=_Version).format
+            if version == FORMAT:
+                return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ManifestError(
+                f"the manifest {path} is damaged ({error}): restore the data directory from a backup"
+            ) from None
+        raise ManifestError(
+            f"the store in {data_dir} has format {version}, this program knows {FORMAT}: use the program that wrote it"
+        )
+
+    def save(self, data_dir: Path) -> None:
+        """Put this in the place of the last one, durably. Raises `OSError`; then the last one may still be there."""
+        path = data_dir / NAME
+        temporary = path.with_name(NAME + ".new")
+        fd = DISK.create(temporary)
+        try:
+            text = msgspec.json.format(msgspec.json.encode(self)) + b"\n"
+            if os.write(fd, text) != len(text):
+                raise OSError(errno.ENOSPC, "the manifest was written in part", str(temporary))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+        DISK.sync_directory(data_dir)
+
     @property
     def snapshot_bytes(self) -> int:
         """Bytes of the snapshot's files."""
         return sum(file.size for file in self.files)
-
-
-def create(data_dir: Path) -> Manifest:
-    """The manifest of a new store in `data_dir`, not yet saved. Raises `OSError` if the directory cannot be read."""
-    status = data_dir.stat()
-    return Manifest(
-        format=FORMAT,
-        store=secrets.token_hex(16),
-        secret=secrets.randbits(32),
-        device=status.st_dev,
-        inode=status.st_ino,
-    )
-
-
-def load(data_dir: Path) -> Manifest | None:
-    """The manifest of the store in `data_dir`; None if there is none. Raises `ManifestError`."""
-    path = data_dir / NAME
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ManifestError(f"the manifest {path} cannot be read: {error.strerror}") from None
-    try:
-        version = msgspec.json.decode(text, type=_Version).format
-        if version != FORMAT:
-            raise ManifestError(
-                f"the store in {data_dir} has format {version}, this program knows {FORMAT}: use the program that "
-                "wrote it"
-            )
-        return msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise ManifestError(
-            f"the manifest {path} is damaged ({error}): restore the data directory from a backup"
-        ) from None
-
-
-def save(data_dir: Path, manifest: Manifest) -> None:
-    """Put `manifest` in the place of the last one, durably. Raises `OSError`; then the last one may still be there."""
-    path = data_dir / NAME
-    temporary = path.with_name(NAME + ".new")
-    fd = DISK.create(temporary)
-    try:
-        text = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
-        if os.write(fd, text) != len(text):
-            raise OSError(errno.ENOSPC, "the manifest was written in part", str(temporary))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    DISK.sync_directory(data_dir)
 
 
 class _Version(msgspec.Struct):
