@@ -17,7 +17,16 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from shards.errors import BadKey, BadRequest, InsufficientStorage, KeyTooLong, KVError, ProtocolError, ValueTooLarge
+from shards.errors import (
+    BadKey,
+    BadRequest,
+    InsufficientStorage,
+    KeyTooLong,
+    KVError,
+    Overloaded,
+    ProtocolError,
+    ValueTooLarge,
+)
 from shards.protocol import (
     Delete,
     Deleted,
@@ -40,6 +49,8 @@ from shards.slots import SLOTS, slot_of
 MAX_KEY = 511
 """Bytes of the longest key; the limit of the map."""
 MAX_CONTENT_TYPE = 255
+MAX_PREVIOUS = 256 << 20
+"""Bytes of old values that the replies of one group may carry; further ones are refused, for they take memory."""
 MAX_TIME_MS = (1 << 53) - 1
 """The latest expiry: times stay exact in every client's numbers."""
 
@@ -126,6 +137,10 @@ class Keyspace:
         """A new group. Only one is open at a time: `commit` or `discard` it before the next."""
         return Group(self, now_ms, room)
 
+    def entries(self) -> dict[bytes, Entry]:
+        """A copy of the dict, to compare with a map."""
+        return dict(self._entries)
+
     def next_due_ms(self) -> int | None:
         """When `Group.expire` may have something to do; None: never."""
         return self._heap[0][0] if self._heap else None
@@ -187,13 +202,15 @@ class Group:
         now_ms: the time at which all of it happens.
         events: what is to be logged, one revision each.
         expired: how many of them are expiries.
+        lag_ms: how late the first of these is.
+        refused: how many operations were.
         previous_bytes: size of the old values that the replies will carry.
     """
 
     def __init__(self, keyspace: Keyspace, now_ms: int, room: Room) -> None:
         self.now_ms = now_ms
         self.events: list[Event] = []
-        self.expired = 0
+        self.expired = self.refused = self.lag_ms = 0
         self.previous_bytes = 0
         self._keyspace = keyspace
         self._room = room
@@ -218,6 +235,7 @@ class Group:
             if isinstance(operation, MarkPrefix):
                 return self.mark_prefix(operation)
         except KVError as error:
+            self.refused += 1
             return Failed.of(error)
         raise TypeError(f"{type(operation).__name__} is not decided here")
 
@@ -236,6 +254,9 @@ class Group:
         existed = is_live(old, self.now_ms)
         if self._room is not Room.ALL:
             self._check_room(size, old)
+        wanted = existed and operation.want_previous
+        if wanted:
+            self._count_previous(old)
         if old is not None and not existed:
             self._expire(key, old)
             old = None
@@ -244,8 +265,8 @@ class Group:
         self._stage(key, old, (revision, revision, expires_ms, size))
         done = Done(revision, existed)
         self._done.append(done)
-        if existed and operation.want_previous:
-            self._want(done, old)
+        if wanted:
+            self._wanted.append(done)
         return done
 
     def delete(self, operation: Delete) -> Reply:
@@ -255,12 +276,14 @@ class Group:
         old = self._staged[key] if key in self._staged else self._entries.get(key)
         if not is_live(old, self.now_ms):
             return Done(0, False)
+        if operation.want_previous:
+            self._count_previous(old)
         done = Done(~len(self.events), True)
         self.events.append(DeleteEvent(key, "request"))
         self._stage(key, old, None)
         self._done.append(done)
         if operation.want_previous:
-            self._want(done, old)
+            self._wanted.append(done)
         return done
 
     def touch(self, operation: Touch) -> Reply:
@@ -306,6 +329,8 @@ class Group:
     def expire(self, limit: int) -> int:
         """Delete keys, at most `limit`, whose time has come; to be called first in a group. How many there were."""
         due = self._keyspace._take_due(self.now_ms, limit)
+        if due:
+            self.lag_ms = self.now_ms - self._entries[due[0]][2]
         for key in due:
             self._expire(key, self._entries[key])
         self._due += due
@@ -385,7 +410,9 @@ class Group:
             self._bytes += len(key) + new[3]
             self._expiring += new[2] != 0
 
-    def _want(self, done: Done, old: Entry | None) -> None:
-        if old is not None:
-            self.previous_bytes += old[3]
-        self._wanted.append(done)
+    def _count_previous(self, old: Entry | None) -> None:
+        """Note that a reply will carry the value of `old`. Raises `Overloaded`."""
+        size = old[3] if old is not None else 0
+        if self.previous_bytes + size > MAX_PREVIOUS:
+            raise Overloaded("too many large old values were asked for at once")
+        self.previous_bytes += size

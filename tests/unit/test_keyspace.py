@@ -334,6 +334,16 @@ class TestGroup:
         group.decide(Delete(b"k"))
         assert group.previous_bytes == 5
 
+    def test_old_values_in_replies_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.keyspace.MAX_PREVIOUS", 10)
+        group = keyspace(Put(b"a", b"123456"), Put(b"b", b"12345")).begin(NOW)
+        assert isinstance(group.decide(Put(b"a", b"", want_previous=True)), Done)
+        for operation in (Put(b"b", b"", want_previous=True), Delete(b"b", want_previous=True)):
+            reply = group.decide(operation)
+            assert isinstance(reply, Failed) and reply.code == "overloaded"
+        assert (len(group.events), group.refused) == (1, 2)
+        assert isinstance(group.decide(Delete(b"b")), Done)
+
 
 class TestRoom:
     def test_a_full_map_refuses_growth_only(self) -> None:
