@@ -13,20 +13,10 @@ from __future__ import annotations
 
 import enum
 import heapq
-import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
-from shards.errors import (
-    BadKey,
-    BadRequest,
-    InsufficientStorage,
-    KeyTooLong,
-    KVError,
-    Overloaded,
-    ProtocolError,
-    ValueTooLarge,
-)
+from shards.errors import BadKey, BadRequest, InsufficientStorage, KVError, Overloaded, ProtocolError, ValueTooLarge
+from shards.limits import MAX_KEY, MAX_TIME_MS, check_utf8, is_content_type
 from shards.protocol import (
     Delete,
     Deleted,
@@ -46,13 +36,8 @@ from shards.protocol import (
 )
 from shards.slots import SLOTS, slot_of
 
-MAX_KEY = 511
-"""Bytes of the longest key; the limit of the map."""
-MAX_CONTENT_TYPE = 255
 MAX_PREVIOUS = 256 << 20
 """Bytes of old values that the replies of one group may carry; further ones are refused, for they take memory."""
-MAX_TIME_MS = (1 << 53) - 1
-"""The latest expiry: times stay exact in every client's numbers."""
 
 Entry = tuple[int, int, int, int]
 """What the dict holds for a key: revision, revision of the value, expires-at in ms or 0, bytes of the value.
@@ -65,29 +50,6 @@ Tuples of whole numbers, which the garbage collector learns to leave alone. Only
 def is_live(entry: Entry | None, now_ms: int) -> bool:
     """Whether a key with `entry` exists at `now_ms`: there is one, and its time has not come."""
     return entry is not None and (entry[2] == 0 or entry[2] > now_ms)
-
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
-# Possessive where spaces could be split in many ways: a crafted type must not take time.
-_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*+")
-
-
-@lru_cache(maxsize=1024)
-def is_content_type(text: str) -> bool:
-    """Whether `text` is a media-type of RFC 9110 (section 8.3.1) in ASCII, or empty (none was given)."""
-    return text == "" or (len(text) <= MAX_CONTENT_TYPE and _MEDIA_TYPE.fullmatch(text) is not None)
-
-
-def check_utf8(text: bytes, what: str) -> None:
-    """Raise `KeyTooLong` or `BadKey` unless `text` fits a key and is UTF-8."""
-    if len(text) > MAX_KEY:
-        raise KeyTooLong(f"the {what} has {len(text)} bytes")
-    if not text.isascii():
-        try:
-            text.decode()
-        except UnicodeDecodeError as error:
-            raise BadKey(f"the {what} is not valid UTF-8 at byte {error.start}") from None
 
 
 class Room(enum.Enum):

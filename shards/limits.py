@@ -1,0 +1,36 @@
+"""What a key, a content type and a time may be, wherever they come from. Pure."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from shards.errors import BadKey, KeyTooLong
+
+MAX_KEY = 511
+"""Bytes of the longest key; the limit of the map."""
+MAX_CONTENT_TYPE = 255
+MAX_TIME_MS = (1 << 53) - 1
+"""The latest expiry: times stay exact in every client's numbers."""
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
+# Possessive where spaces could be split in many ways: a crafted type must not take time.
+_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*+")
+
+
+@lru_cache(maxsize=1024)
+def is_content_type(text: str) -> bool:
+    """Whether `text` is a media-type of RFC 9110 (section 8.3.1) in ASCII, or empty (none was given)."""
+    return text == "" or (len(text) <= MAX_CONTENT_TYPE and _MEDIA_TYPE.fullmatch(text) is not None)
+
+
+def check_utf8(text: bytes, what: str) -> None:
+    """Raise `KeyTooLong` or `BadKey` unless `text` fits a key and is UTF-8."""
+    if len(text) > MAX_KEY:
+        raise KeyTooLong(f"the {what} has {len(text)} bytes")
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise BadKey(f"the {what} is not valid UTF-8 at byte {error.start}") from None
