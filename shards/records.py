@@ -132,16 +132,14 @@ def decode_header(buffer: bytes, at: int = 0) -> Record | None:
     return Record(kind, shard, events, lsn, lsn + HEADER + length, synced, revision, time_ms, b"")
 
 
-def decode(buffer: bytes, secret: int, at: int = 0) -> Record | None:
-    """The whole record at `at`; None if what stands there is none, is damaged or goes on behind the buffer's end.
-
-    Whether it belongs there (its LSN) is the caller's to compare.
-    """
+def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None) -> Record | None:
+    """The whole record at `at`, of LSN `expected` if that is given; None if what stands there is none, is damaged or
+    goes on behind the buffer's end."""
     if len(buffer) - at < HEADER:
         return None
     magic, kind, shard, events, length, lsn, synced, revision, time_ms = _HEAD.unpack_from(buffer, at)
     body = at + HEADER
-    if magic != _MAGIC:
+    if magic != _MAGIC or (expected is not None and lsn != expected):
         return None
     if kind == FILLER:
         payload = b""
@@ -155,16 +153,15 @@ def decode(buffer: bytes, secret: int, at: int = 0) -> Record | None:
     return Record(kind, shard, events, lsn, lsn + HEADER + length, synced, revision, time_ms, payload)
 
 
-def walk(buffer: bytes, lsn: int, secret: int) -> Iterator[Record]:
-    """The records that stand one after the other from the start of `buffer`, whose first byte is `lsn`.
+def walk(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
+    """The records that stand one after the other from `at` on in `buffer`, whose first byte is `lsn`.
 
     Stops at the first byte that doesn't fit: no record, another LSN, a wrong CRC, or the buffer's end. Fillers are
     yielded too.
     """
-    at = 0
     while True:
-        record = decode(buffer, secret, at)
-        if record is None or record.lsn != lsn + at:
+        record = decode(buffer, secret, at, lsn + at)
+        if record is None:
             return
         yield record
         at = record.end - lsn
@@ -176,12 +173,19 @@ def search(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record
     For what lies behind a place at which `walk` stopped: it says how far the log once was flushed.
     """
     while (at := buffer.find(_MAGIC, at)) >= 0:
-        record = decode(buffer, secret, at)
-        if record is None or record.lsn != lsn + at:
+        record = decode(buffer, secret, at, lsn + at)
+        if record is None:
             at += 1
             continue
         yield record
         at = record.end - lsn
+
+
+def follows(record: Record, next_revision: int) -> bool:
+    """Whether `record` may stand where `next_revision` comes next: only a START may raise it."""
+    if record.kind == START:
+        return record.revision >= next_revision
+    return record.revision == next_revision
 
 
 def place(tail: int, size: int, segment: int) -> int:

@@ -49,11 +49,12 @@ def make_segment(log_dir: Path, number: int, segment: int, disk: Disk = DISK, pa
     disk.sync_directory(log_dir)
 
 
-def remove_spares(log_dir: Path, disk: Disk = DISK) -> None:
-    """Remove everything in `log_dir` that is no segment, durably: spares, and segments that were not finished."""
-    for name in disk.names(log_dir):
-        if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX)):
-            disk.unlink(log_dir / name)
+def remove_behind(log_dir: Path, number: int, disk: Disk = DISK) -> None:
+    """Remove, durably, the segments above `number`, all spares, and what was not finished. Raises `OSError`."""
+    names = disk.names(log_dir)
+    doomed = [segment_name(n) for n in segment_numbers(names) if n > number]
+    for name in doomed + [name for name in names if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX))]:
+        disk.unlink(log_dir / name)
     disk.sync_directory(log_dir)
 
 
@@ -73,12 +74,14 @@ class Segments:
         self._board, self._words, self._segment, self._disk = board, board.log, segment, disk
         self._log_dir, self._secret = Path(board.facts.log_dir), board.facts.secret
 
-    def adopt(self) -> None:
-        """Show on the board what segments there are: `ready`, `oldest`, `oldest_revision`.
+    def adopt(self, tail: int, next_revision: int) -> None:
+        """Show on a new board the history that recovery found, all of it flushed, and the segments there are.
 
-        For the start, when the history stands on the board. Raises `OSError`.
+        Writes the words of the history, `synced`, `ready`, `oldest` and `oldest_revision`. Raises `OSError`.
         """
         numbers = self._numbers()
+        self._board.advance(tail, next_revision)
+        self._words.synced = tail
         self._words.ready = (numbers[-1] + 1) * self._segment
         self._show_oldest(numbers[0])
 

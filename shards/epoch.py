@@ -1,0 +1,73 @@
+"""The history's name, and when a new one begins. Pure but for `new_epoch` and `boot_id`.
+
+An epoch names one history: within it, a revision means one change for ever. So a new epoch begins wherever a change
+that somebody may have seen can be missing, or the same revision could be given twice. Its revisions start so far up
+that none of any earlier history returns.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from shards.records import Start
+
+MAX_REVISION = 1 << 53
+"""Revisions stay below this: clients read them into doubles."""
+
+_RESERVE = 1 << 28  # more revisions than the lost end of a log may have held
+_PER_MS_BITS = 10  # a history takes fewer than 1,024 revisions a millisecond over its life
+
+
+def new_epoch() -> str:
+    """A name for a new history: 64 random bits as 16 hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+def boot_id() -> str:
+    """Id of the machine's boot, another after each."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def reason_for_new_epoch(
+    last_start: Start | None,
+    boot_id: str,
+    *,
+    stopped_clean: bool,
+    in_memory: bool = False,
+    copied: bool = False,
+    repaired: bool = False,
+) -> str | None:
+    """Why the run about to begin needs a new epoch, in words for the log; None: it goes on with the last one's.
+
+    Args:
+        last_start: the last run's START; None for a new or a restored store.
+        boot_id: of the boot the new run begins in.
+        stopped_clean: the log ends in a STOP.
+        copied: the data directory has another inode or device than the manifest says: the original may live on.
+        repaired: the log was cut at damage.
+    """
+    if in_memory:
+        return "the store is in memory"
+    if last_start is None:
+        return "the store is new"
+    if copied:
+        return "the data directory is a copy"
+    if repaired:
+        return "the log was cut at damage"
+    if last_start.sync != "always" and last_start.boot_id != boot_id and not stopped_clean:
+        return f"the machine was restarted under a running store with --sync {last_start.sync}"
+    return None
+
+
+def first_revision(last_known: int, now_ms: int) -> int:
+    """The first revision of a new history, where `last_known` is the highest that is known of earlier ones (0: none)
+    and `now_ms` is Unix time.
+
+    Above what a lost end may have used, and above every earlier history of the same store even if all of it is lost.
+    Raises `OverflowError` if it would not be below 2**53, which is a clock set to 2248 or later.
+    """
+    revision = max(last_known + _RESERVE, now_ms << _PER_MS_BITS)
+    if revision >= MAX_REVISION:
+        raise OverflowError(f"no revisions are left: the clock says {now_ms} ms, the last revision was {last_known}")
+    return revision

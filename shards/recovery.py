@@ -1,0 +1,255 @@
+"""What the supervisor does with the log before anybody appends: find its end, mend it, begin a run.
+
+The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
+any crash may leave and nobody was promised, unless something says that it had been flushed: the `synced` of a record
+behind it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
+which a map was applied. Then it is **damage**, and nothing is touched.
+
+A torn tail is cut: zeroed to its segment's end, everything behind it removed, so that nothing of it can ever continue
+the log again. What stands above the highest `synced` found may be in the page cache alone, even if a flush seemed to
+succeed after one that failed: it is written again and flushed before it is trusted.
+
+Every function here needs the log to stand still: see `quiesce`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from shards import locks, records
+from shards.board import Board
+from shards.disk import DISK, Disk
+from shards.log import SEGMENT, Files, segment_name, segment_numbers
+from shards.records import HEADER, NO_SHARD, START, STOP, Record, Start
+from shards.segments import make_segment, remove_behind
+
+_CHUNK = 1 << 20
+
+
+class Damaged(Exception):
+    """Flushed bytes of the log are gone or changed; the message names segment and offset."""
+
+    def __init__(self, lsn: int, segment: int, why: str) -> None:
+        self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
+        super().__init__(f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}")
+
+
+class StillRunning(Exception):
+    """A process of an earlier run holds a lock of the store; the message names the lock's file."""
+
+
+class Recovered(NamedTuple):
+    """What recovery found.
+
+    Attributes:
+        tail: LSN at which the log ends. Everything below is flushed now.
+        next_revision: the revision that comes next.
+        synced: the highest LSN that something said was flushed.
+        last_time_ms: the highest time of a record read; 0 if none was.
+        last_start: the last START, or what was given as such; None if the store never ran.
+        stopped_clean: a STOP is the last record.
+        repaired: the log was damaged at `tail` and was cut there knowingly.
+    """
+
+    tail: int
+    next_revision: int
+    synced: int
+    last_time_ms: int
+    last_start: Start | None
+    stopped_clean: bool
+    repaired: bool
+
+
+class _Fold:
+    """What is known after the records that fit."""
+
+    def __init__(self, lsn: int, next_revision: int, last_start: Start | None) -> None:
+        self.lsn, self.next_revision, self.last_start = lsn, next_revision, last_start
+        self.synced, self.time_ms, self.kind = lsn, 0, 0
+
+    def take(self, record: Record) -> bool:
+        """Go on behind `record` if it fits; whether it does."""
+        if not records.follows(record, self.next_revision):
+            return False
+        self.lsn, self.next_revision, self.kind = record.end, record.next_revision, record.kind
+        self.synced, self.time_ms = max(self.synced, record.synced), max(self.time_ms, record.time_ms)
+        if record.kind == START:
+            self.last_start = Start.decode(record.payload)
+        return True
+
+
+class _Image:
+    """The log's segments as they are found, whole segments at a time."""
+
+    def __init__(self, log_dir: Path, secret: int, segment: int, disk: Disk) -> None:
+        self.log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
+        self._files = Files(log_dir, disk)
+        self.numbers = segment_numbers(disk.names(log_dir))
+
+    def fold(self, fold: _Fold) -> None:
+        """Take records into `fold`, from its LSN on, until one does not fit."""
+        while (number := fold.lsn // self._segment) in self.numbers:
+            base = number * self._segment
+            for record in records.walk(self._load(number), base, self._secret, fold.lsn - base):
+                if not fold.take(record):
+                    return
+            left = self._segment - fold.lsn % self._segment
+            if left < HEADER:
+                fold.lsn += left
+            if fold.lsn // self._segment == number:
+                return
+
+    def behind(self, lsn: int) -> list[int]:
+        """`synced` of every record that stands anywhere from `lsn` on."""
+        found: list[int] = []
+        for number in self.numbers:
+            base = number * self._segment
+            if base + self._segment > lsn:
+                begin = max(lsn - base, 0)
+                found += [r.synced for r in records.search(self._load(number), base, self._secret, begin)]
+        return found
+
+    def cut(self, lsn: int) -> None:
+        """Zero everything from `lsn` to its segment's end, whatever the page cache says is there. Not yet flushed."""
+        number, offset = divmod(lsn, self._segment)
+        if number in self.numbers:
+            for at in range(offset, self._segment, _CHUNK):
+                self._write(number, bytes(min(_CHUNK, self._segment - at)), at)
+
+    def write_again(self, begin: int, end: int) -> None:
+        """Write the bytes from `begin` to `end` as they are, and flush every segment from `begin`'s on."""
+        for number in self.numbers:
+            base = number * self._segment
+            first, last = max(begin - base, 0), min(end - base, self._segment)
+            for at in range(first, last, _CHUNK):
+                self._write(number, self._disk.pread(self._files[number], min(_CHUNK, last - at), at), at)
+            if base + self._segment > begin:
+                self._disk.fdatasync(self._files[number])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def _load(self, number: int) -> bytes:
+        return self._disk.pread(self._files[number], self._segment, 0)
+
+    def _write(self, number: int, data: bytes, at: int) -> None:
+        if self._disk.pwritev(self._files[number], [data], at) != len(data):
+            raise OSError(f"segment {segment_name(number)} could not be written")
+
+
+def recover(
+    log_dir: Path,
+    secret: int,
+    replay_lsn: int,
+    replay_revision: int,
+    *,
+    last_start: Start | None = None,
+    old_board: Board | None = None,
+    applied: Iterable[int] = (),
+    repair: bool = False,
+    segment: int = SEGMENT,
+    disk: Disk = DISK,
+) -> Recovered:
+    """Find the log's end and make everything below it durable; see the module's docstring.
+
+    Args:
+        replay_lsn, replay_revision: the manifest's replay position: an LSN, and the last revision below it.
+        last_start: the run in which the manifest was written; for a log without a START behind the replay position.
+        old_board: the board that the last run left, only if the machine was not booted since.
+        applied: LSNs up to which maps were applied, only of maps made since the machine was booted.
+        repair: cut at damage instead of raising `Damaged`.
+
+    Raises `Damaged`, having changed nothing; `OSError`. May be killed and called again.
+    """
+    image = _Image(log_dir, secret, segment, disk)
+    try:
+        fold = _Fold(replay_lsn, replay_revision + 1, last_start)
+        if replay_lsn % segment and replay_lsn // segment not in image.numbers and not repair:
+            raise Damaged(replay_lsn, segment, "the segment is missing")
+        image.fold(fold)
+        behind = image.behind(fold.lsn)
+        flushed = [*behind, *applied, *([old_board.log.synced] if old_board is not None else [])]
+        damaged = not records.is_torn(fold.lsn, flushed)
+        if damaged and not repair:
+            more = max(flushed) - fold.lsn
+            raise Damaged(fold.lsn, segment, f"no record can be read there, but {more} more bytes had been flushed")
+        clean = fold.kind == STOP and not damaged
+        synced = min(max(fold.synced, *flushed, 0), fold.lsn)
+        if behind or not clean:
+            image.cut(fold.lsn)
+        image.write_again(synced, fold.lsn)
+        remove_behind(log_dir, fold.lsn // segment, disk)
+    finally:
+        image.close()
+    return Recovered(fold.lsn, fold.next_revision, synced, fold.time_ms, fold.last_start, clean, damaged)
+
+
+def begin_history(
+    log_dir: Path,
+    secret: int,
+    start: Start,
+    tail: int,
+    next_revision: int,
+    now_ms: int,
+    *,
+    segment: int = SEGMENT,
+    disk: Disk = DISK,
+) -> tuple[int, int]:
+    """Append the START of a run to a recovered or new log, durably; the new tail and `next_revision`.
+
+    Makes the segment it goes to, if need be. `next_revision` may be above the log's: see `first_revision`. Raises
+    `OSError`.
+    """
+    payload = start.encode()
+    size = HEADER + len(payload)
+    lsn = records.place(tail, size, segment)
+    files = Files(log_dir, disk)
+    try:
+        if lsn - tail >= HEADER:
+            header = records.filler(tail, lsn - tail - HEADER, tail, next_revision, now_ms, secret)
+            disk.pwritev(files[tail // segment], [header], tail % segment)
+            disk.fdatasync(files[tail // segment])
+        if lsn // segment not in segment_numbers(disk.names(log_dir)):
+            make_segment(log_dir, lsn // segment, segment, disk)
+        record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now_ms, payload)
+        if disk.pwritev(files[lsn // segment], [records.encode(record, secret)], lsn % segment) != size:
+            raise OSError("the START of the run could not be written")
+        disk.fdatasync(files[lsn // segment])
+    finally:
+        files.close()
+    return lsn + size, next_revision
+
+
+@contextmanager
+def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
+    """Hold the locks of append, of flush and of every shard there ever was, so that the log stands still.
+
+    Waits up to `timeout_s` seconds in all for the dying: SIGKILL takes effect after a write, and not while a disk
+    hangs. The store's own lock is the caller's. Raises `StillRunning`.
+    """
+    give_up_at = time.monotonic() + timeout_s
+    with ExitStack() as held:
+        for path in [lock_dir / "append", lock_dir / "flush", *sorted(lock_dir.glob("shard-*"))]:
+            fd = locks.open_lock(path)
+            held.callback(os.close, fd)
+            take = _try_turn if path.name in ("append", "flush") else locks.try_hold
+            while not take(fd):
+                if time.monotonic() >= give_up_at:
+                    raise StillRunning(f"a process of an earlier run still holds {path}")
+                time.sleep(0.01)
+        yield
+
+
+def _try_turn(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""A store to test on, without a supervisor: `new_store(tmp_path, shards=2)`.
+
+It has a data directory with `log/` (a START record, one segment, sparse), `locks/` and `snapshots/`, a map directory, a
+run directory and an installed board on which shards can append, flush and read; no manifest. Nobody makes further
+segments: whoever fills 64 MiB runs a `Segments` of its own, see `Store.segments`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.board import Board, Facts
+from shards.epoch import boot_id, new_epoch
+from shards.log import SEGMENT, LogReader, segment_name
+from shards.records import Start
+from shards.recovery import begin_history
+from shards.segments import Segments
+
+SECRET = 0x5EC2E7_0123_4567
+
+
+@dataclass
+class Store:
+    """Where things are, and the board. `close()` when done."""
+
+    board: Board
+    data_dir: Path
+    run_dir: Path
+    map_dir: Path
+    log_dir: Path
+    segments: Segments
+    segment: int
+
+    def reader(self) -> LogReader:
+        """A new reader of the log."""
+        return LogReader(self.log_dir, self.board.facts.secret, segment=self.segment)
+
+    def close(self) -> None:
+        """Unmap the board."""
+        self.board.close()
+
+
+def new_store(
+    tmp_path: Path,
+    shards: int = 2,
+    *,
+    sync: str = "always",
+    in_memory: bool = False,
+    max_value: int = 5_120_000,
+    segment: int = SEGMENT,
+    log_dir: Path | None = None,
+    next_revision: int = 1,
+) -> Store:
+    """A new, empty store below `tmp_path`. `log_dir`: where the log shall be, if not in the data directory."""
+    data_dir, run_dir, map_dir = tmp_path / "data", tmp_path / "run", tmp_path / "maps"
+    log_dir = log_dir or (map_dir if in_memory else data_dir) / "log"
+    lock_dir = (map_dir if in_memory else data_dir) / "locks"
+    for directory in (data_dir, run_dir, map_dir, log_dir, lock_dir, data_dir / "snapshots"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (log_dir / segment_name(0)).open("wb") as file:
+        file.truncate(segment)  # sparse: as good as filled, but for its speed
+    now_ms = time.time_ns() // 1_000_000
+    start = Start(store="test", epoch=new_epoch(), boot_id=boot_id(), sync=sync, version="test")
+    tail, following = begin_history(log_dir, SECRET, start, 0, next_revision, now_ms, segment=segment)
+    facts = Facts(
+        version="test", store="test", epoch=start.epoch, boot_id=start.boot_id, secret=SECRET, shards=shards,
+        sync=sync, in_memory=in_memory, data_dir=str(data_dir), lock_dir=str(lock_dir), log_dir=str(log_dir),
+        map_dir=str(map_dir), max_value=max_value, supervisor_pid=os.getpid(), started_ms=now_ms,
+        clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+    )  # fmt: skip
+    board = Board.create(run_dir / "board", facts)
+    segments = Segments(board, segment=segment)
+    segments.adopt(tail, following)
+    board.install()
+    return Store(board, data_dir, run_dir, map_dir, log_dir, segments, segment)
