@@ -351,12 +351,17 @@ class Board:
     def watermark(self) -> tuple[int, int]:
         """LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
 
-        The one place that computes it. The history is taken first: a record in it has its `open` words set before.
+        The one place that computes it, and the two belong together: the record at the LSN begins with the revision
+        after. The history is taken first: a record in it has its `open` words set before.
         """
         lsn, following = self.history()
         for row in self.shards:
-            lsn = min(lsn, row.open)
-            following = min(following, row.open_revision)
+            while (opened := row.open) != NONE:
+                revision = row.open_revision
+                if row.open == opened:  # no two records have the same LSN, so it was this one's revision
+                    if opened < lsn:
+                        lsn, following = opened, revision
+                    break
         return lsn, following - 1
 
     def close(self) -> None:
