@@ -66,6 +66,8 @@ class Child:
         up: `is_up` was true in this life.
         ever_up: it was true in some life.
         failures: deaths in a row before being up.
+        wanted: it shall be started again when it dies.
+        status: exit status of its last life; negative: the signal.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Child:
     ever_up: bool = False
     failures: int = 0
     wanted: bool = True
+    status: int = 0
     _group: int | None = None
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
@@ -104,16 +107,15 @@ class Child:
         self.pid = self._group = self._process.pid
         self.up, self._started_at = False, now
 
-    def buried(self, now: float, wait_status: int) -> int:
-        """Note that the process was reaped and plan the next start. Returns its exit status (negative: the signal)."""
-        status = os.waitstatus_to_exitcode(wait_status)
+    def buried(self, now: float, wait_status: int) -> None:
+        """Note that the process was reaped and plan the next start."""
+        self.status = os.waitstatus_to_exitcode(wait_status)
         assert self._process is not None
-        self._process.returncode = status  # reaped by us: subprocess must not wait for it
+        self._process.returncode = self.status  # reaped by us: subprocess must not wait for it
         self._process = self.pid = None
         self.failures = 0 if self.up else self.failures + 1
         self.up = False
         self._start_at = now + self._backoff.after_life_of(now - self._started_at)
-        return status
 
     def clear_group(self) -> None:
         """Kill what a dead leader left of its group; forget the group when nothing is left."""
@@ -158,9 +160,20 @@ class Children:
         self.restarts[child.name] = 0
         return child
 
+    def once(self, name: str, argv: Sequence[str], environ: Mapping[str, str], now: float) -> Child:
+        """Start a child that is not started again when it ends; see its `gone` and `status`, then `forget` it."""
+        child = Child(name, argv, lambda _: False, stage=-1, environ=environ, wanted=False)
+        child.spawn(now, self._cwd)
+        self._children.append(child)
+        return child
+
+    def forget(self, child: Child) -> None:
+        """Drop a child that is gone."""
+        self._children.remove(child)
+
     def all_up(self, below: int | None = None) -> bool:
         """Whether all children (of stages lower than `below`) are up."""
-        return all(child.up for child in self._children if below is None or child.stage < below)
+        return all(child.up for child in self._children if child.wanted and (below is None or child.stage < below))
 
     def turn(self, now: float) -> None:
         """Reap, start what is due, see who is up. `now`: time.monotonic(). Raises `CannotStart`."""
@@ -190,9 +203,10 @@ class Children:
 
     def _bury(self, child: Child, now: float, wait_status: int) -> None:
         pid, was_up = child.pid, child.up
-        status = child.buried(now, wait_status)
+        child.buried(now, wait_status)
         if not child.wanted:
             return
+        status = child.status
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         log.warning("%s (pid %s) %s%s", child.name, pid, how, "" if was_up else " before it was up")
         if not child.ever_up and child.failures >= TRIES:

@@ -10,11 +10,13 @@ board.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from shards import locks
 from shards.board import NONE, Board, Common
 
 STALLED_S = 3.0
@@ -61,13 +63,12 @@ def flock_holders(proc_locks: str, inode: int) -> list[int]:
 
 def has_open(pid: int, status: os.stat_result) -> bool:
     """Whether `pid` has the file of `status` open: tells inodes of the same number on different devices apart."""
-    try:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            other = entry.stat()
-            if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
-                return True
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):  # it is gone, or not ours to look at
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                other = descriptor.stat()
+                if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
+                    return True
     return False
 
 
@@ -80,6 +81,7 @@ class Watch:
         self._unchanged = Unchanged()
         lock_dir = Path(board.facts.lock_dir)
         self._locks = {"append": lock_dir / "append", "flush": lock_dir / "flush"}
+        self._lives = [locks.open_lock(lock_dir / f"shard-{i}") for i in range(len(board.shards))]
 
     def culprits(self, now: float) -> Iterator[Culprit]:
         """Whom to kill now."""
@@ -88,8 +90,12 @@ class Watch:
         yield from self._pinning(now)
 
     def _may_kill(self, pid: int) -> bool:
-        registered = any(row.pid == pid for row in self._board.shards)
-        return pid != os.getpid() and (self._is_ours(pid) or registered)
+        return pid != os.getpid() and (self._is_ours(pid) or self._is_shard(pid))
+
+    def _is_shard(self, pid: int) -> bool:
+        """Whether a shard that lives (its lock for life is held) says on the board that this is its pid."""
+        rows = zip(self._board.shards, self._lives, strict=True)
+        return any(row.pid == pid and locks.is_held(fd) for row, fd in rows)
 
     def _stuck_in_a_lock(self, now: float) -> Iterator[Culprit]:
         # A busy shard may hold the lock at every look, so the word that the lock guards must stand still as well.

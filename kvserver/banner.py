@@ -1,0 +1,63 @@
+"""What `kvserver serve` says when everything answers: the last line is `ready`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from kvserver import __version__
+from kvserver.settings import ServerSettings
+
+SYNC = {
+    "always": "every write is flushed to the disk before it is acknowledged",
+    "everysec": "flushed every second: if the machine fails, at most the last second of writes is lost",
+    "os": "flushed when the kernel likes: if the machine fails, what it had not written is lost",
+}
+
+
+def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str | None, metrics: str) -> None:
+    """Print it to standard output. `rest`, `feed`, `metrics`: host and port as in URLs; None: not listened on."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"kvserver {__version__}", style="bold")
+    for name, text in lines(settings, map_dir, rest, feed, metrics):
+        console.print(f"  {name:<11}{text}")
+    if settings.only is None:
+        console.print(warning(settings), style="yellow")
+    console.print("ready", style="bold green")
+    console.file.flush()
+
+
+def lines(
+    settings: ServerSettings, map_dir: Path, rest: str | None, feed: str | None, metrics: str
+) -> Iterator[tuple[str, str]]:
+    """Name and text of each line."""
+    if rest:
+        yield "REST", f"http://{rest}"
+        yield "feed", f"ws://{feed or rest}/wal"
+    yield "metrics", f"http://{metrics}/metrics"
+    yield "shards", str(settings.shards) if settings.only is None else f"{settings.shards}, not started here"
+    if settings.only is None:
+        yield "workers", f"{settings.workers} web, {settings.gateways} feed"
+    yield "data", "in memory only" if settings.in_memory else str(settings.data_dir)
+    yield "run", str(settings.run_dir)
+    yield "maps", str(map_dir)
+    yield (
+        "durability",
+        "none: everything is gone when the server stops"
+        if settings.in_memory
+        else (f"{settings.sync}: {SYNC[settings.sync]}"),
+    )
+
+
+def warning(settings: ServerSettings) -> str:
+    """Who can use a store without access control."""
+    if settings.insecure:
+        return "warning: there is no access control: everybody who can reach this address can read and change the store"
+    if settings.origins == "*":
+        return (
+            "warning: there is no access control: any web page open in a browser on this machine can read and change "
+            "the store (--origins says which pages may)"
+        )
+    return "warning: there is no access control: every program on this machine can read and change the store"

@@ -1,0 +1,360 @@
+"""`kvserver serve`: brings the store up, starts everything else in order, watches, and stops in reverse order.
+
+One loop in the main thread, a few times a second and whenever a signal arrives. Signals only set flags; all that may
+block (making segments, flushing) is in threads of the store; everything that is started is started from this thread,
+because the kernel's "die with your parent" follows the thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import kvserver
+from kvserver import banner, listening
+from kvserver.children import CannotStart, Child, Children, is_descendant
+from kvserver.metrics import MetricsServer, sweep
+from kvserver.settings import ServerSettings
+from kvserver.stalls import Watch
+from kvserver.store import Store, StoreError
+from shards.board import BoardError, Common
+from shards.process import PARENT_VARIABLE, become_subreaper, configure_logging
+from shards.settings import SettingError, to_environ
+
+log = logging.getLogger(__name__)
+
+SHARDS, GATEWAY, WEB = range(3)
+"""Stages: started in this order, stopped in the reverse."""
+
+TURN_S = 0.05
+WATCH_S = 0.25
+SWEEP_S = 10.0
+GATEWAY_GRACE_S = 7.0
+SHARD_GRACE_S = 15.0
+
+_NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID")
+
+
+class Failure(Exception):
+    """The server cannot go on; the message says why."""
+
+
+class Signals:
+    """What was asked for by signals. Handlers only set flags and wake the loop."""
+
+    def __init__(self) -> None:
+        self.stops = 0
+        self.reload = False
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up is what matters
+
+    def _stop(self, *_: object) -> None:
+        self.stops += 1
+
+    def _reload(self, *_: object) -> None:
+        self.reload = True
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a signal arrives, at most `seconds`."""
+        if select.select([self._reader], [], [], seconds)[0]:
+            with contextlib.suppress(BlockingIOError):
+                while self._reader.recv(4096):
+                    pass
+
+    def close(self) -> None:
+        """Forget the wake-up; the handlers stay."""
+        signal.set_wakeup_fd(-1)
+        self._reader.close()
+        self._writer.close()
+
+
+class Listeners:
+    """The TCP sockets, bound before anything slow. The supervisor keeps REST's and the feed's open as long as it
+    lives, so that no connection is refused while a gunicorn master is restarted."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Raises `ListenError`."""
+        with contextlib.ExitStack() as stack:
+            self.rest = self.feed = None
+            if settings.only is None:
+                self.rest = stack.enter_context(listening.bind(settings.host, settings.port, "port"))
+                if settings.feed_port is not None:
+                    self.feed = stack.enter_context(listening.bind(settings.host, settings.feed_port, "feed_port"))
+            self.metrics = stack.enter_context(listening.bind("127.0.0.1", settings.metrics_port, "metrics_port"))
+            stack.pop_all()
+
+    def close(self) -> None:
+        """Close what is not closed yet; new connections are refused when the workers have closed theirs as well."""
+        for listener in (self.rest, self.feed, self.metrics):
+            if listener is not None:
+                listener.close()
+
+
+class Supervisor:
+    """A store that is up, its children, and the loop over both."""
+
+    def __init__(self, settings: ServerSettings, listeners: Listeners, store: Store, signals: Signals) -> None:
+        self._settings, self._listeners, self._store, self._signals = settings, listeners, store, signals
+        self._board = store.board
+        self._children = Children(cwd=Path(kvserver.__file__).parent.parent)
+        self._snapshot: Child | None = None
+        self._watch = Watch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
+        self._watch_at = self._sweep_at = 0.0
+        self._metrics = MetricsServer(
+            listeners.metrics, self._board, store.metrics_dir, lambda: dict(self._children.restarts)
+        )
+        if settings.only is None:
+            for child in self._specified():
+                self._children.add(child)
+
+    # The children.
+
+    def _specified(self) -> Iterator[Child]:
+        rest, feed = self._listeners.rest, self._listeners.feed
+        for i in range(self._settings.shards):
+            argv = [sys.executable, "-m", "shards", "--index", str(i)]
+            yield Child(f"shard {i}", argv, self._is_shard_up(i), SHARDS, self._environ())
+        yield self._gunicorn("gateway", GATEWAY, "gateway.conf.py", "kvserver.gateway:app", feed, "KVSERVER_FEED_FD")
+        yield self._gunicorn("web", WEB, "gunicorn.conf.py", "kvserver.app:app", rest, "KVSERVER_LISTEN_FD")
+
+    def _gunicorn(
+        self, name: str, stage: int, conf: str, app: str, listener: socket.socket | None, variable: str
+    ) -> Child:
+        """A gunicorn master; `variable` of its environment tells the descriptor of `listener`, if there is one."""
+        argv = [sys.executable, "-m", "gunicorn", "-c", str(conf_file(conf)), app]
+        environ, fds = self._environ(), []
+        if listener is not None:
+            fds.append(listener.fileno())
+            environ[variable] = str(listener.fileno())
+        is_up = self._is_web_up if stage == WEB else self._is_gateway_up
+        return Child(name, argv, is_up, stage, environ, fds)
+
+    def _environ(self) -> dict[str, str]:
+        base = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+        return base | to_environ(self._settings) | {
+            PARENT_VARIABLE: str(os.getpid()),
+            "PROMETHEUS_MULTIPROC_DIR": str(self._store.metrics_dir),
+        }  # fmt: skip
+
+    def _is_shard_up(self, index: int) -> Callable[[int], bool]:
+        row = self._board.shards[index]
+        return lambda pid: row.pid == pid and row.state == Common.UP
+
+    def _is_gateway_up(self, pid: int) -> bool:
+        rows = [row for _, row in self._board.gateways.alive() if row.state == Common.UP]
+        return len(rows) >= self._settings.gateways
+
+    def _is_web_up(self, pid: int) -> bool:
+        rows = [row for _, row in self._board.workers.alive() if row.state == Common.UP]
+        return len(rows) >= self._settings.workers
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serve until a signal asks to stop. Raises `Failure` or `CannotStart` if the server cannot go on."""
+        announced = False
+        while not self._signals.stops:
+            self._turn()
+            if self._signals.reload:
+                self._signals.reload = False
+                self._reload()
+            if not announced and self._children.all_up() and self._answers():
+                announced = True
+                self._announce()
+            self._signals.wait(TURN_S)
+
+    def _turn(self) -> None:
+        """One look at everything."""
+        now = time.monotonic()
+        self._children.turn(now)
+        self._tell_board()
+        if self._board.log.broken:
+            raise Failure(
+                "the log could not be flushed to the disk, so nothing more may be acknowledged: see the kernel's log "
+                "for the disk's error; a restart checks what is there"
+            )
+        self._store.raise_failure()
+        self._snapshots(now)
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_S
+            for culprit in self._watch.culprits(now):
+                log.warning("pid %s is killed: %s", culprit.pid, culprit.why)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(culprit.pid, signal.SIGKILL)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_S
+            sweep(self._store.metrics_dir)
+
+    def _tell_board(self) -> None:
+        self._board.log.restarts = self._children.restarts.total()
+        shards = (child for child in self._children if child.stage == SHARDS and child is not self._snapshot)
+        for row, child in zip(self._board.shards, shards, strict=False):
+            row.given_up = int(child.given_up)
+
+    def _reload(self) -> None:
+        """New web workers; the old ones finish what they have. Feeds stay where they are."""
+        for child in self._children:
+            if child.stage == WEB:
+                child.send(signal.SIGHUP)
+
+    def _answers(self) -> bool:
+        """Whether everything that a client can ask answers: really asked."""
+        if not asks_well(self._listeners.metrics, "/metrics"):
+            return False
+        return self._listeners.rest is None or asks_well(self._listeners.rest, "/health/ready")
+
+    def _announce(self) -> None:
+        banner.show(
+            self._settings,
+            map_dir=self._store.map_dir,
+            rest=self._listeners.rest and listening.address(self._listeners.rest),
+            feed=self._listeners.feed and listening.address(self._listeners.feed),
+            metrics=listening.address(self._listeners.metrics),
+        )
+        notify("READY=1")
+
+    # Snapshots.
+
+    def _is_snapshot(self, pid: int) -> bool:
+        return self._snapshot is not None and self._snapshot.pid == pid
+
+    def _snapshots(self, now: float) -> None:
+        if self._snapshot is None and self._store.wants_snapshot(now):
+            self._snapshot = self._children.once(
+                "snapshot", [sys.executable, "-m", "shards.snapshot"], self._environ(), now
+            )
+        elif self._snapshot is not None and self._snapshot.gone:
+            self._store.snapshot_ended(self._snapshot.status, now)
+            self._children.forget(self._snapshot)
+            self._snapshot = None
+
+    # The end.
+
+    def stop(self, orderly: bool = True) -> None:
+        """Stop all children: web first, so that requests are answered, then the feeds, then the shards.
+
+        A second signal, or `orderly` = False, cuts the waiting short. Returns when nothing is left of them.
+        """
+        notify("STOPPING=1")
+        for listener in (self._listeners.rest, self._listeners.feed):
+            if listener is not None:
+                listener.close()
+        if self._snapshot is not None:
+            self._snapshot.send(signal.SIGKILL)
+        patience = self._settings.grace + 2.0 if orderly else 1.0
+        self._stop_stage(WEB, patience)
+        self._stop_stage(GATEWAY, min(patience, GATEWAY_GRACE_S))
+        self._stop_stage(SHARDS, SHARD_GRACE_S, hurry=False)
+        self._metrics.close()
+
+    def _stop_stage(self, stage: int, patience_s: float, hurry: bool = True) -> None:
+        self._children.stop(stage, signal.SIGTERM)
+        give_up_at = time.monotonic() + patience_s
+        while not self._children.gone(stage):
+            now = time.monotonic()
+            if now >= give_up_at or (hurry and self._signals.stops > 1):
+                self._children.stop(stage, signal.SIGKILL)
+            with contextlib.suppress(CannotStart):
+                self._children.turn(now)
+            self._signals.wait(0.02)
+
+
+def conf_file(name: str) -> Path:
+    """gunicorn's configuration file `name`: installed within the package, or beside it in a checkout."""
+    package = Path(kvserver.__file__).parent
+    installed = package / "deploy" / name
+    return installed if installed.exists() else package.parent / "deploy" / name
+
+
+def asks_well(listener: socket.socket, path: str) -> bool:
+    """Whether a GET of `path` at our own socket is answered with 200 within a second."""
+    host, port = listener.getsockname()[:2]
+    # What is bound to all addresses is asked at the loopback address.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        with connection.getresponse() as response:
+            return response.status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it asked to be told (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            notifier.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def raise_open_files() -> None:
+    """As many descriptors as may be had, for this process and its children: each client takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _interrupted(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def run(settings: ServerSettings) -> int:
+    """Run the server until it is told to stop. Returns the exit status: 0, or 1 after a message on standard error."""
+    configure_logging(settings.log_level, "kvserver")
+    # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupted)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        if settings.only is None:
+            listening.refuse_openly(settings)
+        raise_open_files()
+        become_subreaper()
+        listeners = Listeners(settings)
+        try:
+            return _run(settings, listeners)
+        finally:
+            listeners.close()
+    except (SettingError, listening.ListenError, StoreError, BoardError) as error:
+        print(f"kvserver: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(settings: ServerSettings, listeners: Listeners) -> int:
+    with Store(settings) as store:
+        signals = Signals()
+        try:
+            supervisor = Supervisor(store.settings, listeners, store, signals)
+            store.start_threads()
+            try:
+                supervisor.run()
+            except (Failure, CannotStart, StoreError) as failure:
+                print(f"kvserver: {failure}", file=sys.stderr)
+                supervisor.stop(orderly=False)
+                return 1
+            supervisor.stop()
+            store.finish()
+        finally:
+            signals.close()
+    return 0
