@@ -1,0 +1,207 @@
+"""Hosting of connections: the request head is read and checked here, then gevent-websocket's handler takes over.
+
+An application says by `admit` who gets a WebSocket, and then runs it as a `Session`; it is a WSGI callable because
+gunicorn and gevent-websocket want one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Callable, Iterable
+from http.client import HTTPMessage
+from typing import Any, Protocol
+
+import gevent
+from gevent import socket as gsocket
+from gevent.pywsgi import OldMessage
+from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
+from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-untyped]
+from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer
+
+from kvserver.gateway.handshake import Head, Origins, Refusal, accepted, head_end, parse_head
+from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
+
+log = logging.getLogger(__name__)
+
+SESSION_KEY = "kvserver.session"
+"""Where the environ carries the session."""
+
+_RECEIVE_BYTES = 16 << 10
+
+
+class Session(Protocol):
+    """What an application does with one connection."""
+
+    def run(self, websocket: WebSocket) -> None:
+        """Serve the connection until its `receive` returns None. Runs after the 101."""
+
+    def end(self) -> None:
+        """The connection is gone, or never came to be."""
+
+
+class Application(Protocol):
+    """What the handler serves."""
+
+    limits: Limits
+    origins: Origins
+
+    def admit(self, head: Head, peer: str) -> Session:
+        """A session for the request, before it is answered. Raises `Refusal`."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Run the session in `environ`."""
+
+
+def run_session(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The WSGI side of an application: run the session that `admit` gave, on the WebSocket it got."""
+    environ[SESSION_KEY].run(environ["wsgi.websocket"])
+    return []
+
+
+class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
+    """One connection: a request head, then its WebSocket or a refusal; it is closed after either."""
+
+    def __init__(self, connection: gsocket.socket, address: Any, server: Server, received: bytes = b"") -> None:
+        """`received`: what has been read from the connection already."""
+        super().__init__(connection, address, server, rfile=io.BytesIO())
+        self._received = bytearray(received)
+        self._limits: Limits = server.application.limits
+        self._head: Head | None = None
+        self._session: Session | None = None
+        self.peer = _peer(address)
+
+    def handle(self) -> None:
+        """Serve the connection to its end. Never raises for what a client does."""
+        self.time_start = time.time()
+        try:
+            self._serve()
+        except OSError:
+            pass  # the client went away
+        finally:
+            self._hang_up()
+
+    def _serve(self) -> None:
+        try:
+            raw = self._read_head()
+            if not raw:
+                return
+            self._head = parse_head(raw)
+            self._session = self.server.application.admit(self._head, self.peer)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        try:
+            self.rfile = io.BytesIO(raw)
+            self.handle_one_request()
+        finally:
+            self._session.end()
+
+    def _read_head(self) -> bytes:
+        """The request head, whose rest stays in `_received`; empty if the client left. Raises `Refusal`."""
+        with gevent.Timeout(self._limits.handshake_s, False):
+            while not (end := head_end(self._received)):
+                data = self.socket.recv(_RECEIVE_BYTES)
+                if not data:
+                    return b""
+                self._received += data
+                breathe()
+            head = bytes(self._received[:end])
+            del self._received[:end]
+            return head
+        if not self._received:
+            return b""
+        raise Refusal(408, "request timed out")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        origin = self._head.first("origin") if self._head is not None else None
+        response = refusal.response(self.server.application.origins.headers(origin))
+        with gevent.Timeout(self._limits.linger_s, False):
+            self.socket.sendall(response)
+            self.socket.shutdown(gsocket.SHUT_WR)
+            while self.socket.recv(_RECEIVE_BYTES):  # unread input would reset the connection and the answer with it
+                breathe()
+        self._log_refusal(refusal.status, len(response))
+
+    def _log_refusal(self, status: int, length: int) -> None:
+        head = self._head or Head("-", "-", 1, [])
+        self.environ = {
+            "REQUEST_METHOD": head.method,
+            "RAW_URI": head.target,
+            "SERVER_PROTOCOL": f"HTTP/1.{head.minor}",
+            "REMOTE_ADDR": self.peer,
+        }
+        self.headers = HTTPMessage()
+        self.status, self.response_headers, self.response_length = str(status), [], length
+        self.time_finish = time.time()
+        self.log_request()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.close()
+        del self.socket, self.rfile
+
+    # What the libraries call
+
+    def MessageClass(self, *_: object) -> OldMessage:
+        """The headers as they were parsed here: no limit of a hundred, no second reading of odd bytes."""
+        assert self._head is not None
+        message = OldMessage()
+        message.status = ""
+        for name, value in self._head.headers:
+            message[name] = value
+        return message
+
+    def upgrade_websocket(self) -> None:
+        """Answer 101: everything was checked before."""
+        assert self._head is not None
+        key = self._head.first("sec-websocket-key")
+        assert key is not None
+        cors = self.server.application.origins.headers(self._head.first("origin"))
+        self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits)
+        self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
+        self.environ[SESSION_KEY] = self._session
+        self.start_response("101 Switching Protocols", accepted(key, cors))
+
+    def run_websocket(self) -> None:
+        """Run the application on the connection, whatever happens close it properly."""
+        websocket: WebSocket = self.websocket
+        self.server.keeper.add(websocket)
+        code = 1011
+        try:
+            for _ in self.application(self.environ, lambda *_: None):
+                pass
+            code = 1000
+        except WebSocketError:
+            pass  # it sent to a client that had gone
+        except Exception:
+            log.exception("serving %s", self.peer)
+        finally:
+            websocket.finish(code)
+            self.server.keeper.remove(websocket)
+            self.environ["wsgi.websocket"] = self.websocket = None
+
+    log_request = PyWSGIHandler.log_request
+
+
+class Server(PyWSGIServer):  # type: ignore[misc]
+    """The connections of one listener, and those that other processes hand over."""
+
+    def __init__(self, *args: Any, keeper: Keeper, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keeper = keeper
+
+    def adopt(self, connection: gsocket.socket, address: tuple[str, int], received: bytes) -> None:
+        """Serve a connection that another process accepted and read `received` from."""
+        handler = self.handler_class(connection, address, self, received)
+        self.pool.spawn(handler.handle)
+
+
+def _peer(address: Any) -> str:
+    """A client's address as text; a Unix socket's has none."""
+    if not isinstance(address, tuple):
+        return "unix"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,321 @@
+"""A WebSocket connection that nothing a client does can harm: the guards around gevent-websocket.
+
+gevent-websocket's worker and handler host the connection, its frame layer is replaced: it accepts unmasked and endless
+frames, loses close codes, and lets two greenlets write at once. Here
+
+- `kvserver.gateway.frames` parses and builds the frames;
+- one greenlet reads (whoever calls `receive`) and one writes: everything goes through its outbox, pongs and closes
+  too, and when that is empty it asks the connection's `source` for more, so a slow client has nothing queued;
+- `Keeper` looks at all connections from outside: it pings, and drops who does not answer or does not read;
+- `breathe` lets others run: reading from a socket that always has data never switches greenlets by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gevent
+from gevent import socket as gsocket
+from gevent.event import Event
+from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
+from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[import-untyped]
+from websockets.frames import Opcode
+
+from kvserver.gateway.frames import Framing, Pong, frame
+
+PING_PAYLOAD: Final = b"\x01\x02\x03"
+
+_RECEIVE_BYTES: Final = 64 << 10
+_OUTBOX_BYTES: Final = 64 << 10
+_LONGEST_TURN_S: Final = 0.010
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may do.
+
+    Attributes:
+        max_message: bytes of a message from the client; a longer one is closed with 1009.
+        handshake_s: time for the whole request head.
+        ping_s: how often all clients are pinged.
+        silence_s: who sends nothing, not even pongs, for so long is dropped.
+        stall_s: who takes nothing of what is being written for so long is dropped.
+        linger_s: how long a closing connection waits for the peer.
+    """
+
+    max_message: int = 64 << 10
+    handshake_s: float = 10.0
+    ping_s: float = 20.0
+    silence_s: float = 60.0
+    stall_s: float = 20.0
+    linger_s: float = 1.0
+
+
+class _Turns:
+    """When the event loop last looked for I/O."""
+
+    def __init__(self) -> None:
+        self._watcher: Any = None
+        self._hub: Any = None
+        self._seen_at = 0.0
+
+    def age(self) -> float:
+        """Seconds since then."""
+        hub = gevent.get_hub()
+        if hub is not self._hub:
+            self._hub, self._watcher = hub, hub.loop.check(ref=False)
+            self._watcher.start(self._see)
+            self._see()
+        return time.monotonic() - self._seen_at
+
+    def _see(self) -> None:
+        self._seen_at = time.monotonic()
+
+
+_turns = _Turns()
+
+
+def breathe() -> None:
+    """Let other greenlets run if the event loop has had no turn for 10 ms.
+
+    `sleep(0)` would not do: it runs what is ready, but looks for no I/O.
+    """
+    if _turns.age() > _LONGEST_TURN_S:
+        gevent.sleep(0.001)
+
+
+class WebSocket(_WebSocket):  # type: ignore[misc]
+    """One connection, after the 101.
+
+    Attributes:
+        peer: the client's address, `ip:port`.
+        source: what to write next when nothing else waits: bytes of whole frames, or None (then `wake` when there is
+            more). Called in the writing greenlet, may switch.
+        on_answer: called when the client answers a ping of ours.
+    """
+
+    def __init__(self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits) -> None:
+        # Not calling the base class: it would set up the frame layer that this class replaces.
+        self.environ, self.stream, self.handler = None, None, None
+        self.closed = False
+        self.peer = peer
+        self.source: Callable[[], bytes | memoryview | None] | None = None
+        self.on_answer: Callable[[], None] | None = None
+        self._socket, self._limits = connection, limits
+        self._framing = Framing(limits.max_message)
+        self._framing.feed(received)
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._wake, self._room = Event(), Event()
+        self._unanswered = 0
+        now = time.monotonic()
+        self._heard_at = now
+        self._stalled_at: float | None = None  # since when a write has made no progress
+        if connection.family != gsocket.AF_UNIX:
+            connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
+        self._writer = gevent.spawn(self._write)
+
+    def __del__(self) -> None:
+        """Nothing to do; the base class's would send a close frame whenever an object is collected."""
+
+    # Reading
+
+    def receive(self) -> str | bytes | None:
+        """The next message; None when there will be none. Only one greenlet may call this."""
+        while True:
+            received = self._framing.next()
+            self._post()
+            if isinstance(received, Pong):
+                self._pong(received.payload)
+            elif received is not None:
+                return received
+            elif self._framing.over or not self._read():
+                return None
+
+    def _read(self) -> bool:
+        """Take what the client sent; False if it is gone."""
+        if not self._wait_for_room():
+            return False
+        breathe()
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except OSError:
+            data = b""
+        self._heard_at = time.monotonic()
+        self._framing.feed(data)
+        return bool(data)
+
+    def _pong(self, payload: bytes) -> None:
+        if payload == PING_PAYLOAD and self._unanswered:
+            self._unanswered = 0
+            if self.on_answer is not None:
+                self.on_answer()
+
+    # Writing
+
+    def send(self, message: str | bytes, binary: bool | None = None) -> None:
+        """Write a message, after what waits already; blocks while too much waits.
+
+        Raises `WebSocketError` if the connection is closing.
+        """
+        if self.closed or self._framing.closing:
+            raise WebSocketError("the connection is closed")
+        payload = message.encode() if isinstance(message, str) else message
+        is_binary = isinstance(message, bytes) if binary is None else binary
+        self._put(frame(Opcode.BINARY if is_binary else Opcode.TEXT, payload))
+        self._wait_for_room()
+
+    def ping(self) -> None:
+        """Ask the client for a sign of life. Does not block."""
+        self._unanswered += 1
+        self._framing.ping(PING_PAYLOAD)
+        self._post()
+
+    def wake(self) -> None:
+        """`source` may have more. Does not block."""
+        self._wake.set()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin to close; `receive` returns None when the peer is gone, or shortly after. Does not block."""
+        if not self._framing.closing:
+            self._framing.close(code, reason)
+            self._post()
+            gevent.spawn_later(self._limits.linger_s, self.abort)
+
+    def abort(self) -> None:
+        """End the connection at once. Does not block."""
+        if not self.closed:
+            self.closed = True
+            with contextlib.suppress(OSError):  # the client was faster
+                self._socket.shutdown(gsocket.SHUT_RDWR)
+            self._wake.set()
+            self._room.set()
+
+    def finish(self, code: int = 1000) -> None:
+        """Close if nobody did, wait for the peer for about a second, and release everything.
+
+        Half-closing and reading on until the peer is gone makes sure that the close frame arrives: closing a socket
+        with unread input resets the connection.
+        """
+        self.close(code)
+        with gevent.Timeout(self._limits.linger_s, False), contextlib.suppress(OSError):
+            self._writer.join()
+            while not self.closed and self._socket.recv(_RECEIVE_BYTES):
+                breathe()
+        self.abort()
+        self._writer.join()
+
+    def _post(self) -> None:
+        """Hand to the writer what the frame layer wants sent."""
+        data = self._framing.output()
+        if data or self._framing.closing:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._outbox.append(data)
+            self._outbox_bytes += len(data)
+        self._wake.set()
+
+    def _wait_for_room(self) -> bool:
+        """Wait until the outbox is short enough to take more; False if the connection is gone."""
+        while self._outbox_bytes > _OUTBOX_BYTES and not self.closed:
+            self._room.clear()
+            self._room.wait()
+        return not self.closed
+
+    def _write(self) -> None:
+        """The writing greenlet."""
+        try:
+            while not self.closed:
+                self._wake.clear()
+                data = self._next_output()
+                if data is not None:
+                    self._send_all(data)
+                elif self._framing.closing and not self._outbox:
+                    self._socket.shutdown(gsocket.SHUT_WR)
+                    return
+                elif not self._outbox:
+                    self._wake.wait()
+        except OSError:
+            self.abort()
+
+    def _next_output(self) -> bytes | memoryview | None:
+        if self._outbox:
+            data = b"".join(self._outbox)
+            self._outbox.clear()
+            return data
+        if self.source is None or self._framing.closing:
+            return None
+        return self.source()
+
+    def _send_all(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        self._stalled_at = time.monotonic()
+        while view and not self.closed:
+            view = view[self._socket.send(view) :]
+            self._stalled_at = time.monotonic()
+            breathe()
+        self._stalled_at = None
+        if self._outbox_bytes:
+            self._outbox_bytes = sum(map(len, self._outbox))
+            self._room.set()
+
+    # Looked at from outside
+
+    def check(self, now: float) -> None:
+        """Drop the connection if the client neither reads nor answers. Does not block."""
+        stalled = self._stalled_at is not None and now - self._stalled_at > self._limits.stall_s
+        if stalled or now - self._heard_at > self._limits.silence_s:
+            self.abort()
+
+
+class Keeper:
+    """Looks after all connections of a process."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open: set[WebSocket] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, websocket: WebSocket) -> None:
+        """Look after `websocket` from now on."""
+        self._open.add(websocket)
+
+    def remove(self, websocket: WebSocket) -> None:
+        """It is gone."""
+        self._open.discard(websocket)
+
+    def run(self) -> None:
+        """Check all connections again and again, and ping them all together every `ping_s`. Never returns.
+
+        Together, because their answers, each of which may be shown to all of them, then travel together too.
+        """
+        pause = min(1.0, self._limits.ping_s, self._limits.stall_s / 4, self._limits.silence_s / 4)
+        ping_at = time.monotonic() + self._limits.ping_s
+        while True:
+            gevent.sleep(pause)
+            now = time.monotonic()
+            is_time_to_ping = now >= ping_at
+            if is_time_to_ping:
+                ping_at = now + self._limits.ping_s
+            for websocket in list(self._open):
+                websocket.check(now)
+                if is_time_to_ping:
+                    websocket.ping()
+                breathe()
+
+    def close_all(self, code: int, reason: str, within_s: float) -> None:
+        """Close every connection, spread over at most `within_s` seconds so that not all clients return at once."""
+        waiting = list(self._open)
+        pause = min(0.01, within_s / max(1, len(waiting)))
+        for websocket in waiting:
+            websocket.close(code, reason)
+            gevent.sleep(pause)
