@@ -165,6 +165,7 @@ class Group:
         events: what is to be logged, one revision each.
         expired: how many of them are expiries.
         lag_ms: how late the first of these is.
+        prefix_deleted: how many are deletes of a prefix.
         refused: how many operations were.
         previous_bytes: size of the old values that the replies will carry.
     """
@@ -172,7 +173,7 @@ class Group:
     def __init__(self, keyspace: Keyspace, now_ms: int, room: Room) -> None:
         self.now_ms = now_ms
         self.events: list[Event] = []
-        self.expired = self.refused = self.lag_ms = 0
+        self.expired = self.prefix_deleted = self.refused = self.lag_ms = 0
         self.previous_bytes = 0
         self._keyspace = keyspace
         self._room = room
@@ -286,6 +287,7 @@ class Group:
                 self.events.append(DeleteEvent(key, "prefix", cut))
                 self._stage(key, entry, None)
                 deleted.append(key)
+        self.prefix_deleted += len(deleted)
         return Deleted(deleted, next)
 
     def expire(self, limit: int) -> int:

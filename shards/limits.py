@@ -19,10 +19,14 @@ _QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*+")
 
 
-@lru_cache(maxsize=1024)
 def is_content_type(text: str) -> bool:
     """Whether `text` is a media-type of RFC 9110 (section 8.3.1) in ASCII, or empty (none was given)."""
-    return text == "" or (len(text) <= MAX_CONTENT_TYPE and _MEDIA_TYPE.fullmatch(text) is not None)
+    return text == "" or (len(text) <= MAX_CONTENT_TYPE and _is_media_type(text))
+
+
+@lru_cache(maxsize=1024)
+def _is_media_type(text: str) -> bool:
+    return _MEDIA_TYPE.fullmatch(text) is not None
 
 
 def check_utf8(text: bytes, what: str) -> None:
