@@ -24,7 +24,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from shards import protocol
 from shards.board import ShardRow
-from shards.errors import DeadlinePassed, KVError, OutcomeUnknown, ProtocolError, StaleIncarnation, Unavailable
+from shards.errors import KVError, OutcomeUnknown, ProtocolError, Unavailable
 from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Failed, Operation, Put, Reply, Touch
 
 MOST_WAITING = 256
@@ -32,7 +32,6 @@ MOST_WAITING = 256
 LATE_NS = 200_000_000
 """How much longer than its deadline a message is waited for: the shard may be about to refuse it."""
 
-_SURELY_NOT_EXECUTED = {StaleIncarnation.code, DeadlinePassed.code}
 _EVENTS = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
 
 log = logging.getLogger("kvserver.router")
@@ -176,14 +175,14 @@ class Link:
         if not batch:
             return  # nobody waits for it any more
         first = replies[0] if replies else None
-        if len(replies) == 1 and isinstance(first, Failed) and first.code in _SURELY_NOT_EXECUTED:
+        error = first.error() if isinstance(first, Failed) else ProtocolError("a reply of another length")
+        if len(replies) == 1 and isinstance(error, Unavailable):  # refused as a whole, surely not executed
             self._waiting.extendleft(reversed(batch))
             self._drop_late(time.monotonic_ns())
         elif len(replies) == len(batch):
             for pending, reply in zip(batch, replies, strict=True):
                 pending.deliver(reply)
         else:
-            error = first.error() if isinstance(first, Failed) else ProtocolError("a reply of another length")
             for pending in batch:
                 pending.deliver(error)
 

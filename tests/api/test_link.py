@@ -229,7 +229,7 @@ async def test_a_write_that_may_have_been_received_is_never_sent_again(bench: Be
     await bench.answered(2)
 
 
-@pytest.mark.parametrize("refusal", [StaleIncarnation, DeadlinePassed])
+@pytest.mark.parametrize("refusal", [StaleIncarnation, DeadlinePassed, Unavailable])
 def test_a_refused_message_goes_to_the_next_incarnation(tmp_path: Path, refusal: type[KVError]) -> None:
     @scenario
     async def run(bench: Bench) -> None:
