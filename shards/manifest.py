@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from shards.disk import DISK
+from shards.records import Start
 
 FORMAT = 1
 NAME = "manifest"
@@ -54,9 +55,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         format: version of the files in the data directory.
         store: the store's id, 32 hex digits, for life.
-        secret: seed of the log's checksums, 32 bits, so that no foreign record is ever taken for its own.
+        secret: 64 bits that seed the checksums of log and snapshots, so that no foreign bytes pass for its own.
         device, inode: of the data directory when this was written; another inode means that the store is a copy.
         epoch: name of the history when this was written; empty before the first.
+        last_start: of the run in which this was written: the log behind the replay position may not hold it any more.
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
         files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
     """
@@ -67,6 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     device: int
     inode: int
     epoch: str = ""
+    last_start: Start | None = None
     replay_lsn: int = 0
     replay_revision: int = 0
     files: tuple[SnapshotFile, ...] = ()
@@ -78,7 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             format=FORMAT,
             store=secrets.token_hex(16),
-            secret=secrets.randbits(32),
+            secret=secrets.randbits(64),
             device=status.st_dev,
             inode=status.st_ino,
         )

@@ -1,146 +1,59 @@
 """The maps: one LMDB environment per shard in shared memory, the view of the log that answers reads.
 
-A map is a directory `shard-<i>.<generation>` in the map directory. Its owner, the shard, alone writes it, one
-transaction a group; everybody else reads it in transactions as short as one lookup. It is never flushed: what is in
-doubt is built again from snapshot and log (`restore`).
+Its owner, the shard, alone writes a map, one transaction a group; everybody else reads it in transactions as short as
+one lookup. It is never flushed: what is in doubt is built again from snapshot and log (`restore`). The layout is that
+of `mapfile`.
 
-Two databases:
-
-- `data`: key to record. A record is a header of 42 bytes, little endian, the content type in UTF-8, the value::
-
-      revision u64 | value_revision u64 | expires_ms u64 | created_ms u64 | modified_ms u64 | content_type bytes u16
-
-  `revision` is of the last change, `value_revision` of the last one that set the value (a touch leaves it, as it
-  leaves `modified_ms`); `expires_ms` is Unix time, 0: never; `created_ms` is the time since which the key has been
-  live without a break. So the key whose value `hi` of type `text/plain` was put as revision 258 at 1,000 ms, then
-  touched as revision 259 to expire at 65,536 ms, holds::
-
-      03 01 00 00 00 00 00 00  02 01 00 00 00 00 00 00  00 00 01 00 00 00 00 00
-      e8 03 00 00 00 00 00 00  e8 03 00 00 00 00 00 00  0a 00
-      74 65 78 74 2f 70 6c 61 69 6e  68 69
-
-- `meta`: `identity`, an `Identity` as JSON, and `applied`, two u64: the LSN after the last log record that was
-  applied, and that record's last revision. It is written in the transaction that applies the record, so replaying
-  a record twice changes nothing.
-
-Readers learn the generation from the shard's row of the board and compare it at each transaction.
+Readers learn from the shard's row of the board which generation of the map to open, and compare it at each
+transaction.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import lmdb
 import msgspec
 
 from shards.board import Board, ShardRow
 from shards.errors import Unavailable
+from shards.mapfile import (
+    APPLIED,
+    HEADER,
+    HEADER_SIZE,
+    Identity,
+    Item,
+    MapError,
+    MapFull,
+    check_record,
+    decode_identity,
+    is_live,
+    map_path,
+    means_full,
+    open_environment,
+    parse,
+    parse_without_value,
+    read_applied,
+    scan,
+)
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
 from shards.records import Record
 from shards.room import Ballast, PinWatch, free_bytes, parse_readers
 from shards.slots import shard_of, slot_of
 
-FORMAT = 1
-MAX_READERS = 1024
+__all__ = ["PAGE_BYTES", "Item", "MapError", "MapFull", "MapReader", "ShardMap"]
+
 PAGE_BYTES = 1 << 20
 """Bytes of values after which a page of a listing ends."""
 NOT_MINE = 1 << 63
 """In a table of floors: no event of this slot is applied."""
 
-_HEADER = struct.Struct("<5QH")
-_APPLIED = struct.Struct("<QQ")
-_MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
-_unpack = _HEADER.unpack_from
-_pack = _HEADER.pack
-_HEADER_SIZE = _HEADER.size
+_unpack = HEADER.unpack_from
+_pack = HEADER.pack
 
 T = TypeVar("T")
-
-
-class MapFull(Exception):
-    """The file system of the map has no room for this change, not even without the ballast. Nothing was applied."""
-
-
-class MapError(Exception):
-    """A map cannot be used; the message names it and says why."""
-
-
-class Item(NamedTuple):
-    """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out."""
-
-    revision: int
-    value_revision: int
-    expires_ms: int
-    created_ms: int
-    modified_ms: int
-    content_type: str
-    value: bytes
-    size: int
-
-
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose view of which history a map is."""
-
-    format: int
-    store: str
-    epoch: str
-    boot_id: str
-    shard: int
-    shards: int
-
-
-def map_path(map_dir: Path, shard: int, generation: int) -> Path:
-    """The directory of a shard's map."""
-    return map_dir / f"shard-{shard}.{generation:x}"
-
-
-def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: bool = True) -> lmdb.Environment:
-    """The LMDB environment at `path`, with as much address space as this process may have.
-
-    `writemap` would apply 1.6 times as fast, but on a full file system it is a SIGBUS where a write is an error.
-    Raises `MapError`.
-    """
-    size = _MAP_SIZE
-    while True:
-        try:
-            return lmdb.open(
-                str(path), map_size=size, subdir=subdir, readonly=readonly, lock=lock, mode=0o600, sync=False,
-                metasync=False, max_readers=MAX_READERS, max_dbs=2, max_spare_txns=2, create=not readonly,
-            )  # fmt: skip
-        except lmdb.MemoryError as error:
-            size //= 2
-            if size < 1 << 30:
-                raise MapError(f"no address space for the map {path}: {error}") from None
-        except lmdb.Error as error:
-            raise MapError(f"the map {path} cannot be opened: {error}") from None
-
-
-def parse(record: memoryview) -> Item:
-    """The item a record of `data` holds, its value copied."""
-    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
-    if length:
-        value_at = _HEADER_SIZE + length
-        content_type, value = str(record[_HEADER_SIZE:value_at], "utf-8"), record[value_at:].tobytes()
-    else:
-        content_type, value = "", record[_HEADER_SIZE:].tobytes()
-    return tuple.__new__(  # the constructor that NamedTuple writes takes a fifth of a lookup's time
-        Item, (revision, value_revision, expires_ms, created_ms, modified_ms, content_type, value, len(value))
-    )
-
-
-def encode(item: Item) -> bytes:
-    """The record of `data` that holds `item`."""
-    content_type = item.content_type.encode()
-    return _pack(*item[:5], len(content_type)) + content_type + item.value
-
-
-def _is_live(expires_ms: int, now_ms: int) -> bool:
-    return expires_ms == 0 or expires_ms > now_ms
 
 
 class MapReader:
@@ -189,12 +102,12 @@ class MapReader:
         """`page`, and what was applied (LSN, revision) to the very state it shows."""
         found: list[tuple[bytes, Item]] = []
         with self._transaction() as txn:
-            applied = _read_applied(txn, self._meta)
-            for key, record in _scan(txn, self._data, prefix, after):
+            applied = read_applied(txn, self._meta)
+            for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit or max_bytes <= 0:
                     break
-                if _is_live(_unpack(record)[2], now_ms):
-                    item = parse(record) if values else _without_value(record)
+                if is_live(_unpack(record)[2], now_ms):
+                    item = parse(record) if values else parse_without_value(record)
                     max_bytes -= len(item.value)
                     found.append((bytes(key), item))
         return applied, found
@@ -204,17 +117,17 @@ class MapReader:
         there are no more. Raises `Unavailable`."""
         found: list[bytes] = []
         with self._transaction() as txn:
-            for key, record in _scan(txn, self._data, prefix, after):
+            for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit:
                     break
-                if _is_live(_unpack(record)[2], now_ms):
+                if is_live(_unpack(record)[2], now_ms):
                     found.append(bytes(key))
         return found
 
     def applied(self) -> tuple[int, int]:
         """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
         with self._transaction() as txn:
-            return _read_applied(txn, self._meta)
+            return read_applied(txn, self._meta)
 
     def close(self) -> None:
         """Close the map; the next read opens it again."""
@@ -253,7 +166,7 @@ class ShardMap:
         self._env = open_environment(path, readonly=False)
         self._data, self._meta = self._env.open_db(b"data"), self._env.open_db(b"meta")
         with self._env.begin(buffers=True) as txn:
-            self._applied = _read_applied(txn, self._meta)
+            self._applied = read_applied(txn, self._meta)
         self.ballast = Ballast(ballast) if ballast else None
         self._pins = PinWatch()
 
@@ -272,7 +185,7 @@ class ShardMap:
 
         def write(txn: lmdb.Transaction[memoryview]) -> None:
             txn.put(b"identity", msgspec.json.encode(identity), db=self._meta)
-            txn.put(b"applied", _APPLIED.pack(lsn, revision), db=self._meta)
+            txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
 
         self._transact(write)
         self._applied = (lsn, revision)
@@ -285,7 +198,7 @@ class ShardMap:
         """What `key` holds at `now_ms`; None if it is absent or expired."""
         with self._env.begin(self._data, buffers=True) as txn:
             record = txn.get(key)
-            return parse(record) if record is not None and _is_live(_unpack(record)[2], now_ms) else None
+            return parse(record) if record is not None and is_live(_unpack(record)[2], now_ms) else None
 
     def apply_changes(
         self, events: Sequence[Event], record: Record, previous: Collection[int] = ()
@@ -319,7 +232,7 @@ class ShardMap:
             for record, events in groups:
                 if floors is not None or record.revision > self._applied[1]:
                     _apply_events(txn, events, record, floors, previous, replaced)
-            txn.put(b"applied", _APPLIED.pack(lsn, revision), db=self._meta)
+            txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
             return replaced
 
         replaced = self._transact(write)
@@ -333,7 +246,7 @@ class ShardMap:
         record must be applied; (lsn, revision) is the board's watermark.
         """
         if lsn > self._applied[0]:
-            self._transact(lambda txn: txn.put(b"applied", _APPLIED.pack(lsn, revision), db=self._meta))
+            self._transact(lambda txn: txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta))
             self._applied = (lsn, revision)
 
     def load(self, items: Iterable[tuple[bytes, bytes]]) -> None:
@@ -349,14 +262,14 @@ class ShardMap:
         with self._env.begin(buffers=True) as txn:
             for key, record in txn.cursor(self._data):
                 revision, value_revision, expires_ms, _, _, length = _unpack(record)
-                yield bytes(key), revision, value_revision, expires_ms, len(record) - _HEADER_SIZE - length
+                yield bytes(key), revision, value_revision, expires_ms, len(record) - HEADER_SIZE - length
 
     def range(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, int, int]]:
         """Key, revision of the value and revision of at most `limit` keys that start with `prefix` and stand above
         `after`, expired ones too, in key order."""
         found: list[tuple[bytes, int, int]] = []
         with self._env.begin(buffers=True) as txn:
-            for key, record in _scan(txn, self._data, prefix, after):
+            for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit:
                     break
                 revision, value_revision, *_ = _unpack(record)
@@ -400,7 +313,7 @@ class ShardMap:
         with self._env.begin(buffers=True) as txn:
             for key_view, record in txn.cursor(self._data):
                 key, count = bytes(key_view), count + 1
-                entry = _check_record(key, record)
+                entry = check_record(key, record)
                 assert shard_of(key, shards) == shard, f"{key!r} belongs to shard {shard_of(key, shards)}, not {shard}"
                 if expected is not None:
                     assert expected.get(key) == entry, f"{key!r}: map {entry}, expected {expected.get(key)}"
@@ -423,7 +336,7 @@ class ShardMap:
             with self._env.begin(self._data, None, True, True) as txn:
                 return write(txn)
         except lmdb.Error as error:
-            if _means_full(error):
+            if means_full(error):
                 raise MapFull(f"{self.path}: {error}") from None
             raise
 
@@ -446,7 +359,7 @@ def _apply_events(
             if not header[2] or header[2] > time_ms:
                 created_ms = header[3]
                 if revision in previous:
-                    replaced[revision] = bytes(old[_HEADER_SIZE + header[5] :])
+                    replaced[revision] = bytes(old[HEADER_SIZE + header[5] :])
         if isinstance(change, PutEvent):
             content_type = change.content_type.encode()
             head = _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(content_type))
@@ -456,61 +369,4 @@ def _apply_events(
         elif isinstance(change, DeleteEvent):
             txn.delete(key)
         else:
-            put(key, _pack(revision, header[1], change.expires_ms, *header[3:]) + bytes(old[_HEADER_SIZE:]))
-
-
-def _scan(
-    txn: lmdb.Transaction[memoryview], database: lmdb._Database, prefix: bytes, after: bytes | None
-) -> Iterator[tuple[bytes, memoryview]]:
-    """Key and record of what starts with `prefix` and stands above `after`, in key order."""
-    cursor = txn.cursor(database)
-    start = prefix if after is None or after < prefix else after
-    if not (cursor.set_range(start) if start else cursor.first()):
-        return
-    for key_view, record in cursor:
-        key = bytes(key_view)
-        if not key.startswith(prefix):
-            return
-        if key != after:
-            yield key, record
-
-
-def _without_value(record: memoryview) -> Item:
-    length = _unpack(record)[5]
-    value_at = _HEADER_SIZE + length
-    return parse(record[:value_at])._replace(size=len(record) - value_at)
-
-
-def _read_applied(txn: lmdb.Transaction[memoryview], meta: lmdb._Database) -> tuple[int, int]:
-    applied = txn.get(b"applied", db=meta)
-    if applied is None:
-        return 0, 0
-    lsn, revision = _APPLIED.unpack(applied)
-    return lsn, revision
-
-
-def decode_identity(text: bytes | None, where: Path) -> Identity | None:
-    """The identity written in a map; None if there is none. Raises `MapError`."""
-    if text is None:
-        return None
-    try:
-        identity = msgspec.json.decode(text, type=Identity)
-    except msgspec.MsgspecError as error:
-        raise MapError(f"the map {where} says unreadably whose it is: {error}") from None
-    return identity
-
-
-def _check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
-    """Revision, revision of the value, expiry and size, if `record` can be one. Raises `AssertionError`."""
-    assert len(record) >= _HEADER_SIZE, f"{key!r}: a record of {len(record)} bytes"
-    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
-    assert 0 < value_revision <= revision < 1 << 53, f"{key!r}: revision {revision}, of the value {value_revision}"
-    assert created_ms <= modified_ms, f"{key!r}: created at {created_ms}, modified at {modified_ms}"
-    assert len(record) >= _HEADER_SIZE + length, f"{key!r}: the content type has {length} bytes"
-    str(record[_HEADER_SIZE : _HEADER_SIZE + length], "ascii")
-    return revision, value_revision, expires_ms, len(record) - _HEADER_SIZE - length
-
-
-def _means_full(error: lmdb.Error) -> bool:
-    """Whether `error` says that there is no room: tmpfs writes less than it was given, which LMDB calls EIO."""
-    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or os.strerror(errno.EIO) in str(error)
+            put(key, _pack(revision, header[1], change.expires_ms, *header[3:]) + bytes(old[HEADER_SIZE:]))

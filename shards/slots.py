@@ -24,3 +24,8 @@ def slot_of(key: bytes) -> int:
 def shard_of(key: bytes, shards: int) -> int:
     """The index of the shard that owns `key` among `shards` shards: equal, contiguous ranges of slots."""
     return slot_of(key) * shards // SLOTS
+
+
+def slots_of(shard: int, shards: int) -> range:
+    """The slots that shard `shard` owns among `shards` shards."""
+    return range(-(-shard * SLOTS // shards), -(-(shard + 1) * SLOTS // shards))

@@ -1,0 +1,214 @@
+"""The directory of the maps: where it is, whose it is, and what becomes of those that nobody needs.
+
+Best in memory: a directory of the store's own under /dev/shm. It holds the maps, a `lock` for life that the supervisor
+takes, and `owner`, which names the data directory it is a view of. A directory left behind there is removed by the
+next server that starts, but only if its lock is free and the data directory named in it is gone or another one: a
+store that is merely stopped keeps its maps, which makes its next start short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from shards import locks
+from shards.room import free_bytes
+
+SHM = Path("/dev/shm")
+MIN_ROOM = 256 << 20
+"""Bytes that must be free beside twice the last snapshot."""
+
+_LOCK, _OWNER = "lock", "owner"
+
+
+class MapDirError(Exception):
+    """The maps cannot be put there; the message names the directory, says why and what to do."""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose maps a directory holds. `data_dir` is None for a store in memory, which ends with its server."""
+
+    store: str
+    data_dir: str | None
+    device: int = 0
+    inode: int = 0
+
+    @classmethod
+    def of(cls, store: str, data_dir: Path | None) -> Owner:
+        """The owner that the store `store` in `data_dir` is."""
+        if data_dir is None:
+            return cls(store, None)
+        status = data_dir.stat()
+        return cls(store, str(data_dir.resolve()), status.st_dev, status.st_ino)
+
+    def exists(self) -> bool:
+        """Whether the data directory is still there; True if that cannot be seen."""
+        if self.data_dir is None:
+            return False
+        try:
+            status = os.stat(self.data_dir)  # noqa: PTH116 - the text of a file, not a path of ours
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+
+
+class MapDir:
+    """A map directory that this process has locked. `notice` tells the operator what is unusual about it, or is ''."""
+
+    def __init__(self, path: Path, lock: int, notice: str) -> None:
+        self.path, self.notice = path, notice
+        self._lock = lock
+
+    def remove(self) -> None:
+        """Remove it with all maps and give it up. Raises `OSError`."""
+        shutil.rmtree(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Give it up; the maps stay."""
+        os.close(self._lock)
+
+
+def choose_map_dir(
+    wanted: Path | None, data_dir: Path | None, store: str, snapshot_bytes: int = 0, shm: Path = SHM
+) -> MapDir:
+    """Find, make and lock the map directory of the store with the id `store`.
+
+    `wanted` is what the operator said, taken as it is; otherwise it is a directory under `shm`, or, where less than
+    256 MiB and twice the last snapshot (`snapshot_bytes`) are free there, one in `data_dir`. A store in memory
+    (`data_dir` None) starts with an empty directory, and not at all where there is too little room.
+    Removes stale directories under `shm`, and the store's own in the place that was not chosen.
+
+    Raises `MapDirError`.
+    """
+    owner = Owner.of(store, data_dir)
+    if wanted is not None:
+        return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
+    in_shm = shm / _name(owner)
+    _remove_stale(shm)
+    need, room = _need(snapshot_bytes), _room(shm, in_shm)
+    if room >= need:
+        chosen = _take(in_shm, owner, "")
+        if data_dir is not None:
+            shutil.rmtree(data_dir / "maps", ignore_errors=True)
+        return chosen
+    few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    if data_dir is None:
+        raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
+    shutil.rmtree(in_shm, ignore_errors=True)
+    return _take((data_dir / "maps").absolute(), owner, f"{few}: they are in the data directory, which is slower")
+
+
+def _name(owner: Owner) -> str:
+    return f"kvserver-{os.getuid()}-{owner.store}-{owner.device:x}-{owner.inode:x}"
+
+
+def _need(snapshot_bytes: int) -> int:
+    return MIN_ROOM + 2 * snapshot_bytes
+
+
+def _room(shm: Path, own: Path) -> int:
+    """Bytes that maps in `own` may have: what is free at `shm` and what they have already."""
+    if not os.access(shm, os.W_OK | os.X_OK):
+        return 0
+    return free_bytes(shm) + sum(path.stat().st_blocks * 512 for path in own.rglob("*") if path.is_file())
+
+
+def _little_room(wanted: Path, snapshot_bytes: int) -> str:
+    place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
+    room, need = _room(place, wanted), _need(snapshot_bytes)
+    return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
+
+
+def _take(path: Path, owner: Owner, notice: str) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_directory(path)
+        lock = _lock(path)
+    except OSError as error:
+        raise MapDirError(f"the map directory {path} cannot be used: {error.strerror}") from None
+    try:
+        _settle(path, owner)
+    except BaseException:
+        os.close(lock)
+        raise
+    return MapDir(path, lock, notice)
+
+
+def _check_directory(path: Path) -> None:
+    status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
+    strangers = {entry.name for entry in path.iterdir()} - {_LOCK, _OWNER + ".new"}
+    if strangers and not (path / _OWNER).exists():
+        raise MapDirError(
+            f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
+        )
+    path.chmod(0o700)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        lock = locks.open_lock(path / _LOCK)
+        if not locks.try_hold(lock):
+            os.close(lock)
+            raise MapDirError(f"the map directory {path} is in use by another server: stop it, or give --map-dir")
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == (path / _LOCK).stat().st_ino:
+                return lock
+        os.close(lock)  # somebody took the directory for stale and removed it before we had the lock
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _settle(path: Path, owner: Owner) -> None:
+    before = _owner(path)
+    if before is not None and before != owner and before.exists():
+        raise MapDirError(
+            f"the map directory {path} holds the maps of the store in {before.data_dir}: give each its own --map-dir"
+        )
+    if before != owner or owner.data_dir is None:
+        for entry in path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != _LOCK:
+                entry.unlink()
+    temporary = path / (_OWNER + ".new")
+    temporary.write_bytes(msgspec.json.encode(owner))
+    temporary.rename(path / _OWNER)
+
+
+def _owner(path: Path) -> Owner | None:
+    try:
+        return msgspec.json.decode((path / _OWNER).read_bytes(), type=Owner)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _remove_stale(shm: Path) -> None:
+    for path in _own_directories(shm):
+        owner = _owner(path)
+        if owner is None or owner.exists():
+            continue
+        with contextlib.suppress(OSError):  # it is being removed by another server that starts
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if locks.try_hold(lock):
+                    shutil.rmtree(path)
+            finally:
+                os.close(lock)
+
+
+def _own_directories(shm: Path) -> Iterator[Path]:
+    for path in shm.glob(f"kvserver-{os.getuid()}-*"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(path.lstat().st_mode) and path.lstat().st_uid == os.getuid():
+                yield path

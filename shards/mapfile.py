@@ -1,0 +1,236 @@
+"""A map as a file: its name, its layout, and what can be said of it without being its owner or a reader.
+
+A map is an LMDB environment, a directory `shard-<i>.<generation>` (hexadecimal) in the map directory, with two
+databases:
+
+- `data`: key to record. A record is a header of 42 bytes, little endian, the content type in UTF-8, the value::
+
+      revision u64 | value_revision u64 | expires_ms u64 | created_ms u64 | modified_ms u64 | content_type bytes u16
+
+  `revision` is of the last change, `value_revision` of the last one that set the value (a touch leaves it, as it
+  leaves `modified_ms`); `expires_ms` is Unix time, 0: never; `created_ms` is the time since which the key has been
+  live without a break. So the key whose value `hi` of type `text/plain` was put as revision 258 at 1,000 ms, then
+  touched as revision 259 to expire at 65,536 ms, holds::
+
+      03 01 00 00 00 00 00 00  02 01 00 00 00 00 00 00  00 00 01 00 00 00 00 00
+      e8 03 00 00 00 00 00 00  e8 03 00 00 00 00 00 00  0a 00
+      74 65 78 74 2f 70 6c 61 69 6e  68 69
+
+- `meta`: `identity`, an `Identity` as JSON, and `applied`, two u64: the LSN after the last log record that was
+  applied, and that record's last revision. It is written in the transaction that applies the record, so replaying
+  a record twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+import msgspec
+
+FORMAT = 1
+MAX_READERS = 1024
+
+HEADER = struct.Struct("<5QH")
+HEADER_SIZE = HEADER.size
+APPLIED = struct.Struct("<QQ")
+
+_MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
+_MAP_NAME = re.compile(r"shard-(\d+)\.([0-9a-f]+)")
+_PAGES = 128 << 10  # holds two pages of whatever size
+_LMDB_META = struct.Struct("<16xI4x16xI36xQ40xQ8xQ")  # magic, page size, the roots of both trees, transaction
+_LMDB_MAGIC, _LMDB_NO_PAGE = 0xBEEFC0DE, (1 << 64) - 1
+_unpack = HEADER.unpack_from
+
+
+class MapFull(Exception):
+    """The file system of the map has no room for this change, not even without the ballast. Nothing was applied."""
+
+
+class MapError(Exception):
+    """A map cannot be used; the message names it and says why."""
+
+
+class Item(NamedTuple):
+    """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out."""
+
+    revision: int
+    value_revision: int
+    expires_ms: int
+    created_ms: int
+    modified_ms: int
+    content_type: str
+    value: bytes
+    size: int
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose view of which history a map is."""
+
+    format: int
+    store: str
+    epoch: str
+    boot_id: str
+    shard: int
+    shards: int
+
+
+def map_path(map_dir: Path, shard: int, generation: int) -> Path:
+    """The directory of a shard's map."""
+    return map_dir / f"shard-{shard}.{generation:x}"
+
+
+def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: bool = True) -> lmdb.Environment:
+    """The LMDB environment at `path`, with as much address space as this process may have.
+
+    `writemap` would apply 1.6 times as fast, but on a full file system it is a SIGBUS where a write is an error.
+    Raises `MapError`.
+    """
+    size = _MAP_SIZE
+    while True:
+        try:
+            return lmdb.open(
+                str(path), map_size=size, subdir=subdir, readonly=readonly, lock=lock, mode=0o600, sync=False,
+                metasync=False, max_readers=MAX_READERS, max_dbs=2, max_spare_txns=2, create=not readonly,
+            )  # fmt: skip
+        except lmdb.MemoryError as error:
+            size //= 2
+            if size < 1 << 30:
+                raise MapError(f"no address space for the map {path}: {error}") from None
+        except lmdb.Error as error:
+            raise MapError(f"the map {path} cannot be opened: {error}") from None
+
+
+def map_generations(map_dir: Path) -> list[tuple[int, int]]:
+    """Shard and generation of every map in `map_dir`."""
+    names = [_MAP_NAME.fullmatch(path.name) for path in map_dir.glob("shard-*.*")]
+    return [(int(name[1]), int(name[2], 16)) for name in names if name]
+
+
+def read_meta(path: Path, *, subdir: bool = True) -> tuple[Identity | None, tuple[int, int]]:
+    """Whose map is at `path` (or, unless `subdir`, in that file), and what is applied to it.
+
+    For maps that nobody writes meanwhile. Raises `MapError`.
+    """
+    data = path / "data.mdb" if subdir else path
+    try:
+        with data.open("rb") as file:
+            head, size = file.read(_PAGES), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise MapError(f"the map {path} cannot be read: {error.strerror}") from None
+    if not is_whole(head, size):
+        raise MapError(f"{data} is not a whole map: it has {size} bytes")
+    environment = open_environment(path, readonly=True, subdir=subdir, lock=False)
+    try:
+        meta = environment.open_db(b"meta", create=False)
+        with environment.begin(meta) as txn:
+            return decode_identity(txn.get(b"identity"), path), _decode_applied(txn.get(b"applied"))
+    except lmdb.Error as error:
+        raise MapError(f"the map {path} cannot be read: {error}") from None
+    finally:
+        environment.close()
+
+
+def is_whole(head: bytes, size: int) -> bool:
+    """Whether an LMDB file of `size` bytes that begins with `head` reaches to the roots of its trees. Pure.
+
+    Opening one that was cut is a SIGBUS. A file starts with two meta pages (a page header of 16 bytes, then magic u32,
+    version u32, address u64, mapsize u64, two trees of 48 bytes each: page size u32 first, root u64 last; last page
+    u64, transaction u64); the one of the later transaction counts.
+    """
+    if len(head) < 2 * _LMDB_META.size:
+        return False
+    newest = (-1, 0, 0)
+    page_size = _LMDB_META.unpack_from(head)[1]
+    for at in (0, page_size):
+        if at + _LMDB_META.size > len(head):
+            return False
+        magic, page_size, free_root, main_root, transaction = _LMDB_META.unpack_from(head, at)
+        if magic != _LMDB_MAGIC:
+            return False
+        newest = max(newest, (transaction, free_root, main_root))
+    needed: int = max((root for root in newest[1:] if root != _LMDB_NO_PAGE), default=1)
+    return bool((needed + 1) * page_size <= size)
+
+
+def parse(record: memoryview) -> Item:
+    """The item a record of `data` holds, its value copied."""
+    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
+    if length:
+        value_at = HEADER_SIZE + length
+        content_type, value = str(record[HEADER_SIZE:value_at], "utf-8"), record[value_at:].tobytes()
+    else:
+        content_type, value = "", record[HEADER_SIZE:].tobytes()
+    return tuple.__new__(  # the constructor that NamedTuple writes takes a fifth of a lookup's time
+        Item, (revision, value_revision, expires_ms, created_ms, modified_ms, content_type, value, len(value))
+    )
+
+
+def is_live(expires_ms: int, now_ms: int) -> bool:
+    """Whether what expires at `expires_ms` (0: never) is there at `now_ms`."""
+    return expires_ms == 0 or expires_ms > now_ms
+
+
+def scan(
+    txn: lmdb.Transaction[memoryview], database: lmdb._Database, prefix: bytes, after: bytes | None
+) -> Iterator[tuple[bytes, memoryview]]:
+    """Key and record of what starts with `prefix` and stands above `after`, in key order."""
+    cursor = txn.cursor(database)
+    start = prefix if after is None or after < prefix else after
+    if not (cursor.set_range(start) if start else cursor.first()):
+        return
+    for key_view, record in cursor:
+        key = bytes(key_view)
+        if not key.startswith(prefix):
+            return
+        if key != after:
+            yield key, record
+
+
+def parse_without_value(record: memoryview) -> Item:
+    length = _unpack(record)[5]
+    value_at = HEADER_SIZE + length
+    return parse(record[:value_at])._replace(size=len(record) - value_at)
+
+
+def read_applied(txn: lmdb.Transaction[memoryview], meta: lmdb._Database) -> tuple[int, int]:
+    return _decode_applied(txn.get(b"applied", db=meta))
+
+
+def _decode_applied(applied: bytes | memoryview | None) -> tuple[int, int]:
+    if applied is None:
+        return 0, 0
+    lsn, revision = APPLIED.unpack(applied)
+    return lsn, revision
+
+
+def decode_identity(text: bytes | None, where: Path) -> Identity | None:
+    if text is None:
+        return None
+    try:
+        identity = msgspec.json.decode(text, type=Identity)
+    except msgspec.MsgspecError as error:
+        raise MapError(f"the map {where} says unreadably whose it is: {error}") from None
+    return identity
+
+
+def check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
+    """Revision, revision of the value, expiry and size, if `record` can be one. Raises `AssertionError`."""
+    assert len(record) >= HEADER_SIZE, f"{key!r}: a record of {len(record)} bytes"
+    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
+    assert 0 < value_revision <= revision < 1 << 53, f"{key!r}: revision {revision}, of the value {value_revision}"
+    assert created_ms <= modified_ms, f"{key!r}: created at {created_ms}, modified at {modified_ms}"
+    assert len(record) >= HEADER_SIZE + length, f"{key!r}: the content type has {length} bytes"
+    str(record[HEADER_SIZE : HEADER_SIZE + length], "ascii")
+    return revision, value_revision, expires_ms, len(record) - HEADER_SIZE - length
+
+
+def means_full(error: lmdb.Error) -> bool:
+    """Whether `error` says that there is no room: tmpfs writes less than it was given, which LMDB calls EIO."""
+    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or os.strerror(errno.EIO) in str(error)

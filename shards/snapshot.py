@@ -1,0 +1,280 @@
+"""Snapshots: copies of the maps on disk, which make restarts short. `python -m shards.snapshot` takes one.
+
+The order is what makes it right. The replay position is the board's watermark, taken before the first copy starts: all
+up to there is in the maps. Then each map is copied, compacted, by a read transaction beside its writer, so each file is
+the state at some place behind the replay position, which stands in the file. Then the log is flushed to its tail: no
+file may hold what the log could lose. Then files and directories are synced, and only then does the manifest name
+them. What the manifest does not name is removed, before the next snapshot too.
+
+The reader of a copy keeps the map from using old pages again. A map that grows by more than 512 MiB, and more than a
+quarter of what is free, ends the process; the supervisor tries again later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+from shards import locks
+from shards.board import Board, BoardError
+from shards.disk import DISK
+from shards.log import Log, LogError
+from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
+from shards.mapfile import FORMAT, MapError, MapFull, map_path, open_environment, read_meta
+from shards.process import configure_logging, die_with_starter
+from shards.room import free_bytes
+from shards.settings import ProcessSettings, SettingError, load
+from shards.slots import slot_of, slots_of
+
+GROWTH_BYTES = 512 << 20
+"""What a map may always grow by while it is copied."""
+
+_CHUNK = 1 << 20
+_BATCH = 4 << 20
+_LOOK_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotError(Exception):
+    """No snapshot was taken, or one cannot be used; the message says why."""
+
+
+class Snapshot:
+    """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
+
+    def __init__(self, data_dir: Path, manifest: Manifest) -> None:
+        self._directory, self._manifest = data_dir / SNAPSHOTS, manifest
+
+    def files_of(self, slots: range) -> list[SnapshotFile]:
+        """The files that may hold keys of `slots`."""
+        files = [(file, slots_of(file.shard, file.shards)) for file in self._manifest.files]
+        return [file for file, held in files if held.start < slots.stop and slots.start < held.stop]
+
+    def copy(self, file: SnapshotFile, target: Path) -> None:
+        """Copy one file. Raises `SnapshotError`, and `MapFull` if there is no room for it."""
+        fd = DISK.create(target)
+        try:
+            os.posix_fallocate(fd, 0, file.size)
+            with open(fd, "wb", buffering=0, closefd=False) as copy:
+                self._verify(file, copy.write)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise MapFull(f"there is no room for {target}: {file.size} bytes are needed") from None
+        finally:
+            os.close(fd)
+        self._identify(file, target)
+
+    def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Keys and records of one file as far as they are in `slots`, some MiB at a time. Raises `SnapshotError`."""
+        path = self._directory / file.name
+        self._verify(file, lambda _: None)
+        self._identify(file, path)
+        with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
+            rows: list[tuple[bytes, bytes]] = []
+            size = 0
+            data = environment.open_db(b"data", create=False)
+            with environment.begin(data) as txn:
+                for key, record in txn.cursor():
+                    if slot_of(key) in slots:
+                        rows.append((key, record))
+                        size += len(record)
+                        if size >= _BATCH:
+                            yield rows
+                            rows, size = [], 0
+            yield rows
+
+    def _verify(self, file: SnapshotFile, sink: Callable[[bytes], object]) -> None:
+        """Read a file, pass it on to `sink`, compare its checksum."""
+        path = self._directory / file.name
+        digest = new_digest(self._manifest.secret)
+        try:
+            with path.open("rb", buffering=0) as source:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+                    sink(chunk)
+        except FileNotFoundError:
+            raise SnapshotError(f"the snapshot file {path} is missing") from None
+        if digest.hexdigest() != file.checksum:
+            raise SnapshotError(
+                f"the snapshot file {path} is damaged or another store's: its checksum is {digest.hexdigest()}, the "
+                f"manifest says {file.checksum}"
+            )
+
+    def _identify(self, file: SnapshotFile, path: Path) -> None:
+        """See that the file at `path` is the one that the manifest means."""
+        identity, applied = read_meta(path, subdir=False)
+        wanted = (self._manifest.store, file.shard, file.shards)
+        if identity is None or (identity.store, identity.shard, identity.shards) != wanted:
+            raise SnapshotError(f"the snapshot file {path} holds {identity}, the manifest says {wanted}")
+        if identity.format != FORMAT:
+            raise SnapshotError(f"the snapshot file {path} has format {identity.format}, this program knows {FORMAT}")
+        if applied != (file.lsn, file.revision):
+            raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
+
+
+def new_digest(secret: int) -> blake2b:
+    """The hash behind the checksums of snapshot files, keyed with the store's secret: another store's file has
+    another."""
+    return blake2b(digest_size=16, key=secret.to_bytes(8, "little"))
+
+
+def checksum(path: Path, secret: int) -> str:
+    """The checksum of a snapshot file. Raises `OSError`."""
+    digest = new_digest(secret)
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def take(board: Board) -> Manifest:
+    """Take a snapshot of all maps of the running store; the manifest that names it, which is saved.
+
+    Raises `SnapshotError`, `LogError`, `ManifestError`, `MapError`, `OSError`; then the last snapshot is still there.
+    May end the process, see the module's docstring.
+    """
+    facts = board.facts
+    if facts.in_memory:
+        raise SnapshotError("a store in memory has no snapshots")
+    data_dir = Path(facts.data_dir)
+    with _alone(Path(facts.lock_dir) / "snapshot"):
+        before = Manifest.load(data_dir)
+        _remove_unnamed(data_dir / SNAPSHOTS, before)
+        lsn, revision = board.watermark()
+        name = f"{lsn:016x}-{secrets.token_hex(4)}"
+        directory = data_dir / SNAPSHOTS / name
+        directory.mkdir(mode=0o700, parents=True)
+        try:
+            files = [_copy(board, shard, directory) for shard in range(facts.shards)]
+            _make_durable(board, directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        after = msgspec.structs.replace(
+            before, epoch=facts.epoch, replay_lsn=lsn, replay_revision=revision, files=tuple(files)
+        )
+        after.save(data_dir)
+        _remove_unnamed(data_dir / SNAPSHOTS, after)
+    return after
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold the lock for life of whoever takes a snapshot."""
+    fd = locks.open_lock(lock)
+    try:
+        if not locks.try_hold(fd):
+            raise SnapshotError("another process is taking a snapshot of this store")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
+    """Remove what a later or a killed snapshot left."""
+    named = {file.name.partition("/")[0] for file in manifest.files}
+    if snapshots.is_dir():
+        for entry in snapshots.iterdir():
+            if entry.name not in named:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
+    facts = board.facts
+    generation = board.shards[shard].map_generation
+    if generation == 0:
+        raise SnapshotError(f"shard {shard} has no map yet")
+    path = map_path(Path(facts.map_dir), shard, generation)
+    target = directory / f"shard-{shard}.mdb"
+    environment = open_environment(path, readonly=True)
+    fd = DISK.create(target)
+    try:
+        with _growth_watched(path, directory):
+            environment.copyfd(fd, compact=True)
+        os.fsync(fd)
+    except lmdb.Error as error:
+        raise SnapshotError(f"the map of shard {shard} could not be copied to {target}: {error}") from None
+    finally:
+        os.close(fd)
+        environment.close()
+    identity, (lsn, revision) = read_meta(target, subdir=False)
+    if identity is None or (identity.store, identity.epoch, identity.shard) != (facts.store, facts.epoch, shard):
+        raise SnapshotError(f"the map {path} is not that of shard {shard} of this run")
+    return SnapshotFile(
+        name=f"{directory.name}/{target.name}",
+        shard=shard,
+        shards=facts.shards,
+        lsn=lsn,
+        revision=revision,
+        size=target.stat().st_size,
+        checksum=checksum(target, facts.secret),
+    )
+
+
+def _make_durable(board: Board, directory: Path) -> None:
+    """Flush the log to its tail and the names of the files. Raises `SnapshotError` if the run is over."""
+    flusher = Log(board, None)
+    try:
+        flusher.flush(board.history()[0])
+    finally:
+        flusher.close()
+    for place in (directory, directory.parent, directory.parent.parent):
+        DISK.sync_directory(place)
+    if board.replaced():
+        raise SnapshotError("this run of the store is over")
+
+
+@contextlib.contextmanager
+def _growth_watched(path: Path, directory: Path) -> Iterator[None]:
+    """End the process if the map at `path` grows too much meanwhile: a copy cannot be stopped otherwise."""
+    done = threading.Event()
+    data = path / "data.mdb"
+    begun, allowed = data.stat().st_size, max(GROWTH_BYTES, free_bytes(path) // 4)
+
+    def watch() -> None:
+        while not done.wait(_LOOK_S):
+            if data.stat().st_size - begun > allowed:
+                log.error("no snapshot: %s grew by more than %d MiB while it was copied", path, allowed >> 20)
+                shutil.rmtree(directory, ignore_errors=True)
+                os._exit(1)
+
+    watcher = threading.Thread(target=watch, name="growth", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def main() -> int:
+    """Take a snapshot of the store that the environment names; the exit status."""
+    die_with_starter()
+    try:
+        settings = load(ProcessSettings)
+        configure_logging(settings.log_level, "snapshot")
+        board = Board.open(settings.board_path)
+        manifest = take(board)
+    except (SettingError, BoardError, SnapshotError, ManifestError, MapError, LogError, OSError) as error:
+        print(f"no snapshot was taken: {error}", file=sys.stderr)
+        return 1
+    log.info("snapshot of %d bytes, replay from %d", manifest.snapshot_bytes, manifest.replay_lsn)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
