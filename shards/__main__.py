@@ -1,0 +1,71 @@
+"""`python -m shards --index 0`: one shard of the store that runs in the run directory."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+
+from shards import process, settings
+from shards.board import Board, BoardError
+from shards.errors import KVError
+from shards.log import LogError
+from shards.manifest import ManifestError
+from shards.maps import MapError, MapFull
+from shards.restore import RestoreError
+from shards.server import Server, StartError
+
+_CANNOT_START = (StartError, BoardError, RestoreError, ManifestError, MapError, MapFull, LogError, KVError, OSError)
+
+log = logging.getLogger("shards")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM (or SIGINT, unless a supervisor started this process); the exit status."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    index: int = options.pop("index")
+    try:
+        loaded = settings.load(settings.ProcessSettings, options)
+        board_path = loaded.board_path
+    except settings.SettingError as error:
+        parser.error(str(error))
+    alone = process.PARENT_VARIABLE not in os.environ
+    process.die_with_starter()
+    process.configure_logging(loaded.log_level, f"shard-{index}")
+    try:
+        board = Board.open(board_path)
+        if index >= len(board.shards):
+            raise StartError(f"the store has {len(board.shards)} shards: there is no shard {index}")
+        server = Server(board, index, board_path.parent)
+        server.open()
+    except _CANNOT_START as error:
+        log.critical("shard %d cannot start: %s", index, error)
+        return 1
+    _stop_on_signals(server, alone)
+    return server.run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shards", description="One shard of a running store.")
+    parser.add_argument("--index", type=settings.integer(0, 255), required=True, metavar="I", help="Which shard.")
+    for name, spec in settings.specs(settings.ProcessSettings).items():
+        parser.add_argument(settings.option_name(name), metavar=spec.metavar, help=spec.help.replace("%", "%%"))
+    return parser
+
+
+def _stop_on_signals(server: Server, alone: bool) -> None:
+    """SIGTERM stops. So does Ctrl-C, but under a supervisor, which stops its children in order; SIGHUP means nothing
+    here."""
+    reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writes)
+    server.wake_by(reads)
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
+    signal.signal(signal.SIGINT, (lambda *_: server.stop()) if alone else signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,375 @@
+"""A shard's process: requests in by ROUTER, replies out, events out by PUB. The only user of ZeroMQ in this package.
+
+One loop, one thread: take what has arrived, up to a full group, without waiting; write it (`writer`); reply; publish.
+Everything that arrives is answered, and no peer can hold the loop up: what cannot be sent at once is dropped, since
+whoever does not read its replies finds their outcome unknown anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import zmq
+
+from shards import locks, protocol
+from shards.board import Board, ShardRow
+from shards.errors import DeadlinePassed, KVError, ProtocolError, StaleIncarnation, Unavailable
+from shards.log import Log, LogBroken
+from shards.maps import MapFull
+from shards.protocol import (
+    MESSAGE_BYTES,
+    MESSAGE_OPS,
+    Delete,
+    DeletePrefix,
+    Failed,
+    MalformedRequest,
+    Operation,
+    Put,
+    Reply,
+    Touch,
+)
+from shards.restore import open_map
+from shards.writer import Writer
+
+_IDLE_S = 0.1  # the longest wait: the heartbeat goes on
+_HOUSEKEEPING_S = 1.0
+_FIGURES_S = 0.05
+_GOODBYE_S = 0.1  # how long a stopping shard waits for requests to refuse
+_GOODBYE_LINGER_MS = 250
+_LOCK_S = 10.0  # how long a predecessor may take to die
+_COPY_BELOW = 64 << 10  # bytes of a frame below which copying is cheaper than reference counting across threads
+
+log = logging.getLogger("shards")
+
+
+class StartError(Exception):
+    """The shard cannot start; the message says why."""
+
+
+class Arrived(NamedTuple):
+    """A request that may be executed, and whom to answer."""
+
+    identity: bytes
+    id: int
+    operations: list[Operation]
+    size: int
+
+
+class Sockets:
+    """ROUTER and PUB of one incarnation of a shard. No method blocks but `wait`."""
+
+    def __init__(self, run_dir: Path, shard: int) -> None:
+        """Bind, under a path of this incarnation's own; files of dead predecessors are removed.
+
+        The caller holds the shard's lock. Raises `StartError`.
+        """
+        self.incarnation = secrets.randbits(63) | 1
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # say that a peer is gone or stands still
+        self._publisher = self._context.socket(zmq.PUB)
+        self._poller = zmq.Poller()
+        for stale in run_dir.glob(f"shard-{shard}-*.req"):
+            stale.unlink(missing_ok=True)
+        self._paths = [run_dir / f"shard-{shard}.pub", run_dir / f"shard-{shard}-{self.incarnation:x}.req"]
+        for socket, path in zip((self._publisher, self._router), self._paths, strict=True):
+            socket.setsockopt(zmq.LINGER, 0)
+            try:
+                socket.bind(f"ipc://{path}")
+            except zmq.ZMQError as error:
+                self.close()
+                raise StartError(f"the socket {path} cannot be bound: {error.strerror}") from None
+        self._poller.register(self._router, zmq.POLLIN)
+        self.dropped = 0  # replies that nobody took
+
+    def watch(self, fd: int) -> None:
+        """Let `wait` also end when `fd` can be read."""
+        self._poller.register(fd, zmq.POLLIN)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a request is there."""
+        self._poller.poll(math.ceil(seconds * 1000))
+
+    def receive(self) -> list[bytes] | None:
+        """The frames of the next message, identity first; None if there is none."""
+        try:
+            return self._router.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+
+    def reply(self, identity: bytes, id: int, replies: Sequence[Reply]) -> None:
+        """Send replies; drop them if the peer is gone or does not read."""
+        header, body = protocol.encode_reply(id, replies)
+        try:
+            self._router.send_multipart([identity, header, body], zmq.DONTWAIT, copy=len(body) < _COPY_BELOW)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self.dropped += 1
+
+    def publish(self, frame: bytes) -> None:
+        """Send to every gateway that keeps up."""
+        with contextlib.suppress(zmq.Again):
+            self._publisher.send(frame, zmq.DONTWAIT)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close and remove the sockets; what was not sent within `linger_ms` is dropped."""
+        self._router.close(linger_ms)
+        self._publisher.close(linger_ms)
+        self._context.term()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+
+class Server:
+    """A shard, from its start to its end. `run` is its life; `open`, `turn` and `close` are that in pieces."""
+
+    def __init__(self, board: Board, shard: int, run_dir: Path) -> None:
+        self.board, self.shard = board, shard
+        self._run_dir = run_dir
+        self._row = board.shards[shard]
+        self._stopping = False
+        self._housekeeping_at = self._figures_at = 0.0
+
+    def open(self) -> None:
+        """Take the shard's lock and row, bring its map up to date, bind, and show on the board that it is up.
+
+        Raises `StartError`, and what `open_map` and the log raise.
+        """
+        self._lock_fd = self._take_lock()
+        row = self._row
+        row.pid, row.state, row.incarnation = os.getpid(), ShardRow.STARTING, 0
+        row.beat()
+        self.map = open_map(self.board, self.shard)
+        self.log = Log(self.board, self.shard)
+        if self.board.facts.sync == "everysec":
+            self.log.flush_every_second()
+        self.writer = Writer(self.board, self.shard, self.log, self.map)
+        self.writer.load()
+        gc.collect()
+        gc.freeze()  # a million entries are not to be walked through again and again
+        self.writer.housekeep(self.board.watermark())
+        self.writer.publish_figures()
+        self.sockets = Sockets(self._run_dir, self.shard)
+        row.incarnation, row.state = self.sockets.incarnation, ShardRow.UP
+        log.info("shard %d up: %d keys", self.shard, len(self.writer.keyspace))
+
+    def run(self) -> int:
+        """Serve, after `open`, until `stop` (0), or until this process must not go on (1). Closes everything."""
+        linger_ms = 0
+        try:
+            while not self._stopping:
+                if time.monotonic() >= self._housekeeping_at and self._is_over():
+                    return 1
+                self.turn(_IDLE_S)
+            self._say_goodbye()
+            linger_ms = _GOODBYE_LINGER_MS
+        except LogBroken as error:
+            log.critical("shard %d ends: %s", self.shard, error)
+            return 1
+        except MapFull as error:
+            log.critical("shard %d ends: what is logged cannot be applied, there is no room: %s", self.shard, error)
+            return 1
+        finally:
+            self.close(linger_ms)
+        log.info("shard %d stopped", self.shard)
+        return 0
+
+    def stop(self) -> None:
+        """Have `run` end after the current group. For signal handlers; see `wake_by`."""
+        self._stopping = True
+
+    def wake_by(self, fd: int) -> None:
+        """Have the loop turn when `fd` can be read: what `signal.set_wakeup_fd` writes to."""
+        self.sockets.watch(fd)
+
+    def turn(self, wait_s: float) -> None:
+        """One turn of the loop: one group, or a wait of at most `wait_s` for something to do.
+
+        Raises `LogBroken` and `MapFull`: the process must end and answer nothing more.
+        """
+        self._row.beat()
+        arrived = self._drain()
+        if arrived is None:
+            wait_s = self.writer.expiry_in_s(wait_s)
+            if wait_s > 0:
+                self.sockets.wait(wait_s)
+                arrived = self._drain()
+        if arrived:
+            self._serve(arrived)
+        elif self.writer.expiry_in_s(1.0) == 0:
+            self.writer.write([])
+            self._publish()
+        self._keep_house()
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close sockets, log and map, and free lock and row by closing the lock's file."""
+        self._row.incarnation = 0
+        self.sockets.close(linger_ms)
+        self.log.close()
+        self.map.close()
+        os.close(self._lock_fd)
+
+    # Parts of a turn.
+
+    def _drain(self) -> list[Arrived] | None:
+        """What has arrived, up to a full group, and may be executed; the rest is refused. None if there was nothing."""
+        arrived: list[Arrived] = []
+        messages = operations = size = 0
+        while operations < MESSAGE_OPS and size < MESSAGE_BYTES and messages < MESSAGE_OPS:
+            frames = self.sockets.receive()
+            if frames is None:
+                break
+            messages += 1
+            request = self._accept(frames)
+            if request is not None:
+                arrived.append(request)
+                operations += len(request.operations)
+                size += request.size
+        return arrived if messages else None
+
+    def _accept(self, frames: list[bytes]) -> Arrived | None:
+        identity, *rest = frames
+        try:
+            request = protocol.decode_request(rest)
+        except MalformedRequest as error:
+            self._refuse(identity, error.id, error)
+            return None
+        size = len(rest[1])
+        if request.incarnation != self.sockets.incarnation:
+            self._refuse(identity, request.id, StaleIncarnation("the request was meant for another process"))
+        elif time.monotonic_ns() > request.deadline_ns:
+            self._refuse(identity, request.id, DeadlinePassed("the request was read after its deadline"))
+        elif is_too_large(request.operations, size):
+            self._refuse(identity, request.id, ProtocolError("the request holds more than one message may"))
+        else:
+            return Arrived(identity, request.id, request.operations, size)
+        return None
+
+    def _refuse(self, identity: bytes, id: int, error: KVError) -> None:
+        self.sockets.reply(identity, id, [Failed.of(error)])
+        log.debug("refused a message of shard %d: %s %s", self.shard, error.code, error)
+
+    def _serve(self, arrived: list[Arrived]) -> None:
+        """Execute and answer, in order. Prefix deletes are groups of their own; the rest of a turn is one."""
+        for together in _runs(arrived):
+            first = together[0]
+            if DeletePrefix in map(type, first.operations):
+                replies = [self._write_in_pieces(first)]
+            else:
+                replies = self.writer.write(
+                    [request.operations for request in together], sum(request.size for request in together)
+                )
+            for request, answer in zip(together, replies, strict=True):
+                self.sockets.reply(request.identity, request.id, answer)
+            self._publish()
+
+    def _write_in_pieces(self, request: Arrived) -> list[Reply]:
+        """The replies to a request that holds prefix deletes: what stands between them is a group each."""
+        replies: list[Reply] = []
+        between: list[Operation] = []
+        for operation in request.operations:
+            if isinstance(operation, DeletePrefix):
+                if between:
+                    replies += self.writer.write([between], request.size)[0]
+                    between = []
+                replies.append(self.writer.delete_prefix(operation))
+            else:
+                between.append(operation)
+        if between:
+            replies += self.writer.write([between], request.size)[0]
+        return replies
+
+    def _publish(self) -> None:
+        for frame in self.writer.announcements:
+            self.sockets.publish(frame)
+        self.writer.announcements.clear()
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now >= self._housekeeping_at:
+            self.writer.housekeep(self.board.watermark())
+            self._housekeeping_at = now + _HOUSEKEEPING_S
+        if now >= self._figures_at:
+            self.writer.publish_figures()
+            self._figures_at = now + _FIGURES_S
+
+    # Start and end.
+
+    def _take_lock(self) -> int:
+        path = Path(self.board.facts.lock_dir) / f"shard-{self.shard}"
+        fd = locks.open_lock(path)
+        if not locks.hold(fd, timeout_s=_LOCK_S):
+            os.close(fd)
+            raise StartError(f"shard {self.shard} is running already: its lock {path} is held")
+        if not self.board.claim(self._row):
+            os.close(fd)
+            raise StartError(f"another process has the row of shard {self.shard} on the board {self.board.path}")
+        return fd
+
+    def _is_over(self) -> bool:
+        """Whether the store runs without this process by now, or must not be written any more."""
+        if self.board.replaced():
+            log.error("shard %d ends: the run of the store it belongs to is over", self.shard)
+            return True
+        if self.board.log.broken:
+            raise LogBroken("a flush of the log failed")
+        return False
+
+    def _say_goodbye(self) -> None:
+        """Refuse what is queued, so that its senders know that it was not done."""
+        self._row.state = ShardRow.STOPPING
+        self._row.incarnation = 0
+        give_up_at = time.monotonic() + _GOODBYE_S
+        while (left_s := give_up_at - time.monotonic()) > 0:
+            self._row.beat()
+            frames = self.sockets.receive()
+            if frames is None:
+                self.sockets.wait(left_s)
+                continue
+            identity, *rest = frames
+            try:
+                id = protocol.decode_request(rest).id
+            except MalformedRequest as error:
+                id = error.id
+            self._refuse(identity, id, Unavailable("the shard is stopping"))
+        self.writer.housekeep(self.board.watermark())
+
+
+def is_too_large(operations: Sequence[Operation], size: int) -> bool:
+    """Whether a message of `size` bytes breaks the rule of the protocol; one operation alone may be of any size."""
+    if len(operations) > MESSAGE_OPS:
+        return True
+    if size <= MESSAGE_BYTES or len(operations) == 1:
+        return False
+    return sum(map(_size, operations)) > MESSAGE_BYTES
+
+
+def _size(operation: Operation) -> int:
+    if isinstance(operation, Put):
+        return len(operation.key) + len(operation.value)
+    return len(operation.key) if isinstance(operation, Delete | Touch) else len(operation.prefix)
+
+
+def _runs(arrived: list[Arrived]) -> Iterator[list[Arrived]]:
+    """`arrived` in order: one with a prefix delete alone, what stands between such together."""
+    together: list[Arrived] = []
+    for request in arrived:
+        if DeletePrefix in map(type, request.operations):
+            if together:
+                yield together
+            yield [request]
+            together = []
+        else:
+            together.append(request)
+    if together:
+        yield together
