@@ -175,13 +175,14 @@ def recover(
             raise Damaged(replay_lsn, segment, "the segment is missing")
         image.fold(fold)
         behind = image.behind(fold.lsn)
-        flushed = [*behind, *applied, *([old_board.log.synced] if old_board is not None else [])]
-        damaged = not records.is_torn(fold.lsn, flushed)
+        flushed = [fold.synced, *behind, *([old_board.log.synced] if old_board is not None else [])]
+        there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
+        damaged = not records.is_torn(fold.lsn, there)
         if damaged and not repair:
-            more = max(flushed) - fold.lsn
-            raise Damaged(fold.lsn, segment, f"no record can be read there, but {more} more bytes had been flushed")
+            more = max(there) - fold.lsn
+            raise Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
         clean = fold.kind == STOP and not damaged
-        synced = min(max(fold.synced, *flushed, 0), fold.lsn)
+        synced = min(max(flushed), fold.lsn)
         if behind or not clean:
             image.cut(fold.lsn)
         image.write_again(synced, fold.lsn)
