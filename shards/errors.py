@@ -42,6 +42,12 @@ class BadKey(BadRequest):
     hint = "A key is percent-encoded UTF-8, 1 to 511 bytes long."
 
 
+class Forbidden(KVError):
+    code, status = "forbidden", 403
+    title = "This request is not allowed"
+    hint = "See the detail."
+
+
 class NotFound(KVError):
     code, status = "not_found", 404
     title = "No such key"

@@ -1,0 +1,135 @@
+"""What is the same for answers of every layer: the headers all of them carry, and how an error is told. Pure.
+
+The protocol writes `COMMON` on every answer and `INERT` where the application set nothing else, so no answer, not even
+a refusal before the request was read, can be without CORS headers.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shards.errors import BadRequest, KVError, MethodNotAllowed, Overloaded, RequestTimeout, ValueTooLarge
+
+Headers = list[tuple[bytes, bytes]]
+
+ALLOW_ORIGIN: Final = b"access-control-allow-origin"
+COMMON: Final[Headers] = [
+    (b"vary", b"accept-encoding, origin, access-control-request-method, access-control-request-headers"),
+    (
+        b"access-control-expose-headers",
+        b"ETag, KV-Revision, KV-Previous-Revision, KV-Expires, KV-Cursor, Content-Range, Accept-Ranges, Allow, Link, "
+        b"Retry-After, WWW-Authenticate, X-Request-Id",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+]
+"""On every answer."""
+INERT: Final[Headers] = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"sandbox; default-src 'none'"),
+]
+"""On every answer that does not set them itself: a stored page must not run in the store's origin."""
+INERT_NAMES: Final = frozenset(name for name, _ in INERT)
+
+PREFLIGHT: Final = (
+    ("access-control-allow-methods", "GET, HEAD, PUT, POST, PATCH, DELETE"),
+    (
+        "access-control-allow-headers",
+        "Accept, Authorization, Content-Type, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, "
+        "If-Range, Range, Last-Event-ID, X-Request-Id",
+    ),
+    ("access-control-max-age", "7200"),
+)
+"""What an answer to OPTIONS adds."""
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""A client's X-Request-Id that is taken over."""
+RETRY_AFTER_S: Final = 1
+
+_PLAIN = b"text/plain; charset=utf-8"
+_PROBLEM = b"application/problem+json"
+
+STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+
+
+class WrongMethod(MethodNotAllowed):
+    """The method is not in `allow`, a list of methods separated by commas."""
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(f"allowed: {allow}")
+        self.allow = allow
+
+
+class Answer(NamedTuple):
+    """A whole answer, without what every answer carries."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> Answer:
+    """How `error` is told to a client that asked for `path` (as sent) and accepts `accept`.
+
+    Paths of version 1 and clients that name `application/problem+json` get a problem. All others get MemoryKV's
+    bodies, some of them empty: its C client takes a body as the result without looking at the status.
+    """
+    headers: Headers = [(b"x-request-id", request_id)]
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
+    if error.status == 503:
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    if path.startswith(b"/v1/") or _PROBLEM in accept.lower():
+        content_type, body = _PROBLEM, _problem(error, request_id)
+    else:
+        content_type, body = _PLAIN, _text(error).encode()
+    if body:
+        headers.append((b"content-type", content_type))
+    headers.append((b"content-length", b"%d" % len(body)))
+    return Answer(error.status, headers, body)
+
+
+def _text(error: KVError) -> str:
+    """MemoryKV's body."""
+    if isinstance(error, BadRequest):
+        return error.detail
+    if isinstance(error, RequestTimeout | ValueTooLarge):
+        return error.title
+    return Overloaded.title if error.status == 503 else ""
+
+
+def _problem(error: KVError, request_id: bytes) -> bytes:
+    """RFC 9457."""
+    return msgspec.json.encode(
+        {
+            "type": f"/docs/errors/{error.code}",
+            "title": error.title,
+            "status": error.status,
+            "code": error.code,
+            "detail": error.detail,
+            "hint": error.hint,
+            "request_id": request_id.decode(),
+        }
+    )
+
+
+class Origins:
+    """Which web pages may read answers: `*`, or a list separated by commas."""
+
+    def __init__(self, text: str) -> None:
+        self._listed = frozenset(origin.strip().encode() for origin in text.split(","))
+        self.all = b"*" in self._listed
+
+    def allowed(self, origin: bytes) -> bytes:
+        """The value of Access-Control-Allow-Origin for a page of `origin`; empty: no such header."""
+        if self.all:
+            return b"*"
+        return origin if origin in self._listed else b""
+
+
+def lines(headers: Headers) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -1,0 +1,144 @@
+"""The REST application: which resource serves which route, and how errors are told.
+
+Falcon's own router would decide by decoded paths; `Routes` takes its place and asks `kvserver.target`, so `/a%2Fb` and
+`/%6Beys` are keys. CORS and the other headers of every answer are the connection's business (`kvserver.answers`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+import falcon.asgi
+from falcon.asgi import Request, Response
+from falcon.routing.util import map_http_methods
+
+from kvserver import answers, target
+from kvserver.answers import PREFLIGHT, WrongMethod
+from kvserver.exchange import ROUTE
+from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
+from kvserver.resources.status import Live, Ready, ShardStates, Status
+from kvserver.router import Router
+from shards.board import Board
+from shards.errors import BadRequest, KVError, NotFound
+
+log = logging.getLogger("kvserver.app")
+
+_ORDER = ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE")
+
+
+def create_app(router: Router, board: Board) -> falcon.asgi.App[Request, Response]:
+    """The application of one worker: writes and reads go through `router`, figures come from `board`."""
+    states = ShardStates(board)
+    routes = Routes()
+    routes.add_route(target.PING, Ping())
+    routes.add_route(target.KEY, Key(router))
+    routes.add_route(target.KEYS, Keys(router))
+    routes.add_route(target.PREFIX, Prefix(router))
+    routes.add_route(target.WAL, Feed())
+    routes.add_route(target.FEED, Feed())
+    routes.add_route(target.STATUS, Status(board, states))
+    routes.add_route(target.LIVE, Live())
+    routes.add_route(target.READY, Ready(states))
+    app: falcon.asgi.App[Request, Response] = falcon.asgi.App(router=routes)  # type: ignore[call-overload]
+    app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty answer has no type
+    app.add_error_handler(KVError, _on_error)
+    app.add_error_handler(falcon.HTTPError, _on_falcon_error)
+    app.add_error_handler(Exception, _on_fault)
+    return app
+
+
+app = create_app
+"""What gunicorn loads. The worker calls it after its fork, when it has a router and a board to hand over."""
+
+
+class Methods(dict[str, Any]):
+    """Method to responder of one resource; those it lacks lead to 405."""
+
+    def __init__(self, resource: object) -> None:
+        super().__init__(map_http_methods(resource))
+        self.allow = ",".join(method for method in _ORDER if method in self)
+
+    def __missing__(self, method: str) -> Callable[..., Any]:
+        async def not_allowed(req: Request, resp: Response, **_: Any) -> None:
+            raise WrongMethod(self.allow)
+
+        return not_allowed
+
+
+class Nowhere:
+    """Paths that are no route."""
+
+
+class Preflight:
+    """OPTIONS of every path."""
+
+    async def on_options(self, req: Request, resp: Response, allow: str) -> None:
+        """200: what pages of other origins may do."""
+        resp.set_headers(PREFLIGHT)
+        if allow:
+            resp.set_header("Allow", allow)
+        resp.data = b""
+
+
+class Routes:
+    """Falcon's interface of a router, over `target.resolve`."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, tuple[object, Methods]] = {}
+        preflight = Preflight()
+        self._preflight = (preflight, Methods(preflight))
+
+    def add_route(self, uri_template: str, resource: object, **_: Any) -> None:
+        """Serve the route of that label with `resource`."""
+        self._routes[uri_template] = (resource, Methods(resource))
+
+    def find(self, uri: str, req: Request) -> tuple[object, Methods, dict[str, Any], str]:
+        """Falcon asks where a request goes. `uri` is not looked at. Raises `NotFound`, `BadKey`."""
+        scope = req.scope
+        if req.method == "OPTIONS":
+            return self._find_preflight(scope)
+        route, argument = target.resolve(scope["raw_path"])
+        scope[ROUTE] = route
+        found = self._routes.get(route)
+        if found is None:
+            raise NotFound("there is nothing at this path")
+        return *found, {"key": argument} if argument else {}, route
+
+    def _find_preflight(self, scope: dict[str, Any]) -> tuple[object, Methods, dict[str, Any], str]:
+        try:
+            route = target.resolve(scope["raw_path"]).route
+        except BadRequest:
+            route = target.NOWHERE
+        scope[ROUTE] = route
+        found = self._routes.get(route)
+        return *self._preflight, {"allow": found[1].allow if found else ""}, route
+
+
+async def _on_error(req: Request, resp: Response, error: KVError, params: dict[str, Any]) -> None:
+    """The one place that tells an error of the application."""
+    given = req.get_header("X-Request-Id") or ""
+    request_id = given.encode() if answers.REQUEST_ID.fullmatch(given.encode()) else secrets.token_hex(8).encode()
+    answer = answers.refusal(error, req.scope["raw_path"], req.accept.encode(), request_id)
+    resp.status = answer.status
+    resp.stream = None
+    resp.data = answer.body
+    resp.content_type = None
+    for name, value in answer.headers:
+        resp.set_header(name.decode(), value.decode())
+    if error.status >= 500:
+        log.warning("%s %r: %s: %s (request %s)", req.method, req.scope["raw_path"], error.code, error, given)
+
+
+async def _on_falcon_error(req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
+    """Falcon finds fault with little that the connection lets through."""
+    await _on_error(req, resp, BadRequest(error.description or error.title or ""), params)
+
+
+async def _on_fault(req: Request, resp: Response, error: Exception, params: dict[str, Any]) -> None:
+    """A fault of ours: logged with its traceback, 500 for the client."""
+    log.error("%s %r failed", req.method, req.scope["raw_path"], exc_info=error)
+    await _on_error(req, resp, KVError(), params)

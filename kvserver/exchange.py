@@ -1,0 +1,220 @@
+"""One request and its answer: the ASGI side of a connection.
+
+A request is handed to the application when it has arrived whole, so the application never waits for its client. Head
+and body of an answer leave in one system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from kvserver import answers, target
+from kvserver.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
+from shards.errors import KVError
+
+if TYPE_CHECKING:
+    from kvserver.http import Protocol
+
+log = logging.getLogger("kvserver.http")
+
+ROUTE = "kvserver.route"
+"""Key of the scope under which the application leaves the route it took, for metrics."""
+
+SCRIPT = "kvserver.script"
+"""Key of the scope that is there if a browser asks for the script of a service worker."""
+
+_JOIN_UP_TO = 16 << 10
+"""Bodies up to this size are copied behind the head, larger ones written beside it."""
+
+
+class ClientGone(OSError):
+    """The client closed the connection before it had the answer."""
+
+
+class Exchange:
+    """One request, from its first byte to the last of its answer.
+
+    Attributes:
+        headers: as received, names in lower case.
+        body: what has arrived of it.
+        error: the refusal that is the answer; the application is not asked.
+        keep_alive: whether another request may follow on the connection.
+        last: it has arrived whole, and its client wants no other to follow.
+        counted: it is one of the requests in flight.
+        bytes_held: what it has added to the bytes the worker holds.
+    """
+
+    __slots__ = (
+        "_chunked", "_started", "accept", "begun_at", "body", "bytes_held", "complete", "counted", "disconnected",
+        "error", "headers", "keep_alive", "last", "method", "origin", "path", "protocol", "request_id", "scope",
+        "script", "start", "status", "version",
+    )  # fmt: skip
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.method, self.path, self.version = "", b"", "1.1"
+        self.headers: Headers = []
+        self.body: bytes | bytearray = b""
+        self.error: KVError | None = None
+        self.scope: dict[str, Any] = {}
+        self.keep_alive = self.last = self.counted = self.script = False
+        self.accept = self.origin = self.request_id = b""
+        self.bytes_held = 0
+        self.begun_at = perf_counter()
+        self.status = 0
+        self.start: Headers = []
+        self.disconnected = self.complete = self._started = self._chunked = False
+
+    # The application's side
+
+    async def run(self) -> None:
+        """Have the application answer. Never raises but for cancellation, which breaks the connection."""
+        try:
+            await self.protocol.app(self.scope, self.receive, self.send)
+            if not self.complete:
+                raise RuntimeError("the application did not finish its answer")
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            self.protocol.transport.abort()
+            raise
+        except Exception as error:
+            self._fail(error)
+        finally:
+            if not self.complete:
+                self._finish()
+
+    def _fail(self, error: Exception) -> None:
+        """A client must see that an answer is broken off: no end of the chunks, no full length."""
+        if isinstance(error, KVError):
+            log.warning("%s %r broke off: %s", self.method, self.path, error)
+        else:
+            log.error("%s %r failed", self.method, self.path, exc_info=error)
+        if not self._started and not self.disconnected:
+            self.refuse(error if isinstance(error, KVError) else KVError())
+        elif self._chunked:
+            self.protocol.transport.close()
+        else:
+            self.protocol.transport.abort()
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI: the whole body at once."""
+        body, self.body = bytes(self.body), b""
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI: the answer. Raises `ClientGone` in a read whose client left; a write goes on to its end."""
+        if self.disconnected:
+            if self.method in ("GET", "HEAD"):
+                raise ClientGone
+            self.complete = self.complete or self._ends(message)
+            return
+        if message["type"] == "http.response.start":
+            self.status, self.start = message["status"], message["headers"]
+            return
+        more: bool = message.get("more_body", False)
+        self._write(message.get("body", b""), more)
+        flow = self.protocol.flow
+        if flow.write_paused:
+            await self._drained(len(message.get("body", b"")), more)
+        if not more:
+            self._finish()
+
+    def _ends(self, message: dict[str, Any]) -> bool:
+        if message["type"] == "http.response.start" or message.get("more_body", False):
+            return False
+        self._finish()
+        return True
+
+    async def _drained(self, size: int, more: bool) -> None:
+        """Wait until the client has taken what was written; it takes memory, but no place among those in flight."""
+        self.hold(size)
+        self.leave()
+        await self.protocol.flow.drain()
+        if more:
+            self.hold(-size)
+
+    # The connection's side
+
+    def refuse(self, error: KVError) -> None:
+        """Answer with `error`."""
+        request_id = self.request_id or secrets.token_hex(8).encode()
+        answer = answers.refusal(error, self.path, self.accept, request_id)
+        self.status, self.start = answer.status, answer.headers
+        self._write(answer.body, False)
+        self._finish()
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body that take memory; negative ones give it back."""
+        self.bytes_held += size
+        self.protocol.traffic.bytes_held += size
+
+    def leave(self) -> None:
+        """Count no longer as in flight."""
+        if self.counted:
+            self.counted = False
+            self.protocol.traffic.leave()
+
+    def drop(self) -> None:
+        """Nobody will answer this."""
+        self.leave()
+        self.hold(-self.bytes_held)
+
+    def _finish(self) -> None:
+        self.complete = True
+        self.leave()
+        if self.bytes_held:
+            self.hold(-self.bytes_held)
+        route = self.scope.get(ROUTE, target.NOWHERE)
+        traffic = self.protocol.traffic
+        traffic.counts.add(self.method, route, self.status, perf_counter() - self.begun_at)
+        self.protocol.answered(self)
+
+    def _write(self, body: bytes, more: bool) -> None:
+        transport = self.protocol.transport
+        head = b""
+        if not self._started:
+            self._started = True
+            head = self._head(len(body), more)
+        if self.method == "HEAD" or self.status in (204, 304):
+            body = b""
+        elif self._chunked:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        if len(body) <= _JOIN_UP_TO:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body) if head else (body,))
+
+    def _head(self, length: int, more: bool) -> bytes:
+        traffic, own = self.protocol.traffic, self.start
+        parts = [traffic.head(self.status)]
+        sized = self.method == "HEAD" or self.status in (204, 304)
+        for name, value in own:
+            if name == b"content-length":
+                sized = True
+            elif name in INERT_NAMES:
+                parts[0] = traffic.head_without(self.status, own)
+            parts += (name, b": ", value, b"\r\n")
+        if not traffic.origins.all and (origin := traffic.origins.allowed(self.origin)):
+            parts += (ALLOW_ORIGIN, b": ", origin, b"\r\n")
+        if self.request_id and self.status < 400:  # a refusal has it among its own
+            parts += (b"x-request-id: ", self.request_id, b"\r\n")
+        if not sized:
+            if not more:
+                parts.append(b"content-length: %d\r\n" % length)
+            elif self.version == "1.1":
+                self._chunked = True
+                parts.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self.keep_alive = False  # the end of the connection is the end of the body
+        if not self.keep_alive or (traffic.stopping and self.protocol.idle_but_for(self)):
+            self.keep_alive = False
+            parts.append(b"connection: close\r\n")
+        elif self.version == "1.0":
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)

@@ -1,0 +1,85 @@
+"""The sending end of a hand-over: a worker gives an accepted connection to a gateway.
+
+A gateway listens on `gateway-<row>.handover` (SOCK_SEQPACKET) in the run directory. The worker connects and sends one
+message: a MessagePack array of version (1), the client's address, the request's head from its first line to the blank
+line, and the bytes that came behind it; the connection's descriptor travels beside it (SCM_RIGHTS, unix(7)). The
+gateway answers one byte, 1, and owns the connection from then on.
+
+The worker afterwards closes its own descriptor, and does not shut the connection down: that would end it for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from shards.board import Board, Common
+from shards.errors import BadRequest, Unavailable
+
+VERSION: Final = 1
+MOST_BYTES: Final = 128 << 10
+"""Length of a message."""
+ACCEPTED: Final = b"\x01"
+ACCEPT_S: Final = 1.0
+"""How long a gateway may take to accept."""
+
+
+async def until_written(transport: asyncio.Transport) -> None:
+    """Wait until the kernel has everything that was written, or the connection is gone."""
+    while not transport.is_closing() and transport.get_write_buffer_size():
+        await asyncio.sleep(0.005)
+
+
+async def hand_over(
+    loop: asyncio.AbstractEventLoop,
+    board: Board,
+    transport: asyncio.Transport,
+    client: tuple[str, int] | None,
+    head: bytes,
+    rest: bytes | bytearray,
+) -> None:
+    """Give the connection to the gateway with the fewest clients; nothing may be read or written here afterwards.
+
+    Raises `Unavailable` if none takes it, `BadRequest` if the client sent too much before it was answered.
+    """
+    message = msgspec.msgpack.encode([VERSION, _address(client), head, bytes(rest)])
+    if len(message) > MOST_BYTES:
+        raise BadRequest("frames were sent before the handshake was answered")
+    if transport.get_extra_info("sslcontext") is not None:
+        raise Unavailable("a TLS connection cannot be given to the gateway: use the gateway's own port")
+    descriptor = transport.get_extra_info("socket").fileno()
+    for path in _gateways(board):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel:
+            try:
+                channel.connect(str(path))
+                socket.send_fds(channel, [message], [descriptor])
+            except OSError:
+                continue  # gone, or its queue is full: nothing was sent
+            if await _answer(loop, channel) != ACCEPTED:
+                break
+            return
+    raise Unavailable("no gateway takes feed connections")
+
+
+def _gateways(board: Board) -> list[Path]:
+    """Where living gateways listen, the least busy first."""
+    rows = [(row.clients, index) for index, row in board.gateways.alive() if row.state == Common.UP]
+    return [board.path.with_name(f"gateway-{index}.handover") for _, index in sorted(rows)]
+
+
+async def _answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:
+    with contextlib.suppress(OSError, TimeoutError):
+        return await asyncio.wait_for(loop.sock_recv(channel, 1), ACCEPT_S)
+    return b""
+
+
+def _address(client: tuple[str, int] | None) -> str:
+    if client is None:
+        return ""
+    host, port = client
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,45 @@
+"""Which requests become feed connections, and what the others are told. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+
+from kvserver import target
+from kvserver.answers import Headers
+
+FEEDS = {target.WAL.encode(), target.FEED.encode()}
+"""Paths whose WebSocket connections the gateway serves."""
+
+
+def refusal(http_version: str, headers: Headers) -> str | None:
+    """Why a GET of a feed is no WebSocket handshake, in MemoryKV's words; None if it is one."""
+    if http_version != "1.1":
+        return "a WebSocket needs HTTP/1.1"
+    if not any(token == b"upgrade" for token in _tokens(headers, b"connection")):
+        return "Connection header did not include 'upgrade'"
+    if b"websocket" not in _tokens(headers, b"upgrade"):
+        return "`Upgrade` header did not include 'websocket'"
+    if [value.strip() for value in _values(headers, b"sec-websocket-version")] != [b"13"]:
+        return "`Sec-WebSocket-Version` header did not include '13'"
+    keys = list(_values(headers, b"sec-websocket-key"))
+    if not keys:
+        return "`Sec-WebSocket-Key` header missing"
+    if len(keys) > 1 or not _is_key(keys[0].strip()):
+        return "`Sec-WebSocket-Key` header is not 16 bytes in base64"
+    return None
+
+
+def _values(headers: Headers, wanted: bytes) -> Iterable[bytes]:
+    return (value for name, value in headers if name == wanted)
+
+
+def _tokens(headers: Headers, wanted: bytes) -> list[bytes]:
+    return [token.strip().lower() for value in _values(headers, wanted) for token in value.split(b",")]
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(binascii.a2b_base64(text, strict_mode=True)) == 16
+    except binascii.Error:
+        return False

@@ -1,0 +1,1 @@
+"""What is served: `memorykv` (the routes at the root), `status` (status, health)."""

@@ -1,0 +1,95 @@
+"""From a request target to a route and a decoded key. Pure.
+
+The one place that splits paths. A target is split at `/` while it is still percent-encoded, route names are compared as
+they were sent, and only then the parts are decoded: `/%6Beys` is the key `keys`, `/a%2Fb` the key `a/b`, `/keys/` no
+route at all. Nothing is merged or resolved: `.` and `..` are keys, `//a` and `/a/` lead nowhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from shards.errors import BadKey, BadRequest
+
+PING: Final = "/ping"
+KEY: Final = "/:key"
+KEYS: Final = "/keys"
+PREFIX: Final = "/keys/:prefix"
+WAL: Final = "/wal"
+FEED: Final = "/v1/feed"
+STATUS: Final = "/v1/status"
+LIVE: Final = "/health/live"
+READY: Final = "/health/ready"
+V1_OTHER: Final = "/v1/*"
+NOWHERE: Final = "other"
+
+LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, STATUS, LIVE, READY, V1_OTHER, NOWHERE)
+"""Every route, by the name that metrics show."""
+
+
+class Target(NamedTuple):
+    """A route, one of `LABELS`, and the decoded key or prefix it names, empty where there is none."""
+
+    route: str
+    argument: bytes = b""
+
+
+_NAMED: Final = {
+    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, STATUS, LIVE, READY)
+}  # fmt: skip
+_NOWHERE: Final = Target(NOWHERE)
+_V1_OTHER: Final = Target(V1_OTHER)
+
+_FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
+_END_OF_PATH = re.compile(rb"[?#]")
+
+
+def split(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request target, both as sent; of the absolute form (`http://host/path`) its path.
+
+    The path is `*` or starts with `/`. Raises `BadRequest`.
+    """
+    if _FORBIDDEN.search(target):
+        raise BadRequest("Invalid URL: a character that must be percent-encoded")
+    if not target.startswith(b"/") and target != b"*":
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None:
+            raise BadRequest("Invalid URL: neither a path nor a URL")
+        target = target[absolute.end() :]
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    if b"?" not in target and b"#" not in target:
+        return target, b""
+    path, *_ = _END_OF_PATH.split(target, 1)
+    rest = target[len(path) :].partition(b"#")[0]
+    return path, rest[1:]
+
+
+def resolve(path: bytes) -> Target:
+    """Route and key of a path from `split`. Raises `BadKey` if the key or prefix is not UTF-8."""
+    named = _NAMED.get(path)
+    if named is not None:
+        return named
+    parts = path.split(b"/")
+    if len(parts) == 2 and parts[1]:
+        return Target(KEY, _decode(parts[1], "key"))
+    if len(parts) == 3 and parts[1] == b"keys" and parts[2]:
+        return Target(PREFIX, _decode(parts[2], "prefix"))
+    if len(parts) > 2 and parts[1] == b"v1":
+        return _V1_OTHER
+    return _NOWHERE
+
+
+def _decode(part: bytes, name: str) -> bytes:
+    """Percent-decoding that leaves a malformed `%zz` as it stands, and strict UTF-8."""
+    if b"%" in part:
+        part = unquote_to_bytes(part)
+    if not part.isascii():
+        try:
+            part.decode()
+        except UnicodeDecodeError:
+            raise BadKey(f"Invalid URL: Invalid UTF-8 in `{name}`") from None
+    return part

@@ -1,0 +1,106 @@
+"""What all connections of a worker share: the clock, limits, counts, and the head that answers begin with."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from typing import Final
+
+from uvicorn.server import ServerState
+
+from kvserver.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
+from kvserver.counting import Counts
+from shards.board import Board, WorkerRow
+
+MOST_IN_FLIGHT: Final = 1024
+"""Requests the whole server works on at a time; further ones are told to come again."""
+MOST_BYTES: Final = 256 << 20
+"""Bytes of bodies a worker holds: those that arrive, and answers that were not taken yet."""
+
+
+class Traffic(ServerState):
+    """One per worker, handed to every connection.
+
+    Attributes:
+        clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
+            a request needs no timer.
+        stopping: answers end their connection.
+        bytes_held: see `MOST_BYTES`.
+    """
+
+    def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins) -> None:
+        super().__init__()
+        self.board, self.row, self.counts, self.origins = board, row, counts, origins
+        self.max_value = board.facts.max_value
+        self.clock = 0.0
+        self.stopping = False
+        self.bytes_held = 0
+        self._in_flight = 0
+        self._words = board.words
+        self._own_word = row.base + WorkerRow.in_flight.index
+        self._other_words: list[int] = []
+        self._heads: dict[int, bytes] = {}
+        self._bare_heads: dict[int, bytes] = {}
+        self._date = b""
+        self.look_around()
+
+    # Limits
+
+    def look_around(self) -> None:
+        """See which other workers live: what a dead one had in flight does not count. Once a second."""
+        at = WorkerRow.in_flight.index
+        self._other_words = [row.base + at for _, row in self.board.workers.alive() if row.base != self.row.base]
+
+    def enter(self) -> bool:
+        """Count a request in, unless the server has as many as it takes."""
+        count = self._in_flight
+        for word in self._other_words:
+            count += self._words[word]
+        if count >= MOST_IN_FLIGHT:
+            self.counts.overloads += 1
+            return False
+        self._in_flight += 1
+        self._words[self._own_word] = self._in_flight
+        return True
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self._in_flight -= 1
+        self._words[self._own_word] = self._in_flight
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this worker that count towards the limit."""
+        return self._in_flight
+
+    # Heads
+
+    def set_time(self, clock: float, unix_s: float) -> None:
+        """Called every fraction of a second."""
+        self.clock = clock
+        date = formatdate(unix_s, usegmt=True).encode()
+        if date != self._date:
+            self._date = date
+            self._heads.clear()
+            self._bare_heads.clear()
+
+    def head(self, status: int) -> bytes:
+        """Status line, Date and the headers that come with every answer."""
+        head = self._heads.get(status)
+        if head is None:
+            head = self._heads[status] = self.head_without(status, [])
+        return head
+
+    def head_without(self, status: int, own: Headers) -> bytes:
+        """The same, but for those of `INERT` that are in `own`."""
+        names = {name for name, _ in own}
+        return self._bare_head(status) + lines([header for header in INERT if header[0] not in names])
+
+    def _bare_head(self, status: int) -> bytes:
+        head = self._bare_heads.get(status)
+        if head is None:
+            line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            head = line + lines([(b"date", self._date), *COMMON])
+            if self.origins.all:
+                head += lines([(ALLOW_ORIGIN, b"*")])
+            self._bare_heads[status] = head
+        return head

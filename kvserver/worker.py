@@ -1,0 +1,169 @@
+"""gunicorn's worker class of the web workers: uvicorn's server with our connections, and a row on the board.
+
+A worker dies with its gunicorn master, ends when another run of the store has begun, and stops in order: it takes no
+new connections, answers what still arrives on the old ones with `Connection: close`, lets idle ones go quietly, and
+gives what is being answered the grace to finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from uvicorn.config import Config
+from uvicorn.server import Server as UvicornServer
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
+
+from kvserver.answers import Origins
+from kvserver.counting import Counts
+from kvserver.http import Protocol
+from kvserver.router import Router
+from kvserver.settings import ServerSettings
+from kvserver.traffic import Traffic
+from shards.board import Board, BoardError, Common, WorkerRow
+from shards.process import configure_logging, die_with
+from shards.settings import SettingError, load
+
+log = logging.getLogger("kvserver.worker")
+
+TICK_S = 0.1
+"""uvicorn's main loop calls `on_tick` this often."""
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """gunicorn's hook of that name: the worker dies with its master. (It would live on and keep answering.)"""
+    die_with(server.pid)
+
+
+class Server(UvicornServer):
+    """uvicorn's server, which keeps the board's row and its own way to stop."""
+
+    def __init__(self, config: Config, traffic: Traffic, router: Router, grace_s: float, notify: Any) -> None:
+        super().__init__(config)
+        self.server_state = self.traffic = traffic
+        self._router, self._grace_s, self._notify = router, grace_s, notify
+        self._loop = asyncio.get_running_loop()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: the clock; deadlines and metrics less often; once a second, what others can see."""
+        self.traffic.set_time(self._loop.time(), time.time())
+        if counter % 4 == 0:
+            self._check_connections()
+            self.traffic.counts.flush()
+        if counter % 10 == 0:
+            self._beat()
+        return self.should_exit
+
+    def _check_connections(self) -> None:
+        now = self.traffic.clock
+        for connection in list(self.traffic.connections):
+            connection.check(now)  # type: ignore[union-attr]
+
+    def _beat(self) -> None:
+        self._notify()
+        traffic, row = self.traffic, self.traffic.row
+        row.beat()
+        row.connections = len(traffic.connections)
+        row.publish(
+            self._router.counters()
+            | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
+        )
+        traffic.look_around()
+        if traffic.board.replaced():
+            log.warning("another run of the store has begun: this worker ends")
+            self._grace_s, self.should_exit = 0.0, True
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and say so on the board."""
+        await self.on_tick(0)
+        await super().startup(sockets)
+        self.traffic.row.state = Common.UP
+        gc.freeze()  # what lives as long as the worker need not be looked at again
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Stop in order; what is not done when the grace ends is cut off."""
+        traffic = self.traffic
+        traffic.row.state = Common.STOPPING
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        traffic.stopping = True
+        for connection in list(traffic.connections):
+            connection.shutdown()
+        give_up_at = self._loop.time() + self._grace_s
+        counter = 0
+        while (traffic.connections or traffic.tasks) and self._loop.time() < give_up_at:
+            await asyncio.sleep(TICK_S)
+            counter += 1
+            await self.on_tick(counter)
+            self._check_connections()
+        self._cut_off()
+        await asyncio.sleep(0)
+        traffic.counts.flush()
+
+    def _cut_off(self) -> None:
+        traffic = self.traffic
+        if traffic.connections:
+            log.warning("%d connections were cut off when the grace ended", len(traffic.connections))
+        for connection in list(traffic.connections):
+            connection.transport.abort()
+        for task in list(traffic.tasks):
+            task.cancel()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end the main loop. (uvicorn raises them again afterwards: the worker would seem to be killed.)"""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop, self._grace_s)
+        self._loop.add_signal_handler(signal.SIGQUIT, self._stop, 0.0)
+        yield
+
+    def _stop(self, grace_s: float) -> None:
+        self._grace_s = min(self._grace_s, grace_s)
+        self.should_exit = True
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    """The worker class; its application is what `kvserver.app:app` makes of a router and a board."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": Protocol,
+        "ws": "none",
+        "lifespan": "off",
+        "interface": "asgi3",
+        "proxy_headers": False,
+        "access_log": False,
+    }  # fmt: skip
+
+    async def _serve(self) -> None:
+        try:
+            settings = load(ServerSettings)
+            configure_logging(settings.log_level, "web")
+            board = Board.open(settings.board_path)
+            _, row = board.workers.claim()
+        except (BoardError, SettingError) as error:
+            self.log.error("%s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
+        router.start()
+        self.config.app = self.wsgi(router, board)
+        server = Server(self.config, self._traffic(board, row, settings), router, settings.grace, self.notify)
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            router.close()
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _traffic(self, board: Board, row: WorkerRow, settings: ServerSettings) -> Traffic:
+        return Traffic(board, row, Counts(), Origins(settings.origins))

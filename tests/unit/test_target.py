@@ -1,0 +1,122 @@
+"""Targets: what MemoryKV's clients send, what must lead nowhere, and properties that no example covers."""
+
+from __future__ import annotations
+
+from urllib.parse import quote_from_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvserver import target
+from kvserver.target import KEY, KEYS, NOWHERE, PING, PREFIX, READY, STATUS, V1_OTHER, WAL, Target
+from shards.errors import BadKey, BadRequest
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"/ping", Target(PING)),
+        (b"/keys", Target(KEYS)),
+        (b"/wal?ticket=1", Target(WAL)),
+        (b"/v1/status", Target(STATUS)),
+        (b"/health/ready", Target(READY)),
+        (b"/%70ing", Target(KEY, b"ping")),
+        (b"/%6Beys", Target(KEY, b"keys")),
+        (b"/KEYS", Target(KEY, b"KEYS")),
+        (b"/v1", Target(KEY, b"v1")),
+        (b"/health", Target(KEY, b"health")),
+        (b"/a%2Fb", Target(KEY, b"a/b")),
+        (b"/a%2fb?x=1#y", Target(KEY, b"a/b")),
+        (b"/p%", Target(KEY, b"p%")),
+        (b"/p%zz", Target(KEY, b"p%zz")),
+        (b"/p%25zz", Target(KEY, b"p%zz")),
+        (b"/x+y", Target(KEY, b"x+y")),
+        (b"/.", Target(KEY, b".")),
+        (b"/..", Target(KEY, b"..")),
+        (b"/%00", Target(KEY, b"\0")),
+        (b"/!$&'()*+,;=:@-._~", Target(KEY, b"!$&'()*+,;=:@-._~")),
+        (b'/"[x]{y}|\\^', Target(KEY, b'"[x]{y}|\\^')),
+        (b"/a?b/c", Target(KEY, b"a")),
+        (b"/a#b?c", Target(KEY, b"a")),
+        (b"http://kv.example/x+y", Target(KEY, b"x+y")),
+        (b"HTTPS://kv.example:1/keys/a?b", Target(PREFIX, b"a")),
+        (b"http://kv.example/keys", Target(KEYS)),
+        (b"/keys/typ", Target(PREFIX, b"typ")),
+        (b"/keys/a%2F", Target(PREFIX, b"a/")),
+        (b"/keys/keys", Target(PREFIX, b"keys")),
+        (b"/v1/", Target(V1_OTHER)),
+        (b"/v1/kv/a", Target(V1_OTHER)),
+        (b"/v1/status/", Target(V1_OTHER)),
+        (b"/", Target(NOWHERE)),
+        (b"/?a", Target(NOWHERE)),
+        (b"*", Target(NOWHERE)),
+        (b"http://kv.example", Target(NOWHERE)),
+        (b"http://kv.example?/a", Target(NOWHERE)),
+        (b"/keys/", Target(NOWHERE)),
+        (b"//keys", Target(NOWHERE)),
+        (b"//", Target(NOWHERE)),
+        (b"/a/", Target(NOWHERE)),
+        (b"/a/b", Target(NOWHERE)),
+        (b"/%6Beys/a", Target(NOWHERE)),
+        (b"/keys/a/b", Target(NOWHERE)),
+        (b"/keys//", Target(NOWHERE)),
+        (b"/ping/", Target(NOWHERE)),
+        (b"/a/../b", Target(NOWHERE)),
+    ],
+)
+def test_where_a_target_leads(sent: bytes, expected: Target) -> None:
+    assert target.resolve(target.split(sent)[0]) == expected
+
+
+def test_query_is_what_stands_between_question_mark_and_fragment() -> None:
+    assert target.split(b"/a?x=1&y=%20?#z?") == (b"/a", b"x=1&y=%20?")
+    assert target.split(b"/a#z?x=1") == (b"/a", b"")
+
+
+@pytest.mark.parametrize("byte", [*range(0x21), ord("<"), ord(">"), ord("`"), *range(0x7F, 0x100)])
+def test_bytes_that_must_be_encoded_are_refused_anywhere(byte: int) -> None:
+    for sent in (b"/a%c", b"/a?b%c", b"http://h%c/"):
+        with pytest.raises(BadRequest):
+            target.split(sent % byte)
+
+
+@pytest.mark.parametrize("sent", [b"", b"a", b"*a", b"http:/a", b"http:///a", b"kv.example:80", b"?a", b"1http://h/"])
+def test_what_is_neither_path_nor_url_is_refused(sent: bytes) -> None:
+    with pytest.raises(BadRequest):
+        target.split(sent)
+
+
+@pytest.mark.parametrize(("path", "name"), [(b"/%FF", "key"), (b"/a%C3", "key"), (b"/keys/%ED%A0%80", "prefix")])
+def test_bad_utf8_is_named(path: bytes, name: str) -> None:
+    with pytest.raises(BadKey) as caught:
+        target.resolve(path)
+    assert caught.value.detail == f"Invalid URL: Invalid UTF-8 in `{name}`"
+
+
+keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.encode)
+
+
+@given(keys)
+def test_every_key_can_be_named_in_exactly_one_way_of_full_encoding(key: bytes) -> None:
+    everything = b"".join(b"%%%02X" % byte for byte in key)
+    for encoded in (everything, everything.lower(), quote_from_bytes(key, safe="").encode()):
+        if encoded not in (b"ping", b"keys", b"wal"):
+            assert target.resolve(b"/" + encoded) == Target(KEY, key)
+        assert target.resolve(b"/keys/" + encoded) == Target(PREFIX, key)
+
+
+@given(st.binary(max_size=30).map(lambda tail: b"/" + tail))
+def test_a_list_or_delete_of_everything_has_one_spelling(sent: bytes) -> None:
+    """`DELETE /keys` wipes the store: nothing but these five bytes may lead there, nor a prefix be empty."""
+    try:
+        path, _ = target.split(sent)
+        found = target.resolve(path)
+    except BadRequest:
+        return
+    if found.route == KEYS:
+        assert path == b"/keys"
+    if found.route in (KEY, PREFIX):
+        assert found.argument
+        assert path.count(b"/") == (1 if found.route == KEY else 2)
+        found.argument.decode()
