@@ -223,8 +223,8 @@ class Supervisor:
         banner.show(
             self._settings,
             map_dir=self._store.map_dir,
-            rest=self._listeners.rest and listening.address(self._listeners.rest),
-            feed=self._listeners.feed and listening.address(self._listeners.feed),
+            rest=_address(self._listeners.rest),
+            feed=_address(self._listeners.feed),
             metrics=listening.address(self._listeners.metrics),
         )
         notify("READY=1")
@@ -273,6 +273,10 @@ class Supervisor:
             with contextlib.suppress(CannotStart):
                 self._children.turn(now)
             self._signals.wait(0.02)
+
+
+def _address(listener: socket.socket | None) -> str | None:
+    return None if listener is None else listening.address(listener)
 
 
 def conf_file(name: str) -> Path:

@@ -1,0 +1,99 @@
+"""The run directory: sockets, the board and metrics of one running server. Locked for as long as it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from pathlib import Path
+
+from shards import locks
+from shards.settings import default_run_dir
+
+LONGEST_NAME = "shard-255-ffffffffffffffff.req"
+LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
+
+_SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock")
+
+
+class RunDirError(Exception):
+    """The run directory cannot be used; the message says why and what to do."""
+
+
+class RunDir:
+    """A run directory that this process has made or taken, empty of what a predecessor left but its board."""
+
+    def __init__(self, path: Path, wait_s: float = 5.0, transient: bool = False) -> None:
+        """Make `path` if it is missing and lock it, waiting `wait_s` seconds for a predecessor that is dying.
+
+        `transient`: the directory is this run's alone and removed at the end. Raises `RunDirError`.
+        """
+        self.path, self._transient = path, transient
+        if len(os.fsencode(path / LONGEST_NAME)) > LONGEST_SOCKET_PATH:
+            raise RunDirError(
+                f"the run directory {path} has too long a path: socket paths are limited to {LONGEST_SOCKET_PATH} "
+                "bytes; name a shorter one with --run-dir"
+            )
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check(path)
+            self._lock = locks.open_lock(path / "lock")
+        except OSError as error:
+            raise RunDirError(f"the run directory {path} cannot be used: {error.strerror}") from None
+        if not locks.hold(self._lock, timeout_s=wait_s):
+            os.close(self._lock)
+            raise RunDirError(
+                f"the run directory {path} is in use by another server: stop it, or name another with --run-dir"
+            )
+        self._remove_sockets()
+        self.metrics = path / "metrics"
+        shutil.rmtree(self.metrics, ignore_errors=True)
+        self.metrics.mkdir(mode=0o700)
+
+    @classmethod
+    def of_a_store_in_memory(cls) -> RunDir:
+        """A new one for this run alone. Removes those that dead servers left."""
+        pattern = default_run_dir("memory-*")
+        for old in pattern.parent.glob(pattern.name):
+            with contextlib.suppress(OSError):
+                _remove_if_free(old)
+        return cls(default_run_dir(f"memory-{secrets.token_hex(4)}"), transient=True)
+
+    def clean(self) -> None:
+        """Remove sockets, board and metrics: the run is over."""
+        if self._transient:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        self._remove_sockets()
+        (self.path / "board").unlink(missing_ok=True)
+        shutil.rmtree(self.metrics, ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the directory up."""
+        os.close(self._lock)
+
+    def _remove_sockets(self) -> None:
+        for pattern in _SOCKETS:
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def _check(path: Path) -> None:
+    """The default is below /tmp, where another user may have put something in wait. Raises `RunDirError`."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise RunDirError(f"the run directory {path} must be a directory of this user: choose another with --run-dir")
+    path.chmod(0o700)  # its sockets let whoever reaches them write
+
+
+def _remove_if_free(path: Path) -> None:
+    if not stat.S_ISDIR(path.lstat().st_mode) or path.lstat().st_uid != os.getuid():
+        return
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if locks.try_hold(lock):
+            shutil.rmtree(path)
+    finally:
+        os.close(lock)

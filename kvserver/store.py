@@ -1,0 +1,301 @@
+"""The store under its supervisor: found or made, recovered, shown on a board, kept in order, closed.
+
+The order is what makes it safe: nobody else serves this data directory (lock), nobody of an earlier run still writes
+(locks of append, flush and every shard), then the log's end is found and made durable, then the run begins with a START
+record, and only then is there a board that others can open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from kvserver import __version__
+from kvserver.housekeeping import Housekeeping
+from kvserver.rundir import RunDir, RunDirError
+from kvserver.settings import ServerSettings
+from shards import locks
+from shards.board import Board, BoardError, Facts
+from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
+from shards.log import Log, LogError
+from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
+from shards.mapdir import MapDirError, choose_map_dir
+from shards.records import Start
+from shards.recovery import Damaged, Recovered, StillRunning, begin_history, quiesce, recover
+from shards.restore import kept_applied
+from shards.segments import Segments
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 5.0
+"""How long to wait for a predecessor that is dying."""
+
+FOREIGN_GRACE_S = 10.0
+"""How long processes that were started by somebody else may take to see that the run is over."""
+
+SNAPSHOT_RETRY_S = 60.0
+IN_MEMORY_RETENTION = 64 << 20
+
+_OURS = {"manifest", "manifest.new", "log", "locks", "snapshots", "maps", "lost+found"}
+
+
+class StoreError(Exception):
+    """The store cannot be brought up, or cannot go on; the message says why and what to do."""
+
+
+_EXPECTED = (
+    RunDirError, ManifestError, MapDirError, Damaged, StillRunning, BoardError, LogError, OverflowError, OSError,
+)  # fmt: skip
+
+
+class Store:
+    """A store that is up: locked, recovered, with a board for its processes. A context manager.
+
+    Attributes:
+        settings: as given, with every directory resolved and absolute.
+        board: installed.
+        map_dir, metrics_dir: where they are.
+    """
+
+    def __init__(self, given: ServerSettings) -> None:
+        """Bring it up. Makes directories and files; may take as long as reading the log does. Raises `StoreError`."""
+        self._given, self._finished, self._snapshot_not_before = given, False, 0.0
+        self._data_dir = None if given.in_memory else given.data_dir.absolute()
+        with ExitStack() as stack:
+            try:
+                self._take_directories(stack)
+                with quiesce(self._lock_dir, WAIT_S):
+                    start, tail, next_revision, now_ms = self._begin()
+                    self.board = self._make_board(start, now_ms)
+                    stack.callback(self.board.close)
+                    segments = Segments(self.board)
+                    segments.adopt(tail, next_revision)
+                    self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
+                    self.board.install()
+            except _EXPECTED as error:
+                raise StoreError(str(error)) from error
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the threads, remove what only the living need, and give the locks up."""
+        self._housekeeping.stop()
+        if self._finished or self._data_dir is None:
+            self._run_dir.clean()  # else the board stays: recovery looks at what it says of the last flush
+        self._stack.close()
+
+    # Coming up.
+
+    def _take_directories(self, stack: ExitStack) -> None:
+        given, data_dir = self._given, self._data_dir
+        if data_dir is not None:
+            make_data_dir(data_dir)
+            stack.callback(os.close, take_store_lock(data_dir))
+        self._run_dir = run_dir_of(given)
+        stack.callback(self._run_dir.close)
+        self._manifest = load_manifest(data_dir)
+        maps = choose_map_dir(given.map_dir, data_dir, self._manifest.store, self._manifest.snapshot_bytes)
+        stack.callback(maps.close if data_dir is not None else maps.remove)
+        if maps.notice:
+            log.warning("%s", maps.notice)
+        self.map_dir, self.metrics_dir = maps.path, self._run_dir.metrics
+        home = data_dir or maps.path
+        self._lock_dir, self._log_dir = home / "locks", home / "log"
+        for directory in (self._lock_dir, self._log_dir):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self.settings = replace(
+            given, data_dir=given.data_dir.absolute(), run_dir=self._run_dir.path, map_dir=maps.path
+        )  # fmt: skip
+
+    @property
+    def _retention(self) -> int:
+        return IN_MEMORY_RETENTION if self._given.in_memory else self._given.wal_retention
+
+    def _begin(self) -> tuple[Start, int, int, int]:
+        """Find the log's end and begin a run there: its START, the new tail and next revision, and the time."""
+        boot = boot_id()
+        found = self._recover(boot)
+        now_ms = max(time.time_ns() // 1_000_000, found.last_time_ms)
+        epoch, next_revision = self._epoch(found, boot, now_ms)
+        start = Start(
+            store=self._manifest.store, epoch=epoch, boot_id=boot, sync=self._given.sync, version=__version__
+        )  # fmt: skip
+        tail, next_revision = begin_history(
+            self._log_dir, self._manifest.secret, start, found.tail, next_revision, now_ms
+        )  # fmt: skip
+        self._save_manifest(start)
+        return start, tail, next_revision, now_ms
+
+    def _recover(self, boot: str) -> Recovered:
+        manifest = self._manifest
+        old = self._old_board(boot)
+        try:
+            return recover(
+                self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
+                last_start=manifest.last_start, old_board=old,
+                applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch),
+            )  # fmt: skip
+        finally:
+            if old is not None:
+                old.close()
+
+    def _old_board(self, boot: str) -> Board | None:
+        """The board of the last run, if it is this store's and the machine was not booted since."""
+        try:
+            board = Board.open(self._run_dir.path / "board")
+        except (BoardError, msgspec.MsgspecError):
+            return None
+        if (board.facts.store, board.facts.boot_id) == (self._manifest.store, boot):
+            return board
+        board.close()
+        return None
+
+    def _epoch(self, found: Recovered, boot: str, now_ms: int) -> tuple[str, int]:
+        """The name of the history that the run goes on with, or begins, and its next revision."""
+        reason = reason_for_new_epoch(
+            found.last_start, boot, stopped_clean=found.stopped_clean, in_memory=self._given.in_memory,
+            copied=self._is_copy(), repaired=found.repaired,
+        )  # fmt: skip
+        if reason is None and found.last_start is not None:
+            return found.last_start.epoch, found.next_revision
+        if found.last_start is not None:
+            log.warning("a new history begins, and readers of the feed must start anew: %s", reason)
+        return new_epoch(), first_revision(found.next_revision - 1, now_ms)
+
+    def _is_copy(self) -> bool:
+        # Not by device: its number may be another after each boot.
+        return self._data_dir is not None and self._data_dir.stat().st_ino != self._manifest.inode
+
+    def _save_manifest(self, start: Start) -> None:
+        """Put the run on record, before any snapshot can put its START out of the log's reach."""
+        self._manifest = msgspec.structs.replace(self._manifest, epoch=start.epoch, last_start=start)
+        if self._data_dir is not None:
+            status = self._data_dir.stat()
+            self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
+            self._manifest.save(self._data_dir)
+
+    def _make_board(self, start: Start, now_ms: int) -> Board:
+        facts = Facts(
+            version=__version__, store=start.store, epoch=start.epoch, boot_id=start.boot_id,
+            secret=self._manifest.secret, shards=self._given.shards, sync=start.sync, in_memory=self._given.in_memory,
+            data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
+            map_dir=str(self.map_dir), max_value=self._given.max_value,
+            clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+            supervisor_pid=os.getpid(), started_ms=now_ms,
+        )  # fmt: skip
+        return Board.create(self._run_dir.path / "board", facts)
+
+    # While it is up.
+
+    def start_threads(self) -> None:
+        """Keep segments ready, trim, mark: from now on."""
+        self._housekeeping.start()
+
+    def raise_failure(self) -> None:
+        """Raise `StoreError` if a thread of the store has failed."""
+        if self._housekeeping.failure is not None:
+            raise StoreError(f"the log cannot be kept in order: {self._housekeeping.failure}")
+
+    def wants_snapshot(self, now: float) -> bool:
+        """Whether a restart would have to replay so much that a snapshot pays. `now`: time.monotonic()."""
+        if self._data_dir is None or now < self._snapshot_not_before:
+            return False
+        maps = sum(row.figures()["map_bytes"] for row in self.board.shards)
+        return self.board.history()[0] - self.board.log.snapshot > snapshot_after(maps)
+
+    def snapshot_ended(self, status: int, now: float) -> None:
+        """Take note of a snapshot's end: the log may be trimmed, or it is tried again in a minute."""
+        if status != 0:
+            log.warning("a snapshot failed with exit status %d; it will be tried again", status)
+            self._snapshot_not_before = now + SNAPSHOT_RETRY_S
+            return
+        assert self._data_dir is not None
+        self._manifest = Manifest.load(self._data_dir)
+        self._housekeeping.snapshot_taken(self._manifest.replay_lsn)
+
+    # Going down.
+
+    def finish(self) -> None:
+        """End the run in order: nobody appends any more, everything is flushed, the log says so.
+
+        Processes that were started by somebody else go when they see that the board is gone. Without this, a start
+        finds everything as after a crash, which takes longer but loses nothing.
+        """
+        self._housekeeping.stop_marking()
+        self.board.path.unlink(missing_ok=True)
+        try:
+            with quiesce(self._lock_dir, FOREIGN_GRACE_S):
+                pass
+            closing = Log(self.board, None)
+            try:
+                closing.append_stop(self.board.now_ms())
+            finally:
+                closing.close()
+        except (LogError, StillRunning, OSError) as error:
+            log.warning("the log could not be closed: %s", error)
+            return
+        self._finished = True
+
+
+def snapshot_after(map_bytes: int) -> int:
+    """How many bytes of log since the last snapshot make a new one worth while, if maps take `map_bytes`. Pure."""
+    return min(max(256 << 20, map_bytes // 4), 2 << 30)
+
+
+def make_data_dir(path: Path) -> None:
+    """Make the data directory, or see that what is there may be one. Raises `StoreError`, `OSError`."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = {entry.name for entry in path.iterdir()}
+    if "manifest" in names:
+        return
+    if "log" in names and any((path / "log").iterdir()):
+        raise StoreError(f"the manifest of the store in {path} is missing: restore the data directory from a backup")
+    if names - _OURS:
+        raise StoreError(
+            f"{path} holds other files ({min(names - _OURS)}) and no store: name an empty directory, or a new one, "
+            "with --data-dir"
+        )
+    (path / "locks").mkdir(mode=0o700, exist_ok=True)
+
+
+def take_store_lock(data_dir: Path) -> int:
+    """Hold the lock of the store for life; its descriptor. Raises `StoreError` that names the holder."""
+    path = data_dir / "locks" / "store"
+    fd = locks.open_lock(path)
+    if not locks.hold(fd, timeout_s=WAIT_S):
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise StoreError(
+            f"the store in {data_dir} is served by another process" + (f" (pid {holder})" if holder else "")
+        )
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # locks for life do not say who holds them
+    return fd
+
+
+def run_dir_of(settings: ServerSettings) -> RunDir:
+    """The run directory that the settings ask for, taken. Raises `RunDirError`, `SettingError`."""
+    if settings.run_dir is None and settings.in_memory:
+        return RunDir.of_a_store_in_memory()
+    return RunDir(settings.resolved_run_dir().absolute(), WAIT_S)
+
+
+def load_manifest(data_dir: Path | None) -> Manifest:
+    """The manifest of the store in `data_dir`, made and saved for a new one; of a store in memory, of no file."""
+    if data_dir is None:
+        return Manifest(format=FORMAT, store=secrets.token_hex(16), secret=secrets.randbits(32), device=0, inode=0)
+    try:
+        return Manifest.load(data_dir)
+    except NoManifest:
+        manifest = Manifest.create(data_dir)
+        manifest.save(data_dir)
+        return manifest
