@@ -212,8 +212,9 @@ class Log:
             return None
         synced, length = words.synced, len(payload)
         if row is not None:
+            # The tail, not `lsn`: should this process die now, a smaller record may go before the segment's end.
             row.open_revision = revision
-            row.open = lsn
+            row.open = tail
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER
