@@ -200,13 +200,14 @@ def begin_history(
     next_revision: int,
     now_ms: int,
     *,
+    raise_to: int = 0,
     segment: int = SEGMENT,
     disk: Disk = DISK,
 ) -> tuple[int, int]:
-    """Append the START of a run to a recovered or new log, durably; the new tail and `next_revision`.
+    """Append the START of a run to a recovered or new log, durably; the new tail and next revision.
 
-    Makes the segment it goes to, if need be. `next_revision` may be above the log's: see `first_revision`. Raises
-    `OSError`.
+    `tail` and `next_revision` are the log's, as recovered; of a new log 0 and 1. For a new epoch `raise_to` is its
+    `first_revision`. Makes the segment the START goes to, if need be. Raises `OSError`.
     """
     payload = start.encode()
     size = HEADER + len(payload)
@@ -219,13 +220,14 @@ def begin_history(
             disk.fdatasync(files[tail // segment])
         if lsn // segment not in segment_numbers(disk.names(log_dir)):
             make_segment(log_dir, lsn // segment, segment, disk)
-        record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now_ms, payload)
+        first = max(next_revision, raise_to)
+        record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, first, now_ms, payload)
         if disk.pwritev(files[lsn // segment], [records.encode(record, secret)], lsn % segment) != size:
             raise OSError("the START of the run could not be written")
         disk.fdatasync(files[lsn // segment])
     finally:
         files.close()
-    return lsn + size, next_revision
+    return lsn + size, first
 
 
 @contextmanager
