@@ -218,7 +218,7 @@ class Log:
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER
-                self._write(tail, [records.filler(tail, left, synced, revision, now_ms, self._secret)])
+                self._write(tail, [records.filler(tail, left, synced, now_ms, self._secret)])
             header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now_ms, begun)
             self._write(lsn, [header, payload])
         except (OSError, LogError) as error:

@@ -11,7 +11,7 @@ commits together: a header of 64 bytes, little endian, and the payload::
     length    u32  of what follows the header
     lsn       u64  its own place
     synced    u64  LSN up to which the log was known to be flushed when this was written; at most `lsn`
-    revision  u64  of its first event; with no events: the revision that comes next
+    revision  u64  of its first event; with no events: the revision that comes next; of a FILLER 0
     time_ms   u64  Unix time in milliseconds, by the store's clock
     -         12   0
     crc       u32  CRC-32 of the payload and then of the 60 bytes above, seeded with the low half of the store's secret
@@ -107,9 +107,9 @@ def seal(
     return head + _CRC.pack(crc32(head, begun))
 
 
-def filler(lsn: int, length: int, synced: int, revision: int, time_ms: int, secret: int) -> bytes:
+def filler(lsn: int, length: int, synced: int, time_ms: int, secret: int) -> bytes:
     """The header of a FILLER that skips `length` bytes after itself."""
-    return seal(FILLER, NO_SHARD, 0, length, lsn, synced, revision, time_ms, checksum(b"", secret))
+    return seal(FILLER, NO_SHARD, 0, length, lsn, synced, 0, time_ms, checksum(b"", secret))
 
 
 def encode(record: Record, secret: int) -> bytes:
@@ -182,10 +182,10 @@ def search(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record
 
 
 def follows(record: Record, next_revision: int) -> bool:
-    """Whether `record` may stand where `next_revision` comes next: only a START may raise it."""
+    """Whether `record` may stand where `next_revision` comes next: only a START may raise it, a FILLER has none."""
     if record.kind == START:
         return record.revision >= next_revision
-    return record.revision == next_revision
+    return record.revision == next_revision or record.kind == FILLER
 
 
 def place(tail: int, size: int, segment: int) -> int:

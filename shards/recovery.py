@@ -77,7 +77,8 @@ class _Fold:
         """Go on behind `record` if it fits; whether it does."""
         if not records.follows(record, self.next_revision):
             return False
-        self.lsn, self.next_revision, self.kind = record.end, record.next_revision, record.kind
+        self.lsn, self.kind = record.end, record.kind
+        self.next_revision = max(self.next_revision, record.next_revision)
         self.synced, self.time_ms = max(self.synced, record.synced), max(self.time_ms, record.time_ms)
         if record.kind == START:
             self.last_start = Start.decode(record.payload)
@@ -200,14 +201,13 @@ def begin_history(
     next_revision: int,
     now_ms: int,
     *,
-    raise_to: int = 0,
     segment: int = SEGMENT,
     disk: Disk = DISK,
 ) -> tuple[int, int]:
     """Append the START of a run to a recovered or new log, durably; the new tail and next revision.
 
-    `tail` and `next_revision` are the log's, as recovered; of a new log 0 and 1. For a new epoch `raise_to` is its
-    `first_revision`. Makes the segment the START goes to, if need be. Raises `OSError`.
+    `tail` is the log's, as recovered; of a new log 0. `next_revision` is too, or of a new epoch its `first_revision`.
+    Makes the segment that the START goes to, if need be. Raises `OSError`.
     """
     payload = start.encode()
     size = HEADER + len(payload)
@@ -215,19 +215,18 @@ def begin_history(
     files = Files(log_dir, disk)
     try:
         if lsn - tail >= HEADER:
-            header = records.filler(tail, lsn - tail - HEADER, tail, next_revision, now_ms, secret)
+            header = records.filler(tail, lsn - tail - HEADER, tail, now_ms, secret)
             disk.pwritev(files[tail // segment], [header], tail % segment)
             disk.fdatasync(files[tail // segment])
         if lsn // segment not in segment_numbers(disk.names(log_dir)):
             make_segment(log_dir, lsn // segment, segment, disk)
-        first = max(next_revision, raise_to)
-        record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, first, now_ms, payload)
+        record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now_ms, payload)
         if disk.pwritev(files[lsn // segment], [records.encode(record, secret)], lsn % segment) != size:
             raise OSError("the START of the run could not be written")
         disk.fdatasync(files[lsn // segment])
     finally:
         files.close()
-    return lsn + size, first
+    return lsn + size, next_revision
 
 
 @contextmanager

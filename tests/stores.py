@@ -64,7 +64,7 @@ def new_store(
         file.truncate(segment)  # sparse: as good as filled, but for its speed
     now_ms = time.time_ns() // 1_000_000
     start = Start(store="test", epoch=new_epoch(), boot_id=boot_id(), sync=sync, version="test")
-    tail, following = begin_history(log_dir, SECRET, start, 0, 1, now_ms, raise_to=next_revision, segment=segment)
+    tail, following = begin_history(log_dir, SECRET, start, 0, next_revision, now_ms, segment=segment)
     facts = Facts(
         version="test", store="test", epoch=start.epoch, boot_id=start.boot_id, secret=SECRET, shards=shards,
         sync=sync, in_memory=in_memory, data_dir=str(data_dir), lock_dir=str(lock_dir), log_dir=str(log_dir),
