@@ -80,7 +80,7 @@ class Exchange:
         except ClientGone:
             pass
         except asyncio.CancelledError:
-            self.protocol.transport.abort()
+            self.protocol.reset()
             raise
         except Exception as error:
             self._fail(error)
@@ -99,7 +99,7 @@ class Exchange:
         elif self._chunked:
             self.protocol.transport.close()
         else:
-            self.protocol.transport.abort()
+            self.protocol.reset()
 
     async def receive(self) -> dict[str, Any]:
         """ASGI: the whole body at once."""

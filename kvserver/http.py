@@ -12,6 +12,8 @@ a few times a second.
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from collections import deque
 from time import perf_counter
 from typing import Any, Final
@@ -407,6 +409,13 @@ class Protocol(HttpToolsProtocol):
     def idle(self) -> bool:
         """Whether there is no request, not even a part of one."""
         return self.answering is None and self.receiving is None and not self.waiting
+
+    def reset(self) -> None:
+        """Break the connection so that the client cannot take what it has for the whole answer."""
+        if not self.transport.is_closing():
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def idle_but_for(self, exchange: Exchange) -> bool:
         """Whether `exchange` is the only request there is."""

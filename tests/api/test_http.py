@@ -1,0 +1,559 @@
+"""Connections: what is refused, in whose words, and that nothing behind a refusal is taken for a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from functools import partial
+
+from kvserver.answers import COMMON, INERT
+from kvserver.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
+from kvserver.traffic import MOST_BYTES, MOST_IN_FLIGHT
+from shards.errors import OutcomeUnknown, Unavailable
+from tests.api.web import Answer, Client, Web, request, scenario
+
+GET = request("GET", "/k")
+
+
+def check_common(answer: Answer) -> None:
+    """Every answer of every layer has these."""
+    for name, value in COMMON:
+        assert answer.headers[name.decode()] == value.decode()
+    for name, value in INERT:
+        assert answer.headers[name.decode()] == value.decode()
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "date" in answer.headers
+
+
+async def refused(web: Web, data: bytes, status: int, body: bytes | None = None) -> Answer:
+    """`data` is answered with `status`, and the connection takes no other request."""
+    client = await web.connect()
+    answer = await client.ask(data)
+    assert answer.status == status, answer
+    if body is not None:
+        assert answer.body == body
+    check_common(answer)
+    assert answer.headers["connection"] == "close"
+    assert "x-request-id" in answer.headers
+    assert await client.ended()
+    return answer
+
+
+@scenario
+async def test_put_get_delete_on_one_connection(web: Web) -> None:
+    client = await web.connect()
+    assert await client.ask(request("PUT", "/k", body=b"one")) == await client.ask(GET.replace(b"/k", b"/absent"))
+    for data, body in (
+        (GET, b"one"), (request("PUT", "/k", body=b"two"), b"one"), (request("DELETE", "/k"), b"two"), (GET, b""),
+    ):  # fmt: skip
+        answer = await client.ask(data)
+        assert (answer.status, answer.body) == (200, body)
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert "connection" not in answer.headers
+        check_common(answer)
+    answer = await client.ask(request("DELETE", "/k"))
+    assert (answer.status, answer.body) == (404, b"")
+    assert "content-type" not in answer.headers
+
+
+@scenario
+async def test_pipelined_requests_are_answered_in_order(web: Web) -> None:
+    client = await web.connect()
+    puts = [request("PUT", f"/{i}", body=b"%d" % i) for i in range(200)]
+    gets = [request("GET", f"/{i}") for i in range(200)]
+    await client.send(b"".join(puts + gets) + b"bad")
+    for _ in puts:
+        assert (await client.answer()).body == b""
+    for i in range(len(gets)):
+        assert (await client.answer()).body == b"%d" % i
+    assert (await client.answer()).status == 400
+    assert web.counts.requests == 401
+
+
+@scenario
+async def test_requests_cut_at_any_byte(web: Web) -> None:
+    data = request("PUT", "/k", "Expect: 100-continue", "X-A: b", body=b"hello") + request(
+        "PUT", "/k", "Transfer-Encoding: chunked"
+    ) + b"5;x=y\r\nworld\r\n0\r\nTrailer: x\r\n\r\n"  # fmt: skip
+    for cut in range(1, len(data)):
+        client = await web.connect()
+        await client.send(data[:cut])
+        await asyncio.sleep(0)
+        await client.send(data[cut:])
+        assert (await client.answer()).status == 100
+        answers = [await client.answer(), await client.answer()]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert answers[1].body == b"hello"
+        client.writer.close()
+
+
+@scenario
+async def test_malformed_requests_are_refused(web: Web) -> None:
+    for data in (
+        b"GET /k HTTP/1.1\r\n\r\n",
+        b"GET /k HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /k HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /<k> HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /` HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET k HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /k HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET /k HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET /k HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n",
+        b"GET /k HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"CONNECT kv.example:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ):
+        await refused(web, data, 400)
+    await refused(web, b"BREW /k HTTP/1.1\r\nHost: a\r\n\r\n", 400, b"")
+    assert web.shards.seen == []
+
+
+@scenario
+async def test_what_could_smuggle_a_request_is_refused_whole(web: Web) -> None:
+    """Behind each stands a request that must never be answered."""
+    chunk = b"0\r\n\r\n"
+    hidden = request("PUT", "/smuggled", body=b"x")
+    for fields in (
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: -5\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Content-Length: 99999999999999999999999\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n",
+        b"X: a\rTransfer-Encoding: chunked\r\n",
+        b"X: a\nContent-Length: 5\r\n",
+        b" Content-Length: 5\r\n",
+    ):
+        await refused(web, b"PUT /k HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n" + chunk + hidden, 400)
+    await refused(web, b"PUT /k HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + hidden, 400)
+    assert web.shards.values == {}
+
+
+@scenario
+async def test_bad_chunks_are_refused(web: Web) -> None:
+    head = request("PUT", "/k", "Transfer-Encoding: chunked")
+    for body in (b"x\r\n", b"-1\r\n", b"5\r\nhelloX\r\n", b"5\nhello\n0\n\n", b"fffffffffffffffff\r\n"):
+        await refused(web, head + body + GET, 400)
+    assert web.shards.values == {}
+
+
+@scenario
+async def test_too_large_by_length_is_refused_before_it_is_read(web: Web) -> None:
+    head = "PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n"
+    await refused(web, (head + "\r\n").encode(), 413, b"length limit exceeded")
+    await refused(web, (head + "Expect: 100-continue\r\n\r\n").encode(), 413, b"length limit exceeded")
+    assert (await web.ask(request("PUT", "/k", body=b"x" * 100_000))).status == 200
+    assert len(web.shards.values[b"k"][0]) == 100_000
+
+
+@scenario
+async def test_a_client_that_goes_on_sending_reads_the_refusal(web: Web) -> None:
+    """Closing at once would reset the connection, and the answer be lost; what is sent is no request."""
+    client = await web.connect()
+    await client.send(b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n")
+    await web.until(lambda: web.counts.requests == 1)
+    await client.send(request("PUT", "/smuggled", body=b"x") * 10_000)
+    assert (await client.answer()).status == 413
+    assert await client.ended()
+    assert web.shards.values == {}
+    await web.advance(LINGER_S + 1)
+    await web.until(lambda: not web.traffic.connections)
+
+
+@scenario
+async def test_too_large_in_chunks(web: Web) -> None:
+    head = request("PUT", "/k", "Transfer-Encoding: chunked")
+    await refused(web, head + b"186a1\r\n" + b"x" * 100_001 + b"\r\n0\r\n\r\n" + GET, 413, b"length limit exceeded")
+    await refused(web, head + b"8000\r\n" + (b"x" * 0x8000 + b"\r\n8000\r\n") * 5, 413, b"length limit exceeded")
+    assert web.shards.values == {}
+
+
+@scenario
+async def test_chunk_headers_and_trailers_are_bounded(web: Web) -> None:
+    head = request("PUT", "/k", "Transfer-Encoding: chunked")
+    for endless in (head + b"1;", head + b"0\r\nX: "):
+        client = await web.connect()
+        await client.send(endless)
+        for _ in range(80):
+            await client.send(b"x" * 65536)
+        assert (await client.answer()).status in (400, 413)
+
+
+@scenario
+async def test_long_request_lines_and_headers(web: Web) -> None:
+    room = 8192 - len("GET / HTTP/1.1")
+    assert (await web.ask(request("GET", "/" + "k" * room))).status == 200
+    await refused(web, request("GET", "/" + "k" * (room + 1)), 414, b"")
+    assert (await web.ask(request("GET", "/k", *(f"X-{i}: {'v' * 1000}" for i in range(60))))).status == 200
+    await refused(web, request("GET", "/k", *(f"X-{i}: {'v' * 1000}" for i in range(66))), 431, b"")
+    await refused(web, request("GET", "/k", "X: " + "v" * 66_000), 431, b"")
+    client = await web.connect()
+    await client.send(b"GET /k HTTP/1.1\r\nX: ")
+    for _ in range(100):
+        await client.send(b"v" * 16384)
+    assert (await client.answer()).status == 431
+
+
+@scenario
+async def test_slow_requests_time_out(web: Web) -> None:
+    for part in (b"G", b"GET /k HTTP/1.1\r\nHo", b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab"):
+        client = await web.connect()
+        await client.send(part)
+        await web.advance(ARRIVAL_S - 1)
+        assert len(web.traffic.connections) == 1
+        await web.advance(2)
+        answer = await client.answer()
+        assert (answer.status, answer.body) == (408, b"request timed out")
+        check_common(answer)
+        await client.send(GET)
+        assert await client.ended()
+        await web.advance(LINGER_S + 1)
+        await web.until(lambda: not web.traffic.connections)
+    assert web.shards.seen == []
+
+
+@scenario
+async def test_the_time_of_a_request_does_not_run_while_another_is_answered(web: Web) -> None:
+    client = await web.connect()
+    web.shards.gate.clear()
+    await client.send(request("PUT", "/k", body=b"1") + b"GET /k HTTP/1.1\r\n")
+    await web.advance(ARRIVAL_S * 2)
+    await web.advance(ARRIVAL_S * 2)
+    web.shards.gate.set()
+    assert (await client.answer()).status == 200
+    await client.send(b"Host: a\r\n\r\n")
+    assert (await client.answer()).body == b"1"
+
+
+@scenario
+async def test_idle_connections_are_closed_quietly(web: Web) -> None:
+    fresh, used = await web.connect(), await web.connect()
+    assert (await used.ask(GET)).status == 200
+    await web.advance(IDLE_S - 1)
+    assert len(web.traffic.connections) == 2
+    await web.advance(2)
+    assert await fresh.ended() and await used.ended()
+
+
+@scenario
+async def test_beyond_the_limit_in_flight_requests_are_shed(web: Web) -> None:
+    """Workers share the limit: what others have in flight stands on the board."""
+    other = web.board.workers[1]
+    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    other.in_flight = MOST_IN_FLIGHT - 1
+    web.shards.gate.clear()
+    first, second = await web.connect(), await web.connect()
+    await first.send(request("PUT", "/k", body=b"1"))
+    await web.until(lambda: web.row.in_flight == 1)
+    answer = await second.ask(GET)
+    assert (answer.status, answer.body) == (503, b"service is overloaded, try again later")
+    assert answer.headers["retry-after"] == "1"
+    check_common(answer)
+    await refused(web, request("PUT", "/k", "Expect: 100-continue", body=b"").replace(b"h: 0", b"h: 9"), 503)
+    web.shards.gate.set()
+    assert (await first.answer()).status == 200
+    assert (await second.ask(GET)).body == b"1"  # it was let live, and now there is room
+    assert web.counts.overloads == 2
+
+
+@scenario
+async def test_bodies_are_bounded_in_sum(web: Web) -> None:
+    web.traffic.bytes_held = MOST_BYTES - 10
+    await refused(web, request("PUT", "/k", body=b"x" * 11), 503)
+    await refused(web, request("PUT", "/k", "Transfer-Encoding: chunked") + b"b\r\n" + b"x" * 11 + b"\r\n", 503)
+    assert (await web.ask(request("PUT", "/k", body=b"x" * 10))).status == 200
+    web.traffic.bytes_held -= MOST_BYTES - 10
+
+
+@scenario
+async def test_expect_continue(web: Web) -> None:
+    client = await web.connect()
+    head = b"PUT /k HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    assert (await client.ask(head)).status == 100
+    assert (await client.ask(b"abc")).status == 200
+    web.shards.gate.clear()
+    await client.send(request("PUT", "/k", body=b"def") + head)
+    await web.settle()
+    web.shards.gate.set()
+    assert (await client.answer()).body == b"abc"  # never a 100 before the answer of the request before
+    assert (await client.answer()).status == 100
+    assert (await client.ask(b"ghi")).body == b"def"
+
+
+@scenario
+async def test_http_1_0(web: Web) -> None:
+    client = await web.connect()
+    answer = await client.ask(b"GET /k HTTP/1.0\r\n\r\n")
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await client.ended()
+    client = await web.connect()
+    for _ in range(2):
+        answer = await client.ask(b"GET /k HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        assert (answer.status, answer.headers["connection"]) == (200, "keep-alive")
+
+
+@scenario
+async def test_connection_close_ends_the_connection(web: Web) -> None:
+    client = await web.connect()
+    answer = await client.ask(request("GET", "/k", "Connection: close") + request("PUT", "/smuggled", body=b"x"))
+    assert answer.headers["connection"] == "close"
+    assert await client.ended()
+    assert web.shards.values == {}
+
+
+@scenario
+async def test_a_client_that_ends_its_side_gets_its_answers(web: Web) -> None:
+    client = await web.connect()
+    web.shards.gate.clear()
+    await client.send(request("PUT", "/k", body=b"1") + GET + b"GET /half")
+    client.writer.write_eof()
+    await web.settle()
+    web.shards.gate.set()
+    assert (await client.answer()).body == b""
+    assert (await client.answer()).body == b"1"
+    assert await client.ended()
+
+
+@scenario
+async def test_a_write_whose_client_left_is_done(web: Web) -> None:
+    client = await web.connect()
+    web.shards.gate.clear()
+    await client.send(request("PUT", "/k", body=b"1"))
+    await web.until(lambda: web.row.in_flight == 1)
+    client.reset()
+    await web.until(lambda: not web.traffic.connections)
+    web.shards.gate.set()
+    await web.until(lambda: web.shards.values.get(b"k"))
+
+
+@scenario
+async def test_an_offer_of_another_protocol_is_ignored_with_its_body_read(web: Web) -> None:
+    """curl --http2 and Java's client send it with everything; the body is no request."""
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    body = request("PUT", "/smuggled", body=b"x")
+    client = await web.connect()
+    assert (await client.ask(request("PUT", "/k", *offer, body=body) + request("GET", "/k", *offer))).status == 200
+    assert (await client.answer()).body == body
+    chunked = request("PUT", "/c", *offer, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n"
+    assert (await client.ask(chunked)).status == 200
+    assert web.shards.values == {b"k": (body, ""), b"c": (b"abc", "")}
+
+
+@scenario
+async def test_a_client_that_reads_nothing_is_cut_off(web: Web) -> None:
+    web.shards.values[b"k"] = (b"x" * 100_000, "")
+    with socket.create_connection(("127.0.0.1", web.port)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setblocking(False)
+        await web.loop.sock_sendall(slow, GET * 200)
+        await web.until(lambda: web.traffic.bytes_held > 0)
+        await web.settle()
+        assert web.traffic.in_flight == 0
+        await web.advance(STALL_S - 1)
+        await web.advance(2)
+        assert len(web.traffic.connections) == 1, "it was taken in between"
+        await web.advance(STALL_S + 1)
+        await web.until(lambda: not web.traffic.connections)
+
+
+@scenario
+async def test_a_list_that_breaks_off_does_not_look_whole(web: Web) -> None:
+    web.shards.values = {b"%0500d" % i: (b"", "") for i in range(4000)}
+    client = await web.connect()
+    answer = await client.ask(request("GET", "/keys"))
+    assert len(json.loads(answer.body)) == 4000
+    assert answer.headers["transfer-encoding"] == "chunked"
+    web.shards.break_list_after = 3
+    await client.send(request("GET", "/keys"))
+    try:
+        await client.answer()
+    except asyncio.IncompleteReadError:
+        pass
+    else:
+        raise AssertionError("the list looked whole")
+    client = await web.connect()
+    await client.send(request("GET", "/keys").replace(b"1.1", b"1.0"))
+    try:
+        await client.answer()
+    except ConnectionResetError:
+        pass
+    else:
+        raise AssertionError("the list looked whole")
+
+
+@scenario
+async def test_a_prefix_delete_whose_client_left_goes_on(web: Web) -> None:
+    web.shards.values = {b"%0500d" % i: (b"", "") for i in range(8000)}
+    client = await web.connect()
+    await client.send(request("DELETE", "/keys/0"))
+    await client.reader.readuntil(b"\r\n\r\n")
+    client.reset()
+    await web.until(lambda: not web.shards.values)
+    assert len(web.shards.deleted) == 8000
+
+
+@scenario
+async def test_a_stopping_worker_answers_and_closes(web: Web) -> None:
+    busy, idle, late = await web.connect(), await web.connect(), await web.connect()
+    assert (await idle.ask(GET)).status == (await late.ask(GET)).status == 200
+    web.shards.gate.clear()
+    await busy.send(request("PUT", "/k", body=b"1") + GET)
+    await web.until(lambda: web.row.in_flight == 1)
+    web.traffic.stopping = True
+    for connection in list(web.traffic.connections):
+        connection.shutdown()
+    answer = await late.ask(GET)
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    await web.advance(QUIET_S + 0.1)
+    assert await idle.ended()
+    web.shards.gate.set()
+    answer = await busy.answer()
+    assert (answer.status, answer.headers.get("connection")) == (200, None)
+    answer = await busy.answer()
+    assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"1", "close")
+
+
+@scenario
+async def test_errors_of_shards(web: Web) -> None:
+    for error, status, body in (
+        (Unavailable("shard 0 is down"), 503, b"service is overloaded, try again later"),
+        (OutcomeUnknown(), 504, b""),
+    ):
+        web.shards.fail = error
+        answer = await web.ask(request("PUT", "/k", body=b"1"))
+        assert (answer.status, answer.body) == (status, body)
+        check_common(answer)
+        problem = await web.ask(
+            request("PUT", "/k", "Accept: application/problem+json", "X-Request-Id: a.b-1", body=b"1")
+        )
+        assert problem.headers["content-type"] == "application/problem+json"
+        document = json.loads(problem.body)
+        assert document["code"] == error.code and document["status"] == status and document["hint"]
+        assert document["request_id"] == problem.headers["x-request-id"] == "a.b-1"
+
+
+@scenario
+async def test_a_fault_of_ours_is_500(web: Web) -> None:
+    web.shards.fail = ZeroDivisionError()
+    answer = await web.ask(GET)
+    assert (answer.status, answer.body) == (500, b"")
+    check_common(answer)
+
+
+@scenario
+async def test_request_ids(web: Web) -> None:
+    assert (await web.ask(request("GET", "/k", "X-Request-Id: abc"))).headers["x-request-id"] == "abc"
+    assert "x-request-id" not in (await web.ask(request("GET", "/k", "X-Request-Id: a b"))).headers
+    assert "x-request-id" not in (await web.ask(GET)).headers
+    assert (await web.ask(request("GET", "/a/b", "X-Request-Id: abc"))).headers["x-request-id"] == "abc"
+    assert len((await web.ask(request("GET", "/a/b"))).headers["x-request-id"]) == 16
+
+
+@partial(scenario, origins="https://a.example, https://b.example")
+async def test_only_listed_origins_may_read(web: Web) -> None:
+    allowed = await web.ask(request("GET", "/k", "Origin: https://b.example"))
+    assert allowed.headers["access-control-allow-origin"] == "https://b.example"
+    for data in (GET, request("GET", "/k", "Origin: https://c.example"), b"bad\r\n\r\n"):
+        assert "access-control-allow-origin" not in (await web.ask(data)).headers
+
+
+async def _hand_over(web: Web, client: Client, data: bytes) -> tuple[list[object], socket.socket, socket.socket]:
+    """Take the connection over as a gateway would; its channel is not answered yet."""
+    import msgspec
+
+    listener = web.listener  # type: ignore[attr-defined]
+    await client.send(data)
+    channel, _ = await web.loop.sock_accept(listener)
+    message, descriptors, _, _ = socket.recv_fds(channel, 1 << 17, 1)
+    return msgspec.msgpack.decode(message), socket.socket(fileno=descriptors[0]), channel
+
+
+def _listen(web: Web) -> socket.socket:
+    index, row = web.board.gateways.claim()
+    row.state = row.UP
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(web.run_dir / f"gateway-{index}.handover"))
+    listener.listen()
+    listener.setblocking(False)
+    web.listener = listener  # type: ignore[attr-defined]
+    return listener
+
+
+HANDSHAKE = (
+    "Upgrade: WebSocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)  # fmt: skip
+
+
+@scenario
+async def test_a_handshake_is_handed_over_behind_earlier_answers(web: Web) -> None:
+    with _listen(web):
+        client = await web.connect()
+        web.shards.gate.clear()
+        head = request("GET", "/wal?x=1", *HANDSHAKE)
+        taking = asyncio.create_task(_hand_over(web, client, request("PUT", "/k", body=b"1") + head + b"\x81\x80frame"))
+        await web.settle()
+        assert not taking.done()
+        web.shards.gate.set()
+        (version, peer, sent, rest), connection, channel = await taking
+        assert version == 1
+        assert peer == "{}:{}".format(*client.writer.get_extra_info("sockname"))
+        assert sent.lower() == head.lower()  # type: ignore[attr-defined]
+        assert rest == b"\x81\x80frame"
+        assert (await client.answer()).status == 200
+        with connection, channel:
+            connection.setblocking(False)
+            channel.setblocking(False)
+            await client.send(b"more")
+            await web.settle()
+            channel.send(b"\x01")
+            await web.until(lambda: not web.traffic.connections)
+            assert await web.loop.sock_recv(connection, 100) == b"more"
+            await web.loop.sock_sendall(connection, b"HTTP/1.1 101 \r\n\r\n")
+            assert (await client.answer()).status == 101
+
+
+@scenario
+async def test_without_a_gateway_a_handshake_is_503(web: Web) -> None:
+    await refused(web, request("GET", "/wal", *HANDSHAKE), 503)
+    with _listen(web):
+        client = await web.connect()
+        _, connection, channel = await _hand_over(web, client, request("GET", "/v1/feed", *HANDSHAKE))
+        connection.close()
+        channel.close()  # it died before it answered
+        answer = await client.answer()
+        assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert await client.ended()
+
+
+@scenario
+async def test_handshakes_that_are_none_are_told_why(web: Web) -> None:
+    def without(*names: str) -> bytes:
+        return request("GET", "/wal", *(field for field in HANDSHAKE if not field.startswith(names)))
+
+    for data, text in (
+        (without("Connection"), b"Connection header did not include 'upgrade'"),
+        (without("Upgrade"), b"`Upgrade` header did not include 'websocket'"),
+        (without("Sec-WebSocket-Version"), b"`Sec-WebSocket-Version` header did not include '13'"),
+        (without("Sec-WebSocket-Key"), b"`Sec-WebSocket-Key` header missing"),
+    ):
+        answer = await web.ask(data)
+        assert (answer.status, answer.body) == (400, text)
+        check_common(answer)
+    for method, status, allow in (("HEAD", 405, "GET"), ("POST", 405, "GET,HEAD"), ("OPTIONS", 200, "GET,HEAD")):
+        answer = await web.ask(request(method, "/wal"))
+        assert (answer.status, answer.headers["allow"]) == (status, allow)
