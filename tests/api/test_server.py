@@ -1,0 +1,544 @@
+"""The loop of a shard, turned by the test, over real sockets, log and map: groups, order, refusals, full disks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shards import protocol
+from shards.board import NONE, Board, ShardRow
+from shards.log import Log, LogBroken, LogFull
+from shards.manifest import Manifest
+from shards.maps import MapFull, ShardMap
+from shards.protocol import (
+    MESSAGE_BYTES,
+    MESSAGE_OPS,
+    PUBLISH_BYTES,
+    Delete,
+    Deleted,
+    DeleteEvent,
+    DeletePrefix,
+    Done,
+    Failed,
+    MarkPrefix,
+    Operation,
+    PrefixMarked,
+    Put,
+    PutEvent,
+    Touch,
+)
+from shards.records import HEADER
+from shards.server import Server, StartError
+from shards.slots import shard_of
+from tests.api.shard import Client, changes, client, logged, revision_of, until
+from tests.stores import Store, new_store
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory whose name is short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="kv-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def store(place: Path) -> Iterator[Store]:
+    made = new_store(place, shards=1)
+    Manifest.create(made.data_dir).save(made.data_dir)
+    yield made
+    made.close()
+
+
+@contextmanager
+def serving(store: Store, shard: int = 0) -> Iterator[Server]:
+    """A shard in this process. If it still serves at the end, it is checked and closed."""
+    board = Board.open(store.board.path)
+    made = Server(board, shard, store.run_dir)
+    made.open()
+    yield made
+    if board.shards[shard].incarnation == made.sockets.incarnation:
+        check(made)
+        made.close()
+    board.close()
+
+
+@pytest.fixture
+def server(store: Store) -> Iterator[Server]:
+    with serving(store) as made:
+        yield made
+
+
+@pytest.fixture
+def asking(store: Store, server: Server) -> Iterator[Client]:
+    with client(store, turn=lambda: server.turn(0.005)) as made:
+        yield made
+
+
+def check(server: Server) -> None:
+    """Dict and map agree, and so do their own parts."""
+    server.writer.keyspace.check()
+    server.map.check(server.board.facts.shards, server.shard, server.writer.keyspace.entries())
+
+
+def value(server: Server, key: bytes) -> bytes | None:
+    item = server.map.get(key, server.board.now_ms())
+    return None if item is None else item.value
+
+
+def arrive(server: Server, asking: Client, messages: list[list[Operation]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all `messages` wait for the shard when its loop turns next."""
+    receive = server.sockets.receive
+    waiting: list[list[bytes]] = []
+    for operations in messages:
+        asking.send(*operations)
+    while len(waiting) < len(messages):
+        frames = receive()
+        if frames is None:
+            server.sockets.wait(1.0)
+        else:
+            waiting.append(frames)
+    monkeypatch.setattr(server.sockets, "receive", lambda: waiting.pop(0) if waiting else receive())
+
+
+def turn_until(server: Server, condition: Callable[[], object], what: str) -> None:
+    """Turn the loop until `condition()`."""
+
+    def turned() -> object:
+        server.turn(0.005)
+        return condition()
+
+    until(turned, what)
+
+
+class TestAnswers:
+    def test_every_operation_in_order(self, asking: Client, server: Server) -> None:
+        replies = asking.ask(
+            Put(b"k", b"1"),
+            Put(b"k", b"2", want_previous=True),
+            Touch(b"k", expires_ms=1 << 50),
+            Touch(b"x"),
+            Delete(b"x"),
+            Put(b"", b""),
+            Delete(b"k", want_previous=True),
+            Delete(b"k"),
+        )
+        assert replies == [
+            Done(1, False),
+            Done(2, True, b"1"),
+            Done(3, True),
+            Done(0, False),
+            Done(0, False),
+            Failed("bad_key", "the key is empty"),
+            Done(4, True, b"2"),
+            Done(0, False),
+        ]
+        assert value(server, b"k") is None
+
+    def test_what_changes_nothing_is_not_logged(self, asking: Client, store: Store) -> None:
+        assert asking.ask(Delete(b"x"), Touch(b"x"), Put(b"k", b"v", "no type")) == [
+            Done(0, False),
+            Done(0, False),
+            Failed("bad_request", "the content type is not a media type of RFC 9110 in at most 255 ASCII characters"),
+        ]
+        assert logged(store) == []
+
+    def test_what_was_put_can_be_read(self, asking: Client, server: Server) -> None:
+        before_ms = server.board.now_ms()
+        asking.do(Put(b"k", b"v", "text/plain", ttl_ms=1 << 40))
+        item = server.map.get(b"k", before_ms)
+        assert item is not None
+        assert (item.revision, item.value_revision, item.content_type, item.value) == (1, 1, "text/plain", b"v")
+        assert before_ms <= item.modified_ms == item.created_ms == item.expires_ms - (1 << 40) <= server.board.now_ms()
+
+    def test_messages_are_answered_one_by_one(self, asking: Client, store: Store) -> None:
+        ids = [asking.send(Put(b"k%d" % i, b"v"), Delete(b"x")) for i in range(20)]
+        received = [asking.receive() for _ in ids]
+        assert received == [(id, [Done(n, False), Done(0, False)]) for n, id in enumerate(ids, 1)]
+        assert [change.key for _, change in changes(store) if isinstance(change, PutEvent)] == [
+            b"k%d" % i for i in range(20)
+        ]
+
+
+class TestRefusals:
+    """Whatever is wrong with a message: it gets one reply that says so, and nothing of it is done."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_done(self, asking: Client, store: Store) -> Iterator[None]:
+        yield
+        assert asking.do(Put(b"after", b"v")) == Done(1, False)
+        assert [change for _, change in changes(store)] == [PutEvent(b"after", b"v", "", 0)]
+
+    def refusal(self, asking: Client) -> tuple[int, str]:
+        id, [reply] = asking.receive()
+        assert isinstance(reply, Failed)
+        return id, reply.code
+
+    @pytest.mark.parametrize("frames", [[b""], [b"x" * 32, b"\x90"], [b"\0" * 31, b"\x90"], [b"", b"", b""]])
+    def test_no_header(self, asking: Client, frames: list[bytes]) -> None:
+        asking.send_frames(frames)
+        assert self.refusal(asking) == (0, "protocol_error")
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"\xc1", b"\x90", b"\x91\x92\x63\xa1k", b"\x91\x94\x01\xc4\x01k\xc4\x01v\xa1\xff"]
+    )
+    def test_body_that_cannot_be_read(self, asking: Client, body: bytes) -> None:
+        header, _ = protocol.encode_request(77, asking.incarnation, 1 << 62, [Delete(b"k")])
+        asking.send_frames([header, body])
+        assert self.refusal(asking) == (77, "protocol_error")
+
+    def test_another_incarnation(self, asking: Client) -> None:
+        id = asking.send(Put(b"k", b"v"), Put(b"l", b"v"), incarnation=asking.incarnation + 1)
+        assert self.refusal(asking) == (id, "stale_incarnation")
+
+    def test_after_the_deadline(self, asking: Client) -> None:
+        id = asking.send(Put(b"k", b"v"), seconds=-0.001)
+        assert self.refusal(asking) == (id, "deadline_passed")
+
+    def test_too_many_operations(self, asking: Client) -> None:
+        id = asking.send(*[Put(b"k", b"v")] * (MESSAGE_OPS + 1))
+        assert self.refusal(asking) == (id, "protocol_error")
+
+    def test_too_many_bytes(self, asking: Client) -> None:
+        id = asking.send(*[Put(b"k", bytes(MESSAGE_BYTES // 2))] * 2)
+        assert self.refusal(asking) == (id, "protocol_error")
+
+    def test_too_large_a_value(self, asking: Client, store: Store) -> None:
+        id = asking.send(Put(b"k", bytes(store.board.facts.max_value + 1)))
+        assert self.refusal(asking) == (id, "value_too_large")
+
+
+def test_keys_of_another_shard_are_refused(place: Path) -> None:
+    store = new_store(place, shards=2)
+    Manifest.create(store.data_dir).save(store.data_dir)
+    keys = [b"key-%d" % i for i in range(10)]
+    with serving(store, 1) as server, client(store, 1, turn=lambda: server.turn(0.005)) as asking:
+        replies = asking.ask(*[Put(key, b"v") for key in keys])
+    mine = [isinstance(reply, Done) for reply in replies]
+    assert mine == [shard_of(key, 2) == 1 for key in keys]
+    assert {reply.code for reply in replies if isinstance(reply, Failed)} == {"protocol_error"}
+    store.close()
+
+
+class TestGroups:
+    def test_what_waits_becomes_one_record(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arrive(
+            server,
+            asking,
+            [[Put(b"a%d" % i, b"v"), Put(b"b", b"v", want_previous=True)] for i in range(10)],
+            monkeypatch,
+        )
+        assert [asking.receive()[1][1] for _ in range(10)] == [
+            Done(2 * i + 2, i > 0, b"v" if i else None) for i in range(10)
+        ]
+        assert [record.events for record in logged(store)] == [20]
+
+    def test_a_group_closes_when_full_and_messages_stay_whole(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arrive(server, asking, [[Put(b"k%d" % i, b"v") for i in range(600)] for _ in range(3)], monkeypatch)
+        assert [len(asking.receive()[1]) for _ in range(3)] == [600] * 3
+        assert [record.events for record in logged(store)] == [1200, 600]
+
+    def test_a_group_closes_at_its_size(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arrive(server, asking, [[Put(b"k%d" % i, bytes(5_000_000))] for i in range(3)], monkeypatch)
+        for _ in range(3):
+            asking.receive()
+        assert [record.events for record in logged(store)] == [2, 1]
+
+    def test_published_after_applied_and_answered(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[str, bytes | None, int, bool]] = []
+
+        def noting(what: str, function: Callable[..., None]) -> None:
+            def noted(*arguments: object) -> None:
+                synced = store.board.log.synced == store.board.history()[0]
+                seen.append((what, value(server, b"k"), store.board.shards[0].open, synced))
+                function(*arguments)
+
+            monkeypatch.setattr(server.sockets, what, noted)
+
+        noting("reply", server.sockets.reply)
+        noting("publish", server.sockets.publish)
+        asking.do(Put(b"k", b"v"))
+        until(lambda: len(seen) == 2, "published")
+        assert seen == [("reply", b"v", NONE, True), ("publish", b"v", NONE, True)]
+
+    def test_large_records_are_announced(self, asking: Client, store: Store) -> None:
+        asking.hear()
+        asking.do(Put(b"k", bytes(PUBLISH_BYTES - HEADER - 50)))
+        small = asking.published()
+        asking.do(Put(b"k", bytes(PUBLISH_BYTES)))
+        large = asking.published()
+        records = logged(store)[-2:]
+        assert [revision_of(small), revision_of(large)] == [record.revision for record in records]
+        assert small[HEADER:] == records[0].payload
+        assert len(large) == HEADER
+
+    def test_big_values(self, asking: Client, server: Server, store: Store) -> None:
+        first, second = b"\1" * store.board.facts.max_value, b"\2" * store.board.facts.max_value
+        assert asking.do(Put(b"k", first, want_previous=True)) == Done(1, False)
+        assert asking.do(Put(b"k", second, want_previous=True)) == Done(2, True, first)
+        assert value(server, b"k") == second
+        assert asking.do(Delete(b"k", want_previous=True)) == Done(3, True, second)
+
+
+class TestPrefixDelete:
+    def test_between_other_operations(self, asking: Client, server: Server, store: Store) -> None:
+        asking.ask(*[Put(key, b"v") for key in (b"a", b"a/1", b"a/2", b"a/3", b"b")])
+        assert asking.do(MarkPrefix(b"a")) == Done(6, False)
+        replies = asking.ask(
+            Put(b"a/2", b"new"),
+            DeletePrefix(b"a", b"", 6, 100),
+            Put(b"a/1", b"new", want_previous=True),
+        )
+        assert replies == [Done(7, True), Deleted([b"a", b"a/1", b"a/3"], None), Done(11, False)]
+        assert [change for _, change in changes(store)][5:] == [
+            PrefixMarked(b"a"),
+            PutEvent(b"a/2", b"new", "", 0),
+            DeleteEvent(b"a", "prefix", 6),
+            DeleteEvent(b"a/1", "prefix", 6),
+            DeleteEvent(b"a/3", "prefix", 6),
+            PutEvent(b"a/1", b"new", "", 0),
+        ]
+        assert value(server, b"b") == b"v"
+
+    def test_in_steps(self, asking: Client) -> None:
+        asking.ask(*[Put(b"k%02d" % i, b"v") for i in range(25)])
+        found, after, steps = [], b"", 0
+        while True:
+            reply = asking.do(DeletePrefix(b"k", after, 1 << 52, 10))
+            assert isinstance(reply, Deleted)
+            found += reply.keys
+            steps += 1
+            if reply.next is None:
+                break
+            after = reply.next
+        assert found == [b"k%02d" % i for i in range(25)]
+        assert steps == 3
+
+    def test_steps_are_bounded_whatever_was_asked(self, asking: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.writer.PREFIX_KEYS", 4)
+        asking.ask(*[Put(b"k%d" % i, b"v") for i in range(6)])
+        assert asking.do(DeletePrefix(b"", b"", 1 << 52, 1 << 60)) == Deleted([b"k0", b"k1", b"k2", b"k3"], b"k3")
+
+    @pytest.mark.parametrize(
+        ("operation", "code"),
+        [
+            (DeletePrefix(b"\xff", b"", 1, 1), "bad_key"),
+            (DeletePrefix(b"p" * 512, b"", 1, 1), "key_too_long"),
+            (DeletePrefix(b"", b"a" * 600, 1, 1), "key_too_long"),
+            (DeletePrefix(b"", b"", 1, 0), "bad_request"),
+        ],
+    )
+    def test_refusals(self, asking: Client, operation: DeletePrefix, code: str) -> None:
+        reply = asking.do(operation)
+        assert isinstance(reply, Failed)
+        assert reply.code == code
+
+
+class TestExpiry:
+    def test_is_logged_applied_and_published(self, asking: Client, server: Server, store: Store) -> None:
+        asking.ask(*[Put(b"k%d" % i, b"v", ttl_ms=i) for i in range(1, 6)])
+        turn_until(server, lambda: not len(server.writer.keyspace), "all expired")
+        found = changes(store)
+        assert [change for _, change in found[5:]] == [DeleteEvent(b"k%d" % i, "expire") for i in range(1, 6)]
+        puts, expiries = logged(store)[0], logged(store)[1:]
+        assert all(record.time_ms > puts.time_ms for record in expiries)
+        assert value(server, b"k5") is None
+        server.writer.publish_figures()
+        assert store.board.shards[0].figures()["expired"] == 5
+
+    def test_the_loop_wakes_for_it(self, asking: Client, server: Server) -> None:
+        asking.do(Put(b"k", b"v", ttl_ms=30))
+        assert 0 < server.writer.expiry_in_s(60.0) <= 0.03
+        asking.do(Touch(b"k", ttl_ms=50_000))
+        turn_until(server, lambda: server.writer.expiry_in_s(60.0) > 1, "looked at, and found live")
+        assert value(server, b"k") == b"v"
+
+
+class TestNoRoom:
+    def test_failed_append_refuses_the_whole_group_and_undoes_it(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking.ask(Put(b"a", b"1"), Put(b"b", b"2", ttl_ms=1))
+
+        def fail(*_: object) -> None:
+            raise LogFull("there is no space")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Log, "append", fail)
+            replies = asking.ask(Put(b"a", b"longer", ttl_ms=9), Delete(b"x"), Put(b"", b""), Delete(b"b"))
+            assert replies == [Failed("insufficient_storage", "there is no space")] * 4
+            check(server)
+        assert value(server, b"a") == b"1"
+        turn_until(server, lambda: len(server.writer.keyspace) == 1, "expired after all")
+        assert asking.do(Put(b"a", b"3", want_previous=True)) == Done(4, True, b"1")
+        assert [change for _, change in changes(store)][2:] == [
+            DeleteEvent(b"b", "expire"),
+            PutEvent(b"a", b"3", "", 0),
+        ]
+
+    def test_a_full_log_is_for_deletes(self, asking: Client, store: Store) -> None:
+        asking.ask(Put(b"a", b"1"), Put(b"b", b"2"))
+        store.board.log.full = 1
+        replies = asking.ask(Put(b"a", b""), Touch(b"a"), Delete(b"a"))
+        assert [type(reply) for reply in replies] == [Failed, Failed, Done]
+        assert asking.do(DeletePrefix(b"", b"", 1 << 52, 9)) == Deleted([b"b"], None)
+        store.board.log.full = 0
+        assert isinstance(asking.do(Put(b"a", b"")), Done)
+
+    def test_a_log_without_a_next_segment(self, asking: Client, store: Store) -> None:
+        """Even a delete finds no place: 507, until there is room again."""
+        asking.do(Put(b"k", b"v"))
+        store.board.log.ready, store.board.log.full = store.board.history()[0], 1
+        assert asking.do(Delete(b"x")) == Done(0, False)
+        reply = asking.do(Delete(b"k"))
+        assert isinstance(reply, Failed) and reply.code == "insufficient_storage"
+        store.board.log.ready, store.board.log.full = store.segment, 0
+        assert asking.do(Delete(b"k")) == Done(2, True)
+
+    def test_a_full_map_refuses_growth(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
+        monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
+        server.writer.housekeep(store.board.watermark())
+        replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
+        assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
+        server.writer.publish_figures()
+        assert store.board.shards[0].figures()["map_full"] == 1
+        monkeypatch.undo()
+        until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
+
+    def test_what_cannot_be_applied_ends_the_process_and_is_not_lost(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise MapFull("no room")
+
+        with serving(store) as server, client(store) as asking, monkeypatch.context() as patch:
+            patch.setattr(ShardMap, "apply_changes", fail)
+            asking.send(Put(b"k", b"v"))
+            server.sockets.wait(20.0)
+            assert server.run() == 1
+            assert store.board.shards[0].open != NONE
+            assert not asking.dealer.poll(50)
+        with serving(store) as again:
+            assert value(again, b"k") == b"v"
+            assert store.board.shards[0].open == NONE
+
+
+class TestEnds:
+    def test_a_failed_flush_answers_nothing(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise LogBroken("the disk is gone")
+
+        monkeypatch.setattr(Log, "flush", fail)
+        asking.send(Put(b"k", b"v"), Delete(b"x"))
+        server.sockets.wait(20.0)
+        assert server.run() == 1
+        assert not asking.dealer.poll(50)
+        assert store.board.shards[0].incarnation == 0
+
+    def test_a_broken_log_ends_an_idle_shard(self, server: Server, store: Store) -> None:
+        store.board.log.broken = 1
+        assert server.run() == 1
+
+    def test_another_board_ends_it(self, server: Server, store: Store) -> None:
+        store.board.path.unlink()
+        assert server.run() == 1
+
+    def test_stopping_refuses_what_waits(self, asking: Client, server: Server, store: Store) -> None:
+        ids = [asking.send(Put(b"k", b"v")) for _ in range(3)]
+        server.sockets.wait(20.0)
+        server.stop()
+        assert server.run() == 0
+        refusals = [asking.receive() for _ in ids]
+        assert refusals == [(id, [Failed("unavailable", "the shard is stopping")]) for id in ids]
+        assert logged(store) == []
+
+    def test_only_one_of_it(self, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.server._LOCK_S", 0.0)
+        with pytest.raises(StartError, match="shard 0 is running already"):
+            Server(store.board, 0, store.run_dir).open()
+
+    def test_a_row_that_another_has(self, store: Store) -> None:
+        board = Board.open(store.board.path)
+        assert board.claim(board.shards[0])
+        with pytest.raises(StartError, match="another process has the row"):
+            Server(store.board, 0, store.run_dir).open()
+        board.close()
+
+    def test_sockets_that_cannot_be_bound(self, store: Store, place: Path) -> None:
+        deep = place / ("d" * 100)
+        deep.mkdir()
+        server = Server(store.board, 0, deep)
+        with pytest.raises(StartError, match="cannot be bound"):
+            server.open()
+        server.log.close()
+        server.map.close()
+
+
+class TestPeers:
+    def test_one_that_is_gone_holds_nobody_up(self, asking: Client, server: Server, store: Store) -> None:
+        with client(store) as leaving:
+            leaving.send(Put(b"k", b"1"))
+            server.sockets.wait(20.0)
+        turn_until(server, lambda: logged(store), "executed")
+        assert asking.do(Put(b"k", b"2", want_previous=True)) == Done(2, True, b"1")
+
+    def test_one_that_does_not_read_holds_nobody_up(self, asking: Client, server: Server) -> None:
+        with client(asking.store, turn=asking.turn) as silent:
+            for _ in range(20_000):
+                silent.send(Delete(b"x"))
+                server.turn(0)
+                if server.sockets.dropped:
+                    break
+            assert server.sockets.dropped > 0
+            assert asking.do(Delete(b"x")) == Done(0, False)
+
+
+class TestBoard:
+    def test_row_says_what_is_served(self, server: Server, store: Store) -> None:
+        row = store.board.shards[0]
+        assert (row.state, row.incarnation) == (ShardRow.UP, server.sockets.incarnation)
+        assert store.board.is_claimed(row)
+
+    def test_heart_beats_while_idle(self, server: Server, store: Store) -> None:
+        row = store.board.shards[0]
+        before = row.heartbeat_ns
+        server.turn(0.001)
+        assert row.heartbeat_ns > before
+
+    def test_figures(self, asking: Client, server: Server, store: Store) -> None:
+        asking.ask(Put(b"a", b"12"), Put(b"b", b"34"), Touch(b"a"), Delete(b"b"), Delete(b"x"), Put(b"", b""))
+        asking.ask(Put(b"p/1", b""), DeletePrefix(b"p/", b"", 1 << 52, 9))
+        server.writer.housekeep(store.board.watermark())
+        server.writer.publish_figures()
+        figures = store.board.shards[0].figures()
+        expected = {
+            "keys": 1, "bytes": 3, "puts": 3, "touches": 1, "deletes": 1, "prefix_deletes": 1, "expired": 0,
+            "refused": 1, "groups": 3, "operations": 8, "map_full": 0, "pinned_pid": 0,
+        }  # fmt: skip
+        assert {name: figures[name] for name in expected} == expected
+        assert all(figures[name] > 0 for name in ("append_ns", "flush_ns", "apply_ns", "map_bytes"))
+
+    def test_the_map_follows_the_log_of_others(self, server: Server, store: Store) -> None:
+        other = Log(store.board, None)
+        other.append_stop(store.board.now_ms())
+        other.close()
+        server.writer.housekeep(store.board.watermark())
+        assert server.map.applied == store.board.watermark()
