@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from http.client import HTTPMessage
 from typing import Any, Protocol
 
-import gevent
+import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
-from gevent.pywsgi import OldMessage
+from gevent.pywsgi import OldMessage  # type: ignore[import-untyped]
 from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
 from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-untyped]
-from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer
+from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
-from kvserver.gateway.handshake import Head, Origins, Refusal, accepted, head_end, parse_head
+from kvserver.answers import Origins
+from kvserver.gateway.head import Head, accepted, head_end, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
+from shards.errors import KVError, RequestTimeout
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Application(Protocol):
     origins: Origins
 
     def admit(self, head: Head, peer: str) -> Session:
-        """A session for the request, before it is answered. Raises `Refusal`."""
+        """A session for the request, before it is answered. Raises `KVError`, which then is the answer."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run the session in `environ`."""
@@ -64,6 +67,8 @@ def run_session(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
     """One connection: a request head, then its WebSocket or a refusal; it is closed after either."""
 
+    websocket: WebSocket | None  # no value before the upgrade: the base class looks whether it is there
+
     def __init__(self, connection: gsocket.socket, address: Any, server: Server, received: bytes = b"") -> None:
         """`received`: what has been read from the connection already."""
         super().__init__(connection, address, server, rfile=io.BytesIO())
@@ -71,6 +76,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._limits: Limits = server.application.limits
         self._head: Head | None = None
         self._session: Session | None = None
+        self.environ: dict[str, Any] = {}
         self.peer = _peer(address)
 
     def handle(self) -> None:
@@ -84,14 +90,18 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             self._hang_up()
 
     def _serve(self) -> None:
+        origins = self.server.application.origins
         try:
             raw = self._read_head()
             if not raw:
                 return
             self._head = parse_head(raw)
+            if self._head.method == "OPTIONS":
+                self._answer(200, preflight(self._head, origins))
+                return
             self._session = self.server.application.admit(self._head, self.peer)
-        except Refusal as refusal:
-            self._refuse(refusal)
+        except KVError as error:
+            self._answer(error.status, refused(error, self._head, origins, secrets.token_hex(8).encode()))
             return
         try:
             self.rfile = io.BytesIO(raw)
@@ -100,7 +110,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             self._session.end()
 
     def _read_head(self) -> bytes:
-        """The request head, whose rest stays in `_received`; empty if the client left. Raises `Refusal`."""
+        """The request head, what came after it stays in `_received`; empty if the client left. Raises `KVError`."""
         with gevent.Timeout(self._limits.handshake_s, False):
             while not (end := head_end(self._received)):
                 data = self.socket.recv(_RECEIVE_BYTES)
@@ -113,28 +123,27 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             return head
         if not self._received:
             return b""
-        raise Refusal(408, "request timed out")
+        raise RequestTimeout
 
-    def _refuse(self, refusal: Refusal) -> None:
-        origin = self._head.first("origin") if self._head is not None else None
-        response = refusal.response(self.server.application.origins.headers(origin))
+    def _answer(self, status: int, answer: bytes) -> None:
+        """Send a whole answer. Unread input would reset the connection, and the answer with it: drop it first."""
         with gevent.Timeout(self._limits.linger_s, False):
-            self.socket.sendall(response)
+            self.socket.sendall(answer)
             self.socket.shutdown(gsocket.SHUT_WR)
-            while self.socket.recv(_RECEIVE_BYTES):  # unread input would reset the connection and the answer with it
+            while self.socket.recv(_RECEIVE_BYTES):
                 breathe()
-        self._log_refusal(refusal.status, len(response))
+        self._log_answer(status, len(answer))
 
-    def _log_refusal(self, status: int, length: int) -> None:
-        head = self._head or Head("-", "-", 1, [])
+    def _log_answer(self, status: int, length: int) -> None:
+        head = self._head or Head("-", b"-", b"", 1, [])
         self.environ = {
             "REQUEST_METHOD": head.method,
-            "RAW_URI": head.target,
+            "RAW_URI": head.target.decode("latin-1"),
             "SERVER_PROTOCOL": f"HTTP/1.{head.minor}",
             "REMOTE_ADDR": self.peer,
         }
         self.headers = HTTPMessage()
-        self.status, self.response_headers, self.response_length = str(status), [], length
+        self.status, self.response_headers, self.response_length = str(status), (), length
         self.time_finish = time.time()
         self.log_request()
 
@@ -151,23 +160,22 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         message = OldMessage()
         message.status = ""
         for name, value in self._head.headers:
-            message[name] = value
+            message[name.decode("ascii")] = value.decode("latin-1")
         return message
 
     def upgrade_websocket(self) -> None:
         """Answer 101: everything was checked before."""
         assert self._head is not None
-        key = self._head.first("sec-websocket-key")
-        assert key is not None
-        cors = self.server.application.origins.headers(self._head.first("origin"))
+        headers = accepted(self._head, self.server.application.origins)
         self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits)
         self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
         self.environ[SESSION_KEY] = self._session
-        self.start_response("101 Switching Protocols", accepted(key, cors))
+        self.start_response("101 Switching Protocols", headers)
 
     def run_websocket(self) -> None:
         """Run the application on the connection, whatever happens close it properly."""
-        websocket: WebSocket = self.websocket
+        websocket = self.websocket
+        assert websocket is not None
         self.server.keeper.add(websocket)
         code = 1011
         try:
@@ -193,7 +201,11 @@ class Server(PyWSGIServer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.keeper = keeper
 
-    def adopt(self, connection: gsocket.socket, address: tuple[str, int], received: bytes) -> None:
+    def has_room(self) -> bool:
+        """Whether one more connection would be served at once."""
+        return bool(self.pool.free_count() > 0)
+
+    def adopt(self, connection: gsocket.socket, address: tuple[str, int] | str, received: bytes) -> None:
         """Serve a connection that another process accepted and read `received` from."""
         handler = self.handler_class(connection, address, self, received)
         self.pool.spawn(handler.handle)

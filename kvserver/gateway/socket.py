@@ -19,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import gevent
+import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
-from gevent.event import Event
+from gevent.event import Event  # type: ignore[import-untyped]
 from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
 from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[import-untyped]
 from websockets.frames import Opcode

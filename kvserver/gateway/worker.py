@@ -1,35 +1,42 @@
 """gunicorn workers that host WebSockets.
 
-`SocketWorker` serves any `kvserver.gateway.handler.Application`; `GatewayWorker` is the feed's. A configuration for
-gunicorn needs
+`SocketWorker` serves any `kvserver.gateway.handler.Application`; `GatewayWorker` is the feed's. gunicorn's
+configuration needs, beside the worker class,
 
-    worker_class = "kvserver.gateway.worker.GatewayWorker"
+    worker_connections = 100_000  # clients of one process; with the default of 1,000 the next ones would wait
     preload_app = False           # nothing of ZeroMQ may exist before the fork
-    worker_connections = 10_000   # clients of one process; the default of 1,000 would let the next ones wait
-    max_requests = 0              # recycling a worker ends its feeds
-    graceful_timeout = 10         # closing takes up to about 4 s
-    keepalive, timeout            # as you like; the loop ticks every second
+    max_requests = 0              # recycling a worker would end its feeds
+    graceful_timeout = 5          # closing all clients takes up to 4 s
+    timeout = 30                  # the event loop shows a sign of life each second
 
-and calls `post_fork` below from gunicorn's hook of that name.
+and has to call `post_fork` below from the hook of that name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 import time
 from types import FrameType
 from typing import Any
 
-import gevent
-from gevent.event import Event
-from gevent.pool import Pool
+import gevent  # type: ignore[import-untyped]
+from gevent.event import Event  # type: ignore[import-untyped]
+from gevent.pool import Pool  # type: ignore[import-untyped]
 from geventwebsocket.gunicorn.workers import GeventWebSocketWorker  # type: ignore[import-untyped]
-from gunicorn.http.wsgi import base_environ
+from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 
 from kvserver.gateway.handler import Handler, Server
+from kvserver.gateway.handover import Reception
 from kvserver.gateway.socket import Keeper
+from kvserver.gateway.source import Source
+from kvserver.settings import ServerSettings
 from shards import process
+from shards.board import Board, BoardError, Common
+from shards.settings import load
+
+log = logging.getLogger(__name__)
 
 CLOSE_WITHIN_S = 2.0
 """Over how long a stopping process spreads its closes."""
@@ -54,9 +61,9 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         self.keeper = Keeper(self.wsgi.limits)
         self.servers = [self._server(sock) for sock in self.sockets]
         gevent.spawn(self.keeper.run)
-        self.opened()
-        for server in self.servers:
-            server.start()
+        if self.opened():
+            for server in self.servers:
+                server.start()
         while self.alive:
             self.notify()
             self.each_second()
@@ -87,7 +94,11 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: stop."""
-        super().handle_exit(sig, frame)
+        self.stop()
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self.alive = False
         self.stopping.set()
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
@@ -96,8 +107,9 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
 
     # For subclasses
 
-    def opened(self) -> None:
-        """Called before the first connection is accepted."""
+    def opened(self) -> bool:
+        """Called before the first connection is accepted; False if the worker was told to stop meanwhile."""
+        return True
 
     def each_second(self) -> None:
         """Called about every second; must not block."""
@@ -107,6 +119,71 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
 
     def closed(self) -> None:
         """Called when all connections are gone."""
+
+
+class GatewayWorker(SocketWorker):
+    """The feed's worker: a row of the board, the source that clients follow, and connections of the web workers."""
+
+    def opened(self) -> bool:
+        """Claim a row, start to follow the history, listen for connections that are handed over."""
+        settings = load(ServerSettings)
+        process.configure_logging(settings.log_level, "gateway")
+        board = self._board = self._find(settings)
+        if board is None:
+            return False
+        run_dir = settings.resolved_run_dir()
+        index, self.row = board.gateways.claim()
+        self.source = Source(board, run_dir, self.row, index)
+        self.wsgi.open(self.source, settings.origins)
+        server = self.servers[0]
+        self.reception = Reception(run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
+        self.greenlets = [gevent.spawn(self.source.run), gevent.spawn(self.reception.run)]
+        self.greenlets[0].link_exception(self._failed)
+        self.row.state = Common.UP
+        return True
+
+    def _find(self, settings: ServerSettings) -> Board | None:
+        """The board, once there is one: the store may be between two runs. None if told to stop."""
+        told = False
+        while self.alive:
+            try:
+                return Board.open(settings.board_path)
+            except BoardError as error:
+                if not told:
+                    log.warning("waiting: %s", error)
+                told = True
+            self.notify()
+            self.stopping.wait(0.2)
+        return None
+
+    def _failed(self, greenlet: gevent.Greenlet) -> None:
+        """The history cannot be followed any more: better no feed than one that stands still."""
+        log.error("following the log failed: %r", greenlet.exception)
+        self.stop()
+
+    def each_second(self) -> None:
+        """Show signs of life; stop if this run of the store is over."""
+        if self._board is None:
+            return
+        self.row.beat()
+        self.source.each_second()
+        if self._board.replaced():
+            log.info("this run of the store is over")
+            self.stop()
+
+    def closing(self) -> None:
+        """Take no more connections."""
+        if self._board is not None:
+            self.row.state = Common.STOPPING
+            self.wsgi.close()
+            self.reception.close()
+
+    def closed(self) -> None:
+        """Release everything."""
+        if self._board is not None:
+            gevent.killall(self.greenlets)
+            self.source.close()
+            self._board.close()
 
 
 def allow_many_files() -> None:

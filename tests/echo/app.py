@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
+from kvserver.answers import Origins
 from kvserver.gateway.handler import run_session
-from kvserver.gateway.handshake import Head, Origins, check_method, check_upgrade
+from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, WebSocket
 
 
@@ -45,8 +46,7 @@ class EchoApp:
 
     def admit(self, head: Head, peer: str) -> Echo:
         """An echo for every WebSocket."""
-        check_method(head)
-        check_upgrade(head)
+        check_upgrade(head, self.origins)
         return Echo()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

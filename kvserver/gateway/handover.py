@@ -1,0 +1,98 @@
+"""The receiving end of a hand-over: web workers give us connections that ask for a feed.
+
+The protocol is that of `kvserver.handoff`: one message on a SOCK_SEQPACKET socket, with the connection's descriptor
+beside it; the answer is one byte. A worker that did not get it in time has told its client that there is no gateway,
+so a connection whose worker does not take the answer any more is let go, untouched.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import gevent  # type: ignore[import-untyped]
+import msgspec
+from gevent import socket as gsocket
+
+from kvserver.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 512
+_decode = msgspec.msgpack.Decoder(tuple[int, str, bytes, bytes]).decode
+
+Adopt = Callable[[gsocket.socket, tuple[str, int] | str, bytes], None]
+"""Takes a connection, its client's address, and what was read from it."""
+
+
+class Reception:
+    """Listens at `path` from the moment it is made, and accepts in `run`."""
+
+    def __init__(self, path: Path, adopt: Adopt, has_room: Callable[[], bool]) -> None:
+        """`has_room`: whether one more connection can be served; without, workers are left without an answer."""
+        self._path, self._adopt, self._has_room = path, adopt, has_room
+        path.unlink(missing_ok=True)  # of a process that died with this row
+        self._listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen(_BACKLOG)
+
+    def run(self) -> None:
+        """Accept until `close`."""
+        with contextlib.suppress(OSError):
+            while True:
+                channel, _ = self._listener.accept()
+                gevent.spawn(self._receive, channel)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def _receive(self, channel: gsocket.socket) -> None:
+        """Take one connection."""
+        with channel, gevent.Timeout(ACCEPT_S, False), contextlib.suppress(OSError):
+            message, fds = _receive_fds(channel)
+            try:
+                version, address, head, rest = _decode(message)
+                if version != VERSION or len(fds) != 1:
+                    raise ValueError(f"version {version} with {len(fds)} descriptors")
+            except (ValueError, msgspec.MsgspecError) as error:
+                _close(fds)
+                if message:
+                    log.warning("a connection was handed over in a form this version does not know: %s", error)
+                return
+            if not self._has_room() or not _answer(channel):
+                _close(fds)
+                return
+            self._adopt(gsocket.socket(fileno=fds[0]), _address(address), head + rest)
+
+
+def _receive_fds(channel: gsocket.socket) -> tuple[bytes, list[int]]:
+    fds = array.array("i")
+    message, ancillary, _, _ = channel.recvmsg(MOST_BYTES, gsocket.CMSG_SPACE(fds.itemsize), gsocket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (gsocket.SOL_SOCKET, gsocket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return message, list(fds)
+
+
+def _answer(channel: gsocket.socket) -> bool:
+    try:
+        channel.sendall(ACCEPTED)
+    except OSError:
+        return False
+    return True
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _address(text: str) -> tuple[str, int] | str:
+    host, _, port = text.rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdigit() else ""
