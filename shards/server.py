@@ -55,6 +55,10 @@ class StartError(Exception):
     """The shard cannot start; the message says why."""
 
 
+class RunOver(Exception):
+    """The store runs without this process by now."""
+
+
 class Arrived(NamedTuple):
     """A request that may be executed, and whom to answer."""
 
@@ -168,12 +172,10 @@ class Server:
         linger_ms = 0
         try:
             while not self._stopping:
-                if time.monotonic() >= self._housekeeping_at and self._is_over():
-                    return 1
                 self.turn(_IDLE_S)
             self._say_goodbye()
             linger_ms = _GOODBYE_LINGER_MS
-        except LogBroken as error:
+        except (LogBroken, RunOver) as error:
             log.critical("shard %d ends: %s", self.shard, error)
             return 1
         except MapFull as error:
@@ -195,7 +197,7 @@ class Server:
     def turn(self, wait_s: float) -> None:
         """One turn of the loop: one group, or a wait of at most `wait_s` for something to do.
 
-        Raises `LogBroken` and `MapFull`: the process must end and answer nothing more.
+        Raises `LogBroken`, `MapFull` and `RunOver`: the process must end and answer nothing more.
         """
         self._row.beat()
         arrived = self._drain()
@@ -297,6 +299,10 @@ class Server:
     def _keep_house(self) -> None:
         now = time.monotonic()
         if now >= self._housekeeping_at:
+            if self.board.replaced():
+                raise RunOver("the run of the store it belongs to is over")
+            if self.board.log.broken:
+                raise LogBroken("a flush of the log failed")
             self.writer.housekeep(self.board.watermark())
             self._housekeeping_at = now + _HOUSEKEEPING_S
         if now >= self._figures_at:
@@ -315,15 +321,6 @@ class Server:
             os.close(fd)
             raise StartError(f"another process has the row of shard {self.shard} on the board {self.board.path}")
         return fd
-
-    def _is_over(self) -> bool:
-        """Whether the store runs without this process by now, or must not be written any more."""
-        if self.board.replaced():
-            log.error("shard %d ends: the run of the store it belongs to is over", self.shard)
-            return True
-        if self.board.log.broken:
-            raise LogBroken("a flush of the log failed")
-        return False
 
     def _say_goodbye(self) -> None:
         """Refuse what is queued, so that its senders know that it was not done."""

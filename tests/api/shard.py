@@ -127,7 +127,7 @@ class Shard:
     """`python -m shards` of its own, killed at the end if it still runs. `script`: Python to run before it."""
 
     def __init__(self, store: Store, index: int = 0, *options: str, script: str = "") -> None:
-        self.store, self.index, self.row = store, index, store.board.shards[index]
+        self.store, self.index = store, index
         environ = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
         code = f"{script}\nimport sys; from shards.__main__ import main; sys.exit(main(sys.argv[1:]))"
         self.process = subprocess.Popen(
@@ -135,6 +135,11 @@ class Shard:
              "--run-dir", str(store.run_dir), *options],
             env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
         )  # fmt: skip
+
+    @property
+    def row(self) -> ShardRow:
+        """Its row of the board."""
+        return self.store.board.shards[self.index]
 
     def wait_up(self) -> None:
         """Wait until it serves."""
