@@ -246,7 +246,8 @@ class Link:
             if event == zmq.Event.DISCONNECTED:
                 log.debug("shard %d is gone", self._index)
                 self._dead_incarnation = self._incarnation
-                self._disconnect()
+                self._disconnect()  # closes the monitor too
+                return
             elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self._open = True
                 self._flush()

@@ -225,7 +225,7 @@ class MetricsServer:
         registry.register(BoardCollector(board, restarts))
         MultiProcessCollector(registry, path=os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
         self._server = _Server(listener, _Handler.factory(registry))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
