@@ -222,16 +222,16 @@ class Link:
 
     def _disconnect(self) -> None:
         """Close the socket; of what it was handed, nobody can know."""
-        if self._socket is None:
-            return
         self._receive()
-        assert self._monitor is not None
+        if self._socket is None or self._monitor is None:
+            return
         self._loop.remove_reader(self._socket.FD)
         self._loop.remove_reader(self._monitor.FD)
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(0)
-        self._socket, self._open, self._incarnation = None, False, 0
+        self._socket = self._monitor = None
+        self._open, self._incarnation = False, 0
         unanswered, self._in_flight = self._in_flight, {}
         for _, batch in unanswered.values():
             self._fail(batch)

@@ -76,6 +76,8 @@ class Bench:
         self.link = Link(self.context, self.row, 0, tmp_path, asyncio.get_running_loop())
         self.answers: list[Reply | KVError] = []
         self.shards: list[Shard] = []
+        self.faults: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(context))
         self._ticking = asyncio.create_task(self._tick())
 
     async def _tick(self) -> None:
@@ -105,6 +107,7 @@ class Bench:
             shard.close()
         self.context.destroy(linger=0)
         self.board.close()
+        assert not self.faults
 
 
 def scenario(test: Callable[[Bench], Awaitable[None]]) -> Callable[[Path], None]:
