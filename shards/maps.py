@@ -287,12 +287,19 @@ class ShardMap:
 
     def free_bytes(self) -> int:
         """How much the map can take: its free pages, and what file system and memory still give."""
+        return self.spare_bytes() + free_bytes(self.path)
+
+    def spare_bytes(self) -> int:
+        """Bytes of the map's free pages. Old readers may still need some, and few of them may be neighbours."""
         with self._env.begin() as txn:
             stats = [txn.stat(), txn.stat(self._data), txn.stat(self._meta)]
-        page = stats[0]["psize"]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        inside = (self._env.info()["last_pgno"] - 1 - used) * page
-        return max(inside, 0) + free_bytes(self.path)
+        return max(self._env.info()["last_pgno"] - 1 - used, 0) * stats[0]["psize"]
+
+    @property
+    def map_size(self) -> int:
+        """Bytes of address space: how far the map can grow."""
+        return self._env.info()["map_size"]
 
     def size_bytes(self) -> int:
         """Bytes of the map's file, free pages included."""

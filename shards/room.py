@@ -84,7 +84,7 @@ class Ballast:
 
     def restore(self) -> bool:
         """Take the room again if it can be had; whether it is taken."""
-        if not self.there:
+        if not self.there and self._fits():
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size)
@@ -95,10 +95,16 @@ class Ballast:
                 os.close(fd)
         return self.there
 
+    def _fits(self) -> bool:
+        # Asked first, because taking memory that is not there calls the kernel's killer.
+        there = self.path.stat().st_blocks * 512 if self.path.exists() else 0
+        return free_bytes(self.path.parent) + there >= self._size
+
     def drop(self) -> bool:
         """Give the room back; False if there was none to give."""
         had, self.there = self.there, False
-        os.truncate(self.path, 0)
+        if had:
+            os.truncate(self.path, 0)
         return had
 
 

@@ -153,6 +153,8 @@ def take(board: Board) -> Manifest:
     data_dir = Path(facts.data_dir)
     with _alone(Path(facts.lock_dir) / "snapshot"):
         before = Manifest.load(data_dir)
+        if before.store != facts.store:
+            raise SnapshotError(f"{data_dir} holds another store than the one that runs")
         _remove_unnamed(data_dir / SNAPSHOTS, before)
         lsn, revision = board.watermark()
         name = f"{lsn:016x}-{secrets.token_hex(4)}"
@@ -165,7 +167,7 @@ def take(board: Board) -> Manifest:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         after = msgspec.structs.replace(
-            before, epoch=facts.epoch, replay_lsn=lsn, replay_revision=revision, files=tuple(files)
+            before, replay_lsn=lsn, replay_revision=revision, files=tuple(files)
         )
         after.save(data_dir)
         _remove_unnamed(data_dir / SNAPSHOTS, after)
@@ -203,7 +205,7 @@ def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
     environment = open_environment(path, readonly=True)
     fd = DISK.create(target)
     try:
-        with _growth_watched(path, directory):
+        with growth_watched(path, directory):
             environment.copyfd(fd, compact=True)
         os.fsync(fd)
     except lmdb.Error as error:
@@ -239,7 +241,7 @@ def _make_durable(board: Board, directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _growth_watched(path: Path, directory: Path) -> Iterator[None]:
+def growth_watched(path: Path, directory: Path) -> Iterator[None]:
     """End the process if the map at `path` grows too much meanwhile: a copy cannot be stopped otherwise."""
     done = threading.Event()
     data = path / "data.mdb"

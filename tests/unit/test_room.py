@@ -1,0 +1,63 @@
+"""Room: what a control group gives, and who keeps a map from using its pages again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shards.room import Ballast, PinWatch, Reader, group_room, parse_readers
+
+
+def test_the_cache_of_a_group_is_room_its_shared_memory_is_not() -> None:
+    stat = "anon 100\nfile 700\nshmem 400\ninactive_file 200\nactive_file 100\n"
+    assert group_room(1000, 800, stat) == 1000 - 800 + 300
+    assert group_room(1000, 1200, "") == 0
+
+
+def test_readers_are_those_in_a_transaction() -> None:
+    table = "    pid     thread     txnid\n      6787 7f6e58066b80 12\n      6788 7f6e58066b81 -\n"
+    assert parse_readers(table) == [Reader(6787, "7f6e58066b80", 12)]
+    assert parse_readers("(no active readers)\n") == []
+
+
+A, B = Reader(1, "t", 7), Reader(2, "t", 7)
+
+
+def test_one_that_stays_while_the_map_grows_pins_it() -> None:
+    watch = PinWatch()
+    assert watch.observe(10.0, [A], 100) == []
+    assert watch.observe(11.0, [A, B], 200) == []
+    assert watch.observe(12.0, [A, B], 300) == [(1, 2.0)]
+    assert watch.observe(13.0, [A, B], 400) == [(1, 3.0), (2, 2.0)]
+
+
+def test_no_growth_no_pin() -> None:
+    watch = PinWatch()
+    for now in range(10):
+        assert watch.observe(now, [A], 100) == []
+    assert watch.observe(10, [A], 101) == [(1, 10.0)]
+
+
+def test_one_that_came_back_begins_again() -> None:
+    watch = PinWatch()
+    watch.observe(0, [A], 100)
+    watch.observe(1, [A._replace(txnid=8)], 200)
+    assert watch.observe(2, [A], 300) == []
+    assert watch.observe(4, [A], 400) == [(1, 2.0)]
+
+
+def test_a_ballast_takes_room_and_gives_it_back(tmp_path: Path) -> None:
+    ballast = Ballast(tmp_path / "ballast", 1 << 20)
+    assert ballast.there
+    assert ballast.path.stat().st_blocks * 512 >= 1 << 20
+    assert ballast.drop()
+    assert not ballast.there
+    assert ballast.path.stat().st_blocks == 0
+    assert not ballast.drop()
+    assert ballast.restore()
+    assert Ballast(ballast.path, 1 << 20).there  # that of a predecessor is taken over
+
+
+def test_a_ballast_that_does_not_fit_takes_nothing(tmp_path: Path) -> None:
+    ballast = Ballast(tmp_path / "ballast", 1 << 60)
+    assert not ballast.there
+    assert not ballast.drop()
