@@ -47,6 +47,10 @@ Tuples of whole numbers, which the garbage collector learns to leave alone. Only
 """
 
 
+_UNTOUCHED: Entry = (0, 0, 0, 0)
+"""Stands for a key that the open group has not changed."""
+
+
 def is_live(entry: Entry | None, now_ms: int) -> bool:
     """Whether a key with `entry` exists at `now_ms`: there is one, and its time has not come."""
     return entry is not None and (entry[2] == 0 or entry[2] > now_ms)
@@ -70,8 +74,7 @@ class Keyspace:
     def __init__(self, shard: int, shards: int, max_value: int) -> None:
         self.max_value = max_value
         # The shard's slots, as `slots.shard_of` deals them out: rounded up, because it rounds down.
-        self.first_slot = -(-shard * SLOTS // shards)
-        self.end_slot = -(-(shard + 1) * SLOTS // shards)
+        self.slots = range(-(-shard * SLOTS // shards), -(-(shard + 1) * SLOTS // shards))
         self.bytes = 0
         self._entries: dict[bytes, Entry] = {}
         self._expiring = 0  # entries with an expiry
@@ -115,7 +118,7 @@ class Keyspace:
         items = set(self._heap)
         for key, (revision, value_revision, expires_ms, size) in entries.items():
             assert 0 < len(key) <= MAX_KEY, key
-            assert self.first_slot <= slot_of(key) < self.end_slot, key
+            assert slot_of(key) in self.slots, key
             assert 0 < value_revision <= revision, (key, value_revision, revision)
             assert size >= 0, (key, size)
             if expires_ms:
@@ -178,6 +181,7 @@ class Group:
         self._keyspace = keyspace
         self._room = room
         self._entries = keyspace._entries
+        self._slots = keyspace.slots if len(keyspace.slots) < SLOTS else None  # None: every key is this shard's
         self._staged: dict[bytes, Entry | None] = {}  # what commit will put into the dict; None: delete
         self._done: list[Done] = []  # replies with a revision of this group
         self._wanted: list[Done] = []  # replies that want the old value
@@ -213,7 +217,9 @@ class Group:
         ttl_ms, expires_ms = operation.ttl_ms, operation.expires_ms
         if ttl_ms or expires_ms:
             expires_ms = self._expires_ms(ttl_ms, expires_ms)
-        old = self._staged[key] if key in self._staged else self._entries.get(key)
+        old = self._staged.get(key, _UNTOUCHED)
+        if old is _UNTOUCHED:
+            old = self._entries.get(key)
         existed = is_live(old, self.now_ms)
         if self._room is not Room.ALL:
             self._check_room(size, old)
@@ -236,7 +242,9 @@ class Group:
         """Delete a key. An absent one logs nothing."""
         key = operation.key
         self._check_key(key)
-        old = self._staged[key] if key in self._staged else self._entries.get(key)
+        old = self._staged.get(key, _UNTOUCHED)
+        if old is _UNTOUCHED:
+            old = self._entries.get(key)
         if not is_live(old, self.now_ms):
             return Done(0, False)
         if operation.want_previous:
@@ -254,7 +262,9 @@ class Group:
         key = operation.key
         self._check_key(key)
         expires_ms = self._expires_ms(operation.ttl_ms, operation.expires_ms)
-        old = self._staged[key] if key in self._staged else self._entries.get(key)
+        old = self._staged.get(key, _UNTOUCHED)
+        if old is _UNTOUCHED:
+            old = self._entries.get(key)
         if old is None or not is_live(old, self.now_ms):
             return Done(0, False)
         if self._room is Room.DELETES:
@@ -337,11 +347,11 @@ class Group:
     # Parts of the above.
 
     def _check_key(self, key: bytes) -> None:
-        if not key:
-            raise BadKey("the key is empty")
-        check_utf8(key, "key")
-        keyspace = self._keyspace
-        if not keyspace.first_slot <= slot_of(key) < keyspace.end_slot:
+        if not 0 < len(key) <= MAX_KEY or not key.isascii():  # most keys need no closer look
+            if not key:
+                raise BadKey("the key is empty")
+            check_utf8(key, "key")
+        if self._slots is not None and slot_of(key) not in self._slots:
             raise ProtocolError("the key belongs to another shard")
 
     def _expires_ms(self, ttl_ms: int, expires_ms: int) -> int:

@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,12 +60,13 @@ class RunOver(Exception):
 
 
 class Arrived(NamedTuple):
-    """A request that may be executed, and whom to answer."""
+    """A request that may be executed, and whom to answer. `alone`: it holds a prefix delete."""
 
     identity: bytes
     id: int
     operations: list[Operation]
     size: int
+    alone: bool
 
 
 class Sockets:
@@ -215,7 +216,7 @@ class Server:
 
     def close(self, linger_ms: int = 0) -> None:
         """Close sockets, log and map, and free lock and row by closing the lock's file."""
-        self._row.incarnation = 0
+        self._row.incarnation, self._row.state = 0, ShardRow.STOPPING
         self.sockets.close(linger_ms)
         self.log.close()
         self.map.close()
@@ -224,7 +225,10 @@ class Server:
     # Parts of a turn.
 
     def _drain(self) -> list[Arrived] | None:
-        """What has arrived, up to a full group, and may be executed; the rest is refused. None if there was nothing."""
+        """What has arrived, up to a full group or a prefix delete, and may be executed; the rest is refused.
+
+        None if there was nothing.
+        """
         arrived: list[Arrived] = []
         messages = operations = size = 0
         while operations < MESSAGE_OPS and size < MESSAGE_BYTES and messages < MESSAGE_OPS:
@@ -237,6 +241,8 @@ class Server:
                 arrived.append(request)
                 operations += len(request.operations)
                 size += request.size
+                if request.alone:  # others shall not wait for several of them
+                    break
         return arrived if messages else None
 
     def _accept(self, frames: list[bytes]) -> Arrived | None:
@@ -254,7 +260,9 @@ class Server:
         elif is_too_large(request.operations, size):
             self._refuse(identity, request.id, ProtocolError("the request holds more than one message may"))
         else:
-            return Arrived(identity, request.id, request.operations, size)
+            return Arrived(
+                identity, request.id, request.operations, size, DeletePrefix in map(type, request.operations)
+            )
         return None
 
     def _refuse(self, identity: bytes, id: int, error: KVError) -> None:
@@ -262,17 +270,17 @@ class Server:
         log.debug("refused a message of shard %d: %s %s", self.shard, error.code, error)
 
     def _serve(self, arrived: list[Arrived]) -> None:
-        """Execute and answer, in order. Prefix deletes are groups of their own; the rest of a turn is one."""
-        for together in _runs(arrived):
-            first = together[0]
-            if DeletePrefix in map(type, first.operations):
-                replies = [self._write_in_pieces(first)]
-            else:
-                replies = self.writer.write(
-                    [request.operations for request in together], sum(request.size for request in together)
-                )
+        """Execute, answer and publish, in order. All is one group, but a last request with a prefix delete."""
+        together = arrived[:-1] if arrived[-1].alone else arrived
+        if together:
+            size = sum(request.size for request in together)
+            replies = self.writer.write([request.operations for request in together], size)
             for request, answer in zip(together, replies, strict=True):
                 self.sockets.reply(request.identity, request.id, answer)
+            self._publish()
+        if arrived[-1].alone:
+            last = arrived[-1]
+            self.sockets.reply(last.identity, last.id, self._write_in_pieces(last))
             self._publish()
 
     def _write_in_pieces(self, request: Arrived) -> list[Reply]:
@@ -355,18 +363,3 @@ def _size(operation: Operation) -> int:
     if isinstance(operation, Put):
         return len(operation.key) + len(operation.value)
     return len(operation.key) if isinstance(operation, Delete | Touch) else len(operation.prefix)
-
-
-def _runs(arrived: list[Arrived]) -> Iterator[list[Arrived]]:
-    """`arrived` in order: one with a prefix delete alone, what stands between such together."""
-    together: list[Arrived] = []
-    for request in arrived:
-        if DeletePrefix in map(type, request.operations):
-            if together:
-                yield together
-            yield [request]
-            together = []
-        else:
-            together.append(request)
-    if together:
-        yield together

@@ -7,6 +7,7 @@ its answer may rest on what the group had decided.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from shards.errors import BadRequest, InsufficientStorage, KVError
 from shards.keyspace import Group, Keyspace, Room
 from shards.limits import check_utf8
 from shards.log import Log, LogBroken, LogError
-from shards.maps import ShardMap
+from shards.maps import MapFull, ShardMap
 from shards.process import TRACE
 from shards.protocol import (
     PUBLISH_BYTES,
@@ -134,7 +135,8 @@ class Writer:
         pinned = self._map.pinned(time.monotonic())
         if self._map.full and self._map.restore_ballast():
             log.info("the map has room again")
-        self._map.advance(*watermark)
+        with contextlib.suppress(MapFull):  # then a restart replays more
+            self._map.advance(*watermark)
         self._measure()
         self.figures.update(
             map_bytes=self._map.size_bytes(),

@@ -327,6 +327,24 @@ class TestPrefixDelete:
         assert found == [b"k%02d" % i for i in range(25)]
         assert steps == 3
 
+    def test_ends_its_turn(self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Others need not wait until several are done."""
+        asking.ask(Put(b"a", b"v"), Put(b"b", b"v"))
+        arrive(
+            server,
+            asking,
+            [[Put(b"c", b"v")], [DeletePrefix(b"a", b"", 9, 9)], [DeletePrefix(b"b", b"", 9, 9)], [Put(b"d", b"v")]],
+            monkeypatch,
+        )
+        server.turn(0)
+        assert store.board.end() == 4
+        assert [asking.receive()[1] for _ in range(4)] == [
+            [Done(3, False)],
+            [Deleted([b"a"], None)],
+            [Deleted([b"b"], None)],
+            [Done(6, False)],
+        ]
+
     def test_steps_are_bounded_whatever_was_asked(self, asking: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.writer.PREFIX_KEYS", 4)
         asking.ask(*[Put(b"k%d" % i, b"v") for i in range(6)])
@@ -420,6 +438,17 @@ class TestNoRoom:
         assert store.board.shards[0].figures()["map_full"] == 1
         monkeypatch.undo()
         until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
+
+    def test_an_idle_shard_survives_a_full_map(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise MapFull("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardMap, "advance", fail)
+            server.writer.housekeep(store.board.watermark())
+        assert isinstance(asking.do(Put(b"k", b"v")), Done)
 
     def test_what_cannot_be_applied_ends_the_process_and_is_not_lost(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
