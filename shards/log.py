@@ -221,9 +221,10 @@ class Log:
                 self._write(tail, [records.filler(tail, left, synced, now_ms, self._secret)])
             header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now_ms, begun)
             self._write(lsn, [header, payload])
-        except (OSError, LogError) as error:
+        except OSError as error:
             if row is not None:
                 row.clear_open()
+            self._check()
             raise LogError(f"the log could not be written: {error}") from error
         end = lsn + HEADER + length
         self._board.advance(end, revision + events)
@@ -235,7 +236,23 @@ class Log:
         size = sum(map(len, parts))
         written = self._disk.pwritev(self._files[number], parts, offset)
         if written != size:  # a file system that fills up takes a part and says nothing
+            self._take_back(number, offset, min(written, HEADER))
             raise OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
+
+    def _take_back(self, number: int, offset: int, size: int) -> None:
+        """Clear the header of a record that was written in part.
+
+        What is missing of it may happen to be there already, for instance zeros; then recovery would find a record
+        whose writer was told that nothing was done.
+        """
+        try:
+            if self._disk.pwritev(self._files[number], [bytes(size)], offset) != size:
+                raise OSError(errno.EIO, "what was written in part could not be cleared")
+            if not self._in_memory:
+                self._disk.fdatasync(self._files[number])
+        except OSError:
+            self._words.broken = 1
+            raise
 
     def _wait_for_segment(self) -> None:
         if self._words.full:

@@ -14,6 +14,7 @@ Every function here needs the log to stand still: see `quiesce`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -121,16 +122,26 @@ class _Image:
         number, offset = divmod(lsn, self._segment)
         if number in self.numbers:
             for at in range(offset, self._segment, _CHUNK):
-                self._write(number, bytes(min(_CHUNK, self._segment - at)), at)
+                self.write(number * self._segment + at, bytes(min(_CHUNK, self._segment - at)))
 
     def write_again(self, begin: int, end: int) -> None:
-        """Write the bytes from `begin` to `end` as they are, and flush every segment from `begin`'s on."""
+        """Write the bytes from `begin` to `end` as they are. Not yet flushed."""
         for number in self.numbers:
             base = number * self._segment
-            first, last = max(begin - base, 0), min(end - base, self._segment)
-            for at in range(first, last, _CHUNK):
-                self._write(number, self._disk.pread(self._files[number], min(_CHUNK, last - at), at), at)
-            if base + self._segment > begin:
+            last = min(end - base, self._segment)
+            for at in range(max(begin - base, 0), last, _CHUNK):
+                self.write(base + at, self._disk.pread(self._files[number], min(_CHUNK, last - at), at))
+
+    def write(self, lsn: int, data: bytes) -> None:
+        """Put `data`, which fits the segment, at `lsn`. Not yet flushed."""
+        number, offset = divmod(lsn, self._segment)
+        if self._disk.pwritev(self._files[number], [data], offset) != len(data):
+            raise OSError(errno.ENOSPC, f"segment {segment_name(number)} could not be written")
+
+    def sync(self, begin: int) -> None:
+        """Flush every segment that holds a byte from `begin` on."""
+        for number in self.numbers:
+            if (number + 1) * self._segment > begin:
                 self._disk.fdatasync(self._files[number])
 
     def close(self) -> None:
@@ -139,10 +150,6 @@ class _Image:
 
     def _load(self, number: int) -> bytes:
         return self._disk.pread(self._files[number], self._segment, 0)
-
-    def _write(self, number: int, data: bytes, at: int) -> None:
-        if self._disk.pwritev(self._files[number], [data], at) != len(data):
-            raise OSError(f"segment {segment_name(number)} could not be written")
 
 
 def recover(
@@ -187,6 +194,7 @@ def recover(
         if behind or not clean:
             image.cut(fold.lsn)
         image.write_again(synced, fold.lsn)
+        image.sync(synced)
         remove_behind(log_dir, fold.lsn // segment, disk)
     finally:
         image.close()
@@ -212,20 +220,17 @@ def begin_history(
     payload = start.encode()
     size = HEADER + len(payload)
     lsn = records.place(tail, size, segment)
-    files = Files(log_dir, disk)
+    record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now_ms, payload)
+    if lsn // segment not in segment_numbers(disk.names(log_dir)):
+        make_segment(log_dir, lsn // segment, segment, disk)
+    image = _Image(log_dir, secret, segment, disk)
     try:
         if lsn - tail >= HEADER:
-            header = records.filler(tail, lsn - tail - HEADER, tail, now_ms, secret)
-            disk.pwritev(files[tail // segment], [header], tail % segment)
-            disk.fdatasync(files[tail // segment])
-        if lsn // segment not in segment_numbers(disk.names(log_dir)):
-            make_segment(log_dir, lsn // segment, segment, disk)
-        record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now_ms, payload)
-        if disk.pwritev(files[lsn // segment], [records.encode(record, secret)], lsn % segment) != size:
-            raise OSError("the START of the run could not be written")
-        disk.fdatasync(files[lsn // segment])
+            image.write(tail, records.filler(tail, lsn - tail - HEADER, tail, now_ms, secret))
+        image.write(lsn, records.encode(record, secret))
+        image.sync(tail)
     finally:
-        files.close()
+        image.close()
     return lsn + size, next_revision
 
 
