@@ -119,7 +119,8 @@ def _room(shm: Path, own: Path) -> int:
     """Bytes that maps in `own` may have: what is free at `shm` and what they have already."""
     if not os.access(shm, os.W_OK | os.X_OK):
         return 0
-    return free_bytes(shm) + sum(path.stat().st_blocks * 512 for path in own.rglob("*") if path.is_file())
+    files = (*own.glob("shard-*/data.mdb"), *own.glob("shard-*.ballast"))
+    return free_bytes(shm) + sum(path.stat().st_blocks * 512 for path in files)
 
 
 def _little_room(wanted: Path, snapshot_bytes: int) -> str:

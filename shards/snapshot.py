@@ -166,9 +166,7 @@ def take(board: Board) -> Manifest:
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        after = msgspec.structs.replace(
-            before, replay_lsn=lsn, replay_revision=revision, files=tuple(files)
-        )
+        after = msgspec.structs.replace(before, replay_lsn=lsn, replay_revision=revision, files=tuple(files))
         after.save(data_dir)
         _remove_unnamed(data_dir / SNAPSHOTS, after)
     return after
@@ -240,12 +238,17 @@ def _make_durable(board: Board, directory: Path) -> None:
         raise SnapshotError("this run of the store is over")
 
 
+def allowed_growth(free: int) -> int:
+    """By how many bytes a map may grow while it is copied, where `free` bytes are left for it. Pure."""
+    return max(GROWTH_BYTES, free // 4)
+
+
 @contextlib.contextmanager
 def growth_watched(path: Path, directory: Path) -> Iterator[None]:
     """End the process if the map at `path` grows too much meanwhile: a copy cannot be stopped otherwise."""
     done = threading.Event()
     data = path / "data.mdb"
-    begun, allowed = data.stat().st_size, max(GROWTH_BYTES, free_bytes(path) // 4)
+    begun, allowed = data.stat().st_size, allowed_growth(free_bytes(path))
 
     def watch() -> None:
         while not done.wait(_LOOK_S):

@@ -21,6 +21,7 @@ from shards.records import DATA, Record
 from shards.restore import open_map
 from shards.segments import Segments
 from shards.slots import shard_of
+from shards.snapshot import take
 from tests.stores import Store, new_store
 
 
@@ -62,12 +63,13 @@ class Run:
         self.maps = [open_map(self.board, shard) for shard in range(self.shards)]
         return self
 
-    def log(self, *events: Event, shard: int | None = None, now_ms: int | None = None) -> Record:
-        """Append one record, flushed; it stays open."""
-        if shard is None:
-            shard = shard_of(
-                next(change.key for _, change in changes(events, 1) if hasattr(change, "key")), self.shards
-            )
+    def log(self, *events: Event, now_ms: int | None = None) -> Record:
+        """Append one record, flushed; it stays open. All keys must belong to one shard."""
+        [shard] = {
+            shard_of(change.key, self.shards)
+            for _, change in changes(events, 1)
+            if not isinstance(change, PrefixMarked)
+        }
         count = sum(1 for _ in changes(events, 1))
         record = self.logs[shard].append(encode_events(events), count, now_ms or self.board.now_ms())
         self.logs[shard].flush(record.end)
@@ -91,6 +93,13 @@ class Run:
                 assert item is not None
                 found[key] = item
         assert found == self.oracle.items
+
+    def snapshot(self) -> Manifest:
+        """Take a snapshot in this process, whose own maps are closed meanwhile."""
+        self.close_maps()
+        manifest = take(self.board)
+        self.open()
+        return manifest
 
     def close_maps(self) -> None:
         """What is left when all shards have died."""

@@ -1,0 +1,210 @@
+"""Where the maps go, and what happens to directories that nobody needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shards import mapdir
+from shards.mapdir import MIN_ROOM, MapDir, MapDirError, choose_map_dir
+
+STORE = "0123abcd"
+
+
+@pytest.fixture
+def shm(tmp_path: Path) -> Path:
+    directory = tmp_path / "shm"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Bytes that are free everywhere; more than enough."""
+    free = [MIN_ROOM * 100]
+    monkeypatch.setattr(mapdir, "free_bytes", lambda _: free[0])
+    yield free
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_by_default_it_is_a_directory_of_the_store_in_memory(shm: Path, data: Path) -> None:
+    chosen = choose_map_dir(None, data, STORE, shm=shm)
+    status = data.stat()
+    assert chosen.path == shm / f"kvserver-{os.getuid()}-{STORE}-{status.st_dev:x}-{status.st_ino:x}"
+    assert chosen.path.stat().st_mode & 0o777 == 0o700
+    assert names(chosen.path) == {"lock", "owner"}
+    assert chosen.notice == ""
+    with pytest.raises(MapDirError, match="in use by another server"):
+        choose_map_dir(None, data, STORE, shm=shm)
+    (chosen.path / "shard-0.1").mkdir()
+    chosen.close()
+    again = choose_map_dir(None, data, STORE, shm=shm)
+    assert again.path == chosen.path
+    assert names(again.path) == {"lock", "owner", "shard-0.1"}, "maps of a stopped store are kept"
+    again.remove()
+    assert names(shm) == set()
+
+
+def test_with_little_room_it_is_in_the_data_directory(shm: Path, data: Path, room: list[int]) -> None:
+    snapshot = 100 << 20
+    in_memory = choose_map_dir(None, data, STORE, snapshot, shm=shm)
+    in_memory.close()
+    room[0] = MIN_ROOM + 2 * snapshot - 1
+    chosen = choose_map_dir(None, data, STORE, snapshot, shm=shm)
+    assert chosen.path == data / "maps"
+    assert "only 455 MiB are free" in chosen.notice
+    assert names(shm) == set(), "what it had in memory is given up"
+    chosen.close()
+    room[0] += 1
+    back = choose_map_dir(None, data, STORE, snapshot, shm=shm)
+    assert back.path.parent == shm
+    assert back.notice == ""
+    assert not (data / "maps").exists()
+    back.close()
+
+
+def test_maps_that_are_there_are_room(shm: Path, data: Path, room: list[int]) -> None:
+    first = choose_map_dir(None, data, STORE, shm=shm)
+    first.close()
+    room[0] = MIN_ROOM - (1 << 20)
+    map = first.path / "shard-0.1"
+    map.mkdir()
+    (map / "data.mdb").write_bytes(bytes(2 << 20))
+    again = choose_map_dir(None, data, STORE, shm=shm)
+    assert again.path == first.path
+    again.close()
+
+
+def test_a_store_in_memory_wants_room_and_starts_empty(shm: Path, room: list[int]) -> None:
+    first = choose_map_dir(None, None, STORE, shm=shm)
+    (first.path / "log").mkdir()
+    (first.path / "log" / "000000000000.log").touch()
+    first.close()
+    second = choose_map_dir(None, None, STORE, shm=shm)
+    assert names(second.path) == {"lock", "owner"}
+    second.close()
+    room[0] = MIN_ROOM - 1
+    with pytest.raises(MapDirError, match=r"--shm-size.*--map-dir"):
+        choose_map_dir(None, None, "other", shm=shm)
+
+
+def test_without_memory_to_write_to(tmp_path: Path, data: Path) -> None:
+    chosen = choose_map_dir(None, data, STORE, shm=tmp_path / "none")
+    assert chosen.path == data / "maps"
+    chosen.close()
+
+
+def leave(shm: Path, data: Path | None, store: str) -> Path:
+    """The directory that a server which is gone has left."""
+    left = choose_map_dir(None, data, store, shm=shm)
+    (left.path / "shard-0.1").mkdir()
+    left.close()
+    return left.path
+
+
+def test_only_directories_of_stores_that_are_gone_are_removed(shm: Path, data: Path, tmp_path: Path) -> None:
+    stores = {name: tmp_path / name for name in ("stopped", "gone", "replaced", "runs", "moved")}
+    for directory in stores.values():
+        directory.mkdir()
+    left = {name: leave(shm, directory, name) for name, directory in stores.items()}
+    memory = leave(shm, None, "memory")
+    running = choose_map_dir(None, stores["runs"], "runs", shm=shm)
+    in_memory = choose_map_dir(None, None, "running", shm=shm)
+    strange = shm / f"kvserver-{os.getuid()}-strange"
+    strange.mkdir()
+    for name in ("gone", "runs"):
+        stores[name].rmdir()
+    stores["replaced"].rename(tmp_path / "x")
+    stores["replaced"].mkdir()
+    stores["moved"].rename(tmp_path / "elsewhere")
+    own = choose_map_dir(None, data, STORE, shm=shm)
+    assert names(shm) == {path.name for path in (own.path, left["stopped"], running.path, in_memory.path, strange)}
+    assert not memory.exists()
+    for each in (running, in_memory, own):
+        each.close()
+
+
+def test_a_directory_that_is_named_is_taken_as_it_is(tmp_path: Path, shm: Path, data: Path, room: list[int]) -> None:
+    room[0] = 1 << 20
+    wanted = tmp_path / "deep" / "maps"
+    chosen = choose_map_dir(wanted, data, STORE, shm=shm)
+    assert chosen.path == wanted
+    assert "only 1 MiB are free for the maps" in chosen.notice
+    chosen.close()
+    room[0] = MIN_ROOM
+    again = choose_map_dir(wanted, data, STORE, shm=shm)
+    assert again.notice == ""
+    again.close()
+    assert names(shm) == set()
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(MapDirError, match="holds other files"):
+        choose_map_dir(tmp_path, data, STORE)
+    assert (tmp_path / "photo.jpg").exists()
+
+
+def test_the_directory_of_another_store_is_refused_while_that_is_there(tmp_path: Path, data: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    wanted = tmp_path / "maps"
+    choose_map_dir(wanted, other, "other").close()
+    (wanted / "shard-0.1").mkdir()
+    with pytest.raises(MapDirError, match=f"holds the maps of the store in {other}"):
+        choose_map_dir(wanted, data, STORE)
+    other.rmdir()
+    taken = choose_map_dir(wanted, data, STORE)
+    assert names(wanted) == {"lock", "owner"}
+    taken.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_lies_in_wait_there_is_refused(shm: Path, data: Path, tmp_path: Path, kind: str) -> None:
+    first = choose_map_dir(None, data, STORE, shm=shm)
+    first.remove()
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    if kind == "link":
+        first.path.symlink_to(trap)
+    else:
+        first.path.touch()
+    with pytest.raises(MapDirError, match=r"must be a directory of this user|cannot be used"):
+        choose_map_dir(None, data, STORE, shm=shm)
+    assert names(trap) == set()
+
+
+def test_a_directory_removed_as_stale_while_it_is_taken(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server that starts may remove it between our opening the lock's file and our holding it."""
+    wanted = tmp_path / "maps"
+    opened = mapdir.locks.open_lock
+    removed: list[Path] = []
+
+    def open_and_lose(path: Path) -> int:
+        fd = opened(path)
+        if not removed:
+            removed.append(path)
+            path.unlink()
+            path.parent.rmdir()
+        return fd
+
+    monkeypatch.setattr(mapdir.locks, "open_lock", open_and_lose)
+    chosen: MapDir = choose_map_dir(wanted, data, STORE)
+    assert removed
+    assert names(wanted) == {"lock", "owner"}
+    chosen.close()
