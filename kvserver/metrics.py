@@ -205,7 +205,9 @@ class _Handler(MetricsHandler):
     timeout = 10.0
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] == "/metrics":
+        path, _, _ = self.path.partition("?")
+        if path == "/metrics":
+            self.path = path  # the library would take a query for a choice of names, which it cannot make of ours
             super().do_GET()
         else:
             self.send_error(404)

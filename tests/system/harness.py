@@ -105,9 +105,9 @@ class Server:
         return self.process
 
     def _address(self, name: str) -> tuple[str, int]:
-        found = re.search(rf"^\s*{name}:?\s+http://\[?([^/\]]+?)\]?:(\d+)", self.banner, re.MULTILINE)
+        found = re.search(rf"^\s*{name}:?\s+http://(?:\[([^\]]+)\]|([^/:\[]+)):(\d+)", self.banner, re.MULTILINE)
         assert found, f"no {name} URL in the banner:\n{self.banner}"
-        return found[1], int(found[2])
+        return found[1] or found[2], int(found[3])
 
     def log(self) -> str:
         """What the server's processes wrote to standard error so far."""
@@ -165,12 +165,16 @@ class Server:
     @property
     def url(self) -> str:
         """Base URL of REST."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{self._netloc}"
 
     @property
     def feed_url(self) -> str:
         """URL of MemoryKV's feed."""
-        return f"ws://{self.host}:{self.port}/wal"
+        return f"ws://{self._netloc}/wal"
+
+    @property
+    def _netloc(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @contextlib.contextmanager
     def client(self, timeout_s: float = 15.0) -> Iterator[httpx.Client]:
