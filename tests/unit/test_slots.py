@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.slots import SLOTS, shard_of, slot_of
+from shards.slots import SLOTS, shard_of, slot_of, slots_of
 
 # The check value of CRC-16/XMODEM, and what `CLUSTER KEYSLOT` of Redis answers for these keys.
 KNOWN = [
@@ -62,6 +62,13 @@ def test_every_shard_has_its_share(shards: int) -> None:
     for slot in range(SLOTS):
         sizes[slot * shards // SLOTS] += 1
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 256])
+def test_slots_of_a_shard_are_those_it_owns(shards: int) -> None:
+    owned = [slot for shard in range(shards) for slot in slots_of(shard, shards)]
+    assert owned == list(range(SLOTS))
+    assert all(slot * shards // SLOTS == shard for shard in range(shards) for slot in slots_of(shard, shards))
 
 
 def _crc16(data: bytes) -> int:
