@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import zmq
 
 from shards import protocol
-from shards.board import ShardRow
+from shards.board import Board, ShardRow
 from shards.maps import MapReader
 from shards.process import PARENT_VARIABLE
 from shards.protocol import Change, DeleteEvent, Operation, PutEvent, Reply, TouchEvent
 from shards.records import Record
+from shards.server import Server
 from tests.stores import Store
 
 T = TypeVar("T")
@@ -133,7 +135,7 @@ class Shard:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, "--index", str(index), "--data-dir", str(store.data_dir),
              "--run-dir", str(store.run_dir), *options],
-            env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+            env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3],
         )  # fmt: skip
 
     @property
@@ -231,3 +233,52 @@ def check_agreement(store: Store) -> None:
     """Log and maps say the same, and everything is covered by the watermark."""
     assert mapped(store) == folded(store)
     assert store.board.watermark() == (store.board.history()[0], store.board.end())
+
+
+@contextmanager
+def serving(store: Store, shard: int = 0) -> Iterator[Server]:
+    """A shard in this process. If it still serves at the end, it is checked and closed."""
+    board = Board.open(store.board.path)
+    made = Server(board, shard, store.run_dir)
+    made.open()
+    yield made
+    if board.shards[shard].incarnation == made.sockets.incarnation:
+        check(made)
+        made.close()
+    board.close()
+
+
+def check(server: Server) -> None:
+    """Dict and map agree, and so do their own parts."""
+    server.writer.keyspace.check()
+    server.map.check(server.board.facts.shards, server.shard, server.writer.keyspace.entries())
+
+
+def value(server: Server, key: bytes) -> bytes | None:
+    item = server.map.get(key, server.board.now_ms())
+    return None if item is None else item.value
+
+
+def arrive(server: Server, asking: Client, messages: list[list[Operation]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all `messages` wait for the shard when its loop turns next."""
+    receive = server.sockets.receive
+    waiting: list[list[bytes]] = []
+    for operations in messages:
+        asking.send(*operations)
+    while len(waiting) < len(messages):
+        frames = receive()
+        if frames is None:
+            server.sockets.wait(1.0)
+        else:
+            waiting.append(frames)
+    monkeypatch.setattr(server.sockets, "receive", lambda: waiting.pop(0) if waiting else receive())
+
+
+def turn_until(server: Server, condition: Callable[[], object], what: str) -> None:
+    """Turn the loop until `condition()`."""
+
+    def turned() -> object:
+        server.turn(0.005)
+        return condition()
+
+    until(turned, what)

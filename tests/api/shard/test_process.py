@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,25 +12,9 @@ from shards.manifest import Manifest
 from shards.protocol import Delete, DeleteEvent, Done, Failed, Put, PutEvent, Touch
 from shards.records import encode
 from shards.slots import shard_of
-from tests.api import shard as tools
-from tests.api.shard import client, shard
+from tests.api.shard import tools
+from tests.api.shard.tools import client, shard
 from tests.stores import Store, new_store
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name is short enough for sockets."""
-    path = Path(tempfile.mkdtemp(prefix="kv-"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def store(place: Path) -> Iterator[Store]:
-    made = new_store(place, shards=1)
-    Manifest.create(made.data_dir).save(made.data_dir)
-    yield made
-    made.close()
 
 
 def test_answers_logs_maps_and_stops(store: Store) -> None:
