@@ -129,8 +129,7 @@ async def _on_error(req: Request, resp: Response, error: KVError, params: dict[s
     resp.content_type = None
     for name, value in answer.headers:
         resp.set_header(name.decode(), value.decode())
-    if error.status >= 500:
-        log.warning("%s %r: %s: %s (request %s)", req.method, req.scope["raw_path"], error.code, error, given)
+    log.debug("%s %r: %s: %s", req.method, req.scope["raw_path"], error.code, error)
 
 
 async def _on_falcon_error(req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:

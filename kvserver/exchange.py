@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvserver import answers, target
 from kvserver.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
-from shards.errors import KVError
+from shards.errors import KVError, Overloaded
 
 if TYPE_CHECKING:
     from kvserver.http import Protocol
@@ -152,6 +152,13 @@ class Exchange:
         """Count bytes of a body that take memory; negative ones give it back."""
         self.bytes_held += size
         self.protocol.traffic.bytes_held += size
+
+    def enter(self) -> bool:
+        """Count as in flight; if the server has as many as it takes, `Overloaded` is the answer."""
+        self.counted = self.protocol.traffic.enter()
+        if not self.counted:
+            self.error = Overloaded()
+        return self.counted
 
     def leave(self) -> None:
         """Count no longer as in flight."""

@@ -46,7 +46,7 @@ class Traffic(ServerState):
     # Limits
 
     def look_around(self) -> None:
-        """See which other workers live: what a dead one had in flight does not count. Once a second."""
+        """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
         at = WorkerRow.in_flight.index
         self._other_words = [row.base + at for _, row in self.board.workers.alive() if row.base != self.row.base]
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import sys
 import time
@@ -39,8 +40,11 @@ TICK_S = 0.1
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """gunicorn's hook of that name: the worker dies with its master. (It would live on and keep answering.)"""
+    """gunicorn's hook of that name: the worker dies with its master (it would live on and keep answering), and may
+    have as many connections as the system lets it."""
     die_with(server.pid)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Server(UvicornServer):
@@ -55,6 +59,7 @@ class Server(UvicornServer):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: the clock; deadlines and metrics less often; once a second, what others can see."""
         self.traffic.set_time(self._loop.time(), time.time())
+        self.traffic.look_around()
         if counter % 4 == 0:
             self._check_connections()
             self.traffic.counts.flush()
@@ -76,7 +81,6 @@ class Server(UvicornServer):
             self._router.counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
-        traffic.look_around()
         if traffic.board.replaced():
             log.warning("another run of the store has begun: this worker ends")
             self._grace_s, self.should_exit = 0.0, True

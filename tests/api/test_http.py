@@ -60,15 +60,29 @@ async def test_put_get_delete_on_one_connection(web: Web) -> None:
 @scenario
 async def test_pipelined_requests_are_answered_in_order(web: Web) -> None:
     client = await web.connect()
-    puts = [request("PUT", f"/{i}", body=b"%d" % i) for i in range(200)]
-    gets = [request("GET", f"/{i}") for i in range(200)]
+    puts = [request("PUT", f"/{i}", body=b"%d" % i) for i in range(600)]
+    gets = [request("GET", f"/{i}") for i in range(600)]
     await client.send(b"".join(puts + gets) + b"bad")
     for _ in puts:
         assert (await client.answer()).body == b""
     for i in range(len(gets)):
         assert (await client.answer()).body == b"%d" % i
     assert (await client.answer()).status == 400
-    assert web.counts.requests == 401
+    assert web.counts.requests == 1201
+
+
+@scenario
+async def test_one_client_with_many_requests_does_not_keep_others_waiting(web: Web) -> None:
+    many, one = await web.connect(), await web.connect()
+    await many.send(GET * 2000)
+    assert (await one.ask(GET)).status == 200
+    assert web.counts.requests < 2000
+    connection = max(web.traffic.connections, key=lambda connection: len(connection.waiting))  # type: ignore[union-attr]
+    assert len(connection.waiting) < 300  # type: ignore[union-attr]
+    await many.send(b"GET /k HTTP/1.1\r\n")
+    for _ in range(2000):
+        assert (await many.answer()).status == 200
+    assert (await many.ask(b"Host: a\r\n\r\n")).status == 200
 
 
 @scenario

@@ -1,0 +1,301 @@
+"""From bytes to requests: httptools' callbacks, with the guards that need no more than a request's head and size.
+
+What is refused here never reaches the application: targets and headers that are malformed or too long, bodies that are
+too large (before they are read, and before `100 Continue`), two readings of where a body ends, and requests beyond
+what the server works on at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import httptools
+
+from kvserver import target
+from kvserver.answers import REQUEST_ID, Headers, lines
+from kvserver.exchange import SCRIPT, Exchange
+from kvserver.traffic import MOST_BYTES
+from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, UriTooLong, ValueTooLarge
+
+if TYPE_CHECKING:
+    from kvserver.http import Protocol
+
+log = logging.getLogger("kvserver.http")
+
+REQUEST_LINE: Final = 8 << 10
+HEADERS: Final = 64 << 10
+
+_OVERHEAD: Final = 1 << 20
+"""Bytes of chunk headers and trailers that may come without any body between them."""
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+
+
+class Refused(Exception):
+    """Raised in a callback to stop the parser; `Intake.failure` says why."""
+
+
+class Upgrade(Exception):
+    """A request asks for another protocol; `rest` is what came behind its head."""
+
+    def __init__(self, rest: bytes) -> None:
+        super().__init__()
+        self.rest = rest
+
+
+class Intake:
+    """Makes the requests of one connection.
+
+    Attributes:
+        receiving: the request that arrives, None between requests.
+        head_done: its head has arrived.
+        expects: its client waits for `100 Continue`.
+        url: its target.
+    """
+
+    def __init__(self, connection: Protocol) -> None:
+        self._connection, self._traffic = connection, connection.traffic
+        self._failure: KVError | None = None
+        self._ignored_upgrade: bytes | None = None
+        self.receiving: Exchange | None = None
+        self.url = b""
+        self.head_done = self.expects = False
+        self._new_parser()
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        # Bytes behind a request that ends the connection are not its fault: it is answered, they are ignored.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def feed(self, data: bytes) -> KVError | None:
+        """Parse. Returns why the connection cannot go on, raises `Upgrade`."""
+        before = self.receiving
+        progress = 0 if before is None else len(before.body)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            raise Upgrade(data[upgrade.args[0] :]) from None
+        except httptools.HttpParserError as error:
+            return self._why(error)
+        if before is not None and before is self.receiving and len(before.body) == progress:
+            return self._count_overhead(len(data))
+        return None
+
+    def _why(self, error: httptools.HttpParserError) -> KVError | None:
+        failure, self._failure = self._failure, None
+        if failure is not None or self._connection.over:  # the parser was stopped behind the last request
+            return failure
+        if isinstance(error, httptools.HttpParserCallbackError):
+            log.error("a request could not be taken", exc_info=error)
+            return KVError()
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return BadRequest()
+        return BadRequest(f"malformed request: {error}")
+
+    def _count_overhead(self, size: int) -> KVError | None:
+        """Bound what is neither body nor a header we were told of: the parser keeps such bytes."""
+        self._overhead += size
+        if not self.head_done:
+            return HeadersTooLarge() if self._overhead > HEADERS + REQUEST_LINE else None
+        return ValueTooLarge() if self._overhead > _OVERHEAD else None
+
+    def take(self) -> Exchange:
+        """What has arrived of a request, if anything: it goes no further."""
+        exchange, self.receiving = self.receiving or Exchange(self._connection), None
+        exchange.path = exchange.path or self.url
+        return exchange
+
+    def ignore_upgrade(self, rest: bytes) -> bytes:
+        """Start again with the request that asked for another protocol; returns the bytes to feed.
+
+        The parser skips the body of such a request, and would take it for the next one. So it is given the request
+        without its Upgrade header. (curl --http2 and Java's client offer h2c with every request.)
+        """
+        exchange = self.take()
+        self._ignored_upgrade = b", ".join(value for name, value in exchange.headers if name == b"upgrade")
+        self._new_parser()
+        return self.raw_head(exchange, [header for header in exchange.headers if header[0] != b"upgrade"]) + rest
+
+    def raw_head(self, exchange: Exchange, headers: Headers) -> bytes:
+        """The head of the latest request with `headers`, as it is sent."""
+        request_line = b"%b %b HTTP/%b\r\n" % (exchange.method.encode(), self.url, exchange.version.encode())
+        return request_line + lines(headers) + b"\r\n"
+
+    # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        """First byte of a request."""
+        if self._connection.over:
+            raise Refused
+        self.receiving = Exchange(self._connection)
+        self.url = b""
+        self._header_bytes = self._overhead = self._hosts = self._encodings = 0
+        self.head_done = self.expects = self._upgrading = False
+        self._length: int | None = None
+        self._connection.begun()
+        if self._ignored_upgrade is not None:
+            self.receiving.headers.append((b"upgrade", self._ignored_upgrade))
+            self._ignored_upgrade = None
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request target."""
+        self.url += url
+        if len(self.url) > REQUEST_LINE - len(self._parser.get_method() + b"  HTTP/1.1"):
+            self._fail(UriTooLong())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which is dropped."""
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes > HEADERS:
+            self._fail(HeadersTooLarge())
+        if self.head_done:
+            return
+        name = name.lower()
+        assert self.receiving is not None
+        self.receiving.headers.append((name, value))
+        note = _NOTED.get(name)
+        if note is not None:
+            note(self, self.receiving, value.strip())
+
+    def _note_host(self, exchange: Exchange, value: bytes) -> None:
+        self._hosts += 1
+
+    def _note_expect(self, exchange: Exchange, value: bytes) -> None:
+        self.expects = value.lower() == b"100-continue"
+
+    def _note_length(self, exchange: Exchange, value: bytes) -> None:
+        if not value.isdigit():
+            self._fail(BadRequest("Content-Length: not a number"))
+        self._length = int(value)  # the parser has seen to it that it is the only one
+
+    def _note_encoding(self, exchange: Exchange, value: bytes) -> None:
+        self._encodings += 1
+        if value.lower() != b"chunked" or self._encodings > 1:
+            self._fail(BadRequest("Transfer-Encoding: only chunked is known"))
+
+    def _note_accept(self, exchange: Exchange, value: bytes) -> None:
+        exchange.accept += b"," + value
+
+    def _note_origin(self, exchange: Exchange, value: bytes) -> None:
+        exchange.origin = value
+
+    def _note_request_id(self, exchange: Exchange, value: bytes) -> None:
+        if REQUEST_ID.fullmatch(value):
+            exchange.request_id = value
+
+    def _note_service_worker(self, exchange: Exchange, value: bytes) -> None:
+        exchange.script = value.lower() == b"script"
+
+    def on_headers_complete(self) -> None:
+        """The head is whole. What asks for an upgrade is looked at when the parser lets go of it."""
+        exchange, parser = self.receiving, self._parser
+        assert exchange is not None
+        self.head_done = True
+        self._overhead = 0
+        self._upgrading = parser.should_upgrade()
+        exchange.method = parser.get_method().decode()
+        exchange.version = parser.get_http_version()
+        self._check_head(exchange)
+        try:
+            exchange.path, query = target.split(self.url)
+        except BadRequest as error:
+            self._fail(error)
+        exchange.keep_alive = parser.should_keep_alive()
+        exchange.scope = self._scope(exchange, query)
+        if not self._upgrading:
+            self._admit(exchange)
+
+    def _check_head(self, exchange: Exchange) -> None:
+        if exchange.version not in ("1.1", "1.0"):
+            self._fail(BadRequest("HTTP version: only 1.1 and 1.0 are known"))
+        if self._hosts != 1 and (self._hosts or exchange.version == "1.1"):
+            self._fail(BadRequest("Host header: exactly one is needed"))
+        if self._encodings and (self._length is not None or exchange.version == "1.0"):
+            self._fail(BadRequest("Transfer-Encoding: not with Content-Length or HTTP/1.0"))
+
+    def _scope(self, exchange: Exchange, query: bytes) -> dict[str, Any]:
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": exchange.version,
+            "method": exchange.method,
+            "scheme": "http",
+            "path": exchange.path.decode(),  # not decoded further: whoever routes by it would be wrong
+            "raw_path": exchange.path,
+            "query_string": query,
+            "root_path": "",
+            "headers": exchange.headers,
+            "client": self._connection.client,
+            "server": None,
+        }
+        if exchange.script:
+            scope[SCRIPT] = True
+        return scope
+
+    def _admit(self, exchange: Exchange) -> None:
+        """Limits. A request that waits behind others is counted when its turn comes."""
+        connection = self._connection
+        has_body = bool(self._length) or self._encodings > 0
+        if connection.is_next and not exchange.enter() and has_body:
+            self._fail(Overloaded())
+        if not has_body:
+            return
+        length = self._length or 0
+        if length > self._traffic.max_value:
+            self._fail(ValueTooLarge())
+        if self._traffic.bytes_held + length > MOST_BYTES:
+            self._shed()
+        if self.expects and exchange.version == "1.1" and connection.is_next:
+            self.go_on()
+
+    def _shed(self) -> None:
+        self._traffic.counts.overloads += 1
+        self._fail(Overloaded())
+
+    def go_on(self) -> None:
+        """Tell the client to send its body, if it waits for that."""
+        if self.head_done and self.expects:
+            self.expects = False
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        exchange = self.receiving
+        assert exchange is not None
+        self._overhead = 0
+        if not exchange.body:
+            exchange.body = body
+        else:
+            if type(exchange.body) is bytes:
+                exchange.body = bytearray(exchange.body)
+            exchange.body += body
+        exchange.hold(len(body))
+        if len(exchange.body) > self._traffic.max_value:
+            self._fail(ValueTooLarge())
+        if self._traffic.bytes_held > MOST_BYTES:
+            self._shed()
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if self._upgrading:
+            return
+        exchange, self.receiving = self.receiving, None
+        assert exchange is not None
+        self._connection.arrived(exchange)
+
+    def _fail(self, failure: KVError) -> None:
+        self._failure = failure
+        raise Refused
+
+
+_NOTED: Final = {
+    b"host": Intake._note_host,
+    b"expect": Intake._note_expect,
+    b"content-length": Intake._note_length,
+    b"transfer-encoding": Intake._note_encoding,
+    b"accept": Intake._note_accept,
+    b"origin": Intake._note_origin,
+    b"x-request-id": Intake._note_request_id,
+    b"service-worker": Intake._note_service_worker,
+}
+"""Headers that are looked at here."""
