@@ -223,7 +223,8 @@ class MachineDisk(Disk):
         return list(self._machine.names)
 
     def sync_directory(self, directory: Path) -> None:
-        self._process.step()
+        for _ in range(10):  # it takes longer than others need to find the new name
+            self._process.step()
         self._machine.durable_names = dict(self._machine.names)
         self._machine.renamings.clear()
 

@@ -264,7 +264,8 @@ class World:
             while len(self.machine.processes) > 1:
                 if self.view.log.broken:
                     raise RunEnded
-                segments.prepare()
+                if self.machine.chance(0.2):  # often too late: appenders wait
+                    segments.prepare()
                 if self.machine.chance(0.02):
                     log.append_mark(1)
                 if self.machine.chance(0.01):
