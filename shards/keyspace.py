@@ -34,7 +34,7 @@ from shards.protocol import (
     Touch,
     TouchEvent,
 )
-from shards.slots import SLOTS, slot_of
+from shards.slots import SLOTS, slot_of, slots_of
 
 MAX_PREVIOUS = 256 << 20
 """Bytes of old values that the replies of one group may carry; further ones are refused, for they take memory."""
@@ -73,8 +73,7 @@ class Keyspace:
 
     def __init__(self, shard: int, shards: int, max_value: int) -> None:
         self.max_value = max_value
-        # The shard's slots, as `slots.shard_of` deals them out: rounded up, because it rounds down.
-        self.slots = range(-(-shard * SLOTS // shards), -(-(shard + 1) * SLOTS // shards))
+        self.slots = slots_of(shard, shards)
         self.bytes = 0
         self._entries: dict[bytes, Entry] = {}
         self._expiring = 0  # entries with an expiry
