@@ -9,7 +9,6 @@ process).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import MetricsHandler
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -190,13 +190,47 @@ def _lives(row: ShardRow) -> bool:
     return row.pid not in (0, NONE) and Path(f"/proc/{row.pid}").exists()
 
 
-def sweep(metrics_dir: Path) -> None:
-    """Remove gauges of dead processes that say what is alive. Counters of the dead stay, or sums would fall."""
-    for file in metrics_dir.glob("gauge_live*_*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            with contextlib.suppress(FileNotFoundError):
-                mark_process_dead(int(pid), os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
+class CountedByWorkers(Collector):
+    """What web workers and gateways count themselves, one set of files for each process that ever lived.
+
+    Files of the dead are folded into one, or each scrape would cost more with every restart; their sums must stay.
+    """
+
+    def __init__(self, metrics_dir: Path) -> None:
+        self._dir, self._lock = metrics_dir, threading.Lock()
+        self._collector = MultiProcessCollector(None, path=os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, summed over the processes."""
+        with self._lock:
+            return list(self._collector.collect())  # type: ignore[no-untyped-call]
+
+    def sweep(self) -> None:
+        """Fold what the dead have counted; remove what they said of the living."""
+        with self._lock:
+            for file in self._dir.glob("*_*.db"):
+                kind, pid = file.stem.partition("_")[0], file.stem.rpartition("_")[2]
+                if pid == _FOLDED or not pid.isdigit() or Path(f"/proc/{pid}").exists():
+                    continue
+                if kind in ("counter", "histogram"):
+                    _fold(file, file.with_name(f"{kind}_{_FOLDED}.db"))
+                elif kind == "gauge":
+                    mark_process_dead(int(pid), os.fspath(self._dir))  # type: ignore[no-untyped-call]
+
+
+_FOLDED = "0"  # no process has this pid
+
+
+def _fold(file: Path, into: Path) -> None:
+    """Add the values of `file` to those of `into`, and remove it. Buckets of histograms are kept unsummed in files."""
+    total = MmapedDict(os.fspath(into))  # type: ignore[no-untyped-call]
+    try:
+        for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(os.fspath(file)):  # type: ignore[no-untyped-call]
+            before, _ = total.read_value(key)  # type: ignore[no-untyped-call]
+            total.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
+    finally:
+        total.close()  # type: ignore[no-untyped-call]
+    file.unlink()
 
 
 class _Handler(MetricsHandler):
@@ -225,10 +259,15 @@ class MetricsServer:
     def __init__(self, listener: socket, board: Board, metrics_dir: Path, restarts: Callable[[], Mapping[str, int]]):
         registry = CollectorRegistry()
         registry.register(BoardCollector(board, restarts))
-        MultiProcessCollector(registry, path=os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
+        self._counted = CountedByWorkers(metrics_dir)
+        registry.register(self._counted)
         self._server = _Server(listener, _Handler.factory(registry))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
+
+    def sweep(self) -> None:
+        """Tidy up after dead processes; to be called now and then."""
+        self._counted.sweep()
 
     def close(self) -> None:
         """Stop, and close the socket."""

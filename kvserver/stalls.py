@@ -46,6 +46,10 @@ class Unchanged:
             return 0.0
         return now - before[1]
 
+    def forget(self, name: Hashable) -> None:
+        """Begin to count `name` anew."""
+        self._seen.pop(name, None)
+
 
 def flock_holders(proc_locks: str, inode: int) -> list[int]:
     """Pids that hold a flock on a file of this inode, of the text of /proc/locks. Pure.
@@ -110,6 +114,7 @@ class Watch:
             state = (holders[0], progress[name]) if holders else None
             stalled = self._unchanged.seconds(name, state, now) >= STALLED_S
             if stalled and self._may_kill(holders[0]) and has_open(holders[0], status):
+                self._unchanged.forget(name)  # not named again at every look while the kernel ends it
                 yield Culprit(holders[0], f"it has held the log's {name} lock for {STALLED_S:.0f} s")
 
     def _stuck_before_applying(self, now: float) -> Iterator[Culprit]:
@@ -118,6 +123,7 @@ class Watch:
             serving = row.state == Common.UP and row.open != NONE
             state = (row.pid, row.incarnation, row.open) if serving else None
             if self._unchanged.seconds(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
+                self._unchanged.forget(("open", i))
                 yield Culprit(row.pid, f"as shard {i} it has not applied what it appended {STALLED_S:.0f} s ago")
 
     def _pinning(self, now: float) -> Iterator[Culprit]:

@@ -34,8 +34,8 @@ from shards.segments import Segments
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 5.0
-"""How long to wait for a predecessor that is dying."""
+STORE_WAIT_S, WAIT_S = 2.0, 5.0
+"""How long to wait for a supervisor that is dying, and for its children, which may be in the middle of a write."""
 
 FOREIGN_GRACE_S = 10.0
 """How long processes that were started by somebody else may take to see that the run is over."""
@@ -267,11 +267,11 @@ def make_data_dir(path: Path) -> None:
     (path / "locks").mkdir(mode=0o700, exist_ok=True)
 
 
-def take_store_lock(data_dir: Path) -> int:
+def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:
     """Hold the lock of the store for life; its descriptor. Raises `StoreError` that names the holder."""
     path = data_dir / "locks" / "store"
     fd = locks.open_lock(path)
-    if not locks.hold(fd, timeout_s=WAIT_S):
+    if not locks.hold(fd, timeout_s=wait_s):
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
         raise StoreError(
@@ -286,7 +286,7 @@ def run_dir_of(settings: ServerSettings) -> RunDir:
     """The run directory that the settings ask for, taken. Raises `RunDirError`, `SettingError`."""
     if settings.run_dir is None and settings.in_memory:
         return RunDir.of_a_store_in_memory()
-    return RunDir(settings.resolved_run_dir().absolute(), WAIT_S)
+    return RunDir(settings.resolved_run_dir().absolute(), STORE_WAIT_S)
 
 
 def load_manifest(data_dir: Path | None) -> Manifest:

@@ -23,7 +23,7 @@ from pathlib import Path
 import kvserver
 from kvserver import banner, listening
 from kvserver.children import CannotStart, Child, Children, is_descendant
-from kvserver.metrics import MetricsServer, sweep
+from kvserver.metrics import MetricsServer
 from kvserver.settings import ServerSettings
 from kvserver.stalls import Watch
 from kvserver.store import Store, StoreError
@@ -39,6 +39,7 @@ SHARDS, GATEWAY, WEB = range(3)
 TURN_S = 0.05
 WATCH_S = 0.25
 SWEEP_S = 10.0
+SLOW_START_S = 15.0
 GATEWAY_GRACE_S = 10.0
 SHARD_GRACE_S = 15.0
 
@@ -168,7 +169,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until a signal asks to stop. Raises `Failure` or `CannotStart` if the server cannot go on."""
-        announced = False
+        announced, complain_at = False, time.monotonic() + SLOW_START_S
         while not self._signals.stops:
             self._turn()
             if self._signals.reload:
@@ -177,6 +178,10 @@ class Supervisor:
             if not announced and self._children.all_up() and self._answers():
                 announced = True
                 self._announce()
+            if not announced and time.monotonic() >= complain_at:
+                complain_at += SLOW_START_S
+                missing = [child.name for child in self._children if not child.up]
+                log.warning("still waiting for: %s", ", ".join(missing) or "an answer over HTTP")
             self._signals.wait(TURN_S)
 
     def _turn(self) -> None:
@@ -199,7 +204,7 @@ class Supervisor:
                     os.kill(culprit.pid, signal.SIGKILL)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
-            sweep(self._store.metrics_dir)
+            self._metrics.sweep()
 
     def _tell_board(self) -> None:
         self._board.log.restarts = self._children.restarts.total()

@@ -141,7 +141,7 @@ class ShardRow(Common):
     map_generation = Word(4)  # of the map that readers shall open; 0: none yet
     open_revision = Word(5)
     open = Word(6)
-    given_up = Word(7)  # 1: the supervisor will not start this shard again
+    given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
 
     FIGURES = (
         "keys", "bytes", "puts", "deletes", "touches", "prefix_deletes", "expired", "refused", "groups", "operations",

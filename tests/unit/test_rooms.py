@@ -17,7 +17,7 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-PURE = ("shards.errors", "shards.slots", "shards.protocol", "shards.keyspace", "shards.records")
+PURE = ("shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.keyspace", "shards.records")
 """Data in, data out."""
 
 IO = {
