@@ -1,8 +1,10 @@
 """The server around the shards: everything that faces a user.
 
-In reading order: `settings` (the table of options), `supervisor` and `cli` (what starts what), `app` with
-`resources` and `middleware` (REST), `router` (writes to the shards, reads from their maps), `worker` (the
-gunicorn worker class: protocol guards, hand-over of feed connections), `gateway` (the live feed), `metrics`.
+In reading order: `settings` (the table of options), `supervisor` and `cli` (what starts what), `target` (paths to
+routes and keys), `app` with `resources` (REST) over `router` (writes to the shards, reads from their maps), `answers`,
+`coding` and `counting` (headers and errors of every layer, compression, metrics of requests), `worker` (the gunicorn
+worker class) with `http`, `intake`, `exchange` and `traffic` (a connection, its guards, one request, what connections
+share), `handshake` and `handoff` (connections given to the gateway), `gateway` (the live feed), `metrics`.
 
 One arrow: `kvserver` imports `shards`, never the other way; `tests/unit/test_rooms.py` keeps it.
 """
