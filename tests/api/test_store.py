@@ -104,8 +104,10 @@ def test_paths_too_long_for_sockets_are_refused(short_path: Path) -> None:
                 RunDir(path)
 
 
-def test_run_directories_of_dead_servers_in_memory_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvserver.rundir.default_run_dir", lambda name: tmp_path / f"kvserver-{name}")
+def test_run_directories_of_dead_servers_in_memory_are_removed(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvserver.rundir.default_run_dir", lambda name: short_path / name)
     dead = RunDir.of_a_store_in_memory()
     living = RunDir.of_a_store_in_memory()
     dead.close()

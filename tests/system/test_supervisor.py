@@ -371,7 +371,7 @@ def test_a_store_in_memory_leaves_nothing(tmp_path: Path, new_server: NewServer)
 
 
 def test_a_snapshot_lets_the_log_be_trimmed_and_carries_a_restart(new_server: NewServer) -> None:
-    server = new_server("--shards", "2", "--workers", "1", "--wal-retention", "64MiB")
+    server = new_server("--shards", "2", "--workers", "1", "--wal-retention", "64MiB", "--sync", "os")
     values = {f"k{i}": bytes([i]) * 5_000_000 for i in range(9)}
     with server.start():
         for _ in range(6):
