@@ -18,8 +18,8 @@ import pytest
 from shards import records
 from shards.board import NONE, Facts, ShardRow
 from shards.epoch import first_revision, new_epoch, reason_for_new_epoch
-from shards.log import Log, LogBroken, LogError, LogReader, Trimmed, segment_name
-from shards.records import DATA, HEADER, Record, Start
+from shards.log import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, segment_name
+from shards.records import DATA, HEADER, START, Record, Start
 from shards.recovery import Damaged, Recovered, begin_history, recover
 from shards.segments import Segments, trim_limit
 from tests.unit.machine import PAGE, Inode, Machine, MachineBoard, MachineDisk, Process, Words, new_words
@@ -29,6 +29,7 @@ SEGMENT = 16 * 2 * PAGE
 SECRET = 0x1234_5678_9ABC_DEF0
 LOG_DIR = Path("/log")
 SHARDS = 3
+START_BYTES = HEADER + len(Start(store="s", epoch=new_epoch(), boot_id="0", sync="always", version="v").encode())
 
 
 class RunEnded(Exception):
@@ -51,9 +52,13 @@ class World:
         self.applied_lsn = [0] * SHARDS  # the maps' `applied`, while the machine is up
         self.acknowledged: dict[bytes, Record] = {}
         self.refused: set[bytes] = set()
+        self.possible: set[bytes] = set()  # what the log held after the last recovery, or may have been given since
+        # Records of one size stand where others of a cut tail stood: old ones must not continue the new.
+        self.sizes = self.random.choice([(0, 3, 40, 150), (START_BYTES - HEADER,)])
         self.meaning: dict[int, bytes] = {}  # revision to what an acknowledged record said it was
         self.count = 0
         self.stopping = False
+        self.stopped = False  # the last run ended in order
         self.cache_survives = False  # the page cache still has what the last run wrote
 
     def _facts(self, epoch: str, boot_id: str) -> Facts:
@@ -135,15 +140,17 @@ class World:
         payloads = [record.payload for record in got if record.kind == DATA]
         assert len(set(payloads)) == len(payloads)
         assert not self.refused.intersection(payloads)
+        assert self.possible.issuperset(payloads), "what was cut has returned"
+        self.possible = set(payloads)
         following = self.replay[1] + 1
         for record in got:
-            assert records.follows(record, following)
-            following = record.next_revision
+            assert record.revision == following or (record.kind == START and record.revision > following)
+            following = record.revision + record.events
         assert following == found.next_revision
         lost = {
             payload: record for payload, record in self.acknowledged.items() if record.lsn >= self.replay[0]
         }.keys() - set(payloads)
-        if self.facts.sync == "always" or self.cache_survives or found.stopped_clean:
+        if self.facts.sync == "always" or self.cache_survives or self.stopped:
             assert not lost, f"{len(lost)} acknowledged records are lost"
         for payload in lost:
             del self.acknowledged[payload]
@@ -164,8 +171,8 @@ class World:
 
     def run(self) -> None:
         """Let the processes run until something ends it."""
-        self.stopping, self.cache_survives = False, True
-        self.machine.failing_flushes = self.random.choice([0, 0, 0.01])
+        self.stopping, self.stopped, self.cache_survives = False, False, True
+        self.machine.failing_flushes = self.random.choice([0, 0, 0.01, 0.05])
         self.machine.short_writes = self.random.choice([0, 0.02])
         supervisor = self.machine.spawn("supervisor", self.supervise)
         for shard in range(SHARDS):
@@ -233,14 +240,16 @@ class World:
     def group(self, log: Log, row: ShardRow, shard: int) -> None:
         """Append, flush, apply, acknowledge."""
         self.count += 1
-        payload = b"%d" % self.count + bytes(self.random.choice([0, 3, 40, 150]))
+        payload = (b"%d" % self.count).ljust(self.random.choice(self.sizes), b"\0")
+        self.possible.add(payload)
         before = max((record.revision for record in self.acknowledged.values()), default=0)
         try:
             record = log.append(payload, self.random.randint(1, 3), 1)
         except LogBroken:
             raise
-        except LogError:
+        except LogError as error:
             self.refused.add(payload)
+            assert isinstance(error, LogFull) or self.machine.short_writes, f"nothing was wrong: {error}"
             assert self.view.shards[shard].open == NONE
             return
         assert record.revision > before, "a write that was answered before this one began stands behind it"
@@ -273,6 +282,7 @@ class World:
                     segments.trim(trim_limit(board.history()[0], self.replay[0], SEGMENT))
                 process.step()
             log.append_stop(1)
+            self.stopped = True
         except (OSError, LogError):
             raise RunEnded from None
 
@@ -296,7 +306,7 @@ class World:
                 lsn, revision = trimmed.oldest, 0
                 continue
             for record in some:
-                assert not revision or records.follows(record, revision)
+                assert record.revision == revision or not revision or record.kind == START
                 revision = record.next_revision
                 assert revision <= shown + 1
                 if record.kind == DATA and record.lsn >= self.replay[0]:
