@@ -140,8 +140,11 @@ class Intake:
     def on_url(self, url: bytes) -> None:
         """A part of the request target."""
         self.url += url
-        if len(self.url) > REQUEST_LINE - len(self._parser.get_method() + b"  HTTP/1.1"):
+        if len(self.url) > REQUEST_LINE - 64 and self._request_line() > REQUEST_LINE:
             self._fail(UriTooLong())
+
+    def _request_line(self) -> int:
+        return len(self._parser.get_method()) + len(self.url) + len(b"  HTTP/1.1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is dropped."""
