@@ -167,7 +167,7 @@ class Router:
             raise Unavailable(f"shard {down[0]} is down")
         mark = await self._ask(shard_of(prefix, self._shards), MarkPrefix(prefix))
         assert isinstance(mark, Done)
-        after = dict.fromkeys(range(self._shards), prefix)
+        after = dict.fromkeys(range(self._shards), b"")
         while after:
             steps = [
                 self._ask(shard, DeletePrefix(prefix, start, mark.revision, PAGE_KEYS))
