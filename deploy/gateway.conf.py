@@ -10,35 +10,14 @@ Feed connections come from the web workers, over a Unix socket in the run direct
 KVSERVER_FEED_PORT says so.
 """
 
-import os
-from pathlib import Path
+from kvserver.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
 
-from kvserver.listening import gunicorn_log_level, refuse_openly, worker_tmp
-from kvserver.settings import ServerSettings
-from shards.board import Board
-from shards.process import die_with_starter
-from shards.settings import load
+_settings, _run_dir = join_store()
 
-die_with_starter()
-
-_settings = load(ServerSettings)
-_run_dir = _settings.resolved_run_dir()
-Board.open(_settings.board_path).close()  # says so at once if the store is not running
-
-# Before prometheus_client is imported anywhere: it looks for this directory when it is.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(_run_dir / "metrics"))
-Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(mode=0o700, exist_ok=True)
-
-# gunicorn wants something to listen on, and takes either descriptors or addresses, never both.
-if "KVSERVER_FEED_FD" in os.environ:
-    bind = "fd://" + os.environ["KVSERVER_FEED_FD"]
-elif _settings.feed_port is not None:
-    refuse_openly(_settings)
-    _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
-    bind = f"{_host}:{_settings.feed_port}"
+if _settings.feed_port is None:
+    bind = f"unix:{_run_dir}/gateway.sock"  # gunicorn wants something to listen on
 else:
-    bind = f"unix:{_run_dir}/gateway.sock"
-
+    bind = bind_address(_settings, "KVSERVER_FEED_FD", _settings.feed_port)
 proc_name = "kvserver-gateway"
 worker_class = "kvserver.gateway.worker.GatewayWorker"
 workers = _settings.gateways

@@ -7,32 +7,11 @@ and takes the settings of `kvserver serve` from the environment: KVSERVER_DATA_D
 KVSERVER_PORT, KVSERVER_WORKERS, KVSERVER_GRACE, KVSERVER_LOG_LEVEL.
 """
 
-import os
-from pathlib import Path
+from kvserver.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
 
-from kvserver.listening import gunicorn_log_level, refuse_openly, worker_tmp
-from kvserver.settings import ServerSettings
-from shards.board import Board
-from shards.process import die_with_starter
-from shards.settings import load
+_settings, _run_dir = join_store()
 
-die_with_starter()
-
-_settings = load(ServerSettings)
-_run_dir = _settings.resolved_run_dir()
-Board.open(_settings.board_path).close()  # says so at once if the store is not running
-
-# Before prometheus_client is imported anywhere: it looks for this directory when it is.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(_run_dir / "metrics"))
-Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).mkdir(mode=0o700, exist_ok=True)
-
-if "KVSERVER_LISTEN_FD" in os.environ:
-    # The supervisor keeps the listening socket, so that no connection is refused while this master is restarted.
-    bind = "fd://" + os.environ["KVSERVER_LISTEN_FD"]
-else:
-    refuse_openly(_settings)
-    bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-
+bind = bind_address(_settings, "KVSERVER_LISTEN_FD", _settings.port)
 proc_name = "kvserver-web"
 worker_class = "kvserver.worker.Worker"
 workers = _settings.workers

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
-from pathlib import Path
 
 from kvserver.settings import ServerSettings
 from shards.settings import SettingError, option_name
@@ -57,14 +55,3 @@ def address(listener: socket.socket) -> str:
     """Host and port of a socket as they stand in a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def gunicorn_log_level(level: str) -> str:
-    """gunicorn's level for one of ours: what it tells at `info` about each start is news only to who debugs."""
-    return {"trace": "debug", "debug": "info", "info": "warning"}.get(level, level)
-
-
-def worker_tmp(run_dir: Path) -> str:
-    """Where gunicorn's workers show their master that they live: in memory, so that a slow disk kills no worker."""
-    memory = Path("/dev/shm")
-    return str(memory if os.access(memory, os.W_OK | os.X_OK) else run_dir)

@@ -1,0 +1,56 @@
+"""What the two gunicorn configurations in `deploy/` share: finding the running store, and values made of settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from kvserver.listening import refuse_openly
+from kvserver.settings import ServerSettings
+from shards.board import Board, BoardError
+from shards.process import die_with_starter
+from shards.settings import SettingError, load
+
+
+def join_store() -> tuple[ServerSettings, Path]:
+    """The settings in the environment and the run directory of the running store, for a gunicorn master.
+
+    Ties the process's life to the supervisor's, if one started it, and names the directory of metrics to
+    prometheus_client, which looks for it when it is imported. Exits with a sentence if there is no running store.
+    """
+    die_with_starter()
+    try:
+        settings = load(ServerSettings)
+        run_dir = settings.resolved_run_dir()
+        Board.open(settings.board_path).close()
+    except (SettingError, BoardError) as error:
+        sys.exit(f"kvserver: {error}")
+    metrics = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(run_dir / "metrics")))
+    metrics.mkdir(mode=0o700, exist_ok=True)
+    return settings, run_dir
+
+
+def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
+    """gunicorn's `bind`: the descriptor in the environment's `variable`, if the supervisor passed one, else host and
+    `port`. Exits with a sentence if the store would be open to everybody."""
+    if variable in os.environ:
+        # The supervisor keeps the socket, so that no connection is refused while this master is restarted.
+        return f"fd://{os.environ[variable]}"
+    try:
+        refuse_openly(settings)
+    except SettingError as error:
+        sys.exit(f"kvserver: {error}")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{host}:{port}"
+
+
+def gunicorn_log_level(level: str) -> str:
+    """gunicorn's level for one of ours: what it tells at `info` about each start is news only to who debugs."""
+    return {"trace": "debug", "debug": "info", "info": "warning"}.get(level, level)
+
+
+def worker_tmp(run_dir: Path) -> str:
+    """Where gunicorn's workers show their master that they live: in memory, so that a slow disk kills no worker."""
+    memory = Path("/dev/shm")
+    return str(memory if os.access(memory, os.W_OK | os.X_OK) else run_dir)
