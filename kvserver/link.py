@@ -248,6 +248,6 @@ class Link:
                 self._dead_incarnation = self._incarnation
                 self._disconnect()  # closes the monitor too
                 return
-            elif event == zmq.Event.HANDSHAKE_SUCCEEDED:
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self._open = True
                 self._flush()

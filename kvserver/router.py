@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import zmq
-from shards.maps import Item, MapReader
 
 from kvserver.link import Link
 from shards.board import Board, GatewayRow
 from shards.errors import KVError, OutcomeUnknown, Unavailable
+from shards.maps import Item, MapReader
 from shards.protocol import (
     Activity,
     ActivityKind,
