@@ -236,7 +236,8 @@ class Log:
         size = sum(map(len, parts))
         written = self._disk.pwritev(self._files[number], parts, offset)
         if written != size:  # a file system that fills up takes a part and says nothing
-            self._take_back(number, offset, min(written, HEADER))
+            if written:
+                self._take_back(number, offset, min(written, HEADER))
             raise OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
 
     def _take_back(self, number: int, offset: int, size: int) -> None:
