@@ -190,10 +190,6 @@ class ShardMap:
         self._transact(write)
         self._applied = (lsn, revision)
 
-    def anonymize(self) -> None:
-        """Take the identity away: what is in the map belongs to nobody until it is complete."""
-        self._transact(lambda txn: txn.delete(b"identity", db=self._meta))
-
     def get(self, key: bytes, now_ms: int) -> Item | None:
         """What `key` holds at `now_ms`; None if it is absent or expired."""
         with self._env.begin(self._data, buffers=True) as txn:

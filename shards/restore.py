@@ -118,8 +118,8 @@ class _Restore:
         for shard, generation in map_generations(self._map_dir):
             with contextlib.suppress(MapError):
                 if shard == self._shard:
-                    identity, (lsn, _) = read_meta(map_path(self._map_dir, shard, generation))
-                    if identity == self._identity and self._board.log.oldest <= lsn <= tail:
+                    _, (lsn, _) = read_meta(map_path(self._map_dir, shard, generation))
+                    if self._board.log.oldest <= lsn <= tail:
                         kept.append((lsn, generation))
         for lsn, generation in sorted(kept, reverse=True):
             found = self._open(generation)
@@ -174,8 +174,7 @@ class _Restore:
         if snapshot and own:
             snapshot.copy(own, path / "data.mdb")
         with contextlib.closing(ShardMap(path)) as new:
-            if snapshot and own:
-                new.anonymize()
+            if own:
                 floors = self._floors(own.revision)
             elif snapshot and files:
                 floors = self._fill(new, snapshot, files)

@@ -141,6 +141,14 @@ def test_any_records_in_any_portions_replayed_from_anywhere(groups: list[list[Ev
         map.close()
 
 
+def test_a_record_is_not_applied_twice(map: ShardMap) -> None:
+    first, second = record_of([put(b"k", b"1")], 1, 0), record_of([put(b"k", b"2")], 2, 100)
+    map.apply([first, second])
+    map.apply([first])
+    assert map.applied == (second.end, 2)
+    assert [entry[1] for entry in map.entries()] == [2]
+
+
 # What the owner can ask
 
 
