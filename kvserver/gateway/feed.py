@@ -60,6 +60,10 @@ class Merger:
         self._early: dict[int, Record] = {}  # by first revision
         self._early_bytes = 0
 
+    def __len__(self) -> int:
+        """How many records wait for those they follow."""
+        return len(self._early)
+
     def offer(self, record: Record) -> None:
         """Take a record as it was published."""
         if record.revision <= self.position.revision or record.kind != DATA:
@@ -171,15 +175,17 @@ def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> li
 
 
 def pieces(
-    records: Iterable[Record], encoders: Sequence[Encode]
+    records: Iterable[Record], encoders: Sequence[Encode], piece_bytes: int = CHUNK_BYTES
 ) -> Iterator[tuple[Position, dict[Encode, list[Frame]]]]:
     """The changes of `records`, each decoded once and encoded once by each encoder: where a piece ends, and its frames.
 
-    A piece ends when it has `CHUNK_BYTES`, and with the last record. Raises `ProtocolError`.
+    A piece ends when it has `piece_bytes`, and with the last record. Raises `ProtocolError`.
     """
     frames: dict[Encode, list[Frame]] = {encode: [] for encode in encoders}
     size, end = 0, None
     for record in records:
+        if record.kind != DATA:
+            continue
         for revision, change in changes(decode_events(record.payload), record.revision):
             line = change_line(change)
             if line is None:
@@ -187,12 +193,21 @@ def pieces(
             for encode, encoded in frames.items():
                 encoded.append(Frame(2 * revision, encode(line)))
             size += len(line)
-            if size >= CHUNK_BYTES:
+            if size >= piece_bytes:
                 yield Position(record.lsn, revision), frames
                 frames, size = {encode: [] for encode in encoders}, 0
         end = Position(record.end, record.next_revision - 1)
     if end is not None:
         yield end, frames
+
+
+def chunk_from_log(found: list[Record], following_lsn: int, revision: int, encode: Encode) -> Chunk:
+    """What was read from the log, for a client that has everything up to `revision`. Raises `ProtocolError`."""
+    frames: list[Frame] = []
+    for _, encoded in pieces(found, [encode]):
+        frames += encoded[encode]
+    last = found[-1].next_revision - 1 if found else revision
+    return Chunk(Position(following_lsn, last), frames)
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from kvserver.gateway.feed import (
     Tail,
     Waiting,
     activity_frames,
+    chunk_from_log,
     merge,
     pieces,
 )
@@ -154,11 +155,7 @@ class Source:
         if chunk is None:
             found, following = self._reader.read(cursor.position.lsn, until.lsn, READ_BYTES)
             self.counts["log_reads"] += 1
-            frames: list[Frame] = []
-            for _, encoded in pieces(_changes(found), [encode]):
-                frames += encoded[encode]
-            revision = found[-1].next_revision - 1 if found else cursor.position.revision
-            chunk = Chunk(Position(following, revision), frames)
+            chunk = chunk_from_log(found, following, cursor.position.revision, encode)
             if found:
                 self._reread[key] = chunk
             while len(self._reread) > 1 and sum(map(len, self._reread.values())) > _REREAD_BYTES:
@@ -327,7 +324,3 @@ def _messages(socket: zmq.Socket[bytes]) -> Iterator[bytes]:
     with contextlib.suppress(zmq.Again):
         for _ in range(_MOST_MESSAGES):
             yield socket.recv(zmq.DONTWAIT)
-
-
-def _changes(found: list[Record]) -> Iterator[Record]:
-    return (record for record in found if record.kind == records.DATA)
