@@ -10,6 +10,7 @@ bytes carry another LSN.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 from shards import records
@@ -23,8 +24,10 @@ _SPARES = 2  # trimmed segments kept to be used again
 _SPARE_SUFFIX, _NEW_SUFFIX = ".spare", ".new"
 
 
-def make_segment(log_dir: Path, number: int, segment: int, disk: Disk = DISK, pause_s: float = 0.0) -> None:
-    """Make segment `number`, all zeros, durable in name and content. Waits `pause_s` seconds after each 4 MiB.
+def make_segment(
+    log_dir: Path, number: int, segment: int, disk: Disk = DISK, after_step: Callable[[], object] = lambda: None
+) -> None:
+    """Make segment `number`, all zeros, durable in name and content. Calls `after_step` after each 4 MiB.
 
     Raises `OSError`, after removing what it made.
     """
@@ -38,8 +41,7 @@ def make_segment(log_dir: Path, number: int, segment: int, disk: Disk = DISK, pa
             if disk.pwritev(fd, [part], offset) != len(part):
                 raise OSError(errno.ENOSPC, "a segment could not be filled")
             disk.fdatasync(fd)
-            if pause_s:
-                disk.pause(pause_s)
+            after_step()
     except OSError:
         disk.unlink(temporary)
         raise
@@ -96,8 +98,7 @@ class Segments:
         if ready - tail >= self._segment:
             return False
         try:
-            # Less than half a segment left: hurry, for whoever finds none waits.
-            self._make(ready // self._segment, 0.0 if ready - tail < self._segment // 2 else _PAUSE_S)
+            self._make(ready // self._segment)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -140,13 +141,18 @@ class Segments:
     def _spares(self) -> list[str]:
         return sorted(name for name in self._disk.names(self._log_dir) if name.endswith(_SPARE_SUFFIX))
 
-    def _make(self, number: int, pause_s: float) -> None:
+    def _make(self, number: int) -> None:
         spares = self._spares()
         if not spares:
-            make_segment(self._log_dir, number, self._segment, self._disk, pause_s)
+            make_segment(self._log_dir, number, self._segment, self._disk, self._pause)
             return
         self._disk.rename(self._log_dir / spares[0], self._log_dir / segment_name(number))
         self._disk.sync_directory(self._log_dir)
+
+    def _pause(self) -> None:
+        """Let flushes pass, unless there is less than half a segment left: who finds none at all waits for longer."""
+        if self._words.ready - self._board.history()[0] >= self._segment // 2:
+            self._disk.pause(_PAUSE_S)
 
     def _show_oldest(self, number: int) -> None:
         """Segment `number` is the oldest: it starts with a record, whose revision is the oldest that can be read."""
