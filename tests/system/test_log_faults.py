@@ -50,7 +50,7 @@ def test_killed_appenders_lose_nothing_that_was_acknowledged(tmp_path: Path, see
     store = new_store(tmp_path, 3, segment=SEGMENT)
     directory = tmp_path / "acknowledged"
     directory.mkdir()
-    run_appenders(store, directory, deaths=60, seed=seed)
+    run_appenders(store, directory, deaths=150, seed=seed)
 
     found = everything(store)
     following = 1
@@ -68,7 +68,7 @@ def test_killed_appenders_lose_nothing_that_was_acknowledged(tmp_path: Path, see
             record = by_lsn[int(lsn)]
             assert (record.payload, record.revision) == (payload_of(int(file.name), int(number)), int(revision))
             count += 1
-    assert count > 60
+    assert count > 150
 
     # A start on the same boot finds the same end, or one record more, whose writer died before it showed it.
     tail, following = store.board.history()
