@@ -110,11 +110,17 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     """A whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
-        if not text.strip().isascii() or not text.strip().isdigit() or not low <= int(text) <= high:
+        digits = text.strip()
+        if not _is_number(digits) or not low <= int(digits) <= high:
             raise ValueError(f"expected a whole number from {low} to {high}")
-        return int(text)
+        return int(digits)
 
     return parse
+
+
+def _is_number(text: str) -> bool:
+    """Whether `text` is decimal digits of ASCII, and not so many that int() refuses them."""
+    return text.isascii() and text.isdigit() and len(text) < 100
 
 
 def size(low: int, high: int) -> Callable[[str], int]:
@@ -124,11 +130,7 @@ def size(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         digits = text.strip().rstrip("KMGIBkmgib ")
         unit = text.strip()[len(digits) :].strip().lower()
-        if (
-            not (digits.isascii() and digits.isdigit())
-            or unit not in units
-            or not low <= int(digits) * units[unit] <= high
-        ):
+        if not _is_number(digits) or unit not in units or not low <= int(digits) * units[unit] <= high:
             raise ValueError(f"expected a number of bytes from {low} to {high}, for instance 5120000 or 512MiB")
         return int(digits) * units[unit]
 
@@ -157,9 +159,12 @@ def boolean(text: str) -> bool:
 
 def path(text: str) -> Path:
     """A path; `~` is the home directory."""
-    if not text:
+    if not text or "\0" in text:
         raise ValueError("expected a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("expected a path; there is no such home directory") from None
 
 
 LOG_LEVELS = ("trace", "debug", "info", "warning", "error")

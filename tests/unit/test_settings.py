@@ -90,6 +90,10 @@ def test_memorykv_s_debug_and_trace(environ: dict[str, str], level: str) -> None
         ({"data_dir": ""}, {}, "path"),
         ({"in_memory": "perhaps"}, {}, "true or false"),
         ({"port": "٣"}, {}, "whole number"),
+        ({"port": "1" * 5000}, {}, "whole number"),
+        ({"port": "0\x1f1"}, {}, "whole number"),
+        ({"map_dir": "~nobody-of-this-name/maps"}, {}, "home directory"),
+        ({"run_dir": "a\0b"}, {}, "path"),
         ({"shards": "257"}, {}, "256"),
     ],
 )
