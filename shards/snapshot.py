@@ -247,12 +247,13 @@ def allowed_growth(free: int) -> int:
 def growth_watched(path: Path, directory: Path) -> Iterator[None]:
     """End the process if the map at `path` grows too much meanwhile: a copy cannot be stopped otherwise."""
     done = threading.Event()
-    data = path / "data.mdb"
-    begun, allowed = data.stat().st_size, allowed_growth(free_bytes(path))
+    fd = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+    begun, allowed = os.fstat(fd).st_size, allowed_growth(free_bytes(path))
 
     def watch() -> None:
         while not done.wait(_LOOK_S):
-            if data.stat().st_size - begun > allowed:
+            # Through the open file: its shard may have put another map in its place.
+            if os.fstat(fd).st_size - begun > allowed:
                 log.error("no snapshot: %s grew by more than %d MiB while it was copied", path, allowed >> 20)
                 shutil.rmtree(directory, ignore_errors=True)
                 os._exit(1)
@@ -264,6 +265,7 @@ def growth_watched(path: Path, directory: Path) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+        os.close(fd)
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from shards.settings import ProcessSettings, to_environ
 from shards.slots import shard_of
 from shards.snapshot import SnapshotError, allowed_growth, checksum, growth_watched, take
 from tests.api.maps import Run, first_run, keys_of, process, put
-from tests.api.shard import until
+from tests.api.shard.tools import until
 
 
 @pytest.fixture
