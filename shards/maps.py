@@ -211,8 +211,8 @@ class ShardMap:
         it every record that is new to the map belongs to it.
         Returns the values that the events with the revisions `previous` replaced or deleted, where there was a live
         one, by revision.
-        Drops the ballast if the file system is full; raises `MapFull` if that does not help, `ProtocolError` if a
-        record cannot be read.
+        Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
+        otherwise, `ProtocolError` if a record cannot be read.
         """
         return self._apply([(record, decode_events(record.payload)) for record in records], floors, previous)
 
@@ -339,9 +339,8 @@ class ShardMap:
             with self._env.begin(self._data, None, True, True) as txn:
                 return write(txn)
         except lmdb.Error as error:
-            if means_full(error):
-                raise MapFull(f"{self.path}: {error}") from None
-            raise
+            failure = MapFull if means_full(error) else MapError
+            raise failure(f"{self.path}: {error}") from None
 
 
 def _apply_events(

@@ -107,8 +107,13 @@ class _Restore:
         if found is None:
             log.warning("the map of shard %d is not usable any more", self._shard)
             return None
-        if self._row.open != NONE:
-            self._replay(found, self._row.open, self._floors(found.applied[1]))
+        try:
+            if self._row.open != NONE:
+                self._replay(found, self._row.open, self._floors(found.applied[1]))
+        except MapError as error:
+            log.warning("the map of shard %d is not usable any more: %s", self._shard, error)
+            found.close()
+            return None
         return generation, found
 
     def _keep(self) -> tuple[int, ShardMap] | None:
@@ -131,7 +136,8 @@ class _Restore:
                 continue
             try:
                 self._replay(found, lsn, self._floors(found.applied[1]))
-            except Trimmed:
+            except (Trimmed, MapError) as error:
+                log.warning("the map of shard %d is not kept: %s", self._shard, error)
                 found.close()
                 continue
             log.info("shard %d keeps its map, replayed %d bytes", self._shard, tail - lsn)

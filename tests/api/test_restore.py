@@ -15,7 +15,7 @@ from shards import snapshot
 from shards.board import NONE
 from shards.log import LogBroken
 from shards.manifest import SNAPSHOTS, Manifest
-from shards.mapfile import Identity, map_generations, map_path, read_meta
+from shards.mapfile import Identity, MapError, map_generations, map_path, read_meta
 from shards.maps import ShardMap
 from shards.protocol import Atomic, DeleteEvent, PrefixMarked, TouchEvent
 from shards.restore import RestoreError, kept_applied, open_map
@@ -126,6 +126,27 @@ def test_a_map_that_is_lost_is_built_again(run: Run, harm: Callable[[Path], None
     run.check()
     assert run.board.shards[0].map_generation != old[0]
     assert run.board.shards[1].map_generation == old[1]
+
+
+@pytest.mark.parametrize("starts", ["the shard", "the server"])
+def test_a_map_that_cannot_be_written_is_built_again(run: Run, monkeypatch: pytest.MonkeyPatch, starts: str) -> None:
+    some_writes(run, random.Random(17), 20)
+    old = map_path(run.store.map_dir, 0, generations(run)[0])
+    run.log(put(A))
+    apply = ShardMap.apply
+
+    def fail(map: ShardMap, *arguments: object) -> object:
+        if map.path == old:
+            raise MapError("page corrupted")
+        return apply(map, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShardMap, "apply", fail)
+    if starts == "the shard":
+        run.close_maps()
+    else:
+        run = run.next()
+    run.open().check()
+    assert not old.exists()
 
 
 def test_while_a_map_is_built_there_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
