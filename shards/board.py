@@ -186,6 +186,7 @@ class LogWords(_Row):
     snapshot = Word(11)  # LSN from which a restart replays; by the supervisor
     restarts = Word(12)  # children started again; by the supervisor
     log_full_since_ms = Word(13)
+    flushing = Word(14)  # 1: the holder of the flush lock is at it, or died there; by that holder
 
 
 R = TypeVar("R", bound=Common)

@@ -11,7 +11,8 @@ overwritten by the next append, and a lock dies with its holder.
 
 A failed append left nothing that anybody sees. A failed flush is final: the kernel reports it once and forgets, so the
 next caller's would succeed and the page cache shows what the disk does not have. It sets `broken`, after which nobody
-appends, flushes or acknowledges, and the server ends.
+appends, flushes or acknowledges, and the server ends. A process that is killed in a flush may take the news with it, so
+the next one writes the same bytes again before it flushes them.
 
 Appenders enter only segments that the supervisor has made ready (`segments`). `recovery` finds the end at start.
 """
@@ -34,6 +35,7 @@ SEGMENT = 64 << 20
 
 _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0
+_CHUNK = 1 << 20
 
 
 class LogError(Exception):
@@ -152,24 +154,15 @@ class Log:
 
         Raises `LogBroken` if that fails, and ever after.
         """
-        words, segment = self._words, self._segment
+        words = self._words
         self._check()
         if self._in_memory or words.synced >= end:
             return
         with self._flush_turn:
             self._check()
-            synced = words.synced
-            if synced >= end:
-                return
-            tail, _ = self._board.history()
-            try:
-                for number in range(synced // segment, (tail - 1) // segment + 1):
-                    self._disk.fdatasync(self._files[number])
-            except OSError as error:
-                words.broken = 1
-                raise LogBroken(f"the log could not be flushed: {error.strerror}") from error
-            words.synced = tail
-        self._files.close(below=tail // segment)
+            if words.synced < end:
+                self._flush_in_turn()
+        self._files.close(below=words.synced // self._segment)
 
     def flush_every_second(self) -> None:
         """Start a thread that flushes the log each second until `close`. For `everysec`.
@@ -190,6 +183,31 @@ class Log:
     def _check(self) -> None:
         if self._words.broken:
             raise LogBroken("a flush of the log failed; the server must end")
+
+    def _flush_in_turn(self, beyond: int = 0) -> None:
+        """The flush of one who holds the lock; also of the segments up to `beyond`, where the log may not reach yet."""
+        words, segment, synced = self._words, self._segment, self._words.synced
+        tail, _ = self._board.history()
+        try:
+            if words.flushing:  # who died there may have been told of a failure, and nobody else will be
+                self._write_again(synced, tail)
+            words.flushing = 1
+            for number in range(synced // segment, (max(tail, beyond) - 1) // segment + 1):
+                self._disk.fdatasync(self._files[number])
+        except OSError as error:
+            words.broken = 1
+            raise LogBroken(f"the log could not be flushed: {error.strerror}") from error
+        words.flushing = 0
+        words.synced = tail
+
+    def _write_again(self, begin: int, end: int) -> None:
+        """Write what stands from `begin` to `end` as it is, so that the kernel takes it for not yet written."""
+        while begin < end:
+            number, offset = divmod(begin, self._segment)
+            data = self._disk.pread(self._files[number], min(end - begin, self._segment - offset, _CHUNK), offset)
+            if not data or self._disk.pwritev(self._files[number], [data], offset) != len(data):
+                raise OSError(errno.EIO, "what may not be on the disk could not be written again")
+            begin += len(data)
 
     def _append(self, kind: int, payload: bytes, events: int, now_ms: int) -> Record:
         if HEADER + len(payload) > self._segment:
@@ -221,7 +239,7 @@ class Log:
                 self._write(tail, [records.filler(tail, left, synced, now_ms, self._secret)])
             header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now_ms, begun)
             self._write(lsn, [header, payload])
-        except OSError as error:
+        except (OSError, LogBroken) as error:
             if row is not None:
                 row.clear_open()
             self._check()
@@ -237,23 +255,26 @@ class Log:
         written = self._disk.pwritev(self._files[number], parts, offset)
         if written != size:  # a file system that fills up takes a part and says nothing
             if written:
-                self._take_back(number, offset, min(written, HEADER))
+                self._take_back(lsn, min(written, HEADER))
             raise OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
 
-    def _take_back(self, number: int, offset: int, size: int) -> None:
-        """Clear the header of a record that was written in part.
+    def _take_back(self, lsn: int, size: int) -> None:
+        """Clear the header of a record that was written in part, durably.
 
         What is missing of it may happen to be there already, for instance zeros; then recovery would find a record
         whose writer was told that nothing was done.
         """
+        number, offset = divmod(lsn, self._segment)
         try:
-            if self._disk.pwritev(self._files[number], [bytes(size)], offset) != size:
-                raise OSError(errno.EIO, "what was written in part could not be cleared")
-            if not self._in_memory:
-                self._disk.fdatasync(self._files[number])
+            cleared = self._disk.pwritev(self._files[number], [bytes(size)], offset) == size
         except OSError:
+            cleared = False
+        if not cleared:
             self._words.broken = 1
-            raise
+            raise LogBroken("what was written in part could not be cleared")
+        if not self._in_memory:
+            with self._flush_turn:
+                self._flush_in_turn(lsn + size)
 
     def _wait_for_segment(self) -> None:
         if self._words.full:

@@ -248,6 +248,7 @@ class Machine:
         self._next_fd = 3
         self.full = False
         self.short_writes = self.failing_flushes = 0.0
+        self.write_backs = 0.1
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability
@@ -286,7 +287,7 @@ class Machine:
         process.greenlet.switch()
         if process.error is not None:
             raise process.error
-        if self.chance(0.1) and self.names:
+        if self.chance(self.write_backs) and self.names:
             inode = self.random.choice(list(self.names.values()))
             if inode.dirty:
                 inode.write_back(self.random.choice(sorted(inode.dirty)))

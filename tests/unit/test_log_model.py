@@ -174,6 +174,8 @@ class World:
         self.stopping, self.stopped, self.cache_survives = False, False, True
         self.machine.failing_flushes = self.random.choice([0, 0, 0.01, 0.05])
         self.machine.short_writes = self.random.choice([0, 0.02])
+        self.machine.write_backs = self.random.choice([0.02, 0.1, 0.6])
+        kills = self.random.choice([0.002, 0.004, 0.03])
         supervisor = self.machine.spawn("supervisor", self.supervise)
         for shard in range(SHARDS):
             self.spawn_shard(shard)
@@ -187,7 +189,7 @@ class World:
                     self.stopping = True
                 elif turns < 0:
                     break
-                if self.machine.processes and self.machine.chance(0.004):
+                if self.machine.processes and self.machine.chance(kills):
                     self.kill_one(supervisor)
                 if self.machine.chance(0.001):
                     self.machine.full = not self.machine.full
