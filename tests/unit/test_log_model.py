@@ -59,6 +59,7 @@ class World:
         self.count = 0
         self.stopping = False
         self.stopped = False  # the last run ended in order
+        self.tries = 0  # to recover from it
         self.cache_survives = False  # the page cache still has what the last run wrote
 
     def _facts(self, epoch: str, boot_id: str) -> Facts:
@@ -90,13 +91,13 @@ class World:
 
     def start(self) -> None:
         """Recover and begin a run; killed, failing or without power on the way any number of times."""
-        tries = 0
+        self.tries = 0
         while True:
-            tries += 1
-            self.machine.failing_flushes = 0.1 if tries < 4 else 0.0
+            self.tries += 1
+            self.machine.failing_flushes = 0.1 if self.tries < 4 else 0.0
             outcome: list[tuple[Recovered, Facts, int, int]] = []
             process = self.machine.spawn("recovery", functools.partial(self._recovery, outcome=outcome))
-            end_at = self.random.randrange(400) if tries < 4 and self.machine.chance(0.5) else -1
+            end_at = self.random.randrange(400) if self.tries < 4 and self.machine.chance(0.5) else -1
             try:
                 while self.machine.processes and end_at != 0:
                     self.machine.turn()
@@ -150,6 +151,7 @@ class World:
         lost = {
             payload: record for payload, record in self.acknowledged.items() if record.lsn >= self.replay[0]
         }.keys() - set(payloads)
+        assert found.stopped_clean or not self.stopped or self.tries > 1
         if self.facts.sync == "always" or self.cache_survives or self.stopped:
             assert not lost, f"{len(lost)} acknowledged records are lost"
         for payload in lost:
