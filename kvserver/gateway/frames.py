@@ -41,8 +41,12 @@ class Pong(NamedTuple):
     payload: bytes
 
 
-Received = str | bytes | Pong
-"""What a client sent: a text, a binary message, or a pong."""
+class Handled(NamedTuple):
+    """A frame that makes no message: a ping, or a fragment. Shown so that the caller can let others run."""
+
+
+Received = str | bytes | Pong | Handled
+"""What a client sent: a text, a binary message, a pong, or less."""
 
 
 def frame(opcode: Opcode, payload: bytes) -> bytes:
@@ -144,24 +148,20 @@ class Framing:
             self._buffer += data
 
     def next(self) -> Received | None:
-        """What the client sent next; None if more bytes are needed or nothing will come (`over`).
+        """What the next frame brings; None if more bytes are needed or nothing will come (`over`).
 
         Pings are answered and closes replied to in `output`. A fault closes with the code that RFC 6455 has for it.
         """
-        while not self.over:
-            if self._header is None and not self._begin():
-                break
+        received = None
+        if not self.over and (self._header is not None or self._begin()):
             assert self._header is not None
-            if self.over or not self._payload() or self._arrived < self._header.length:
-                break
-            header, self._header = self._header, None
-            received = self._complete(header)
-            if received is not None:
-                return received
+            if not self.over and self._payload() and self._arrived == self._header.length:
+                header, self._header = self._header, None
+                received = self._complete(header)
         if self.over:
             self._buffer.clear()
             self._text = self._binary = None
-        return None
+        return received
 
     def _begin(self) -> bool:
         """Take the header of the next frame; False if it is not there yet or is a fault."""
@@ -217,12 +217,13 @@ class Framing:
             assert isinstance(whole, Frame)
             if whole.opcode is Opcode.PONG:
                 return Pong(bytes(whole.data))
-            if whole.opcode in (Opcode.PING, Opcode.CLOSE):
+            if whole.opcode is Opcode.CLOSE:
                 return None
+            if whole.opcode is Opcode.PING:
+                return Handled()
             if self._binary is not None:
                 self._binary += whole.data
-            if header.fin:
-                return self._message()
+            return self._message() if header.fin else Handled()
         return None
 
     def _message(self) -> str | bytes | None:

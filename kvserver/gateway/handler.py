@@ -111,19 +111,28 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def _read_head(self) -> bytes:
         """The request head, what came after it stays in `_received`; empty if the client left. Raises `KVError`."""
-        with gevent.Timeout(self._limits.handshake_s, False):
-            while not (end := head_end(self._received)):
-                data = self.socket.recv(_RECEIVE_BYTES)
-                if not data:
-                    return b""
-                self._received += data
-                breathe()
-            head = bytes(self._received[:end])
-            del self._received[:end]
-            return head
+        self.server.shaking_hands.add(self)
+        try:
+            with gevent.Timeout(self._limits.handshake_s, False):
+                while not (end := head_end(self._received)):
+                    data = self.socket.recv(_RECEIVE_BYTES)
+                    if not data:
+                        return b""
+                    self._received += data
+                    breathe()
+                head = bytes(self._received[:end])
+                del self._received[:end]
+                return head
+        finally:
+            self.server.shaking_hands.discard(self)
         if not self._received:
             return b""
         raise RequestTimeout
+
+    def give_up(self) -> None:
+        """Wait no longer for the rest of the head."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(gsocket.SHUT_RDWR)
 
     def _answer(self, status: int, answer: bytes) -> None:
         """Send a whole answer. Unread input would reset the connection, and the answer with it: drop it first."""
@@ -195,11 +204,16 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
 
 class Server(PyWSGIServer):  # type: ignore[misc]
-    """The connections of one listener, and those that other processes hand over."""
+    """The connections of one listener, and those that other processes hand over.
+
+    Attributes:
+        shaking_hands: those whose request has not arrived.
+    """
 
     def __init__(self, *args: Any, keeper: Keeper, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keeper = keeper
+        self.shaking_hands: set[Handler] = set()
 
     def has_room(self) -> bool:
         """Whether one more connection would be served at once."""

@@ -128,20 +128,19 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     def receive(self) -> str | bytes | None:
         """The next message; None when there will be none. Only one greenlet may call this."""
         while True:
+            breathe()
             received = self._framing.next()
             self._post()
+            if isinstance(received, str | bytes):
+                return received
             if isinstance(received, Pong):
                 self._pong(received.payload)
-            elif received is not None:
-                return received
-            elif self._framing.over or not self._read():
+            has_ended = received is None and (self._framing.over or not self._read())
+            if has_ended or not self._wait_for_room():
                 return None
 
     def _read(self) -> bool:
         """Take what the client sent; False if it is gone."""
-        if not self._wait_for_room():
-            return False
-        breathe()
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
         except OSError:

@@ -86,6 +86,8 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
     def _close_all(self) -> None:
         """Close every connection with 1012, and wait until the clients have gone or their time is over."""
         give_up_at = time.monotonic() + CLOSE_WITHIN_S + 2 * self.wsgi.limits.linger_s
+        for handler in [handler for server in self.servers for handler in server.shaking_hands]:
+            handler.give_up()
         self.keeper.close_all(1012, "the server is stopping", CLOSE_WITHIN_S)
         for server in self.servers:
             server.pool.join(timeout=max(0.0, give_up_at - time.monotonic()))
