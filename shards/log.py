@@ -265,15 +265,15 @@ class Log:
         whose writer was told that nothing was done.
         """
         number, offset = divmod(lsn, self._segment)
-        try:
-            cleared = self._disk.pwritev(self._files[number], [bytes(size)], offset) == size
-        except OSError:
-            cleared = False
-        if not cleared:
-            self._words.broken = 1
-            raise LogBroken("what was written in part could not be cleared")
-        if not self._in_memory:
-            with self._flush_turn:
+        with self._flush_turn:
+            try:
+                cleared = self._disk.pwritev(self._files[number], [bytes(size)], offset) == size
+            except OSError:
+                cleared = False
+            if not cleared:
+                self._words.broken = 1
+                raise LogBroken("what was written in part could not be cleared")
+            if not self._in_memory:
                 self._flush_in_turn(lsn + size)
 
     def _wait_for_segment(self) -> None:

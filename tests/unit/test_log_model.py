@@ -182,10 +182,15 @@ class World:
         for shard in range(SHARDS):
             self.spawn_shard(shard)
         self.machine.spawn("follower", self.follow)
-        turns, clean = self.random.randrange(200, 5000), self.machine.chance(0.2)
+        turns = self.random.choice([self.random.randrange(300), self.random.randrange(5000)])
+        clean = self.machine.chance(0.2)
+        synced_when_broken: int | None = None
         try:
             while self.machine.processes:
                 self.machine.turn()
+                if self.view.log.broken:
+                    synced_when_broken = synced_when_broken or self.view.log.synced
+                    assert self.view.log.synced == synced_when_broken, "flushed after a failed flush"
                 turns -= 1
                 if turns < 0 and clean:
                     self.stopping = True
@@ -381,7 +386,7 @@ class World:
 def test_every_acknowledged_record_is_found_once_and_in_order(seed: int) -> None:
     world = World(seed)
     world.start()
-    for _ in range(world.random.randint(2, 5)):
+    for _ in range(world.random.randint(2, 8)):
         world.run()
         world.damage()
         world.start()
