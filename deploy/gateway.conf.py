@@ -10,7 +10,7 @@ Feed connections come from the web workers, over a Unix socket in the run direct
 KVSERVER_FEED_PORT says so.
 """
 
-from kvserver.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
+from kvserver.serve.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
 
 _settings, _run_dir = join_store()
 

@@ -7,7 +7,7 @@ and takes the settings of `kvserver serve` from the environment: KVSERVER_DATA_D
 KVSERVER_PORT, KVSERVER_WORKERS, KVSERVER_GRACE, KVSERVER_LOG_LEVEL.
 """
 
-from kvserver.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
+from kvserver.serve.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
 
 _settings, _run_dir = join_store()
 

@@ -1,7 +1,8 @@
 """The REST application: which resource serves which route, and how errors are told.
 
-Falcon's own router would decide by decoded paths; `Routes` takes its place and asks `kvserver.target`, so `/a%2Fb` and
-`/%6Beys` are keys. CORS and the other headers of every answer are the connection's business (`kvserver.answers`).
+Falcon's own router would decide by decoded paths; `Routes` takes its place and asks `kvserver.web.target`, so `/a%2Fb`
+and `/%6Beys` are keys. CORS and the other headers of every answer are the connection's business
+(`kvserver.web.answers`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 from falcon.routing.util import map_http_methods
 
-from kvserver import answers, target
-from kvserver.answers import PREFLIGHT, WrongMethod
-from kvserver.exchange import ROUTE
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.router import Router
+from kvserver.web import answers, target
+from kvserver.web.answers import PREFLIGHT, WrongMethod
+from kvserver.web.exchange import ROUTE
 from shards.board import Board
 from shards.errors import BadRequest, KVError, NotFound
 

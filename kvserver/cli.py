@@ -105,7 +105,7 @@ def serve(**options: str | None) -> None:
         settings = load(ServerSettings, options, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
-    from kvserver.supervisor import run  # with all its libraries, which `--help` does not need
+    from kvserver.serve.supervisor import run  # with all its libraries, which `--help` does not need
 
     sys.exit(run(settings))
 

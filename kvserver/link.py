@@ -124,7 +124,7 @@ class Link:
             if not self._send(batch):
                 self._waiting.extendleft(reversed(batch))
                 break
-        if self._socket is not None and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[arg-type]
+        if self._socket is not None and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._receive()  # the descriptor is edge-triggered: sending may have swallowed the edge
 
     def _take(self) -> list[Pending]:

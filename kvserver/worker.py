@@ -23,12 +23,12 @@ from uvicorn.config import Config
 from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from kvserver.answers import Origins
-from kvserver.counting import Counts
-from kvserver.http import Protocol
 from kvserver.router import Router
 from kvserver.settings import ServerSettings
-from kvserver.traffic import Traffic
+from kvserver.web.answers import Origins
+from kvserver.web.counting import Counts
+from kvserver.web.http import Protocol
+from kvserver.web.traffic import Traffic
 from shards.board import Board, BoardError, Common, WorkerRow
 from shards.process import configure_logging, die_with
 from shards.settings import SettingError, load

@@ -2,11 +2,14 @@
 
 In reading order:
 
-- pure, without I/O: `errors`, `slots` (key to shard), `protocol` (the wire to a shard), `keyspace` (the dict and
-  its rules), `records` (the log's bytes);
-- files and memory: `log` (the one history), `maps` (the view that answers reads), `manifest` and `snapshot`
-  (short restarts), `board` (shared words of all processes), `locks`;
-- processes: `server` (a shard's loop), `process` (rules of life every process keeps), `settings`, `__main__`.
+- pure, without I/O: `errors`, `slots` (key to shard), `protocol` (the wire to a shard), `limits` and `keyspace` (the
+  dict and its rules), `records` (the log's bytes), `epoch` (which history a run goes on with);
+- the one history: `log` (append, flush, read), `segments` (its files), `recovery` (what survives a crash), `disk`;
+- the view that answers reads: `mapfile` and `maps`, `mapdir` and `room` (where it lives, what if that is full),
+  `restore` (how it comes into being), `manifest` and `snapshot` (short restarts);
+- shared memory: `board`, `locks`;
+- a shard's process: `writer` (one group, in order), `server` (the loop), `process` (rules of life), `settings`,
+  `__main__`.
 
 This package knows no web framework, no gevent and no Prometheus, and imports nothing of `kvserver`.
 """

@@ -140,7 +140,7 @@ class _Restore:
                 log.warning("the map of shard %d is not kept: %s", self._shard, error)
                 found.close()
                 continue
-            log.info("shard %d keeps its map, replayed %d bytes", self._shard, tail - lsn)
+            log.debug("shard %d keeps its map, replayed %d bytes", self._shard, tail - lsn)
             return generation, found
         return None
 

@@ -166,7 +166,7 @@ class Server:
         self.writer.publish_figures()
         self.sockets = Sockets(self._run_dir, self.shard)
         row.incarnation, row.state = self.sockets.incarnation, ShardRow.UP
-        log.info("shard %d up: %d keys", self.shard, len(self.writer.keyspace))
+        log.debug("shard %d up: %d keys", self.shard, len(self.writer.keyspace))
 
     def run(self) -> int:
         """Serve, after `open`, until `stop` (0), or until this process must not go on (1). Closes everything."""
@@ -184,7 +184,7 @@ class Server:
             return 1
         finally:
             self.close(linger_ms)
-        log.info("shard %d stopped", self.shard)
+        log.debug("shard %d stopped", self.shard)
         return 0
 
     def stop(self) -> None:

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from kvserver import target
-from kvserver.answers import Origins
 from kvserver.gateway import formats
 from kvserver.gateway.handler import run_session
 from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, WebSocket
 from kvserver.gateway.source import Follower, Source
+from kvserver.web import target
+from kvserver.web.answers import Origins
 from shards.errors import NotFound, Unavailable
 from shards.log import Trimmed
 

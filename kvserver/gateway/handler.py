@@ -22,9 +22,9 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
-from kvserver.answers import Origins
 from kvserver.gateway.head import Head, accepted, head_end, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
+from kvserver.web.answers import Origins
 from shards.errors import KVError, RequestTimeout
 
 log = logging.getLogger(__name__)

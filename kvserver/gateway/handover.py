@@ -1,6 +1,6 @@
 """The receiving end of a hand-over: web workers give us connections that ask for a feed.
 
-The protocol is that of `kvserver.handoff`: one message on a SOCK_SEQPACKET socket, with the connection's descriptor
+The protocol is that of `kvserver.web.handoff`: one message on a SOCK_SEQPACKET socket, with the connection's descriptor
 beside it; the answer is one byte. A worker that did not get it in time has told its client that there is no gateway,
 so a connection whose worker does not take the answer any more is let go, untouched.
 """
@@ -18,7 +18,7 @@ import gevent  # type: ignore[import-untyped]
 import msgspec
 from gevent import socket as gsocket
 
-from kvserver.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
+from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from websockets.utils import accept_key
 
-from kvserver import answers, handshake
-from kvserver.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Answer, Headers, Origins, WrongMethod, lines
-from kvserver.target import split
+from kvserver.web import answers, handshake
+from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Answer, Headers, Origins, WrongMethod, lines
+from kvserver.web.target import split
 from shards.errors import BadRequest, Forbidden, HeadersTooLarge, KVError, UriTooLong
 
 LINE_BYTES: Final = 8 << 10

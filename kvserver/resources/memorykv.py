@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 from falcon.asgi import Request, Response
 
-from kvserver import coding, handshake
-from kvserver.answers import WrongMethod
-from kvserver.exchange import SCRIPT
 from kvserver.router import Router
+from kvserver.web import coding, handshake
+from kvserver.web.answers import WrongMethod
+from kvserver.web.exchange import SCRIPT
 from shards.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import Delete, Put

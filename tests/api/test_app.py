@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from kvserver.answers import PREFLIGHT
-from kvserver.coding import LARGE, LARGEST, SMALLEST
 from kvserver.resources.memorykv import STREAM_FROM
+from kvserver.web.answers import PREFLIGHT
+from kvserver.web.coding import LARGE, LARGEST, SMALLEST
 from shards import locks
 from shards.board import Common
 from shards.limits import MAX_KEY

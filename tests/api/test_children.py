@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.children import TRIES, CannotStart, Child, Children, is_descendant, parent_of
+from kvserver.serve.children import TRIES, CannotStart, Child, Children, is_descendant, parent_of
 from shards.process import become_subreaper
 from tests.system.harness import wait_for
 

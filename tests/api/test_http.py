@@ -7,9 +7,9 @@ import json
 import socket
 from functools import partial
 
-from kvserver.answers import COMMON, INERT
-from kvserver.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
-from kvserver.traffic import MOST_BYTES, MOST_IN_FLIGHT
+from kvserver.web.answers import COMMON, INERT
+from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
+from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
 from shards.errors import OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.stalls import STALLED_S, Watch, has_open
+from kvserver.serve.stalls import STALLED_S, Watch, has_open
 from shards import locks
 from shards.board import NONE, Board, Common, Facts, ShardRow
 from tests.system.harness import wait_for

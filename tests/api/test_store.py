@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.rundir import LONGEST_NAME, RunDir, RunDirError
-from kvserver.store import StoreError, make_data_dir, snapshot_after, take_store_lock
+from kvserver.serve.rundir import LONGEST_NAME, RunDir, RunDirError
+from kvserver.serve.store import StoreError, make_data_dir, snapshot_after, take_store_lock
 
 MIB = 1 << 20
 
@@ -107,7 +107,7 @@ def test_paths_too_long_for_sockets_are_refused(short_path: Path) -> None:
 def test_run_directories_of_dead_servers_in_memory_are_removed(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvserver.rundir.default_run_dir", lambda name: short_path / name)
+    monkeypatch.setattr("kvserver.serve.rundir.default_run_dir", lambda name: short_path / name)
     dead = RunDir.of_a_store_in_memory()
     living = RunDir.of_a_store_in_memory()
     dead.close()

@@ -18,11 +18,11 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from uvicorn.config import Config
 
-from kvserver.answers import Origins
 from kvserver.app import create_app
-from kvserver.counting import Counts
-from kvserver.http import Protocol
-from kvserver.traffic import Traffic
+from kvserver.web.answers import Origins
+from kvserver.web.counting import Counts
+from kvserver.web.http import Protocol
+from kvserver.web.traffic import Traffic
 from shards.board import Board, Facts
 from shards.maps import Item
 from shards.protocol import Delete, Done, Put

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from kvserver.answers import Origins
 from kvserver.gateway.handler import run_session
 from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, WebSocket
+from kvserver.web.answers import Origins
 
 
 class Echo:

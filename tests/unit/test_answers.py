@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kvserver.answers import Origins, WrongMethod, refusal
+from kvserver.web.answers import Origins, WrongMethod, refusal
 from shards.errors import (
     ERRORS,
     BadKey,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.children import Backoff
-from kvserver.stalls import Unchanged, flock_holders
+from kvserver.serve.children import Backoff
+from kvserver.serve.stalls import Unchanged, flock_holders
 
 
 def test_at_once_then_ever_longer_up_to_five_seconds() -> None:

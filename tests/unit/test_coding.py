@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver import coding
+from kvserver.web import coding
 
 DECODERS = {
     "zstd": lambda body: zstandard.ZstdDecompressor().decompress(body),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvserver.handshake import refusal
+from kvserver.web.handshake import refusal
 
 VALID = [
     (b"host", b"a"),

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver import banner, cli, listening
+from kvserver import cli
+from kvserver.serve import banner, listening
 from kvserver.settings import ServerSettings
 from shards.settings import (
     ProcessSettings,

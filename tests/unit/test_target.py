@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver import target
-from kvserver.target import KEY, KEYS, NOWHERE, PING, PREFIX, READY, STATUS, V1_OTHER, WAL, Target
+from kvserver.web import target
+from kvserver.web.target import KEY, KEYS, NOWHERE, PING, PREFIX, READY, STATUS, V1_OTHER, WAL, Target
 from shards.errors import BadKey, BadRequest
 
 

@@ -30,8 +30,7 @@ def test_answers_logs_maps_and_stops(store: Store) -> None:
         tools.check_agreement(store)
         status, said = process.stop()
     assert status == 0, said
-    assert "shard 0 up: 0 keys" in said
-    assert "shard 0 stopped" in said
+    assert not said, "it is quiet when all is well"
     assert process.row.incarnation == 0
     assert not list(store.run_dir.glob("shard-0*"))
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from kvserver import __version__
-from kvserver.housekeeping import Housekeeping
-from kvserver.rundir import RunDir, RunDirError
+from kvserver.serve.housekeeping import Housekeeping
+from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
 from shards import locks
 from shards.board import Board, BoardError, Facts

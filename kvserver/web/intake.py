@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from kvserver import target
-from kvserver.answers import REQUEST_ID, Headers, lines
-from kvserver.exchange import SCRIPT, Exchange
-from kvserver.traffic import MOST_BYTES
+from kvserver.web import target
+from kvserver.web.answers import REQUEST_ID, Headers, lines
+from kvserver.web.exchange import SCRIPT, Exchange
+from kvserver.web.traffic import MOST_BYTES
 from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, UriTooLong, ValueTooLarge
 
 if TYPE_CHECKING:
-    from kvserver.http import Protocol
+    from kvserver.web.http import Protocol
 
-log = logging.getLogger("kvserver.http")
+log = logging.getLogger("kvserver.web.http")
 
 REQUEST_LINE: Final = 8 << 10
 HEADERS: Final = 64 << 10

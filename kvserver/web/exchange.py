@@ -12,14 +12,14 @@ import secrets
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from kvserver import answers, target
-from kvserver.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
+from kvserver.web import answers, target
+from kvserver.web.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
 from shards.errors import KVError, Overloaded
 
 if TYPE_CHECKING:
-    from kvserver.http import Protocol
+    from kvserver.web.http import Protocol
 
-log = logging.getLogger("kvserver.http")
+log = logging.getLogger("kvserver.web.http")
 
 ROUTE = "kvserver.route"
 """Key of the scope under which the application leaves the route it took, for metrics."""

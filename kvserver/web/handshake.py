@@ -5,8 +5,8 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterable
 
-from kvserver import target
-from kvserver.answers import Headers
+from kvserver.web import target
+from kvserver.web.answers import Headers
 
 FEEDS = {target.WAL.encode(), target.FEED.encode()}
 """Paths whose WebSocket connections the gateway serves."""

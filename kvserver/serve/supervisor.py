@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kvserver
-from kvserver import banner, listening
-from kvserver.children import CannotStart, Child, Children, is_descendant
 from kvserver.metrics import MetricsServer
+from kvserver.serve import banner, listening
+from kvserver.serve.children import CannotStart, Child, Children, is_descendant
+from kvserver.serve.stalls import Watch
+from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
-from kvserver.stalls import Watch
-from kvserver.store import Store, StoreError
 from shards.board import BoardError, Common
 from shards.process import PARENT_VARIABLE, become_subreaper, configure_logging
 from shards.settings import SettingError, to_environ

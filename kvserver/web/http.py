@@ -18,10 +18,10 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from kvserver import handoff, handshake
-from kvserver.exchange import ROUTE, Exchange
-from kvserver.intake import Intake, Upgrade
-from kvserver.traffic import Traffic
+from kvserver.web import handoff, handshake
+from kvserver.web.exchange import ROUTE, Exchange
+from kvserver.web.intake import Intake, Upgrade
+from kvserver.web.traffic import Traffic
 from shards.errors import BadRequest, KVError, RequestTimeout
 
 ARRIVAL_S: Final = 10.0

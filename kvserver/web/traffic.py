@@ -7,8 +7,8 @@ from typing import Final
 
 from uvicorn.server import ServerState
 
-from kvserver.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
-from kvserver.counting import Counts
+from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
+from kvserver.web.counting import Counts
 from shards.board import Board, WorkerRow
 
 MOST_IN_FLIGHT: Final = 1024

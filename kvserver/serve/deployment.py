@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from kvserver.listening import refuse_openly
+from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError
 from shards.process import die_with_starter
