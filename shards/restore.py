@@ -192,7 +192,7 @@ class _Restore:
             new.identify(self._identity, tail, following - 1)
         generation = secrets.randbits(62) + 1
         path.rename(map_path(self._map_dir, self._shard, generation))
-        log.info("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
+        log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
         return generation, ShardMap(map_path(self._map_dir, self._shard, generation), self._ballast)
 
     def _fill(self, new: ShardMap, snapshot: Snapshot, files: Sequence[SnapshotFile]) -> Sequence[int]:

@@ -279,7 +279,7 @@ def main() -> int:
     except (SettingError, BoardError, SnapshotError, ManifestError, MapError, LogError, OSError) as error:
         print(f"no snapshot was taken: {error}", file=sys.stderr)
         return 1
-    log.info("snapshot of %d bytes, replay from %d", manifest.snapshot_bytes, manifest.replay_lsn)
+    log.debug("snapshot of %d bytes, replay from %d", manifest.snapshot_bytes, manifest.replay_lsn)
     return 0
 
 
