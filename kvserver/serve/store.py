@@ -292,7 +292,7 @@ def run_dir_of(settings: ServerSettings) -> RunDir:
 def load_manifest(data_dir: Path | None) -> Manifest:
     """The manifest of the store in `data_dir`, made and saved for a new one; of a store in memory, of no file."""
     if data_dir is None:
-        return Manifest(format=FORMAT, store=secrets.token_hex(16), secret=secrets.randbits(32), device=0, inode=0)
+        return Manifest(format=FORMAT, store=secrets.token_hex(16), secret=secrets.randbits(64), device=0, inode=0)
     try:
         return Manifest.load(data_dir)
     except NoManifest:
