@@ -25,6 +25,7 @@ MIN_ROOM = 256 << 20
 """Bytes that must be free beside twice the last snapshot."""
 
 _LOCK, _OWNER = "lock", "owner"
+_LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
 
 
 class MapDirError(Exception):
@@ -160,7 +161,7 @@ def _check_directory(path: Path) -> None:
 def _lock(path: Path) -> int:
     while True:
         lock = locks.open_lock(path / _LOCK)
-        if not locks.try_hold(lock):
+        if not locks.hold(lock, timeout_s=_LOCK_S):
             os.close(lock)
             raise MapDirError(f"the map directory {path} is in use by another server: stop it, or give --map-dir")
         with contextlib.suppress(FileNotFoundError):
