@@ -181,8 +181,7 @@ class Source:
         self._reader.close()
 
     def each_second(self) -> None:
-        """Look for other gateways, show figures."""
-        self._others.refresh()
+        """Show figures."""
         self._row.publish(self.counts)
 
     def _turn(self) -> bool:
@@ -195,6 +194,7 @@ class Source:
         for message in _messages(self._activity):
             with contextlib.suppress(ProtocolError):  # another version's, while gateways are replaced
                 self._waiting.add(decode_activity(message))
+        self._others.refresh()
         self._others.send()
         if not self._followers:
             self._skip_to(watermark)
@@ -292,7 +292,6 @@ class _OtherGateways:
         self._socket = context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._connected: set[int] = set()
-        self.refresh()
 
     def refresh(self) -> None:
         """Connect to gateways that are new."""
