@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.02
 """How long to wait for PUB before the log is read."""
+IDLE_S: Final = 0.1
+"""How long to wait when nobody looks."""
 READ_BYTES: Final = 256 << 10
 """Bytes read from the log at a time."""
 QUEUE: Final = 256
@@ -112,6 +114,8 @@ class Source:
         self._followers: set[Follower] = set()
         self._reread: OrderedDict[tuple[Encode, int], Chunk] = OrderedDict()
         self._arrived = Event()
+        loop = gevent.get_hub().loop
+        self._watchers = [loop.io(socket.get(zmq.FD), 1) for socket in (self._published, self._activity)]
         self.counts: Counter[str] = Counter(dict.fromkeys(GatewayRow.FIGURES, 0))
 
     # Clients
@@ -128,6 +132,7 @@ class Source:
         kept = self._tails[encode]
         follower = Follower(self, encode, kept, kept.join(Position(tail, following - 1)), wake)
         self._followers.add(follower)
+        self._arrived.set()  # from now on the pace is that of somebody who looks
         self._row.clients = len(self._followers)
         return follower
 
@@ -174,6 +179,8 @@ class Source:
 
     def close(self) -> None:
         """Close sockets and files. Call it when `run` has ended."""
+        for watcher in self._watchers:
+            watcher.close()
         self._others.close()
         self._published.close(0)
         self._activity.close(0)
@@ -268,19 +275,17 @@ class Source:
             follower.wake()
 
     def _wait(self) -> None:
-        """Wait until a message is there, or for `LOOK_S`."""
-        loop = gevent.get_hub().loop
-        watchers = [loop.io(socket.getsockopt(zmq.FD), 1) for socket in (self._published, self._activity)]
-        for watcher in watchers:
+        """Wait until a message is there, or a while."""
+        for watcher in self._watchers:
             watcher.start(self._arrived.set)
         try:
-            # ZeroMQ's descriptor says only that something changed: what changed before is seen here.
-            if not any(s.poll(0) for s in (self._published, self._activity)):
-                self._arrived.wait(LOOK_S)
+            # ZeroMQ's descriptor says only that something changed: what changed before must be looked for.
+            if not any(int(socket.get(zmq.EVENTS)) & zmq.POLLIN for socket in (self._published, self._activity)):
+                self._arrived.wait(LOOK_S if self._followers else IDLE_S)
         finally:
             self._arrived.clear()
-            for watcher in watchers:
-                watcher.close()
+            for watcher in self._watchers:
+                watcher.stop()
 
 
 class _OtherGateways:

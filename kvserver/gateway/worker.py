@@ -53,11 +53,15 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
     server_class = Server
     wsgi_handler = Handler
 
+    def init_process(self) -> None:
+        """Called by gunicorn after the fork; calls `run`."""
+        self.stopping = Event()  # before signals are handled
+        super().init_process()
+
     def run(self) -> None:
         """Serve until told to stop. The gevent worker's own loop would notice that only within a second, and waits
         for connections that never end by themselves."""
         allow_many_files()
-        self.stopping = Event()
         self.keeper = Keeper(self.wsgi.limits)
         self.servers = [self._server(sock) for sock in self.sockets]
         gevent.spawn(self.keeper.run)

@@ -290,7 +290,7 @@ class Feed(RuleBasedStateMachine):
 
 
 TestFeed = Feed.TestCase
-TestFeed.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestFeed.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 
 
 def test_a_skipped_revision_in_the_log_is_an_error() -> None:
