@@ -155,7 +155,11 @@ def test_a_close_is_answered_with_its_own_code(echo: EchoServer, payload: bytes,
         (b"\x82\xff" + (8 << 30).to_bytes(8, "big") + bytes(4), 1009),
         (masked(Opcode.BINARY, bytes(65536), fin=False) + masked(Opcode.CONT, b"x"), 1009),
     ],
-)
+    ids=[
+        "not masked", "reserved bit", "half a code", "nothing to continue", "a surrogate", "no such character",
+        "8 GiB claimed", "too large in pieces",
+    ],
+)  # fmt: skip
 def test_faults_are_closed_with_their_code(echo: EchoServer, data: bytes, code: int) -> None:
     """What came before them is answered, and what comes after them does not reset the connection."""
     with echo.raw() as client:
