@@ -2,6 +2,9 @@
 
 It is replaced as a whole: written under a temporary name, fsync, rename, fsync of the directory. Whatever it names
 was made durable before it; what it does not name, nothing needs.
+
+It carries a checksum of its content: one changed digit of the secret or of the replay position would make the whole log
+look like foreign bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,6 +24,7 @@ from shards.records import Start
 FORMAT = 1
 NAME = "manifest"
 SNAPSHOTS = "snapshots"
+_CHECKSUM = "checksum"
 
 
 class ManifestError(Exception):
@@ -61,6 +67,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         last_start: of the run in which this was written: the log behind the replay position may not hold it any more.
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
         files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
+        end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
+            orderly stop): a log that ends before has lost something, and no revision up to there is ever given out again.
     """
 
     format: int
@@ -73,6 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     replay_lsn: int = 0
     replay_revision: int = 0
     files: tuple[SnapshotFile, ...] = ()
+    end_lsn: int = 0
+    end_revision: int = 0
 
     @classmethod
     def create(cls, data_dir: Path) -> Manifest:
@@ -99,6 +109,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         try:
             version = msgspec.json.decode(text, type=_Version).format
             if version == FORMAT:
+                _verify(msgspec.json.decode(text, type=dict[str, Any]))
                 return msgspec.json.decode(text, type=cls)
         except msgspec.MsgspecError as error:
             raise ManifestError(
@@ -114,10 +125,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         temporary = path.with_name(NAME + ".new")
         fd = DISK.create(temporary)
         try:
-            text = msgspec.json.format(msgspec.json.encode(self)) + b"\n"
+            content = msgspec.to_builtins(self)
+            text = msgspec.json.format(msgspec.json.encode(content | {_CHECKSUM: _checksum(content)})) + b"\n"
             if os.write(fd, text) != len(text):
-                raise OSError(errno.ENOSPC, "the manifest was written in part", str(temporary))
+                raise OSError(errno.ENOSPC, "the manifest was written in part")
             os.fsync(fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(temporary)) from None
         finally:
             os.close(fd)
         temporary.rename(path)
@@ -131,3 +145,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Version(msgspec.Struct):
     format: int
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Of the content, however it is spaced and ordered."""
+    return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
+
+
+def _verify(content: dict[str, Any]) -> None:
+    """Raises `msgspec.ValidationError` if `content` is not what was saved."""
+    if content.pop(_CHECKSUM, None) != _checksum(content):
+        raise msgspec.ValidationError("its checksum is that of another content")

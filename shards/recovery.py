@@ -3,7 +3,8 @@
 The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
 any crash may leave and nobody was promised, unless something says that it had been flushed: the `synced` of a record
 behind it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
-which a map was applied. Then it is **damage**, and nothing is touched.
+which a map was applied. Then it is **damage**, and nothing is touched. So is a log that ends before the end that the
+manifest knows of, a segment that is missing below that end or below a later segment, and one that is not whole.
 
 A torn tail is cut: zeroed to its segment's end, everything behind it removed, so that nothing of it can ever continue
 the log again. What stands above the highest `synced` found may be in the page cache alone, even if a flush seemed to
@@ -28,7 +29,7 @@ from shards.board import Board
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
 from shards.records import HEADER, NO_SHARD, START, STOP, Record, Start
-from shards.segments import make_segment, remove_behind
+from shards.segments import make_segment, remove_behind, remove_below_gap
 
 _CHUNK = 1 << 20
 
@@ -38,7 +39,10 @@ class Damaged(Exception):
 
     def __init__(self, lsn: int, segment: int, why: str) -> None:
         self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
-        super().__init__(f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}")
+        super().__init__(
+            f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}; "
+            "restore the store from a backup"
+        )
 
 
 class StillRunning(Exception):
@@ -94,6 +98,21 @@ class _Image:
         self._files = Files(log_dir, disk)
         self.numbers = segment_numbers(disk.names(log_dir))
 
+    def losses(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
+        """The LSN of what is missing of each segment, and how, where the log must reach from `begin` to `end`.
+
+        Segments follow each other without a gap: they are made, trimmed and removed one by one. And they are whole:
+        each was filled and synced before it got its name.
+        """
+        size, numbers = self._segment, self.numbers
+        first, last = begin // size, (end - 1) // size
+        for number in range(min([first, *numbers]), max([last, *numbers]) + 1):
+            if number not in numbers:
+                yield number * size, "the segment is missing"
+            elif not self._disk.pread(self._files[number], 1, size - 1):
+                there = len(self._load(number))
+                yield number * size + there, f"the segment ends there, and not after {size} bytes"
+
     def fold(self, fold: _Fold) -> None:
         """Take records into `fold`, from its LSN on, until one does not fit."""
         while (number := fold.lsn // self._segment) in self.numbers:
@@ -136,7 +155,7 @@ class _Image:
         """Put `data`, which fits the segment, at `lsn`. Not yet flushed."""
         number, offset = divmod(lsn, self._segment)
         if self._disk.pwritev(self._files[number], [data], offset) != len(data):
-            raise OSError(errno.ENOSPC, f"segment {segment_name(number)} could not be written")
+            raise OSError(errno.ENOSPC, "the log was written in part", str(self.log_dir / segment_name(number)))
 
     def sync(self, begin: int) -> None:
         """Flush every segment that holds a byte from `begin` on."""
@@ -159,6 +178,7 @@ def recover(
     replay_revision: int,
     *,
     last_start: Start | None = None,
+    end_lsn: int = 0,
     old_board: Board | None = None,
     applied: Iterable[int] = (),
     repair: bool = False,
@@ -170,6 +190,7 @@ def recover(
     Args:
         replay_lsn, replay_revision: the manifest's replay position: an LSN, and the last revision below it.
         last_start: the run in which the manifest was written; for a log without a START behind the replay position.
+        end_lsn: where the log ended, durably, when the manifest was written.
         old_board: the board that the last run left, only if the machine was not booted since.
         applied: LSNs up to which maps were applied, only of maps made since the machine was booted.
         repair: cut at damage instead of raising `Damaged`.
@@ -179,13 +200,16 @@ def recover(
     image = _Image(log_dir, secret, segment, disk)
     try:
         fold = _Fold(replay_lsn, replay_revision + 1, last_start)
-        if replay_lsn % segment and replay_lsn // segment not in image.numbers and not repair:
-            raise Damaged(replay_lsn, segment, "the segment is missing")
+        losses = list(image.losses(replay_lsn, max(replay_lsn, end_lsn)))
+        for lsn, why in losses:
+            if not repair:
+                raise Damaged(lsn, segment, why)
+            image.cut(lsn)
         image.fold(fold)
         behind = image.behind(fold.lsn)
-        flushed = [fold.synced, *behind, *([old_board.log.synced] if old_board is not None else [])]
+        flushed = [fold.synced, end_lsn, *behind, *([old_board.log.synced] if old_board is not None else [])]
         there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
-        damaged = not records.is_torn(fold.lsn, there)
+        damaged = bool(losses) or not records.is_torn(fold.lsn, there)
         if damaged and not repair:
             more = max(there) - fold.lsn
             raise Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
@@ -194,8 +218,10 @@ def recover(
         if behind or not clean:
             image.cut(fold.lsn)
         image.write_again(synced, fold.lsn)
-        image.sync(synced)
+        image.sync(min([synced, *(lsn for lsn, _ in losses)]))
         remove_behind(log_dir, fold.lsn // segment, disk)
+        if losses:
+            remove_below_gap(log_dir, fold.lsn // segment, disk)
     finally:
         image.close()
     return Recovered(fold.lsn, fold.next_revision, synced, fold.time_ms, fold.last_start, clean, damaged)
@@ -236,14 +262,14 @@ def begin_history(
 
 @contextmanager
 def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
-    """Hold the locks of append, of flush and of every shard there ever was, so that the log stands still.
+    """Hold the locks of append, of flush, of snapshots and of every shard there ever was: log and manifest stand still.
 
     Waits up to `timeout_s` seconds in all for the dying: SIGKILL takes effect after a write, and not while a disk
     hangs. The store's own lock is the caller's. Raises `StillRunning`.
     """
     give_up_at = time.monotonic() + timeout_s
     with ExitStack() as held:
-        for path in [lock_dir / "append", lock_dir / "flush", *sorted(lock_dir.glob("shard-*"))]:
+        for path in [*(lock_dir / name for name in ("append", "flush", "snapshot")), *sorted(lock_dir.glob("shard-*"))]:
             fd = locks.open_lock(path)
             held.callback(os.close, fd)
             take = _try_turn if path.name in ("append", "flush") else locks.try_hold

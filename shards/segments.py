@@ -42,9 +42,9 @@ def make_segment(
                 raise OSError(errno.ENOSPC, "a segment could not be filled")
             disk.fdatasync(fd)
             after_step()
-    except OSError:
+    except OSError as error:
         disk.unlink(temporary)
-        raise
+        raise OSError(error.errno, error.strerror, str(temporary)) from None
     finally:
         disk.close(fd)
     disk.rename(temporary, log_dir / segment_name(number))
@@ -54,10 +54,26 @@ def make_segment(
 def remove_behind(log_dir: Path, number: int, disk: Disk = DISK) -> None:
     """Remove, durably, the segments above `number`, all spares, and what was not finished. Raises `OSError`."""
     names = disk.names(log_dir)
-    doomed = [segment_name(n) for n in segment_numbers(names) if n > number]
-    for name in doomed + [name for name in names if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX))]:
-        disk.unlink(log_dir / name)
+    for doomed in reversed([n for n in segment_numbers(names) if n > number]):
+        disk.unlink(log_dir / segment_name(doomed))
+        disk.sync_directory(log_dir)  # each by itself: a crash must never leave a gap, which is taken for damage
+    for name in names:
+        if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX)):
+            disk.unlink(log_dir / name)
     disk.sync_directory(log_dir)
+
+
+def remove_below_gap(log_dir: Path, number: int, disk: Disk = DISK) -> None:
+    """Remove, durably, the segments below `number` that are cut off from it by one that is missing: nobody can read on
+    from them. Raises `OSError`."""
+    numbers = segment_numbers(disk.names(log_dir))
+    joined = number
+    while joined - 1 in numbers:
+        joined -= 1
+    for doomed in numbers:
+        if doomed < joined:
+            disk.unlink(log_dir / segment_name(doomed))
+            disk.sync_directory(log_dir)
 
 
 def trim_limit(tail: int, replay: int, retention: int, backups: tuple[int, ...] = ()) -> int:
@@ -128,7 +144,7 @@ class Segments:
                 spares += 1
             else:
                 self._disk.unlink(path)
-        self._disk.sync_directory(self._log_dir)
+            self._disk.sync_directory(self._log_dir)  # each by itself: see `remove_behind`
         return len(doomed)
 
     def count(self) -> int:

@@ -162,11 +162,14 @@ def take(board: Board) -> Manifest:
         directory.mkdir(mode=0o700, parents=True)
         try:
             files = [_copy(board, shard, directory) for shard in range(facts.shards)]
-            _make_durable(board, directory)
+            end_lsn, end_revision = _make_durable(board, directory)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        after = msgspec.structs.replace(before, replay_lsn=lsn, replay_revision=revision, files=tuple(files))
+        after = msgspec.structs.replace(
+            before, replay_lsn=lsn, replay_revision=revision, files=tuple(files), end_lsn=end_lsn,
+            end_revision=end_revision,
+        )  # fmt: skip
         after.save(data_dir)
         _remove_unnamed(data_dir / SNAPSHOTS, after)
     return after
@@ -225,17 +228,22 @@ def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
     )
 
 
-def _make_durable(board: Board, directory: Path) -> None:
-    """Flush the log to its tail and the names of the files. Raises `SnapshotError` if the run is over."""
+def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
+    """Flush the log to its tail and the names of the files; that tail, and the last revision below it.
+
+    Raises `SnapshotError` if the run is over.
+    """
     flusher = Log(board, None)
+    tail, following = board.history()
     try:
-        flusher.flush(board.history()[0])
+        flusher.flush(tail)
     finally:
         flusher.close()
     for place in (directory, directory.parent, directory.parent.parent):
         DISK.sync_directory(place)
     if board.replaced():
         raise SnapshotError("this run of the store is over")
+    return tail, following - 1
 
 
 def allowed_growth(free: int) -> int:

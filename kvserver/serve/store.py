@@ -7,6 +7,7 @@ record, and only then is there a board that others can open.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -51,7 +52,7 @@ class StoreError(Exception):
 
 
 _EXPECTED = (
-    RunDirError, ManifestError, MapDirError, Damaged, StillRunning, BoardError, LogError, OverflowError, OSError,
+    RunDirError, ManifestError, MapDirError, Damaged, StillRunning, BoardError, LogError, OverflowError,
 )  # fmt: skip
 
 
@@ -79,6 +80,8 @@ class Store:
                     segments.adopt(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
                     self.board.install()
+            except OSError as error:
+                raise StoreError(explain(error, self._data_dir)) from error
             except _EXPECTED as error:
                 raise StoreError(str(error)) from error
             self._stack = stack.pop_all()
@@ -123,6 +126,10 @@ class Store:
     def _begin(self) -> tuple[Start, int, int, int]:
         """Find the log's end and begin a run there: its START, the new tail and next revision, and the time."""
         boot = boot_id()
+        if self._data_dir is not None:
+            self._manifest = Manifest.load(
+                self._data_dir
+            )  # a snapshot of the last run may have been finished meanwhile
         found = self._recover(boot)
         now_ms = max(time.time_ns() // 1_000_000, found.last_time_ms)
         epoch, next_revision = self._epoch(found, boot, now_ms)
@@ -132,7 +139,7 @@ class Store:
         tail, next_revision = begin_history(
             self._log_dir, self._manifest.secret, start, found.tail, next_revision, now_ms
         )  # fmt: skip
-        self._save_manifest(start)
+        self._save_manifest(start, tail, next_revision)
         return start, tail, next_revision, now_ms
 
     def _recover(self, boot: str) -> Recovered:
@@ -141,7 +148,7 @@ class Store:
         try:
             return recover(
                 self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
-                last_start=manifest.last_start, old_board=old,
+                last_start=manifest.last_start, end_lsn=manifest.end_lsn, old_board=old,
                 applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch),
             )  # fmt: skip
         finally:
@@ -169,15 +176,18 @@ class Store:
             return found.last_start.epoch, found.next_revision
         if found.last_start is not None:
             log.warning("a new history begins, and readers of the feed must start anew: %s", reason)
-        return new_epoch(), first_revision(found.next_revision - 1, now_ms)
+        last_known = max(found.next_revision - 1, self._manifest.end_revision)
+        return new_epoch(), first_revision(last_known, now_ms)
 
     def _is_copy(self) -> bool:
         # Not by device: its number may be another after each boot.
         return self._data_dir is not None and self._data_dir.stat().st_ino != self._manifest.inode
 
-    def _save_manifest(self, start: Start) -> None:
+    def _save_manifest(self, start: Start, tail: int, next_revision: int) -> None:
         """Put the run on record, before any snapshot can put its START out of the log's reach."""
-        self._manifest = msgspec.structs.replace(self._manifest, epoch=start.epoch, last_start=start)
+        self._manifest = msgspec.structs.replace(
+            self._manifest, epoch=start.epoch, last_start=start, end_lsn=tail, end_revision=next_revision - 1
+        )
         if self._data_dir is not None:
             status = self._data_dir.stat()
             self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
@@ -192,7 +202,11 @@ class Store:
             clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
             supervisor_pid=os.getpid(), started_ms=now_ms,
         )  # fmt: skip
-        return Board.create(self._run_dir.path / "board", facts)
+        path = self._run_dir.path / "board"
+        try:
+            return Board.create(path, facts)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
     # While it is up.
 
@@ -237,10 +251,14 @@ class Store:
                 pass
             closing = Log(self.board, None)
             try:
-                closing.append_stop(self.board.now_ms())
+                stop = closing.append_stop(self.board.now_ms())
             finally:
                 closing.close()
-        except (LogError, StillRunning, OSError) as error:
+            if self._data_dir is not None:
+                # From now on this end is known: without it a lost tail would look like a shorter history.
+                manifest = Manifest.load(self._data_dir)
+                msgspec.structs.replace(manifest, end_lsn=stop.end, end_revision=stop.revision - 1).save(self._data_dir)
+        except (LogError, StillRunning, ManifestError, OSError) as error:
             log.warning("the log could not be closed: %s", error)
             return
         self._finished = True
@@ -256,6 +274,7 @@ def make_data_dir(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = {entry.name for entry in path.iterdir()}
     if "manifest" in names:
+        (path / "locks").mkdir(mode=0o700, exist_ok=True)  # a backup need not have them
         return
     if "log" in names and any((path / "log").iterdir()):
         raise StoreError(f"the manifest of the store in {path} is missing: restore the data directory from a backup")
@@ -265,6 +284,20 @@ def make_data_dir(path: Path) -> None:
             "with --data-dir"
         )
     (path / "locks").mkdir(mode=0o700, exist_ok=True)
+
+
+def explain(error: OSError, data_dir: Path | None) -> str:
+    """Say what file or directory `error` is about and what to do; `data_dir` if it does not name one."""
+    path = Path(error.filename or data_dir or "the map directory")
+    ours = data_dir is not None and (path.is_relative_to(data_dir) or data_dir.is_relative_to(path))
+    option = " with --data-dir" if ours else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"there is no space left for {path}: free some, or name a directory on another disk{option}"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return f"{path} cannot be a directory, a file is in its place: name another{option}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be used ({error.strerror}): give this user the right to, or name another{option}"
+    return f"{path} cannot be used ({error.strerror}): see to it, or name another directory{option}"
 
 
 def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:

@@ -344,6 +344,79 @@ def test_a_lost_segment_is_damage(store: Store, log: Log) -> None:
         recover(store.log_dir, SECRET, middle.lsn, middle.revision - 1, segment=SEGMENT)
 
 
+@pytest.mark.parametrize("lost", [[0], [1], [3], [0, 1], [2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4]])
+def test_segments_that_the_log_must_have_are_missed(store: Store, log: Log, lost: list[int]) -> None:
+    written = fill(store, log, 3)
+    store.segments.prepare()
+    for number in lost:
+        (store.log_dir / segment_name(number)).unlink(missing_ok=True)
+    before = names(store.log_dir)
+    with pytest.raises(Damaged, match=f"{segment_name(lost[0])} at byte 0: the segment is missing; restore"):
+        recovered(store, end_lsn=written[-1].end)
+    assert names(store.log_dir) == before
+
+    found = recovered(store, end_lsn=written[-1].end, repair=True)
+    assert found.repaired and found.tail <= lost[0] * SEGMENT
+    begun = begin_history(
+        store.log_dir, SECRET, Start(store="test", epoch="e", boot_id="b", sync="always", version="1"), found.tail,
+        written[-1].next_revision, NOW, segment=SEGMENT,
+    )  # fmt: skip
+    again = recovered(store, end_lsn=begun[0])
+    assert (again.tail, again.next_revision) == begun, "and it goes on from there"
+
+
+def test_a_segment_is_missed_that_only_the_feed_would_read(store: Store, log: Log) -> None:
+    kept = next(record for record in fill(store, log, 4) if record.lsn >= 3 * SEGMENT)
+    (store.log_dir / segment_name(1)).unlink()
+    arguments = (store.log_dir, SECRET, kept.lsn, kept.revision - 1)
+    with pytest.raises(Damaged, match=segment_name(1)):
+        recover(*arguments, segment=SEGMENT)
+    found = recover(*arguments, repair=True, segment=SEGMENT)
+    assert segment_numbers(names(store.log_dir))[0] == 2
+    assert recover(*arguments, segment=SEGMENT)._replace(synced=0, repaired=True) == found._replace(synced=0)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("left", [0, 1, SEGMENT // 2, SEGMENT - 1])
+def test_a_segment_that_is_cut_short_is_damage(store: Store, log: Log, number: int, left: int) -> None:
+    written = fill(store, log, 1)
+    store.segments.prepare()
+    os.truncate(store.log_dir / segment_name(number), left)
+    with pytest.raises(Damaged, match=f"{segment_name(number)} at byte {left}: the segment ends there"):
+        recovered(store)
+    found = recovered(store, repair=True)
+    whole = [r for r in written if r.end <= number * SEGMENT + left or (left == SEGMENT - 1 and number == 0)]
+    assert found.next_revision == (whole[-1].next_revision if whole else 1)
+    assert recovered(store)._replace(synced=0) == found._replace(synced=0, repaired=False)
+
+
+def test_a_log_that_ends_before_its_known_end_is_damage(store: Store, log: Log) -> None:
+    written = fill(store, log, 1)
+    log.append(b"more", 1, NOW)
+    change_byte(store, written[-1].lsn)
+    before = {path.name: path.read_bytes() for path in store.log_dir.iterdir()}
+    with pytest.raises(Damaged, match=f"byte {written[-1].lsn % SEGMENT}"):
+        recovered(store, end_lsn=written[-1].end)
+    assert {path.name: path.read_bytes() for path in store.log_dir.iterdir()} == before, "nothing is touched"
+
+
+def test_a_log_of_another_secret_is_not_erased(store: Store, log: Log) -> None:
+    written = fill(store, log, 1)
+    before = {path.name: path.read_bytes() for path in store.log_dir.iterdir()}
+    with pytest.raises(Damaged, match=f"{segment_name(0)} at byte 0"):
+        recover(store.log_dir, SECRET ^ 1, 0, 0, end_lsn=written[0].end, segment=SEGMENT)
+    assert {path.name: path.read_bytes() for path in store.log_dir.iterdir()} == before
+
+
+def test_a_log_may_end_with_its_last_segment(store: Store, log: Log) -> None:
+    store.segments.prepare()
+    record = log.append(bytes(SEGMENT - HEADER), 1, NOW)
+    log.flush(record.end)
+    assert record.end == 2 * SEGMENT == store.board.log.ready
+    found = recover(store.log_dir, SECRET, record.end, record.revision, end_lsn=record.end, segment=SEGMENT)
+    assert (found.tail, found.next_revision) == (record.end, record.next_revision)
+
+
 def test_a_start_goes_behind_what_was_recovered_into_a_segment_of_its_own_if_need_be(store: Store, log: Log) -> None:
     tail, _ = store.board.history()
     record = log.append(bytes(SEGMENT - tail - HEADER - 100), 1, NOW)

@@ -58,7 +58,9 @@ def test_the_command_takes_one(run: Run) -> None:
     assert finish(command(run))[0] == 0
     manifest = Manifest.load(run.store.data_dir)
     assert (manifest.replay_lsn, manifest.replay_revision) == (lsn, revision)
-    assert msgspec.structs.replace(manifest, files=(), replay_lsn=0, replay_revision=0) == before
+    assert (manifest.end_lsn, manifest.end_revision) == (run.board.history()[0], run.board.end())
+    same = msgspec.structs.replace(manifest, files=(), replay_lsn=0, replay_revision=0, end_lsn=0, end_revision=0)
+    assert same == before
     for shard, file in enumerate(manifest.files):
         path = run.store.data_dir / SNAPSHOTS / file.name
         assert (file.shard, file.shards, file.size) == (shard, 2, path.stat().st_size)
@@ -277,3 +279,21 @@ def test_manifests(tmp_path: Path) -> None:
         path.write_text(bad)
         with pytest.raises(ManifestError, match=says):
             Manifest.load(tmp_path)
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
+    manifest = msgspec.structs.replace(Manifest.create(tmp_path), replay_lsn=123_456, end_lsn=200_000)
+    manifest.save(tmp_path)
+    path = tmp_path / "manifest"
+    text = path.read_bytes()
+    digits = [at for at in range(len(text)) if text[at : at + 1].isdigit()]
+    for at in digits:
+        other = b"7" if text[at : at + 1] != b"7" else b"6"
+        path.write_bytes(text[:at] + other + text[at + 1 :])
+        with pytest.raises(ManifestError, match=r"damaged .*checksum.* restore|has format|damaged .*restore"):
+            Manifest.load(tmp_path)
+    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(manifest)))
+    with pytest.raises(ManifestError, match="checksum"):
+        Manifest.load(tmp_path)
+    path.write_bytes(msgspec.json.format(text, indent=8))
+    assert Manifest.load(tmp_path) == manifest

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kvserver.serve.rundir import LONGEST_NAME, RunDir, RunDirError
-from kvserver.serve.store import StoreError, make_data_dir, snapshot_after, take_store_lock
+from kvserver.serve.store import Store, StoreError, make_data_dir, snapshot_after, take_store_lock
+from kvserver.settings import ServerSettings
+from shards.log import SEGMENT, Log
+from shards.manifest import Manifest
 
 MIB = 1 << 20
 
@@ -126,3 +131,156 @@ def test_run_directories_of_dead_servers_in_memory_are_removed(
 )
 def test_when_a_snapshot_pays(maps: int, after: int) -> None:
     assert snapshot_after(maps) == after
+
+
+# A store that has run.
+
+
+def settings_of(directory: Path) -> ServerSettings:
+    return ServerSettings(
+        data_dir=directory / "data", run_dir=directory / "run", map_dir=directory / "maps", shards=1
+    )  # fmt: skip
+
+
+def run_once(directory: Path, clean: bool = True) -> tuple[int, int]:
+    """A run of the store that writes two records: the LSN at which the second begins, and the last revision."""
+    with Store(settings_of(directory)) as store:
+        log = Log(store.board, 0)
+        records = [log.append(b"record %d" % n, 1, store.board.now_ms()) for n in range(2)]
+        log.flush(records[-1].end)
+        log.close()
+        store.board.shards[0].clear_open()
+        if clean:
+            store.finish()
+    return records[-1].lsn, records[-1].revision
+
+
+def forget_memory(directory: Path) -> None:
+    """As another boot does: what the board and the maps say of the last flush is gone."""
+    for name in ("run", "maps"):
+        shutil.rmtree(directory / name)
+
+
+def zero_from(directory: Path, lsn: int) -> None:
+    with (directory / "data" / "log" / f"{lsn // SEGMENT:012d}.log").open("r+b") as file:
+        file.seek(lsn % SEGMENT)
+        file.write(bytes(4096))
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.parent.name != "locks"}
+
+
+def lose_log_dir(data: Path) -> None:
+    shutil.rmtree(data / "log")
+
+
+def lose_segment(data: Path) -> None:
+    (data / "log" / "000000000000.log").unlink()
+
+
+def cut_segment(data: Path) -> None:
+    os.truncate(data / "log" / "000000000000.log", 5000)
+
+
+def change_manifest(key: str) -> Callable[[Path], None]:
+    def change(data: Path) -> None:
+        path = data / "manifest"
+        content = msgspec.json.decode(path.read_bytes())
+        content[key] = content[key] + 1 if isinstance(content[key], int) else "f" * 32
+        path.write_bytes(msgspec.json.encode(content))
+
+    return change
+
+
+LOSSES = {
+    "log directory": (lose_log_dir, r"segment 000000000000.log at byte 0: the segment is missing; restore .*backup"),
+    "segment": (lose_segment, r"segment 000000000000.log at byte 0: the segment is missing; restore .*backup"),
+    "part of a segment": (cut_segment, r"segment 000000000000.log at byte 5000: the segment ends there.*restore"),
+    **{
+        key: (change_manifest(key), r"the manifest .*/data/manifest is damaged .*restore .*backup")
+        for key in ("secret", "store", "replay_lsn", "end_lsn")
+    },
+}
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+def test_a_store_that_lost_something_is_not_taken_for_a_new_one(tmp_path: Path, lost: str) -> None:
+    run_once(tmp_path)
+    forget_memory(tmp_path)
+    lose, says = LOSSES[lost]
+    lose(tmp_path / "data")
+    before = contents(tmp_path / "data")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=says):
+            Store(settings_of(tmp_path))
+        assert contents(tmp_path / "data") == before, "nothing is touched"
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_lost_tail_is_damage_after_a_stop_and_torn_after_a_crash(tmp_path: Path, clean: bool) -> None:
+    lsn, revision = run_once(tmp_path, clean)
+    forget_memory(tmp_path)
+    zero_from(tmp_path, lsn)
+    if clean:
+        with pytest.raises(StoreError, match=f"segment 000000000000.log at byte {lsn}"):
+            Store(settings_of(tmp_path))
+    else:
+        with Store(settings_of(tmp_path)) as store:
+            assert store.board.end() == revision - 1
+
+
+def test_a_stop_whose_note_was_not_written_is_a_stop(tmp_path: Path) -> None:
+    run_once(tmp_path, clean=False)
+    manifest = (tmp_path / "data" / "manifest").read_bytes()
+    _, revision = run_once(tmp_path)
+    (tmp_path / "data" / "manifest").write_bytes(manifest)
+    with Store(settings_of(tmp_path)) as store:
+        assert store.board.end() == revision
+
+
+def test_a_new_history_begins_above_every_revision_that_was_known(tmp_path: Path) -> None:
+    run_once(tmp_path)
+    data = tmp_path / "data"
+    known = 1 << 52
+    manifest = Manifest.load(data)
+    msgspec.structs.replace(manifest, end_revision=known, inode=manifest.inode + 1).save(data)  # a copy
+    with Store(settings_of(tmp_path)) as store:
+        assert store.board.end() >= known
+        assert Manifest.load(data).end_revision == store.board.end()
+
+
+def test_locks_that_are_missing_are_made_again(tmp_path: Path) -> None:
+    _, revision = run_once(tmp_path)
+    shutil.rmtree(tmp_path / "data" / "locks")
+    with Store(settings_of(tmp_path)) as store:
+        assert store.board.end() == revision
+
+
+# Directories that cannot be had.
+
+
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_a_file_in_the_place_of_the_data_directory_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "data").write_text("a letter")
+    settings = settings_of(tmp_path)
+    given = ServerSettings(
+        data_dir=settings.data_dir / below, run_dir=settings.run_dir, map_dir=settings.map_dir, shards=1
+    )
+    with pytest.raises(StoreError, match=rf"^{tmp_path}/data.* a file is in its place: name another with --data-dir$"):
+        Store(given)
+
+
+def test_a_disk_without_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shards.disk.Disk.allocate", staticmethod(no_space))
+    with pytest.raises(StoreError, match=r"^there is no space left for .*/data/log/\S+: free some,.* --data-dir$"):
+        Store(settings_of(tmp_path))
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    given = ServerSettings(data_dir=Path("/proc/x"), run_dir=tmp_path / "run", map_dir=tmp_path / "maps", shards=1)
+    with pytest.raises(StoreError, match=r"^/proc/x cannot be used \(.*\): .*--data-dir$"):
+        Store(given)

@@ -18,7 +18,7 @@ import pytest
 from shards import records
 from shards.board import NONE, Facts, ShardRow
 from shards.epoch import first_revision, new_epoch, reason_for_new_epoch
-from shards.log import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, segment_name
+from shards.log import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, segment_name, segment_numbers
 from shards.records import DATA, HEADER, START, Record, Start
 from shards.recovery import Damaged, Recovered, begin_history, recover
 from shards.segments import Segments, trim_limit
@@ -47,6 +47,7 @@ class World:
         self.words: list[int] | None = None  # the last run's board, while the machine is up
         self.facts = self._facts("", "")
         self.replay = (0, 0)
+        self.end_lsn = 0  # of the manifest, as the two above and below
         self.last_start: Start | None = None
         self.applied: set[bytes] = set()
         self.applied_lsn = [0] * SHARDS  # the maps' `applied`, while the machine is up
@@ -84,7 +85,7 @@ class World:
     def recovered(self, disk: MachineDisk) -> Recovered:
         """The product's recovery, with what this boot's memory still says."""
         return recover(
-            LOG_DIR, SECRET, *self.replay, last_start=self.last_start,
+            LOG_DIR, SECRET, *self.replay, last_start=self.last_start, end_lsn=self.end_lsn,
             old_board=self.view if self.words is not None else None,
             applied=self.applied_lsn, segment=SEGMENT, disk=disk,
         )  # fmt: skip
@@ -121,7 +122,7 @@ class World:
             epoch, revision = new_epoch(), first_revision(found.next_revision - 1, 1)
         start = Start(store="s", epoch=epoch, boot_id=boot, sync=self.sync, version="v")
         tail, revision = begin_history(LOG_DIR, SECRET, start, found.tail, revision, 1, segment=SEGMENT, disk=disk)
-        self.last_start = start  # as the manifest is told
+        self.last_start, self.end_lsn = start, tail  # as the manifest is told
         outcome.append((found, self._facts(epoch, boot), tail, revision))
 
     def _new_board(self, found: Recovered, facts: Facts, tail: int, revision: int) -> None:
@@ -290,16 +291,16 @@ class World:
                     self.snapshot(board, log)
                     segments.trim(trim_limit(board.history()[0], self.replay[0], SEGMENT))
                 process.step()
-            log.append_stop(1)
+            self.end_lsn = log.append_stop(1).end
             self.stopped = True
         except (OSError, LogError):
             raise RunEnded from None
 
     def snapshot(self, board: MachineBoard, log: Log) -> None:
         """What the watermark covers is in the snapshot, whose manifest is durable."""
-        position = board.watermark()
-        log.flush(board.history()[0])
-        self.replay = max(self.replay, position)
+        position, end = board.watermark(), board.history()[0]
+        log.flush(end)
+        self.replay, self.end_lsn = max(self.replay, position), max(self.end_lsn, end)
 
     def follow(self, process: Process) -> None:
         """A reader of the feed: what the watermark covers, as it comes, is flushed and applied, once, in order."""
@@ -353,6 +354,25 @@ class World:
         for content in (inode.cache, inode.disk):
             content[at] ^= 0x40
 
+    def lose(self) -> None:
+        """Take away what the manifest knows of, or what others stand behind: recovery must miss it."""
+        names = self.machine.names
+        numbers = segment_numbers(list(names))
+        must = [n for n in numbers if n < numbers[-1] or self.replay[0] <= n * SEGMENT < self.end_lsn]
+        if not must:
+            return
+        number = self.random.choice(must)
+        lost = names.pop(segment_name(number))
+        if number != numbers[0] or (number + 1) * SEGMENT > self.replay[0]:
+            process = Process(self.machine, "observer", lambda process: None)
+            process.step = lambda: None  # type: ignore[method-assign]
+            before = self.contents()
+            with pytest.raises(Damaged) as raised:
+                self.recovered(MachineDisk(process))
+            assert raised.value.lsn == number * SEGMENT
+            assert self.contents() == before
+        names[segment_name(number)] = lost
+
     def victims(self) -> list[Record]:
         """Records that the log was flushed behind, as a later record, the board or a map says."""
         found = list[Record]()
@@ -389,4 +409,5 @@ def test_every_acknowledged_record_is_found_once_and_in_order(seed: int) -> None
     for _ in range(world.random.randint(2, 8)):
         world.run()
         world.damage()
+        world.lose()
         world.start()
