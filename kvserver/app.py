@@ -23,6 +23,7 @@ from kvserver.router import Router
 from kvserver.web import answers, target
 from kvserver.web.answers import PREFLIGHT, WrongMethod
 from kvserver.web.exchange import ROUTE
+from kvserver.web.traffic import Traffic
 from shards.board import Board
 from shards.errors import BadRequest, KVError, NotFound
 
@@ -31,14 +32,15 @@ log = logging.getLogger("kvserver.app")
 _ORDER = ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE")
 
 
-def create_app(router: Router, board: Board) -> falcon.asgi.App[Request, Response]:
-    """The application of one worker: writes and reads go through `router`, figures come from `board`."""
+def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.App[Request, Response]:
+    """The application of one worker: writes and reads go through `router`, figures come from `board`, `traffic` says
+    whether there is room for large answers."""
     states = ShardStates(board)
     routes = Routes()
     routes.add_route(target.PING, Ping())
-    routes.add_route(target.KEY, Key(router))
-    routes.add_route(target.KEYS, Keys(router))
-    routes.add_route(target.PREFIX, Prefix(router))
+    routes.add_route(target.KEY, Key(router, traffic))
+    routes.add_route(target.KEYS, Keys(router, traffic))
+    routes.add_route(target.PREFIX, Prefix(router, traffic))
     routes.add_route(target.WAL, Feed())
     routes.add_route(target.FEED, Feed())
     routes.add_route(target.STATUS, Status(board, states))

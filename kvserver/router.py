@@ -125,6 +125,11 @@ class Router:
             self._activity.add("read", key)
         return item
 
+    def size(self, key: bytes) -> int:
+        """Bytes of the value of `key`, 0 if it is absent or expired. Is not shown. Raises `Unavailable`."""
+        page = self._readers[shard_of(key, self._shards)].page(key, None, 1, self.board.now_ms())
+        return page[0][1].size if page and page[0][0] == key else 0
+
     # Many keys
 
     async def keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:

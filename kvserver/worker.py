@@ -29,7 +29,7 @@ from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from kvserver.web.http import Protocol
 from kvserver.web.traffic import Traffic
-from shards.board import Board, BoardError, Common, WorkerRow
+from shards.board import Board, BoardError, Common
 from shards.process import configure_logging, die_with
 from shards.settings import SettingError, load
 
@@ -160,14 +160,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
-        self.config.app = self.wsgi(router, board)
-        server = Server(self.config, self._traffic(board, row, settings), router, settings.grace, self.notify)
+        traffic = Traffic(board, row, Counts(), Origins(settings.origins))
+        self.config.app = self.wsgi(router, board, traffic)
+        server = Server(self.config, traffic, router, settings.grace, self.notify)
         try:
             await server.serve(sockets=self.sockets)
         finally:
             router.close()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    def _traffic(self, board: Board, row: WorkerRow, settings: ServerSettings) -> Traffic:
-        return Traffic(board, row, Counts(), Origins(settings.origins))

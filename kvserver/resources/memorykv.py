@@ -5,42 +5,23 @@ Everything is `application/octet-stream`, an absent key reads as empty, and a wr
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Final
 
-import msgspec
 from falcon.asgi import Request, Response
 
+from kvserver.resources.lists import answer_list, json_array, nothing, refused_if_full, spooled
+from kvserver.resources.values import answer
 from kvserver.router import Router
 from kvserver.web import coding, handshake
 from kvserver.web.answers import WrongMethod
 from kvserver.web.exchange import SCRIPT
+from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import Delete, Put
 
 OCTETS: Final = "application/octet-stream"
 _FORM: Final = "application/x-www-form-urlencoded"  # what `curl -d` says of everything
-
-STREAM_FROM: Final = 1 << 20
-"""Lists from this size on are streamed; smaller ones have a Content-Length, which MemoryKV's C client needs."""
-
-
-async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> None:
-    """Make `body` the answer's, coded if the client accepts that, and if a body of `content_type` is worth it."""
-    if coding.SMALLEST <= len(body) <= coding.LARGEST and (accepted := req.get_header("Accept-Encoding")):
-        name = coding.choose(accepted)
-        if name is not None and coding.is_codable(content_type):
-            coder = coding.CODERS[name]
-            if len(body) < coding.LARGE:
-                coded = coder(body)
-            else:
-                coded = await asyncio.get_running_loop().run_in_executor(None, coder, body)
-            if len(coded) < len(body):
-                resp.set_header("Content-Encoding", name)
-                body = coded
-    resp.data = body
 
 
 class Ping:
@@ -55,10 +36,18 @@ class Ping:
 
 
 class Key:
-    """`/{key}`"""
+    """`/{key}`
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    Values that were replaced or deleted are never coded: of what type they were is not known here.
+    While there is no room for large answers, 503 where the value, or the one that is replaced, is large.
+    """
+
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic = router, traffic
+
+    def _check_room(self, key: bytes) -> None:
+        if self._traffic.full and self._router.size(key) >= LARGE_ANSWER:
+            self._traffic.check_room()
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value, empty if there is none."""
@@ -69,6 +58,7 @@ class Key:
             self._router.activity("read", key)
             resp.data = b""
             return
+        self._check_room(key)
         item = self._router.get(key)
         if item is None:
             resp.data = b""
@@ -83,21 +73,23 @@ class Key:
         """200 with the value that was replaced, empty if there was none."""
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
+        self._check_room(key)
         value = await req.stream.read()
         done = await self._router.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
-        await answer(req, resp, done.previous or b"")
+        resp.data = done.previous or b""
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value that was deleted, 404 if there was none."""
         if len(key) > MAX_KEY:
             self._router.activity("delete", key)
             raise NotFound
+        self._check_room(key)
         done = await self._router.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound
         resp.content_type = OCTETS
-        await answer(req, resp, done.previous or b"")
+        resp.data = done.previous or b""
 
 
 def _content_type(req: Request) -> str:
@@ -111,12 +103,12 @@ def _content_type(req: Request) -> str:
 class Keys:
     """`/keys`"""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic = router, traffic
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
-        await _answer_list(req, resp, self._router.keys(b""))
+        await answer_list(req, resp, refused_if_full(json_array(self._router.keys(b"")), self._traffic))
 
     on_head = on_get
 
@@ -130,26 +122,30 @@ class Keys:
 class Prefix:
     """`/keys/{prefix}`"""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic = router, traffic
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the JSON array of the keys that start with the prefix."""
         if len(key) > MAX_KEY:
             self._router.activity("list_prefix", key)
-            await _answer_list(req, resp, _nothing())
+            await answer_list(req, resp, json_array(nothing()))
         else:
-            await _answer_list(req, resp, self._router.keys(key))
+            await answer_list(req, resp, refused_if_full(json_array(self._router.keys(key)), self._traffic))
 
     on_head = on_get
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
-        """Delete the keys that start with the prefix: 200 with the JSON array of them."""
+        """Delete the keys that start with the prefix: 200 with the JSON array of them.
+
+        It goes on to its end however slowly its client reads.
+        """
         if len(key) > MAX_KEY:
             self._router.activity("delete_prefix", key)
-            await _answer_list(req, resp, _nothing())
+            await answer_list(req, resp, json_array(nothing()))
         else:
-            await _answer_list(req, resp, self._router.delete_prefix(key))
+            self._traffic.check_room()
+            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._traffic))
 
 
 class Feed:
@@ -163,38 +159,3 @@ class Feed:
     async def on_head(self, req: Request, resp: Response) -> None:
         """405: a feed has no head without a body."""
         raise WrongMethod("GET")
-
-
-async def _nothing() -> AsyncIterator[list[bytes]]:
-    return
-    yield []  # makes it an iterator
-
-
-async def _answer_list(req: Request, resp: Response, pages: AsyncIterator[list[bytes]]) -> None:
-    resp.content_type = "application/json"
-    chunks = _json_array(pages)
-    begun: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        begun.append(chunk)
-        size += len(chunk)
-        if size >= STREAM_FROM:
-            resp.stream = _go_on(begun, chunks)
-            return
-    await answer(req, resp, b"".join(begun))
-
-
-async def _go_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield b"".join(begun)
-    begun.clear()
-    async for chunk in chunks:
-        yield chunk
-
-
-async def _json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    before = b"["
-    async for page in pages:
-        if page:
-            yield before + msgspec.json.encode([key.decode() for key in page])[1:-1]
-            before = b","
-    yield b"]" if before == b"," else b"[]"

@@ -45,13 +45,13 @@ class Exchange:
         keep_alive: whether another request may follow on the connection.
         last: it has arrived whole, and its client wants no other to follow.
         counted: it is one of the requests in flight.
-        bytes_held: what it has added to the bytes the worker holds.
+        bytes_held, bytes_owed: what it has added to the worker's.
     """
 
     __slots__ = (
-        "_chunked", "_started", "accept", "begun_at", "body", "bytes_held", "complete", "counted", "disconnected",
-        "error", "headers", "keep_alive", "last", "method", "origin", "path", "protocol", "request_id", "scope",
-        "script", "start", "status", "version",
+        "_chunked", "_started", "accept", "begun_at", "body", "bytes_held", "bytes_owed", "complete", "counted",
+        "disconnected", "error", "headers", "keep_alive", "last", "method", "origin", "path", "protocol", "request_id",
+        "scope", "script", "start", "status", "version",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol) -> None:
@@ -63,7 +63,7 @@ class Exchange:
         self.scope: dict[str, Any] = {}
         self.keep_alive = self.last = self.counted = self.script = False
         self.accept = self.origin = self.request_id = b""
-        self.bytes_held = 0
+        self.bytes_held = self.bytes_owed = 0
         self.begun_at = perf_counter()
         self.status = 0
         self.start: Headers = []
@@ -131,12 +131,16 @@ class Exchange:
         return True
 
     async def _drained(self, size: int, more: bool) -> None:
-        """Wait until the client has taken what was written; it takes memory, but no place among those in flight."""
-        self.hold(size)
+        """Wait until the client has taken what was written; it takes memory, but no place among those in flight.
+
+        Its body is still in memory too, and now for the sake of the answer.
+        """
+        self._owe(size + self.bytes_held)
+        self.hold(-self.bytes_held)
         self.leave()
         await self.protocol.flow.drain()
         if more:
-            self.hold(-size)
+            self._owe(-size)
 
     # The connection's side
 
@@ -152,6 +156,10 @@ class Exchange:
         """Count bytes of a body that take memory; negative ones give it back."""
         self.bytes_held += size
         self.protocol.traffic.bytes_held += size
+
+    def _owe(self, size: int) -> None:
+        self.bytes_owed += size
+        self.protocol.traffic.bytes_owed += size
 
     def enter(self) -> bool:
         """Count as in flight; if the server has as many as it takes, `Overloaded` is the answer."""
@@ -176,6 +184,8 @@ class Exchange:
         self.leave()
         if self.bytes_held:
             self.hold(-self.bytes_held)
+        if self.bytes_owed:
+            self._owe(-self.bytes_owed)
         route = self.scope.get(ROUTE, target.NOWHERE)
         traffic = self.protocol.traffic
         traffic.counts.add(self.method, route, self.status, perf_counter() - self.begun_at)

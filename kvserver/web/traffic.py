@@ -10,11 +10,15 @@ from uvicorn.server import ServerState
 from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
 from shards.board import Board, WorkerRow
+from shards.errors import Overloaded
 
 MOST_IN_FLIGHT: Final = 1024
 """Requests the whole server works on at a time; further ones are told to come again."""
 MOST_BYTES: Final = 256 << 20
-"""Bytes of bodies a worker holds: those that arrive, and answers that were not taken yet."""
+"""Bytes of bodies that arrive a worker holds, and as many of answers that were not taken yet: slow readers must not
+keep writers out."""
+LARGE_ANSWER: Final = 64 << 10
+"""Answers below are written whole whatever the client does, and not counted."""
 
 
 class Traffic(ServerState):
@@ -24,7 +28,8 @@ class Traffic(ServerState):
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
         stopping: answers end their connection.
-        bytes_held: see `MOST_BYTES`.
+        bytes_held: of bodies that arrive.
+        bytes_owed: of answers that were not taken yet.
     """
 
     def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins) -> None:
@@ -33,7 +38,7 @@ class Traffic(ServerState):
         self.max_value = board.facts.max_value
         self.clock = 0.0
         self.stopping = False
-        self.bytes_held = 0
+        self.bytes_held = self.bytes_owed = 0
         self._in_flight = 0
         self._words = board.words
         self._own_word = row.base + WorkerRow.in_flight.index
@@ -71,6 +76,17 @@ class Traffic(ServerState):
     def in_flight(self) -> int:
         """Requests of this worker that count towards the limit."""
         return self._in_flight
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another large answer."""
+        return self.bytes_owed >= MOST_BYTES
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` if there is no room for another large answer."""
+        if self.full:
+            self.counts.overloads += 1
+            raise Overloaded("too many answers wait for clients to take them")
 
     # Heads
 

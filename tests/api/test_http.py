@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from functools import partial
@@ -294,6 +295,46 @@ async def test_bodies_are_bounded_in_sum(web: Web) -> None:
 
 
 @scenario
+async def test_answers_that_are_not_taken_are_bounded_in_sum(web: Web) -> None:
+    """Beyond, what is large is refused before anything is done; all else goes on."""
+    web.traffic.max_value = 5_000_000
+    values = {b"big": (b"x" * 5_000_000, ""), b"small": (b"x", "")} | {b"%0500d" % i: (b"", "") for i in range(200)}
+    web.shards.values = values.copy()
+    readers = [await web.connect() for _ in range(1 + MOST_BYTES // 5_000_000)]
+    for reader in readers:
+        reader.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await reader.send(request("GET", "/big"))
+    await web.until(lambda: web.traffic.full)
+    assert web.traffic.bytes_held == 0 == web.traffic.in_flight
+    for method, path in (
+        ("GET", "/big"), ("PUT", "/big"), ("DELETE", "/big"), ("GET", "/keys"), ("DELETE", "/keys/b"),
+    ):  # fmt: skip
+        answer = await web.ask(request(method, path))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert web.shards.values == values
+    assert (await web.ask(request("GET", "/keys/b"))).body == b'["big"]'
+    assert (await web.ask(request("PUT", "/small", body=b"y" * 5_000_000))).body == b"x"
+    for reader in readers:
+        reader.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await reader.answer()).body) == 5_000_000
+    assert (await web.ask(request("GET", "/small"))).body == b"y" * 5_000_000
+    assert web.counts.overloads == 5
+
+
+@scenario
+async def test_a_body_counts_as_answer_while_its_client_does_not_read(web: Web) -> None:
+    web.traffic.max_value = 5_000_000
+    web.shards.values[b"k"] = (b"x" * 5_000_000, "")
+    client = await web.connect()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(request("PUT", "/k", body=b"y" * 5_000_000))
+    await web.until(lambda: web.traffic.bytes_owed)
+    assert (web.traffic.bytes_held, web.traffic.bytes_owed) == (0, 10_000_000)
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    assert len((await client.answer()).body) == 5_000_000
+
+
+@scenario
 async def test_expect_continue(web: Web) -> None:
     client = await web.connect()
     head = b"PUT /k HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
@@ -374,7 +415,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(web: Web) -> None:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.setblocking(False)
         await web.loop.sock_sendall(slow, GET * 200)
-        await web.until(lambda: web.traffic.bytes_held > 0)
+        await web.until(lambda: web.traffic.bytes_owed > 0)
         await web.settle()
         assert web.traffic.in_flight == 0
         await web.advance(STALL_S - 1)
@@ -418,6 +459,23 @@ async def test_a_prefix_delete_whose_client_left_goes_on(web: Web) -> None:
     client.reset()
     await web.until(lambda: not web.shards.values)
     assert len(web.shards.deleted) == 8000
+
+
+@scenario
+async def test_a_prefix_delete_does_not_wait_for_its_client(web: Web) -> None:
+    web.shards.values = {b"%0500d" % i: (b"", "") for i in range(40_000)}
+    client = await web.connect()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(request("DELETE", "/keys/0"))
+    await web.until(lambda: not web.shards.values)
+    assert web.traffic.bytes_owed > 10_000_000
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    assert len(json.loads((await client.answer("DELETE")).body)) == 40_000
+    web.shards.values = {b"%0500d" % i: (b"", "") for i in range(8000)}
+    web.shards.break_list_after = 6
+    await client.send(request("DELETE", "/keys/0"))
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        assert not await client.answer("DELETE"), "the list looked whole"
 
 
 @scenario

@@ -70,6 +70,7 @@ def test_a_write_is_read_as_soon_as_it_is_answered(store: Store) -> None:
                 assert item is not None and (item.value, item.revision) == (b"%d" % n, done.revision)
             assert (await router.request(Delete(b"k1", want_previous=True))).previous == b"1"
             assert router.get(b"k1") is None
+            assert (router.size(b"k1"), router.size(b"k49"), router.size(b"k4")) == (0, 2, 1)
             await router.request(Put(b"k2", b"", ttl_ms=1))
             await asyncio.sleep(0.002)
             assert router.get(b"k2") is None, "an expired value is never served"

@@ -50,6 +50,9 @@ class Shards:
         value, content_type = self.values[key]
         return Item(1, 1, 0, 0, 0, content_type, value, len(value))
 
+    def size(self, key: bytes) -> int:
+        return len(self.values.get(key, (b"",))[0])
+
     async def request(self, operation: Put | Delete) -> Done:
         await self.gate.wait()
         if self.fail is not None:
@@ -169,7 +172,7 @@ class Web:
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        app = create_app(self.shards, self.board)  # type: ignore[arg-type]
+        app = create_app(self.shards, self.board, self.traffic)  # type: ignore[arg-type]
         config = Config(app, ws="none", lifespan="off", interface="asgi3", proxy_headers=False, log_config=None)
         self.tick()
         self._server = await self.loop.create_server(
@@ -224,7 +227,7 @@ class Web:
                 await client.writer.wait_closed()
         await self.until(lambda: not self.traffic.connections and not self.traffic.tasks)
         assert self.traffic.in_flight == 0 == self.row.in_flight
-        assert self.traffic.bytes_held == 0
+        assert self.traffic.bytes_held == 0 == self.traffic.bytes_owed
         del self.row, self.traffic
         self.board.close()
 
