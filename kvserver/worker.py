@@ -119,7 +119,7 @@ class Server(UvicornServer):
         if traffic.connections:
             log.warning("%d connections were cut off when the grace ended", len(traffic.connections))
         for connection in list(traffic.connections):
-            connection.transport.abort()
+            connection.cut_off()  # type: ignore[union-attr]
         for task in list(traffic.tasks):
             task.cancel()
 

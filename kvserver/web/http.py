@@ -7,8 +7,11 @@ answer and not a reset. There are no timers: the worker calls `check` of every c
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
@@ -61,6 +64,7 @@ class Protocol(HttpToolsProtocol):
         self._intake = Intake(self)
         self._handing_over: tuple[Exchange, bytearray] | None = None
         self._unsent = 0  # bytes the client had not taken when last checked
+        self._broken = False  # the descriptor is closed, or about to be
         self._unparsed = b""  # what waits until fewer requests do
         self._burst = 0  # requests begun since the loop last turned
 
@@ -245,10 +249,22 @@ class Protocol(HttpToolsProtocol):
 
     def reset(self) -> None:
         """Break the connection so that the client cannot take what it has for the whole answer."""
-        if not self.transport.is_closing():
+        if not self._broken and self._has_socket():
             connection = self.transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._broken = True
         self.transport.abort()
+
+    def cut_off(self) -> None:
+        """The worker ends: break off an answer that is not whole, drop the connection otherwise."""
+        if self.answering is not None or self.transport.get_write_buffer_size():
+            self.reset()
+        else:
+            self.transport.abort()
+
+    def _has_socket(self) -> bool:
+        """Whether the descriptor is surely still ours: a closing transport keeps it until everything is written."""
+        return not self.transport.is_closing() or self.transport.get_write_buffer_size() > 0
 
     # Time
 
@@ -256,18 +272,30 @@ class Protocol(HttpToolsProtocol):
         """Called a few times a second: end what takes too long."""
         transport = self.transport
         if self.answering is not None or transport.is_closing():
-            unsent = transport.get_write_buffer_size()
+            unsent = self._count_unsent()
             if not unsent or unsent != self._unsent:
                 self._unsent = unsent
                 self.deadline = now + STALL_S
             elif now >= self.deadline:
-                transport.abort()
+                self.reset()
         elif now < self.deadline:
             return
         elif self._intake.receiving is not None:
             self._refuse(RequestTimeout())
         else:
             transport.close()
+
+    def _count_unsent(self) -> int:
+        """Bytes the client has not taken, 0 if the kernel has all of them.
+
+        Those in the kernel count: it may hold so many that a slow client takes long until it wants more of ours.
+        """
+        unsent: int = self.transport.get_write_buffer_size()
+        if unsent and not self._broken:
+            queued = bytearray(4)
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+            unsent += int.from_bytes(queued, sys.byteorder)
+        return unsent
 
     def shutdown(self) -> None:
         """The worker stops: answers say `Connection: close`; an idle connection is closed soon, if nothing arrives."""

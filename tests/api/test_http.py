@@ -425,6 +425,62 @@ async def test_a_client_that_reads_nothing_is_cut_off(web: Web) -> None:
         await web.until(lambda: not web.traffic.connections)
 
 
+def _slow_client(web: Web) -> socket.socket:
+    """A client whose kernel takes little; not blocking."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client.connect(("127.0.0.1", web.port))
+    client.setblocking(False)
+    return client
+
+
+async def _read(web: Web, client: socket.socket, size: int) -> None:
+    while size:
+        size -= len(await web.loop.sock_recv(client, size))
+
+
+@scenario
+async def test_a_client_that_reads_slowly_is_not_cut_off(web: Web) -> None:
+    """What it takes comes out of the kernel, which wants more of ours only now and then."""
+    web.shards.values[b"k"] = (b"x" * 20_000_000, "")
+    with _slow_client(web) as slow:
+        await web.loop.sock_sendall(slow, GET)
+        await _read(web, slow, 1)
+        await web.advance(0)
+        for _ in range(5):
+            await _read(web, slow, 65536)
+            await web.advance(STALL_S - 1)
+            assert len(web.traffic.connections) == 1
+        await web.advance(STALL_S + 1)
+        await web.advance(STALL_S + 1)
+        await web.until(lambda: not web.traffic.connections)
+
+
+@scenario
+async def test_an_answer_that_is_cut_off_does_not_look_whole(web: Web) -> None:
+    """Where the end of the connection is the end of the answer, only a reset can say so."""
+    web.shards.values = {b"%0500d" % i: (b"", "") for i in range(40_000)}
+    for stall in (True, False):
+        with _slow_client(web) as slow:
+            await web.loop.sock_sendall(slow, b"GET /keys HTTP/1.0\r\n\r\n")
+            await _read(web, slow, 1)
+            await web.until(lambda: web.traffic.bytes_owed)
+            await web.settle()
+            (connection,) = web.traffic.connections
+            if stall:
+                await web.advance(0)
+                await web.advance(STALL_S + 1)
+            else:
+                connection.cut_off()  # type: ignore[union-attr]
+            await web.until(lambda: not web.traffic.connections)
+            try:
+                while await web.loop.sock_recv(slow, 1 << 20):
+                    pass
+            except ConnectionResetError:
+                continue
+            raise AssertionError("the list looked whole")
+
+
 @scenario
 async def test_a_list_that_breaks_off_does_not_look_whole(web: Web) -> None:
     web.shards.values = {b"%0500d" % i: (b"", "") for i in range(4000)}
