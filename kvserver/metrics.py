@@ -41,7 +41,7 @@ OPERATIONS = {
 SHARD_GAUGES = {
     "keys": ("kvserver_shard_keys", "Keys in the shard, expired ones that are not deleted yet included.", 1.0),
     "bytes": ("kvserver_shard_bytes", "Bytes of keys and values in the shard.", 1.0),
-    "queue": ("kvserver_shard_queue_operations", "Operations read but not decided yet.", 1.0),
+    "queue": ("kvserver_shard_queue_operations", "Most operations that were waiting at once, of late.", 1.0),
     "expiry_lag_ms": (
         "kvserver_shard_expiry_lag_seconds", "How far deleting of expired keys is behind their time.", MS,
     ),

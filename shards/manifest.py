@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
         files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
-            orderly stop): a log that ends before has lost something, and no revision up to there is ever given out again.
+            orderly stop): a log that ends before has lost something; no revision up to there is ever given out again.
     """
 
     format: int

@@ -97,7 +97,7 @@ class Writer:
         figures = self.figures
         count = sum(map(len, replies))
         figures["operations"] += count
-        figures["queue"] = count
+        figures["queue"] = max(figures["queue"], count)
         figures["refused"] += count if refusal is not None else group.refused
         return replies
 
@@ -147,7 +147,7 @@ class Writer:
         """Show the figures on the board."""
         self.figures.update(keys=len(self.keyspace), bytes=self.keyspace.bytes)
         self._row.publish(self.figures)
-        self.figures["expiry_lag_ms"] = 0
+        self.figures.update(queue=0, expiry_lag_ms=0)  # these two are the most since they were shown last
 
     def _commit(self, group: Group) -> Failed | None:
         """Log, flush and apply what `group` decided; or discard it, and the refusal that answers all of it."""

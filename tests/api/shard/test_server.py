@@ -344,6 +344,14 @@ class TestBoard:
         assert {name: figures[name] for name in expected} == expected
         assert all(figures[name] > 0 for name in ("append_ns", "flush_ns", "apply_ns", "map_bytes"))
 
+    def test_the_queue_is_empty_when_idle(self, asking: Client, server: Server, store: Store) -> None:
+        row = store.board.shards[0]
+        server.writer.write([[Put(b"a", b"1"), Put(b"b", b"1")], [Put(b"c", b"1")]])
+        server.writer.write([[Put(b"a", b"2")]])
+        server.writer.publish_figures()
+        assert row.figures()["queue"] == 3, "the most since the last time"
+        turn_until(server, lambda: row.figures()["queue"] == 0, "nothing waits any more")
+
     def test_the_map_follows_the_log_of_others(self, server: Server, store: Store) -> None:
         other = Log(store.board, None)
         other.append_stop(store.board.now_ms())
