@@ -10,6 +10,7 @@ bytes carry another LSN.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _STEP = 4 << 20
 _PAUSE_S = 0.02
 _SPARES = 2  # trimmed segments kept to be used again
 _SPARE_SUFFIX, _NEW_SUFFIX = ".spare", ".new"
+
+log = logging.getLogger(__name__)
 
 
 def make_segment(
@@ -91,6 +94,7 @@ class Segments:
     def __init__(self, board: Board, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
         self._board, self._words, self._segment, self._disk = board, board.log, segment, disk
         self._log_dir, self._secret = Path(board.facts.log_dir), board.facts.secret
+        self._gave_up = False
 
     def adopt(self, tail: int, next_revision: int) -> None:
         """Show on a new board the history that recovery found, all of it flushed, and the segments there are.
@@ -103,11 +107,12 @@ class Segments:
         self._words.ready = (numbers[-1] + 1) * self._segment
         self._show_oldest(numbers[0])
 
-    def prepare(self) -> bool:
+    def prepare(self, expendable: int = 0) -> bool:
         """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
 
-        To be called again and again. If there is no space, `full` is set on the board, and cleared when there is
-        again. Raises `OSError` for anything else.
+        To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable` are
+        trimmed to have it; if there are none, `full` is set on the board, and cleared when there is space again. Raises
+        `OSError` for anything else.
         """
         tail, _ = self._board.history()
         words, ready = self._words, self._words.ready
@@ -118,6 +123,9 @@ class Segments:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            if self.trim(expendable):
+                self._say_what_is_given_up()
+                return self.prepare(expendable)
             if not words.full:
                 words.log_full_since_ms = self._board.now_ms()
                 words.full = 1
@@ -150,6 +158,14 @@ class Segments:
     def count(self) -> int:
         """How many segments there are, spares not counted."""
         return len(self._numbers())
+
+    def _say_what_is_given_up(self) -> None:
+        if not self._gave_up:
+            log.warning(
+                "there is no space left for the log in %s: it keeps only what a restart needs, and readers of the feed "
+                "that are further behind must start anew", self._log_dir,
+            )  # fmt: skip
+        self._gave_up = True
 
     def _numbers(self) -> list[int]:
         return segment_numbers(self._disk.names(self._log_dir))

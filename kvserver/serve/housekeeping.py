@@ -35,7 +35,7 @@ class Housekeeping:
         self.failure: Exception | None = None
         self._board, self._retention, self._replay_lsn = board, retention, replay_lsn
         board.log.snapshot = replay_lsn
-        self._segments = segments
+        self._segments, self._full = segments, False
         self._stopping, self._stop_marks = threading.Event(), threading.Event()
         self._threads = {
             "segments": self._thread(self._keep_segments),
@@ -80,7 +80,8 @@ class Housekeeping:
     def _keep_segments(self) -> None:
         trim_in_s = 0.0
         while True:
-            self._segments.prepare()
+            self._segments.prepare(self._needed())  # a full disk leaves no room for what only the feed would read
+            self._tell_of_a_full_disk()
             pause_s = FULL_S if self._board.log.full else LOOK_S
             trim_in_s -= pause_s
             if trim_in_s <= 0:
@@ -90,10 +91,20 @@ class Housekeeping:
                 return
 
     def _trim(self) -> None:
-        in_memory = self._board.facts.in_memory
+        self._segments.trim(trim_limit(self._board.history()[0], self._needed(), self._retention))
+
+    def _needed(self) -> int:
+        """The LSN from which on a restart needs the log."""
         # In memory there is no restart of the server, but a shard that restarts replays what it left open.
-        replay = self._board.watermark()[0] if in_memory else self._replay_lsn
-        self._segments.trim(trim_limit(self._board.history()[0], replay, self._retention))
+        return self._board.watermark()[0] if self._board.facts.in_memory else self._replay_lsn
+
+    def _tell_of_a_full_disk(self) -> None:
+        full = bool(self._board.log.full)
+        if full and not self._full:
+            log.warning("there is no space for more of the log: soon only deletes are taken, until there is")
+        elif self._full and not full:
+            log.info("there is space for the log again")
+        self._full = full
 
     def _mark(self) -> None:
         marks = Log(self._board, None)

@@ -23,14 +23,14 @@ from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
 from shards import locks
-from shards.board import Board, BoardError, Facts
+from shards.board import Board, BoardError, Common, Facts
 from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
-from shards.log import Log, LogError
+from shards.log import SEGMENT, Log, LogError
 from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.mapdir import MapDirError, choose_map_dir
 from shards.records import Start
 from shards.recovery import Damaged, Recovered, StillRunning, begin_history, quiesce, recover
-from shards.restore import kept_applied
+from shards.restore import discard_maps, kept_applied
 from shards.segments import Segments
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ STORE_WAIT_S, WAIT_S = 2.0, 5.0
 FOREIGN_GRACE_S = 10.0
 """How long processes that were started by somebody else may take to see that the run is over."""
 
-SNAPSHOT_RETRY_S = 60.0
+SNAPSHOT_RETRY_S, FULL_RETRY_S = 60.0, 5.0
+"""Until a snapshot that failed is tried again: while the disk has space for the log, and while writes wait for it."""
+
 IN_MEMORY_RETENTION = 64 << 20
 
 _OURS = {"manifest", "manifest.new", "log", "locks", "snapshots", "maps", "lost+found"}
@@ -67,7 +69,7 @@ class Store:
 
     def __init__(self, given: ServerSettings) -> None:
         """Bring it up. Makes directories and files; may take as long as reading the log does. Raises `StoreError`."""
-        self._given, self._finished, self._snapshot_not_before = given, False, 0.0
+        self._given, self._finished, self._snapshot_failed_at = given, False, float("-inf")
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
         with ExitStack() as stack:
             try:
@@ -79,6 +81,7 @@ class Store:
                     segments = Segments(self.board)
                     segments.adopt(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
+                    discard_maps(self.board)
                     self.board.install()
             except OSError as error:
                 raise StoreError(explain(error, self._data_dir)) from error
@@ -220,17 +223,32 @@ class Store:
             raise StoreError(f"the log cannot be kept in order: {self._housekeeping.failure}")
 
     def wants_snapshot(self, now: float) -> bool:
-        """Whether a restart would have to replay so much that a snapshot pays. `now`: time.monotonic()."""
-        if self._data_dir is None or now < self._snapshot_not_before:
+        """Whether a restart would have to replay so much that a snapshot pays, or the disk is full and a snapshot lets
+        the log be trimmed. `now`: time.monotonic()."""
+        words, shards = self.board.log, self.board.shards
+        retry_s = FULL_RETRY_S if words.full else SNAPSHOT_RETRY_S
+        if self._data_dir is None or now < self._snapshot_failed_at + retry_s:
             return False
-        maps = sum(row.figures()["map_bytes"] for row in self.board.shards)
-        return self.board.history()[0] - self.board.log.snapshot > snapshot_after(maps)
+        if words.full:
+            wanted = self._snapshot_makes_room()
+        else:
+            maps = sum(row.figures()["map_bytes"] for row in shards)
+            wanted = self.board.history()[0] - words.snapshot > snapshot_after(maps)
+        return wanted and all(row.state == Common.UP and row.map_generation for row in shards)
+
+    def _snapshot_makes_room(self) -> bool:
+        """Whether a snapshot would let a segment be trimmed, and may fit: it takes at least its keys and values."""
+        assert self._data_dir is not None
+        if self.board.watermark()[0] // SEGMENT <= self.board.log.snapshot // SEGMENT:
+            return False
+        status = os.statvfs(self._data_dir)
+        return sum(row.figures()["bytes"] for row in self.board.shards) < status.f_bavail * status.f_frsize
 
     def snapshot_ended(self, status: int, now: float) -> None:
-        """Take note of a snapshot's end: the log may be trimmed, or it is tried again in a minute."""
+        """Take note of a snapshot's end: the log may be trimmed, or it is tried again later."""
         if status != 0:
             log.warning("a snapshot failed with exit status %d; it will be tried again", status)
-            self._snapshot_not_before = now + SNAPSHOT_RETRY_S
+            self._snapshot_failed_at = now
             return
         assert self._data_dir is not None
         self._manifest = Manifest.load(self._data_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -13,10 +14,11 @@ import pytest
 
 from shards import locks
 from shards.board import NONE
+from shards.disk import Disk
 from shards.log import Log, LogError, Trimmed, segment_name, segment_numbers
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start
 from shards.recovery import Damaged, StillRunning, begin_history, quiesce, recover
-from shards.segments import trim_limit
+from shards.segments import Segments, trim_limit
 from tests.stores import SECRET, Store, new_store
 
 SEGMENT = 64 << 10
@@ -285,6 +287,24 @@ def test_a_missing_or_unreadable_segment_is_not_called_trimmed(store: Store, log
     with pytest.raises(LogError, match=f"{segment_name(0)} is damaged at byte {written[2].lsn}"):
         reader.read(written[2].lsn, written[-1].end)
     reader.close()
+
+
+def test_on_a_full_disk_the_feed_gives_up_what_no_restart_needs(store: Store, log: Log) -> None:
+    fill(store, log, 3)
+    words = store.board.log
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    segments = Segments(store.board, segment=SEGMENT, disk=Disk())
+    segments._disk.allocate = no_space  # type: ignore[method-assign]
+    while words.ready - store.board.history()[0] >= SEGMENT:
+        log.append(bytes(5000), 1, NOW)
+    assert not segments.prepare() and words.full
+    assert not segments.prepare(SEGMENT - 1) and words.full, "a restart needs the first"
+    assert segments.prepare(2 * SEGMENT + 1) and not words.full
+    assert segment_numbers(names(store.log_dir)) == [2, 3, 4]
+    assert words.oldest == 2 * SEGMENT
 
 
 # Recovery.

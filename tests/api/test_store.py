@@ -14,6 +14,7 @@ import pytest
 from kvserver.serve.rundir import LONGEST_NAME, RunDir, RunDirError
 from kvserver.serve.store import Store, StoreError, make_data_dir, snapshot_after, take_store_lock
 from kvserver.settings import ServerSettings
+from shards.board import Common
 from shards.log import SEGMENT, Log
 from shards.manifest import Manifest
 
@@ -255,6 +256,47 @@ def test_locks_that_are_missing_are_made_again(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data" / "locks")
     with Store(settings_of(tmp_path)) as store:
         assert store.board.end() == revision
+
+
+# When a snapshot is taken.
+
+
+def test_a_snapshot_waits_until_every_shard_has_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvserver.serve.store.snapshot_after", lambda _: 0)
+    with Store(settings_of(tmp_path)) as store:
+        row = store.board.shards[0]
+        assert not store.wants_snapshot(1.0)
+        row.state = Common.UP
+        assert not store.wants_snapshot(1.0)
+        row.state, row.map_generation = Common.STARTING, 1
+        assert not store.wants_snapshot(1.0)
+        row.state = Common.UP
+        assert store.wants_snapshot(1.0)
+        store.snapshot_ended(1, 1.0)
+        assert not store.wants_snapshot(60.0)
+        assert store.wants_snapshot(61.0)
+
+
+def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path) -> None:
+    with Store(settings_of(tmp_path)) as store:
+        row, words = store.board.shards[0], store.board.log
+        row.state, row.map_generation = Common.UP, 1
+        words.full = 1
+        assert not store.wants_snapshot(1.0), "all is in one segment"
+        tail, following = store.board.history()
+        store.board.advance(tail + SEGMENT, following)
+        assert store.wants_snapshot(1.0)
+        words.full = 0
+        assert not store.wants_snapshot(1.0), "it would not pay"
+        words.full = 1
+        store.snapshot_ended(1, 1.0)
+        assert not store.wants_snapshot(5.9)
+        assert store.wants_snapshot(6.0)
+        row.publish(dict.fromkeys(row.FIGURES, 1 << 60))
+        assert not store.wants_snapshot(6.0), "it would not fit"
+        row.publish(dict.fromkeys(row.FIGURES, 0))
+        words.snapshot = tail + SEGMENT
+        assert not store.wants_snapshot(6.0), "it was taken, and the log is not trimmed yet"
 
 
 # Directories that cannot be had.

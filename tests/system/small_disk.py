@@ -16,6 +16,7 @@ from shards.log import Log, LogError, LogFull
 from shards.records import DATA
 from shards.recovery import recover
 from tests.stores import SECRET, Store, new_store
+from tests.system.harness import Server, wait_for
 
 MiB = 1 << 20
 
@@ -96,10 +97,38 @@ def fill_a_segment(directory: Path) -> None:
     log.append(bytes(MiB), 1, 1)
 
 
+def a_server_whose_disk_fills_up(directory: Path) -> None:
+    """More data than a snapshot has room for: refused until enough is deleted. Less: only the log is trimmed."""
+    small = directory / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={200 * MiB}", "tmpfs", str(small)], check=True)
+    value = bytes(2 * MiB)
+    with Server(small / "data", "--shards", "1", "--workers", "1", "--sync", "os") as server, server.client() as client:
+        kept = 0
+        while client.put(f"/kept{kept}", content=value).status_code == 200:
+            kept += 1
+        assert client.put("/kept", content=value).status_code == 507
+        assert kept > 40
+
+        assert client.delete("/keys").status_code == 200
+        wait_for(lambda: client.put("/a", content=value).status_code == 200, "writes after all was deleted")
+        for n in range(120):  # more than the disk holds
+            last = b"%d" % n + value
+            wait_for(lambda last=last: client.put("/a", content=last).status_code == 200, "writes go on")
+        assert "readers of the feed that are further behind must start anew" in server.log()
+        server.stop()
+        server.start()
+        with server.client() as again:
+            assert again.get("/keys").json() == ["a"]
+            assert again.get("/a").content == last
+
+
 SCENARIOS = {
     function.__name__: function
-    for function in (append_what_does_not_fit, refused_is_not_found_after_a_crash, fill_a_segment)
-}
+    for function in (
+        append_what_does_not_fit, refused_is_not_found_after_a_crash, fill_a_segment, a_server_whose_disk_fills_up,
+    )
+}  # fmt: skip
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]](Path(sys.argv[2]))
