@@ -84,7 +84,8 @@ def choose_map_dir(
     """Find, make and lock the map directory of the store with the id `store`.
 
     `wanted` is what the operator said, taken as it is; otherwise it is a directory under `shm`, or, where less than
-    256 MiB and twice the last snapshot (`snapshot_bytes`) are free there, one in `data_dir`. A store in memory
+    256 MiB and twice the last snapshot (`snapshot_bytes`) are free there, or not as much as the maps took, one in
+    `data_dir`. A store in memory
     (`data_dir` None) starts with an empty directory, and not at all where there is too little room.
     Removes stale directories under `shm`, and the store's own in the place that was not chosen.
 
@@ -95,38 +96,46 @@ def choose_map_dir(
         return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
     in_shm = shm / _name(owner)
     _remove_stale(shm)
-    need, room = _need(snapshot_bytes), _room(shm, in_shm)
+    on_disk = None if data_dir is None else data_dir / "maps"
+    need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
     if room >= need:
         chosen = _take(in_shm, owner, "")
-        if data_dir is not None:
-            shutil.rmtree(data_dir / "maps", ignore_errors=True)
+        if on_disk is not None:
+            shutil.rmtree(on_disk, ignore_errors=True)
         return chosen
     few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
-    if data_dir is None:
+    if on_disk is None:
         raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
     shutil.rmtree(in_shm, ignore_errors=True)
-    return _take((data_dir / "maps").absolute(), owner, f"{few}: they are in the data directory, which is slower")
+    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
 
 
 def _name(owner: Owner) -> str:
     return f"kvserver-{os.getuid()}-{owner.store}-{owner.device:x}-{owner.inode:x}"
 
 
-def _need(snapshot_bytes: int) -> int:
-    return MIN_ROOM + 2 * snapshot_bytes
+def _need(snapshot_bytes: int, *places: Path | None) -> int:
+    """Bytes that maps want: to grow to twice the last snapshot, and, where there is none yet or an old one, to be built
+    again as large as they are in one of `places`; and some more."""
+    largest = max(_taken(place, "shard-*/data.mdb") for place in places if place is not None)
+    return max(MIN_ROOM + 2 * snapshot_bytes, MIN_ROOM // 2 + largest)
 
 
-def _room(shm: Path, own: Path) -> int:
-    """Bytes that maps in `own` may have: what is free at `shm` and what they have already."""
-    if not os.access(shm, os.W_OK | os.X_OK):
+def _room(place: Path, own: Path) -> int:
+    """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
+    kept are removed before others are built."""
+    if not os.access(place, os.W_OK | os.X_OK):
         return 0
-    files = (*own.glob("shard-*/data.mdb"), *own.glob("shard-*.ballast"))
-    return free_bytes(shm) + sum(path.stat().st_blocks * 512 for path in files)
+    return free_bytes(place) + _taken(own, "shard-*/data.mdb") + _taken(own, "shard-*.ballast")
+
+
+def _taken(own: Path, pattern: str) -> int:
+    return sum(path.stat().st_blocks * 512 for path in own.glob(pattern))
 
 
 def _little_room(wanted: Path, snapshot_bytes: int) -> str:
     place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
-    room, need = _room(place, wanted), _need(snapshot_bytes)
+    room, need = _room(place, wanted), _need(snapshot_bytes, wanted)
     return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 

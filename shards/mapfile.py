@@ -42,6 +42,7 @@ HEADER_SIZE = HEADER.size
 APPLIED = struct.Struct("<QQ")
 
 _MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
+_LOCK_FILE = (MAX_READERS + 16) * 64  # LMDB's slots of readers, and its head; a larger file only means more slots
 _MAP_NAME = re.compile(r"shard-(\d+)\.([0-9a-f]+)")
 _PAGES = 128 << 10  # holds two pages of whatever size
 _LMDB_META = struct.Struct("<16xI4x16xI36xQ40xQ8xQ")  # magic, page size, the roots of both trees, transaction
@@ -90,9 +91,11 @@ def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: b
     """The LMDB environment at `path`, with as much address space as this process may have.
 
     `writemap` would apply 1.6 times as fast, but on a full file system it is a SIGBUS where a write is an error.
-    Raises `MapError`.
+    Raises `MapError`, and `MapFull` if there is no room for it.
     """
     size = _MAP_SIZE
+    if lock and subdir and not readonly:
+        _reserve_lock_file(path / "lock.mdb")
     while True:
         try:
             return lmdb.open(
@@ -104,7 +107,26 @@ def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: b
             if size < 1 << 30:
                 raise MapError(f"no address space for the map {path}: {error}") from None
         except lmdb.Error as error:
-            raise MapError(f"the map {path} cannot be opened: {error}") from None
+            failure = MapFull if means_full(error) else MapError
+            raise failure(f"the map {path} cannot be opened: {error}") from None
+
+
+def _reserve_lock_file(path: Path) -> None:
+    """Take the room of a new map's table of readers: LMDB makes a sparse file and maps it, and where there is no room
+    the first touch of a page of it, by a reader too, is a SIGBUS. Raises `MapFull`."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.posix_fallocate(fd, 0, _LOCK_FILE)
+    except OSError as error:
+        path.unlink()
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise MapFull(f"there is no room for {path}") from None
+    finally:
+        os.close(fd)
 
 
 def map_generations(map_dir: Path) -> list[tuple[int, int]]:
@@ -233,4 +255,7 @@ def check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
 
 def means_full(error: lmdb.Error) -> bool:
     """Whether `error` says that there is no room: tmpfs writes less than it was given, which LMDB calls EIO."""
-    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or os.strerror(errno.EIO) in str(error)
+    words = str(error)
+    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(
+        os.strerror(number) in words for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+    )

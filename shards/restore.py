@@ -9,12 +9,17 @@
   about who owns its keys today. An event is skipped up to what is applied to the file that its key came from.
 
 A map is built under a temporary name, gets its identity last, and is renamed in; only then does the board name it.
+
+What cannot be kept goes before anything is built, so that old and new never have to fit side by side: maps are a view,
+and snapshot and log, of which they are one, are in the data directory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -24,11 +29,13 @@ from shards.board import NONE, Board
 from shards.log import Log, LogReader, Trimmed
 from shards.manifest import Manifest, SnapshotFile
 from shards.mapfile import FORMAT, Identity, MapError, map_generations, map_path, read_meta
-from shards.maps import NOT_MINE, ShardMap
+from shards.maps import NOT_MINE, MapFull, ShardMap
+from shards.room import free_bytes
 from shards.slots import SLOTS, slots_of
 from shards.snapshot import Snapshot, SnapshotError
 
 _BATCH = 4 << 20  # bytes of log or snapshot in one transaction
+_BALLAST_NAME = re.compile(r"shard-(\d+)\.ballast")
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +69,46 @@ def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str) -> list[in
     return found
 
 
+def discard_maps(board: Board) -> None:
+    """Remove from the map directory what no shard of the run that `board` begins can keep: maps of another run's
+    history, boot or number of shards, or that the log does not reach; what was left half built or half removed.
+
+    To be called while no shard runs, by who has recovered the log. What cannot be removed is left.
+    """
+    map_dir, tail = Path(board.facts.map_dir), board.history()[0]
+    kept = set()
+    for shard, generation in map_generations(map_dir):
+        path = map_path(map_dir, shard, generation)
+        with contextlib.suppress(MapError):
+            identity, (lsn, _) = read_meta(path)
+            if identity == identity_of(board, shard) and board.log.oldest <= lsn <= tail:
+                kept.add(shard)
+                continue
+        _remove(path)
+    for path in [*map_dir.glob("shard-*.new"), *map_dir.glob("shard-*.old")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in map_dir.glob("shard-*.ballast"):
+        name = _BALLAST_NAME.fullmatch(path.name)
+        if name and int(name[1]) not in kept:
+            path.unlink(missing_ok=True)
+
+
+def identity_of(board: Board, shard: int) -> Identity:
+    """Whose map a map of `shard` is in the run that `board` shows."""
+    facts = board.facts
+    return Identity(
+        format=FORMAT, store=facts.store, epoch=facts.epoch, boot_id=facts.boot_id, shard=shard, shards=facts.shards
+    )
+
+
+def _remove(path: Path) -> None:
+    """Remove a map. Readers may still be in it; none that comes late may add a file to what is being removed."""
+    old = path.with_name(path.name + ".old")
+    with contextlib.suppress(OSError):
+        path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 class _Restore:
     """One run of `open_map`."""
 
@@ -70,10 +117,8 @@ class _Restore:
         self._board, self._shard, self._row = board, shard, board.shards[shard]
         self._map_dir, self._data_dir = Path(facts.map_dir), Path(facts.data_dir)
         self._ballast = self._map_dir / f"shard-{shard}.ballast"
-        self._identity = Identity(
-            format=FORMAT, store=facts.store, epoch=facts.epoch, boot_id=facts.boot_id, shard=shard,
-            shards=facts.shards,
-        )  # fmt: skip
+        self._new = self._map_dir / f"shard-{shard}.new"
+        self._identity = identity_of(board, shard)
         self._mine = slots_of(shard, facts.shards)
         self._reader = LogReader(Path(facts.log_dir), facts.secret)
 
@@ -85,7 +130,7 @@ class _Restore:
                 # Whoever reads is told that there is no map, so nobody is shown less than the watermark covers.
                 self._row.map_generation = 0
                 self._row.clear_open()
-                found = self._keep() or self._build()
+                found = self._keep() or self._build_alone()
             generation, kept = found
         finally:
             self._reader.close()
@@ -158,6 +203,22 @@ class _Restore:
             return None
         return found
 
+    def _build_alone(self) -> tuple[int, ShardMap]:
+        """A new map, after what there was is gone. Raises `MapFull`, which says what to do; then nothing is left."""
+        self._remove_others(0)
+        self._ballast.unlink(missing_ok=True)
+        try:
+            return self._build()
+        except (MapFull, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            shutil.rmtree(self._new, ignore_errors=True)
+            raise MapFull(
+                f"there is no room to build the map of shard {self._shard} in {self._map_dir}, where "
+                f"{free_bytes(self._map_dir) >> 20} MiB are free without it: make room there (docker: --shm-size), or "
+                f"name a directory with more room with --map-dir ({error})"
+            ) from None
+
     def _build(self) -> tuple[int, ShardMap]:
         """A new map. Begins again if a new snapshot replaces the one that is being read."""
         while True:
@@ -171,7 +232,7 @@ class _Restore:
                     ) from None
 
     def _build_from(self, manifest: Manifest | None) -> tuple[int, ShardMap]:
-        path = self._map_dir / f"shard-{self._shard}.new"
+        path = self._new
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
         snapshot = Snapshot(self._data_dir, manifest) if manifest else None
@@ -222,13 +283,7 @@ class _Restore:
         return [revision if slot in self._mine else NOT_MINE for slot in range(SLOTS)]
 
     def _remove_others(self, kept: int) -> None:
-        """Remove the shard's other maps, and, once, those of shards that are no more. Readers may still be in them."""
+        """Remove the shard's other maps."""
         for shard, generation in map_generations(self._map_dir):
-            mine = shard == self._shard and generation != kept
-            if mine or (self._shard == 0 and shard >= self._identity.shards):
-                path = map_path(self._map_dir, shard, generation)
-                old = path.with_name(path.name + ".old")  # no reader that comes late may add a file to it
-                with contextlib.suppress(OSError):
-                    path.rename(old)
-        for old in self._map_dir.glob("shard-*.old"):
-            shutil.rmtree(old, ignore_errors=True)
+            if shard == self._shard and generation != kept:
+                _remove(map_path(self._map_dir, shard, generation))

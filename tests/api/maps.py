@@ -18,7 +18,7 @@ from shards.mapfile import Item
 from shards.maps import ShardMap
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
 from shards.records import DATA, Record
-from shards.restore import open_map
+from shards.restore import discard_maps, open_map
 from shards.segments import Segments
 from shards.slots import shard_of
 from shards.snapshot import take
@@ -108,13 +108,15 @@ class Run:
         self.maps = []
 
     def next(self, **facts: Any) -> Run:
-        """Another run of the server on the same log, with other `facts`; its maps are not open yet."""
+        """Another run of the server on the same log, with other `facts`; its maps are not open yet, what it cannot keep
+        is gone."""
         self.close_maps()
         old = self.board
         tail, following = old.history()
         board = Board.create(self.store.run_dir / "board", msgspec.structs.replace(old.facts, **facts))
         segments = Segments(board, segment=self.store.segment)
         segments.adopt(tail, following)
+        discard_maps(board)
         board.install()
         store = Store(
             board, self.store.data_dir, self.store.run_dir, self.store.map_dir, self.store.log_dir, segments,

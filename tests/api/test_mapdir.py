@@ -88,6 +88,27 @@ def test_maps_that_are_there_are_room(shm: Path, data: Path, room: list[int]) ->
     again.close()
 
 
+def test_maps_of_a_store_without_a_snapshot_are_not_moved_to_where_they_do_not_fit(
+    shm: Path, data: Path, room: list[int]
+) -> None:
+    room[0] = MIN_ROOM - 1
+    on_disk = choose_map_dir(None, data, STORE, shm=shm)
+    assert on_disk.path == data / "maps"
+    map = on_disk.path / "shard-0.1"
+    map.mkdir()
+    with (map / "data.mdb").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, MIN_ROOM)
+    on_disk.close()
+    room[0] = MIN_ROOM + MIN_ROOM // 2 - 1
+    again = choose_map_dir(None, data, STORE, shm=shm)
+    assert again.path == data / "maps"
+    again.close()
+    room[0] += 1
+    moved = choose_map_dir(None, data, STORE, shm=shm)
+    assert moved.path.parent == shm
+    moved.close()
+
+
 def test_a_store_in_memory_wants_room_and_starts_empty(shm: Path, room: list[int]) -> None:
     first = choose_map_dir(None, None, STORE, shm=shm)
     (first.path / "log").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from shards.board import NONE
 from shards.log import LogBroken
 from shards.manifest import SNAPSHOTS, Manifest
 from shards.mapfile import Identity, MapError, map_generations, map_path, read_meta
-from shards.maps import ShardMap
+from shards.maps import MapFull, ShardMap
 from shards.protocol import Atomic, DeleteEvent, PrefixMarked, TouchEvent
 from shards.restore import RestoreError, kept_applied, open_map
 from shards.snapshot import checksum, take
@@ -191,6 +192,49 @@ def test_a_start_of_another_boot_or_history_or_count_builds(run: Run, other: dic
     assert not set(generations(after)) & set(old)
     left = dict(map_generations(after.store.map_dir))
     assert left == dict(enumerate(generations(after))), "maps that nobody needs are removed"
+
+
+@pytest.mark.parametrize("shards", [2, 1, 3])
+def test_what_cannot_be_kept_is_gone_before_anything_is_built(run: Run, shards: int) -> None:
+    some_writes(run, random.Random(4), 10)
+    kept = {path.name for path in run.store.map_dir.iterdir()}
+    assert {"shard-0.ballast", "shard-1.ballast"} < kept
+    (run.store.map_dir / "shard-1.new").mkdir()
+    (run.store.map_dir / "shard-7.ballast").touch()
+    run.next(shards=shards)
+    assert {path.name for path in run.store.map_dir.iterdir()} == (kept if shards == 2 else set())
+
+
+def test_a_map_that_is_not_usable_is_gone_before_another_is_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_writes(run, random.Random(4), 10)
+    other = map_path(run.store.map_dir, 1, generations(run)[1]).name
+    run.close_maps()
+    (map_path(run.store.map_dir, 0, generations(run)[0]) / "data.mdb").write_bytes(b"damaged")
+    seen, apply = [], ShardMap.apply
+
+    def look(map: ShardMap, *arguments: object) -> object:
+        seen.append({path.name for path in run.store.map_dir.iterdir()})
+        return apply(map, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShardMap, "apply", look)
+    run.open().check()
+    assert seen[0] == {"shard-0.new", other, "shard-1.ballast"}
+
+
+@pytest.mark.parametrize("failure", [MapFull("full"), OSError(errno.ENOSPC, "no space"), OSError(errno.EIO, "error")])
+def test_no_room_to_build_says_what_to_do_and_leaves_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    some_writes(run, random.Random(4), 10)
+    after = run.next(shards=1)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(ShardMap, "apply", fail)
+    with pytest.raises(MapFull, match=f"map of shard 0 in {run.store.map_dir}.*--map-dir"):
+        after.open()
+    assert not list(run.store.map_dir.iterdir())
 
 
 def test_a_store_of_another_id_is_not_kept(run: Run) -> None:

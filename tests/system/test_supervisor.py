@@ -388,6 +388,16 @@ def test_a_snapshot_lets_the_log_be_trimmed_and_carries_a_restart(new_server: Ne
         assert all(get(server, key) == value for key, value in values.items() if key != "k0")
 
 
+def test_another_number_of_shards_needs_no_room_for_both(tmp_path: Path) -> None:
+    namespace = ["unshare", "-rm"]
+    can = subprocess.run([*namespace, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True)
+    if can.returncode:
+        pytest.skip(f"no file system can be mounted here: {can.stderr!r}")
+    command = [*namespace, sys.executable, "-m", "tests.system.small_maps", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def replay_lsn(server: Server) -> int:
     return int(json.loads((server.data_dir / "manifest").read_text())["replay_lsn"])
 
