@@ -22,10 +22,10 @@ from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.router import Router
 from kvserver.web import answers, target
 from kvserver.web.answers import PREFLIGHT, WrongMethod
-from kvserver.web.exchange import ROUTE
+from kvserver.web.exchange import GIVEN_ID, ROUTE
 from kvserver.web.traffic import Traffic
 from shards.board import Board
-from shards.errors import BadRequest, KVError, NotFound
+from shards.errors import BadRequest, KVError, NoSuchResource
 
 log = logging.getLogger("kvserver.app")
 
@@ -100,7 +100,7 @@ class Routes:
         self._routes[uri_template] = (resource, Methods(resource))
 
     def find(self, uri: str, req: Request) -> tuple[object, Methods, dict[str, Any], str]:
-        """Falcon asks where a request goes. `uri` is not looked at. Raises `NotFound`, `BadKey`."""
+        """Falcon asks where a request goes. `uri` is not looked at. Raises `NoSuchResource`, `BadKey`."""
         scope = req.scope
         if req.method == "OPTIONS":
             return self._find_preflight(scope)
@@ -108,7 +108,7 @@ class Routes:
         scope[ROUTE] = route
         found = self._routes.get(route)
         if found is None:
-            raise NotFound("there is nothing at this path")
+            raise NoSuchResource
         return *found, {"key": argument} if argument else {}, route
 
     def _find_preflight(self, scope: dict[str, Any]) -> tuple[object, Methods, dict[str, Any], str]:
@@ -123,8 +123,7 @@ class Routes:
 
 async def _on_error(req: Request, resp: Response, error: KVError, params: dict[str, Any]) -> None:
     """The one place that tells an error of the application."""
-    given = req.get_header("X-Request-Id") or ""
-    request_id = given.encode() if answers.REQUEST_ID.fullmatch(given.encode()) else secrets.token_hex(8).encode()
+    request_id = _request_id(req)
     answer = answers.refusal(error, req.scope["raw_path"], req.accept.encode(), request_id)
     resp.status = answer.status
     resp.stream = None
@@ -132,7 +131,14 @@ async def _on_error(req: Request, resp: Response, error: KVError, params: dict[s
     resp.content_type = None
     for name, value in answer.headers:
         resp.set_header(name.decode(), value.decode())
-    log.debug("%s %r: %s: %s", req.method, req.scope["raw_path"], error.code, error)
+    log.debug("%s %r: %s: %s (request %s)", req.method, req.scope["raw_path"], error.code, error, request_id.decode())
+
+
+def _request_id(req: Request) -> bytes:
+    """By what the client and the log know it: what the client gave, else one that is made at its first error."""
+    request_id: bytes = req.scope.get(GIVEN_ID) or secrets.token_hex(8).encode()
+    req.scope[GIVEN_ID] = request_id
+    return request_id
 
 
 async def _on_falcon_error(req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
@@ -142,5 +148,5 @@ async def _on_falcon_error(req: Request, resp: Response, error: falcon.HTTPError
 
 async def _on_fault(req: Request, resp: Response, error: Exception, params: dict[str, Any]) -> None:
     """A fault of ours: logged with its traceback, 500 for the client."""
-    log.error("%s %r failed", req.method, req.scope["raw_path"], exc_info=error)
+    log.error("%s %r failed (request %s)", req.method, req.scope["raw_path"], _request_id(req).decode(), exc_info=error)
     await _on_error(req, resp, KVError(), params)

@@ -54,6 +54,12 @@ class NotFound(KVError):
     hint = "PUT creates a key."
 
 
+class NoSuchResource(KVError):
+    code, status = "no_such_resource", 404
+    title = "There is nothing at this path"
+    hint = "A slash inside a key of the routes at the root is sent as %2F."
+
+
 class MethodNotAllowed(KVError):
     code, status = "method_not_allowed", 405
     title = "The resource does not know this method"
@@ -86,7 +92,7 @@ class UriTooLong(KVError):
 
 class HeadersTooLarge(KVError):
     code, status = "headers_too_large", 431
-    title = "The request headers are larger than 64 KiB"
+    title = "The request headers are larger than 64 KiB, or more than 500"
     hint = "Send fewer or shorter headers."
 
 

@@ -13,7 +13,7 @@ from kvserver.gateway.socket import Limits, WebSocket
 from kvserver.gateway.source import Follower, Source
 from kvserver.web import target
 from kvserver.web.answers import Origins
-from shards.errors import NotFound, Unavailable
+from shards.errors import NoSuchResource, Unavailable
 from shards.log import Trimmed
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Gateway:
     def admit(self, head: Head, peer: str) -> Wal:
         """A feed for a well-formed upgrade of `/wal`. Raises `KVError`."""
         if head.path.decode() != target.WAL:
-            raise NotFound
+            raise NoSuchResource
         check_upgrade(head, self.origins)
         if self.source is None:
             raise Unavailable("the feed is stopping")

@@ -51,6 +51,7 @@ RETRY_AFTER_S: Final = 1
 
 _PLAIN = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
+_REFUSES = re.compile(rb"q=0(?:\.0{0,3})?")
 
 STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
@@ -61,6 +62,13 @@ class WrongMethod(MethodNotAllowed):
     def __init__(self, allow: str) -> None:
         super().__init__(f"allowed: {allow}")
         self.allow = allow
+
+
+class UnknownMethod(BadRequest):
+    """A method that the parser does not know. MemoryKV's body is empty."""
+
+    def __init__(self) -> None:
+        super().__init__("the method is not known")
 
 
 class Answer(NamedTuple):
@@ -82,7 +90,7 @@ def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> An
         headers.append((b"allow", error.allow.encode()))
     if error.status == 503:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    if path.startswith(b"/v1/") or _PROBLEM in accept.lower():
+    if path.startswith(b"/v1/") or _wants_problem(accept):
         content_type, body = _PROBLEM, _problem(error, request_id)
     else:
         content_type, body = _PLAIN, _text(error).encode()
@@ -92,10 +100,19 @@ def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> An
     return Answer(error.status, headers, body)
 
 
+def _wants_problem(accept: bytes) -> bool:
+    """Whether an Accept header names problems, and does not refuse them."""
+    for item in accept.lower().split(b","):
+        name, *parameters = (part.strip() for part in item.split(b";"))
+        if name == _PROBLEM and not any(_REFUSES.fullmatch(parameter) for parameter in parameters):
+            return True
+    return False
+
+
 def _text(error: KVError) -> str:
     """MemoryKV's body."""
     if isinstance(error, BadRequest):
-        return error.detail
+        return "" if isinstance(error, UnknownMethod) else error.detail
     if isinstance(error, RequestTimeout | ValueTooLarge):
         return error.title
     return Overloaded.title if error.status == 503 else ""

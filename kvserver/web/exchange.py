@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kvserver.web import answers, target
 from kvserver.web.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
@@ -26,6 +26,12 @@ ROUTE = "kvserver.route"
 
 SCRIPT = "kvserver.script"
 """Key of the scope that is there if a browser asks for the script of a service worker."""
+
+GIVEN_ID = "kvserver.request_id"
+"""Key of the scope under which the client's X-Request-Id is, if it gave one."""
+
+UNCOUNTED: Final = frozenset((target.LIVE.encode(), target.READY.encode()))
+"""Paths that answer however much the server has to do."""
 
 _JOIN_UP_TO = 16 << 10
 """Bodies up to this size are copied behind the head, larger ones written beside it."""
@@ -90,10 +96,11 @@ class Exchange:
 
     def _fail(self, error: Exception) -> None:
         """A client must see that an answer is broken off: no end of the chunks, no full length."""
+        request_id = (self.request_id if self._started else self._id()).decode() or "without an id"
         if isinstance(error, KVError):
-            log.warning("%s %r broke off: %s", self.method, self.path, error)
+            log.warning("%s %r broke off: %s (request %s)", self.method, self.path, error, request_id)
         else:
-            log.error("%s %r failed", self.method, self.path, exc_info=error)
+            log.error("%s %r failed (request %s)", self.method, self.path, request_id, exc_info=error)
         if not self._started and not self.disconnected:
             self.refuse(error if isinstance(error, KVError) else KVError())
         elif self._chunked:
@@ -146,11 +153,15 @@ class Exchange:
 
     def refuse(self, error: KVError) -> None:
         """Answer with `error`."""
-        request_id = self.request_id or secrets.token_hex(8).encode()
-        answer = answers.refusal(error, self.path, self.accept, request_id)
+        answer = answers.refusal(error, self.path, self.accept, self._id())
         self.status, self.start = answer.status, answer.headers
         self._write(answer.body, False)
         self._finish()
+
+    def _id(self) -> bytes:
+        """By what the client and the log know it, from the first error on."""
+        self.request_id = self.request_id or secrets.token_hex(8).encode()
+        return self.request_id
 
     def hold(self, size: int) -> None:
         """Count bytes of a body that take memory; negative ones give it back."""
@@ -162,7 +173,12 @@ class Exchange:
         self.protocol.traffic.bytes_owed += size
 
     def enter(self) -> bool:
-        """Count as in flight; if the server has as many as it takes, `Overloaded` is the answer."""
+        """Count as in flight; False if the server has as many as it takes: then `Overloaded` is the answer.
+
+        Questions about health, and about what may be asked, are not counted.
+        """
+        if self.path in UNCOUNTED or self.method == "OPTIONS":
+            return True
         self.counted = self.protocol.traffic.enter()
         if not self.counted:
             self.error = Overloaded()

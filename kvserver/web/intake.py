@@ -8,13 +8,14 @@ what the server works on at a time.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
 from kvserver.web import target
-from kvserver.web.answers import REQUEST_ID, Headers, lines
-from kvserver.web.exchange import SCRIPT, Exchange
+from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
+from kvserver.web.exchange import GIVEN_ID, SCRIPT, Exchange
 from kvserver.web.traffic import MOST_BYTES
 from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, UriTooLong, ValueTooLarge
 
@@ -25,7 +26,12 @@ log = logging.getLogger("kvserver.web.http")
 
 REQUEST_LINE: Final = 8 << 10
 HEADERS: Final = 64 << 10
+MOST_HEADERS: Final = 500
+"""Header fields of a request: each takes far more memory than its bytes."""
 
+_REQUEST_LINE = re.compile(rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]+ ([^ \r\n]+) HTTP/")
+"""What the parser does not tell of a request whose method it does not know."""
+_HOST = re.compile(rb"[^\x00-\x20,/@?#\x7f]*")
 _OVERHEAD: Final = 1 << 20
 """Bytes of chunk headers and trailers that may come without any body between them."""
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
@@ -76,12 +82,12 @@ class Intake:
         except httptools.HttpParserUpgrade as upgrade:
             raise Upgrade(data[upgrade.args[0] :]) from None
         except httptools.HttpParserError as error:
-            return self._why(error)
+            return self._why(error, data)
         if before is not None and before is self.receiving and len(before.body) == progress:
             return self._count_overhead(len(data))
         return None
 
-    def _why(self, error: httptools.HttpParserError) -> KVError | None:
+    def _why(self, error: httptools.HttpParserError, data: bytes) -> KVError | None:
         failure, self._failure = self._failure, None
         if failure is not None or self._connection.over:  # the parser was stopped behind the last request
             return failure
@@ -89,7 +95,11 @@ class Intake:
             log.error("a request could not be taken", exc_info=error)
             return KVError()
         if isinstance(error, httptools.HttpParserInvalidMethodError):
-            return BadRequest()
+            if self.receiving is not None and (line := _REQUEST_LINE.match(data)) is not None:
+                self.url = line[1]
+            return UnknownMethod()
+        if isinstance(error, httptools.HttpParserInvalidURLError) and self.receiving is not None:
+            self.receiving.method = self._parser.get_method().decode()
         return BadRequest(f"malformed request: {error}")
 
     def _count_overhead(self, size: int) -> KVError | None:
@@ -102,7 +112,7 @@ class Intake:
     def take(self) -> Exchange:
         """What has arrived of a request, if anything: it goes no further."""
         exchange, self.receiving = self.receiving or Exchange(self._connection), None
-        exchange.path = exchange.path or self.url
+        exchange.path = exchange.path or target.without_authority(self.url)
         return exchange
 
     def ignore_upgrade(self, rest: bytes) -> bytes:
@@ -129,7 +139,7 @@ class Intake:
             raise Refused
         self.receiving = Exchange(self._connection)
         self.url = b""
-        self._header_bytes = self._overhead = self._hosts = self._encodings = 0
+        self._header_bytes = self._fields = self._overhead = self._hosts = self._encodings = self._ids = 0
         self.head_done = self.expects = self._upgrading = False
         self._length: int | None = None
         self._connection.begun()
@@ -139,17 +149,22 @@ class Intake:
 
     def on_url(self, url: bytes) -> None:
         """A part of the request target."""
+        if not self.url:  # before, the parser does not know the method
+            assert self.receiving is not None
+            self.receiving.method = self._parser.get_method().decode()
         self.url += url
         if len(self.url) > REQUEST_LINE - 64 and self._request_line() > REQUEST_LINE:
             self._fail(UriTooLong())
 
     def _request_line(self) -> int:
-        return len(self._parser.get_method()) + len(self.url) + len(b"  HTTP/1.1")
+        assert self.receiving is not None
+        return len(self.receiving.method) + len(self.url) + len(b"  HTTP/1.1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is dropped."""
         self._header_bytes += len(name) + len(value) + 4
-        if self._header_bytes > HEADERS:
+        self._fields += 1
+        if self._header_bytes > HEADERS or self._fields > MOST_HEADERS:
             self._fail(HeadersTooLarge())
         if self.head_done:
             return
@@ -162,6 +177,8 @@ class Intake:
 
     def _note_host(self, exchange: Exchange, value: bytes) -> None:
         self._hosts += 1
+        if _HOST.fullmatch(value) is None:
+            self._fail(BadRequest("Host header: not a host"))
 
     def _note_expect(self, exchange: Exchange, value: bytes) -> None:
         self.expects = value.lower() == b"100-continue"
@@ -183,7 +200,8 @@ class Intake:
         exchange.origin = value
 
     def _note_request_id(self, exchange: Exchange, value: bytes) -> None:
-        if REQUEST_ID.fullmatch(value):
+        self._ids += 1
+        if self._ids == 1 and REQUEST_ID.fullmatch(value):
             exchange.request_id = value
 
     def _note_service_worker(self, exchange: Exchange, value: bytes) -> None:
@@ -196,7 +214,6 @@ class Intake:
         self.head_done = True
         self._overhead = 0
         self._upgrading = parser.should_upgrade()
-        exchange.method = parser.get_method().decode()
         exchange.version = parser.get_http_version()
         self._check_head(exchange)
         try:
@@ -233,6 +250,8 @@ class Intake:
         }
         if exchange.script:
             scope[SCRIPT] = True
+        if exchange.request_id:
+            scope[GIVEN_ID] = exchange.request_id
         return scope
 
     def _admit(self, exchange: Exchange) -> None:

@@ -55,17 +55,23 @@ def split(target: bytes) -> tuple[bytes, bytes]:
     if _FORBIDDEN.search(target):
         raise BadRequest("Invalid URL: a character that must be percent-encoded")
     if not target.startswith(b"/") and target != b"*":
-        absolute = _ABSOLUTE.match(target)
-        if absolute is None:
+        if _ABSOLUTE.match(target) is None:
             raise BadRequest("Invalid URL: neither a path nor a URL")
-        target = target[absolute.end() :]
-        if not target.startswith(b"/"):
-            target = b"/" + target
+        target = without_authority(target)
     if b"?" not in target and b"#" not in target:
         return target, b""
     path, *_ = _END_OF_PATH.split(target, 1)
     rest = target[len(path) :].partition(b"#")[0]
     return path, rest[1:]
+
+
+def without_authority(target: bytes) -> bytes:
+    """What stands behind the authority of a target of the absolute form, others as they are. Checks nothing."""
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
+    if absolute is None:
+        return target
+    target = target[absolute.end() :]
+    return target if target.startswith(b"/") else b"/" + target
 
 
 def resolve(path: bytes) -> Target:

@@ -56,7 +56,7 @@ async def test_what_is_no_route(web: Web) -> None:
             assert answer.status == 404
             assert ("content-type" in answer.headers) == path.startswith("/v1/")
     problem = await web.ask(request("GET", "/v1/x"))
-    assert json.loads(problem.body)["code"] == "not_found"
+    assert json.loads(problem.body)["code"] == "no_such_resource"
     assert web.shards.seen == []
 
 

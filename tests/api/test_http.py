@@ -7,9 +7,13 @@ import contextlib
 import json
 import socket
 from functools import partial
+from pathlib import Path
+
+import pytest
 
 from kvserver.web.answers import COMMON, INERT
 from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
+from kvserver.web.intake import MOST_HEADERS
 from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
 from shards.errors import OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
@@ -120,6 +124,10 @@ async def test_malformed_requests_are_refused(web: Web) -> None:
         b"GET /k HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n",
         b"GET /k HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
         b"CONNECT kv.example:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        *(
+            b"GET /k HTTP/1.1\r\nHost: %b\r\n\r\n" % host
+            for host in (b"a b", b"a,b", b"a/", b"u@a", b"a?", b"#", b"a\tb")
+        ),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ):
         await refused(web, data, 400)
@@ -216,11 +224,39 @@ async def test_long_request_lines_and_headers(web: Web) -> None:
     assert (await web.ask(request("GET", "/k", *(f"X-{i}: {'v' * 1000}" for i in range(60))))).status == 200
     await refused(web, request("GET", "/k", *(f"X-{i}: {'v' * 1000}" for i in range(66))), 431, b"")
     await refused(web, request("GET", "/k", "X: " + "v" * 66_000), 431, b"")
+    assert (await web.ask(request("GET", "/k", *["a: b"] * (MOST_HEADERS - 1)))).status == 200
+    await refused(web, request("GET", "/k", *["a: b"] * MOST_HEADERS), 431, b"")
     client = await web.connect()
     await client.send(b"GET /k HTTP/1.1\r\nX: ")
     for _ in range(100):
         await client.send(b"v" * 16384)
     assert (await client.answer()).status == 431
+
+
+@scenario
+async def test_a_head_that_is_refused_has_no_body(web: Web) -> None:
+    """Its method is known before its head is whole."""
+    for data, status in (
+        (b"HEAD /v1/x HTTP/1.1\r\nHost: a\r\nX: " + b"v" * 80_000, 431),
+        (b"HEAD /v1/x HTTP/1.1\r\nHost: a\r\nA B: c\r\n\r\n", 400),
+        (b"HEAD \x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"HEAD /v1/" + b"k" * 9000, 414),
+        (b"HEAD /v1/x HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    ):
+        client = await web.connect()
+        answer = await client.ask(data)
+        assert answer.status == status
+        assert await client.ended()
+
+
+@scenario
+async def test_what_version_1_refuses_is_a_problem_from_the_first_line_on(web: Web) -> None:
+    for line in (
+        b"BREW /v1/x HTTP/1.1", b"\r\n\r\nBREW /v1/x HTTP/1.1", b"GET http://a/v1/x HTTP/1.1", b"GET /v1/x HTTP/1.1",
+    ):  # fmt: skip
+        answer = await refused(web, line + b"\r\nHost: a b\r\n\r\n", 400)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert json.loads(answer.body)["detail"]
 
 
 @scenario
@@ -283,6 +319,18 @@ async def test_beyond_the_limit_in_flight_requests_are_shed(web: Web) -> None:
     assert (await first.answer()).status == 200
     assert (await second.ask(GET)).body == b"1"  # it was let live, and now there is room
     assert web.counts.overloads == 2
+
+
+@scenario
+async def test_health_can_be_asked_beyond_the_limit_in_flight(web: Web) -> None:
+    web.traffic._other_words.append(web.board.workers[1].base + type(web.row).in_flight.index)
+    web.board.workers[1].in_flight = MOST_IN_FLIGHT
+    assert (await web.ask(GET)).status == 503
+    for data in (request("GET", "/health/live"), request("OPTIONS", "/k"), request("OPTIONS", "/k", body=b"x")):
+        assert (await web.ask(data)).status == 200
+    ready = await web.ask(request("GET", "/health/ready", "Accept: application/problem+json"))
+    assert json.loads(ready.body)["code"] == "unavailable", "it is the shard, not the limit"
+    assert web.counts.overloads == 1
 
 
 @scenario
@@ -589,6 +637,29 @@ async def test_request_ids(web: Web) -> None:
     assert "x-request-id" not in (await web.ask(GET)).headers
     assert (await web.ask(request("GET", "/a/b", "X-Request-Id: abc"))).headers["x-request-id"] == "abc"
     assert len((await web.ask(request("GET", "/a/b"))).headers["x-request-id"]) == 16
+    for path in ("/k", "/a/b"):  # the first counts on every road
+        answer = await web.ask(request("GET", path, "X-Request-Id: abc", "X-Request-Id: def"))
+        assert answer.headers["x-request-id"] == "abc"
+        answer = await web.ask(request("GET", path, "X-Request-Id: a b", "X-Request-Id: def"))
+        assert answer.headers.get("x-request-id") != "def"
+
+
+def test_the_log_names_requests_as_their_clients_know_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(web: Web) -> None:
+        for error in (OutcomeUnknown(), ZeroDivisionError()):
+            web.shards.fail = error
+            for fields in ((), ("X-Request-Id: abc",)):
+                caplog.clear()
+                answer = await web.ask(request("PUT", "/k", *fields, body=b"1"))
+                assert f"(request {answer.headers['x-request-id']})" in caplog.text
+        web.shards.values = {b"%0500d" % i: (b"", "") for i in range(4000)}
+        web.shards.break_list_after = 3
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await web.ask(request("GET", "/keys", "X-Request-Id: abc"))
+        assert "(request abc)" in caplog.text
+
+    caplog.set_level("DEBUG", "kvserver")
+    scenario(test)(tmp_path)
 
 
 @partial(scenario, origins="https://a.example, https://b.example")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kvserver.web.answers import Origins, WrongMethod, refusal
+from kvserver.web.answers import Origins, UnknownMethod, WrongMethod, refusal
 from shards.errors import (
     ERRORS,
     BadKey,
@@ -15,6 +15,7 @@ from shards.errors import (
     InsufficientStorage,
     KeyTooLong,
     KVError,
+    NoSuchResource,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -29,6 +30,8 @@ from shards.errors import (
     [
         (BadKey("Invalid URL: Invalid UTF-8 in `key`"), 400, b"Invalid URL: Invalid UTF-8 in `key`"),
         (BadRequest(), 400, b""),
+        (UnknownMethod(), 400, b""),
+        (NoSuchResource(), 404, b""),
         (Forbidden("x"), 403, b""),
         (NotFound("x"), 404, b""),
         (WrongMethod("GET"), 405, b""),
@@ -69,6 +72,25 @@ def test_problems(error: type[KVError], path: bytes, accept: bytes) -> None:
         "hint": error.hint,
         "request_id": "a-1",
     }
+
+
+@pytest.mark.parametrize(
+    ("accept", "problem"),
+    [
+        (b"application/problem+json", True),
+        (b"text/html;q=0.5, APPLICATION/Problem+JSON ; q=0.001", True),
+        (b",application/problem+json;a=b", True),
+        (b"application/problem+json;q=0", False),
+        (b"application/problem+json; Q=0.00", False),
+        (b"application/problem+jsonx", False),
+        (b"x-application/problem+json", False),
+        (b"text/plain;a=application/problem+json", False),
+        (b"*/*", False),
+    ],
+)
+def test_who_wants_problems(accept: bytes, problem: bool) -> None:
+    headers = dict(refusal(NotFound(), b"/k", accept, b"a-1").headers)
+    assert (headers.get(b"content-type") == b"application/problem+json") is problem
 
 
 def test_origins() -> None:

@@ -47,6 +47,8 @@ DECODERS = {
         ("gzip;q=2", "gzip"),
         (",,gzip,", "gzip"),
         (";;q=1", None),
+        ("gzip".ljust(coding.LONGEST_HEADER), "gzip"),
+        ("gzip".ljust(coding.LONGEST_HEADER + 1), None),
     ],
 )
 def test_choice(accepted: str, chosen: str | None) -> None:
