@@ -64,7 +64,7 @@ class Intake:
         self._failure: KVError | None = None
         self._ignored_upgrade: bytes | None = None
         self.receiving: Exchange | None = None
-        self.url = b""
+        self.url = self._host = b""
         self.head_done = self.expects = False
         self._new_parser()
 
@@ -177,8 +177,10 @@ class Intake:
 
     def _note_host(self, exchange: Exchange, value: bytes) -> None:
         self._hosts += 1
-        if _HOST.fullmatch(value) is None:
-            self._fail(BadRequest("Host header: not a host"))
+        if value != self._host:  # it seldom changes on a connection
+            if _HOST.fullmatch(value) is None:
+                self._fail(BadRequest("Host header: not a host"))
+            self._host = value
 
     def _note_expect(self, exchange: Exchange, value: bytes) -> None:
         self.expects = value.lower() == b"100-continue"
