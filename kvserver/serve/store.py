@@ -294,7 +294,7 @@ def make_data_dir(path: Path) -> None:
     if "manifest" in names:
         (path / "locks").mkdir(mode=0o700, exist_ok=True)  # a backup need not have them
         return
-    if "log" in names and any((path / "log").iterdir()):
+    if any(name in names and any((path / name).iterdir()) for name in ("log", "snapshots")):
         raise StoreError(f"the manifest of the store in {path} is missing: restore the data directory from a backup")
     if names - _OURS:
         raise StoreError(

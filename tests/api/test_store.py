@@ -42,10 +42,11 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_a_log_without_its_manifest_is_not_taken_for_a_new_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["log/000000000000.log", "snapshots/0000000000001000-00000000"])
+def test_a_log_or_snapshot_without_its_manifest_is_not_taken_for_a_new_store(tmp_path: Path, left: str) -> None:
     make_data_dir(tmp_path)
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "000000000000.log").touch()
+    (tmp_path / left).parent.mkdir()
+    (tmp_path / left).touch()
     with pytest.raises(StoreError, match=r"manifest .* is missing"):
         make_data_dir(tmp_path)
 
