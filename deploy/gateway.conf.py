@@ -30,6 +30,12 @@ loglevel = gunicorn_log_level(_settings.log_level)
 accesslog = None
 
 
+def when_ready(server):
+    """In the master: its socket's file is removed with the others of the run directory, not by gunicorn, which would
+    fail where that is gone already."""
+    server.systemd = True  # gunicorn's word for listeners whose files are somebody else's
+
+
 def post_fork(server, worker):
     """In each new worker: rules of life first."""
     from kvserver.gateway.worker import post_fork

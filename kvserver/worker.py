@@ -1,6 +1,6 @@
 """gunicorn's worker class of the web workers: uvicorn's server with our connections, and a row on the board.
 
-A worker dies with its gunicorn master, ends when another run of the store has begun, and stops in order: it takes no
+A worker dies with its gunicorn master, ends when its run of the store is over, and stops in order: it takes no
 new connections, answers what still arrives on the old ones with `Connection: close`, lets idle ones go quietly, and
 gives what is being answered the grace to finish.
 """
@@ -62,7 +62,7 @@ class Server(UvicornServer):
         self.traffic.look_around()
         if counter % 4 == 0:
             self._check_connections()
-            self.traffic.counts.flush()
+            self._flush_counts()
         if counter % 10 == 0:
             self._beat()
         return self.should_exit
@@ -81,8 +81,8 @@ class Server(UvicornServer):
             self._router.counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
-        if traffic.board.replaced():
-            log.warning("another run of the store has begun: this worker ends")
+        if traffic.board.is_over():
+            log.warning("this run of the store is over: this worker ends")
             self._grace_s, self.should_exit = 0.0, True
 
     async def startup(self, sockets: Any = None) -> None:
@@ -112,7 +112,11 @@ class Server(UvicornServer):
             self._check_connections()
         self._cut_off()
         await asyncio.sleep(0)
-        traffic.counts.flush()
+        self._flush_counts()
+
+    def _flush_counts(self) -> None:
+        with contextlib.suppress(OSError):  # the metrics' directory may be gone, with the run directory
+            self.traffic.counts.flush()
 
     def _cut_off(self) -> None:
         traffic = self.traffic

@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     process.configure_logging(loaded.log_level, f"shard-{index}")
     try:
         board = Board.open(board_path)
+        if board.is_over():
+            raise StartError(f"the run of the store that {board_path} shows is over: is `kvserver serve` running?")
         if index >= len(board.shards):
             raise StartError(f"the store has {len(board.shards)} shards: there is no shard {index}")
         server = Server(board, index, board_path.parent)

@@ -233,6 +233,7 @@ class Board:
     _recovered = 2
     _facts_length = 3
     _LOG_AT = 16
+    _SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
@@ -245,13 +246,15 @@ class Board:
         self.workers = _Rows(WorkerRow, self, MAX_SHARDS, MAX_WORKERS)
         self.gateways = _Rows(GatewayRow, self, MAX_SHARDS + MAX_WORKERS, MAX_GATEWAYS)
         self._claimed: set[int] = set()
+        self._made_here = False
         self._offset_ms = self.facts.clock_offset_ms
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> Board:
         """A new board under a temporary name beside `path`, all rows empty, not yet marked recovered.
 
-        `install` puts it in its place. Raises `BoardError` if the facts are too long, `OSError` if there is no space.
+        `install` puts it in its place. The run it shows is over when this process ends or closes it.
+        Raises `BoardError` if the facts are too long, `OSError` if there is no space.
         """
         encoded = msgspec.json.encode(facts)
         if len(encoded) > _FACTS_MAX:
@@ -267,6 +270,7 @@ class Board:
         os.pwrite(fd, array("Q", [_MAGIC, secrets.randbits(64), 0, len(encoded)]).tobytes(), 0)
         os.pwrite(fd, encoded, _FACTS_AT)
         board = cls(path, fd)
+        board._made_here = locks.try_hold(fd, cls._SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
         return board
@@ -299,8 +303,11 @@ class Board:
         """Random number of this board; a new run of the store has another."""
         return self.words[self._id]
 
-    def replaced(self) -> bool:
-        """Whether another board, or none, is at this path: then this process belongs to a run that is over."""
+    def is_over(self) -> bool:
+        """Whether the run of the store that this board shows is over, and this process must end: another board, or
+        none, is at its path, or the supervisor is gone (who is its child goes with it, others have to look)."""
+        if not self._made_here and not locks.is_held(self.fd, self._SUPERVISOR_LOCK):
+            return True
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

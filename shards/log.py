@@ -279,7 +279,7 @@ class Log:
     def _wait_for_segment(self) -> None:
         if self._words.full:
             raise LogFull("there is no space for another segment of the log")
-        if self._board.replaced():
+        if self._board.is_over():
             raise LogError("this run of the store is over")
         if self._row is not None:
             self._row.beat()

@@ -2,7 +2,7 @@
 
 - It dies with its parent. PR_SET_PDEATHSIG (prctl(2)) follows the *thread* that started the process and is cleared by
   fork, so each process sets it itself and then compares its parent with the one it was told.
-- It belongs to one run of the store: when another board is at its path, it goes.
+- It belongs to one run of the store: when that is over (`Board.is_over`), it goes.
 """
 
 from __future__ import annotations

@@ -179,6 +179,9 @@ class Server:
         except (LogBroken, RunOver) as error:
             log.critical("shard %d ends: %s", self.shard, error)
             return 1
+        except OSError as error:  # of its directories, which are not there any more, for instance
+            log.critical("shard %d ends: %s", self.shard, error)
+            return 1
         except MapFull as error:
             log.critical("shard %d ends: what is logged cannot be applied, there is no room: %s", self.shard, error)
             return 1
@@ -307,7 +310,7 @@ class Server:
     def _keep_house(self) -> None:
         now = time.monotonic()
         if now >= self._housekeeping_at:
-            if self.board.replaced():
+            if self.board.is_over():
                 raise RunOver("the run of the store it belongs to is over")
             if self.board.log.broken:
                 raise LogBroken("a flush of the log failed")

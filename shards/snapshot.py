@@ -241,7 +241,7 @@ def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
         flusher.close()
     for place in (directory, directory.parent, directory.parent.parent):
         DISK.sync_directory(place)
-    if board.replaced():
+    if board.is_over():
         raise SnapshotError("this run of the store is over")
     return tail, following - 1
 

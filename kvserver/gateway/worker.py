@@ -173,7 +173,7 @@ class GatewayWorker(SocketWorker):
             return
         self.row.beat()
         self.source.each_second()
-        if self._board.replaced():
+        if self._board.is_over():
             log.info("this run of the store is over")
             self.stop()
 

@@ -41,6 +41,7 @@ WATCH_S = 0.25
 SWEEP_S = 10.0
 SLOW_START_S = 15.0
 GATEWAY_GRACE_S = 10.0
+FAILED_GRACE_S = 1.0
 SHARD_GRACE_S = 15.0
 
 _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID")
@@ -117,6 +118,8 @@ class Supervisor:
         self._snapshot: Child | None = None
         self._watch = Watch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
         self._watch_at = self._sweep_at = 0.0
+        self._map_lock = store.map_dir / "lock"
+        self._map_lock_inode = self._map_lock.stat().st_ino
         self._metrics = MetricsServer(
             listeners.metrics, self._board, store.metrics_dir, lambda: dict(self._children.restarts)
         )
@@ -187,6 +190,9 @@ class Supervisor:
     def _turn(self) -> None:
         """One look at everything."""
         now = time.monotonic()
+        watching = now >= self._watch_at
+        if watching:  # first: children that find the ground gone would be started again and again
+            self._look_at_directories()
         self._children.turn(now)
         self._tell_board()
         if self._board.log.broken:
@@ -196,7 +202,7 @@ class Supervisor:
             )
         self._store.raise_failure()
         self._snapshots(now)
-        if now >= self._watch_at:
+        if watching:
             self._watch_at = now + WATCH_S
             for culprit in self._watch.culprits(now):
                 log.warning("pid %s is killed: %s", culprit.pid, culprit.why)
@@ -205,6 +211,22 @@ class Supervisor:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             self._metrics.sweep()
+
+    def _look_at_directories(self) -> None:
+        """Raise `Failure` if what all processes of the store meet in was removed under it."""
+        if self._board.is_over():
+            raise Failure(
+                f"the run directory {self._settings.run_dir} was removed, or the board in it, so no process can find "
+                "the store any more: start the server again; nothing is lost (--run-dir names another place)"
+            )
+        with contextlib.suppress(OSError):
+            if self._map_lock.stat().st_ino == self._map_lock_inode:
+                return
+        raise Failure(
+            f"the map directory {self._settings.map_dir} was removed, so nothing can be read any more: start the "
+            f"server again, {'in memory everything is lost' if self._settings.in_memory else 'nothing is lost'} "
+            "(--map-dir names another place)"
+        )
 
     def _tell_board(self) -> None:
         self._board.log.restarts = self._children.restarts.total()
@@ -254,17 +276,20 @@ class Supervisor:
     def stop(self, orderly: bool = True) -> None:
         """Stop all children: web first, so that requests are answered, then the feeds, then the shards.
 
-        A second signal, or `orderly` = False, cuts the waiting short. Returns when nothing is left of them.
+        A second signal cuts the waiting short; unless `orderly`, requests are not waited for, but feeds are told.
+        Returns when nothing is left of them.
         """
         notify("STOPPING=1")
+        if not orderly:
+            for child in self._children:
+                child.wanted = False  # what ends meanwhile would only end again
         for listener in (self._listeners.rest, self._listeners.feed):
             if listener is not None:
                 listener.close()
         if self._snapshot is not None:
             self._snapshot.send(signal.SIGKILL)
-        patience = self._settings.grace + 2.0 if orderly else 1.0
-        self._stop_stage(WEB, patience)
-        self._stop_stage(GATEWAY, min(patience, GATEWAY_GRACE_S))
+        self._stop_stage(WEB, self._settings.grace + 2.0 if orderly else FAILED_GRACE_S)
+        self._stop_stage(GATEWAY, GATEWAY_GRACE_S)
         self._stop_stage(SHARDS, SHARD_GRACE_S, hurry=False)
         self._metrics.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from shards.board import NONE, Board, Common
 from tests.system.harness import Server, processes_of, wait_for
@@ -286,6 +289,32 @@ def test_a_killed_supervisor_leaves_no_process_and_loses_nothing(new_server: New
         assert epoch_of(server) == epoch
 
 
+@pytest.mark.parametrize("what", ["run directory", "board", "map directory"])
+def test_what_all_meet_in_is_removed_and_the_server_ends(new_server: NewServer, what: str) -> None:
+    server = new_server("--shards", "2", "--workers", "1")
+    with server.start():
+        put(server, "a", b"1")
+        with connect(server.feed_url) as feed:
+            if what == "board":
+                (server.run_dir / "board").unlink()
+            else:
+                shutil.rmtree(server.run_dir if what == "run directory" else server.map_dir)
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    feed.recv(20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        assert server.process is not None
+        assert server.process.wait(20) == 1
+        directory = server.map_dir if what == "map directory" else server.run_dir
+        assert f"directory {directory} was removed" in server.log()
+        assert processes_of(server.run_dir) == []
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+        server.start()
+        assert get(server, "a") == b"1"
+
+
 def epoch_of(server: Server) -> str:
     board = board_of(server)
     try:
@@ -426,18 +455,26 @@ def by_hand(server: Server, *arguments: str) -> Iterator[subprocess.Popen[bytes]
         process.wait()
 
 
+def spawn_store(server: Server, stack: contextlib.ExitStack) -> subprocess.Popen[str]:
+    """The supervisor without children, when it is ready."""
+    process = server.spawn()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    stack.callback(process.stdout.close)
+    return process
+
+
 def test_the_store_alone_with_shards_started_by_hand(new_server: NewServer) -> None:
     server = new_server("--only", "store", "--shards", "2")
     with contextlib.ExitStack() as stack:
-        process = server.spawn()
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line == "ready\n":
-                break
-        stack.callback(process.stdout.close)
+        process = spawn_store(server, stack)
         board = board_of(server)
         shards = [stack.enter_context(by_hand(server, "shards", "--index", str(i))) for i in range(2)]
-        stack.enter_context(by_hand(server, "gunicorn", "-c", "deploy/gateway.conf.py", "kvserver.gateway:app"))
+        gateway = stack.enter_context(
+            by_hand(server, "gunicorn", "-c", "deploy/gateway.conf.py", "kvserver.gateway:app")
+        )
         stack.enter_context(by_hand(server, "gunicorn", "-c", "deploy/gunicorn.conf.py", "kvserver.app:app"))
         wait_for(lambda: all(row.state == Common.UP for row in board.shards), "the shards")
         wait_for(lambda: [row for _, row in board.workers.alive() if row.state == Common.UP], "a worker")
@@ -446,7 +483,30 @@ def test_the_store_alone_with_shards_started_by_hand(new_server: NewServer) -> N
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert all(shard.wait(10) is not None for shard in shards)  # they see that the run is over
+        gateway.send_signal(signal.SIGTERM)  # whose socket's file was removed under it
+        assert gateway.wait(20) == 0
     assert "could not be closed" not in server.log()
+
+
+def test_shards_started_by_hand_end_when_their_supervisor_is_killed(new_server: NewServer) -> None:
+    server = new_server("--only", "store", "--shards", "2")
+    with contextlib.ExitStack() as stack:
+        spawn_store(server, stack).kill()
+        assert server.process is not None
+        server.process.wait()
+        with by_hand(server, "shards", "--index", "0") as too_late:
+            assert too_late.wait(20) == 1
+        spawn_store(server, stack)
+        board = board_of(server)
+        shards = [stack.enter_context(by_hand(server, "shards", "--index", str(i))) for i in range(2)]
+        wait_for(lambda: all(row.state == Common.UP for row in board.shards), "the shards")
+        board.close()
+        server.process.kill()
+        server.process.wait()
+        spawn_store(server, stack)  # at once: it waits for them
+        assert [shard.wait(10) for shard in shards] == [1, 1]
+        assert server.log().count("ends: the run of the store it belongs to is over") == 2
+        server.stop()
 
 
 # Metrics.

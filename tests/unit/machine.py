@@ -107,7 +107,7 @@ class MachineBoard(Board):
         self.log = LogWords(self.words, self._LOG_AT)
         self.shards = [ShardRow(self.words, _ROWS_AT + _ROW * i) for i in range(facts.shards)]  # type: ignore[assignment]
 
-    def replaced(self) -> bool:
+    def is_over(self) -> bool:
         return False
 
     def now_ms(self) -> int:

@@ -112,17 +112,29 @@ def test_facts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_new_board_in_its_place_is_noticed_and_leaves_the_old_one_whole(board: Board) -> None:
-    assert not board.replaced()
+    assert not board.is_over()
     board.advance(10, 11)
     new = Board.create(board.path, FACTS)
-    assert not board.replaced()
+    assert not board.is_over()
     new.install()
-    assert board.replaced()
-    assert not new.replaced()
+    assert board.is_over()
+    assert not new.is_over()
     assert board.history() == (10, 11)
     new.path.unlink()
-    assert new.replaced()
+    assert new.is_over()
     new.close()
+
+
+def test_a_run_is_over_when_its_supervisor_is_gone(tmp_path: Path) -> None:
+    made = Board.create(tmp_path / "board", FACTS)
+    made.install()
+    seen = Board.open(made.path)
+    row = seen.shards[0]
+    assert seen.claim(row)
+    assert not seen.is_over()
+    made.close()
+    assert seen.is_over()
+    seen.close()
 
 
 # The history.
