@@ -2,7 +2,8 @@
 
 A process that is stopped (SIGSTOP, a debugger, a hung disk) while it holds the append or the flush lock stops every
 shard; one that stands between append and apply holds back the feed. Both are seen by words of the board that do not
-change. A heartbeat that stands still proves nothing by itself and is not looked at: a loop may be long busy.
+change. Who waits for one of these locks is not stopped, and others are to blame for what it does not get done. A
+heartbeat that stands still proves nothing by itself and is not looked at: a loop may be long busy.
 
 Only processes that belong to this store are ever named: descendants of the supervisor, or shards registered on the
 board.
@@ -51,18 +52,26 @@ class Unchanged:
         self._seen.pop(name, None)
 
 
-def flock_holders(proc_locks: str, inode: int) -> list[int]:
-    """Pids that hold a flock on a file of this inode, of the text of /proc/locks. Pure.
+def flocks(proc_locks: str, inode: int) -> tuple[list[int], set[int]]:
+    """Pids that hold a flock on a file of this inode, and pids that wait for it, of the text of /proc/locks. Pure.
 
     A line: `1: FLOCK ADVISORY WRITE 4242 08:01:131 0 EOF`; of one that waits, an arrow stands after the number.
     The device is left out of account: what stat(2) says is another one on some file systems.
     """
-    holders = []
+    holders: list[int] = []
+    waiters: set[int] = set()
     for line in proc_locks.splitlines():
         fields = line.split()
+        waits = fields[1:2] == ["->"]
+        if waits:
+            del fields[1]
         if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
-            holders.append(int(fields[4]))
-    return [pid for pid in holders if pid > 0]
+            pid = int(fields[4])
+            if pid > 0 and waits:
+                waiters.add(pid)
+            elif pid > 0:
+                holders.append(pid)
+    return holders, waiters
 
 
 def has_open(pid: int, status: os.stat_result) -> bool:
@@ -89,8 +98,9 @@ class Watch:
 
     def culprits(self, now: float) -> Iterator[Culprit]:
         """Whom to kill now."""
-        yield from self._stuck_in_a_lock(now)
-        yield from self._stuck_before_applying(now)
+        held, waiting = self._look_at_locks()
+        yield from self._stuck_in_a_lock(now, held, waiting)
+        yield from self._stuck_before_applying(now, waiting)
         yield from self._pinning(now)
 
     def _may_kill(self, pid: int) -> bool:
@@ -101,26 +111,36 @@ class Watch:
         rows = zip(self._board.shards, self._lives, strict=True)
         return any(row.pid == pid and locks.is_held(fd) for row, fd in rows)
 
-    def _stuck_in_a_lock(self, now: float) -> Iterator[Culprit]:
-        # A busy shard may hold the lock at every look, so the word that the lock guards must stand still as well.
-        progress = {"append": self._board.log.turn, "flush": self._board.log.synced}
+    def _look_at_locks(self) -> tuple[dict[str, tuple[int, os.stat_result]], set[int]]:
+        """Holder and file of each of the log's locks that is held, and all who wait for one of them."""
+        held, waiting = {}, set()
         text = Path("/proc/locks").read_text()
         for name, path in self._locks.items():
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-            except FileNotFoundError:
-                continue
-            holders = flock_holders(text, status.st_ino)
-            state = (holders[0], progress[name]) if holders else None
-            stalled = self._unchanged.seconds(name, state, now) >= STALLED_S
-            if stalled and self._may_kill(holders[0]) and has_open(holders[0], status):
-                self._unchanged.forget(name)  # not named again at every look while the kernel ends it
-                yield Culprit(holders[0], f"it has held the log's {name} lock for {STALLED_S:.0f} s")
+                holders, waiters = flocks(text, status.st_ino)
+                if holders:
+                    held[name] = holders[0], status
+                waiting |= waiters
+        return held, waiting
 
-    def _stuck_before_applying(self, now: float) -> Iterator[Culprit]:
+    def _stuck_in_a_lock(
+        self, now: float, held: dict[str, tuple[int, os.stat_result]], waiting: set[int]
+    ) -> Iterator[Culprit]:
+        # A busy shard may hold the lock at every look, so the word that the lock guards must stand still as well.
+        progress = {"append": self._board.log.turn, "flush": self._board.log.synced}
+        for name in self._locks:
+            holder, status = held.get(name, (0, None))
+            state = (holder, progress[name]) if status and holder not in waiting else None
+            stalled = self._unchanged.seconds(name, state, now) >= STALLED_S
+            if stalled and status and self._may_kill(holder) and has_open(holder, status):
+                self._unchanged.forget(name)  # not named again at every look while the kernel ends it
+                yield Culprit(holder, f"it has held the log's {name} lock for {STALLED_S:.0f} s")
+
+    def _stuck_before_applying(self, now: float, waiting: set[int]) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
             # A shard that starts may take long to replay what its predecessor left open.
-            serving = row.state == Common.UP and row.open != NONE
+            serving = row.state == Common.UP and row.open != NONE and row.pid not in waiting
             state = (row.pid, row.incarnation, row.open) if serving else None
             if self._unchanged.seconds(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
                 self._unchanged.forget(("open", i))

@@ -20,9 +20,18 @@ from tests.system.harness import wait_for
 HOLDER = """
 import fcntl, sys
 file = open(sys.argv[1], "w")
+if len(sys.argv) > 2:
+    print(flush=True)
 fcntl.flock(file, fcntl.LOCK_EX)
 print(flush=True)
 sys.stdin.read()
+"""
+
+BOTH = """
+import fcntl, sys
+files = [open(name, "w") for name in sys.argv[1:]]
+for file in files:
+    fcntl.flock(file, fcntl.LOCK_EX)
 """
 
 
@@ -41,10 +50,10 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 
 @contextmanager
-def holding(path: Path) -> Iterator[int]:
-    """The pid of a process that holds the flock of `path`."""
+def holding(path: Path, *first: str) -> Iterator[int]:
+    """The pid of a process that holds the flock of `path`, or, with something in `first`, is about to take it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(path), *first], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -89,6 +98,42 @@ def test_a_new_holder_starts_anew(board: Board) -> None:
     for now in (0, 2, 4):
         with holding(path):
             assert named(watcher, now) == []
+
+
+def waits(pid: int) -> bool:
+    return any(line.split()[1] == "->" and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["append", "flush"])
+def test_who_waits_for_a_lock_that_another_does_not_give_back_is_innocent(board: Board, name: str) -> None:
+    path = Path(board.facts.lock_dir) / name
+    with holding(path) as stopped, holding(path, "soon") as waiting:
+        wait_for(lambda: waits(waiting), "the wait")
+        row, watcher = board.shards[0], watch(board, stopped, waiting)
+        up(row, waiting)
+        row.open = 100
+        assert named(watcher, 0) == []
+        assert named(watcher, STALLED_S) == [stopped]
+        os.kill(stopped, signal.SIGKILL)
+        wait_for(lambda: not waits(waiting), "its turn")
+        assert named(watcher, STALLED_S + 1) == named(watcher, 2 * STALLED_S) == []  # the time is its own from now on
+        board.advance(1, 1)
+        board.log.synced += 1
+        assert named(watcher, 2 * STALLED_S + 1) == [waiting]
+
+
+def test_who_holds_one_lock_and_waits_for_the_other_is_innocent(board: Board) -> None:
+    append, flush = (Path(board.facts.lock_dir) / name for name in ("append", "flush"))
+    with holding(flush) as stopped:
+        waiter = subprocess.Popen([sys.executable, "-c", BOTH, str(append), str(flush)])
+        try:
+            wait_for(lambda: waits(waiter.pid), "the wait")
+            watcher = watch(board, stopped, waiter.pid)
+            assert named(watcher, 0) == []
+            assert named(watcher, STALLED_S) == [stopped]
+        finally:
+            waiter.kill()
+            waiter.wait()
 
 
 def test_strangers_are_left_alone(board: Board) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.serve.children import Backoff
-from kvserver.serve.stalls import Unchanged, flock_holders
+from kvserver.serve.stalls import Unchanged, flocks
 
 
 def test_at_once_then_ever_longer_up_to_five_seconds() -> None:
@@ -58,6 +58,6 @@ LOCKS = """\
 
 
 def test_holders_of_a_flock_are_told_from_those_who_wait_and_from_other_locks() -> None:
-    assert flock_holders(LOCKS, 131) == [4242]  # 0: the holder is outside of this PID namespace
-    assert flock_holders(LOCKS, 132) == [78]
-    assert flock_holders(LOCKS, 31) == flock_holders("", 131) == []
+    assert flocks(LOCKS, 131) == ([4242], {17})  # 0: the holder is outside of this PID namespace
+    assert flocks(LOCKS, 132) == ([78], set())
+    assert flocks(LOCKS, 31) == flocks("", 131) == ([], set())
