@@ -1,8 +1,8 @@
 """gunicorn's worker class of the web workers: uvicorn's server with our connections, and a row on the board.
 
-A worker dies with its gunicorn master, ends when its run of the store is over, and stops in order: it takes no
-new connections, answers what still arrives on the old ones with `Connection: close`, lets idle ones go quietly, and
-gives what is being answered the grace to finish.
+A worker dies with its gunicorn master, ends when its run of the store is over, and stops in order: it accepts until
+no more clients come, answers what still arrives with `Connection: close`, lets idle connections go quietly, and gives
+what is being answered the grace to finish.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ log = logging.getLogger("kvserver.worker")
 
 TICK_S = 0.1
 """uvicorn's main loop calls `on_tick` this often."""
+
+LOOK_S, QUIET_S, LAST_CONNECTIONS_S = 0.01, 0.1, 1.0
+"""A stopping worker goes on to accept until nobody has come for so long, at most so long. It may be the last that has
+the socket, and closing that resets the connections that wait."""
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -96,14 +100,15 @@ class Server(UvicornServer):
         """Stop in order; what is not done when the grace ends is cut off."""
         traffic = self.traffic
         traffic.row.state = Common.STOPPING
+        traffic.stopping = True
+        give_up_at = self._loop.time() + self._grace_s
+        self._let_idle_ones_go()
+        await self._accept_the_last(min(give_up_at, self._loop.time() + LAST_CONNECTIONS_S))
+        self._let_idle_ones_go()
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        traffic.stopping = True
-        for connection in list(traffic.connections):
-            connection.shutdown()
-        give_up_at = self._loop.time() + self._grace_s
         counter = 0
         while (traffic.connections or traffic.tasks) and self._loop.time() < give_up_at:
             await asyncio.sleep(TICK_S)
@@ -113,6 +118,21 @@ class Server(UvicornServer):
         self._cut_off()
         await asyncio.sleep(0)
         self._flush_counts()
+
+    def _let_idle_ones_go(self) -> None:
+        for connection in list(self.traffic.connections):
+            connection.shutdown()
+
+    async def _accept_the_last(self, give_up_at: float) -> None:
+        known = set(self.traffic.connections)
+        quiet_since = now = self._loop.time()
+        while now < give_up_at and now - quiet_since < QUIET_S:
+            await asyncio.sleep(LOOK_S)
+            now = self._loop.time()
+            fresh = self.traffic.connections - known
+            if fresh:
+                known |= fresh
+                quiet_since = now
 
     def _flush_counts(self) -> None:
         with contextlib.suppress(OSError):  # the metrics' directory may be gone, with the run directory

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import ipaddress
 import socket
+import struct
 
 from kvserver.settings import ServerSettings
 from shards.settings import SettingError, option_name
+
+# Classic BPF, of a TCP segment: drop it if it asks for a new connection (SYN set, in the flags at byte 13).
+_DROP_NEW = struct.pack(
+    "HBBI" * 4,
+    0x30, 0, 0, 13,  # load a byte
+    0x45, 0, 1, 0x02,  # if none of these bits is set, skip one
+    0x06, 0, 0, 0,  # return 0: drop
+    0x06, 0, 0, 0xFFFF_FFFF,  # return all of it
+)  # fmt: skip
+_SO_ATTACH_FILTER = 26
+_TCP_INFO_UNACKED = struct.Struct("24xI")  # of a listening socket: how many connections wait to be accepted
 
 
 class ListenError(Exception):
@@ -55,3 +69,26 @@ def address(listener: socket.socket) -> str:
     """Host and port of a socket as they stand in a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def take_no_more(listener: socket.socket) -> None:
+    """Have the kernel not answer to whoever wants to connect from now on, whatever process accepts here.
+
+    Connections that are made already can be accepted, and when none is left, the last process can close the socket
+    without cutting anybody off: closing resets what waits. Who was not answered asks again within a second or so, and
+    is refused then. Where the kernel does not let us, nothing changes.
+    """
+    program = ctypes.create_string_buffer(_DROP_NEW)
+    described = struct.pack("HxxxxxxP", len(_DROP_NEW) // 8, ctypes.addressof(program))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+
+
+def waiting(listener: socket.socket) -> int:
+    """How many connections wait to be accepted; 0 if the kernel does not say."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED.size)
+    except OSError:
+        return 0
+    count: int = _TCP_INFO_UNACKED.unpack(info)[0]
+    return count

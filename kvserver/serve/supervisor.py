@@ -42,6 +42,8 @@ SWEEP_S = 10.0
 SLOW_START_S = 15.0
 GATEWAY_GRACE_S = 10.0
 FAILED_GRACE_S = 1.0
+QUIET_S, LAST_CONNECTIONS_S = 0.1, 3.0
+"""For how long nobody may wait to be accepted before the listeners are closed, and for how long that is waited for."""
 SHARD_GRACE_S = 15.0
 
 _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID")
@@ -280,6 +282,7 @@ class Supervisor:
         Returns when nothing is left of them.
         """
         notify("STOPPING=1")
+        self._let_in_the_last(orderly)
         if not orderly:
             for child in self._children:
                 child.wanted = False  # what ends meanwhile would only end again
@@ -292,6 +295,21 @@ class Supervisor:
         self._stop_stage(GATEWAY, GATEWAY_GRACE_S)
         self._stop_stage(SHARDS, SHARD_GRACE_S, hurry=False)
         self._metrics.close()
+
+    def _let_in_the_last(self, orderly: bool) -> None:
+        """Take no new connections, and wait until the workers have accepted those there are: closing resets them."""
+        listeners = [each for each in (self._listeners.rest, self._listeners.feed) if each is not None]
+        for listener in listeners:
+            listening.take_no_more(listener)
+        now = quiet_since = time.monotonic()
+        give_up_at = now + LAST_CONNECTIONS_S if orderly and listeners else 0.0
+        while now < give_up_at and now - quiet_since < QUIET_S and self._signals.stops < 2:
+            with contextlib.suppress(CannotStart):
+                self._children.turn(now)
+            self._signals.wait(0.02)
+            now = time.monotonic()
+            if any(listening.waiting(listener) for listener in listeners):
+                quiet_since = now
 
     def _stop_stage(self, stage: int, patience_s: float, hurry: bool = True) -> None:
         self._children.stop(stage, signal.SIGTERM)

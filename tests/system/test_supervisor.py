@@ -353,6 +353,28 @@ def test_a_stop_answers_what_is_under_way_and_closes_the_store(new_server: NewSe
         assert processes_of(server.run_dir) == []
 
 
+def test_a_stop_answers_who_waits_to_be_accepted_and_resets_nobody(new_server: NewServer) -> None:
+    server = new_server("--shards", "1", "--workers", "1")
+    with server.start(), contextlib.ExitStack() as stack:
+        assert server.process is not None
+        board = board_of(server)
+        [worker] = [row.pid for _, row in board.workers.alive()]
+        board.close()
+        stopped(worker)
+        waiting = [stack.enter_context(server.connect()) for _ in range(50)]
+        for connection in waiting:
+            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not accepts(server), "the end of listening")
+        os.kill(worker, signal.SIGCONT)
+        for connection in waiting:
+            with connection.makefile("rb") as answer:
+                said = answer.read()
+            assert said.startswith(b"HTTP/1.1 200"), said
+            assert said.endswith(b"pong"), said
+        server.stop()
+
+
 def test_a_second_interrupt_hurries(new_server: NewServer) -> None:
     server = new_server("--workers", "1", "--grace", "300", "--host", "::1")
     with server.start(), server.connect() as connection:
