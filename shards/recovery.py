@@ -28,7 +28,7 @@ from shards import locks, records
 from shards.board import Board
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
-from shards.records import HEADER, NO_SHARD, START, STOP, Record, Start
+from shards.records import FILLER, HEADER, NO_SHARD, START, STOP, Record, Start
 from shards.segments import make_segment, remove_behind, remove_below_gap
 
 _CHUNK = 1 << 20
@@ -76,13 +76,17 @@ class _Fold:
 
     def __init__(self, lsn: int, next_revision: int, last_start: Start | None) -> None:
         self.lsn, self.next_revision, self.last_start = lsn, next_revision, last_start
-        self.synced, self.time_ms, self.kind = lsn, 0, 0
+        self.synced, self.time_ms, self.kind = lsn, 0, 0  # the kind of the last record, fillers not counted
 
     def take(self, record: Record) -> bool:
         """Go on behind `record` if it fits; whether it does."""
         if not records.follows(record, self.next_revision):
             return False
-        self.lsn, self.kind = record.end, record.kind
+        if record.kind != FILLER:
+            if self.kind == STOP and record.kind != START:
+                return False  # whole, but never appended: its writer died, and the STOP took its place
+            self.kind = record.kind
+        self.lsn = record.end
         self.next_revision = max(self.next_revision, record.next_revision)
         self.synced, self.time_ms = max(self.synced, record.synced), max(self.time_ms, record.time_ms)
         if record.kind == START:

@@ -16,7 +16,7 @@ from shards import locks
 from shards.board import NONE
 from shards.disk import Disk
 from shards.log import Log, LogError, Trimmed, segment_name, segment_numbers
-from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start
+from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start, encode
 from shards.recovery import Damaged, StillRunning, begin_history, quiesce, recover
 from shards.segments import Segments, trim_limit
 from tests.stores import SECRET, Store, new_store
@@ -226,6 +226,22 @@ def test_a_stop_says_that_everything_is_flushed(tmp_path: Path) -> None:
     supervisor.close()
     shard.close()
     store.close()
+
+
+def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: Log) -> None:
+    store.segments.prepare()
+    tail, _ = store.board.history()
+    log.append(bytes(SEGMENT - tail - HEADER - (HEADER + 10)), 1, NOW)  # leaves room for a STOP, then for no header
+    supervisor = Log(store.board, None, segment=SEGMENT)
+    stop = supervisor.append_stop(NOW)
+    supervisor.close()
+    # A shard was killed before the STOP: its record did not fit there any more, and was never shown.
+    killed = Record(DATA, 0, 1, SEGMENT, SEGMENT + HEADER + 80, 0, stop.revision, NOW, bytes(80))
+    with (store.log_dir / segment_name(1)).open("r+b") as file:
+        file.write(encode(killed, SECRET))
+    found = recovered(store)
+    assert found.stopped_clean and (found.tail, found.next_revision) == (SEGMENT, stop.revision)
+    assert recovered(store).stopped_clean
 
 
 # Segments.
