@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,6 +48,10 @@ class LogBroken(LogError):
 
 class LogFull(LogError):
     """The current segment has no room, and the supervisor can make no other."""
+
+
+class GivenUp(LogError):
+    """The appender was told to stop while it waited for a segment."""
 
 
 class Trimmed(LogError):
@@ -92,6 +96,9 @@ class Log:
     """An appender's handle: of a shard, or (`shard` None) of the supervisor. One for each thread that uses it.
 
     Only a shard's own process may append with its handle: it writes the open words of the shard's row.
+
+    Attributes:
+        give_up: asked while an append waits for a segment: whether its process is to stop.
     """
 
     def __init__(self, board: Board, shard: int | None, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
@@ -107,6 +114,7 @@ class Log:
         self._header = self._payload = b""
         self._seen_tail = self._marked = 0
         self._flusher: _Flusher | None = None
+        self.give_up: Callable[[], bool] = lambda: False
 
     @property
     def appended(self) -> bytes:
@@ -118,8 +126,8 @@ class Log:
         when it has applied the record. Does not flush.
 
         Waits while the next segment is being made; the row's heartbeat goes on. Raises `LogFull` if none can be made,
-        `LogBroken` after a failed flush, `LogError` if writing fails or the record is larger than a segment. Then
-        nothing is appended and the open words are clear.
+        `GivenUp` if `give_up` says so meanwhile, `LogBroken` after a failed flush, `LogError` if writing fails or the
+        record is larger than a segment. Then nothing is appended and the open words are clear.
         """
         return self._append(DATA, payload, events, now_ms)
 
@@ -281,6 +289,8 @@ class Log:
             raise LogFull("there is no space for another segment of the log")
         if self._board.is_over():
             raise LogError("this run of the store is over")
+        if self.give_up():
+            raise GivenUp("the process was told to stop")
         if self._row is not None:
             self._row.beat()
         self._disk.pause(_WAIT_S)

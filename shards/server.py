@@ -156,6 +156,7 @@ class Server:
         row.beat()
         self.map = open_map(self.board, self.shard)
         self.log = Log(self.board, self.shard)
+        self.log.give_up = lambda: self._stopping
         if self.board.facts.sync == "everysec":
             self.log.flush_every_second()
         self.writer = Writer(self.board, self.shard, self.log, self.map)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shards.board import Board, ShardRow
-from shards.errors import BadRequest, InsufficientStorage, KVError
+from shards.errors import BadRequest, InsufficientStorage, KVError, Unavailable
 from shards.keyspace import Group, Keyspace, Room
 from shards.limits import check_utf8
-from shards.log import Log, LogBroken, LogError
+from shards.log import GivenUp, Log, LogBroken, LogError
 from shards.maps import MapFull, ShardMap
 from shards.process import TRACE
 from shards.protocol import (
@@ -161,6 +161,9 @@ class Writer:
             record = self._log.append(payload, len(events), group.now_ms)
         except LogBroken:
             raise
+        except GivenUp:
+            group.discard()
+            return Failed.of(Unavailable("the shard is stopping"))
         except LogError as error:
             group.discard()
             self._expire_at = time.monotonic() + _RETRY_S

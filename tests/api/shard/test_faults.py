@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,19 @@ class TestNoRoom:
 
 
 class TestEnds:
+    def test_a_stop_is_noticed_while_waiting_for_a_segment(self, asking: Client, server: Server, store: Store) -> None:
+        """The one who makes segments may hang as well."""
+        asking.do(Put(b"k", b"v"))
+        store.board.log.ready = store.board.history()[0]
+        asking.send(Put(b"k", b"w"), Delete(b"x"))
+        server.sockets.wait(20.0)
+        before = store.board.history()
+        threading.Timer(0.05, server.stop).start()
+        assert server.run() == 0
+        _, replies = asking.receive()
+        assert [isinstance(reply, Failed) and reply.code for reply in replies] == ["unavailable"] * 2
+        assert store.board.history() == before
+
     def test_a_failed_flush_answers_nothing(
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
