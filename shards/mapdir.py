@@ -9,6 +9,7 @@ store that is merely stopped keeps its maps, which makes its next start short.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -69,8 +70,9 @@ class MapDir:
         self._lock = lock
 
     def remove(self) -> None:
-        """Remove it with all maps and give it up. Raises `OSError`."""
-        shutil.rmtree(self.path)
+        """Remove it with all maps, if it is still there, and give it up. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            _remove(self.path)
         self.close()
 
     def close(self) -> None:
@@ -91,7 +93,18 @@ def choose_map_dir(
 
     Raises `MapDirError`.
     """
-    owner = Owner.of(store, data_dir)
+    try:
+        return _choose(wanted, data_dir, Owner.of(store, data_dir), snapshot_bytes, shm)
+    except OSError as error:
+        place = error.filename or wanted or shm
+        raise MapDirError(
+            f"the directory of the maps cannot be used: {place}: {error.strerror}: "
+            + ("make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it")
+            + ", or name another with --map-dir"
+        ) from None
+
+
+def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
     if wanted is not None:
         return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
     in_shm = shm / _name(owner)
@@ -99,15 +112,17 @@ def choose_map_dir(
     on_disk = None if data_dir is None else data_dir / "maps"
     need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
     if room >= need:
-        chosen = _take(in_shm, owner, "")
+        chosen = _take(in_shm, owner, "", ours=True)
         if on_disk is not None:
-            shutil.rmtree(on_disk, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(on_disk)
         return chosen
     few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
     if on_disk is None:
         raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
-    shutil.rmtree(in_shm, ignore_errors=True)
-    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
+    with contextlib.suppress(OSError):
+        _remove(in_shm)
+    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower", ours=True)
 
 
 def _name(owner: Owner) -> str:
@@ -139,14 +154,11 @@ def _little_room(wanted: Path, snapshot_bytes: int) -> str:
     return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
-def _take(path: Path, owner: Owner, notice: str) -> MapDir:
-    """Make `path` if needed, lock it and make it `owner`'s."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_directory(path)
-        lock = _lock(path)
-    except OSError as error:
-        raise MapDirError(f"the map directory {path} cannot be used: {error.strerror}") from None
+def _take(path: Path, owner: Owner, notice: str, ours: bool = False) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s. `ours`: only a server can have put anything there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_directory(path, ours)
+    lock = _lock(path)
     try:
         _settle(path, owner)
     except BaseException:
@@ -155,12 +167,12 @@ def _take(path: Path, owner: Owner, notice: str) -> MapDir:
     return MapDir(path, lock, notice)
 
 
-def _check_directory(path: Path) -> None:
+def _check_directory(path: Path, ours: bool) -> None:
     status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
     strangers = {entry.name for entry in path.iterdir()} - {_LOCK, _OWNER + ".new"}
-    if strangers and not (path / _OWNER).exists():
+    if strangers and not ours and not (path / _OWNER).exists():
         raise MapDirError(
             f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
         )
@@ -187,14 +199,27 @@ def _settle(path: Path, owner: Owner) -> None:
             f"the map directory {path} holds the maps of the store in {before.data_dir}: give each its own --map-dir"
         )
     if before != owner or owner.data_dir is None:
-        for entry in path.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != _LOCK:
-                entry.unlink()
+        _empty(path)
     temporary = path / (_OWNER + ".new")
     temporary.write_bytes(msgspec.json.encode(owner))
     temporary.rename(path / _OWNER)
+
+
+def _empty(path: Path) -> None:
+    """Remove all but the lock, the owner last: a directory is known by it for as long as there is anything else."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name not in (_LOCK, _OWNER):
+            entry.unlink()
+    (path / _OWNER).unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a map directory. Raises `OSError`."""
+    _empty(path)
+    (path / _LOCK).unlink(missing_ok=True)
+    path.rmdir()
 
 
 def _owner(path: Path) -> Owner | None:
@@ -207,19 +232,21 @@ def _owner(path: Path) -> Owner | None:
 def _remove_stale(shm: Path) -> None:
     for path in _own_directories(shm):
         owner = _owner(path)
-        if owner is None or owner.exists():
-            continue
+        if owner is None and (path / _OWNER).exists():
+            continue  # of another version, perhaps
+        if owner is not None and owner.exists():
+            continue  # without an owner, it was being removed by somebody who was killed, or is being made
         with contextlib.suppress(OSError):  # it is being removed by another server that starts
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
             try:
-                if locks.try_hold(lock):
-                    shutil.rmtree(path)
+                if locks.try_hold(lock) and _owner(path) == owner:
+                    _remove(path)
             finally:
                 os.close(lock)
 
 
 def _own_directories(shm: Path) -> Iterator[Path]:
-    for path in shm.glob(f"kvserver-{os.getuid()}-*"):
+    for path in shm.glob(f"kvserver-{os.getuid()}-*-*-*"):
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(path.lstat().st_mode) and path.lstat().st_uid == os.getuid():
                 yield path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -41,16 +42,20 @@ class RunDir:
             _check(path)
             self._lock = locks.open_lock(path / "lock")
         except OSError as error:
-            raise RunDirError(f"the run directory {path} cannot be used: {error.strerror}") from None
+            raise _unusable(path, error) from None
         if not locks.hold(self._lock, timeout_s=wait_s):
             os.close(self._lock)
             raise RunDirError(
                 f"the run directory {path} is in use by another server: stop it, or name another with --run-dir"
             )
-        self._remove_sockets()
         self.metrics = path / "metrics"
-        shutil.rmtree(self.metrics, ignore_errors=True)
-        self.metrics.mkdir(mode=0o700)
+        try:
+            self._remove_sockets()
+            shutil.rmtree(self.metrics, ignore_errors=True)
+            self.metrics.mkdir(mode=0o700)
+        except OSError as error:
+            os.close(self._lock)
+            raise _unusable(path, error) from None
 
     @classmethod
     def of_a_store_in_memory(cls) -> RunDir:
@@ -78,6 +83,14 @@ class RunDir:
         for pattern in _SOCKETS:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
+
+
+def _unusable(path: Path, error: OSError) -> RunDirError:
+    advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
+    about = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
+    return RunDirError(
+        f"the run directory {path} cannot be used: {error.strerror}{about}: {advice}, or name another with --run-dir"
+    )
 
 
 def _check(path: Path) -> None:

@@ -12,7 +12,6 @@ import http.client
 import logging
 import os
 import resource
-import select
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ import kvserver
 from kvserver.metrics import MetricsServer
 from kvserver.serve import banner, listening
 from kvserver.serve.children import CannotStart, Child, Children, is_descendant
+from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
@@ -51,41 +51,6 @@ _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_
 
 class Failure(Exception):
     """The server cannot go on; the message says why."""
-
-
-class Signals:
-    """What was asked for by signals. Handlers only set flags and wake the loop."""
-
-    def __init__(self) -> None:
-        self.stops = 0
-        self.reload = False
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._reload)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up is what matters
-
-    def _stop(self, *_: object) -> None:
-        self.stops += 1
-
-    def _reload(self, *_: object) -> None:
-        self.reload = True
-
-    def wait(self, seconds: float) -> None:
-        """Sleep until a signal arrives, at most `seconds`."""
-        if select.select([self._reader], [], [], seconds)[0]:
-            with contextlib.suppress(BlockingIOError):
-                while self._reader.recv(4096):
-                    pass
-
-    def close(self) -> None:
-        """Forget the wake-up; the handlers stay."""
-        signal.set_wakeup_fd(-1)
-        self._reader.close()
-        self._writer.close()
 
 
 class Listeners:
@@ -177,8 +142,7 @@ class Supervisor:
         announced, complain_at = False, time.monotonic() + SLOW_START_S
         while not self._signals.stops:
             self._turn()
-            if self._signals.reload:
-                self._signals.reload = False
+            if self._signals.take_reload():
                 self._reload()
             if not announced and self._children.all_up() and self._answers():
                 announced = True
@@ -377,6 +341,7 @@ def run(settings: ServerSettings) -> int:
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
+    with_terminal = ends_with_terminal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         if settings.only is None:
@@ -385,7 +350,7 @@ def run(settings: ServerSettings) -> int:
         become_subreaper()
         listeners = Listeners(settings)
         try:
-            return _run(settings, listeners)
+            return _run(settings, listeners, with_terminal)
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
@@ -393,9 +358,9 @@ def run(settings: ServerSettings) -> int:
         return 1
 
 
-def _run(settings: ServerSettings, listeners: Listeners) -> int:
+def _run(settings: ServerSettings, listeners: Listeners, with_terminal: bool) -> int:
     with Store(settings) as store:
-        signals = Signals()
+        signals = Signals(with_terminal)
         try:
             supervisor = Supervisor(store.settings, listeners, store, signals)
             store.start_threads()

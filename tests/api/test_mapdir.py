@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +128,62 @@ def test_without_memory_to_write_to(tmp_path: Path, data: Path) -> None:
     chosen = choose_map_dir(None, data, STORE, shm=tmp_path / "none")
     assert chosen.path == data / "maps"
     chosen.close()
+
+
+def test_a_removal_that_was_killed_half_way_is_no_obstacle(shm: Path, data: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    for path in (leave(shm, data, STORE), leave(shm, gone, "other")):
+        (path / "shard-0.ballast").touch()
+        (path / "owner").unlink()
+    (data / "maps").mkdir()
+    (data / "maps" / "shard-0.ballast").touch()
+    chosen = choose_map_dir(None, data, STORE, shm=shm)
+    assert names(chosen.path) == {"lock", "owner"}
+    assert names(shm) == {chosen.path.name}
+    assert names(data) == set()
+    chosen.close()
+
+
+@pytest.mark.parametrize("way", ["removed", "taken over"])
+def test_the_owner_is_the_last_to_go(shm: Path, data: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    chosen = choose_map_dir(None, None if way == "taken over" else data, STORE, shm=shm)
+    (chosen.path / "shard-0.1").mkdir()
+    (chosen.path / "shard-0.ballast").touch()
+    left, unlink = [], Path.unlink
+
+    def look(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "owner":
+            left.append(names(chosen.path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", look)
+    if way == "removed":
+        chosen.remove()
+    else:
+        chosen.close()
+        choose_map_dir(None, None, STORE, shm=shm).close()
+    assert left[0] == {"lock", "owner"}
+
+
+def test_one_that_was_removed_under_the_server_is_given_up(shm: Path, data: Path) -> None:
+    chosen = choose_map_dir(None, data, STORE, shm=shm)
+    shutil.rmtree(chosen.path)
+    chosen.remove()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "make room there, or name"), (errno.EROFS, "see to it, or name")]
+)
+def test_what_the_system_refuses_is_named(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def fail(path: Path, _: bytes) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice} another with --map"):
+        choose_map_dir(tmp_path / "maps", data, STORE)
 
 
 def leave(shm: Path, data: Path | None, store: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -138,6 +139,14 @@ def test_a_taken_port_is_named_with_the_option_to_change(server: Server, new_ser
     second = new_server(option, str(server.port))
     assert f"port {server.port} on 127.0.0.1 is taken: choose another with {option}" in refused(second)
     assert not second.data_dir.exists()
+
+
+def test_a_run_directory_that_cannot_be_used_is_named(new_server: NewServer) -> None:
+    server = new_server()
+    (server.run_dir / "metrics").write_text("in the way")
+    said = refused(server)
+    assert f"the run directory {server.run_dir} cannot be used: File exists ({server.run_dir / 'metrics'})" in said
+    assert "--run-dir" in said
 
 
 def test_others_are_not_let_in_by_accident(new_server: NewServer) -> None:
@@ -385,6 +394,34 @@ def test_a_second_interrupt_hurries(new_server: NewServer) -> None:
         wait_for(lambda: not accepts(server), "the end of listening")
         server.process.send_signal(signal.SIGINT)
         server.stop()
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_closing_the_terminal_stops_it_unless_told_otherwise(new_server: NewServer, nohup: bool) -> None:
+    server = new_server("--workers", "1")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+        with server.log_path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        os.execv(sys.executable, server.command())
+    said = b""
+    while b"ready" not in said:
+        said += os.read(terminal, 4096)
+    if not nohup:
+        os.kill(pid, signal.SIGHUP)  # as long as there is a terminal, this only replaces the web workers
+    board = board_of(server)
+    workers = {row.pid for _, row in board.workers.alive()}
+    wait_for(lambda: nohup or {row.pid for _, row in board.workers.alive()}.isdisjoint(workers), "new workers")
+    workers = {row.pid for _, row in board.workers.alive()}
+    os.close(terminal)
+    if nohup:
+        wait_for(lambda: {row.pid for _, row in board.workers.alive()}.isdisjoint(workers), "new workers")
+        os.kill(pid, signal.SIGTERM)
+    board.close()
+    ended = os.waitpid(pid, 0)[1]
+    assert os.waitstatus_to_exitcode(ended) == 0
+    assert processes_of(server.run_dir) == []
 
 
 def begin_a_request(server: Server, connection: socket.socket) -> None:
