@@ -101,11 +101,11 @@ def test_maps_of_a_store_without_a_snapshot_are_not_moved_to_where_they_do_not_f
     with (map / "data.mdb").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, MIN_ROOM)
     on_disk.close()
-    room[0] = MIN_ROOM + MIN_ROOM // 2 - 1
+    room[0] = MIN_ROOM + MIN_ROOM // 2 - (1 << 20)
     again = choose_map_dir(None, data, STORE, shm=shm)
     assert again.path == data / "maps"
     again.close()
-    room[0] += 1
+    room[0] += 2 << 20  # what a file takes may be a little more than its size
     moved = choose_map_dir(None, data, STORE, shm=shm)
     assert moved.path.parent == shm
     moved.close()
