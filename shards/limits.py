@@ -12,6 +12,8 @@ MAX_KEY = 511
 MAX_CONTENT_TYPE = 255
 MAX_TIME_MS = (1 << 53) - 1
 """The latest expiry: times stay exact in every client's numbers."""
+MAX_TTL_MS = 10 * 365 * 86_400_000
+"""The longest lifetime: ten years."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
