@@ -17,6 +17,7 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 from falcon.routing.util import map_http_methods
 
+from kvserver.resources.kv import KeyOfVersion1
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.router import Router
@@ -41,6 +42,7 @@ def create_app(router: Router, board: Board) -> falcon.asgi.App[Request, Respons
     routes.add_route(target.PREFIX, Prefix(router))
     routes.add_route(target.WAL, Feed())
     routes.add_route(target.FEED, Feed())
+    routes.add_route(target.KV, KeyOfVersion1(router, board))
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(states))
@@ -82,6 +84,8 @@ class Preflight:
         resp.set_headers(PREFLIGHT)
         if allow:
             resp.set_header("Allow", allow)
+        if "PATCH" in allow:
+            resp.set_header("Accept-Patch", answers.MERGE_PATCH.decode())
         resp.data = b""
 
 

@@ -12,7 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import zmq
 
@@ -28,11 +28,15 @@ from shards.protocol import (
     DeletePrefix,
     Done,
     Failed,
+    Incr,
     MarkPrefix,
+    OfOneKey,
     Operation,
+    Patch,
     Put,
     Reply,
     Touch,
+    Value,
     encode_activity,
 )
 from shards.slots import shard_of
@@ -97,15 +101,23 @@ class Router:
 
     def submit(
         self,
-        operation: Put | Delete | Touch,
+        operation: OfOneKey,
         deliver: Callable[[Reply | KVError], None],
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Send a write to the shard that owns its key; `deliver` is called once with a reply or an error."""
+        """Send an operation to the shard that owns its key; `deliver` is called once with a reply or an error."""
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
         self._links[shard_of(operation.key, self._shards)].submit(operation, deadline_ns, deliver)
 
-    async def request(self, operation: Put | Delete | Touch, deadline_s: float = DEADLINE_S) -> Done:
+    @overload
+    async def request(self, operation: Put | Delete | Touch, deadline_s: float = DEADLINE_S) -> Done: ...
+
+    @overload
+    async def request(self, operation: Incr | Patch, deadline_s: float = DEADLINE_S) -> Value: ...
+
+    async def request(
+        self, operation: Put | Delete | Touch | Incr | Patch, deadline_s: float = DEADLINE_S
+    ) -> Done | Value:
         """`submit`, and its answer. A delete of an absent key is shown as activity.
 
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
@@ -113,7 +125,7 @@ class Router:
         future: asyncio.Future[Reply] = self._loop.create_future()
         self.submit(operation, _settles(future), deadline_s)
         reply = await future
-        assert isinstance(reply, Done)
+        assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
             self._activity.add("delete", operation.key)
         return reply
@@ -124,6 +136,10 @@ class Router:
         if self._activity.listeners:
             self._activity.add("read", key)
         return item
+
+    def peek(self, key: bytes) -> Item | None:
+        """`get` on behalf of a write: it is not shown on `/wal`."""
+        return self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
 
     # Many keys
 

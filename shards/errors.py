@@ -148,6 +148,18 @@ class UriTooLong(KVError):
     hint = "Shorten the path or the query."
 
 
+class UnsupportedMediaType(KVError):
+    code, status = "unsupported_media_type", 415
+    title = "A body of this type or coding cannot be taken"
+    hint = "A PATCH is a JSON merge patch, application/merge-patch+json; no body may have a Content-Encoding."
+
+
+class RangeNotSatisfiable(KVError):
+    code, status = "range_not_satisfiable", 416
+    title = "The range lies behind the end of the value"
+    hint = "Content-Range says how many bytes there are."
+
+
 class FailedDependency(KVError):
     code, status = "failed_dependency", 424
     title = "Not done, since another operation of the atomic batch failed"
