@@ -153,8 +153,10 @@ def _parameters(req: Request, key: bytes, table: query.Table) -> dict[str, Any]:
 def _check(wanted: Preconditions, item: Item) -> None:
     """Raise `PreconditionFailed` unless If-Match and If-Unmodified-Since hold for `item`."""
     since = wanted.unmodified_since
-    if not wanted.matches(item.revision) or (since is not None and item.modified_ms // 1000 > since):
-        raise PreconditionFailed(revision=item.revision)
+    if not wanted.matches(item.revision):
+        raise PreconditionFailed("the key has another revision", item.revision)
+    if since is not None and item.modified_ms // 1000 > since:
+        raise PreconditionFailed("the key was modified since", item.revision)
 
 
 def _span(req: Request, item: Item) -> tuple[int, int] | None:
