@@ -11,6 +11,7 @@ transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ import msgspec
 
 from shards.board import Board, ShardRow
 from shards.errors import Unavailable
+from shards.mapcursor import MapCursor
 from shards.mapfile import (
     APPLIED,
     HEADER,
@@ -123,6 +125,35 @@ class MapReader:
                 if is_live(_unpack(record)[2], now_ms):
                     found.append(bytes(key))
         return found
+
+    def count(
+        self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now_ms: int
+    ) -> tuple[int, bytes | None]:
+        """How many of the next `steps` keys that start with `prefix` and stand between `after` and `before` are live
+        (and, with a cut, hold a value that is not newer), and the last of them; None: there are no others.
+
+        Raises `Unavailable`.
+        """
+        count = 0
+        with self._transaction() as txn:
+            for key, record in scan(txn, self._data, prefix, after):
+                if before is not None and key >= before:
+                    break
+                _, value_revision, expires_ms, *_ = _unpack(record)
+                count += is_live(expires_ms, now_ms) and (cut is None or value_revision <= cut)
+                steps -= 1
+                if not steps:
+                    return count, key
+        return count, None
+
+    @contextmanager
+    def cursor(self, now_ms: int, *, values: bool = False) -> Iterator[MapCursor]:
+        """A cursor at `now_ms`, whose items hold values if `values`; gone, with its transaction, on leaving `with`.
+
+        Raises `Unavailable`.
+        """
+        with self._transaction() as txn:
+            yield MapCursor(txn, self._data, now_ms, values)
 
     def applied(self) -> tuple[int, int]:
         """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
