@@ -56,6 +56,8 @@ _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 
 T = TypeVar("T")
+Old = tuple[bytes, str, int]
+"""What a key held before: value, content type, revision."""
 
 
 class MapReader:
@@ -227,21 +229,19 @@ class ShardMap:
             record = txn.get(key)
             return parse(record) if record is not None and is_live(_unpack(record)[2], now_ms) else None
 
-    def apply_changes(
-        self, events: Sequence[Event], record: Record, previous: Collection[int] = ()
-    ) -> dict[int, bytes]:
+    def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
         """`apply` for one record whose events are at hand."""
         return self._apply([(record, events)], None, previous)
 
     def apply(
         self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Old]:
         """Apply `records` in one transaction, `applied` included. What was applied before is skipped.
 
         `floors` has a number for each slot: its events up to this revision are skipped; `NOT_MINE` skips all. Without
         it every record that is new to the map belongs to it.
-        Returns the values that the events with the revisions `previous` replaced or deleted, where there was a live
-        one, by revision.
+        Returns what the events with the revisions `previous` replaced or deleted, where there was a live value, by
+        revision.
         Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
         otherwise, `ProtocolError` if a record cannot be read.
         """
@@ -249,13 +249,13 @@ class ShardMap:
 
     def _apply(
         self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Old]:
         lsn, revision = self._applied
         for record, _ in groups:
             lsn, revision = max(lsn, record.end), max(revision, record.next_revision - 1)
 
-        def write(txn: lmdb.Transaction[memoryview]) -> dict[int, bytes]:
-            replaced: dict[int, bytes] = {}
+        def write(txn: lmdb.Transaction[memoryview]) -> dict[int, Old]:
+            replaced: dict[int, Old] = {}
             for record, events in groups:
                 if floors is not None or record.revision > self._applied[1]:
                     _apply_events(txn, events, record, floors, previous, replaced)
@@ -376,7 +376,7 @@ class ShardMap:
 
 def _apply_events(
     txn: lmdb.Transaction[memoryview], events: Sequence[Event], record: Record, floors: Sequence[int] | None,
-    previous: Collection[int], replaced: dict[int, bytes],
+    previous: Collection[int], replaced: dict[int, Old],
 ) -> None:  # fmt: skip
     get, put, time_ms = txn.get, txn.put, record.time_ms
     for revision, change in changes(events, record.revision):
@@ -392,7 +392,8 @@ def _apply_events(
             if not header[2] or header[2] > time_ms:
                 created_ms = header[3]
                 if revision in previous:
-                    replaced[revision] = bytes(old[HEADER_SIZE + header[5] :])
+                    value_at = HEADER_SIZE + header[5]
+                    replaced[revision] = bytes(old[value_at:]), str(old[HEADER_SIZE:value_at], "utf-8"), header[0]
         if isinstance(change, PutEvent):
             content_type = change.content_type.encode()
             head = _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(content_type))
