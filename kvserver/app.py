@@ -17,7 +17,9 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 from falcon.routing.util import map_http_methods
 
+from kvserver.resources.batch import Batch
 from kvserver.resources.kv import KeyOfVersion1
+from kvserver.resources.many import Many
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.router import Router
@@ -43,6 +45,8 @@ def create_app(router: Router, board: Board) -> falcon.asgi.App[Request, Respons
     routes.add_route(target.WAL, Feed())
     routes.add_route(target.FEED, Feed())
     routes.add_route(target.KV, KeyOfVersion1(router, board))
+    routes.add_route(target.MANY, Many(router, board))
+    routes.add_route(target.BATCH, Batch(router))
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(states))

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from kvserver.times import parse_rfc3339, parse_ttl
 from shards.errors import BadRequest
+from shards.limits import MAX_KEY
 
 Table = Mapping[str, Callable[[str], Any]]
 """Name of a parameter to the function that reads its value, and raises `BadRequest`."""
@@ -56,6 +57,30 @@ def integer(text: str) -> int:
     if not -_INT64 <= number < _INT64:
         raise BadRequest("a whole number of 64 bits is wanted, like 1 or -1")
     return number
+
+
+def within(low: int, high: int) -> Callable[[str], int]:
+    """Reads a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
+            raise BadRequest(f"a whole number from {low} to {high} is wanted")
+        return int(text)
+
+    return read
+
+
+def flag(text: str) -> bool:
+    """`true` or `false`."""
+    return one_of("true", "false")(text) == "true"
+
+
+def key(text: str) -> bytes:
+    """A key or the beginning of one; may be empty."""
+    encoded = text.encode()
+    if len(encoded) > MAX_KEY:
+        raise BadRequest(f"at most {MAX_KEY} bytes are wanted, as in a key")
+    return encoded
 
 
 def one_of(*words: str) -> Callable[[str], str]:

@@ -10,24 +10,29 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final, overload
 
 import zmq
 
 from kvserver.link import Link
+from kvserver.merge import Walk
 from shards.board import Board, GatewayRow
 from shards.errors import KVError, OutcomeUnknown, Unavailable
 from shards.maps import Item, MapReader
 from shards.protocol import (
     Activity,
     ActivityKind,
+    AtomicBatch,
     Delete,
     Deleted,
     DeletePrefix,
     Done,
     Failed,
+    Get,
     Incr,
     MarkPrefix,
     OfOneKey,
@@ -35,6 +40,7 @@ from shards.protocol import (
     Patch,
     Put,
     Reply,
+    Results,
     Touch,
     Value,
     encode_activity,
@@ -45,6 +51,8 @@ DEADLINE_S: Final = 10.0
 """How long a shard may be silent."""
 PAGE_KEYS: Final = 1000
 """Keys read in one transaction of a list, or deleted in one step of a prefix delete."""
+COUNT_KEYS: Final = 5000
+"""Keys counted in one transaction."""
 
 _TICK_S = 0.02
 _MOST_ACTIVITY = 10_000
@@ -185,23 +193,109 @@ class Router:
         assert isinstance(mark, Done)
         after = dict.fromkeys(range(self._shards), b"")
         while after:
-            steps = [
-                self._ask(shard, DeletePrefix(prefix, start, mark.revision, PAGE_KEYS))
-                for shard, start in after.items()
-            ]
-            replies = await asyncio.gather(*steps, return_exceptions=True)
-            deleted: list[bytes] = []
-            for shard, reply in zip(list(after), replies, strict=True):
-                if isinstance(reply, BaseException):
-                    raise OutcomeUnknown(f"shard {shard} was lost midway: {reply}") from reply
-                assert isinstance(reply, Deleted)
+            deleted, lost = await self._delete_step(prefix, mark.revision, after, list(after), PAGE_KEYS)
+            if lost is not None:
+                raise OutcomeUnknown(str(lost)) from lost
+            if deleted:
+                yield deleted
+
+    async def delete_range(self, prefix: bytes, cut: int, limit: int) -> AsyncGenerator[tuple[int, bool], None]:
+        """Delete keys that start with `prefix` and whose value is not newer than `cut`, at most `limit`, in steps.
+
+        Gives how many each step deleted, and whether nothing is left to do. After what is surely deleted has been
+        given, raises `Unavailable` if a shard did nothing, or what else became of it.
+        """
+        after = dict.fromkeys(range(self._shards), b"")
+        while after and limit:
+            # Shards step side by side, but not beyond the limit together.
+            shards = list(after) if limit >= PAGE_KEYS * len(after) else list(after)[:1]
+            deleted, lost = await self._delete_step(prefix, cut, after, shards, min(limit, PAGE_KEYS))
+            limit -= len(deleted)
+            yield len(deleted), not after
+            if lost is not None:
+                raise lost
+
+    async def _delete_step(
+        self, prefix: bytes, cut: int, after: dict[int, bytes], shards: list[int], limit: int
+    ) -> tuple[list[bytes], KVError | None]:
+        """Have `shards` go on from their places in `after`, which is brought up to date; a shard that has no more goes
+        from it. Gives the deleted keys, and what became of a shard that was lost."""
+        steps = [self._ask(shard, DeletePrefix(prefix, after[shard], cut, limit)) for shard in shards]
+        replies = await asyncio.gather(*steps, return_exceptions=True)
+        deleted: list[bytes] = []
+        lost: KVError | None = None
+        for shard, reply in zip(shards, replies, strict=True):
+            if isinstance(reply, Deleted):
                 deleted += reply.keys
                 if reply.next is None:
                     del after[shard]
                 else:
                     after[shard] = reply.next
-            if deleted:
-                yield deleted
+                continue
+            if not isinstance(reply, KVError):
+                raise reply if isinstance(reply, BaseException) else TypeError(f"{reply!r} for a prefix delete")
+            if lost is None or isinstance(lost, Unavailable):
+                lost = type(reply)(f"shard {shard} was lost midway: {reply}")
+        return deleted, lost
+
+    async def each(self, operations: Sequence[OfOneKey]) -> list[Reply]:
+        """Do the operations, those of one shard in their order, and give their replies in theirs; an error is a
+        `Failed`. Reads, and deletes of absent keys, are shown as activity."""
+        replies: list[Reply] = [Failed("internal")] * len(operations)
+        left = len(operations)
+        finished: asyncio.Future[None] = self._loop.create_future()
+
+        def deliver(index: int, reply: Reply | KVError) -> None:
+            nonlocal left
+            replies[index] = Failed.of(reply) if isinstance(reply, KVError) else reply
+            left -= 1
+            if not left and not finished.done():
+                finished.set_result(None)
+
+        for index, operation in enumerate(operations):
+            self.submit(operation, partial(deliver, index))
+        if operations:
+            await finished
+        self._show(operations, replies)
+        return replies
+
+    async def atomic(self, operations: list[OfOneKey]) -> Results:
+        """Do all of them, whose keys have one slot, or nothing. Raises `KVError`."""
+        reply = await self._ask(shard_of(operations[0].key, self._shards), AtomicBatch(operations))
+        assert isinstance(reply, Results)
+        if reply.failed is None:
+            self._show(operations, reply.replies)
+        return reply
+
+    def _show(self, operations: Sequence[OfOneKey], replies: Sequence[Reply]) -> None:
+        """What changed nothing, as activity."""
+        if self._activity.listeners:
+            for operation, reply in zip(operations, replies, strict=True):
+                if type(operation) is Get and isinstance(reply, Value):
+                    self._activity.add("read", operation.key)
+                elif type(operation) is Delete and isinstance(reply, Done) and not reply.existed:
+                    self._activity.add("delete", operation.key)
+
+    def walk(self, walk: Walk, *, values: bool = False) -> None:
+        """Let `walk` go on, not for long. Raises `Unavailable`."""
+        now_ms = self.board.now_ms()
+        with ExitStack() as stack:
+            cursors = [stack.enter_context(reader.cursor(now_ms, values=values)) for reader in self._readers]
+            walk.advance(cursors, PAGE_KEYS)
+
+    async def count(
+        self, prefix: bytes, after: bytes | None = None, before: bytes | None = None, cut: int | None = None
+    ) -> AsyncGenerator[int, None]:
+        """How many keys there are that start with `prefix` and stand between `after` and `before` (and, with a cut,
+        hold a value that is not newer), in portions to be added; other tasks run between them. Raises `Unavailable`."""
+        for reader in self._readers:
+            place = after
+            while True:
+                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self.board.now_ms())
+                yield count
+                await asyncio.sleep(0)
+                if place is None:
+                    break
 
     def activity(self, kind: ActivityKind, subject: bytes) -> None:
         """Show on `/wal` something that changed nothing."""

@@ -19,6 +19,7 @@ class KVError(Exception):
         hint: what would be right instead.
         detail: what was wrong this time; empty if the title says it all.
         revision: of `PreconditionFailed`, the revision of what is there, 0 if nothing is; else 0.
+        members: what a client can go on with, beside the rest in the problem that tells the error.
     """
 
     code: ClassVar[str] = "internal"
@@ -30,6 +31,7 @@ class KVError(Exception):
         super().__init__(detail or self.title)
         self.detail = detail
         self.revision = 0
+        self.members: dict[str, object] = {}
 
 
 class BadRequest(KVError):

@@ -145,6 +145,7 @@ def _problem(error: KVError, request_id: bytes) -> bytes:
             "detail": error.detail,
             "hint": error.hint,
             "request_id": request_id.decode(),
+            **error.members,
         }
     )
 

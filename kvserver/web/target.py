@@ -21,13 +21,15 @@ PREFIX: Final = "/keys/:prefix"
 WAL: Final = "/wal"
 FEED: Final = "/v1/feed"
 KV: Final = "/v1/kv/:key"
+MANY: Final = "/v1/kv"
+BATCH: Final = "/v1/batch"
 STATUS: Final = "/v1/status"
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
 V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
-LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, KV, STATUS, LIVE, READY, V1_OTHER, NOWHERE)
+LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, V1_OTHER, NOWHERE)
 """Every route, by the name that metrics show."""
 
 
@@ -39,7 +41,7 @@ class Target(NamedTuple):
 
 
 _NAMED: Final = {
-    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, STATUS, LIVE, READY)
+    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY)
 }  # fmt: skip
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)

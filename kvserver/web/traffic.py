@@ -9,12 +9,16 @@ from uvicorn.server import ServerState
 
 from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
+from kvserver.web.target import BATCH
 from shards.board import Board, WorkerRow
 
 MOST_IN_FLIGHT: Final = 1024
 """Requests the whole server works on at a time; further ones are told to come again."""
 MOST_BYTES: Final = 256 << 20
 """Bytes of bodies a worker holds: those that arrive, and answers that were not taken yet."""
+
+
+_BATCH: Final = BATCH.encode()
 
 
 class Traffic(ServerState):
@@ -30,7 +34,7 @@ class Traffic(ServerState):
     def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins) -> None:
         super().__init__()
         self.board, self.row, self.counts, self.origins = board, row, counts, origins
-        self.max_value = board.facts.max_value
+        self._max_value, self._max_batch = board.facts.max_value, board.facts.max_batch
         self.clock = 0.0
         self.stopping = False
         self.bytes_held = 0
@@ -44,6 +48,10 @@ class Traffic(ServerState):
         self.look_around()
 
     # Limits
+
+    def most_of_body(self, path: bytes) -> int:
+        """Bytes that the body of a request for `path` may have."""
+        return self._max_batch if path == _BATCH else self._max_value
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
