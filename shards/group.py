@@ -144,8 +144,7 @@ class Group:
 
     def entry(self, key: bytes) -> Entry | None:
         """What the key has by now; it may have expired."""
-        entry = self._staged.get(key, _UNTOUCHED)
-        return self._entries.get(key) if entry is _UNTOUCHED else entry
+        return self._staged[key] if key in self._staged else self._entries.get(key)
 
     def live_revision(self, entry: Entry | None) -> int:
         """The revision of a key with `entry`, 0 if it does not exist."""

@@ -393,11 +393,11 @@ def _apply_events(
                 created_ms = header[3]
                 if revision in previous:
                     value_at = HEADER_SIZE + header[5]
-                    replaced[revision] = bytes(old[value_at:]), str(old[HEADER_SIZE:value_at], "utf-8"), header[0]
+                    content_type = old[HEADER_SIZE:value_at].tobytes().decode() if header[5] else ""
+                    replaced[revision] = old[value_at:].tobytes(), content_type, header[0]
         if isinstance(change, PutEvent):
-            content_type = change.content_type.encode()
-            head = _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(content_type))
-            put(key, head + content_type + change.value)
+            kind = change.content_type.encode()
+            put(key, _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(kind)) + kind + change.value)
         elif old is None or header is None:
             continue  # deletes and touches of what is not there: a replay over a state that is ahead
         elif isinstance(change, DeleteEvent):

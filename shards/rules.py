@@ -109,7 +109,11 @@ def put(group: Group, operation: Put) -> Done:
     revision = ~len(group.events)
     group.events.append(PutEvent(key, operation.value, operation.content_type, expires_ms))
     group.stage(key, old, (revision, revision, expires_ms, size))
-    return group.done(revision, existed, wanted)
+    if wanted:
+        return group.done(revision, True, True)
+    done = Done(revision, existed)
+    group.numbered.append(done)
+    return done
 
 
 def delete(group: Group, operation: Delete) -> Done:
@@ -243,7 +247,7 @@ def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], 
     for key in keys:
         entry = group.entry(key)
         if entry is not None and 0 < entry[1] <= cut and is_live(entry, group.now_ms):
-            group.events.append(DeleteEvent(key, "prefix", cut))
+            group.events.append(DeleteEvent(key, "prefix", cut if operation.marked else 0))
             group.stage(key, entry, None)
             deleted.append(key)
     group.prefix_deleted += len(deleted)

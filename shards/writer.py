@@ -18,7 +18,7 @@ from typing import Protocol
 from shards.board import Board, ShardRow
 from shards.entries import Room
 from shards.errors import BadRequest, InsufficientStorage, KVError
-from shards.group import Group
+from shards.group import FULL_BYTES, Group
 from shards.keyspace import Keyspace
 from shards.limits import check_utf8
 from shards.log import Log, LogBroken, LogError
@@ -241,7 +241,7 @@ class Writer:
         """What a group of `size` bytes may write."""
         if self._words.full:
             return Room.DELETES
-        if self._map_room < _PAGES * size and time.monotonic() >= self._measured_at + _MEASURE_S:
+        if self._map_room < _PAGES * (size + FULL_BYTES) and time.monotonic() >= self._measured_at + _MEASURE_S:
             self._measure()
         full = self._map.full or self._map_room < _PAGES * size
         self.figures["map_full"] = int(full)
