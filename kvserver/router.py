@@ -193,7 +193,7 @@ class Router:
         assert isinstance(mark, Done)
         after = dict.fromkeys(range(self._shards), b"")
         while after:
-            deleted, lost = await self._delete_step(prefix, mark.revision, after, list(after), PAGE_KEYS)
+            deleted, lost = await self._delete_step(prefix, mark.revision, after, list(after), PAGE_KEYS, marked=True)
             if lost is not None:
                 raise OutcomeUnknown(str(lost)) from lost
             if deleted:
@@ -209,18 +209,18 @@ class Router:
         while after and limit:
             # Shards step side by side, but not beyond the limit together.
             shards = list(after) if limit >= PAGE_KEYS * len(after) else list(after)[:1]
-            deleted, lost = await self._delete_step(prefix, cut, after, shards, min(limit, PAGE_KEYS))
+            deleted, lost = await self._delete_step(prefix, cut, after, shards, min(limit, PAGE_KEYS), marked=False)
             limit -= len(deleted)
             yield len(deleted), not after
             if lost is not None:
                 raise lost
 
     async def _delete_step(
-        self, prefix: bytes, cut: int, after: dict[int, bytes], shards: list[int], limit: int
+        self, prefix: bytes, cut: int, after: dict[int, bytes], shards: list[int], limit: int, *, marked: bool
     ) -> tuple[list[bytes], KVError | None]:
         """Have `shards` go on from their places in `after`, which is brought up to date; a shard that has no more goes
         from it. Gives the deleted keys, and what became of a shard that was lost."""
-        steps = [self._ask(shard, DeletePrefix(prefix, after[shard], cut, limit)) for shard in shards]
+        steps = [self._ask(shard, DeletePrefix(prefix, after[shard], cut, limit, marked)) for shard in shards]
         replies = await asyncio.gather(*steps, return_exceptions=True)
         deleted: list[bytes] = []
         lost: KVError | None = None

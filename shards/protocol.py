@@ -22,8 +22,8 @@
     2 Delete        key, want_previous, condition
     3 Touch         key, ttl_ms, expires_ms, condition      0, 0: never expires
     4 MarkPrefix    prefix                                  logs a `PrefixMarked`; its revision is the cut
-    5 DeletePrefix  prefix, after, cut, limit               deletes at most `limit` keys above `after` whose value's
-                                                            revision is <= cut
+    5 DeletePrefix  prefix, after, cut, limit, marked       deletes at most `limit` keys above `after` whose value's
+                                                            revision is <= cut; marked: it is that of a MarkPrefix
     6 Incr          key, by, ttl_ms, condition              adds to a whole number in decimal; ttl_ms: of a new key
     7 Patch         key, patch, condition                   JSON merge patch (RFC 7396); `patch` is JSON text
     8 Get           key, batch u64                          what operations before it have decided, else the map
@@ -63,7 +63,7 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
     1 PutEvent      key, value, content_type, expires_ms    expires_ms 0: never
     2 TouchEvent    key, expires_ms
     3 DeleteEvent   key, cause str, cut                     cause: request, prefix, expire, evict; cut: of `prefix`,
-                                                            the revision of the PrefixMarked it belongs to, else 0
+                                                            the revision of the PrefixMarked it belongs to, 0 if none
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow
     5 Atomic        array of events                         all or nothing; each event inside takes a revision
 
@@ -151,6 +151,7 @@ class DeletePrefix(_Wire, tag=5):
     after: bytes
     cut: int
     limit: int
+    marked: bool = True
 
 
 class Incr(_Wire, tag=6):
