@@ -17,6 +17,9 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 from falcon.routing.util import map_http_methods
 
+from kvserver.resources.batch import Batch
+from kvserver.resources.kv import KeyOfVersion1
+from kvserver.resources.many import Many
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.router import Router
@@ -43,6 +46,9 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     routes.add_route(target.PREFIX, Prefix(router, traffic))
     routes.add_route(target.WAL, Feed())
     routes.add_route(target.FEED, Feed())
+    routes.add_route(target.KV, KeyOfVersion1(router, board))
+    routes.add_route(target.MANY, Many(router, board))
+    routes.add_route(target.BATCH, Batch(router))
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(states))
@@ -84,6 +90,8 @@ class Preflight:
         resp.set_headers(PREFLIGHT)
         if allow:
             resp.set_header("Allow", allow)
+        if "PATCH" in allow:
+            resp.set_header("Accept-Patch", answers.MERGE_PATCH.decode())
         resp.data = b""
 
 

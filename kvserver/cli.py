@@ -22,7 +22,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Where": ("data_dir", "in_memory", "run_dir", "map_dir"),
     "Network": ("host", "port", "metrics_port", "feed_port", "origins", "insecure"),
     "Processes": ("shards", "workers", "gateways", "only", "grace"),
-    "Durability and limits": ("sync", "wal_retention", "max_value"),
+    "Durability and limits": ("sync", "wal_retention", "max_value", "max_batch"),
     "Messages": ("log_level",),
 }
 """The manual's order of the settings; one that is not named here comes last."""

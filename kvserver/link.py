@@ -25,7 +25,7 @@ from zmq.utils.monitor import recv_monitor_message
 from shards import protocol
 from shards.board import ShardRow
 from shards.errors import KVError, OutcomeUnknown, ProtocolError, Unavailable
-from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Failed, Operation, Put, Reply, Touch
+from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Failed, Operation, Reply, count_of, size_of
 
 MOST_WAITING = 256
 """Operations of one worker that may wait for a shard that cannot be reached; further ones are refused at once."""
@@ -42,17 +42,11 @@ Deliver = Callable[[Reply | KVError], None]
 class Pending:
     """An operation whose answer is due. `deliver` is called once, with a reply or an error."""
 
-    __slots__ = ("deadline_ns", "deliver", "operation", "size")
+    __slots__ = ("count", "deadline_ns", "deliver", "operation", "size")
 
     def __init__(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
         self.operation, self.deadline_ns, self.deliver = operation, deadline_ns, deliver
-        self.size = _size(operation)
-
-
-def _size(operation: Operation) -> int:
-    if isinstance(operation, Put):
-        return len(operation.key) + len(operation.value)
-    return len(operation.key) if isinstance(operation, Delete | Touch) else len(operation.prefix)
+        self.size, self.count = size_of(operation), count_of(operation)
 
 
 class Link:
@@ -130,10 +124,11 @@ class Link:
     def _take(self) -> list[Pending]:
         """What fits into one message, at least one operation."""
         waiting, batch = self._waiting, [self._waiting.popleft()]
-        size = batch[0].size
-        while waiting and len(batch) < MESSAGE_OPS and size + waiting[0].size <= MESSAGE_BYTES:
+        size, count = batch[0].size, batch[0].count
+        while waiting and count + waiting[0].count <= MESSAGE_OPS and size + waiting[0].size <= MESSAGE_BYTES:
             batch.append(waiting.popleft())
             size += batch[-1].size
+            count += batch[-1].count
         return batch
 
     def _send(self, batch: list[Pending]) -> bool:

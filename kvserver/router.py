@@ -10,29 +10,39 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import zmq
 
 from kvserver.link import Link
+from kvserver.merge import Walk
 from shards.board import Board, GatewayRow
 from shards.errors import KVError, OutcomeUnknown, Unavailable
 from shards.maps import Item, MapReader
 from shards.protocol import (
     Activity,
     ActivityKind,
+    AtomicBatch,
     Delete,
     Deleted,
     DeletePrefix,
     Done,
     Failed,
+    Get,
+    Incr,
     MarkPrefix,
+    OfOneKey,
     Operation,
+    Patch,
     Put,
     Reply,
+    Results,
     Touch,
+    Value,
     encode_activity,
 )
 from shards.slots import shard_of
@@ -41,6 +51,8 @@ DEADLINE_S: Final = 10.0
 """How long a shard may be silent."""
 PAGE_KEYS: Final = 1000
 """Keys read in one transaction of a list, or deleted in one step of a prefix delete."""
+COUNT_KEYS: Final = 5000
+"""Keys counted in one transaction."""
 
 _TICK_S = 0.02
 _MOST_ACTIVITY = 10_000
@@ -97,25 +109,34 @@ class Router:
 
     def submit(
         self,
-        operation: Put | Delete | Touch,
+        operation: OfOneKey,
         deliver: Callable[[Reply | KVError], None],
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Send a write to the shard that owns its key; `deliver` is called once with a reply or an error."""
+        """Send an operation to the shard that owns its key; `deliver` is called once with a reply or an error."""
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
         self._links[shard_of(operation.key, self._shards)].submit(operation, deadline_ns, deliver)
 
-    async def request(self, operation: Put | Delete | Touch, deadline_s: float = DEADLINE_S) -> Done:
+    @overload
+    async def request(self, operation: Put | Delete | Touch, deadline_s: float = DEADLINE_S) -> Done: ...
+
+    @overload
+    async def request(self, operation: Incr | Patch, deadline_s: float = DEADLINE_S) -> Value: ...
+
+    async def request(
+        self, operation: Put | Delete | Touch | Incr | Patch, deadline_s: float = DEADLINE_S
+    ) -> Done | Value:
         """`submit`, and its answer. A delete of an absent key is shown as activity.
 
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
+        end = self.board.end()
         self.submit(operation, _settles(future), deadline_s)
         reply = await future
-        assert isinstance(reply, Done)
+        assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
-            self._activity.add("delete", operation.key)
+            self.absent(operation.key, end)
         return reply
 
     def get(self, key: bytes) -> Item | None:
@@ -129,6 +150,10 @@ class Router:
         """Bytes of the value of `key`, 0 if it is absent or expired. Is not shown. Raises `Unavailable`."""
         page = self._readers[shard_of(key, self._shards)].page(key, None, 1, self.board.now_ms())
         return page[0][1].size if page and page[0][0] == key else 0
+
+    def peek(self, key: bytes) -> Item | None:
+        """`get` on behalf of a write: it is not shown on `/wal`."""
+        return self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
 
     # Many keys
 
@@ -174,23 +199,119 @@ class Router:
         assert isinstance(mark, Done)
         after = dict.fromkeys(range(self._shards), b"")
         while after:
-            steps = [
-                self._ask(shard, DeletePrefix(prefix, start, mark.revision, PAGE_KEYS))
-                for shard, start in after.items()
-            ]
-            replies = await asyncio.gather(*steps, return_exceptions=True)
-            deleted: list[bytes] = []
-            for shard, reply in zip(list(after), replies, strict=True):
-                if isinstance(reply, BaseException):
-                    raise OutcomeUnknown(f"shard {shard} was lost midway: {reply}") from reply
-                assert isinstance(reply, Deleted)
+            deleted, lost = await self._delete_step(prefix, mark.revision, after, list(after), PAGE_KEYS, marked=True)
+            if lost is not None:
+                raise OutcomeUnknown(str(lost)) from lost
+            if deleted:
+                yield deleted
+
+    async def delete_range(self, prefix: bytes, cut: int, limit: int) -> AsyncGenerator[tuple[int, bool], None]:
+        """Delete keys that start with `prefix` and whose value is not newer than `cut`, at most `limit`, in steps.
+
+        Gives how many each step deleted, and whether nothing is left to do. After what is surely deleted has been
+        given, raises `Unavailable` if a shard did nothing, or what else became of it.
+        """
+        after = dict.fromkeys(range(self._shards), b"")
+        while after and limit:
+            # Shards step side by side, but not beyond the limit together.
+            shards = list(after) if limit >= PAGE_KEYS * len(after) else list(after)[:1]
+            deleted, lost = await self._delete_step(prefix, cut, after, shards, min(limit, PAGE_KEYS), marked=False)
+            limit -= len(deleted)
+            yield len(deleted), not after
+            if lost is not None:
+                raise lost
+
+    async def _delete_step(
+        self, prefix: bytes, cut: int, after: dict[int, bytes], shards: list[int], limit: int, *, marked: bool
+    ) -> tuple[list[bytes], KVError | None]:
+        """Have `shards` go on from their places in `after`, which is brought up to date; a shard that has no more goes
+        from it. Gives the deleted keys, and what became of a shard that was lost."""
+        steps = [self._ask(shard, DeletePrefix(prefix, after[shard], cut, limit, marked)) for shard in shards]
+        replies = await asyncio.gather(*steps, return_exceptions=True)
+        deleted: list[bytes] = []
+        lost: KVError | None = None
+        for shard, reply in zip(shards, replies, strict=True):
+            if isinstance(reply, Deleted):
                 deleted += reply.keys
                 if reply.next is None:
                     del after[shard]
                 else:
                     after[shard] = reply.next
-            if deleted:
-                yield deleted
+                continue
+            if not isinstance(reply, KVError):
+                raise reply if isinstance(reply, BaseException) else TypeError(f"{reply!r} for a prefix delete")
+            if lost is None or isinstance(lost, Unavailable):
+                lost = type(reply)(f"shard {shard} was lost midway: {reply}")
+        return deleted, lost
+
+    async def each(self, operations: Sequence[OfOneKey]) -> list[Reply]:
+        """Do the operations, those of one shard in their order, and give their replies in theirs; an error is a
+        `Failed`. Reads, and deletes of absent keys, are shown as activity."""
+        replies: list[Reply] = [Failed("internal")] * len(operations)
+        left = len(operations)
+        finished: asyncio.Future[None] = self._loop.create_future()
+        end = self.board.end()
+
+        def deliver(index: int, reply: Reply | KVError) -> None:
+            nonlocal left
+            replies[index] = Failed.of(reply) if isinstance(reply, KVError) else reply
+            left -= 1
+            if not left and not finished.done():
+                finished.set_result(None)
+
+        for index, operation in enumerate(operations):
+            self.submit(operation, partial(deliver, index))
+        if operations:
+            await finished
+        self._show(operations, replies, end)
+        return replies
+
+    async def atomic(self, operations: list[OfOneKey]) -> Results:
+        """Do all of them, whose keys have one slot, or nothing. Raises `KVError`."""
+        end = self.board.end()
+        reply = await self._ask(shard_of(operations[0].key, self._shards), AtomicBatch(operations))
+        assert isinstance(reply, Results)
+        if reply.failed is None:
+            self._show(operations, reply.replies, end)
+        return reply
+
+    def _show(self, operations: Sequence[OfOneKey], replies: Sequence[Reply], end: int) -> None:
+        """What changed nothing, as activity. `end`: the history's end before they were sent."""
+        if self._activity.listeners:
+            for operation, reply in zip(operations, replies, strict=True):
+                if type(operation) is Get and isinstance(reply, Value):
+                    self._activity.add("read", operation.key)
+                elif type(operation) is Delete and isinstance(reply, Done) and not reply.existed:
+                    self.absent(operation.key, end)
+
+    def walk(self, walk: Walk, *, values: bool = False) -> None:
+        """Let `walk` go on, not for long. Raises `Unavailable`."""
+        now_ms = self.board.now_ms()
+        with ExitStack() as stack:
+            cursors = [stack.enter_context(reader.cursor(now_ms, values=values)) for reader in self._readers]
+            walk.advance(cursors, PAGE_KEYS)
+
+    async def count(
+        self, prefix: bytes, after: bytes | None = None, before: bytes | None = None, cut: int | None = None
+    ) -> AsyncGenerator[int, None]:
+        """How many keys there are that start with `prefix` and stand between `after` and `before` (and, with a cut,
+        hold a value that is not newer), in portions to be added; other tasks run between them. Raises `Unavailable`."""
+        for reader in self._readers:
+            place = after
+            while True:
+                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self.board.now_ms())
+                yield count
+                await asyncio.sleep(0)
+                if place is None:
+                    break
+
+    def absent(self, key: bytes, end: int) -> None:
+        """Show on `/wal` that a delete found nothing. `end`: the history's end before it was sent.
+
+        Where exactly it was decided, nobody knows here. Behind that end, whoever put the key in between has deleted it
+        again as well, so the line cannot take away what is there; behind a later put it could.
+        """
+        self._activity.add("delete", key, end)
 
     def activity(self, kind: ActivityKind, subject: bytes) -> None:
         """Show on `/wal` something that changed nothing."""
@@ -243,13 +364,14 @@ class _ActivityFeed:
                 self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")
                 self._connected.add(index)
 
-    def add(self, kind: ActivityKind, subject: bytes) -> None:
-        """Send a line at the end of this turn, if somebody listens."""
+    def add(self, kind: ActivityKind, subject: bytes, end: int | None = None) -> None:
+        """Send a line at the end of this turn, if somebody listens. `end`: where it belongs, else the end by now."""
         if not self.listeners or len(self._lines) >= _MOST_ACTIVITY:
             return
         if not self._lines:
             self._loop.call_soon(self._flush)
-        self._lines.append(Activity(self._board.end(), kind, subject, self._board.now_ms()))
+        end = self._board.end() if end is None else end
+        self._lines.append(Activity(end, kind, subject, self._board.now_ms()))
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []

@@ -66,8 +66,11 @@ class ServerSettings(ProcessSettings):
         5_120_000,
         size(1, MAX_VALUE_LIMIT),
         "BYTES",
-        "Largest value, and largest body of a request; at most 32 MiB.",
+        "Largest value, and largest body of a request that is no batch; at most 32 MiB.",
     )
+    max_batch: int = setting(
+        32 << 20, size(1 << 10, 128 << 20), "BYTES", "Largest body of a batch (POST /v1/batch); at most 128 MiB.",
+    )  # fmt: skip
     wal_retention: int = setting(
         512 << 20, size(64 << 20, 1 << 50), "BYTES",
         "How much of the log is kept at least, so that readers of the feed can be behind.",

@@ -2,8 +2,9 @@
 
 In reading order:
 
-- pure, without I/O: `errors`, `slots` (key to shard), `protocol` (the wire to a shard), `limits` and `keyspace` (the
-  dict and its rules), `records` (the log's bytes), `epoch` (which history a run goes on with);
+- pure, without I/O: `errors`, `slots` (key to shard), `protocol` (the wire to a shard), `limits`, `keyspace` (the
+  dict) and `entries` (what it holds), `group` and `rules` (how changes are decided), `edits` (increments, patches),
+  `records` (the log's bytes), `epoch` (which history a run goes on with);
 - the one history: `log` (append, flush, read), `segments` (its files), `recovery` (what survives a crash), `disk`;
 - the view that answers reads: `mapfile` and `maps`, `mapdir` and `room` (where it lives, what if that is full),
   `restore` (how it comes into being), `manifest` and `snapshot` (short restarts);

@@ -63,6 +63,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: str
     map_dir: str
     max_value: int
+    max_batch: int = 32 << 20
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int

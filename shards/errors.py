@@ -18,6 +18,8 @@ class KVError(Exception):
         title: the code in words, the same for every occurrence.
         hint: what would be right instead.
         detail: what was wrong this time; empty if the title says it all.
+        revision: of `PreconditionFailed`, the revision of what is there, 0 if nothing is; else 0.
+        members: what a client can go on with, beside the rest in the problem that tells the error.
     """
 
     code: ClassVar[str] = "internal"
@@ -28,6 +30,8 @@ class KVError(Exception):
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
         self.detail = detail
+        self.revision = 0
+        self.members: dict[str, object] = {}
 
 
 class BadRequest(KVError):
@@ -40,6 +44,12 @@ class BadKey(BadRequest):
     code = "bad_key"
     title = "The key is not valid"
     hint = "A key is percent-encoded UTF-8, 1 to 511 bytes long."
+
+
+class CrossSlot(BadRequest):
+    code = "cross_slot"
+    title = "The keys of an atomic batch belong to different slots"
+    hint = "Give the keys a common {tag} in braces: only the tag decides on the slot."
 
 
 class Forbidden(KVError):
@@ -72,10 +82,66 @@ class RequestTimeout(KVError):
     hint = "Send the whole request within 10 seconds."
 
 
+class Conflict(KVError):
+    code, status = "conflict", 409
+    title = "The operation does not fit what the key holds"
+    hint = "Read the key, and put a value that fits."
+
+
+class NotAnInteger(Conflict):
+    code = "not_an_integer"
+    title = "The value is not a whole number that can be added to"
+    hint = "An increment needs a value of decimal digits, with or without a minus, within 64 bits."
+
+
+class Overflow(Conflict):
+    code = "overflow"
+    title = "The result would not fit a signed integer of 64 bits"
+    hint = "The value is unchanged; add less, or put a smaller number."
+
+
+class NotJson(Conflict):
+    code = "not_json"
+    title = "The value is not JSON"
+    hint = "A merge patch needs a value that is JSON, whatever its content type; PUT one."
+
+
+class BatchFailed(Conflict):
+    """An atomic batch of which nothing was done."""
+
+    code = "batch_failed"
+    title = "An operation of the atomic batch failed; nothing was done"
+    hint = "`failed` is the index of the operation, and its result says why."
+
+
+class PreconditionFailed(KVError):
+    """A condition does not hold. `revision`: of what is there, 0 if nothing is."""
+
+    code, status = "precondition_failed", 412
+    title = "The key is not as the condition demands"
+    hint = "Read the key again, and decide with the revision it has now."
+
+    def __init__(self, detail: str = "", revision: int = 0) -> None:
+        super().__init__(detail)
+        self.revision = revision
+
+
 class ValueTooLarge(KVError):
     code, status = "value_too_large", 413
     title = "length limit exceeded"
     hint = "Send a smaller value, or raise --max-value."
+
+
+class AnswerTooLarge(KVError):
+    code, status = "answer_too_large", 413
+    title = "The answer to the batch would be too large"
+    hint = "Values of 32 MiB were answered before; ask for the others in another batch."
+
+
+class BatchTooLarge(KVError):
+    code, status = "batch_too_large", 413
+    title = "The atomic batch is too large to be written as one"
+    hint = "An atomic batch has at most 10,000 operations and writes at most 48 MiB."
 
 
 class KeyTooLong(KVError):
@@ -88,6 +154,24 @@ class UriTooLong(KVError):
     code, status = "uri_too_long", 414
     title = "The request line is longer than 8 KiB"
     hint = "Shorten the path or the query."
+
+
+class UnsupportedMediaType(KVError):
+    code, status = "unsupported_media_type", 415
+    title = "A body of this type or coding cannot be taken"
+    hint = "A PATCH is a JSON merge patch, application/merge-patch+json; no body may have a Content-Encoding."
+
+
+class RangeNotSatisfiable(KVError):
+    code, status = "range_not_satisfiable", 416
+    title = "The range lies behind the end of the value"
+    hint = "Content-Range says how many bytes there are."
+
+
+class FailedDependency(KVError):
+    code, status = "failed_dependency", 424
+    title = "Not done, since another operation of the atomic batch failed"
+    hint = "Mend the operation that failed, and send the whole batch again."
 
 
 class HeadersTooLarge(KVError):

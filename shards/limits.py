@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from shards.errors import BadKey, KeyTooLong
+from shards.errors import BadKey, BadRequest, KeyTooLong
 
 MAX_KEY = 511
 """Bytes of the longest key; the limit of the map."""
 MAX_CONTENT_TYPE = 255
 MAX_TIME_MS = (1 << 53) - 1
 """The latest expiry: times stay exact in every client's numbers."""
+MAX_TTL_MS = 10 * 365 * 86_400_000
+"""The longest lifetime: ten years."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
@@ -38,3 +40,16 @@ def check_utf8(text: bytes, what: str) -> None:
             text.decode()
         except UnicodeDecodeError as error:
             raise BadKey(f"the {what} is not valid UTF-8 at byte {error.start}") from None
+
+
+def expiry(ttl_ms: int, expires_ms: int, now_ms: int) -> int:
+    """The time of expiry that a lifetime or a time gives at `now_ms`; 0, never, if both are 0. Raises `BadRequest`."""
+    if ttl_ms < 0 or expires_ms < 0 or (ttl_ms and expires_ms):
+        raise BadRequest("at most one of ttl_ms and expires_ms is not 0, and none is negative")
+    if ttl_ms > MAX_TTL_MS:
+        raise BadRequest("the lifetime is longer than ten years")
+    if 0 < expires_ms < now_ms:
+        raise BadRequest("the expiry is in the past")
+    if expires_ms > MAX_TIME_MS:
+        raise BadRequest("the expiry is too far in the future")
+    return now_ms + ttl_ms if ttl_ms else expires_ms

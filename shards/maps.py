@@ -11,6 +11,7 @@ transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ import msgspec
 
 from shards.board import Board, ShardRow
 from shards.errors import Unavailable
+from shards.mapcursor import MapCursor
 from shards.mapfile import (
     APPLIED,
     HEADER,
@@ -54,6 +56,8 @@ _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 
 T = TypeVar("T")
+Old = tuple[bytes, str, int]
+"""What a key held before: value, content type, revision."""
 
 
 class MapReader:
@@ -123,6 +127,35 @@ class MapReader:
                 if is_live(_unpack(record)[2], now_ms):
                     found.append(bytes(key))
         return found
+
+    def count(
+        self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now_ms: int
+    ) -> tuple[int, bytes | None]:
+        """How many of the next `steps` keys that start with `prefix` and stand between `after` and `before` are live
+        (and, with a cut, hold a value that is not newer), and the last of them; None: there are no others.
+
+        Raises `Unavailable`.
+        """
+        count = 0
+        with self._transaction() as txn:
+            for key, record in scan(txn, self._data, prefix, after):
+                if before is not None and key >= before:
+                    break
+                _, value_revision, expires_ms, *_ = _unpack(record)
+                count += is_live(expires_ms, now_ms) and (cut is None or value_revision <= cut)
+                steps -= 1
+                if not steps:
+                    return count, key
+        return count, None
+
+    @contextmanager
+    def cursor(self, now_ms: int, *, values: bool = False) -> Iterator[MapCursor]:
+        """A cursor at `now_ms`, whose items hold values if `values`; gone, with its transaction, on leaving `with`.
+
+        Raises `Unavailable`.
+        """
+        with self._transaction() as txn:
+            yield MapCursor(txn, self._data, now_ms, values)
 
     def applied(self) -> tuple[int, int]:
         """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
@@ -196,21 +229,19 @@ class ShardMap:
             record = txn.get(key)
             return parse(record) if record is not None and is_live(_unpack(record)[2], now_ms) else None
 
-    def apply_changes(
-        self, events: Sequence[Event], record: Record, previous: Collection[int] = ()
-    ) -> dict[int, bytes]:
+    def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
         """`apply` for one record whose events are at hand."""
         return self._apply([(record, events)], None, previous)
 
     def apply(
         self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Old]:
         """Apply `records` in one transaction, `applied` included. What was applied before is skipped.
 
         `floors` has a number for each slot: its events up to this revision are skipped; `NOT_MINE` skips all. Without
         it every record that is new to the map belongs to it.
-        Returns the values that the events with the revisions `previous` replaced or deleted, where there was a live
-        one, by revision.
+        Returns what the events with the revisions `previous` replaced or deleted, where there was a live value, by
+        revision.
         Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
         otherwise, `ProtocolError` if a record cannot be read.
         """
@@ -218,13 +249,13 @@ class ShardMap:
 
     def _apply(
         self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Old]:
         lsn, revision = self._applied
         for record, _ in groups:
             lsn, revision = max(lsn, record.end), max(revision, record.next_revision - 1)
 
-        def write(txn: lmdb.Transaction[memoryview]) -> dict[int, bytes]:
-            replaced: dict[int, bytes] = {}
+        def write(txn: lmdb.Transaction[memoryview]) -> dict[int, Old]:
+            replaced: dict[int, Old] = {}
             for record, events in groups:
                 if floors is not None or record.revision > self._applied[1]:
                     _apply_events(txn, events, record, floors, previous, replaced)
@@ -345,7 +376,7 @@ class ShardMap:
 
 def _apply_events(
     txn: lmdb.Transaction[memoryview], events: Sequence[Event], record: Record, floors: Sequence[int] | None,
-    previous: Collection[int], replaced: dict[int, bytes],
+    previous: Collection[int], replaced: dict[int, Old],
 ) -> None:  # fmt: skip
     get, put, time_ms = txn.get, txn.put, record.time_ms
     for revision, change in changes(events, record.revision):
@@ -361,11 +392,12 @@ def _apply_events(
             if not header[2] or header[2] > time_ms:
                 created_ms = header[3]
                 if revision in previous:
-                    replaced[revision] = bytes(old[HEADER_SIZE + header[5] :])
+                    value_at = HEADER_SIZE + header[5]
+                    content_type = old[HEADER_SIZE:value_at].tobytes().decode() if header[5] else ""
+                    replaced[revision] = old[value_at:].tobytes(), content_type, header[0]
         if isinstance(change, PutEvent):
-            content_type = change.content_type.encode()
-            head = _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(content_type))
-            put(key, head + content_type + change.value)
+            kind = change.content_type.encode()
+            put(key, _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(kind)) + kind + change.value)
         elif old is None or header is None:
             continue  # deletes and touches of what is not there: a replay over a state that is ahead
         elif isinstance(change, DeleteEvent):

@@ -11,29 +11,50 @@
   refuse it with `stale_incarnation` and execute nothing.
 - `deadline` is CLOCK_MONOTONIC in nanoseconds. A message that is read later MUST NOT be executed and is refused with
   `deadline_passed`.
-- A message holds at most `MESSAGE_OPS` operations and `MESSAGE_BYTES` bytes, but one operation may be larger alone.
+- A message holds at most `MESSAGE_OPS` operations (those of an atomic batch count singly) and `MESSAGE_BYTES` bytes,
+  but one operation may be larger alone.
 - Operations of one message are executed in their order, not as a unit: other messages may come between them, and each
   succeeds or fails by itself.
 
 **Operations**, by tag (keys and values are `bin`)::
 
-    1 Put           key, value, content_type str, ttl_ms, expires_ms, want_previous
-    2 Delete        key, want_previous
-    3 Touch         key, ttl_ms, expires_ms                 0, 0: never expires
+    1 Put           key, value, content_type str, ttl_ms, expires_ms, want_previous, condition
+    2 Delete        key, want_previous, condition
+    3 Touch         key, ttl_ms, expires_ms, condition      0, 0: never expires
     4 MarkPrefix    prefix                                  logs a `PrefixMarked`; its revision is the cut
-    5 DeletePrefix  prefix, after, cut, limit               deletes at most `limit` keys above `after` whose value's
-                                                            revision is <= cut
+    5 DeletePrefix  prefix, after, cut, limit, marked       deletes at most `limit` keys above `after` whose value's
+                                                            revision is <= cut; marked: it is that of a MarkPrefix
+    6 Incr          key, by, ttl_ms, condition              adds to a whole number in decimal; ttl_ms: of a new key
+    7 Patch         key, patch, condition                   JSON merge patch (RFC 7396); `patch` is JSON text
+    8 Get           key, batch u64                          what operations before it have decided, else the map
+    9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
 
-`ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0.
+`ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
+lifetime is at most `limits.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
+batch it received; the gets of one batch in one group answer at most `ANSWER_BYTES` of values, further ones are refused
+with `answer_too_large`.
+
+**Conditions**: nil, or an array of if_match and if_none_match, each nil, "*" or an array of revisions. if_match holds
+if the key exists and its revision is in the list (any with "*"; an empty list: none); if_none_match holds where
+if_match would not. Both must hold. An operation whose condition does not hold fails with `precondition_failed`, but a
+delete or touch of an absent key is answered as such, whatever its condition.
 
 **Reply**, two frames::
 
     header  magic b"KVR1" | replies u32 | id u64                                           little endian, 16 bytes
     body    MessagePack array of replies: one for each operation, or a single `Failed` if the whole message is refused
 
-    1 Done     revision, existed, previous bin or nil       revision 0: nothing changed (a delete of an absent key)
-    2 Deleted  keys, next bin or nil                        next: pass as `after` to go on; nil: the range is done
-    3 Failed   code, detail                                 a code of `shards.errors`
+    1 Done      revision, existed, nil                      of 1 to 4. revision 0: nothing changed, the key is absent
+    2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` to go on; nil: the end
+    3 Failed    code, detail, revision                      a code of `shards.errors`; of precondition_failed: the
+                                                            revision that is there, 0: none. Else 0
+    4 Replaced  revision, True, previous, previous_type,    a Done that carries the old value: of 1 and 2 with
+                previous_revision                           want_previous where there was one
+    5 Value     revision, existed, value, content_type,     of 6 to 8. existed: before the operation. Of a Get of an
+                expires_ms                                  absent key everything else is 0 or empty
+    6 Results   replies, failed                             of 9, one for each operation. failed: index of the one for
+                                                            which nothing was done (the others: failed_dependency), or
+                                                            nil
 
 Whatever arrives gets a reply. Where not even the header can be read, its id is 0.
 
@@ -42,7 +63,7 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
     1 PutEvent      key, value, content_type, expires_ms    expires_ms 0: never
     2 TouchEvent    key, expires_ms
     3 DeleteEvent   key, cause str, cut                     cause: request, prefix, expire, evict; cut: of `prefix`,
-                                                            the revision of the PrefixMarked it belongs to, else 0
+                                                            the revision of the PrefixMarked it belongs to, 0 if none
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow
     5 Atomic        array of events                         all or nothing; each event inside takes a revision
 
@@ -67,6 +88,12 @@ MESSAGE_OPS = 1024
 """Most operations in one message, and the count at which a shard closes a group."""
 MESSAGE_BYTES = 8 << 20
 """Most bytes of keys and values in one message of several operations, and the size at which a group closes."""
+BATCH_OPS = 10_000
+"""Most operations of an atomic batch."""
+ANSWER_BYTES = 32 << 20
+"""Most bytes of values that the gets of one batch answer."""
+RECORD_BYTES = 48 << 20
+"""Most bytes that an atomic batch may take in the log."""
 PUBLISH_BYTES = 64 << 10
 """Records larger than this are announced on PUB by their header alone."""
 
@@ -79,6 +106,19 @@ class _Wire(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=Tru
     """Base of everything on the wire: an array that starts with a tag, closed against further fields."""
 
 
+Revisions = list[int] | Literal["*"]
+"""What a key's revision is compared with: some revisions, or any."""
+
+
+class Condition(_Wire):
+    if_match: Revisions | None = None
+    if_none_match: Revisions | None = None
+
+
+MUST_EXIST = Condition(if_match="*")
+MUST_NOT_EXIST = Condition(if_none_match="*")
+
+
 class Put(_Wire, tag=1):
     key: bytes
     value: bytes
@@ -86,17 +126,20 @@ class Put(_Wire, tag=1):
     ttl_ms: int = 0
     expires_ms: int = 0
     want_previous: bool = False
+    condition: Condition | None = None
 
 
 class Delete(_Wire, tag=2):
     key: bytes
     want_previous: bool = False
+    condition: Condition | None = None
 
 
 class Touch(_Wire, tag=3):
     key: bytes
     ttl_ms: int = 0
     expires_ms: int = 0
+    condition: Condition | None = None
 
 
 class MarkPrefix(_Wire, tag=4):
@@ -108,15 +151,46 @@ class DeletePrefix(_Wire, tag=5):
     after: bytes
     cut: int
     limit: int
+    marked: bool = True
 
 
-Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix
+class Incr(_Wire, tag=6):
+    key: bytes
+    by: int
+    ttl_ms: int = 0
+    condition: Condition | None = None
+
+
+class Patch(_Wire, tag=7):
+    key: bytes
+    patch: bytes
+    condition: Condition | None = None
+
+
+class Get(_Wire, tag=8):
+    key: bytes
+    batch: int
+
+
+OfOneKey = Put | Delete | Touch | Incr | Patch | Get
+
+
+class AtomicBatch(_Wire, tag=9):
+    operations: list[OfOneKey]
+
+
+Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch
 
 
 class Done(_Wire, tag=1):
     revision: int
     existed: bool
     previous: bytes | None = None
+
+
+class Replaced(Done, tag=4):
+    previous_type: str = ""
+    previous_revision: int = 0
 
 
 class Deleted(_Wire, tag=2):
@@ -127,18 +201,37 @@ class Deleted(_Wire, tag=2):
 class Failed(_Wire, tag=3):
     code: str
     detail: str = ""
+    revision: int = 0
 
     @classmethod
     def of(cls, error: KVError) -> Failed:
         """The reply that carries `error`."""
-        return cls(error.code, error.detail)
+        return cls(error.code, error.detail, error.revision)
 
     def error(self) -> KVError:
         """The error this reply carries."""
-        return from_code(self.code, self.detail)
+        error = from_code(self.code, self.detail)
+        error.revision = self.revision
+        return error
 
 
-Reply = Done | Deleted | Failed
+class Value(_Wire, tag=5):
+    revision: int
+    existed: bool
+    value: bytes = b""
+    content_type: str = ""
+    expires_ms: int = 0
+
+
+OfOne = Done | Replaced | Value | Failed
+
+
+class Results(_Wire, tag=6):
+    replies: list[OfOne]
+    failed: int | None = None
+
+
+Reply = Done | Deleted | Failed | Replaced | Value | Results
 
 Cause = Literal["request", "prefix", "expire", "evict"]
 
@@ -178,8 +271,8 @@ ActivityKind = Literal["read", "list", "list_prefix", "delete", "delete_prefix",
 
 
 class Activity(_Wire):
-    """Something that changed nothing. `subject`: the key, the prefix or the peer's address. `end`: the history's end as
-    read after the answer was known, the place where the line belongs."""
+    """Something that changed nothing. `subject`: the key, the prefix or the peer's address. `end`: the place where the
+    line belongs, the history's end as read after a read, a list or a heartbeat, and before a delete was sent."""
 
     end: int
     kind: ActivityKind
@@ -211,6 +304,22 @@ _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
 _decode_events = msgspec.msgpack.Decoder(list[Event]).decode
 _decode_activity = msgspec.msgpack.Decoder(list[Activity]).decode
+
+
+def size_of(operation: Operation) -> int:
+    """Bytes of keys and values in `operation`: what counts towards `MESSAGE_BYTES`."""
+    if isinstance(operation, Put):
+        return len(operation.key) + len(operation.value)
+    if isinstance(operation, Patch):
+        return len(operation.key) + len(operation.patch)
+    if isinstance(operation, AtomicBatch):
+        return sum(map(size_of, operation.operations))
+    return len(operation.prefix if isinstance(operation, MarkPrefix | DeletePrefix) else operation.key)
+
+
+def count_of(operation: Operation) -> int:
+    """How many operations `operation` is: what counts towards `MESSAGE_OPS`."""
+    return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
 
 
 def encode_request(id: int, incarnation: int, deadline_ns: int, operations: Sequence[Operation]) -> list[bytes]:

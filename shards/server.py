@@ -28,14 +28,14 @@ from shards.maps import MapFull
 from shards.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
-    Delete,
+    AtomicBatch,
     DeletePrefix,
     Failed,
     MalformedRequest,
     Operation,
-    Put,
     Reply,
-    Touch,
+    count_of,
+    size_of,
 )
 from shards.restore import open_map
 from shards.writer import Writer
@@ -243,7 +243,7 @@ class Server:
             request = self._accept(frames)
             if request is not None:
                 arrived.append(request)
-                operations += len(request.operations)
+                operations += _count(request.operations)
                 size += request.size
                 if request.alone:  # others shall not wait for several of them
                     break
@@ -356,14 +356,13 @@ class Server:
 
 def is_too_large(operations: Sequence[Operation], size: int) -> bool:
     """Whether a message of `size` bytes breaks the rule of the protocol; one operation alone may be of any size."""
-    if len(operations) > MESSAGE_OPS:
-        return True
-    if size <= MESSAGE_BYTES or len(operations) == 1:
+    if len(operations) == 1:
         return False
-    return sum(map(_size, operations)) > MESSAGE_BYTES
+    if _count(operations) > MESSAGE_OPS:
+        return True
+    return size > MESSAGE_BYTES and sum(map(size_of, operations)) > MESSAGE_BYTES
 
 
-def _size(operation: Operation) -> int:
-    if isinstance(operation, Put):
-        return len(operation.key) + len(operation.value)
-    return len(operation.key) if isinstance(operation, Delete | Touch) else len(operation.prefix)
+def _count(operations: Sequence[Operation]) -> int:
+    """How many operations there are, those of atomic batches singly."""
+    return sum(map(count_of, operations)) if AtomicBatch in map(type, operations) else len(operations)

@@ -12,11 +12,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 from shards.board import Board, ShardRow
+from shards.entries import Room
 from shards.errors import BadRequest, InsufficientStorage, KVError, Unavailable
-from shards.keyspace import Group, Keyspace, Room
+from shards.group import FULL_BYTES, Group
+from shards.keyspace import Keyspace
 from shards.limits import check_utf8
 from shards.log import GivenUp, Log, LogBroken, LogError
 from shards.maps import MapFull, ShardMap
@@ -68,7 +71,7 @@ class Writer:
         self._log, self._map, self._clock = log, map, clock or board
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"
-        self.keyspace = Keyspace(shard, board.facts.shards, board.facts.max_value)
+        self.keyspace = Keyspace(shard, board.facts.shards, board.facts.max_value, self._stored)
         self.announcements: list[bytes] = []
         self.figures = dict.fromkeys(ShardRow.FIGURES, 0)
         self._expire_at = 0.0  # not before this time.monotonic()
@@ -83,23 +86,29 @@ class Writer:
     def write(self, requests: Sequence[Sequence[Operation]], size: int = 0) -> list[list[Reply]]:
         """Do `requests`, as one group, joined by what is due to expire. The replies to each, in order.
 
+        There are further groups only if results are much larger than what was sent (a patch of a large value).
+
         `size`: about how many bytes of keys and values there are. No operation is a `DeletePrefix`.
         Raises `LogBroken` and `MapFull`: then the process must end without another word.
         """
-        group = self.keyspace.begin(self._clock.now_ms(), self._room(size))
+        group = self._begin(size)
         if time.monotonic() >= self._expire_at:
             group.expire(EXPIRE_KEYS)
         decide = group.decide
-        replies = [[decide(operation) for operation in request] for request in requests]
-        refusal = self._commit(group)
-        if refusal is not None:
-            replies = [[refusal] * len(request) for request in requests]
-        figures = self.figures
-        count = sum(map(len, replies))
-        figures["operations"] += count
-        figures["queue"] = max(figures["queue"], count)
-        figures["refused"] += count if refusal is not None else group.refused
-        return replies
+        replies: list[Reply] = []
+        begun = 0
+        for request in requests:
+            for operation in request:
+                if group.full:
+                    self._end(group, replies, begun)
+                    begun, group = len(replies), self._begin(size, group.answer_bytes)
+                    decide = group.decide
+                replies.append(decide(operation))
+        self._end(group, replies, begun)
+        self.figures["operations"] += len(replies)
+        self.figures["queue"] = max(self.figures["queue"], len(replies))
+        answers = iter(replies)
+        return [list(islice(answers, len(request))) for request in requests]
 
     def delete_prefix(self, operation: DeletePrefix) -> Reply:
         """One step of a prefix delete: a group of its own, so that map and dict agree. Raises as `write` does."""
@@ -149,6 +158,28 @@ class Writer:
         self._row.publish(self.figures)
         self.figures.update(queue=0, expiry_lag_ms=0)  # these two are the most since they were shown last
 
+    def _begin(self, size: int, answer_bytes: int = 0) -> Group:
+        """A group of `size` bytes. `answer_bytes`: of values that replies carry already."""
+        room = self._room(size)
+        group = self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES)
+        group.answer_bytes = answer_bytes
+        return group
+
+    def _end(self, group: Group, replies: list[Reply], begun: int) -> None:
+        """Commit `group`, whose replies stand in `replies` from `begun` on; if that fails, they become refusals."""
+        refusal = self._commit(group)
+        if refusal is None:
+            self.figures["refused"] += group.refused
+        else:
+            self.figures["refused"] += len(replies) - begun
+            replies[begun:] = [refusal] * (len(replies) - begun)
+
+    def _stored(self, key: bytes) -> tuple[bytes, str]:
+        """Value and content type of a key in the dict."""
+        item = self._map.get(key, 0)  # expired or not: the dict decides
+        assert item is not None, f"the map has no {key!r}"
+        return item.value, item.content_type
+
     def _commit(self, group: Group) -> Failed | None:
         """Log, flush and apply what `group` decided; or discard it, and the refusal that answers all of it."""
         events = group.events
@@ -156,7 +187,7 @@ class Writer:
             group.commit(0)
             return None
         begun = time.monotonic_ns()
-        payload = encode_events(events)
+        payload = encode_events(group.record())
         try:
             record = self._log.append(payload, len(events), group.now_ms)
         except LogBroken:
@@ -213,7 +244,7 @@ class Writer:
         """What a group of `size` bytes may write."""
         if self._words.full:
             return Room.DELETES
-        if self._map_room < _PAGES * size and time.monotonic() >= self._measured_at + _MEASURE_S:
+        if self._map_room < _PAGES * (size + FULL_BYTES) and time.monotonic() >= self._measured_at + _MEASURE_S:
             self._measure()
         full = self._map.full or self._map_room < _PAGES * size
         self.figures["map_full"] = int(full)

@@ -4,7 +4,7 @@
   the log, which has all. A position in the history is all it keeps beside records that came too early.
 - `Tail` holds what was shown last, encoded once for all clients of a format, up to some size.
 - `Cursor` is one client: a position. A client that the tail has left behind reads the log by itself.
-- `Waiting` holds activity until the feed is at its place.
+- `Waiting` holds activity until the feed is at its place; `Puts` knows what of it has come too late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from kvserver.gateway.formats import activity_line, change_line
-from shards.protocol import Activity, changes, decode_events
+from shards.protocol import Activity, PutEvent, changes, decode_events
 from shards.records import DATA, HEADER, Record
 
 CHUNK_BYTES: Final = 256 << 10
@@ -174,12 +174,44 @@ def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> li
     return [Frame(2 * max(line.end, shown) + 1, encode(activity_line(line))) for line in lines]
 
 
+class Puts:
+    """Which keys were put last, and when: a line that says of a key that there is none must not come behind its put."""
+
+    def __init__(self, revision: int, most: int = 16_384) -> None:
+        self._most = most
+        self._known_from = revision
+        self._revisions: dict[bytes, int] = {}  # in the order of the last puts
+
+    def note(self, key: bytes, revision: int) -> None:
+        """`key` was put at `revision`, which is above all before."""
+        self._revisions.pop(key, None)
+        self._revisions[key] = revision
+        if len(self._revisions) > self._most:
+            oldest = next(iter(self._revisions))
+            self._known_from = self._revisions.pop(oldest)
+
+    def forget(self, revision: int) -> None:
+        """What was put up to `revision` was not looked at."""
+        self._revisions.clear()
+        self._known_from = revision
+
+    def contradict(self, line: Activity, shown: int) -> bool:
+        """Whether `line`, which would stand behind revision `shown`, may take away what was put before it."""
+        if line.kind != "delete" or line.end >= shown:
+            return False
+        return line.end < self._known_from or line.end < self._revisions.get(line.subject, 0) <= shown
+
+
 def pieces(
-    records: Iterable[Record], encoders: Sequence[Encode], piece_bytes: int = CHUNK_BYTES
+    records: Iterable[Record],
+    encoders: Sequence[Encode],
+    piece_bytes: int = CHUNK_BYTES,
+    puts: Puts | None = None,
 ) -> Iterator[tuple[Position, dict[Encode, list[Frame]]]]:
     """The changes of `records`, each decoded once and encoded once by each encoder: where a piece ends, and its frames.
 
-    A piece ends when it has `piece_bytes`, and with the last record. Raises `ProtocolError`.
+    A piece ends when it has `piece_bytes`, and with the last record. `puts` is told of the puts. Raises
+    `ProtocolError`.
     """
     frames: dict[Encode, list[Frame]] = {encode: [] for encode in encoders}
     size, end = 0, None
@@ -190,6 +222,8 @@ def pieces(
             line = change_line(change)
             if line is None:
                 continue
+            if puts is not None and type(change) is PutEvent:
+                puts.note(change.key, revision)
             for encode, encoded in frames.items():
                 encoded.append(Frame(2 * revision, encode(line)))
             size += len(line)

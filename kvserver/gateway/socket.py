@@ -13,6 +13,9 @@ frames, loses close codes, and lets two greenlets write at once. Here
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import sys
+import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -116,6 +119,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         now = time.monotonic()
         self._heard_at = now
         self._stalled_at: float | None = None  # since when a write has made no progress
+        self._queued_before = 0
         if connection.family != gsocket.AF_UNIX:
             connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
         self._writer = gevent.spawn(self._write)
@@ -256,11 +260,15 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     def _send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         self._stalled_at = time.monotonic()
+        sent = 0
         while view and not self.closed:
             view = view[self._socket.send(view) :]
             self._stalled_at = time.monotonic()
+            sent += 1
             breathe()
         self._stalled_at = None
+        if sent > 1:  # there was no room at first, so the client has taken something: it lives
+            self._heard_at = time.monotonic()
         if self._outbox_bytes:
             self._outbox_bytes = sum(map(len, self._outbox))
             self._room.set()
@@ -268,10 +276,27 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     # Looked at from outside
 
     def check(self, now: float) -> None:
-        """Drop the connection if the client neither reads nor answers. Does not block."""
-        stalled = self._stalled_at is not None and now - self._stalled_at > self._limits.stall_s
-        if stalled or now - self._heard_at > self._limits.silence_s:
+        """Drop the connection if the client neither reads nor answers. Does not block.
+
+        While something is being written to it, a ping waits behind that, so only reading counts.
+        """
+        if self._stalled_at is None:
+            if now - self._heard_at > self._limits.silence_s:
+                self.abort()
+            return
+        queued = self._queued()
+        if queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
+            self._stalled_at = now
+        self._queued_before = queued
+        if now - self._stalled_at > self._limits.stall_s:
             self.abort()
+
+    def _queued(self) -> int:
+        """Bytes in the kernel that the client has not taken."""
+        queued = bytearray(4)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, queued)
+        return int.from_bytes(queued, sys.byteorder)
 
 
 class Keeper:

@@ -30,6 +30,7 @@ from kvserver.gateway.feed import (
     Frame,
     Merger,
     Position,
+    Puts,
     Tail,
     Waiting,
     activity_frames,
@@ -110,6 +111,7 @@ class Source:
         self._shown = self._merger.position
         self._moved_at = time.monotonic()  # when the position moved last, or was up to date
         self._waiting = Waiting()
+        self._puts = Puts(self._shown.revision)
         self._tails: dict[Encode, Tail] = {}
         self._followers: set[Follower] = set()
         self._reread: OrderedDict[tuple[Encode, int], Chunk] = OrderedDict()
@@ -225,6 +227,7 @@ class Source:
     def _skip_to(self, watermark: Position) -> None:
         """Nobody looks: no need to decode anything."""
         self._waiting.clear()
+        self._puts.forget(watermark.revision)
         self._merger.jump(watermark)
         self._shown = watermark
         self._row.position = watermark.revision
@@ -254,14 +257,15 @@ class Source:
     def _show(self, fresh: list[Record]) -> None:
         """Show records and the activity that belongs between and behind them."""
         self.counts["records"] += len(fresh)
-        for end, frames in pieces(fresh, list(self._tails)):
+        for end, frames in pieces(fresh, list(self._tails), puts=self._puts):
             self._show_piece(end, frames)
             breathe()
         if self._waiting:
             self._show_piece(self._shown, {})
 
     def _show_piece(self, end: Position, frames: dict[Encode, list[Frame]]) -> None:
-        lines = self._waiting.take(end.revision)
+        shown = self._shown.revision
+        lines = [line for line in self._waiting.take(end.revision) if not self._puts.contradict(line, shown)]
         if end == self._shown and not lines:
             return
         self.counts["activity"] += len(lines)

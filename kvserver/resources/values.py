@@ -9,8 +9,11 @@ from falcon.asgi import Request, Response
 from kvserver.web import coding
 
 
-async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> None:
-    """Make `body` the answer's, coded if the client accepts that, and if a body of `content_type` is worth it."""
+async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:
+    """Make `body` the answer's, coded if the client accepts that, and if a body of `content_type` is worth it.
+
+    Returns the coding, empty for none.
+    """
     if coding.SMALLEST <= len(body) <= coding.LARGEST and (accepted := req.get_header("Accept-Encoding")):
         name = coding.choose(accepted)
         if name is not None and coding.is_codable(content_type):
@@ -21,5 +24,7 @@ async def answer(req: Request, resp: Response, body: bytes, content_type: str = 
                 coded = await asyncio.get_running_loop().run_in_executor(None, coder, body)
             if len(coded) < len(body):
                 resp.set_header("Content-Encoding", name)
-                body = coded
+                resp.data = coded
+                return name
     resp.data = body
+    return ""

@@ -202,6 +202,7 @@ class Store:
             secret=self._manifest.secret, shards=self._given.shards, sync=start.sync, in_memory=self._given.in_memory,
             data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
             map_dir=str(self.map_dir), max_value=self._given.max_value,
+            max_batch=self._given.max_batch,
             clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
             supervisor_pid=os.getpid(), started_ms=now_ms,
         )  # fmt: skip

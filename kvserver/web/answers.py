@@ -12,7 +12,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shards.errors import BadRequest, KVError, MethodNotAllowed, Overloaded, RequestTimeout, ValueTooLarge
+from shards.errors import (
+    BadRequest,
+    KVError,
+    MethodNotAllowed,
+    Overloaded,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    RequestTimeout,
+    UnsupportedMediaType,
+    ValueTooLarge,
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -48,6 +58,8 @@ PREFLIGHT: Final = (
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """A client's X-Request-Id that is taken over."""
 RETRY_AFTER_S: Final = 1
+MERGE_PATCH: Final = b"application/merge-patch+json"
+"""The one type of a PATCH."""
 
 _PLAIN = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
@@ -71,6 +83,18 @@ class UnknownMethod(BadRequest):
         super().__init__("the method is not known")
 
 
+class NoMergePatch(UnsupportedMediaType):
+    """The body of a PATCH is of another type than `MERGE_PATCH`."""
+
+
+class BehindTheEnd(RangeNotSatisfiable):
+    """No byte of the `size` that there are is in the range."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the value has {size} bytes")
+        self.size = size
+
+
 class Answer(NamedTuple):
     """A whole answer, without what every answer carries."""
 
@@ -85,11 +109,7 @@ def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> An
     Paths of version 1 and clients that name `application/problem+json` get a problem. All others get MemoryKV's
     bodies, some of them empty: its C client takes a body as the result without looking at the status.
     """
-    headers: Headers = [(b"x-request-id", request_id)]
-    if isinstance(error, WrongMethod):
-        headers.append((b"allow", error.allow.encode()))
-    if error.status == 503:
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    headers: Headers = [(b"x-request-id", request_id), *_headers_of(error)]
     if path.startswith(b"/v1/") or _wants_problem(accept):
         content_type, body = _PROBLEM, _problem(error, request_id)
     else:
@@ -107,6 +127,19 @@ def _wants_problem(accept: bytes) -> bool:
         if name == _PROBLEM and not any(_REFUSES.fullmatch(parameter) for parameter in parameters):
             return True
     return False
+
+
+def _headers_of(error: KVError) -> Headers:
+    """What a client can go on with."""
+    if isinstance(error, WrongMethod):
+        return [(b"allow", error.allow.encode())]
+    if isinstance(error, PreconditionFailed) and error.revision:
+        return [(b"etag", b'"%d"' % error.revision), (b"kv-revision", b"%d" % error.revision)]
+    if isinstance(error, NoMergePatch):
+        return [(b"accept-patch", MERGE_PATCH)]
+    if isinstance(error, BehindTheEnd):
+        return [(b"accept-ranges", b"bytes"), (b"content-range", b"bytes */%d" % error.size)]
+    return [(b"retry-after", b"%d" % RETRY_AFTER_S)] if error.status == 503 else []
 
 
 def _text(error: KVError) -> str:
@@ -129,6 +162,7 @@ def _problem(error: KVError, request_id: bytes) -> bytes:
             "detail": error.detail,
             "hint": error.hint,
             "request_id": request_id.decode(),
+            **error.members,
         }
     )
 

@@ -70,6 +70,6 @@ def _choose(accept_encoding: str) -> str | None:
 
 
 def is_codable(content_type: str) -> bool:
-    """Whether coding may make a value of this type smaller: images are compressed already, but for SVG."""
+    """Whether a value of this type may be coded: images but SVG are compressed already, events must not wait."""
     kind = content_type.partition(";")[0].strip().lower()
-    return not kind.startswith("image/") or kind == "image/svg+xml"
+    return kind == "image/svg+xml" or not (kind.startswith("image/") or kind == "text/event-stream")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ MOST_BYTES: Final = 128 << 10
 ACCEPTED: Final = b"\x01"
 ACCEPT_S: Final = 1.0
 """How long a gateway may take to accept."""
+LATE_NS: Final = 2_500_000_000
+"""A gateway whose heartbeat is older stands still: others are asked first."""
 
 
 async def until_written(transport: asyncio.Transport) -> None:
@@ -60,21 +63,29 @@ async def hand_over(
                 socket.send_fds(channel, [message], [descriptor])
             except OSError:
                 continue  # gone, or its queue is full: nothing was sent
-            if await _answer(loop, channel) != ACCEPTED:
-                break
-            return
+            if await _answer(loop, channel) == ACCEPTED:
+                return
+            # It stands still. When it goes on it finds the channel closed, and lets go of the connection.
     raise Unavailable("no gateway takes feed connections")
 
 
 def _gateways(board: Board) -> list[Path]:
-    """Where living gateways listen, the least busy first."""
-    rows = [(row.clients, index) for index, row in board.gateways.alive() if row.state == Common.UP]
-    return [board.path.with_name(f"gateway-{index}.handover") for _, index in sorted(rows)]
+    """Where living gateways listen: those whose loop turns before those that stand still, the least busy first."""
+    late_ns = time.monotonic_ns() - LATE_NS
+    rows = [
+        (row.heartbeat_ns < late_ns, row.clients, index)
+        for index, row in board.gateways.alive()
+        if row.state == Common.UP
+    ]
+    return [board.path.with_name(f"gateway-{index}.handover") for _, _, index in sorted(rows)]
 
 
 async def _answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:
-    with contextlib.suppress(OSError, TimeoutError):
-        return await asyncio.wait_for(loop.sock_recv(channel, 1), ACCEPT_S)
+    with contextlib.suppress(OSError):
+        try:
+            return await asyncio.wait_for(loop.sock_recv(channel, 1), ACCEPT_S)
+        except TimeoutError:
+            return bytes(channel.recv(1))  # it may have come at the last moment
     return b""
 
 

@@ -298,8 +298,10 @@ class Protocol(HttpToolsProtocol):
         return unsent
 
     def shutdown(self) -> None:
-        """The worker stops: answers say `Connection: close`; an idle connection is closed soon, if nothing arrives."""
-        if self.idle:
+        """The worker stops: answers say `Connection: close`; a connection that is idle, or whose next request has not
+        even a whole head, is closed soon."""
+        in_head = self._intake.receiving is not None and not self._intake.head_done
+        if self.idle or (self.is_next and in_head):
             self.deadline = min(self.deadline, self.traffic.clock + QUIET_S)
 
     # Feed connections

@@ -265,7 +265,8 @@ class Intake:
         if not has_body:
             return
         length = self._length or 0
-        if length > self._traffic.max_value:
+        self._most = self._traffic.most_of_body(exchange.path)
+        if length > self._most:
             self._fail(ValueTooLarge())
         if self._traffic.bytes_held + length > MOST_BYTES:
             self._shed()
@@ -294,7 +295,7 @@ class Intake:
                 exchange.body = bytearray(exchange.body)
             exchange.body += body
         exchange.hold(len(body))
-        if len(exchange.body) > self._traffic.max_value:
+        if len(exchange.body) > self._most:
             self._fail(ValueTooLarge())
         if self._traffic.bytes_held > MOST_BYTES:
             self._shed()

@@ -2,7 +2,8 @@
 
 The one place that splits paths. A target is split at `/` while it is still percent-encoded, route names are compared as
 they were sent, and only then the parts are decoded: `/%6Beys` is the key `keys`, `/a%2Fb` the key `a/b`, `/keys/` no
-route at all. Nothing is merged or resolved: `.` and `..` are keys, `//a` and `/a/` lead nowhere.
+route at all. Nothing is merged or resolved: `.` and `..` are keys, `//a` and `/a/` lead nowhere. In version 1 the key
+is all that follows `/v1/kv/`, its slashes included, encoded or not.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ KEYS: Final = "/keys"
 PREFIX: Final = "/keys/:prefix"
 WAL: Final = "/wal"
 FEED: Final = "/v1/feed"
+KV: Final = "/v1/kv/:key"
+MANY: Final = "/v1/kv"
+BATCH: Final = "/v1/batch"
 STATUS: Final = "/v1/status"
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
 V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
-LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, STATUS, LIVE, READY, V1_OTHER, NOWHERE)
+LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, V1_OTHER, NOWHERE)
 """Every route, by the name that metrics show."""
 
 
@@ -37,13 +41,15 @@ class Target(NamedTuple):
 
 
 _NAMED: Final = {
-    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, STATUS, LIVE, READY)
+    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY)
 }  # fmt: skip
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
 
+_KV_PATH: Final = b"/v1/kv/"
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
+_MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _END_OF_PATH = re.compile(rb"[?#]")
 
 
@@ -75,10 +81,12 @@ def without_authority(target: bytes) -> bytes:
 
 
 def resolve(path: bytes) -> Target:
-    """Route and key of a path from `split`. Raises `BadKey` if the key or prefix is not UTF-8."""
+    """Route and key of a path from `split`. Raises `BadKey`."""
     named = _NAMED.get(path)
     if named is not None:
         return named
+    if path.startswith(_KV_PATH):
+        return Target(KV, _decode_strictly(path[len(_KV_PATH) :]))
     parts = path.split(b"/")
     if len(parts) == 2 and parts[1]:
         return Target(KEY, _decode(parts[1], "key"))
@@ -99,3 +107,12 @@ def _decode(part: bytes, name: str) -> bytes:
         except UnicodeDecodeError:
             raise BadKey(f"Invalid URL: Invalid UTF-8 in `{name}`") from None
     return part
+
+
+def _decode_strictly(text: bytes) -> bytes:
+    """The key of a path of version 1, which is refused where the routes at the root guess or lead nowhere."""
+    if not text:
+        raise BadKey("the key is empty")
+    if _MALFORMED.search(text):
+        raise BadKey("the key has a % that two hexadecimal digits do not follow")
+    return _decode(text, "key")

@@ -9,6 +9,7 @@ from uvicorn.server import ServerState
 
 from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
+from kvserver.web.target import BATCH
 from shards.board import Board, WorkerRow
 from shards.errors import Overloaded
 
@@ -19,6 +20,9 @@ MOST_BYTES: Final = 256 << 20
 keep writers out."""
 LARGE_ANSWER: Final = 64 << 10
 """Answers below are written whole whatever the client does, and not counted."""
+
+
+_BATCH: Final = BATCH.encode()
 
 
 class Traffic(ServerState):
@@ -35,7 +39,7 @@ class Traffic(ServerState):
     def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins) -> None:
         super().__init__()
         self.board, self.row, self.counts, self.origins = board, row, counts, origins
-        self.max_value = board.facts.max_value
+        self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
         self.clock = 0.0
         self.stopping = False
         self.bytes_held = self.bytes_owed = 0
@@ -49,6 +53,10 @@ class Traffic(ServerState):
         self.look_around()
 
     # Limits
+
+    def most_of_body(self, path: bytes) -> int:
+        """Bytes that the body of a request for `path` may have."""
+        return self.max_batch if path == _BATCH else self.max_value
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""

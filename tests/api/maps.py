@@ -14,8 +14,7 @@ import msgspec
 from shards.board import Board, Facts
 from shards.log import Log
 from shards.manifest import FORMAT, Manifest
-from shards.mapfile import Item
-from shards.maps import ShardMap
+from shards.maps import Item, Old, ShardMap
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
 from shards.records import DATA, Record
 from shards.restore import discard_maps, open_map
@@ -76,7 +75,7 @@ class Run:
         self.oracle.apply(events, record.revision, record.time_ms)
         return record
 
-    def write(self, *events: Event, previous: Collection[int] = (), now_ms: int | None = None) -> dict[int, bytes]:
+    def write(self, *events: Event, previous: Collection[int] = (), now_ms: int | None = None) -> dict[int, Old]:
         """Append, apply, clear: what a shard does with a group."""
         record = self.log(*events, now_ms=now_ms)
         replaced = self.maps[record.shard].apply_changes(events, record, previous)

@@ -44,7 +44,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def apply(
     map: ShardMap, *events: Event, revision: int, time_ms: int = 1000, previous: tuple[int, ...] = ()
-) -> dict[int, bytes]:
+) -> dict[int, tuple[bytes, str, int]]:
     return map.apply_changes(events, record_of(events, revision, revision * 1000, time_ms), previous)
 
 
@@ -77,13 +77,14 @@ def test_a_touch_changes_revision_and_expiry_alone(map: ShardMap) -> None:
 
 
 def test_previous_values_only_where_asked_and_live(map: ShardMap) -> None:
-    apply(map, put(b"a", b"1"), put(b"b", b"2", "x/y", 1500), put(b"c", b"3"), put(b"d", b""), revision=1)
+    apply(map, put(b"a", b"1"), put(b"b", b"2", "x/y", 1500), put(b"c", b"3", "x/y"), put(b"d", b""), revision=1)
+    apply(map, TouchEvent(b"c", 9000), revision=5)
     replaced = apply(
         map, put(b"a", b"4"), put(b"b", b"5"), delete(b"c"), put(b"d"), put(b"e"), put(b"a", b"6"),
-        revision=5, time_ms=2000, previous=(5, 6, 7, 8, 9, 10),
+        revision=6, time_ms=2000, previous=(6, 7, 8, 9, 10, 11),
     )  # fmt: skip
-    assert replaced == {5: b"1", 7: b"3", 8: b"", 10: b"4"}
-    assert apply(map, put(b"a"), delete(b"e"), revision=11, previous=()) == {}
+    assert replaced == {6: (b"1", "", 1), 8: (b"3", "x/y", 5), 9: (b"", "", 4), 11: (b"4", "", 6)}
+    assert apply(map, put(b"a"), delete(b"e"), revision=12, previous=()) == {}
 
 
 def test_deletes_and_touches_of_what_is_not_there_change_nothing(map: ShardMap) -> None:
@@ -240,7 +241,7 @@ def test_the_largest_value(run: Run) -> None:
     value = os.urandom(32 << 20)
     map = run.maps[0]
     apply(map, put(b"k", value, "a/b"), revision=1)
-    assert apply(map, put(b"k", b""), revision=2, previous=(2,)) == {2: value}
+    assert apply(map, put(b"k", b""), revision=2, previous=(2,)) == {2: (value, "a/b", 1)}
     apply(map, put(b"k", value, "a/b"), revision=3)
     run.close_maps()
     reader = MapReader(run.board, 0)

@@ -23,7 +23,7 @@ from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from kvserver.web.http import Protocol
 from kvserver.web.traffic import Traffic
-from shards.board import Board, Facts
+from shards.board import Board, Facts, WorkerRow
 from shards.maps import Item
 from shards.protocol import Delete, Done, Put
 
@@ -107,7 +107,7 @@ class Client:
         assert len(set(names)) == len(names), f"a header twice: {names}"
         headers = {field.partition(":")[0].lower(): field.partition(":")[2].strip() for field in fields}
         status = int(line.split()[1])
-        if method == "HEAD" or status < 200:
+        if method == "HEAD" or status < 200 or status in (204, 304):
             body = b""
         elif "content-length" in headers:
             body = await self.reader.readexactly(int(headers["content-length"]))
@@ -148,31 +148,22 @@ def request(method: str, path: str, *fields: str, body: bytes = b"", host: str |
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-class Web:
-    """The server's end."""
+class Front:
+    """The server's end: connections and the application, of the store that `board` is of.
 
-    def __init__(self, run_dir: Path, origins: str) -> None:
-        where = str(run_dir)
-        self.board = Board.create(
-            run_dir / "board",
-            Facts(
-                version="0", store="s", epoch="e", boot_id="b", secret=1, shards=1, sync="os", in_memory=False,
-                data_dir=where, lock_dir=where, log_dir=where, map_dir=where, max_value=100_000, clock_offset_ms=0,
-                supervisor_pid=1, started_ms=0,
-            ),
-        )  # fmt: skip
-        self.board.install()
-        self.run_dir = run_dir
-        _, self.row = self.board.workers.claim()
+    `row`: the worker's, which can be claimed only once. `router`: a `Router`, or what stands in for one.
+    """
+
+    def __init__(self, board: Board, row: WorkerRow, router: Any, origins: str = "*") -> None:
+        self.board, self.row, self.router = board, row, router
         self.counts = Counts(CollectorRegistry())
-        self.traffic = Traffic(self.board, self.row, self.counts, Origins(origins))
-        self.shards = Shards()
+        self.traffic = Traffic(board, self.row, self.counts, Origins(origins))
         self._passed = 0.0
         self._clients: list[Client] = []
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        app = create_app(self.shards, self.board, self.traffic)  # type: ignore[arg-type]
+        app = create_app(self.router, self.board, self.traffic)  # type: ignore[arg-type]
         config = Config(app, ws="none", lifespan="off", interface="asgi3", proxy_headers=False, log_config=None)
         self.tick()
         self._server = await self.loop.create_server(
@@ -219,7 +210,6 @@ class Web:
 
     async def close(self) -> None:
         """Everything must be given back."""
-        self.shards.gate.set()
         self._server.close()
         for client in self._clients:
             client.writer.close()
@@ -229,6 +219,30 @@ class Web:
         assert self.traffic.in_flight == 0 == self.row.in_flight
         assert self.traffic.bytes_held == 0 == self.traffic.bytes_owed
         del self.row, self.traffic
+
+
+class Web(Front):
+    """The server's end over a dict and a board of its own."""
+
+    def __init__(self, run_dir: Path, origins: str) -> None:
+        where = str(run_dir)
+        board = Board.create(
+            run_dir / "board",
+            Facts(
+                version="0", store="s", epoch="e", boot_id="b", secret=1, shards=1, sync="os", in_memory=False,
+                data_dir=where, lock_dir=where, log_dir=where, map_dir=where, max_value=100_000, clock_offset_ms=0,
+                supervisor_pid=1, started_ms=0,
+            ),
+        )  # fmt: skip
+        board.install()
+        self.run_dir = run_dir
+        self.shards = Shards()
+        super().__init__(board, board.workers.claim()[1], self.shards, origins)
+
+    async def close(self) -> None:
+        """Everything must be given back, the board too."""
+        self.shards.gate.set()
+        await super().close()
         self.board.close()
 
 

@@ -228,6 +228,33 @@ def test_all_clients_see_one_order(server: Server) -> None:
         assert [line for line in changes if line.startswith(begin)] == [f"{begin}{value} }}" for value in values]
 
 
+def test_a_delete_that_found_nothing_takes_nothing_away(server: Server) -> None:
+    """It races with a put of its key: if it found nothing, the key is there afterwards, and the feed must say so."""
+    races = 300
+    barrier, statuses = threading.Barrier(2), [0] * races
+
+    def ask(method: str, body: bytes | None) -> None:
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
+        for race in range(races):
+            barrier.wait(20)
+            connection.request(method, f"/race-{race}", body)
+            answer = connection.getresponse()
+            answer.read()
+            if method == "DELETE":
+                statuses[race] = answer.status
+        connection.close()
+
+    with watching(server) as client, ThreadPoolExecutor(2) as pool:
+        for asking in [pool.submit(ask, "PUT", b"v"), pool.submit(ask, "DELETE", None)]:
+            asking.result(60)
+        put(server, [("end", "of the races")])
+        lines = lines_until(client, "Insert { key: end, value: of the races }")
+    last = {match[2]: match[1] for line in lines if (match := re.match(r"(Insert|Delete) { key: race-(\d+)", line))}
+    assert 404 in statuses
+    expected = {str(race): "Insert" if status == 404 else "Delete" for race, status in enumerate(statuses)}
+    assert last == expected
+
+
 def test_the_largest_value_is_shown_whole(server: Server) -> None:
     """In one frame, at its place."""
     with watching(server) as client:

@@ -385,3 +385,30 @@ def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     assert tail.next(cursor) is None
     assert revisions_in(got) == list(range(501, 510))
     assert cursor.position == Position(record.end, 509)
+
+
+def absent(key: bytes, end: int) -> Activity:
+    return Activity(end, "delete", key, 0)
+
+
+def test_a_line_that_comes_too_late_never_takes_away_what_was_put() -> None:
+    puts = feed.Puts(10)
+    puts.note(b"k", 12)
+    assert puts.contradict(absent(b"k", 11), 13), "the put is shown already"
+    assert not puts.contradict(absent(b"k", 12), 13), "it was put before"
+    assert not puts.contradict(absent(b"k", 11), 11), "the line stands before the put"
+    assert not puts.contradict(absent(b"other", 11), 13)
+    assert not puts.contradict(Activity(11, "read", b"k", 0), 13), "other lines take nothing away"
+
+
+def test_what_is_not_known_to_be_harmless_is_not_shown() -> None:
+    puts = feed.Puts(10, most=2)
+    assert puts.contradict(absent(b"k", 9), 11), "from before the gateway looked"
+    for revision, key in enumerate([b"a", b"b", b"a", b"c"], start=11):
+        puts.note(key, revision)  # `b` at 12 is forgotten
+    assert puts.contradict(absent(b"x", 11), 14)
+    assert not puts.contradict(absent(b"x", 12), 14)
+    assert puts.contradict(absent(b"a", 12), 14)
+    puts.forget(20)
+    assert puts.contradict(absent(b"x", 19), 21)
+    assert not puts.contradict(absent(b"x", 20), 21)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shards.keyspace import Group, Keyspace, Room
-from shards.limits import MAX_KEY, MAX_TIME_MS
+from shards.entries import Room
+from shards.keyspace import Keyspace
+from shards.limits import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS
 from shards.protocol import (
     Delete,
     Deleted,
     DeleteEvent,
     DeletePrefix,
     Done,
-    Event,
     Failed,
     MarkPrefix,
     Operation,
     PrefixMarked,
     Put,
     PutEvent,
+    Replaced,
     Reply,
     Touch,
     TouchEvent,
@@ -47,7 +46,7 @@ def decide(space: Keyspace, operation: Operation, first_revision: int = 100, now
     group = space.begin(now_ms)
     reply = group.decide(operation)
     wanted = group.commit(first_revision)
-    group.answer(dict.fromkeys(wanted, b"old"))
+    group.answer(dict.fromkeys(wanted, (b"old", "a/b", 7)))
     space.check()
     return reply
 
@@ -73,7 +72,7 @@ class TestPut:
     def test_rewrite_gives_the_old_value_only_where_wanted(self) -> None:
         space = keyspace(Put(b"k", b"1"))
         assert decide(space, Put(b"k", b"22"), 100) == Done(100, True, None)
-        assert decide(space, Put(b"k", b"333", want_previous=True), 101) == Done(101, True, b"old")
+        assert decide(space, Put(b"k", b"333", want_previous=True), 101) == Replaced(101, True, b"old", "a/b", 7)
         assert space.bytes == 4
 
     def test_empty_value_is_a_value(self) -> None:
@@ -116,7 +115,8 @@ class TestPut:
             (Put(b"k", b"v", ttl_ms=1, expires_ms=NOW + 1), "bad_request"),
             (Put(b"k", b"v", ttl_ms=-1), "bad_request"),
             (Put(b"k", b"v", expires_ms=-1), "bad_request"),
-            (Put(b"k", b"v", ttl_ms=MAX_TIME_MS), "bad_request"),
+            (Put(b"k", b"v", ttl_ms=MAX_TTL_MS + 1), "bad_request"),
+            (Put(b"k", b"v", expires_ms=NOW - 1), "bad_request"),
             (Put(b"k", b"v", expires_ms=MAX_TIME_MS + 1), "bad_request"),
         ],
     )
@@ -131,6 +131,8 @@ class TestPut:
             Put(b"\x00", b"v"),
             Put(b"k", b"v" * MAX_VALUE),
             Put(b"k", b"v", expires_ms=MAX_TIME_MS),
+            Put(b"k", b"v", expires_ms=NOW),
+            Put(b"k", b"v", ttl_ms=MAX_TTL_MS),
         ],
     )
     def test_limits_are_inclusive(self, operation: Put) -> None:
@@ -140,7 +142,7 @@ class TestPut:
 class TestDelete:
     def test_present(self) -> None:
         space = keyspace(Put(b"k", b"v"))
-        assert decide(space, Delete(b"k", want_previous=True)) == Done(100, True, b"old")
+        assert decide(space, Delete(b"k", want_previous=True)) == Replaced(100, True, b"old", "a/b", 7)
         assert (len(space), space.bytes) == (0, 0)
 
     def test_absent_logs_nothing(self) -> None:
@@ -294,11 +296,11 @@ class TestGroup:
             )
         ]
         assert group.commit(10) == {11, 12}
-        group.answer({11: b"1", 12: b"2"})
+        group.answer({11: (b"1", "", 10), 12: (b"2", "", 11)})
         assert replies == [
             Done(10, False),
-            Done(11, True, b"1"),
-            Done(12, True, b"2"),
+            Replaced(11, True, b"1", "", 10),
+            Replaced(12, True, b"2", "", 11),
             Done(0, False),
             Done(13, False, None),
             Done(14, True),
@@ -327,15 +329,15 @@ class TestGroup:
         with pytest.raises(TypeError):
             keyspace().begin(NOW).decide(DeletePrefix(b"", b"", 1, 1))
 
-    def test_previous_bytes_are_those_of_replies(self) -> None:
+    def test_answer_bytes_are_those_of_replies(self) -> None:
         group = keyspace(Put(b"k", b"12345")).begin(NOW)
         group.decide(Put(b"k", b"", want_previous=True))
         group.decide(Put(b"k", b"123", want_previous=True))
         group.decide(Delete(b"k"))
-        assert group.previous_bytes == 5
+        assert group.answer_bytes == 5
 
     def test_old_values_in_replies_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keyspace.MAX_PREVIOUS", 10)
+        monkeypatch.setattr("shards.group.MAX_ANSWERS", 10)
         group = keyspace(Put(b"a", b"123456"), Put(b"b", b"12345")).begin(NOW)
         assert isinstance(group.decide(Put(b"a", b"", want_previous=True)), Done)
         for operation in (Put(b"b", b"", want_previous=True), Delete(b"b", want_previous=True)):
@@ -370,169 +372,3 @@ def test_each_key_is_decided_by_its_shard_alone(shards: int) -> None:
         owner = answers.pop(shard_of(key, shards))
         assert owner == Done(0, False)
         assert all(isinstance(answer, Failed) and answer.code == "protocol_error" for answer in answers)
-
-
-KEYS = st.sampled_from([b"a", b"a/1", b"a/2", b"b", "bü".encode(), b"{t}x", b"c"])
-VALUES = st.binary(max_size=MAX_VALUE + 3)
-TTLS = st.integers(0, 6)
-PREFIXES = st.sampled_from([b"", b"a", b"a/", b"b", b"z"])
-
-
-class Item:
-    """What the oracle knows of a key."""
-
-    def __init__(self, value: bytes, expires_ms: int, revision: int) -> None:
-        self.value, self.expires_ms, self.value_revision = value, expires_ms, revision
-
-
-class Against(RuleBasedStateMachine):
-    """The keyspace against a dict to which its events are applied one by one, as a map would.
-
-    The oracle decides nothing ahead: it says what each reply must be from the items that live at that time, and it
-    learns the state from the events alone. Groups are committed or undone at random.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.space = Keyspace(0, 1, MAX_VALUE)
-        self.now_ms = NOW
-        self.revision = 1  # the next one
-        self.items: dict[bytes, Item] = {}
-        self.backup: dict[bytes, Item] = {}
-        self.group: Group | None = None
-        self.applied = 0  # events of the group that the oracle has applied
-        self.awaited: list[tuple[Reply, bool, int, bytes | None]] = []  # reply, existed, revision, previous
-
-    @initialize(loaded=st.dictionaries(KEYS, st.tuples(st.integers(0, 50), TTLS)))
-    def load(self, loaded: dict[bytes, tuple[int, int]]) -> None:
-        for number, (key, (size, ttl_ms)) in enumerate(loaded.items()):
-            self.items[key] = Item(b"v" * size, ttl_ms and NOW + ttl_ms, number + 1)
-        self.revision = len(loaded) + 1
-        self.space.load(
-            (key, item.value_revision, item.value_revision, item.expires_ms, len(item.value))
-            for key, item in self.items.items()
-        )
-
-    def live(self, key: bytes) -> Item | None:
-        item = self.items.get(key)
-        return item if item and not (item.expires_ms and item.expires_ms <= self.now_ms) else None
-
-    def take_events(self) -> list[Event]:
-        """Apply the events that came since the last call."""
-        assert self.group is not None
-        new = self.group.events[self.applied :]
-        for event in new:
-            revision = self.revision + self.applied
-            if isinstance(event, PutEvent):
-                self.items[event.key] = Item(event.value, event.expires_ms, revision)
-            elif isinstance(event, TouchEvent):
-                old = self.items[event.key]
-                self.items[event.key] = Item(old.value, event.expires_ms, old.value_revision)
-            elif isinstance(event, DeleteEvent):
-                gone = self.items.pop(event.key)
-                if event.cause == "expire":
-                    assert 0 < gone.expires_ms <= self.now_ms
-            self.applied += 1
-        return new
-
-    def expect(self, reply: Reply, existed: bool, revision: int, previous: bytes | None) -> None:
-        self.awaited.append((reply, existed, revision, previous))
-
-    @precondition(lambda self: self.group is None)
-    @rule(elapsed_ms=st.integers(0, 4))
-    def begin(self, elapsed_ms: int) -> None:
-        self.now_ms += elapsed_ms
-        self.backup = dict(self.items)
-        self.group = self.space.begin(self.now_ms)
-        self.applied = 0
-        self.awaited = []
-
-    @precondition(lambda self: self.group is not None and not self.group.events)
-    @rule(limit=st.integers(1, 3))
-    def expire(self, limit: int) -> None:
-        assert self.group is not None
-        due = sum(1 for key in self.items if self.live(key) is None)
-        assert self.group.expire(limit) == min(limit, due)
-        assert len(self.take_events()) == min(limit, due)
-
-    @precondition(lambda self: self.group is not None)
-    @rule(key=KEYS, value=VALUES, ttl_ms=TTLS, absolute=st.booleans(), want=st.booleans())
-    def put(self, key: bytes, value: bytes, ttl_ms: int, absolute: bool, want: bool) -> None:
-        assert self.group is not None
-        old, stale = self.live(key), key in self.items and self.live(key) is None
-        times = {"expires_ms": self.now_ms + ttl_ms} if absolute else {"ttl_ms": ttl_ms}
-        reply = self.group.decide(Put(key, value, "", want_previous=want, **times))
-        events = self.take_events()
-        if len(value) > MAX_VALUE:
-            assert isinstance(reply, Failed) and not events
-            return
-        assert events[:-1] == ([DeleteEvent(key, "expire")] if stale else [])
-        expires_ms = self.now_ms + ttl_ms if ttl_ms or absolute else 0
-        assert events[-1] == PutEvent(key, value, "", expires_ms)
-        revision = self.revision + self.applied - 1
-        self.expect(reply, old is not None, revision, old.value if old and want else None)
-
-    @precondition(lambda self: self.group is not None)
-    @rule(key=KEYS, want=st.booleans())
-    def delete(self, key: bytes, want: bool) -> None:
-        assert self.group is not None
-        old = self.live(key)
-        reply = self.group.decide(Delete(key, want))
-        assert self.take_events() == ([DeleteEvent(key, "request")] if old else [])
-        revision = self.revision + self.applied - 1 if old else 0
-        self.expect(reply, old is not None, revision, old.value if old and want else None)
-
-    @precondition(lambda self: self.group is not None)
-    @rule(key=KEYS, ttl_ms=TTLS)
-    def touch(self, key: bytes, ttl_ms: int) -> None:
-        assert self.group is not None
-        old = self.live(key)
-        reply = self.group.decide(Touch(key, ttl_ms=ttl_ms))
-        expires_ms = self.now_ms + ttl_ms if ttl_ms else 0
-        assert self.take_events() == ([TouchEvent(key, expires_ms)] if old else [])
-        self.expect(reply, old is not None, self.revision + self.applied - 1 if old else 0, None)
-
-    @precondition(lambda self: self.group is not None and not self.group.events)
-    @rule(prefix=PREFIXES, back=st.integers(-1, 8))
-    def delete_prefix(self, prefix: bytes, back: int) -> None:
-        assert self.group is not None
-        cut = self.revision - back
-        candidates = sorted(key for key in self.items if key.startswith(prefix))
-        expected = [key for key in candidates if (item := self.live(key)) and item.value_revision <= cut]
-        reply = self.group.delete_prefix(DeletePrefix(prefix, b"", cut, 100), candidates, None)
-        assert reply == Deleted(expected, None)
-        assert self.take_events() == [DeleteEvent(key, "prefix", cut) for key in expected]
-
-    @precondition(lambda self: self.group is not None)
-    @rule()
-    def commit(self) -> None:
-        assert self.group is not None
-        wanted = self.group.commit(self.revision)
-        assert wanted == {revision for _, _, revision, previous in self.awaited if previous is not None}
-        self.group.answer({revision: old for _, _, revision, old in self.awaited if old is not None})
-        for reply, existed, revision, previous in self.awaited:
-            assert reply == Done(revision, existed, previous)
-        self.revision += self.applied
-        self.group = None
-
-    @precondition(lambda self: self.group is not None)
-    @rule()
-    def discard(self) -> None:
-        assert self.group is not None
-        self.group.discard()
-        self.items = self.backup
-        self.group = None
-
-    @invariant()
-    def agrees(self) -> None:
-        if self.group is not None:
-            return  # what was due is not scheduled while its group is open
-        self.space.check()
-        assert len(self.space) == len(self.items)
-        assert self.space.bytes == sum(len(key) + len(item.value) for key, item in self.items.items())
-        due = [item.expires_ms for item in self.items.values() if item.expires_ms]
-        next_due_ms = self.space.next_due_ms()
-        assert not due or (next_due_ms is not None and next_due_ms <= min(due))
-
-
-TestAgainst = Against.TestCase

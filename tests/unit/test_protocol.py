@@ -11,36 +11,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import protocol
-from shards.errors import ERRORS, KVError, ProtocolError, Unavailable
+from shards.errors import ERRORS, KVError, PreconditionFailed, ProtocolError, Unavailable
 from shards.protocol import (
     Activity,
     Atomic,
+    AtomicBatch,
+    Condition,
     Delete,
     Deleted,
     DeleteEvent,
     DeletePrefix,
     Done,
     Failed,
+    Get,
+    Incr,
     MalformedRequest,
     MarkPrefix,
+    Patch,
     PrefixMarked,
     Put,
     PutEvent,
+    Replaced,
     Request,
+    Results,
     Touch,
     TouchEvent,
+    Value,
 )
 
 REQUEST_HEADER = (
-    b"KVQ1" + b"\x05\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
+    b"KVQ1" + b"\x0d\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
 )
 REQUEST_BODY = (
-    b"\x95"
-    b"\x97\x01\xc4\x01k\xc4\x01v\xaatext/plain\x05\x00\xc3"  # Put
-    b"\x93\x02\xc4\x01k\xc2"  # Delete
-    b"\x94\x03\xc4\x01k\x00\x09"  # Touch
+    b"\x9d"
+    b"\x98\x01\xc4\x01k\xc4\x01v\xaatext/plain\x05\x00\xc3\xc0"  # Put
+    b"\x94\x02\xc4\x01k\xc2\xc0"  # Delete
+    b"\x95\x03\xc4\x01k\x00\x09\xc0"  # Touch
     b"\x92\x04\xc4\x01p"  # MarkPrefix
-    b"\x95\x05\xc4\x01p\xc4\x01a\xcd\x01\x2c\x0a"  # DeletePrefix
+    b"\x96\x05\xc4\x01p\xc4\x01a\xcd\x01\x2c\x0a\xc3"  # DeletePrefix
+    b"\x95\x06\xc4\x01k\xfd\x07\xc0"  # Incr
+    b"\x94\x07\xc4\x01k\xc4\x02{}\xc0"  # Patch
+    b"\x93\x08\xc4\x01k\x05"  # Get
+    b"\x92\x09\x92\x93\x08\xc4\x01k\x05\x94\x02\xc4\x01k\xc2\xc0"  # AtomicBatch
+    b"\x94\x02\xc4\x01k\xc2\x92\x92\x05\xcd\x01\x2c\xc0"  # Delete if it has one of two revisions
+    b"\x95\x03\xc4\x01k\x00\x00\x92\xa1*\x90"  # Touch if it exists
+    b"\x95\x06\xc4\x01k\x01\x00\x92\xc0\xa1*"  # Incr if it does not
+    b"\x94\x07\xc4\x01k\xc4\x04null\x92\x90\xc0"  # Patch never
 )
 OPERATIONS: list[protocol.Operation] = [
     Put(b"k", b"v", "text/plain", 5, 0, True),
@@ -48,23 +64,41 @@ OPERATIONS: list[protocol.Operation] = [
     Touch(b"k", 0, 9),
     MarkPrefix(b"p"),
     DeletePrefix(b"p", b"a", 300, 10),
+    Incr(b"k", -3, 7),
+    Patch(b"k", b"{}"),
+    Get(b"k", 5),
+    AtomicBatch([Get(b"k", 5), Delete(b"k")]),
+    Delete(b"k", False, Condition([5, 300])),
+    Touch(b"k", 0, 0, Condition("*", [])),
+    Incr(b"k", 1, 0, Condition(None, "*")),
+    Patch(b"k", b"null", Condition([])),
 ]
 
-REPLY_HEADER = b"KVR1" + b"\x05\0\0\0" + b"\x07\0\0\0\0\0\0\0"
+REPLY_HEADER = b"KVR1" + b"\x0a\0\0\0" + b"\x07\0\0\0\0\0\0\0"
 REPLY_BODY = (
-    b"\x95"
-    b"\x94\x01\xcd\x01\x2c\xc3\xc4\x01v"  # Done with an old value
+    b"\x9a"
+    b"\x94\x01\xcd\x01\x2c\xc3\xc0"  # Done
     b"\x94\x01\x00\xc2\xc0"  # Done of nothing
     b"\x93\x02\x91\xc4\x01a\xc4\x01a"  # Deleted, to be continued
     b"\x93\x02\x90\xc0"  # Deleted, the end
-    b"\x93\x03\xabunavailable\xa1x"  # Failed
+    b"\x94\x03\xabunavailable\xa1x\x00"  # Failed
+    b"\x94\x03\xb3precondition_failed\xa0\x39"  # Failed, with the revision that is there
+    b"\x96\x04\xcd\x01\x2c\xc3\xc4\x01v\xa3a/b\x39"  # Replaced
+    b"\x96\x05\x39\xc3\xc4\x01v\xa3a/b\x09"  # Value
+    b"\x96\x05\x00\xc2\xc4\x00\xa0\x00"  # Value of nothing
+    b"\x93\x06\x92\x94\x03\xa1c\xa0\x00\x94\x01\x00\xc2\xc0\x00"  # Results
 )
 REPLIES: list[protocol.Reply] = [
-    Done(300, True, b"v"),
+    Done(300, True),
     Done(0, False),
     Deleted([b"a"], b"a"),
     Deleted([], None),
     Failed("unavailable", "x"),
+    Failed("precondition_failed", "", 57),
+    Replaced(300, True, b"v", "a/b", 57),
+    Value(57, True, b"v", "a/b", 9),
+    Value(0, False),
+    Results([Failed("c"), Done(0, False)], 0),
 ]
 
 EVENTS_PAYLOAD = (
@@ -109,7 +143,7 @@ class TestGolden:
 
     def test_left_out_fields_have_their_defaults(self) -> None:
         body = b"\x92\x93\x01\xc4\x01k\xc4\x01v\x92\x02\xc4\x01k"
-        header = REQUEST_HEADER.replace(b"\x05\0\0\0", b"\x02\0\0\0", 1)
+        header = REQUEST_HEADER.replace(b"\x0d\0\0\0", b"\x02\0\0\0", 1)
         assert protocol.decode_request([header, body]).operations == [Put(b"k", b"v"), Delete(b"k")]
 
 
@@ -117,17 +151,32 @@ U64 = st.integers(0, 2**64 - 1)
 I64 = st.integers(-(2**63), 2**64 - 1)
 BYTES = st.binary(max_size=40)
 TEXT = st.text(max_size=20)
+REVISIONS = st.none() | st.just("*") | st.lists(U64, max_size=3)
+CONDITION = st.none() | st.builds(Condition, REVISIONS, REVISIONS)
+OF_ONE_KEY = st.one_of(
+    st.builds(Put, BYTES, BYTES, TEXT, I64, I64, st.booleans(), CONDITION),
+    st.builds(Delete, BYTES, st.booleans(), CONDITION),
+    st.builds(Touch, BYTES, I64, I64, CONDITION),
+    st.builds(Incr, BYTES, I64, I64, CONDITION),
+    st.builds(Patch, BYTES, BYTES, CONDITION),
+    st.builds(Get, BYTES, U64),
+)
 OPERATION = st.one_of(
-    st.builds(Put, BYTES, BYTES, TEXT, I64, I64, st.booleans()),
-    st.builds(Delete, BYTES, st.booleans()),
-    st.builds(Touch, BYTES, I64, I64),
+    OF_ONE_KEY,
     st.builds(MarkPrefix, BYTES),
     st.builds(DeletePrefix, BYTES, BYTES, I64, I64),
+    st.builds(AtomicBatch, st.lists(OF_ONE_KEY, max_size=3)),
+)
+OF_ONE = st.one_of(
+    st.builds(Done, U64, st.booleans(), st.none() | BYTES),
+    st.builds(Replaced, U64, st.booleans(), BYTES, TEXT, U64),
+    st.builds(Value, U64, st.booleans(), BYTES, TEXT, U64),
+    st.builds(Failed, TEXT, TEXT, U64),
 )
 REPLY = st.one_of(
-    st.builds(Done, U64, st.booleans(), st.none() | BYTES),
+    OF_ONE,
     st.builds(Deleted, st.lists(BYTES, max_size=5), st.none() | BYTES),
-    st.builds(Failed, TEXT, TEXT),
+    st.builds(Results, st.lists(OF_ONE, max_size=3), st.none() | U64),
 )
 CHANGE = st.one_of(
     st.builds(PutEvent, BYTES, BYTES, TEXT, U64),
@@ -177,8 +226,28 @@ class TestChanges:
 
 def with_body(body: object, count: int = 1) -> list[bytes]:
     """A request whose body is `body`, MessagePack if it is not bytes."""
-    header = REQUEST_HEADER.replace(b"\x05\0\0\0", count.to_bytes(4, "little"), 1)
+    header = REQUEST_HEADER.replace(b"\x0d\0\0\0", count.to_bytes(4, "little"), 1)
     return [header, body if isinstance(body, bytes) else msgspec.msgpack.encode(body)]
+
+
+class TestWeight:
+    @pytest.mark.parametrize(
+        ("operation", "size", "count"),
+        [
+            (Put(b"key", b"value"), 8, 1),
+            (Delete(b"key"), 3, 1),
+            (Touch(b"key"), 3, 1),
+            (MarkPrefix(b"pr"), 2, 1),
+            (DeletePrefix(b"pr", b"after", 1, 1), 2, 1),
+            (Incr(b"key", 1), 3, 1),
+            (Patch(b"key", b"{}"), 5, 1),
+            (Get(b"key", 1), 3, 1),
+            (AtomicBatch([Put(b"key", b"value"), Get(b"key", 1)]), 11, 2),
+            (AtomicBatch([]), 0, 1),
+        ],
+    )
+    def test_of_every_operation(self, operation: protocol.Operation, size: int, count: int) -> None:
+        assert (protocol.size_of(operation), protocol.count_of(operation)) == (size, count)
 
 
 class TestMalformed:
@@ -214,7 +283,14 @@ class TestMalformed:
             with_body([None]),
             with_body([[]]),
             with_body([[0, b"k"]]),
+            with_body([[10, b"k"]]),
             with_body([[6, b"k"]]),
+            with_body([[6, b"k", "1"]]),
+            with_body([[2, b"k", False, ["?"]]]),
+            with_body([[2, b"k", False, [5]]]),
+            with_body([[2, b"k", False, [[5], None, None]]]),
+            with_body([[9, [[4, b"p"]]]]),
+            with_body([[9, [[9, []]]]]),
             with_body([["put", b"k"]]),
             with_body([[1, b"k"]]),
             with_body([[1, "k", b"v"]]),
@@ -223,6 +299,7 @@ class TestMalformed:
             with_body([[1, b"k", b"v", "", 1.5]]),
             with_body([[1, b"k", b"v", "", 0, 0, 1]]),
             with_body([[2, b"k", False, 0]]),
+            with_body([[2, b"k", False, None, None]]),
             with_body([{"type": 2, "key": b"k"}]),
             with_body(b"\x91\x94\x01\xc4\x01k\xc4\x01v\xa1\xff"),
             with_body(b"\x91\x94\x01\xc4\x01k\xc4\x01v\xa3\xed\xa0\x80"),
@@ -261,7 +338,7 @@ class TestMalformed:
         except MalformedRequest as error:
             assert error.id == 7
         else:
-            assert len(request.operations) == 5
+            assert len(request.operations) == len(OPERATIONS)
 
     @pytest.mark.parametrize(
         "frames",
@@ -272,7 +349,7 @@ class TestMalformed:
             [b"KVQ1" + REPLY_HEADER[4:], REPLY_BODY],
             [REPLY_HEADER, REPLY_BODY[:-1]],
             [REPLY_HEADER, b"\x91\x94\x01\x00\xc2\xc0"],
-            [REPLY_HEADER, msgspec.msgpack.encode([[4, b"k"]] * 5)],
+            [REPLY_HEADER, msgspec.msgpack.encode([[7, b"k"]] * 10)],
         ],
     )
     def test_replies(self, frames: list[bytes]) -> None:
@@ -307,6 +384,13 @@ class TestFailed:
         error = reply.error()
         assert type(error) is cls
         assert error.detail == "what was wrong"
+
+    def test_carries_the_revision_that_is_there(self) -> None:
+        [reply] = protocol.decode_reply(protocol.encode_reply(1, [Failed.of(PreconditionFailed("x", 57))]))[1]
+        assert isinstance(reply, Failed)
+        error = reply.error()
+        assert isinstance(error, PreconditionFailed)
+        assert (error.detail, error.revision) == ("x", 57)
 
     def test_unknown_code_is_an_internal_error(self) -> None:
         error = Failed("from_the_future", "x").error()

@@ -17,7 +17,10 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-PURE = ("shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.keyspace", "shards.records")
+PURE = (
+    "shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.entries", "shards.keyspace",
+    "shards.group", "shards.rules", "shards.edits", "shards.records",
+)  # fmt: skip
 """Data in, data out."""
 
 IO = {

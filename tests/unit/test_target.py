@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.web import target
-from kvserver.web.target import KEY, KEYS, NOWHERE, PING, PREFIX, READY, STATUS, V1_OTHER, WAL, Target
+from kvserver.web.target import KEY, KEYS, KV, NOWHERE, PING, PREFIX, READY, STATUS, V1_OTHER, WAL, Target
 from shards.errors import BadKey, BadRequest
 
 
@@ -46,7 +46,15 @@ from shards.errors import BadKey, BadRequest
         (b"/keys/a%2F", Target(PREFIX, b"a/")),
         (b"/keys/keys", Target(PREFIX, b"keys")),
         (b"/v1/", Target(V1_OTHER)),
-        (b"/v1/kv/a", Target(V1_OTHER)),
+        (b"/v1/kvx/a", Target(V1_OTHER)),
+        (b"/v1/kv/a", Target(KV, b"a")),
+        (b"/v1/kv/a/b", Target(KV, b"a/b")),
+        (b"/v1/kv/a%2Fb", Target(KV, b"a/b")),
+        (b"/v1/kv//a//", Target(KV, b"/a//")),
+        (b"/v1/kv/./..", Target(KV, b"./..")),
+        (b"/v1/kv/%2525+?x=1#y", Target(KV, b"%25+")),
+        (b"/%761/kv/a", Target(NOWHERE)),
+        (b"/v1/%6Bv/a", Target(V1_OTHER)),
         (b"/v1/status/", Target(V1_OTHER)),
         (b"/", Target(NOWHERE)),
         (b"/?a", Target(NOWHERE)),
@@ -94,6 +102,12 @@ def test_bad_utf8_is_named(path: bytes, name: str) -> None:
     assert caught.value.detail == f"Invalid URL: Invalid UTF-8 in `{name}`"
 
 
+@pytest.mark.parametrize("path", [b"/v1/kv/", b"/v1/kv/%zz", b"/v1/kv/a%", b"/v1/kv/%2", b"/v1/kv/%FF", b"/v1/kv/%+1"])
+def test_version_1_guesses_at_no_key(path: bytes) -> None:
+    with pytest.raises(BadKey):
+        target.resolve(path)
+
+
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.encode)
 
 
@@ -104,6 +118,7 @@ def test_every_key_can_be_named_in_exactly_one_way_of_full_encoding(key: bytes) 
         if encoded not in (b"ping", b"keys", b"wal"):
             assert target.resolve(b"/" + encoded) == Target(KEY, key)
         assert target.resolve(b"/keys/" + encoded) == Target(PREFIX, key)
+        assert target.resolve(b"/v1/kv/" + encoded) == Target(KV, key)
 
 
 @given(st.binary(max_size=30).map(lambda tail: b"/" + tail))

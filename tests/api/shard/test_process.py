@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from shards.board import NONE, Board
+from shards.limits import MAX_TTL_MS
 from shards.manifest import Manifest
-from shards.protocol import Delete, DeleteEvent, Done, Failed, Put, PutEvent, Touch
+from shards.protocol import Delete, DeleteEvent, Done, Failed, Put, PutEvent, Replaced, Touch
 from shards.records import encode
 from shards.slots import shard_of
 from tests.api.shard import tools
@@ -22,11 +23,11 @@ def test_answers_logs_maps_and_stops(store: Store) -> None:
         with client(store) as asking:
             assert asking.ask(Put(b"k", b"1"), Put(b"k", b"2", want_previous=True), Delete(b"x")) == [
                 Done(1, False),
-                Done(2, True, b"1"),
+                Replaced(2, True, b"1", "", 1),
                 Done(0, False),
             ]
             assert tools.mapped(store) == {b"k": (2, 0, b"2")}
-            assert asking.do(Delete(b"k", want_previous=True)) == Done(3, True, b"2")
+            assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, b"2", "", 2)
         tools.check_agreement(store)
         status, said = process.stop()
     assert status == 0, said
@@ -85,8 +86,8 @@ def test_killed_at_any_step(store: Store, step: tuple[str, str, str]) -> None:
         tools.check_agreement(store)
         assert process.row.open == NONE
         with client(store) as asking:
-            assert asking.do(Put(b"a", b"3", want_previous=True)) == Done(
-                before + 1, True, b"1" if before == 3 else b"2"
+            assert asking.do(Put(b"a", b"3", want_previous=True)) == Replaced(
+                before + 1, True, b"1" if before == 3 else b"2", "", 1 if before == 3 else 4
             )
         tools.check_agreement(store)
 
@@ -118,7 +119,7 @@ def test_killed_under_load_loses_nothing_that_was_answered(store: Store) -> None
 
 def test_expiries_survive_a_kill(store: Store) -> None:
     with shard(store) as process, client(store) as asking:
-        asking.ask(Put(b"soon", b"v", ttl_ms=1), Put(b"late", b"v", ttl_ms=1 << 40), Put(b"never", b"v"))
+        asking.ask(Put(b"soon", b"v", ttl_ms=1), Put(b"late", b"v", ttl_ms=MAX_TTL_MS), Put(b"never", b"v"))
         process.kill()
     with shard(store):
         tools.until(lambda: store.board.end() == 4, "expired")

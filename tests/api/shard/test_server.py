@@ -9,6 +9,7 @@ import pytest
 
 from shards import protocol
 from shards.board import NONE, ShardRow
+from shards.limits import MAX_TTL_MS
 from shards.log import Log
 from shards.manifest import Manifest
 from shards.protocol import (
@@ -25,6 +26,7 @@ from shards.protocol import (
     PrefixMarked,
     Put,
     PutEvent,
+    Replaced,
     Touch,
 )
 from shards.records import HEADER
@@ -59,12 +61,12 @@ class TestAnswers:
         )
         assert replies == [
             Done(1, False),
-            Done(2, True, b"1"),
+            Replaced(2, True, b"1", "", 1),
             Done(3, True),
             Done(0, False),
             Done(0, False),
             Failed("bad_key", "the key is empty"),
-            Done(4, True, b"2"),
+            Replaced(4, True, b"2", "", 3),
             Done(0, False),
         ]
         assert value(server, b"k") is None
@@ -79,11 +81,11 @@ class TestAnswers:
 
     def test_what_was_put_can_be_read(self, asking: Client, server: Server) -> None:
         before_ms = server.board.now_ms()
-        asking.do(Put(b"k", b"v", "text/plain", ttl_ms=1 << 40))
+        asking.do(Put(b"k", b"v", "text/plain", ttl_ms=MAX_TTL_MS))
         item = server.map.get(b"k", before_ms)
         assert item is not None
         assert (item.revision, item.value_revision, item.content_type, item.value) == (1, 1, "text/plain", b"v")
-        assert before_ms <= item.modified_ms == item.created_ms == item.expires_ms - (1 << 40) <= server.board.now_ms()
+        assert before_ms <= item.modified_ms == item.created_ms == item.expires_ms - MAX_TTL_MS <= server.board.now_ms()
 
     def test_messages_are_answered_one_by_one(self, asking: Client, store: Store) -> None:
         ids = [asking.send(Put(b"k%d" % i, b"v"), Delete(b"x")) for i in range(20)]
@@ -165,7 +167,7 @@ class TestGroups:
             monkeypatch,
         )
         assert [asking.receive()[1][1] for _ in range(10)] == [
-            Done(2 * i + 2, i > 0, b"v" if i else None) for i in range(10)
+            Replaced(2 * i + 2, True, b"v", "", 2 * i) if i else Done(2, False) for i in range(10)
         ]
         assert [record.events for record in logged(store)] == [20]
 
@@ -217,9 +219,9 @@ class TestGroups:
     def test_big_values(self, asking: Client, server: Server, store: Store) -> None:
         first, second = b"\1" * store.board.facts.max_value, b"\2" * store.board.facts.max_value
         assert asking.do(Put(b"k", first, want_previous=True)) == Done(1, False)
-        assert asking.do(Put(b"k", second, want_previous=True)) == Done(2, True, first)
+        assert asking.do(Put(b"k", second, want_previous=True)) == Replaced(2, True, first, "", 1)
         assert value(server, b"k") == second
-        assert asking.do(Delete(b"k", want_previous=True)) == Done(3, True, second)
+        assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, second, "", 2)
 
 
 class TestPrefixDelete:

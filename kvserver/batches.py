@@ -1,0 +1,222 @@
+"""Batches as clients write them, JSON or MessagePack: their schema, and what becomes of it for shards.
+
+Pure. The structs are the schema: whatever they do not name is refused, and a batch with one malformed operation is
+refused whole, since a client that writes one thing wrong may mean another.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from kvserver.times import parse_rfc3339, parse_ttl
+from shards.errors import BadKey, BadRequest, CrossSlot
+from shards.limits import MAX_KEY, is_content_type
+from shards.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
+from shards.protocol import Delete as ShardDelete
+from shards.protocol import Get as ShardGet
+from shards.protocol import Incr as ShardIncr
+from shards.protocol import Patch as ShardPatch
+from shards.protocol import Put as ShardPut
+from shards.protocol import Touch as ShardTouch
+from shards.slots import slot_of
+
+Revision = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Seconds = float | int
+
+JSON_CONTENT: Final = "application/json"
+"""The type of a value that was given as JSON, unless another is given."""
+
+
+class _Operation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
+    key: str
+
+
+class _Conditional(_Operation, kw_only=True):
+    if_revision: Revision | UnsetType = UNSET
+
+    def condition(self) -> Condition | None:
+        """0: the key must not exist."""
+        if self.if_revision is UNSET:
+            return None
+        return Condition(if_match=[self.if_revision]) if self.if_revision else MUST_NOT_EXIST
+
+
+class _Expiring(_Conditional, kw_only=True):
+    ttl: Seconds | UnsetType = UNSET
+    expires: str | UnsetType = UNSET
+
+    def expiry(self) -> tuple[int, int]:
+        """`ttl_ms` and `expires_ms`."""
+        if self.ttl is not UNSET and self.expires is not UNSET:
+            raise BadRequest("either ttl or expires, not both")
+        expires_ms = 0 if self.expires is UNSET else parse_rfc3339(self.expires)
+        return _ttl_ms(self.ttl), expires_ms
+
+
+class Get(_Operation, tag="get"):
+    pass
+
+
+class _Put(_Expiring, kw_only=True):
+    json: Raw | UnsetType = UNSET
+    content_type: str | UnsetType = UNSET
+
+
+class PutInJson(_Put, tag="put", kw_only=True):
+    value: str | UnsetType = UNSET
+    value_base64: str | UnsetType = UNSET
+
+
+class PutInMessagePack(_Put, tag="put", kw_only=True):
+    value: bytes | UnsetType = UNSET
+
+
+class Delete(_Conditional, tag="delete"):
+    pass
+
+
+class Touch(_Expiring, tag="touch", kw_only=True):
+    persist: bool | UnsetType = UNSET
+
+
+class Incr(_Conditional, tag="incr", kw_only=True):
+    by: Int64 = 1
+    ttl_if_new: Seconds | UnsetType = UNSET
+
+
+class Patch(_Conditional, tag="patch", kw_only=True):
+    patch: Raw
+
+
+class Envelope(Struct, forbid_unknown_fields=True):
+    """A batch; its operations are read one by one."""
+
+    ops: list[Raw]
+    atomic: bool = False
+
+
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+
+
+class Format:
+    """One of the two ways of writing a batch."""
+
+    def __init__(
+        self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
+        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any],
+    ) -> None:  # fmt: skip
+        self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
+        self._read = decoder(Get | put | Delete | Touch | Incr | Patch).decode
+
+    def envelope(self, body: bytes) -> Envelope:
+        """The batch in `body`. Raises `BadRequest`."""
+        try:
+            envelope: Envelope = self._decode(body, type=Envelope)
+        except _UNREADABLE as error:
+            raise BadRequest(f"not a batch in {self.name}: {error}") from None
+        if len(envelope.ops) > BATCH_OPS:
+            raise BadRequest(f"{len(envelope.ops)} operations; a batch has at most {BATCH_OPS}")
+        return envelope
+
+    def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
+        """The operation `raw`, the one at `index`, for its shard; `batch` goes into gets. Raises `BadRequest`."""
+        try:
+            return self._for_shard(self._read(raw), batch)
+        except BadRequest as error:
+            raise _malformed(index, error.detail, type(error)) from None
+        except _UNREADABLE as error:
+            raise _malformed(index, str(error)) from None
+
+    def _for_shard(self, op: Any, batch: int) -> OfOneKey:
+        key = _key(op.key)
+        if isinstance(op, Get):
+            return ShardGet(key, batch)
+        if isinstance(op, _Put):
+            value, content_type = self._value(op)
+            return ShardPut(key, value, content_type, *op.expiry(), False, op.condition())
+        if isinstance(op, Delete):
+            return ShardDelete(key, False, op.condition())
+        if isinstance(op, Touch):
+            return ShardTouch(key, *_touch(op), op.condition())
+        if isinstance(op, Incr):
+            return ShardIncr(key, op.by, _ttl_ms(op.ttl_if_new), op.condition())
+        return ShardPatch(key, self._json_of(op.patch), op.condition())
+
+    def _value(self, op: Any) -> tuple[bytes, str]:
+        """Value and content type of a put."""
+        coded: Any = getattr(op, "value_base64", UNSET)
+        if sum(given is not UNSET for given in (op.value, op.json, coded)) != 1:
+            names = "value, json, value_base64" if isinstance(op, PutInJson) else "value, json"
+            raise BadRequest(f"exactly one of {names} is wanted")
+        content_type = "" if op.content_type is UNSET else op.content_type
+        if not is_content_type(content_type):
+            raise BadRequest("content_type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+        if op.json is not UNSET:
+            return self._json_of(op.json), content_type or JSON_CONTENT
+        if coded is not UNSET:
+            try:
+                return b64decode(coded, validate=True), content_type
+            except binascii.Error as error:
+                raise BadRequest(f"value_base64: {error}") from None
+        return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
+
+
+def _malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
+    error = kind(f"ops[{index}]: {why}")
+    error.members = {"index": index}
+    return error
+
+
+def _key(text: str) -> bytes:
+    key = text.encode()
+    if not key:
+        raise BadKey("the key is empty")
+    if len(key) > MAX_KEY:
+        raise BadKey(f"the key has {len(key)} bytes")
+    return key
+
+
+def _touch(op: Touch) -> tuple[int, int]:
+    if op.persist is False or (op.ttl is UNSET) + (op.expires is UNSET) + (op.persist is UNSET) != 2:
+        raise BadRequest("exactly one of ttl, expires and persist (true) is wanted")
+    return op.expiry()
+
+
+def _ttl_ms(seconds: Seconds | UnsetType) -> int:
+    return 0 if seconds is UNSET else parse_ttl(repr(seconds))
+
+
+def _json_of_json(raw: Raw) -> bytes:
+    text = bytes(raw)
+    text.decode()  # what is skipped is not looked at for UTF-8
+    return text
+
+
+def _json_of_msgpack(raw: Raw) -> bytes:
+    return msgspec.json.encode(msgspec.msgpack.decode(raw))
+
+
+JSON: Final = Format(
+    "JSON", msgspec.json.decode, msgspec.json.Encoder().encode, PutInJson, _json_of_json, msgspec.json.Decoder
+)
+MESSAGE_PACK: Final = Format(
+    "MessagePack", msgspec.msgpack.decode, msgspec.msgpack.Encoder().encode, PutInMessagePack, _json_of_msgpack,
+    msgspec.msgpack.Decoder,
+)  # fmt: skip
+
+
+def check_one_slot(operations: list[OfOneKey]) -> None:
+    """Raise `CrossSlot` unless the keys of an atomic batch have one slot."""
+    slot = slot_of(operations[0].key)
+    for index, operation in enumerate(operations):
+        if slot_of(operation.key) != slot:
+            error = CrossSlot(f"ops[{index}]: its key has another slot than that of ops[0]")
+            error.members = {"index": index}
+            raise error

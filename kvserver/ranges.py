@@ -1,0 +1,36 @@
+"""Range requests (RFC 9110, section 14): one range of bytes. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_ONE_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))[ \t]*", re.IGNORECASE | re.ASCII)
+
+
+class Unsatisfiable(Exception):
+    """The range lies behind the end."""
+
+
+def parse(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and the one after the last that `header` asks for of `size` bytes; None: all of them.
+
+    All is also the answer to what is no range of bytes, and to several ranges. Raises `Unsatisfiable`.
+    """
+    found = _ONE_RANGE.fullmatch(header.strip()) if header else None
+    if found is None:
+        return None
+    first, last, suffix = found.groups()
+    if suffix is not None:
+        if not int(suffix):
+            raise Unsatisfiable
+        return (max(0, size - int(suffix)), size) if size else None  # no Content-Range can tell of nothing
+    if last and int(last) < int(first):
+        return None  # not valid, so as if it were not there
+    if int(first) >= size:
+        raise Unsatisfiable
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def content_range(span: tuple[int, int], size: int) -> str:
+    """The header of the answer that carries the bytes of `span`."""
+    return f"bytes {span[0]}-{span[1] - 1}/{size}"

@@ -1,0 +1,208 @@
+"""`/v1/kv/{key}`: one key, with its type, its revision as an ETag, conditions, ranges, expiry, patches and counters."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from falcon.asgi import Request, Response
+
+from kvserver import conditions, query, ranges, times
+from kvserver.conditions import Preconditions, etag
+from kvserver.query import EXPIRY, one_of
+from kvserver.resources.memorykv import OCTETS
+from kvserver.resources.values import answer
+from kvserver.router import Router
+from kvserver.web import answers
+from kvserver.web.answers import BehindTheEnd, NoMergePatch
+from kvserver.web.exchange import SCRIPT
+from shards.board import Board
+from shards.errors import (
+    BadRequest,
+    Forbidden,
+    KeyTooLong,
+    NotFound,
+    PreconditionFailed,
+    UnsupportedMediaType,
+)
+from shards.limits import MAX_KEY, is_content_type
+from shards.maps import Item
+from shards.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
+
+FORM: Final = "application/x-www-form-urlencoded"
+"""What `curl -d` says of everything, so it says nothing."""
+
+_NOTHING: Final[query.Table] = {}
+_PUT: Final[query.Table] = {**EXPIRY, "return": one_of("previous")}
+_POST: Final[query.Table] = {
+    "incr": query.integer, "ttl_if_new": times.parse_ttl, **EXPIRY, "persist": one_of("true"),
+}  # fmt: skip
+_CHOICES: Final = ("incr", "ttl", "expires", "persist")
+
+_CACHE_CONTROL: Final = "no-cache, no-transform"
+
+
+class KeyOfVersion1:
+    """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
+
+    def __init__(self, router: Router, board: Board) -> None:
+        self._router, self._board = router, board
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the value; 206 with a range of it; 304 if the client has it."""
+        _parameters(req, key, _NOTHING)
+        if SCRIPT in req.scope:
+            raise Forbidden("a value is not given out as a service worker")
+        wanted = conditions.read(req.get_header)
+        item = self._router.get(key)
+        if item is None:
+            raise NotFound
+        _check(wanted, item)
+        known = wanted.fresh(item.revision, item.modified_ms // 1000)
+        if known is not None:
+            coding, resp.status = known.coding, 304
+        elif (span := _span(req, item)) is not None:
+            coding, resp.status = "", 206
+            resp.content_type = item.content_type or OCTETS
+            resp.set_header("Content-Range", ranges.content_range(span, item.size))
+            resp.data = item.value[slice(*span)]
+        else:
+            coding = await _give_body(req, resp, item.value, item.content_type)
+        _tell(resp, item.revision, coding, item.expires_ms)
+        resp.set_header("Last-Modified", times.http_date(item.modified_ms))
+        resp.set_header("Accept-Ranges", "bytes")
+        resp.set_header("Cache-Control", _CACHE_CONTROL)
+
+    on_head = on_get
+
+    async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
+        """201 or 204; with `return=previous` 200 with what was replaced."""
+        parameters = _parameters(req, key, _PUT)
+        ttl_ms, expires_ms = query.expiry(parameters, self._board.now_ms())
+        _refuse_coded(req)
+        if req.get_header("Content-Range") is not None:
+            raise BadRequest("Content-Range: a PUT replaces the whole value")
+        content_type, condition = _content_type(req), self._condition(req, key)
+        body = await req.stream.read()
+        want_previous = "return" in parameters
+        done = await self._router.request(Put(key, body, content_type, ttl_ms, expires_ms, want_previous, condition))
+        _tell(resp, done.revision)
+        if isinstance(done, Replaced):
+            resp.set_header("KV-Previous-Revision", str(done.previous_revision))
+            await _give_body(req, resp, done.previous or b"", done.previous_type)
+        else:
+            resp.status = 204 if done.existed else 201
+
+    async def on_patch(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing."""
+        _parameters(req, key, _NOTHING)
+        _refuse_coded(req)
+        content_type = (req.content_type or "").partition(";")[0].strip().lower()
+        if content_type.encode() != answers.MERGE_PATCH:
+            raise NoMergePatch(f"{content_type or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
+        condition = self._condition(req, key)
+        body = await req.stream.read()
+        await _give_result(req, resp, await self._router.request(Patch(key, body, condition)))
+
+    async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
+        """`incr`: 200 or 201 with the sum. `ttl`, `expires`, `persist`: 204, 404 if there is no such key."""
+        parameters = _parameters(req, key, _POST)
+        if len([name for name in _CHOICES if name in parameters]) != 1:
+            raise BadRequest(f"exactly one of the query parameters {', '.join(_CHOICES)} is wanted")
+        ttl_if_new = parameters.get("ttl_if_new", 0)
+        if ttl_if_new and "incr" not in parameters:
+            raise BadRequest("the query parameter ttl_if_new belongs to incr")
+        ttl_ms, expires_ms = query.expiry(parameters, self._board.now_ms())
+        condition = self._condition(req, key)
+        if "incr" in parameters:
+            result = await self._router.request(Incr(key, parameters["incr"], ttl_if_new, condition))
+            await _give_result(req, resp, result)
+            return
+        done = await self._router.request(Touch(key, ttl_ms, expires_ms, condition))
+        if not done.existed:
+            raise NotFound
+        _tell(resp, done.revision)
+        resp.status = 204
+
+    async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
+        """204; 404 if there is no such key."""
+        _parameters(req, key, _NOTHING)
+        done = await self._router.request(Delete(key, condition=self._condition(req, key)))
+        if not done.existed:
+            raise NotFound
+        resp.set_header("KV-Revision", str(done.revision))
+        resp.status = 204
+
+    def _condition(self, req: Request, key: bytes) -> Condition | None:
+        """What the shard has to check before it writes."""
+        wanted = conditions.read(req.get_header)
+        if wanted.unmodified_since is not None:
+            # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
+            item = self._router.peek(key)
+            if item is not None:
+                _check(wanted, item)
+                wanted = wanted._replace(if_match=[conditions.Tag(item.revision)])
+        return wanted.of_shard()
+
+
+def _parameters(req: Request, key: bytes, table: query.Table) -> dict[str, Any]:
+    """The query's parameters, of a request whose key may be one."""
+    if len(key) > MAX_KEY:
+        raise KeyTooLong(f"{len(key)} bytes")
+    return query.parse(req.scope["query_string"], table)
+
+
+def _check(wanted: Preconditions, item: Item) -> None:
+    """Raise `PreconditionFailed` unless If-Match and If-Unmodified-Since hold for `item`."""
+    since = wanted.unmodified_since
+    if not wanted.matches(item.revision):
+        raise PreconditionFailed("the key has another revision", item.revision)
+    if since is not None and item.modified_ms // 1000 > since:
+        raise PreconditionFailed("the key was modified since", item.revision)
+
+
+def _span(req: Request, item: Item) -> tuple[int, int] | None:
+    """The range that is wanted, None for the whole value. Raises `BehindTheEnd`."""
+    if req.method != "GET" or not conditions.may_join(req.get_header("If-Range"), item.revision):
+        return None
+    try:
+        return ranges.parse(req.get_header("Range"), item.size)
+    except ranges.Unsatisfiable:
+        raise BehindTheEnd(item.size) from None
+
+
+def _refuse_coded(req: Request) -> None:
+    coding = req.get_header("Content-Encoding")
+    if coding is not None:
+        raise UnsupportedMediaType(f"Content-Encoding: {coding}")
+
+
+def _content_type(req: Request) -> str:
+    """The type to store, empty for octets. Raises `BadRequest`."""
+    given = (req.content_type or "").strip(" \t")
+    if not is_content_type(given):
+        raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+    return "" if given.partition(";")[0].strip(" \t").lower() == FORM else given
+
+
+# Answers
+
+
+def _tell(resp: Response, revision: int, coding: str = "", expires_ms: int = 0) -> None:
+    resp.set_header("ETag", etag(revision, coding))
+    resp.set_header("KV-Revision", str(revision))
+    if expires_ms:
+        resp.set_header("KV-Expires", times.rfc3339(expires_ms))
+
+
+async def _give_result(req: Request, resp: Response, result: Value) -> None:
+    """What a change made of the value."""
+    coding = await _give_body(req, resp, result.value, result.content_type)
+    _tell(resp, result.revision, coding, result.expires_ms)
+    resp.status = 200 if result.existed else 201
+
+
+async def _give_body(req: Request, resp: Response, value: bytes, content_type: str) -> str:
+    """A value as the body; returns its coding."""
+    resp.content_type = content_type or OCTETS
+    resp.set_header("Cache-Control", _CACHE_CONTROL)
+    return await answer(req, resp, value, content_type)

@@ -1,0 +1,224 @@
+"""`/v1/kv`: lists in pages or as one stream, counts, and deletes of everything with a prefix."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from kvserver import query
+from kvserver.merge import Range, Row, Walk
+from kvserver.query import flag, within
+from kvserver.resources.memorykv import OCTETS
+from kvserver.resources.values import answer
+from kvserver.router import PAGE_KEYS, Router
+from kvserver.times import rfc3339
+from shards.board import Board
+from shards.errors import BadRequest, KVError, OutcomeUnknown, Unavailable
+from shards.maps import PAGE_BYTES, Item
+
+JSON: Final = "application/json"
+LINES: Final = "application/x-ndjson"
+DELETE_S: Final = 5.0
+"""How long a delete goes on before it answers that it is not complete."""
+
+_LIST: Final[query.Table] = {
+    "prefix": query.key, "after": query.key, "before": query.key, "limit": within(1, PAGE_KEYS), "reverse": flag,
+    "values": flag, "delimiter": query.key, "count": flag,
+}  # fmt: skip
+_DELETE: Final[query.Table] = {
+    "prefix": query.key, "dry_run": flag, "limit": within(1, (1 << 63) - 1), "all": flag,
+    "cut": within(0, (1 << 53) - 1),
+}  # fmt: skip
+_LIMIT: Final = 100
+_PORTION_BYTES: Final = 256 << 10
+
+_encoder = msgspec.json.Encoder()
+
+
+class Many:
+    """`/v1/kv`"""
+
+    def __init__(self, router: Router, board: Board) -> None:
+        self._router, self._board = router, board
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with a page of the list, all of it as lines, or how many rows it has."""
+        given = query.parse(req.scope["query_string"], _LIST)
+        wanted = Range(
+            given.get("prefix", b""), given.get("after") or None, given.get("before") or None,
+            given.get("reverse", False), given.get("delimiter", b""),
+        )  # fmt: skip
+        lines = not given.get("count") and _wants_lines(req.get_header("Accept") or "")
+        if lines and "limit" in given:
+            raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
+        cursor = f"{self._board.facts.epoch}.{self._board.watermark()[1]}"
+        resp.set_header("KV-Cursor", cursor)
+        self._router.activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
+        if lines:
+            await self._stream(req, resp, wanted, given.get("values", False), cursor)
+            return
+        resp.content_type = JSON
+        if given.get("count"):
+            body = _encoder.encode({"count": await self._count(wanted)})
+        else:
+            body = await self._page(resp, wanted, given)
+        await answer(req, resp, body, JSON)
+
+    on_head = on_get
+
+    async def on_delete(self, req: Request, resp: Response) -> None:
+        """200 with how many keys were deleted, and whether that is all of them."""
+        given = query.parse(req.scope["query_string"], _DELETE)
+        prefix, end = given.get("prefix", b""), self._board.end()
+        if not prefix and not given.get("all"):
+            raise BadRequest("without a prefix everything is deleted: say so with all=true")
+        cut = given.get("cut", end)
+        if cut > end:
+            raise BadRequest("query parameter 'cut': the history has not come that far")
+        limit = given.get("limit", 1 << 63)
+        work = self._count_deletable if given.get("dry_run") else self._delete
+        deleted, complete = await work(prefix, cut, limit)
+        resp.content_type = JSON
+        resp.data = _encoder.encode({"deleted": deleted, "complete": complete, "cut": cut})
+
+    # Lists
+
+    async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
+        walk = Walk(wanted, given.get("limit", _LIMIT), PAGE_BYTES)
+        while True:
+            self._router.walk(walk, values=given.get("values", False))
+            if walk.done or walk.full:
+                break
+            await asyncio.sleep(0)
+        rows = walk.take()
+        page = {
+            "items": [describe(name, item, given.get("values", False)) for name, item in rows if item is not None],
+            "prefixes": [name.decode() for name, item in rows if item is None],
+            "next": None if walk.done else rows[-1][0].decode(),
+        }
+        if not walk.done:
+            resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
+        return _encoder.encode(page)
+
+    async def _count(self, wanted: Range) -> int:
+        count = 0
+        if not wanted.delimiter:
+            async for portion in self._router.count(wanted.prefix, wanted.after, wanted.before):
+                count += portion
+            return count
+        walk = Walk(wanted, PAGE_KEYS, PAGE_BYTES)
+        while not walk.done:
+            self._router.walk(walk)
+            count += len(walk.take())
+            await asyncio.sleep(0)
+        return count
+
+    async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
+        resp.content_type = LINES
+        walk = Walk(wanted, PAGE_KEYS, _PORTION_BYTES)
+        self._router.walk(walk, values=values)  # what fails at once can still be told by the status
+        if req.method == "GET":
+            resp.stream = self._lines(walk, values, cursor)
+
+    async def _lines(self, walk: Walk, values: bool, cursor: str) -> AsyncIterator[bytes]:
+        items, last = 0, None
+        try:
+            while True:
+                rows = walk.take()
+                if rows:
+                    yield _encoder.encode_lines([_line(row, values) for row in rows])
+                    items += sum(item is not None for _, item in rows)
+                    last = rows[-1][0].decode()
+                if walk.done:
+                    break
+                await asyncio.sleep(0)
+                self._router.walk(walk, values=values)
+        except Exception as error:
+            told = error if isinstance(error, KVError) else KVError()
+            why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
+            yield _encoder.encode_lines([{"error": why, "next": last}])
+            raise
+        yield _encoder.encode_lines([{"end": {"items": items, "cursor": cursor}}])
+
+    # Deletes
+
+    async def _delete(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
+        deleted, complete = 0, False
+        until = asyncio.get_running_loop().time() + DELETE_S
+        try:
+            async with aclosing(self._router.delete_range(prefix, cut, limit)) as steps:
+                async for count, is_last in steps:
+                    deleted, complete = deleted + count, is_last
+                    if asyncio.get_running_loop().time() >= until:
+                        break
+        except KVError as error:
+            if isinstance(error, Unavailable) and not deleted:
+                raise
+            lost = OutcomeUnknown(str(error))
+            lost.members = {"deleted": deleted, "cut": cut}
+            raise lost from error
+        return deleted, complete
+
+    async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
+        count = 0
+        until = asyncio.get_running_loop().time() + DELETE_S
+        async with aclosing(self._router.count(prefix, cut=cut)) as portions:
+            async for portion in portions:
+                count += portion
+                if count > limit or asyncio.get_running_loop().time() >= until:
+                    return min(count, limit), False
+        return count, True
+
+
+def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
+    """An item of a list as JSON shows it."""
+    shown: dict[str, Any] = {
+        "key": name.decode(),
+        "revision": item.revision,
+        "size": item.size,
+        "content_type": item.content_type or OCTETS,
+        "created": rfc3339(item.created_ms),
+        "modified": rfc3339(item.modified_ms),
+        "expires": rfc3339(item.expires_ms) if item.expires_ms else None,
+    }
+    return shown | show_value(item.value) if values else shown
+
+
+def show_value(value: bytes) -> dict[str, str]:
+    """A value as JSON shows it: text, or Base64 where it is none."""
+    try:
+        return {"value": value.decode()}
+    except UnicodeDecodeError:
+        return {"value_base64": b64encode(value).decode()}
+
+
+def _line(row: Row, values: bool) -> dict[str, Any]:
+    name, item = row
+    return {"prefix": name.decode()} if item is None else describe(name, item, values)
+
+
+def _next_target(given: dict[str, Any], last: bytes) -> str:
+    """The request target of the page behind `last`."""
+    following = {**given, "before" if given.get("reverse") else "after": last}
+    texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
+    return "/v1/kv?" + urlencode(texts, quote_via=quote, safe="")
+
+
+def _wants_lines(accept: str) -> bool:
+    """Whether `Accept` names `LINES`, and likes JSON less if it names that."""
+    liked: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (text.strip() for text in part.split(";"))
+        quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        try:
+            liked[name] = float(quality)
+        except ValueError:
+            liked[name] = 0.0
+    return liked.get(LINES, 0.0) > liked.get(JSON, 0.0)

@@ -1,0 +1,225 @@
+"""Operations that are decided together, one log record: what they have decided so far. Pure; see `keyspace`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from shards import rules
+from shards.entries import Entry, Room, is_live
+from shards.errors import Overloaded
+from shards.protocol import (
+    Atomic,
+    Change,
+    DeleteEvent,
+    Done,
+    Event,
+    Failed,
+    OfOneKey,
+    PrefixMarked,
+    PutEvent,
+    Replaced,
+    Value,
+)
+from shards.slots import SLOTS
+
+if TYPE_CHECKING:
+    from shards.keyspace import Keyspace
+
+MAX_ANSWERS = 256 << 20
+"""Bytes of values that the replies of one group may carry; further ones are refused, for they take memory."""
+FULL_BYTES = 4 << 20
+"""Bytes of events after which a group takes no more operations. They count where results may be larger than what was
+sent: a group begins with at most 16 MiB of requests or one large operation, and its record must fit into a segment."""
+UNBOUNDED = 1 << 62
+
+_EVENT_BYTES = 24  # what an event takes beside key, value and content type
+
+_UNTOUCHED: Entry = (0, 0, 0, 0)
+"""Stands for a key that the open group has not changed."""
+
+
+class Group:
+    """Operations that are decided together: one log record. See `keyspace`.
+
+    Attributes:
+        now_ms: the time at which all of it happens.
+        events: what is to be logged, one revision each; `record` gives them as they are logged.
+        full: whether further operations must be decided in another group.
+        expired: how many events are expiries.
+        lag_ms: how late the first of these is.
+        prefix_deleted: how many are deletes of a prefix.
+        refused: how many operations were.
+        answer_bytes: size of the values that the replies will carry.
+
+    Attributes for the rules:
+        keyspace: whose group it is.
+        room, spare: what may still be written.
+        slots: those of the shard; None: every key is this shard's.
+        answered: bytes that the gets of a batch have answered.
+        numbered: replies with a revision of this group.
+        atomic: where the events of an atomic batch begin and end.
+    """
+
+    decide = rules.decide
+    delete_prefix = rules.delete_prefix
+
+    def __init__(self, keyspace: Keyspace, now_ms: int, room: Room, spare: int) -> None:
+        self.now_ms = now_ms
+        self.events: list[Change] = []
+        self.full = False
+        self.expired = self.prefix_deleted = self.refused = self.lag_ms = 0
+        self.answer_bytes = 0
+        self.keyspace = keyspace
+        self.room, self.spare = room, spare
+        self.slots = keyspace.slots if len(keyspace.slots) < SLOTS else None
+        self.answered: dict[int, int] = {}
+        self.numbered: list[Done | Value | Failed] = []
+        self.atomic: list[tuple[int, int]] = []
+        self._entries = keyspace._entries
+        self._staged: dict[bytes, Entry | None] = {}  # what commit will put into the dict; None: delete
+        self._wanted: list[Replaced] = []  # replies that want the old value
+        self._due: list[bytes] = []  # taken from the heap: to be put back if the group is discarded
+        self._weighed = self._weight = 0  # so many events have that many bytes
+        self._bytes = 0
+        self._expiring = 0
+
+    def expire(self, limit: int) -> int:
+        """Delete keys, at most `limit`, whose time has come; to be called first in a group. How many there were."""
+        due = self.keyspace._take_due(self.now_ms, limit)
+        if due:
+            self.lag_ms = self.now_ms - self._entries[due[0]][2]
+        for key in due:
+            self.expire_first(key, self._entries[key])
+        self._due += due
+        return len(due)
+
+    def record(self) -> Sequence[Event]:
+        """The events as they are logged: those of an atomic batch are one."""
+        if not self.atomic:
+            return self.events
+        logged: list[Event] = []
+        at = 0
+        for begin, end in self.atomic:
+            logged += self.events[at:begin]
+            logged.append(Atomic(self.events[begin:end]))
+            at = end
+        return logged + self.events[at:]
+
+    def commit(self, first_revision: int) -> set[int]:
+        """Put what was decided into the dict; `first_revision` is that of the first event.
+
+        Gives the revisions whose old values `answer` wants.
+        """
+        keyspace, entries = self.keyspace, self._entries
+        last = first_revision - 1  # ~n becomes first_revision + n
+        for key, entry in self._staged.items():
+            if entry is None:
+                entries.pop(key, None)
+                continue
+            revision, value_revision, expires_ms, size = entry
+            if value_revision < 0:
+                value_revision = last - value_revision
+            entries[key] = (last - revision, value_revision, expires_ms, size)
+            if expires_ms:
+                keyspace._schedule(key, expires_ms)
+        for reply in self.numbered:
+            reply.revision = last - reply.revision
+        keyspace.bytes += self._bytes
+        keyspace._expiring += self._expiring
+        keyspace._tidy_heap()
+        return {done.revision for done in self._wanted}
+
+    def answer(self, previous: dict[int, tuple[bytes, str, int]]) -> None:
+        """Fill the old values, by revision, into the replies that wanted them: value, content type, revision."""
+        for done in self._wanted:
+            done.previous, done.previous_type, done.previous_revision = previous[done.revision]
+
+    def discard(self) -> None:
+        """Undo the group: the dict is as it was, and what was due is due again. Its replies mean nothing."""
+        for key in self._due:
+            self.keyspace._schedule(key, self._entries[key][2])
+
+    # For the rules.
+
+    def entry(self, key: bytes) -> Entry | None:
+        """What the key has by now; it may have expired."""
+        return self._staged[key] if key in self._staged else self._entries.get(key)
+
+    def live_revision(self, entry: Entry | None) -> int:
+        """The revision of a key with `entry`, 0 if it does not exist."""
+        return entry[0] if entry is not None and is_live(entry, self.now_ms) else 0
+
+    def value(self, key: bytes, entry: Entry) -> tuple[bytes, str]:
+        """Value and content type of a key with `entry`."""
+        if entry[1] >= 0:
+            return self.keyspace.read(key)
+        event = self.events[~entry[1]]
+        assert isinstance(event, PutEvent)
+        return event.value, event.content_type
+
+    def stage(self, key: bytes, old: Entry | None, new: Entry | None) -> None:
+        """Let commit replace `old`, which is the key's entry so far, by `new`."""
+        self._staged[key] = new
+        if old is not None:
+            self._bytes -= len(key) + old[3]
+            self._expiring -= old[2] != 0
+        if new is not None:
+            self._bytes += len(key) + new[3]
+            self._expiring += new[2] != 0
+
+    def expire_first(self, key: bytes, old: Entry) -> None:
+        """Log that a key with `old` has expired."""
+        self.events.append(DeleteEvent(key, "expire"))
+        self.expired += 1
+        self.stage(key, old, None)
+
+    def done(self, revision: int, existed: bool, wanted: bool) -> Done:
+        """The reply to a change. `wanted`: it shall carry the old value."""
+        if not wanted:
+            done = Done(revision, existed)
+        else:
+            done = replaced = Replaced(revision, existed)
+            self._wanted.append(replaced)
+        self.numbered.append(done)
+        return done
+
+    def count_answer(self, size: int) -> None:
+        """Note that a reply will carry a value of `size` bytes. Raises `Overloaded`."""
+        if self.answer_bytes + size > MAX_ANSWERS:
+            raise Overloaded("too many large values were asked for at once")
+        self.answer_bytes += size
+
+    def weigh(self) -> int:
+        """How many bytes the events so far take."""
+        for index in range(self._weighed, len(self.events)):
+            event = self.events[index]
+            self._weight += _EVENT_BYTES
+            if isinstance(event, PrefixMarked):
+                self._weight += len(event.prefix)
+            else:
+                self._weight += len(event.key)
+            if isinstance(event, PutEvent):
+                self._weight += len(event.value) + len(event.content_type)
+        self._weighed = len(self.events)
+        self.full = self._weight > FULL_BYTES
+        return self._weight
+
+    def undo(self, operations: Sequence[OfOneKey]) -> Callable[[], None]:
+        """What takes back all that `operations` will have done."""
+        staged = {operation.key: self._staged.get(operation.key, _UNTOUCHED) for operation in operations}
+        events, numbered, wanted = len(self.events), len(self.numbered), len(self._wanted)
+        numbers = self.weigh(), self._bytes, self._expiring, self.expired, self.answer_bytes
+
+        def undo() -> None:
+            for key, entry in staged.items():
+                if entry is _UNTOUCHED:
+                    self._staged.pop(key, None)
+                else:
+                    self._staged[key] = entry
+            del self.events[events:], self.numbered[numbered:], self._wanted[wanted:]
+            self._weighed = events
+            self._weight, self._bytes, self._expiring, self.expired, self.answer_bytes = numbers
+            self.full = self._weight > FULL_BYTES
+
+        return undo

@@ -1,0 +1,458 @@
+"""Version 1 of many keys over real connections and three real shards: lists, counts, streams, deletes, batches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+
+from kvserver.resources import many
+from kvserver.router import PAGE_KEYS, Router
+from shards.errors import Unavailable
+from shards.manifest import Manifest
+from shards.protocol import ANSWER_BYTES, BATCH_OPS, Done, Failed, Get, Put, Value
+from shards.slots import shard_of
+from tests.api.shard.tools import shard
+from tests.api.web import Answer, Front, request
+from tests.stores import Store, new_store
+
+SHARDS = 3
+MAX_VALUE = 2_000_000
+
+
+class Site:
+    """An application with its router on a loop that turns while something is awaited."""
+
+    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+        self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
+        self.store = store
+        self.router = Router(store.board, store.run_dir, runner.get_loop())
+        self.front = Front(store.board, store.board.workers.claim()[1], self.router)
+
+    async def start(self) -> None:
+        self.router.start()
+        async with asyncio.timeout(20):
+            while not all(link.up for link in self.router._links):
+                await asyncio.sleep(0.005)
+        await self.front.start()
+
+    def ask(self, method: str, target: str, *fields: str, body: bytes = b"") -> Answer:
+        answer = self.run(self.front.ask(request(method, target, *fields, body=body)))
+        assert isinstance(answer, Answer)
+        return answer
+
+    def get(self, target: str, *fields: str) -> Any:
+        answer = self.ask("GET", target, *fields)
+        assert answer.status == 200, answer
+        return json.loads(answer.body)
+
+    def delete(self, target: str) -> Any:
+        answer = self.ask("DELETE", target)
+        assert answer.status == 200, answer
+        return json.loads(answer.body)
+
+    def problem(self, status: int, method: str, target: str, *fields: str, body: bytes = b"") -> Any:
+        answer = self.ask(method, target, *fields, body=body)
+        assert answer.status == status, answer
+        assert answer.headers["content-type"] == "application/problem+json"
+        return json.loads(answer.body)
+
+    def batch(self, *ops: dict[str, Any], atomic: bool = False) -> list[dict[str, Any]]:
+        answer = self.ask("POST", "/v1/batch", body=json.dumps({"ops": ops, "atomic": atomic}).encode())
+        assert answer.status == 200, answer
+        results: list[dict[str, Any]] = json.loads(answer.body)["results"]
+        assert len(results) == len(ops)
+        return results
+
+    def fill(self, keys: list[str], value: bytes = b"v") -> None:
+        replies = self.run(self.router.each([Put(key.encode(), value) for key in keys]))
+        assert all(isinstance(reply, Done) for reply in replies)
+
+    def keys(self, target: str) -> list[str]:
+        return [item["key"] for item in self.get(target)["items"]]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Site]:
+    place = Path(tempfile.mkdtemp(prefix="kv-"))  # short: sockets live there
+    store = new_store(place, shards=SHARDS, sync="os", max_value=MAX_VALUE)
+    Manifest.create(store.data_dir).save(store.data_dir)
+    with ExitStack() as stack:
+        for index in range(SHARDS):
+            stack.enter_context(shard(store, index))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            made = Site(runner, store)
+            runner.run(made.start())
+            yield made
+            runner.run(made.front.close())
+            made.router.close()
+    store.close()
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def site(running: Site) -> Site:
+    """An empty store."""
+    assert running.delete("/v1/kv?all=true")["complete"]
+    return running
+
+
+# Lists
+
+
+def test_a_list_shows_what_keys_hold(site: Site) -> None:
+    site.batch(
+        {"op": "put", "key": "a", "value": "hé", "content_type": "text/plain", "ttl": 60},
+        {"op": "put", "key": "b", "value_base64": "AP8="},
+    )
+    answer = site.ask("GET", "/v1/kv?values=true")
+    page = json.loads(answer.body)
+    a, b = page["items"]
+    assert (page["prefixes"], page["next"]) == ([], None)
+    assert (a["key"], a["size"], a["content_type"], a["value"]) == ("a", 3, "text/plain", "hé")
+    assert a["expires"] > a["modified"] == a["created"]
+    assert (b["size"], b["content_type"], b["value_base64"], b["expires"]) == (
+        2, "application/octet-stream", "AP8=", None,
+    )  # fmt: skip
+    assert b["revision"] == a["revision"] + 1 or a["revision"] == b["revision"] + 1
+    epoch, revision = answer.headers["kv-cursor"].split(".")
+    assert epoch == site.store.board.facts.epoch
+    assert int(revision) == site.store.board.end() == max(a["revision"], b["revision"])
+    assert "value" not in site.get("/v1/kv")["items"][0]
+    assert "link" not in answer.headers
+
+
+@pytest.mark.parametrize("query", ["", "&delimiter=%2F", "&reverse=true", "&reverse=true&delimiter=%2F"])
+def test_links_lead_through_the_whole_list(site: Site, query: str) -> None:
+    keys = [f"p{n % 3}/k{n:02} ü" for n in range(30)] + [f"q+{n}" for n in range(5)]
+    site.fill(keys)
+    rows, target = [], "/v1/kv?limit=4" + query
+    while target:
+        answer = site.ask("GET", target)
+        page = json.loads(answer.body)
+        rows += sorted([item["key"] for item in page["items"]] + page["prefixes"], reverse="reverse" in query)
+        link = answer.headers.get("link", "")
+        assert (page["next"] is None) == (link == "")
+        target = link.partition(">")[0].lstrip("<")
+    expected = ["p0/", "p1/", "p2/", *keys[30:]] if "delimiter" in query else keys
+    assert rows == sorted(expected, reverse="reverse" in query)
+    assert site.get(f"/v1/kv?count=true&limit=1{query}") == {"count": len(expected)}
+    assert site.get(f"/v1/kv?count=true&prefix=p1{query}")["count"] == (1 if "delimiter" in query else 10)
+    assert site.get(f"/v1/kv?count=true&after=q%2B0&before=q%2B3{query}")["count"] == 2
+
+
+def test_a_page_ends_at_a_mebibyte_of_values(site: Site) -> None:
+    site.fill(["a", "b", "c"], b"x" * 600_000)
+    site.fill(["d"], b"x" * MAX_VALUE)
+    assert site.keys("/v1/kv?values=true") == ["a"]
+    assert site.keys("/v1/kv?values=true&after=c") == ["d"], "but it holds one item at least"
+    assert site.keys("/v1/kv") == ["a", "b", "c", "d"]
+
+
+def test_expired_keys_are_not_listed_or_counted(site: Site) -> None:
+    site.batch(*({"op": "put", "key": f"e/{n}", "value": "", "ttl": 0.001} for n in range(50)))
+    assert site.get("/v1/kv?delimiter=%2F") == {"items": [], "prefixes": [], "next": None}
+    assert site.get("/v1/kv?count=true") == {"count": 0}
+
+
+def test_a_list_that_is_asked_wrongly(site: Site) -> None:
+    for query in ("limit=0", "limit=1001", "limit=x", "values=1", "prefx=a", "prefix=a&prefix=b", "prefix=%zz",
+                  "prefix=%FF", "after=" + "x" * 512):  # fmt: skip
+        assert site.problem(400, "GET", "/v1/kv?" + query)["code"] == "bad_request"
+    site.problem(400, "GET", "/v1/kv?limit=1", "Accept: application/x-ndjson")
+    assert site.ask("PUT", "/v1/kv").headers["allow"] == "GET,HEAD,DELETE"
+
+
+def test_head_of_a_list(site: Site) -> None:
+    site.fill(["a"])
+    for accept in ("*/*", "application/x-ndjson"):
+        answer = site.ask("HEAD", "/v1/kv", f"Accept: {accept}")
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["kv-cursor"]
+
+
+# Streams
+
+
+def test_a_stream_is_the_whole_range_and_its_end(site: Site) -> None:
+    keys = [f"s/{n:05}" for n in range(PAGE_KEYS * 2 + 7)]
+    site.fill([*keys, "t"])
+    answer = site.ask("GET", "/v1/kv?prefix=s/&values=true", "Accept: application/x-ndjson")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    *items, end = map(json.loads, answer.body.splitlines())
+    assert [item["key"] for item in items] == keys
+    assert items[0]["value"] == "v"
+    assert end == {"end": {"items": len(keys), "cursor": answer.headers["kv-cursor"]}}
+    folded = site.ask("GET", "/v1/kv?delimiter=/", "Accept: application/x-ndjson")
+    assert json.loads(folded.body.splitlines()[0]) == {"prefix": "s/"}
+    assert json.loads(folded.body.splitlines()[-1])["end"]["items"] == 1
+
+
+def test_a_stream_that_fails_says_where_and_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.fill([f"s/{n:05}" for n in range(PAGE_KEYS + 1)])
+    walk, turns = site.router.walk, iter([True, False])
+
+    def fail_late(*args: Any, **options: Any) -> None:
+        if not next(turns):
+            raise Unavailable("gone")
+        walk(*args, **options)
+
+    monkeypatch.setattr(site.router, "walk", fail_late)
+
+    async def main() -> bytes:
+        client = await site.front.connect()
+        await client.send(request("GET", "/v1/kv", "Accept: application/x-ndjson"))
+        return await client.reader.read()
+
+    received = site.run(main())
+    assert not received.endswith(b"0\r\n\r\n"), "the chunks have no end"
+    last = json.loads(received.rstrip().splitlines()[-1])
+    assert last["error"]["code"] == "unavailable"
+    assert last["next"] == f"s/{PAGE_KEYS - 1:05}"
+
+
+def test_a_list_without_a_map_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise Unavailable("no map")
+
+    monkeypatch.setattr(site.router, "walk", fail)
+    for accept in ("*/*", "application/x-ndjson"):
+        site.problem(503, "GET", "/v1/kv", f"Accept: {accept}")
+
+
+# Deletes
+
+
+def test_a_delete_takes_the_prefix_as_it_was(site: Site) -> None:
+    site.fill([f"d/{n:05}" for n in range(PAGE_KEYS * 4)] + ["e"])
+    cut = site.store.board.end()
+    site.fill(["d/new", "d/00001"])
+    dry = site.delete(f"/v1/kv?prefix=d/&dry_run=true&cut={cut}")
+    assert dry == {"deleted": PAGE_KEYS * 4 - 1, "complete": True, "cut": cut}
+    assert site.delete(f"/v1/kv?prefix=d/&cut={cut}") == dry
+    assert site.keys("/v1/kv") == ["d/00001", "d/new", "e"]
+    assert site.delete("/v1/kv?prefix=d/")["cut"] == site.store.board.end() - 2
+    assert site.delete("/v1/kv?prefix=zzz")["deleted"] == 0
+
+
+@pytest.mark.parametrize("limit", [1, 7, PAGE_KEYS * 3 + 1])
+def test_a_delete_stops_at_its_limit(site: Site, limit: int) -> None:
+    count = PAGE_KEYS * 4
+    site.fill([f"d/{n:05}" for n in range(count)])
+    assert site.delete(f"/v1/kv?prefix=d/&limit={limit}&dry_run=true")["deleted"] == limit
+    first = site.delete(f"/v1/kv?prefix=d/&limit={limit}")
+    assert (first["deleted"], first["complete"]) == (limit, False)
+    assert site.get("/v1/kv?count=true") == {"count": count - limit}
+    assert site.delete(f"/v1/kv?prefix=d/&limit={count}&cut={first['cut']}") == {
+        "deleted": count - limit, "complete": True, "cut": first["cut"],
+    }  # fmt: skip
+
+
+def test_a_delete_that_takes_long_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = PAGE_KEYS * SHARDS * 2
+    site.fill([f"d/{n:05}" for n in range(count)])
+    monkeypatch.setattr(many, "DELETE_S", 0.0)
+    first = site.delete("/v1/kv?prefix=d/")
+    assert (first["deleted"], first["complete"]) == (PAGE_KEYS * SHARDS, False)
+    assert not site.delete("/v1/kv?prefix=d/&dry_run=true")["complete"]
+    monkeypatch.undo()
+    second = site.delete(f"/v1/kv?prefix=d/&cut={first['cut']}")
+    assert (first["deleted"] + second["deleted"], second["complete"]) == (count, True)
+
+
+def test_a_delete_of_everything_is_meant(site: Site) -> None:
+    site.fill(["a"])
+    for query in ("", "?prefix=", "?all=false", "?all=1", "?cut=" + "9" * 15 + "&all=true", "?prefix=a&x=1"):
+        site.problem(400, "DELETE", "/v1/kv" + query)
+    assert site.keys("/v1/kv") == ["a"]
+
+
+def test_a_delete_that_loses_a_shard(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.fill([f"d/{n:05}" for n in range(300)])
+    row = site.store.board.shards[1]
+    lost = sum(shard_of(b"d/%05d" % n, SHARDS) == 1 for n in range(300))
+    monkeypatch.setattr("kvserver.router.DEADLINE_S", 0.3)
+    incarnation, row.incarnation = row.incarnation, 0  # as a shard that stops leaves it
+    link = site.router._links[1]
+    link._disconnect()
+    try:
+        told = site.problem(504, "DELETE", "/v1/kv?prefix=d/")
+        assert told["deleted"] == 300 - lost
+        assert told["cut"] <= site.store.board.end()
+        assert site.problem(503, "DELETE", "/v1/kv?prefix=d/")["code"] == "unavailable", "nothing was done"
+    finally:
+        row.incarnation = incarnation
+    assert site.delete(f"/v1/kv?prefix=d/&cut={told['cut']}")["deleted"] == lost
+
+
+# Batches
+
+
+def test_a_batch_of_everything(site: Site) -> None:
+    a, b, c, d = site.batch(*({"op": "put", "key": key, "value": key} for key in "abcd"))
+    assert [result["status"] for result in (a, b, c, d)] == [201] * 4
+    results = site.batch(
+        {"op": "get", "key": "a"},
+        {"op": "put", "key": "b", "value": "text", "content_type": "text/plain", "ttl": 60,
+         "if_revision": b["revision"]},
+        {"op": "get", "key": "b"},
+        {"op": "put", "key": "c", "json": {"n": 1}, "if_revision": 0},
+        {"op": "put", "key": "j", "json": {"n": 1}, "if_revision": 0},
+        {"op": "put", "key": "d", "value_base64": "AAE="},
+        {"op": "patch", "key": "j", "patch": {"n": 2}},
+        {"op": "incr", "key": "n", "by": 5, "ttl_if_new": 60},
+        {"op": "incr", "key": "n"},
+        {"op": "touch", "key": "b", "persist": True},
+        {"op": "touch", "key": "d", "ttl": 60.5},
+        {"op": "touch", "key": "nothing", "expires": "2100-01-01T00:00:00Z"},
+        {"op": "delete", "key": "nothing"},
+        {"op": "delete", "key": "a", "if_revision": 1},
+        {"op": "delete", "key": "a"},
+        {"op": "get", "key": "a"},
+        {"op": "incr", "key": "b"},
+        {"op": "put", "key": "b", "value": "x", "expires": "2001-01-01T00:00:00Z"},
+    )  # fmt: skip
+    assert [result["status"] for result in results] == [
+        200, 204, 200, 412, 201, 204, 200, 201, 200, 204, 204, 404, 404, 412, 204, 404, 409, 400,
+    ]  # fmt: skip
+    got_a, _, got_b, refused, _, _, patched, _, summed, *_ = results
+    assert got_a == {
+        "status": 200, "revision": a["revision"], "content_type": "application/octet-stream", "expires": None,
+        "value": "a",
+    }  # fmt: skip
+    assert (got_b["value"], got_b["content_type"]) == ("text", "text/plain")
+    assert got_b["expires"].endswith("Z")
+    assert (refused["code"], refused["revision"]) == ("precondition_failed", c["revision"])
+    assert (json.loads(patched["value"]), patched["content_type"]) == ({"n": 2}, "application/json")
+    assert summed["value"] == "6"
+    assert results[11]["code"] == results[12]["code"] == results[15]["code"] == "not_found"
+    assert results[16]["code"] == "not_an_integer"
+
+
+def test_a_batch_in_messagepack(site: Site) -> None:
+    ops = [
+        {"op": "put", "key": "a", "value": b"\x00\xff"}, {"op": "get", "key": "a"},
+        {"op": "put", "key": "j", "json": {"n": [1, None]}}, {"op": "patch", "key": "j", "patch": {"m": 1}},
+    ]  # fmt: skip
+    for content_type in ("application/vnd.msgpack", "application/msgpack"):
+        body = msgspec.msgpack.encode({"ops": ops})
+        answer = site.ask("POST", "/v1/batch", f"Content-Type: {content_type}", body=body)
+        assert (answer.status, answer.headers["content-type"]) == (200, content_type)
+        results = msgspec.msgpack.decode(answer.body)["results"]
+        assert results[1]["value"] == b"\x00\xff"
+        assert json.loads(results[3]["value"]) == {"n": [1, None], "m": 1}
+    refused = msgspec.msgpack.encode({"ops": [{"op": "put", "key": "a", "value": "text"}]})
+    told = site.problem(400, "POST", "/v1/batch", "Content-Type: application/msgpack", body=refused)
+    assert told["index"] == 0
+
+
+def test_results_stand_in_the_order_of_the_request(site: Site) -> None:
+    keys = [f"k{n % 7}" for n in range(BATCH_OPS)]
+    results = site.batch(*({"op": "incr", "key": key} for key in keys))
+    assert [result["value"] for result in results] == [str(n // 7 + 1) for n in range(BATCH_OPS)]
+    too_many = json.dumps({"ops": [{"op": "get", "key": "k"}] * (BATCH_OPS + 1)}).encode()
+    site.problem(400, "POST", "/v1/batch", body=too_many)
+
+
+MALFORMED: list[Any] = [
+    {"op": "get"}, {"op": "get", "key": ""}, {"op": "get", "key": "x" * 512}, {"op": "get", "key": 1},
+    {"op": "get", "key": "k", "if_revision": 1}, {"op": "got", "key": "k"}, {"key": "k"}, [], None, "get",
+    {"op": "put", "key": "k"}, {"op": "put", "key": "k", "value": "v", "json": 1},
+    {"op": "put", "key": "k", "value": "v", "value_base64": "AAE="}, {"op": "put", "key": "k", "value_base64": "A!"},
+    {"op": "put", "key": "k", "value": "v", "ttl": 0}, {"op": "put", "key": "k", "value": "v", "ttl": "60"},
+    {"op": "put", "key": "k", "value": "v", "ttl": 1e9}, {"op": "put", "key": "k", "value": "v", "ttl": 0.0001},
+    {"op": "put", "key": "k", "value": "v", "ttl": 1, "expires": "2100-01-01T00:00:00Z"},
+    {"op": "put", "key": "k", "value": "v", "expires": "tomorrow"},
+    {"op": "put", "key": "k", "value": "v", "content_type": "text/plain\r\nx: y"},
+    {"op": "put", "key": "k", "value": "v", "if_revision": -1}, {"op": "put", "key": "k", "value": "v", "tll": 1},
+    {"op": "touch", "key": "k"}, {"op": "touch", "key": "k", "persist": False},
+    {"op": "touch", "key": "k", "ttl": 1, "persist": True}, {"op": "incr", "key": "k", "by": 1 << 63},
+    {"op": "incr", "key": "k", "by": 1.5}, {"op": "patch", "key": "k"}, {"op": "delete", "key": "k", "ttl": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op", MALFORMED)
+def test_a_malformed_operation_refuses_the_batch(site: Site, op: Any) -> None:
+    body = json.dumps({"ops": [{"op": "put", "key": "good", "value": ""}, op]}).encode()
+    told = site.problem(400, "POST", "/v1/batch", body=body)
+    assert told["index"] == 1
+    assert told["detail"].startswith("ops[1]: ")
+    assert site.keys("/v1/kv") == []
+
+
+def test_what_is_no_batch(site: Site) -> None:
+    bodies = [
+        b"", b"[]", b"{}", b'{"ops":{}}', b'{"ops":[],"x":1}', b"\xff", b'{"ops":[' + b"[" * 100_000,
+        b'{"ops":[{"op":"put","key":"k","json":"\xff"}]}', b'{"ops":[{"op":"get","key":"\\ud800"}]}',
+    ]  # fmt: skip
+    for body in bodies:
+        site.problem(400, "POST", "/v1/batch", body=body)
+    site.problem(415, "POST", "/v1/batch", "Content-Type: text/xml", body=b"{}")
+    site.problem(415, "POST", "/v1/batch", "Content-Encoding: gzip", body=b"{}")
+    assert site.ask("GET", "/v1/batch").headers["allow"] == "POST"
+    assert site.batch() == site.batch(atomic=True) == []
+
+
+def test_answers_stop_at_32_mebibytes(site: Site) -> None:
+    count = ANSWER_BYTES // MAX_VALUE
+    site.fill(["big"], b"x" * MAX_VALUE)
+    site.fill(["small", "other"])
+    gets = [{"op": "get", "key": "big"}] * (count + 1)
+    rest = [{"op": "get", "key": "small"}, {"op": "put", "key": "p", "value": ""}] * 600
+    results = site.batch(*gets, *rest, {"op": "get", "key": "other"})
+    statuses = [result["status"] for result in results]
+    assert statuses == [200] * count + [413] + [413, 201] + [413, 204] * 599 + [413]
+    assert results[-1]["code"] == "answer_too_large"
+
+
+def test_a_batch_may_be_larger_than_a_value(site: Site) -> None:
+    results = site.batch(*({"op": "put", "key": f"k{n}", "value": "x" * MAX_VALUE} for n in range(4)))
+    assert [result["status"] for result in results] == [201] * 4
+    (result,) = site.batch({"op": "put", "key": "k", "value": "x" * (MAX_VALUE + 1)})
+    assert (result["status"], result["code"]) == (413, "value_too_large")
+    site.problem(413, "POST", "/v1/batch", "Content-Length: 33554433")
+
+
+def test_an_atomic_batch_is_all_or_nothing(site: Site) -> None:
+    put = {"op": "put", "key": "{t}a", "value": "1"}
+    results = site.batch(
+        put, {"op": "incr", "key": "{t}a"}, {"op": "get", "key": "{t}a"}, {"op": "delete", "key": "{t}none"},
+        {"op": "get", "key": "{t}none"}, atomic=True,
+    )  # fmt: skip
+    assert [result["status"] for result in results] == [201, 200, 200, 404, 404]
+    assert results[2]["value"] == "2"
+    body = json.dumps({"atomic": True, "ops": [
+        {"op": "put", "key": "{t}b", "value": ""}, {"op": "put", "key": "{t}a", "value": "", "if_revision": 0},
+        {"op": "get", "key": "{t}a"},
+    ]}).encode()  # fmt: skip
+    told = site.problem(409, "POST", "/v1/batch", body=body)
+    assert (told["code"], told["failed"]) == ("batch_failed", 1)
+    assert [result["status"] for result in told["results"]] == [424, 412, 424]
+    assert told["results"][1]["revision"] == results[1]["revision"]
+    assert site.keys("/v1/kv") == ["{t}a"]
+    body = json.dumps({"atomic": True, "ops": [put, {"op": "get", "key": "elsewhere"}]}).encode()
+    told = site.problem(400, "POST", "/v1/batch", body=body)
+    assert (told["code"], told["index"]) == ("cross_slot", 1)
+
+
+def test_other_requests_run_while_a_stream_is_made(site: Site) -> None:
+    site.fill([f"s/{n:05}" for n in range(PAGE_KEYS * 5)])
+
+    async def main() -> None:
+        client = await site.front.connect()
+        await client.send(request("GET", "/v1/kv", "Accept: application/x-ndjson"))
+        await site.router.each([Put(b"s/zzz", b"")])
+        assert b"s/zzz" in (await client.answer()).body, "written while the list was read"
+
+    site.run(main())
+    assert isinstance(site.run(site.router.each([Get(b"s/zzz", 1)]))[0], Value)
+    assert isinstance(site.run(site.router.each([Put(b"", b"")]))[0], Failed)

@@ -1,0 +1,198 @@
+"""What a shard must answer and log, worked out from plain items: an oracle that shares no code with the rules."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from shards.entries import Room
+from shards.protocol import (
+    Atomic,
+    AtomicBatch,
+    Change,
+    Condition,
+    Delete,
+    DeleteEvent,
+    Done,
+    Event,
+    Failed,
+    Get,
+    Incr,
+    OfOne,
+    OfOneKey,
+    Patch,
+    Put,
+    PutEvent,
+    Replaced,
+    Reply,
+    Results,
+    Touch,
+    TouchEvent,
+    Value,
+)
+from shards.slots import slot_of
+
+
+class Item(NamedTuple):
+    """What a key holds."""
+
+    value: bytes
+    content_type: str
+    expires_ms: int
+    revision: int
+    value_revision: int
+
+
+class Refused(Exception):
+    """An operation is refused with `args[0]`, a code; `args[1]`, if there, is the revision that is there."""
+
+
+class Oracle:
+    """One group. `items` and `events` are what they should be; revisions are real from the beginning."""
+
+    def __init__(self, items: dict[bytes, Item], now_ms: int, first: int, max_value: int, room: Room) -> None:
+        self.items, self.now_ms, self.first, self.max_value, self.room = dict(items), now_ms, first, max_value, room
+        self.events: list[Change] = []
+        self.logged: list[Event] = []
+
+    def live(self, key: bytes) -> Item | None:
+        item = self.items.get(key)
+        return item if item and not (item.expires_ms and item.expires_ms <= self.now_ms) else None
+
+    def log(self, event: Change) -> int:
+        """Apply `event`; its revision."""
+        revision = self.first + len(self.events)
+        self.events.append(event)
+        self.logged.append(event)
+        if isinstance(event, PutEvent):
+            self.items[event.key] = Item(event.value, event.content_type, event.expires_ms, revision, revision)
+        elif isinstance(event, TouchEvent):
+            self.items[event.key] = self.items[event.key]._replace(expires_ms=event.expires_ms, revision=revision)
+        elif isinstance(event, DeleteEvent):
+            del self.items[event.key]
+        return revision
+
+    def answer(self, operation: OfOneKey | AtomicBatch) -> Reply:
+        """The reply to `operation`, which is done."""
+        if isinstance(operation, AtomicBatch):
+            return self.batch(operation)
+        try:
+            return self.one(operation)
+        except Refused as refused:
+            return Failed(refused.args[0], "", *refused.args[1:])
+
+    def batch(self, operation: AtomicBatch) -> Reply:
+        if len({slot_of(each.key) for each in operation.operations}) > 1:
+            return Failed("cross_slot")
+        items, events, logged = dict(self.items), list(self.events), list(self.logged)
+        replies: list[OfOne] = []
+        for each in operation.operations:
+            try:
+                absent = self.live(each.key) is None
+                replies.append(self.one(each))
+                if_match = each.condition.if_match if isinstance(each, Delete) and each.condition else None
+                if absent and (isinstance(each, Touch) or if_match is not None):
+                    raise Refused("not_found")
+            except Refused as refused:
+                self.items, self.events, self.logged = items, events, logged
+                there = self.live(each.key)
+                revision = there.revision if there and refused.args[0] == "precondition_failed" else 0
+                results: list[OfOne] = [Failed("failed_dependency") for _ in operation.operations]
+                index = len(replies) - (refused.args[0] == "not_found")
+                results[index] = Failed(refused.args[0], "", revision)
+                return Results(results, index)
+        if len(self.events) - len(events) > 1:
+            self.logged = [*logged, Atomic(self.events[len(events) :])]
+        return Results(replies)
+
+    def one(self, operation: OfOneKey) -> OfOne:
+        old = self.live(operation.key)
+        match operation:
+            case Get(key=_):
+                return (
+                    Value(old.revision, True, old.value, old.content_type, old.expires_ms) if old else Value(0, False)
+                )
+            case Delete() | Touch() if old is None:
+                return Done(0, False)
+            case Put(value=value) if len(value) > self.max_value:
+                raise Refused("value_too_large")
+        self.check(operation.condition, old)
+        match operation:
+            case Delete(key=key, want_previous=want):
+                return self.done(self.log(DeleteEvent(key, "request")), old, want)
+            case Touch(key=key):
+                if self.room is Room.DELETES:
+                    raise Refused("insufficient_storage")
+                expires_ms = operation.expires_ms or (operation.ttl_ms and self.now_ms + operation.ttl_ms)
+                return Done(self.log(TouchEvent(key, expires_ms)), True)
+            case Put(key=key, value=value, want_previous=want):
+                expires_ms = operation.expires_ms or (operation.ttl_ms and self.now_ms + operation.ttl_ms)
+                return self.done(self.write(key, value, operation.content_type, expires_ms), old, want)
+            case Incr(key=key, by=by):
+                number = number_of(old.value) + by if old else by
+                if not -(2**63) <= number < 2**63:
+                    raise Refused("overflow")
+                value, kind = str(number).encode(), "text/plain"
+                expires_ms = operation.ttl_ms and self.now_ms + operation.ttl_ms
+            case Patch(key=key, patch=patch):
+                try:
+                    document = json.loads(old.value) if old else {}
+                except ValueError:
+                    raise Refused("not_json") from None
+                value, kind, expires_ms = text_of(merged(document, json.loads(patch))), "application/json", 0
+                if len(value) > self.max_value:
+                    raise Refused("value_too_large")
+        if old:
+            kind, expires_ms = old.content_type, old.expires_ms
+        return Value(self.write(key, value, kind, expires_ms), old is not None, value, kind, expires_ms)
+
+    def write(self, key: bytes, value: bytes, content_type: str, expires_ms: int) -> int:
+        there = self.items.get(key)  # an expired one takes room until it is deleted
+        grows = there is None or len(value) > len(there.value)
+        if self.room is Room.DELETES or (self.room is Room.NO_GROWTH and grows):
+            raise Refused("insufficient_storage")
+        if there and self.live(key) is None:
+            self.log(DeleteEvent(key, "expire"))
+        return self.log(PutEvent(key, value, content_type, expires_ms))
+
+    def done(self, revision: int, old: Item | None, want: bool) -> Done:
+        if old and want:
+            return Replaced(revision, True, old.value, old.content_type, old.revision)
+        return Done(revision, old is not None)
+
+    def check(self, condition: Condition | None, old: Item | None) -> None:
+        if condition is None:
+            return
+        there = old.revision if old else 0
+        known = there if there < self.first else -1  # nobody can have heard of a revision of this very group
+        for revisions, wanted in ((condition.if_match, True), (condition.if_none_match, False)):
+            if revisions is not None:
+                found = old is not None and (revisions == "*" or known in revisions)
+                if found != wanted:
+                    raise Refused("precondition_failed", there)
+
+
+def number_of(value: bytes) -> int:
+    if not re.fullmatch(rb"-?(0|[1-9][0-9]*)", value) or not -(2**63) <= int(value) < 2**63:
+        raise Refused("not_an_integer")
+    return int(value)
+
+
+def text_of(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2, word for word."""
+    if isinstance(patch, dict):
+        if not isinstance(target, dict):
+            target = {}
+        for name, value in patch.items():
+            if value is None:
+                if name in target:
+                    del target[name]
+            else:
+                target[name] = merged(target.get(name), value)
+        return target
+    return patch

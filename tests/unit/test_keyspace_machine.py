@@ -1,0 +1,200 @@
+"""Everything a shard decides, in any order, against an oracle of plain items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shards.entries import Room
+from shards.group import Group
+from shards.keyspace import Keyspace
+from shards.protocol import (
+    AtomicBatch,
+    Condition,
+    Delete,
+    Deleted,
+    DeleteEvent,
+    DeletePrefix,
+    Failed,
+    Get,
+    Incr,
+    OfOneKey,
+    Patch,
+    Put,
+    Reply,
+    Results,
+    Touch,
+)
+from tests.unit.oracle import Item, Oracle, text_of
+
+MAX_VALUE = 40
+NOW = 1_700_000_000_000
+
+SLOTMATES = [b"t", b"{t}1", b"a/{t}2", "ü{t}".encode()]
+KEYS = st.sampled_from([*SLOTMATES, b"a", b"a/1"])
+NAMES = st.sampled_from(["a", "b", "ü"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "ä\n"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=5,
+)
+DOCUMENTS = st.dictionaries(NAMES, JSON, max_size=3)
+NUMBERS = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**63 - 1, -(2**63)]))
+VALUES = st.one_of(
+    st.binary(max_size=MAX_VALUE + 3),
+    NUMBERS.map(lambda number: b"%d" % number),
+    st.sampled_from([b"-0", b"007", b"+1", b"9223372036854775808", b"1 ", b"\xff", b"{", b""]),
+    (JSON | DOCUMENTS).map(text_of),
+)
+TYPES = st.sampled_from(["", "a/b", "application/json"])
+TTLS = st.integers(0, 6)
+REVISIONS = st.none() | st.just("*") | st.lists(st.integers(0, 40), max_size=12)
+CONDITIONS = st.none() | st.none() | st.builds(Condition, REVISIONS, REVISIONS)
+
+
+def operations(keys: st.SearchStrategy[bytes]) -> st.SearchStrategy[OfOneKey]:
+    return st.one_of(
+        st.builds(Put, keys, VALUES, TYPES, TTLS, st.just(0), st.booleans(), CONDITIONS),
+        st.builds(Put, keys, VALUES, TYPES, st.just(0), TTLS.map(lambda ms: NOW + 1000 + ms), st.just(False)),
+        st.builds(Delete, keys, st.booleans(), CONDITIONS),
+        st.builds(Touch, keys, TTLS, st.just(0), CONDITIONS),
+        st.builds(Incr, keys, NUMBERS, TTLS, CONDITIONS),
+        st.builds(Patch, keys, (JSON | DOCUMENTS).map(text_of), CONDITIONS),
+        st.builds(Get, keys, st.just(1)),
+    )
+
+
+def told(reply: Reply) -> Any:
+    """A reply without its prose."""
+    if isinstance(reply, Results):
+        return [told(each) for each in reply.replies], reply.failed
+    return Failed(reply.code, "", reply.revision) if isinstance(reply, Failed) else reply
+
+
+class Against(RuleBasedStateMachine):
+    """The keyspace against the oracle. Groups are committed or undone at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: dict[bytes, Item] = {}  # what the map holds
+        self.space = Keyspace(0, 1, MAX_VALUE, self.read)
+        self.now_ms = NOW
+        self.revision = 1  # the next one
+        self.group: Group | None = None
+        self.oracle: Oracle | None = None
+        self.awaited: list[tuple[Reply, Reply]] = []
+
+    def read(self, key: bytes) -> tuple[bytes, str]:
+        return self.items[key].value, self.items[key].content_type
+
+    @initialize(loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS)))
+    def load(self, loaded: dict[bytes, tuple[bytes, int]]) -> None:
+        for number, (key, (value, ttl_ms)) in enumerate(loaded.items(), 1):
+            self.items[key] = Item(value, "", ttl_ms and NOW + ttl_ms, number, number)
+        self.revision = len(loaded) + 1
+        self.space.load(
+            (key, item.revision, item.value_revision, item.expires_ms, len(item.value))
+            for key, item in self.items.items()
+        )
+
+    @precondition(lambda self: self.group is None)
+    @rule(elapsed_ms=st.integers(0, 4), room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]))
+    def begin(self, elapsed_ms: int, room: Room) -> None:
+        self.now_ms += elapsed_ms
+        self.group = self.space.begin(self.now_ms, room)
+        self.oracle = Oracle(self.items, self.now_ms, self.revision, MAX_VALUE, room)
+        self.awaited = []
+
+    @precondition(lambda self: self.group is not None and not self.group.events)
+    @rule(limit=st.integers(1, 3))
+    def expire(self, limit: int) -> None:
+        assert self.group and self.oracle
+        due = [key for key in self.items if self.oracle.live(key) is None]
+        assert self.group.expire(limit) == min(limit, len(due))
+        for event in self.group.events:
+            assert isinstance(event, DeleteEvent) and event.cause == "expire" and event.key in due
+            self.oracle.log(event)
+
+    @precondition(lambda self: self.group is not None)
+    @rule(operation=operations(KEYS))
+    def decide(self, operation: OfOneKey | AtomicBatch) -> None:
+        assert self.group and self.oracle
+        expected = self.oracle.answer(operation)
+        reply = self.group.decide(operation)
+        assert self.group.events == self.oracle.events
+        assert type(reply) is type(expected)
+        self.awaited.append((reply, expected))
+
+    @precondition(lambda self: self.group is not None)
+    @rule(batch=st.lists(operations(st.sampled_from(SLOTMATES)), max_size=5))
+    def decide_together(self, batch: list[OfOneKey]) -> None:
+        self.decide(AtomicBatch(batch))
+
+    @precondition(lambda self: self.group is not None)
+    @rule(batch=st.lists(operations(KEYS), min_size=1, max_size=3))
+    def decide_across_slots(self, batch: list[OfOneKey]) -> None:
+        self.decide(AtomicBatch(batch))
+
+    @precondition(lambda self: self.group is not None and not self.group.events)
+    @rule(prefix=st.sampled_from([b"", b"a", b"a/", b"z"]), back=st.integers(-1, 8))
+    def delete_prefix(self, prefix: bytes, back: int) -> None:
+        assert self.group and self.oracle
+        cut = self.revision - back
+        candidates = sorted(key for key in self.items if key.startswith(prefix))
+        expected = [key for key in candidates if (item := self.oracle.live(key)) and item.value_revision <= cut]
+        reply = self.group.delete_prefix(DeletePrefix(prefix, b"", cut, 100), candidates, None)
+        assert reply == Deleted(expected, None)
+        for key in expected:
+            self.oracle.log(DeleteEvent(key, "prefix", cut))
+        assert self.group.events == self.oracle.events
+
+    @precondition(lambda self: self.group is not None)
+    @rule()
+    def commit(self) -> None:
+        assert self.group and self.oracle
+        assert self.group.record() == self.oracle.logged
+        wanted = self.group.commit(self.revision)
+        old = self.replaced()
+        self.group.answer({revision: old[revision] for revision in wanted})
+        for reply, expected in self.awaited:
+            assert told(reply) == told(expected)
+        self.items = self.oracle.items
+        self.revision += len(self.oracle.events)
+        self.group = None
+
+    def replaced(self) -> dict[int, tuple[bytes, str, int]]:
+        """What each event of the group replaced, as the map would say when they are applied."""
+        assert self.oracle
+        walk, old = Oracle(self.items, self.now_ms, self.revision, MAX_VALUE, Room.ALL), {}
+        for event in self.oracle.events:
+            assert not hasattr(event, "prefix")
+            there = walk.live(event.key)
+            revision = walk.log(event)
+            if there:
+                old[revision] = (there.value, there.content_type, there.revision)
+        return old
+
+    @precondition(lambda self: self.group is not None)
+    @rule()
+    def discard(self) -> None:
+        assert self.group
+        self.group.discard()
+        self.group = None
+
+    @invariant()
+    def agrees(self) -> None:
+        if self.group is not None:
+            return  # what was due is not scheduled while its group is open
+        self.space.check()
+        assert self.space.entries() == {
+            key: (item.revision, item.value_revision, item.expires_ms, len(item.value))
+            for key, item in self.items.items()
+        }
+        due = [item.expires_ms for item in self.items.values() if item.expires_ms]
+        next_due_ms = self.space.next_due_ms()
+        assert not due or (next_due_ms is not None and next_due_ms <= min(due))
+
+
+TestAgainst = Against.TestCase
