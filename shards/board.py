@@ -188,6 +188,7 @@ class LogWords(_Row):
     restarts = Word(12)  # children started again; by the supervisor
     log_full_since_ms = Word(13)
     flushing = Word(14)  # 1: the holder of the flush lock is at it, or died there; by that holder
+    tokens = Word(15)  # how often tokens were put into effect; 0: there are none. By the supervisor
 
 
 R = TypeVar("R", bound=Common)

@@ -52,6 +52,24 @@ class CrossSlot(BadRequest):
     hint = "Give the keys a common {tag} in braces: only the tag decides on the slot."
 
 
+class Unauthorized(KVError):
+    code, status = "unauthorized", 401
+    title = "This request needs a token"
+    hint = "Send the header `Authorization: Bearer <token>`."
+
+
+class InvalidToken(Unauthorized):
+    code = "invalid_token"
+    title = "The token is not known"
+    hint = "Send `Authorization: Bearer <token>` with a token that was not revoked."
+
+
+class BadTicket(Unauthorized):
+    code = "bad_ticket"
+    title = "The ticket is not valid"
+    hint = "Ask POST /v1/tickets for a new one for every connection, and use it at once."
+
+
 class Forbidden(KVError):
     code, status = "forbidden", 403
     title = "This request is not allowed"

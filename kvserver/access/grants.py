@@ -1,0 +1,101 @@
+"""What the bearer of a token may. Pure.
+
+A grant allows a verb on every key that starts with its prefix:
+
+    read    the value, and that the key is there: GET, lists, whatever answers a value
+    write   changes: PUT, PATCH, POST, DELETE
+    feed    changes as they happen, with their values
+    admin   what concerns the whole server; its prefix is always empty
+
+A prefix is granted only if it lies inside one grant. Keys under several grants of which none covers the prefix are not
+the same thing: other keys may come to be between them.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from shards.errors import Forbidden
+
+Verb = Literal["read", "write", "feed", "admin"]
+
+VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
+
+
+class Grants(msgspec.Struct, frozen=True):
+    """What the bearer of one token may; immutable. Each verb has its prefixes, in byte order, none inside another.
+
+    Attributes:
+        name: of the token, empty without tokens.
+        id: the beginning of the token's SHA-256: another token of the same name has another. Empty without tokens.
+    """
+
+    name: str
+    id: str
+    read: tuple[bytes, ...] = ()
+    write: tuple[bytes, ...] = ()
+    feed: tuple[bytes, ...] = ()
+    admin: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, id: str, allowed: Iterable[tuple[Verb, bytes]]) -> Grants:
+        """Grants of pairs of a verb and a prefix, in any order, of which some may lie inside others."""
+        pairs = list(allowed)
+        return cls(name, id, **{verb: _outermost(prefix for each, prefix in pairs if each == verb) for verb in VERBS})
+
+    def may(self, verb: Verb, key: bytes) -> bool:
+        """Whether `verb` is granted on `key`."""
+        prefixes: tuple[bytes, ...] = getattr(self, verb)
+        return key.startswith(prefixes)
+
+    def may_all(self, verb: Verb, prefix: bytes) -> bool:
+        """Whether `verb` is granted on every key that starts with `prefix`, those that are not there yet included."""
+        return self.may(verb, prefix)
+
+    def within(self, verb: Verb, prefix: bytes) -> tuple[bytes, ...]:
+        """The parts of `prefix` on which `verb` is granted, in byte order, none inside another: itself if that is all
+        of it, nothing if it is none."""
+        if self.may_all(verb, prefix):
+            return (prefix,)
+        prefixes: tuple[bytes, ...] = getattr(self, verb)
+        return tuple(each for each in prefixes if each.startswith(prefix))
+
+    def require(self, verb: Verb, key: bytes) -> None:
+        """Raise `Forbidden` unless `verb` is granted on `key`."""
+        if not self.may(verb, key):
+            raise Forbidden(f"the token does not grant {verb} on the key {shown(key)}")
+
+    def require_all(self, verb: Verb, prefix: bytes) -> None:
+        """Raise `Forbidden` unless `verb` is granted on every key that starts with `prefix`."""
+        if not self.may_all(verb, prefix):
+            what = f"every key that starts with {shown(prefix)}" if prefix else "all keys"
+            raise Forbidden(f"the token does not grant {verb}" + ("" if verb == "admin" else f" on {what}"))
+
+    def fingerprint(self) -> int:
+        """CRC-32 of what `feed` is granted on: another one, and a place in a snapshot of the feed is worth nothing."""
+        crc = 0
+        for prefix in self.feed:
+            crc = binascii.crc32(b"%d:%b" % (len(prefix), prefix), crc)
+        return crc
+
+
+def _outermost(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
+    """`prefixes` without those that start with another, in byte order."""
+    result: list[bytes] = []
+    for prefix in sorted(prefixes):
+        if not result or not prefix.startswith(result[-1]):
+            result.append(prefix)
+    return tuple(result)
+
+
+EVERYTHING: Final = Grants.of("", "", [(verb, b"") for verb in VERBS])
+"""What everybody may on a server without tokens."""
+
+
+def shown(key: bytes) -> str:
+    """A key or prefix in quotes, as messages show it."""
+    return msgspec.json.encode(key.decode(errors="replace")).decode()

@@ -1,0 +1,102 @@
+"""Tickets: what a browser sends instead of a token where it cannot set headers, for one WebSocket or SSE stream.
+
+A ticket is good for `LIFETIME_S`, for one use, and only as long as the token stands that it was issued to. It is a
+file in `tickets` in the run directory, named by the ticket's SHA-256, with the token's id, the kind and the end; who
+unlinks it has redeemed it, whichever process that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections import deque
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from kvserver.access.grants import Grants
+from kvserver.access.tokens import Tokens
+from shards.board import Board
+from shards.errors import BadTicket, Forbidden, InsufficientStorage, Overloaded
+
+Kind = Literal["sse", "websocket"]
+
+DIRECTORY: Final = "tickets"
+LIFETIME_S: Final = 30
+MOST: Final = 16_384
+"""Tickets of one process that have not ended yet: each is a file in memory."""
+
+
+class _Ticket(msgspec.Struct, frozen=True):
+    grants: Grants
+    kind: Kind
+    expires_ms: int
+
+
+_decode = msgspec.msgpack.Decoder(_Ticket).decode
+
+
+class Tickets:
+    """Issues and redeems tickets in one process, by the store's clock."""
+
+    def __init__(self, board: Board, tokens: Tokens) -> None:
+        self._board, self._tokens = board, tokens
+        self._directory = board.path.with_name(DIRECTORY)
+        self._issued: deque[int] = deque()  # when they end
+
+    def issue(self, grants: Grants, kind: Kind) -> tuple[str, int]:
+        """A new ticket for the bearer of a token, and when it ends, in Unix milliseconds.
+
+        Raises `Forbidden` without a grant of `feed`, `Overloaded` if too many are out, `InsufficientStorage`.
+        """
+        if not grants.feed:
+            raise Forbidden("the token grants feed on no key")
+        now_ms = self._board.now_ms()
+        while self._issued and self._issued[0] <= now_ms:
+            self._issued.popleft()
+        if len(self._issued) >= MOST:
+            raise Overloaded(f"{MOST} tickets are out")
+        text, expires_ms = "kvt_" + secrets.token_urlsafe(32), now_ms + LIFETIME_S * 1000
+        try:
+            fd = os.open(self._path(text.encode()), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.msgpack.encode(_Ticket(grants, kind, expires_ms)))
+        except OSError as error:
+            raise InsufficientStorage(f"the ticket cannot be written: {error.strerror}") from None
+        self._issued.append(expires_ms)
+        return text, expires_ms
+
+    def redeem(self, ticket: bytes, kind: Kind) -> Grants:
+        """What the bearer of `ticket` may, by the token it was issued to and as that stands now. It is used up.
+
+        Raises `BadTicket`.
+        """
+        path = self._path(ticket)
+        try:
+            found = _decode(path.read_bytes())
+            path.unlink()  # of several at once, one succeeds
+        except (OSError, msgspec.MsgspecError):
+            raise BadTicket("it is unknown, or was used before") from None
+        grants = self._tokens.current(found.grants)
+        if found.expires_ms <= self._board.now_ms():
+            raise BadTicket(f"it is older than {LIFETIME_S} seconds")
+        if found.kind != kind:
+            raise BadTicket(f"it is for {found.kind}, not for {kind}")
+        if grants is None:
+            raise BadTicket("the token it was issued to was revoked")
+        return grants
+
+    def _path(self, ticket: bytes) -> Path:
+        return self._directory / hashlib.sha256(ticket).hexdigest()
+
+
+def sweep(board: Board) -> None:
+    """Remove tickets that have ended unused. For the supervisor, now and then."""
+    now_ms = board.now_ms()
+    for path in board.path.with_name(DIRECTORY).glob("*"):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            if _decode(path.read_bytes()).expires_ms <= now_ms:
+                path.unlink()

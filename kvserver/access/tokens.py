@@ -1,0 +1,127 @@
+"""The tokens in effect, as every process of a store sees them.
+
+The supervisor alone reads the file of tokens. What it has found good it writes to `tokens` in the run directory, whole
+or not at all, and then raises the board's word of that name, which counts such changes; 0 means that the server has no
+tokens and everybody may do everything. The others look at the word a few times a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from kvserver.access.grants import EVERYTHING, Grants
+from shards.board import Board
+from shards.errors import InvalidToken, Unauthorized
+
+FILE: Final = "tokens"
+
+_BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_SCHEME = re.compile(rb"bearer(?: |$)", re.IGNORECASE)
+
+
+class Token(msgspec.Struct, frozen=True):
+    """A token as the server knows it.
+
+    Attributes:
+        sha256: 32 bytes, of the token's text.
+    """
+
+    sha256: bytes
+    grants: Grants
+
+
+_decode = msgspec.msgpack.Decoder(list[Token]).decode
+
+
+class TokensError(Exception):
+    """The tokens in effect cannot be read."""
+
+
+def digest(token: bytes) -> bytes:
+    """By what a token is known."""
+    return hashlib.sha256(token).digest()
+
+
+def publish(board: Board, tokens: Sequence[Token]) -> None:
+    """Put `tokens` into effect in all processes of the store. For the supervisor. Raises `OSError`."""
+    path = board.path.with_name(FILE)
+    temporary = path.with_name(FILE + ".new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(msgspec.msgpack.encode(tokens))
+    temporary.rename(path)
+    board.log.tokens += 1
+
+
+class Tokens:
+    """The tokens in effect, in one process.
+
+    Attributes:
+        required: whether a request needs one.
+    """
+
+    def __init__(self, board: Board) -> None:
+        """Raises `TokensError`: without them nobody can be let in."""
+        self._board, self._path = board, board.path.with_name(FILE)
+        self._generation = 0
+        self._tokens: list[Token] = []
+        try:
+            self._read()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise TokensError(f"{self._path} cannot be read: {error}") from None
+
+    @property
+    def required(self) -> bool:
+        """Whether a request needs a token."""
+        return self._generation > 0
+
+    def refresh(self) -> bool:
+        """Follow the supervisor; whether anything has changed. While the file cannot be read, the old ones hold."""
+        if self._board.log.tokens == self._generation:
+            return False
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            self._read()
+            return True
+        return False
+
+    def _read(self) -> None:
+        generation = self._board.log.tokens  # before the file: which may be newer, never older
+        if generation:
+            self._tokens = _decode(self._path.read_bytes())
+        self._generation = generation
+
+    def authenticate(self, authorization: bytes | None) -> Grants:
+        """What the sender of an Authorization header may; None: it sent none.
+
+        How long it takes depends on the number of tokens alone. Raises `InvalidToken` if a token was sent, else
+        `Unauthorized`.
+        """
+        if not self._generation:
+            return EVERYTHING
+        authorization = (authorization or b"").strip(b" \t")
+        if _SCHEME.match(authorization) is None:
+            raise Unauthorized
+        bearer = _BEARER.fullmatch(authorization)
+        sent = digest(bearer[1] if bearer is not None else b"")
+        found = None
+        for token in self._tokens:
+            if hmac.compare_digest(token.sha256, sent):
+                found = token.grants
+        if bearer is None or found is None:
+            raise InvalidToken
+        return found
+
+    def current(self, grants: Grants) -> Grants | None:
+        """What the bearer of the token that gave `grants` may now; None: the token is no more."""
+        if not self._generation:
+            return EVERYTHING if grants.id == EVERYTHING.id else None
+        return next((token.grants for token in self._tokens if token.grants.id == grants.id), None)
