@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from falcon.asgi import Request, Response
 
-from kvserver import batches
+from kvserver import batches, query
 from kvserver.batches import Format
-from kvserver.resources.kv import FORM
+from kvserver.resources import bodies
 from kvserver.resources.many import show_value
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer
@@ -45,6 +45,7 @@ class Batch:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
+        query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
         envelope = format.envelope(await req.stream.read())
         operations = await _read(format, envelope)
@@ -82,12 +83,11 @@ _TOO_MUCH: Final = Failed.of(AnswerTooLarge())
 
 def _format(req: Request) -> tuple[str, Format]:
     """The type of the answer, and how request and answer are written. Raises `UnsupportedMediaType`."""
-    if req.get_header("Content-Encoding") is not None:
-        raise UnsupportedMediaType("a batch may have no Content-Encoding")
-    name = (req.content_type or "").partition(";")[0].strip().lower()
+    bodies.refuse_coded(req)
+    name = bodies.media_type(req)
     if name in MESSAGE_PACK:
         return name, batches.MESSAGE_PACK
-    if name in ("", JSON, FORM):
+    if name in ("", JSON, bodies.FORM):
         return JSON, batches.JSON
     raise UnsupportedMediaType(f"a batch is {JSON} or {MESSAGE_PACK[0]}, not {name}")
 

@@ -8,7 +8,8 @@ from falcon.asgi import Request, Response
 
 from kvserver import conditions, query, ranges, times
 from kvserver.conditions import Preconditions, etag
-from kvserver.query import EXPIRY, one_of
+from kvserver.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
+from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer
 from kvserver.router import Router
@@ -22,20 +23,22 @@ from shards.errors import (
     KeyTooLong,
     NotFound,
     PreconditionFailed,
-    UnsupportedMediaType,
 )
 from shards.limits import MAX_KEY, is_content_type
 from shards.maps import Item
 from shards.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
 
-FORM: Final = "application/x-www-form-urlencoded"
-"""What `curl -d` says of everything, so it says nothing."""
-
-_NOTHING: Final[query.Table] = {}
-_PUT: Final[query.Table] = {**EXPIRY, "return": one_of("previous")}
-_POST: Final[query.Table] = {
-    "incr": query.integer, "ttl_if_new": times.parse_ttl, **EXPIRY, "persist": one_of("true"),
-}  # fmt: skip
+PUT: Final = EXPIRY | table(
+    Parameter("return", one_of("previous"), "Answer 200 with what was replaced, instead of 204."),
+)
+POST: Final = (
+    table(
+        Parameter("incr", INTEGER, "Add this to the whole number that the key holds; an absent key holds 0."),
+        Parameter("ttl_if_new", SECONDS, "With `incr`: seconds until the key expires, if it was absent."),
+    )
+    | EXPIRY
+    | table(Parameter("persist", YES, "The key no longer expires."))
+)
 _CHOICES: Final = ("incr", "ttl", "expires", "persist")
 
 _CACHE_CONTROL: Final = "no-cache, no-transform"
@@ -49,7 +52,7 @@ class KeyOfVersion1:
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
-        _parameters(req, key, _NOTHING)
+        _parameters(req, key, query.NOTHING)
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
@@ -76,9 +79,9 @@ class KeyOfVersion1:
 
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
         """201 or 204; with `return=previous` 200 with what was replaced."""
-        parameters = _parameters(req, key, _PUT)
+        parameters = _parameters(req, key, PUT)
         ttl_ms, expires_ms = query.expiry(parameters, self._board.now_ms())
-        _refuse_coded(req)
+        bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
             raise BadRequest("Content-Range: a PUT replaces the whole value")
         content_type, condition = _content_type(req), self._condition(req, key)
@@ -94,18 +97,18 @@ class KeyOfVersion1:
 
     async def on_patch(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing."""
-        _parameters(req, key, _NOTHING)
-        _refuse_coded(req)
-        content_type = (req.content_type or "").partition(";")[0].strip().lower()
-        if content_type.encode() != answers.MERGE_PATCH:
-            raise NoMergePatch(f"{content_type or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
+        _parameters(req, key, query.NOTHING)
+        bodies.refuse_coded(req)
+        kind = bodies.media_type(req)
+        if kind.encode() != answers.MERGE_PATCH:
+            raise NoMergePatch(f"{kind or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
         condition = self._condition(req, key)
         body = await req.stream.read()
         await _give_result(req, resp, await self._router.request(Patch(key, body, condition)))
 
     async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
         """`incr`: 200 or 201 with the sum. `ttl`, `expires`, `persist`: 204, 404 if there is no such key."""
-        parameters = _parameters(req, key, _POST)
+        parameters = _parameters(req, key, POST)
         if len([name for name in _CHOICES if name in parameters]) != 1:
             raise BadRequest(f"exactly one of the query parameters {', '.join(_CHOICES)} is wanted")
         ttl_if_new = parameters.get("ttl_if_new", 0)
@@ -113,6 +116,7 @@ class KeyOfVersion1:
             raise BadRequest("the query parameter ttl_if_new belongs to incr")
         ttl_ms, expires_ms = query.expiry(parameters, self._board.now_ms())
         condition = self._condition(req, key)
+        await bodies.refuse_any(req)
         if "incr" in parameters:
             result = await self._router.request(Incr(key, parameters["incr"], ttl_if_new, condition))
             await _give_result(req, resp, result)
@@ -125,7 +129,7 @@ class KeyOfVersion1:
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """204; 404 if there is no such key."""
-        _parameters(req, key, _NOTHING)
+        _parameters(req, key, query.NOTHING)
         done = await self._router.request(Delete(key, condition=self._condition(req, key)))
         if not done.existed:
             raise NotFound
@@ -144,11 +148,11 @@ class KeyOfVersion1:
         return wanted.of_shard()
 
 
-def _parameters(req: Request, key: bytes, table: query.Table) -> dict[str, Any]:
+def _parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str, Any]:
     """The query's parameters, of a request whose key may be one."""
     if len(key) > MAX_KEY:
         raise KeyTooLong(f"{len(key)} bytes")
-    return query.parse(req.scope["query_string"], table)
+    return query.parse(req.scope["query_string"], allowed)
 
 
 def _check(wanted: Preconditions, item: Item) -> None:
@@ -170,18 +174,12 @@ def _span(req: Request, item: Item) -> tuple[int, int] | None:
         raise BehindTheEnd(item.size) from None
 
 
-def _refuse_coded(req: Request) -> None:
-    coding = req.get_header("Content-Encoding")
-    if coding is not None:
-        raise UnsupportedMediaType(f"Content-Encoding: {coding}")
-
-
 def _content_type(req: Request) -> str:
     """The type to store, empty for octets. Raises `BadRequest`."""
-    given = (req.content_type or "").strip(" \t")
+    given = bodies.content_type(req)
     if not is_content_type(given):
         raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
-    return "" if given.partition(";")[0].strip(" \t").lower() == FORM else given
+    return "" if bodies.media_type(req) == bodies.FORM else given
 
 
 # Answers

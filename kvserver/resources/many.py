@@ -14,7 +14,7 @@ from falcon.asgi import Request, Response
 
 from kvserver import query
 from kvserver.merge import Range, Row, Walk
-from kvserver.query import flag, within
+from kvserver.query import FLAG, KEY, Parameter, table, within
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer
 from kvserver.router import PAGE_KEYS, Router
@@ -28,14 +28,23 @@ LINES: Final = "application/x-ndjson"
 DELETE_S: Final = 5.0
 """How long a delete goes on before it answers that it is not complete."""
 
-_LIST: Final[query.Table] = {
-    "prefix": query.key, "after": query.key, "before": query.key, "limit": within(1, PAGE_KEYS), "reverse": flag,
-    "values": flag, "delimiter": query.key, "count": flag,
-}  # fmt: skip
-_DELETE: Final[query.Table] = {
-    "prefix": query.key, "dry_run": flag, "limit": within(1, (1 << 63) - 1), "all": flag,
-    "cut": within(0, (1 << 53) - 1),
-}  # fmt: skip
+LIST: Final = table(
+    Parameter("prefix", KEY, "Only keys that begin with this."),
+    Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
+    Parameter("before", KEY, "Only keys before this one."),
+    Parameter("limit", within(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
+    Parameter("reverse", FLAG, "From the last key to the first. Go on with `before`, not `after`."),
+    Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
+    Parameter("delimiter", KEY, "Keys that have this behind the prefix are one line in `prefixes`, as in a directory."),
+    Parameter("count", FLAG, "Answer only how many items and prefixes there are, whatever the limit."),
+)
+DELETE: Final = table(
+    Parameter("prefix", KEY, "Keys that begin with this."),
+    Parameter("dry_run", FLAG, "Delete nothing, answer what would be."),
+    Parameter("limit", within(1, (1 << 63) - 1), "Delete at most so many keys."),
+    Parameter("all", FLAG, "Needed where there is no prefix: everything is meant."),
+    Parameter("cut", within(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
+)
 _LIMIT: Final = 100
 _PORTION_BYTES: Final = 256 << 10
 
@@ -50,7 +59,7 @@ class Many:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
-        given = query.parse(req.scope["query_string"], _LIST)
+        given = query.parse(req.scope["query_string"], LIST)
         wanted = Range(
             given.get("prefix", b""), given.get("after") or None, given.get("before") or None,
             given.get("reverse", False), given.get("delimiter", b""),
@@ -75,7 +84,7 @@ class Many:
 
     async def on_delete(self, req: Request, resp: Response) -> None:
         """200 with how many keys were deleted, and whether that is all of them."""
-        given = query.parse(req.scope["query_string"], _DELETE)
+        given = query.parse(req.scope["query_string"], DELETE)
         prefix, end = given.get("prefix", b""), self._board.end()
         if not prefix and not given.get("all"):
             raise BadRequest("without a prefix everything is deleted: say so with all=true")

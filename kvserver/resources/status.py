@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from falcon.asgi import Request, Response
 
+from kvserver import query
 from shards import locks
 from shards.board import Board, Common
 from shards.errors import Unavailable
@@ -52,6 +53,7 @@ class Status:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with processes, history, log and snapshot of the store."""
+        query.parse(req.scope["query_string"], query.NOTHING)
         board, facts = self._board, self._board.facts
         answer = {
             "version": facts.version,

@@ -148,6 +148,32 @@ def test_a_shard_that_is_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
     assert site.ask("GET", "/v1/kv/down").body == b"1"
 
 
+def test_what_a_body_cannot_be(site: Site) -> None:
+    patch, text = "Content-Type: application/merge-patch+json", "Content-Type: text/plain"
+    for method, target, fields, body, status in (
+        ("PUT", "/v1/kv/body", (text, text), b"1", 400),
+        ("PATCH", "/v1/kv/body", (patch, patch), b"{}", 400),
+        ("POST", "/v1/batch", (text, patch), b'{"ops":[]}', 400),
+        ("PATCH", "/v1/kv/body", (text,), b"{}", 415),
+        ("PATCH", "/v1/kv/body", (), b"{}", 415),
+        ("POST", "/v1/batch", (text,), b'{"ops":[]}', 415),
+        ("PUT", "/v1/kv/body", ("Content-Encoding: gzip",), b"1", 415),
+        ("POST", "/v1/kv/body?incr=1", (), b"5", 400),
+        ("POST", "/v1/kv/body?ttl=5", (), b"5", 400),
+    ):
+        answer = site.ask(method, target, *fields, body=body)
+        assert answer.status == json.loads(answer.body)["status"] == status, (method, target, fields)
+    assert site.ask("GET", "/v1/kv/body").status == 404
+    assert site.ask("PUT", "/body", text, text, body=b"1").status == 200, "MemoryKV's routes refuse no type"
+    assert site.ask("POST", "/v1/kv/body?incr=1", "Content-Length: 0").body == b"2"
+
+
+def test_parameters_are_refused_where_there_are_none(site: Site) -> None:
+    for method, target in (("POST", "/v1/batch"), ("GET", "/v1/status"), ("HEAD", "/v1/status")):
+        answer = site.ask(method, target + "?x=1", body=b'{"ops":[]}' if method == "POST" else b"")
+        assert answer.status == 400, (method, target)
+
+
 NAMES = (
     "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range", "Content-Type",
     "Content-Encoding", "Content-Range", "Accept", "Accept-Encoding", "Service-Worker", "X-Request-Id",

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver import query
-from kvserver.query import EXPIRY, integer, one_of, parse
+from kvserver.query import EXPIRY, INTEGER, Kind, Parameter, one_of, parse, table
 from shards.errors import BadRequest
 
-TABLE: query.Table = {"text": str, "n": integer, "return": one_of("previous"), **EXPIRY}
+TEXT = Kind(str, {"type": "string"})
+TABLE = EXPIRY | table(
+    Parameter("text", TEXT, ""), Parameter("n", INTEGER, ""), Parameter("return", one_of("previous"), "")
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -62,10 +65,10 @@ def test_no_query_is_a_fault(sent: bytes) -> None:
 
 @given(st.dictionaries(st.text(), st.text()))
 def test_what_libraries_send_is_read_as_they_meant_it(parameters: dict[str, str]) -> None:
-    table: query.Table = dict.fromkeys(parameters, str)
+    rows = table(*(Parameter(name, TEXT, "") for name in parameters))
     for sent in (urlencode(parameters), urlencode(parameters, quote_via=quote)):
         if parameters != {"": ""}:
-            assert parse(sent.encode(), table) == parameters
+            assert parse(sent.encode(), rows) == parameters
 
 
 def test_one_expiry_that_is_still_to_come() -> None:

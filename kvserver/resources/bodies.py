@@ -1,0 +1,38 @@
+"""Bodies of requests in version 1: what type they say they are of, and which are refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from falcon.asgi import Request
+
+from shards.errors import BadRequest, UnsupportedMediaType
+
+FORM: Final = "application/x-www-form-urlencoded"
+"""What `curl -d` says of everything, so it says nothing."""
+
+
+def content_type(req: Request) -> str:
+    """The Content-Type header, empty if there is none. Raises `BadRequest` if it comes twice."""
+    given: list[bytes] = [value for name, value in req.scope["headers"] if name == b"content-type"]
+    if len(given) > 1:
+        raise BadRequest("Content-Type: the header is given twice")
+    return given[0].decode("latin-1").strip(" \t") if given else ""
+
+
+def media_type(req: Request) -> str:
+    """The type without its parameters, in lower case. Raises `BadRequest`."""
+    return content_type(req).partition(";")[0].strip(" \t").lower()
+
+
+def refuse_coded(req: Request) -> None:
+    """Raise `UnsupportedMediaType` if the body has a coding: it would be stored, and given out, as if it had none."""
+    coding = req.get_header("Content-Encoding")
+    if coding is not None:
+        raise UnsupportedMediaType(f"Content-Encoding: {coding}")
+
+
+async def refuse_any(req: Request) -> None:
+    """Raise `BadRequest` if there is a body: whoever sends one means something by it."""
+    if await req.stream.read():
+        raise BadRequest("no body is wanted: what is to be done stands in the query")
