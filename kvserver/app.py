@@ -46,7 +46,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     routes.add_route(target.PREFIX, Prefix(router, traffic))
     routes.add_route(target.WAL, Feed())
     routes.add_route(target.FEED, Feed())
-    routes.add_route(target.KV, KeyOfVersion1(router, board))
+    routes.add_route(target.KV, KeyOfVersion1(router))
     routes.add_route(target.MANY, Many(router, board))
     routes.add_route(target.BATCH, Batch(router))
     routes.add_route(target.STATUS, Status(board, states))

@@ -6,15 +6,16 @@ refused whole, since a client that writes one thing wrong may mean another.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from collections.abc import Callable
+from math import isfinite
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from kvserver.times import parse_rfc3339, parse_ttl
+from kvserver.times import parse_expires, parse_ttl
+from shards.edits import why_unreadable
 from shards.errors import BadKey, BadRequest, CrossSlot
 from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
@@ -56,7 +57,7 @@ class _Expiring(_Conditional, kw_only=True):
         """`ttl_ms` and `expires_ms`."""
         if self.ttl is not UNSET and self.expires is not UNSET:
             raise BadRequest("either ttl or expires, not both")
-        expires_ms = 0 if self.expires is UNSET else parse_rfc3339(self.expires)
+        expires_ms = 0 if self.expires is UNSET else parse_expires(self.expires)
         return _ttl_ms(self.ttl), expires_ms
 
 
@@ -102,7 +103,7 @@ class Envelope(Struct, forbid_unknown_fields=True):
     atomic: bool = False
 
 
-_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class Format:
@@ -120,7 +121,7 @@ class Format:
         try:
             envelope: Envelope = self._decode(body, type=Envelope)
         except _UNREADABLE as error:
-            raise BadRequest(f"not a batch in {self.name}: {error}") from None
+            raise BadRequest(f"not a batch in {self.name}: {_why(body, error)}") from None
         if len(envelope.ops) > BATCH_OPS:
             raise BadRequest(f"{len(envelope.ops)} operations; a batch has at most {BATCH_OPS}")
         return envelope
@@ -132,7 +133,7 @@ class Format:
         except BadRequest as error:
             raise _malformed(index, error.detail, type(error)) from None
         except _UNREADABLE as error:
-            raise _malformed(index, str(error)) from None
+            raise _malformed(index, _why(raw, error)) from None
 
     def _for_shard(self, op: Any, batch: int) -> OfOneKey:
         key = _key(op.key)
@@ -163,9 +164,19 @@ class Format:
         if coded is not UNSET:
             try:
                 return b64decode(coded, validate=True), content_type
-            except binascii.Error as error:
-                raise BadRequest(f"value_base64: {error}") from None
+            except ValueError:
+                raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
+
+
+def _why(text: Any, error: Exception) -> str:
+    """In plain words, why `text` cannot be read."""
+    if isinstance(error, msgspec.ValidationError):
+        why = str(error)
+        if why.endswith("`$.op`"):
+            return f"{why}; it is one of get, put, patch, incr, touch, delete"
+        return why
+    return why_unreadable(bytes(text), error)
 
 
 def _malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
@@ -200,7 +211,26 @@ def _json_of_json(raw: Raw) -> bytes:
 
 
 def _json_of_msgpack(raw: Raw) -> bytes:
-    return msgspec.json.encode(msgspec.msgpack.decode(raw))
+    document = msgspec.msgpack.decode(raw)
+    _check_json(document)
+    return msgspec.json.encode(document)
+
+
+def _check_json(document: Any) -> None:
+    """Raise `BadRequest` for what JSON has no form for: the encoder would make something else of it, of NaN a null,
+    which in a patch deletes."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            if not isinstance(name, str):
+                raise BadRequest("in JSON the names of a map are text")
+            _check_json(value)
+    elif isinstance(document, list):
+        for value in document:
+            _check_json(value)
+    elif isinstance(document, float) and not isfinite(document):
+        raise BadRequest("JSON has no NaN and no infinity")
+    elif not isinstance(document, str | int | float | None):
+        raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
 
 
 JSON: Final = Format(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from kvserver.times import parse_rfc3339, parse_ttl
+from kvserver.times import parse_expires, parse_ttl
 from shards.errors import BadRequest
 from shards.limits import MAX_KEY, MAX_TTL_MS
 
@@ -145,8 +145,8 @@ SECONDS: Final = Kind(
     parse_ttl, {"type": "number", "minimum": 0.001, "maximum": MAX_TTL_MS // 1000, "multipleOf": 0.001}
 )
 """A lifetime, read as milliseconds."""
-TIME: Final = Kind(parse_rfc3339, {"type": "string", "format": "date-time"})
-"""A time, read as Unix milliseconds."""
+TIME: Final = Kind(parse_expires, {"type": "string", "format": "date-time"})
+"""An expiry, read as Unix milliseconds."""
 
 EXPIRY: Final = table(
     Parameter("ttl", SECONDS, "Seconds until the key expires, with up to three decimals, at most ten years."),
@@ -155,13 +155,11 @@ EXPIRY: Final = table(
 """When a key expires."""
 
 
-def expiry(parameters: Mapping[str, Any], now_ms: int) -> tuple[int, int]:
+def expiry(parameters: Mapping[str, Any]) -> tuple[int, int]:
     """`ttl_ms` and `expires_ms` of an operation, at most one of them not 0, from parameters that `EXPIRY` read.
 
-    Raises `BadRequest` for both of them, and for a time that is over.
+    Raises `BadRequest` for both of them. Whether the time is over is decided where the operation is, by one clock.
     """
     if "ttl" in parameters and "expires" in parameters:
         raise BadRequest("either ttl or expires, not both")
-    if "expires" in parameters and parameters["expires"] <= now_ms:
-        raise BadRequest("query parameter 'expires': the time is in the past")
     return parameters.get("ttl", 0), parameters.get("expires", 0)

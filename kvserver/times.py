@@ -46,6 +46,7 @@ def parse_ttl(text: str) -> int:
 def parse_rfc3339(text: str) -> int:
     """Unix milliseconds of a time like `2026-11-22T11:40:00.123Z`; further decimals are dropped.
 
+    A second 60 is read where there can be one, as the last of a month in UTC, and means the second after it.
     Raises `BadRequest`; also for times before 1970.
     """
     found = _RFC_3339.fullmatch(text)
@@ -53,19 +54,28 @@ def parse_rfc3339(text: str) -> int:
         if found is None:
             raise ValueError
         day, minute, second, fraction, sign, hours, minutes = found.groups()
-        leap = second == "60"  # the second after :59
+        leap = second == "60"
         moment = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}+00:00") - _EPOCH
         if sign:
             if int(hours) > 23 or int(minutes) > 59:
                 raise ValueError
             offset = timedelta(hours=int(hours), minutes=int(minutes))
             moment += offset if sign == "-" else -offset
-    except ValueError:
+        if leap:
+            moment += timedelta(seconds=1)
+            if moment % timedelta(days=1) or (_EPOCH + moment).day != 1:
+                raise ValueError
+    except (ValueError, OverflowError):  # the last leap second of the year 9999
         raise BadRequest("a time is written as in RFC 3339, like 2026-11-22T11:40:00.123Z") from None
-    milliseconds = (moment // timedelta(seconds=1) + leap) * 1000 + int((fraction or "")[:3].ljust(3, "0"))
+    milliseconds = moment // timedelta(seconds=1) * 1000 + int((fraction or "")[:3].ljust(3, "0"))
     if milliseconds < 0:
-        raise BadRequest("a time before 1970")
+        raise BadRequest("the time is before 1970")
     return milliseconds
+
+
+def parse_expires(text: str) -> int:
+    """`parse_rfc3339` of an expiry, never 0: that would say that there is none. Raises `BadRequest`."""
+    return max(parse_rfc3339(text), 1)
 
 
 def rfc3339(unix_ms: int) -> str:

@@ -15,6 +15,8 @@ INTEGER_BYTES = 20
 """Bytes of the longest value that can be added to."""
 
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)")
+_SURROGATE = re.compile(rb"\\u[Dd][89A-Fa-f]")
+_TRUNCATED = "Input data was truncated"
 
 
 def _verbatim(number: str) -> msgspec.Raw:
@@ -24,7 +26,21 @@ def _verbatim(number: str) -> msgspec.Raw:
 # Numbers with a point or an exponent stay as they were written: a member that no patch names must not lose digits.
 _decode = msgspec.json.Decoder(float_hook=_verbatim).decode
 _encode = msgspec.json.Encoder().encode
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is a ValueError, and so is a huge number
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is a ValueError
+
+
+def why_unreadable(text: bytes, error: Exception) -> str:
+    """In plain words, why msgspec raised `error` over `text`, which is to be JSON."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, msgspec.ValidationError):
+        return "a whole number has more than 4,300 digits"
+    if str(error) != _TRUNCATED:
+        return str(error).rpartition(" is malformed: ")[2]
+    # What msgspec says, too, of half a pair of surrogates before the end of a string.
+    return "it has half a pair of surrogates, which is no text" if _SURROGATE.search(text) else "it breaks off"
 
 
 def add(value: bytes, by: int) -> bytes:
@@ -48,11 +64,11 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     try:
         changes = _decode(patch)
     except _UNREADABLE as error:
-        raise BadRequest(f"the patch is not JSON: {error}") from None
+        raise BadRequest(f"the patch is not JSON: {why_unreadable(patch, error)}") from None
     try:
         target = {} if value is None else _decode(value)
     except _UNREADABLE as error:
-        raise NotJson(str(error)) from None
+        raise NotJson(why_unreadable(value or b"", error)) from None
     try:
         return _encode(_merge(target, changes))
     except RecursionError:

@@ -54,7 +54,8 @@ delete or touch of an absent key is answered as such, whatever its condition.
                 expires_ms                                  absent key everything else is 0 or empty
     6 Results   replies, failed                             of 9, one for each operation. failed: index of the one for
                                                             which nothing was done (the others: failed_dependency), or
-                                                            nil
+                                                            nil. What fails by no fault of its own (status 500 and
+                                                            above) refuses the batch: its reply is that `Failed`
 
 Whatever arrives gets a reply. Where not even the header can be read, its id is 0.
 

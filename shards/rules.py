@@ -206,6 +206,7 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
     """Do all operations, or none of them if one fails.
 
     A get or delete of an absent key is no failure, a touch is one, and so is the delete of one that must exist.
+    What the store refuses for its own sake (no space, overload) is what the whole batch is refused with.
     """
     operations = batch.operations
     if len(operations) > BATCH_OPS:
@@ -219,6 +220,8 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
         reply = _of_batch(group, operation)
         if isinstance(reply, Failed):
             undo()
+            if (error := reply.error()).status >= 500:  # the store's trouble, and not that of this operation
+                raise error
             return _nothing_done(group, operations, len(replies), reply)
         replies.append(reply)
         if group.weigh() - begin_bytes > RECORD_BYTES:
@@ -277,7 +280,7 @@ def _of_batch(group: Group, operation: OfOneKey) -> OfOne:
     must_exist = isinstance(operation, Touch) or (
         isinstance(operation, Delete) and operation.condition and operation.condition.if_match is not None
     )
-    return reply if reply.revision or not must_exist else Failed.of(NotFound())
+    return reply if reply.revision or not must_exist else Failed.of(NotFound("the key does not exist"))
 
 
 def _nothing_done(group: Group, operations: Sequence[OfOneKey], index: int, failed: Failed) -> Results:

@@ -16,7 +16,6 @@ from kvserver.router import Router
 from kvserver.web import answers
 from kvserver.web.answers import BehindTheEnd, NoMergePatch
 from kvserver.web.exchange import SCRIPT
-from shards.board import Board
 from shards.errors import (
     BadRequest,
     Forbidden,
@@ -47,8 +46,8 @@ _CACHE_CONTROL: Final = "no-cache, no-transform"
 class KeyOfVersion1:
     """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
 
-    def __init__(self, router: Router, board: Board) -> None:
-        self._router, self._board = router, board
+    def __init__(self, router: Router) -> None:
+        self._router = router
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
@@ -80,7 +79,7 @@ class KeyOfVersion1:
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
         """201 or 204; with `return=previous` 200 with what was replaced."""
         parameters = _parameters(req, key, PUT)
-        ttl_ms, expires_ms = query.expiry(parameters, self._board.now_ms())
+        ttl_ms, expires_ms = query.expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
             raise BadRequest("Content-Range: a PUT replaces the whole value")
@@ -114,7 +113,7 @@ class KeyOfVersion1:
         ttl_if_new = parameters.get("ttl_if_new", 0)
         if ttl_if_new and "incr" not in parameters:
             raise BadRequest("the query parameter ttl_if_new belongs to incr")
-        ttl_ms, expires_ms = query.expiry(parameters, self._board.now_ms())
+        ttl_ms, expires_ms = query.expiry(parameters)
         condition = self._condition(req, key)
         await bodies.refuse_any(req)
         if "incr" in parameters:
@@ -141,10 +140,12 @@ class KeyOfVersion1:
         wanted = conditions.read(req.get_header)
         if wanted.unmodified_since is not None:
             # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
+            # An absent key has no date, so the write goes on, but not over what somebody else may create meanwhile.
             item = self._router.peek(key)
-            if item is not None:
-                _check(wanted, item)
-                wanted = wanted._replace(if_match=[conditions.Tag(item.revision)])
+            if item is None:
+                return wanted._replace(if_none_match="*").of_shard()
+            _check(wanted, item)
+            wanted = wanted._replace(if_match=[conditions.Tag(item.revision)])
         return wanted.of_shard()
 
 

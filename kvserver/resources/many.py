@@ -221,7 +221,7 @@ def _next_target(given: dict[str, Any], last: bytes) -> str:
 
 
 def _wants_lines(accept: str) -> bool:
-    """Whether `Accept` names `LINES`, and likes JSON less if it names that."""
+    """Whether `Accept` names `LINES`, and likes JSON less, or as much but does not name it."""
     liked: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (text.strip() for text in part.split(";"))
@@ -230,4 +230,6 @@ def _wants_lines(accept: str) -> bool:
             liked[name] = float(quality)
         except ValueError:
             liked[name] = 0.0
-    return liked.get(LINES, 0.0) > liked.get(JSON, 0.0)
+    wanted = liked.get(LINES, 0.0)
+    json = liked.get(JSON, liked.get("application/*", liked.get("*/*", 0.0)))
+    return wanted > json or (wanted == json > 0.0 and JSON not in liked)

@@ -159,7 +159,7 @@ def _problem(error: KVError, request_id: bytes) -> bytes:
             "title": error.title,
             "status": error.status,
             "code": error.code,
-            "detail": error.detail,
+            "detail": error.detail or error.title,
             "hint": error.hint,
             "request_id": request_id.decode(),
             **error.members,

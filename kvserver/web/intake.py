@@ -100,6 +100,8 @@ class Intake:
             return UnknownMethod()
         if isinstance(error, httptools.HttpParserInvalidURLError) and self.receiving is not None:
             self.receiving.method = self._parser.get_method().decode()
+            if (line := _REQUEST_LINE.match(data)) is not None:
+                self.url = line[1]
         return BadRequest(f"malformed request: {error}")
 
     def _count_overhead(self, size: int) -> KVError | None:

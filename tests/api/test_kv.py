@@ -4,69 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvserver.router import Router
+from kvserver.times import rfc3339
 from shards.errors import NotAnInteger, PreconditionFailed
-from shards.manifest import Manifest
 from shards.maps import Item
 from shards.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
 from shards.slots import shard_of
-from tests.api.shard.tools import shard
-from tests.api.web import Answer, Front, request
-from tests.stores import Store, new_store
+from tests.api.site import Site, running_site
+from tests.api.web import Answer, request
 
 SHARDS = 2
 
 
-class Site:
-    """An application with its router on a loop that turns while something is awaited."""
-
-    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
-        self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
-        self.store = store
-        self.router = Router(store.board, store.run_dir, runner.get_loop())
-        self.front = Front(store.board, store.board.workers.claim()[1], self.router)
-
-    async def start(self) -> None:
-        self.router.start()
-        async with asyncio.timeout(20):
-            while not all(link.up for link in self.router._links):
-                await asyncio.sleep(0.005)
-        await self.front.start()
-
-    def ask(self, method: str, target: str, *fields: str, body: bytes = b"") -> Answer:
-        answer = self.run(self.front.ask(request(method, target, *fields, body=body)))
-        assert isinstance(answer, Answer)
-        return answer
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    place = Path(tempfile.mkdtemp(prefix="kv-"))  # short: sockets live there
-    store = new_store(place, shards=SHARDS, sync="os", max_value=100_000)
-    Manifest.create(store.data_dir).save(store.data_dir)
-    with ExitStack() as stack:
-        for index in range(SHARDS):
-            stack.enter_context(shard(store, index))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            made = Site(runner, store)
-            runner.run(made.start())
-            yield made
-            runner.run(made.front.close())
-            made.router.close()
-    store.close()
-    shutil.rmtree(place)
+    with running_site(SHARDS, 100_000) as made:
+        yield made
 
 
 def test_the_router_gives_what_each_operation_answers(site: Site) -> None:
@@ -129,6 +87,43 @@ def test_what_changes_behind_the_back_of_a_date_is_not_overwritten(site: Site, m
     answer = site.ask("PUT", "/v1/kv/dated", late, body=b"lost")
     assert (answer.status, answer.headers["etag"]) == (412, new.headers["etag"])
     assert site.ask("GET", "/v1/kv/dated").body == b"new"
+
+
+def test_what_is_created_behind_the_back_of_a_date_is_not_overwritten(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An absent key has no date to compare: that it is absent must stay true until the shard decides."""
+    new = site.ask("PUT", "/v1/kv/dated/new", body=b"new")
+    monkeypatch.setattr(site.router, "peek", lambda key: None)
+    late = "If-Unmodified-Since: Fri, 01 Jan 2100 00:00:00 GMT"
+    answer = site.ask("PUT", "/v1/kv/dated/new", late, body=b"lost")
+    assert (answer.status, answer.headers["etag"]) == (412, new.headers["etag"])
+    assert site.ask("PUT", "/v1/kv/dated/absent", late, body=b"").status == 201
+
+
+def test_an_expiry_at_the_moment_it_is_set(site: Site) -> None:
+    """Not in the past, so it is taken; but then the time has come."""
+    now_ms = site.store.board.now_ms() + 300
+    for path in ("/v1/kv/moment", "/v1/kv/moment2"):
+        assert site.ask("PUT", f"{path}?expires={rfc3339(now_ms)}").status == 201
+
+    async def main() -> None:
+        await site.front.until(lambda: site.store.board.now_ms() >= now_ms)
+
+    site.run(main())
+    assert site.ask("GET", "/v1/kv/moment").status == 404
+    for method, past in (("PUT", rfc3339(now_ms)), ("POST", "1970-01-01T00:00:00Z")):
+        told = site.problem(400, method, f"/v1/kv/moment2?expires={past}")
+        assert told["detail"] == "the expiry is in the past"
+
+
+def test_errors_name_themselves(site: Site) -> None:
+    told = site.problem(404, "GET", "/v1/kv/nowhere")
+    assert told["detail"] == told["title"]
+    for target in ("/v1/status?x=1", "/v1/status?"):
+        assert site.ask("GET", target).status == (400 if "x" in target else 200)
+    told = site.problem(400, "GET", "/v1/kv/k?\xe9")
+    assert told["detail"].startswith("malformed request: ")
 
 
 def test_a_shard_that_is_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

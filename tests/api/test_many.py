@@ -2,101 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
-import uvloop
 
 from kvserver.resources import many
-from kvserver.router import PAGE_KEYS, Router
+from kvserver.router import PAGE_KEYS
 from shards.errors import Unavailable
-from shards.manifest import Manifest
-from shards.protocol import ANSWER_BYTES, BATCH_OPS, Done, Failed, Get, Put, Value
+from shards.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
 from shards.slots import shard_of
-from tests.api.shard.tools import shard
-from tests.api.web import Answer, Front, request
-from tests.stores import Store, new_store
+from tests.api.site import Site, running_site
+from tests.api.web import request
 
 SHARDS = 3
 MAX_VALUE = 2_000_000
 
 
-class Site:
-    """An application with its router on a loop that turns while something is awaited."""
-
-    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
-        self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
-        self.store = store
-        self.router = Router(store.board, store.run_dir, runner.get_loop())
-        self.front = Front(store.board, store.board.workers.claim()[1], self.router)
-
-    async def start(self) -> None:
-        self.router.start()
-        async with asyncio.timeout(20):
-            while not all(link.up for link in self.router._links):
-                await asyncio.sleep(0.005)
-        await self.front.start()
-
-    def ask(self, method: str, target: str, *fields: str, body: bytes = b"") -> Answer:
-        answer = self.run(self.front.ask(request(method, target, *fields, body=body)))
-        assert isinstance(answer, Answer)
-        return answer
-
-    def get(self, target: str, *fields: str) -> Any:
-        answer = self.ask("GET", target, *fields)
-        assert answer.status == 200, answer
-        return json.loads(answer.body)
-
-    def delete(self, target: str) -> Any:
-        answer = self.ask("DELETE", target)
-        assert answer.status == 200, answer
-        return json.loads(answer.body)
-
-    def problem(self, status: int, method: str, target: str, *fields: str, body: bytes = b"") -> Any:
-        answer = self.ask(method, target, *fields, body=body)
-        assert answer.status == status, answer
-        assert answer.headers["content-type"] == "application/problem+json"
-        return json.loads(answer.body)
-
-    def batch(self, *ops: dict[str, Any], atomic: bool = False) -> list[dict[str, Any]]:
-        answer = self.ask("POST", "/v1/batch", body=json.dumps({"ops": ops, "atomic": atomic}).encode())
-        assert answer.status == 200, answer
-        results: list[dict[str, Any]] = json.loads(answer.body)["results"]
-        assert len(results) == len(ops)
-        return results
-
-    def fill(self, keys: list[str], value: bytes = b"v") -> None:
-        replies = self.run(self.router.each([Put(key.encode(), value) for key in keys]))
-        assert all(isinstance(reply, Done) for reply in replies)
-
-    def keys(self, target: str) -> list[str]:
-        return [item["key"] for item in self.get(target)["items"]]
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Site]:
-    place = Path(tempfile.mkdtemp(prefix="kv-"))  # short: sockets live there
-    store = new_store(place, shards=SHARDS, sync="os", max_value=MAX_VALUE)
-    Manifest.create(store.data_dir).save(store.data_dir)
-    with ExitStack() as stack:
-        for index in range(SHARDS):
-            stack.enter_context(shard(store, index))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            made = Site(runner, store)
-            runner.run(made.start())
-            yield made
-            runner.run(made.front.close())
-            made.router.close()
-    store.close()
-    shutil.rmtree(place)
+    with running_site(SHARDS, MAX_VALUE) as made:
+        yield made
 
 
 @pytest.fixture
@@ -195,6 +124,18 @@ def test_a_stream_is_the_whole_range_and_its_end(site: Site) -> None:
     folded = site.ask("GET", "/v1/kv?delimiter=/", "Accept: application/x-ndjson")
     assert json.loads(folded.body.splitlines()[0]) == {"prefix": "s/"}
     assert json.loads(folded.body.splitlines()[-1])["end"]["items"] == 1
+
+
+@pytest.mark.parametrize(
+    ("accept", "lines"),
+    [("application/x-ndjson", True), ("*/*, application/x-ndjson", True), ("application/x-ndjson;q=0.5, */*", False),
+     ("application/x-ndjson, application/json", False), ("application/x-ndjson, application/json;q=0.9", True),
+     ("application/x-ndjson;q=0.5, application/*;q=0.4", True), ("application/x-ndjson;q=0", False),
+     ("application/x-ndjson;q=x", False), ("text/html", False)],
+)  # fmt: skip
+def test_who_gets_lines(site: Site, accept: str, lines: bool) -> None:
+    told = site.ask("GET", "/v1/kv", f"Accept: {accept}").headers["content-type"]
+    assert told == ("application/x-ndjson" if lines else "application/json")
 
 
 def test_a_stream_that_fails_says_where_and_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +296,38 @@ def test_a_batch_in_messagepack(site: Site) -> None:
     assert told["index"] == 0
 
 
+NO_JSON: list[Any] = [
+    float("nan"), [float("-inf")], {"a": b"bytes"}, b"bytes", {1: 2}, {"a": {b"b": 1}}, {None: 1},
+    msgspec.msgpack.Ext(5, b"x"), datetime(2026, 11, 22, tzinfo=UTC),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("document", NO_JSON, ids=repr)
+@pytest.mark.parametrize("op", ["put", "patch"])
+def test_what_messagepack_has_and_json_has_not(site: Site, op: str, document: Any) -> None:
+    ops = [{"op": op, "key": "k", "json" if op == "put" else "patch": document}]
+    body = msgspec.msgpack.encode({"ops": ops})
+    told = site.problem(400, "POST", "/v1/batch", "Content-Type: application/msgpack", body=body)
+    assert told["index"] == 0
+    assert "JSON" in told["detail"]
+
+
+def test_json_of_messagepack(site: Site) -> None:
+    document = {"n": [None, True, -(1 << 63), (1 << 64) - 1, 1.5], "ü": {"": "\0"}}
+    body = msgspec.msgpack.encode({"ops": [{"op": "put", "key": "k", "json": document}]})
+    assert site.ask("POST", "/v1/batch", "Content-Type: application/msgpack", body=body).status == 200
+    assert site.get("/v1/kv/k") == document
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\x81\xa3ops\x91\xc1", b"\x81\xa3ops\x91\x81\x80\x01",
+     b"\x81\xa3ops\x91\x82\xa2op\xa3get\xa3key\xa1\xff", b"\x81\xa3ops" + b"\x91" * 5000],
+)  # fmt: skip
+def test_what_is_no_messagepack(site: Site, body: bytes) -> None:
+    site.problem(400, "POST", "/v1/batch", "Content-Type: application/msgpack", body=body)
+
+
 def test_results_stand_in_the_order_of_the_request(site: Site) -> None:
     keys = [f"k{n % 7}" for n in range(BATCH_OPS)]
     results = site.batch(*({"op": "incr", "key": key} for key in keys))
@@ -376,7 +349,8 @@ MALFORMED: list[Any] = [
     {"op": "put", "key": "k", "value": "v", "if_revision": -1}, {"op": "put", "key": "k", "value": "v", "tll": 1},
     {"op": "touch", "key": "k"}, {"op": "touch", "key": "k", "persist": False},
     {"op": "touch", "key": "k", "ttl": 1, "persist": True}, {"op": "incr", "key": "k", "by": 1 << 63},
-    {"op": "incr", "key": "k", "by": 1.5}, {"op": "patch", "key": "k"}, {"op": "delete", "key": "k", "ttl": 1},
+    {"op": "incr", "key": "k", "by": 1.5}, {"op": "put", "key": "k", "value_base64": "é"},
+    {"op": "patch", "key": "k"}, {"op": "delete", "key": "k", "ttl": 1},
 ]  # fmt: skip
 
 
@@ -396,7 +370,9 @@ def test_what_is_no_batch(site: Site) -> None:
     ]  # fmt: skip
     for body in bodies:
         site.problem(400, "POST", "/v1/batch", body=body)
+    assert "surrogates" in site.problem(400, "POST", "/v1/batch", body=bodies[-1])["detail"]
     site.problem(415, "POST", "/v1/batch", "Content-Type: text/xml", body=b"{}")
+    site.problem(400, "POST", "/v1/batch?x=1", body=b'{"ops":[]}')
     site.problem(415, "POST", "/v1/batch", "Content-Encoding: gzip", body=b"{}")
     assert site.ask("GET", "/v1/batch").headers["allow"] == "POST"
     assert site.batch() == site.batch(atomic=True) == []
@@ -442,6 +418,31 @@ def test_an_atomic_batch_is_all_or_nothing(site: Site) -> None:
     body = json.dumps({"atomic": True, "ops": [put, {"op": "get", "key": "elsewhere"}]}).encode()
     told = site.problem(400, "POST", "/v1/batch", body=body)
     assert (told["code"], told["index"]) == ("cross_slot", 1)
+
+
+def test_a_time_that_is_over_is_not_taken_for_no_time(site: Site) -> None:
+    over = {"key": "k", "expires": "1970-01-01T00:00:00Z"}
+    results = site.batch(
+        {"op": "put", "value": "", **over}, {"op": "put", "key": "k", "value": "", "ttl": 60}, {"op": "touch", **over},
+        {"op": "get", "key": "k"},
+    )  # fmt: skip
+    assert [result["status"] for result in results] == [400, 201, 400, 200]
+    assert results[3]["expires"] is not None
+
+
+def test_a_condition_on_an_absent_key_fails_an_atomic_batch(site: Site) -> None:
+    put = {"op": "put", "key": "{t}a", "value": ""}
+    for op, status in (
+        ({"op": "delete", "if_revision": 5}, 404), ({"op": "touch", "ttl": 5, "if_revision": 5}, 404),
+        ({"op": "touch", "ttl": 5}, 404), ({"op": "incr", "if_revision": 5}, 412),
+    ):  # fmt: skip
+        body = json.dumps({"atomic": True, "ops": [put, {**op, "key": "{t}none"}]}).encode()
+        told = site.problem(409, "POST", "/v1/batch", body=body)
+        assert [result["status"] for result in told["results"]] == [424, status]
+        assert told["detail"] == "ops[1]: the key does not exist"
+    assert site.keys("/v1/kv") == []
+    results = site.batch({"op": "delete", "key": "{t}none", "if_revision": 0}, put, atomic=True)
+    assert [result["status"] for result in results] == [404, 201]
 
 
 def test_other_requests_run_while_a_stream_is_made(site: Site) -> None:

@@ -96,6 +96,8 @@ class Oracle:
                     raise Refused("not_found")
             except Refused as refused:
                 self.items, self.events, self.logged = items, events, logged
+                if refused.args[0] == "insufficient_storage":
+                    return Failed("insufficient_storage")
                 there = self.live(each.key)
                 revision = there.revision if there and refused.args[0] == "precondition_failed" else 0
                 results: list[OfOne] = [Failed("failed_dependency") for _ in operation.operations]

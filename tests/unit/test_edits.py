@@ -93,6 +93,18 @@ class TestMergePatch:
         with pytest.raises(BadRequest):
             merge_patch(b"{}", text)
 
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [(b'{"a":1', "breaks off"), (b'"\\ud800"', "surrogates"), (b'"\\udc00"', "surrogate"), (b'"\xff"', "UTF-8"),
+         (b"1" * 5000, "digits"), (b"[" * 5000, "deeply"), (b"01", "invalid number")],
+        ids=lambda text: repr(text[:10]),
+    )  # fmt: skip
+    def test_why_it_is_none(self, text: bytes, why: str) -> None:
+        with pytest.raises(BadRequest, match=why):
+            merge_patch(None, text)
+        with pytest.raises(NotJson, match=why):
+            merge_patch(text, b"{}")
+
     @pytest.mark.parametrize("depth", range(900, 1010, 2))
     def test_depth_is_refused_and_nothing_worse(self, depth: int) -> None:
         text = b'{"a":' * depth + b"1" + b"}" * depth

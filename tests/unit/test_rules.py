@@ -309,6 +309,17 @@ class TestAtomicBatch:
         assert last == Value(20, True, b"1", "", 0)
         assert len(space) == len(STORED)
 
+    def test_what_the_store_refuses_is_no_fault_of_an_operation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        batch = AtomicBatch([Delete(b"t"), Put(b"t", b"v"), Put(b"{t}1", b"v"), Get(b"t", 1)])
+        assert failure(decide(batch, room=Room.NO_GROWTH)[0]) == ("insufficient_storage", 0)
+        monkeypatch.setattr("shards.group.MAX_ANSWERS", 0)
+        space = keyspace()
+        group = space.begin(NOW)
+        assert failure(group.decide(batch)) == ("overloaded", 0)
+        assert group.events == []
+        group.commit(20)
+        space.check()
+
     def test_an_expired_key_expires_with_it_or_not_at_all(self) -> None:
         expired = [Atomic([DeleteEvent(b"gone", "expire"), PutEvent(b"gone", b"v", "", 0)])]
         both: list[OfOneKey] = [Put(b"gone", b"v"), Touch(b"{gone}")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvserver.times import http_date, parse_http_date, parse_rfc3339, parse_ttl, rfc3339
+from kvserver.times import http_date, parse_expires, parse_http_date, parse_rfc3339, parse_ttl, rfc3339
 from shards.errors import BadRequest
 from shards.limits import MAX_TTL_MS
 
@@ -44,6 +44,8 @@ def test_what_is_no_lifetime(text: str) -> None:
         ("1970-01-01T01:00:00 01:00", 0),
         ("1969-12-31T23:30:00-00:30", 0),
         ("1998-12-31T23:59:60Z", 915_148_800_000),
+        ("1990-12-31T15:59:60.5-08:00", 662_688_000_500),
+        ("1972-07-01T05:59:60+06:00", 78_796_800_000),
         ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
     ],
 )
@@ -54,13 +56,19 @@ def test_times_of_rfc_3339(text: str, expected: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "0", "1700000000", "2026-11-22", "2026-11-22T11:40:00", "2026-11-22T11:40Z", "2026-13-22T11:40:00Z",
-     "2026-02-29T11:40:00Z", "2026-11-22T24:00:00Z", "2026-11-22T11:40:61Z", "2026-11-22T11:40:00+25:00",
+     "2026-02-29T11:40:00Z", "2026-11-22T24:00:00Z", "2026-11-22T11:40:61Z", "2026-11-30T11:59:60Z",
+     "2026-11-29T23:59:60Z", "2026-11-30T23:59:60+01:00", "9999-12-31T23:59:60Z", "2026-11-22T11:40:00+25:00",
      "2026-11-22T11:40:00+0100", "1969-12-31T23:59:59Z", "1970-01-01T00:00:00+00:01", "0000-01-01T00:00:00Z",
      "2026-11-22T11:40:00.Z", "2026-11-22T11:40:00Z\n", "\u0662026-11-22T11:40:00Z"],
 )  # fmt: skip
 def test_what_is_no_such_time(text: str) -> None:
     with pytest.raises(BadRequest):
         parse_rfc3339(text)
+
+
+def test_no_expiry_means_never() -> None:
+    assert parse_expires("1970-01-01T00:00:00Z") == 1
+    assert parse_expires("1970-01-01T00:00:00.002Z") == 2
 
 
 @given(moments)

@@ -1,0 +1,97 @@
+"""The application over real shards, in process: what tests of version 1 ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from kvserver.router import Router
+from shards.manifest import Manifest
+from shards.protocol import Done, Put
+from tests.api.shard.tools import shard
+from tests.api.web import Answer, Front, request
+from tests.stores import Store, new_store
+
+
+class Site:
+    """An application with its router on a loop that turns while something is awaited."""
+
+    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+        self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
+        self.store = store
+        self.router = Router(store.board, store.run_dir, runner.get_loop())
+        self.front = Front(store.board, store.board.workers.claim()[1], self.router)
+
+    async def start(self) -> None:
+        self.router.start()
+        async with asyncio.timeout(20):
+            while not all(link.up for link in self.router._links):
+                await asyncio.sleep(0.005)
+        await self.front.start()
+
+    def ask(self, method: str, target: str, *fields: str, body: bytes = b"") -> Answer:
+        answer = self.run(self.front.ask(request(method, target, *fields, body=body)))
+        assert isinstance(answer, Answer)
+        return answer
+
+    def get(self, target: str, *fields: str) -> Any:
+        """The JSON of a 200."""
+        answer = self.ask("GET", target, *fields)
+        assert answer.status == 200, answer
+        return json.loads(answer.body)
+
+    def delete(self, target: str) -> Any:
+        """The JSON of a 200."""
+        answer = self.ask("DELETE", target)
+        assert answer.status == 200, answer
+        return json.loads(answer.body)
+
+    def problem(self, status: int, method: str, target: str, *fields: str, body: bytes = b"") -> Any:
+        """The JSON of a refusal."""
+        answer = self.ask(method, target, *fields, body=body)
+        assert answer.status == status, answer
+        assert answer.headers["content-type"] == "application/problem+json"
+        return json.loads(answer.body)
+
+    def batch(self, *ops: dict[str, Any], atomic: bool = False) -> list[dict[str, Any]]:
+        """The results of a batch."""
+        answer = self.ask("POST", "/v1/batch", body=json.dumps({"ops": ops, "atomic": atomic}).encode())
+        assert answer.status == 200, answer
+        results: list[dict[str, Any]] = json.loads(answer.body)["results"]
+        assert len(results) == len(ops)
+        return results
+
+    def fill(self, keys: list[str], value: bytes = b"v") -> None:
+        replies = self.run(self.router.each([Put(key.encode(), value) for key in keys]))
+        assert all(isinstance(reply, Done) for reply in replies)
+
+    def keys(self, target: str) -> list[str]:
+        """The keys of a list."""
+        return [item["key"] for item in self.get(target)["items"]]
+
+
+@contextmanager
+def running_site(shards: int, max_value: int) -> Iterator[Site]:
+    """A site with an empty store of its own."""
+    place = Path(tempfile.mkdtemp(prefix="kv-"))  # short: sockets live there
+    store = new_store(place, shards=shards, sync="os", max_value=max_value)
+    Manifest.create(store.data_dir).save(store.data_dir)
+    with ExitStack() as stack:
+        for index in range(shards):
+            stack.enter_context(shard(store, index))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            made = Site(runner, store)
+            runner.run(made.start())
+            yield made
+            runner.run(made.front.close())
+            made.router.close()
+    store.close()
+    shutil.rmtree(place)
