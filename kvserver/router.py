@@ -18,13 +18,13 @@ from typing import Final, overload
 
 import zmq
 
+from kvserver.activity import ActivityFeed
 from kvserver.link import Link
 from kvserver.merge import Walk
-from shards.board import Board, GatewayRow
+from shards.board import Board
 from shards.errors import KVError, OutcomeUnknown, Unavailable
 from shards.maps import Item, MapReader
 from shards.protocol import (
-    Activity,
     ActivityKind,
     AtomicBatch,
     Delete,
@@ -43,7 +43,6 @@ from shards.protocol import (
     Results,
     Touch,
     Value,
-    encode_activity,
 )
 from shards.slots import shard_of
 
@@ -55,7 +54,6 @@ COUNT_KEYS: Final = 5000
 """Keys counted in one transaction."""
 
 _TICK_S = 0.02
-_MOST_ACTIVITY = 10_000
 
 
 class Router:
@@ -73,7 +71,7 @@ class Router:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._readers = [MapReader(board, index) for index in range(self._shards)]
         self._links = [Link(self._context, board.shards[index], index, run_dir, loop) for index in range(self._shards)]
-        self._activity = _ActivityFeed(self._context, board, run_dir, loop)
+        self._activity = ActivityFeed(self._context, board, run_dir, lambda: loop.call_soon(self._activity.flush))
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -336,47 +334,3 @@ def _settles(future: asyncio.Future[Reply]) -> Callable[[Reply | KVError], None]
             future.set_result(answer)
 
     return deliver
-
-
-class _ActivityFeed:
-    """PUB to every gateway. Lines of one turn of the loop travel in one message; best effort."""
-
-    def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], board: Board, run_dir: Path, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._board, self._run_dir, self._loop = board, run_dir, loop
-        self._socket = context.socket(zmq.PUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._connected: set[int] = set()  # rows
-        self._rows: list[GatewayRow] = []
-        self._lines: list[Activity] = []
-
-    @property
-    def listeners(self) -> bool:
-        """Whether a client of any gateway wants activity."""
-        return any(row.listening for row in self._rows)
-
-    def refresh(self) -> None:
-        """Look which gateways there are, and connect to new ones."""
-        self._rows = [row for row in self._board.gateways if row.pid]
-        for index, row in enumerate(self._board.gateways):
-            if row.pid and index not in self._connected:
-                self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")
-                self._connected.add(index)
-
-    def add(self, kind: ActivityKind, subject: bytes, end: int | None = None) -> None:
-        """Send a line at the end of this turn, if somebody listens. `end`: where it belongs, else the end by now."""
-        if not self.listeners or len(self._lines) >= _MOST_ACTIVITY:
-            return
-        if not self._lines:
-            self._loop.call_soon(self._flush)
-        end = self._board.end() if end is None else end
-        self._lines.append(Activity(end, kind, subject, self._board.now_ms()))
-
-    def _flush(self) -> None:
-        lines, self._lines = self._lines, []
-        self._socket.send(encode_activity(lines), zmq.DONTWAIT)
-
-    def close(self) -> None:
-        """Close the socket; what was not sent is dropped."""
-        self._socket.close(0)

@@ -13,9 +13,6 @@ frames, loses close codes, and lets two greenlets write at once. Here
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import sys
-import termios
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +27,7 @@ from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[im
 from websockets.frames import Opcode
 
 from kvserver.gateway.frames import Framing, Pong, frame
+from kvserver.web.sendqueue import unsent
 
 PING_PAYLOAD: Final = b"\x01\x02\x03"
 
@@ -284,19 +282,12 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             if now - self._heard_at > self._limits.silence_s:
                 self.abort()
             return
-        queued = self._queued()
+        queued = unsent(self._socket.fileno())
         if queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
             self._stalled_at = now
         self._queued_before = queued
         if now - self._stalled_at > self._limits.stall_s:
             self.abort()
-
-    def _queued(self) -> int:
-        """Bytes in the kernel that the client has not taken."""
-        queued = bytearray(4)
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, queued)
-        return int.from_bytes(queued, sys.byteorder)
 
 
 class Keeper:

@@ -22,6 +22,7 @@ import gevent  # type: ignore[import-untyped]
 import zmq
 from gevent.event import Event  # type: ignore[import-untyped]
 
+from kvserver.activity import ActivityFeed
 from kvserver.gateway.feed import (
     Behind,
     Chunk,
@@ -43,7 +44,7 @@ from shards import records
 from shards.board import Board, GatewayRow
 from shards.errors import ProtocolError
 from shards.log import LogReader, Trimmed
-from shards.protocol import Activity, ActivityKind, decode_activity, encode_activity
+from shards.protocol import Activity, ActivityKind, decode_activity
 from shards.records import HEADER, Record
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ class Source:
             self._published.connect(f"ipc://{run_dir}/shard-{shard}.pub")
         self._activity = _subscriber(self._context, 10 * QUEUE)
         self._activity.bind(f"ipc://{run_dir}/gateway-{index}.activity")
-        self._others = _OtherGateways(self._context, board, run_dir, index)
+        self._arrived = Event()
+        self._others = ActivityFeed(self._context, board, run_dir, self._arrived.set, but=index)
         self._reader = LogReader(Path(board.facts.log_dir), board.facts.secret)
         self._merger = Merger(Position(*board.watermark()))
         self._shown = self._merger.position
@@ -115,7 +117,6 @@ class Source:
         self._tails: dict[Encode, Tail] = {}
         self._followers: set[Follower] = set()
         self._reread: OrderedDict[tuple[Encode, int], Chunk] = OrderedDict()
-        self._arrived = Event()
         loop = gevent.get_hub().loop
         self._watchers = [loop.io(socket.get(zmq.FD), 1) for socket in (self._published, self._activity)]
         self.counts: Counter[str] = Counter(dict.fromkeys(GatewayRow.FIGURES, 0))
@@ -147,9 +148,9 @@ class Source:
 
     def report(self, kind: ActivityKind, subject: bytes) -> None:
         """Show activity of this gateway's own on all gateways."""
-        line = Activity(self._board.end(), kind, subject, self._board.now_ms())
-        self._waiting.add([line])
-        self._others.lines.append(line)
+        end = self._board.end()
+        self._waiting.add([Activity(end, kind, subject, self._board.now_ms())])
+        self._others.add(kind, subject, end)
         self._arrived.set()
 
     def reread(self, encode: Encode, cursor: Cursor, until: Position) -> bytes | memoryview:
@@ -204,7 +205,7 @@ class Source:
             with contextlib.suppress(ProtocolError):  # another version's, while gateways are replaced
                 self._waiting.add(decode_activity(message))
         self._others.refresh()
-        self._others.send()
+        self._others.flush()
         if not self._followers:
             self._skip_to(watermark)
             return False
@@ -290,34 +291,6 @@ class Source:
             self._arrived.clear()
             for watcher in self._watchers:
                 watcher.stop()
-
-
-class _OtherGateways:
-    """PUB to all gateways but this one."""
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], board: Board, run_dir: Path, index: int) -> None:
-        self.lines: list[Activity] = []
-        self._board, self._run_dir, self._index = board, run_dir, index
-        self._socket = context.socket(zmq.PUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._connected: set[int] = set()
-
-    def refresh(self) -> None:
-        """Connect to gateways that are new."""
-        for index, row in enumerate(self._board.gateways):
-            if row.pid and index != self._index and index not in self._connected:
-                self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")
-                self._connected.add(index)
-
-    def send(self) -> None:
-        """Send what has been collected, if somebody listens."""
-        lines, self.lines = self.lines, []
-        if lines and any(row.listening for i, row in enumerate(self._board.gateways) if i != self._index):
-            self._socket.send(encode_activity(lines), zmq.DONTWAIT)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close(0)
 
 
 def _subscriber(context: zmq.Context[zmq.Socket[bytes]], queue: int) -> zmq.Socket[bytes]:

@@ -7,11 +7,8 @@ answer and not a reset. There are no timers: the worker calls `check` of every c
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
-import sys
-import termios
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
@@ -21,7 +18,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from kvserver.web import handoff, handshake
+from kvserver.web import handoff, handshake, sendqueue
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.intake import Intake, Upgrade
 from kvserver.web.traffic import Traffic
@@ -286,15 +283,10 @@ class Protocol(HttpToolsProtocol):
             transport.close()
 
     def _count_unsent(self) -> int:
-        """Bytes the client has not taken, 0 if the kernel has all of them.
-
-        Those in the kernel count: it may hold so many that a slow client takes long until it wants more of ours.
-        """
+        """Bytes the client has not taken, those in the kernel too; 0 if the kernel has all of them."""
         unsent: int = self.transport.get_write_buffer_size()
         if unsent and not self._broken:
-            queued = bytearray(4)
-            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-            unsent += int.from_bytes(queued, sys.byteorder)
+            unsent += sendqueue.unsent(self.transport.get_extra_info("socket").fileno())
         return unsent
 
     def shutdown(self) -> None:

@@ -34,7 +34,7 @@ NOT_FOR_SHARDS = {
     "click", "rich", "kvserver",
 }  # fmt: skip
 
-ZMQ_ROOMS = ("shards.server", "kvserver.router", "kvserver.link", "kvserver.gateway")
+ZMQ_ROOMS = ("shards.server", "kvserver.router", "kvserver.link", "kvserver.activity", "kvserver.gateway")
 """The ends of the wire."""
 
 

@@ -1,0 +1,20 @@
+"""What the kernel still holds of what was written to a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sys
+import termios
+
+
+def unsent(fd: int) -> int:
+    """Bytes written to the socket `fd` that its peer has not taken, 0 if the socket is gone.
+
+    A kernel may hold so many that a slow client takes long until there is room for more: that it takes something shows
+    here first.
+    """
+    queued = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(fd, termios.TIOCOUTQ, queued)
+    return int.from_bytes(queued, sys.byteorder)
