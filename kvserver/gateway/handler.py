@@ -144,11 +144,11 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._log_answer(status, len(answer))
 
     def _log_answer(self, status: int, length: int) -> None:
-        head = self._head or Head("-", b"-", b"", 1, [])
+        head = self._head or Head("-", b"-", b"", "1.1", [])
         self.environ = {
             "REQUEST_METHOD": head.method,
             "RAW_URI": head.target.decode("latin-1"),
-            "SERVER_PROTOCOL": f"HTTP/1.{head.minor}",
+            "SERVER_PROTOCOL": f"HTTP/{head.version}",
             "REMOTE_ADDR": self.peer,
         }
         self.headers = HTTPMessage()

@@ -1,28 +1,34 @@
 """The head of a request to the gateway, what is refused, and the answers' bytes. Pure.
 
 The whole head is checked here before gevent-websocket sees it, because that library answers many a malformed
-handshake with 101, or with a traceback in the log. What a web worker would refuse is refused in the same words.
+handshake with 101, or with a traceback in the log. What a web worker would refuse is refused in the same words, by
+the same parser.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+import contextlib
+from typing import NamedTuple
 
+import httptools
 from websockets.utils import accept_key
 
-from kvserver.web import answers, handshake
-from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Answer, Headers, Origins, WrongMethod, lines
+from kvserver.web import answers, handshake, heads
+from kvserver.web.answers import (
+    ALLOW_ORIGIN,
+    COMMON,
+    INERT,
+    STATUS_LINES,
+    Answer,
+    Headers,
+    Origins,
+    UnknownMethod,
+    WrongMethod,
+    lines,
+)
+from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
 from kvserver.web.target import split
 from shards.errors import BadRequest, Forbidden, HeadersTooLarge, KVError, UriTooLong
-
-LINE_BYTES: Final = 8 << 10
-"""Longest request line."""
-HEADER_BYTES: Final = 64 << 10
-"""Most bytes of all headers."""
-
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]+) HTTP/1\.([01])")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
 class Head(NamedTuple):
@@ -31,8 +37,8 @@ class Head(NamedTuple):
     method: str
     target: bytes
     path: bytes
-    minor: int
-    """Of the version, 1.0 or 1.1."""
+    version: str
+    """Of HTTP, `1.0` or `1.1`."""
     headers: Headers
 
     def values(self, name: bytes) -> list[bytes]:
@@ -50,40 +56,66 @@ def head_end(received: bytes | bytearray) -> int:
     Raises `UriTooLong` or `HeadersTooLarge` as soon as that is clear.
     """
     end, line = received.find(b"\r\n\r\n"), received.find(b"\r\n")
-    if (len(received) if line < 0 else line) > LINE_BYTES:
+    if (len(received) if line < 0 else line) > REQUEST_LINE:
         raise UriTooLong
-    if (len(received) if end < 0 else end) - max(line, 0) > HEADER_BYTES:
+    if (len(received) if end < 0 else end) - max(line, 0) > HEADERS:
         raise HeadersTooLarge
     return end + 4 if end >= 0 else 0
 
 
+class _Parsed:
+    """httptools' callbacks."""
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: Headers = []
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+
 def parse_head(head: bytes) -> Head:
-    """The request in `head`, which ends with a blank line. Raises `BadRequest`."""
-    line, *fields = head[:-4].split(b"\r\n")
-    request_line = _REQUEST_LINE.fullmatch(line)
-    if request_line is None:
-        raise BadRequest("Invalid request line")
-    headers = []
-    for field in fields:
-        found = _HEADER.fullmatch(field)
-        if found is None:
-            raise BadRequest("Invalid header")
-        headers.append((found[1].lower(), found[2].rstrip(b" \t")))
-    method, target, minor = request_line.groups()
-    parsed = Head(method.decode("ascii"), target, split(target)[0], int(minor), headers)
-    hosts = parsed.values(b"host")
-    if len(hosts) > 1 or (parsed.minor == 1 and not hosts):
-        raise BadRequest("An HTTP/1.1 request has exactly one Host header")
-    return parsed
+    """The request in `head`, which ends with a blank line. Raises `BadRequest`, `HeadersTooLarge`."""
+    parsed = _Parsed()
+    parser = httptools.HttpRequestParser(parsed)
+    try:
+        with contextlib.suppress(httptools.HttpParserUpgrade):
+            parser.feed_data(head)
+    except httptools.HttpParserInvalidMethodError:
+        raise UnknownMethod from None
+    except httptools.HttpParserError as error:
+        raise BadRequest(f"malformed request: {error}") from None
+    if not parsed.target:
+        raise BadRequest("malformed request: it is empty")
+    if len(parsed.headers) > MOST_HEADERS:
+        raise HeadersTooLarge
+    version, path = parser.get_http_version(), split(parsed.target)[0]
+    found = Head(parser.get_method().decode("ascii"), parsed.target, path, version, parsed.headers)
+    _check(found)
+    return found
+
+
+def _check(head: Head) -> None:
+    hosts, codings, lengths = (head.values(name) for name in (b"host", b"transfer-encoding", b"content-length"))
+    if any(heads.HOST.fullmatch(host.strip()) is None for host in hosts):
+        raise BadRequest(heads.NOT_A_HOST)
+    if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+        raise BadRequest(heads.UNKNOWN_CODING)
+    fault = heads.fault(head.version, len(hosts), len(codings), bool(lengths))
+    if fault is not None:
+        raise BadRequest(fault)
 
 
 def check_upgrade(head: Head, origins: Origins) -> None:
     """Raise `KVError` unless `head` asks for a WebSocket as RFC 6455 wants it, and from a page that may."""
     if head.method != "GET":
-        raise WrongMethod("GET,HEAD")
-    reason = handshake.refusal(f"1.{head.minor}", head.headers)
-    if reason is not None:
-        raise BadRequest(reason)
+        raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
+    refusal = handshake.refusal(head.version, head.headers)
+    if refusal is not None:
+        raise refusal
     if head.values(b"transfer-encoding") or any(length != b"0" for length in head.values(b"content-length")):
         raise BadRequest("A WebSocket handshake has no body")
     origin = head.first(b"origin")
@@ -103,8 +135,6 @@ def refused(error: KVError, head: Head | None, origins: Origins, request_id: byt
     """The answer that tells `error`; the connection is closed after it. `head`: None if it could not be read."""
     path = head.path if head is not None else b""
     answer = answers.refusal(error, path, head.first(b"accept") if head is not None else b"", request_id)
-    if isinstance(error, BadRequest) and head is not None and b"websocket" in head.first(b"upgrade").lower():
-        answer.headers.append((b"sec-websocket-version", b"13"))
     return _bytes(answer, head, origins)
 
 

@@ -157,7 +157,7 @@ class Feed:
     async def on_get(self, req: Request, resp: Response) -> None:
         """400, naming what is missing."""
         why = handshake.refusal(req.scope["http_version"], req.scope["headers"])
-        raise BadRequest(why or "this connection cannot be given to the gateway")
+        raise why or BadRequest("this connection cannot be given to the gateway")
 
     async def on_head(self, req: Request, resp: Response) -> None:
         """405: a feed has no head without a body."""

@@ -83,6 +83,13 @@ class UnknownMethod(BadRequest):
         super().__init__("the method is not known")
 
 
+class OtherVersion(BadRequest):
+    """A WebSocket handshake of another version of the protocol than 13."""
+
+    def __init__(self) -> None:
+        super().__init__("`Sec-WebSocket-Version` header did not include '13'")
+
+
 class NoMergePatch(UnsupportedMediaType):
     """The body of a PATCH is of another type than `MERGE_PATCH`."""
 
@@ -135,6 +142,8 @@ def _headers_of(error: KVError) -> Headers:
         return [(b"allow", error.allow.encode())]
     if isinstance(error, PreconditionFailed) and error.revision:
         return [(b"etag", b'"%d"' % error.revision), (b"kv-revision", b"%d" % error.revision)]
+    if isinstance(error, OtherVersion):
+        return [(b"sec-websocket-version", b"13")]
     if isinstance(error, NoMergePatch):
         return [(b"accept-patch", MERGE_PATCH)]
     if isinstance(error, BehindTheEnd):

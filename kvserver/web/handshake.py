@@ -6,27 +6,28 @@ import binascii
 from collections.abc import Iterable
 
 from kvserver.web import target
-from kvserver.web.answers import Headers
+from kvserver.web.answers import Headers, OtherVersion
+from shards.errors import BadRequest
 
 FEEDS = {target.WAL.encode(), target.FEED.encode()}
 """Paths whose WebSocket connections the gateway serves."""
 
 
-def refusal(http_version: str, headers: Headers) -> str | None:
+def refusal(http_version: str, headers: Headers) -> BadRequest | None:
     """Why a GET of a feed is no WebSocket handshake, in MemoryKV's words; None if it is one."""
     if http_version != "1.1":
-        return "a WebSocket needs HTTP/1.1"
+        return BadRequest("a WebSocket needs HTTP/1.1")
     if not any(token == b"upgrade" for token in _tokens(headers, b"connection")):
-        return "Connection header did not include 'upgrade'"
+        return BadRequest("Connection header did not include 'upgrade'")
     if b"websocket" not in _tokens(headers, b"upgrade"):
-        return "`Upgrade` header did not include 'websocket'"
+        return BadRequest("`Upgrade` header did not include 'websocket'")
     if [value.strip() for value in _values(headers, b"sec-websocket-version")] != [b"13"]:
-        return "`Sec-WebSocket-Version` header did not include '13'"
+        return OtherVersion()
     keys = list(_values(headers, b"sec-websocket-key"))
     if not keys:
-        return "`Sec-WebSocket-Key` header missing"
+        return BadRequest("`Sec-WebSocket-Key` header missing")
     if len(keys) > 1 or not _is_key(keys[0].strip()):
-        return "`Sec-WebSocket-Key` header is not 16 bytes in base64"
+        return BadRequest("`Sec-WebSocket-Key` header is not 16 bytes in base64")
     return None
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from kvserver.web import target
+from kvserver.web import heads, target
 from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
 from kvserver.web.exchange import GIVEN_ID, SCRIPT, Exchange
+from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
 from kvserver.web.traffic import MOST_BYTES
 from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, UriTooLong, ValueTooLarge
 
@@ -24,14 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kvserver.web.http")
 
-REQUEST_LINE: Final = 8 << 10
-HEADERS: Final = 64 << 10
-MOST_HEADERS: Final = 500
-"""Header fields of a request: each takes far more memory than its bytes."""
-
 _REQUEST_LINE = re.compile(rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]+ ([^ \r\n]+) HTTP/")
 """What the parser does not tell of a request whose method it does not know."""
-_HOST = re.compile(rb"[^\x00-\x20,/@?#\x7f]*")
 _OVERHEAD: Final = 1 << 20
 """Bytes of chunk headers and trailers that may come without any body between them."""
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
@@ -180,8 +175,8 @@ class Intake:
     def _note_host(self, exchange: Exchange, value: bytes) -> None:
         self._hosts += 1
         if value != self._host:  # it seldom changes on a connection
-            if _HOST.fullmatch(value) is None:
-                self._fail(BadRequest("Host header: not a host"))
+            if heads.HOST.fullmatch(value) is None:
+                self._fail(BadRequest(heads.NOT_A_HOST))
             self._host = value
 
     def _note_expect(self, exchange: Exchange, value: bytes) -> None:
@@ -189,13 +184,13 @@ class Intake:
 
     def _note_length(self, exchange: Exchange, value: bytes) -> None:
         if not value.isdigit():
-            self._fail(BadRequest("Content-Length: not a number"))
+            self._fail(BadRequest(heads.NOT_A_LENGTH))
         self._length = int(value)  # the parser has seen to it that it is the only one
 
     def _note_encoding(self, exchange: Exchange, value: bytes) -> None:
         self._encodings += 1
         if value.lower() != b"chunked" or self._encodings > 1:
-            self._fail(BadRequest("Transfer-Encoding: only chunked is known"))
+            self._fail(BadRequest(heads.UNKNOWN_CODING))
 
     def _note_accept(self, exchange: Exchange, value: bytes) -> None:
         exchange.accept += b"," + value
@@ -219,7 +214,9 @@ class Intake:
         self._overhead = 0
         self._upgrading = parser.should_upgrade()
         exchange.version = parser.get_http_version()
-        self._check_head(exchange)
+        fault = heads.fault(exchange.version, self._hosts, self._encodings, self._length is not None)
+        if fault is not None:
+            self._fail(BadRequest(fault))
         try:
             exchange.path, query = target.split(self.url)
         except BadRequest as error:
@@ -228,14 +225,6 @@ class Intake:
         exchange.scope = self._scope(exchange, query)
         if not self._upgrading:
             self._admit(exchange)
-
-    def _check_head(self, exchange: Exchange) -> None:
-        if exchange.version not in ("1.1", "1.0"):
-            self._fail(BadRequest("HTTP version: only 1.1 and 1.0 are known"))
-        if self._hosts != 1 and (self._hosts or exchange.version == "1.1"):
-            self._fail(BadRequest("Host header: exactly one is needed"))
-        if self._encodings and (self._length is not None or exchange.version == "1.0"):
-            self._fail(BadRequest("Transfer-Encoding: not with Content-Length or HTTP/1.0"))
 
     def _scope(self, exchange: Exchange, query: bytes) -> dict[str, Any]:
         scope: dict[str, Any] = {

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvserver.web.answers import COMMON, INERT
+from kvserver.web.heads import MOST_HEADERS
 from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
-from kvserver.web.intake import MOST_HEADERS
 from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
 from shards.errors import OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
@@ -752,6 +752,7 @@ async def test_handshakes_that_are_none_are_told_why(web: Web) -> None:
     ):
         answer = await web.ask(data)
         assert (answer.status, answer.body) == (400, text)
+        assert ("sec-websocket-version" in answer.headers) == (b"Version" in text)
         check_common(answer)
     for method, status, allow in (("HEAD", 405, "GET"), ("POST", 405, "GET,HEAD"), ("OPTIONS", 200, "GET,HEAD")):
         answer = await web.ask(request(method, "/wal"))

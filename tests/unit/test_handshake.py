@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvserver.web.handshake import refusal
+from kvserver.web import handshake
+from kvserver.web.answers import Headers, OtherVersion
 
 VALID = [
     (b"host", b"a"),
@@ -13,6 +14,12 @@ VALID = [
     (b"sec-websocket-version", b"13"),
     (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
 ]
+
+
+def refusal(version: str, headers: Headers) -> str | None:
+    found = handshake.refusal(version, headers)
+    assert isinstance(found, OtherVersion) == (found is not None and "Version" in found.detail)
+    return found and found.detail
 
 
 def changed(name: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
