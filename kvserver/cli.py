@@ -4,6 +4,7 @@ of the environment and a line of the manual cannot be missing."""
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -110,7 +111,24 @@ def serve(**options: str | None) -> None:
     sys.exit(run(settings))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
+
+    MODULES = ("backup", "restore")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return [*super().list_commands(ctx), *self.MODULES]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command `name`: `COMMAND` of its module."""
+        if name not in self.MODULES:
+            return super().get_command(ctx, name)
+        command: click.Command = importlib.import_module(f"kvserver.commands.{name}").COMMAND
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="kvserver")
 def main() -> None:
     """A key-value server with a live feed of every change, over plain HTTP.

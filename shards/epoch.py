@@ -37,6 +37,7 @@ def reason_for_new_epoch(
     in_memory: bool = False,
     copied: bool = False,
     repaired: bool = False,
+    asked: str = "",
 ) -> str | None:
     """Why the run about to begin needs a new epoch, in words for the log; None: it goes on with the last one's.
 
@@ -46,11 +47,14 @@ def reason_for_new_epoch(
         stopped_clean: the log ends in a STOP.
         copied: the data directory has another inode or device than the manifest says: the original may live on.
         repaired: the log was cut at damage.
+        asked: the reason for which whoever changed the stopped store wants one; empty: nobody does.
     """
     if in_memory:
         return "the store is in memory"
     if last_start is None:
         return "the store is new"
+    if asked:
+        return asked
     if copied:
         return "the data directory is a copy"
     if repaired:

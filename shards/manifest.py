@@ -1,30 +1,22 @@
 """The manifest: the one file beside the log, from creation on. Names the store and what a restart starts from.
 
-It is replaced as a whole: written under a temporary name, fsync, rename, fsync of the directory. Whatever it names
-was made durable before it; what it does not name, nothing needs.
-
-It carries a checksum of its content: one changed digit of the secret or of the replay position would make the whole log
-look like foreign bytes.
+It is replaced as a whole, and a changed one is refused (see `sealed`). Whatever it names was made durable before it;
+what it does not name, nothing needs.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import secrets
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from shards.disk import DISK
+from shards import sealed
 from shards.records import Start
 
 FORMAT = 1
 NAME = "manifest"
 SNAPSHOTS = "snapshots"
-_CHECKSUM = "checksum"
 
 
 class ManifestError(Exception):
@@ -69,6 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
             orderly stop): a log that ends before has lost something; no revision up to there is ever given out again.
+        new_history: why the next start must begin a new history, in words; empty: nothing here demands it.
     """
 
     format: int
@@ -83,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[SnapshotFile, ...] = ()
     end_lsn: int = 0
     end_revision: int = 0
+    new_history: str = ""
 
     @classmethod
     def create(cls, data_dir: Path) -> Manifest:
@@ -107,52 +101,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as error:
             raise ManifestError(f"the manifest {path} cannot be read: {error.strerror}") from None
         try:
-            version = msgspec.json.decode(text, type=_Version).format
-            if version == FORMAT:
-                _verify(msgspec.json.decode(text, type=dict[str, Any]))
-                return msgspec.json.decode(text, type=cls)
-        except msgspec.MsgspecError as error:
+            content = sealed.decode(text, cls, FORMAT)
+        except sealed.Unreadable as error:
             raise ManifestError(
                 f"the manifest {path} is damaged ({error}): restore the data directory from a backup"
             ) from None
-        raise ManifestError(
-            f"the store in {data_dir} has format {version}, this program knows {FORMAT}: use the program that wrote it"
-        )
+        if isinstance(content, int):
+            raise ManifestError(
+                f"the store in {data_dir} has format {content}, this program knows {FORMAT}: use the program that "
+                "wrote it"
+            )
+        return content
 
     def save(self, data_dir: Path) -> None:
         """Put this in the place of the last one, durably. Raises `OSError`; then the last one may still be there."""
-        path = data_dir / NAME
-        temporary = path.with_name(NAME + ".new")
-        fd = DISK.create(temporary)
-        try:
-            content = msgspec.to_builtins(self)
-            text = msgspec.json.format(msgspec.json.encode(content | {_CHECKSUM: _checksum(content)})) + b"\n"
-            if os.write(fd, text) != len(text):
-                raise OSError(errno.ENOSPC, "the manifest was written in part")
-            os.fsync(fd)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(temporary)) from None
-        finally:
-            os.close(fd)
-        temporary.rename(path)
-        DISK.sync_directory(data_dir)
+        sealed.write(self, data_dir / NAME, data_dir / (NAME + ".new"))
 
     @property
     def snapshot_bytes(self) -> int:
         """Bytes of the snapshot's files."""
         return sum(file.size for file in self.files)
-
-
-class _Version(msgspec.Struct):
-    format: int
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    """Of the content, however it is spaced and ordered."""
-    return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
-
-
-def _verify(content: dict[str, Any]) -> None:
-    """Raises `msgspec.ValidationError` if `content` is not what was saved."""
-    if content.pop(_CHECKSUM, None) != _checksum(content):
-        raise msgspec.ValidationError("its checksum is that of another content")

@@ -28,6 +28,7 @@ from shards import locks, records
 from shards.board import Board
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
+from shards.manifest import Manifest
 from shards.records import FILLER, HEADER, NO_SHARD, START, STOP, Record, Start
 from shards.segments import make_segment, remove_behind, remove_below_gap
 
@@ -71,12 +72,21 @@ class Recovered(NamedTuple):
     repaired: bool
 
 
-class _Fold:
-    """What is known after the records that fit."""
+class Fold:
+    """What is known after the records that fit.
+
+    Attributes:
+        lsn: where the last of them ends.
+        next_revision: that comes next.
+        last_start: the last START; None if there was none.
+        synced: up to where the log was flushed at least.
+        time_ms: the highest time of a record; 0 if there was none.
+        kind: of the last record, fillers not counted.
+    """
 
     def __init__(self, lsn: int, next_revision: int, last_start: Start | None) -> None:
         self.lsn, self.next_revision, self.last_start = lsn, next_revision, last_start
-        self.synced, self.time_ms, self.kind = lsn, 0, 0  # the kind of the last record, fillers not counted
+        self.synced, self.time_ms, self.kind = lsn, 0, 0
 
     def take(self, record: Record) -> bool:
         """Go on behind `record` if it fits; whether it does."""
@@ -92,6 +102,16 @@ class _Fold:
         if record.kind == START:
             self.last_start = Start.decode(record.payload)
         return True
+
+    def walk(self, buffer: bytes, base: int, secret: int, segment: int) -> Iterator[Record]:
+        """Take the records in `buffer`, a segment that begins at `base`, as far as they fit; yields each."""
+        for record in records.walk(buffer, base, secret, self.lsn - base):
+            if not self.take(record):
+                return
+            yield record
+        left = segment - self.lsn % segment
+        if left < HEADER:
+            self.lsn += left
 
 
 class _Image:
@@ -117,27 +137,25 @@ class _Image:
                 there = len(self._load(number))
                 yield number * size + there, f"the segment ends there, and not after {size} bytes"
 
-    def fold(self, fold: _Fold) -> None:
+    def fold(self, fold: Fold) -> None:
         """Take records into `fold`, from its LSN on, until one does not fit."""
         while (number := fold.lsn // self._segment) in self.numbers:
-            base = number * self._segment
-            for record in records.walk(self._load(number), base, self._secret, fold.lsn - base):
-                if not fold.take(record):
-                    return
-            left = self._segment - fold.lsn % self._segment
-            if left < HEADER:
-                fold.lsn += left
+            for _ in fold.walk(self._load(number), number * self._segment, self._secret, self._segment):
+                pass
             if fold.lsn // self._segment == number:
                 return
 
-    def behind(self, lsn: int) -> list[int]:
-        """`synced` of every record that stands anywhere from `lsn` on."""
-        found: list[int] = []
+    def behind(self, lsn: int) -> list[Record]:
+        """Every record that stands anywhere from `lsn` on, without its payload."""
+        found: list[Record] = []
         for number in self.numbers:
             base = number * self._segment
             if base + self._segment > lsn:
                 begin = max(lsn - base, 0)
-                found += [r.synced for r in records.search(self._load(number), base, self._secret, begin)]
+                found += (
+                    record._replace(payload=b"")
+                    for record in records.search(self._load(number), base, self._secret, begin)
+                )
         return found
 
     def cut(self, lsn: int) -> None:
@@ -175,6 +193,60 @@ class _Image:
         return self._disk.pread(self._files[number], self._segment, 0)
 
 
+class Examined(NamedTuple):
+    """What the log's files hold, before anything is done about it.
+
+    Attributes:
+        fold: over the records that fit, from the replay position on.
+        losses: LSN and description of what is missing of segments.
+        behind: the records that stand behind the first one that does not fit, without payloads.
+        synced: the highest LSN of what fits that something said was flushed.
+        damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
+    """
+
+    fold: Fold
+    losses: list[tuple[int, str]]
+    behind: list[Record]
+    synced: int
+    damage: Damaged | None
+
+
+def examine(
+    log_dir: Path,
+    manifest: Manifest,
+    *,
+    old_board: Board | None = None,
+    applied: Iterable[int] = (),
+    segment: int = SEGMENT,
+    disk: Disk = DISK,
+) -> Examined:
+    """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover`."""
+    image = _Image(log_dir, manifest.secret, segment, disk)
+    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+    try:
+        return _examine(image, fold, segment, manifest.end_lsn, old_board, applied)
+    finally:
+        image.close()
+
+
+def _examine(
+    image: _Image, fold: Fold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
+) -> Examined:
+    """Take what fits into `fold`, and see what is to be said of the rest."""
+    losses = list(image.losses(fold.lsn, max(fold.lsn, end_lsn)))
+    image.fold(fold)
+    behind = image.behind(fold.lsn)
+    flushed = [fold.synced, end_lsn, *(r.synced for r in behind), *([old_board.log.synced] if old_board else [])]
+    there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
+    damage = None
+    if losses:
+        damage = Damaged(losses[0][0], segment, losses[0][1])
+    elif not records.is_torn(fold.lsn, there):
+        more = max(there) - fold.lsn
+        damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
+    return Examined(fold, losses, behind, min(max(flushed), fold.lsn), damage)
+
+
 def recover(
     log_dir: Path,
     secret: int,
@@ -203,32 +275,25 @@ def recover(
     """
     image = _Image(log_dir, secret, segment, disk)
     try:
-        fold = _Fold(replay_lsn, replay_revision + 1, last_start)
-        losses = list(image.losses(replay_lsn, max(replay_lsn, end_lsn)))
-        for lsn, why in losses:
-            if not repair:
-                raise Damaged(lsn, segment, why)
+        fold = Fold(replay_lsn, replay_revision + 1, last_start)
+        found = _examine(image, fold, segment, end_lsn, old_board, applied)
+        if found.damage and not repair:
+            raise found.damage
+        for lsn, _ in found.losses:
             image.cut(lsn)
-        image.fold(fold)
-        behind = image.behind(fold.lsn)
-        flushed = [fold.synced, end_lsn, *behind, *([old_board.log.synced] if old_board is not None else [])]
-        there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
-        damaged = bool(losses) or not records.is_torn(fold.lsn, there)
-        if damaged and not repair:
-            more = max(there) - fold.lsn
-            raise Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
-        clean = fold.kind == STOP and not damaged
-        synced = min(max(flushed), fold.lsn)
-        if behind or not clean:
+        clean = fold.kind == STOP and not found.damage
+        if found.behind or not clean:
             image.cut(fold.lsn)
-        image.write_again(synced, fold.lsn)
-        image.sync(min([synced, *(lsn for lsn, _ in losses)]))
+        image.write_again(found.synced, fold.lsn)
+        image.sync(min([found.synced, *(lsn for lsn, _ in found.losses)]))
         remove_behind(log_dir, fold.lsn // segment, disk)
-        if losses:
+        if found.losses:
             remove_below_gap(log_dir, fold.lsn // segment, disk)
     finally:
         image.close()
-    return Recovered(fold.lsn, fold.next_revision, synced, fold.time_ms, fold.last_start, clean, damaged)
+    return Recovered(
+        fold.lsn, fold.next_revision, found.synced, fold.time_ms, fold.last_start, clean, found.damage is not None
+    )
 
 
 def begin_history(

@@ -107,12 +107,12 @@ class Segments:
         self._words.ready = (numbers[-1] + 1) * self._segment
         self._show_oldest(numbers[0])
 
-    def prepare(self, expendable: int = 0) -> bool:
+    def prepare(self, expendable: Callable[[], int] = lambda: 0) -> bool:
         """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
 
-        To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable` are
-        trimmed to have it; if there are none, `full` is set on the board, and cleared when there is space again. Raises
-        `OSError` for anything else.
+        To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable()`
+        are trimmed to have it; if there are none, `full` is set on the board, and cleared when there is space again.
+        Raises `OSError` for anything else.
         """
         tail, _ = self._board.history()
         words, ready = self._words, self._words.ready
@@ -123,7 +123,7 @@ class Segments:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            if self.trim(expendable):
+            if self.trim(expendable()):
                 self._say_what_is_given_up()
                 return self.prepare(expendable)
             if not words.full:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+from shards import holds
 from shards.board import Board
 from shards.log import Log, LogBroken, LogError
 from shards.segments import Segments, trim_limit
@@ -80,7 +82,8 @@ class Housekeeping:
     def _keep_segments(self) -> None:
         trim_in_s = 0.0
         while True:
-            self._segments.prepare(self._needed())  # a full disk leaves no room for what only the feed would read
+            # A full disk leaves no room for what only the feed would read.
+            self._segments.prepare(self._expendable)
             self._tell_of_a_full_disk()
             pause_s = FULL_S if self._board.log.full else LOOK_S
             trim_in_s -= pause_s
@@ -91,7 +94,16 @@ class Housekeeping:
                 return
 
     def _trim(self) -> None:
-        self._segments.trim(trim_limit(self._board.history()[0], self._needed(), self._retention))
+        needed = self._needed()  # before the holds are looked at: see `holds`
+        self._segments.trim(trim_limit(self._board.history()[0], needed, self._retention, self._holds()))
+
+    def _expendable(self) -> int:
+        """The LSN below which the log may go if there is no space otherwise."""
+        needed = self._needed()
+        return min((needed, *self._holds()))
+
+    def _holds(self) -> tuple[int, ...]:
+        return holds.held(Path(self._board.facts.lock_dir))
 
     def _needed(self) -> int:
         """The LSN from which on a restart needs the log."""

@@ -22,7 +22,7 @@ from kvserver import __version__
 from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
-from shards import locks
+from shards import archive, locks, reinstate
 from shards.board import Board, BoardError, Common, Facts
 from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
 from shards.log import SEGMENT, Log, LogError
@@ -159,12 +159,13 @@ class Store:
                 old.close()
 
     def _old_board(self, boot: str) -> Board | None:
-        """The board of the last run, if it is this store's and the machine was not booted since."""
+        """The board of the last run, if it is of this store's history and the machine was not booted since."""
         try:
             board = Board.open(self._run_dir.path / "board")
         except (BoardError, msgspec.MsgspecError):
             return None
-        if (board.facts.store, board.facts.boot_id) == (self._manifest.store, boot):
+        facts, manifest = board.facts, self._manifest
+        if (facts.store, facts.boot_id, facts.epoch) == (manifest.store, boot, manifest.epoch):
             return board
         board.close()
         return None
@@ -173,7 +174,7 @@ class Store:
         """The name of the history that the run goes on with, or begins, and its next revision."""
         reason = reason_for_new_epoch(
             found.last_start, boot, stopped_clean=found.stopped_clean, in_memory=self._given.in_memory,
-            copied=self._is_copy(), repaired=found.repaired,
+            copied=self._is_copy(), repaired=found.repaired, asked=self._manifest.new_history,
         )  # fmt: skip
         if reason is None and found.last_start is not None:
             return found.last_start.epoch, found.next_revision
@@ -189,8 +190,9 @@ class Store:
     def _save_manifest(self, start: Start, tail: int, next_revision: int) -> None:
         """Put the run on record, before any snapshot can put its START out of the log's reach."""
         self._manifest = msgspec.structs.replace(
-            self._manifest, epoch=start.epoch, last_start=start, end_lsn=tail, end_revision=next_revision - 1
-        )
+            self._manifest, epoch=start.epoch, last_start=start, end_lsn=tail, end_revision=next_revision - 1,
+            new_history="",
+        )  # fmt: skip
         if self._data_dir is not None:
             status = self._data_dir.stat()
             self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
@@ -292,6 +294,10 @@ def make_data_dir(path: Path) -> None:
     """Make the data directory, or see that what is there may be one. Raises `StoreError`, `OSError`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = {entry.name for entry in path.iterdir()}
+    if reinstate.UNFINISHED in names:
+        raise StoreError(f"a restore into {path} was not finished: repeat it (`kvserver restore`)")
+    if archive.NAME in names or archive.UNFINISHED in names:
+        raise StoreError(f"{path} is a backup: `kvserver restore {path}` makes a data directory of it")
     if "manifest" in names:
         (path / "locks").mkdir(mode=0o700, exist_ok=True)  # a backup need not have them
         return

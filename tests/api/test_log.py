@@ -317,8 +317,8 @@ def test_on_a_full_disk_the_feed_gives_up_what_no_restart_needs(store: Store, lo
     while words.ready - store.board.history()[0] >= SEGMENT:
         log.append(bytes(5000), 1, NOW)
     assert not segments.prepare() and words.full
-    assert not segments.prepare(SEGMENT - 1) and words.full, "a restart needs the first"
-    assert segments.prepare(2 * SEGMENT + 1) and not words.full
+    assert not segments.prepare(lambda: SEGMENT - 1) and words.full, "a restart needs the first"
+    assert segments.prepare(lambda: 2 * SEGMENT + 1) and not words.full
     assert segment_numbers(names(store.log_dir)) == [2, 3, 4]
     assert words.oldest == 2 * SEGMENT
 

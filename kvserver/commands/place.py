@@ -1,0 +1,125 @@
+"""The store a command is about: named by the settings that `kvserver serve` has, served by somebody or not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
+from kvserver.settings import ServerSettings
+from shards.board import Board, BoardError
+from shards.manifest import Manifest
+from shards.recovery import StillRunning, quiesce
+from shards.settings import SettingError, load, option_name, specs
+
+Report = Callable[[int, int], object]
+
+
+class Refused(Exception):
+    """The command cannot do it; the message says why and what would be right."""
+
+
+def options(*names: str) -> list[click.Parameter]:
+    """Options for the settings `names`, which may as well come from the environment."""
+    table = specs(ServerSettings)
+    return [
+        click.Option([option_name(name), name], type=str, metavar=table[name].metavar, help=table[name].help)
+        for name in names
+    ]
+
+
+def settings_of(given: dict[str, str | None]) -> ServerSettings:
+    """The settings that the options `given` and the environment make. Raises `click.UsageError`."""
+    try:
+        return load(ServerSettings, given, os.environ)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def running(settings: ServerSettings) -> Board | None:
+    """The board of the server that runs on the store; None if none does. Raises `Refused` if it serves another one."""
+    try:
+        board = Board.open(settings.board_path)
+    except (BoardError, SettingError):
+        return None
+    if board.is_over():
+        board.close()
+        return None
+    data_dir = Path(board.facts.data_dir)
+    if not board.facts.in_memory and not (settings.data_dir.exists() and data_dir.samefile(settings.data_dir)):
+        raise Refused(
+            f"the server in the run directory {settings.resolved_run_dir()} serves {data_dir}, not "
+            f"{settings.data_dir}: name it with --data-dir"
+        )
+    return board
+
+
+@contextmanager
+def stopped(data_dir: Path) -> Iterator[None]:
+    """Hold the store in `data_dir` as a server would: nobody serves it, nothing of an earlier run writes to it.
+
+    Raises `Refused`.
+    """
+    (data_dir / "locks").mkdir(mode=0o700, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.callback(os.close, take_store_lock(data_dir))
+            stack.enter_context(quiesce(data_dir / "locks", WAIT_S))
+        except StoreError as error:
+            raise Refused(f"{error}; if it has a --run-dir, it is needed here, too") from None
+        except StillRunning as error:
+            raise Refused(str(error)) from None
+        yield
+
+
+def see_that_it_is_a_store(settings: ServerSettings) -> None:
+    """Raises `Refused` for a store in memory, `ManifestError` where there is no store."""
+    if settings.in_memory:
+        raise Refused("a store in memory has nothing on a disk")
+    Manifest.load(settings.data_dir)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Report]:
+    """A function to tell progress to, in bytes; shown if standard error is a terminal."""
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def fail(message: object) -> NoReturn:
+    """End the command: `message` to standard error, status 1."""
+    print(f"kvserver: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def end_tidily() -> None:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can take away what it has begun."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+def size_text(size: float) -> str:
+    """`12.3 MiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1 << 10:
+            return f"{size:.4g} {unit}"
+        size /= 1 << 10
+    return f"{size:.1f} GiB"

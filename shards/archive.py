@@ -1,0 +1,224 @@
+"""Backups as they lie in a directory: a snapshot, and the log from its replay position to one revision.
+
+::
+
+    backup          what the rest is: an `Archive`, written last. Until then it is `backup.incomplete`
+    snapshots/…     the files of the snapshot, as in the store
+    log/…           the log's segments from the one with the replay position on; the last one ends with the backup
+
+So a backup is the whole store at its last revision, and at every revision back to the first one that all files of the
+snapshot lie behind: the log between them says what happened. An atomic batch is never divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from shards import sealed
+from shards.log import SEGMENT, segment_name
+from shards.manifest import Manifest
+from shards.protocol import Atomic, Event, count_changes, decode_events, encode_events
+from shards.records import FILLER, HEADER, Record
+from shards.recovery import Fold
+from shards.snapshot import new_digest
+
+FORMAT = 1
+NAME, UNFINISHED = "backup", "backup.incomplete"
+LOG = "log"
+
+
+class ArchiveError(Exception):
+    """There is no backup, or it cannot be used; the message names the directory or file and says why."""
+
+
+class OutOfReach(Exception):
+    """The backup cannot be restored to the place asked for; `Archive` says what it reaches."""
+
+
+class LogPart(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a segment, or all of it. `checksum` is keyed like those of snapshot files."""
+
+    number: int
+    size: int
+    checksum: str
+
+    @property
+    def name(self) -> str:
+        """Its file, below the backup's directory."""
+        return f"{LOG}/{segment_name(self.number)}"
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds.
+
+    Attributes:
+        format: version of the backup's files.
+        version: of the program that took it.
+        manifest: the store's, whose snapshot and replay position the backup has.
+        log: the segments, in order.
+        end_lsn: where the log ends.
+        first_revision, first_ms: the earliest state it can be restored to, and since when that was the state.
+        last_revision, taken_ms: the latest, and when it was taken, by the store's clock.
+    """
+
+    format: int
+    version: str
+    manifest: Manifest
+    log: tuple[LogPart, ...]
+    end_lsn: int
+    first_revision: int
+    first_ms: int
+    last_revision: int
+    taken_ms: int
+
+    @classmethod
+    def load(cls, directory: Path) -> Archive:
+        """That of the backup in `directory`. Raises `ArchiveError`."""
+        path = directory / NAME
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            if (directory / UNFINISHED).exists():
+                raise ArchiveError(f"the backup in {directory} was not finished: it cannot be used") from None
+            raise ArchiveError(f"there is no backup in {directory}") from None
+        except OSError as error:
+            raise ArchiveError(f"the backup {path} cannot be read: {error.strerror}") from None
+        try:
+            content = sealed.decode(text, cls, FORMAT)
+        except sealed.Unreadable as error:
+            raise ArchiveError(f"the file {path} is damaged ({error}): use another backup") from None
+        if isinstance(content, int):
+            raise ArchiveError(
+                f"the backup in {directory} has format {content}, this program knows {FORMAT}: use the program that "
+                "took it"
+            )
+        return content
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self.manifest.snapshot_bytes + sum(part.size for part in self.log)
+
+    def read(self, directory: Path, part: LogPart) -> bytes:
+        """A part of the log, verified. Raises `ArchiveError`."""
+        path = directory / part.name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArchiveError(f"{path} cannot be read ({error.strerror}): use another backup") from None
+        digest = new_digest(self.manifest.secret)
+        digest.update(data)
+        if digest.hexdigest() != part.checksum:
+            raise ArchiveError(f"{path} is damaged, its checksum is another: use another backup")
+        return data
+
+    def records(self, directory: Path, segment: int = SEGMENT) -> Iterator[Record]:
+        """The log's records from the replay position on, fillers too. Raises `ArchiveError`."""
+        manifest = self.manifest
+        fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+        for part in self.log:
+            base = part.number * segment
+            yield from fold.walk(self.read(directory, part), base, manifest.secret, segment)
+        if fold.lsn < self.end_lsn:  # it may have gone on to the next segment, where no header fits
+            number, offset = divmod(fold.lsn, segment)
+            raise ArchiveError(f"{directory / LOG / segment_name(number)} holds no record at byte {offset}")
+
+
+class Until(NamedTuple):
+    """How far to restore: up to a revision, or up to a Unix time in milliseconds. Neither: all of it."""
+
+    revision: int | None = None
+    time_ms: int | None = None
+
+
+class Cut(NamedTuple):
+    """Where the log of a restored store ends.
+
+    Attributes:
+        lsn: it keeps everything below.
+        rest: and this record, the first changes of one that had more; None: nothing.
+        revision: the last.
+        time_ms: the highest time of a record kept.
+        within_batch: the revision asked for lies in the middle of an atomic batch, none of which is kept.
+    """
+
+    lsn: int
+    rest: Record | None
+    revision: int
+    time_ms: int
+    within_batch: bool = False
+
+    @property
+    def end(self) -> int:
+        """LSN of the log's end."""
+        return self.rest.end if self.rest else self.lsn
+
+
+class Reach:
+    """Finds the earliest state that a snapshot and the records behind its replay position can be brought to.
+
+    Attributes:
+        revision: of that state.
+        time_ms: since when it was the state, as far as the log says.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._from_nothing = manifest.replay_lsn == 0
+        self.revision = max([manifest.replay_revision, *(file.revision for file in manifest.files)])
+        self.time_ms = 0
+
+    def take(self, record: Record) -> None:
+        """To be called with every record from the replay position on."""
+        if record.kind == FILLER:
+            return
+        if self._from_nothing:
+            self._from_nothing, self.revision, self.time_ms = False, record.revision - 1, record.time_ms
+        elif not self.time_ms or (record.events and record.next_revision - 1 <= self.revision):
+            self.time_ms = max(self.time_ms, record.time_ms)
+
+
+def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEGMENT) -> Cut:
+    """Where to cut the backup in `directory` so that it is the store as it was at `until`.
+
+    Raises `OutOfReach`, `ArchiveError`.
+    """
+    if until.revision is not None and not archive.first_revision <= until.revision <= archive.last_revision:
+        raise OutOfReach
+    if until.time_ms is not None and not archive.first_ms <= until.time_ms <= archive.taken_ms:
+        raise OutOfReach
+    revision, time_ms = archive.first_revision, archive.first_ms
+    for record in archive.records(directory, segment):
+        last = record.next_revision - 1
+        if record.events and last > archive.first_revision:
+            if until.time_ms is not None and record.time_ms > until.time_ms:
+                return Cut(record.lsn, None, revision, time_ms)
+            if until.revision is not None and last > until.revision:
+                rest, within = shorten(record, until.revision)
+                if rest is None:
+                    return Cut(record.lsn, None, revision, time_ms, within)
+                return Cut(record.lsn, rest, rest.next_revision - 1, max(time_ms, record.time_ms), within)
+            revision = last
+        time_ms = max(time_ms, record.time_ms)
+    return Cut(archive.end_lsn, None, revision, time_ms)
+
+
+def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:
+    """What `record` says up to `revision`, which is below its last; None: nothing. And whether `revision` lies within
+    an atomic batch, which is left out as a whole. Raises `ProtocolError`."""
+    kept: list[Event] = []
+    following, within = record.revision, False
+    for event in decode_events(record.payload):
+        size = len(event.changes) if isinstance(event, Atomic) else 1
+        if following + size - 1 > revision:
+            within = following <= revision
+            break
+        kept.append(event)
+        following += size
+    if not kept:
+        return None, within
+    payload = encode_events(kept)
+    return record._replace(events=count_changes(kept), end=record.lsn + HEADER + len(payload), payload=payload), within

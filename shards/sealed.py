@@ -1,0 +1,72 @@
+"""Small files that say what others mean: JSON with a checksum of its content, replaced as a whole.
+
+One changed digit of a secret or of a position would make everything it describes look like foreign bytes, so what was
+changed is refused. A file is written under a temporary name, fsync, rename, fsync of the directory: it is there whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from shards.disk import DISK
+
+_CHECKSUM = "checksum"
+
+
+class Unreadable(Exception):
+    """The content is not what was written; the message says why."""
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Version(msgspec.Struct):
+    format: int
+
+
+def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
+    """Put `content` at `path`, durably. `temporary` is in the same directory. Raises `OSError`, which names it; then
+    what was at `path` may still be there."""
+    fd = DISK.create(temporary)
+    try:
+        plain = msgspec.to_builtins(content)
+        text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _checksum(plain)})) + b"\n"
+        if os.write(fd, text) != len(text):
+            raise OSError(errno.ENOSPC, "it was written in part")
+        os.fsync(fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(temporary)) from None
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    DISK.sync_directory(path.parent)
+
+
+def decode(text: bytes, kind: type[T], format: int) -> T | int:
+    """The content of a file, a `kind`, or, if it is not of `format`, the format it has. Raises `Unreadable`."""
+    try:
+        version = msgspec.json.decode(text, type=_Version).format
+        if version != format:
+            return version
+        _verify(msgspec.json.decode(text, type=dict[str, Any]))
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(str(error)) from None
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Of the content, however it is spaced and ordered."""
+    return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
+
+
+def _verify(content: dict[str, Any]) -> None:
+    """Raises `msgspec.ValidationError` if `content` is not what was saved."""
+    if content.pop(_CHECKSUM, None) != _checksum(content):
+        raise msgspec.ValidationError("its checksum is that of another content")
