@@ -17,11 +17,13 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 from falcon.routing.util import map_http_methods
 
+from kvserver.access.tickets import Tickets
 from kvserver.resources.batch import Batch
 from kvserver.resources.kv import KeyOfVersion1
 from kvserver.resources.many import Many
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
 from kvserver.resources.status import Live, Ready, ShardStates, Status
+from kvserver.resources.tickets import TicketOffice
 from kvserver.router import Router
 from kvserver.web import answers, target
 from kvserver.web.answers import PREFLIGHT, WrongMethod
@@ -37,7 +39,7 @@ _ORDER = ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE")
 
 def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.App[Request, Response]:
     """The application of one worker: writes and reads go through `router`, figures come from `board`, `traffic` says
-    whether there is room for large answers."""
+    whether there is room for large answers, and who may do what."""
     states = ShardStates(board)
     routes = Routes()
     routes.add_route(target.PING, Ping())
@@ -49,6 +51,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     routes.add_route(target.KV, KeyOfVersion1(router))
     routes.add_route(target.MANY, Many(router, board))
     routes.add_route(target.BATCH, Batch(router))
+    routes.add_route(target.TICKETS, TicketOffice(Tickets(board, traffic.tokens)))
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(states))

@@ -21,7 +21,7 @@ from shards.settings import SettingError, Spec, boolean, env_name, load, option_
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Where": ("data_dir", "in_memory", "run_dir", "map_dir"),
-    "Network": ("host", "port", "metrics_port", "feed_port", "origins", "insecure"),
+    "Network": ("host", "port", "metrics_port", "feed_port", "origins", "tokens", "insecure"),
     "Processes": ("shards", "workers", "gateways", "only", "grace"),
     "Durability and limits": ("sync", "wal_retention", "max_value", "max_batch"),
     "Messages": ("log_level",),
@@ -35,7 +35,7 @@ When everything answers, the addresses are printed to standard output, ending wi
 goes to standard error, and there is nothing to say while all is well.
 
 SIGTERM or Ctrl-C stops it in order: requests are answered, feeds are told, the log is closed; a second Ctrl-C hurries.
-SIGHUP replaces the web workers without failing a request.
+SIGHUP reads the tokens again, and replaces the web workers without failing a request.
 """
 
 SERVE_PRECEDENCE = """

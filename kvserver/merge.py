@@ -6,11 +6,15 @@ Rows stand in byte order of their names, and `after` and `before` speak of names
 ended. Folding keeps the order of keys, so a walk over the keys meets the rows in order, and leaps over what a prefix
 folds.
 
+A range may be a few parts of its prefix, which are walked one after the other. Keys between them do not exist for it: a
+prefix is a row if a key in a part is folded there.
+
 A walk may pause after any key and go on later with other cursors: cursors stand in transactions, which must be short.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -43,13 +47,18 @@ class Cursor(Protocol):
 
 
 class Range(NamedTuple):
-    """Which rows, and in which order. `after` and `before` are exclusive whatever the order."""
+    """Which rows, and in which order. `after` and `before` are exclusive whatever the order.
+
+    `parts`: it is about keys that start with one of these, which start with `prefix`; in byte order, none inside
+    another. Empty: about all keys that start with `prefix`.
+    """
 
     prefix: bytes = b""
     after: bytes | None = None
     before: bytes | None = None
     reverse: bool = False
     delimiter: bytes = b""
+    parts: tuple[bytes, ...] = ()
 
 
 class Walk:
@@ -68,6 +77,10 @@ class Walk:
         self.done = self.full = False
         self._bytes = 0
         self._at = self._highest() if wanted.reverse else self._lowest()  # where to go on: seek's argument
+        parts = wanted.parts or (wanted.prefix,)
+        self._parts = deque(reversed(parts) if wanted.reverse else parts)
+        self._part = self._parts[0]
+        self._enter_next()
 
     def take(self) -> list[Row]:
         """The rows read so far; there is room for as many again."""
@@ -82,6 +95,10 @@ class Walk:
         nearest = max if self._wanted.reverse else min
         for _ in range(steps):
             key = nearest(heads, default=None)
+            if key is not None and not key.startswith(self._part) and self._enter_next():
+                heads.clear()
+                self._place(heads, cursors)
+                continue
             if key is None or self._is_outside(key):
                 self.done = True
                 return
@@ -107,8 +124,8 @@ class Walk:
         return None if found < 0 else key[: found + len(self._wanted.delimiter)]
 
     def _is_outside(self, key: bytes) -> bool:
-        prefix, after, before, reverse, _ = self._wanted
-        if not key.startswith(prefix):
+        _, after, before, reverse, *_ = self._wanted
+        if not key.startswith(self._part):
             return True
         if reverse:
             return after is not None and (self._fold(key) or key) <= after
@@ -130,6 +147,25 @@ class Walk:
             return end
         name = self._fold(before) if before.startswith(prefix) else None
         return before if name in (None, before) else beyond(name)
+
+    def _enter_next(self) -> bool:
+        """Go to the next part that has keys where the walk has not been; False: there is none."""
+        while self._parts:
+            part = self._parts.popleft()
+            end = beyond(part)
+            if self._wanted.reverse:
+                if self._at is not None and self._at <= part:
+                    continue
+                if self._at is None or (end is not None and end < self._at):
+                    self._at = end
+            else:
+                assert self._at is not None
+                if end is not None and end <= self._at:
+                    continue
+                self._at = max(self._at, part)
+            self._part = part
+            return True
+        return False
 
     def _place(self, heads: dict[bytes, Cursor], cursors: Sequence[Cursor]) -> None:
         for cursor in cursors:

@@ -101,9 +101,14 @@ class ServerSettings(ProcessSettings):
         "SECONDS",
         "How long requests may still be answered after a stop or a reload was asked for.",
     )
+    tokens: Path | None = setting(
+        None, path, "FILE",
+        "File of tokens and what they grant, written by `kvserver token` or by hand: every request needs one of them. "
+        "SIGHUP reads it again. Default: none, everybody who can connect may do everything.",
+    )  # fmt: skip
     insecure: bool = setting(
         False,
         boolean,
         "BOOL",
-        "Listen on an address that others can reach although there is no access control.",
+        "Listen on an address that others can reach although there are no tokens.",
     )

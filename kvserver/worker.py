@@ -23,6 +23,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
+from kvserver.access.tokens import Tokens, TokensError
 from kvserver.router import Router
 from kvserver.settings import ServerSettings
 from kvserver.web.answers import Origins
@@ -64,6 +65,7 @@ class Server(UvicornServer):
         """Ten times a second: the clock; deadlines and metrics less often; once a second, what others can see."""
         self.traffic.set_time(self._loop.time(), time.time())
         self.traffic.look_around()
+        self.traffic.tokens.refresh()
         if counter % 4 == 0:
             self._check_connections()
             self._flush_counts()
@@ -179,12 +181,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             configure_logging(settings.log_level, "web")
             board = Board.open(settings.board_path)
             _, row = board.workers.claim()
-        except (BoardError, SettingError) as error:
+            tokens = Tokens(board)
+        except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
-        traffic = Traffic(board, row, Counts(), Origins(settings.origins))
+        traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens)
         self.config.app = self.wsgi(router, board, traffic)
         server = Server(self.config, traffic, router, settings.grace, self.notify)
         try:

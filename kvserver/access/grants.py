@@ -92,6 +92,9 @@ def _outermost(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
     return tuple(result)
 
 
+NOTHING: Final = Grants("", "")
+"""What somebody may who has sent no token and needs none."""
+
 EVERYTHING: Final = Grants.of("", "", [(verb, b"") for verb in VERBS])
 """What everybody may on a server without tokens."""
 

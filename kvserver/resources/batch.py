@@ -9,14 +9,24 @@ from typing import Any, Final
 from falcon.asgi import Request, Response
 
 from kvserver import batches, query
+from kvserver.access.grants import Grants
 from kvserver.batches import Format
 from kvserver.resources import bodies
 from kvserver.resources.many import show_value
 from kvserver.resources.memorykv import OCTETS
-from kvserver.resources.values import answer
+from kvserver.resources.values import answer, told_to
 from kvserver.router import Router
 from kvserver.times import rfc3339
-from shards.errors import AnswerTooLarge, BatchFailed, KVError, NotFound, UnsupportedMediaType
+from kvserver.web.exchange import GRANTS
+from shards.errors import (
+    AnswerTooLarge,
+    BatchFailed,
+    FailedDependency,
+    Forbidden,
+    KVError,
+    NotFound,
+    UnsupportedMediaType,
+)
 from shards.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
@@ -24,9 +34,11 @@ from shards.protocol import (
     Done,
     Failed,
     Get,
+    OfOne,
     OfOneKey,
     Put,
     Reply,
+    Results,
     Touch,
     Value,
 )
@@ -49,7 +61,7 @@ class Batch:
         content_type, format = _format(req)
         envelope = format.envelope(await req.stream.read())
         operations = await _read(format, envelope)
-        told = Told(format)
+        told = Told(format, req.scope[GRANTS])
         if envelope.atomic and operations:
             await self._do_atomic(operations, told)
         else:
@@ -61,15 +73,15 @@ class Batch:
         """In portions, so that no more values are held than one of them and the answer."""
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
-            without_gets = told.full
-            asked = [op for op in portion if not (without_gets and isinstance(op, Get))]
+            refused = [told.refuses(op) for op in portion]
+            asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
             replies = iter(await self._router.each(asked))
-            for op in portion:
-                told.add(op, _TOO_MUCH if without_gets and isinstance(op, Get) else next(replies))
+            for op, refusal in zip(portion, refused, strict=True):
+                told.add(op, next(replies) if refusal is None else refusal)
 
     async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
         batches.check_one_slot(operations)
-        done = await self._router.atomic(operations)
+        done = _refused(operations, told) or await self._router.atomic(operations)
         for operation, reply in zip(operations, done.replies, strict=True):
             told.add(operation, reply)
         if done.failed is not None:
@@ -78,6 +90,18 @@ class Batch:
             raise error
 
 
+def _refused(operations: list[OfOneKey], told: Told) -> Results | None:
+    """What becomes of an atomic batch with an operation that is refused; None if none is."""
+    for index, operation in enumerate(operations):
+        refusal = told.refuses(operation)
+        if refusal is not None:
+            replies: list[OfOne] = [_NOT_DONE] * len(operations)
+            replies[index] = refusal
+            return Results(replies, index)
+    return None
+
+
+_NOT_DONE: Final = Failed.of(FailedDependency())
 _TOO_MUCH: Final = Failed.of(AnswerTooLarge())
 
 
@@ -109,10 +133,19 @@ class Told:
         full: no value more is told: a get is `answer_too_large` from now on.
     """
 
-    def __init__(self, format: Format) -> None:
-        self._format, self._left = format, ANSWER_BYTES
+    def __init__(self, format: Format, grants: Grants) -> None:
+        self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self.results: list[dict[str, Any]] = []
         self.full = False
+
+    def refuses(self, operation: OfOneKey) -> Failed | None:
+        """What becomes of the operation without a shard's being asked; None: ask."""
+        is_get = isinstance(operation, Get)
+        try:
+            self._grants.require("read" if is_get else "write", operation.key)
+        except Forbidden as error:
+            return Failed.of(error)
+        return _TOO_MUCH if is_get and self.full else None
 
     def add(self, operation: OfOneKey, reply: Reply) -> None:
         """The result of the next operation."""
@@ -121,7 +154,7 @@ class Told:
             reply = _TOO_MUCH if self.full else reply
         if isinstance(reply, Failed):
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
-            self.results.append(_error(reply.error()))
+            self.results.append(_error(told_to(self._grants, operation.key, reply.error())))
         elif isinstance(reply, Value):
             self.results.append(self._value(operation, reply))
         else:
@@ -131,6 +164,8 @@ class Told:
     def _value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
         if isinstance(operation, Get) and not reply.existed:
             return _error(NotFound())
+        if not self._grants.may("read", operation.key):
+            return {"status": 204, "revision": reply.revision}
         result: dict[str, Any] = {
             "status": 200 if reply.existed else 201,
             "revision": reply.revision,

@@ -7,15 +7,16 @@ from typing import Any, Final
 from falcon.asgi import Request, Response
 
 from kvserver import conditions, query, ranges, times
+from kvserver.access.grants import Grants
 from kvserver.conditions import Preconditions, etag
 from kvserver.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
 from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
-from kvserver.resources.values import answer
+from kvserver.resources.values import answer, seen_by
 from kvserver.router import Router
 from kvserver.web import answers
 from kvserver.web.answers import BehindTheEnd, NoMergePatch
-from kvserver.web.exchange import SCRIPT
+from kvserver.web.exchange import GRANTS, SCRIPT
 from shards.errors import (
     BadRequest,
     Forbidden,
@@ -52,6 +53,7 @@ class KeyOfVersion1:
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
         _parameters(req, key, query.NOTHING)
+        req.scope[GRANTS].require("read", key)
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
@@ -79,14 +81,18 @@ class KeyOfVersion1:
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
         """201 or 204; with `return=previous` 200 with what was replaced."""
         parameters = _parameters(req, key, PUT)
+        grants, want_previous = _require_write(req, key), "return" in parameters
+        if want_previous:
+            grants.require("read", key)
         ttl_ms, expires_ms = query.expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
             raise BadRequest("Content-Range: a PUT replaces the whole value")
-        content_type, condition = _content_type(req), self._condition(req, key)
+        content_type = _content_type(req)
         body = await req.stream.read()
-        want_previous = "return" in parameters
-        done = await self._router.request(Put(key, body, content_type, ttl_ms, expires_ms, want_previous, condition))
+        with seen_by(grants, key):
+            put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
+            done = await self._router.request(put)
         _tell(resp, done.revision)
         if isinstance(done, Replaced):
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
@@ -95,32 +101,39 @@ class KeyOfVersion1:
             resp.status = 204 if done.existed else 201
 
     async def on_patch(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing."""
+        """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing; 204 for who
+        may not read."""
         _parameters(req, key, query.NOTHING)
+        grants = _require_write(req, key)
         bodies.refuse_coded(req)
         kind = bodies.media_type(req)
         if kind.encode() != answers.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
-        condition = self._condition(req, key)
         body = await req.stream.read()
-        await _give_result(req, resp, await self._router.request(Patch(key, body, condition)))
+        with seen_by(grants, key):
+            result = await self._router.request(Patch(key, body, self._condition(req, key)))
+        await _give_result(req, resp, key, result)
 
     async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
-        """`incr`: 200 or 201 with the sum. `ttl`, `expires`, `persist`: 204, 404 if there is no such key."""
+        """`incr`: 200 or 201 with the sum, 204 for who may not read. `ttl`, `expires`, `persist`: 204, 404 if there is
+        no such key."""
         parameters = _parameters(req, key, POST)
+        grants = _require_write(req, key)
         if len([name for name in _CHOICES if name in parameters]) != 1:
             raise BadRequest(f"exactly one of the query parameters {', '.join(_CHOICES)} is wanted")
         ttl_if_new = parameters.get("ttl_if_new", 0)
         if ttl_if_new and "incr" not in parameters:
             raise BadRequest("the query parameter ttl_if_new belongs to incr")
         ttl_ms, expires_ms = query.expiry(parameters)
-        condition = self._condition(req, key)
         await bodies.refuse_any(req)
         if "incr" in parameters:
-            result = await self._router.request(Incr(key, parameters["incr"], ttl_if_new, condition))
-            await _give_result(req, resp, result)
+            with seen_by(grants, key):
+                incr = Incr(key, parameters["incr"], ttl_if_new, self._condition(req, key))
+                result = await self._router.request(incr)
+            await _give_result(req, resp, key, result)
             return
-        done = await self._router.request(Touch(key, ttl_ms, expires_ms, condition))
+        with seen_by(grants, key):
+            done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
         if not done.existed:
             raise NotFound
         _tell(resp, done.revision)
@@ -129,7 +142,8 @@ class KeyOfVersion1:
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """204; 404 if there is no such key."""
         _parameters(req, key, query.NOTHING)
-        done = await self._router.request(Delete(key, condition=self._condition(req, key)))
+        with seen_by(_require_write(req, key), key):
+            done = await self._router.request(Delete(key, condition=self._condition(req, key)))
         if not done.existed:
             raise NotFound
         resp.set_header("KV-Revision", str(done.revision))
@@ -154,6 +168,12 @@ def _parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str, Any
     if len(key) > MAX_KEY:
         raise KeyTooLong(f"{len(key)} bytes")
     return query.parse(req.scope["query_string"], allowed)
+
+
+def _require_write(req: Request, key: bytes) -> Grants:
+    grants: Grants = req.scope[GRANTS]
+    grants.require("write", key)
+    return grants
 
 
 def _check(wanted: Preconditions, item: Item) -> None:
@@ -193,8 +213,12 @@ def _tell(resp: Response, revision: int, coding: str = "", expires_ms: int = 0) 
         resp.set_header("KV-Expires", times.rfc3339(expires_ms))
 
 
-async def _give_result(req: Request, resp: Response, result: Value) -> None:
+async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
     """What a change made of the value."""
+    if not req.scope[GRANTS].may("read", key):
+        _tell(resp, result.revision)
+        resp.status = 204
+        return
     coding = await _give_body(req, resp, result.value, result.content_type)
     _tell(resp, result.revision, coding, result.expires_ms)
     resp.status = 200 if result.existed else 201

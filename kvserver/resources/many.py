@@ -13,12 +13,14 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver import query
+from kvserver.access.grants import Grants
 from kvserver.merge import Range, Row, Walk
 from kvserver.query import FLAG, KEY, Parameter, table, within
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer
 from kvserver.router import PAGE_KEYS, Router
 from kvserver.times import rfc3339
+from kvserver.web.exchange import GRANTS
 from shards.board import Board
 from shards.errors import BadRequest, KVError, OutcomeUnknown, Unavailable
 from shards.maps import PAGE_BYTES, Item
@@ -60,9 +62,14 @@ class Many:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
         given = query.parse(req.scope["query_string"], LIST)
+        grants: Grants = req.scope[GRANTS]
+        prefix = given.get("prefix", b"")
+        parts = grants.within("read", prefix)
+        if not parts:
+            grants.require_all("read", prefix)
         wanted = Range(
-            given.get("prefix", b""), given.get("after") or None, given.get("before") or None,
-            given.get("reverse", False), given.get("delimiter", b""),
+            prefix, given.get("after") or None, given.get("before") or None, given.get("reverse", False),
+            given.get("delimiter", b""), parts,
         )  # fmt: skip
         lines = not given.get("count") and _wants_lines(req.get_header("Accept") or "")
         if lines and "limit" in given:
@@ -88,6 +95,7 @@ class Many:
         prefix, end = given.get("prefix", b""), self._board.end()
         if not prefix and not given.get("all"):
             raise BadRequest("without a prefix everything is deleted: say so with all=true")
+        req.scope[GRANTS].require_all("write", prefix)
         cut = given.get("cut", end)
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not come that far")
@@ -119,8 +127,9 @@ class Many:
     async def _count(self, wanted: Range) -> int:
         count = 0
         if not wanted.delimiter:
-            async for portion in self._router.count(wanted.prefix, wanted.after, wanted.before):
-                count += portion
+            for part in wanted.parts:
+                async for portion in self._router.count(part, wanted.after, wanted.before):
+                    count += portion
             return count
         walk = Walk(wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:

@@ -9,12 +9,13 @@ from typing import Final
 
 from falcon.asgi import Request, Response
 
+from kvserver.access.grants import Grants
 from kvserver.resources.lists import answer_list, json_array, nothing, refused_if_full, spooled
 from kvserver.resources.values import answer
 from kvserver.router import Router
 from kvserver.web import coding, handshake
 from kvserver.web.answers import WrongMethod
-from kvserver.web.exchange import SCRIPT
+from kvserver.web.exchange import GRANTS, SCRIPT
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.limits import MAX_KEY, is_content_type
@@ -51,6 +52,7 @@ class Key:
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value, empty if there is none."""
+        req.scope[GRANTS].require("read", key)
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
         resp.content_type = OCTETS
@@ -72,6 +74,7 @@ class Key:
 
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value that was replaced, empty if there was none."""
+        _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
         if self._traffic.full:
@@ -83,6 +86,7 @@ class Key:
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value that was deleted, 404 if there was none."""
+        _require_both(req, key)
         if len(key) > MAX_KEY:
             self._router.activity("delete", key)
             raise NotFound
@@ -93,6 +97,13 @@ class Key:
             raise NotFound
         resp.content_type = OCTETS
         resp.data = done.previous or b""
+
+
+def _require_both(req: Request, key: bytes) -> None:
+    """These writes answer with what was there."""
+    grants: Grants = req.scope[GRANTS]
+    grants.require("read", key)
+    grants.require("write", key)
 
 
 def _content_type(req: Request) -> str:
@@ -111,12 +122,14 @@ class Keys:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
+        req.scope[GRANTS].require_all("read", b"")
         await answer_list(req, resp, refused_if_full(json_array(self._router.keys(b"")), self._traffic))
 
     on_head = on_get
 
     async def on_delete(self, req: Request, resp: Response) -> None:
         """Delete everything: 200, empty."""
+        req.scope[GRANTS].require_all("write", b"")
         async for _ in self._router.delete_prefix(b""):
             pass
         resp.data = b""
@@ -130,6 +143,7 @@ class Prefix:
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the JSON array of the keys that start with the prefix."""
+        req.scope[GRANTS].require_all("read", key)
         if len(key) > MAX_KEY:
             self._router.activity("list_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
@@ -143,6 +157,9 @@ class Prefix:
 
         It goes on to its end however slowly its client reads.
         """
+        grants: Grants = req.scope[GRANTS]
+        grants.require_all("read", key)
+        grants.require_all("write", key)
         if len(key) > MAX_KEY:
             self._router.activity("delete_prefix", key)
             await answer_list(req, resp, json_array(nothing()))

@@ -10,6 +10,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver import query
+from kvserver.web.exchange import GRANTS
 from shards import locks
 from shards.board import Board, Common
 from shards.errors import Unavailable
@@ -54,6 +55,7 @@ class Status:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with processes, history, log and snapshot of the store."""
         query.parse(req.scope["query_string"], query.NOTHING)
+        req.scope[GRANTS].require_all("admin", b"")
         board, facts = self._board, self._board.facts
         answer = {
             "version": facts.version,

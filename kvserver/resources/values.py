@@ -1,12 +1,16 @@
-"""Bodies of answers, coded if their client wants that."""
+"""Values in answers: coded if their client wants that, and nothing of them for who may only write."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from falcon.asgi import Request, Response
 
+from kvserver.access.grants import Grants
 from kvserver.web import coding
+from shards.errors import Conflict, KVError, PreconditionFailed
 
 
 async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:
@@ -28,3 +32,20 @@ async def answer(req: Request, resp: Response, body: bytes, content_type: str = 
                 return name
     resp.data = body
     return ""
+
+
+@contextmanager
+def seen_by(grants: Grants, key: bytes) -> Iterator[None]:
+    """What is raised inside about `key` goes on as `told_to` tells it."""
+    try:
+        yield
+    except KVError as error:
+        raise told_to(grants, key, error) from None
+
+
+def told_to(grants: Grants, key: bytes, error: KVError) -> KVError:
+    """`error` about `key` for the bearer of `grants`: who may not read learns that it is as it is, and nothing else of
+    what is there."""
+    if isinstance(error, Conflict | PreconditionFailed) and not grants.may("read", key):
+        return type(error)()
+    return error

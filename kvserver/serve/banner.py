@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str
     console.print(f"kvserver {__version__}", style="bold")
     for name, text in lines(settings, map_dir, rest, feed, metrics):
         console.print(f"  {name:<11}{text}")
-    if settings.only is None:
-        console.print(warning(settings), style="yellow")
+    if settings.only is None and (text := warning(settings)):
+        console.print(text, style="yellow")
     console.print("ready", style="bold green")
     console.file.flush()
 
@@ -40,6 +41,7 @@ def lines(
     yield "shards", str(settings.shards) if settings.only is None else f"{settings.shards}, not started here"
     if settings.only is None:
         yield "workers", f"{settings.workers} web, {settings.gateways} feed"
+    yield "access", "everybody: there are no tokens" if settings.tokens is None else f"tokens in {settings.tokens}"
     yield "data", "in memory only" if settings.in_memory else str(settings.data_dir)
     yield "run", str(settings.run_dir)
     yield "maps", str(map_dir)
@@ -52,7 +54,11 @@ def lines(
 
 
 def warning(settings: ServerSettings) -> str:
-    """Who can use a store without access control."""
+    """Who can use a store without access control; what is in the clear with it, if others can listen in."""
+    if settings.tokens is not None:
+        if ipaddress.ip_address(settings.host).is_loopback:
+            return ""
+        return "warning: tokens and values travel unencrypted: put TLS in front, unless you trust the network"
     if settings.insecure:
         return "warning: there is no access control: everybody who can reach this address can read and change the store"
     if settings.origins == "*":

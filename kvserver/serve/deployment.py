@@ -10,7 +10,7 @@ from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError
 from shards.process import die_with_starter
-from shards.settings import SettingError, load
+from shards.settings import SettingError, env_name, load
 
 
 def join_store() -> tuple[ServerSettings, Path]:
@@ -33,13 +33,19 @@ def join_store() -> tuple[ServerSettings, Path]:
 
 def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
     """gunicorn's `bind`: the descriptor in the environment's `variable`, if the supervisor passed one, else host and
-    `port`. Exits with a sentence if the store would be open to everybody."""
+    `port`. Exits with a sentence if the store would be open to everybody: what counts is whether the running store has
+    tokens."""
     if variable in os.environ:
         # The supervisor keeps the socket, so that no connection is refused while this master is restarted.
         return f"fd://{os.environ[variable]}"
     try:
-        refuse_openly(settings)
-    except SettingError as error:
+        board = Board.open(settings.board_path)
+        has_tokens = board.log.tokens > 0
+        board.close()
+        if settings.tokens is not None and not has_tokens:
+            raise SettingError(f"{env_name('tokens')} is given, but the running store was started without tokens")
+        refuse_openly(settings, has_tokens)
+    except (BoardError, SettingError) as error:
         sys.exit(f"kvserver: {error}")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{host}:{port}"

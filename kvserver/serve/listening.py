@@ -28,14 +28,14 @@ class ListenError(Exception):
     """An address cannot be listened on; the message says why and which option to change."""
 
 
-def refuse_openly(settings: ServerSettings) -> None:
+def refuse_openly(settings: ServerSettings, has_tokens: bool) -> None:
     """Raise `SettingError` if others than this machine could reach the store without any access control."""
-    if settings.insecure or ipaddress.ip_address(settings.host).is_loopback:
+    if has_tokens or settings.insecure or ipaddress.ip_address(settings.host).is_loopback:
         return
     raise SettingError(
         f"{option_name('host')} {settings.host} lets everybody who can reach this machine read, change and delete "
-        f"everything, because the store has no access control. Listen on 127.0.0.1 behind a proxy that has, or say "
-        f"{option_name('insecure')} if that is meant."
+        f"everything, because the store has no access control. Give it tokens ({option_name('tokens')}), listen on "
+        f"127.0.0.1 behind a proxy that asks who comes, or say {option_name('insecure')} if that is meant."
     )
 
 

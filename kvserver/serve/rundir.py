@@ -10,6 +10,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from kvserver.access import tickets, tokens
 from shards import locks
 from shards.settings import default_run_dir
 
@@ -50,9 +51,9 @@ class RunDir:
             )
         self.metrics = path / "metrics"
         try:
-            self._remove_sockets()
-            shutil.rmtree(self.metrics, ignore_errors=True)
+            self._remove_all_but_board()
             self.metrics.mkdir(mode=0o700)
+            (path / tickets.DIRECTORY).mkdir(mode=0o700)
         except OSError as error:
             os.close(self._lock)
             raise _unusable(path, error) from None
@@ -67,22 +68,23 @@ class RunDir:
         return cls(default_run_dir(f"memory-{secrets.token_hex(4)}"), transient=True)
 
     def clean(self) -> None:
-        """Remove sockets, board and metrics: the run is over."""
+        """Remove what is in it: the run is over."""
         if self._transient:
             shutil.rmtree(self.path, ignore_errors=True)
             return
-        self._remove_sockets()
+        self._remove_all_but_board()
         (self.path / "board").unlink(missing_ok=True)
-        shutil.rmtree(self.metrics, ignore_errors=True)
 
     def close(self) -> None:
         """Give the directory up."""
         os.close(self._lock)
 
-    def _remove_sockets(self) -> None:
-        for pattern in _SOCKETS:
+    def _remove_all_but_board(self) -> None:
+        for pattern in (*_SOCKETS, tokens.FILE):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
+        for directory in (self.metrics, self.path / tickets.DIRECTORY):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _unusable(path: Path, error: OSError) -> RunDirError:

@@ -19,6 +19,9 @@ from pathlib import Path
 import msgspec
 
 from kvserver import __version__
+from kvserver.access import tokenfile
+from kvserver.access.tokenfile import TokenFileError
+from kvserver.access.tokens import publish
 from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
@@ -55,6 +58,7 @@ class StoreError(Exception):
 
 _EXPECTED = (
     RunDirError, ManifestError, MapDirError, Damaged, StillRunning, BoardError, LogError, OverflowError,
+    TokenFileError,
 )  # fmt: skip
 
 
@@ -73,6 +77,7 @@ class Store:
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
         with ExitStack() as stack:
             try:
+                tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
                     start, tail, next_revision, now_ms = self._begin()
@@ -82,6 +87,8 @@ class Store:
                     segments.adopt(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
                     discard_maps(self.board)
+                    if tokens is not None:
+                        publish(self.board, tokens)  # before anybody can see a board without
                     self.board.install()
             except OSError as error:
                 raise StoreError(explain(error, self._data_dir)) from error
@@ -119,7 +126,8 @@ class Store:
         for directory in (self._lock_dir, self._log_dir):
             directory.mkdir(mode=0o700, exist_ok=True)
         self.settings = replace(
-            given, data_dir=given.data_dir.absolute(), run_dir=self._run_dir.path, map_dir=maps.path
+            given, data_dir=given.data_dir.absolute(), run_dir=self._run_dir.path, map_dir=maps.path,
+            tokens=None if given.tokens is None else given.tokens.absolute(),
         )  # fmt: skip
 
     @property

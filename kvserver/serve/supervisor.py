@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kvserver
+from kvserver.access import tickets, tokenfile
 from kvserver.metrics import MetricsServer
 from kvserver.serve import banner, listening
 from kvserver.serve.children import CannotStart, Child, Children, is_descendant
@@ -177,6 +178,7 @@ class Supervisor:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             self._metrics.sweep()
+            tickets.sweep(self._board)
 
     def _look_at_directories(self) -> None:
         """Raise `Failure` if what all processes of the store meet in was removed under it."""
@@ -201,7 +203,10 @@ class Supervisor:
             row.given_up = int(child.given_up)
 
     def _reload(self) -> None:
-        """New web workers; the old ones finish what they have. Feeds stay where they are."""
+        """Tokens are read again, everywhere. New web workers; the old ones finish what they have. Feeds stay where they
+        are."""
+        if self._settings.tokens is not None:
+            tokenfile.load_into(self._board, self._settings.tokens)
         for child in self._children:
             if child.stage == WEB:
                 child.send(signal.SIGHUP)
@@ -345,7 +350,7 @@ def run(settings: ServerSettings) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         if settings.only is None:
-            listening.refuse_openly(settings)
+            listening.refuse_openly(settings, settings.tokens is not None)
         raise_open_files()
         become_subreaper()
         listeners = Listeners(settings)

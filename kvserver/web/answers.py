@@ -14,12 +14,14 @@ import msgspec
 
 from shards.errors import (
     BadRequest,
+    InvalidToken,
     KVError,
     MethodNotAllowed,
     Overloaded,
     PreconditionFailed,
     RangeNotSatisfiable,
     RequestTimeout,
+    Unauthorized,
     UnsupportedMediaType,
     ValueTooLarge,
 )
@@ -148,6 +150,10 @@ def _headers_of(error: KVError) -> Headers:
         return [(b"accept-patch", MERGE_PATCH)]
     if isinstance(error, BehindTheEnd):
         return [(b"accept-ranges", b"bytes"), (b"content-range", b"bytes */%d" % error.size)]
+    if isinstance(error, InvalidToken):
+        return [(b"www-authenticate", b'Bearer error="invalid_token"')]
+    if isinstance(error, Unauthorized):
+        return [(b"www-authenticate", b"Bearer")]
     return [(b"retry-after", b"%d" % RETRY_AFTER_S)] if error.status == 503 else []
 
 

@@ -30,6 +30,9 @@ SCRIPT = "kvserver.script"
 GIVEN_ID = "kvserver.request_id"
 """Key of the scope under which the client's X-Request-Id is, if it gave one."""
 
+GRANTS = "kvserver.grants"
+"""Key of the scope under which is what the client may (`kvserver.access.grants.Grants`)."""
+
 UNCOUNTED: Final = frozenset((target.LIVE.encode(), target.READY.encode()))
 """Paths that answer however much the server has to do."""
 
@@ -46,6 +49,7 @@ class Exchange:
 
     Attributes:
         headers: as received, names in lower case.
+        authorization: the header of that name, None without.
         body: what has arrived of it.
         error: the refusal that is the answer; the application is not asked.
         keep_alive: whether another request may follow on the connection.
@@ -55,9 +59,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_started", "accept", "begun_at", "body", "bytes_held", "bytes_owed", "complete", "counted",
-        "disconnected", "error", "headers", "keep_alive", "last", "method", "origin", "path", "protocol", "request_id",
-        "scope", "script", "start", "status", "version",
+        "_chunked", "_started", "accept", "authorization", "begun_at", "body", "bytes_held", "bytes_owed", "complete",
+        "counted", "disconnected", "error", "headers", "keep_alive", "last", "method", "origin", "path", "protocol",
+        "request_id", "scope", "script", "start", "status", "version",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol) -> None:
@@ -67,6 +71,7 @@ class Exchange:
         self.body: bytes | bytearray = b""
         self.error: KVError | None = None
         self.scope: dict[str, Any] = {}
+        self.authorization: bytes | None = None
         self.keep_alive = self.last = self.counted = self.script = False
         self.accept = self.origin = self.request_id = b""
         self.bytes_held = self.bytes_owed = 0

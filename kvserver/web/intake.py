@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
+from kvserver.access.grants import NOTHING
 from kvserver.web import heads, target
 from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
-from kvserver.web.exchange import GIVEN_ID, SCRIPT, Exchange
+from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
 from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
 from kvserver.web.traffic import MOST_BYTES
-from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, UriTooLong, ValueTooLarge
+from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, Unauthorized, UriTooLong, ValueTooLarge
 
 if TYPE_CHECKING:
     from kvserver.web.http import Protocol
@@ -206,6 +207,11 @@ class Intake:
     def _note_service_worker(self, exchange: Exchange, value: bytes) -> None:
         exchange.script = value.lower() == b"script"
 
+    def _note_authorization(self, exchange: Exchange, value: bytes) -> None:
+        if exchange.authorization is not None and self._traffic.tokens.required:
+            self._fail(BadRequest("Authorization header: exactly one is needed"))
+        exchange.authorization = value
+
     def on_headers_complete(self) -> None:
         """The head is whole. What asks for an upgrade is looked at when the parser lets go of it."""
         exchange, parser = self.receiving, self._parser
@@ -251,7 +257,8 @@ class Intake:
         """Limits. A request that waits behind others is counted when its turn comes."""
         connection = self._connection
         has_body = bool(self._length) or self._encodings > 0
-        if connection.is_next and not exchange.enter() and has_body:
+        self._authenticate(exchange, has_body)
+        if exchange.error is None and connection.is_next and not exchange.enter() and has_body:
             self._fail(Overloaded())
         if not has_body:
             return
@@ -263,6 +270,18 @@ class Intake:
             self._shed()
         if self.expects and exchange.version == "1.1" and connection.is_next:
             self.go_on()
+
+    def _authenticate(self, exchange: Exchange, has_body: bool) -> None:
+        """Who lacks a token is told so in its turn; its body is not waited for."""
+        try:
+            exchange.scope[GRANTS] = self._traffic.tokens.authenticate(exchange.authorization)
+        except Unauthorized as error:
+            exchange.scope[GRANTS] = NOTHING
+            if exchange.method == "OPTIONS" or target.is_open(exchange.path):
+                return
+            if has_body:
+                self._fail(error)
+            exchange.error = error
 
     def _shed(self) -> None:
         self._traffic.counts.overloads += 1
@@ -310,6 +329,7 @@ _NOTED: Final = {
     b"content-length": Intake._note_length,
     b"transfer-encoding": Intake._note_encoding,
     b"accept": Intake._note_accept,
+    b"authorization": Intake._note_authorization,
     b"origin": Intake._note_origin,
     b"x-request-id": Intake._note_request_id,
     b"service-worker": Intake._note_service_worker,

@@ -26,10 +26,11 @@ BATCH: Final = "/v1/batch"
 STATUS: Final = "/v1/status"
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
+TICKETS: Final = "/v1/tickets"
 V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
-LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, V1_OTHER, NOWHERE)
+LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, TICKETS, V1_OTHER, NOWHERE)
 """Every route, by the name that metrics show."""
 
 
@@ -41,16 +42,24 @@ class Target(NamedTuple):
 
 
 _NAMED: Final = {
-    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY)
+    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS)
 }  # fmt: skip
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
+
+_OPEN: Final = frozenset((PING.encode(), b"/v1/openapi.json"))
+_OPEN_BELOW: Final = (b"/health/", b"/docs/", b"/console/")
 
 _KV_PATH: Final = b"/v1/kv/"
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _END_OF_PATH = re.compile(rb"[?#]")
+
+
+def is_open(path: bytes) -> bool:
+    """Whether what is at `path`, as sent, is for everybody, with a token or without: health and pages, never data."""
+    return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
 def split(target: bytes) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from uvicorn.server import ServerState
 
+from kvserver.access.tokens import Tokens
 from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
 from kvserver.web.target import BATCH
@@ -31,14 +32,15 @@ class Traffic(ServerState):
     Attributes:
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
+        tokens: who may do what.
         stopping: answers end their connection.
         bytes_held: of bodies that arrive.
         bytes_owed: of answers that were not taken yet.
     """
 
-    def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins) -> None:
+    def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins, tokens: Tokens) -> None:
         super().__init__()
-        self.board, self.row, self.counts, self.origins = board, row, counts, origins
+        self.board, self.row, self.counts, self.origins, self.tokens = board, row, counts, origins, tokens
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
         self.clock = 0.0
         self.stopping = False

@@ -302,7 +302,7 @@ NO_JSON: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("document", NO_JSON, ids=repr)
+@pytest.mark.parametrize("document", NO_JSON, ids=lambda document: str(document).partition(" object")[0])
 @pytest.mark.parametrize("op", ["put", "patch"])
 def test_what_messagepack_has_and_json_has_not(site: Site, op: str, document: Any) -> None:
     ops = [{"op": op, "key": "k", "json" if op == "put" else "patch": document}]

@@ -79,14 +79,15 @@ def test_a_run_directory_keeps_the_board_of_a_run_that_was_killed_and_nothing_el
         "gateway-3.handover",
         "gateway-3.activity",
         "gateway.sock",
+        "tokens",
         "board",
         "mine",
     ]
-    for name in [*left, "metrics/counter_1.db"]:
+    for name in [*left, "metrics/counter_1.db", "tickets/a"]:
         (tmp_path / "run" / name).touch()
     taken = RunDir(tmp_path / "run")
-    assert {entry.name for entry in taken.path.iterdir()} == {"board", "lock", "metrics", "mine"}
-    assert list(taken.metrics.iterdir()) == []
+    assert {entry.name for entry in taken.path.iterdir()} == {"board", "lock", "metrics", "mine", "tickets"}
+    assert list(taken.metrics.iterdir()) == list((taken.path / "tickets").iterdir()) == []
     taken.clean()
     assert {entry.name for entry in taken.path.iterdir()} == {"lock", "mine"}
     taken.close()

@@ -18,6 +18,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from uvicorn.config import Config
 
+from kvserver.access.tokens import Tokens
 from kvserver.app import create_app
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
@@ -157,7 +158,7 @@ class Front:
     def __init__(self, board: Board, row: WorkerRow, router: Any, origins: str = "*") -> None:
         self.board, self.row, self.router = board, row, router
         self.counts = Counts(CollectorRegistry())
-        self.traffic = Traffic(board, self.row, self.counts, Origins(origins))
+        self.traffic = Traffic(board, self.row, self.counts, Origins(origins), Tokens(board))
         self._passed = 0.0
         self._clients: list[Client] = []
 

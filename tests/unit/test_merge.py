@@ -7,6 +7,7 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvserver.access.grants import Grants
 from kvserver.merge import Range, Walk, beyond
 from shards.mapfile import Item
 
@@ -55,7 +56,7 @@ def rows_of(shards: list[Shard], wanted: Range) -> list[tuple[bytes, Item | None
     """The oracle: folds every key, then looks which names are wanted."""
     rows: dict[bytes, Item | None] = {}
     for key, size in {key: size for shard in shards for key, size in shard.items()}.items():
-        if size is None or not key.startswith(wanted.prefix):
+        if size is None or not key.startswith(wanted.parts or wanted.prefix):
             continue
         rest = key[len(wanted.prefix) :]
         if wanted.delimiter and wanted.delimiter in rest:
@@ -83,14 +84,22 @@ def stores(draw: st.DrawFn) -> list[Shard]:
     return shards
 
 
-RANGES = st.builds(
-    Range,
-    prefix=st.sampled_from([b"", b"", b"a", b"a/", b"\xf4\x8f\xbf\xbf"]),
-    after=BOUNDS,
-    before=BOUNDS,
-    reverse=st.booleans(),
-    delimiter=st.sampled_from([b"", b"/", b"/", b"::", b"ab"]),
-)
+@st.composite
+def ranges(draw: st.DrawFn) -> Range:
+    """Of a whole prefix, or of parts of it."""
+    prefix = draw(st.sampled_from([b"", b"", b"a", b"a/", b"\xf4\x8f\xbf\xbf"]))
+    allowed = [("read", prefix + rest) for rest in draw(st.lists(KEYS, max_size=4))]
+    return Range(
+        prefix,
+        after=draw(BOUNDS),
+        before=draw(BOUNDS),
+        reverse=draw(st.booleans()),
+        delimiter=draw(st.sampled_from([b"", b"/", b"/", b"::", b"ab"])),
+        parts=Grants.of("", "", allowed).within("read", prefix),  # type: ignore[arg-type]
+    )
+
+
+RANGES = ranges()
 
 
 def read_page(
@@ -165,6 +174,17 @@ def test_a_prefix_is_leapt_over_not_walked_through() -> None:
         assert [name for name, _ in walk.rows] == sorted([b"0/", b"1/", b"2/"], reverse=reverse)
         assert walk.done
         assert sum(cursor.moves for cursor in cursors) <= 8
+
+
+def test_parts_are_sought_not_walked_to() -> None:
+    shards: list[Shard] = [{b"%06d" % n: 0 for n in range(shard, 30_000, 2)} for shard in (0, 1)]
+    for reverse in (False, True):
+        cursors = [ListCursor(shard) for shard in shards]
+        walk = Walk(Range(parts=(b"00012", b"000777", b"0298", b"x"), reverse=reverse), 1000, 0)
+        walk.advance(cursors, 1000)
+        assert len(walk.rows) == 10 + 1 + 100
+        assert walk.done
+        assert sum(cursor.moves for cursor in cursors) <= 111 + 4 * 4
 
 
 def test_a_page_looks_at_its_own_keys() -> None:

@@ -1,0 +1,160 @@
+"""The file of tokens: TOML that people write, or have `kvserver token` write.
+
+    [[token]]
+    name = "deploy"
+    sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"   # of the token's text, in hexadecimal
+    grants = [
+        { prefix = "flags/", allow = ["read", "write"] },
+        { prefix = "", allow = ["feed"] },
+    ]
+
+Nothing is guessed: what is unknown or comes twice is refused, since a grant that is not what its author meant is worse
+than a server that does not start.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from kvserver.access.grants import VERBS, Grants, Verb, shown
+from kvserver.access.tokens import Token, publish
+from shards.board import Board
+from shards.limits import MAX_KEY
+
+log = logging.getLogger(__name__)
+
+NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""A token's name."""
+
+_TABLE = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]", re.MULTILINE)
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+_WORLD_WRITABLE: Final = 0o002
+
+
+class TokenFileError(Exception):
+    """The file of tokens cannot be used; the message names file and line, what is wrong and what would be right."""
+
+
+class _Grant(msgspec.Struct, forbid_unknown_fields=True):
+    prefix: str
+    allow: list[str]
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
+    grants: list[_Grant]
+
+
+def load_into(board: Board, path: Path) -> None:
+    """Put the tokens of `path` into effect if they can be used; else the old ones stay, and the log says why."""
+    try:
+        tokens = read(path)
+        publish(board, tokens)
+    except (TokenFileError, OSError) as error:
+        log.error("the tokens that are in effect stay: %s", error)
+    else:
+        log.info("tokens are in effect: %s", ", ".join(token.grants.name for token in tokens) or "none")
+
+
+def read(path: Path) -> list[Token]:
+    """The tokens of the file at `path`. Raises `TokenFileError`."""
+    try:
+        if path.stat().st_mode & _WORLD_WRITABLE:
+            raise TokenFileError(f"the file of tokens {path} can be written by everybody: chmod o-w {path}")
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise TokenFileError(
+            f"there is no file of tokens {path}: kvserver token new NAME --grant read,write --tokens {path} makes it"
+        ) from None
+    except OSError as error:
+        raise TokenFileError(f"the file of tokens {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str) -> list[Token]:
+    """The tokens of `text`; `path` is for messages. Raises `TokenFileError`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = _AT_LINE.search(str(error))
+        raise _wrong(path, int(place[1]) if place else 0, f"not TOML: {_AT_LINE.sub('', str(error))}") from None
+    entries = document.pop("token", [])
+    if document:
+        raise _wrong(path, 0, f"{shown(next(iter(document)).encode())} means nothing here: there are only [[token]]s")
+    if not isinstance(entries, list):
+        raise _wrong(path, 0, "each token is a table of its own: [[token]], in double brackets")
+    lines = [text.count("\n", 0, found.start()) + 1 for found in _TABLE.finditer(text)]
+    tokens: list[Token] = []
+    for index, entry in enumerate(entries):
+        try:
+            token = _token(entry)
+            _refuse_doubles(token, tokens)
+        except (ValueError, msgspec.ValidationError) as error:
+            line = lines[index] if len(lines) == len(entries) else 0
+            raise _wrong(path, line, f"token {index + 1}{_called(entry)}: {error}") from None
+        tokens.append(token)
+    return tokens
+
+
+def _wrong(path: str, line: int, why: str) -> TokenFileError:
+    return TokenFileError(f"the file of tokens {path}{f', line {line}' if line else ''}: {why}")
+
+
+def _called(entry: Any) -> str:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return f" ({shown(name.encode())})" if isinstance(name, str) else ""
+
+
+def _token(entry: Any) -> Token:
+    """Raises `ValueError` or `msgspec.ValidationError`."""
+    try:
+        given = msgspec.convert(entry, _Entry)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{error}; {_WANTED}") from None
+    if not given.grants:
+        raise ValueError(f"it grants nothing; {_WANTED}")
+    digest = bytes.fromhex(given.sha256)
+    pairs = [pair for grant in given.grants for pair in pairs_of(grant.prefix, grant.allow)]
+    return Token(digest, Grants.of(given.name, digest.hex()[:16], pairs))
+
+
+_WANTED: Final = (
+    'wanted are name = "letters, digits and . _ - (at most 64)", sha256 = "64 hexadecimal digits", '
+    'grants = [{ prefix = "flags/", allow = ["read"] }]'
+)
+
+
+def pairs_of(prefix: str, verbs: list[str]) -> list[tuple[Verb, bytes]]:
+    """One grant of the file, as `Grants.of` takes it. Raises `ValueError`, which says what would be right."""
+    if not verbs:
+        raise ValueError(f"a grant allows nothing: {', '.join(VERBS)} can be allowed")
+    encoded = prefix.encode()
+    if len(encoded) > MAX_KEY:
+        raise ValueError(f"a prefix has {len(encoded)} bytes, and no key more than {MAX_KEY}")
+    pairs: list[tuple[Verb, bytes]] = []
+    for word in verbs:
+        verb = next((verb for verb in VERBS if verb == word), None)
+        if verb is None:
+            raise ValueError(f"{shown(word.encode())} cannot be allowed: {', '.join(VERBS)} can")
+        if verb == "admin" and prefix:
+            raise ValueError('admin concerns the whole server: allow it with prefix ""')
+        pairs.append((verb, encoded))
+    return pairs
+
+
+def _refuse_doubles(token: Token, others: list[Token]) -> None:
+    for other in others:
+        if other.grants.name == token.grants.name:
+            raise ValueError("another token has this name: names are for revoking, so each is wanted once")
+        if other.sha256 == token.sha256:
+            raise ValueError(f"its sha256 is also that of {other.grants.name}: give one of them all grants")
