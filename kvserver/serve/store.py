@@ -80,8 +80,8 @@ class Store:
                 tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
-                    start, tail, next_revision, now_ms = self._begin()
-                    self.board = self._make_board(start, now_ms)
+                    start, tail, next_revision, clock_offset_ms = self._begin()
+                    self.board = self._make_board(start, clock_offset_ms)
                     stack.callback(self.board.close)
                     segments = Segments(self.board)
                     segments.adopt(tail, next_revision)
@@ -135,7 +135,8 @@ class Store:
         return IN_MEMORY_RETENTION if self._given.in_memory else self._given.wal_retention
 
     def _begin(self) -> tuple[Start, int, int, int]:
-        """Find the log's end and begin a run there: its START, the new tail and next revision, and the time."""
+        """Find the log's end and begin a run there: its START, the new tail and next revision, and what
+        makes Unix time of CLOCK_BOOTTIME."""
         boot = boot_id()
         if self._data_dir is not None:
             self._manifest = Manifest.load(
@@ -143,6 +144,7 @@ class Store:
             )  # a snapshot of the last run may have been finished meanwhile
         found = self._recover(boot)
         now_ms = max(time.time_ns() // 1_000_000, found.last_time_ms)
+        clock_offset_ms = now_ms - _boottime_ms()  # at once: what follows may take long, and the clock would be slow
         epoch, next_revision = self._epoch(found, boot, now_ms)
         start = Start(
             store=self._manifest.store, epoch=epoch, boot_id=boot, sync=self._given.sync, version=__version__
@@ -151,7 +153,7 @@ class Store:
             self._log_dir, self._manifest.secret, start, found.tail, next_revision, now_ms
         )  # fmt: skip
         self._save_manifest(start, tail, next_revision)
-        return start, tail, next_revision, now_ms
+        return start, tail, next_revision, clock_offset_ms
 
     def _recover(self, boot: str) -> Recovered:
         manifest = self._manifest
@@ -206,15 +208,14 @@ class Store:
             self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
             self._manifest.save(self._data_dir)
 
-    def _make_board(self, start: Start, now_ms: int) -> Board:
+    def _make_board(self, start: Start, clock_offset_ms: int) -> Board:
         facts = Facts(
             version=__version__, store=start.store, epoch=start.epoch, boot_id=start.boot_id,
             secret=self._manifest.secret, shards=self._given.shards, sync=start.sync, in_memory=self._given.in_memory,
             data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
             map_dir=str(self.map_dir), max_value=self._given.max_value,
             max_batch=self._given.max_batch,
-            clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
-            supervisor_pid=os.getpid(), started_ms=now_ms,
+            clock_offset_ms=clock_offset_ms, supervisor_pid=os.getpid(), started_ms=_boottime_ms() + clock_offset_ms,
         )  # fmt: skip
         path = self._run_dir.path / "board"
         try:
@@ -365,3 +366,7 @@ def load_manifest(data_dir: Path | None) -> Manifest:
         manifest = Manifest.create(data_dir)
         manifest.save(data_dir)
         return manifest
+
+
+def _boottime_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +19,7 @@ from kvserver.settings import ServerSettings
 from shards.board import Common
 from shards.log import SEGMENT, Log
 from shards.manifest import Manifest
+from shards.recovery import begin_history
 
 MIB = 1 << 20
 
@@ -258,6 +261,22 @@ def test_locks_that_are_missing_are_made_again(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data" / "locks")
     with Store(settings_of(tmp_path)) as store:
         assert store.board.end() == revision
+
+
+def test_the_store_s_clock_is_right_however_long_it_takes_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*given: Any) -> tuple[int, int]:
+        begun = begin_history(*given)
+        time.sleep(0.05)
+        return begun
+
+    monkeypatch.setattr("kvserver.serve.store.begin_history", slowly)
+    with Store(settings_of(tmp_path)) as store:
+        before = time.time_ns() // 1_000_000
+        shown = store.board.now_ms()
+        assert before - 1 <= shown <= time.time_ns() // 1_000_000 + 1
+        assert store.board.facts.started_ms <= shown
 
 
 # When a snapshot is taken.
