@@ -1,0 +1,10 @@
+"""The benchmark: `python -m tests.bench` measures this server beside its peers, on whatever machine it is run.
+
+- `measure`, `report`: what is measured, as figures; tables of them. Pure.
+- `contenders`: servers that are started to be measured: ours, and peers that are installed.
+- `wrk`, `client`: load from `wrk`, and from Python where latencies of single requests count.
+- `parts`: what is measured; a row of its table is a choice of `--parts`.
+
+Nothing here is a test: no figure can fail. What else runs on the machine disturbs all of it, so contenders take turns,
+and a ratio is that of neighbours in the same round. Ratios can be compared with those of another day, rates cannot.
+"""

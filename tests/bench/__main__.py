@@ -1,0 +1,89 @@
+"""`python -m tests.bench`: measure, and say what came out, on the terminal and in `--output`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tests.bench import machine, report, wrk
+from tests.bench.client import Refused
+from tests.bench.measure import Findings
+from tests.bench.parts import Bench, Part
+from tests.bench.parts.batch import batch
+from tests.bench.parts.delete import delete
+from tests.bench.parts.expiry import expiry
+from tests.bench.parts.load import load, start
+from tests.bench.parts.page import page
+from tests.bench.parts.speed import get, put
+from tests.bench.parts.stream import stream
+
+PARTS: Final = {
+    "get": Part("GET of one key, 100 bytes, 64 connections, keys at random.", get),
+    "put": Part("PUT of one key, 100 bytes, 64 connections, keys at random.", put),
+    "batch": Part("POST /v1/batch, 16 connections; Redis answers single requests on 64.", batch),
+    "page": Part("GET /v1/kv, 100 items from random places; the ratio is that of the small store to the large.", page),
+    "delete": Part("DELETE /v1/kv?prefix= of many keys, and the PUTs of another client meanwhile.", delete),
+    "expiry": Part("From the time a key is due to the line on /wal that says so.", expiry),
+    "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),
+    "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
+    "start": Part("kvserver serve until ready, after a clean stop.", start),
+}
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _parts(_: click.Context, __: click.Parameter, text: str) -> list[str]:
+    wanted = text.split(",")
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown:
+        raise click.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    return wanted
+
+
+@click.command(help="Measure kvserver beside the peers that are installed. Parts: " + ", ".join(PARTS) + ".")
+@click.option("--parts", default=",".join(PARTS), callback=_parts, help="Names, separated by commas. Default: all.")
+@click.option("--rounds", default=5, show_default=True, help="How often each contender has its turn.")
+@click.option("--seconds", default=3.0, show_default=True, help="How long a turn of wrk is.")
+@click.option("--keys", default=1_000_000, show_default=True, help="Keys in stores that are large.")
+@click.option(
+    "--directory", type=click.Path(path_type=Path), help="Where data goes. Default: that for temporary files."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Where report.md and report.json go. Default: nowhere.")
+def main(parts: list[str], rounds: int, seconds: float, keys: int, directory: Path | None, output: Path | None) -> None:
+    if why := wrk.missing():
+        raise click.ClickException(why)
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as data:
+        bench = Bench(rounds, seconds, keys, Path(data), _say)
+        facts = machine.facts(bench.directory)
+        facts["settings"] = f"{rounds} rounds, {seconds:g} s of wrk, {keys:,} keys in large stores"
+        findings: dict[str, Findings] = {}
+        for name in parts:
+            _say(f"part {name}")
+            findings[name] = _run(PARTS[name], bench)
+            print(report.section(name, PARTS[name].about, findings[name]), flush=True)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        sections = [report.section(name, PARTS[name].about, found) for name, found in findings.items()]
+        (output / "report.md").write_text(report.markdown(facts, sections))
+        (output / "report.json").write_text(report.as_json(facts, findings))
+
+
+def _run(part: Part, bench: Bench) -> Findings:
+    """What a part finds out; one that fails does not end the others."""
+    try:
+        return part.run(bench)
+    except (wrk.Failed, Refused, OSError, AssertionError, RuntimeError) as error:
+        return Findings(notes=[f"FAILED: {type(error).__name__}: {error}"])
+
+
+if __name__ == "__main__":
+    main()

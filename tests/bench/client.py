@@ -1,0 +1,137 @@
+"""A plain HTTP client that costs little, for where the latency of single requests counts, and what is done with it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_RECEIVE = 1 << 20
+MESSAGE_PACK = "application/vnd.msgpack"
+
+Operation = dict[str, Any]
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """A server answered what it should not."""
+
+
+def request(method: str, target: str, body: bytes | None = None, **headers: str) -> bytes:
+    """The bytes of a request. `headers`: names with `_` for `-`."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+
+
+def batch(operations: list[Operation], *, packed: bool = True) -> bytes:
+    """The bytes of a batch of `operations`, in MessagePack (values are bytes) or JSON (values are text)."""
+    document = {"ops": operations}
+    if packed:
+        return request("POST", "/v1/batch", msgspec.msgpack.encode(document), Content_Type=MESSAGE_PACK)
+    return request("POST", "/v1/batch", msgspec.json.encode(document), Content_Type="application/json")
+
+
+class Connection:
+    """One request at a time over one connection. Answers must have a Content-Length, or no body."""
+
+    def __init__(self, port: int, timeout_s: float = 60.0) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout_s)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ask(self, request: bytes) -> bytes:
+        """The body of the answer. Raises `Refused` unless its status is below 300, `OSError`."""
+        self._socket.sendall(request)
+        received = bytearray()
+        while (end := received.find(b"\r\n\r\n")) < 0:
+            received += self._receive()
+        status, found = int(received[9:12]), _LENGTH.search(received, 0, end + 2)
+        whole = end + 4 + (int(found[1]) if found else 0)
+        while len(received) < whole:
+            received += self._receive()
+        if status >= 300:
+            raise Refused(f"{request[:100]!r}: {bytes(received[:500])!r}")
+        return bytes(received[end + 4 :])
+
+    def ask_timed(self, request: bytes) -> float:
+        """Seconds until the whole answer to `request` was there."""
+        begun = time.perf_counter()
+        self.ask(request)
+        return time.perf_counter() - begun
+
+    def _receive(self) -> bytes:
+        data = self._socket.recv(_RECEIVE)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        return data
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def fill(port: int, operations: Iterable[Operation], each: int = 2000) -> None:
+    """Have our server do `operations`, in batches of `each`. Raises `Refused` if any fails."""
+    with Connection(port) as connection:
+        for portion in portions(operations, each):
+            results = msgspec.msgpack.decode(connection.ask(batch(portion)))["results"]
+            failed = next((result for result in results if result["status"] >= 300), None)
+            if failed:
+                raise Refused(f"{failed}")
+
+
+def portions(items: Iterable[T], each: int) -> Iterator[list[T]]:
+    """`items` in lists of `each`."""
+    left = iter(items)
+    while portion := list(itertools.islice(left, each)):
+        yield portion
+
+
+class Pulse:
+    """One client that sends request after request while `with` lasts, and remembers how long each took.
+
+    Attributes:
+        seconds: how long each of the requests so far took.
+        error: what ended it early.
+    """
+
+    def __init__(self, port: int, requests: Iterable[bytes]) -> None:
+        self._port, self._requests = port, requests
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.seconds: list[float] = []
+        self.error: Exception | None = None
+
+    def _run(self) -> None:
+        try:
+            with Connection(self._port) as connection:
+                for request in self._requests:
+                    if self._stop.is_set():
+                        return
+                    self.seconds.append(connection.ask_timed(request))
+        except (OSError, Refused) as error:
+            self.error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.error is not None:
+            raise self.error

@@ -1,0 +1,252 @@
+"""Servers that are started to be measured: ours, and the peers that are installed.
+
+Each runs with an address of its own, with its data in a directory of its own, and knows how a GET and a PUT of one key
+are written for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from base64 import b64encode
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from tests.bench import client
+from tests.system.harness import Server
+
+_READY_S = 20.0
+
+
+class Contender(ABC):
+    """A server: `with contender:` runs it. `port`: where it takes HTTP."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    port: int = 0
+    most_keys = 100_000  # that it can be filled with before a comparison of single keys
+
+    def missing(self) -> str | None:
+        """Which of its programs are not installed; None: it can run."""
+        absent = [program for program in self.needs if shutil.which(program) is None]
+        return f"{self.name} is missing: no {' and no '.join(absent)}" if absent else None
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """The request for the value of `key`."""
+
+    @abstractmethod
+    def put(self, key: str, value: bytes) -> bytes:
+        """The request that stores `value`."""
+
+    def fill(self, keys: Iterable[str], value: bytes) -> None:
+        """Store `value` under `keys`, by the fastest way in."""
+        with client.Connection(self.port) as connection:
+            for key in keys:
+                connection.ask(self.put(key, value))
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it, and remove what it left."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class KVServer(Contender):
+    """This server, as `kvserver serve` runs it with `options`."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.name = " ".join(["kvserver", *options])
+        self._data = directory / self.name.replace(" ", "")
+        self.server = Server(self._data, *options)
+
+    def get(self, key: str) -> bytes:
+        return client.request("GET", f"/{quote(key, safe='')}")
+
+    def get_version1(self, key: str) -> bytes:
+        """`get` by version 1."""
+        return client.request("GET", f"/v1/kv/{quote(key)}")
+
+    def put(self, key: str, value: bytes) -> bytes:
+        return client.request("PUT", f"/{quote(key, safe='')}", value)
+
+    def fill(self, keys: Iterable[str], value: bytes) -> None:
+        client.fill(self.port, ({"op": "put", "key": key, "value": value} for key in keys))
+
+    def start(self) -> None:
+        self.server.start()
+        self.port = self.server.port
+
+    def stop(self) -> None:
+        self.server.close()
+        shutil.rmtree(self._data, ignore_errors=True)
+
+
+class _Programs(Contender):
+    """A contender made of programs of others."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / self.name.replace(" ", "-")
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @abstractmethod
+    def commands(self) -> list[list[str]]:
+        """What to run, in this order. Writes configuration into `_directory`."""
+
+    def start(self) -> None:
+        self._directory.mkdir(parents=True)
+        self.port = free_port()
+        with (self._directory / "log").open("wb") as log:
+            for command in self.commands():
+                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+        give_up_at = time.monotonic() + _READY_S
+        while not self._answers():
+            if time.monotonic() > give_up_at or any(process.poll() is not None for process in self._processes):
+                raise RuntimeError(f"{self.name} does not start: {(self._directory / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError, client.Refused), client.Connection(self.port, 2.0) as connection:
+            connection.ask(self.get("ready"))
+            return True
+        return False
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Webdis(_Programs):
+    """Redis behind Webdis, which turns HTTP into its protocol."""
+
+    needs = ("redis-server", "webdis")
+
+    def __init__(self, directory: Path, durability: str) -> None:
+        """`durability`: Redis's `appendfsync`, or "none": nothing is written to the disk."""
+        self._durability = durability
+        self.name = f"webdis+redis {durability}"
+        super().__init__(directory)
+
+    def commands(self) -> list[list[str]]:
+        self._redis_port = free_port()
+        webdis = {
+            "redis_host": "127.0.0.1", "redis_port": self._redis_port, "http_host": "127.0.0.1", "http_port": self.port,
+            "threads": 2, "pool_size": 20, "daemonize": False, "database": 0, "verbosity": 0,
+            "logfile": str(self._directory / "webdis.log"),
+        }  # fmt: skip
+        (self._directory / "webdis.json").write_text(json.dumps(webdis))
+        redis = ["redis-server", "--port", str(self._redis_port), "--bind", "127.0.0.1", "--save", ""]
+        redis += ["--dir", str(self._directory)]
+        if self._durability != "none":
+            redis += ["--appendonly", "yes", "--appendfsync", self._durability]
+        return [redis, ["webdis", str(self._directory / "webdis.json")]]
+
+    def _answers(self) -> bool:
+        try:
+            with client.Connection(self.port, 2.0) as connection:
+                return b"PONG" in connection.ask(client.request("GET", "/PING"))
+        except (OSError, client.Refused):
+            return False
+
+    def get(self, key: str) -> bytes:
+        return client.request("GET", f"/GET/{quote(key, safe='')}.txt")
+
+    def put(self, key: str, value: bytes) -> bytes:
+        return client.request("PUT", f"/SET/{quote(key, safe='')}", value)
+
+    def fill(self, keys: Iterable[str], value: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", self._redis_port)) as redis, redis.makefile("rb") as answers:
+            for portion in client.portions(keys, 1000):
+                redis.sendall(b"".join(b"SET %b " % key.encode() + value + b"\r\n" for key in portion))
+                for _ in portion:
+                    if answers.readline() != b"+OK\r\n":
+                        raise client.Refused("Redis refused a SET")
+
+
+class Nginx(_Programs):
+    """A constant answer of nginx: what HTTP costs without a store."""
+
+    name = "nginx constant"
+    needs = ("nginx",)
+
+    def __init__(self, directory: Path, size: int) -> None:
+        """`size`: bytes of the answer."""
+        super().__init__(directory)
+        self._size = size
+
+    def commands(self) -> list[list[str]]:
+        configuration = self._directory / "nginx.conf"
+        answer = f"return 200 '{'v' * self._size}';"
+        configuration.write_text(
+            f"worker_processes auto; daemon off; pid {self._directory}/pid; error_log {self._directory}/error.log;\n"
+            "events { worker_connections 1024; }\n"
+            "http { access_log off; keepalive_requests 1000000000;\n"
+            f"  server {{ listen 127.0.0.1:{self.port} reuseport; location / {{ {answer} }} }}\n}}\n"
+        )
+        return [["nginx", "-p", str(self._directory), "-c", str(configuration)]]
+
+    def get(self, key: str) -> bytes:
+        return client.request("GET", f"/{quote(key, safe='')}")
+
+    def put(self, key: str, value: bytes) -> bytes:
+        return client.request("PUT", f"/{quote(key, safe='')}", value)
+
+    def fill(self, keys: Iterable[str], value: bytes) -> None:
+        """There is nothing to fill."""
+
+
+class Etcd(_Programs):
+    """etcd, over its JSON gateway."""
+
+    name = "etcd"
+    most_keys = 1000
+    needs = ("etcd",)
+
+    def commands(self) -> list[list[str]]:
+        own, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
+        return [
+            ["etcd", "--data-dir", str(self._directory / "data"), "--listen-client-urls", own,
+             "--advertise-client-urls", own, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+             "--initial-cluster", f"default={peer}"]
+        ]  # fmt: skip
+
+    def get(self, key: str) -> bytes:
+        return client.request("POST", "/v3/kv/range", json.dumps({"key": _base64(key.encode())}).encode())
+
+    def put(self, key: str, value: bytes) -> bytes:
+        body = {"key": _base64(key.encode()), "value": _base64(value)}
+        return client.request("POST", "/v3/kv/put", json.dumps(body).encode())
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def free_port() -> int:
+    """A port that nobody listens on by now, for programs that cannot pick one themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

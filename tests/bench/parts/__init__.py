@@ -1,0 +1,53 @@
+"""What is measured: the table of parts, and what each of them is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.bench.contenders import Contender
+from tests.bench.measure import Findings
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How to measure.
+
+    `rounds` of `seconds` for each contender, `keys` in stores that are large, `directory` for data, on a real disk.
+    """
+
+    rounds: int
+    seconds: float
+    keys: int
+    directory: Path
+    say: Callable[[str], None]
+
+    def start(self, stack: ExitStack, findings: Findings, contenders: Iterable[Contender]) -> list[Contender]:
+        """Those of `contenders` that are installed, running until `stack` ends; the others are noted."""
+        running = []
+        for contender in contenders:
+            missing = contender.missing()
+            if missing is not None:
+                findings.notes.append(missing)
+                continue
+            self.say(f"starting {contender.name}")
+            running.append(stack.enter_context(contender))
+        return running
+
+
+class Part(NamedTuple):
+    """A row of the table: what the part is about, and what measures it."""
+
+    about: str
+    run: Callable[[Bench], Findings]
+
+
+VALUE = b"v" * 100
+
+
+def names(count: int, first: int = 0) -> Sequence[str]:
+    """So many keys: in order, of one length."""
+    return [f"k{number:08d}" for number in range(first, first + count)]

@@ -1,0 +1,90 @@
+"""Batches: operations a second by size, beside single requests to Redis; and what a large one does to others."""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from functools import partial
+from itertools import cycle
+
+from tests.bench import client
+from tests.bench.contenders import Contender, KVServer, Webdis
+from tests.bench.measure import Findings, Round, Target, alternate, latencies
+from tests.bench.parts import VALUE, Bench, names
+from tests.bench.wrk import Load
+
+CONNECTIONS = 16
+SINGLE_CONNECTIONS = 64
+SIZES = (1, 10, 100, 1000)
+TARGET_SIZE, TARGET_RATIO = 100, 6.0
+_BODIES_OPS = 20_000
+KEYS = 100_000
+STALL_MS = 50.0
+_LARGE_OPS, _LARGE_VALUE = 10_000, b"v" * 3000
+
+
+def batch(bench: Bench) -> Findings:
+    """Puts, gets and both, in both formats, flushed; Redis flushes too."""
+    findings = Findings()
+    with ExitStack() as stack:
+        wanted: list[Contender] = [KVServer(bench.directory), Webdis(bench.directory, "always")]
+        ours, *peers = bench.start(stack, findings, wanted)
+        for contender in (ours, *peers):
+            contender.fill(names(KEYS), VALUE)
+        for kind in ("put", "get", "mixed"):
+            for size in SIZES:
+                _compare(bench, findings, kind, size, ours, peers)
+        findings.add("GET of one key beside batches of 10,000 puts", {"kvserver": _beside(bench, ours)},
+                     {("kvserver", "max ms"): Target("at most", STALL_MS)})  # fmt: skip
+    return findings
+
+
+def _compare(bench: Bench, findings: Findings, kind: str, size: int, ours: Contender, peers: list[Contender]) -> None:
+    case = f"{kind} x {size}"
+    bench.say(case)
+    with ExitStack() as stack:
+        runs = {}
+        for form, packed in (("MessagePack", True), ("JSON", False)):
+            bodies = [
+                client.batch(_operations(kind, size, packed), packed=packed)
+                for _ in range(max(_BODIES_OPS // size, 10))
+            ]
+            load = stack.enter_context(Load(ours.port, bodies))
+            runs[f"{ours.name} {form}"] = partial(_run, load, bench.seconds, CONNECTIONS, size)
+        for peer in peers:
+            load = stack.enter_context(Load(peer.port, [_single(peer, kind, index) for index in range(_BODIES_OPS)]))
+            runs[f"{peer.name}, single"] = partial(_run, load, bench.seconds, SINGLE_CONNECTIONS, 1)
+        for run in runs.values():
+            run.args[0].run(1.0, CONNECTIONS)
+        wanted = {(name, "ops/s"): Target("at least", TARGET_RATIO, "ratio") for name in list(runs)[2:]}
+        findings.add(case, alternate(bench.rounds, runs), wanted if size == TARGET_SIZE else None)
+
+
+def _run(load: Load, seconds: float, connections: int, each: int) -> Round:
+    return load.run(seconds, connections).metrics(each)
+
+
+def _operations(kind: str, size: int, packed: bool) -> list[client.Operation]:
+    value = VALUE if packed else VALUE.decode()
+    operations: list[client.Operation] = []
+    for index, key in enumerate(random.choices(names(KEYS), k=size)):
+        is_put = kind == "put" or (kind == "mixed" and index % 2 == 0)
+        operations.append({"op": "put", "key": key, "value": value} if is_put else {"op": "get", "key": key})
+    return operations
+
+
+def _single(peer: Contender, kind: str, index: int) -> bytes:
+    key = f"k{random.randrange(KEYS):08d}"
+    return peer.put(key, VALUE) if kind == "put" or (kind == "mixed" and index % 2 == 0) else peer.get(key)
+
+
+def _beside(bench: Bench, ours: Contender) -> list[Round]:
+    """Latencies of a client that reads one key again and again while another sends the largest of batches."""
+    bench.say("GET beside large batches")
+    large = client.batch([{"op": "put", "key": key, "value": _LARGE_VALUE} for key in names(_LARGE_OPS)])
+    rounds: list[Round] = []
+    for _ in range(bench.rounds):
+        with client.Connection(ours.port) as connection, client.Pulse(ours.port, cycle([ours.get(names(1)[0])])) as one:
+            taken = [connection.ask_timed(large) for _ in range(3)]
+        rounds.append({**latencies(one.seconds), "batch ms": max(taken) * 1000})
+    return rounds

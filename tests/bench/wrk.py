@@ -1,0 +1,92 @@
+"""Load from `wrk`: requests are written to a file by us and picked at random by it, so that any of them will do."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+_SCRIPT = Path(__file__).with_name("requests.lua")
+_SUMMARY = re.compile(r"^summary: ((?:\w+=\d+ ?)+)$", re.MULTILINE)
+
+
+class Summary(NamedTuple):
+    """What `wrk` saw. `status`: answers of 400 and above; `broken`: requests without an answer."""
+
+    requests: int
+    us: int
+    p50: int
+    p99: int
+    max: int
+    status: int
+    broken: int
+
+    def metrics(self, each: int = 1) -> dict[str, float]:
+        """A rate, of what a request holds `each` of, and latencies of requests."""
+        return {
+            "ops/s": self.requests * each / (self.us / 1e6),
+            "p50 ms": self.p50 / 1000,
+            "p99 ms": self.p99 / 1000,
+        }
+
+
+class Failed(Exception):
+    """`wrk` did not do its work, or a server answered what it should not."""
+
+
+def missing() -> str | None:
+    """What to say if there is no `wrk`."""
+    return None if shutil.which("wrk") else "wrk is missing: no load can be made"
+
+
+def request_file(requests: Iterable[bytes]) -> bytes:
+    """The contents of a file of whole HTTP requests, as the script reads it."""
+    return b"".join(b"%d\n%b" % (len(request), request) for request in requests)
+
+
+def parse(output: str) -> Summary:
+    """What the script said at the end. Raises `Failed`."""
+    found = _SUMMARY.search(output)
+    if found is None:
+        raise Failed(f"no summary: {output.strip()[-500:]}")
+    numbers = dict(pair.split("=") for pair in found[1].split())
+    return Summary(**{name: int(numbers[name]) for name in Summary._fields})
+
+
+class Load:
+    """Requests that can be sent again and again. `close` removes their file."""
+
+    def __init__(self, port: int, requests: Iterable[bytes]) -> None:
+        self._port = port
+        with tempfile.NamedTemporaryFile(prefix="bench-", suffix=".requests", delete=False) as file:
+            file.write(request_file(requests))
+            self._path = Path(file.name)
+
+    def run(self, seconds: float, connections: int, *, refusals: bool = False) -> Summary:
+        """Keep `connections` busy for some whole seconds, one request at a time each.
+
+        Raises `Failed` if requests were not answered, or refused and `refusals` does not say that this is expected.
+        """
+        command = [
+            "wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "30s", "-s", str(_SCRIPT),
+            f"http://127.0.0.1:{self._port}", "--", str(self._path), str(random.getrandbits(30)),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+        summary = parse(done.stdout + done.stderr)
+        if summary.broken or (summary.status and not refusals) or not summary.requests:
+            raise Failed(f"{summary}")
+        return summary
+
+    def close(self) -> None:
+        self._path.unlink()
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,121 @@
+"""The benchmark's arithmetic: what is made of what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.bench import client, report, wrk
+from tests.bench.__main__ import PARTS
+from tests.bench.measure import Figure, Findings, Target, alternate, latencies, quantile
+
+SUMMARY = """\
+Running 1s test @ http://127.0.0.1:8080
+  1 threads and 64 connections
+Requests/sec:  9245.12
+summary: requests=9300 us=1005943 p50=6330 p99=17200 max=20100 status=3 broken=0
+"""
+
+
+def test_what_wrk_says_is_read() -> None:
+    summary = wrk.parse(SUMMARY)
+    assert summary == (9300, 1_005_943, 6330, 17_200, 20_100, 3, 0)
+    metrics = summary.metrics(each=10)
+    assert metrics["ops/s"] == pytest.approx(93_000 / 1.005943)
+    assert (metrics["p50 ms"], metrics["p99 ms"]) == (6.33, 17.2)
+
+
+def test_a_wrk_that_says_nothing_is_told_about() -> None:
+    with pytest.raises(wrk.Failed, match="unable to connect"):
+        wrk.parse("unable to connect to 127.0.0.1:8080 Connection refused\n")
+
+
+def test_requests_stand_behind_their_lengths() -> None:
+    body = b"two\nlines\r\n"
+    put = client.request("PUT", "/key", body, Content_Type="text/plain")
+    head = b"PUT /key HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\n"
+    assert put == head + body
+    get = client.request("GET", "/key")
+    assert wrk.request_file([put, get]) == b"%d\n%b%d\n%b" % (len(put), put, len(get), get)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], share: float) -> None:
+    found = quantile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values)
+    assert found == min(values) or sum(value < found for value in values) < share * len(values)
+
+
+def test_latencies_are_told_in_milliseconds() -> None:
+    assert latencies([n / 1000 for n in range(1, 101)]) == {"p50 ms": 50.0, "p99 ms": 99.0, "max ms": 100.0}
+    with pytest.raises(ValueError, match="nothing was measured"):
+        latencies([])
+
+
+def test_contenders_take_turns_and_so_does_who_is_first() -> None:
+    turns: list[str] = []
+
+    def run(name: str) -> dict[str, float]:
+        turns.append(name)
+        return {"turn": float(len(turns))}
+
+    results = alternate(3, {name: lambda name=name: run(name) for name in "abc"})  # type: ignore[misc]
+    assert "".join(turns) == "abcbcacab"
+    assert results["a"] == [{"turn": 1.0}, {"turn": 6.0}, {"turn": 8.0}]
+
+
+def test_a_ratio_is_that_of_neighbours() -> None:
+    findings = Findings()
+    ours = [{"ops/s": 100.0, "only": 1.0}, {"ops/s": 10.0, "only": 1.0}, {"ops/s": 300.0, "only": 1.0}]
+    theirs = [{"ops/s": 50.0}, {"ops/s": 5.0}, {"ops/s": 50.0}]
+    findings.add("case", {"ours": ours, "theirs": theirs}, {("theirs", "ops/s"): Target("at least", 2, "ratio")})
+    assert [(f.contender, f.metric, f.ratio) for f in findings.figures] == [
+        ("ours", "ops/s", None), ("ours", "only", None), ("theirs", "ops/s", 2.0),
+    ]  # fmt: skip
+    assert findings.figures[-1].target is not None
+    assert findings.figures[-1].target.is_met(findings.figures[-1])
+
+
+def test_targets_hold_up_to_their_limit() -> None:
+    figure = Figure("case", "ours", "ms", [2.0])
+    assert Target("at most", 2).is_met(figure) is True
+    assert Target("below", 2).is_met(figure) is False
+    assert Target("at least", 2).is_met(figure) is True
+    assert Target("at least", 2, "ratio").is_met(figure) is None
+
+
+def test_the_report_has_a_row_for_each_contender_and_all_of_it_in_json() -> None:
+    findings = Findings(notes=["etcd is missing"])
+    rounds = {"ours": [{"ops/s": 1200.0, "ms": 0.1234}], "theirs": [{"ops/s": 600.0, "ms": 9.0}]}
+    twice = Target("at least", 2, "ratio")
+    findings.add("GET", rounds, {("ours", "ms"): Target("below", 0.1), ("theirs", "ops/s"): twice})
+    assert report.section("get", "One key.", findings) == (
+        "## get\n\nOne key.\n\n"
+        "| case | contender | ops/s | ms    | ratio | target                |\n"
+        "| ---- | --------- | ----- | ----- | ----- | --------------------- |\n"
+        "| GET  | ours      | 1,200 | 0.123 |       | ms below 0.1: MISSED  |\n"
+        "| GET  | theirs    | 600   | 9     | 2.00  | ratio at least 2: met |\n"
+        "\n- etcd is missing\n"
+    )
+    text = report.markdown({"disk": "ext4"}, [report.section("get", "One key.", findings)])
+    assert text.startswith("# Benchmark\n\n- disk: ext4\n")
+    assert "\n## get\n" in text
+    figures = json.loads(report.as_json({"disk": "ext4"}, {"get": findings}))["parts"]["get"]["figures"]
+    assert figures[2]["values"] == [600.0]
+    assert figures[2]["target"] == {"comparison": "at least", "limit": 2, "of": "ratio", "met": True}
+
+
+def test_several_rounds_are_shown_with_their_range() -> None:
+    assert report.cell(Figure("case", "ours", "ops/s", [300.0, 100.0, 200.0])) == "200 (100-300)"
+
+
+def test_the_readme_names_every_part() -> None:
+    section = (Path(__file__).parents[2] / "README.md").read_text().partition("## Benchmarks")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(PARTS)
