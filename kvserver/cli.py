@@ -8,7 +8,6 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import click
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from kvserver import __version__
+from kvserver.commands.options import options
 from kvserver.settings import ServerSettings
 from shards.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
 
@@ -91,15 +91,6 @@ def _default(name: str, spec: Spec) -> str:
     return f" Default: {default}."
 
 
-def _options() -> list[click.Parameter]:
-    """One option for each setting. Their values stay text: the table's parsers read options and environment alike."""
-    options: list[click.Parameter] = []
-    for name, spec in specs(ServerSettings).items():
-        flag: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if spec.parse is boolean else {}
-        options.append(click.Option([option_name(name), name], type=str, metavar=spec.metavar, help=spec.help, **flag))
-    return options
-
-
 def serve(**options: str | None) -> None:
     """Run the server in the foreground."""
     try:
@@ -114,7 +105,7 @@ def serve(**options: str | None) -> None:
 class Commands(click.Group):
     """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
 
-    MODULES = ("backup", "restore")
+    MODULES = ("backup", "restore", "stop")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""
@@ -145,7 +136,7 @@ main.add_command(
     Manual(
         "serve",
         callback=serve,
-        params=_options(),
+        params=options(*specs(ServerSettings)),
         short_help="Run the server in the foreground.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )

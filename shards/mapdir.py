@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,9 @@ from shards.room import free_bytes
 SHM = Path("/dev/shm")
 MIN_ROOM = 256 << 20
 """Bytes that must be free beside twice the last snapshot."""
+
+ON_DISK = "maps"
+"""The map directory's name in the data directory."""
 
 _LOCK, _OWNER = "lock", "owner"
 _LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
@@ -104,12 +107,38 @@ def choose_map_dir(
         ) from None
 
 
+def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
+    """Remove the maps of the stopped store `store` from those of `places` that hold any; how many bytes that frees.
+
+    The next start builds them again. Raises `MapDirError` if a server uses them, `OSError`.
+    """
+    owner, freed = Owner.of(store, data_dir), 0
+    for path in places:
+        if _owner(path) == owner:
+            lock = _lock(path)
+            try:
+                freed += _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
+                _empty(path)
+            finally:
+                os.close(lock)
+            if path.name in (_name(owner), ON_DISK):  # else the operator has made it
+                with contextlib.suppress(OSError):
+                    (path / _LOCK).unlink()
+                    path.rmdir()
+    return freed
+
+
+def usual_places(store: str, data_dir: Path, shm: Path = SHM) -> list[Path]:
+    """Where the maps of a store are, unless the operator says otherwise."""
+    return [shm / _name(Owner.of(store, data_dir)), data_dir / ON_DISK]
+
+
 def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
     if wanted is not None:
         return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
     in_shm = shm / _name(owner)
     _remove_stale(shm)
-    on_disk = None if data_dir is None else data_dir / "maps"
+    on_disk = None if data_dir is None else data_dir / ON_DISK
     need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
     if room >= need:
         chosen = _take(in_shm, owner, "", ours=True)

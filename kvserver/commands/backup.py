@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from kvserver import __version__
+from kvserver.commands.options import options
 from kvserver.commands.place import (
     Refused,
     Report,
     bar,
     end_tidily,
     fail,
-    options,
     running,
     see_that_it_is_a_store,
     settings_of,

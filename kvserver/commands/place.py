@@ -16,25 +16,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
 from kvserver.settings import ServerSettings
+from shards import locks
 from shards.board import Board, BoardError
 from shards.manifest import Manifest
 from shards.recovery import StillRunning, quiesce
-from shards.settings import SettingError, load, option_name, specs
+from shards.settings import SettingError, load
 
 Report = Callable[[int, int], object]
 
 
 class Refused(Exception):
     """The command cannot do it; the message says why and what would be right."""
-
-
-def options(*names: str) -> list[click.Parameter]:
-    """Options for the settings `names`, which may as well come from the environment."""
-    table = specs(ServerSettings)
-    return [
-        click.Option([option_name(name), name], type=str, metavar=table[name].metavar, help=table[name].help)
-        for name in names
-    ]
 
 
 def settings_of(given: dict[str, str | None]) -> ServerSettings:
@@ -49,7 +41,11 @@ def running(settings: ServerSettings) -> Board | None:
     """The board of the server that runs on the store; None if none does. Raises `Refused` if it serves another one."""
     try:
         board = Board.open(settings.board_path)
-    except (BoardError, SettingError):
+    except SettingError as error:
+        if settings.in_memory:
+            raise Refused(str(error)) from None
+        return None
+    except BoardError:
         return None
     if board.is_over():
         board.close()
@@ -61,6 +57,18 @@ def running(settings: ServerSettings) -> Board | None:
             f"{settings.data_dir}: name it with --data-dir"
         )
     return board
+
+
+def serving_pid(data_dir: Path) -> int | None:
+    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does."""
+    try:
+        fd = os.open(data_dir / "locks" / "store", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return int(os.pread(fd, 32, 0) or b"0") if locks.is_held(fd) else None
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from kvserver.commands.backup import reach
+from kvserver.commands.options import options
 from kvserver.commands.place import (
     Refused,
     Report,
     bar,
     end_tidily,
     fail,
-    options,
     running,
     settings_of,
     stopped,

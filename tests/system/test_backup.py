@@ -1,0 +1,265 @@
+"""`kvserver backup`, `restore` and `stop` as an operator uses them: beside writers, killed, on the wrong directory."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from shards.archive import UNFINISHED, Archive
+from shards.holds import held
+from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
+from tests.system.harness import Server, wait_for
+from tests.system.load import Load
+
+NewServer = Callable[..., Server]
+
+
+def kvserver(server: Server, name: str, *arguments: object, run_dir: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command on the server's directories."""
+    return subprocess.run(
+        command(server, name, *arguments, run_dir=run_dir), capture_output=True, text=True, timeout=60
+    )
+
+
+def command(server: Server, name: str, *arguments: object, run_dir: bool = True) -> list[str]:
+    where: list[object] = ["--data-dir", server.data_dir]
+    if run_dir:
+        where += ["--run-dir", server.run_dir]
+    return [sys.executable, "-m", "kvserver", name, *map(str, [*arguments, *where])]
+
+
+def succeed(server: Server, name: str, *arguments: object) -> str:
+    done = kvserver(server, name, *arguments)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def refused(server: Server, name: str, *arguments: object, run_dir: bool = True) -> str:
+    done = kvserver(server, name, *arguments, run_dir=run_dir)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("kvserver: ")
+    return done.stderr
+
+
+class Recorder:
+    """A client that changes keys of its own in every way there is, and notes the store's state after each answer."""
+
+    def __init__(self, client: httpx.Client, seed: int) -> None:
+        self.client, self.chance = client, random.Random(seed)
+        self.state: dict[str, str] = {}
+        self.states: list[tuple[int, dict[str, str]]] = []
+
+    def run(self, rounds: int) -> None:
+        for number in range(rounds):
+            change = self.chance.choice([self.put, self.put, self.touch, self.delete, self.batch, self.prefix])
+            revision = change(f"{self.chance.choice('ab')}{self.chance.randrange(6)}", f"value {number}")
+            if revision:
+                self.states.append((revision, dict(self.state)))
+
+    def put(self, key: str, value: str) -> int:
+        ttl = self.chance.choice([{}, {"ttl": "100000"}])
+        answer = self.client.put(f"/v1/kv/rec/{key}", content=value, params=ttl)
+        self.state[f"rec/{key}"] = value
+        return self.revision(answer)
+
+    def touch(self, key: str, value: str) -> int:
+        return self.revision(self.client.post(f"/v1/kv/rec/{key}", params={"ttl": "100000"}))
+
+    def delete(self, key: str, value: str) -> int:
+        answer = self.client.delete(f"/v1/kv/rec/{key}")
+        self.state.pop(f"rec/{key}", None)
+        return self.revision(answer)
+
+    def batch(self, key: str, value: str) -> int:
+        puts = [{"op": "put", "key": f"rec/{{t}}{n}", "value": value} for n in range(3)]
+        answer = self.client.post("/v1/batch", json={"atomic": True, "ops": puts}).json()
+        self.state |= {each["key"]: value for each in puts}
+        return int(answer["results"][-1]["revision"])
+
+    def prefix(self, key: str, value: str) -> int:
+        answer = self.client.delete("/v1/kv", params={"prefix": f"rec/{key[0]}"}).json()
+        assert answer["complete"]
+        self.state = {name: text for name, text in self.state.items() if not name.startswith(f"rec/{key[0]}")}
+        return 0  # the answer does not say the last delete's revision
+
+    def revision(self, answer: httpx.Response) -> int:
+        return int(answer.headers["KV-Revision"]) if answer.is_success else 0
+
+
+def recorded(server: Server) -> dict[str, str]:
+    """What the server holds of a recorder's keys."""
+    with server.client() as client:
+        listed = client.get("/v1/kv", params={"prefix": "rec/", "limit": "1000", "values": "true"}).json()
+        return {item["key"]: item["value"] for item in listed["items"]}
+
+
+def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer, tmp_path: Path) -> None:
+    server = new_server("--shards", "2", "--workers", "1").start()
+    with server.client() as client, Load((server.host, server.port), writers=4) as load:
+        recorder = Recorder(client, 1)
+        recorder.run(60)
+        first = kvserver(server, "backup", tmp_path / "first")
+        acked = load.acked()
+        recorder.run(60)
+        snapshot = subprocess.run(
+            [sys.executable, "-m", "shards.snapshot"], timeout=60,
+            env=os.environ | {"KVSERVER_RUN_DIR": str(server.run_dir), "KVSERVER_DATA_DIR": str(server.data_dir)},
+        )  # fmt: skip
+        recorder.run(60)
+        second = kvserver(server, "backup", tmp_path / "second")
+        wait_for(lambda: load.acked() > acked + 50, "writes that go on")
+    assert (first.returncode, snapshot.returncode, second.returncode) == (0, 0, 0), (first, second)
+    succeed(server, "stop", "--release")
+    server.stop()  # which has happened
+    epoch = Archive.load(tmp_path / "second").manifest.epoch
+
+    chance = random.Random(2)
+    for name, shards in (("first", "3"), ("second", "1")):
+        taken = Archive.load(tmp_path / name)
+        reached = [each for each in recorder.states if taken.first_revision <= each[0] <= taken.last_revision]
+        assert len(reached) > 30
+        revision, state = chance.choice(reached)
+        shutil.rmtree(server.data_dir)
+        assert f"is at revision {revision} of" in succeed(server, "restore", tmp_path / name, "--until", revision)
+        server.options = ("--shards", shards, "--workers", "1")
+        server.start()
+        assert recorded(server) == state
+        status = server.status()
+        assert status["epoch"] != epoch
+        with server.client() as client:
+            written = int(client.put("/v1/kv/rec/new", content="x").headers["KV-Revision"])
+        assert written > taken.last_revision + (1 << 27), "a new history"
+        server.stop()
+    # What is restored is backed up and restored like any other.
+    succeed(server, "backup", tmp_path / "third")
+    shutil.rmtree(server.data_dir)
+    succeed(server, "restore", tmp_path / "third")
+    server.start()
+    assert recorded(server) == state | {"rec/new": "x"}
+
+
+def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, tmp_path: Path) -> None:
+    server = new_server("--shards", "1", "--workers", "1").start()
+    target, locks = tmp_path / "backup", server.data_dir / "locks"
+    fifo = slow_snapshot(server)
+    taking = subprocess.Popen(command(server, "backup", target), stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: held(locks), "a hold on the log")
+        wait_for(lambda: (target / UNFINISHED).exists(), "a directory that says it is not finished")
+        assert "is being taken or was not finished" in refused(server, "backup", target)
+        assert kvserver(server, "stop").returncode == 0, "a server can end meanwhile"
+    finally:
+        taking.kill()
+        taking.communicate()
+    assert held(locks) == ()
+    assert "was not finished" in refused(server, "restore", target)
+    fifo.unlink()
+
+
+def slow_snapshot(server: Server) -> Path:
+    """Let the next backup wait for a file of the snapshot that never comes: a FIFO that nobody writes to."""
+    manifest = Manifest.load(server.data_dir)
+    path = server.data_dir / SNAPSHOTS / "slow"
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    file = SnapshotFile(name="slow", shard=0, shards=1, lsn=0, revision=0, size=1, checksum="")
+    msgspec.structs.replace(manifest, files=(file,)).save(server.data_dir)
+    return path
+
+
+def test_an_interrupted_backup_takes_away_what_it_has_begun(new_server: NewServer, tmp_path: Path) -> None:
+    server = new_server("--shards", "1", "--workers", "1").start()
+    slow_snapshot(server)
+    taking = subprocess.Popen(command(server, "backup", tmp_path / "new" / "backup"), stderr=subprocess.PIPE)
+    wait_for(lambda: (tmp_path / "new" / "backup" / UNFINISHED).exists(), "a backup that has begun")
+    taking.send_signal(signal.SIGTERM)
+    _, errors = taking.communicate(timeout=20)
+    assert b"Traceback" not in errors
+    assert taking.returncode == 128 + signal.SIGTERM
+    assert not (tmp_path / "new").exists()
+    server.kill()
+
+
+def test_directories_that_are_in_use_or_something_else_are_refused(new_server: NewServer, tmp_path: Path) -> None:
+    server = new_server("--shards", "1", "--workers", "1").start()
+    with server.client() as client:
+        client.put("/k", content="v")
+    outcomes: list[subprocess.CompletedProcess[str]] = []
+    both = [
+        threading.Thread(target=lambda n=n: outcomes.append(kvserver(server, "backup", tmp_path / f"b{n}")))
+        for n in range(2)
+    ]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert [each.returncode for each in outcomes] == [0, 0], outcomes
+    assert "is served by another process (pid" in refused(server, "restore", tmp_path / "b0")
+    assert "holds a store" in refused(server, "restore", tmp_path / "b0", run_dir=False)
+    assert "--run-dir" in refused(server, "backup", tmp_path / "b3", run_dir=False)
+    assert "--run-dir" in refused(server, "stop", run_dir=False)
+    server.stop()
+    assert "no server runs on the store" in refused(server, "stop")
+    assert "holds a store" in refused(server, "restore", tmp_path / "b0")
+    assert "there is no backup in" in refused(server, "restore", tmp_path)
+
+    shutil.rmtree(server.data_dir)
+    until = refused(server, "restore", tmp_path / "b0", "--until", "1999-12-31T23:59:59Z")
+    taken = Archive.load(tmp_path / "b0")
+    assert f"it can be restored to revisions {taken.first_revision} to {taken.last_revision}, times 2" in until
+    assert kvserver(server, "restore", tmp_path / "b0", "--until", "yesterday").returncode == 2
+    succeed(server, "restore", tmp_path / "b0")
+    (server.data_dir / "restore.incomplete").touch()
+    refuses_to_serve(server, server.data_dir, "a restore into .* was not finished: repeat it")
+    refuses_to_serve(server, tmp_path / "b1", "is a backup: `kvserver restore")
+    succeed(server, "restore", tmp_path / "b1")
+    server.start()
+    with server.client() as client:
+        assert client.get("/k").text == "v"
+
+
+def refuses_to_serve(server: Server, data_dir: Path, why: str) -> None:
+    before, server.data_dir = server.data_dir, data_dir
+    process = server.spawn()
+    process.communicate(timeout=30)  # which closes its pipe
+    server.data_dir = before
+    assert process.returncode == 1
+    assert re.search(why, server.log())
+
+
+def test_stores_in_memory_and_foreign_run_directories(new_server: NewServer, tmp_path: Path) -> None:
+    server = new_server("--in-memory", "--shards", "1", "--workers", "1").start()
+    assert "cannot be backed up" in refused(server, "backup", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "kvserver", "stop", "--in-memory", "true", "--run-dir", str(server.run_dir)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    server.stop()  # which has happened
+
+
+def test_a_stop_can_give_the_memory_back(new_server: NewServer) -> None:
+    server = new_server("--shards", "1", "--workers", "1").start()
+    with server.client() as client:
+        client.put("/k", content="v")
+    succeed(server, "stop")
+    server.stop()  # which has happened
+    assert list(server.map_dir.glob("shard-*"))
+    # Maps that somebody left.
+    assert "of maps were given back" in succeed(server, "stop", "--release", "--map-dir", server.map_dir)
+    assert not list(server.map_dir.glob("shard-*"))
+    server.start()
+    with server.client() as client:
+        assert client.get("/k").text == "v"
