@@ -146,12 +146,12 @@ class Router:
 
     def size(self, key: bytes) -> int:
         """Bytes of the value of `key`, 0 if it is absent or expired. Is not shown. Raises `Unavailable`."""
-        page = self._readers[shard_of(key, self._shards)].page(key, None, 1, self.board.now_ms())
-        return page[0][1].size if page and page[0][0] == key else 0
+        item = self.describe(key)
+        return item.size if item is not None else 0
 
-    def peek(self, key: bytes) -> Item | None:
-        """`get` on behalf of a write: it is not shown on `/wal`."""
-        return self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
+    def describe(self, key: bytes) -> Item | None:
+        """`get` without the value, which is not shown on `/wal`."""
+        return self._readers[shard_of(key, self._shards)].describe(key, self.board.now_ms())
 
     # Many keys
 

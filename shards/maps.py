@@ -88,6 +88,14 @@ class MapReader:
             return None
         return item
 
+    def describe(self, key: bytes, now_ms: int) -> Item | None:
+        """`get` without the value: however large it is, nothing of it is copied."""
+        with self._transaction() as txn:
+            record = txn.get(key)
+            if record is None or not is_live(_unpack(record)[2], now_ms):
+                return None
+            return parse_without_value(record)
+
     def page(
         self, prefix: bytes, after: bytes | None, limit: int, now_ms: int, *, values: bool = False,
         max_bytes: int = PAGE_BYTES,

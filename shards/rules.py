@@ -5,8 +5,8 @@ They work on an open `Group`, which knows what the operations before decided. An
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from shards import edits
 from shards.entries import Entry, Room, is_live
@@ -66,15 +66,8 @@ def decide(group: Group, operation: Operation) -> Reply:
     """Decide one operation. Revisions in the reply are right after `commit`, and so are the old values after
     `answer`; a refusal is a `Failed` and leaves the group as it was. `DeletePrefix` has a method of its own."""
     try:
-        if isinstance(operation, Put):
-            return put(group, operation)
-        if isinstance(operation, AtomicBatch):
-            return atomic_batch(group, operation)
-        if isinstance(operation, MarkPrefix):
-            return mark_prefix(group, operation)
-        if isinstance(operation, DeletePrefix):
-            raise TypeError("a prefix delete is not decided here")
-        return _of_one_key(group, operation)
+        reply: Reply = _RULES[type(operation)](group, operation)
+        return reply
     except KVError as error:
         group.refused += 1
         failed = Failed.of(error)
@@ -257,24 +250,10 @@ def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], 
     return Deleted(deleted, next)
 
 
-def _of_one_key(group: Group, operation: OfOneKey) -> OfOne:
-    if isinstance(operation, Put):
-        return put(group, operation)
-    if isinstance(operation, Delete):
-        return delete(group, operation)
-    if isinstance(operation, Touch):
-        return touch(group, operation)
-    if isinstance(operation, Incr):
-        return incr(group, operation)
-    if isinstance(operation, Patch):
-        return patch(group, operation)
-    return get(group, operation)
-
-
 def _of_batch(group: Group, operation: OfOneKey) -> OfOne:
     """Decide an operation of an atomic batch; a `Failed` says that the batch fails."""
     try:
-        reply = _of_one_key(group, operation)
+        reply: OfOne = _RULES[type(operation)](group, operation)
     except KVError as error:
         return Failed.of(error)
     must_exist = isinstance(operation, Touch) or (
@@ -344,3 +323,10 @@ def _check_room(group: Group, size: int, old: Entry | None) -> None:
 def _is_among(revision: int, revisions: Revisions) -> bool:
     """Whether a key of `revision` (0: it does not exist) is one of `revisions`. Nobody knows those of an open group."""
     return revision != 0 and (revisions == "*" or (revision > 0 and revision in revisions))
+
+
+_RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {
+    Put: put, Delete: delete, Touch: touch, Incr: incr, Patch: patch, Get: get, AtomicBatch: atomic_batch,
+    MarkPrefix: mark_prefix,
+}  # fmt: skip
+"""What decides an operation, and gives its reply."""

@@ -12,7 +12,7 @@ from kvserver.conditions import Preconditions, etag
 from kvserver.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
 from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
-from kvserver.resources.values import answer, seen_by
+from kvserver.resources.values import answer, find, seen_by
 from kvserver.router import Router
 from kvserver.web import answers
 from kvserver.web.answers import BehindTheEnd, NoMergePatch
@@ -57,7 +57,7 @@ class KeyOfVersion1:
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
-        item = self._router.get(key)
+        item = find(req, self._router, key)
         if item is None:
             raise NotFound
         _check(wanted, item)
@@ -71,6 +71,8 @@ class KeyOfVersion1:
             resp.data = item.value[slice(*span)]
         else:
             coding = await _give_body(req, resp, item.value, item.content_type)
+            if req.method == "HEAD" and not coding:
+                resp.content_length = item.size
         _tell(resp, item.revision, coding, item.expires_ms)
         resp.set_header("Last-Modified", times.http_date(item.modified_ms))
         resp.set_header("Accept-Ranges", "bytes")
@@ -155,7 +157,7 @@ class KeyOfVersion1:
         if wanted.unmodified_since is not None:
             # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
             # An absent key has no date, so the write goes on, but not over what somebody else may create meanwhile.
-            item = self._router.peek(key)
+            item = self._router.describe(key)
             if item is None:
                 return wanted._replace(if_none_match="*").of_shard()
             _check(wanted, item)

@@ -9,8 +9,22 @@ from contextlib import contextmanager
 from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
+from kvserver.router import Router
 from kvserver.web import coding
 from shards.errors import Conflict, KVError, PreconditionFailed
+from shards.maps import Item
+
+
+def find(req: Request, router: Router, key: bytes) -> Item | None:
+    """What `key` holds, None if it is absent or expired. For a HEAD without the value, unless that may be coded: then
+    only coding it tells its length. Raises `Unavailable`."""
+    if req.method != "HEAD":
+        return router.get(key)
+    item = router.describe(key)
+    if item is not None and coding.SMALLEST <= item.size <= coding.LARGEST and req.get_header("Accept-Encoding"):
+        return router.get(key)
+    router.activity("read", key)
+    return item
 
 
 async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:

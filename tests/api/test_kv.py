@@ -42,7 +42,7 @@ def test_the_router_gives_what_each_operation_answers(site: Site) -> None:
         with pytest.raises(PreconditionFailed) as failed:
             await ask(Put(b"nowhere", b"", condition=MUST_EXIST))
         assert failed.value.revision == 0
-        item = site.router.peek(key)
+        item = site.router.get(key)
         assert item is not None and item.value == b'{"a":1}'
 
     site.run(main())
@@ -76,13 +76,13 @@ def test_counters_lose_nothing(site: Site) -> None:
 def test_what_changes_behind_the_back_of_a_date_is_not_overwritten(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The date is compared with what the map shows; a change that comes before the shard decides is a 412."""
     site.ask("PUT", "/v1/kv/dated", body=b"old")
-    old = site.router.peek(b"dated")
+    old = site.router.describe(b"dated")
     new = site.ask("PUT", "/v1/kv/dated", body=b"new")
 
-    def peek(key: bytes) -> Item | None:
+    def describe(key: bytes) -> Item | None:
         return old
 
-    monkeypatch.setattr(site.router, "peek", peek)
+    monkeypatch.setattr(site.router, "describe", describe)
     late = "If-Unmodified-Since: Fri, 01 Jan 2100 00:00:00 GMT"
     answer = site.ask("PUT", "/v1/kv/dated", late, body=b"lost")
     assert (answer.status, answer.headers["etag"]) == (412, new.headers["etag"])
@@ -94,7 +94,7 @@ def test_what_is_created_behind_the_back_of_a_date_is_not_overwritten(
 ) -> None:
     """An absent key has no date to compare: that it is absent must stay true until the shard decides."""
     new = site.ask("PUT", "/v1/kv/dated/new", body=b"new")
-    monkeypatch.setattr(site.router, "peek", lambda key: None)
+    monkeypatch.setattr(site.router, "describe", lambda key: None)
     late = "If-Unmodified-Since: Fri, 01 Jan 2100 00:00:00 GMT"
     answer = site.ask("PUT", "/v1/kv/dated/new", late, body=b"lost")
     assert (answer.status, answer.headers["etag"]) == (412, new.headers["etag"])
@@ -115,6 +115,26 @@ def test_an_expiry_at_the_moment_it_is_set(site: Site) -> None:
     for method, past in (("PUT", rfc3339(now_ms)), ("POST", "1970-01-01T00:00:00Z")):
         told = site.problem(400, method, f"/v1/kv/moment2?expires={past}")
         assert told["detail"] == "the expiry is in the past"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 50_000, 100_000])
+def test_head_tells_what_get_would(site: Site, size: int) -> None:
+    site.ask("PUT", "/v1/kv/head?ttl=100", "Content-Type: text/plain", body=b"x" * size)
+    etag = site.ask("GET", "/v1/kv/head").headers["etag"]
+    for fields in (
+        (),
+        ("Accept-Encoding: gzip",),
+        ("Range: bytes=0-0",),
+        (f"If-None-Match: {etag}",),
+        ('If-Match: "1"',),
+    ):
+        head = site.ask("HEAD", "/v1/kv/head", *fields)
+        whole = [field for field in fields if not field.startswith("Range")]
+        get = site.ask("GET", "/v1/kv/head", *whole)
+        for answer in (get, head):
+            answer.headers.pop("date"), answer.headers.pop("x-request-id", None)
+        assert (head.status, head.body) == (get.status, b"")
+        assert head.headers == get.headers
 
 
 def test_errors_name_themselves(site: Site) -> None:

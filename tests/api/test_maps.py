@@ -231,6 +231,12 @@ def test_readers_see_what_was_applied(run: Run) -> None:
     assert reader.get(b"empty", 0) == run.oracle.items[b"empty"]
     assert reader.get(b"\xc3\xa4" * 255, 0) is not None
     assert reader.get(b"absent", 0) is None
+    for key in (b"k", b"empty", b"\xc3\xa4" * 255):
+        item = reader.get(key, 0)
+        assert item is not None
+        assert reader.describe(key, 0) == item._replace(value=b"")
+    assert reader.describe(b"k", expires_ms - 1) is not None
+    assert reader.describe(b"k", expires_ms) is reader.describe(b"absent", 0) is None
     assert reader.applied()[1] == 3
     reader.close()
     assert reader.get(b"empty", 0) is not None

@@ -326,7 +326,7 @@ class TestGroup:
         assert decide(space, Delete(b"k")) == Done(100, True)
 
     def test_prefix_delete_is_not_decided_alone(self) -> None:
-        with pytest.raises(TypeError):
+        with pytest.raises(KeyError):
             keyspace().begin(NOW).decide(DeletePrefix(b"", b"", 1, 1))
 
     def test_answer_bytes_are_those_of_replies(self) -> None:
