@@ -22,6 +22,7 @@ from kvserver.resources.batch import Batch
 from kvserver.resources.kv import KeyOfVersion1
 from kvserver.resources.many import Many
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
+from kvserver.resources.pages import Docs, Error, Errors, OpenAPI
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.resources.tickets import TicketOffice
 from kvserver.router import Router
@@ -55,6 +56,10 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(states))
+    routes.add_route(target.OPENAPI, OpenAPI())
+    routes.add_route(target.DOCS, Docs())
+    routes.add_route(target.ERRORS, Errors())
+    routes.add_route(target.ERROR, Error())
     app: falcon.asgi.App[Request, Response] = falcon.asgi.App(router=routes)  # type: ignore[call-overload]
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty answer has no type
     app.add_error_handler(KVError, _on_error)

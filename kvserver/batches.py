@@ -14,10 +14,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from kvserver.query import SECONDS, TIME
 from kvserver.times import parse_expires, parse_ttl
 from shards.edits import why_unreadable
 from shards.errors import BadKey, BadRequest, CrossSlot
-from shards.limits import MAX_KEY, is_content_type
+from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
 from shards.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
 from shards.protocol import Delete as ShardDelete
 from shards.protocol import Get as ShardGet
@@ -27,16 +28,39 @@ from shards.protocol import Put as ShardPut
 from shards.protocol import Touch as ShardTouch
 from shards.slots import slot_of
 
-Revision = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Revision = Annotated[
+    int,
+    Meta(ge=0, le=(1 << 63) - 1, description="Only if the key has this revision; 0: only if there is no such key."),
+]
 Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-Seconds = float | int
+Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_KEY})]
+Seconds = Annotated[float, Meta(extra_json_schema=SECONDS.schema)]
+Time = Annotated[str, Meta(extra_json_schema=TIME.schema)]
+Base64 = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "contentEncoding": "base64",
+            "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        }
+    ),
+]
+Yes = Annotated[bool, Meta(extra_json_schema={"enum": [True]})]
+Operations = Annotated[list[Raw], Meta(extra_json_schema={"maxItems": BATCH_OPS})]
+ContentType = Annotated[
+    str,
+    Meta(
+        description="Media type of the value; without it octets, and JSON for `json`.",
+        extra_json_schema={"pattern": MEDIA_TYPE, "maxLength": MAX_CONTENT_TYPE},
+    ),
+]
 
 JSON_CONTENT: Final = "application/json"
 """The type of a value that was given as JSON, unless another is given."""
 
 
 class _Operation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
-    key: str
+    key: Key
 
 
 class _Conditional(_Operation, kw_only=True):
@@ -51,7 +75,7 @@ class _Conditional(_Operation, kw_only=True):
 
 class _Expiring(_Conditional, kw_only=True):
     ttl: Seconds | UnsetType = UNSET
-    expires: str | UnsetType = UNSET
+    expires: Time | UnsetType = UNSET
 
     def expiry(self) -> tuple[int, int]:
         """`ttl_ms` and `expires_ms`."""
@@ -62,44 +86,54 @@ class _Expiring(_Conditional, kw_only=True):
 
 
 class Get(_Operation, tag="get"):
-    pass
+    """The value."""
 
 
 class _Put(_Expiring, kw_only=True):
     json: Raw | UnsetType = UNSET
-    content_type: str | UnsetType = UNSET
+    content_type: ContentType | UnsetType = UNSET
 
 
 class PutInJson(_Put, tag="put", kw_only=True):
+    """Store one of `value`, `json` and `value_base64`."""
+
     value: str | UnsetType = UNSET
-    value_base64: str | UnsetType = UNSET
+    value_base64: Base64 | UnsetType = UNSET
 
 
 class PutInMessagePack(_Put, tag="put", kw_only=True):
+    """Store `value`, which is of type bin, or `json`, any value, as JSON."""
+
     value: bytes | UnsetType = UNSET
 
 
 class Delete(_Conditional, tag="delete"):
-    pass
+    """Delete the key."""
 
 
 class Touch(_Expiring, tag="touch", kw_only=True):
-    persist: bool | UnsetType = UNSET
+    """Change the expiry alone: one of `ttl`, `expires` and `persist`."""
+
+    persist: Yes | UnsetType = UNSET
 
 
 class Incr(_Conditional, tag="incr", kw_only=True):
+    """Add to the whole number that the key holds; an absent key holds 0, and gets the lifetime `ttl_if_new`."""
+
     by: Int64 = 1
     ttl_if_new: Seconds | UnsetType = UNSET
 
 
 class Patch(_Conditional, tag="patch", kw_only=True):
+    """Change the JSON that the key holds by a merge patch (RFC 7396); an absent key holds `{}`."""
+
     patch: Raw
 
 
 class Envelope(Struct, forbid_unknown_fields=True):
-    """A batch; its operations are read one by one."""
+    """Operations, each for itself, or all or nothing: then on keys of one slot, that is with one `{tag}`."""
 
-    ops: list[Raw]
+    ops: Operations
     atomic: bool = False
 
 

@@ -17,8 +17,11 @@ MAX_TTL_MS = 10 * 365 * 86_400_000
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'
+_PARAMETER = rf"{_TOKEN}=(?:{_TOKEN}|{_QUOTED})"
 # Possessive where spaces could be split in many ways: a crafted type must not take time.
-_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*+")
+_MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:[ \t]*+;[ \t]*+(?:{_PARAMETER})?)*+")
+MEDIA_TYPE = rf"^(?:{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*(?:{_PARAMETER})?)*)?$"
+"""What a content type may be, as a pattern for clients."""
 
 
 def is_content_type(text: str) -> bool:

@@ -13,7 +13,7 @@ from kvserver.access.grants import Grants
 from kvserver.resources.lists import answer_list, json_array, nothing, refused_if_full, spooled
 from kvserver.resources.values import answer
 from kvserver.router import Router
-from kvserver.web import coding, handshake
+from kvserver.web import coding, handshake, target
 from kvserver.web.answers import WrongMethod
 from kvserver.web.exchange import GRANTS, SCRIPT
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
@@ -65,6 +65,9 @@ class Key:
         item = self._router.get(key)
         if item is None:
             resp.data = b""
+            if key in target.PAGES and "text/html" in req.accept:
+                resp.content_type, resp.status = None, 302
+                resp.set_header("Location", target.PAGES[key])
         elif len(item.value) < coding.SMALLEST:
             resp.data = item.value
         else:

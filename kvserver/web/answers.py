@@ -119,14 +119,19 @@ def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> An
     bodies, some of them empty: its C client takes a body as the result without looking at the status.
     """
     headers: Headers = [(b"x-request-id", request_id), *_headers_of(error)]
-    if path.startswith(b"/v1/") or _wants_problem(accept):
+    if tells_problems(path) or _wants_problem(accept):
         content_type, body = _PROBLEM, _problem(error, request_id)
     else:
-        content_type, body = _PLAIN, _text(error).encode()
+        content_type, body = _PLAIN, text(error).encode()
     if body:
         headers.append((b"content-type", content_type))
     headers.append((b"content-length", b"%d" % len(body)))
     return Answer(error.status, headers, body)
+
+
+def tells_problems(path: bytes) -> bool:
+    """Whether errors at `path` are problems, whatever the client accepts."""
+    return path.startswith(b"/v1/")
 
 
 def _wants_problem(accept: bytes) -> bool:
@@ -157,8 +162,8 @@ def _headers_of(error: KVError) -> Headers:
     return [(b"retry-after", b"%d" % RETRY_AFTER_S)] if error.status == 503 else []
 
 
-def _text(error: KVError) -> str:
-    """MemoryKV's body."""
+def text(error: KVError) -> str:
+    """MemoryKV's body for `error`."""
     if isinstance(error, BadRequest):
         return "" if isinstance(error, UnknownMethod) else error.detail
     if isinstance(error, RequestTimeout | ValueTooLarge):

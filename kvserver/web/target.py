@@ -27,30 +27,42 @@ STATUS: Final = "/v1/status"
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
 TICKETS: Final = "/v1/tickets"
+OPENAPI: Final = "/v1/openapi.json"
+DOCS: Final = "/docs/"
+ERRORS: Final = "/docs/errors/"
+ERROR: Final = "/docs/errors/:code"
 V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
-LABELS: Final = (PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, TICKETS, V1_OTHER, NOWHERE)
+LABELS: Final = (
+    PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS, ERROR,
+    V1_OTHER, NOWHERE,
+)  # fmt: skip
 """Every route, by the name that metrics show."""
 
 
 class Target(NamedTuple):
-    """A route, one of `LABELS`, and the decoded key or prefix it names, empty where there is none."""
+    """A route, one of `LABELS`, and what it names: the decoded key or prefix, a code; empty where there is none."""
 
     route: str
     argument: bytes = b""
 
 
+PAGES: Final = {b"docs": DOCS}
+"""Keys at the root, by whose name a browser is led to a page."""
+
 _NAMED: Final = {
-    route.encode(): Target(route) for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS)
+    route.encode(): Target(route)
+    for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS)
 }  # fmt: skip
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
 
-_OPEN: Final = frozenset((PING.encode(), b"/v1/openapi.json"))
-_OPEN_BELOW: Final = (b"/health/", b"/docs/", b"/console/")
+_OPEN: Final = frozenset((PING.encode(), OPENAPI.encode()))
+_OPEN_BELOW: Final = (b"/health/", DOCS.encode(), b"/console/")
 
 _KV_PATH: Final = b"/v1/kv/"
+_ERROR_PATH: Final = ERRORS.encode()
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -103,6 +115,8 @@ def resolve(path: bytes) -> Target:
         return Target(PREFIX, _decode(parts[2], "prefix"))
     if len(parts) > 2 and parts[1] == b"v1":
         return _V1_OTHER
+    if path.startswith(_ERROR_PATH):
+        return Target(ERROR, path[len(_ERROR_PATH) :])
     return _NOWHERE
 
 

@@ -1,0 +1,214 @@
+"""Schemas of JSON bodies: of batches from the structs that read them, of answers by hand. Pure."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+import msgspec
+
+from kvserver import batches
+from kvserver.query import TIME, Schema
+from shards.errors import ERRORS
+from shards.limits import MAX_KEY
+
+_REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_TEXT: Final[Schema] = {"type": "string"}
+_KEY: Final[Schema] = {"type": "string", "maxLength": MAX_KEY}
+_TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
+
+
+def ref(name: str) -> Schema:
+    """A reference to the schema of that name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def record(description: str, optional: dict[str, Schema] | None = None, /, **fields: Schema) -> Schema:
+    """An object that has all of `fields`, any of `optional`, and nothing else."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {**fields, **(optional or {})},
+        "required": list(fields),
+        "additionalProperties": False,
+    }
+
+
+def listed(items: Schema, description: str = "") -> Schema:
+    """An array of `items`."""
+    return {"type": "array", "items": items} | ({"description": description} if description else {})
+
+
+def _said(schema: Schema, description: str) -> Schema:
+    return {**schema, "description": description}
+
+
+_VALUE: Final = {
+    "value": _said(_TEXT, "The value, if it is UTF-8."),
+    "value_base64": _said({"type": "string", "contentEncoding": "base64"}, "The value, if it is not UTF-8."),
+}
+_ERROR_STATUS: Final[Schema] = {"type": "integer", "minimum": 400, "maximum": 599}
+
+_ANSWERS: Final[dict[str, Schema]] = {
+    "Keys": listed(_KEY, "Keys in byte order."),
+    "Item": record(
+        "A key with what is known of it.",
+        _VALUE,
+        key=_KEY,
+        revision=_REVISION,
+        size=_said(_COUNT, "Bytes of the value."),
+        content_type=_TEXT,
+        created=TIME.schema,
+        modified=_said(TIME.schema, "When the value was written."),
+        expires=_TIME_OR_NULL,
+    ),
+    "Page": record(
+        "A page of a list.",
+        items=listed(ref("Item")),
+        prefixes=listed(_TEXT, "What keys that have the delimiter begin with, up to it."),
+        next={
+            "type": ["string", "null"],
+            "description": "Goes into `after` (with `reverse` into `before`); null: there is no more.",
+        },
+    ),
+    "Count": record("How many items and prefixes there are.", count=_COUNT),
+    "Line": {
+        "description": "A line of a list: an item, a prefix; at the end `end`, or `error` where the list broke off.",
+        "oneOf": [
+            ref("Item"),
+            record("Keys that have the delimiter.", prefix=_TEXT),
+            record("The list is whole.", end=record("What was listed.", items=_COUNT, cursor=_TEXT)),
+            record(
+                "The list broke off behind `next`.",
+                error=record("Why.", status=_ERROR_STATUS, code=_TEXT, title=_TEXT, detail=_TEXT),
+                next={"type": ["string", "null"]},
+            ),
+        ],
+    },
+    "Deleted": record(
+        "What a delete of a prefix did.",
+        deleted=_COUNT,
+        complete=_said({"type": "boolean"}, "False: there may be more. Repeat the request with `cut`."),
+        cut=_said(_REVISION, "Values that are newer were spared."),
+    ),
+    "Health": record("It is well.", status={"type": "string", "enum": ["live", "ready"]}),
+    "Status": record(
+        "What is running.",
+        version=_TEXT,
+        store=_said(_TEXT, "Identity of the store."),
+        epoch=_said(_TEXT, "Name of the history."),
+        revision=_said(_REVISION, "The latest change."),
+        oldest=_said(_REVISION, "The oldest change that the log still has."),
+        sync={"type": "string", "enum": ["always", "everysec", "os", "memory"]},
+        uptime_s={"type": "number", "minimum": 0},
+        supervisor=record("The process that watches the others.", pid=_COUNT),
+        shards=listed(
+            record(
+                "A process that owns a part of the keys.",
+                index=_COUNT,
+                pid=_COUNT,
+                state={"type": "string", "enum": ["starting", "up", "stopping", "down", "given_up"]},
+                keys=_COUNT,
+                bytes=_COUNT,
+            )
+        ),
+        workers=listed(record("A process that answers requests.", pid=_COUNT, in_flight=_COUNT, connections=_COUNT)),
+        gateways=listed(record("A process that serves the feed.", pid=_COUNT, clients=_COUNT)),
+        log=record(
+            "The log of all changes.",
+            bytes=_COUNT,
+            watermark=_said(_REVISION, "Everything up to this change is durable and visible."),
+            unapplied_bytes=_COUNT,
+            full={"type": "boolean"},
+            broken={"type": "boolean"},
+            restarts=_COUNT,
+        ),
+        snapshot=record("The latest snapshot.", replay_from=_COUNT, bytes_since=_COUNT),
+    ),
+}
+
+
+def _problem() -> Schema:
+    """RFC 9457, with what single errors add."""
+    return record(
+        "What went wrong (RFC 9457).",
+        {
+            "index": _said(_COUNT, "Of a malformed operation in its batch."),
+            "failed": _said(_COUNT, "Index of the operation that failed an atomic batch."),
+            "results": listed(ref("BatchResult")),
+            "deleted": _said(_COUNT, "Keys that are deleted for sure."),
+            "cut": _said(_REVISION, "Repeat the delete with this."),
+        },
+        type=_said({"type": "string", "format": "uri-reference"}, "A page that explains this error."),
+        title=_TEXT,
+        status=_ERROR_STATUS,
+        code={"type": "string", "enum": sorted(ERRORS)},
+        detail=_said(_TEXT, "What it was this time; may be empty."),
+        hint=_said(_TEXT, "What would be right instead."),
+        request_id=_said(_TEXT, "Names the request in the server's log; also in X-Request-Id."),
+    )
+
+
+# Batches
+
+_ONE_OF: Final = {
+    "PutInJson": ("value", "json", "value_base64"),
+    "PutInMessagePack": ("value", "json"),
+    "Touch": ("ttl", "expires", "persist"),
+}
+"""Structs of which exactly one of these fields is wanted; beyond what they can say themselves."""
+_NAME: Final = "Batch{name}"
+_ALIKE: Final = (batches.Get, batches.Delete, batches.Touch, batches.Incr, batches.Patch)
+
+
+def _batches() -> dict[str, Schema]:
+    structs = [*_ALIKE, batches.PutInJson, batches.PutInMessagePack, batches.Envelope]
+    _, found = msgspec.json.schema_components(structs, ref_template=f"#/components/schemas/{_NAME}")
+    schemas: dict[str, Schema] = {_NAME.format(name=name): schema for name, schema in found.items()}
+    for name, fields in _ONE_OF.items():
+        schemas[_NAME.format(name=name)]["oneOf"] = [{"required": [field]} for field in fields]
+    for name in ("PutInJson", "PutInMessagePack"):
+        schemas[_NAME.format(name=name)]["not"] = {"required": ["ttl", "expires"]}
+    envelope = schemas.pop(_NAME.format(name="Envelope"))
+    schemas["Batch"] = _envelope(envelope, batches.PutInJson)
+    schemas["BatchInMessagePack"] = _envelope(envelope, batches.PutInMessagePack)
+    return schemas
+
+
+def _envelope(envelope: Schema, put: type[msgspec.Struct]) -> Schema:
+    made: dict[str, Any] = copy.deepcopy(envelope)
+    tags = {str(struct.__struct_config__.tag): _NAME.format(name=struct.__name__) for struct in (*_ALIKE, put)}
+    mapping = {tag: ref(name)["$ref"] for tag, name in tags.items()}
+    made["properties"]["ops"]["items"] = {
+        "oneOf": [ref(name) for name in tags.values()],
+        "discriminator": {"propertyName": "op", "mapping": mapping},
+    }
+    made.pop("title", None)
+    return made
+
+
+_RESULT: Final = record(
+    "What became of an operation; of a GET, PATCH or increment its value too.",
+    {
+        "revision": _said(_REVISION, "Of the change; of what is there, where a condition failed."),
+        "content_type": _TEXT,
+        "expires": _TIME_OR_NULL,
+        **_VALUE,
+        "code": {"type": "string", "enum": sorted(ERRORS)},
+        "detail": _TEXT,
+    },
+    status={"type": "integer", "enum": [200, 201, 204, *sorted({error.status for error in ERRORS.values()})]},
+)
+
+
+def schemas() -> dict[str, Schema]:
+    """All of them, by name."""
+    results = record("The results, in the order of the operations.", results=listed(ref("BatchResult")))
+    return {
+        "Problem": _problem(),
+        **_ANSWERS,
+        **_batches(),
+        "BatchResult": _RESULT,
+        "BatchAnswer": results,
+    }

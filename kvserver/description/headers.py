@@ -1,0 +1,81 @@
+"""Request and response headers, each described once. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from kvserver.query import Schema
+
+_REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
+_TAGS: Final = r'^[ \t]*(?:\*|(?:(?:W/)?"[!#-~]*")?(?:[ \t]*,[ \t]*(?:(?:W/)?"[!#-~]*")?)*)[ \t]*$'
+
+
+class Header(NamedTuple):
+    """A header. `always`: no answer of its kind is without it."""
+
+    name: str
+    schema: Schema
+    description: str
+    always: bool = False
+
+
+def _text(name: str, description: str) -> Header:
+    return Header(name, {"type": "string"}, description)
+
+
+# Of requests
+
+IF_MATCH: Final = Header(
+    "If-Match", {"type": "string", "pattern": _TAGS}, "Only if the key has one of these ETags; `*`: if there is one."
+)
+IF_NONE_MATCH: Final = Header(
+    "If-None-Match",
+    {"type": "string", "pattern": _TAGS},
+    "Only if the key has none of these ETags; `*`: if there is no such key. A GET is answered 304 otherwise.",
+)
+IF_UNMODIFIED_SINCE: Final = _text(
+    "If-Unmodified-Since", "An HTTP date; ignored beside If-Match, and if it is no date."
+)
+IF_MODIFIED_SINCE: Final = _text("If-Modified-Since", "An HTTP date; ignored beside If-None-Match, and if it is none.")
+RANGE: Final = _text("Range", "One range of bytes, like `bytes=0-99`; several, and what is none, are ignored.")
+IF_RANGE: Final = _text("If-Range", "Answer the range only if this is the ETag, the whole value otherwise.")
+
+CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
+"""Of writes."""
+OF_READS: Final = (*CONDITIONS, IF_MODIFIED_SINCE, RANGE, IF_RANGE)
+
+# Of answers
+
+ETAG: Final = Header(
+    "ETag",
+    {"type": "string", "pattern": '^"[1-9][0-9]*(?:-(?:gzip|br|zstd|deflate))?"$'},
+    'The revision in quotes, like `"57"`; `"57-gzip"` for its compressed form. Conditions take both for revision 57.',
+    always=True,
+)
+REVISION: Final = Header("KV-Revision", _REVISION, "Place of the change in the history of the store.", always=True)
+PREVIOUS_REVISION: Final = Header("KV-Previous-Revision", _REVISION, "Revision of what was replaced.", always=True)
+EXPIRES: Final = Header(
+    "KV-Expires", {"type": "string", "format": "date-time"}, "When the key expires; absent if it does not."
+)
+LAST_MODIFIED: Final = Header("Last-Modified", {"type": "string"}, "When the value was written.", always=True)
+ACCEPT_RANGES: Final = Header("Accept-Ranges", {"type": "string", "enum": ["bytes"]}, "Ranges may be asked.", True)
+CONTENT_RANGE: Final = Header("Content-Range", {"type": "string"}, "Which bytes of how many these are.", always=True)
+CURSOR: Final = Header(
+    "KV-Cursor",
+    {"type": "string"},
+    "A place in the history: everything up to it is in the list. Over several pages, that of the first counts.",
+    always=True,
+)
+LINK: Final = _text("Link", 'The next page, `rel="next"`, if there is one.')
+RETRY_AFTER: Final = Header("Retry-After", {"type": "integer"}, "Seconds after which to repeat the request.", True)
+ACCEPT_PATCH: Final = Header("Accept-Patch", {"type": "string"}, "What a PATCH may be; on answers to a PATCH.")
+REQUEST_ID: Final = Header(
+    "X-Request-Id",
+    {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    "Names the request in the server's log.",
+    True,
+)
+CHALLENGE: Final = Header("WWW-Authenticate", {"type": "string"}, "`Bearer`: how to say who asks.", always=True)
+LOCATION: Final = Header("Location", {"type": "string"}, "Where to go.", always=True)
+TAG_OF_THIS: Final = Header("ETag", {"type": "string"}, "Of exactly this body.", always=True)
+IF_NOT_THIS: Final = _text("If-None-Match", "ETags of what the client has.")

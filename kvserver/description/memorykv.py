@@ -1,0 +1,92 @@
+"""The routes at the root, as MemoryKV has them. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kvserver.description.bodies import ref
+from kvserver.description.headers import LOCATION
+from kvserver.description.operations import BYTES, JSON, OCTETS, OF_READS, OF_WRITES, Answer, Media, Operation
+from kvserver.web import target
+from shards.errors import BadKey, Forbidden, KeyTooLong, NotFound
+
+TAG: Final = "MemoryKV"
+
+_URL: Final = "http://localhost:8080"
+_KEYS: Final = {JSON: Media(ref("Keys"), ["flags/checkout", "theme"])}
+_VALUE: Final = {OCTETS: BYTES}
+
+OPERATIONS: Final = (
+    Operation(
+        route=target.KEY, method="put", tag=TAG,
+        summary="Store a value",
+        description="Its Content-Type is kept, and shown by version 1 alone.",
+        body={"*/*": BYTES},
+        answers=(Answer(200, "The previous value, empty if there was none.", _VALUE),),
+        errors=(*OF_WRITES, BadKey, KeyTooLong),
+        examples=(f"curl -X PUT -d dark {_URL}/theme", f"curl -X PUT -d '{{\"on\":true}}' {_URL}/flags%2Fcheckout"),
+    ),
+    Operation(
+        route=target.KEY, method="get", tag=TAG,
+        summary="Read a value",
+        description="An absent key reads as an empty value. The keys `docs` and `console`, where they are absent, send "
+        "whoever accepts `text/html` to the page of that name.",
+        answers=(
+            Answer(200, "The value, empty if there is none.", _VALUE),
+            Answer(302, "The page of that name.", headers=(LOCATION,)),
+        ),
+        errors=(*OF_READS, BadKey, Forbidden),
+        examples=(f"curl {_URL}/theme",),
+    ),
+    Operation(
+        route=target.KEY, method="delete", tag=TAG,
+        summary="Delete a key",
+        answers=(Answer(200, "The deleted value.", _VALUE),),
+        errors=(*OF_WRITES, BadKey, NotFound),
+        examples=(f"curl -X DELETE {_URL}/theme",),
+    ),
+    Operation(
+        route=target.KEYS, method="get", tag=TAG,
+        summary="List all keys",
+        answers=(Answer(200, "All keys in byte order.", _KEYS),),
+        errors=OF_READS,
+        examples=(f"curl {_URL}/keys",),
+    ),
+    Operation(
+        route=target.KEYS, method="delete", tag=TAG,
+        summary="Delete everything",
+        answers=(Answer(200, "Empty."),),
+        errors=OF_WRITES,
+        examples=(f"curl -X DELETE {_URL}/keys",),
+    ),
+    Operation(
+        route=target.PREFIX, method="get", tag=TAG,
+        summary="List the keys with a prefix",
+        answers=(Answer(200, "Keys in byte order.", _KEYS),),
+        errors=(*OF_READS, BadKey),
+        examples=(f"curl {_URL}/keys/flags%2F",),
+    ),
+    Operation(
+        route=target.PREFIX, method="delete", tag=TAG,
+        summary="Delete the keys with a prefix",
+        answers=(Answer(200, "The deleted keys.", _KEYS),),
+        errors=(*OF_WRITES, BadKey),
+        examples=(f"curl -X DELETE {_URL}/keys/flags%2F",),
+    ),
+    Operation(
+        route=target.WAL, method="get", tag=TAG,
+        summary="Follow every change",
+        description="A WebSocket: the request needs `Connection: Upgrade`, `Upgrade: websocket`, "
+        "`Sec-WebSocket-Version: 13` and a `Sec-WebSocket-Key`. Each frame is a line of text, such as "
+        "`Insert { key: theme, value: dark }`; with the request header `Content-Type: application/octet-stream` "
+        "frames are binary.",
+        answers=(Answer(101, "The feed begins."),),
+        errors=(Forbidden, *OF_READS),
+    ),
+    Operation(
+        route=target.PING, method="get", tag=TAG,
+        summary="Is anybody there",
+        answers=(Answer(200, "`pong`", {OCTETS: Media({"type": "string", "enum": ["pong"]}, "pong")}),),
+        examples=(f"curl {_URL}/ping",),
+    ),
+)  # fmt: skip

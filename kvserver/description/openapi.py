@@ -1,0 +1,198 @@
+"""The OpenAPI 3.1 document, made of the tables. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from itertools import groupby
+from typing import Any, Final
+
+from kvserver import __version__
+from kvserver.description import bodies, headers, memorykv, version1
+from kvserver.description.headers import Header
+from kvserver.description.operations import ALWAYS, Answer, Content, Operation
+from kvserver.query import Parameter, Schema
+from kvserver.web import answers
+from shards.errors import KVError
+from shards.limits import MAX_KEY
+
+OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
+"""All of them."""
+
+PROBLEM: Final = "application/problem+json"
+
+_INTRODUCTION: Final = """\
+Shared state with a live feed of every change, over plain HTTP.
+
+Keys are UTF-8, 1 to 511 bytes. In version 1 the key is all that follows `/v1/kv/`, slashes included, encoded or not; a
+segment that is empty, `.` or `..` is best sent with `%2F`, since many clients remove it. The routes at the root are
+MemoryKV's: there a slash in a key is `%2F`.
+
+Version 1 refuses with 400 what it does not understand: query parameters that are unknown or come twice, malformed
+values. The routes at the root ignore queries.
+
+Errors are problem details (RFC 9457) with a stable `code`. Those of the routes at the root have MemoryKV's bodies, a
+short text or none, unless `Accept` names `application/problem+json`.
+
+A method that a path does not know is 405, and `Allow` has those it knows. OPTIONS is answered everywhere, and every
+answer carries CORS headers. Every answer to a request with an `X-Request-Id` has it too."""
+
+_TAGS: Final = (
+    {"name": version1.KEY_TAG, "description": "Types, revisions, conditions, expiry, atomic changes."},
+    {"name": version1.MANY_TAG, "description": "Lists, batches and deletes of prefixes."},
+    {"name": version1.FEED_TAG, "description": "Every change as it happens."},
+    {"name": version1.SERVER_TAG, "description": "Status, health and this description."},
+    {"name": memorykv.TAG, "description": "The routes at the root: MemoryKV's clients work unchanged."},
+)
+_PATHS: Final = {
+    "key": ({"type": "string", "minLength": 1, "maxLength": MAX_KEY}, "1 to 511 bytes of UTF-8."),
+    "prefix": ({"type": "string", "minLength": 1}, "What keys begin with; a slash is `%2F`."),
+    "code": ({"type": "string", "pattern": "^[a-z_]+$"}, "The code of an error."),
+}
+"""Parameters of paths."""
+
+
+def document() -> dict[str, Any]:
+    """The whole description."""
+    paths: dict[str, dict[str, Any]] = {}
+    responses: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        path = paths.setdefault(template(operation.route), {})
+        path[operation.method] = _operation(operation, responses)
+        if operation.has_head:
+            path["head"] = _head(path["get"])
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "kvserver", "version": __version__, "description": _INTRODUCTION},
+        "servers": [{"url": "/"}],
+        "tags": list(_TAGS),
+        "paths": paths,
+        "components": {"schemas": bodies.schemas(), "responses": dict(sorted(responses.items()))},
+    }
+
+
+def template(route: str) -> str:
+    """The path of a route as OpenAPI writes it: `/keys/:prefix` is `/keys/{prefix}`."""
+    return re.sub(r":(\w+)", r"{\1}", route)
+
+
+def _operation(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": _name(operation),
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "description": operation.description,
+        "parameters": [
+            *(_path_parameter(name) for name in re.findall(r":(\w+)", operation.route)),
+            *(_query_parameter(parameter) for parameter in operation.parameters.values()),
+            *(_header_parameter(header) for header in operation.headers),
+        ],
+    }
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": _content(operation.body)}
+    described["responses"] = {
+        **{str(answer.status): _answer(answer) for answer in operation.answers},
+        **_errors(operation, responses),
+    }
+    if operation.examples:
+        described["x-codeSamples"] = [{"lang": "Shell", "source": example} for example in operation.examples]
+    return {name: value for name, value in described.items() if value or name == "responses"}
+
+
+def _name(operation: Operation) -> str:
+    words = re.findall(r"[a-z0-9]+", operation.route.replace(".json", ""))
+    return "_".join((operation.method, *words))
+
+
+def _head(get: dict[str, Any]) -> dict[str, Any]:
+    """HEAD, where GET is what `get` describes."""
+    answered = {
+        status: response if "$ref" in response else {k: v for k, v in response.items() if k != "content"}
+        for status, response in get["responses"].items()
+        if status not in ("206", "416")
+    }
+    parameters = [each for each in get.get("parameters", ()) if each["name"] not in ("Range", "If-Range")]
+    name = get["operationId"].replace("get", "head", 1)
+    return {"operationId": name, "tags": get["tags"], "summary": f"{get['summary']}: the headers alone"} | {
+        "parameters": parameters, "responses": answered,
+    }  # fmt: skip
+
+
+# Requests
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    schema, description = _PATHS[name]
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
+
+
+def _query_parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name, "in": "query", "schema": parameter.kind.schema, "description": parameter.description,
+    }  # fmt: skip
+
+
+def _header_parameter(header: Header) -> dict[str, Any]:
+    return {"name": header.name, "in": "header", "schema": header.schema, "description": header.description}
+
+
+def _content(content: Content) -> dict[str, Any]:
+    return {
+        name: {"schema": media.schema} | ({} if media.example is None else {"example": media.example})
+        for name, media in content.items()
+    }
+
+
+# Answers
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.description}
+    if answer.headers:
+        described["headers"] = _headers(answer.headers)
+    if answer.content:
+        described["content"] = _content(answer.content)
+    return described
+
+
+def _headers(rows: Iterable[Header]) -> dict[str, Any]:
+    return {
+        row.name: {"schema": row.schema, "description": row.description} | ({"required": True} if row.always else {})
+        for row in rows
+    }
+
+
+def _errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
+    """References to answers that tell errors, by status; what they refer to is added to `responses`."""
+    found = {}
+    by_status = sorted({*ALWAYS, *operation.errors}, key=lambda error: (error.status, error.code))
+    for status, errors in groupby(by_status, key=lambda error: error.status):
+        listed = list(errors)
+        is_plain = not answers.tells_problems(operation.route.encode())
+        name = ".".join([*(["plain"] if is_plain else []), *(error.code for error in listed)])
+        responses[name] = _error(status, listed, is_plain)
+        found[str(status)] = {"$ref": f"#/components/responses/{name}"}
+    return found
+
+
+def _error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str, Any]:
+    codes: Schema = {"properties": {"code": {"enum": [error.code for error in errors]}, "status": {"enum": [status]}}}
+    content: dict[str, Any] = {PROBLEM: {"schema": {"allOf": [bodies.ref("Problem"), codes]}}}
+    if is_plain and any(answers.text(error("why")) for error in errors):
+        content["text/plain"] = {"schema": {"type": "string"}}
+    explained = "\n".join(f"- `{error.code}`: {error.title}" for error in errors)
+    return {
+        "description": f"{HTTPStatus(status).phrase}\n\n{explained}",
+        "headers": _headers((headers.REQUEST_ID, *_OF_STATUS.get(status, ()))),
+        "content": content,
+    }
+
+
+_OF_STATUS: Final[dict[int, tuple[Header, ...]]] = {
+    412: (headers.ETAG._replace(always=False), headers.REVISION._replace(always=False)),
+    415: (headers.ACCEPT_PATCH,),
+    416: (headers.CONTENT_RANGE, headers.ACCEPT_RANGES),
+    503: (headers.RETRY_AFTER,),
+}
+"""Headers of errors."""

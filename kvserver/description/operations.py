@@ -1,0 +1,93 @@
+"""What the tables of operations are made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from kvserver.description.headers import Header
+from kvserver.query import NOTHING, Schema, Table
+from shards.errors import (
+    BadRequest,
+    HeadersTooLarge,
+    InsufficientStorage,
+    KVError,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    RequestTimeout,
+    Unavailable,
+    UriTooLong,
+    ValueTooLarge,
+)
+
+JSON: Final = "application/json"
+HTML: Final = "text/html"
+OCTETS: Final = "application/octet-stream"
+ANY: Final = "*/*"
+
+ErrorClasses = tuple[type[KVError], ...]
+
+ALWAYS: Final[ErrorClasses] = (
+    BadRequest, RequestTimeout, ValueTooLarge, UriTooLong, HeadersTooLarge, KVError, Overloaded,
+)  # fmt: skip
+"""Errors that any request may meet."""
+OF_READS: Final[ErrorClasses] = (Unavailable,)
+OF_WRITES: Final[ErrorClasses] = (
+    Unavailable, *Unavailable.__subclasses__(), OutcomeUnknown, InsufficientStorage, ProtocolError,
+)  # fmt: skip
+
+
+class Media(NamedTuple):
+    """A body of one type. An `example` of None is none."""
+
+    schema: Schema
+    example: Any = None
+
+
+Content = Mapping[str, Media]
+"""Bodies by media type."""
+
+BYTES: Final = Media({})
+"""Any bytes at all."""
+TEXT: Final = Media({"type": "string"})
+
+
+class Answer(NamedTuple):
+    """An answer that is no error."""
+
+    status: int
+    description: str
+    content: Content | None = None
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """A method of a route.
+
+    Attributes:
+        route: its label in `kvserver.web.target`.
+        parameters: of the query; `ignores_query`: whatever stands there.
+        errors: beside `ALWAYS`.
+        has_head: a HEAD is answered as it would be.
+        examples: for a shell, each with an answer that is no error, if run in the order of the whole description.
+    """
+
+    route: str
+    method: str
+    tag: str
+    summary: str
+    description: str = ""
+    parameters: Table = field(default_factory=lambda: NOTHING)
+    headers: tuple[Header, ...] = ()
+    body: Content | None = None
+    answers: tuple[Answer, ...]
+    errors: ErrorClasses = ()
+    examples: tuple[str, ...] = ()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a HEAD is answered as it would be, without the body."""
+        return self.method == "get" and all(answer.status != 101 for answer in self.answers)

@@ -1,0 +1,280 @@
+"""Version 1, and what stands beside it. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kvserver.description import headers
+from kvserver.description.bodies import ref
+from kvserver.description.headers import (
+    ACCEPT_RANGES,
+    CONDITIONS,
+    CONTENT_RANGE,
+    CURSOR,
+    ETAG,
+    EXPIRES,
+    LAST_MODIFIED,
+    LINK,
+    PREVIOUS_REVISION,
+    REVISION,
+)
+from kvserver.description.operations import (
+    ANY,
+    BYTES,
+    HTML,
+    JSON,
+    OF_READS,
+    OF_WRITES,
+    TEXT,
+    Answer,
+    ErrorClasses,
+    Media,
+    Operation,
+)
+from kvserver.resources import kv, many
+from kvserver.resources.batch import MESSAGE_PACK
+from kvserver.web import target
+from kvserver.web.answers import MERGE_PATCH
+from shards.errors import (
+    BadKey,
+    BatchFailed,
+    BatchTooLarge,
+    CrossSlot,
+    Forbidden,
+    KeyTooLong,
+    NoSuchResource,
+    NotAnInteger,
+    NotFound,
+    NotJson,
+    Overflow,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    UnsupportedMediaType,
+)
+
+KEY_TAG, MANY_TAG, FEED_TAG, SERVER_TAG = "One key", "Many keys", "The feed", "The server"
+
+_KV: Final = "http://localhost:8080/v1/kv"
+_VALUE: Final = {ANY: BYTES}
+_OF_KEY: Final = (BadKey, KeyTooLong, PreconditionFailed)
+_WRITTEN: Final = (ETAG, REVISION)
+_COUNTER: Final = "Of an increment: the sum."
+
+_KEY: Final = (
+    Operation(
+        route=target.KV, method="put", tag=KEY_TAG,
+        summary="Store a value",
+        description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
+        "and `expires` the key never expires, whatever it did before.",
+        parameters=kv.PUT, headers=CONDITIONS, body=_VALUE,
+        answers=(
+            Answer(204, "It replaced a value.", headers=_WRITTEN),
+            Answer(201, "The key is new.", headers=_WRITTEN),
+            Answer(200, "With `return=previous`: what was replaced.", _VALUE, (*_WRITTEN, PREVIOUS_REVISION)),
+        ),
+        errors=(*OF_WRITES, *_OF_KEY, UnsupportedMediaType),
+        examples=(
+            f"curl -X PUT -d dark {_KV}/theme",
+            f"curl -X PUT -H 'Content-Type: application/json' -d '{{\"on\":true}}' '{_KV}/flags/beta?ttl=3600'",
+            f"curl -X PUT -H 'If-None-Match: *' -d ann {_KV}/leader",
+        ),
+    ),
+    Operation(
+        route=target.KV, method="get", tag=KEY_TAG,
+        summary="Read a value",
+        headers=headers.OF_READS,
+        answers=(
+            Answer(200, "The value, with its type.", _VALUE,
+                   (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
+            Answer(206, "The range of it that was asked for.", _VALUE,
+                   (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES, CONTENT_RANGE)),
+            Answer(304, "The client has it already.", None, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
+        ),
+        errors=(*OF_READS, *_OF_KEY, NotFound, Forbidden, RangeNotSatisfiable),
+        examples=(f"curl -i {_KV}/flags/beta", f"curl -H 'Range: bytes=1-4' {_KV}/flags/beta"),
+    ),
+    Operation(
+        route=target.KV, method="patch", tag=KEY_TAG,
+        summary="Change the JSON that a key holds",
+        description="A merge patch (RFC 7396), applied atomically: members replace those of the same name, `null` "
+        "removes one. An absent key counts as `{}`. The expiry stays.",
+        headers=CONDITIONS,
+        body={MERGE_PATCH.decode(): Media({}, {"on": False, "for": ["staff"]})},
+        answers=(
+            Answer(200, "The result.", _VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(201, "The result; the key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
+        ),
+        errors=(*OF_WRITES, *_OF_KEY, NotJson, UnsupportedMediaType),
+        examples=(
+            f"curl -X PATCH -H 'Content-Type: application/merge-patch+json' -d '{{\"for\":[\"staff\"]}}' "
+            f"{_KV}/flags/beta",
+        ),
+    ),
+    Operation(
+        route=target.KV, method="post", tag=KEY_TAG,
+        summary="Add to a counter, or change the expiry alone",
+        description="Exactly one of `incr`, `ttl`, `expires` and `persist`; no body. Counters are decimal digits with "
+        "or without a minus, within 64 bits; they keep their expiry.",
+        parameters=kv.POST, headers=CONDITIONS,
+        answers=(
+            Answer(200, _COUNTER, _VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(201, f"{_COUNTER} The key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(204, "Of a change of the expiry.", headers=_WRITTEN),
+        ),
+        errors=(*OF_WRITES, *_OF_KEY, NotFound, NotAnInteger, Overflow),
+        examples=(
+            f"curl -X POST '{_KV}/visits?incr=1'",
+            f"curl -X POST '{_KV}/visits?ttl=60'",
+            f"curl -X POST '{_KV}/visits?persist=true'",
+        ),
+    ),
+    Operation(
+        route=target.KV, method="delete", tag=KEY_TAG,
+        summary="Delete a key",
+        headers=CONDITIONS,
+        answers=(Answer(204, "It is deleted.", headers=(REVISION,)),),
+        errors=(*OF_WRITES, *_OF_KEY, NotFound),
+        examples=(f"curl -X DELETE {_KV}/leader",),
+    ),
+)  # fmt: skip
+
+_ITEM: Final = {
+    "key": "flags/beta", "revision": 57, "size": 11, "content_type": "application/json",
+    "created": "2026-11-22T11:40:00.123Z", "modified": "2026-11-22T11:40:00.123Z", "expires": None,
+}  # fmt: skip
+_OPERATIONS: Final = [
+    {"op": "put", "key": "{cart}a", "value": "1", "ttl": 60},
+    {"op": "put", "key": "{cart}b", "json": {"n": 1}},
+    {"op": "patch", "key": "{cart}b", "patch": {"n": 2}},
+    {"op": "incr", "key": "{cart}n", "by": 2},
+    {"op": "touch", "key": "{cart}a", "persist": True},
+    {"op": "get", "key": "{cart}n"},
+    {"op": "delete", "key": "{cart}a"},
+]
+_RESULTS: Final = [
+    {"status": 201, "revision": 58},
+    {"status": 200, "revision": 61, "content_type": "application/octet-stream", "expires": None, "value": "2"},
+    {"status": 412, "revision": 60, "code": "precondition_failed", "detail": "the key has another revision"},
+]
+
+_MANY: Final = (
+    Operation(
+        route=target.MANY, method="get", tag=MANY_TAG,
+        summary="List keys",
+        description="In byte order, in pages. With `Accept: application/x-ndjson` the whole range, a line each; then "
+        "`limit` is refused.",
+        parameters=many.LIST,
+        answers=(
+            Answer(
+                200, "A page; with `count=true` how many there are.",
+                {
+                    JSON: Media(
+                        {"oneOf": [ref("Page"), ref("Count")]}, {"items": [_ITEM], "prefixes": ["users/"], "next": None}
+                    ),
+                    many.LINES: Media(ref("Line")),
+                },
+                (CURSOR, LINK),
+            ),
+        ),
+        errors=OF_READS,
+        examples=(
+            f"curl '{_KV}?prefix=flags/&limit=10'",
+            f"curl '{_KV}?delimiter=/&count=true'",
+            f"curl -H 'Accept: application/x-ndjson' '{_KV}?values=true'",
+        ),
+    ),
+    Operation(
+        route=target.BATCH, method="post", tag=MANY_TAG,
+        summary="Many operations in one request",
+        description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
+        "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
+        "for. At most 10,000 operations. One that is malformed refuses the whole batch.",
+        body={
+            JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
+            **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchInMessagePack"))),
+        },
+        answers=(
+            Answer(
+                200, "A result for each operation, in their order.",
+                {
+                    JSON: Media(ref("BatchAnswer"), {"results": _RESULTS}),
+                    **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchAnswer"))),
+                },
+            ),
+        ),
+        errors=(*OF_WRITES, BadKey, CrossSlot, BatchFailed, BatchTooLarge, UnsupportedMediaType),
+        examples=(
+            "curl -d '{\"ops\":[{\"op\":\"incr\",\"key\":\"visits\"},{\"op\":\"get\",\"key\":\"theme\"}]}' "
+            "http://localhost:8080/v1/batch",
+        ),
+    ),
+    Operation(
+        route=target.MANY, method="delete", tag=MANY_TAG,
+        summary="Delete the keys with a prefix",
+        description="Not what is written after it began. After 5 seconds it answers `complete: false`: repeat it with "
+        "`cut`.",
+        parameters=many.DELETE,
+        answers=(
+            Answer(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
+        ),
+        errors=OF_WRITES,
+        examples=(f"curl -X DELETE '{_KV}?prefix=flags/&dry_run=true'", f"curl -X DELETE '{_KV}?prefix=flags/'"),
+    ),
+)  # fmt: skip
+
+_FEED: Final = (
+    Operation(
+        route=target.FEED, method="get", tag=FEED_TAG,
+        summary="Follow every change",
+        description="A WebSocket, as `/wal` is.",
+        answers=(Answer(101, "The feed begins."),),
+        errors=(NoSuchResource, Forbidden, *OF_READS),
+    ),
+)  # fmt: skip
+
+
+def _page(
+    route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
+) -> Operation:  # fmt: skip
+    """What is made once, and the same until the server is replaced."""
+    return Operation(
+        route=route,
+        method="get",
+        tag=SERVER_TAG,
+        summary=summary,
+        headers=(headers.IF_NOT_THIS,),
+        answers=(
+            Answer(200, "It.", {media_type: body}, (headers.TAG_OF_THIS,)),
+            Answer(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
+        ),
+        errors=errors,
+    )
+
+
+_SERVER: Final = (
+    Operation(
+        route=target.STATUS, method="get", tag=SERVER_TAG,
+        summary="What is running",
+        answers=(Answer(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
+        examples=("curl http://localhost:8080/v1/status",),
+    ),
+    Operation(
+        route=target.LIVE, method="get", tag=SERVER_TAG,
+        summary="Does this worker answer",
+        answers=(Answer(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
+        examples=("curl http://localhost:8080/health/live",),
+    ),
+    Operation(
+        route=target.READY, method="get", tag=SERVER_TAG,
+        summary="Is every shard up",
+        answers=(Answer(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
+        errors=OF_READS,
+        examples=("curl http://localhost:8080/health/ready",),
+    ),
+    _page(target.OPENAPI, "This description", Media({"type": "object"}), JSON),
+    _page(target.DOCS, "This description for people"),
+    _page(target.ERRORS, "All errors"),
+    _page(target.ERROR, "One error", errors=(NoSuchResource,)),
+)  # fmt: skip
+
+OPERATIONS: Final = (*_KEY, *_MANY, *_FEED, *_SERVER)

@@ -1,0 +1,103 @@
+"""The API's description: `/v1/openapi.json`, and `/docs/` for people. Made at the first request, kept for good."""
+
+from __future__ import annotations
+
+import binascii
+from functools import cache
+from typing import Any
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from kvserver import query
+from kvserver.description import openapi, pages
+from kvserver.resources.values import answer
+from shards.errors import ERRORS, NoSuchResource
+
+HTML = "text/html; charset=utf-8"
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return openapi.document()
+
+
+@cache
+def _openapi() -> bytes:
+    return msgspec.json.encode(_document())
+
+
+@cache
+def _overview() -> bytes:
+    return pages.overview(_document()).encode()
+
+
+@cache
+def _error_list() -> bytes:
+    return pages.error_list().encode()
+
+
+@cache
+def _error(code: str) -> bytes:
+    return pages.error(_document(), ERRORS[code]).encode()
+
+
+class OpenAPI:
+    """`/v1/openapi.json`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the document; 304 if the client has it."""
+        query.parse(req.scope["query_string"], query.NOTHING)
+        await _give(req, resp, _openapi(), "application/json")
+
+    on_head = on_get
+
+
+class Docs:
+    """`/docs/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
+        await _give_page(req, resp, _overview())
+
+    on_head = on_get
+
+
+class Errors:
+    """`/docs/errors/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
+        await _give_page(req, resp, _error_list())
+
+    on_head = on_get
+
+
+class Error:
+    """`/docs/errors/{code}`"""
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the page of that code; 304 if the client has it; 404 if there is no such error."""
+        code = key.decode()
+        if code not in ERRORS:
+            raise NoSuchResource(f"no error is called {code[:64]!r}")
+        await _give_page(req, resp, _error(code))
+
+    on_head = on_get
+
+
+async def _give_page(req: Request, resp: Response, page: bytes) -> None:
+    resp.set_header("Content-Security-Policy", pages.SECURITY_POLICY)
+    await _give(req, resp, page, HTML)
+
+
+async def _give(req: Request, resp: Response, body: bytes, content_type: str) -> None:
+    """A weak ETag, as it is that of every coding."""
+    tag = f'W/"{binascii.crc32(body):08x}-{len(body)}"'
+    resp.set_header("ETag", tag)
+    known = req.get_header("If-None-Match")
+    if known is not None and (known.strip() == "*" or tag[2:] in known):
+        resp.status = 304
+        return
+    resp.content_type = content_type
+    await answer(req, resp, body, content_type)

@@ -1,0 +1,191 @@
+"""The API's description: it is valid, whole, made of what validates; and its pages hold together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from types import ModuleType
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvserver import batches
+from kvserver.description import elements, openapi, pages
+from kvserver.query import EXPIRY, INTEGER, Parameter, parse
+from kvserver.resources import batch, kv, many, memorykv, status
+from kvserver.web import target
+from shards.errors import ERRORS, AnswerTooLarge, BadRequest, FailedDependency, MethodNotAllowed
+
+DOCUMENT = openapi.document()
+NOT_OF_OPERATIONS = {MethodNotAllowed.code}
+"""Told where there is no operation."""
+OF_RESULTS = {FailedDependency.code, AnswerTooLarge.code}
+"""Told in the results of a batch alone."""
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in DOCUMENT["paths"].items():
+        for method, described in methods.items():
+            yield path, method, described
+
+
+def inside(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in `value`."""
+    if isinstance(value, dict):
+        yield value
+        for each in value.values():
+            yield from inside(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from inside(each)
+
+
+def resolved(reference: str) -> Any:
+    found: Any = DOCUMENT
+    for name in reference.removeprefix("#/").split("/"):
+        found = found[name]
+    return found
+
+
+def test_it_is_openapi() -> None:
+    schemathesis.openapi.from_dict(json.loads(json.dumps(DOCUMENT))).validate()
+    assert DOCUMENT["openapi"].startswith("3.1")
+    ids = [described["operationId"] for _, _, described in operations()]
+    assert len(set(ids)) == len(ids)
+    for each in inside(DOCUMENT):
+        if "$ref" in each:
+            assert resolved(each["$ref"])
+
+
+def test_every_route_is_described() -> None:
+    described = {operation.route for operation in openapi.OPERATIONS}
+    assert described == set(target.LABELS) - {target.NOWHERE, target.V1_OTHER}
+
+
+@pytest.mark.parametrize("module", [batch, kv, many, memorykv, status])
+def test_every_parameter_is_described(module: ModuleType) -> None:
+    for value in vars(module).values():
+        if (
+            isinstance(value, dict)
+            and value is not EXPIRY
+            and any(isinstance(row, Parameter) for row in value.values())
+        ):
+            assert any(operation.parameters is value for operation in openapi.OPERATIONS), value
+    for _, _, described in operations():
+        for parameter in described.get("parameters", ()):
+            assert parameter["description"]
+
+
+def test_every_error_is_described() -> None:
+    told = {
+        code
+        for response in DOCUMENT["components"]["responses"].values()
+        for code in response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"]["enum"]
+    }
+    assert told | OF_RESULTS | NOT_OF_OPERATIONS == set(ERRORS)
+    assert set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]) == set(ERRORS)
+    for error in ERRORS.values():
+        assert error.title and error.hint
+
+
+def test_every_example_is_valid() -> None:
+    seen = 0
+    for media in inside(DOCUMENT["paths"]):
+        if "example" in media:
+            schema = {**media["schema"], "components": DOCUMENT["components"]}
+            jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(media["example"])
+            seen += 1
+    assert seen >= 10
+
+
+def test_examples_of_batches_are_read() -> None:
+    media = DOCUMENT["paths"]["/v1/batch"]["post"]["requestBody"]["content"]["application/json"]
+    envelope = batches.JSON.envelope(json.dumps(media["example"]).encode())
+    for index, raw in enumerate(envelope.ops):
+        batches.JSON.operation(index, raw, 1)
+
+
+@given(st.integers(-(1 << 66), 1 << 66) | st.sampled_from([-(1 << 63), (1 << 63) - 1, 1 << 63, -(1 << 63) - 1]))
+def test_what_is_described_of_whole_numbers_is_what_is_read(number: int) -> None:
+    table = {parameter.name: parameter for parameter in (many.LIST["limit"], many.DELETE["cut"], kv.POST["incr"])}
+    for name, parameter in table.items():
+        valid = jsonschema_rs.is_valid(parameter.kind.schema, number)
+        try:
+            assert parse(f"{name}={number}".encode(), table) == {name: number}
+        except BadRequest:
+            assert not valid
+        else:
+            assert valid
+    assert INTEGER.schema["format"] == "int64"
+
+
+# Pages
+
+
+class Page(HTMLParser):
+    """What a page refers to. Fails where elements do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.names: Counter[str] = Counter()
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+        self.names[tag] += 1
+        for name, value in attrs:
+            assert value is not None and not name.startswith("on") and name not in ("src", "style")
+            if name == "id":
+                self.ids.append(value)
+            if name == "href":
+                self.links.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def all_pages() -> dict[str, str]:
+    shown = {target.DOCS: pages.overview(DOCUMENT), target.ERRORS: pages.error_list()}
+    return shown | {target.ERRORS + code: pages.error(DOCUMENT, error) for code, error in ERRORS.items()}
+
+
+def test_pages_hold_together_and_need_nothing_else() -> None:
+    read = {path: Page(text) for path, text in all_pages().items()}
+    for path, page in read.items():
+        assert len(set(page.ids)) == len(page.ids)
+        assert page.names["h1"] == page.names["main"] == page.names["title"] == page.names["style"] == 1
+        assert page.names["script"] == page.names["link"] == page.names["img"] == 0
+        for link in page.links:
+            where, _, part = link.partition("#")
+            assert where in ("", target.OPENAPI, *read), link
+            assert not part or part in read[where or path].ids, link
+    assert not re.search(r"url\(|@import|https?://(?!localhost:8080)", "".join(all_pages().values()))
+
+
+def test_the_overview_shows_everything() -> None:
+    shown = pages.overview(DOCUMENT)
+    for _, method, described in operations():
+        if method != "head":
+            assert elements.inline(described["summary"]) in shown
+            for parameter in described.get("parameters", ()):
+                assert elements.inline(parameter["description"]) in shown
+    for name in DOCUMENT["components"]["schemas"]:
+        assert f'id="body-{name}"' in shown
+
+
+def test_text_cannot_become_elements() -> None:
+    assert "<b>" not in elements.text("<b> `<b>`\n\n- <b>") + elements.block("<b>", '"<b>') + elements.link('"', "")
+    assert elements.words({"enum": ["<b>"]}) == "<code>&lt;b&gt;</code>"
