@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
 from kvserver import batches
 from kvserver.query import TIME, Schema
+from kvserver.resources.tickets import Asked
 from shards.errors import ERRORS
 from shards.limits import MAX_KEY
 
@@ -17,6 +19,10 @@ _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _TEXT: Final[Schema] = {"type": "string"}
 _KEY: Final[Schema] = {"type": "string", "maxLength": MAX_KEY}
 _TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
+
+
+def _enum(words: Iterable[str]) -> Schema:
+    return {"type": "string", "enum": list(words)}
 
 
 def ref(name: str) -> Schema:
@@ -92,7 +98,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
         complete=_said({"type": "boolean"}, "False: there may be more. Repeat the request with `cut`."),
         cut=_said(_REVISION, "Values that are newer were spared."),
     ),
-    "Health": record("It is well.", status={"type": "string", "enum": ["live", "ready"]}),
+    "Health": record("It is well.", status=_enum(["live", "ready"])),
     "Status": record(
         "What is running.",
         version=_TEXT,
@@ -100,7 +106,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
         epoch=_said(_TEXT, "Name of the history."),
         revision=_said(_REVISION, "The latest change."),
         oldest=_said(_REVISION, "The oldest change that the log still has."),
-        sync={"type": "string", "enum": ["always", "everysec", "os", "memory"]},
+        sync=_enum(["always", "everysec", "os", "memory"]),
         uptime_s={"type": "number", "minimum": 0},
         supervisor=record("The process that watches the others.", pid=_COUNT),
         shards=listed(
@@ -108,7 +114,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
                 "A process that owns a part of the keys.",
                 index=_COUNT,
                 pid=_COUNT,
-                state={"type": "string", "enum": ["starting", "up", "stopping", "down", "given_up"]},
+                state=_enum(["starting", "up", "stopping", "down", "given_up"]),
                 keys=_COUNT,
                 bytes=_COUNT,
             )
@@ -143,7 +149,7 @@ def _problem() -> Schema:
         type=_said({"type": "string", "format": "uri-reference"}, "A page that explains this error."),
         title=_TEXT,
         status=_ERROR_STATUS,
-        code={"type": "string", "enum": sorted(ERRORS)},
+        code=_enum(sorted(ERRORS)),
         detail=_said(_TEXT, "What it was this time; may be empty."),
         hint=_said(_TEXT, "What would be right instead."),
         request_id=_said(_TEXT, "Names the request in the server's log; also in X-Request-Id."),
@@ -195,7 +201,7 @@ _RESULT: Final = record(
         "content_type": _TEXT,
         "expires": _TIME_OR_NULL,
         **_VALUE,
-        "code": {"type": "string", "enum": sorted(ERRORS)},
+        "code": _enum(sorted(ERRORS)),
         "detail": _TEXT,
     },
     status={"type": "integer", "enum": [200, 201, 204, *sorted({error.status for error in ERRORS.values()})]},
@@ -211,4 +217,6 @@ def schemas() -> dict[str, Schema]:
         **_batches(),
         "BatchResult": _RESULT,
         "BatchAnswer": results,
+        "TicketRequest": msgspec.json.schema_components([Asked])[1]["Asked"],
+        "Ticket": record("A ticket.", ticket=_TEXT, expires=TIME.schema),
     }

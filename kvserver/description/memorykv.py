@@ -8,7 +8,7 @@ from kvserver.description.bodies import ref
 from kvserver.description.headers import LOCATION
 from kvserver.description.operations import BYTES, JSON, OCTETS, OF_READS, OF_WRITES, Answer, Media, Operation
 from kvserver.web import target
-from shards.errors import BadKey, Forbidden, KeyTooLong, NotFound
+from shards.errors import BadKey, BadTicket, Forbidden, KeyTooLong, NotFound
 
 TAG: Final = "MemoryKV"
 
@@ -22,8 +22,9 @@ OPERATIONS: Final = (
         summary="Store a value",
         description="Its Content-Type is kept, and shown by version 1 alone.",
         body={"*/*": BYTES},
+        grants="`read` and `write`",
         answers=(Answer(200, "The previous value, empty if there was none.", _VALUE),),
-        errors=(*OF_WRITES, BadKey, KeyTooLong),
+        errors=(*OF_WRITES, Forbidden, BadKey, KeyTooLong),
         examples=(f"curl -X PUT -d dark {_URL}/theme", f"curl -X PUT -d '{{\"on\":true}}' {_URL}/flags%2Fcheckout"),
     ),
     Operation(
@@ -31,6 +32,7 @@ OPERATIONS: Final = (
         summary="Read a value",
         description="An absent key reads as an empty value. The keys `docs` and `console`, where they are absent, send "
         "whoever accepts `text/html` to the page of that name.",
+        grants="`read`",
         answers=(
             Answer(200, "The value, empty if there is none.", _VALUE),
             Answer(302, "The page of that name.", headers=(LOCATION,)),
@@ -41,36 +43,41 @@ OPERATIONS: Final = (
     Operation(
         route=target.KEY, method="delete", tag=TAG,
         summary="Delete a key",
+        grants="`read` and `write`",
         answers=(Answer(200, "The deleted value.", _VALUE),),
-        errors=(*OF_WRITES, BadKey, NotFound),
+        errors=(*OF_WRITES, Forbidden, BadKey, NotFound),
         examples=(f"curl -X DELETE {_URL}/theme",),
     ),
     Operation(
         route=target.KEYS, method="get", tag=TAG,
         summary="List all keys",
+        grants="`read` on all keys",
         answers=(Answer(200, "All keys in byte order.", _KEYS),),
-        errors=OF_READS,
+        errors=(*OF_READS, Forbidden),
         examples=(f"curl {_URL}/keys",),
     ),
     Operation(
         route=target.KEYS, method="delete", tag=TAG,
         summary="Delete everything",
+        grants="`write` on all keys",
         answers=(Answer(200, "Empty."),),
-        errors=OF_WRITES,
+        errors=(*OF_WRITES, Forbidden),
         examples=(f"curl -X DELETE {_URL}/keys",),
     ),
     Operation(
         route=target.PREFIX, method="get", tag=TAG,
         summary="List the keys with a prefix",
+        grants="`read` on the whole prefix",
         answers=(Answer(200, "Keys in byte order.", _KEYS),),
-        errors=(*OF_READS, BadKey),
+        errors=(*OF_READS, Forbidden, BadKey),
         examples=(f"curl {_URL}/keys/flags%2F",),
     ),
     Operation(
         route=target.PREFIX, method="delete", tag=TAG,
         summary="Delete the keys with a prefix",
+        grants="`read` and `write` on the whole prefix",
         answers=(Answer(200, "The deleted keys.", _KEYS),),
-        errors=(*OF_WRITES, BadKey),
+        errors=(*OF_WRITES, Forbidden, BadKey),
         examples=(f"curl -X DELETE {_URL}/keys/flags%2F",),
     ),
     Operation(
@@ -80,8 +87,9 @@ OPERATIONS: Final = (
         "`Sec-WebSocket-Version: 13` and a `Sec-WebSocket-Key`. Each frame is a line of text, such as "
         "`Insert { key: theme, value: dark }`; with the request header `Content-Type: application/octet-stream` "
         "frames are binary.",
+        grants="`feed`, and lines of other keys are left out",
         answers=(Answer(101, "The feed begins."),),
-        errors=(Forbidden, *OF_READS),
+        errors=(*OF_READS, Forbidden, BadTicket),
     ),
     Operation(
         route=target.PING, method="get", tag=TAG,

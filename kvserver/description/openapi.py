@@ -11,7 +11,7 @@ from typing import Any, Final
 from kvserver import __version__
 from kvserver.description import bodies, headers, memorykv, version1
 from kvserver.description.headers import Header
-from kvserver.description.operations import ALWAYS, Answer, Content, Operation
+from kvserver.description.operations import Answer, Content, Operation
 from kvserver.query import Parameter, Schema
 from kvserver.web import answers
 from shards.errors import KVError
@@ -32,11 +32,16 @@ MemoryKV's: there a slash in a key is `%2F`.
 Version 1 refuses with 400 what it does not understand: query parameters that are unknown or come twice, malformed
 values. The routes at the root ignore queries.
 
+Where the server wants tokens, they are sent as `Authorization: Bearer <token>`. Each grants `read`, `write`, `feed` and
+`admin` on keys with certain prefixes; lists show what is granted.
+
 Errors are problem details (RFC 9457) with a stable `code`. Those of the routes at the root have MemoryKV's bodies, a
 short text or none, unless `Accept` names `application/problem+json`.
 
 A method that a path does not know is 405, and `Allow` has those it knows. OPTIONS is answered everywhere, and every
 answer carries CORS headers. Every answer to a request with an `X-Request-Id` has it too."""
+
+_TOKEN: Final = "token"
 
 _TAGS: Final = (
     {"name": version1.KEY_TAG, "description": "Types, revisions, conditions, expiry, atomic changes."},
@@ -53,13 +58,13 @@ _PATHS: Final = {
 """Parameters of paths."""
 
 
-def document() -> dict[str, Any]:
-    """The whole description."""
+def document(with_tokens: bool = False) -> dict[str, Any]:
+    """The whole description, of a server that wants tokens or of one that does not."""
     paths: dict[str, dict[str, Any]] = {}
     responses: dict[str, Any] = {}
     for operation in OPERATIONS:
         path = paths.setdefault(template(operation.route), {})
-        path[operation.method] = _operation(operation, responses)
+        path[operation.method] = _operation(operation, responses, with_tokens)
         if operation.has_head:
             path["head"] = _head(path["get"])
     return {
@@ -68,7 +73,11 @@ def document() -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": list(_TAGS),
         "paths": paths,
-        "components": {"schemas": bodies.schemas(), "responses": dict(sorted(responses.items()))},
+        "components": {
+            "schemas": bodies.schemas(),
+            "responses": dict(sorted(responses.items())),
+            "securitySchemes": {_TOKEN: {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -77,12 +86,14 @@ def template(route: str) -> str:
     return re.sub(r":(\w+)", r"{\1}", route)
 
 
-def _operation(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
+def _operation(operation: Operation, responses: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
+    granted = f"Where tokens are wanted: {operation.grants}." if operation.grants else ""
     described: dict[str, Any] = {
         "operationId": _name(operation),
         "tags": [operation.tag],
         "summary": operation.summary,
-        "description": operation.description,
+        "description": "\n\n".join(part for part in (operation.description, granted) if part),
+        "security": [{_TOKEN: []}] if operation.grants and with_tokens else [],
         "parameters": [
             *(_path_parameter(name) for name in re.findall(r":(\w+)", operation.route)),
             *(_query_parameter(parameter) for parameter in operation.parameters.values()),
@@ -114,7 +125,8 @@ def _head(get: dict[str, Any]) -> dict[str, Any]:
     }
     parameters = [each for each in get.get("parameters", ()) if each["name"] not in ("Range", "If-Range")]
     name = get["operationId"].replace("get", "head", 1)
-    return {"operationId": name, "tags": get["tags"], "summary": f"{get['summary']}: the headers alone"} | {
+    same = {"tags": get["tags"], **({"security": get["security"]} if "security" in get else {})}
+    return {"operationId": name, "summary": f"{get['summary']}: the headers alone", **same} | {
         "parameters": parameters, "responses": answered,
     }  # fmt: skip
 
@@ -166,7 +178,7 @@ def _headers(rows: Iterable[Header]) -> dict[str, Any]:
 def _errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
     """References to answers that tell errors, by status; what they refer to is added to `responses`."""
     found = {}
-    by_status = sorted({*ALWAYS, *operation.errors}, key=lambda error: (error.status, error.code))
+    by_status = sorted(operation.all_errors, key=lambda error: (error.status, error.code))
     for status, errors in groupby(by_status, key=lambda error: error.status):
         listed = list(errors)
         is_plain = not answers.tells_problems(operation.route.encode())
@@ -190,6 +202,7 @@ def _error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str
 
 
 _OF_STATUS: Final[dict[int, tuple[Header, ...]]] = {
+    401: (headers.CHALLENGE,),
     412: (headers.ETAG._replace(always=False), headers.REVISION._replace(always=False)),
     415: (headers.ACCEPT_PATCH,),
     416: (headers.CONTENT_RANGE, headers.ACCEPT_RANGES),

@@ -12,11 +12,13 @@ from shards.errors import (
     BadRequest,
     HeadersTooLarge,
     InsufficientStorage,
+    InvalidToken,
     KVError,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
     RequestTimeout,
+    Unauthorized,
     Unavailable,
     UriTooLong,
     ValueTooLarge,
@@ -69,9 +71,9 @@ class Operation:
 
     Attributes:
         route: its label in `kvserver.web.target`.
-        parameters: of the query; `ignores_query`: whatever stands there.
-        errors: beside `ALWAYS`.
-        has_head: a HEAD is answered as it would be.
+        grants: what a token must allow, in Markdown; empty: it is open to everybody.
+        parameters: of the query.
+        errors: beside `ALWAYS`, and beside those of a missing token.
         examples: for a shell, each with an answer that is no error, if run in the order of the whole description.
     """
 
@@ -80,12 +82,18 @@ class Operation:
     tag: str
     summary: str
     description: str = ""
+    grants: str = ""
     parameters: Table = field(default_factory=lambda: NOTHING)
     headers: tuple[Header, ...] = ()
     body: Content | None = None
     answers: tuple[Answer, ...]
     errors: ErrorClasses = ()
     examples: tuple[str, ...] = ()
+
+    @property
+    def all_errors(self) -> set[type[KVError]]:
+        """Every error it may be answered with."""
+        return {*ALWAYS, *self.errors, *((Unauthorized, InvalidToken) if self.grants else ())}
 
     @property
     def has_head(self) -> bool:

@@ -37,10 +37,12 @@ from kvserver.web import target
 from kvserver.web.answers import MERGE_PATCH
 from shards.errors import (
     BadKey,
+    BadTicket,
     BatchFailed,
     BatchTooLarge,
     CrossSlot,
     Forbidden,
+    InsufficientStorage,
     KeyTooLong,
     NoSuchResource,
     NotAnInteger,
@@ -56,7 +58,7 @@ KEY_TAG, MANY_TAG, FEED_TAG, SERVER_TAG = "One key", "Many keys", "The feed", "T
 
 _KV: Final = "http://localhost:8080/v1/kv"
 _VALUE: Final = {ANY: BYTES}
-_OF_KEY: Final = (BadKey, KeyTooLong, PreconditionFailed)
+_OF_KEY: Final = (BadKey, KeyTooLong, PreconditionFailed, Forbidden)
 _WRITTEN: Final = (ETAG, REVISION)
 _COUNTER: Final = "Of an increment: the sum."
 
@@ -67,6 +69,7 @@ _KEY: Final = (
         description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
         "and `expires` the key never expires, whatever it did before.",
         parameters=kv.PUT, headers=CONDITIONS, body=_VALUE,
+        grants="`write`; with `return=previous` also `read`",
         answers=(
             Answer(204, "It replaced a value.", headers=_WRITTEN),
             Answer(201, "The key is new.", headers=_WRITTEN),
@@ -83,6 +86,7 @@ _KEY: Final = (
         route=target.KV, method="get", tag=KEY_TAG,
         summary="Read a value",
         headers=headers.OF_READS,
+        grants="`read`",
         answers=(
             Answer(200, "The value, with its type.", _VALUE,
                    (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
@@ -90,7 +94,7 @@ _KEY: Final = (
                    (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES, CONTENT_RANGE)),
             Answer(304, "The client has it already.", None, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
         ),
-        errors=(*OF_READS, *_OF_KEY, NotFound, Forbidden, RangeNotSatisfiable),
+        errors=(*OF_READS, *_OF_KEY, NotFound, RangeNotSatisfiable),
         examples=(f"curl -i {_KV}/flags/beta", f"curl -H 'Range: bytes=1-4' {_KV}/flags/beta"),
     ),
     Operation(
@@ -100,9 +104,11 @@ _KEY: Final = (
         "removes one. An absent key counts as `{}`. The expiry stays.",
         headers=CONDITIONS,
         body={MERGE_PATCH.decode(): Media({}, {"on": False, "for": ["staff"]})},
+        grants="`write`; without `read` the answer has no value",
         answers=(
             Answer(200, "The result.", _VALUE, (*_WRITTEN, EXPIRES)),
             Answer(201, "The result; the key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(204, "It is done; the token does not grant `read`.", headers=_WRITTEN),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotJson, UnsupportedMediaType),
         examples=(
@@ -116,10 +122,11 @@ _KEY: Final = (
         description="Exactly one of `incr`, `ttl`, `expires` and `persist`; no body. Counters are decimal digits with "
         "or without a minus, within 64 bits; they keep their expiry.",
         parameters=kv.POST, headers=CONDITIONS,
+        grants="`write`; without `read` the answer has no sum",
         answers=(
             Answer(200, _COUNTER, _VALUE, (*_WRITTEN, EXPIRES)),
             Answer(201, f"{_COUNTER} The key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(204, "Of a change of the expiry.", headers=_WRITTEN),
+            Answer(204, "Of a change of the expiry; and of an increment without `read`.", headers=_WRITTEN),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotFound, NotAnInteger, Overflow),
         examples=(
@@ -132,6 +139,7 @@ _KEY: Final = (
         route=target.KV, method="delete", tag=KEY_TAG,
         summary="Delete a key",
         headers=CONDITIONS,
+        grants="`write`",
         answers=(Answer(204, "It is deleted.", headers=(REVISION,)),),
         errors=(*OF_WRITES, *_OF_KEY, NotFound),
         examples=(f"curl -X DELETE {_KV}/leader",),
@@ -164,6 +172,7 @@ _MANY: Final = (
         description="In byte order, in pages. With `Accept: application/x-ndjson` the whole range, a line each; then "
         "`limit` is refused.",
         parameters=many.LIST,
+        grants="`read` on a part of the prefix, of which the list then is",
         answers=(
             Answer(
                 200, "A page; with `count=true` how many there are.",
@@ -176,7 +185,7 @@ _MANY: Final = (
                 (CURSOR, LINK),
             ),
         ),
-        errors=OF_READS,
+        errors=(*OF_READS, Forbidden),
         examples=(
             f"curl '{_KV}?prefix=flags/&limit=10'",
             f"curl '{_KV}?delimiter=/&count=true'",
@@ -193,6 +202,7 @@ _MANY: Final = (
             JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
             **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchInMessagePack"))),
         },
+        grants="for each operation what it would need alone; one that is not granted has the status 403",
         answers=(
             Answer(
                 200, "A result for each operation, in their order.",
@@ -214,10 +224,11 @@ _MANY: Final = (
         description="Not what is written after it began. After 5 seconds it answers `complete: false`: repeat it with "
         "`cut`.",
         parameters=many.DELETE,
+        grants="`write` on the whole prefix",
         answers=(
             Answer(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
         ),
-        errors=OF_WRITES,
+        errors=(*OF_WRITES, Forbidden),
         examples=(f"curl -X DELETE '{_KV}?prefix=flags/&dry_run=true'", f"curl -X DELETE '{_KV}?prefix=flags/'"),
     ),
 )  # fmt: skip
@@ -227,8 +238,9 @@ _FEED: Final = (
         route=target.FEED, method="get", tag=FEED_TAG,
         summary="Follow every change",
         description="A WebSocket, as `/wal` is.",
+        grants="`feed`",
         answers=(Answer(101, "The feed begins."),),
-        errors=(NoSuchResource, Forbidden, *OF_READS),
+        errors=(NoSuchResource, BadTicket, Forbidden, *OF_READS),
     ),
 )  # fmt: skip
 
@@ -253,9 +265,27 @@ def _page(
 
 _SERVER: Final = (
     Operation(
+        route=target.TICKETS, method="post", tag=FEED_TAG,
+        summary="A ticket for a feed",
+        description="Browsers cannot send a token when they open a feed. What they can send is `?ticket=`; a ticket is "
+        "good for 30 seconds and one connection.",
+        body={JSON: Media(ref("TicketRequest"), {"for": "websocket"})},
+        grants="`feed` on any key",
+        answers=(
+            Answer(
+                201, "The ticket, and when it ends.",
+                {JSON: Media(ref("Ticket"), {"ticket": "5RlmlV9GzmxP3KdD0b", "expires": "2026-11-22T11:40:30.123Z"})},
+            ),
+        ),
+        errors=(Forbidden, UnsupportedMediaType, InsufficientStorage),
+        examples=("curl -d '{\"for\":\"websocket\"}' http://localhost:8080/v1/tickets",),
+    ),
+    Operation(
         route=target.STATUS, method="get", tag=SERVER_TAG,
         summary="What is running",
+        grants="`admin`",
         answers=(Answer(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
+        errors=(Forbidden,),
         examples=("curl http://localhost:8080/v1/status",),
     ),
     Operation(

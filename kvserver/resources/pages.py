@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import binascii
 from functools import cache
-from typing import Any
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver import query
+from kvserver.access.tokens import Tokens
 from kvserver.description import openapi, pages
 from kvserver.resources.values import answer
 from shards.errors import ERRORS, NoSuchResource
@@ -17,19 +17,18 @@ from shards.errors import ERRORS, NoSuchResource
 HTML = "text/html; charset=utf-8"
 
 
-@cache
-def _document() -> dict[str, Any]:
-    return openapi.document()
+_document = cache(openapi.document)
+"""By whether tokens are wanted."""
 
 
 @cache
-def _openapi() -> bytes:
-    return msgspec.json.encode(_document())
+def _openapi(with_tokens: bool) -> bytes:
+    return msgspec.json.encode(_document(with_tokens))
 
 
 @cache
 def _overview() -> bytes:
-    return pages.overview(_document()).encode()
+    return pages.overview(_document(False)).encode()
 
 
 @cache
@@ -39,16 +38,19 @@ def _error_list() -> bytes:
 
 @cache
 def _error(code: str) -> bytes:
-    return pages.error(_document(), ERRORS[code]).encode()
+    return pages.error(_document(False), ERRORS[code]).encode()
 
 
 class OpenAPI:
     """`/v1/openapi.json`"""
 
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the document; 304 if the client has it."""
         query.parse(req.scope["query_string"], query.NOTHING)
-        await _give(req, resp, _openapi(), "application/json")
+        await _give(req, resp, _openapi(self._tokens.required), "application/json")
 
     on_head = on_get
 

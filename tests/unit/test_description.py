@@ -21,13 +21,15 @@ from kvserver.description import elements, openapi, pages
 from kvserver.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.resources import batch, kv, many, memorykv, status
 from kvserver.web import target
-from shards.errors import ERRORS, AnswerTooLarge, BadRequest, FailedDependency, MethodNotAllowed
+from shards.errors import ERRORS, AnswerTooLarge, BadRequest, Conflict, FailedDependency, MethodNotAllowed
 
 DOCUMENT = openapi.document()
 NOT_OF_OPERATIONS = {MethodNotAllowed.code}
 """Told where there is no operation."""
 OF_RESULTS = {FailedDependency.code, AnswerTooLarge.code}
 """Told in the results of a batch alone."""
+NEVER = {Conflict.code}
+"""What others have in common."""
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -89,7 +91,7 @@ def test_every_error_is_described() -> None:
         for response in DOCUMENT["components"]["responses"].values()
         for code in response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"]["enum"]
     }
-    assert told | OF_RESULTS | NOT_OF_OPERATIONS == set(ERRORS)
+    assert told | OF_RESULTS | NOT_OF_OPERATIONS | NEVER == set(ERRORS)
     assert set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]) == set(ERRORS)
     for error in ERRORS.values():
         assert error.title and error.hint
