@@ -23,7 +23,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Where": ("data_dir", "in_memory", "run_dir", "map_dir"),
     "Network": ("host", "port", "metrics_port", "feed_port", "origins", "tokens", "insecure"),
     "Processes": ("shards", "workers", "gateways", "only", "grace"),
-    "Durability and limits": ("sync", "wal_retention", "max_value", "max_batch"),
+    "Durability and limits": ("sync", "wal_retention", "max_memory", "on_full", "max_value", "max_batch"),
     "Messages": ("log_level",),
 }
 """The manual's order of the settings; one that is not named here comes last."""

@@ -34,7 +34,7 @@ MS = 1e-3
 
 OPERATIONS = {
     "puts": "put", "deletes": "delete", "touches": "touch", "prefix_deletes": "delete_prefix", "expired": "expire",
-    "refused": "refused",
+    "evicted": "evict", "refused": "refused",
 }  # fmt: skip
 """Figure of a shard to value of the label `kind`."""
 
@@ -100,6 +100,9 @@ class BoardCollector(Collector):
         info.add_metric([facts.version, facts.epoch, "memory" if facts.in_memory else facts.sync], 1)
         yield info
         yield _gauge("kvserver_start_time_seconds", "Unix time of the server's start.", facts.started_ms * MS)
+        used = sum(row.bytes_now for row in self._board.shards)
+        yield _gauge("kvserver_memory_used_bytes", "Bytes of keys and values that count towards the limit.", used)
+        yield _gauge("kvserver_memory_limit_bytes", "Most bytes of keys and values; 0: no limit.", facts.max_memory)
         restarts = CounterMetricFamily(
             "kvserver_process_restarts", "How often a process of the server was started again.", labels=["process"]
         )

@@ -23,6 +23,7 @@ from kvserver.link import Link
 from kvserver.merge import Walk
 from shards.board import Board
 from shards.errors import KVError, OutcomeUnknown, Unavailable
+from shards.eviction import note_use
 from shards.maps import Item, MapReader
 from shards.protocol import (
     ActivityKind,
@@ -45,6 +46,7 @@ from shards.protocol import (
     Value,
 )
 from shards.slots import shard_of
+from shards.stamps import open_stamps
 
 DEADLINE_S: Final = 10.0
 """How long a shard may be silent."""
@@ -72,6 +74,7 @@ class Router:
         self._readers = [MapReader(board, index) for index in range(self._shards)]
         self._links = [Link(self._context, board.shards[index], index, run_dir, loop) for index in range(self._shards)]
         self._activity = ActivityFeed(self._context, board, run_dir, lambda: loop.call_soon(self._activity.flush))
+        self._stamps = open_stamps(board)
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -139,7 +142,10 @@ class Router:
 
     def get(self, key: bytes) -> Item | None:
         """What `key` holds now, None if it is absent or expired. Raises `Unavailable` without a map."""
-        item = self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
+        now_ms = self.board.now_ms()
+        item = self._readers[shard_of(key, self._shards)].get(key, now_ms)
+        if self._stamps is not None and item is not None:
+            note_use(self._stamps, key, now_ms)
         if self._activity.listeners:
             self._activity.add("read", key)
         return item

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.board import MAX_GATEWAYS, MAX_SHARDS
-from shards.settings import ProcessSettings, boolean, choice, integer, path, setting, size
+from shards.settings import ProcessSettings, SettingError, boolean, choice, integer, path, setting, size
 
 MAX_VALUE_LIMIT = 32 << 20
 
@@ -71,6 +71,17 @@ class ServerSettings(ProcessSettings):
     max_batch: int = setting(
         32 << 20, size(1 << 10, 128 << 20), "BYTES", "Largest body of a batch (POST /v1/batch); at most 128 MiB.",
     )  # fmt: skip
+    max_memory: int | None = setting(
+        None, size(1 << 10, 1 << 50), "BYTES",
+        "Most bytes of keys and values in all shards together. What would pass it is refused, or makes other keys go: "
+        "see --on-full. What maps and shards need beside that (some 500 bytes a key) does not count. Default: none; "
+        "then growth is refused only when the map directory, the memory or the disk is full.",
+    )  # fmt: skip
+    on_full: str = setting(
+        "reject", choice("reject", "evict"), "MODE",
+        "What becomes of a write that would pass --max-memory: reject: it is refused with 507, and nothing is lost; "
+        "evict: keys that nobody has read or written for long are deleted for it, as in a cache.",
+    )  # fmt: skip
     wal_retention: int = setting(
         512 << 20, size(64 << 20, 1 << 50), "BYTES",
         "How much of the log is kept at least, so that readers of the feed can be behind.",
@@ -112,3 +123,7 @@ class ServerSettings(ProcessSettings):
         "BOOL",
         "Listen on an address that others can reach although there are no tokens.",
     )
+
+    def __post_init__(self) -> None:
+        if self.on_full == "evict" and self.max_memory is None:
+            raise SettingError("--on-full evict needs --max-memory: without a limit nothing makes keys go")

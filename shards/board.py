@@ -64,6 +64,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     map_dir: str
     max_value: int
     max_batch: int = 32 << 20
+    max_memory: int = 0  # 0: no limit
+    on_full: str = "reject"
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
@@ -143,10 +145,12 @@ class ShardRow(Common):
     open_revision = Word(5)
     open = Word(6)
     given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
+    bytes_now = Word(8)  # of keys and values, as after the last commit
 
     FIGURES = (
-        "keys", "bytes", "puts", "deletes", "touches", "prefix_deletes", "expired", "refused", "groups", "operations",
-        "append_ns", "flush_ns", "apply_ns", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid",
+        "keys", "bytes", "puts", "deletes", "touches", "prefix_deletes", "expired", "evicted", "refused", "groups",
+        "operations", "append_ns", "flush_ns", "apply_ns", "queue", "expiry_lag_ms", "map_bytes", "map_full",
+        "pinned_pid",
     )  # fmt: skip
 
     def clear_open(self) -> None:

@@ -226,6 +226,21 @@ class InsufficientStorage(KVError):
     hint = "Deletes still work; free space in the data directory or the map directory."
 
 
+class MemoryLimit(InsufficientStorage):
+    """Keys and values would take more than --max-memory. `members`: limit, used and needed, in bytes."""
+
+    code = "memory_limit"
+    title = "The write would pass the memory limit; nothing was done"
+    hint = "What does not grow still works, deletes above all; raise --max-memory, or let --on-full evict make room."
+
+    @classmethod
+    def of(cls, limit: int, used: int, needed: int) -> MemoryLimit:
+        """`used` of `limit` bytes are taken, and the write would add `needed`."""
+        error = cls(f"{used} of {limit} bytes are used, {needed} more are needed")
+        error.members = {"limit": limit, "used": used, "needed": needed}
+        return error
+
+
 class StaleIncarnation(Unavailable):
     """A shard refused a message that was meant for its predecessor. Surely not executed."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from shards import rules
 from shards.entries import Entry, Room, is_live
-from shards.errors import Overloaded
+from shards.errors import MemoryLimit, Overloaded
 from shards.protocol import (
     Atomic,
     Change,
@@ -20,6 +20,7 @@ from shards.protocol import (
     PutEvent,
     Replaced,
     Value,
+    size_of,
 )
 from shards.slots import SLOTS
 
@@ -49,33 +50,40 @@ class Group:
         expired: how many events are expiries.
         lag_ms: how late the first of these is.
         prefix_deleted: how many are deletes of a prefix.
+        evicted: how many are evictions.
+        starved: the group is full because it has evicted what it may, and that was too little for the operation that
+            was decided last: it may be decided again in another group.
         refused: how many operations were.
         answer_bytes: size of the values that the replies will carry.
 
     Attributes for the rules:
         keyspace: whose group it is.
         room, spare: what may still be written.
+        guarded: whether what is written must be looked at for that, or for the memory limit.
         slots: those of the shard; None: every key is this shard's.
         answered: bytes that the gets of a batch have answered.
         numbered: replies with a revision of this group.
         atomic: where the events of an atomic batch begin and end.
+        batch_at: where those of the one begin that is being decided; None: none is.
     """
 
     decide = rules.decide
     delete_prefix = rules.delete_prefix
 
-    def __init__(self, keyspace: Keyspace, now_ms: int, room: Room, spare: int) -> None:
+    def __init__(self, keyspace: Keyspace, now_ms: int, room: Room, spare: int, others: int) -> None:
         self.now_ms = now_ms
         self.events: list[Change] = []
-        self.full = False
-        self.expired = self.prefix_deleted = self.refused = self.lag_ms = 0
+        self.full = self.starved = False
+        self.expired = self.prefix_deleted = self.evicted = self.refused = self.lag_ms = 0
         self.answer_bytes = 0
         self.keyspace = keyspace
         self.room, self.spare = room, spare
+        self.guarded = room is not Room.ALL or keyspace.max_memory > 0
         self.slots = keyspace.slots if len(keyspace.slots) < SLOTS else None
         self.answered: dict[int, int] = {}
         self.numbered: list[Done | Value | Failed] = []
         self.atomic: list[tuple[int, int]] = []
+        self.batch_at: int | None = None
         self._entries = keyspace._entries
         self._staged: dict[bytes, Entry | None] = {}  # what commit will put into the dict; None: delete
         self._wanted: list[Replaced] = []  # replies that want the old value
@@ -83,6 +91,8 @@ class Group:
         self._weighed = self._weight = 0  # so many events have that many bytes
         self._bytes = 0
         self._expiring = 0
+        self._others = others
+        self._gone: list[bytes] = []  # keys that went to make room
 
     def expire(self, limit: int) -> int:
         """Delete keys, at most `limit`, whose time has come; to be called first in a group. How many there were."""
@@ -113,6 +123,9 @@ class Group:
         """
         keyspace, entries = self.keyspace, self._entries
         last = first_revision - 1  # ~n becomes first_revision + n
+        evictor = keyspace.evictor
+        if evictor is not None:
+            evictor.use_all(self._staged, entries, self.now_ms)
         for key, entry in self._staged.items():
             if entry is None:
                 entries.pop(key, None)
@@ -128,6 +141,8 @@ class Group:
         keyspace.bytes += self._bytes
         keyspace._expiring += self._expiring
         keyspace._tidy_heap()
+        if evictor is not None:
+            evictor.tidy(entries)
         return {done.revision for done in self._wanted}
 
     def answer(self, previous: dict[int, tuple[bytes, str, int]]) -> None:
@@ -202,14 +217,60 @@ class Group:
             if isinstance(event, PutEvent):
                 self._weight += len(event.value) + len(event.content_type)
         self._weighed = len(self.events)
-        self.full = self._weight > FULL_BYTES
+        self.full = self.starved or self._weight > FULL_BYTES
         return self._weight
 
+    def make_room(self, key: bytes, size: int, old: Entry | None) -> None:
+        """See that the value of `key`, whose entry is `old`, may grow to `size` bytes; evict what has to go for it.
+
+        Raises `MemoryLimit`; or `Overloaded`, and sets `starved`, if another group can evict what this one may not.
+        """
+        keyspace = self.keyspace
+        growth = size - old[3] if old is not None else len(key) + size
+        most = keyspace.max_memory - self._others
+        if keyspace.bytes + self._bytes + growth <= most:
+            return
+        if keyspace.evictor is not None:
+            # What is over the limit from the beginning, or because of others, is worked off above the fair share alone.
+            goal = max(most, min(keyspace.bytes, keyspace.fair_share))
+            most = max(most, keyspace.bytes)
+            if len(key) + size <= most:
+                begun = len(self.events) if self.batch_at is None else self.batch_at
+                self._evict(goal - growth, (key,))
+                if keyspace.bytes + self._bytes + growth <= most:
+                    return
+                if begun or len(self._gone) >= keyspace.evictor.most:
+                    self.starved = self.full = True
+                    raise Overloaded("more keys have to be evicted for this value than can be at once")
+        raise MemoryLimit.of(keyspace.max_memory, self._others + keyspace.bytes + self._bytes, growth)
+
+    def make_room_for(self, operations: Sequence[OfOneKey]) -> None:
+        """Evict what may have to go for all of them, as far as the group may."""
+        needed = sum(map(size_of, operations))
+        self._evict(self.keyspace.max_memory - self._others - needed, {operation.key for operation in operations})
+
+    def _evict(self, most: int, spared: Container[bytes]) -> None:
+        """Evict until the shard holds at most `most` bytes, as far as the group may, what it has changed spared."""
+        keyspace, evictor = self.keyspace, self.keyspace.evictor
+        while evictor is not None and keyspace.bytes + self._bytes > most and len(self._gone) < evictor.most:
+            key = evictor.oldest(self._entries, self._staged, spared, self.now_ms)
+            if key is None:
+                break
+            entry = self._entries[key]
+            if is_live(entry, self.now_ms):
+                self.events.append(DeleteEvent(key, "evict"))
+                self.evicted += 1
+                self.stage(key, entry, None)
+            else:
+                self.expire_first(key, entry)
+            self._gone.append(key)
+
     def undo(self, operations: Sequence[OfOneKey]) -> Callable[[], None]:
-        """What takes back all that `operations` will have done."""
+        """What takes back all that `operations`, an atomic batch, will have done."""
         staged = {operation.key: self._staged.get(operation.key, _UNTOUCHED) for operation in operations}
         events, numbered, wanted = len(self.events), len(self.numbered), len(self._wanted)
-        numbers = self.weigh(), self._bytes, self._expiring, self.expired, self.answer_bytes
+        numbers = self.weigh(), self._bytes, self._expiring, self.expired, self.evicted, self.answer_bytes
+        gone = len(self._gone)
 
         def undo() -> None:
             for key, entry in staged.items():
@@ -217,9 +278,11 @@ class Group:
                     self._staged.pop(key, None)
                 else:
                     self._staged[key] = entry
-            del self.events[events:], self.numbered[numbered:], self._wanted[wanted:]
+            for key in self._gone[gone:]:
+                self._staged.pop(key, None)
+            del self.events[events:], self.numbered[numbered:], self._wanted[wanted:], self._gone[gone:]
             self._weighed = events
-            self._weight, self._bytes, self._expiring, self.expired, self.answer_bytes = numbers
-            self.full = self._weight > FULL_BYTES
+            self._weight, self._bytes, self._expiring, self.expired, self.evicted, self.answer_bytes = numbers
+            self.full = self.starved or self._weight > FULL_BYTES
 
         return undo

@@ -15,6 +15,7 @@ import heapq
 from collections.abc import Iterable
 
 from shards.entries import Entry, Read, Room, is_live
+from shards.eviction import Evictor
 from shards.group import UNBOUNDED, Group
 from shards.limits import MAX_KEY, MAX_TIME_MS
 from shards.slots import slot_of, slots_of
@@ -34,13 +35,19 @@ class Keyspace:
         shards: of how many.
         max_value: most bytes of a value.
         read: gives value and content type of a key that is in the dict, when no group is being applied.
+        max_memory: most bytes of keys and values in all shards together; 0: no limit.
+        evictor: finds what makes room for more; None: more is refused.
 
     Attributes:
         bytes: sum of the sizes of keys and values, expired ones included until they are deleted.
     """
 
-    def __init__(self, shard: int, shards: int, max_value: int, read: Read = _unreadable) -> None:
-        self.max_value, self.read = max_value, read
+    def __init__(
+        self, shard: int, shards: int, max_value: int, read: Read = _unreadable, *,
+        max_memory: int = 0, evictor: Evictor | None = None,
+    ) -> None:  # fmt: skip
+        self.max_value, self.read, self.max_memory, self.evictor = max_value, read, max_memory, evictor
+        self.fair_share = max_memory // shards
         self.slots = slots_of(shard, shards)
         self.bytes = 0
         self._entries: dict[bytes, Entry] = {}
@@ -64,13 +71,16 @@ class Keyspace:
                 self._heap.append((expires_ms, key))
                 self._scheduled[key] = expires_ms
         heapq.heapify(self._heap)
+        if self.evictor is not None:
+            self.evictor.load(self._entries)
 
-    def begin(self, now_ms: int, room: Room = Room.ALL, spare: int = UNBOUNDED) -> Group:
+    def begin(self, now_ms: int, room: Room = Room.ALL, spare: int = UNBOUNDED, others: int = 0) -> Group:
         """A new group. Only one is open at a time: `commit` or `discard` it before the next.
 
         `spare`: how many bytes of events there is room for, as far as they are not known before they are decided.
+        `others`: bytes of keys and values in the other shards, which count towards the limit.
         """
-        return Group(self, now_ms, room, spare)
+        return Group(self, now_ms, room, spare, others)
 
     def entries(self) -> dict[bytes, Entry]:
         """A copy of the dict, to compare with a map."""
@@ -85,6 +95,8 @@ class Keyspace:
         entries = self._entries
         assert self.bytes == sum(len(key) + entry[3] for key, entry in entries.items()), "bytes"
         assert self._expiring == sum(1 for entry in entries.values() if entry[2]), "expiring entries"
+        if self.evictor is not None:
+            self.evictor.check(entries)
         items = set(self._heap)
         for key, (revision, value_revision, expires_ms, size) in entries.items():
             assert 0 < len(key) <= MAX_KEY, key

@@ -46,8 +46,9 @@ delete or touch of an absent key is answered as such, whatever its condition.
 
     1 Done      revision, existed, nil                      of 1 to 4. revision 0: nothing changed, the key is absent
     2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` to go on; nil: the end
-    3 Failed    code, detail, revision                      a code of `shards.errors`; of precondition_failed: the
-                                                            revision that is there, 0: none. Else 0
+    3 Failed    code, detail, revision, members             a code of `shards.errors`; of precondition_failed: the
+                                                            revision that is there, 0: none. Else 0. members: nil, or
+                                                            a map of names to numbers (of memory_limit)
     4 Replaced  revision, True, previous, previous_type,    a Done that carries the old value: of 1 and 2 with
                 previous_revision                           want_previous where there was one
     5 Value     revision, existed, value, content_type,     of 6 to 8. existed: before the operation. Of a Get of an
@@ -203,16 +204,18 @@ class Failed(_Wire, tag=3):
     code: str
     detail: str = ""
     revision: int = 0
+    members: dict[str, object] | None = None
 
     @classmethod
     def of(cls, error: KVError) -> Failed:
         """The reply that carries `error`."""
-        return cls(error.code, error.detail, error.revision)
+        return cls(error.code, error.detail, error.revision, error.members or None)
 
     def error(self) -> KVError:
         """The error this reply carries."""
         error = from_code(self.code, self.detail)
         error.revision = self.revision
+        error.members = self.members or {}
         return error
 
 

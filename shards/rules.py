@@ -1,6 +1,7 @@
 """The rules by which each operation is decided: what it is refused for, what it logs, what it answers. Pure.
 
-They work on an open `Group`, which knows what the operations before decided. An operation that raises has left nothing.
+They work on an open `Group`, which knows what the operations before decided. An operation that raises has left nothing
+but evictions.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from shards.group import Group
 
 _NOT_DONE = Failed("failed_dependency")
+_MAP_FULL = "the map cannot grow any more"
 
 
 def decide(group: Group, operation: Operation) -> Reply:
@@ -91,8 +93,8 @@ def put(group: Group, operation: Put) -> Done:
     existed = is_live(old, group.now_ms)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
-    if group.room is not Room.ALL:
-        _check_room(group, size, old)
+    if group.guarded:
+        _check_room(group, key, size, old)
     wanted = existed and operation.want_previous
     if wanted:
         group.count_answer(old[3] if old is not None else 0)
@@ -137,7 +139,7 @@ def touch(group: Group, operation: Touch) -> Done:
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
     if group.room is Room.DELETES:
-        _check_room(group, old[3], old)
+        _check_room(group, key, old[3], old)
     revision = ~len(group.events)
     group.events.append(TouchEvent(key, expires_ms))
     group.stage(key, old, (revision, old[1], expires_ms, old[3]))
@@ -188,6 +190,8 @@ def get(group: Group, operation: Get) -> Value:
     if answered > ANSWER_BYTES:
         raise AnswerTooLarge
     group.count_answer(entry[3])
+    if group.keyspace.evictor is not None:
+        group.keyspace.evictor.use(key, group.now_ms)
     value, content_type = group.value(key, entry)
     reply = Value(entry[0], True, value, content_type, entry[2])
     if entry[0] < 0:
@@ -210,9 +214,11 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
     undo = group.undo(operations)
     replies: list[OfOne] = []
     for operation in operations:
-        reply = _of_batch(group, operation)
+        reply = _of_batch(group, operation, begin)
         if isinstance(reply, Failed):
             undo()
+            if group.starved:
+                group.make_room_for(operations)
             if (error := reply.error()).status >= 500:  # the store's trouble, and not that of this operation
                 raise error
             return _nothing_done(group, operations, len(replies), reply)
@@ -250,12 +256,15 @@ def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], 
     return Deleted(deleted, next)
 
 
-def _of_batch(group: Group, operation: OfOneKey) -> OfOne:
-    """Decide an operation of an atomic batch; a `Failed` says that the batch fails."""
+def _of_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
+    """Decide an operation of an atomic batch, which began at event `begin`; a `Failed` says that the batch fails."""
+    group.batch_at = begin
     try:
         reply: OfOne = _RULES[type(operation)](group, operation)
     except KVError as error:
         return Failed.of(error)
+    finally:
+        group.batch_at = None
     must_exist = isinstance(operation, Touch) or (
         isinstance(operation, Delete) and operation.condition and operation.condition.if_match is not None
     )
@@ -279,8 +288,10 @@ def _rewrite(group: Group, key: bytes, old: Entry | None, value: bytes, content_
     size = len(value)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the result has {size} bytes, at most {group.keyspace.max_value} are allowed")
-    if group.room is not Room.ALL or group.weigh() + size > group.spare:
-        _check_room(group, size, old)
+    if group.weigh() + size > group.spare and _grows(size, old):
+        raise InsufficientStorage(_MAP_FULL)
+    if group.guarded:
+        _check_room(group, key, size, old)
     group.count_answer(size)
     existed = is_live(old, group.now_ms)
     if old is not None and not existed:
@@ -313,11 +324,21 @@ def _check_key(group: Group, key: bytes) -> None:
         raise ProtocolError("the key belongs to another shard")
 
 
-def _check_room(group: Group, size: int, old: Entry | None) -> None:
+def _check_room(group: Group, key: bytes, size: int, old: Entry | None) -> None:
+    """Raise `InsufficientStorage` unless `size` bytes may be written for `key`. What is evicted for them stays so, also
+    if the operation is refused for something else after this."""
     if group.room is Room.DELETES:
         raise InsufficientStorage("the log cannot grow any more")
-    if old is None or size > old[3]:
-        raise InsufficientStorage("the map cannot grow any more")
+    if not _grows(size, old):
+        return
+    if group.room is Room.NO_GROWTH:
+        raise InsufficientStorage(_MAP_FULL)
+    if group.keyspace.max_memory:
+        group.make_room(key, size, old)
+
+
+def _grows(size: int, old: Entry | None) -> bool:
+    return old is None or size > old[3]
 
 
 def _is_among(revision: int, revisions: Revisions) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Protocol
 from shards.board import Board, ShardRow
 from shards.entries import Room
 from shards.errors import BadRequest, InsufficientStorage, KVError, Unavailable
+from shards.eviction import Evictor
 from shards.group import FULL_BYTES, Group
 from shards.keyspace import Keyspace
 from shards.limits import check_utf8
@@ -37,11 +39,14 @@ from shards.protocol import (
     encode_events,
 )
 from shards.records import HEADER, Record
+from shards.stamps import open_stamps
 
 EXPIRE_KEYS = 1024
 """Most expiries in one group."""
 PREFIX_KEYS = 1000
 """Most keys that one step of a prefix delete looks at: some 10 ms."""
+EVICT_GROUPS = 8
+"""Most further groups in one turn, each with `eviction.EVICT_KEYS` keys, to make room for what is written."""
 MAP_RESERVE = 8 << 20
 """Bytes of the map's file system that only deletes and expiries may take."""
 
@@ -71,7 +76,12 @@ class Writer:
         self._log, self._map, self._clock = log, map, clock or board
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"
-        self.keyspace = Keyspace(shard, board.facts.shards, board.facts.max_value, self._stored)
+        self._others = [row for index, row in enumerate(board.shards) if index != shard]
+        facts, stamps = board.facts, open_stamps(board)
+        self.keyspace = Keyspace(
+            shard, facts.shards, facts.max_value, self._stored, max_memory=facts.max_memory,
+            evictor=Evictor(stamps, random.random) if stamps is not None else None,
+        )  # fmt: skip
         self.announcements: list[bytes] = []
         self.figures = dict.fromkeys(ShardRow.FIGURES, 0)
         self._expire_at = 0.0  # not before this time.monotonic()
@@ -82,11 +92,13 @@ class Writer:
     def load(self) -> None:
         """Fill the dict from the map."""
         self.keyspace.load(self._map.entries())
+        self._row.bytes_now = self.keyspace.bytes
 
     def write(self, requests: Sequence[Sequence[Operation]], size: int = 0) -> list[list[Reply]]:
         """Do `requests`, as one group, joined by what is due to expire. The replies to each, in order.
 
-        There are further groups only if results are much larger than what was sent (a patch of a large value).
+        There are further groups only if results are much larger than what was sent (a patch of a large value), or if
+        more keys have to be evicted than one may.
 
         `size`: about how many bytes of keys and values there are. No operation is a `DeletePrefix`.
         Raises `LogBroken` and `MapFull`: then the process must end without another word.
@@ -96,14 +108,21 @@ class Writer:
             group.expire(EXPIRE_KEYS)
         decide = group.decide
         replies: list[Reply] = []
-        begun = 0
+        begun, evicting = 0, EVICT_GROUPS
         for request in requests:
             for operation in request:
-                if group.full:
+                replies.append(decide(operation))
+                while group.full:
+                    again = group.starved and evicting > 0
+                    if again:
+                        evicting -= 1
+                        group.refused -= 1
+                        replies.pop()
                     self._end(group, replies, begun)
                     begun, group = len(replies), self._begin(size, group.answer_bytes)
                     decide = group.decide
-                replies.append(decide(operation))
+                    if again:
+                        replies.append(decide(operation))
         self._end(group, replies, begun)
         self.figures["operations"] += len(replies)
         self.figures["queue"] = max(self.figures["queue"], len(replies))
@@ -161,7 +180,8 @@ class Writer:
     def _begin(self, size: int, answer_bytes: int = 0) -> Group:
         """A group of `size` bytes. `answer_bytes`: of values that replies carry already."""
         room = self._room(size)
-        group = self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES)
+        others = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
+        group = self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES, others)
         group.answer_bytes = answer_bytes
         return group
 
@@ -210,6 +230,7 @@ class Writer:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
         group.answer(self._map.apply_changes(events, record, group.commit(record.revision)))
+        self._row.bytes_now = self.keyspace.bytes
         self._row.clear_open()
         self._announce(record)
         self._map_room -= _PAGES * len(payload)
@@ -231,8 +252,9 @@ class Writer:
         figures["puts"] += kinds[PutEvent]
         figures["touches"] += kinds[TouchEvent]
         figures["prefix_deletes"] += group.prefix_deleted
-        figures["deletes"] += kinds[DeleteEvent] - group.expired - group.prefix_deleted
+        figures["deletes"] += kinds[DeleteEvent] - group.expired - group.prefix_deleted - group.evicted
         figures["expired"] += group.expired
+        figures["evicted"] += group.evicted
         figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.lag_ms)
 
     def _refused(self, refusal: Failed) -> Failed:

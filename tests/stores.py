@@ -18,6 +18,7 @@ from shards.log import SEGMENT, LogReader, segment_name
 from shards.records import Start
 from shards.recovery import begin_history
 from shards.segments import Segments
+from shards.stamps import make_stamps
 
 SECRET = 0x5EC2E7_0123_4567
 
@@ -50,6 +51,8 @@ def new_store(
     sync: str = "always",
     in_memory: bool = False,
     max_value: int = 5_120_000,
+    max_memory: int = 0,
+    on_full: str = "reject",
     segment: int = SEGMENT,
     log_dir: Path | None = None,
     next_revision: int = 1,
@@ -68,9 +71,12 @@ def new_store(
     facts = Facts(
         version="test", store="test", epoch=start.epoch, boot_id=start.boot_id, secret=SECRET, shards=shards,
         sync=sync, in_memory=in_memory, data_dir=str(data_dir), lock_dir=str(lock_dir), log_dir=str(log_dir),
-        map_dir=str(map_dir), max_value=max_value, supervisor_pid=os.getpid(), started_ms=now_ms,
+        map_dir=str(map_dir), max_value=max_value, max_memory=max_memory, on_full=on_full,
+        supervisor_pid=os.getpid(), started_ms=now_ms,
         clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
     )  # fmt: skip
+    if on_full == "evict":
+        make_stamps(run_dir, now_ms)
     board = Board.create(run_dir / "board", facts)
     segments = Segments(board, segment=segment)
     segments.adopt(tail, following)

@@ -72,6 +72,7 @@ class Status:
                 for _, row in board.workers.alive()
             ],
             "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.alive()],
+            "memory": self._memory(),
             "log": self._log(),
             "snapshot": {"replay_from": board.log.snapshot, "bytes_since": board.history()[0] - board.log.snapshot},
         }
@@ -87,6 +88,16 @@ class Status:
                 {"index": index, "pid": row.pid, "state": state, "keys": figures["keys"], "bytes": figures["bytes"]}
             )
         return result
+
+    def _memory(self) -> dict[str, Any]:
+        """Bytes of keys and values; keys evicted since the shards were started."""
+        facts, shards = self._board.facts, self._board.shards
+        return {
+            "used": sum(row.bytes_now for row in shards),
+            "limit": facts.max_memory or None,
+            "on_full": facts.on_full,
+            "evicted": sum(row.figures()["evicted"] for row in shards),
+        }
 
     def _log(self) -> dict[str, Any]:
         board = self._board

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from kvserver.access import tickets, tokens
-from shards import locks
+from shards import locks, stamps
 from shards.settings import default_run_dir
 
 LONGEST_NAME = "shard-255-ffffffffffffffff.req"
@@ -80,7 +80,7 @@ class RunDir:
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
-        for pattern in (*_SOCKETS, tokens.FILE):
+        for pattern in (*_SOCKETS, tokens.FILE, stamps.NAME):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):

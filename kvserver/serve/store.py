@@ -35,6 +35,7 @@ from shards.records import Start
 from shards.recovery import Damaged, Recovered, StillRunning, begin_history, quiesce, recover
 from shards.restore import discard_maps, kept_applied
 from shards.segments import Segments
+from shards.stamps import make_stamps
 
 log = logging.getLogger(__name__)
 
@@ -214,11 +215,13 @@ class Store:
             secret=self._manifest.secret, shards=self._given.shards, sync=start.sync, in_memory=self._given.in_memory,
             data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
             map_dir=str(self.map_dir), max_value=self._given.max_value,
-            max_batch=self._given.max_batch,
+            max_batch=self._given.max_batch, max_memory=self._given.max_memory or 0, on_full=self._given.on_full,
             clock_offset_ms=clock_offset_ms, supervisor_pid=os.getpid(), started_ms=_boottime_ms() + clock_offset_ms,
         )  # fmt: skip
         path = self._run_dir.path / "board"
         try:
+            if facts.on_full == "evict":
+                make_stamps(self._run_dir.path, facts.started_ms)
             return Board.create(path, facts)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from shards.entries import Room
 from shards.protocol import (
@@ -22,6 +22,7 @@ from shards.protocol import (
     OfOne,
     OfOneKey,
     Patch,
+    PrefixMarked,
     Put,
     PutEvent,
     Replaced,
@@ -48,13 +49,32 @@ class Refused(Exception):
     """An operation is refused with `args[0]`, a code; `args[1]`, if there, is the revision that is there."""
 
 
+class Memory(NamedTuple):
+    """A limit: of all shards, what the others have, this one's fair share; the keys that went, as they were chosen
+    (None: the limit refuses), and how many may go in a group."""
+
+    limit: int
+    others: int
+    fair_share: int
+    chosen: list[bytes | None] | None
+    most: int
+
+
 class Oracle:
     """One group. `items` and `events` are what they should be; revisions are real from the beginning."""
 
-    def __init__(self, items: dict[bytes, Item], now_ms: int, first: int, max_value: int, room: Room) -> None:
+    def __init__(
+        self, items: dict[bytes, Item], now_ms: int, first: int, max_value: int, room: Room,
+        memory: Memory | None = None,
+    ) -> None:  # fmt: skip
         self.items, self.now_ms, self.first, self.max_value, self.room = dict(items), now_ms, first, max_value, room
+        self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
+        self.starved = False
         self.events: list[Change] = []
         self.logged: list[Event] = []
+
+    def held(self) -> int:
+        return sum(len(key) + len(item.value) for key, item in self.items.items())
 
     def live(self, key: bytes) -> Item | None:
         item = self.items.get(key)
@@ -85,7 +105,8 @@ class Oracle:
     def batch(self, operation: AtomicBatch) -> Reply:
         if len({slot_of(each.key) for each in operation.operations}) > 1:
             return Failed("cross_slot")
-        items, events, logged = dict(self.items), list(self.events), list(self.logged)
+        items, events, logged, gone = dict(self.items), list(self.events), list(self.logged), self.gone
+        self.batch_at = len(events)
         replies: list[OfOne] = []
         for each in operation.operations:
             try:
@@ -95,9 +116,11 @@ class Oracle:
                 if absent and (isinstance(each, Touch) or if_match is not None):
                     raise Refused("not_found")
             except Refused as refused:
-                self.items, self.events, self.logged = items, events, logged
-                if refused.args[0] == "insufficient_storage":
-                    return Failed("insufficient_storage")
+                self.items, self.events, self.logged, self.gone, self.batch_at = items, events, logged, gone, None
+                if self.starved:
+                    self.evict_for(operation.operations)
+                if refused.args[0] in ("insufficient_storage", "memory_limit", "overloaded"):
+                    return Failed(refused.args[0])
                 there = self.live(each.key)
                 revision = there.revision if there and refused.args[0] == "precondition_failed" else 0
                 results: list[OfOne] = [Failed("failed_dependency") for _ in operation.operations]
@@ -106,6 +129,7 @@ class Oracle:
                 return Results(results, index)
         if len(self.events) - len(events) > 1:
             self.logged = [*logged, Atomic(self.events[len(events) :])]
+        self.batch_at = None
         return Results(replies)
 
     def one(self, operation: OfOneKey) -> OfOne:
@@ -154,9 +178,49 @@ class Oracle:
         grows = there is None or len(value) > len(there.value)
         if self.room is Room.DELETES or (self.room is Room.NO_GROWTH and grows):
             raise Refused("insufficient_storage")
+        if self.memory and grows:
+            self.fit(self.memory, key, len(value))
         if there and self.live(key) is None:
             self.log(DeleteEvent(key, "expire"))
         return self.log(PutEvent(key, value, content_type, expires_ms))
+
+    def fit(self, memory: Memory, key: bytes, size: int) -> None:
+        """Make room for `size` bytes under `key`, by the keys that were chosen."""
+        there = self.items.get(key)
+        growth = size - len(there.value) if there else len(key) + size
+        free = memory.limit - memory.others
+        if self.held() + growth <= free:
+            return
+        never_above = max(free, self.bytes_before)
+        if memory.chosen is None or len(key) + size > never_above:
+            raise Refused("memory_limit")
+        first_of_the_group = not (len(self.events) if self.batch_at is None else self.batch_at)
+        self.evict(memory, max(free, min(self.bytes_before, memory.fair_share)) - growth, {key})
+        if self.held() + growth <= never_above:
+            return
+        if first_of_the_group and self.gone < memory.most:
+            raise Refused("memory_limit")
+        self.starved = True
+        raise Refused("overloaded")
+
+    def evict_for(self, operations: list[OfOneKey]) -> None:
+        assert self.memory
+        sent = sum(
+            len(each.key) + len(getattr(each, "value", b"") + getattr(each, "patch", b"")) for each in operations
+        )
+        self.evict(self.memory, self.memory.limit - self.memory.others - sent, {each.key for each in operations})
+
+    def evict(self, memory: Memory, most: int, spared: set[bytes]) -> None:
+        assert memory.chosen is not None
+        while self.held() > most and self.gone < memory.most:
+            changed = {event.key for event in self.events if not isinstance(event, PrefixMarked)}
+            key = memory.chosen.pop(0)
+            if key is None:
+                assert not self.items.keys() - changed - spared
+                return
+            assert key in self.items and key not in changed and key not in spared
+            self.log(DeleteEvent(key, "evict" if self.live(key) else "expire"))
+            self.gone += 1
 
     def done(self, revision: int, old: Item | None, want: bool) -> Done:
         if old and want:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from array import array
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shards.entries import Room
+from shards.eviction import STAMPS, Evictor
 from shards.group import Group
 from shards.keyspace import Keyspace
 from shards.protocol import (
@@ -27,7 +30,7 @@ from shards.protocol import (
     Results,
     Touch,
 )
-from tests.unit.oracle import Item, Oracle, text_of
+from tests.unit.oracle import Item, Memory, Oracle, text_of
 
 MAX_VALUE = 40
 NOW = 1_700_000_000_000
@@ -73,13 +76,24 @@ def told(reply: Reply) -> Any:
     return Failed(reply.code, "", reply.revision) if isinstance(reply, Failed) else reply
 
 
+class Choices(Evictor):
+    """Notes what it finds."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(memoryview(array("I", bytes(4 * STAMPS))), random.Random(1).random, most)
+        self.made: list[bytes | None] = []
+
+    def oldest(self, *args: Any) -> bytes | None:
+        self.made.append(super().oldest(*args))
+        return self.made[-1]
+
+
 class Against(RuleBasedStateMachine):
     """The keyspace against the oracle. Groups are committed or undone at random."""
 
     def __init__(self) -> None:
         super().__init__()
         self.items: dict[bytes, Item] = {}  # what the map holds
-        self.space = Keyspace(0, 1, MAX_VALUE, self.read)
         self.now_ms = NOW
         self.revision = 1  # the next one
         self.group: Group | None = None
@@ -89,8 +103,14 @@ class Against(RuleBasedStateMachine):
     def read(self, key: bytes) -> tuple[bytes, str]:
         return self.items[key].value, self.items[key].content_type
 
-    @initialize(loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS)))
-    def load(self, loaded: dict[bytes, tuple[bytes, int]]) -> None:
+    @initialize(
+        loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS)),
+        max_memory=st.sampled_from([0, 40, 80, 120]),
+        evicting=st.none() | st.integers(1, 4),
+    )
+    def load(self, loaded: dict[bytes, tuple[bytes, int]], max_memory: int, evicting: int | None) -> None:
+        self.choices = Choices(evicting) if max_memory and evicting else None
+        self.space = Keyspace(0, 1, MAX_VALUE, self.read, max_memory=max_memory, evictor=self.choices)
         for number, (key, (value, ttl_ms)) in enumerate(loaded.items(), 1):
             self.items[key] = Item(value, "", ttl_ms and NOW + ttl_ms, number, number)
         self.revision = len(loaded) + 1
@@ -100,11 +120,20 @@ class Against(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.group is None)
-    @rule(elapsed_ms=st.integers(0, 4), room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]))
-    def begin(self, elapsed_ms: int, room: Room) -> None:
+    @rule(
+        elapsed_ms=st.integers(0, 4),
+        room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]),
+        others=st.sampled_from([0, 0, 20, 60, 200]),
+    )
+    def begin(self, elapsed_ms: int, room: Room, others: int) -> None:
         self.now_ms += elapsed_ms
-        self.group = self.space.begin(self.now_ms, room)
-        self.oracle = Oracle(self.items, self.now_ms, self.revision, MAX_VALUE, room)
+        self.group = self.space.begin(self.now_ms, room, others=others)
+        memory, limit = None, self.space.max_memory
+        if limit:
+            chosen, most = (self.choices.made, self.choices.most) if self.choices else (None, 0)
+            memory = Memory(limit, others, limit, chosen, most)
+        self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
+        self.oracle = Oracle(self.items, self.now_ms, self.revision, MAX_VALUE, room, memory)
         self.awaited = []
 
     @precondition(lambda self: self.group is not None and not self.group.events)
@@ -121,11 +150,15 @@ class Against(RuleBasedStateMachine):
     @rule(operation=operations(KEYS))
     def decide(self, operation: OfOneKey | AtomicBatch) -> None:
         assert self.group and self.oracle
-        expected = self.oracle.answer(operation)
         reply = self.group.decide(operation)
+        expected = self.oracle.answer(operation)
+        assert not self.choices or not self.choices.made
+        assert self.group.starved == self.oracle.starved
         assert self.group.events == self.oracle.events
         assert type(reply) is type(expected)
         self.awaited.append((reply, expected))
+        if self.group.full:
+            self.commit()
 
     @precondition(lambda self: self.group is not None)
     @rule(batch=st.lists(operations(st.sampled_from(SLOTMATES)), max_size=5))
@@ -162,6 +195,7 @@ class Against(RuleBasedStateMachine):
             assert told(reply) == told(expected)
         self.items = self.oracle.items
         self.revision += len(self.oracle.events)
+        assert self.space.bytes <= self.most_bytes
         self.group = None
 
     def replaced(self) -> dict[int, tuple[bytes, str, int]]:

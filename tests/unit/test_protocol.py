@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import protocol
-from shards.errors import ERRORS, KVError, PreconditionFailed, ProtocolError, Unavailable
+from shards.errors import ERRORS, KVError, MemoryLimit, PreconditionFailed, ProtocolError, Unavailable
 from shards.protocol import (
     Activity,
     Atomic,
@@ -74,19 +74,20 @@ OPERATIONS: list[protocol.Operation] = [
     Patch(b"k", b"null", Condition([])),
 ]
 
-REPLY_HEADER = b"KVR1" + b"\x0a\0\0\0" + b"\x07\0\0\0\0\0\0\0"
+REPLY_HEADER = b"KVR1" + b"\x0b\0\0\0" + b"\x07\0\0\0\0\0\0\0"
 REPLY_BODY = (
-    b"\x9a"
+    b"\x9b"
     b"\x94\x01\xcd\x01\x2c\xc3\xc0"  # Done
     b"\x94\x01\x00\xc2\xc0"  # Done of nothing
     b"\x93\x02\x91\xc4\x01a\xc4\x01a"  # Deleted, to be continued
     b"\x93\x02\x90\xc0"  # Deleted, the end
-    b"\x94\x03\xabunavailable\xa1x\x00"  # Failed
-    b"\x94\x03\xb3precondition_failed\xa0\x39"  # Failed, with the revision that is there
+    b"\x95\x03\xabunavailable\xa1x\x00\xc0"  # Failed
+    b"\x95\x03\xb3precondition_failed\xa0\x39\xc0"  # Failed, with the revision that is there
+    b"\x95\x03\xacmemory_limit\xa0\x00\x81\xa5limit\x07"  # Failed, with a member
     b"\x96\x04\xcd\x01\x2c\xc3\xc4\x01v\xa3a/b\x39"  # Replaced
     b"\x96\x05\x39\xc3\xc4\x01v\xa3a/b\x09"  # Value
     b"\x96\x05\x00\xc2\xc4\x00\xa0\x00"  # Value of nothing
-    b"\x93\x06\x92\x94\x03\xa1c\xa0\x00\x94\x01\x00\xc2\xc0\x00"  # Results
+    b"\x93\x06\x92\x95\x03\xa1c\xa0\x00\xc0\x94\x01\x00\xc2\xc0\x00"  # Results
 )
 REPLIES: list[protocol.Reply] = [
     Done(300, True),
@@ -95,6 +96,7 @@ REPLIES: list[protocol.Reply] = [
     Deleted([], None),
     Failed("unavailable", "x"),
     Failed("precondition_failed", "", 57),
+    Failed("memory_limit", "", 0, {"limit": 7}),
     Replaced(300, True, b"v", "a/b", 57),
     Value(57, True, b"v", "a/b", 9),
     Value(0, False),
@@ -171,7 +173,7 @@ OF_ONE = st.one_of(
     st.builds(Done, U64, st.booleans(), st.none() | BYTES),
     st.builds(Replaced, U64, st.booleans(), BYTES, TEXT, U64),
     st.builds(Value, U64, st.booleans(), BYTES, TEXT, U64),
-    st.builds(Failed, TEXT, TEXT, U64),
+    st.builds(Failed, TEXT, TEXT, U64, st.none() | st.dictionaries(TEXT, I64, max_size=2)),
 )
 REPLY = st.one_of(
     OF_ONE,
@@ -391,6 +393,14 @@ class TestFailed:
         error = reply.error()
         assert isinstance(error, PreconditionFailed)
         assert (error.detail, error.revision) == ("x", 57)
+
+    def test_carries_the_figures_of_the_memory_limit(self) -> None:
+        [reply] = protocol.decode_reply(protocol.encode_reply(1, [Failed.of(MemoryLimit.of(100, 90, 11))]))[1]
+        assert isinstance(reply, Failed)
+        error = reply.error()
+        assert isinstance(error, MemoryLimit)
+        assert error.members == {"limit": 100, "used": 90, "needed": 11}
+        assert error.detail == "90 of 100 bytes are used, 11 more are needed"
 
     def test_unknown_code_is_an_internal_error(self) -> None:
         error = Failed("from_the_future", "x").error()

@@ -19,7 +19,7 @@ MODULES = {
 
 PURE = (
     "shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.entries", "shards.keyspace",
-    "shards.group", "shards.rules", "shards.edits", "shards.records",
+    "shards.group", "shards.rules", "shards.edits", "shards.eviction", "shards.records",
 )  # fmt: skip
 """Data in, data out."""
 
