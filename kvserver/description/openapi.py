@@ -11,9 +11,9 @@ from typing import Any, Final
 from kvserver import __version__
 from kvserver.description import bodies, headers, memorykv, version1
 from kvserver.description.headers import Header
-from kvserver.description.operations import Answer, Content, Operation
+from kvserver.description.operations import ANY, Answer, Content, Operation
 from kvserver.query import Parameter, Schema
-from kvserver.web import answers
+from kvserver.web import answers, target
 from shards.errors import KVError
 from shards.limits import MAX_KEY
 
@@ -56,6 +56,8 @@ _PATHS: Final = {
     "code": ({"type": "string", "pattern": "^[a-z_]+$"}, "The code of an error."),
 }
 """Parameters of paths."""
+_ANY_KEY: Final[Schema] = {"type": "string", "minLength": 1}
+"""MemoryKV's GET and DELETE take a key that is too long for one that is absent."""
 
 
 def document(with_tokens: bool = False) -> dict[str, Any]:
@@ -89,21 +91,22 @@ def template(route: str) -> str:
 def _operation(operation: Operation, responses: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
     granted = f"Where tokens are wanted: {operation.grants}." if operation.grants else ""
     described: dict[str, Any] = {
-        "operationId": _name(operation),
+        "operationId": _name(operation.method, operation.route),
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": "\n\n".join(part for part in (operation.description, granted) if part),
         "security": [{_TOKEN: []}] if operation.grants and with_tokens else [],
         "parameters": [
-            *(_path_parameter(name) for name in re.findall(r":(\w+)", operation.route)),
+            *(_path_parameter(name, operation) for name in re.findall(r":(\w+)", operation.route)),
             *(_query_parameter(parameter) for parameter in operation.parameters.values()),
             *(_header_parameter(header) for header in operation.headers),
         ],
     }
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": _content(operation.body)}
+        needed = ANY not in operation.body  # no bytes at all are a value, too
+        described["requestBody"] = {"required": needed, "content": _content(operation.body)}
     described["responses"] = {
-        **{str(answer.status): _answer(answer) for answer in operation.answers},
+        **{str(answer.status): _answer(answer) | _links(operation) for answer in operation.answers},
         **_errors(operation, responses),
     }
     if operation.examples:
@@ -111,9 +114,8 @@ def _operation(operation: Operation, responses: dict[str, Any], with_tokens: boo
     return {name: value for name, value in described.items() if value or name == "responses"}
 
 
-def _name(operation: Operation) -> str:
-    words = re.findall(r"[a-z0-9]+", operation.route.replace(".json", ""))
-    return "_".join((operation.method, *words))
+def _name(method: str, route: str) -> str:
+    return "_".join((method, *re.findall(r"[a-z0-9]+", route.replace(".json", ""))))
 
 
 def _head(get: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +136,10 @@ def _head(get: dict[str, Any]) -> dict[str, Any]:
 # Requests
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
+def _path_parameter(name: str, operation: Operation) -> dict[str, Any]:
     schema, description = _PATHS[name]
+    if operation.route == target.KEY and operation.method != "put":
+        schema = _ANY_KEY
     return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
 
 
@@ -166,6 +170,15 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.content:
         described["content"] = _content(answer.content)
     return described
+
+
+def _links(operation: Operation) -> dict[str, Any]:
+    """What can be done with a key that was written."""
+    if operation.route != target.KV or operation.method == "get":
+        return {}
+    methods = ("get",) if operation.method == "delete" else ("get", "delete")
+    same_key = {"parameters": {"key": "$request.path.key"}}
+    return {"links": {method: {"operationId": _name(method, operation.route), **same_key} for method in methods}}
 
 
 def _headers(rows: Iterable[Header]) -> dict[str, Any]:
