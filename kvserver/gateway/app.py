@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from kvserver.access.grants import EVERYTHING
 from kvserver.gateway import formats
 from kvserver.gateway.handler import run_session
 from kvserver.gateway.head import Head, check_upgrade
-from kvserver.gateway.socket import Limits, WebSocket
+from kvserver.gateway.socket import Limits, Piece, WebSocket
 from kvserver.gateway.source import Follower, Source
+from kvserver.gateway.views import View
 from kvserver.web import target
 from kvserver.web.answers import Origins
 from shards.errors import NoSuchResource, Unavailable
@@ -30,7 +32,7 @@ class Wal:
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
         encode = formats.binary_frame if binary else formats.text_frame
-        self._follower: Follower = source.join(encode, self._wake)
+        self._follower: Follower = source.join(View.of(encode, EVERYTHING), self._wake)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -46,7 +48,7 @@ class Wal:
         """Stop following."""
         self._source.leave(self._follower)
 
-    def _next(self) -> bytes | memoryview | None:
+    def _next(self) -> Piece | None:
         assert self._websocket is not None
         try:
             return self._follower.next()

@@ -1,46 +1,28 @@
-"""The feed's order: from records and activity, as they come, to what each client gets. Pure.
+"""The feed's order: from records and activity, as they come, to frames in the order of the history. Pure.
 
-- `Merger` puts records into the order of the history. They come by PUB from each shard, some of them never, and from
-  the log, which has all. A position in the history is all it keeps beside records that came too early.
-- `Tail` holds what was shown last, encoded once for all clients of a format, up to some size.
-- `Cursor` is one client: a position. A client that the tail has left behind reads the log by itself.
+- `Merger` puts records into that order. They come by PUB from each shard, some of them never, and from the log, which
+  has all. A position in the history is all it keeps beside records that came too early.
 - `Waiting` holds activity until the feed is at its place; `Puts` knows what of it has come too late.
+- `pieces` makes frames of records, for each view.
 """
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from kvserver.gateway.formats import activity_line, change_line
-from shards.protocol import Activity, PutEvent, changes, decode_events
+from kvserver.gateway.tail import Chunk, Frame, Position, chunks
+from kvserver.gateway.views import Encode, Marks, View
+from shards.protocol import Activity, PrefixMarked, PutEvent, changes, decode_events
 from shards.records import DATA, HEADER, Record
 
-CHUNK_BYTES: Final = 256 << 10
-"""A chunk is closed when it holds so many bytes."""
-TAIL_BYTES: Final = 8 << 20
-"""Bytes of chunks kept for clients that are a little behind."""
+PIECE_BYTES: Final = 256 << 10
+"""Bytes of lines that are encoded before others have their turn."""
 EARLY_BYTES: Final = 16 << 20
 """Bytes of records kept that came before those they follow."""
 MOST_WAITING: Final = 10_000
 """Lines of activity kept; more are dropped."""
-
-_CHUNK_OVERHEAD: Final = 512
-
-Encode = Callable[[bytes], bytes]
-"""From a line to a WebSocket frame."""
-
-
-class Position(NamedTuple):
-    """A place in the history: behind `revision`. What comes next stands in the log at `lsn`, where a record begins, or
-    behind it."""
-
-    lsn: int
-    revision: int
 
 
 class FeedBroken(Exception):
@@ -122,48 +104,6 @@ class Merger:
         self._early_bytes -= HEADER + len(record.payload)
 
 
-class Frame(NamedTuple):
-    """An encoded event. `place`: twice its revision; of activity one more than twice the revision it stands behind."""
-
-    place: int
-    data: bytes
-
-
-class Chunk:
-    """Encoded events of a part of the history, and where each revision begins in them.
-
-    Attributes:
-        end: the position behind it.
-        data: the frames, one after the other.
-        frames: how many.
-    """
-
-    __slots__ = ("_offsets", "_places", "data", "end", "frames")
-
-    def __init__(self, end: Position, frames: Sequence[Frame]) -> None:
-        self.end = end
-        self.frames = len(frames)
-        self.data = b"".join([frame.data for frame in frames])
-        self._places = array("Q", [frame.place for frame in frames])
-        self._offsets = array("Q")
-        offset = 0
-        for frame in frames:
-            self._offsets.append(offset)
-            offset += len(frame.data)
-
-    def __len__(self) -> int:
-        return len(self.data) + 16 * self.frames + _CHUNK_OVERHEAD
-
-    def after(self, revision: int) -> tuple[bytes | memoryview, int]:
-        """The frames of what is behind `revision`, and how many they are."""
-        first = bisect_right(self._places, 2 * revision)
-        if first == 0:
-            return self.data, self.frames
-        if first == self.frames:
-            return b"", 0
-        return memoryview(self.data)[self._offsets[first] :], self.frames - first
-
-
 def merge(changes: list[Frame], activity: list[Frame]) -> list[Frame]:
     """Changes and activity in one order; both are in order."""
     return sorted(changes + activity, key=lambda frame: frame.place) if activity else changes
@@ -204,126 +144,55 @@ class Puts:
 
 def pieces(
     records: Iterable[Record],
-    encoders: Sequence[Encode],
-    piece_bytes: int = CHUNK_BYTES,
+    views: Sequence[View],
+    marks: Marks,
     puts: Puts | None = None,
-) -> Iterator[tuple[Position, dict[Encode, list[Frame]]]]:
-    """The changes of `records`, each decoded once and encoded once by each encoder: where a piece ends, and its frames.
+    piece_bytes: int = PIECE_BYTES,
+) -> Iterator[tuple[Position, dict[View, list[Frame]]]]:
+    """The changes of `records`, each decoded once and encoded once for each format: where a piece ends, and the frames
+    that each view shows of it.
 
-    A piece ends when it has `piece_bytes`, and with the last record. `puts` is told of the puts. Raises
-    `ProtocolError`.
+    A piece ends when it has `piece_bytes`, and with the last record. `puts` is told of the puts, `marks` of the prefix
+    deletes. Raises `ProtocolError`.
     """
-    frames: dict[Encode, list[Frame]] = {encode: [] for encode in encoders}
+    frames: dict[View, list[Frame]] = {view: [] for view in views}
     size, end = 0, None
     for record in records:
         if record.kind != DATA:
             continue
         for revision, change in changes(decode_events(record.payload), record.revision):
             line = change_line(change)
-            if line is None:
-                continue
-            if puts is not None and type(change) is PutEvent:
+            if type(change) is PrefixMarked:
+                marks.note(revision, change.prefix)
+            elif puts is not None and type(change) is PutEvent:
                 puts.note(change.key, revision)
-            for encode, encoded in frames.items():
-                encoded.append(Frame(2 * revision, encode(line)))
-            size += len(line)
+            made: dict[Encode, bytes] = {}
+            for view, encoded in frames.items():
+                shown = view.line_of(change, line, marks)
+                if shown is not None:
+                    data = made.get(view.encode) or made.setdefault(view.encode, view.encode(shown))
+                    encoded.append(Frame(2 * revision, data))
+            size += len(line or b"")
             if size >= piece_bytes:
                 yield Position(record.lsn, revision), frames
-                frames, size = {encode: [] for encode in encoders}, 0
+                frames, size = {view: [] for view in views}, 0
         end = Position(record.end, record.next_revision - 1)
     if end is not None:
         yield end, frames
 
 
-def chunk_from_log(found: list[Record], following_lsn: int, revision: int, encode: Encode) -> Chunk:
-    """What was read from the log, for a client that has everything up to `revision`. Raises `ProtocolError`."""
-    frames: list[Frame] = []
-    for _, encoded in pieces(found, [encode]):
-        frames += encoded[encode]
-    last = found[-1].next_revision - 1 if found else revision
-    return Chunk(Position(following_lsn, last), frames)
+def chunks_from_log(
+    found: list[Record], following_lsn: int, position: Position, view: View, marks: Marks
+) -> list[Chunk]:
+    """What was read from the log at `position`, for clients that have everything up to there, or a little more.
 
-
-@dataclass(slots=True)
-class Cursor:
-    """How far one client has got.
-
-    Attributes:
-        position: everything up to there was given to it.
-        sequence: of the chunk it gets next from the tail.
-        delivered: how many frames it was given.
+    Raises `ProtocolError`.
     """
-
-    position: Position
-    sequence: int
-    delivered: int = 0
-
-    def give(self, chunk: Chunk) -> bytes | memoryview:
-        """What of `chunk` is new to this client, which then has it."""
-        data, count = chunk.after(self.position.revision)
-        self.delivered += count
-        if chunk.end.revision >= self.position.revision:
-            lsn = chunk.end.lsn
-            if chunk.end.revision == self.position.revision:  # both are right; the later one spares reading
-                lsn = max(lsn, self.position.lsn)
-            self.position = Position(lsn, chunk.end.revision)
-        return data
-
-
-class Behind(Exception):
-    """What a client needs next is not in the tail any more."""
-
-
-class Tail:
-    """The chunks shown last."""
-
-    def __init__(self, position: Position, most_bytes: int = TAIL_BYTES) -> None:
-        self.position = self._begin = position  # what is kept comes behind `_begin`
-        self._most_bytes = most_bytes
-        self._chunks: deque[Chunk] = deque()
-        self._bytes = 0
-        self._next = 0  # sequence number of the next chunk
-
-    def join(self, position: Position) -> Cursor:
-        """A client that has everything up to `position`, which is not before the tail's."""
-        return Cursor(position, self._next)
-
-    def append(self, chunk: Chunk) -> None:
-        """Show a chunk to everybody."""
-        self.position = chunk.end
-        self._chunks.append(chunk)
-        self._bytes += len(chunk)
-        self._next += 1
-        while self._bytes > self._most_bytes and len(self._chunks) > 1:
-            dropped = self._chunks.popleft()
-            self._bytes -= len(dropped)
-            self._begin = dropped.end
-
-    def next(self, cursor: Cursor) -> bytes | memoryview | None:
-        """What `cursor`'s client gets next, which it then has; None if it has everything. Raises `Behind`."""
-        while cursor.sequence < self._next:
-            index = cursor.sequence - (self._next - len(self._chunks))
-            if index < 0:
-                raise Behind
-            cursor.sequence += 1
-            data = cursor.give(self._chunks[index])
-            if data:
-                return data
-        return None
-
-    def rejoin(self, cursor: Cursor) -> bool:
-        """Let a client that caught up by itself go on here, if it has reached what is kept.
-
-        It goes on with the first chunk that holds a change it lacks.
-        """
-        if cursor.position.revision < self._begin.revision:
-            return False
-        cursor.sequence = self._next
-        for chunk in reversed(self._chunks):
-            if chunk.end.revision <= cursor.position.revision:
-                break
-            cursor.sequence -= 1
-        return True
+    frames: list[Frame] = []
+    for _, encoded in pieces(found, [view], marks):
+        frames += encoded[view]
+    last = found[-1].next_revision - 1 if found else position.revision
+    return list(chunks(position, Position(following_lsn, last), frames))
 
 
 class Waiting:

@@ -33,13 +33,18 @@ def change_line(change: Change) -> bytes | None:
         case PutEvent(key=key, value=value):
             return b"Insert { key: %b, value: %b }" % (_text(key), _text(value))
         case DeleteEvent(key=key, cut=0):
-            return b"Delete { key: %b }" % _text(key)
+            return delete_line(key)
         case PrefixMarked(prefix=b""):
             return b"DeleteAll"
         case PrefixMarked(prefix=prefix):
             return b"DeletePrefix { key: %b }" % _text(prefix)
         case _:
             return None
+
+
+def delete_line(key: bytes) -> bytes:
+    """The line of a key that is gone."""
+    return b"Delete { key: %b }" % _text(key)
 
 
 def activity_line(activity: Activity) -> bytes:

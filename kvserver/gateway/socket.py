@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
@@ -90,13 +90,21 @@ def breathe() -> None:
         gevent.sleep(0.001)
 
 
+class Piece(NamedTuple):
+    """Bytes of frames to write. `ends`: with a whole one; else the source gives the rest next, and nothing may come
+    between."""
+
+    data: bytes | memoryview
+    ends: bool = True
+
+
 class WebSocket(_WebSocket):  # type: ignore[misc]
     """One connection, after the 101.
 
     Attributes:
         peer: the client's address, `ip:port`.
-        source: what to write next when nothing else waits: bytes of whole frames, or None (then `wake` when there is
-            more). Called in the writing greenlet, may switch.
+        source: what to write next when nothing else waits, or None (then `wake` when there is more). Called in the
+            writing greenlet, may switch. Where it was to give the rest of a frame, None ends the connection.
         on_answer: called when the client answers a ping of ours.
     """
 
@@ -105,13 +113,14 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.environ, self.stream, self.handler = None, None, None
         self.closed = False
         self.peer = peer
-        self.source: Callable[[], bytes | memoryview | None] | None = None
+        self.source: Callable[[], Piece | None] | None = None
         self.on_answer: Callable[[], None] | None = None
         self._socket, self._limits = connection, limits
         self._framing = Framing(limits.max_message)
         self._framing.feed(received)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
+        self._within = False  # a frame of the source's is not whole yet
         self._wake, self._room = Event(), Event()
         self._unanswered = 0
         now = time.monotonic()
@@ -247,29 +256,40 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self.abort()
 
     def _next_output(self) -> bytes | memoryview | None:
-        if self._outbox:
-            data = b"".join(self._outbox)
-            self._outbox.clear()
-            return data
-        if self.source is None or self._framing.closing:
+        if not self._within:
+            if self._outbox:
+                data = b"".join(self._outbox)
+                self._outbox.clear()
+                return data
+            if self.source is None or self._framing.closing:
+                return None
+        assert self.source is not None
+        piece = self.source()
+        if piece is None:
+            if self._within:
+                self.abort()
             return None
-        return self.source()
+        self._within = not piece.ends
+        return piece.data
 
     def _send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         self._stalled_at = time.monotonic()
-        sent = 0
         while view and not self.closed:
-            view = view[self._socket.send(view) :]
+            view = view[self._send_some(view) :]
             self._stalled_at = time.monotonic()
-            sent += 1
             breathe()
         self._stalled_at = None
-        if sent > 1:  # there was no room at first, so the client has taken something: it lives
-            self._heard_at = time.monotonic()
         if self._outbox_bytes:
             self._outbox_bytes = sum(map(len, self._outbox))
             self._room.set()
+
+    def _send_some(self, view: memoryview) -> int:
+        with contextlib.suppress(BlockingIOError):
+            return int(self._socket.send(view, 0, 0.0))
+        sent: int = self._socket.send(view)
+        self._heard_at = time.monotonic()  # there was no room, now there is: the client has taken something, it lives
+        return sent
 
     # Looked at from outside
 

@@ -1,6 +1,6 @@
 """Where the feed comes from: PUB of all shards, the log, activity; and what clients take from it.
 
-One greenlet (`run`) owns the sockets, follows the history and shows it in the tails, one for each format in use.
+One greenlet (`run`) owns the sockets, follows the history and shows it in the tails, one for each view in use.
 Nothing is shown above the watermark, so nothing that a GET would not show. A client takes what it lacks from the tail,
 or, left behind, reads the log in its own greenlet, a piece at a time.
 
@@ -23,23 +23,10 @@ import zmq
 from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.activity import ActivityFeed
-from kvserver.gateway.feed import (
-    Behind,
-    Chunk,
-    Cursor,
-    Encode,
-    Frame,
-    Merger,
-    Position,
-    Puts,
-    Tail,
-    Waiting,
-    activity_frames,
-    chunk_from_log,
-    merge,
-    pieces,
-)
-from kvserver.gateway.socket import breathe
+from kvserver.gateway.feed import Merger, Puts, Waiting, activity_frames, chunks_from_log, merge, pieces
+from kvserver.gateway.socket import Piece, breathe
+from kvserver.gateway.tail import TAIL_BYTES, Behind, Chunk, Cursor, Frame, Held, Position, Tail
+from kvserver.gateway.views import Marks, View
 from shards import records
 from shards.board import Board, GatewayRow
 from shards.errors import ProtocolError
@@ -55,39 +42,48 @@ IDLE_S: Final = 0.1
 """How long to wait when nobody looks."""
 READ_BYTES: Final = 256 << 10
 """Bytes read from the log at a time."""
+REREAD_BYTES: Final = 8 << 20
+"""Bytes kept of what clients that were left behind have read."""
+MOST_TAIL_BYTES: Final = 4 * TAIL_BYTES
+"""Bytes kept in the tails of all views."""
 QUEUE: Final = 256
 """Records, of 64 KiB at most, that ZeroMQ keeps for us from each shard (its high-water mark). The log has them all."""
 
 _MOST_MESSAGES = 512  # of a socket in one turn
-_REREAD_BYTES = 8 << 20
 
 
 class Follower:
     """One client of the feed."""
 
-    def __init__(self, source: Source, encode: Encode, tail: Tail, cursor: Cursor, wake: Callable[[], None]) -> None:
-        self.encode, self.wake = encode, wake
+    def __init__(self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None]) -> None:
+        self.view, self.tail, self.cursor, self.wake = view, tail, cursor, wake
         self.overtaken: Trimmed | None = None
-        self._source, self._tail, self._cursor = source, tail, cursor
+        self._source = source
 
-    def next(self) -> bytes | memoryview | None:
-        """The frames this client gets next; None if it has everything. May switch.
+    def next(self) -> Piece | None:
+        """What this client gets next; None if it has everything. May switch.
 
         Raises `Trimmed` if the log does not reach back to where it is, `LogError`.
         """
-        before = self._cursor.delivered
+        cursor, source = self.cursor, self._source
+        before = cursor.delivered
         data: bytes | memoryview | None = b""
         while data is not None and not data:
+            if cursor.large is not None:
+                data = cursor.give(cursor.large)
+                break
             if self.overtaken is not None:
                 raise self.overtaken
             try:
-                data = self._tail.next(self._cursor)
+                data = self.tail.next(cursor)
             except Behind:
-                data = self._source.reread(self.encode, self._cursor, self._tail.position)
-                self._tail.rejoin(self._cursor)
+                if not self.tail.rejoin(cursor):
+                    data = source.reread(self.view, cursor, self.tail.position)
+                    self.tail.rejoin(cursor)
                 breathe()
-        self._source.counts["deliveries"] += self._cursor.delivered - before
-        return data
+        source.held.note(cursor)
+        source.counts["deliveries"] += cursor.delivered - before
+        return None if data is None else Piece(data, not cursor.begun)
 
 
 class Source:
@@ -95,6 +91,7 @@ class Source:
 
     Attributes:
         counts: figures for the board.
+        held: what clients are in the middle of.
     """
 
     def __init__(self, board: Board, run_dir: Path, row: GatewayRow, index: int) -> None:
@@ -114,26 +111,29 @@ class Source:
         self._moved_at = time.monotonic()  # when the position moved last, or was up to date
         self._waiting = Waiting()
         self._puts = Puts(self._shown.revision)
-        self._tails: dict[Encode, Tail] = {}
+        self._marks = Marks()
+        self._tails: dict[View, Tail] = {}
         self._followers: set[Follower] = set()
-        self._reread: OrderedDict[tuple[Encode, int], Chunk] = OrderedDict()
+        self._reread: OrderedDict[tuple[View, int], list[Chunk]] = OrderedDict()
+        self.held = Held()
         loop = gevent.get_hub().loop
         self._watchers = [loop.io(socket.get(zmq.FD), 1) for socket in (self._published, self._activity)]
         self.counts: Counter[str] = Counter(dict.fromkeys(GatewayRow.FIGURES, 0))
 
     # Clients
 
-    def join(self, encode: Encode, wake: Callable[[], None]) -> Follower:
-        """A client that gets everything above the history's present end; encoders must be few, each one object.
+    def join(self, view: View, wake: Callable[[], None]) -> Follower:
+        """A client that gets what `view` shows above the history's present end; encoders must be few, each one object.
 
         `wake` is called when it has something to take.
         """
         self._row.listening += 1  # before the end is read: what is done from now on is reported
-        tail, following = self._board.history()
-        if encode not in self._tails:
-            self._tails[encode] = Tail(self._shown)
-        kept = self._tails[encode]
-        follower = Follower(self, encode, kept, kept.join(Position(tail, following - 1)), wake)
+        lsn, following = self._board.history()
+        if view not in self._tails:
+            self._tails[view] = Tail(self._shown)
+            self._share()
+        tail = self._tails[view]
+        follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake)
         self._followers.add(follower)
         self._arrived.set()  # from now on the pace is that of somebody who looks
         self._row.clients = len(self._followers)
@@ -143,8 +143,16 @@ class Source:
         """The client is gone."""
         self._followers.discard(follower)
         self._row.clients = self._row.listening = len(self._followers)
-        if not any(other.encode is follower.encode for other in self._followers):
-            self._tails.pop(follower.encode, None)
+        follower.cursor.large = None
+        self.held.note(follower.cursor)
+        if not any(other.view == follower.view for other in self._followers):
+            self._tails.pop(follower.view, None)
+            self._share()
+
+    def _share(self) -> None:
+        """Tails of many views together take no more memory than those of a few."""
+        for tail in self._tails.values():
+            tail.most_bytes = min(TAIL_BYTES, MOST_TAIL_BYTES // len(self._tails))
 
     def report(self, kind: ActivityKind, subject: bytes) -> None:
         """Show activity of this gateway's own on all gateways."""
@@ -153,22 +161,25 @@ class Source:
         self._others.add(kind, subject, end)
         self._arrived.set()
 
-    def reread(self, encode: Encode, cursor: Cursor, until: Position) -> bytes | memoryview:
+    def reread(self, view: View, cursor: Cursor, until: Position) -> bytes | memoryview:
         """What comes next, below `until`, for a client that the tail has left behind. Raises `Trimmed`, `LogError`.
 
         Clients that were left behind together share what is read.
         """
-        key = (encode, cursor.position.lsn)
-        chunk = self._reread.get(key)
-        if chunk is None:
-            found, following = self._reader.read(cursor.position.lsn, until.lsn, READ_BYTES)
+        position = cursor.position
+        key = (view, position.lsn)
+        found = self._reread.get(key)
+        if found is None:
+            read, following = self._reader.read(position.lsn, until.lsn, READ_BYTES)
             self.counts["log_reads"] += 1
-            chunk = chunk_from_log(found, following, cursor.position.revision, encode)
-            if found:
-                self._reread[key] = chunk
-            while len(self._reread) > 1 and sum(map(len, self._reread.values())) > _REREAD_BYTES:
+            found = chunks_from_log(read, following, position, view, self._marks)
+            if read:
+                self._reread[key] = found
+            while len(self._reread) > 1 and sum(map(_size, self._reread.values())) > REREAD_BYTES:
                 self._reread.popitem(last=False)
-        return cursor.give(chunk)
+        else:
+            self._reread.move_to_end(key)
+        return cursor.give(next((chunk for chunk in found if chunk.end.revision > position.revision), found[-1]))
 
     # Following
 
@@ -191,8 +202,10 @@ class Source:
         self._reader.close()
 
     def each_second(self) -> None:
-        """Show figures."""
+        """Show figures, and let clients for whom nothing comes keep up."""
         self._row.publish(self.counts)
+        for follower in self._followers:
+            follower.tail.settle(follower.cursor)
 
     def _turn(self) -> bool:
         """Show what can be shown. True if there is more to do at once."""
@@ -252,32 +265,36 @@ class Source:
         for follower in self._followers:
             follower.overtaken = error
             follower.wake()
-        self._tails = {encode: Tail(watermark) for encode in self._tails}
+        self._tails = {view: Tail(watermark) for view in self._tails}
+        self._share()
         self._skip_to(watermark)
 
     def _show(self, fresh: list[Record]) -> None:
         """Show records and the activity that belongs between and behind them."""
         self.counts["records"] += len(fresh)
-        for end, frames in pieces(fresh, list(self._tails), puts=self._puts):
+        for end, frames in pieces(fresh, list(self._tails), self._marks, self._puts):
             self._show_piece(end, frames)
             breathe()
         if self._waiting:
             self._show_piece(self._shown, {})
 
-    def _show_piece(self, end: Position, frames: dict[Encode, list[Frame]]) -> None:
+    def _show_piece(self, end: Position, frames: dict[View, list[Frame]]) -> None:
         shown = self._shown.revision
         lines = [line for line in self._waiting.take(end.revision) if not self._puts.contradict(line, shown)]
         if end == self._shown and not lines:
             return
         self.counts["activity"] += len(lines)
-        self.counts["events"] += end.revision - self._shown.revision
-        for encode, tail in self._tails.items():
-            activity = activity_frames(lines, self._shown.revision, encode)
-            tail.append(Chunk(end, merge(frames.get(encode, []), activity)))
+        self.counts["events"] += end.revision - shown
+        grown = set()
+        for view, tail in self._tails.items():
+            activity = activity_frames([line for line in lines if view.shows(line)], shown, view.encode)
+            if tail.append(end, merge(frames.get(view, []), activity)):
+                grown.add(tail)
         self._shown = end
         self._row.position = end.revision
         for follower in self._followers:
-            follower.wake()
+            if follower.tail in grown:
+                follower.wake()
 
     def _wait(self) -> None:
         """Wait until a message is there, or a while."""
@@ -291,6 +308,10 @@ class Source:
             self._arrived.clear()
             for watcher in self._watchers:
                 watcher.stop()
+
+
+def _size(chunks: list[Chunk]) -> int:
+    return sum(map(len, chunks))
 
 
 def _subscriber(context: zmq.Context[zmq.Socket[bytes]], queue: int) -> zmq.Socket[bytes]:

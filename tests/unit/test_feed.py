@@ -12,22 +12,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from kvserver.gateway import feed
+from kvserver.gateway import feed, tail
 from kvserver.gateway.feed import (
     MOST_WAITING,
-    Behind,
-    Chunk,
-    Cursor,
     FeedBroken,
     Merger,
-    Position,
-    Tail,
     Waiting,
     activity_frames,
-    chunk_from_log,
+    chunks_from_log,
     merge,
     pieces,
 )
+from kvserver.gateway.tail import Behind, Chunk, Cursor, Frame, Held, Position, Tail
+from kvserver.gateway.views import Marks, View
 from shards.protocol import Activity, Atomic, Event, PrefixMarked, PutEvent, TouchEvent, encode_events
 from shards.records import DATA, HEADER, MARK, NO_SHARD, Record
 
@@ -38,6 +35,9 @@ BEGIN = Position(1000, 500)
 def line_end(line: bytes) -> bytes:
     """The format of these tests: the line and a newline."""
     return line + b"\n"
+
+
+VIEW = View(line_end)
 
 
 def record_of(shard: int, position: Position, events: list[Event], gap: int = 0) -> Record:
@@ -52,7 +52,7 @@ def events_from(revision: int, kinds: list[int]) -> list[Event]:
     """An event for each of `kinds`, whose line, if it has one, names its revision."""
     made: list[Event] = []
     for kind in kinds:
-        put = PutEvent(b"r%d" % revision, b"", "", 0)
+        put = PutEvent(b"r%d" % revision, b"x" * (50 * (revision % 3)), "", 0)
         events: list[Event] = [put, TouchEvent(b"t", 0), PrefixMarked(b"r%d" % revision), Atomic([put])]
         made.append(events[kind])
         revision += 1
@@ -97,7 +97,11 @@ class Feed(RuleBasedStateMachine):
         self.unpublished: dict[int, deque[Record]] = {shard: deque() for shard in range(SHARDS)}
         self.on_the_way: dict[int, deque[Record]] = {shard: deque() for shard in range(SHARDS)}
         self.merger = Merger(BEGIN)
+        self.small = pytest.MonkeyPatch()
+        self.small.setattr(tail, "CHUNK_BYTES", 60)  # some lines have more
         self.tail = Tail(BEGIN, most_bytes=2500)
+        self.held = Held(most_bytes=1500)
+        self.marks = Marks()
         self.waiting = Waiting()
         self.shown = BEGIN
         self.here: list[Client] = []
@@ -194,17 +198,17 @@ class Feed(RuleBasedStateMachine):
     def show(self, fresh: list[Record]) -> None:
         """As `Source` does."""
         assert all(record.next_revision - 1 <= self.watermark().revision for record in fresh)
-        for end, frames in pieces(fresh, [line_end], piece_bytes=60):
-            self.show_piece(end, frames[line_end])
+        for end, frames in pieces(fresh, [VIEW], self.marks, piece_bytes=100):
+            self.show_piece(end, frames[VIEW])
         self.show_piece(self.shown, [])
 
-    def show_piece(self, end: Position, frames: list[feed.Frame]) -> None:
+    def show_piece(self, end: Position, frames: list[Frame]) -> None:
         """As `Source` does."""
         lines = self.waiting.take(end.revision)
         if end == self.shown and not lines:
             return
         activity = activity_frames(lines, self.shown.revision, line_end)
-        self.tail.append(Chunk(end, merge(frames, activity)))
+        self.tail.append(end, merge(frames, activity))
         self.shown = end
 
     @rule()
@@ -239,20 +243,37 @@ class Feed(RuleBasedStateMachine):
 
     def take_once(self, client: Client, most: int) -> None:
         """As `Follower` does."""
+        cursor = client.cursor
+        begun = cursor.begun
         try:
-            data = client.tail.next(client.cursor)
+            data = cursor.give(cursor.large) if cursor.large is not None else client.tail.next(cursor)
         except Behind:
-            position = client.cursor.position
-            found = self.read(position.lsn, client.tail.position.lsn, most)
-            following = found[-1].end if found else client.tail.position.lsn
-            data = client.cursor.give(chunk_from_log(found, following, position.revision, line_end))
-            client.tail.rejoin(client.cursor)
+            data = b""
+            if not client.tail.rejoin(cursor):
+                position = cursor.position
+                found = self.read(position.lsn, client.tail.position.lsn, most)
+                following = found[-1].end if found else client.tail.position.lsn
+                chunks = chunks_from_log(found, following, position, VIEW, self.marks)
+                chunk = next((chunk for chunk in chunks if chunk.end.revision > position.revision), chunks[-1])
+                data = cursor.give(chunk)
+                client.tail.rejoin(cursor)
+        assert data is None or len(data) <= tail.CHUNK_BYTES
+        assert cursor.begun == 0 or cursor.begun == begun + len(data or b"")
+        assert data is not None or not cursor.begun
+        self.held.note(cursor)
         client.got += data or b""
+
+    @rule(client=clients)
+    def settle(self, client: Client) -> None:
+        """As `Source` does now and then."""
+        client.tail.settle(client.cursor)
 
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
         """A client goes."""
         self.here.remove(client)
+        client.cursor.large = None
+        self.held.note(client.cursor)
 
     # What holds
 
@@ -262,7 +283,9 @@ class Feed(RuleBasedStateMachine):
         visible = self.watermark().revision
         for client in self.here:
             due = [revision for revision in self.shown_revisions if revision > client.joined_at]
-            got = revisions_in(client.got)
+            lines = bytes(client.got) if client.cursor.begun == 0 else client.got[: -client.cursor.begun]
+            assert not lines or lines.endswith(b"\n")
+            got = revisions_in(lines)
             assert got == due[: len(got)]
             assert not got or got[-1] <= visible
             self.check_reads(client)
@@ -270,7 +293,8 @@ class Feed(RuleBasedStateMachine):
     def check_reads(self, client: Client) -> None:
         """A line of activity never stands before a change that was made before it."""
         last = client.joined_at
-        for line in client.got.split(b"\n"):
+        whole, _, _ = client.got.rpartition(b"\n")
+        for line in whole.split(b"\n"):
             if line.startswith(b"Read"):
                 seen = int(line.split(b": ")[1].rstrip(b"}"))
                 assert not [r for r in self.shown_revisions if last < r <= seen], line
@@ -283,10 +307,12 @@ class Feed(RuleBasedStateMachine):
             self.apply(shard)
         self.read_log(len(self.log) + 1)
         for client in self.here:
-            times = 3 * (len(self.log) + self.tail.position.revision - BEGIN.revision) + 100
+            times = 9 * (len(self.log) + self.tail.position.revision - BEGIN.revision) + 100
             self.take(client, times, 2)
             due = [revision for revision in self.shown_revisions if revision > client.joined_at]
             assert revisions_in(client.got) == due
+            assert client.cursor.begun == 0 and client.cursor.large is None
+        self.small.undo()
 
 
 TestFeed = Feed.TestCase
@@ -358,33 +384,78 @@ def test_activity_waits_for_its_place_and_is_bounded() -> None:
 
 def test_a_tail_keeps_its_last_chunk_however_large() -> None:
     """A value larger than the tail is still shared by all clients."""
-    tail = Tail(BEGIN, most_bytes=10)
-    cursors: list[Any] = [tail.join(BEGIN) for _ in range(2)]
-    tail.append(Chunk(Position(2000, 501), [feed.Frame(1002, b"x" * 1000)]))
-    taken = [tail.next(cursor) for cursor in cursors]
+    shown = Tail(BEGIN, most_bytes=10)
+    cursors: list[Any] = [shown.join(BEGIN) for _ in range(2)]
+    shown.append(Position(2000, 501), [Frame(1002, b"x" * 1000)])
+    taken = [shown.next(cursor) for cursor in cursors]
     assert taken[0] is taken[1] is not None
-    assert tail.next(cursors[0]) is None
+    assert shown.next(cursors[0]) is None
 
 
 def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     """A large record is shown in pieces; the log is read from records' beginnings."""
-    tail = Tail(BEGIN, most_bytes=700)
-    cursor = tail.join(BEGIN)
+    kept = Tail(BEGIN, most_bytes=700)
+    cursor, marks = kept.join(BEGIN), Marks()
     record = record_of(0, BEGIN, events_from(501, [0] * 9))
-    shown = [(end, frames[line_end]) for end, frames in pieces([record], [line_end], piece_bytes=60)]
+    shown = [(end, frames[VIEW]) for end, frames in pieces([record], [VIEW], marks, piece_bytes=60)]
     assert len(shown) > 2
-    tail.append(Chunk(*shown[0]))
-    got = bytearray(tail.next(cursor) or b"")
+    kept.append(*shown[0])
+    got = bytearray(kept.next(cursor) or b"")
     for end, frames in shown[1:]:
-        tail.append(Chunk(end, frames))
+        kept.append(end, frames)
     with pytest.raises(Behind):
-        tail.next(cursor)
+        kept.next(cursor)
     assert cursor.position.lsn == record.lsn
-    got += cursor.give(chunk_from_log([record], record.end, cursor.position.revision, line_end))
-    assert tail.rejoin(cursor)
-    assert tail.next(cursor) is None
+    (chunk,) = chunks_from_log([record], record.end, cursor.position, VIEW, marks)
+    got += cursor.give(chunk)
+    assert kept.rejoin(cursor)
+    assert kept.next(cursor) is None
     assert revisions_in(got) == list(range(501, 510))
     assert cursor.position == Position(record.end, 509)
+
+
+def take_piece(shown: Tail, cursor: Cursor, held: Held) -> bytes:
+    """As `Follower` does."""
+    data = cursor.give(cursor.large) if cursor.large is not None else shown.next(cursor)
+    held.note(cursor)
+    return bytes(data or b"")
+
+
+def test_frames_that_clients_are_within_take_bounded_memory() -> None:
+    """Who takes something keeps its frame; who took nothing for longest looks for it again, and finds the rest."""
+    shown, held = Tail(BEGIN), Held(most_bytes=300_000)
+    frames = [Frame(2 * revision, b"%d" % revision + b"x" * 200_000) for revision in (501, 502)]
+    first = shown.join(BEGIN)
+    shown.append(Position(2000, 501), frames[:1])
+    together = [shown.join(BEGIN) for _ in range(2)]
+    for cursor in together:
+        cursor.sequence = 0
+    got = take_piece(shown, first, held)
+    for cursor in together:
+        take_piece(shown, cursor, held)
+    assert first.large is together[0].large is together[1].large is not None, "the same frame counts once"
+    second = shown.join(Position(2000, 501))
+    shown.append(Position(3000, 502), frames[1:])
+    take_piece(shown, second, held)
+    assert [cursor.large is not None for cursor in (first, *together, second)] == [False, False, False, True]
+    while first.begun:
+        got += take_piece(shown, first, held)
+    assert got == frames[0].data
+    got = take_piece(shown, first, held)
+    assert got == frames[1].data[: len(got)]
+
+
+def test_within_a_frame_nothing_else_is_given() -> None:
+    """Not even what the tail has before it, which a client that read the log did not have."""
+    shown, cursor = Tail(BEGIN), Cursor(BEGIN, 0)
+    large = Frame(1006, b"x" * 100_000)
+    got = bytes(cursor.give(Chunk(Position(3000, 503), [large])))
+    cursor.large = None
+    shown.append(Position(2000, 502), [Frame(1001, b"late")])
+    shown.append(Position(3000, 503), [large])
+    while (data := shown.next(cursor)) is not None:
+        got += data
+    assert got == large.data
 
 
 def absent(key: bytes, end: int) -> Activity:

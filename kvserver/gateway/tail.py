@@ -1,0 +1,236 @@
+"""What was shown last, and how far each client has got with it. Pure.
+
+- `Chunk` is what is written at a time: some frames, or a single large one, of which clients are given pieces.
+- `Tail` holds the chunks shown last, encoded once for all clients of a view, up to some size.
+- `Cursor` is one client: a position. A client that the tail has left behind reads the log by itself.
+- `Held` bounds the large frames that are kept only because clients are in the middle of them.
+
+What a client is given pins no more than `CHUNK_BYTES`, however long it takes to read them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+CHUNK_BYTES: Final = 64 << 10
+"""Bytes of a chunk, unless one frame alone has more; and of a piece of such a frame."""
+TAIL_BYTES: Final = 8 << 20
+"""Bytes of chunks kept for clients that are a little behind."""
+HELD_BYTES: Final = 16 << 20
+"""Bytes of large frames kept for clients in the middle of them; the log has them all."""
+
+_CHUNK_OVERHEAD: Final = 512
+
+
+class Position(NamedTuple):
+    """A place in the history: behind `revision`. What comes next stands in the log at `lsn`, where a record begins, or
+    behind it."""
+
+    lsn: int
+    revision: int
+
+
+class Frame(NamedTuple):
+    """An encoded event. `place`: twice its revision; of activity one more than twice the revision it stands behind."""
+
+    place: int
+    data: bytes
+
+
+class Chunk:
+    """Encoded events of a part of the history, and where each revision begins in them.
+
+    Attributes:
+        end: the position behind it.
+        data: the frames, one after the other.
+        frames: how many.
+    """
+
+    __slots__ = ("_offsets", "_places", "data", "end", "frames")
+
+    def __init__(self, end: Position, frames: Sequence[Frame]) -> None:
+        self.end = end
+        self.frames = len(frames)
+        self.data = b"".join([frame.data for frame in frames])
+        self._places = array("Q", [frame.place for frame in frames])
+        self._offsets = array("Q")
+        offset = 0
+        for frame in frames:
+            self._offsets.append(offset)
+            offset += len(frame.data)
+
+    def __len__(self) -> int:
+        return len(self.data) + 16 * self.frames + _CHUNK_OVERHEAD
+
+    def after(self, revision: int) -> tuple[bytes | memoryview, int]:
+        """The frames of what is behind `revision`, and how many they are."""
+        first = bisect_right(self._places, 2 * revision)
+        if first == 0:
+            return self.data, self.frames
+        if first == self.frames:
+            return b"", 0
+        return memoryview(self.data)[self._offsets[first] :], self.frames - first
+
+
+def chunks(begin: Position, end: Position, frames: Iterable[Frame]) -> Iterator[Chunk]:
+    """`frames`, all there is between `begin` and `end`, in chunks: at least one, whose frames may be none."""
+    run: list[Frame] = []
+    size = 0
+    for frame in frames:
+        if run and size + len(frame.data) > CHUNK_BYTES:
+            yield Chunk(Position(begin.lsn, run[-1].place // 2), run)
+            run, size = [], 0
+        run.append(frame)
+        size += len(frame.data)
+    yield Chunk(end, run)
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """How far one client has got.
+
+    Attributes:
+        position: everything up to there was given to it.
+        sequence: of the chunk it gets next from the tail.
+        delivered: how many frames it was given.
+        begun: bytes it was given of the large frame that comes next, of which it must get the rest before anything
+            else.
+        large: the chunk with that frame, while it is held for this client.
+    """
+
+    position: Position
+    sequence: int
+    delivered: int = 0
+    begun: int = 0
+    large: Chunk | None = None
+
+    def give(self, chunk: Chunk) -> bytes | memoryview:
+        """What of `chunk` is new to this client, or the next piece of it, which the client then has."""
+        data, count = chunk.after(self.position.revision)
+        if self.begun and len(data) <= CHUNK_BYTES:
+            data, count = b"", 0  # activity that another way here did not have: it comes too late, within a frame
+        if len(data) > CHUNK_BYTES:
+            piece = bytes(data[self.begun : self.begun + CHUNK_BYTES])
+            self.begun += len(piece)
+            if self.begun < len(data):
+                self.large = chunk
+                return piece
+            data, self.begun, self.large = piece, 0, None
+        self.delivered += count
+        self.advance(chunk.end)
+        return data
+
+    def advance(self, position: Position) -> None:
+        """It has, or needs, nothing of what is before `position`."""
+        lsn, revision = position
+        if revision >= self.position.revision:
+            if revision == self.position.revision:  # both are right; the later one spares reading
+                lsn = max(lsn, self.position.lsn)
+            self.position = Position(lsn, revision)
+
+
+class Behind(Exception):
+    """What a client needs next is not in the tail any more."""
+
+
+class Tail:
+    """The chunks shown last."""
+
+    def __init__(self, position: Position, most_bytes: int = TAIL_BYTES) -> None:
+        self.position = self._begin = position  # what is kept comes behind `_begin`
+        self.most_bytes = most_bytes
+        self._chunks: deque[Chunk] = deque()
+        self._bytes = 0
+        self._next = 0  # sequence number of the next chunk
+
+    def join(self, position: Position) -> Cursor:
+        """A client that has everything up to `position`, which is not before the tail's."""
+        return Cursor(position, self._next)
+
+    def append(self, end: Position, frames: Sequence[Frame]) -> bool:
+        """Show what there is up to `end` to everybody; whether it is anything."""
+        begin, self.position = self.position, end
+        if not frames:
+            return False
+        for chunk in chunks(begin, end, frames):
+            self._chunks.append(chunk)
+            self._bytes += len(chunk)
+            self._next += 1
+        while self._bytes > self.most_bytes and len(self._chunks) > 1:
+            dropped = self._chunks.popleft()
+            self._bytes -= len(dropped)
+            self._begin = dropped.end
+        return True
+
+    def next(self, cursor: Cursor) -> bytes | memoryview | None:
+        """What `cursor`'s client gets next, which it then has; None if it has everything. Raises `Behind`."""
+        while cursor.sequence < self._next:
+            index = cursor.sequence - (self._next - len(self._chunks))
+            if index < 0:
+                raise Behind
+            data = cursor.give(self._chunks[index])
+            if not (data and cursor.begun):
+                cursor.sequence += 1
+            if data:
+                return data
+        self.settle(cursor)
+        return None
+
+    def settle(self, cursor: Cursor) -> None:
+        """Let a client that has everything be where the tail is, though what came last had nothing for it."""
+        if cursor.sequence == self._next:
+            cursor.advance(self.position)
+
+    def rejoin(self, cursor: Cursor) -> bool:
+        """Let a client that caught up by itself go on here, if it has reached what is kept.
+
+        It goes on with the first chunk that holds a change it lacks.
+        """
+        if cursor.position.revision < self._begin.revision:
+            return False
+        cursor.sequence = self._next
+        for chunk in reversed(self._chunks):
+            if chunk.end.revision <= cursor.position.revision:
+                break
+            cursor.sequence -= 1
+        return True
+
+
+class Held:
+    """The large frames that clients are in the middle of, as many as may be kept.
+
+    Who has taken nothing for longest goes first: it will have to look for its frame in the tail, or in the log.
+    """
+
+    def __init__(self, most_bytes: int = HELD_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._held: OrderedDict[Cursor, Chunk] = OrderedDict()
+        self._uses: Counter[Chunk] = Counter()
+        self._bytes = 0
+
+    def note(self, cursor: Cursor) -> None:
+        """`cursor` was given something, or is gone (then without `large`)."""
+        before = self._held.pop(cursor, None)
+        if before is not None:
+            self._release(before)
+        if cursor.large is None:
+            return
+        self._held[cursor] = cursor.large
+        self._uses[cursor.large] += 1
+        if self._uses[cursor.large] == 1:
+            self._bytes += len(cursor.large)
+        while self._bytes > self._most_bytes and len(self._held) > 1:
+            idle, chunk = self._held.popitem(last=False)
+            idle.large = None
+            self._release(chunk)
+
+    def _release(self, chunk: Chunk) -> None:
+        self._uses[chunk] -= 1
+        if not self._uses[chunk]:
+            del self._uses[chunk]
+            self._bytes -= len(chunk)
