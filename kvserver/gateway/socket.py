@@ -120,6 +120,8 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self._framing.feed(received)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
+        self._unsent: memoryview | None = None  # what is being written
+        self._is_part = False  # it is a view of something larger
         self._within = False  # a frame of the source's is not whole yet
         self._wake, self._room = Event(), Event()
         self._unanswered = 0
@@ -244,9 +246,9 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         try:
             while not self.closed:
                 self._wake.clear()
-                data = self._next_output()
-                if data is not None:
-                    self._send_all(data)
+                self._fetch()
+                if self._unsent is not None:
+                    self._send_all()
                 elif self._framing.closing and not self._outbox:
                     self._socket.shutdown(gsocket.SHUT_WR)
                     return
@@ -255,39 +257,41 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         except OSError:
             self.abort()
 
-    def _next_output(self) -> bytes | memoryview | None:
+    def _fetch(self) -> None:
+        """What to write next, if there is anything."""
         if not self._within:
             if self._outbox:
-                data = b"".join(self._outbox)
+                self._unsent = memoryview(b"".join(self._outbox))
                 self._outbox.clear()
-                return data
+                return
             if self.source is None or self._framing.closing:
-                return None
+                return
         assert self.source is not None
         piece = self.source()
-        if piece is None:
-            if self._within:
-                self.abort()
-            return None
-        self._within = not piece.ends
-        return piece.data
+        if piece is not None:
+            self._unsent, self._within = memoryview(piece.data), not piece.ends
+            self._is_part = isinstance(piece.data, memoryview)
+        elif self._within:
+            self.abort()
 
-    def _send_all(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
+    def _send_all(self) -> None:
         self._stalled_at = time.monotonic()
-        while view and not self.closed:
-            view = view[self._send_some(view) :]
+        while self._unsent and not self.closed:
+            sent = self._send_some()
+            self._unsent = self._unsent[sent:]
             self._stalled_at = time.monotonic()
             breathe()
-        self._stalled_at = None
+        self._unsent, self._is_part, self._stalled_at = None, False, None
         if self._outbox_bytes:
             self._outbox_bytes = sum(map(len, self._outbox))
             self._room.set()
 
-    def _send_some(self, view: memoryview) -> int:
+    def _send_some(self) -> int:
         with contextlib.suppress(BlockingIOError):
-            return int(self._socket.send(view, 0, 0.0))
-        sent: int = self._socket.send(view)
+            return int(self._socket.send(self._unsent, 0, 0.0))
+        if self._is_part:  # what waits for a client must not pin what it is a part of
+            self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
+        sent: int = self._socket.send(self._unsent)
         self._heard_at = time.monotonic()  # there was no room, now there is: the client has taken something, it lives
         return sent
 
@@ -298,6 +302,8 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
 
         While something is being written to it, a ping waits behind that, so only reading counts.
         """
+        if self.closed:
+            return
         if self._stalled_at is None:
             if now - self._heard_at > self._limits.silence_s:
                 self.abort()

@@ -81,7 +81,7 @@ class Follower:
                     data = source.reread(self.view, cursor, self.tail.position)
                     self.tail.rejoin(cursor)
                 breathe()
-        source.held.note(cursor)
+        source.held.note(cursor, time.monotonic())
         source.counts["deliveries"] += cursor.delivered - before
         return None if data is None else Piece(data, not cursor.begun)
 
@@ -144,7 +144,7 @@ class Source:
         self._followers.discard(follower)
         self._row.clients = self._row.listening = len(self._followers)
         follower.cursor.large = None
-        self.held.note(follower.cursor)
+        self.held.note(follower.cursor, time.monotonic())
         if not any(other.view == follower.view for other in self._followers):
             self._tails.pop(follower.view, None)
             self._share()
@@ -204,6 +204,7 @@ class Source:
     def each_second(self) -> None:
         """Show figures, and let clients for whom nothing comes keep up."""
         self._row.publish(self.counts)
+        self.held.drop(time.monotonic())
         for follower in self._followers:
             follower.tail.settle(follower.cursor)
 

@@ -5,7 +5,7 @@
 - `Cursor` is one client: a position. A client that the tail has left behind reads the log by itself.
 - `Held` bounds the large frames that are kept only because clients are in the middle of them.
 
-What a client is given pins no more than `CHUNK_BYTES`, however long it takes to read them.
+A piece is a view of its frame: who cannot write it at once has to copy it, lest a client that does not read pins all.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-CHUNK_BYTES: Final = 64 << 10
+CHUNK_BYTES: Final = 256 << 10
 """Bytes of a chunk, unless one frame alone has more; and of a piece of such a frame."""
 TAIL_BYTES: Final = 8 << 20
 """Bytes of chunks kept for clients that are a little behind."""
 HELD_BYTES: Final = 16 << 20
-"""Bytes of large frames kept for clients in the middle of them; the log has them all."""
+"""Bytes of large frames kept for clients in the middle of them that take nothing; the log has them all."""
+MOST_HELD_BYTES: Final = 256 << 20
+"""The same with those of clients that do take something."""
+IDLE_S: Final = 1.0
+"""Who got nothing for so long takes nothing."""
 
 _CHUNK_OVERHEAD: Final = 512
 
@@ -115,7 +119,7 @@ class Cursor:
         if self.begun and len(data) <= CHUNK_BYTES:
             data, count = b"", 0  # activity that another way here did not have: it comes too late, within a frame
         if len(data) > CHUNK_BYTES:
-            piece = bytes(data[self.begun : self.begun + CHUNK_BYTES])
+            piece = memoryview(data)[self.begun : self.begun + CHUNK_BYTES]
             self.begun += len(piece)
             if self.begun < len(data):
                 self.large = chunk
@@ -207,29 +211,38 @@ class Held:
     Who has taken nothing for longest goes first: it will have to look for its frame in the tail, or in the log.
     """
 
-    def __init__(self, most_bytes: int = HELD_BYTES) -> None:
-        self._most_bytes = most_bytes
-        self._held: OrderedDict[Cursor, Chunk] = OrderedDict()
+    def __init__(self, most_idle: int = HELD_BYTES, most: int = MOST_HELD_BYTES) -> None:
+        """`most_idle`, `most`: bytes, of idle clients and of all."""
+        self._most_idle, self._most = most_idle, most
+        self._held: OrderedDict[Cursor, tuple[Chunk, float]] = OrderedDict()
         self._uses: Counter[Chunk] = Counter()
         self._bytes = 0
 
-    def note(self, cursor: Cursor) -> None:
-        """`cursor` was given something, or is gone (then without `large`)."""
-        before = self._held.pop(cursor, None)
-        if before is not None:
-            self._release(before)
-        if cursor.large is None:
+    def note(self, cursor: Cursor, now: float) -> None:
+        """`cursor` was given something, or is gone (then without `large`). `now`: seconds."""
+        if cursor.large is None and cursor not in self._held:
             return
-        self._held[cursor] = cursor.large
-        self._uses[cursor.large] += 1
-        if self._uses[cursor.large] == 1:
-            self._bytes += len(cursor.large)
-        while self._bytes > self._most_bytes and len(self._held) > 1:
-            idle, chunk = self._held.popitem(last=False)
-            idle.large = None
-            self._release(chunk)
+        self._release(cursor)
+        if cursor.large is not None:
+            self._held[cursor] = cursor.large, now
+            self._uses[cursor.large] += 1
+            if self._uses[cursor.large] == 1:
+                self._bytes += len(cursor.large)
+        self.drop(now)
 
-    def _release(self, chunk: Chunk) -> None:
+    def drop(self, now: float) -> None:
+        """Let go of what is too much."""
+        while self._bytes > self._most_idle and len(self._held) > 1:
+            cursor, (_, given_at) = next(iter(self._held.items()))
+            if now - given_at < IDLE_S and self._bytes <= self._most:
+                break
+            cursor.large = None
+            self._release(cursor)
+
+    def _release(self, cursor: Cursor) -> None:
+        if cursor not in self._held:
+            return
+        chunk, _ = self._held.pop(cursor)
         self._uses[chunk] -= 1
         if not self._uses[chunk]:
             del self._uses[chunk]

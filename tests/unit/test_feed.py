@@ -23,7 +23,7 @@ from kvserver.gateway.feed import (
     merge,
     pieces,
 )
-from kvserver.gateway.tail import Behind, Chunk, Cursor, Frame, Held, Position, Tail
+from kvserver.gateway.tail import IDLE_S, Behind, Chunk, Cursor, Frame, Held, Position, Tail
 from kvserver.gateway.views import Marks, View
 from shards.protocol import Activity, Atomic, Event, PrefixMarked, PutEvent, TouchEvent, encode_events
 from shards.records import DATA, HEADER, MARK, NO_SHARD, Record
@@ -100,7 +100,8 @@ class Feed(RuleBasedStateMachine):
         self.small = pytest.MonkeyPatch()
         self.small.setattr(tail, "CHUNK_BYTES", 60)  # some lines have more
         self.tail = Tail(BEGIN, most_bytes=2500)
-        self.held = Held(most_bytes=1500)
+        self.held = Held(most_idle=200, most=2000)
+        self.now = 0.0
         self.marks = Marks()
         self.waiting = Waiting()
         self.shown = BEGIN
@@ -260,8 +261,14 @@ class Feed(RuleBasedStateMachine):
         assert data is None or len(data) <= tail.CHUNK_BYTES
         assert cursor.begun == 0 or cursor.begun == begun + len(data or b"")
         assert data is not None or not cursor.begun
-        self.held.note(cursor)
+        self.held.note(cursor, self.now)
         client.got += data or b""
+
+    @rule()
+    def time_passes(self) -> None:
+        """Who is within a frame, and got nothing meanwhile, may have to look for it again."""
+        self.now += 2 * IDLE_S
+        self.held.drop(self.now)
 
     @rule(client=clients)
     def settle(self, client: Client) -> None:
@@ -273,7 +280,7 @@ class Feed(RuleBasedStateMachine):
         """A client goes."""
         self.here.remove(client)
         client.cursor.large = None
-        self.held.note(client.cursor)
+        self.held.note(client.cursor, self.now)
 
     # What holds
 
@@ -414,35 +421,31 @@ def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     assert cursor.position == Position(record.end, 509)
 
 
-def take_piece(shown: Tail, cursor: Cursor, held: Held) -> bytes:
+def take_piece(shown: Tail, cursor: Cursor, held: Held, now: float) -> bytes:
     """As `Follower` does."""
     data = cursor.give(cursor.large) if cursor.large is not None else shown.next(cursor)
-    held.note(cursor)
+    held.note(cursor, now)
     return bytes(data or b"")
 
 
 def test_frames_that_clients_are_within_take_bounded_memory() -> None:
-    """Who takes something keeps its frame; who took nothing for longest looks for it again, and finds the rest."""
-    shown, held = Tail(BEGIN), Held(most_bytes=300_000)
-    frames = [Frame(2 * revision, b"%d" % revision + b"x" * 200_000) for revision in (501, 502)]
-    first = shown.join(BEGIN)
-    shown.append(Position(2000, 501), frames[:1])
-    together = [shown.join(BEGIN) for _ in range(2)]
-    for cursor in together:
-        cursor.sequence = 0
-    got = take_piece(shown, first, held)
-    for cursor in together:
-        take_piece(shown, cursor, held)
-    assert first.large is together[0].large is together[1].large is not None, "the same frame counts once"
-    second = shown.join(Position(2000, 501))
-    shown.append(Position(3000, 502), frames[1:])
-    take_piece(shown, second, held)
-    assert [cursor.large is not None for cursor in (first, *together, second)] == [False, False, False, True]
-    while first.begun:
-        got += take_piece(shown, first, held)
-    assert got == frames[0].data
-    got = take_piece(shown, first, held)
-    assert got == frames[1].data[: len(got)]
+    """Who takes something keeps its frame; who took nothing for long looks for it again, and finds the rest."""
+    shown, held = Tail(BEGIN), Held(most_idle=700_000, most=1_500_000)
+    cursors, large = [], []
+    for revision in range(501, 506):
+        large.append(Frame(2 * revision, b"%d" % revision + b"x" * 600_000))
+        cursors += [shown.join(shown.position) for _ in range(2)]
+        shown.append(Position(1000 * revision, revision), large[-1:])
+    got = [bytearray(take_piece(shown, cursor, held, 0.0)) for cursor in cursors]
+    is_held = [cursor.large is not None for cursor in cursors]
+    assert is_held == [False] * 6 + [True] * 4, "the frame of two clients counts once; two frames are all that may be"
+    got[6] += take_piece(shown, cursors[6], held, IDLE_S)
+    is_held = [cursor.large is not None for cursor in cursors]
+    assert is_held == [False] * 6 + [True, False, False, False], "who takes something keeps its frame"
+    for cursor, taken in zip(cursors, got, strict=True):
+        while cursor.begun:
+            taken += take_piece(shown, cursor, held, 2 * IDLE_S)
+    assert got == [large[index // 2].data for index in range(10)]
 
 
 def test_within_a_frame_nothing_else_is_given() -> None:
