@@ -24,8 +24,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from shards import locks, records
-from shards.board import Board
+from shards.board import Board, BoardError
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
 from shards.manifest import Manifest
@@ -42,7 +44,7 @@ class Damaged(Exception):
         self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
         super().__init__(
             f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}; "
-            "restore the store from a backup"
+            "restore the store from a backup, or see what `kvserver check --repair` would give up"
         )
 
 
@@ -209,6 +211,20 @@ class Examined(NamedTuple):
     behind: list[Record]
     synced: int
     damage: Damaged | None
+
+
+def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
+    """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
+    closed by the caller. Else None."""
+    try:
+        board = Board.open(path)
+    except (BoardError, msgspec.MsgspecError):
+        return None
+    facts = board.facts
+    if (facts.store, facts.boot_id, facts.epoch) == (manifest.store, boot_id, manifest.epoch):
+        return board
+    board.close()
+    return None
 
 
 def examine(

@@ -22,7 +22,7 @@ import logging
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.board import NONE, Board
@@ -107,6 +107,24 @@ def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.rename(old)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def fill(
+    new: ShardMap, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
+) -> Sequence[int]:
+    """Put the keys of the slots `mine` out of `files` into `new`; the floors for the replay. Calls `beat` now and then.
+
+    Raises `SnapshotError`, `MapFull`.
+    """
+    floors = [0 if slot in mine and not files else NOT_MINE for slot in range(SLOTS)]
+    for file in files:
+        slots = slots_of(file.shard, file.shards)
+        for slot in range(max(mine.start, slots.start), min(mine.stop, slots.stop)):
+            floors[slot] = file.revision
+        for rows in snapshot.read(file, mine):
+            new.load(rows)
+            beat()
+    return floors
 
 
 class _Restore:
@@ -244,7 +262,7 @@ class _Restore:
             if own:
                 floors = self._floors(own.revision)
             elif snapshot and files:
-                floors = self._fill(new, snapshot, files)
+                floors = fill(new, snapshot, files, self._mine, self._row.beat)
             else:
                 floors = self._floors(0)
             begin = manifest.replay_lsn if manifest else 0
@@ -255,18 +273,6 @@ class _Restore:
         path.rename(map_path(self._map_dir, self._shard, generation))
         log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
         return generation, ShardMap(map_path(self._map_dir, self._shard, generation), self._ballast)
-
-    def _fill(self, new: ShardMap, snapshot: Snapshot, files: Sequence[SnapshotFile]) -> Sequence[int]:
-        """Put this shard's keys out of `files` into `new`; the floors for the replay."""
-        floors = [NOT_MINE] * SLOTS
-        for file in files:
-            slots = slots_of(file.shard, file.shards)
-            for slot in range(max(self._mine.start, slots.start), min(self._mine.stop, slots.stop)):
-                floors[slot] = file.revision
-            for rows in snapshot.read(file, self._mine):
-                new.load(rows)
-                self._row.beat()
-        return floors
 
     def _replay(self, target: ShardMap, lsn: int, floors: Sequence[int] | None) -> None:
         """Apply what the log holds from `lsn` to its tail."""

@@ -32,7 +32,7 @@ from shards.log import SEGMENT, Log, LogError
 from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.mapdir import MapDirError, choose_map_dir
 from shards.records import Start
-from shards.recovery import Damaged, Recovered, StillRunning, begin_history, quiesce, recover
+from shards.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover
 from shards.restore import discard_maps, kept_applied
 from shards.segments import Segments
 from shards.stamps import make_stamps
@@ -158,7 +158,7 @@ class Store:
 
     def _recover(self, boot: str) -> Recovered:
         manifest = self._manifest
-        old = self._old_board(boot)
+        old = last_board(self._run_dir.path / "board", manifest, boot)
         try:
             return recover(
                 self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
@@ -168,18 +168,6 @@ class Store:
         finally:
             if old is not None:
                 old.close()
-
-    def _old_board(self, boot: str) -> Board | None:
-        """The board of the last run, if it is of this store's history and the machine was not booted since."""
-        try:
-            board = Board.open(self._run_dir.path / "board")
-        except (BoardError, msgspec.MsgspecError):
-            return None
-        facts, manifest = board.facts, self._manifest
-        if (facts.store, facts.boot_id, facts.epoch) == (manifest.store, boot, manifest.epoch):
-            return board
-        board.close()
-        return None
 
     def _epoch(self, found: Recovered, boot: str, now_ms: int) -> tuple[str, int]:
         """The name of the history that the run goes on with, or begins, and its next revision."""

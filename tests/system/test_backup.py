@@ -19,37 +19,11 @@ import msgspec
 from shards.archive import UNFINISHED, Archive
 from shards.holds import held
 from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
+from tests.system.commands import command, kvserver, refused, succeed
 from tests.system.harness import Server, wait_for
 from tests.system.load import Load
 
 NewServer = Callable[..., Server]
-
-
-def kvserver(server: Server, name: str, *arguments: object, run_dir: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command on the server's directories."""
-    return subprocess.run(
-        command(server, name, *arguments, run_dir=run_dir), capture_output=True, text=True, timeout=60
-    )
-
-
-def command(server: Server, name: str, *arguments: object, run_dir: bool = True) -> list[str]:
-    where: list[object] = ["--data-dir", server.data_dir]
-    if run_dir:
-        where += ["--run-dir", server.run_dir]
-    return [sys.executable, "-m", "kvserver", name, *map(str, [*arguments, *where])]
-
-
-def succeed(server: Server, name: str, *arguments: object) -> str:
-    done = kvserver(server, name, *arguments)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
-
-
-def refused(server: Server, name: str, *arguments: object, run_dir: bool = True) -> str:
-    done = kvserver(server, name, *arguments, run_dir=run_dir)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("kvserver: ")
-    return done.stderr
 
 
 class Recorder:
@@ -152,7 +126,7 @@ def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer,
 def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, tmp_path: Path) -> None:
     server = new_server("--shards", "1", "--workers", "1").start()
     target, locks = tmp_path / "backup", server.data_dir / "locks"
-    fifo = slow_snapshot(server)
+    slow_snapshot(server)
     taking = subprocess.Popen(command(server, "backup", target), stderr=subprocess.PIPE)
     try:
         wait_for(lambda: held(locks), "a hold on the log")
@@ -164,10 +138,16 @@ def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, t
         taking.communicate()
     assert held(locks) == ()
     assert "was not finished" in refused(server, "restore", target)
-    fifo.unlink()
+    taking = subprocess.Popen(command(server, "backup", tmp_path / "new" / "backup"), stderr=subprocess.PIPE)
+    wait_for(lambda: (tmp_path / "new" / "backup" / UNFINISHED).exists(), "a backup that has begun")
+    taking.send_signal(signal.SIGTERM)
+    _, errors = taking.communicate(timeout=20)
+    assert b"Traceback" not in errors
+    assert taking.returncode == 128 + signal.SIGTERM
+    assert not (tmp_path / "new").exists(), "it takes away what it has begun"
 
 
-def slow_snapshot(server: Server) -> Path:
+def slow_snapshot(server: Server) -> None:
     """Let the next backup wait for a file of the snapshot that never comes: a FIFO that nobody writes to."""
     manifest = Manifest.load(server.data_dir)
     path = server.data_dir / SNAPSHOTS / "slow"
@@ -175,20 +155,6 @@ def slow_snapshot(server: Server) -> Path:
     os.mkfifo(path)
     file = SnapshotFile(name="slow", shard=0, shards=1, lsn=0, revision=0, size=1, checksum="")
     msgspec.structs.replace(manifest, files=(file,)).save(server.data_dir)
-    return path
-
-
-def test_an_interrupted_backup_takes_away_what_it_has_begun(new_server: NewServer, tmp_path: Path) -> None:
-    server = new_server("--shards", "1", "--workers", "1").start()
-    slow_snapshot(server)
-    taking = subprocess.Popen(command(server, "backup", tmp_path / "new" / "backup"), stderr=subprocess.PIPE)
-    wait_for(lambda: (tmp_path / "new" / "backup" / UNFINISHED).exists(), "a backup that has begun")
-    taking.send_signal(signal.SIGTERM)
-    _, errors = taking.communicate(timeout=20)
-    assert b"Traceback" not in errors
-    assert taking.returncode == 128 + signal.SIGTERM
-    assert not (tmp_path / "new").exists()
-    server.kill()
 
 
 def test_directories_that_are_in_use_or_something_else_are_refused(new_server: NewServer, tmp_path: Path) -> None:
@@ -209,8 +175,12 @@ def test_directories_that_are_in_use_or_something_else_are_refused(new_server: N
     assert "holds a store" in refused(server, "restore", tmp_path / "b0", run_dir=False)
     assert "--run-dir" in refused(server, "backup", tmp_path / "b3", run_dir=False)
     assert "--run-dir" in refused(server, "stop", run_dir=False)
-    server.stop()
+    succeed(server, "stop")
+    server.stop()  # which has happened
+    assert list(server.map_dir.glob("shard-*")), "the next start is instant"
     assert "no server runs on the store" in refused(server, "stop")
+    assert "of maps were given back" in succeed(server, "stop", "--release", "--map-dir", server.map_dir)
+    assert not list(server.map_dir.glob("shard-*"))
     assert "holds a store" in refused(server, "restore", tmp_path / "b0")
     assert "there is no backup in" in refused(server, "restore", tmp_path)
 
@@ -248,18 +218,3 @@ def test_stores_in_memory_and_foreign_run_directories(new_server: NewServer, tmp
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     server.stop()  # which has happened
-
-
-def test_a_stop_can_give_the_memory_back(new_server: NewServer) -> None:
-    server = new_server("--shards", "1", "--workers", "1").start()
-    with server.client() as client:
-        client.put("/k", content="v")
-    succeed(server, "stop")
-    server.stop()  # which has happened
-    assert list(server.map_dir.glob("shard-*"))
-    # Maps that somebody left.
-    assert "of maps were given back" in succeed(server, "stop", "--release", "--map-dir", server.map_dir)
-    assert not list(server.map_dir.glob("shard-*"))
-    server.start()
-    with server.client() as client:
-        assert client.get("/k").text == "v"
