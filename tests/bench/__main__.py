@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def _parts(_: click.Context, __: click.Parameter, text: str) -> list[str]:
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Where report.md and report.json go. Default: nowhere.")
 def main(parts: list[str], rounds: int, seconds: float, keys: int, directory: Path | None, output: Path | None) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no contender outlives this process
     if why := wrk.missing():
         raise click.ClickException(why)
     if directory is not None:

@@ -67,7 +67,8 @@ def _run(load: Load, seconds: float, connections: int, each: int) -> Round:
 def _operations(kind: str, size: int, packed: bool) -> list[client.Operation]:
     value = VALUE if packed else VALUE.decode()
     operations: list[client.Operation] = []
-    for index, key in enumerate(random.choices(names(KEYS), k=size)):
+    for index in range(size):
+        key = f"k{random.randrange(KEYS):08d}"
         is_put = kind == "put" or (kind == "mixed" and index % 2 == 0)
         operations.append({"op": "put", "key": key, "value": value} if is_put else {"op": "get", "key": key})
     return operations
