@@ -43,7 +43,7 @@ class Cursor(Protocol):
         """Bytes of the value that `item` would read, None if the key is expired."""
 
     def item(self) -> Item:
-        """What the key holds."""
+        """What the key holds, whose size was just asked for."""
 
 
 class Range(NamedTuple):
@@ -72,7 +72,8 @@ class Walk:
 
     def __init__(self, wanted: Range, limit: int, max_bytes: int) -> None:
         """`rows` holds at most `limit` rows, and `max_bytes` of values, but at least one row."""
-        self._wanted, self._limit, self._max_bytes = wanted, limit, max_bytes
+        self._wanted, self._reverse = wanted, wanted.reverse
+        self._limit, self._max_bytes = limit, max_bytes
         self.rows: list[Row] = []
         self.done = self.full = False
         self._bytes = 0
@@ -90,31 +91,38 @@ class Walk:
 
     def advance(self, cursors: Sequence[Cursor], steps: int) -> None:
         """Read rows until the walk is `done` or `full`, or has looked at `steps` keys."""
+        _, after, before, reverse, delimiter, _ = self._wanted
+        end = after if reverse else before
         heads: dict[bytes, Cursor] = {}
         self._place(heads, cursors)
-        nearest = max if self._wanted.reverse else min
+        nearest = max if reverse else min
         for _ in range(steps):
-            key = nearest(heads, default=None)
+            key = nearest(heads) if heads else None
             if key is not None and not key.startswith(self._part) and self._enter_next():
                 heads.clear()
                 self._place(heads, cursors)
                 continue
-            if key is None or self._is_outside(key):
+            if key is None or not key.startswith(self._part):
                 self.done = True
                 return
-            size = heads[key].size()
+            folded = self._fold(key) if delimiter else None
+            if end is not None and ((folded or key) <= end if reverse else (folded or key) >= end):
+                self.done = True
+                return
+            cursor = heads[key]
+            size = cursor.size()
             if size is None:
                 self._pass(heads, key)
             elif self.rows and (len(self.rows) >= self._limit or self._bytes + size > self._max_bytes):
                 self.full = True
                 return
-            elif (name := self._fold(key)) is None:
-                self.rows.append((key, heads[key].item()))
+            elif folded is None:
+                self.rows.append((key, cursor.item()))
                 self._bytes += size
                 self._pass(heads, key)
             else:
-                self.rows.append((name, None))
-                self._leap(heads, name)
+                self.rows.append((folded, None))
+                self._leap(heads, folded)
 
     def _fold(self, key: bytes) -> bytes | None:
         """The prefix whose row the key is in, None if it is a row of its own."""
@@ -122,14 +130,6 @@ class Walk:
             return None
         found = key.find(self._wanted.delimiter, len(self._wanted.prefix))
         return None if found < 0 else key[: found + len(self._wanted.delimiter)]
-
-    def _is_outside(self, key: bytes) -> bool:
-        _, after, before, reverse, *_ = self._wanted
-        if not key.startswith(self._part):
-            return True
-        if reverse:
-            return after is not None and (self._fold(key) or key) <= after
-        return before is not None and (self._fold(key) or key) >= before
 
     # Places. Upwards, one is the lowest key that may follow; downwards, a bound that every key must be below.
 
@@ -180,7 +180,7 @@ class Walk:
     def _pass(self, heads: dict[bytes, Cursor], key: bytes) -> None:
         """Go to the key behind `key`."""
         cursor = heads.pop(key)
-        if self._wanted.reverse:
+        if self._reverse:
             self._at, following = key, cursor.prev()
         else:
             self._at, following = key + b"\0", cursor.next()

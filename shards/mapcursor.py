@@ -37,16 +37,15 @@ class MapCursor:
 
     def size(self) -> int | None:
         """Bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
-        record = self._cursor.value()
+        self._record = record = self._cursor.value()
         _, _, expires_ms, _, _, length = _unpack(record)
         if not is_live(expires_ms, self._now_ms):
             return None
         return len(record) - HEADER_SIZE - length if self._values else 0
 
     def item(self) -> Item:
-        """What the key holds, expired or not."""
-        record = self._cursor.value()
-        return parse(record) if self._values else parse_without_value(record)
+        """What the key holds whose size was just asked for."""
+        return parse(self._record) if self._values else parse_without_value(self._record)
 
     def _here(self, found: bool) -> bytes | None:
         return bytes(self._cursor.key()) if found else None

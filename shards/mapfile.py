@@ -216,9 +216,12 @@ def scan(
 
 
 def parse_without_value(record: memoryview) -> Item:
-    length = _unpack(record)[5]
+    """`parse`, with the value left empty."""
+    revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
     value_at = HEADER_SIZE + length
-    return parse(record[:value_at])._replace(size=len(record) - value_at)
+    content_type = str(record[HEADER_SIZE:value_at], "utf-8") if length else ""
+    size = len(record) - value_at
+    return tuple.__new__(Item, (revision, value_revision, expires_ms, created_ms, modified_ms, content_type, b"", size))
 
 
 def read_applied(txn: lmdb.Transaction[memoryview], meta: lmdb._Database) -> tuple[int, int]:
