@@ -121,6 +121,13 @@ _ANSWERS: Final[dict[str, Schema]] = {
         ),
         workers=listed(record("A process that answers requests.", pid=_COUNT, in_flight=_COUNT, connections=_COUNT)),
         gateways=listed(record("A process that serves the feed.", pid=_COUNT, clients=_COUNT)),
+        memory=record(
+            "Keys and values in memory.",
+            used=_said(_COUNT, "Their bytes."),
+            limit=_said({"type": ["integer", "null"], "minimum": 1}, "What they may take, null: there is no limit."),
+            on_full=_enum(["reject", "evict"]),
+            evicted=_said(_COUNT, "Keys that had to make room."),
+        ),
         log=record(
             "The log of all changes.",
             bytes=_COUNT,
@@ -145,6 +152,9 @@ def _problem() -> Schema:
             "results": listed(ref("BatchResult")),
             "deleted": _said(_COUNT, "Keys that are deleted for sure."),
             "cut": _said(_REVISION, "Repeat the delete with this."),
+            "limit": _said(_COUNT, "Of the memory, in bytes."),
+            "used": _said(_COUNT, "Bytes of it that are taken."),
+            "needed": _said(_COUNT, "Bytes that the write would add."),
         },
         type=_said({"type": "string", "format": "uri-reference"}, "A page that explains this error."),
         title=_TEXT,

@@ -14,6 +14,7 @@ from shards.errors import (
     InsufficientStorage,
     InvalidToken,
     KVError,
+    MemoryLimit,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
@@ -37,7 +38,8 @@ ALWAYS: Final[ErrorClasses] = (
 """Errors that any request may meet."""
 OF_READS: Final[ErrorClasses] = (Unavailable,)
 OF_WRITES: Final[ErrorClasses] = (
-    Unavailable, *Unavailable.__subclasses__(), OutcomeUnknown, InsufficientStorage, ProtocolError,
+    Unavailable, *Unavailable.__subclasses__(), OutcomeUnknown, InsufficientStorage, MemoryLimit,
+    ProtocolError,
 )  # fmt: skip
 
 

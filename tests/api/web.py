@@ -44,6 +44,9 @@ class Shards:
 
     def get(self, key: bytes) -> Item | None:
         self.seen.append(("read", key))
+        return self.describe(key)
+
+    def describe(self, key: bytes) -> Item | None:
         if self.fail is not None:
             raise self.fail
         if key not in self.values:
