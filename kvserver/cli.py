@@ -105,7 +105,7 @@ def serve(**options: str | None) -> None:
 class Commands(click.Group):
     """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
 
-    MODULES = ("backup", "restore", "check", "stop")
+    MODULES = ("backup", "restore", "check", "stop", "token")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""

@@ -15,7 +15,9 @@ than a server that does not start.
 from __future__ import annotations
 
 import logging
+import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -33,9 +35,9 @@ log = logging.getLogger(__name__)
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A token's name."""
 
-_TABLE = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]", re.MULTILINE)
+TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]", re.MULTILINE)
+"""The line that begins a token."""
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
-_WORLD_WRITABLE: Final = 0o002
 
 
 class TokenFileError(Exception):
@@ -67,8 +69,7 @@ def load_into(board: Board, path: Path) -> None:
 def read(path: Path) -> list[Token]:
     """The tokens of the file at `path`. Raises `TokenFileError`."""
     try:
-        if path.stat().st_mode & _WORLD_WRITABLE:
-            raise TokenFileError(f"the file of tokens {path} can be written by everybody: chmod o-w {path}")
+        check_mode(path, path.stat())
         text = path.read_bytes().decode()
     except FileNotFoundError:
         raise TokenFileError(
@@ -79,6 +80,12 @@ def read(path: Path) -> list[Token]:
     except UnicodeDecodeError as error:
         raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
     return parse(text, str(path))
+
+
+def check_mode(path: Path, status: os.stat_result) -> None:
+    """Raise `TokenFileError` if everybody could make tokens for themselves."""
+    if status.st_mode & stat.S_IWOTH:
+        raise TokenFileError(f"the file of tokens {path} can be written by everybody: chmod o-w {path}")
 
 
 def parse(text: str, path: str) -> list[Token]:
@@ -93,7 +100,7 @@ def parse(text: str, path: str) -> list[Token]:
         raise _wrong(path, 0, f"{shown(next(iter(document)).encode())} means nothing here: there are only [[token]]s")
     if not isinstance(entries, list):
         raise _wrong(path, 0, "each token is a table of its own: [[token]], in double brackets")
-    lines = [text.count("\n", 0, found.start()) + 1 for found in _TABLE.finditer(text)]
+    lines = [text.count("\n", 0, found.start()) + 1 for found in TABLE.finditer(text)]
     tokens: list[Token] = []
     for index, entry in enumerate(entries):
         try:

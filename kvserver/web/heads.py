@@ -19,6 +19,7 @@ ONE_HOST: Final = "Host header: exactly one is needed"
 NOT_A_LENGTH: Final = "Content-Length: not a number"
 UNKNOWN_CODING: Final = "Transfer-Encoding: only chunked is known"
 TWO_LENGTHS: Final = "Transfer-Encoding: not with Content-Length or HTTP/1.0"
+ONE_AUTHORIZATION: Final = "Authorization header: exactly one is needed"
 UNKNOWN_VERSION: Final = "HTTP version: only 1.1 and 1.0 are known"
 
 

@@ -209,7 +209,7 @@ class Intake:
 
     def _note_authorization(self, exchange: Exchange, value: bytes) -> None:
         if exchange.authorization is not None and self._traffic.tokens.required:
-            self._fail(BadRequest("Authorization header: exactly one is needed"))
+            self._fail(BadRequest(heads.ONE_AUTHORIZATION))
         exchange.authorization = value
 
     def on_headers_complete(self) -> None:

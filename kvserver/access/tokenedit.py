@@ -1,0 +1,115 @@
+"""Changes to the file of tokens that leave everything else in it as its author wrote it: comments, order, line ends.
+
+Pure but for `changing`. Text is changed, not a document that is written anew; whether that did what was meant is seen
+by reading the result.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kvserver.access.grants import Verb
+from kvserver.access.tokenfile import TABLE, TokenFileError, check_mode, parse
+from kvserver.access.tokens import digest
+
+Change = Callable[[str], str]
+"""From the old text to the new. Raises `TokenFileError`."""
+
+
+def new_token() -> str:
+    """A token that nobody can guess: 256 bits, and a beginning by which leaks are found."""
+    return "kv_" + secrets.token_urlsafe(32)
+
+
+def add(text: str, path: str, name: str, token: str, grants: Sequence[tuple[str, Sequence[Verb]]]) -> str:
+    """`text` with a token more, which allows on each prefix the verbs beside it. Raises `TokenFileError`."""
+    old = parse(text, path)
+    if any(each.grants.name == name for each in old):
+        raise TokenFileError(f"{path} has a token {name} already: revoke that first, or choose another name")
+    lines = ["[[token]]", f"name = {_quoted(name)}", f'sha256 = "{digest(token.encode()).hex()}"', "grants = ["]
+    for prefix, verbs in grants:
+        lines.append(f"    {{ prefix = {_quoted(prefix)}, allow = [{', '.join(map(_quoted, verbs))}] }},")
+    between = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+    result = text + between + "\n".join([*lines, "]", ""])
+    if parse(result, path)[:-1] != old:
+        raise _by_hand(path)
+    return result
+
+
+def remove(text: str, path: str, name: str) -> str:
+    """`text` without the token `name` and the comment right above it. Raises `TokenFileError`."""
+    old = parse(text, path)
+    names = [each.grants.name for each in old]
+    if name not in names:
+        raise TokenFileError(f"{path} has no token of the name {name}; it has {', '.join(names) or 'none'}")
+    index = names.index(name)
+    lines = text.splitlines(keepends=True)
+    headers = [number for number, line in enumerate(lines) if TABLE.match(line)]
+    if len(headers) != len(old):
+        raise _by_hand(path)
+    begin, end = _extent(lines, headers[index], [*headers, len(lines)][index + 1])
+    result = "".join(lines[:begin] + lines[end:])
+    if parse(result, path) != old[:index] + old[index + 1 :]:
+        raise _by_hand(path)
+    return result
+
+
+def _extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
+    """First line of a token, and the one behind its last and the empty ones that follow. What stands right above the
+    next token is about that."""
+    begin = header
+    while begin and lines[begin - 1].lstrip().startswith("#"):
+        begin -= 1
+    if begin == 0:
+        begin = header  # what a file begins with is about all of it
+    end = following
+    while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+        end -= 1
+    while end < following and not lines[end].strip():
+        end += 1
+    return begin, end
+
+
+def _quoted(text: str) -> str:
+    """As a string of TOML: JSON's escapes are among its own."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _by_hand(path: str) -> TokenFileError:
+    return TokenFileError(f"{path} is written in a way that is left to its author: change it by hand")
+
+
+def changing(path: Path, change: Change) -> None:
+    """Put what `change` makes of the file at `path` in its place, whole or not at all, for its owner alone to read.
+
+    A file that is missing is empty. Who changes it at the same time waits. Raises `TokenFileError`, `OSError`.
+    """
+    path = path.resolve()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        status = path.stat() if path.exists() else None
+        if status is not None:
+            check_mode(path, status)
+        try:
+            text = change(path.read_bytes().decode() if status is not None else "")
+        except UnicodeDecodeError as error:
+            raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
+        temporary = path.with_name(path.name + ".new")
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(fd, status.st_uid, status.st_gid)  # the server's user must go on reading it
+            file.write(text.encode())
+            file.flush()
+            os.fsync(fd)
+        temporary.rename(path)
+        os.fsync(directory)
+    finally:
+        os.close(directory)
