@@ -13,7 +13,8 @@ from kvserver.access import tokenedit, tokenfile
 from kvserver.access.grants import VERBS, Verb, shown
 from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
-from kvserver.commands.place import Refused, fail, options, running, settings_of
+from kvserver.commands.options import options
+from kvserver.commands.place import Refused, fail, running, settings_of
 from kvserver.settings import ServerSettings
 from shards.settings import env_name, option_name
 

@@ -71,8 +71,8 @@ def site(running: Site) -> Site:
 
 
 def value(site: Site, key: bytes = b"a/k") -> bytes | None:
-    item = site.router.peek(key)
-    return None if item is None else item.value
+    item = site.router.get(key)
+    return None if item is None else bytes(item.value)
 
 
 # Every route
@@ -197,7 +197,7 @@ def test_what_needs_no_token(site: Site) -> None:
 
 def test_who_may_only_write_learns_nothing_of_what_is_there(site: Site) -> None:
     writer, path = bearer(("write",), "a/"), "/v1/kv/a/k"
-    at = site.router.peek(b"a/k")
+    at = site.router.describe(b"a/k")
     assert at is not None
     for method, query, fields, body in (
         ("PUT", "", ("If-Match: \"1\"",), b"x"), ("PUT", "", ("If-None-Match: *",), b"x"),
