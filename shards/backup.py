@@ -211,11 +211,15 @@ class _Copy:
         self.directories: list[Path] = []
 
     def expect(self, total: int) -> None:
-        """So many bytes in all. Raises `OSError` if there is no room for the rest of them."""
+        """So many bytes in all. Raises `BackupError` if there is no room for the rest of them."""
         self._total = total
         status = os.statvfs(self._target)
-        if total - self._done > status.f_bavail * status.f_frsize:
-            raise OSError(errno.ENOSPC, f"the backup takes {total >> 20} MiB", str(self._target))
+        free = status.f_bavail * status.f_frsize
+        if total - self._done > free:
+            raise BackupError(
+                f"there is no room for the backup in {self._target}: it takes {total - self._done >> 20} MiB more, "
+                f"{free >> 20} are free"
+            )
 
     def write(self, name: str, chunks: Iterator[bytes]) -> tuple[int, str]:
         """Write the file `name`, durably; its size and checksum. Raises `OSError`."""

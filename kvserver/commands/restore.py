@@ -14,7 +14,7 @@ from kvserver.commands.place import (
     bar,
     end_tidily,
     fail,
-    running,
+    serving_pid,
     settings_of,
     stopped,
 )
@@ -57,10 +57,8 @@ def _restore(settings: ServerSettings, source: Path, until: Until, report: Repor
     if settings.in_memory:
         raise Refused("a store in memory cannot be restored: restore into a data directory")
     data_dir = settings.data_dir
-    board = running(settings) if data_dir.exists() else None
-    if board is not None:
-        pid = board.facts.supervisor_pid
-        board.close()
+    pid = serving_pid(data_dir)
+    if pid is not None:
         raise Refused(f"the store in {data_dir} is served by another process (pid {pid}): name an empty directory")
     archive = Archive.load(source)
     try:
@@ -98,7 +96,7 @@ COMMAND = click.Command(
             help="The last revision to restore, or a time like 2026-11-22T11:40:00.123Z: the store as it was then. "
             "Default: all of the backup.",
         ),
-        *options("data_dir", "run_dir"),
+        *options("data_dir"),
     ],
     help=HELP,
     short_help="Make a data directory of a backup.",

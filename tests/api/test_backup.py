@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kvserver.serve.housekeeping import Housekeeping
 from shards import archive, backup
 from shards.archive import NAME, UNFINISHED, Archive, ArchiveError, Cut, OutOfReach, Until, find_cut, shorten
 from shards.backup import BackupError, RunningStore, StoppedStore, back_up
@@ -463,3 +464,28 @@ def test_the_file_of_a_backup_is_read_by_format_first(run: Run, tmp_path: Path) 
     archive.sealed.write(later, tmp_path / "backup" / NAME, tmp_path / "backup" / UNFINISHED)
     with pytest.raises(ArchiveError, match="this program knows"):
         Archive.load(tmp_path / "backup")
+
+
+def test_nothing_that_a_backup_needs_is_trimmed(tmp_path: Path) -> None:
+    segment = 4096
+    run = first_run(tmp_path / "store", shards=1, segment=segment)
+    for n in range(30):
+        run.store.segments.prepare()
+        run.log(put(b"k", b"%d" % n * 300))
+    tail, _ = run.board.history()
+    keeping = Housekeeping(run.board, run.store.segments, retention=0, replay_lsn=tail)
+
+    def oldest() -> int:
+        keeping._trim()
+        assert keeping._expendable() == min([tail, *held(run.store.data_dir / "locks")])
+        return run.board.log.oldest
+
+    with hold(run.store.data_dir / "locks") as whole:
+        assert oldest() == 0
+        with hold(run.store.data_dir / "locks") as part:
+            whole.keep(3 * segment)
+            part.keep(5 * segment)
+            assert oldest() == 3 * segment
+        whole.keep(4 * segment)
+        assert oldest() == 4 * segment
+    assert oldest() == tail - tail % segment

@@ -22,8 +22,8 @@ def command(server: Server, name: str, *arguments: object, run_dir: bool = True)
     return [sys.executable, "-m", "kvserver", name, *map(str, [*arguments, *where])]
 
 
-def succeed(server: Server, name: str, *arguments: object) -> str:
-    done = kvserver(server, name, *arguments)
+def succeed(server: Server, name: str, *arguments: object, run_dir: bool = True) -> str:
+    done = kvserver(server, name, *arguments, run_dir=run_dir)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 

@@ -105,7 +105,9 @@ def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer,
         assert len(reached) > 30
         revision, state = chance.choice(reached)
         shutil.rmtree(server.data_dir)
-        assert f"is at revision {revision} of" in succeed(server, "restore", tmp_path / name, "--until", revision)
+        assert f"is at revision {revision} of" in succeed(
+            server, "restore", tmp_path / name, "--until", revision, run_dir=False
+        )
         server.options = ("--shards", shards, "--workers", "1")
         server.start()
         assert recorded(server) == state
@@ -118,7 +120,7 @@ def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer,
     # What is restored is backed up and restored like any other.
     succeed(server, "backup", tmp_path / "third")
     shutil.rmtree(server.data_dir)
-    succeed(server, "restore", tmp_path / "third")
+    succeed(server, "restore", tmp_path / "third", run_dir=False)
     server.start()
     assert recorded(server) == state | {"rec/new": "x"}
 
@@ -137,7 +139,7 @@ def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, t
         taking.kill()
         taking.communicate()
     assert held(locks) == ()
-    assert "was not finished" in refused(server, "restore", target)
+    assert "was not finished" in refused(server, "restore", target, run_dir=False)
     taking = subprocess.Popen(command(server, "backup", tmp_path / "new" / "backup"), stderr=subprocess.PIPE)
     wait_for(lambda: (tmp_path / "new" / "backup" / UNFINISHED).exists(), "a backup that has begun")
     taking.send_signal(signal.SIGTERM)
@@ -171,8 +173,7 @@ def test_directories_that_are_in_use_or_something_else_are_refused(new_server: N
     for each in both:
         each.join()
     assert [each.returncode for each in outcomes] == [0, 0], outcomes
-    assert "is served by another process (pid" in refused(server, "restore", tmp_path / "b0")
-    assert "holds a store" in refused(server, "restore", tmp_path / "b0", run_dir=False)
+    assert "is served by another process (pid" in refused(server, "restore", tmp_path / "b0", run_dir=False)
     assert "--run-dir" in refused(server, "backup", tmp_path / "b3", run_dir=False)
     assert "--run-dir" in refused(server, "stop", run_dir=False)
     succeed(server, "stop")
@@ -181,19 +182,19 @@ def test_directories_that_are_in_use_or_something_else_are_refused(new_server: N
     assert "no server runs on the store" in refused(server, "stop")
     assert "of maps were given back" in succeed(server, "stop", "--release", "--map-dir", server.map_dir)
     assert not list(server.map_dir.glob("shard-*"))
-    assert "holds a store" in refused(server, "restore", tmp_path / "b0")
-    assert "there is no backup in" in refused(server, "restore", tmp_path)
+    assert "holds a store" in refused(server, "restore", tmp_path / "b0", run_dir=False)
+    assert "there is no backup in" in refused(server, "restore", tmp_path, run_dir=False)
 
     shutil.rmtree(server.data_dir)
-    until = refused(server, "restore", tmp_path / "b0", "--until", "1999-12-31T23:59:59Z")
+    until = refused(server, "restore", tmp_path / "b0", "--until", "1999-12-31T23:59:59Z", run_dir=False)
     taken = Archive.load(tmp_path / "b0")
     assert f"it can be restored to revisions {taken.first_revision} to {taken.last_revision}, times 2" in until
-    assert kvserver(server, "restore", tmp_path / "b0", "--until", "yesterday").returncode == 2
-    succeed(server, "restore", tmp_path / "b0")
+    assert kvserver(server, "restore", tmp_path / "b0", "--until", "yesterday", run_dir=False).returncode == 2
+    succeed(server, "restore", tmp_path / "b0", run_dir=False)
     (server.data_dir / "restore.incomplete").touch()
     refuses_to_serve(server, server.data_dir, "a restore into .* was not finished: repeat it")
     refuses_to_serve(server, tmp_path / "b1", "is a backup: `kvserver restore")
-    succeed(server, "restore", tmp_path / "b1")
+    succeed(server, "restore", tmp_path / "b1", run_dir=False)
     server.start()
     with server.client() as client:
         assert client.get("/k").text == "v"

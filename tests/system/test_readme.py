@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,13 +20,20 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_console_examples_print_what_the_readme_says(server: Server) -> None:
+def test_console_examples_print_what_the_readme_says(server: Server, tmp_path: Path) -> None:
     address = f"{server.host}:{server.port}"
+    environ = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "KVSERVER_DATA_DIR": str(server.data_dir), "KVSERVER_RUN_DIR": str(server.run_dir),
+    }  # fmt: skip
     ran = 0
     for block in blocks("console"):
         for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
             local = command.replace("localhost:8080", address).replace("curl ", "curl -s --noproxy '*' ")
-            printed = subprocess.run(["bash", "-c", local], capture_output=True, text=True, check=True).stdout
+            done = subprocess.run(
+                ["bash", "-c", local], env=environ, cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            printed = done.stdout
             assert printed.strip() == expected.strip(), command
             ran += 1
     assert ran == README.read_text().count("\n$ ") > 0
