@@ -7,8 +7,11 @@ segments: whoever fills 64 MiB runs a `Segments` of its own, see `Store.segments
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from shards.recovery import begin_history
 from shards.segments import Segments
 from shards.stamps import make_stamps
 
+MOVES_CLOCK = "from tests.stores import moved_clock; clock = moved_clock({path!r}); clock.__enter__()"
+"""What a process of a test runs first so that its clock moves, too."""
 SECRET = 0x5EC2E7_0123_4567
 
 
@@ -42,6 +47,20 @@ class Store:
     def close(self) -> None:
         """Unmap the board."""
         self.board.close()
+
+
+@contextmanager
+def moved_clock(path: str) -> Iterator[memoryview[int]]:
+    """Within it every board of this process is ahead by the milliseconds in the word it gives, which is a file's, so
+    that several processes share it."""
+    with Path(path).open("r+b") as file:
+        word = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
+    now_ms = Board.now_ms
+    Board.now_ms = lambda board: now_ms(board) + word[0]  # type: ignore[method-assign]
+    try:
+        yield word
+    finally:
+        Board.now_ms = now_ms  # type: ignore[method-assign]
 
 
 def new_store(

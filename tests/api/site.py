@@ -18,17 +18,22 @@ from shards.manifest import Manifest
 from shards.protocol import Done, Put
 from tests.api.shard.tools import shard
 from tests.api.web import Answer, Front, request
-from tests.stores import Store, new_store
+from tests.stores import MOVES_CLOCK, Store, moved_clock, new_store
 
 
 class Site:
     """An application with its router on a loop that turns while something is awaited."""
 
-    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+    def __init__(self, runner: asyncio.Runner, store: Store, moved: memoryview[int]) -> None:
         self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
         self.store = store
         self.router = Router(store.board, store.run_dir, runner.get_loop())
         self.front = Front(store.board, store.board.workers.claim()[1], self.router)
+        self._moved = moved
+
+    def advance(self, seconds: int) -> None:
+        """Let time pass for the store: shards and readers of its maps."""
+        self._moved[0] += seconds * 1000
 
     async def start(self) -> None:
         self.router.start()
@@ -85,10 +90,13 @@ def running_site(shards: int, max_value: int) -> Iterator[Site]:
     store = new_store(place, shards=shards, sync="os", max_value=max_value)
     Manifest.create(store.data_dir).save(store.data_dir)
     with ExitStack() as stack:
+        clock = place / "clock"
+        clock.write_bytes(bytes(8))
+        moved = stack.enter_context(moved_clock(str(clock)))
         for index in range(shards):
-            stack.enter_context(shard(store, index))
+            stack.enter_context(shard(store, index, script=MOVES_CLOCK.format(path=str(clock))))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            made = Site(runner, store)
+            made = Site(runner, store, moved)
             runner.run(made.start())
             yield made
             runner.run(made.front.close())
