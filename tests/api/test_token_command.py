@@ -1,0 +1,125 @@
+"""`kvserver token`: what it prints, what it makes of the file, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kvserver import cli
+from kvserver.access.tokenedit import add, changing
+from kvserver.access.tokenfile import read
+from kvserver.access.tokens import digest
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.toml"
+
+
+def run(file: Path, *words: str, environ: bool = False) -> Result:
+    where = [] if environ else ["--tokens", str(file)]
+    env = {"KVSERVER_DATA_DIR": str(file.parent / "nowhere"), "KVSERVER_TOKENS": str(file) if environ else ""}
+    return CliRunner().invoke(cli.main, ["token", *words, *where], env=env)
+
+
+@pytest.mark.parametrize("environ", [False, True])
+def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: bool) -> None:
+    made = run(file, "new", "deploy", "--grant", "read,write:flags/", "--grant", "feed", environ=environ)
+    assert made.exit_code == 0
+    assert re.fullmatch(r"kv_[A-Za-z0-9_-]{43}\n", made.stdout) and made.stderr == ""
+    token = made.stdout.strip()
+    assert token not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    (stored,) = read(file)
+    assert stored.sha256 == digest(token.encode())
+    assert (stored.grants.read, stored.grants.write, stored.grants.feed) == ((b"flags/",), (b"flags/",), (b"",))
+    listed = run(file, "list", environ=environ)
+    assert listed.stdout == 'deploy  read:"flags/" write:"flags/" feed\n'
+    assert run(file, "revoke", "deploy", environ=environ).exit_code == 0
+    assert read(file) == []
+    assert run(file, "list").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["new", "a"], 2, "--grant"),
+        (["new", "a", "--grant", "raed"], 2, 'read, write, feed, admin'),
+        (["new", "a", "--grant", ""], 2, 'read, write, feed, admin'),
+        (["new", "a", "--grant", "read,:x"], 2, 'read, write, feed, admin'),
+        (["new", "a", "--grant", "admin:x/"], 2, "whole server"),
+        (["new", "a", "--grant", "read:\udcff"], 2, "not UTF-8"),
+        (["new", "a", "--grant", "read:" + "x" * 512], 2, "512 bytes"),
+        (["new", "a b", "--grant", "read"], 2, "letters, digits"),
+        (["new", "-a", "--grant", "read"], 2, ""),
+        (["new", "\udcff", "--grant", "read"], 2, "letters, digits"),
+        (["new", "", "--grant", "read"], 2, "letters, digits"),
+        (["new", "there", "--grant", "read"], 1, "has a token there already"),
+        (["revoke", "nobody"], 1, "no token of the name nobody; it has there"),
+        (["revoke"], 2, "NAME"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(file: Path, words: list[str], status: int, message: str) -> None:
+    assert run(file, "new", "there", "--grant", "read").exit_code == 0
+    before = file.read_bytes()
+    refused = run(file, *words)
+    assert (refused.exit_code, refused.stdout) == (status, "")
+    assert message in " ".join(refused.stderr.split())
+    assert file.read_bytes() == before
+
+
+def test_without_a_file(file: Path, tmp_path: Path) -> None:
+    for words in (["new", "a", "--grant", "read"], ["list"], ["revoke", "a"]):
+        result = CliRunner().invoke(cli.main, ["token", *words], env={"KVSERVER_TOKENS": ""})
+        assert result.exit_code == 2 and "KVSERVER_TOKENS" in result.stderr
+    for words in (["list"], ["revoke", "a"]):
+        result = run(file, *words)
+        assert result.exit_code == 1 and "there is no file of tokens" in result.stderr
+    result = run(tmp_path / "missing" / "tokens.toml", "new", "a", "--grant", "read")
+    assert result.exit_code == 1 and "cannot be written" in result.stderr and "kv_" not in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_broken_or_open_to_all_is_not_touched(file: Path) -> None:
+    file.write_text("[[token]\n")
+    broken = run(file, "new", "a", "--grant", "read")
+    assert broken.exit_code == 1 and "line 1" in broken.stderr and broken.stdout == ""
+    file.write_bytes(b"# \xff\n")
+    assert "not UTF-8" in run(file, "new", "a", "--grant", "read").stderr
+    file.write_text("")
+    file.chmod(0o666)
+    for words in (["new", "a", "--grant", "read"], ["list"]):
+        result = run(file, *words)
+        assert result.exit_code == 1 and "chmod o-w" in result.stderr
+    assert file.read_text() == ""
+
+
+def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    file.symlink_to(tmp_path / "real" / "tokens.toml")
+    assert run(file, "new", "a", "--grant", "read").exit_code == 0
+    assert file.is_symlink() and len(read(tmp_path / "real" / "tokens.toml")) == 1
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["tokens.toml"]
+
+
+def test_its_owner_stays_its_owner(file: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    file.write_text("")
+    os.chown(file, 12345, 12346)
+    assert run(file, "new", "a", "--grant", "read").exit_code == 0
+    assert (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777) == (12345, 12346, 0o600)
+
+
+def test_changes_at_the_same_time_are_all_made(file: Path) -> None:
+    def make(number: int) -> None:
+        changing(file, lambda text: add(text, str(file), f"t{number}", f"kv_{number}", [("", ["read"])]))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, range(24)))
+    assert {token.grants.name for token in read(file)} == {f"t{number}" for number in range(24)}
