@@ -6,16 +6,17 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from kvserver.access.grants import EVERYTHING
+from kvserver.access.grants import Grants
 from kvserver.gateway import formats
-from kvserver.gateway.handler import run_session
+from kvserver.gateway.door import Door, close_code, is_told_in_stream
+from kvserver.gateway.handler import Session, run_session
 from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, Piece, WebSocket
 from kvserver.gateway.source import Follower, Source
 from kvserver.gateway.views import View
 from kvserver.web import target
 from kvserver.web.answers import Origins
-from shards.errors import NoSuchResource, Unavailable
+from shards.errors import Forbidden, KVError, NoSuchResource, Unauthorized, Unavailable
 from shards.log import Trimmed
 
 log = logging.getLogger(__name__)
@@ -25,18 +26,26 @@ BINARY: Final = b"application/octet-stream"
 
 
 class Wal:
-    """A client of `/wal`: every change as one line of text, and what others read."""
+    """A client of `/wal`: every change it may see as one line of text, and what others read.
 
-    def __init__(self, source: Source, peer: str, binary: bool) -> None:
-        """From now on: the position is the history's end at this moment."""
+    Attributes:
+        grants: what it may.
+    """
+
+    def __init__(self, source: Source, grants: Grants, peer: str, binary: bool, on_end: Callable[[Wal], None]) -> None:
+        """From now on: the position is the history's end at this moment. `on_end` is called when it is over."""
+        self.grants, self._on_end = grants, on_end
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
-        encode = formats.binary_frame if binary else formats.text_frame
-        self._follower: Follower = source.join(View.of(encode, EVERYTHING), self._wake)
+        self._revoked = False
+        self._encode = formats.binary_frame if binary else formats.text_frame
+        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
         self._websocket = websocket
+        if self._revoked:
+            self._end_revoked()
         websocket.on_answer = self._answered
         websocket.ping()
         websocket.source = self._next
@@ -47,6 +56,19 @@ class Wal:
     def end(self) -> None:
         """Stop following."""
         self._source.leave(self._follower)
+        self._on_end(self)
+
+    def review(self, grants: Grants | None) -> None:
+        """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
+        if grants is None or View.of(self._encode, grants) != self._follower.view:
+            self._revoked = True
+            self._end_revoked()
+        else:
+            self.grants = grants
+
+    def _end_revoked(self) -> None:
+        if self._websocket is not None:
+            self._websocket.close(3000, "revoked")
 
     def _next(self) -> Piece | None:
         assert self._websocket is not None
@@ -68,6 +90,28 @@ class Wal:
         self._source.report("heartbeat", self._peer.encode())
 
 
+class Farewell:
+    """A client that is accepted only to be told why it may not come in, since it cannot see a refusal."""
+
+    def __init__(self, error: Unauthorized | Forbidden) -> None:
+        self._error = error
+
+    def run(self, websocket: WebSocket) -> None:
+        """Close, with the reason."""
+        websocket.close(close_code(self._error), reason(self._error))
+        while websocket.receive() is not None:
+            pass
+
+    def end(self) -> None:
+        """Nothing to release."""
+
+
+def reason(error: KVError) -> str:
+    """An error in the words of a close frame, which has room for 123 bytes."""
+    text = f"{error.title}: {error.detail}" if error.detail not in ("", error.title) else error.title
+    return text.encode()[:123].decode(errors="ignore")
+
+
 class Gateway:
     """`kvserver.gateway.handler.Application` of the feed.
 
@@ -79,23 +123,43 @@ class Gateway:
         self.limits = Limits()
         self.origins = Origins("*")
         self.source: Source | None = None
+        self._door: Door | None = None
+        self._sessions: set[Wal] = set()
 
-    def open(self, source: Source, origins: str) -> None:
-        """Serve clients from `source`, and pages of `origins`."""
-        self.source, self.origins = source, Origins(origins)
+    def open(self, source: Source, origins: str, door: Door) -> None:
+        """Serve clients that come through `door` from `source`, and pages of `origins`."""
+        self.source, self.origins, self._door = source, Origins(origins), door
 
     def close(self) -> None:
         """Admit nobody any more."""
         self.source = None
 
-    def admit(self, head: Head, peer: str) -> Wal:
+    def refresh(self) -> None:
+        """Follow changes of the tokens: connections whose grants are gone are closed. Call it a few times a second."""
+        if self._door is not None and self._door.tokens.refresh():
+            for session in list(self._sessions):
+                session.review(self._door.tokens.current(session.grants))
+
+    def admit(self, head: Head, peer: str) -> Session:
         """A feed for a well-formed upgrade of `/wal`. Raises `KVError`."""
         if head.path.decode() != target.WAL:
             raise NoSuchResource
-        check_upgrade(head, self.origins)
-        if self.source is None:
+        if self.source is None or self._door is None:
             raise Unavailable("the feed is stopping")
-        return Wal(self.source, peer, head.first(b"content-type") == BINARY)
+        self.refresh()
+        in_stream = is_told_in_stream(head)
+        if in_stream:
+            check_upgrade(head, self.origins)
+        try:
+            grants = self._door.enter(head, "websocket")
+        except (Unauthorized, Forbidden) as error:
+            if in_stream:
+                return Farewell(error)
+            raise
+        check_upgrade(head, self.origins)
+        session = Wal(self.source, grants, peer, head.first(b"content-type") == BINARY, self._sessions.discard)
+        self._sessions.add(session)
+        return session
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """WSGI."""

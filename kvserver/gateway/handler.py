@@ -22,6 +22,7 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
+from kvserver.gateway.door import without_ticket
 from kvserver.gateway.head import Head, accepted, head_end, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
 from kvserver.web.answers import Origins
@@ -144,7 +145,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._log_answer(status, len(answer))
 
     def _log_answer(self, status: int, length: int) -> None:
-        head = self._head or Head("-", b"-", b"", "1.1", [])
+        head = self._head or Head("-", b"-", b"", b"", "1.1", [])
         self.environ = {
             "REQUEST_METHOD": head.method,
             "RAW_URI": head.target.decode("latin-1"),
@@ -200,7 +201,11 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             self.server.keeper.remove(websocket)
             self.environ["wsgi.websocket"] = self.websocket = None
 
-    log_request = PyWSGIHandler.log_request
+    def log_request(self) -> None:
+        """A line of the access log, without the ticket."""
+        self.environ["RAW_URI"] = without_ticket(self.environ["RAW_URI"])
+        self.environ["QUERY_STRING"] = self.environ["RAW_URI"].partition("?")[2]
+        PyWSGIHandler.log_request(self)
 
 
 class Server(PyWSGIServer):  # type: ignore[misc]

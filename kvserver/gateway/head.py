@@ -37,6 +37,7 @@ class Head(NamedTuple):
     method: str
     target: bytes
     path: bytes
+    query: bytes
     version: str
     """Of HTTP, `1.0` or `1.1`."""
     headers: Headers
@@ -92,8 +93,8 @@ def parse_head(head: bytes) -> Head:
         raise BadRequest("malformed request: it is empty")
     if len(parsed.headers) > MOST_HEADERS:
         raise HeadersTooLarge
-    version, path = parser.get_http_version(), split(parsed.target)[0]
-    found = Head(parser.get_method().decode("ascii"), parsed.target, path, version, parsed.headers)
+    method, version = parser.get_method().decode("ascii"), parser.get_http_version()
+    found = Head(method, parsed.target, *split(parsed.target), version, parsed.headers)
     _check(found)
     return found
 

@@ -27,6 +27,9 @@ from gevent.pool import Pool  # type: ignore[import-untyped]
 from geventwebsocket.gunicorn.workers import GeventWebSocketWorker  # type: ignore[import-untyped]
 from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 
+from kvserver.access.tickets import Tickets
+from kvserver.access.tokens import Tokens, TokensError
+from kvserver.gateway.door import Door
 from kvserver.gateway.handler import Handler, Server
 from kvserver.gateway.handover import Reception
 from kvserver.gateway.socket import Keeper
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_WITHIN_S = 2.0
 """Over how long a stopping process spreads its closes."""
+FOLLOW_TOKENS_S = 0.2
+"""How often is looked whether tokens have changed."""
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -134,33 +139,41 @@ class GatewayWorker(SocketWorker):
         """Claim a row, start to follow the history, listen for connections that are handed over."""
         settings = load(ServerSettings)
         process.configure_logging(settings.log_level, "gateway")
-        board = self._board = self._find(settings)
-        if board is None:
+        found = self._find(settings)
+        self._board = None if found is None else found[0]
+        if found is None:
             return False
+        board, tokens = found
         run_dir = settings.resolved_run_dir()
         index, self.row = board.gateways.claim()
         self.source = Source(board, run_dir, self.row, index)
-        self.wsgi.open(self.source, settings.origins)
+        self.wsgi.open(self.source, settings.origins, Door(tokens, Tickets(board, tokens)))
         server = self.servers[0]
         self.reception = Reception(run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
-        self.greenlets = [gevent.spawn(self.source.run), gevent.spawn(self.reception.run)]
+        self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._follow_tokens)]
         self.greenlets[0].link_exception(self._failed)
         self.row.state = Common.UP
         return True
 
-    def _find(self, settings: ServerSettings) -> Board | None:
-        """The board, once there is one: the store may be between two runs. None if told to stop."""
+    def _find(self, settings: ServerSettings) -> tuple[Board, Tokens] | None:
+        """The board and its tokens, once there is one: the store may be between two runs. None if told to stop."""
         told = False
         while self.alive:
             try:
-                return Board.open(settings.board_path)
-            except BoardError as error:
+                board = Board.open(settings.board_path)
+                return board, Tokens(board)
+            except (BoardError, TokensError) as error:
                 if not told:
                     log.warning("waiting: %s", error)
                 told = True
             self.notify()
             self.stopping.wait(0.2)
         return None
+
+    def _follow_tokens(self) -> None:
+        while True:
+            gevent.sleep(FOLLOW_TOKENS_S)
+            self.wsgi.refresh()
 
     def _failed(self, greenlet: gevent.Greenlet) -> None:
         """The history cannot be followed any more: better no feed than one that stands still."""
