@@ -16,7 +16,6 @@ HOST: Final = re.compile(rb"[^\x00-\x20,/@?#\x7f]*")
 
 NOT_A_HOST: Final = "Host header: not a host"
 ONE_HOST: Final = "Host header: exactly one is needed"
-ONE_AUTHORIZATION: Final = "Authorization header: exactly one is needed"
 NOT_A_LENGTH: Final = "Content-Length: not a number"
 UNKNOWN_CODING: Final = "Transfer-Encoding: only chunked is known"
 TWO_LENGTHS: Final = "Transfer-Encoding: not with Content-Length or HTTP/1.0"
