@@ -21,7 +21,6 @@ def test_a_store_is_checked_damaged_and_repaired(new_server: NewServer, tmp_path
         for n in range(10):
             client.put(f"/last-{n}", content="v")
     epoch = server.status()["epoch"]
-    assert "stop it first" in refused(server, "check", "--repair")
     server.stop()
     whole = succeed(server, "check", *maps)
     assert whole.count("keys are what snapshot and log make of them") == 2
@@ -36,15 +35,13 @@ def test_a_store_is_checked_damaged_and_repaired(new_server: NewServer, tmp_path
     assert asked.returncode == 1
     assert "Of the changes " in asked.stdout
     assert "--yes is needed" in asked.stderr
-    refuses_to_start(server)
     assert "done" in succeed(server, "check", "--repair", "--yes", *maps)
     succeed(server, "check", *maps)
     server.start()
     with server.client() as client:
         assert client.get("/keys/last-").json() == [f"last-{n}" for n in range(7)]
     assert server.status()["epoch"] != epoch
-    (server.data_dir / "manifest").write_text("{}")
-    assert "the manifest" in refused(server, "check", *maps)
+    assert "stop it first" in refused(server, "check", "--repair")
 
 
 def damage(server: Server, text: bytes) -> None:
