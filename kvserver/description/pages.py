@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from html import escape
 from http import HTTPStatus
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -21,7 +21,7 @@ from shards.errors import KVError
 
 Document = dict[str, Any]
 
-_STYLE: Final = files("kvserver.description").joinpath("style.css").read_text("utf-8")
+_STYLE: Final = Path(__file__).with_name("style.css").read_text("utf-8")
 _DIGEST: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 SECURITY_POLICY: Final = (
     f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,7 +37,7 @@ class _Operation(NamedTuple):
 
     def name(self, methods: int = 2) -> str:
         """As HTML, with its first so many methods."""
-        return f'<span class="method">{", ".join(self.methods[:methods])}</span> {code(self.path)}'
+        return f'<span class="method">{", ".join(self.methods[:methods])} </span>{code(self.path)}'
 
     @property
     def anchor(self) -> str:
@@ -87,7 +87,7 @@ def error(document: Document, error_class: type[KVError]) -> str:
         "title": error_class.title,
         "status": status,
         "code": error_class.code,
-        "detail": "",
+        "detail": error_class.title,
         "hint": error_class.hint,
         "request_id": "4f1c0a5be0c9d3a7",
     }

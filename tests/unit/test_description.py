@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -175,6 +177,13 @@ def test_pages_hold_together_and_need_nothing_else() -> None:
             assert where in ("", target.OPENAPI, *read), link
             assert not part or part in read[where or path].ids, link
     assert not re.search(r"url\(|@import|https?://(?!localhost:8080)", "".join(all_pages().values()))
+
+
+def test_the_policy_admits_the_style_sheet_of_every_page() -> None:
+    for page in all_pages().values():
+        (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+        digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        assert f"style-src 'sha256-{digest}'" in pages.SECURITY_POLICY
 
 
 def test_the_overview_shows_everything() -> None:
