@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
 from kvserver.query import SECONDS, TIME
 from kvserver.times import parse_expires, parse_ttl
@@ -145,10 +145,25 @@ class Format:
 
     def __init__(
         self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
-        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any],
+        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], join: Callable[[list[bytes], int], bytes],
     ) -> None:  # fmt: skip
+        self.join_results = join
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
-        self._read = decoder(Get | put | Delete | Touch | Incr | Patch).decode
+        operation: Any = Get | put | Delete | Touch | Incr | Patch
+        self._read = decoder(operation).decode
+        self._read_whole = decoder(defstruct("Whole", [("ops", list[operation]), ("atomic", bool, False)],
+                                             forbid_unknown_fields=True)).decode  # fmt: skip
+
+    def small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
+        """The operations in `body` for their shards, and whether they are atomic: what `envelope` and `operation` give
+        at a third of their cost, but in one go. None: let those say what is wrong."""
+        try:
+            whole = self._read_whole(body)
+            if len(whole.ops) > BATCH_OPS:
+                return None
+            return [self._for_shard(op, batch) for op in whole.ops], whole.atomic
+        except (BadRequest, *_UNREADABLE):
+            return None
 
     def envelope(self, body: bytes) -> Envelope:
         """The batch in `body`. Raises `BadRequest`."""
@@ -171,27 +186,31 @@ class Format:
 
     def _for_shard(self, op: Any, batch: int) -> OfOneKey:
         key = _key(op.key)
-        if isinstance(op, Get):
+        kind = type(op)
+        if kind is Get:
             return ShardGet(key, batch)
-        if isinstance(op, _Put):
+        if kind is PutInJson or kind is PutInMessagePack:
             value, content_type = self._value(op)
-            return ShardPut(key, value, content_type, *op.expiry(), False, op.condition())
-        if isinstance(op, Delete):
+            if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
+                return ShardPut(key, value, content_type)
+            ttl_ms, expires_ms = op.expiry()
+            return ShardPut(key, value, content_type, ttl_ms, expires_ms, False, op.condition())
+        if kind is Delete:
             return ShardDelete(key, False, op.condition())
-        if isinstance(op, Touch):
+        if kind is Touch:
             return ShardTouch(key, *_touch(op), op.condition())
-        if isinstance(op, Incr):
+        if kind is Incr:
             return ShardIncr(key, op.by, _ttl_ms(op.ttl_if_new), op.condition())
         return ShardPatch(key, self._json_of(op.patch), op.condition())
 
     def _value(self, op: Any) -> tuple[bytes, str]:
         """Value and content type of a put."""
-        coded: Any = getattr(op, "value_base64", UNSET)
-        if sum(given is not UNSET for given in (op.value, op.json, coded)) != 1:
+        coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
+        if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
             names = "value, json, value_base64" if isinstance(op, PutInJson) else "value, json"
             raise BadRequest(f"exactly one of {names} is wanted")
         content_type = "" if op.content_type is UNSET else op.content_type
-        if not is_content_type(content_type):
+        if content_type and not is_content_type(content_type):
             raise BadRequest("content_type: a media type of at most 255 ASCII characters is wanted, like text/plain")
         if op.json is not UNSET:
             return self._json_of(op.json), content_type or JSON_CONTENT
@@ -267,12 +286,24 @@ def _check_json(document: Any) -> None:
         raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
 
 
+def _join_json(pieces: list[bytes], _: int) -> bytes:
+    """The document whose only member is `results`, the arrays in `pieces` as one."""
+    return b'{"results":[' + b",".join(piece[1:-1] for piece in pieces if len(piece) > 2) + b"]}"
+
+
+def _join_msgpack(pieces: list[bytes], count: int) -> bytes:
+    """`_join_json` in MessagePack; there are `count` results, at most `BATCH_OPS`."""
+    bare = [memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :] for piece in pieces]
+    return b"\x81\xa7results\xdc" + count.to_bytes(2, "big") + b"".join(bare)
+
+
 JSON: Final = Format(
-    "JSON", msgspec.json.decode, msgspec.json.Encoder().encode, PutInJson, _json_of_json, msgspec.json.Decoder
-)
+    "JSON", msgspec.json.decode, msgspec.json.Encoder().encode, PutInJson, _json_of_json, msgspec.json.Decoder,
+    _join_json,
+)  # fmt: skip
 MESSAGE_PACK: Final = Format(
     "MessagePack", msgspec.msgpack.decode, msgspec.msgpack.Encoder().encode, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder,
+    msgspec.msgpack.Decoder, _join_msgpack,
 )  # fmt: skip
 
 

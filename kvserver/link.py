@@ -16,8 +16,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -25,10 +27,12 @@ from zmq.utils.monitor import recv_monitor_message
 from shards import protocol
 from shards.board import ShardRow
 from shards.errors import KVError, OutcomeUnknown, ProtocolError, Unavailable
-from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Failed, Operation, Reply, count_of, size_of
+from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Failed, OfOneKey, Operation, Reply, count_of, size_of
 
 MOST_WAITING = 256
-"""Operations of one worker that may wait for a shard that cannot be reached; further ones are refused at once."""
+"""Requests of one worker that may wait for a shard that cannot be reached; further ones are refused at once."""
+MOST_WAITING_BYTES = 64 << 20
+"""Bytes of keys and values that may wait with them. One request may wait whatever its size."""
 LATE_NS = 200_000_000
 """How much longer than its deadline a message is waited for: the shard may be about to refuse it."""
 
@@ -37,16 +41,36 @@ _EVENTS = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
 log = logging.getLogger("kvserver.router")
 
 Deliver = Callable[[Reply | KVError], None]
+DeliverAll = Callable[[Sequence[Reply] | KVError], None]
 
 
 class Pending:
     """An operation whose answer is due. `deliver` is called once, with a reply or an error."""
 
-    __slots__ = ("count", "deadline_ns", "deliver", "operation", "size")
+    __slots__ = ("count", "deadline_ns", "deliver", "operations", "size")
 
     def __init__(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
-        self.operation, self.deadline_ns, self.deliver = operation, deadline_ns, deliver
+        self.operations: Sequence[Operation] = (operation,)
+        self.deadline_ns = deadline_ns
+        self.deliver: Callable[[Any], None] = deliver
         self.size, self.count = size_of(operation), count_of(operation)
+
+    def answer(self, replies: Iterator[Reply]) -> None:
+        """Take what is this one's from `replies`, and deliver it."""
+        self.deliver(next(replies))
+
+
+class Portion(Pending):
+    """Operations of one key each that travel together, answered together: `deliver` gets all replies, or an error."""
+
+    __slots__ = ()
+
+    def __init__(self, operations: Sequence[OfOneKey], deadline_ns: int, deliver: DeliverAll) -> None:
+        self.operations, self.deadline_ns, self.deliver = operations, deadline_ns, deliver
+        self.size, self.count = sum(map(size_of, operations)), len(operations)
+
+    def answer(self, replies: Iterator[Reply]) -> None:
+        self.deliver(list(islice(replies, self.count)))
 
 
 class Link:
@@ -61,7 +85,7 @@ class Link:
     ) -> None:  # fmt: skip
         self._context, self._row, self._index, self._run_dir, self._loop = context, row, index, run_dir, loop
         self._waiting: deque[Pending] = deque()
-        self._in_flight: dict[int, tuple[int, list[Pending]]] = {}
+        self._in_flight: dict[int, tuple[int, list[Pending], int]] = {}  # deadline, who waits, how many replies
         self._next_id = 1
         self._flush_scheduled = False
         self._socket: zmq.Socket[bytes] | None = None
@@ -81,20 +105,34 @@ class Link:
 
         `deliver` is called later, or now if the shard was given up or too much waits for it already.
         """
-        if not self._open and (len(self._waiting) >= MOST_WAITING or self._row.given_up):
-            deliver(Unavailable(f"shard {self._index} is down"))
+        self._enqueue(Pending(operation, deadline_ns, deliver))
+
+    def submit_all(self, operations: Sequence[OfOneKey], deadline_ns: int, deliver: DeliverAll) -> None:
+        """`submit` operations together; they must fit into one message. While they wait they are one request."""
+        self._enqueue(Portion(operations, deadline_ns, deliver))
+
+    def _enqueue(self, pending: Pending) -> None:
+        if not self._open and (self._row.given_up or self._is_crowded(pending.size)):
+            pending.deliver(Unavailable(f"shard {self._index} is down"))
             return
-        self._waiting.append(Pending(operation, deadline_ns, deliver))
+        self._waiting.append(pending)
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+
+    def _is_crowded(self, size: int) -> bool:
+        """Whether `size` bytes more are too much to wait."""
+        waiting = self._waiting
+        if len(waiting) >= MOST_WAITING:
+            return True
+        return bool(waiting) and size + sum(pending.size for pending in waiting) > MOST_WAITING_BYTES
 
     def tick(self) -> None:
         """Called every few milliseconds: reconnects, sends what waits, lets pass what is late."""
         if self._row.incarnation != self._incarnation:
             self._connect()
         now = time.monotonic_ns()
-        late = [id for id, (deadline_ns, _) in self._in_flight.items() if now > deadline_ns + LATE_NS]
+        late = [id for id, (deadline_ns, *_) in self._in_flight.items() if now > deadline_ns + LATE_NS]
         for id in late:
             self._fail(self._in_flight.pop(id)[1])
         if self._waiting:
@@ -135,19 +173,18 @@ class Link:
         """Hand one message to ZeroMQ; False if it surely did not take it."""
         assert self._socket is not None
         deadline_ns = min(pending.deadline_ns for pending in batch)
-        frames = protocol.encode_request(
-            self._next_id, self._incarnation, deadline_ns, [pending.operation for pending in batch]
-        )
+        operations = list(chain.from_iterable([pending.operations for pending in batch]))
+        frames = protocol.encode_request(self._next_id, self._incarnation, deadline_ns, operations)
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT, copy=len(frames[1]) < 65536)
         except zmq.Again:
             self._open = False
             return False
         self._open = True
-        self._in_flight[self._next_id] = (deadline_ns, batch)
+        self._in_flight[self._next_id] = (deadline_ns, batch, len(operations))
         self._next_id += 1
         self.messages += 1
-        self.operations += len(batch)
+        self.operations += len(operations)
         return True
 
     # Receiving
@@ -166,7 +203,7 @@ class Link:
             self._answer(id, replies)
 
     def _answer(self, id: int, replies: list[Reply]) -> None:
-        _, batch = self._in_flight.pop(id, (0, []))
+        _, batch, count = self._in_flight.pop(id, (0, [], 0))
         if not batch:
             return  # nobody waits for it any more
         first = replies[0] if replies else None
@@ -174,15 +211,16 @@ class Link:
         if len(replies) == 1 and isinstance(error, Unavailable):  # refused as a whole, surely not executed
             self._waiting.extendleft(reversed(batch))
             self._drop_late(time.monotonic_ns())
-        elif len(replies) == len(batch):
-            for pending, reply in zip(batch, replies, strict=True):
-                pending.deliver(reply)
+        elif len(replies) == count:
+            left = iter(replies)
+            for pending in batch:
+                pending.answer(left)
         else:
             for pending in batch:
                 pending.deliver(error)
 
     def _fail(self, batch: list[Pending]) -> None:
-        self.unknown += len(batch)
+        self.unknown += sum(len(pending.operations) for pending in batch)
         for pending in batch:
             pending.deliver(OutcomeUnknown(f"shard {self._index} did not answer"))
 
@@ -228,7 +266,7 @@ class Link:
         self._socket = self._monitor = None
         self._open, self._incarnation = False, 0
         unanswered, self._in_flight = self._in_flight, {}
-        for _, batch in unanswered.values():
+        for _, batch, _ in unanswered.values():
             self._fail(batch)
 
     def _watch(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,13 @@ from kvserver.activity import ActivityFeed
 from kvserver.link import Link
 from kvserver.merge import Walk
 from shards.board import Board
-from shards.errors import KVError, OutcomeUnknown, Unavailable
+from shards.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
 from shards.eviction import note_use
 from shards.maps import Item, MapReader
 from shards.protocol import (
+    ANSWER_BYTES,
+    MESSAGE_BYTES,
+    MESSAGE_OPS,
     ActivityKind,
     AtomicBatch,
     Delete,
@@ -44,6 +47,7 @@ from shards.protocol import (
     Results,
     Touch,
     Value,
+    size_of,
 )
 from shards.slots import shard_of
 from shards.stamps import open_stamps
@@ -56,6 +60,9 @@ COUNT_KEYS: Final = 5000
 """Keys counted in one transaction."""
 
 _TICK_S = 0.02
+_INTERNAL: Final = Failed("internal")
+_ABSENT: Final = Value(0, False)
+_TOO_LARGE: Final = Failed.of(AnswerTooLarge())
 
 
 class Router:
@@ -249,26 +256,75 @@ class Router:
         return deleted, lost
 
     async def each(self, operations: Sequence[OfOneKey]) -> list[Reply]:
-        """Do the operations, those of one shard in their order, and give their replies in theirs; an error is a
-        `Failed`. Reads, and deletes of absent keys, are shown as activity."""
-        replies: list[Reply] = [Failed("internal")] * len(operations)
-        left = len(operations)
+        """Do the operations, those of one key in their order, and give their replies in theirs; an error is a
+        `Failed`. Reads, and deletes of absent keys, are shown as activity.
+
+        Gets are answered from the maps, but for those of keys that are changed before them.
+        """
+        replies: list[Reply] = [_INTERNAL] * len(operations)
         finished: asyncio.Future[None] = self._loop.create_future()
         end = self.board.end()
+        portions = list(self._portions(operations, replies))
+        left = len(portions)
 
-        def deliver(index: int, reply: Reply | KVError) -> None:
+        def deliver(portion: list[int], answers: Sequence[Reply] | KVError) -> None:
             nonlocal left
-            replies[index] = Failed.of(reply) if isinstance(reply, KVError) else reply
+            if isinstance(answers, KVError):
+                answers = [Failed.of(answers)] * len(portion)
+            for index, reply in zip(portion, answers, strict=True):
+                replies[index] = reply
             left -= 1
             if not left and not finished.done():
                 finished.set_result(None)
 
-        for index, operation in enumerate(operations):
-            self.submit(operation, partial(deliver, index))
-        if operations:
+        deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
+        for shard, portion in portions:
+            asked = [operations[index] for index in portion]
+            self._links[shard].submit_all(asked, deadline_ns, partial(deliver, portion))
+        if portions:
             await finished
         self._show(operations, replies, end)
         return replies
+
+    def _portions(self, operations: Sequence[OfOneKey], replies: list[Reply]) -> Iterator[tuple[int, list[int]]]:
+        """What has to be asked: shard, and indices of operations that fit into one message. The other `replies` are
+        filled in: they are looked up before anything is sent."""
+        asked: dict[int, list[int]] = {}
+        sizes = [0] * self._shards
+        changed: set[bytes] = set()
+        room = ANSWER_BYTES
+        for index, operation in enumerate(operations):
+            key = operation.key
+            if type(operation) is not Get:
+                changed.add(key)
+            elif key not in changed:
+                reply = self._look_up(key) if room >= 0 else _TOO_LARGE
+                room -= len(reply.value) if isinstance(reply, Value) else 0
+                replies[index] = reply if room >= 0 else _TOO_LARGE
+                continue
+            shard = shard_of(key, self._shards)
+            size = size_of(operation)
+            portion = asked.setdefault(shard, [])
+            if portion and (len(portion) >= MESSAGE_OPS or sizes[shard] + size > MESSAGE_BYTES):
+                yield shard, portion
+                asked[shard] = portion = []
+                sizes[shard] = 0
+            portion.append(index)
+            sizes[shard] += size
+        yield from asked.items()
+
+    def _look_up(self, key: bytes) -> Reply:
+        """`get` as a shard would reply; it is not shown."""
+        now_ms = self.board.now_ms()
+        try:
+            item = self._readers[shard_of(key, self._shards)].get(key, now_ms)
+        except Unavailable as error:
+            return Failed.of(error)
+        if item is None:
+            return _ABSENT
+        if self._stamps is not None:
+            note_use(self._stamps, key, now_ms)
+        return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
     async def atomic(self, operations: list[OfOneKey]) -> Results:
         """Do all of them, whose keys have one slot, or nothing. Raises `KVError`."""

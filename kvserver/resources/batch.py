@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from itertools import pairwise
 from typing import Any, Final
 
 from falcon.asgi import Request, Response
 
 from kvserver import batches, query
-from kvserver.access.grants import Grants
+from kvserver.access.grants import EVERYTHING, Grants
 from kvserver.batches import Format
 from kvserver.resources import bodies
 from kvserver.resources.many import show_value
@@ -46,7 +47,10 @@ from shards.protocol import (
 JSON: Final = "application/json"
 MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
 _PORTION: Final = 500
-"""Operations that are read or told before other requests get their turn."""
+_PORTION_BYTES: Final = 1 << 20
+"""Operations, and about how many bytes of them, that are read or written before other requests get their turn."""
+_SMALL: Final = 64 << 10
+"""Bytes of a batch up to which it is read in one go."""
 
 
 class Batch:
@@ -59,15 +63,14 @@ class Batch:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
         query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
-        envelope = format.envelope(await req.stream.read())
-        operations = await _read(format, envelope)
+        operations, atomic = await _read(format, await req.stream.read())
         told = Told(format, req.scope[GRANTS])
-        if envelope.atomic and operations:
+        if atomic and operations:
             await self._do_atomic(operations, told)
         else:
             await self._do_each(operations, told)
         resp.content_type = content_type
-        await answer(req, resp, told.encode(), content_type)
+        await answer(req, resp, await told.encode(), content_type)
 
     async def _do_each(self, operations: list[OfOneKey], told: Told) -> None:
         """In portions, so that no more values are held than one of them and the answer."""
@@ -116,14 +119,22 @@ def _format(req: Request) -> tuple[str, Format]:
     raise UnsupportedMediaType(f"a batch is {JSON} or {MESSAGE_PACK[0]}, not {name}")
 
 
-async def _read(format: Format, envelope: batches.Envelope) -> list[OfOneKey]:
+async def _read(format: Format, body: bytes) -> tuple[list[OfOneKey], bool]:
+    """The operations in `body`, and whether they are all or nothing. Raises `BadRequest`."""
     number = secrets.randbits(64)
+    whole = format.small(body, number) if len(body) <= _SMALL else None
+    if whole is not None:
+        return whole
+    envelope = format.envelope(body)
     operations: list[OfOneKey] = []
+    count = size = 0
     for index, raw in enumerate(envelope.ops):
         operations.append(format.operation(index, raw, number))
-        if index % _PORTION == _PORTION - 1:
+        count, size = count + 1, size + len(memoryview(raw))
+        if count >= _PORTION or size >= _PORTION_BYTES:
+            count = size = 0
             await asyncio.sleep(0)
-    return operations
+    return operations, envelope.atomic
 
 
 class Told:
@@ -135,31 +146,39 @@ class Told:
 
     def __init__(self, format: Format, grants: Grants) -> None:
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
+        self._unrestricted = grants is EVERYTHING
         self.results: list[dict[str, Any]] = []
         self.full = False
+        self._cuts = [0]  # between these places in `results` values have some `_PORTION_BYTES`
+        self._cut_at = ANSWER_BYTES - _PORTION_BYTES  # bytes left at the next one
 
     def refuses(self, operation: OfOneKey) -> Failed | None:
         """What becomes of the operation without a shard's being asked; None: ask."""
-        is_get = isinstance(operation, Get)
-        try:
-            self._grants.require("read" if is_get else "write", operation.key)
-        except Forbidden as error:
-            return Failed.of(error)
+        is_get = type(operation) is Get
+        if not self._unrestricted:
+            try:
+                self._grants.require("read" if is_get else "write", operation.key)
+            except Forbidden as error:
+                return Failed.of(error)
         return _TOO_MUCH if is_get and self.full else None
 
     def add(self, operation: OfOneKey, reply: Reply) -> None:
         """The result of the next operation."""
+        if type(reply) is Done:
+            self.results.append(_done(operation, reply))
+            return
         if isinstance(operation, Get) and isinstance(reply, Value):
             self.full = self.full or len(reply.value) > self._left
             reply = _TOO_MUCH if self.full else reply
         if isinstance(reply, Failed):
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
             self.results.append(_error(told_to(self._grants, operation.key, reply.error())))
-        elif isinstance(reply, Value):
-            self.results.append(self._value(operation, reply))
         else:
-            assert isinstance(reply, Done)
-            self.results.append(_done(operation, reply))
+            assert isinstance(reply, Value)
+            self.results.append(self._value(operation, reply))
+            if self._left < self._cut_at:
+                self._cuts.append(len(self.results))
+                self._cut_at = self._left - _PORTION_BYTES
 
     def _value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
         if isinstance(operation, Get) and not reply.existed:
@@ -175,11 +194,21 @@ class Told:
         if len(reply.value) > self._left:  # what a patch made: it is done, so it can only go unshown
             return result
         self._left -= len(reply.value)
-        return result | (show_value(reply.value) if self._format is batches.JSON else {"value": reply.value})
+        if self._format is batches.JSON:
+            result.update(show_value(reply.value))
+        else:
+            result["value"] = reply.value
+        return result
 
-    def encode(self) -> bytes:
+    async def encode(self) -> bytes:
         """The whole answer."""
-        return self._format.encode({"results": self.results})
+        if len(self._cuts) == 1:
+            return self._format.encode({"results": self.results})
+        pieces: list[bytes] = []
+        for begin, end in pairwise([*self._cuts, len(self.results)]):
+            pieces.append(self._format.encode(self.results[begin:end]))
+            await asyncio.sleep(0)
+        return self._format.join_results(pieces, len(self.results))
 
 
 def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:

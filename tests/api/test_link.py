@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import pytest
 import zmq
 
-from kvserver.link import MOST_WAITING, Link
+from kvserver.link import MOST_WAITING, MOST_WAITING_BYTES, Link
 from shards import protocol
 from shards.board import Board, Facts, ShardRow
 from shards.errors import DeadlinePassed, InsufficientStorage, KVError, OutcomeUnknown, StaleIncarnation, Unavailable
-from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Done, Failed, Put, Reply
+from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Done, Failed, Put, Reply
 
 T = TypeVar("T")
 
@@ -193,6 +193,57 @@ async def test_not_more_than_so_many_wait(bench: Bench) -> None:
     assert not bench.answers
     bench.put()
     assert [type(answer) for answer in bench.answers] == [Unavailable]
+
+
+@scenario
+async def test_what_travels_together_waits_as_one(bench: Bench) -> None:
+    def put_all(count: int, size: int = 1) -> None:
+        deadline_ns = time.monotonic_ns() + int(10e9)
+        bench.link.submit_all([Put(b"k", bytes(size))] * count, deadline_ns, bench.answers.append)  # type: ignore[arg-type]
+
+    for _ in range(MOST_WAITING):
+        put_all(100)
+    assert not bench.answers
+    put_all(1)
+    assert [type(answer) for answer in bench.answers] == [Unavailable]
+
+
+@scenario
+async def test_not_more_than_so_many_bytes_wait_but_one_request_may(bench: Bench) -> None:
+    bench.put(bytes(MOST_WAITING_BYTES))
+    assert not bench.answers
+    bench.put(b"")
+    assert [type(answer) for answer in bench.answers] == [Unavailable]
+
+
+@scenario
+async def test_answers_go_to_who_asked_one_or_several(bench: Bench) -> None:
+    several: list[Any] = []
+    deadline_ns = time.monotonic_ns() + int(10e9)
+    bench.put()
+    bench.link.submit_all([Delete(b"k"), Delete(b"l")], deadline_ns, several.append)
+    bench.put()
+    bench.link.submit_all([Delete(b"m")], deadline_ns, several.append)
+    shard = bench.shard(1)
+    identity, request = await shard.receive()
+    assert [type(operation) for operation in request.operations] == [Put, Delete, Delete, Put, Delete]
+    shard.reply(identity, request.id, [Done(number, True) for number in range(1, 6)])
+    await bench.answered(2)
+    assert bench.answers == [Done(1, True), Done(4, True)]
+    assert several == [[Done(2, True), Done(3, True)], [Done(5, True)]]
+    assert bench.link.operations == 5
+
+
+@scenario
+async def test_several_that_were_lost_are_all_unknown(bench: Bench) -> None:
+    shard = bench.shard(1)
+    await bench.connected()
+    bench.link.submit_all([Delete(b"k"), Delete(b"l")], time.monotonic_ns() + int(10e9), bench.answers.append)  # type: ignore[arg-type]
+    await shard.receive()
+    shard.close()
+    (answer,) = await bench.answered(1)
+    assert isinstance(answer, OutcomeUnknown)
+    assert bench.link.unknown == 2
 
 
 @scenario

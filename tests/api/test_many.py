@@ -390,6 +390,18 @@ def test_answers_stop_at_32_mebibytes(site: Site) -> None:
     assert results[-1]["code"] == "answer_too_large"
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_a_large_answer_is_whole_and_in_order(site: Site, kind: str) -> None:
+    values = {f"k{n:03}": str(n % 10) * (20_000 if n % 3 else 1) for n in range(300)}
+    site.batch(*({"op": "put", "key": key, "value": value} for key, value in values.items()))
+    wanted: list[dict[str, Any]] = [{"op": "get", "key": key} for key in values]
+    coder: Any = msgspec.json if kind == "application/json" else msgspec.msgpack
+    answer = site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=coder.encode({"ops": wanted}))
+    results = coder.decode(answer.body)["results"]
+    shown = [value.decode() if isinstance(value, bytes) else value for value in (row["value"] for row in results)]
+    assert shown == list(values.values())
+
+
 def test_a_batch_may_be_larger_than_a_value(site: Site) -> None:
     results = site.batch(*({"op": "put", "key": f"k{n}", "value": "x" * MAX_VALUE} for n in range(4)))
     assert [result["status"] for result in results] == [201] * 4

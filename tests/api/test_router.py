@@ -16,7 +16,19 @@ import zmq
 from kvserver.router import PAGE_KEYS, Router
 from shards.errors import Unavailable
 from shards.manifest import Manifest
-from shards.protocol import Activity, Delete, Put, Touch, decode_activity
+from shards.protocol import (
+    MESSAGE_BYTES,
+    MESSAGE_OPS,
+    Activity,
+    Delete,
+    Done,
+    Failed,
+    Get,
+    Put,
+    Touch,
+    Value,
+    decode_activity,
+)
 from shards.slots import shard_of
 from tests.api.shard.tools import shard
 from tests.stores import Store, new_store
@@ -75,6 +87,59 @@ def test_a_write_is_read_as_soon_as_it_is_answered(store: Store) -> None:
             await asyncio.sleep(0.002)
             assert router.get(b"k2") is None, "an expired value is never served"
             assert not (await router.request(Touch(b"k2"))).existed
+
+    asyncio.run(main())
+
+
+def test_gets_of_a_batch_see_what_stands_before_them_and_nothing_behind(store: Store) -> None:
+    async def main() -> None:
+        async with routing(store) as router:
+            await put(router, b"a", b"b")
+            operations = [
+                Get(b"a", 1), Put(b"a", b"new"), Get(b"a", 1), Get(b"b", 1), Delete(b"b"), Get(b"b", 1), Get(b"c", 1),
+            ]  # fmt: skip
+            replies = await router.each(operations)
+            values = [reply.value if reply.existed else None for reply in replies if isinstance(reply, Value)]
+            assert values == [b"va", b"new", b"vb", None, None]
+            assert replies[2] == Value(replies[1].revision, True, b"new")  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_gets_of_a_batch_go_on_without_their_shard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with routing(store) as router:
+            await put(router, b"a")
+            monkeypatch.setattr("kvserver.router.Link.submit_all", _refuse)
+            got, failed = await router.each([Get(b"a", 1), Put(b"a", b"new")])
+            assert isinstance(got, Value) and got.value == b"va"
+            assert isinstance(failed, Failed) and failed.code == Unavailable.code
+            store.board.shards[shard_of(b"a", SHARDS)].map_generation, generation = (
+                0, store.board.shards[shard_of(b"a", SHARDS)].map_generation,
+            )  # fmt: skip
+            (lost,) = await router.each([Get(b"a", 1)])
+            store.board.shards[shard_of(b"a", SHARDS)].map_generation = generation
+            assert isinstance(lost, Failed) and lost.code == Unavailable.code
+
+    def _refuse(link: Any, operations: Any, deadline_ns: int, deliver: Any) -> None:
+        deliver(Unavailable("the shard is down"))
+
+    asyncio.run(main())
+
+
+def test_a_batch_travels_in_messages_that_are_not_too_large(store: Store) -> None:
+    async def main() -> None:
+        async with routing(store) as router:
+            large = [Put(b"{t}%d" % n, bytes(MESSAGE_BYTES // 3)) for n in range(5)]
+            many = [Put(b"{t}", b"%d" % n) for n in range(MESSAGE_OPS + 1)]
+            before = router.counters()
+            replies = await router.each([*large, *many])
+            after = router.counters()
+            assert all(isinstance(reply, Done) for reply in replies)
+            revisions = [reply.revision for reply in replies]  # type: ignore[union-attr]
+            assert revisions == sorted(revisions), "one slot, so one order"
+            assert after["operations"] - before["operations"] == len(replies)
+            assert after["messages"] - before["messages"] == 4
 
     asyncio.run(main())
 

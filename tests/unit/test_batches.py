@@ -1,0 +1,82 @@
+"""Batches read in one go and one by one are the same, in both formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvserver.batches import JSON, MESSAGE_PACK, Format
+from shards.errors import BadRequest
+from shards.protocol import OfOneKey
+
+KEYS = st.sampled_from(["a", "{t}b", "", "k" * 512, "\u00e9"])
+LIFETIMES = st.sampled_from([{}, {"ttl": 5}, {"ttl": 0.25}, {"ttl": 0}, {"expires": "2100-01-01T00:00:00Z"}, {"ttl": 1,
+                             "expires": "2100-01-01T00:00:00Z"}, {"expires": "soon"}])  # fmt: skip
+CONDITIONS = st.sampled_from([{}, {"if_revision": 0}, {"if_revision": 7}, {"if_revision": -1}])
+REST = st.sampled_from([
+    {"op": "get"}, {"op": "delete"}, {"op": "put", "value": "v"}, {"op": "put", "json": {"n": [1, None]}},
+    {"op": "put", "value": "v", "content_type": "text/plain"}, {"op": "put", "value": "v", "content_type": "\r\n"},
+    {"op": "put", "value": "v", "json": 1}, {"op": "put"}, {"op": "put", "value_base64": "AAE="},
+    {"op": "put", "value_base64": "A"}, {"op": "put", "value": 5}, {"op": "touch", "persist": True}, {"op": "touch"},
+    {"op": "incr", "by": 5}, {"op": "incr", "by": "5"}, {"op": "incr", "ttl_if_new": 3},
+    {"op": "patch", "patch": {"n": None}}, {"op": "patch"}, {"op": "append", "value": "v"}, {"op": "get", "more": 1},
+])  # fmt: skip
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> dict[str, Any]:
+    given = {"key": draw(KEYS), **draw(REST)}
+    if given["op"] in ("put", "touch"):
+        given |= draw(LIFETIMES)
+    return given | (draw(CONDITIONS) if given["op"] != "get" else {})
+
+
+def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | None:
+    try:
+        envelope = format.envelope(body)
+        return [format.operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.atomic
+    except BadRequest:
+        return None
+
+
+@given(st.lists(operations(), max_size=4), st.sampled_from([{}, {"atomic": True}, {"atomic": 1}, {"more": 1}]))
+def test_a_small_batch_is_read_as_a_large_one_is(ops: list[dict[str, Any]], rest: dict[str, Any]) -> None:
+    body = msgspec.json.encode({"ops": ops} | rest)
+    assert JSON.small(body, 9) == one_by_one(JSON, body)
+    packed = msgspec.msgpack.encode({"ops": [in_messagepack(op) for op in ops]} | rest)
+    assert MESSAGE_PACK.small(packed, 9) == one_by_one(MESSAGE_PACK, packed)
+
+
+def in_messagepack(op: dict[str, Any]) -> dict[str, Any]:
+    return op | {"value": op["value"].encode()} if isinstance(op.get("value"), str) else op
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"ops":{}}', b'{"ops":[1]}', b'{"ops":[{"op":"get","key":"\xff"}]}']
+)
+def test_what_is_no_batch_is_none_in_one_go_either(body: bytes) -> None:
+    assert JSON.small(body, 9) is one_by_one(JSON, body) is None
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6))
+def test_results_that_were_written_in_pieces_are_one_answer(sizes: list[int]) -> None:
+    results = [{"status": 200, "value": str(number)} for number in range(sum(sizes))]
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(results[at : at + size])
+        at += size
+    for format in (JSON, MESSAGE_PACK):
+        joined = format.join_results([format.encode(piece) for piece in pieces], len(results))
+        decoded = (msgspec.json if format is JSON else msgspec.msgpack).decode(joined)
+        assert decoded == {"results": results}
+
+
+def test_long_pieces_are_joined_too() -> None:
+    pieces = [[{"status": number} for number in range(size)] for size in (15, 16, 9000)]
+    count = sum(map(len, pieces))
+    joined = MESSAGE_PACK.join_results([MESSAGE_PACK.encode(piece) for piece in pieces], count)
+    assert msgspec.msgpack.decode(joined)["results"] == [row for piece in pieces for row in piece]
