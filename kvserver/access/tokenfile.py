@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Meta
 
 from kvserver.access.grants import VERBS, Grants, Verb, shown
-from kvserver.access.tokens import Token, publish
+from kvserver.access.tokens import Token, digest, publish
 from shards.board import Board
 from shards.limits import MAX_KEY
 
@@ -130,9 +130,11 @@ def _token(entry: Any) -> Token:
         raise ValueError(f"{error}; {_WANTED}") from None
     if not given.grants:
         raise ValueError(f"it grants nothing; {_WANTED}")
-    digest = bytes.fromhex(given.sha256)
+    sha256 = bytes.fromhex(given.sha256)
+    if sha256 == digest(b""):
+        raise ValueError("its sha256 is that of nothing: the text that was hashed was empty")
     pairs = [pair for grant in given.grants for pair in pairs_of(grant.prefix, grant.allow)]
-    return Token(digest, Grants.of(given.name, digest.hex()[:16], pairs))
+    return Token(sha256, Grants.of(given.name, sha256.hex()[:16], pairs))
 
 
 _WANTED: Final = (

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import hmac
 import os
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,9 +21,6 @@ from shards.board import Board
 from shards.errors import InvalidToken, Unauthorized
 
 FILE: Final = "tokens"
-
-_BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
-_SCHEME = re.compile(rb"bearer(?: |$)", re.IGNORECASE)
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -72,17 +68,13 @@ class Tokens:
     def __init__(self, board: Board) -> None:
         """Raises `TokensError`: without them nobody can be let in."""
         self._board, self._path = board, board.path.with_name(FILE)
+        self.required = False
         self._generation = 0
         self._tokens: list[Token] = []
         try:
             self._read()
         except (OSError, msgspec.MsgspecError) as error:
             raise TokensError(f"{self._path} cannot be read: {error}") from None
-
-    @property
-    def required(self) -> bool:
-        """Whether a request needs a token."""
-        return self._generation > 0
 
     def refresh(self) -> bool:
         """Follow the supervisor; whether anything has changed. While the file cannot be read, the old ones hold."""
@@ -98,6 +90,7 @@ class Tokens:
         if generation:
             self._tokens = _decode(self._path.read_bytes())
         self._generation = generation
+        self.required = generation > 0
 
     def authenticate(self, authorization: bytes | None) -> Grants:
         """What the sender of an Authorization header may; None: it sent none.
@@ -105,23 +98,21 @@ class Tokens:
         How long it takes depends on the number of tokens alone. Raises `InvalidToken` if a token was sent, else
         `Unauthorized`.
         """
-        if not self._generation:
+        if not self.required:
             return EVERYTHING
-        authorization = (authorization or b"").strip(b" \t")
-        if _SCHEME.match(authorization) is None:
+        scheme, _, text = (authorization or b"").strip(b" \t").partition(b" ")
+        if scheme.lower() != b"bearer":
             raise Unauthorized
-        bearer = _BEARER.fullmatch(authorization)
-        sent = digest(bearer[1] if bearer is not None else b"")
-        found = None
+        sent, found = digest(text.lstrip(b" ")), None
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, sent):
                 found = token.grants
-        if bearer is None or found is None:
+        if found is None:
             raise InvalidToken
         return found
 
     def current(self, grants: Grants) -> Grants | None:
         """What the bearer of the token that gave `grants` may now; None: the token is no more."""
-        if not self._generation:
+        if not self.required:
             return EVERYTHING if grants.id == EVERYTHING.id else None
         return next((token.grants for token in self._tokens if token.grants.id == grants.id), None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from kvserver.access.grants import NOTHING
+from kvserver.access.grants import EVERYTHING, NOTHING
 from kvserver.web import heads, target
 from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
 from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
@@ -257,7 +257,10 @@ class Intake:
         """Limits. A request that waits behind others is counted when its turn comes."""
         connection = self._connection
         has_body = bool(self._length) or self._encodings > 0
-        self._authenticate(exchange, has_body)
+        if self._traffic.tokens.required:
+            self._authenticate(exchange, has_body)
+        else:
+            exchange.scope[GRANTS] = EVERYTHING
         if exchange.error is None and connection.is_next and not exchange.enter() and has_body:
             self._fail(Overloaded())
         if not has_body:

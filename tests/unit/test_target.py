@@ -135,3 +135,17 @@ def test_a_list_or_delete_of_everything_has_one_spelling(sent: bytes) -> None:
         assert found.argument
         assert path.count(b"/") == (1 if found.route == KEY else 2)
         found.argument.decode()
+
+
+PIECES = (
+    "/", "//", "ping", "health", "live", "docs", "errors", "console", "keys", "v1", "kv", "wal", "openapi.json", "..",
+    "%2F", "%70", "k",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
+def test_what_is_open_leads_to_no_data(path: str) -> None:
+    sent = f"/{path}".encode()
+    if target.is_open(sent):
+        open_routes = {PING, target.LIVE, READY, target.OPENAPI, target.DOCS, target.ERRORS, target.ERROR, NOWHERE}
+        assert target.resolve(sent).route in open_routes

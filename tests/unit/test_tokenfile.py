@@ -67,6 +67,7 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
         (f'[[token]]\nname = "a"\nsha256 = "{A[1:]}"\n{GRANTS}\n', 1, "64 hexadecimal digits"),
         (f'[[token]]\nname = "a"\nsha256 = "kv_secret"\n{GRANTS}\n', 1, "64 hexadecimal digits"),
         (f'{ONE}token = "x"\n{GRANTS}\n', 1, "`token`"),
+        (f'{ONE}{GRANTS}\n'.replace(A, hashlib.sha256().hexdigest()), 1, "that of nothing"),
         (f'{ONE}grants = []\n', 1, "grants nothing"),
         (f'{ONE}grants = [{{ prefix = "" }}]\n', 1, "allow"),
         (f'{ONE}grants = [{{ allow = ["read"] }}]\n', 1, "prefix"),
