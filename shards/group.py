@@ -189,12 +189,12 @@ class Group:
         self.expired += 1
         self.stage(key, old, None)
 
-    def done(self, revision: int, existed: bool, wanted: bool) -> Done:
+    def done(self, revision: int, existed: bool, wanted: bool, expires_ms: int = 0) -> Done:
         """The reply to a change. `wanted`: it shall carry the old value."""
         if not wanted:
-            done = Done(revision, existed)
+            done = Done(revision, existed, None, expires_ms)
         else:
-            done = replaced = Replaced(revision, existed)
+            done = replaced = Replaced(revision, existed, None, expires_ms)
             self._wanted.append(replaced)
         self.numbered.append(done)
         return done

@@ -44,13 +44,14 @@ delete or touch of an absent key is answered as such, whatever its condition.
     header  magic b"KVR1" | replies u32 | id u64                                           little endian, 16 bytes
     body    MessagePack array of replies: one for each operation, or a single `Failed` if the whole message is refused
 
-    1 Done      revision, existed, nil                      of 1 to 4. revision 0: nothing changed, the key is absent
+    1 Done      revision, existed, nil, expires_ms          of 1 to 4. revision 0: nothing changed, the key is absent.
+                                                            expires_ms: when the key expires now, 0: never
     2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` to go on; nil: the end
     3 Failed    code, detail, revision, members             a code of `shards.errors`; of precondition_failed: the
                                                             revision that is there, 0: none. Else 0. members: nil, or
                                                             a map of names to numbers (of memory_limit)
-    4 Replaced  revision, True, previous, previous_type,    a Done that carries the old value: of 1 and 2 with
-                previous_revision                           want_previous where there was one
+    4 Replaced  revision, True, previous, expires_ms,       a Done that carries the old value: of 1 and 2 with
+                previous_type, previous_revision            want_previous where there was one
     5 Value     revision, existed, value, content_type,     of 6 to 8. existed: before the operation. Of a Get of an
                 expires_ms                                  absent key everything else is 0 or empty
     6 Results   replies, failed                             of 9, one for each operation. failed: index of the one for
@@ -188,6 +189,7 @@ class Done(_Wire, tag=1):
     revision: int
     existed: bool
     previous: bytes | None = None
+    expires_ms: int = 0
 
 
 class Replaced(Done, tag=4):

@@ -105,8 +105,8 @@ def put(group: Group, operation: Put) -> Done:
     group.events.append(PutEvent(key, operation.value, operation.content_type, expires_ms))
     group.stage(key, old, (revision, revision, expires_ms, size))
     if wanted:
-        return group.done(revision, True, True)
-    done = Done(revision, existed)
+        return group.done(revision, True, True, expires_ms)
+    done = Done(revision, existed, None, expires_ms)
     group.numbered.append(done)
     return done
 
@@ -143,7 +143,7 @@ def touch(group: Group, operation: Touch) -> Done:
     revision = ~len(group.events)
     group.events.append(TouchEvent(key, expires_ms))
     group.stage(key, old, (revision, old[1], expires_ms, old[3]))
-    return group.done(revision, True, False)
+    return group.done(revision, True, False, expires_ms)
 
 
 def incr(group: Group, operation: Incr) -> Value:

@@ -71,9 +71,9 @@ _KEY: Final = (
         parameters=kv.PUT, headers=CONDITIONS, body=_VALUE,
         grants="`write`; with `return=previous` also `read`",
         answers=(
-            Answer(204, "It replaced a value.", headers=_WRITTEN),
-            Answer(201, "The key is new.", headers=_WRITTEN),
-            Answer(200, "With `return=previous`: what was replaced.", _VALUE, (*_WRITTEN, PREVIOUS_REVISION)),
+            Answer(204, "It replaced a value.", headers=(*_WRITTEN, EXPIRES)),
+            Answer(201, "The key is new.", headers=(*_WRITTEN, EXPIRES)),
+            Answer(200, "With `return=previous`: what was replaced.", _VALUE, (*_WRITTEN, EXPIRES, PREVIOUS_REVISION)),
         ),
         errors=(*OF_WRITES, *_OF_KEY, UnsupportedMediaType),
         examples=(
@@ -126,7 +126,7 @@ _KEY: Final = (
         answers=(
             Answer(200, _COUNTER, _VALUE, (*_WRITTEN, EXPIRES)),
             Answer(201, f"{_COUNTER} The key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(204, "Of a change of the expiry; and of an increment without `read`.", headers=_WRITTEN),
+            Answer(204, "Of a change of the expiry; and of an increment without `read`.", headers=(*_WRITTEN, EXPIRES)),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotFound, NotAnInteger, Overflow),
         examples=(

@@ -95,7 +95,7 @@ class KeyOfVersion1:
         with seen_by(grants, key):
             put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
             done = await self._router.request(put)
-        _tell(resp, done.revision)
+        _tell(resp, done.revision, expires_ms=done.expires_ms)
         if isinstance(done, Replaced):
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
             await _give_body(req, resp, done.previous or b"", done.previous_type)
@@ -138,7 +138,7 @@ class KeyOfVersion1:
             done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
         if not done.existed:
             raise NotFound
-        _tell(resp, done.revision)
+        _tell(resp, done.revision, expires_ms=done.expires_ms)
         resp.status = 204
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:

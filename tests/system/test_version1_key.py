@@ -217,8 +217,9 @@ def test_a_put_is_whole_and_plain(ask: Site) -> None:
 
 
 def test_expiry_comes_and_goes(ask: Site) -> None:
-    ask.put(b"1", query="?ttl=1000.5")
+    written = ask("PUT", "?ttl=1000.5", body=b"1")
     told = ask("GET").headers["kv-expires"]
+    assert written.headers["kv-expires"] == told
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told)
     ask.put(b"2", query="?expires=2100-01-01T00:00:00.1234Z")
     assert ask("GET").headers["kv-expires"] == "2100-01-01T00:00:00.123Z"
@@ -226,7 +227,13 @@ def test_expiry_comes_and_goes(ask: Site) -> None:
     assert ask("HEAD").headers["kv-expires"] == "2100-01-01T00:00:00.000Z"
     assert ask("POST", "?incr=1").headers["kv-expires"] == "2100-01-01T00:00:00.000Z"
     assert ask("PATCH", "", PATCH, body=b"5").headers["kv-expires"] == "2100-01-01T00:00:00.000Z"
-    ask.put(b"4")
+    replaced = ask("PUT", "?ttl=60&return=previous", body=b"6")
+    assert replaced.headers["kv-expires"] == ask("GET").headers["kv-expires"] < "2100"
+    touched = ask("POST", "?expires=2100-01-01T00:00:00Z")
+    assert (touched.status, touched.headers["kv-expires"]) == (204, "2100-01-01T00:00:00.000Z")
+    assert "kv-expires" not in ask("POST", "?persist=true").headers
+    ask("POST", "?ttl=60")
+    assert "kv-expires" not in ask("PUT", body=b"4").headers
     assert "kv-expires" not in ask("GET").headers
 
 

@@ -151,10 +151,10 @@ class Oracle:
                 if self.room is Room.DELETES:
                     raise Refused("insufficient_storage")
                 expires_ms = operation.expires_ms or (operation.ttl_ms and self.now_ms + operation.ttl_ms)
-                return Done(self.log(TouchEvent(key, expires_ms)), True)
+                return Done(self.log(TouchEvent(key, expires_ms)), True, None, expires_ms)
             case Put(key=key, value=value, want_previous=want):
                 expires_ms = operation.expires_ms or (operation.ttl_ms and self.now_ms + operation.ttl_ms)
-                return self.done(self.write(key, value, operation.content_type, expires_ms), old, want)
+                return self.done(self.write(key, value, operation.content_type, expires_ms), old, want, expires_ms)
             case Incr(key=key, by=by):
                 number = number_of(old.value) + by if old else by
                 if not -(2**63) <= number < 2**63:
@@ -222,10 +222,10 @@ class Oracle:
             self.log(DeleteEvent(key, "evict" if self.live(key) else "expire"))
             self.gone += 1
 
-    def done(self, revision: int, old: Item | None, want: bool) -> Done:
+    def done(self, revision: int, old: Item | None, want: bool, expires_ms: int = 0) -> Done:
         if old and want:
-            return Replaced(revision, True, old.value, old.content_type, old.revision)
-        return Done(revision, old is not None)
+            return Replaced(revision, True, old.value, expires_ms, old.content_type, old.revision)
+        return Done(revision, old is not None, None, expires_ms)
 
     def check(self, condition: Condition | None, old: Item | None) -> None:
         if condition is None:

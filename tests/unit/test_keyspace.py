@@ -72,7 +72,7 @@ class TestPut:
     def test_rewrite_gives_the_old_value_only_where_wanted(self) -> None:
         space = keyspace(Put(b"k", b"1"))
         assert decide(space, Put(b"k", b"22"), 100) == Done(100, True, None)
-        assert decide(space, Put(b"k", b"333", want_previous=True), 101) == Replaced(101, True, b"old", "a/b", 7)
+        assert decide(space, Put(b"k", b"333", want_previous=True), 101) == Replaced(101, True, b"old", 0, "a/b", 7)
         assert space.bytes == 4
 
     def test_empty_value_is_a_value(self) -> None:
@@ -136,13 +136,15 @@ class TestPut:
         ],
     )
     def test_limits_are_inclusive(self, operation: Put) -> None:
-        assert decide(keyspace(), operation) == Done(100, False)
+        reply = decide(keyspace(), operation)
+        assert isinstance(reply, Done)
+        assert (reply.revision, reply.existed) == (100, False)
 
 
 class TestDelete:
     def test_present(self) -> None:
         space = keyspace(Put(b"k", b"v"))
-        assert decide(space, Delete(b"k", want_previous=True)) == Replaced(100, True, b"old", "a/b", 7)
+        assert decide(space, Delete(b"k", want_previous=True)) == Replaced(100, True, b"old", 0, "a/b", 7)
         assert (len(space), space.bytes) == (0, 0)
 
     def test_absent_logs_nothing(self) -> None:
@@ -165,7 +167,7 @@ class TestTouch:
         reply = group.decide(Touch(b"k", ttl_ms=10))
         assert group.events == [TouchEvent(b"k", NOW + 10)]
         group.commit(7)
-        assert reply == Done(7, True)
+        assert reply == Done(7, True, None, NOW + 10)
         assert decide(space, Delete(b"k"), now_ms=NOW + 9) == Done(100, True)
 
     def test_persists(self) -> None:
@@ -299,11 +301,11 @@ class TestGroup:
         group.answer({11: (b"1", "", 10), 12: (b"2", "", 11)})
         assert replies == [
             Done(10, False),
-            Replaced(11, True, b"1", "", 10),
-            Replaced(12, True, b"2", "", 11),
+            Replaced(11, True, b"1", 0, "", 10),
+            Replaced(12, True, b"2", 0, "", 11),
             Done(0, False),
             Done(13, False, None),
-            Done(14, True),
+            Done(14, True, None, NOW + 5),
         ]
         space.check()
 

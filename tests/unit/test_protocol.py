@@ -77,17 +77,17 @@ OPERATIONS: list[protocol.Operation] = [
 REPLY_HEADER = b"KVR1" + b"\x0b\0\0\0" + b"\x07\0\0\0\0\0\0\0"
 REPLY_BODY = (
     b"\x9b"
-    b"\x94\x01\xcd\x01\x2c\xc3\xc0"  # Done
-    b"\x94\x01\x00\xc2\xc0"  # Done of nothing
+    b"\x95\x01\xcd\x01\x2c\xc3\xc0\x00"  # Done
+    b"\x95\x01\x00\xc2\xc0\x00"  # Done of nothing
     b"\x93\x02\x91\xc4\x01a\xc4\x01a"  # Deleted, to be continued
     b"\x93\x02\x90\xc0"  # Deleted, the end
     b"\x95\x03\xabunavailable\xa1x\x00\xc0"  # Failed
     b"\x95\x03\xb3precondition_failed\xa0\x39\xc0"  # Failed, with the revision that is there
     b"\x95\x03\xacmemory_limit\xa0\x00\x81\xa5limit\x07"  # Failed, with a member
-    b"\x96\x04\xcd\x01\x2c\xc3\xc4\x01v\xa3a/b\x39"  # Replaced
+    b"\x97\x04\xcd\x01\x2c\xc3\xc4\x01v\x2a\xa3a/b\x39"  # Replaced
     b"\x96\x05\x39\xc3\xc4\x01v\xa3a/b\x09"  # Value
     b"\x96\x05\x00\xc2\xc4\x00\xa0\x00"  # Value of nothing
-    b"\x93\x06\x92\x95\x03\xa1c\xa0\x00\xc0\x94\x01\x00\xc2\xc0\x00"  # Results
+    b"\x93\x06\x92\x95\x03\xa1c\xa0\x00\xc0\x95\x01\x00\xc2\xc0\x00\x00"  # Results
 )
 REPLIES: list[protocol.Reply] = [
     Done(300, True),
@@ -97,7 +97,7 @@ REPLIES: list[protocol.Reply] = [
     Failed("unavailable", "x"),
     Failed("precondition_failed", "", 57),
     Failed("memory_limit", "", 0, {"limit": 7}),
-    Replaced(300, True, b"v", "a/b", 57),
+    Replaced(300, True, b"v", 42, "a/b", 57),
     Value(57, True, b"v", "a/b", 9),
     Value(0, False),
     Results([Failed("c"), Done(0, False)], 0),
@@ -170,8 +170,8 @@ OPERATION = st.one_of(
     st.builds(AtomicBatch, st.lists(OF_ONE_KEY, max_size=3)),
 )
 OF_ONE = st.one_of(
-    st.builds(Done, U64, st.booleans(), st.none() | BYTES),
-    st.builds(Replaced, U64, st.booleans(), BYTES, TEXT, U64),
+    st.builds(Done, U64, st.booleans(), st.none() | BYTES, U64),
+    st.builds(Replaced, U64, st.booleans(), BYTES, U64, TEXT, U64),
     st.builds(Value, U64, st.booleans(), BYTES, TEXT, U64),
     st.builds(Failed, TEXT, TEXT, U64, st.none() | st.dictionaries(TEXT, I64, max_size=2)),
 )
@@ -350,7 +350,7 @@ class TestMalformed:
             [REPLY_HEADER + b"\0", REPLY_BODY],
             [b"KVQ1" + REPLY_HEADER[4:], REPLY_BODY],
             [REPLY_HEADER, REPLY_BODY[:-1]],
-            [REPLY_HEADER, b"\x91\x94\x01\x00\xc2\xc0"],
+            [REPLY_HEADER, b"\x91\x95\x01\x00\xc2\xc0\x00"],
             [REPLY_HEADER, msgspec.msgpack.encode([[7, b"k"]] * 10)],
         ],
     )

@@ -265,10 +265,10 @@ class TestAtomicBatch:
         assert before == Done(20, False)
         assert reply == Results(
             [
-                Replaced(21, True, b"text", "text/plain", 13),
+                Replaced(21, True, b"text", 0, "text/plain", 13),
                 Value(22, True, b"6", "", 0),
                 Value(22, True, b"6", "", 0),
-                Done(23, True),
+                Done(23, True, None, NOW + 3),
                 Value(0, False),
                 Done(0, False),
             ]

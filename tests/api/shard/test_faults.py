@@ -53,7 +53,7 @@ class TestNoRoom:
             check(server)
         assert value(server, b"a") == b"1"
         turn_until(server, lambda: len(server.writer.keyspace) == 1, "expired after all")
-        assert asking.do(Put(b"a", b"3", want_previous=True)) == Replaced(4, True, b"1", "", 1)
+        assert asking.do(Put(b"a", b"3", want_previous=True)) == Replaced(4, True, b"1", 0, "", 1)
         assert [change for _, change in changes(store)][2:] == [
             DeleteEvent(b"b", "expire"),
             PutEvent(b"a", b"3", "", 0),
@@ -192,7 +192,7 @@ class TestPeers:
             leaving.send(Put(b"k", b"1"))
             server.sockets.wait(20.0)
         turn_until(server, lambda: logged(store), "executed")
-        assert asking.do(Put(b"k", b"2", want_previous=True)) == Replaced(2, True, b"1", "", 1)
+        assert asking.do(Put(b"k", b"2", want_previous=True)) == Replaced(2, True, b"1", 0, "", 1)
 
     def test_one_that_does_not_read_holds_nobody_up(self, asking: Client, server: Server) -> None:
         with client(asking.store, turn=asking.turn) as silent:

@@ -23,11 +23,11 @@ def test_answers_logs_maps_and_stops(store: Store) -> None:
         with client(store) as asking:
             assert asking.ask(Put(b"k", b"1"), Put(b"k", b"2", want_previous=True), Delete(b"x")) == [
                 Done(1, False),
-                Replaced(2, True, b"1", "", 1),
+                Replaced(2, True, b"1", 0, "", 1),
                 Done(0, False),
             ]
             assert tools.mapped(store) == {b"k": (2, 0, b"2")}
-            assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, b"2", "", 2)
+            assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, b"2", 0, "", 2)
         tools.check_agreement(store)
         status, said = process.stop()
     assert status == 0, said
@@ -87,7 +87,7 @@ def test_killed_at_any_step(store: Store, step: tuple[str, str, str]) -> None:
         assert process.row.open == NONE
         with client(store) as asking:
             assert asking.do(Put(b"a", b"3", want_previous=True)) == Replaced(
-                before + 1, True, b"1" if before == 3 else b"2", "", 1 if before == 3 else 4
+                before + 1, True, b"1" if before == 3 else b"2", 0, "", 1 if before == 3 else 4
             )
         tools.check_agreement(store)
 

@@ -61,12 +61,12 @@ class TestAnswers:
         )
         assert replies == [
             Done(1, False),
-            Replaced(2, True, b"1", "", 1),
-            Done(3, True),
+            Replaced(2, True, b"1", 0, "", 1),
+            Done(3, True, None, 1 << 50),
             Done(0, False),
             Done(0, False),
             Failed("bad_key", "the key is empty"),
-            Replaced(4, True, b"2", "", 3),
+            Replaced(4, True, b"2", 0, "", 3),
             Done(0, False),
         ]
         assert value(server, b"k") is None
@@ -167,7 +167,7 @@ class TestGroups:
             monkeypatch,
         )
         assert [asking.receive()[1][1] for _ in range(10)] == [
-            Replaced(2 * i + 2, True, b"v", "", 2 * i) if i else Done(2, False) for i in range(10)
+            Replaced(2 * i + 2, True, b"v", 0, "", 2 * i) if i else Done(2, False) for i in range(10)
         ]
         assert [record.events for record in logged(store)] == [20]
 
@@ -219,9 +219,9 @@ class TestGroups:
     def test_big_values(self, asking: Client, server: Server, store: Store) -> None:
         first, second = b"\1" * store.board.facts.max_value, b"\2" * store.board.facts.max_value
         assert asking.do(Put(b"k", first, want_previous=True)) == Done(1, False)
-        assert asking.do(Put(b"k", second, want_previous=True)) == Replaced(2, True, first, "", 1)
+        assert asking.do(Put(b"k", second, want_previous=True)) == Replaced(2, True, first, 0, "", 1)
         assert value(server, b"k") == second
-        assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, second, "", 2)
+        assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, second, 0, "", 2)
 
 
 class TestPrefixDelete:

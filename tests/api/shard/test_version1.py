@@ -63,7 +63,7 @@ class TestOneKey:
             Failed("precondition_failed", "the key has another revision", 3),
             Value(4, True, b'{"a":1.50,"c":2}', "application/json", 0),
             Value(4, True, b'{"a":1.50,"c":2}', "application/json", 0),
-            Replaced(5, True, b"-1", "text/plain", 2),
+            Replaced(5, True, b"-1", 0, "text/plain", 2),
             Failed("precondition_failed", "the key exists, with a revision that it must not have", 5),
             Value(0, False),
         ]
@@ -78,7 +78,7 @@ class TestOneKey:
         assert code(asking.do(Incr(b"t", 1))) == "not_an_integer"
         assert asking.do(Get(b"n", 1)) == Value(4, True, b"2", "x/y", at_ms)
         assert asking.do(Delete(b"t", want_previous=True, condition=Condition([3]))) == Replaced(
-            6, True, b"text", "", 3
+            6, True, b"text", 0, "", 3
         )
 
     def test_an_expired_number_begins_again(self, asking: Client, server: Server) -> None:
