@@ -14,6 +14,7 @@ from kvserver.commands.place import (
     bar,
     end_tidily,
     fail,
+    let_others_first,
     running,
     see_that_it_is_a_store,
     settings_of,
@@ -41,6 +42,7 @@ def backup(to: str, **given: str | None) -> None:
     """The command."""
     settings, target = settings_of(given), Path(to)
     end_tidily()
+    let_others_first()
     try:
         with bar("backup") as report:
             archive = _back_up(settings, target, report)

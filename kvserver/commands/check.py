@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kvserver.commands.backup import reach
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, end_tidily, fail, running, settings_of, stopped
+from kvserver.commands.place import Refused, end_tidily, fail, let_others_first, running, settings_of, stopped
 from kvserver.settings import ServerSettings
 from shards.archive import Archive, ArchiveError
 from shards.board import Board
@@ -40,6 +40,7 @@ def check(backup: str | None, cut: bool, yes: bool, **given: str | None) -> None
     """The command."""
     settings = settings_of(given)
     end_tidily()
+    let_others_first()
     try:
         if cut:
             _repair(settings, yes)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -122,6 +122,12 @@ def end_tidily() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
+
+
+def let_others_first() -> None:
+    """Give processor time up to whoever wants it: a server that answers is more urgent."""
+    with suppress(OSError):
+        os.nice(10)
 
 
 def size_text(size: float) -> str:

@@ -37,6 +37,8 @@ Command = Callable[..., Ended]
 def kvserver(monkeypatch: pytest.MonkeyPatch) -> Command:
     for module in (backup, check, restore):
         monkeypatch.setattr(module, "end_tidily", lambda: None)  # the signals are this process's
+    for module in (backup, check):
+        monkeypatch.setattr(module, "let_others_first", lambda: None)
     monkeypatch.setattr(take_store_lock, "__defaults__", (0.0,))
 
     def run(*arguments: object) -> Ended:
