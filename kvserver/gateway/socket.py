@@ -291,28 +291,28 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             return int(self._socket.send(self._unsent, 0, 0.0))
         if self._is_part:  # what waits for a client must not pin what it is a part of
             self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
-        sent: int = self._socket.send(self._unsent)
-        self._heard_at = time.monotonic()  # there was no room, now there is: the client has taken something, it lives
-        return sent
+        return int(self._socket.send(self._unsent))
 
     # Looked at from outside
 
     def check(self, now: float) -> None:
         """Drop the connection if the client neither reads nor answers. Does not block.
 
-        While something is being written to it, a ping waits behind that, so only reading counts.
+        A ping waits behind what the client has not read yet, so while there is such a thing reading is a sign of life.
         """
         if self.closed:
             return
-        if self._stalled_at is None:
-            if now - self._heard_at > self._limits.silence_s:
-                self.abort()
-            return
         queued = unsent(self._socket.fileno())
-        if queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
-            self._stalled_at = now
+        if 0 < queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
+            self._heard_at = now
+            if self._stalled_at is not None:
+                self._stalled_at = now
         self._queued_before = queued
-        if now - self._stalled_at > self._limits.stall_s:
+        if self._stalled_at is None:
+            is_lost = now - self._heard_at > self._limits.silence_s
+        else:
+            is_lost = now - self._stalled_at > self._limits.stall_s
+        if is_lost:
             self.abort()
 
 

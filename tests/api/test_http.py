@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvserver.web.answers import COMMON, INERT
+from kvserver.web.handoff import LATE_NS
 from kvserver.web.heads import MOST_HEADERS
 from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
@@ -604,6 +605,27 @@ async def test_a_stopping_worker_answers_and_closes(web: Web) -> None:
 
 
 @scenario
+async def test_a_stopping_worker_waits_for_bodies_and_not_for_heads(web: Web) -> None:
+    """A client that sent half a head may never send the rest: it must not hold up what stops after the workers."""
+    half_head, half_body = await web.connect(), await web.connect()
+    await half_head.send(GET[:-2])
+    put = request("PUT", "/k", body=b"1234")
+    await half_body.send(put[:-1])
+    await web.settle()
+    web.traffic.stopping = True
+    for connection in list(web.traffic.connections):
+        connection.shutdown()
+    await web.advance(QUIET_S + 0.1)
+    answer = await half_head.answer()
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+    await web.advance(QUIET_S + 0.1)
+    assert await half_head.ended()
+    await web.until(lambda: len(web.traffic.connections) == 1)
+    answer = await half_body.ask(put[-1:])
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+@scenario
 async def test_errors_of_shards(web: Web) -> None:
     for error, status, body in (
         (Unavailable("shard 0 is down"), 503, b"service is overloaded, try again later"),
@@ -724,6 +746,29 @@ async def test_a_handshake_is_handed_over_behind_earlier_answers(web: Web) -> No
             assert await web.loop.sock_recv(connection, 100) == b"more"
             await web.loop.sock_sendall(connection, b"HTTP/1.1 101 \r\n\r\n")
             assert (await client.answer()).status == 101
+
+
+@scenario
+async def test_a_gateway_that_stands_still_is_asked_last(web: Web) -> None:
+    """It would have the fewest clients, and not answer."""
+    with _listen(web) as stands_still:
+        ((_, row),) = web.board.gateways.alive()
+        row.heartbeat_ns -= LATE_NS
+        with _listen(web):
+            web.board.gateways.alive()[1][1].clients = 100
+            client = await web.connect()
+            _, connection, channel = await _hand_over(web, client, request("GET", "/wal", *HANDSHAKE))
+            with connection, channel:
+                channel.send(b"\x01")
+                await web.until(lambda: not web.traffic.connections)
+            with pytest.raises(BlockingIOError):
+                stands_still.accept()
+        client = await web.connect()
+        web.listener = stands_still  # type: ignore[attr-defined]
+        _, connection, channel = await _hand_over(web, client, request("GET", "/wal", *HANDSHAKE))
+        with connection, channel:  # there is no other any more
+            channel.send(b"\x01")
+            await web.until(lambda: not web.traffic.connections)
 
 
 @scenario

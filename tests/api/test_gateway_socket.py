@@ -1,0 +1,201 @@
+"""One WebSocket connection in process: clients that read slowly or not at all, and what is written to them.
+
+Real sockets; the clock is the test's.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import gevent  # type: ignore[import-untyped]
+import pytest
+from gevent import socket as gsocket
+
+from kvserver.gateway import socket as module
+from kvserver.gateway.socket import Limits, Piece, WebSocket
+from kvserver.web.sendqueue import unsent
+
+LIMITS = Limits(linger_s=20)
+STEP = 32_768
+"""Bytes that a slow client takes at a time: far less than the kernel wants to have free before it takes more."""
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Pair:
+    """A connection and its client."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.socket()
+            self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
+            self.client.settimeout(20)
+            self.client.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+        self.server = gsocket.socket(fileno=accepted.detach())
+        self.websocket = WebSocket(self.server, "peer", b"", LIMITS)
+        self.given = 0
+
+    def write(self, count: int, size: int = 1 << 20) -> None:
+        """Have the connection write `count` pieces of `size` bytes, until the kernel takes no more."""
+        left = [Piece(bytes(size))] * count
+        self.websocket.source = lambda: left.pop() if left else None
+        self.websocket.wake()
+        self.given += count * size
+        until(lambda: self.queued > 0)
+        settle()
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the kernel has."""
+        return unsent(self.server.fileno())
+
+    def take(self, size: int) -> int:
+        """Read as a client; how many bytes came."""
+        taken = 0
+        while taken < size:
+            data = self.client.recv(min(size - taken, 1 << 16))
+            if not data:
+                break
+            taken += len(data)
+        return taken
+
+    def close(self) -> None:
+        self.websocket.abort()
+        gevent.sleep(0.01)
+        self.server.close()
+        self.client.close()
+
+
+def settle() -> None:
+    """Let the writer write what it can."""
+    for _ in range(10):
+        gevent.sleep(0.002)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for `condition`."""
+    give_up_at = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up_at, "it never came"
+        gevent.sleep(0.002)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def pair(clock: Clock) -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+def test_who_reads_slowly_is_not_taken_for_one_that_does_not_read(clock: Clock, pair: Pair) -> None:
+    """What it takes shows in the kernel's queue long before the kernel wants more."""
+    pair.write(20)
+    pair.websocket.check(clock.now)
+    for _ in range(6):
+        before = pair.queued
+        while pair.queued == before:
+            pair.take(STEP)
+            gevent.sleep(0.002)
+        clock.now += LIMITS.stall_s * 0.9
+        pair.websocket.check(clock.now)
+        assert not pair.websocket.closed
+    clock.now += LIMITS.stall_s + 1
+    pair.websocket.check(clock.now)
+    assert pair.websocket.closed, "and now it takes nothing"
+
+
+@pytest.mark.parametrize(("pieces", "step"), [(5, 100_000), (40, 2_000_000)])
+def test_who_reads_slowly_is_not_silent(clock: Clock, pair: Pair, pieces: int, step: int) -> None:
+    """Its pongs stand behind all that was written: that it takes something is its sign of life."""
+    begun_at = clock.now
+    pair.write(pieces)
+    while pair.given > step:
+        clock.now += 4.0
+        pair.given -= pair.take(step)
+        settle()
+        pair.websocket.check(clock.now)
+        assert not pair.websocket.closed
+    assert clock.now - begun_at > LIMITS.silence_s
+    pair.take(pair.given)
+    clock.now += LIMITS.silence_s + 1
+    pair.websocket.check(clock.now)
+    assert pair.websocket.closed, "and now it says nothing"
+
+
+def test_a_connection_that_is_gone_is_not_looked_at(clock: Clock, pair: Pair) -> None:
+    """It may vanish while all are looked at, in the middle of a write."""
+    pair.write(20)
+    pair.websocket.abort()
+    pair.server.close()
+    clock.now += 1000
+    pair.websocket.check(clock.now)
+
+
+class Frame(bytearray):
+    """A large one whose end can be watched."""
+
+
+def test_what_waits_for_a_client_pins_no_more_than_itself(clock: Clock, pair: Pair) -> None:
+    """Not the large frame it is a part of."""
+    frame = Frame(40 << 20)
+    watched = weakref.ref(frame)
+    view = memoryview(frame)
+    pieces = [Piece(view[at : at + (1 << 20)], at + (1 << 20) == len(frame)) for at in range(0, len(frame), 1 << 20)]
+    pieces.reverse()
+    pair.websocket.source = lambda: pieces.pop() if pieces else None
+    pair.websocket.wake()
+    until(lambda: pair.queued > 0)
+    settle()
+    assert pieces
+    pieces.clear()
+    del view, frame
+    assert watched() is None
+    pair.take(1 << 20)
+
+
+def test_nothing_comes_between_the_pieces_of_a_frame(clock: Clock, pair: Pair) -> None:
+    """Pings and closes wait for its end."""
+    size, count = 1 << 20, 10
+    pieces = [Piece(b"x" * size, number == 0) for number in range(count)]
+    pair.websocket.source = lambda: pieces.pop() if pieces else None
+    pair.websocket.wake()
+    until(lambda: pair.queued > 0)
+    settle()
+    assert pieces
+    pair.websocket.ping()
+    pair.websocket.close(1012, "bye")
+    received = b""
+    while not received.endswith(b"bye"):
+        gevent.sleep(0.001)
+        data = pair.client.recv(1 << 20)
+        assert data
+        received += data
+    assert received == b"x" * (size * count) + b"\x89\x03\x01\x02\x03" + b"\x88\x05\x03\xf4bye"
+
+
+def test_half_a_frame_that_has_no_rest_ends_the_connection(clock: Clock, pair: Pair) -> None:
+    """Nothing can follow it, not even a close."""
+    pieces = [None, Piece(b"half", False)]
+    pair.websocket.source = lambda: pieces.pop()
+    pair.websocket.wake()
+    until(lambda: pair.websocket.closed)
+    assert pair.take(100) == 4
