@@ -14,6 +14,7 @@ import schemathesis
 from schemathesis.generation import GenerationMode
 
 LATER = "2100-01-01T00:00:00Z"
+LARGEST = (1 << 64) - 1
 MESSAGE_PACK = ("application/vnd.msgpack", "application/msgpack")
 
 
@@ -100,10 +101,16 @@ def to_message_pack(context: Any, value: Any) -> bytes:
     for operation in operations if isinstance(operations, list) else ():
         if isinstance(operation, dict) and operation.get("op") == "put" and isinstance(operation.get("value"), str):
             operation["value"] = operation["value"].encode()
-    try:
-        return msgspec.msgpack.encode(value)
-    except OverflowError:  # JSON's numbers have no end
-        return b""
+    return msgspec.msgpack.encode(bounded(value))
+
+
+def bounded(value: Any) -> Any:
+    """`value` with its whole numbers as large as MessagePack has them, which is more than any field takes."""
+    if isinstance(value, dict):
+        return {name: bounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [bounded(each) for each in value]
+    return LARGEST if type(value) is int and not -(1 << 63) <= value <= LARGEST else value
 
 
 @schemathesis.deserializer(*MESSAGE_PACK)
