@@ -21,7 +21,17 @@ from shards.settings import SettingError, Spec, boolean, env_name, load, option_
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Where": ("data_dir", "in_memory", "run_dir", "map_dir"),
-    "Network": ("host", "port", "metrics_port", "feed_port", "origins", "tokens", "insecure"),
+    "Network": (
+        "host",
+        "port",
+        "metrics_port",
+        "feed_port",
+        "feed_clients",
+        "feed_clients_per_address",
+        "origins",
+        "tokens",
+        "insecure",
+    ),
     "Processes": ("shards", "workers", "gateways", "only", "grace"),
     "Durability and limits": ("sync", "wal_retention", "max_memory", "on_full", "max_value", "max_batch"),
     "Messages": ("log_level",),

@@ -27,11 +27,12 @@ class Kind(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A query parameter. `description` is Markdown."""
+    """A query parameter. `description` is Markdown. `repeats`: it may come several times, and is a list."""
 
     name: str
     kind: Kind
     description: str
+    repeats: bool = False
 
 
 Table = dict[str, Parameter]
@@ -62,10 +63,11 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
         if parameter is None:
             known = ", ".join(allowed) or "none"
             raise BadRequest(f"unknown query parameter {name[:64]!r}; known here: {known}")
-        if name in found:
+        if name in found and not parameter.repeats:
             raise BadRequest(f"query parameter {name!r} is given twice")
         try:
-            found[name] = parameter.kind.read(value)
+            given = parameter.kind.read(value)
+            found[name] = [*found.get(name, ()), given] if parameter.repeats else given
         except BadRequest as error:
             raise BadRequest(f"query parameter {name!r}: {error.detail}") from None
     return found

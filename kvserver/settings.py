@@ -96,6 +96,13 @@ class ServerSettings(ProcessSettings):
         "A port of the gateway's own for feed connections, for set-ups in which they cannot be handed over from the "
         "REST port (TLS in the worker). Default: none.",
     )  # fmt: skip
+    feed_clients: int = setting(
+        50_000, integer(1, 1_000_000), "N", "Feed connections that each gateway serves; further ones get 503."
+    )
+    feed_clients_per_address: int = setting(
+        0, integer(0, 1_000_000), "N",
+        "The same from one address; 0: as many as there may be in all. Behind a proxy all clients have its address.",
+    )  # fmt: skip
     origins: str = setting(
         "*", _origins, "ORIGINS",
         "Origins whose pages may use the store from a browser, separated by commas; * allows all. Governs REST (CORS) "

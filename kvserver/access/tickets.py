@@ -3,6 +3,9 @@
 A ticket is good for `LIFETIME_S`, for one use, and only as long as the token stands that it was issued to. It is a
 file in `tickets` in the run directory, named by the ticket's SHA-256, with the token's id, the kind and the end; who
 unlinks it has redeemed it, whichever process that is.
+
+EventSource comes back to the same URL, so to the same ticket. An SSE stream that a ticket opened has a random word, by
+which its ids end: who knows both, ticket and word, goes on with it. That, too, is a file, named by both.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ Kind = Literal["sse", "websocket"]
 
 DIRECTORY: Final = "tickets"
 LIFETIME_S: Final = 30
+RESUME_S: Final = 600
+"""How long after a break an SSE stream may be taken up again with the ticket that opened it."""
 MOST: Final = 16_384
 """Tickets of one process that have not ended yet: each is a file in memory."""
 
@@ -87,6 +92,39 @@ class Tickets:
             raise BadTicket(f"it is for {found.kind}, not for {kind}")
         if grants is None:
             raise BadTicket("the token it was issued to was revoked")
+        return grants
+
+    def bind(self, ticket: bytes, grants: Grants) -> bytes:
+        """A word by which the stream that `ticket` opened may be taken up again: with both, `resume` succeeds.
+
+        Raises `InsufficientStorage`.
+        """
+        word = secrets.token_urlsafe(12).encode()
+        self.keep(ticket, word, grants)
+        return word
+
+    def keep(self, ticket: bytes, word: bytes, grants: Grants) -> None:
+        """Let the stream be taken up again for `RESUME_S` from now. Raises `InsufficientStorage`."""
+        path = self._path(ticket + b"~" + word)
+        temporary = path.with_suffix(".new")
+        expires_ms = self._board.now_ms() + RESUME_S * 1000
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.msgpack.encode(_Ticket(grants, "sse", expires_ms)))
+            temporary.rename(path)
+        except OSError as error:
+            raise InsufficientStorage(f"the ticket cannot be written: {error.strerror}") from None
+
+    def resume(self, ticket: bytes, word: bytes) -> Grants:
+        """What the bearer of a used ticket may, who knows the word of its stream. Raises `BadTicket`."""
+        try:
+            found = _decode(self._path(ticket + b"~" + word).read_bytes())
+        except (OSError, msgspec.MsgspecError):
+            raise BadTicket("it is unknown, or another stream used it") from None
+        grants = self._tokens.current(found.grants)
+        if grants is None or found.expires_ms <= self._board.now_ms():
+            raise BadTicket("its stream ended too long ago, or the token it was issued to was revoked")
         return grants
 
     def _path(self, ticket: bytes) -> Path:

@@ -98,6 +98,12 @@ _ANSWERS: Final[dict[str, Schema]] = {
         complete=_said({"type": "boolean"}, "False: there may be more. Repeat the request with `cut`."),
         cut=_said(_REVISION, "Values that are newer were spared."),
     ),
+    "Polled": record(
+        "What there is to tell.",
+        cursor=_said(_TEXT, "Goes into `since`."),
+        more=_said({"type": "boolean"}, "The next poll has something to tell already."),
+        messages=listed({"type": "object"}, "In order, each with its `type`."),
+    ),
     "Health": record("It is well.", status=_enum(["live", "ready"])),
     "Status": record(
         "What is running.",

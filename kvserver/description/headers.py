@@ -40,6 +40,8 @@ IF_MODIFIED_SINCE: Final = _text("If-Modified-Since", "An HTTP date; ignored bes
 RANGE: Final = _text("Range", "One range of bytes, like `bytes=0-99`; several, and what is none, are ignored.")
 IF_RANGE: Final = _text("If-Range", "Answer the range only if this is the ETag, the whole value otherwise.")
 
+LAST_EVENT_ID: Final = _text("Last-Event-ID", "The cursor to go on behind, as EventSource sends it; before `since`.")
+
 CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
 """Of writes."""
 OF_READS: Final = (*CONDITIONS, IF_MODIFIED_SINCE, RANGE, IF_RANGE)

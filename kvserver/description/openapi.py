@@ -144,9 +144,10 @@ def _path_parameter(name: str, operation: Operation) -> dict[str, Any]:
 
 
 def _query_parameter(parameter: Parameter) -> dict[str, Any]:
-    return {
-        "name": parameter.name, "in": "query", "schema": parameter.kind.schema, "description": parameter.description,
-    }  # fmt: skip
+    schema = parameter.kind.schema
+    if parameter.repeats:
+        schema = {"type": "array", "items": schema}
+    return {"name": parameter.name, "in": "query", "schema": schema, "description": parameter.description}
 
 
 def _header_parameter(header: Header) -> dict[str, Any]:

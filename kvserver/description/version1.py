@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kvserver import wishes
 from kvserver.description import headers
 from kvserver.description.bodies import ref
 from kvserver.description.headers import (
@@ -237,10 +238,30 @@ _FEED: Final = (
     Operation(
         route=target.FEED, method="get", tag=FEED_TAG,
         summary="Follow every change",
-        description="A WebSocket, as `/wal` is.",
-        grants="`feed`",
-        answers=(Answer(101, "The feed begins."),),
+        description="The same messages in four ways: a WebSocket (subprotocols `kv.json`, `kv.msgpack`), server-sent "
+        "events, lines of JSON, or the answer to one poll. Each message has a cursor; whoever comes back with the last "
+        "one it got, as `since` or `Last-Event-ID`, misses nothing and gets nothing twice.\n\n"
+        "Messages are told apart by `type`: `events`, `activity`, `snapshot` and `snapshot_end`, `bookmark` (nothing "
+        "but where it is, after 10 s of silence), `gap` (it cannot go on where it was: forget the copy), `closing` "
+        "(come back with this cursor), `error`. A stream or poll takes no place among the requests in flight.",
+        parameters=wishes.FEED,
+        headers=(headers.LAST_EVENT_ID,),
+        grants="`feed` on a part of a prefix; events and items outside are not shown. Heartbeats need `admin`",
+        answers=(
+            Answer(101, "The feed begins."),
+            Answer(
+                200, "A stream, as Accept says, or the answer to a poll.",
+                {
+                    JSON: Media(ref("Polled"), {"cursor": "1f0c.1838482738281478", "more": False, "messages": []}),
+                    "text/event-stream": TEXT,
+                    "application/x-ndjson": TEXT,
+                },
+            ),
+        ),
         errors=(NoSuchResource, BadTicket, Forbidden, *OF_READS),
+        examples=(
+            "curl 'http://localhost:8080/v1/feed?prefix=flags/&snapshot=true'",
+        ),
     ),
 )  # fmt: skip
 

@@ -2,10 +2,15 @@
 
 In reading order, what a connection passes: `head` (what is refused before it is a WebSocket), `handler` (gunicorn,
 gevent-websocket), `socket` on `frames` (the connection and its guards), `app` (which feed) and `door` (for whom),
-`source` on `feed`, `tail`, `views` and `formats` (what is shown). `worker` is gunicorn's worker class, `handover` takes
-connections from the web workers.
+`source` on `feed`, `tail`, `views` and `formats` (what is shown on `/wal`). `worker` is gunicorn's worker class,
+`handover` takes connections from the web workers.
 
-Pure are `head`, `frames`, `feed`, `tail`, `views` and `formats`.
+Of `/v1/feed`: `events` (decoded, and shared), `encodings` and `envelopes` (messages), `cursors`, `filters`,
+`snapshots`, `conflation`, and `follow`, which makes of them one client's way; `history` on `index` (what clients
+share), `clients` by what carries them (WebSocket, or `stream`), `admission` (who gets which).
+
+Not pure are `app`, `door`, `admission`, `clients`, `handler`, `handover`, `history`, `socket`, `source`, `stream` and
+`worker`.
 """
 
 from kvserver.gateway.app import app

@@ -8,12 +8,15 @@ from typing import Any, Final
 
 from kvserver.access.grants import Grants
 from kvserver.gateway import formats
+from kvserver.gateway.admission import Admission, Places
+from kvserver.gateway.clients import Client
 from kvserver.gateway.door import Door, close_code, is_told_in_stream
-from kvserver.gateway.handler import Session, run_session
+from kvserver.gateway.handler import Session, Streaming, run_session
 from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, Piece, WebSocket
 from kvserver.gateway.source import Follower, Source
 from kvserver.gateway.views import View
+from kvserver.settings import ServerSettings
 from kvserver.web import target
 from kvserver.web.answers import Origins
 from shards.errors import Forbidden, KVError, NoSuchResource, Unauthorized, Unavailable
@@ -32,9 +35,11 @@ class Wal:
         grants: what it may.
     """
 
-    def __init__(self, source: Source, grants: Grants, peer: str, binary: bool, on_end: Callable[[Wal], None]) -> None:
-        """From now on: the position is the history's end at this moment. `on_end` is called when it is over."""
-        self.grants, self._on_end = grants, on_end
+    protocol = ""
+
+    def __init__(self, source: Source, grants: Grants, peer: str, binary: bool) -> None:
+        """From now on: the position is the history's end at this moment."""
+        self.grants = grants
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
         self._revoked = False
@@ -56,7 +61,6 @@ class Wal:
     def end(self) -> None:
         """Stop following."""
         self._source.leave(self._follower)
-        self._on_end(self)
 
     def review(self, grants: Grants | None) -> None:
         """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
@@ -93,6 +97,8 @@ class Wal:
 class Farewell:
     """A client that is accepted only to be told why it may not come in, since it cannot see a refusal."""
 
+    protocol = ""
+
     def __init__(self, error: Unauthorized | Forbidden) -> None:
         self._error = error
 
@@ -124,11 +130,15 @@ class Gateway:
         self.origins = Origins("*")
         self.source: Source | None = None
         self._door: Door | None = None
-        self._sessions: set[Wal] = set()
+        self._admission: Admission | None = None
+        self._places = Places(0, 0)
+        self._here: dict[Session | Streaming, Callable[[], None]] = {}
 
-    def open(self, source: Source, origins: str, door: Door) -> None:
-        """Serve clients that come through `door` from `source`, and pages of `origins`."""
-        self.source, self.origins, self._door = source, Origins(origins), door
+    def open(self, source: Source, door: Door, settings: ServerSettings) -> None:
+        """Serve clients that come through `door` from `source`, as many and of which origins `settings` say."""
+        self.source, self.origins, self._door = source, Origins(settings.origins), door
+        self._admission = Admission(source, door, self.origins)
+        self._places = Places(settings.feed_clients, settings.feed_clients_per_address)
 
     def close(self) -> None:
         """Admit nobody any more."""
@@ -137,16 +147,29 @@ class Gateway:
     def refresh(self) -> None:
         """Follow changes of the tokens: connections whose grants are gone are closed. Call it a few times a second."""
         if self._door is not None and self._door.tokens.refresh():
-            for session in list(self._sessions):
-                session.review(self._door.tokens.current(session.grants))
+            for session in list(self._here):
+                if isinstance(session, Wal | Client):
+                    session.review(self._door.tokens.current(session.grants))
 
-    def admit(self, head: Head, peer: str) -> Session:
-        """A feed for a well-formed upgrade of `/wal`. Raises `KVError`."""
-        if head.path.decode() != target.WAL:
+    def admit(self, head: Head, peer: str) -> Session | Streaming:
+        """A feed for a well-formed request. Raises `KVError`."""
+        path = head.path.decode()
+        if path not in (target.WAL, target.FEED):
             raise NoSuchResource
-        if self.source is None or self._door is None:
+        if self.source is None or self._door is None or self._admission is None:
             raise Unavailable("the feed is stopping")
         self.refresh()
+        give_back = self._places.take(peer)
+        try:
+            session = self._admission.admit(head) if path == target.FEED else self._wal(head, peer)
+        except BaseException:
+            give_back()
+            raise
+        self._here[session] = give_back
+        return session
+
+    def _wal(self, head: Head, peer: str) -> Session:
+        assert self.source is not None and self._door is not None
         in_stream = is_told_in_stream(head)
         if in_stream:
             check_upgrade(head, self.origins)
@@ -157,9 +180,12 @@ class Gateway:
                 return Farewell(error)
             raise
         check_upgrade(head, self.origins)
-        session = Wal(self.source, grants, peer, head.first(b"content-type") == BINARY, self._sessions.discard)
-        self._sessions.add(session)
-        return session
+        return Wal(self.source, grants, peer, head.first(b"content-type") == BINARY)
+
+    def leave(self, session: Session | Streaming) -> None:
+        """A session is over."""
+        self._here.pop(session)()
+        session.end()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """WSGI."""

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from http.client import HTTPMessage
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
@@ -25,6 +25,7 @@ from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore
 from kvserver.gateway.door import without_ticket
 from kvserver.gateway.head import Head, accepted, head_end, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
+from kvserver.gateway.stream import Stream
 from kvserver.web.answers import Origins
 from shards.errors import KVError, RequestTimeout
 
@@ -37,10 +38,33 @@ _RECEIVE_BYTES = 16 << 10
 
 
 class Session(Protocol):
-    """What an application does with one connection."""
+    """What an application does with one WebSocket.
+
+    Attributes:
+        protocol: the subprotocol it chose, empty for none.
+    """
+
+    protocol: str
 
     def run(self, websocket: WebSocket) -> None:
         """Serve the connection until its `receive` returns None. Runs after the 101."""
+
+    def end(self) -> None:
+        """The connection is gone, or never came to be."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What an application does with a connection on which HTTP goes on.
+
+    Attributes:
+        head: what is written first.
+    """
+
+    head: bytes
+
+    def carry(self, stream: Stream) -> None:
+        """Say what to write to `stream`, which is about to run."""
 
     def end(self) -> None:
         """The connection is gone, or never came to be."""
@@ -52,8 +76,11 @@ class Application(Protocol):
     limits: Limits
     origins: Origins
 
-    def admit(self, head: Head, peer: str) -> Session:
+    def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A session for the request, before it is answered. Raises `KVError`, which then is the answer."""
+
+    def leave(self, session: Session | Streaming) -> None:
+        """What `admit` gave is over: call its `end`."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run the session in `environ`."""
@@ -100,15 +127,34 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             if self._head.method == "OPTIONS":
                 self._answer(200, preflight(self._head, origins))
                 return
-            self._session = self.server.application.admit(self._head, self.peer)
+            session = self.server.application.admit(self._head, self.peer)
         except KVError as error:
             self._answer(error.status, refused(error, self._head, origins, secrets.token_hex(8).encode()))
             return
         try:
-            self.rfile = io.BytesIO(raw)
-            self.handle_one_request()
+            if isinstance(session, Streaming):
+                self._stream(session)
+            else:
+                self._session = session
+                self.rfile = io.BytesIO(raw)
+                self.handle_one_request()
         finally:
-            self._session.end()
+            self.server.application.leave(session)
+
+    def _stream(self, session: Streaming) -> None:
+        """Let the answer go on until either side ends it."""
+        stream = Stream(self.socket, self.peer, self._limits)
+        session.carry(stream)
+        self.server.keeper.add(stream)
+        try:
+            stream.run(session.head)
+        except Exception as error:
+            if not isinstance(error, OSError):
+                log.exception("serving %s", self.peer)
+            stream.abort()
+        finally:
+            self.server.keeper.remove(stream)
+        self._log_answer(200, stream.written)
 
     def _read_head(self) -> bytes:
         """The request head, what came after it stays in `_received`; empty if the client left. Raises `KVError`."""
@@ -175,8 +221,8 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def upgrade_websocket(self) -> None:
         """Answer 101: everything was checked before."""
-        assert self._head is not None
-        headers = accepted(self._head, self.server.application.origins)
+        assert self._head is not None and self._session is not None
+        headers = accepted(self._head, self.server.application.origins, self._session.protocol)
         self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits)
         self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
         self.environ[SESSION_KEY] = self._session

@@ -124,12 +124,25 @@ def check_upgrade(head: Head, origins: Origins) -> None:
         raise Forbidden("pages of this origin may not connect")
 
 
-def accepted(head: Head, origins: Origins) -> list[tuple[str, str]]:
-    """Headers of the 101 that answers `head`."""
+def accepted(head: Head, origins: Origins, protocol: str) -> list[tuple[str, str]]:
+    """Headers of the 101 that answers `head`; `protocol` is the subprotocol, empty for none."""
     key = head.first(b"sec-websocket-key").decode("ascii")
     upgrade = [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", accept_key(key))]
     cors = [(name.decode(), value.decode("latin-1")) for name, value in [*COMMON, *_allow(head, origins)]]
-    return upgrade + cors
+    return upgrade + ([("sec-websocket-protocol", protocol)] if protocol else []) + cors
+
+
+def streaming(head: Head, origins: Origins, content_type: bytes) -> bytes:
+    """The head of an answer that goes on until the connection ends."""
+    headers = [(b"content-type", content_type), (b"x-accel-buffering", b"no"), *_allow(head, origins)]
+    inert = [(name, value if name != b"cache-control" else b"no-store, no-transform") for name, value in INERT]
+    return STATUS_LINES[200] + lines([*headers, *COMMON, *inert, (b"connection", b"close")]) + b"\r\n"
+
+
+def answered(head: Head, origins: Origins, content_type: bytes, body: bytes) -> bytes:
+    """A whole answer; the connection is closed after it."""
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    return _bytes(Answer(200, headers, body), head, origins)
 
 
 def refused(error: KVError, head: Head | None, origins: Origins, request_id: bytes) -> bytes:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
@@ -26,6 +26,7 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[import-untyped]
 from websockets.frames import Opcode
 
+from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.frames import Framing, Pong, frame
 from kvserver.web.sendqueue import unsent
 
@@ -98,6 +99,73 @@ class Piece(NamedTuple):
     ends: bool = True
 
 
+class Outlet:
+    """The sending side of a connection: one greenlet writes, and who looks from outside sees whether it gets on.
+
+    Attributes:
+        heard_at: when the client last gave a sign of life, by the monotonic clock.
+    """
+
+    def __init__(self, connection: gsocket.socket, limits: Limits) -> None:
+        self.heard_at = time.monotonic()
+        self._socket, self._limits = connection, limits
+        self._open = True
+        self._unsent: memoryview | None = None  # what is being written
+        self._is_part = False  # it is a view of something larger
+        self._stalled_at: float | None = None  # since when a write has made no progress
+        self._queued_before = 0
+        if connection.family != gsocket.AF_UNIX:
+            connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Take what `send_all` is to write next: nothing else needs to hold it meanwhile."""
+        self._unsent = memoryview(data)
+        self._is_part = isinstance(data, memoryview)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is something to write."""
+        return self._unsent is not None
+
+    def send_all(self) -> None:
+        """Write what was put, or what is written until `shut`. Raises `OSError`."""
+        self._stalled_at = time.monotonic()
+        while self._unsent and self._open:
+            sent = self._send_some()
+            self._unsent = self._unsent[sent:]
+            self._stalled_at = time.monotonic()
+            breathe()
+        self._unsent, self._is_part, self._stalled_at = None, False, None
+
+    def _send_some(self) -> int:
+        with contextlib.suppress(BlockingIOError):
+            return int(self._socket.send(self._unsent, 0, 0.0))
+        if self._is_part:  # what waits for a client must not pin what it is a part of
+            self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
+        return int(self._socket.send(self._unsent))
+
+    def shut(self) -> None:
+        """End the connection at once."""
+        self._open = False
+        with contextlib.suppress(OSError):  # the client was faster
+            self._socket.shutdown(gsocket.SHUT_RDWR)
+
+    def is_lost(self, now: float, silence_s: float | None = None) -> bool:
+        """Whether the client takes nothing of what is being written; if nothing is, whether it has given no sign of
+        life for `silence_s`. To be asked again and again."""
+        if not self._open:
+            return False
+        queued = unsent(self._socket.fileno())
+        if 0 < queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
+            self.heard_at = now
+            if self._stalled_at is not None:
+                self._stalled_at = now
+        self._queued_before = queued
+        if self._stalled_at is None:
+            return silence_s is not None and now - self.heard_at > silence_s
+        return now - self._stalled_at > self._limits.stall_s
+
+
 class WebSocket(_WebSocket):  # type: ignore[misc]
     """One connection, after the 101.
 
@@ -106,6 +174,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         source: what to write next when nothing else waits, or None (then `wake` when there is more). Called in the
             writing greenlet, may switch. Where it was to give the rest of a frame, None ends the connection.
         on_answer: called when the client answers a ping of ours.
+        farewell: what to write before a close that the server begins; it is given the reason.
     """
 
     def __init__(self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits) -> None:
@@ -115,22 +184,16 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.peer = peer
         self.source: Callable[[], Piece | None] | None = None
         self.on_answer: Callable[[], None] | None = None
+        self.farewell: Callable[[Ending], bytes] | None = None
         self._socket, self._limits = connection, limits
         self._framing = Framing(limits.max_message)
         self._framing.feed(received)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
-        self._unsent: memoryview | None = None  # what is being written
-        self._is_part = False  # it is a view of something larger
         self._within = False  # a frame of the source's is not whole yet
         self._wake, self._room = Event(), Event()
         self._unanswered = 0
-        now = time.monotonic()
-        self._heard_at = now
-        self._stalled_at: float | None = None  # since when a write has made no progress
-        self._queued_before = 0
-        if connection.family != gsocket.AF_UNIX:
-            connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
+        self._outlet = Outlet(connection, limits)
         self._writer = gevent.spawn(self._write)
 
     def __del__(self) -> None:
@@ -158,7 +221,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             data = self._socket.recv(_RECEIVE_BYTES)
         except OSError:
             data = b""
-        self._heard_at = time.monotonic()
+        self._outlet.heard_at = time.monotonic()
         self._framing.feed(data)
         return bool(data)
 
@@ -199,12 +262,17 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self._post()
             gevent.spawn_later(self._limits.linger_s, self.abort)
 
+    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+        """`close`, with the farewell before. Does not block."""
+        if self.farewell is not None and not self._framing.closing:
+            self._put(self.farewell(why))
+        self.close(code, reason)
+
     def abort(self) -> None:
         """End the connection at once. Does not block."""
         if not self.closed:
             self.closed = True
-            with contextlib.suppress(OSError):  # the client was faster
-                self._socket.shutdown(gsocket.SHUT_RDWR)
+            self._outlet.shut()
             self._wake.set()
             self._room.set()
 
@@ -247,7 +315,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             while not self.closed:
                 self._wake.clear()
                 self._fetch()
-                if self._unsent is not None:
+                if self._outlet.loaded:
                     self._send_all()
                 elif self._framing.closing and not self._outbox:
                     self._socket.shutdown(gsocket.SHUT_WR)
@@ -261,7 +329,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         """What to write next, if there is anything."""
         if not self._within:
             if self._outbox:
-                self._unsent = memoryview(b"".join(self._outbox))
+                self._outlet.put(b"".join(self._outbox))
                 self._outbox.clear()
                 return
             if self.source is None or self._framing.closing:
@@ -269,29 +337,16 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         assert self.source is not None
         piece = self.source()
         if piece is not None:
-            self._unsent, self._within = memoryview(piece.data), not piece.ends
-            self._is_part = isinstance(piece.data, memoryview)
+            self._outlet.put(piece.data)
+            self._within = not piece.ends
         elif self._within:
             self.abort()
 
     def _send_all(self) -> None:
-        self._stalled_at = time.monotonic()
-        while self._unsent and not self.closed:
-            sent = self._send_some()
-            self._unsent = self._unsent[sent:]
-            self._stalled_at = time.monotonic()
-            breathe()
-        self._unsent, self._is_part, self._stalled_at = None, False, None
+        self._outlet.send_all()
         if self._outbox_bytes:
             self._outbox_bytes = sum(map(len, self._outbox))
             self._room.set()
-
-    def _send_some(self) -> int:
-        with contextlib.suppress(BlockingIOError):
-            return int(self._socket.send(self._unsent, 0, 0.0))
-        if self._is_part:  # what waits for a client must not pin what it is a part of
-            self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
-        return int(self._socket.send(self._unsent))
 
     # Looked at from outside
 
@@ -302,18 +357,21 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         """
         if self.closed:
             return
-        queued = unsent(self._socket.fileno())
-        if 0 < queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
-            self._heard_at = now
-            if self._stalled_at is not None:
-                self._stalled_at = now
-        self._queued_before = queued
-        if self._stalled_at is None:
-            is_lost = now - self._heard_at > self._limits.silence_s
-        else:
-            is_lost = now - self._stalled_at > self._limits.stall_s
-        if is_lost:
+        if self._outlet.is_lost(now, self._limits.silence_s):
             self.abort()
+
+
+class Kept(Protocol):
+    """A connection, as its keeper sees it. Nothing of this blocks."""
+
+    def check(self, now: float) -> None:
+        """Drop it if the client is gone."""
+
+    def ping(self) -> None:
+        """Ask the client for a sign of life."""
+
+    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+        """Say why, and close."""
 
 
 class Keeper:
@@ -321,16 +379,16 @@ class Keeper:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._open: set[WebSocket] = set()
+        self._open: set[Kept] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, websocket: WebSocket) -> None:
+    def add(self, websocket: Kept) -> None:
         """Look after `websocket` from now on."""
         self._open.add(websocket)
 
-    def remove(self, websocket: WebSocket) -> None:
+    def remove(self, websocket: Kept) -> None:
         """It is gone."""
         self._open.discard(websocket)
 
@@ -353,10 +411,10 @@ class Keeper:
                     websocket.ping()
                 breathe()
 
-    def close_all(self, code: int, reason: str, within_s: float) -> None:
+    def close_all(self, code: int, reason: str, why: Ending, within_s: float) -> None:
         """Close every connection, spread over at most `within_s` seconds so that not all clients return at once."""
         waiting = list(self._open)
         pause = min(0.01, within_s / max(1, len(waiting)))
         for websocket in waiting:
-            websocket.close(code, reason)
+            websocket.dismiss(code, reason, why)
             gevent.sleep(pause)

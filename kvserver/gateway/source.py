@@ -24,6 +24,7 @@ from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.activity import ActivityFeed
 from kvserver.gateway.feed import Merger, Puts, Waiting, activity_frames, chunks_from_log, merge, pieces
+from kvserver.gateway.history import Member, SharedHistory
 from kvserver.gateway.socket import Piece, breathe
 from kvserver.gateway.tail import TAIL_BYTES, Behind, Chunk, Cursor, Frame, Held, Position, Tail
 from kvserver.gateway.views import Marks, View
@@ -91,6 +92,7 @@ class Source:
 
     Attributes:
         counts: figures for the board.
+        history: what clients of `/v1/feed` follow.
         held: what clients are in the middle of.
     """
 
@@ -119,6 +121,8 @@ class Source:
         loop = gevent.get_hub().loop
         self._watchers = [loop.io(socket.get(zmq.FD), 1) for socket in (self._published, self._activity)]
         self.counts: Counter[str] = Counter(dict.fromkeys(GatewayRow.FIGURES, 0))
+        reader = LogReader(Path(board.facts.log_dir), board.facts.secret)
+        self.history = SharedHistory(board, reader, self.counts, self._shown)
 
     # Clients
 
@@ -135,19 +139,34 @@ class Source:
         tail = self._tails[view]
         follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake)
         self._followers.add(follower)
-        self._arrived.set()  # from now on the pace is that of somebody who looks
-        self._row.clients = len(self._followers)
+        self._count()
         return follower
 
     def leave(self, follower: Follower) -> None:
         """The client is gone."""
         self._followers.discard(follower)
-        self._row.clients = self._row.listening = len(self._followers)
+        self._count()
         follower.cursor.large = None
         self.held.note(follower.cursor, time.monotonic())
         if not any(other.view == follower.view for other in self._followers):
             self._tails.pop(follower.view, None)
             self._share()
+
+    def enter(self, member: Member) -> None:
+        """Show the history to a client of `/v1/feed` from now on."""
+        self.history.members.add(member)
+        self._count()
+
+    def exit(self, member: Member) -> None:
+        """That client is gone."""
+        self.history.members.discard(member)
+        self._count()
+
+    def _count(self) -> None:
+        members = self.history.members
+        self._row.clients = len(self._followers) + len(members)
+        self._row.listening = len(self._followers) + sum(member.listens for member in members)
+        self._arrived.set()  # from now on the pace is that of somebody who looks
 
     def _share(self) -> None:
         """Tails of many views together take no more memory than those of a few."""
@@ -200,6 +219,7 @@ class Source:
         self._activity.close(0)
         self._context.destroy(linger=0)
         self._reader.close()
+        self.history.close()
 
     def each_second(self) -> None:
         """Show figures, and let clients for whom nothing comes keep up."""
@@ -207,6 +227,7 @@ class Source:
         self.held.drop(time.monotonic())
         for follower in self._followers:
             follower.tail.settle(follower.cursor)
+        self.history.each_second()
 
     def _turn(self) -> bool:
         """Show what can be shown. True if there is more to do at once."""
@@ -220,7 +241,7 @@ class Source:
                 self._waiting.add(decode_activity(message))
         self._others.refresh()
         self._others.flush()
-        if not self._followers:
+        if not self._followers and not self.history.members:
             self._skip_to(watermark)
             return False
         fresh = self._merger.continuing(watermark)
@@ -245,6 +266,7 @@ class Source:
         self._puts.forget(watermark.revision)
         self._merger.jump(watermark)
         self._shown = watermark
+        self.history.skip_to(watermark)
         self._row.position = watermark.revision
         self._moved_at = time.monotonic()
 
@@ -273,17 +295,24 @@ class Source:
     def _show(self, fresh: list[Record]) -> None:
         """Show records and the activity that belongs between and behind them."""
         self.counts["records"] += len(fresh)
-        for end, frames in pieces(fresh, list(self._tails), self._marks, self._puts):
-            self._show_piece(end, frames)
-            breathe()
-        if self._waiting:
-            self._show_piece(self._shown, {})
+        told: list[tuple[Activity, int]] = []
+        if self._followers or self._row.listening:
+            for end, frames in pieces(fresh, list(self._tails), self._marks, self._puts):
+                told += self._show_piece(end, frames)
+                breathe()
+            if self._waiting:
+                told += self._show_piece(self._shown, {})
+        elif fresh:
+            self._puts.forget(fresh[-1].next_revision - 1)
+            self._show_piece(Position(fresh[-1].end, fresh[-1].next_revision - 1), {})
+        self.history.show(fresh, told)
 
-    def _show_piece(self, end: Position, frames: dict[View, list[Frame]]) -> None:
+    def _show_piece(self, end: Position, frames: dict[View, list[Frame]]) -> list[tuple[Activity, int]]:
+        """Returns the activity, each with the revision behind which it was shown."""
         shown = self._shown.revision
         lines = [line for line in self._waiting.take(end.revision) if not self._puts.contradict(line, shown)]
         if end == self._shown and not lines:
-            return
+            return []
         self.counts["activity"] += len(lines)
         self.counts["events"] += end.revision - shown
         grown = set()
@@ -296,6 +325,7 @@ class Source:
         for follower in self._followers:
             if follower.tail in grown:
                 follower.wake()
+        return [(line, max(line.end, shown)) for line in lines]
 
     def _wait(self) -> None:
         """Wait until a message is there, or a while."""
@@ -304,7 +334,7 @@ class Source:
         try:
             # ZeroMQ's descriptor says only that something changed: what changed before must be looked for.
             if not any(int(socket.get(zmq.EVENTS)) & zmq.POLLIN for socket in (self._published, self._activity)):
-                self._arrived.wait(LOOK_S if self._followers else IDLE_S)
+                self._arrived.wait(LOOK_S if self._followers or self.history.members else IDLE_S)
         finally:
             self._arrived.clear()
             for watcher in self._watchers:

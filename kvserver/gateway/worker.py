@@ -97,7 +97,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         give_up_at = time.monotonic() + CLOSE_WITHIN_S + 2 * self.wsgi.limits.linger_s
         for handler in [handler for server in self.servers for handler in server.shaking_hands]:
             handler.give_up()
-        self.keeper.close_all(1012, "the server is stopping", CLOSE_WITHIN_S)
+        self.keeper.close_all(1012, "the server is stopping", "stop", CLOSE_WITHIN_S)
         for server in self.servers:
             server.pool.join(timeout=max(0.0, give_up_at - time.monotonic()))
             self.notify()
@@ -147,7 +147,7 @@ class GatewayWorker(SocketWorker):
         run_dir = settings.resolved_run_dir()
         index, self.row = board.gateways.claim()
         self.source = Source(board, run_dir, self.row, index)
-        self.wsgi.open(self.source, settings.origins, Door(tokens, Tickets(board, tokens)))
+        self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings)
         server = self.servers[0]
         self.reception = Reception(run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
         self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._follow_tokens)]

@@ -9,8 +9,15 @@ from kvserver.web import target
 from kvserver.web.answers import Headers, OtherVersion
 from shards.errors import BadRequest
 
-FEEDS = {target.WAL.encode(), target.FEED.encode()}
-"""Paths whose WebSocket connections the gateway serves."""
+WAL = target.WAL.encode()
+"""Its WebSocket connections are for the gateway."""
+FEED = target.FEED.encode()
+"""Whoever asks for it is for the gateway."""
+
+
+def is_upgrade(headers: Headers) -> bool:
+    """Whether a WebSocket is asked for, rightly or not."""
+    return b"websocket" in _tokens(headers, b"upgrade")
 
 
 def refusal(http_version: str, headers: Headers) -> BadRequest | None:

@@ -299,14 +299,12 @@ class Protocol(HttpToolsProtocol):
     # Feed connections
 
     def _upgrade(self, rest: bytes) -> bytes:
-        """The parser lets go of a request that asks for another protocol: hand it over, or return what to parse."""
+        """The parser lets go of a request that asks for another protocol, or for a feed: hand it over, or return what
+        to parse."""
         exchange = self._intake.receiving
         assert exchange is not None
-        if (
-            exchange.method == "GET"
-            and exchange.path in handshake.FEEDS
-            and handshake.refusal(exchange.version, exchange.headers) is None
-        ):
+        is_wal = exchange.path == handshake.WAL and handshake.refusal(exchange.version, exchange.headers) is None
+        if exchange.method == "GET" and (is_wal or exchange.path == handshake.FEED):
             self.over = True
             self.flow.pause_reading()
             self._handing_over = (self._intake.take(), bytearray(rest))
@@ -339,7 +337,8 @@ class Protocol(HttpToolsProtocol):
                 exchange.refuse(error)
             return
         self.answering = None
-        self.traffic.counts.add(exchange.method, exchange.path.decode(), 101, perf_counter() - exchange.begun_at)
+        status = 101 if handshake.is_upgrade(exchange.headers) else 200
+        self.traffic.counts.add(exchange.method, exchange.path.decode(), status, perf_counter() - exchange.begun_at)
         self.transport.abort()  # closes our descriptor of the socket; the gateway's lives on
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 
 from kvserver.access.grants import EVERYTHING, NOTHING
-from kvserver.web import heads, target
+from kvserver.web import handshake, heads, target
 from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
 from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
 from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
@@ -38,7 +38,7 @@ class Refused(Exception):
 
 
 class Upgrade(Exception):
-    """A request asks for another protocol; `rest` is what came behind its head."""
+    """A request asks for another protocol, or for a feed; `rest` is what came behind its head."""
 
     def __init__(self, rest: bytes) -> None:
         super().__init__()
@@ -59,6 +59,7 @@ class Intake:
         self._connection, self._traffic = connection, connection.traffic
         self._failure: KVError | None = None
         self._ignored_upgrade: bytes | None = None
+        self._is_feed = False
         self.receiving: Exchange | None = None
         self.url = self._host = b""
         self.head_done = self.expects = False
@@ -78,6 +79,8 @@ class Intake:
         except httptools.HttpParserUpgrade as upgrade:
             raise Upgrade(data[upgrade.args[0] :]) from None
         except httptools.HttpParserError as error:
+            if self._is_feed:
+                raise Upgrade(b"") from None
             return self._why(error, data)
         if before is not None and before is self.receiving and len(before.body) == progress:
             return self._count_overhead(len(data))
@@ -229,8 +232,12 @@ class Intake:
             self._fail(error)
         exchange.keep_alive = parser.should_keep_alive()
         exchange.scope = self._scope(exchange, query)
-        if not self._upgrading:
-            self._admit(exchange)
+        if self._upgrading:
+            return
+        if exchange.method == "GET" and exchange.path == handshake.FEED:
+            self._is_feed = True
+            raise Refused  # by the parser alone: the gateway answers, and nothing can follow on this connection
+        self._admit(exchange)
 
     def _scope(self, exchange: Exchange, query: bytes) -> dict[str, Any]:
         scope: dict[str, Any] = {

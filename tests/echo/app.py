@@ -21,6 +21,8 @@ from kvserver.web.answers import Origins
 class Echo:
     """Sends back what it gets; `fail` makes it raise, and `close 4001 reason` close."""
 
+    protocol = ""
+
     def run(self, websocket: WebSocket) -> None:
         """Echo until the client is gone."""
         while (message := websocket.receive()) is not None:
@@ -48,6 +50,10 @@ class EchoApp:
         """An echo for every WebSocket."""
         check_upgrade(head, self.origins)
         return Echo()
+
+    def leave(self, session: Echo) -> None:
+        """Its client is gone."""
+        session.end()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """WSGI."""

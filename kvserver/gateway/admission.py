@@ -1,0 +1,104 @@
+"""Who gets which kind of `/v1/feed`: from a request's head to the session that serves it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from kvserver import wishes
+from kvserver.gateway.clients import OnPoll, OnStream, OnWebSocket, Refusal
+from kvserver.gateway.door import Door, is_told_in_stream, ticket_of
+from kvserver.gateway.handler import Session, Streaming
+from kvserver.gateway.head import Head, answered, check_upgrade, streaming
+from kvserver.gateway.source import Source
+from kvserver.web import handshake
+from kvserver.web.answers import Origins, WrongMethod
+from kvserver.wishes import Wish
+from shards.errors import BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
+
+EVENT_STREAM: Final = b"text/event-stream"
+LINES: Final = b"application/x-ndjson"
+JSON_TYPE: Final = b"application/json"
+
+
+class Places:
+    """How many clients there may be, in all and from one address."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        """`most_of_one`: 0: as many as there may be in all."""
+        self._most, self._most_of_one = most, most_of_one or most
+        self._taken: Counter[str] = Counter()
+        self._count = 0
+
+    def take(self, peer: str) -> Callable[[], None]:
+        """A place for a client at `peer` (`ip:port`); call the result to give it back. Raises `Overloaded`."""
+        address = peer.rpartition(":")[0] or peer
+        if self._count >= self._most:
+            raise Overloaded(f"this gateway has its {self._most} clients")
+        if self._taken[address] >= self._most_of_one:
+            raise Overloaded(f"{self._most_of_one} feeds are open from this address")
+        self._count += 1
+        self._taken[address] += 1
+
+        def give_back() -> None:
+            self._count -= 1
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]
+
+        return give_back
+
+
+class Admission:
+    """Lets clients of `/v1/feed` in."""
+
+    def __init__(self, source: Source, door: Door, origins: Origins) -> None:
+        self._source, self._door, self._origins = source, door, origins
+
+    def admit(self, head: Head) -> Session | Streaming:
+        """A session. Raises `KVError`, which then is the answer."""
+        if head.method != "GET":
+            raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
+        wish = wishes.parse(head.query)
+        last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
+        if last_event_id:
+            wish = wish._replace(since=last_event_id)
+        if handshake.is_upgrade(head.headers):
+            return self._websocket(head, wish)
+        accept = head.first(b"accept").lower()
+        if EVENT_STREAM in accept:
+            return self._events(head, wish, word)
+        if ticket_of(head) is not None and self._door.tokens.required:
+            raise BadTicket("tickets are for WebSocket and SSE")
+        grants = self._door.enter(head, "sse")
+        if LINES in accept:
+            return OnStream(self._source, wish, grants, streaming(head, self._origins, LINES), sse=False)
+        return OnPoll(self._source, wish, grants, lambda body: answered(head, self._origins, JSON_TYPE, body))
+
+    def _websocket(self, head: Head, wish: Wish) -> Session:
+        check_upgrade(head, self._origins)
+        protocol = _protocol(head)
+        try:
+            return OnWebSocket(self._source, wish, self._door.enter(head, "websocket"), protocol)
+        except (Unauthorized, Forbidden) as error:
+            if is_told_in_stream(head):
+                return Refusal(error, protocol)
+            raise
+
+    def _events(self, head: Head, wish: Wish, word: bytes) -> Streaming:
+        grants, word = self._door.enter_again(head, word)
+        client = OnStream(self._source, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, word)
+        if word:
+            client.kept(lambda: self._door.keep(head, word, grants))
+        return client
+
+
+def _protocol(head: Head) -> str:
+    """The subprotocol, empty if none was offered. Raises `BadRequest` if none that was is known."""
+    offered = [name.strip().decode("latin-1") for value in head.values(b"sec-websocket-protocol")
+               for name in value.split(b",") if name.strip()]  # fmt: skip
+    known = next((name for name in offered if name in OnWebSocket.PROTOCOLS), "")
+    if offered and not known:
+        raise BadRequest(f"Sec-WebSocket-Protocol: known are {', '.join(OnWebSocket.PROTOCOLS)}")
+    return known

@@ -1,0 +1,295 @@
+"""Clients of `/v1/feed`, by what carries them: WebSocket, SSE, lines of JSON, or the answer to one poll."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import gevent  # type: ignore[import-untyped]
+from websockets.frames import Opcode
+
+from kvserver.access.grants import Grants
+from kvserver.gateway import encodings
+from kvserver.gateway.door import close_code
+from kvserver.gateway.encodings import JSON, MESSAGE_PACK, Encoding
+from kvserver.gateway.envelopes import Ending
+from kvserver.gateway.events import Carry, Message
+from kvserver.gateway.filters import filter_of
+from kvserver.gateway.follow import Answer, Follow, poll
+from kvserver.gateway.frames import frame
+from kvserver.gateway.socket import Piece, WebSocket
+from kvserver.gateway.source import Source
+from kvserver.gateway.stream import Stream
+from kvserver.wishes import Wish
+from shards.errors import Forbidden, Unauthorized
+
+log = logging.getLogger(__name__)
+
+SILENCE_S: Final = 9.0
+"""After which a client gets a bookmark, when it is looked at next: within 10 s."""
+TURN_BYTES: Final = 64 << 10
+"""Messages that wait are written together, up to about so many bytes."""
+SNAPSHOT_WAIT_S: Final = 5.0
+"""How long a poll waits for the next page of a snapshot, whatever it was told."""
+
+KEEP_S: Final = 120.0
+"""How often it is noted that a stream lasts."""
+
+REVOKED: Final = 3000
+"""Close code where the token, or what it grants, is gone."""
+
+
+class Client:
+    """Follows the history, and gives what is to be written.
+
+    Attributes:
+        grants: what it may see, as its token stood when it came.
+        listens: it wants activity.
+    """
+
+    def __init__(self, source: Source, wish: Wish, grants: Grants, encoding: Encoding, carry: Carry) -> None:
+        """Raises `Forbidden` if it can never see anything."""
+        self.grants = grants
+        self._source, self._wish, self._carry = source, wish, carry
+        self._wake: Callable[[], None] = lambda: None
+        self._due = self._revoked = False
+        self._spoke_at = time.monotonic()
+        shown = filter_of(wish, grants)
+        self.listens = wish.activity
+        source.enter(self)  # before its place is looked up: from now on everything is shown to it
+        try:
+            self.follow = Follow(source.history, shown, encoding, wish)
+        except BaseException:
+            source.exit(self)
+            raise
+
+    def end(self) -> None:
+        """It is gone."""
+        self._source.exit(self)
+
+    def review(self, grants: Grants | None) -> None:
+        """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
+        if grants is not None and self._sees_the_same(grants):
+            self.grants = grants
+        else:
+            self._revoked = True
+            self.revoke()
+
+    def _sees_the_same(self, grants: Grants) -> bool:
+        try:
+            return filter_of(self._wish, grants) == self.follow.filter
+        except Forbidden:
+            return False
+
+    def revoke(self) -> None:
+        """End the connection, if there is one yet."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """There may be something for it."""
+        self._wake()
+
+    def tick(self) -> None:
+        """Look whether it has heard nothing for long, or waits for a page."""
+        self._due = time.monotonic() - self._spoke_at > SILENCE_S
+        if self._due or self.follow.in_snapshot:
+            self._wake()
+
+    def next(self) -> bytes | None:
+        """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
+        parts: list[bytes] = []
+        size = 0
+        while size < TURN_BYTES and (message := self._next_message()) is not None:
+            part = message.framed(self._carry)
+            parts.append(part)
+            size += len(part)
+        if not parts:
+            return None
+        self._spoke_at = time.monotonic()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _next_message(self) -> Message | None:
+        message = self.follow.next()
+        if message is not None:
+            self._source.counts["deliveries"] += message.events
+        elif self._due:
+            message = self.follow.bookmark()
+        self._due = False
+        return message
+
+    def closing(self, reason: Ending) -> bytes:
+        """What tells it that the connection ends."""
+        return self._carry(self.follow.closing(reason))
+
+
+class OnWebSocket(Client):
+    """A session on a WebSocket; `protocol` is the subprotocol it chose, empty for none."""
+
+    PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
+
+    def __init__(self, source: Source, wish: Wish, grants: Grants, protocol: str) -> None:
+        self.protocol = protocol
+        self._websocket: WebSocket | None = None
+        encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
+        super().__init__(source, wish, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
+
+    def run(self, websocket: WebSocket) -> None:
+        """Until the client is gone. What it sends is read and dropped."""
+        self._websocket = websocket
+        self._wake = websocket.wake
+        websocket.farewell = self.closing
+        websocket.on_answer = lambda: self._source.report("heartbeat", websocket.peer.encode())
+        websocket.ping()
+        websocket.source = self._piece
+        websocket.wake()
+        if self._revoked:
+            self.revoke()
+        while websocket.receive() is not None:
+            pass
+
+    def revoke(self) -> None:
+        """What it may see has changed."""
+        if self._websocket is not None:
+            self._websocket.dismiss(REVOKED, "revoked", "revoked")
+
+    def _piece(self) -> Piece | None:
+        assert self._websocket is not None
+        try:
+            data = self.next()
+        except Exception:
+            log.exception("feeding %s", self._websocket.peer)
+            self._websocket.close(1011)
+            return None
+        return None if data is None else Piece(data)
+
+
+class Refusal:
+    """Tells a browser on its WebSocket why there is no feed for it: it cannot see how a handshake fails."""
+
+    protocol = ""
+
+    def __init__(self, error: Unauthorized | Forbidden, protocol: str) -> None:
+        self._error, self.protocol = error, protocol
+
+    def run(self, websocket: WebSocket) -> None:
+        """Say it, close, and wait until the client has gone."""
+        error = self._error
+        encoding, opcode = OnWebSocket.PROTOCOLS[self.protocol or "kv.json"]
+        body = encoding.message(
+            {"type": "error", "status": error.status, "code": error.code, "detail": error.detail or error.title,
+             "hint": error.hint}
+        )  # fmt: skip
+        websocket.send(body, binary=opcode is Opcode.BINARY)
+        websocket.close(close_code(error), error.code)
+        while websocket.receive() is not None:
+            pass
+
+    def end(self) -> None:
+        """Nothing to release."""
+
+
+class OnStream(Client):
+    """A session whose answer goes on: SSE, or lines of JSON.
+
+    `word`: ends the ids of an SSE stream that a ticket opened; empty for none.
+    """
+
+    def __init__(self, source: Source, wish: Wish, grants: Grants, head: bytes, sse: bool, word: bytes = b"") -> None:
+        self._stream: Stream | None = None
+        self.head = head + (encodings.retry() if sse else b"")
+        carry = encodings.sse if not word else _worded(word)
+        super().__init__(source, wish, grants, JSON, carry if sse else encodings.ndjson)
+        self._keep: Callable[[], None] = lambda: None
+        self._kept_at = self._spoke_at
+
+    def kept(self, keep: Callable[[], None]) -> None:
+        """Call `keep` now and then as long as the stream lasts, and at its end."""
+        self._keep = keep
+
+    def tick(self) -> None:
+        """Also keep what lets it come back."""
+        super().tick()
+        now = time.monotonic()
+        if now - self._kept_at > KEEP_S:
+            self._kept_at = now
+            self._keep()
+
+    def end(self) -> None:
+        """It is gone, and may come back."""
+        self._keep()
+        super().end()
+
+    def carry(self, stream: Stream) -> None:
+        """Say what to write to `stream`."""
+        self._stream = stream
+        self._wake = stream.wake
+        stream.source = self.next
+        stream.farewell = self.closing
+        if self._revoked:
+            self.revoke()
+
+    def revoke(self) -> None:
+        """What it may see has changed."""
+        if self._stream is not None:
+            self._stream.dismiss(REVOKED, "", "revoked")
+
+
+class OnPoll(Client):
+    """A session of one answer, which may wait for something to tell. `answer` makes it of its body."""
+
+    head = b""
+
+    def __init__(self, source: Source, wish: Wish, grants: Grants, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+        self._stream: Stream | None = None
+        self._at_once = wish.since is None and not wish.snapshot
+        super().__init__(source, wish, grants, JSON, encodings.ndjson)
+        wait_s = max(wish.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
+        self._until = time.monotonic() + wait_s
+        self._timer = gevent.spawn_later(wait_s, self.wake)
+
+    def carry(self, stream: Stream) -> None:
+        """Say what to write to `stream`."""
+        self._stream = stream
+        self._wake = stream.wake
+        stream.source = self._whole
+        stream.farewell = self._empty
+        if self._revoked:
+            self.revoke()
+
+    def end(self) -> None:
+        """It has its answer, or is gone."""
+        self._timer.kill(block=False)
+        super().end()
+
+    def revoke(self) -> None:
+        """What it may see has changed: it gets what it could see until now."""
+        if self._stream is not None:
+            self._stream.dismiss(REVOKED, "", "revoked")
+
+    def _whole(self) -> bytes | None:
+        assert self._stream is not None
+        found = Answer(self.follow.cursor, False, []) if self._at_once else poll(self.follow)
+        if not found.messages and not self._at_once and time.monotonic() < self._until:
+            return None
+        self._source.counts["deliveries"] += sum(message.events for message in found.messages)
+        self._stream.farewell = lambda reason: b""
+        self._stream.end()
+        return self._answer(encodings.poll_answer(*found))
+
+    def _empty(self, reason: Ending) -> bytes:
+        return self._answer(encodings.poll_answer(self.follow.cursor, False, []))
+
+
+def _text(message: Message) -> bytes:
+    return frame(Opcode.TEXT, message.body)
+
+
+def _binary(message: Message) -> bytes:
+    return frame(Opcode.BINARY, message.body)
+
+
+def _worded(word: bytes) -> Carry:
+    return lambda message: encodings.sse(message, b"~" + word)

@@ -1,0 +1,372 @@
+"""One client of `/v1/feed`: from where it is in the history to what it gets next. Pure.
+
+A client is a revision, and what it wants. Whoever carries it asks for the next message when the one before has left,
+so a slow client holds no memory, and a client that comes back with any cursor it ever got goes on from there, at
+whichever gateway.
+
+A client of a snapshot has, beside the revision, the last key it got: its copy is the store as it was at that revision,
+as far as that key. A page is read from the maps; when the feed has come to where none of the maps had been further,
+events up to there of the keys it has are sent, those of the page's range are folded into the page, and the page is the
+store at that very revision, too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+from kvserver.gateway import cursors
+from kvserver.gateway.conflation import Survivors
+from kvserver.gateway.cursors import Cursor, Reason
+from kvserver.gateway.encodings import Encoding, encoded
+from kvserver.gateway.envelopes import MOST_BYTES, MOST_EVENTS, Ending, Room, activity_fields
+from kvserver.gateway.events import Block, Event, Line, Message
+from kvserver.gateway.filters import Filter
+from kvserver.gateway.snapshots import Fold, Page
+from kvserver.times import rfc3339
+from kvserver.wishes import Wish
+from shards.errors import Unavailable
+from shards.protocol import Activity
+
+RETRY_MS: Final = 1500
+"""When a client that was told to go shall come back."""
+
+_NEAR: Final = 4096  # how far behind a client of a snapshot may be when its next page is read
+
+Shows = Callable[[Event], bool]
+
+
+class Overtaken(Exception):
+    """The history is not kept any more where a client wants to go on."""
+
+
+class History(Protocol):
+    """What a gateway knows of the history, and of the store.
+
+    Attributes:
+        epoch: the history's name.
+    """
+
+    epoch: str
+
+    def shown(self) -> int:
+        """Revision up to which this gateway has come."""
+
+    def watermark(self) -> int:
+        """Revision up to which everything may be shown."""
+
+    def end(self) -> int:
+        """The last revision there is."""
+
+    def oldest(self) -> int:
+        """The first revision that is kept."""
+
+    def now_ms(self) -> int:
+        """Unix time."""
+
+    def after(self, revision: int) -> Block:
+        """The block that holds the revision after `revision`, which is below `shown`. Raises `Overtaken`."""
+
+    def page(self, prefixes: tuple[bytes, ...], after: bytes, values: bool) -> Page:
+        """What the maps have of keys with `prefixes` (in order, none inside another) above `after`.
+
+        Raises `Unavailable`.
+        """
+
+    def lines(self, number: int) -> tuple[int, Line | None]:
+        """The first line of activity that is kept from `number` on, and the number after it; None: there is none."""
+
+
+class Follow:
+    """One client.
+
+    Attributes:
+        filter: what it gets to see.
+    """
+
+    def __init__(self, history: History, filter: Filter, encoding: Encoding, wish: Wish) -> None:
+        """`wish.since` is where it goes on, if it can."""
+        self.filter = filter
+        self._history, self._encoding = history, encoding
+        self._snapshot, self._conflate = wish.snapshot, wish.conflate
+        self._shared_name = f"{filter.name} {encoding.index}"
+        self._queue: deque[Message] = deque()
+        self._given = b""  # the cursor behind the last message taken from the queue
+        self._last: bytes | None = None
+        self._page: Page | None = None
+        self._survivors: Survivors | None = None
+        self._line, _ = history.lines(1 << 62)
+        self._revision = 0
+        if wish.since is not None:
+            self._resume(wish.since)
+        elif wish.snapshot:
+            self._begin_snapshot()
+        else:
+            self._revision = history.watermark()
+            self._post(self.bookmark())
+
+    @property
+    def cursor(self) -> bytes:
+        """Where the client is, with what it was given so far."""
+        return self._given if self._queue else self._at()
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether a snapshot is under way."""
+        return self._last is not None
+
+    def next(self) -> Message | None:
+        """What the client gets next; None if there is nothing now. May take long, and switch to other clients."""
+        if not self._queue:
+            try:
+                message = self._snapshot_message() if self._last is not None else self._live_message()
+            except Overtaken:
+                self._queue.clear()
+                self._gap("trimmed")
+            else:
+                if message is not None or not self._queue:
+                    return message
+        message = self._queue.popleft()
+        self._given = message.cursor
+        return message
+
+    def bookmark(self) -> Message:
+        """Tells where the client is."""
+        return self._message({"type": "bookmark", "cursor": self.cursor, "time": rfc3339(self._history.now_ms())})
+
+    def closing(self, reason: Ending) -> Message:
+        """Tells that the connection ends, and where to go on."""
+        return self._message({"type": "closing", "cursor": self.cursor, "reason": reason, "retry_ms": RETRY_MS})
+
+    # Where it is
+
+    def _at(self, revision: int | None = None, last: bytes | None = None) -> bytes:
+        revision = self._revision if revision is None else revision
+        last = self._last if last is None else last
+        return Cursor(self._history.epoch, revision, last, self.filter.crc if last is not None else 0).text()
+
+    def _resume(self, text: bytes) -> None:
+        cursor, history = cursors.parse(text), self._history
+        if cursor is not None and cursor.last is not None:
+            self._snapshot = True  # who is in the middle of one wants one
+        reason = cursors.obstacle(
+            cursor, epoch=history.epoch, end=history.end(), oldest=history.oldest(), crc=self.filter.crc
+        )
+        if reason is not None:
+            self._gap(reason)
+        else:
+            assert cursor is not None
+            self._revision, self._last = cursor.revision, cursor.last
+
+    def _gap(self, reason: Reason) -> None:
+        """It cannot go on: a snapshot, if it wants one, else what is kept."""
+        history = self._history
+        oldest = history.oldest() - 1
+        self._survivors = None
+        if self._snapshot:
+            self._begin_snapshot()
+        else:
+            self._revision = oldest
+        self._post(self._message({
+            "type": "gap", "cursor": self._at(), "reason": reason,
+            "oldest": Cursor(history.epoch, oldest).text().decode(), "snapshot": self._snapshot,
+        }))  # fmt: skip
+
+    def _post(self, message: Message) -> None:
+        self._queue.append(message)
+        self._given = message.cursor
+
+    def _message(self, fields: dict[str, Any]) -> Message:
+        cursor = fields["cursor"]
+        return Message(cursor, self._encoding.message(fields | {"cursor": cursor.decode()}))
+
+    # Changes as they come
+
+    def _live_message(self) -> Message | None:
+        until = self._history.shown()
+        if self.filter.activity and (line := self._next_line()) is not None:
+            if line.place <= self._revision:
+                self._line += 1
+                return self._activity(self._at(), line.activity)
+            until = min(until, line.place)
+        if self._conflate and self._revision < until:
+            return self._conflated(until)
+        return self._events(until)
+
+    def _next_line(self) -> Line | None:
+        while True:
+            following, line = self._history.lines(self._line)
+            if line is None:
+                return None
+            self._line = following - 1
+            if self.filter.shows_line(line.activity):
+                return line
+            self._line = following
+
+    def _conflated(self, until: int) -> Message | None:
+        while self._revision < until:
+            left = self._survivors
+            if left is None or left.end <= self._revision:
+                blocks = self._blocks(self._revision, until)
+                left = self._survivors = Survivors(blocks, self._revision, until, self.filter.shows)
+            message = self._events(left.end, None if left.all else self._survives)
+            if message is not None:
+                return message
+        return None
+
+    def _survives(self, event: Event) -> bool:
+        return self._survivors is not None and event in self._survivors and self.filter.shows(event)
+
+    def _events(self, until: int, shows: Shows | None = None) -> Message | None:
+        """The next envelope of events up to `until`; None: there is none, and the client is there.
+
+        Without `shows` the filter alone decides, and the envelope is shared.
+        """
+        while self._revision < until:
+            block = self._history.after(self._revision)
+            is_shared = shows is None and block.end <= until
+            found = block.find(self._shared_name, self._revision) if is_shared else None
+            if found is None:
+                found = self._envelope(block, until, shows or self.filter.shows)
+                if is_shared:
+                    block.share(self._shared_name, self._revision, *found)
+            message, self._revision = found
+            if message is not None:
+                return message
+        return None
+
+    def _envelope(self, block: Block, until: int, shows: Shows) -> tuple[Message | None, int]:
+        """The first envelope of `block` behind the client's place, and how far it reaches."""
+        room = Room()
+        reached = min(block.end, until)
+        values = self.filter.values
+        for event in block.after(self._revision):
+            if event.revision > until:
+                break
+            if not shows(event):
+                continue
+            if event.op == "mark":
+                if not room.parts:
+                    cursor = self._at(event.revision)
+                    kind: Any = "delete_prefix" if event.key else "delete_all"
+                    return self._activity(cursor, Activity(0, kind, event.key, event.time_ms)), event.revision
+                reached = event.revision - 1
+                break
+            if not room.add(encoded(self._encoding, event, values), event.unit):
+                reached = room.unit
+                break
+        if not room.parts:
+            return None, reached
+        cursor = self._at(reached)
+        body = self._encoding.envelope("events", cursor, "events", room.parts)
+        return Message(cursor, body, len(room.parts)), reached
+
+    def _activity(self, cursor: bytes, line: Activity) -> Message:
+        return self._message({"type": "activity", "cursor": cursor} | activity_fields(line))
+
+    def _blocks(self, after: int, until: int) -> Iterator[Block]:
+        while after < until:
+            block = self._history.after(after)
+            yield block
+            after = block.end
+
+    # A snapshot
+
+    def _begin_snapshot(self) -> None:
+        self._last, self._page = b"", None
+        self._revision = self._history.shown()
+
+    def _snapshot_message(self) -> Message | None:
+        """The next message of the snapshot, if it is not put into the queue."""
+        while self._last is not None and not self._queue:
+            if self._page is None:
+                message = self._catch_up()
+                if message is not None or not self._read_page():
+                    return message
+            assert self._page is not None
+            shown = self._history.shown()
+            if shown < self._page.applied:
+                break
+            page, self._page = self._page, None
+            self._show(page, shown)
+        return None
+
+    def _catch_up(self) -> Message | None:
+        """Events of what the client has, as long as it is far behind: what comes between is kept in memory."""
+        shown = self._history.shown()
+        if not self._last:
+            self._revision = shown
+        return self._events(shown, self._covers) if shown - self._revision > _NEAR else None
+
+    def _read_page(self) -> bool:
+        """Read the next page; False if that is not possible now."""
+        assert self._last is not None
+        if self._history.shown() < self._revision:  # another gateway was further
+            return False
+        try:
+            self._page = self._history.page(self.filter.prefixes, self._last, self.filter.values)
+        except Unavailable:
+            return False
+        return True
+
+    def _covers(self, event: Event) -> bool:
+        """Whether the client has the event's key."""
+        return event.key <= (self._last or b"") and event.op != "mark" and self.filter.shows(event)
+
+    def _show(self, page: Page, revision: int) -> None:
+        """Bring what the client has, and the page, to `revision`."""
+        above = self._last or b""
+        fold = Fold(page)
+        fold.add(self._blocks(self._revision, revision), self._revision, revision, self.filter.prefixes, above)
+        before = self._at()
+        if above:
+            while (message := self._events(revision, self._covers)) is not None:
+                self._queue.append(message)
+        self._revision = revision
+        self._show_items(fold, page.last)
+        self._last = page.last
+        if page.last is None:
+            self._line, _ = self._history.lines(1 << 62)
+            self._queue.append(self._message({"type": "snapshot_end", "cursor": self._at()}))
+        self._given = before
+
+    def _show_items(self, fold: Fold, last: bytes | None) -> None:
+        room, key = Room(), b""
+        for item in fold.items():
+            data = self._encoding.item(item, self.filter.values)
+            if not room.add(data, item.revision):
+                self._post_items(room.parts, key)
+                room = Room()
+                room.add(data, item.revision)
+            key = item.key
+        if room.parts:
+            self._post_items(room.parts, key if last is None else last)
+
+    def _post_items(self, parts: list[bytes], last: bytes) -> None:
+        cursor = self._at(last=last)
+        self._queue.append(Message(cursor, self._encoding.envelope("snapshot", cursor, "items", parts), len(parts)))
+
+
+class Answer(NamedTuple):
+    """What a poll gets."""
+
+    cursor: bytes
+    more: bool
+    messages: list[Message]
+
+
+def poll(follow: Follow) -> Answer:
+    """As many messages as one answer may hold."""
+    messages: list[Message] = []
+    count = size = 0
+    while True:
+        cursor = follow.cursor
+        message = follow.next()
+        if message is None:
+            return Answer(follow.cursor, follow.in_snapshot, messages)
+        count += message.events or 1
+        size += len(message.body) + 1
+        if messages and (count > MOST_EVENTS or size > MOST_BYTES):
+            return Answer(cursor, True, messages)
+        messages.append(message)
