@@ -164,7 +164,11 @@ class Router:
 
     def describe(self, key: bytes) -> Item | None:
         """`get` without the value, which is not shown on `/wal`."""
-        return self._readers[shard_of(key, self._shards)].describe(key, self.board.now_ms())
+        now_ms = self.board.now_ms()
+        item = self._readers[shard_of(key, self._shards)].describe(key, now_ms)
+        if self._stamps is not None and item is not None:
+            note_use(self._stamps, key, now_ms)
+        return item
 
     # Many keys
 

@@ -5,7 +5,7 @@ key's word is found by its CRC, and holds a time in ticks of 8 ms, modulo 2^32 (
 use by one plain store. Two keys that have the same word are both as young as the younger.
 
 **The sample** is drawn from a list of the shard's keys, which a dict cannot give by number. Deletes leave keys in the
-list until they are drawn or make up half of it, so it costs a new key one append, and 8 to 16 bytes.
+list until they are the oldest of a sample or make up half of it, so it costs a new key one append, and 8 to 16 bytes.
 """
 
 from __future__ import annotations
@@ -75,35 +75,32 @@ class Evictor:
     def oldest(
         self, keys: Collection[bytes], staged: Container[bytes], spared: Container[bytes], now_ms: int
     ) -> bytes | None:
-        """One of `keys` that is in neither `staged` nor `spared`, used longest ago of a sample; None: there is none."""
-        stamps, now = self._stamps, stamp(now_ms)
-        oldest, most = None, -1
-        for _ in range(SAMPLE):
-            key = self._draw(keys)
-            if key is None:
-                return None
-            if key in staged or key in spared:
-                continue
-            age = now - stamps[crc32(key) & STAMPS - 1] & _WORD
-            if age > most:
-                oldest, most = key, age
-        if oldest is None:  # the shard has few others
-            return next((key for key in keys if key not in staged and key not in spared), None)
-        return oldest
+        """One of `keys` that is in neither `staged` nor `spared`, used longest ago of a sample; None: there is none.
+
+        It is not drawn again: `keep` it if it is not deleted after all.
+        """
+        known, random, stamps, now = self._keys, self._random, self._stamps, stamp(now_ms)
+        while known:
+            count, found, most = len(known), -1, -1
+            for _ in range(SAMPLE):
+                at = int(random() * count)
+                key = known[at]
+                age = now - stamps[crc32(key) & STAMPS - 1] & _WORD
+                if age > most and key not in staged and key not in spared:
+                    found, most = at, age
+            if found < 0:  # the shard has few others
+                return next((key for key in keys if key not in staged and key not in spared), None)
+            key, known[found] = known[found], known[-1]
+            known.pop()
+            if key in keys:
+                return key
+        return None
+
+    def keep(self, keys: Iterable[bytes]) -> None:
+        """What `oldest` gave is there all the same."""
+        self._keys += keys
 
     def check(self, keys: Collection[bytes]) -> None:
         """Raise AssertionError if one of `keys` can never go, or too much is kept of those that are gone."""
         assert set(self._keys).issuperset(keys), "keys that cannot be evicted"
         assert len(self._keys) <= 2 * len(keys) + _SLACK, "keys that are gone"
-
-    def _draw(self, keys: Container[bytes]) -> bytes | None:
-        """Any of `keys`. Forgets what it meets and is gone."""
-        known, random = self._keys, self._random
-        while known:
-            at = int(random() * len(known))
-            key = known[at]
-            if key in keys:
-                return key
-            known[at] = known[-1]
-            known.pop()
-        return None

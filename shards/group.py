@@ -59,7 +59,7 @@ class Group:
     Attributes for the rules:
         keyspace: whose group it is.
         room, spare: what may still be written.
-        guarded: whether what is written must be looked at for that, or for the memory limit.
+        guarded: whether what is put must be looked at for that, or for the memory limit.
         slots: those of the shard; None: every key is this shard's.
         answered: bytes that the gets of a batch have answered.
         numbered: replies with a revision of this group.
@@ -70,7 +70,7 @@ class Group:
     decide = rules.decide
     delete_prefix = rules.delete_prefix
 
-    def __init__(self, keyspace: Keyspace, now_ms: int, room: Room, spare: int, others: int) -> None:
+    def __init__(self, keyspace: Keyspace, now_ms: int, room: Room, spare: int, others: int, size: int) -> None:
         self.now_ms = now_ms
         self.events: list[Change] = []
         self.full = self.starved = False
@@ -78,7 +78,7 @@ class Group:
         self.answer_bytes = 0
         self.keyspace = keyspace
         self.room, self.spare = room, spare
-        self.guarded = room is not Room.ALL or keyspace.max_memory > 0
+        self.guarded = room is not Room.ALL or 0 < keyspace.max_memory < others + keyspace.bytes + size
         self.slots = keyspace.slots if len(keyspace.slots) < SLOTS else None
         self.answered: dict[int, int] = {}
         self.numbered: list[Done | Value | Failed] = []
@@ -126,6 +126,7 @@ class Group:
         evictor = keyspace.evictor
         if evictor is not None:
             evictor.use_all(self._staged, entries, self.now_ms)
+            evictor.keep(key for key in self._gone if self._staged[key] is not None)  # it came back
         for key, entry in self._staged.items():
             if entry is None:
                 entries.pop(key, None)
@@ -154,6 +155,7 @@ class Group:
         """Undo the group: the dict is as it was, and what was due is due again. Its replies mean nothing."""
         for key in self._due:
             self.keyspace._schedule(key, self._entries[key][2])
+        self._keep_gone(0)
 
     # For the rules.
 
@@ -265,6 +267,12 @@ class Group:
                 self.expire_first(key, entry)
             self._gone.append(key)
 
+    def _keep_gone(self, number: int) -> None:
+        """What had to go is there again, but for the first `number` keys."""
+        if self.keyspace.evictor is not None:
+            self.keyspace.evictor.keep(self._gone[number:])
+        del self._gone[number:]
+
     def undo(self, operations: Sequence[OfOneKey]) -> Callable[[], None]:
         """What takes back all that `operations`, an atomic batch, will have done."""
         staged = {operation.key: self._staged.get(operation.key, _UNTOUCHED) for operation in operations}
@@ -280,7 +288,8 @@ class Group:
                     self._staged[key] = entry
             for key in self._gone[gone:]:
                 self._staged.pop(key, None)
-            del self.events[events:], self.numbered[numbered:], self._wanted[wanted:], self._gone[gone:]
+            self._keep_gone(gone)
+            del self.events[events:], self.numbered[numbered:], self._wanted[wanted:]
             self._weighed = events
             self._weight, self._bytes, self._expiring, self.expired, self.evicted, self.answer_bytes = numbers
             self.full = self.starved or self._weight > FULL_BYTES

@@ -74,13 +74,16 @@ class Keyspace:
         if self.evictor is not None:
             self.evictor.load(self._entries)
 
-    def begin(self, now_ms: int, room: Room = Room.ALL, spare: int = UNBOUNDED, others: int = 0) -> Group:
+    def begin(
+        self, now_ms: int, room: Room = Room.ALL, spare: int = UNBOUNDED, others: int = 0, size: int = UNBOUNDED
+    ) -> Group:
         """A new group. Only one is open at a time: `commit` or `discard` it before the next.
 
         `spare`: how many bytes of events there is room for, as far as they are not known before they are decided.
         `others`: bytes of keys and values in the other shards, which count towards the limit.
+        `size`: keys and values to be put have no more bytes, so that they need not be looked at far below the limit.
         """
-        return Group(self, now_ms, room, spare, others)
+        return Group(self, now_ms, room, spare, others, size)
 
     def entries(self) -> dict[bytes, Entry]:
         """A copy of the dict, to compare with a map."""

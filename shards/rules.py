@@ -290,6 +290,8 @@ def _rewrite(group: Group, key: bytes, old: Entry | None, value: bytes, content_
         raise ValueTooLarge(f"the result has {size} bytes, at most {group.keyspace.max_value} are allowed")
     if group.weigh() + size > group.spare and _grows(size, old):
         raise InsufficientStorage(_MAP_FULL)
+    if group.keyspace.max_memory:  # the sizes of results were not foreseen: from now on all are looked at
+        group.guarded = True
     if group.guarded:
         _check_room(group, key, size, old)
     group.count_answer(size)

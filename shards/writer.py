@@ -100,7 +100,7 @@ class Writer:
         There are further groups only if results are much larger than what was sent (a patch of a large value), or if
         more keys have to be evicted than one may.
 
-        `size`: about how many bytes of keys and values there are. No operation is a `DeletePrefix`.
+        `size`: at least as many bytes as keys and values have. No operation is a `DeletePrefix`.
         Raises `LogBroken` and `MapFull`: then the process must end without another word.
         """
         group = self._begin(size)
@@ -181,7 +181,7 @@ class Writer:
         """A group of `size` bytes. `answer_bytes`: of values that replies carry already."""
         room = self._room(size)
         others = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
-        group = self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES, others)
+        group = self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES, others, size)
         group.answer_bytes = answer_bytes
         return group
 

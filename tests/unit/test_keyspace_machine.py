@@ -29,6 +29,7 @@ from shards.protocol import (
     Reply,
     Results,
     Touch,
+    size_of,
 )
 from tests.unit.oracle import Item, Memory, Oracle, text_of
 
@@ -124,10 +125,12 @@ class Against(RuleBasedStateMachine):
         elapsed_ms=st.integers(0, 4),
         room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]),
         others=st.sampled_from([0, 0, 0, 9, 100]),
+        size=st.sampled_from([1 << 40, 30, 0]),
     )
-    def begin(self, elapsed_ms: int, room: Room, others: int) -> None:
+    def begin(self, elapsed_ms: int, room: Room, others: int, size: int) -> None:
         self.now_ms += elapsed_ms
-        self.group = self.space.begin(self.now_ms, room, others=others)
+        self.group = self.space.begin(self.now_ms, room, others=others, size=size)
+        self.size_left = size
         memory, limit = None, self.space.max_memory
         if limit:
             chosen, most = (self.choices.made, self.choices.most) if self.choices else (None, 0)
@@ -150,6 +153,9 @@ class Against(RuleBasedStateMachine):
     @rule(operation=operations(KEYS))
     def decide(self, operation: OfOneKey | AtomicBatch) -> None:
         assert self.group and self.oracle
+        self.size_left -= sum(size_of(each) for each in self.single(operation) if isinstance(each, Put))
+        if self.size_left < 0:
+            return
         reply = self.group.decide(operation)
         expected = self.oracle.answer(operation)
         assert not self.choices or not self.choices.made
@@ -159,6 +165,9 @@ class Against(RuleBasedStateMachine):
         self.awaited.append((reply, expected))
         if self.group.full:
             self.commit()
+
+    def single(self, operation: OfOneKey | AtomicBatch) -> list[OfOneKey]:
+        return operation.operations if isinstance(operation, AtomicBatch) else [operation]
 
     @precondition(lambda self: self.group is not None)
     @rule(batch=st.lists(operations(st.sampled_from(SLOTMATES)), max_size=5))
