@@ -74,7 +74,7 @@ class ServerSettings(ProcessSettings):
     max_memory: int | None = setting(
         None, size(1 << 10, 1 << 50), "BYTES",
         "Most bytes of keys and values in all shards together. What would pass it is refused, or makes other keys go: "
-        "see --on-full. What maps and shards need beside that (some 500 bytes a key) does not count. Default: none; "
+        "see --on-full. What maps and shards need beside that (300 to 450 bytes a key) does not count. Default: none; "
         "then growth is refused only when the map directory, the memory or the disk is full.",
     )  # fmt: skip
     on_full: str = setting(

@@ -17,7 +17,7 @@ def table() -> memoryview[int]:
 
 
 def test_what_is_used_all_the_time_stays() -> None:
-    """A tenth of the keys is read while four times of what fits is written: by chance 2 in 100 of them would stay."""
+    """A tenth of the keys is read while four times of what fits is written: by chance some 5 in 100 would stay."""
     keys, stamps = 2000, table()
     size = len(b"key-0000") + 10
     space = Keyspace(
