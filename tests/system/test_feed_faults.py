@@ -1,0 +1,184 @@
+"""Clients of `/v1/feed` that break off at random, while somebody writes and processes are killed: nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.exceptions import WebSocketException
+
+from tests.system.feeds import Message, lines, now, poll, polled, receive, websocket
+from tests.system.harness import Server, wait_for
+
+WRITES = 500
+BROKEN = (httpx.HTTPError, WebSocketException, OSError, EOFError, TimeoutError, StopIteration)
+
+
+class Reader(threading.Thread):
+    """Reads by one of the ways; breaks off after a few messages, comes back with its last cursor or an older one.
+
+    Attributes:
+        seen: revisions, in the order in which they came, since `base`.
+        copy: key to revision.
+    """
+
+    def __init__(self, server: Server, way: str, since: str, seed: int, snapshot: bool) -> None:
+        super().__init__(daemon=True)
+        self._server, self._way, self.snapshot = server, way, snapshot
+        self._random = random.Random(seed)
+        self.cursor = "" if snapshot else since  # a usable cursor would go before the snapshot
+        self._states: list[tuple[str, tuple[int, ...], dict[str, int]]] = [(self.cursor, (), {})]
+        self.seen: list[int] = []
+        self.copy: dict[str, int] = {}
+        self.until = 0
+        self.failure: BaseException | None = None
+        self.breaks = 0
+
+    def run(self) -> None:
+        try:
+            while not self.until or self._revision() < self.until:
+                with contextlib.suppress(*BROKEN):
+                    self._connect()
+                self.breaks += 1
+        except BaseException as error:
+            self.failure = error
+
+    def _revision(self) -> int:
+        parts = self.cursor.split(".")
+        return int(parts[1]) if len(parts) == 2 else 0
+
+    def _connect(self) -> None:
+        if self._random.random() < 0.3 and not self.until:
+            self.cursor, seen, copy = self._random.choice(self._states)
+            self.seen, self.copy = list(seen), dict(copy)
+        count = self._random.randrange(1, 30)
+        wanted: dict[str, Any] = {"since": self.cursor} if self.cursor else {}
+        if self.snapshot:
+            wanted["snapshot"] = True
+        for message in self._messages(wanted):
+            self._take(message)
+            count -= 1
+            if count <= 0 or (self.until and self._revision() >= self.until):
+                return
+
+    def _messages(self, wanted: dict[str, Any]) -> Iterator[Message]:
+        if self._way == "poll":
+            answer = poll(self._server, wait=1, **wanted)
+            yield from answer["messages"]
+            yield {"type": "bookmark", "cursor": answer["cursor"]}
+        elif self._way.startswith("kv."):
+            with websocket(self._server, self._way, **wanted) as connection:
+                while True:
+                    yield receive(connection)
+        else:
+            with lines(self._server, self._way, **wanted) as found:
+                yield from found
+
+    def _take(self, message: Message) -> None:
+        assert message["type"] != "gap", message
+        if message["type"] == "snapshot" and not self.cursor:
+            self.copy = {}
+        for item in message.get("items", ()):
+            self.copy[item["key"]] = item["revision"]
+        for event in message.get("events", ()):
+            self.seen.append(event["revision"])
+            if event["op"] == "delete":
+                self.copy.pop(event["key"], None)
+            else:
+                self.copy[event["key"]] = event["revision"]
+        self.cursor = message["cursor"]
+        self._states.append((self.cursor, tuple(self.seen), dict(self.copy)))
+        del self._states[:-40]
+
+
+def write(server: Server, progress: Callable[[], None]) -> set[int]:
+    """Write until enough is written; the revisions that were acknowledged."""
+    acknowledged: set[int] = set()
+    chance = random.Random(1)
+    with server.client(20) as client:
+        for i in range(WRITES):
+            key = f"k{chance.randrange(300)}"
+            with contextlib.suppress(httpx.HTTPError):
+                if chance.random() < 0.2:
+                    answer = client.delete(f"/v1/kv/{key}")
+                elif chance.random() < 0.1:
+                    ops = [{"op": "put", "key": "{t}" + str(n), "value": "v"} for n in range(chance.randrange(1, 20))]
+                    answer = client.post("/v1/batch", json={"atomic": True, "ops": ops})
+                    acknowledged |= {r["revision"] for r in answer.json().get("results", ()) if r["status"] < 300}
+                else:
+                    answer = client.put(f"/v1/kv/{key}", content=b"v" * chance.randrange(2000))
+                if "kv-revision" in answer.headers:
+                    acknowledged.add(int(answer.headers["kv-revision"]))
+            if i % 25 == 0:
+                progress()
+    return acknowledged
+
+
+def test_whatever_breaks_off_goes_on_without_a_loss(tmp_path: Path) -> None:
+    """All readers have seen the log, once, in order; the copies are what the store holds."""
+    options = ("--shards", "2", "--workers", "2", "--gateways", "2", "--sync", "os")
+    with Server(tmp_path / "store", *options) as server:
+        server.tracebacks_expected = True  # of workers whose shard was killed under them
+        with server.client() as client:
+            for i in range(0, 1500, 500):
+                ops = [{"op": "put", "key": f"old{n:04}", "value": "v"} for n in range(i, i + 500)]
+                client.post("/v1/batch", json={"ops": ops}).raise_for_status()
+        since = now(server)
+        ways = ["kv.json", "kv.msgpack", "text/event-stream", "application/x-ndjson", "poll"]
+        readers = [
+            Reader(server, way, since, seed, snapshot)
+            for seed, (way, snapshot) in enumerate(itertools.product(ways, [False, True]))
+        ]
+        for reader in readers:
+            reader.start()
+        chance = random.Random(2)
+
+        def kill() -> None:
+            if chance.random() < 0.15:
+                with contextlib.suppress(httpx.HTTPError, ProcessLookupError):
+                    status = server.status()
+                    victims = [row["pid"] for kind in ("shards", "gateways") for row in status[kind] if row["pid"]]
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+
+        acknowledged = write(server, kill)
+        wait_for(lambda: _ready(server), "every shard up")
+        with server.client(30) as client:
+            last = int(client.put("/v1/kv/last", content=b"x").raise_for_status().headers["kv-revision"])
+        for reader in readers:
+            reader.until = last
+        for reader in readers:
+            reader.join(40)
+            assert not reader.is_alive(), (reader.name, reader.cursor, last)
+            if reader.failure is not None:
+                raise reader.failure
+        messages, _ = polled(server, since)
+        log = [event["revision"] for message in messages for event in message.get("events", ())]
+        assert log == sorted(set(log)) and acknowledged <= set(log)
+        held = {item["key"]: item["revision"] for item in _all_items(server)}
+        for reader in readers:
+            if reader.snapshot:
+                assert reader.copy == held
+            else:
+                assert reader.seen == log
+        assert sum(reader.breaks for reader in readers) > 20
+
+
+def _ready(server: Server) -> bool:
+    with server.client() as client, contextlib.suppress(httpx.HTTPError):
+        return client.get("/health/ready").status_code == 200
+    return False
+
+
+def _all_items(server: Server) -> list[dict[str, Any]]:
+    with server.client() as client:
+        text = client.get("/v1/kv", headers={"Accept": "application/x-ndjson"}).raise_for_status().text
+    return [row for line in text.splitlines() if "key" in (row := json.loads(line))]
