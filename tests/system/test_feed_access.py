@@ -1,0 +1,146 @@
+"""`/v1/feed` of a server with tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.system.feeds import Message, events, lines, query, receive, websocket
+from tests.system.harness import Server
+from tests.system.test_wal_access import GRANTS, Guarded, bearer, toml
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    place = tmp_path_factory.mktemp("guarded")
+    file = place / "tokens.toml"
+    file.write_text(toml(GRANTS))
+    options = ["--shards", "2", "--workers", "1", "--gateways", "2", "--feed-port", "0", "--tokens", str(file)]
+    with Server(place / "data", *options) as server:
+        yield Guarded(server, file)
+        assert "-secret" not in server.log() and "kvt_" not in server.log()
+
+
+def authorization(name: str) -> dict[str, str]:
+    return {"Authorization": bearer(name)}
+
+
+def ask(
+    guarded: Guarded, name: str | None = None, headers: dict[str, str] | None = None, **given: str
+) -> httpx.Response:
+    """A poll."""
+    with guarded.server.client() as client:
+        sent = {**(authorization(name) if name else {}), **(headers or {})}
+        return client.get("/v1/feed?" + query(given), headers=sent)
+
+
+def test_each_sees_what_is_granted(guarded: Guarded) -> None:
+    """Event by event, item by item; what is outside of all grants is refused."""
+    with lines(guarded.server, headers=authorization("flags"), snapshot=True) as messages:
+        while next(messages)["type"] != "snapshot_end":
+            pass
+        for key in ("flags/a", "secret", "b", "bc", "a", "flags"):
+            guarded.ask("PUT", f"/v1/kv/{key}", b"v")
+        assert [event["key"] for event in events(messages, 3)] == ["flags/a", "b", "bc"]
+    answer = ask(guarded, "flags", snapshot="true").json()
+    assert {item["key"] for m in answer["messages"] for item in m.get("items", ())} == {"flags/a", "b", "bc"}
+    assert ask(guarded, "flags", prefix="secret").status_code == 403
+    assert ask(guarded, "flags", prefix="flags/").status_code == 200
+    assert ask(guarded, "writer").status_code == 403
+    assert ask(guarded).status_code == 401
+    # Of a snapshot that others may see more of, nobody can go on with the place.
+    cursor = ask(guarded, "all", snapshot="true").json()["messages"][0]["cursor"]
+    assert ask(guarded, "flags", since=cursor).json()["messages"][0]["reason"] == "bad_cursor"
+
+
+def test_pages_are_told_on_their_websocket(guarded: Guarded) -> None:
+    """A message that says why, then a close code; who sends a header sees the status."""
+    origin = {"Origin": "https://a.example"}
+    with websocket(guarded.server, "kv.msgpack", origin) as connection:
+        error = receive(connection)
+        assert (error["type"], error["status"], error["code"]) == ("error", 401, "unauthorized")
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(15)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 3000
+    ticket = guarded.ticket("flags")
+    with websocket(guarded.server, None, origin, ticket=ticket, prefix="secret") as connection:
+        assert receive(connection)["status"] == 403
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(15)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 3003
+    with pytest.raises(InvalidStatus) as refused, websocket(guarded.server, headers=authorization("writer")):
+        pass
+    assert refused.value.response.status_code == 403
+
+
+def test_a_ticket_opens_one_websocket(guarded: Guarded) -> None:
+    ticket = guarded.ticket("all")
+    with websocket(guarded.server, ticket=ticket) as connection:
+        assert receive(connection)["type"] == "bookmark"
+    with websocket(guarded.server, ticket=ticket) as connection:
+        assert receive(connection)["code"] == "bad_ticket"
+
+
+def test_eventsource_comes_back_with_its_ticket_and_the_word_of_its_stream(guarded: Guarded) -> None:
+    """At whichever gateway; without the word, or with another, the ticket is used up."""
+    ticket = guarded.ticket("all", "sse")
+    with lines(guarded.server, "text/event-stream", ticket=ticket) as messages:
+        first = next(messages)
+    id, mark, word = first["id"].partition("~")
+    assert id == first["cursor"] and mark and len(word) >= 16
+    guarded.ask("PUT", "/v1/kv/k", b"v")
+    last = first["id"]
+    for _ in range(2):
+        with lines(guarded.server, "text/event-stream", {"Last-Event-ID": last}, ticket=ticket) as messages:
+            message = next(messages)
+            assert [event["key"] for event in message["events"]] == ["k"]
+            assert message["id"] == message["cursor"] + "~" + word
+    events_only = {"Accept": "text/event-stream"}
+    for id in ("", first["cursor"], first["cursor"] + "~nonsense"):
+        given = {**events_only, **({"Last-Event-ID": id} if id else {})}
+        assert ask(guarded, headers=given, ticket=ticket).status_code == 401
+    assert ask(guarded, ticket=guarded.ticket("all", "sse")).json()["code"] == "bad_ticket"
+
+
+def test_streams_end_when_their_token_is_revoked(guarded: Guarded) -> None:
+    """Told so, with where they were; others go on."""
+    server = guarded.server
+    with (
+        websocket(server, headers=authorization("flags")) as narrow,
+        lines(server, headers=authorization("flags")) as stream,
+        lines(server, headers=authorization("all")) as other,
+    ):
+        assert receive(narrow)["type"] == next(stream)["type"] == next(other)["type"] == "bookmark"
+        try:
+            guarded.reload(flags=[("flags/", ["feed", "read"])])
+            closing = receive(narrow)
+            assert (closing["type"], closing["reason"]) == ("closing", "revoked")
+            with pytest.raises(ConnectionClosed) as closed:
+                narrow.recv(15)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 3000
+            last: list[Message] = list(stream)
+            assert (last[-1]["type"], last[-1]["reason"]) == ("closing", "revoked")
+            guarded.ask("PUT", "/v1/kv/after", b"v")
+            assert [event["key"] for event in events(other, 1)] == ["after"]
+        finally:
+            guarded.reload()
+
+
+def test_as_many_clients_as_there_are_places(tmp_path: Path) -> None:
+    """In all, and from one address; each that leaves makes room."""
+    options = ("--shards", "1", "--workers", "1", "--sync", "os", "--feed-clients-per-address", "2")
+    with Server(tmp_path / "store", *options) as server, server.client() as client:
+        with lines(server) as one:
+            next(one)
+            with lines(server) as two:
+                next(two)
+                answer = client.get("/v1/feed")
+                assert answer.status_code == 503 and "2 feeds are open" in answer.json()["detail"]
+                assert answer.headers["retry-after"]
+        for _ in range(3):
+            while client.get("/v1/feed").status_code == 503:
+                pass
