@@ -82,8 +82,9 @@ class Evictor:
         known, random, stamps, now = self._keys, self._random, self._stamps, stamp(now_ms)
         while known:
             count, found, most = len(known), -1, -1
-            for _ in range(SAMPLE):
-                at = int(random() * count)
+            few = count <= SAMPLE  # then all of them, once each
+            for place in range(count if few else SAMPLE):
+                at = place if few else int(random() * count)
                 key = known[at]
                 age = now - stamps[crc32(key) & STAMPS - 1] & _WORD
                 if age > most and key not in staged and key not in spared:
