@@ -73,6 +73,18 @@ class Guarded:
         assert self.server.process is not None
         self.server.process.send_signal(signal.SIGHUP)
 
+    def settled(self, name: str) -> bool:
+        """Whether the worker and the gateway both know a token."""
+        with self.server.client() as client:
+            answer = client.post("/v1/tickets", json={"for": "sse"}, headers={"Authorization": bearer(name)})
+        return answer.is_success and self.lets_in(name)
+
+    def lets_in(self, name: str) -> bool:
+        """Whether the bearer of a token gets the feed."""
+        with self.tcp() as client:
+            client.send(request("GET", "/wal", HANDSHAKE | {"Authorization": bearer(name)}))
+            return client.head().startswith(b"HTTP/1.1 101 ")
+
 
 def bearer(name: str) -> str:
     return f"Bearer {name}-secret"
@@ -236,16 +248,10 @@ def test_revoked_tokens_end_their_feeds_and_no_others(guarded: Guarded) -> None:
             assert Close.parse(bytes(frame.data)) == Close(3000, "revoked")
             assert client.rest() == b""
         guarded.reload()
-        wait_for(lambda: _lets_in(guarded, "all"), "the token's return")
+        wait_for(lambda: guarded.settled("all"), "the token's return")
         with guarded.watch("all") as again:
             guarded.ask("PUT", "/after", b"v")
             assert line(root) == line(again) == "Insert { key: after, value: v }"
-
-
-def _lets_in(guarded: Guarded, name: str) -> bool:
-    with guarded.tcp() as client:
-        client.send(request("GET", "/wal", HANDSHAKE | {"Authorization": bearer(name)}))
-        return client.head().startswith(b"HTTP/1.1 101 ")
 
 
 def test_a_ticket_of_a_revoked_token_is_worth_nothing(guarded: Guarded) -> None:
@@ -253,9 +259,9 @@ def test_a_ticket_of_a_revoked_token_is_worth_nothing(guarded: Guarded) -> None:
     ticket = guarded.ticket("all")
     guarded.reload(all=None)
     try:
-        wait_for(lambda: not _lets_in(guarded, "all"), "the end of the token")
+        wait_for(lambda: not guarded.lets_in("all"), "the end of the token")
         closed = refused_in_stream(guarded, f"/wal?ticket={ticket}")
         assert closed == Close(3000, "The ticket is not valid: the token it was issued to was revoked")
     finally:
         guarded.reload()
-        wait_for(lambda: _lets_in(guarded, "all"), "the token's return")
+        wait_for(lambda: guarded.settled("all"), "the token's return")
