@@ -191,7 +191,8 @@ def chunks_from_log(
     frames: list[Frame] = []
     for _, encoded in pieces(found, [view], marks):
         frames += encoded[view]
-    last = found[-1].next_revision - 1 if found else position.revision
+    # The supervisor's records before the one whose middle a client has reached know of less than the client has.
+    last = max(position.revision, found[-1].next_revision - 1) if found else position.revision
     return list(chunks(position, Position(following_lsn, last), frames))
 
 

@@ -310,6 +310,12 @@ class Feed(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everything settles: everybody has everything."""
+        try:
+            self.settle_all()
+        finally:
+            self.small.undo()
+
+    def settle_all(self) -> None:
         for shard in range(SHARDS):
             self.apply(shard)
         self.read_log(len(self.log) + 1)
@@ -319,11 +325,22 @@ class Feed(RuleBasedStateMachine):
             due = [revision for revision in self.shown_revisions if revision > client.joined_at]
             assert revisions_in(client.got) == due
             assert client.cursor.begun == 0 and client.cursor.large is None
-        self.small.undo()
 
 
 TestFeed = Feed.TestCase
 TestFeed.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.parametrize("marks", range(8))
+def test_marks_before_the_record_a_client_is_within(marks: int) -> None:
+    """Where only they are read, it still gets on."""
+    feed = Feed()
+    client = feed.join()
+    for _ in range(marks):
+        feed.mark()
+    feed.go_smoothly(count=3, kinds=[0, 1, 1, 0], shard=0)
+    feed.take(client, 5, 3)
+    feed.teardown()
 
 
 def test_a_skipped_revision_in_the_log_is_an_error() -> None:
