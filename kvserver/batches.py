@@ -7,7 +7,7 @@ refused whole, since a client that writes one thing wrong may mean another.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
 from typing import Annotated, Any, Final
 
@@ -140,14 +140,18 @@ class Envelope(Struct, forbid_unknown_fields=True):
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
+Fragments = Callable[[Iterable[bytes], int], Iterator[bytes | memoryview]]
+"""From pieces of an array of results, each written for itself, and how many results there are, to the answer."""
+
+
 class Format:
     """One of the two ways of writing a batch."""
 
     def __init__(
         self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
-        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], join: Callable[[list[bytes], int], bytes],
+        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments,
     ) -> None:  # fmt: skip
-        self.join_results = join
+        self.fragments = fragments
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
         self._read = decoder(operation).decode
@@ -286,24 +290,31 @@ def _check_json(document: Any) -> None:
         raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
 
 
-def _join_json(pieces: list[bytes], _: int) -> bytes:
-    """The document whose only member is `results`, the arrays in `pieces` as one."""
-    return b'{"results":[' + b",".join(piece[1:-1] for piece in pieces if len(piece) > 2) + b"]}"
+def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memoryview]:
+    """What joined is the document whose only member is `results`: the arrays that `pieces` are as one."""
+    between = b'{"results":['
+    for piece in pieces:
+        if len(piece) > 2:
+            yield between
+            yield memoryview(piece)[1:-1]
+            between = b","
+    yield b"]}" if between == b"," else between + b"]}"
 
 
-def _join_msgpack(pieces: list[bytes], count: int) -> bytes:
-    """`_join_json` in MessagePack; there are `count` results, at most `BATCH_OPS`."""
-    bare = [memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :] for piece in pieces]
-    return b"\x81\xa7results\xdc" + count.to_bytes(2, "big") + b"".join(bare)
+def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes | memoryview]:
+    """The same in MessagePack; there are `count` results, at most `BATCH_OPS`."""
+    yield b"\x81\xa7results\xdc" + count.to_bytes(2, "big")
+    for piece in pieces:
+        yield memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :]
 
 
 JSON: Final = Format(
     "JSON", msgspec.json.decode, msgspec.json.Encoder().encode, PutInJson, _json_of_json, msgspec.json.Decoder,
-    _join_json,
+    _fragments_of_json,
 )  # fmt: skip
 MESSAGE_PACK: Final = Format(
     "MessagePack", msgspec.msgpack.decode, msgspec.msgpack.Encoder().encode, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder, _join_msgpack,
+    msgspec.msgpack.Decoder, _fragments_of_msgpack,
 )  # fmt: skip
 
 

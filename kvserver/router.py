@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ COUNT_KEYS: Final = 5000
 """Keys counted in one transaction."""
 
 _TICK_S = 0.02
+_LOOK_UP_BYTES: Final = 1 << 20  # of values that are looked up before other tasks run
 _INTERNAL: Final = Failed("internal")
 _ABSENT: Final = Value(0, False)
 _TOO_LARGE: Final = Failed.of(AnswerTooLarge())
@@ -268,7 +269,7 @@ class Router:
         replies: list[Reply] = [_INTERNAL] * len(operations)
         finished: asyncio.Future[None] = self._loop.create_future()
         end = self.board.end()
-        portions = list(self._portions(operations, replies))
+        portions = [portion async for portion in self._portions(operations, replies)]
         left = len(portions)
 
         def deliver(portion: list[int], answers: Sequence[Reply] | KVError) -> None:
@@ -290,13 +291,16 @@ class Router:
         self._show(operations, replies, end)
         return replies
 
-    def _portions(self, operations: Sequence[OfOneKey], replies: list[Reply]) -> Iterator[tuple[int, list[int]]]:
+    async def _portions(
+        self, operations: Sequence[OfOneKey], replies: list[Reply]
+    ) -> AsyncIterator[tuple[int, list[int]]]:
         """What has to be asked: shard, and indices of operations that fit into one message. The other `replies` are
-        filled in: they are looked up before anything is sent."""
+        filled in: they are looked up before anything is sent. Other tasks run where they are large."""
         asked: dict[int, list[int]] = {}
         sizes = [0] * self._shards
         changed: set[bytes] = set()
         room = ANSWER_BYTES
+        pause_at = room - _LOOK_UP_BYTES
         for index, operation in enumerate(operations):
             key = operation.key
             if type(operation) is not Get:
@@ -305,6 +309,9 @@ class Router:
                 reply = self._look_up(key) if room >= 0 else _TOO_LARGE
                 room -= len(reply.value) if isinstance(reply, Value) else 0
                 replies[index] = reply if room >= 0 else _TOO_LARGE
+                if room < pause_at:
+                    pause_at = room - _LOOK_UP_BYTES
+                    await asyncio.sleep(0)
                 continue
             shard = shard_of(key, self._shards)
             size = size_of(operation)
@@ -315,7 +322,8 @@ class Router:
                 sizes[shard] = 0
             portion.append(index)
             sizes[shard] += size
-        yield from asked.items()
+        for shard, portion in asked.items():
+            yield shard, portion
 
     def _look_up(self, key: bytes) -> Reply:
         """`get` as a shard would reply; it is not shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from falcon.asgi import Request, Response
 
@@ -80,7 +80,8 @@ class Batch:
             asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
             replies = iter(await self._router.each(asked))
             for op, refusal in zip(portion, refused, strict=True):
-                told.add(op, next(replies) if refusal is None else refusal)
+                if told.add(op, next(replies) if refusal is None else refusal):
+                    await asyncio.sleep(0)
 
     async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
         batches.check_one_slot(operations)
@@ -162,11 +163,11 @@ class Told:
                 return Failed.of(error)
         return _TOO_MUCH if is_get and self.full else None
 
-    def add(self, operation: OfOneKey, reply: Reply) -> None:
-        """The result of the next operation."""
+    def add(self, operation: OfOneKey, reply: Reply) -> bool:
+        """The result of the next operation. Whether there was enough to do for others to get their turn."""
         if type(reply) is Done:
             self.results.append(_done(operation, reply))
-            return
+            return False
         if isinstance(operation, Get) and isinstance(reply, Value):
             self.full = self.full or len(reply.value) > self._left
             reply = _TOO_MUCH if self.full else reply
@@ -179,6 +180,8 @@ class Told:
             if self._left < self._cut_at:
                 self._cuts.append(len(self.results))
                 self._cut_at = self._left - _PORTION_BYTES
+                return True
+        return False
 
     def _value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
         if isinstance(operation, Get) and not reply.existed:
@@ -204,11 +207,12 @@ class Told:
         """The whole answer."""
         if len(self._cuts) == 1:
             return self._format.encode({"results": self.results})
-        pieces: list[bytes] = []
-        for begin, end in pairwise([*self._cuts, len(self.results)]):
-            pieces.append(self._format.encode(self.results[begin:end]))
+        pieces = (self.results[begin:end] for begin, end in pairwise([*self._cuts, len(self.results)]))
+        body = bytearray()
+        for fragment in self._format.fragments(map(self._format.encode, pieces), len(self.results)):
+            body += fragment
             await asyncio.sleep(0)
-        return self._format.join_results(pieces, len(self.results))
+        return cast(bytes, body)  # a copy of so much would hold up others
 
 
 def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:

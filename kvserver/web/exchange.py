@@ -38,6 +38,9 @@ UNCOUNTED: Final = frozenset((target.LIVE.encode(), target.READY.encode()))
 
 _JOIN_UP_TO = 16 << 10
 """Bodies up to this size are copied behind the head, larger ones written beside it."""
+_COPY_BELOW = 1 << 20
+"""Bodies of requests from this size on are given to the application as they were gathered, as a bytearray: a copy of
+the largest takes longer than others shall wait."""
 
 
 class ClientGone(OSError):
@@ -115,7 +118,9 @@ class Exchange:
 
     async def receive(self) -> dict[str, Any]:
         """ASGI: the whole body at once."""
-        body, self.body = bytes(self.body), b""
+        body, self.body = self.body, b""
+        if len(body) < _COPY_BELOW:
+            body = bytes(body)
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: dict[str, Any]) -> None:

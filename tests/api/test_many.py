@@ -402,6 +402,21 @@ def test_a_large_answer_is_whole_and_in_order(site: Site, kind: str) -> None:
     assert shown == list(values.values())
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_a_large_batch_is_stored_as_it_came(site: Site, kind: str) -> None:
+    values = {f"k{n:02}": bytes([ord("a") + n]) * MAX_VALUE for n in range(6)}
+    packed = kind == "application/msgpack"
+    coder: Any = msgspec.msgpack if packed else msgspec.json
+    puts = [{"op": "put", "key": key, "value": v if packed else v.decode()} for key, v in values.items()]
+    answer = site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=coder.encode({"ops": puts}))
+    assert [row["status"] for row in coder.decode(answer.body)["results"]] == [201] * 6
+    for key, value in values.items():
+        assert site.ask("GET", f"/v1/kv/{key}").body == value
+    malformed = coder.encode({"ops": [*puts, {"op": "get"}]})
+    assert site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=malformed).status == 400
+    assert site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=malformed[:-5]).status == 400
+
+
 def test_a_batch_may_be_larger_than_a_value(site: Site) -> None:
     results = site.batch(*({"op": "put", "key": f"k{n}", "value": "x" * MAX_VALUE} for n in range(4)))
     assert [result["status"] for result in results] == [201] * 4

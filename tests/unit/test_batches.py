@@ -70,7 +70,7 @@ def test_results_that_were_written_in_pieces_are_one_answer(sizes: list[int]) ->
         pieces.append(results[at : at + size])
         at += size
     for format in (JSON, MESSAGE_PACK):
-        joined = format.join_results([format.encode(piece) for piece in pieces], len(results))
+        joined = b"".join(format.fragments(map(format.encode, pieces), len(results)))
         decoded = (msgspec.json if format is JSON else msgspec.msgpack).decode(joined)
         assert decoded == {"results": results}
 
@@ -78,5 +78,5 @@ def test_results_that_were_written_in_pieces_are_one_answer(sizes: list[int]) ->
 def test_long_pieces_are_joined_too() -> None:
     pieces = [[{"status": number} for number in range(size)] for size in (15, 16, 9000)]
     count = sum(map(len, pieces))
-    joined = MESSAGE_PACK.join_results([MESSAGE_PACK.encode(piece) for piece in pieces], count)
+    joined = b"".join(MESSAGE_PACK.fragments(map(MESSAGE_PACK.encode, pieces), count))
     assert msgspec.msgpack.decode(joined)["results"] == [row for piece in pieces for row in piece]

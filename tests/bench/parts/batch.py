@@ -19,7 +19,8 @@ SIZES = (1, 10, 100, 1000)
 TARGET_SIZE, TARGET_RATIO = 100, 6.0
 _BODIES_OPS = 20_000
 KEYS = 100_000
-STALL_MS = 50.0
+STALL_MS = 20.0
+"""What others may wait beside the largest batches."""
 _LARGE_OPS, _LARGE_VALUE = 10_000, b"v" * 3000
 
 
