@@ -35,18 +35,22 @@ class ActivityFeed:
         self._socket = context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._connected: set[int] = set()  # rows
-        self._rows: list[GatewayRow] = []
+        self._listening_at: list[int] = []  # words of the board
         self._lines: list[Activity] = []
 
     @property
     def listeners(self) -> bool:
         """Whether a client of any of the gateways wants activity."""
-        return any(row.listening for row in self._rows)
+        words = self._board.words  # asked for by every read: a generator would take longer than the look
+        for at in self._listening_at:  # noqa: SIM110
+            if words[at]:
+                return True
+        return False
 
     def refresh(self) -> None:
         """Look which gateways there are, and connect to new ones."""
         rows = [(index, row) for index, row in enumerate(self._board.gateways) if row.pid and index != self._but]
-        self._rows = [row for _, row in rows]
+        self._listening_at = [row.base + GatewayRow.listening.index for _, row in rows]
         for index, _ in rows:
             if index not in self._connected:
                 self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")

@@ -32,7 +32,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "tokens",
         "insecure",
     ),
-    "Processes": ("shards", "workers", "gateways", "only", "grace"),
+    "Processes": ("shards", "workers", "gateways", "no_hot_path", "only", "grace"),
     "Durability and limits": ("sync", "wal_retention", "max_memory", "on_full", "max_value", "max_batch"),
     "Messages": ("log_level",),
 }

@@ -172,7 +172,7 @@ class Link:
     def _send(self, batch: list[Pending]) -> bool:
         """Hand one message to ZeroMQ; False if it surely did not take it."""
         assert self._socket is not None
-        deadline_ns = min(pending.deadline_ns for pending in batch)
+        deadline_ns = min([pending.deadline_ns for pending in batch])
         operations = list(chain.from_iterable([pending.operations for pending in batch]))
         frames = protocol.encode_request(self._next_id, self._incarnation, deadline_ns, operations)
         try:

@@ -150,13 +150,16 @@ class Router:
 
     def get(self, key: bytes) -> Item | None:
         """What `key` holds now, None if it is absent or expired. Raises `Unavailable` without a map."""
-        now_ms = self.board.now_ms()
-        item = self._readers[shard_of(key, self._shards)].get(key, now_ms)
-        if self._stamps is not None and item is not None:
-            note_use(self._stamps, key, now_ms)
+        item = self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
+        self.seen(key, item is not None)
+        return item
+
+    def seen(self, key: bytes, there: bool) -> None:
+        """Note that `key` was read: what is there is not evicted soon, and who listens is told."""
+        if there and self._stamps is not None:
+            note_use(self._stamps, key, self.board.now_ms())
         if self._activity.listeners:
             self._activity.add("read", key)
-        return item
 
     def size(self, key: bytes) -> int:
         """Bytes of the value of `key`, 0 if it is absent or expired. Is not shown. Raises `Unavailable`."""
@@ -170,6 +173,11 @@ class Router:
         if self._stamps is not None and item is not None:
             note_use(self._stamps, key, now_ms)
         return item
+
+    def record(self, key: bytes) -> bytes | None:
+        """`MapReader.record` of the shard that owns `key`, not yet `seen`. Raises `Unavailable`."""
+        shards = self._shards
+        return self._readers[shard_of(key, shards) if shards > 1 else 0].record(key)
 
     # Many keys
 

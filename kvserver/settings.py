@@ -108,6 +108,10 @@ class ServerSettings(ProcessSettings):
         "Origins whose pages may use the store from a browser, separated by commas; * allows all. Governs REST (CORS) "
         "and WebSocket alike.",
     )  # fmt: skip
+    no_hot_path: bool = setting(
+        False, boolean, "BOOL",
+        "Answer plain reads and writes of one key on the ordinary road, too: slower, and alike but for that.",
+    )  # fmt: skip
     only: str | None = setting(
         None, _only, "store",
         "store: supervise the store alone (recovery, segments, snapshots, metrics); shards, gateway and web workers "

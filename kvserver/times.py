@@ -92,7 +92,12 @@ def _minute(minutes: int) -> str:
 
 def http_date(unix_ms: int) -> str:
     """`Sun, 22 Nov 2026 11:40:00 GMT`, whatever the locale."""
-    moment = _EPOCH + timedelta(milliseconds=min(unix_ms, _LAST_MS))
+    return _http_date(min(unix_ms, _LAST_MS) // 1000)
+
+
+@lru_cache(maxsize=4096)
+def _http_date(unix_s: int) -> str:
+    moment = _EPOCH + timedelta(seconds=unix_s)
     return f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} {moment.year} {moment:%H:%M:%S} GMT"
 
 

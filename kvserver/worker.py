@@ -28,6 +28,7 @@ from kvserver.router import Router
 from kvserver.settings import ServerSettings
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
+from kvserver.web.hotpath import HotPath
 from kvserver.web.http import Protocol
 from kvserver.web.traffic import Traffic
 from shards.board import Board, BoardError, Common
@@ -188,6 +189,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
         traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens)
+        if not settings.no_hot_path:
+            traffic.hot_path = HotPath(router, traffic)
         self.config.app = self.wsgi(router, board, traffic)
         server = Server(self.config, traffic, router, settings.grace, self.notify)
         try:

@@ -96,6 +96,18 @@ class MapReader:
                 return None
             return parse_without_value(record)
 
+    def record(self, key: bytes) -> bytes | None:
+        """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
+
+        For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
+        """
+        if self._words[self._generation_at] != self._generation:
+            self._reopen()
+        txn = self._begin(self._data, None, False, False)
+        record: bytes | None = txn.get(key)
+        txn.abort()
+        return record
+
     def page(
         self, prefix: bytes, after: bytes | None, limit: int, now_ms: int, *, values: bool = False,
         max_bytes: int = PAGE_BYTES,

@@ -20,6 +20,11 @@ def content_type(req: Request) -> str:
     return given[0].decode("latin-1").strip(" \t") if given else ""
 
 
+def stored_type(given: str) -> str:
+    """What is stored of a type that was given: nothing of what says nothing."""
+    return "" if given.partition(";")[0].strip(" \t").lower() == FORM else given
+
+
 def media_type(req: Request) -> str:
     """The type without its parameters, in lower case. Raises `BadRequest`."""
     return content_type(req).partition(";")[0].strip(" \t").lower()

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from falcon.asgi import Request, Response
 
-from kvserver import conditions, query, ranges, times
+from kvserver import conditions, query, ranges
 from kvserver.access.grants import Grants
-from kvserver.conditions import Preconditions, etag
+from kvserver.conditions import Preconditions
 from kvserver.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
 from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
-from kvserver.resources.values import answer, find, seen_by
+from kvserver.resources.values import CACHE_CONTROL, answer, find, of_revision, of_value, seen_by
 from kvserver.router import Router
 from kvserver.web import answers
 from kvserver.web.answers import BehindTheEnd, NoMergePatch
@@ -40,8 +40,6 @@ POST: Final = (
     | table(Parameter("persist", YES, "The key no longer expires."))
 )
 _CHOICES: Final = ("incr", "ttl", "expires", "persist")
-
-_CACHE_CONTROL: Final = "no-cache, no-transform"
 
 
 class KeyOfVersion1:
@@ -73,10 +71,7 @@ class KeyOfVersion1:
             coding = await _give_body(req, resp, item.value, item.content_type)
             if req.method == "HEAD" and not coding:
                 resp.content_length = item.size
-        _tell(resp, item.revision, coding, item.expires_ms)
-        resp.set_header("Last-Modified", times.http_date(item.modified_ms))
-        resp.set_header("Accept-Ranges", "bytes")
-        resp.set_header("Cache-Control", _CACHE_CONTROL)
+        resp.set_headers(of_value(item, coding))
 
     on_head = on_get
 
@@ -95,7 +90,7 @@ class KeyOfVersion1:
         with seen_by(grants, key):
             put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
             done = await self._router.request(put)
-        _tell(resp, done.revision, expires_ms=done.expires_ms)
+        resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
         if isinstance(done, Replaced):
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
             await _give_body(req, resp, done.previous or b"", done.previous_type)
@@ -138,7 +133,7 @@ class KeyOfVersion1:
             done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
         if not done.existed:
             raise NotFound
-        _tell(resp, done.revision, expires_ms=done.expires_ms)
+        resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
         resp.status = 204
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
@@ -202,32 +197,25 @@ def _content_type(req: Request) -> str:
     given = bodies.content_type(req)
     if not is_content_type(given):
         raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
-    return "" if bodies.media_type(req) == bodies.FORM else given
+    return bodies.stored_type(given)
 
 
 # Answers
 
 
-def _tell(resp: Response, revision: int, coding: str = "", expires_ms: int = 0) -> None:
-    resp.set_header("ETag", etag(revision, coding))
-    resp.set_header("KV-Revision", str(revision))
-    if expires_ms:
-        resp.set_header("KV-Expires", times.rfc3339(expires_ms))
-
-
 async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
     """What a change made of the value."""
     if not req.scope[GRANTS].may("read", key):
-        _tell(resp, result.revision)
+        resp.set_headers(of_revision(result.revision))
         resp.status = 204
         return
     coding = await _give_body(req, resp, result.value, result.content_type)
-    _tell(resp, result.revision, coding, result.expires_ms)
+    resp.set_headers(of_revision(result.revision, coding, result.expires_ms))
     resp.status = 200 if result.existed else 201
 
 
 async def _give_body(req: Request, resp: Response, value: bytes, content_type: str) -> str:
     """A value as the body; returns its coding."""
     resp.content_type = content_type or OCTETS
-    resp.set_header("Cache-Control", _CACHE_CONTROL)
+    resp.set_header("Cache-Control", CACHE_CONTROL)
     return await answer(req, resp, value, content_type)

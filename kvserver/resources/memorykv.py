@@ -10,6 +10,7 @@ from typing import Final
 from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
+from kvserver.resources import bodies
 from kvserver.resources.lists import answer_list, json_array, nothing, refused_if_full, spooled
 from kvserver.resources.values import answer
 from kvserver.router import Router
@@ -22,7 +23,6 @@ from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import Delete, Put
 
 OCTETS: Final = "application/octet-stream"
-_FORM: Final = "application/x-www-form-urlencoded"  # what `curl -d` says of everything
 
 
 class Ping:
@@ -112,9 +112,7 @@ def _require_both(req: Request, key: bytes) -> None:
 def _content_type(req: Request) -> str:
     """The type to store: "" where none is given that could be used. These routes refuse no type."""
     given: str = req.content_type or ""
-    if given.partition(";")[0].strip().lower() == _FORM or not is_content_type(given):
-        return ""
-    return given
+    return bodies.stored_type(given) if is_content_type(given) else ""
 
 
 class Keys:

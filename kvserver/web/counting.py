@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_FIRST: Final = BUCKETS[0]
 
 _LABELS: Final = ("method", "path", "status")
 _OTHER_METHOD: Final = "other"
@@ -41,7 +42,7 @@ class Counts:
                 self.add(_OTHER_METHOD, route, status, seconds)
                 return
             buckets = self._new(key)
-        buckets[bisect_left(BUCKETS, seconds)] += 1
+        buckets[0 if seconds <= _FIRST else bisect_left(BUCKETS, seconds)] += 1
         self._seconds[key] += seconds
         self.requests += 1
 

@@ -168,6 +168,29 @@ class Exchange:
         self._write(answer.body, False)
         self._finish()
 
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Answer at once, without the application."""
+        if self.disconnected:
+            self._finish()
+            return
+        self.status, self.start = status, headers
+        self._write(body, False)
+        if self.protocol.flow.write_paused:
+            self.protocol.run(self._finish_when_drained(len(body)))
+        else:
+            self._finish()
+
+    async def _finish_when_drained(self, size: int) -> None:
+        await self._drained(size, False)
+        self._finish()
+
+    def answer_error(self, error: KVError) -> None:
+        """Answer at once with `error`, of a request that was well-formed."""
+        if self.disconnected:
+            self._finish()
+        else:
+            self.refuse(error)
+
     def _id(self) -> bytes:
         """By what the client and the log know it, from the first error on."""
         self.request_id = self.request_id or secrets.token_hex(8).encode()

@@ -13,7 +13,7 @@ import types
 from collections import deque
 from collections.abc import Coroutine, Generator
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -23,6 +23,9 @@ from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.intake import Intake, Upgrade
 from kvserver.web.traffic import Traffic
 from shards.errors import BadRequest, KVError, RequestTimeout
+
+if TYPE_CHECKING:
+    from kvserver.web.hotpath import Write
 
 ARRIVAL_S: Final = 10.0
 """How long a request may take to arrive."""
@@ -54,7 +57,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, config: Any, server_state: Traffic, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.traffic = server_state
-        self.answering: Exchange | None = None
+        self.answering: Exchange | Write | None = None
         self.waiting: deque[Exchange] = deque()
         self.over = False
         self.deadline = 0.0
@@ -117,6 +120,14 @@ class Protocol(HttpToolsProtocol):
         if self._handing_over is not None:
             self._handing_over[1].extend(data)
         elif not self.over:
+            if (
+                self.answering is None
+                and self._intake.receiving is None
+                and not (self.waiting or self._unparsed or self.flow.write_paused)
+                and self.traffic.hot_path is not None
+                and self.traffic.hot_path.take(self, data)
+            ):
+                return
             self._burst = 0
             self._feed(data)
 
@@ -175,9 +186,9 @@ class Protocol(HttpToolsProtocol):
         if exchange.error is not None:
             exchange.refuse(exchange.error)
             return
-        self._run(exchange.run())
+        self.run(exchange.run())
 
-    def _run(self, work: Coroutine[Any, None, None]) -> None:
+    def run(self, work: Coroutine[Any, None, None]) -> None:
         """Run `work` up to its first wait at once; only what waits becomes a task. (A GET never does.)
 
         Python 3.12 has this as eager tasks. Code before the first wait has no `asyncio.current_task`.
@@ -190,6 +201,17 @@ class Protocol(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def answered_plainly(self) -> None:
+        """What `Write` has answered was all there was; go on."""
+        self.answering = None
+        if (
+            self.waiting or self._unparsed or self.over or self._handing_over is not None
+            or self._intake.receiving is not None
+        ):  # fmt: skip
+            self._go_on()
+        else:
+            self.deadline = self.traffic.clock + IDLE_S
+
     def answered(self, exchange: Exchange) -> None:
         """`exchange` has its whole answer."""
         self.answering = None
@@ -198,7 +220,12 @@ class Protocol(HttpToolsProtocol):
             return
         if not exchange.keep_alive:
             self._end(exchange)
-        elif self.waiting or self._unparsed:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        transport = self.transport
+        if self.waiting or self._unparsed:
             self.loop.call_soon(self._next)
         elif self._handing_over is not None:
             self._hand_over()
@@ -322,7 +349,7 @@ class Protocol(HttpToolsProtocol):
         self.answering = exchange
         exchange.scope[ROUTE] = exchange.path.decode()
         head = self._intake.raw_head(exchange, exchange.headers)
-        self._run(self._hand_over_soon(exchange, head, rest))
+        self.run(self._hand_over_soon(exchange, head, rest))
 
     async def _hand_over_soon(self, exchange: Exchange, head: bytes, rest: bytearray) -> None:
         """When earlier answers have left, give the connection to a gateway; else 503."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uvicorn.server import ServerState
 
@@ -22,6 +22,9 @@ keep writers out."""
 LARGE_ANSWER: Final = 64 << 10
 """Answers below are written whole whatever the client does, and not counted."""
 
+
+if TYPE_CHECKING:
+    from kvserver.web.hotpath import HotPath
 
 _BATCH: Final = BATCH.encode()
 
@@ -52,6 +55,7 @@ class Traffic(ServerState):
         self._heads: dict[int, bytes] = {}
         self._bare_heads: dict[int, bytes] = {}
         self._date = b""
+        self.hot_path: HotPath | None = None
         self.look_around()
 
     # Limits
@@ -98,6 +102,16 @@ class Traffic(ServerState):
             self.counts.overloads += 1
             raise Overloaded("too many answers wait for clients to take them")
 
+    @property
+    def at_ease(self) -> bool:
+        """Whether nothing asks for more than the plain answer to a plain request."""
+        if self.stopping or self.bytes_owed >= MOST_BYTES or not self.origins.all:
+            return False
+        count, words = self._in_flight, self._words
+        for word in self._other_words:
+            count += words[word]
+        return count < MOST_IN_FLIGHT
+
     # Heads
 
     def set_time(self, clock: float, unix_s: float) -> None:
@@ -108,6 +122,8 @@ class Traffic(ServerState):
             self._date = date
             self._heads.clear()
             self._bare_heads.clear()
+            self.head_of_octets = self.head(200) + b"content-type: application/octet-stream\r\n"
+            self.head_of_value = self.head_without(200, [(b"cache-control", b"")])
 
     def head(self, status: int) -> bytes:
         """Status line, Date and the headers that come with every answer."""

@@ -22,6 +22,7 @@ from kvserver.access.tokens import Tokens
 from kvserver.app import create_app
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
+from kvserver.web.hotpath import HotPath
 from kvserver.web.http import Protocol
 from kvserver.web.traffic import Traffic
 from shards.board import Board, Facts, WorkerRow
@@ -158,10 +159,12 @@ class Front:
     `row`: the worker's, which can be claimed only once. `router`: a `Router`, or what stands in for one.
     """
 
-    def __init__(self, board: Board, row: WorkerRow, router: Any, origins: str = "*") -> None:
+    def __init__(self, board: Board, row: WorkerRow, router: Any, origins: str = "*", hot: bool = False) -> None:
         self.board, self.row, self.router = board, row, router
         self.counts = Counts(CollectorRegistry())
         self.traffic = Traffic(board, self.row, self.counts, Origins(origins), Tokens(board))
+        if hot:
+            self.traffic.hot_path = HotPath(router, self.traffic)
         self._passed = 0.0
         self._clients: list[Client] = []
 
