@@ -36,6 +36,11 @@ def when_ready(server):
     server.systemd = True  # gunicorn's word for listeners whose files are somebody else's
 
 
+def on_reload(server):
+    """In the master, before its workers are replaced: those that are told to go can say why."""
+    (_run_dir / "gateway.reload").touch()
+
+
 def post_fork(server, worker):
     """In each new worker: rules of life first."""
     from kvserver.gateway.worker import post_fork

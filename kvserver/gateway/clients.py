@@ -34,6 +34,8 @@ TURN_BYTES: Final = 64 << 10
 SNAPSHOT_WAIT_S: Final = 5.0
 """How long a poll waits for the next page of a snapshot, whatever it was told."""
 
+CATCH_UP_S: Final = 2.0
+"""How long a poll that does not want to wait does so for what could be seen before it was asked."""
 KEEP_S: Final = 120.0
 """How often it is noted that a stream lasts."""
 
@@ -111,7 +113,9 @@ class Client:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _next_message(self) -> Message | None:
+        gaps = self.follow.gaps
         message = self.follow.next()
+        self._source.counts["gaps"] += self.follow.gaps - gaps
         if message is not None:
             self._source.counts["deliveries"] += message.events
         elif self._due:
@@ -248,6 +252,8 @@ class OnPoll(Client):
         super().__init__(source, wish, grants, JSON, encodings.ndjson)
         wait_s = max(wish.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
         self._until = time.monotonic() + wait_s
+        self._due_revision = source.history.watermark()
+        self._patient_until = time.monotonic() + CATCH_UP_S
         self._timer = gevent.spawn_later(wait_s, self.wake)
 
     def carry(self, stream: Stream) -> None:
@@ -272,12 +278,18 @@ class OnPoll(Client):
     def _whole(self) -> bytes | None:
         assert self._stream is not None
         found = Answer(self.follow.cursor, False, []) if self._at_once else poll(self.follow)
-        if not found.messages and not self._at_once and time.monotonic() < self._until:
+        if not found.messages and not self._at_once and self._may_wait():
             return None
         self._source.counts["deliveries"] += sum(message.events for message in found.messages)
         self._stream.farewell = lambda reason: b""
         self._stream.end()
         return self._answer(encodings.poll_answer(*found))
+
+    def _may_wait(self) -> bool:
+        """Whether it wants to, or the gateway has not come to what was visible when it was asked."""
+        now = time.monotonic()
+        is_behind = self._source.history.shown() < self._due_revision
+        return now < self._until or (is_behind and now < self._patient_until)
 
     def _empty(self, reason: Ending) -> bytes:
         return self._answer(encodings.poll_answer(self.follow.cursor, False, []))

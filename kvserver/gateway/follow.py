@@ -83,11 +83,12 @@ class Follow:
 
     Attributes:
         filter: what it gets to see.
+        gaps: how often it could not go on where it was.
     """
 
     def __init__(self, history: History, filter: Filter, encoding: Encoding, wish: Wish) -> None:
         """`wish.since` is where it goes on, if it can."""
-        self.filter = filter
+        self.filter, self.gaps = filter, 0
         self._history, self._encoding = history, encoding
         self._snapshot, self._conflate = wish.snapshot, wish.conflate
         self._shared_name = f"{filter.name} {encoding.index}"
@@ -164,6 +165,7 @@ class Follow:
         history = self._history
         oldest = history.oldest() - 1
         self._survivors = None
+        self.gaps += 1
         if self._snapshot:
             self._begin_snapshot()
         else:

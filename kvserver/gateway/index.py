@@ -22,13 +22,9 @@ class Index:
         return len(self._revisions)
 
     def note(self, position: Position) -> None:
-        """A record begins at `position`, or will; kept unless others are near."""
+        """A record begins at `position`, or will; kept unless one that is little before is known."""
         at = bisect_right(self._lsns, position.lsn)
-        before = self._lsns[at - 1] if at else None
-        following = self._lsns[at] if at < len(self._lsns) else None
-        if before is not None and position.lsn - before < EVERY:
-            return
-        if following is not None and following - position.lsn < EVERY // 2:
+        if at and position.lsn - self._lsns[at - 1] < EVERY:
             return
         self._lsns.insert(at, position.lsn)
         self._revisions.insert(at, position.revision)

@@ -30,6 +30,7 @@ from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens, TokensError
 from kvserver.gateway.door import Door
+from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.handler import Handler, Server
 from kvserver.gateway.handover import Reception
 from kvserver.gateway.socket import Keeper
@@ -97,7 +98,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         give_up_at = time.monotonic() + CLOSE_WITHIN_S + 2 * self.wsgi.limits.linger_s
         for handler in [handler for server in self.servers for handler in server.shaking_hands]:
             handler.give_up()
-        self.keeper.close_all(1012, "the server is stopping", "stop", CLOSE_WITHIN_S)
+        self.keeper.close_all(1012, "the server is stopping", self.ending(), CLOSE_WITHIN_S)
         for server in self.servers:
             server.pool.join(timeout=max(0.0, give_up_at - time.monotonic()))
             self.notify()
@@ -125,6 +126,10 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
     def each_second(self) -> None:
         """Called about every second; must not block."""
 
+    def ending(self) -> Ending:
+        """Why it ends, as its clients are told."""
+        return "stop"
+
     def closing(self) -> None:
         """Called when no more connections are accepted, before those there are get closed."""
 
@@ -137,6 +142,7 @@ class GatewayWorker(SocketWorker):
 
     def opened(self) -> bool:
         """Claim a row, start to follow the history, listen for connections that are handed over."""
+        self._began_at = time.time()
         settings = load(ServerSettings)
         process.configure_logging(settings.log_level, "gateway")
         found = self._find(settings)
@@ -144,7 +150,7 @@ class GatewayWorker(SocketWorker):
         if found is None:
             return False
         board, tokens = found
-        run_dir = settings.resolved_run_dir()
+        run_dir = self._run_dir = settings.resolved_run_dir()
         index, self.row = board.gateways.claim()
         self.source = Source(board, run_dir, self.row, index)
         self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings)
@@ -169,6 +175,13 @@ class GatewayWorker(SocketWorker):
             self.notify()
             self.stopping.wait(0.2)
         return None
+
+    def ending(self) -> Ending:
+        """Whether others take its place: `deploy/gateway.conf.py` notes when the master was told to see to that."""
+        with contextlib.suppress(OSError):
+            if (self._run_dir / "gateway.reload").stat().st_mtime >= self._began_at:
+                return "reload"
+        return "stop"
 
     def _follow_tokens(self) -> None:
         while True:

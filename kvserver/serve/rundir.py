@@ -17,7 +17,7 @@ from shards.settings import default_run_dir
 LONGEST_NAME = "shard-255-ffffffffffffffff.req"
 LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
 
-_SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock")
+_SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock", "gateway.reload")
 
 
 class RunDirError(Exception):

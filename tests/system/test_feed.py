@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -297,6 +300,28 @@ def test_a_planned_stop_is_told(tmp_path: Path) -> None:
             following = put(client, "k2")
         found, _ = polled(server, closing["cursor"])
         assert [event["revision"] for message in found for event in message["events"]] == [following]
+
+
+def test_replaced_gateways_say_so(tmp_path: Path) -> None:
+    """Clients come back to the new ones, with the cursor they were given."""
+    with Server(tmp_path / "store", "--shards", "1", "--workers", "1", "--sync", "os") as server:
+        (gateway,) = server.status()["gateways"]
+        master = int(Path(f"/proc/{gateway['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        with lines(server) as stream:
+            assert next(stream)["type"] == "bookmark"
+            os.kill(master, signal.SIGHUP)
+            closing = next(stream)
+            assert (closing["type"], closing["reason"]) == ("closing", "reload")
+        with server.client() as client:
+            revision = put(client, "k")
+
+        def told() -> list[int]:
+            with contextlib.suppress(httpx.HTTPStatusError):  # 503 until the new one is there
+                found, _ = polled(server, closing["cursor"])
+                return [event["revision"] for message in found for event in message["events"]]
+            return []
+
+        assert wait_for(told, "an answer of the new gateway") == [revision]
 
 
 def received_until(connection: Any) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvserver.gateway.cursors import Cursor, obstacle, parse
@@ -11,6 +11,7 @@ from kvserver.gateway.cursors import Cursor, obstacle, parse
 EPOCH = "1f0cafe5"
 
 
+@settings(deadline=None)
 @given(revision=st.integers(0, 1 << 53), last=st.none() | st.binary(max_size=512), crc=st.integers(0, (1 << 32) - 1))
 def test_each_place_has_one_text(revision: int, last: bytes | None, crc: int) -> None:
     cursor = Cursor(EPOCH, revision, last, 0 if last is None else crc)
@@ -19,6 +20,7 @@ def test_each_place_has_one_text(revision: int, last: bytes | None, crc: int) ->
     assert text.decode("ascii").isprintable() and b" " not in text and b"~" not in text
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40) | st.text("0123456789abcdef.-_=", max_size=40).map(str.encode))
 def test_what_is_no_cursor_is_none(text: bytes) -> None:
     cursor = parse(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvserver.access.grants import EVERYTHING, Grants
@@ -121,6 +121,7 @@ def test_an_event_in_json(change: Change, text: str) -> None:
     assert JSON.event(event(change), True).decode() == text
 
 
+@settings(deadline=None)
 @given(
     key=st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text),
     value=st.binary(max_size=50),
@@ -155,6 +156,7 @@ def test_frames_of_plain_http() -> None:
     assert (answer["cursor"], answer["more"], len(answer["messages"])) == ("e.2", True, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), max_size=30))
 def test_an_envelope_has_room_for_whole_units(units: list[tuple[int, int]]) -> None:
     """For the first one always; then as long as neither count nor size is passed."""
@@ -228,6 +230,7 @@ def test_what_is_shared_is_bounded() -> None:
     assert sum(block.find(str(name), 0) is not None for name in range(1000)) * 100 <= block.weight
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 3 * EVERY), max_size=40), st.integers(0, 60))
 def test_the_index_leads_to_a_place_before(steps: list[int], revision: int) -> None:
     index, place = Index(), Position(0, 0)
@@ -242,6 +245,16 @@ def test_the_index_leads_to_a_place_before(steps: list[int], revision: int) -> N
         assert wanted - found.lsn < 4 * EVERY
     index.forget(place.lsn + 1)
     assert len(index) == 0
+
+
+def test_what_is_noted_late_leads_to_what_is_before_all_others() -> None:
+    """A gateway that has just begun knows its own place first, and that of older records when it is asked."""
+    index = Index()
+    index.note(Position(1000, 50))
+    assert index.before(49) is None
+    index.note(Position(0, 10))
+    assert index.before(49) == Position(0, 10) and index.before(9) is None
+    assert index.before(50) == Position(1000, 50)
 
 
 def test_places_are_given_back() -> None:
