@@ -144,18 +144,18 @@ class GatewayWorker(SocketWorker):
         """Claim a row, start to follow the history, listen for connections that are handed over."""
         self._began_at = time.time()
         settings = load(ServerSettings)
+        self._run_dir = settings.resolved_run_dir()
         process.configure_logging(settings.log_level, "gateway")
         found = self._find(settings)
         self._board = None if found is None else found[0]
         if found is None:
             return False
         board, tokens = found
-        run_dir = self._run_dir = settings.resolved_run_dir()
         index, self.row = board.gateways.claim()
-        self.source = Source(board, run_dir, self.row, index)
+        self.source = Source(board, self._run_dir, self.row, index)
         self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings)
         server = self.servers[0]
-        self.reception = Reception(run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
+        self.reception = Reception(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
         self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._follow_tokens)]
         self.greenlets[0].link_exception(self._failed)
         self.row.state = Common.UP

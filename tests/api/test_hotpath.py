@@ -40,6 +40,9 @@ class Roads(NamedTuple):
     plain: Site
     taken: list[bytes]
 
+    def __repr__(self) -> str:
+        return "Roads()"  # Hypothesis shows the arguments of what failed
+
 
 @pytest.fixture(scope="module")
 def roads() -> Iterator[Roads]:
