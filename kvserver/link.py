@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -36,7 +36,10 @@ MOST_WAITING_BYTES = 64 << 20
 LATE_NS = 200_000_000
 """How much longer than its deadline a message is waited for: the shard may be about to refuse it."""
 
-_EVENTS = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
+_COPY_BELOW = 64 << 10  # bytes of a message below which copying is cheaper than sharing it with ZeroMQ's thread
+_WATCHED = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
+# Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
+_DONTWAIT, _EVENTS, _POLLIN = int(zmq.DONTWAIT), int(zmq.EVENTS), int(zmq.POLLIN)
 
 log = logging.getLogger("kvserver.router")
 
@@ -44,33 +47,62 @@ Deliver = Callable[[Reply | KVError], None]
 DeliverAll = Callable[[Sequence[Reply] | KVError], None]
 
 
-class Pending:
-    """An operation whose answer is due. `deliver` is called once, with a reply or an error."""
+class Pending(ABC):
+    """What travels to a shard, whose answer is due: `answer` or `fail` is called, once.
 
-    __slots__ = ("count", "deadline_ns", "deliver", "operations", "size")
+    Attributes:
+        operations: what the shard is asked, in this order.
+        count: how many operations that is, those of atomic batches singly.
+        size: bytes of their keys and values.
+        deadline_ns: until when the shard may begin with it, by CLOCK_MONOTONIC.
+    """
+
+    __slots__ = ("count", "deadline_ns", "operations", "size")
+
+    operations: Sequence[Operation]
+    count: int
+    size: int
+    deadline_ns: int
+
+    @abstractmethod
+    def answer(self, replies: Iterator[Reply]) -> None:
+        """Take what is this one's from `replies`."""
+
+    @abstractmethod
+    def fail(self, error: KVError) -> None:
+        """There is no reply."""
+
+
+class Single(Pending):
+    """An operation; `deliver` is called with its reply or an error."""
+
+    __slots__ = ("_deliver",)
 
     def __init__(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
-        self.operations: Sequence[Operation] = (operation,)
-        self.deadline_ns = deadline_ns
-        self.deliver: Callable[[Any], None] = deliver
+        self.operations, self.deadline_ns, self._deliver = (operation,), deadline_ns, deliver
         self.size, self.count = size_of(operation), count_of(operation)
 
     def answer(self, replies: Iterator[Reply]) -> None:
-        """Take what is this one's from `replies`, and deliver it."""
-        self.deliver(next(replies))
+        self._deliver(next(replies))
+
+    def fail(self, error: KVError) -> None:
+        self._deliver(error)
 
 
 class Portion(Pending):
     """Operations of one key each that travel together, answered together: `deliver` gets all replies, or an error."""
 
-    __slots__ = ()
+    __slots__ = ("_deliver",)
 
     def __init__(self, operations: Sequence[OfOneKey], deadline_ns: int, deliver: DeliverAll) -> None:
-        self.operations, self.deadline_ns, self.deliver = operations, deadline_ns, deliver
+        self.operations, self.deadline_ns, self._deliver = operations, deadline_ns, deliver
         self.size, self.count = sum(map(size_of, operations)), len(operations)
 
     def answer(self, replies: Iterator[Reply]) -> None:
-        self.deliver(list(islice(replies, self.count)))
+        self._deliver(list(islice(replies, self.count)))
+
+    def fail(self, error: KVError) -> None:
+        self._deliver(error)
 
 
 class Link:
@@ -105,15 +137,16 @@ class Link:
 
         `deliver` is called later, or now if the shard was given up or too much waits for it already.
         """
-        self._enqueue(Pending(operation, deadline_ns, deliver))
+        self.enqueue(Single(operation, deadline_ns, deliver))
 
     def submit_all(self, operations: Sequence[OfOneKey], deadline_ns: int, deliver: DeliverAll) -> None:
         """`submit` operations together; they must fit into one message. While they wait they are one request."""
-        self._enqueue(Portion(operations, deadline_ns, deliver))
+        self.enqueue(Portion(operations, deadline_ns, deliver))
 
-    def _enqueue(self, pending: Pending) -> None:
+    def enqueue(self, pending: Pending) -> None:
+        """Send `pending` with this turn's message. It is answered later, or fails now as `submit` says."""
         if not self._open and (self._row.given_up or self._is_crowded(pending.size)):
-            pending.deliver(Unavailable(f"shard {self._index} is down"))
+            pending.fail(Unavailable(f"shard {self._index} is down"))
             return
         self._waiting.append(pending)
         if not self._flush_scheduled:
@@ -143,7 +176,7 @@ class Link:
         """Drop the connection; everything unanswered ends."""
         self._disconnect()
         while self._waiting:
-            self._waiting.popleft().deliver(Unavailable("the server is stopping"))
+            self._waiting.popleft().fail(Unavailable("the server is stopping"))
 
     # Sending
 
@@ -156,8 +189,7 @@ class Link:
             if not self._send(batch):
                 self._waiting.extendleft(reversed(batch))
                 break
-        if self._socket is not None and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._receive()  # the descriptor is edge-triggered: sending may have swallowed the edge
+        self._receive()  # the descriptor is edge-triggered: sending may have swallowed the edge
 
     def _take(self) -> list[Pending]:
         """What fits into one message, at least one operation."""
@@ -174,9 +206,9 @@ class Link:
         assert self._socket is not None
         deadline_ns = min([pending.deadline_ns for pending in batch])
         operations = list(chain.from_iterable([pending.operations for pending in batch]))
-        frames = protocol.encode_request(self._next_id, self._incarnation, deadline_ns, operations)
+        frame = protocol.encode_request(self._next_id, self._incarnation, deadline_ns, operations)
         try:
-            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=len(frames[1]) < 65536)
+            self._socket.send(frame, _DONTWAIT, copy=len(frame) < _COPY_BELOW)
         except zmq.Again:
             self._open = False
             return False
@@ -190,13 +222,10 @@ class Link:
     # Receiving
 
     def _receive(self) -> None:
-        while self._socket is not None:
+        while self._socket is not None and int(self._socket.get(_EVENTS)) & _POLLIN:
+            frame = self._socket.recv(_DONTWAIT)
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            try:
-                id, replies = protocol.decode_reply(frames)
+                id, replies = protocol.decode_reply(frame)
             except ProtocolError as error:
                 log.error("shard %d sent what is no reply: %s", self._index, error)
                 continue
@@ -217,12 +246,12 @@ class Link:
                 pending.answer(left)
         else:
             for pending in batch:
-                pending.deliver(error)
+                pending.fail(error)
 
     def _fail(self, batch: list[Pending]) -> None:
         self.unknown += sum(len(pending.operations) for pending in batch)
         for pending in batch:
-            pending.deliver(OutcomeUnknown(f"shard {self._index} did not answer"))
+            pending.fail(OutcomeUnknown(f"shard {self._index} did not answer"))
 
     def _drop_late(self, now: int) -> None:
         """End what waited until its deadline, or all of it if the shard will not come back."""
@@ -231,7 +260,7 @@ class Link:
         if late:
             self._waiting = deque(pending for pending in self._waiting if not given_up and now < pending.deadline_ns)
             for pending in late:  # only now: to deliver may submit again
-                pending.deliver(Unavailable(f"shard {self._index} is down"))
+                pending.fail(Unavailable(f"shard {self._index} is down"))
 
     # Connecting
 
@@ -246,7 +275,7 @@ class Link:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 10)
-        self._monitor = socket.get_monitor_socket(_EVENTS)
+        self._monitor = socket.get_monitor_socket(_WATCHED)
         socket.connect(f"ipc://{self._run_dir}/shard-{self._index}-{incarnation:x}.req")
         self._socket, self._incarnation = socket, incarnation
         self._loop.add_reader(socket.FD, self._receive)

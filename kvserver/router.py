@@ -19,7 +19,7 @@ from typing import Final, overload
 import zmq
 
 from kvserver.activity import ActivityFeed
-from kvserver.link import Link
+from kvserver.link import Link, Pending
 from kvserver.merge import Walk
 from shards.board import Board
 from shards.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
@@ -125,6 +125,11 @@ class Router:
         """Send an operation to the shard that owns its key; `deliver` is called once with a reply or an error."""
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
         self._links[shard_of(operation.key, self._shards)].submit(operation, deadline_ns, deliver)
+
+    def enqueue(self, key: bytes, pending: Pending) -> None:
+        """Send what the shard that owns `key` is asked. It is answered, or fails, once."""
+        shards = self._shards
+        self._links[shard_of(key, shards) if shards > 1 else 0].enqueue(pending)
 
     @overload
     async def request(self, operation: Put | Delete | Touch, deadline_s: float = DEADLINE_S) -> Done: ...

@@ -1,6 +1,6 @@
 """The wire: requests to a shard, its replies, the events it logs and publishes. Pure; this docstring is the spec.
 
-**Request**, DEALER to the shard's ROUTER, two frames (beside the identity that ROUTER adds)::
+**Request**, DEALER to the shard's ROUTER, one frame (beside the identity that ROUTER adds): a header and a body::
 
     header  magic b"KVQ1" | operations u32 | id u64 | incarnation u64 | deadline u64       little endian, 32 bytes
     body    MessagePack array of operations, each an array that starts with its tag
@@ -39,7 +39,7 @@ if the key exists and its revision is in the list (any with "*"; an empty list: 
 if_match would not. Both must hold. An operation whose condition does not hold fails with `precondition_failed`, but a
 delete or touch of an absent key is answered as such, whatever its condition.
 
-**Reply**, two frames::
+**Reply**, one frame::
 
     header  magic b"KVR1" | replies u32 | id u64                                           little endian, 16 bytes
     body    MessagePack array of replies: one for each operation, or a single `Failed` if the whole message is refused
@@ -305,7 +305,8 @@ class MalformedRequest(ProtocolError):
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec leaves a `str` of bad UTF-8 to Python's own error
 
-_encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+_encode, _encode_into = _encoder.encode, _encoder.encode_into
 _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
 _decode_events = msgspec.msgpack.Decoder(list[Event]).decode
@@ -328,21 +329,23 @@ def count_of(operation: Operation) -> int:
     return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
 
 
-def encode_request(id: int, incarnation: int, deadline_ns: int, operations: Sequence[Operation]) -> list[bytes]:
-    """The two frames of a request."""
-    header = _REQUEST.pack(_REQUEST_MAGIC, len(operations), id, incarnation, deadline_ns)
-    return [header, _encode(operations)]
+def encode_request(id: int, incarnation: int, deadline_ns: int, operations: Sequence[Operation]) -> bytearray:
+    """The frame of a request."""
+    frame = bytearray(_REQUEST.size)
+    _encode_into(operations, frame, _REQUEST.size)
+    _REQUEST.pack_into(frame, 0, _REQUEST_MAGIC, len(operations), id, incarnation, deadline_ns)
+    return frame
 
 
-def decode_request(frames: Sequence[bytes]) -> Request:
-    """The request in `frames` (without the identity). Raises `MalformedRequest`."""
-    if len(frames) != 2 or len(frames[0]) != _REQUEST.size:
+def decode_request(frame: bytes) -> Request:
+    """The request in `frame`. Raises `MalformedRequest`."""
+    if len(frame) < _REQUEST.size:
         raise MalformedRequest("a request is a header of 32 bytes and a body")
-    magic, count, id, incarnation, deadline_ns = _REQUEST.unpack(frames[0])
+    magic, count, id, incarnation, deadline_ns = _REQUEST.unpack_from(frame)
     if magic != _REQUEST_MAGIC:
         raise MalformedRequest(f"unknown magic {magic!r}, expected {_REQUEST_MAGIC!r}")
     try:
-        operations = _decode_operations(frames[1])
+        operations = _decode_operations(memoryview(frame)[_REQUEST.size :])
     except _UNREADABLE as error:
         raise MalformedRequest(f"body: {error}", id) from None
     if len(operations) != count or not operations:
@@ -350,20 +353,23 @@ def decode_request(frames: Sequence[bytes]) -> Request:
     return Request(id, incarnation, deadline_ns, operations)
 
 
-def encode_reply(id: int, replies: Sequence[Reply]) -> list[bytes]:
-    """The two frames of a reply."""
-    return [_REPLY.pack(_REPLY_MAGIC, len(replies), id), _encode(replies)]
+def encode_reply(id: int, replies: Sequence[Reply]) -> bytearray:
+    """The frame of a reply."""
+    frame = bytearray(_REPLY.size)
+    _encode_into(replies, frame, _REPLY.size)
+    _REPLY.pack_into(frame, 0, _REPLY_MAGIC, len(replies), id)
+    return frame
 
 
-def decode_reply(frames: Sequence[bytes]) -> tuple[int, list[Reply]]:
+def decode_reply(frame: bytes) -> tuple[int, list[Reply]]:
     """Id and replies. Raises `ProtocolError`."""
-    if len(frames) != 2 or len(frames[0]) != _REPLY.size:
+    if len(frame) < _REPLY.size:
         raise ProtocolError("a reply is a header of 16 bytes and a body")
-    magic, count, id = _REPLY.unpack(frames[0])
+    magic, count, id = _REPLY.unpack_from(frame)
     if magic != _REPLY_MAGIC:
         raise ProtocolError(f"unknown magic {magic!r}, expected {_REPLY_MAGIC!r}")
     try:
-        replies = _decode_replies(frames[1])
+        replies = _decode_replies(memoryview(frame)[_REPLY.size :])
     except _UNREADABLE as error:
         raise ProtocolError(f"body: {error}") from None
     if len(replies) != count:

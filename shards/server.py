@@ -48,6 +48,10 @@ _GOODBYE_LINGER_MS = 250
 _LOCK_S = 10.0  # how long a predecessor may take to die
 _COPY_BELOW = 64 << 10  # bytes of a frame below which copying is cheaper than reference counting across threads
 
+# Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
+_DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLLIN)
+_EVENTS, _RCVMORE = int(zmq.EVENTS), int(zmq.RCVMORE)
+
 log = logging.getLogger("shards")
 
 
@@ -104,18 +108,23 @@ class Sockets:
         """Wait until a request is there."""
         self._poller.poll(math.ceil(seconds * 1000))
 
-    def receive(self) -> list[bytes] | None:
-        """The frames of the next message, identity first; None if there is none."""
-        try:
-            return self._router.recv_multipart(zmq.DONTWAIT)
-        except zmq.Again:
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """The next message, and before it the identity of who sent it; None if there is none."""
+        router = self._router
+        if not int(router.get(_EVENTS)) & _POLLIN:
             return None
+        identity, frame = router.recv(_DONTWAIT), router.recv(_DONTWAIT)
+        while router.get(_RCVMORE):
+            router.recv(_DONTWAIT)
+            frame = b""  # a message of several frames is none of ours
+        return identity, frame
 
     def reply(self, identity: bytes, id: int, replies: Sequence[Reply]) -> None:
         """Send replies; drop them if the peer is gone or does not read."""
-        header, body = protocol.encode_reply(id, replies)
+        frame = protocol.encode_reply(id, replies)
         try:
-            self._router.send_multipart([identity, header, body], zmq.DONTWAIT, copy=len(body) < _COPY_BELOW)
+            self._router.send(identity, _DONTWAIT | _SNDMORE)
+            self._router.send(frame, _DONTWAIT, copy=len(frame) < _COPY_BELOW)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
@@ -236,11 +245,11 @@ class Server:
         arrived: list[Arrived] = []
         messages = operations = size = 0
         while operations < MESSAGE_OPS and size < MESSAGE_BYTES and messages < MESSAGE_OPS:
-            frames = self.sockets.receive()
-            if frames is None:
+            message = self.sockets.receive()
+            if message is None:
                 break
             messages += 1
-            request = self._accept(frames)
+            request = self._accept(*message)
             if request is not None:
                 arrived.append(request)
                 operations += _count(request.operations)
@@ -249,14 +258,13 @@ class Server:
                     break
         return arrived if messages else None
 
-    def _accept(self, frames: list[bytes]) -> Arrived | None:
-        identity, *rest = frames
+    def _accept(self, identity: bytes, frame: bytes) -> Arrived | None:
         try:
-            request = protocol.decode_request(rest)
+            request = protocol.decode_request(frame)
         except MalformedRequest as error:
             self._refuse(identity, error.id, error)
             return None
-        size = len(rest[1])
+        size = len(frame)
         if request.incarnation != self.sockets.incarnation:
             self._refuse(identity, request.id, StaleIncarnation("the request was meant for another process"))
         elif time.monotonic_ns() > request.deadline_ns:
@@ -341,13 +349,13 @@ class Server:
         give_up_at = time.monotonic() + _GOODBYE_S
         while (left_s := give_up_at - time.monotonic()) > 0:
             self._row.beat()
-            frames = self.sockets.receive()
-            if frames is None:
+            message = self.sockets.receive()
+            if message is None:
                 self.sockets.wait(left_s)
                 continue
-            identity, *rest = frames
+            identity, frame = message
             try:
-                id = protocol.decode_request(rest).id
+                id = protocol.decode_request(frame).id
             except MalformedRequest as error:
                 id = error.id
             self._refuse(identity, id, Unavailable("the shard is stopping"))

@@ -100,11 +100,13 @@ class Source:
         """`row`, `index`: the claimed row. Binds the activity socket."""
         self._board, self._row = board, row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._published = _subscriber(self._context, QUEUE)
+        self._published = _subscriber(self._context, QUEUE)  # to nothing yet
         for shard in range(board.facts.shards):
             self._published.connect(f"ipc://{run_dir}/shard-{shard}.pub")
         self._activity = _subscriber(self._context, 10 * QUEUE)
+        self._activity.setsockopt(zmq.SUBSCRIBE, b"")
         self._activity.bind(f"ipc://{run_dir}/gateway-{index}.activity")
+        self._subscribed = False
         self._arrived = Event()
         self._others = ActivityFeed(self._context, board, run_dir, self._arrived.set, but=index)
         self._reader = LogReader(Path(board.facts.log_dir), board.facts.secret)
@@ -166,7 +168,15 @@ class Source:
         members = self.history.members
         self._row.clients = len(self._followers) + len(members)
         self._row.listening = len(self._followers) + sum(member.listens for member in members)
+        self._subscribe(bool(self._followers or members))
         self._arrived.set()  # from now on the pace is that of somebody who looks
+
+    def _subscribe(self, wanted: bool) -> None:
+        """Have the shards' records sent, or not: while nobody looks they cost nothing, neither here nor there. What is
+        published before a subscription has reached a shard is read from the log, as all that is missed."""
+        if wanted != self._subscribed:
+            self._subscribed = wanted
+            self._published.setsockopt(zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE, b"")
 
     def _share(self) -> None:
         """Tails of many views together take no more memory than those of a few."""
@@ -349,7 +359,6 @@ def _subscriber(context: zmq.Context[zmq.Socket[bytes]], queue: int) -> zmq.Sock
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVHWM, queue)
-    socket.setsockopt(zmq.SUBSCRIBE, b"")
     return socket
 
 

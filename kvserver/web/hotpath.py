@@ -12,9 +12,11 @@ Clients repeat their header fields from request to request: what a block of them
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kvserver.link import Pending
 from kvserver.resources import bodies, memorykv
 from kvserver.resources.values import of_revision, of_value
 from kvserver.web import coding, target
@@ -131,14 +133,17 @@ class HotPath:
             return not fields.has_body and self._get(connection, key_of_v1 or key, key is None, fields, begun_at)
         if (method == b"PUT") != fields.has_body or not self._has_room(fields.length):
             return False
-        write = Write(connection, self._traffic, method, path, key is None, fields.accept, fields.length, begun_at)
-        connection.answering = write
+        name, at_root = key_of_v1 or key, key is not None
         if method == b"PUT":
-            operation = Put(key_of_v1 or key, data[end + 2 :], fields.content_type, 0, 0, key is not None)
-            self._router.submit(operation, write.answer)
+            write = Write(connection, self._traffic, path, at_root, fields, begun_at)
+            write.operations = (Put(name, data[end + 2 :], fields.content_type, 0, 0, at_root),)
         else:
+            write = Removal(connection, self._traffic, path, at_root, fields, begun_at)
+            write.operations = (Delete(name, at_root),)
             write.router, write.end = self._router, self._router.board.end()
-            self._router.submit(Delete(key_of_v1 or key, key is not None), write.answer_delete)
+        write.size = len(name) + fields.length
+        connection.answering = write
+        self._router.enqueue(name, write)
         return True
 
     def _read(self, block: bytes) -> Fields | None:
@@ -201,54 +206,49 @@ class HotPath:
         return coding.choose(fields.accept_encoding) is None or not coding.is_codable(content_type)
 
 
-class Write:
-    """A write whose answer is due. Its connection answers it; where the answer is not plain, by an `Exchange`.
+class Write(Pending):
+    """A PUT whose answer is due. Its connection answers it; where the answer is not plain, by an `Exchange`.
 
     Attributes:
         disconnected: set by the connection when its client has left.
     """
 
-    __slots__ = (
-        "_accept", "_begun_at", "_connection", "_length", "_method", "_path", "_traffic", "_v1", "disconnected", "end",
-        "router",
-    )  # fmt: skip
+    __slots__ = ("_at_root", "_begun_at", "_connection", "_fields", "_path", "_traffic", "disconnected")
 
-    router: Router
-    end: int
+    method = "PUT"
 
     def __init__(
-        self, connection: Protocol, traffic: Traffic, method: bytes, path: bytes, v1: bool, accept: bytes, length: int,
-        begun_at: float,
-    ) -> None:  # fmt: skip
-        self._connection, self._traffic, self._method, self._path = connection, traffic, method, path
-        self._v1, self._accept, self._length, self._begun_at = v1, accept, length, begun_at
+        self, connection: Protocol, traffic: Traffic, path: bytes, at_root: bool, fields: Fields, begun_at: float
+    ) -> None:
+        self._connection, self._traffic, self._path = connection, traffic, path
+        self._at_root, self._fields, self._begun_at = at_root, fields, begun_at
         self.disconnected = False
+        self.count, self.deadline_ns = 1, traffic.deadline_ns
         traffic.enter()
-        traffic.bytes_held += length
+        traffic.bytes_held += fields.length
 
-    def answer(self, reply: Reply | KVError) -> None:
+    def answer(self, replies: Iterator[Reply]) -> None:
         """Tell the client what became of its write."""
+        reply = next(replies)
         if isinstance(reply, Failed):
-            reply = reply.error()
-        if isinstance(reply, KVError):
-            self._exchange().answer_error(reply)
-            return
-        assert isinstance(reply, Done)
-        if not self._v1:
-            self._tell(200, _OCTETS, reply.previous or b"")
-        elif self._method == b"DELETE":
-            self._tell(204, [("kv-revision", str(reply.revision))], b"")
+            self.fail(reply.error())
         else:
-            self._tell(204 if reply.existed else 201, of_revision(reply.revision), b"")
+            assert isinstance(reply, Done)
+            self.tell(reply)
 
-    def answer_delete(self, reply: Reply | KVError) -> None:
-        """`answer`; a key that was not there is shown as activity."""
-        if isinstance(reply, Done) and not reply.existed:
-            self.router.absent(self._path[8:] if self._v1 else self._path[1:], self.end)
-            reply = NotFound()
-        self.answer(reply)
+    def fail(self, error: KVError) -> None:
+        """Tell the client that nothing did, or that nobody knows."""
+        self._exchange().answer_error(error)
 
-    def _tell(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def tell(self, done: Done) -> None:
+        """Answer with what is done."""
+        if self._at_root:
+            self.send(200, _OCTETS, done.previous or b"")
+        else:
+            self.send(204 if done.existed else 201, of_revision(done.revision), b"")
+
+    def send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """The answer, which is plain unless something has come up."""
         connection, traffic = self._connection, self._traffic
         if self.disconnected or traffic.stopping or len(body) >= LARGE_ANSWER:
             self._exchange().answer(status, [(name.encode(), value.encode()) for name, value in headers], body)
@@ -259,22 +259,42 @@ class Write:
         else:
             connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         traffic.leave()
-        traffic.bytes_held -= self._length
-        route = target.KV if self._v1 else target.KEY
-        traffic.counts.add(self._method.decode(), route, status, perf_counter() - self._begun_at)
+        traffic.bytes_held -= self._fields.length
+        route = target.KEY if self._at_root else target.KV
+        traffic.counts.add(self.method, route, status, perf_counter() - self._begun_at)
         connection.answered_plainly()
 
     def _exchange(self) -> Exchange:
         """What the ordinary road would have in this request's place."""
         connection = self._connection
         exchange = Exchange(connection)
-        exchange.method, exchange.path, exchange.accept = self._method.decode(), self._path, self._accept
-        exchange.scope = {ROUTE: target.KV if self._v1 else target.KEY}
+        exchange.method, exchange.path, exchange.accept = self.method, self._path, self._fields.accept
+        exchange.scope = {ROUTE: target.KEY if self._at_root else target.KV}
         exchange.begun_at, exchange.disconnected = self._begun_at, self.disconnected
         exchange.keep_alive = exchange.counted = True
-        exchange.bytes_held = self._length
+        exchange.bytes_held = self._fields.length
         connection.answering = exchange
         return exchange
+
+
+class Removal(Write):
+    """A DELETE whose answer is due. `end`: the history's end before it was sent."""
+
+    __slots__ = ("end", "router")
+
+    method = "DELETE"
+    router: Router
+    end: int
+
+    def tell(self, done: Done) -> None:
+        """Answer with what is done; a key that was not there is shown as activity."""
+        if not done.existed:
+            self.router.absent(self._path[1:] if self._at_root else self._path[8:], self.end)
+            self.fail(NotFound())
+        elif self._at_root:
+            self.send(200, _OCTETS, done.previous or b"")
+        else:
+            self.send(204, [("kv-revision", str(done.revision))], b"")
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:

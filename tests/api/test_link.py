@@ -43,13 +43,13 @@ class Shard:
 
     def _receive(self) -> tuple[bytes, protocol.Request] | None:
         try:
-            identity, *frames = self.socket.recv_multipart(zmq.DONTWAIT)
+            identity, frame = self.socket.recv_multipart(zmq.DONTWAIT)
         except zmq.Again:
             return None
-        return identity, protocol.decode_request(frames)
+        return identity, protocol.decode_request(frame)
 
     def reply(self, identity: bytes, id: int, replies: list[Reply]) -> None:
-        self.socket.send_multipart([identity, *protocol.encode_reply(id, replies)])
+        self.socket.send_multipart([identity, protocol.encode_reply(id, replies)])
 
     def close(self) -> None:
         self.socket.close(0)

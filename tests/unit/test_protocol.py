@@ -127,12 +127,12 @@ ACTIVITY = [Activity(5, "read", b"k", 1_700_000_000_000)]
 
 class TestGolden:
     def test_request(self) -> None:
-        assert protocol.encode_request(7, 0x1122334455667788, 99, OPERATIONS) == [REQUEST_HEADER, REQUEST_BODY]
-        assert protocol.decode_request([REQUEST_HEADER, REQUEST_BODY]) == Request(7, 0x1122334455667788, 99, OPERATIONS)
+        assert protocol.encode_request(7, 0x1122334455667788, 99, OPERATIONS) == REQUEST_HEADER + REQUEST_BODY
+        assert protocol.decode_request(REQUEST_HEADER + REQUEST_BODY) == Request(7, 0x1122334455667788, 99, OPERATIONS)
 
     def test_reply(self) -> None:
-        assert protocol.encode_reply(7, REPLIES) == [REPLY_HEADER, REPLY_BODY]
-        assert protocol.decode_reply([REPLY_HEADER, REPLY_BODY]) == (7, REPLIES)
+        assert protocol.encode_reply(7, REPLIES) == REPLY_HEADER + REPLY_BODY
+        assert protocol.decode_reply(REPLY_HEADER + REPLY_BODY) == (7, REPLIES)
 
     def test_events(self) -> None:
         assert protocol.encode_events(EVENTS) == EVENTS_PAYLOAD
@@ -146,7 +146,7 @@ class TestGolden:
     def test_left_out_fields_have_their_defaults(self) -> None:
         body = b"\x92\x93\x01\xc4\x01k\xc4\x01v\x92\x02\xc4\x01k"
         header = REQUEST_HEADER.replace(b"\x0d\0\0\0", b"\x02\0\0\0", 1)
-        assert protocol.decode_request([header, body]).operations == [Put(b"k", b"v"), Delete(b"k")]
+        assert protocol.decode_request(header + body).operations == [Put(b"k", b"v"), Delete(b"k")]
 
 
 U64 = st.integers(0, 2**64 - 1)
@@ -195,8 +195,8 @@ LINES = st.lists(
 class TestRoundTrip:
     @given(U64, U64, U64, st.lists(OPERATION, min_size=1, max_size=5))
     def test_request(self, id: int, incarnation: int, deadline_ns: int, operations: list[protocol.Operation]) -> None:
-        frames = protocol.encode_request(id, incarnation, deadline_ns, operations)
-        assert protocol.decode_request(frames) == Request(id, incarnation, deadline_ns, operations)
+        frame = protocol.encode_request(id, incarnation, deadline_ns, operations)
+        assert protocol.decode_request(bytes(frame)) == Request(id, incarnation, deadline_ns, operations)
 
     @given(U64, st.lists(REPLY, max_size=5))
     def test_reply(self, id: int, replies: list[protocol.Reply]) -> None:
@@ -226,10 +226,10 @@ class TestChanges:
         assert protocol.count_changes(events) == len(list(protocol.changes(events, 1)))
 
 
-def with_body(body: object, count: int = 1) -> list[bytes]:
+def with_body(body: object, count: int = 1) -> bytes:
     """A request whose body is `body`, MessagePack if it is not bytes."""
     header = REQUEST_HEADER.replace(b"\x0d\0\0\0", count.to_bytes(4, "little"), 1)
-    return [header, body if isinstance(body, bytes) else msgspec.msgpack.encode(body)]
+    return header + (body if isinstance(body, bytes) else msgspec.msgpack.encode(body))
 
 
 class TestWeight:
@@ -254,29 +254,27 @@ class TestWeight:
 
 class TestMalformed:
     @pytest.mark.parametrize(
-        "frames",
+        "frame",
         [
-            [],
-            [REQUEST_HEADER],
-            [REQUEST_HEADER[:-1], REQUEST_BODY],
-            [REQUEST_HEADER + b"\0", REQUEST_BODY],
-            [REQUEST_HEADER, REQUEST_BODY, b""],
-            [b"", REQUEST_HEADER, REQUEST_BODY],
-            [b"KVQ2" + REQUEST_HEADER[4:], REQUEST_BODY],
-            [REPLY_HEADER + b"\0" * 16, REQUEST_BODY],
+            b"",
+            REQUEST_HEADER[:-1],
+            b"\0" + REQUEST_HEADER + REQUEST_BODY,
+            b"KVQ2" + REQUEST_HEADER[4:] + REQUEST_BODY,
+            REPLY_HEADER + b"\0" * 16 + REQUEST_BODY,
         ],
     )
-    def test_header_that_cannot_be_read_has_no_id(self, frames: list[bytes]) -> None:
+    def test_header_that_cannot_be_read_has_no_id(self, frame: bytes) -> None:
         with pytest.raises(MalformedRequest) as error:
-            protocol.decode_request(frames)
+            protocol.decode_request(frame)
         assert error.value.id == 0
 
     @pytest.mark.parametrize(
-        "frames",
+        "frame",
         [
-            [REQUEST_HEADER, b""],
-            [REQUEST_HEADER, REQUEST_BODY[:-1]],
-            [REQUEST_HEADER, REQUEST_BODY + b"\0"],
+            REQUEST_HEADER,
+            REQUEST_HEADER + REQUEST_BODY[:-1],
+            REQUEST_HEADER + REQUEST_BODY + b"\0",
+            REQUEST_HEADER + b"\0" + REQUEST_BODY,
             with_body(REQUEST_BODY, 4),
             with_body(REQUEST_BODY, 6),
             with_body([], 0),
@@ -310,9 +308,9 @@ class TestMalformed:
             with_body(b"\x91" * 100_000),
         ],
     )
-    def test_body_that_cannot_be_read_keeps_the_id(self, frames: list[bytes]) -> None:
+    def test_body_that_cannot_be_read_keeps_the_id(self, frame: bytes) -> None:
         with pytest.raises(MalformedRequest) as error:
-            protocol.decode_request(frames)
+            protocol.decode_request(frame)
         assert error.value.id == 7
         assert error.value.code == "protocol_error"
         assert error.value.detail
@@ -320,8 +318,8 @@ class TestMalformed:
     @given(st.binary(max_size=60))
     def test_any_body_is_read_or_refused(self, body: bytes) -> None:
         for decode in (
-            lambda: protocol.decode_request([REQUEST_HEADER, body]),
-            lambda: protocol.decode_reply([REPLY_HEADER, body]),
+            lambda: protocol.decode_request(REQUEST_HEADER + body),
+            lambda: protocol.decode_reply(REPLY_HEADER + body),
             lambda: protocol.decode_events(body),
             lambda: protocol.decode_activity(body),
         ):
@@ -336,27 +334,28 @@ class TestMalformed:
         for at in data.draw(st.lists(st.integers(0, len(body) - 1), min_size=1, max_size=3)):
             body[at] = data.draw(st.integers(0, 255))
         try:
-            request = protocol.decode_request([REQUEST_HEADER, bytes(body)])
+            request = protocol.decode_request(REQUEST_HEADER + body)
         except MalformedRequest as error:
             assert error.id == 7
         else:
             assert len(request.operations) == len(OPERATIONS)
 
     @pytest.mark.parametrize(
-        "frames",
+        "frame",
         [
-            [],
-            [REPLY_HEADER],
-            [REPLY_HEADER + b"\0", REPLY_BODY],
-            [b"KVQ1" + REPLY_HEADER[4:], REPLY_BODY],
-            [REPLY_HEADER, REPLY_BODY[:-1]],
-            [REPLY_HEADER, b"\x91\x95\x01\x00\xc2\xc0\x00"],
-            [REPLY_HEADER, msgspec.msgpack.encode([[7, b"k"]] * 10)],
+            b"",
+            REPLY_HEADER,
+            REPLY_HEADER[:-1],
+            REPLY_HEADER + b"\0" + REPLY_BODY,
+            b"KVQ1" + REPLY_HEADER[4:] + REPLY_BODY,
+            REPLY_HEADER + REPLY_BODY[:-1],
+            REPLY_HEADER + b"\x91\x95\x01\x00\xc2\xc0\x00",
+            REPLY_HEADER + msgspec.msgpack.encode([[7, b"k"]] * 10),
         ],
     )
-    def test_replies(self, frames: list[bytes]) -> None:
+    def test_replies(self, frame: bytes) -> None:
         with pytest.raises(ProtocolError):
-            protocol.decode_reply(frames)
+            protocol.decode_reply(frame)
 
     @pytest.mark.parametrize(
         "payload",

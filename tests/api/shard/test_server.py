@@ -110,7 +110,7 @@ class TestRefusals:
         assert isinstance(reply, Failed)
         return id, reply.code
 
-    @pytest.mark.parametrize("frames", [[b""], [b"x" * 32, b"\x90"], [b"\0" * 31, b"\x90"], [b"", b"", b""]])
+    @pytest.mark.parametrize("frames", [[b""], [b"x" * 32 + b"\x90"], [b"\0" * 31], [b"", b"", b""]])
     def test_no_header(self, asking: Client, frames: list[bytes]) -> None:
         asking.send_frames(frames)
         assert self.refusal(asking) == (0, "protocol_error")
@@ -119,9 +119,15 @@ class TestRefusals:
         "body", [b"", b"\xc1", b"\x90", b"\x91\x92\x63\xa1k", b"\x91\x94\x01\xc4\x01k\xc4\x01v\xa1\xff"]
     )
     def test_body_that_cannot_be_read(self, asking: Client, body: bytes) -> None:
-        header, _ = protocol.encode_request(77, asking.incarnation, 1 << 62, [Delete(b"k")])
-        asking.send_frames([header, body])
+        header = protocol.encode_request(77, asking.incarnation, 1 << 62, [Delete(b"k")])[:32]
+        asking.send_frames([header + body])
         assert self.refusal(asking) == (77, "protocol_error")
+
+    def test_several_frames(self, asking: Client) -> None:
+        frame = protocol.encode_request(77, asking.incarnation, 1 << 62, [Delete(b"k")])
+        asking.send_frames([frame[:32], frame[32:]])
+        assert self.refusal(asking) == (0, "protocol_error")
+        assert asking.ask(Delete(b"k")) == [Done(0, False)]
 
     def test_another_incarnation(self, asking: Client) -> None:
         id = asking.send(Put(b"k", b"v"), Put(b"l", b"v"), incarnation=asking.incarnation + 1)

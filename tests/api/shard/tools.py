@@ -59,17 +59,17 @@ class Client:
         """Send one message; its id."""
         id, self.next_id = self.next_id, self.next_id + 1
         deadline_ns = time.monotonic_ns() + int(seconds * 1e9)
-        frames = protocol.encode_request(id, incarnation or self.incarnation, deadline_ns, operations)
-        self.send_frames(frames)
+        self.send_frames([protocol.encode_request(id, incarnation or self.incarnation, deadline_ns, operations)])
         return id
 
-    def send_frames(self, frames: Sequence[bytes]) -> None:
+    def send_frames(self, frames: Sequence[bytes | bytearray]) -> None:
         """Send anything."""
         self.dealer.send_multipart(frames)
 
     def receive(self) -> tuple[int, list[Reply]]:
         """The next reply."""
-        return protocol.decode_reply(self._frames(self.dealer, "a reply"))
+        [frame] = self._frames(self.dealer, "a reply")
+        return protocol.decode_reply(frame)
 
     def published(self) -> bytes:
         """The next frame published."""
