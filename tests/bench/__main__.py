@@ -19,13 +19,19 @@ from tests.bench.parts.batch import batch
 from tests.bench.parts.delete import delete
 from tests.bench.parts.expiry import expiry
 from tests.bench.parts.load import load, start
+from tests.bench.parts.memory import memory, restart
 from tests.bench.parts.page import page
-from tests.bench.parts.speed import get, put
+from tests.bench.parts.scale import scale
+from tests.bench.parts.speed import beside, connections, get, mixed, put, sizes
 from tests.bench.parts.stream import stream
 
 PARTS: Final = {
     "get": Part("GET of one key, 100 bytes, 64 connections, keys at random.", get),
     "put": Part("PUT of one key, 100 bytes, 64 connections, keys at random.", put),
+    "mixed": Part("Nine GETs to a PUT, 64 connections.", mixed),
+    "connections": Part("GET and PUT by one connection and by many.", connections),
+    "sizes": Part("GET and PUT of larger values.", sizes),
+    "beside": Part("GET while others write as fast as they can; the ratio is that of what it takes alone.", beside),
     "batch": Part("POST /v1/batch, 16 connections; Redis answers single requests on 64.", batch),
     "page": Part("GET /v1/kv, 100 items from random places; the ratio is that of the small store to the large.", page),
     "delete": Part("DELETE /v1/kv?prefix= of many keys, and the PUTs of another client meanwhile.", delete),
@@ -33,6 +39,9 @@ PARTS: Final = {
     "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),
     "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
     "start": Part("kvserver serve until ready, after a clean stop.", start),
+    "restart": Part("A killed shard until it answers writes; reads go on meanwhile.", restart),
+    "memory": Part("Memory of all processes and maps, more than when empty.", memory),
+    "scale": Part("Workers and shards, 64 connections; the ratio is that of the default numbers.", scale),
 }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from tests.bench import client
+from tests.bench import client, machine
 from tests.system.harness import Server
 
 _READY_S = 20.0
@@ -60,6 +60,18 @@ class Contender(ABC):
     def stop(self) -> None:
         """End it, and remove what it left."""
 
+    @abstractmethod
+    def roots(self) -> list[int]:
+        """The pids of the processes that were started; all others are theirs."""
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time that its processes have taken."""
+        return sum(map(machine.cpu_s, machine.family(self.roots())))
+
+    def memory_bytes(self) -> int:
+        """Bytes of memory that its processes hold, files not counted."""
+        return sum(map(machine.anonymous_bytes, machine.family(self.roots())))
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -93,6 +105,14 @@ class KVServer(Contender):
         self.server.start()
         self.port = self.server.port
 
+    def roots(self) -> list[int]:
+        assert self.server.process is not None
+        return [self.server.process.pid]
+
+    def memory_bytes(self) -> int:
+        """With the maps, which are files in memory."""
+        return super().memory_bytes() + machine.allocated_bytes(self.server.map_dir)
+
     def stop(self) -> None:
         self.server.close()
         shutil.rmtree(self._data, ignore_errors=True)
@@ -120,6 +140,9 @@ class _Programs(Contender):
             if time.monotonic() > give_up_at or any(process.poll() is not None for process in self._processes):
                 raise RuntimeError(f"{self.name} does not start: {(self._directory / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def roots(self) -> list[int]:
+        return [process.pid for process in self._processes]
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, client.Refused), client.Connection(self.port, 2.0) as connection:

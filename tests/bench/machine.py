@@ -1,10 +1,12 @@
-"""The machine and the versions that figures belong to."""
+"""The machine and the versions that figures belong to, and what processes take of it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,48 @@ def facts(directory: Path) -> dict[str, str]:
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
         "programs": ", ".join(f"{name} {_version(command)}" for name, command in _PROGRAMS.items()),
     }
+
+
+def family(roots: Iterable[int]) -> list[int]:
+    """The pids of `roots` and of all that descend from them."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            children.setdefault(int(_stat(path)[1]), []).append(int(path.parent.name))
+    found, open_ones = [], list(roots)
+    while open_ones:
+        pid = open_ones.pop()
+        found.append(pid)
+        open_ones += children.get(pid, [])
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time that a process has taken, in itself and in the kernel; 0 if it has ended."""
+    try:
+        fields = _stat(Path(f"/proc/{pid}/stat"))
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Bytes of memory that are no file's, this process's share of what it has in common with others; 0 if it ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss_Anon:"))
+
+
+def allocated_bytes(directory: Path) -> int:
+    """Bytes that the files below `directory` take of their file system."""
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+
+
+def _stat(path: Path) -> list[str]:
+    """The fields of /proc/PID/stat behind the name, which may hold spaces: state, parent, ..."""
+    return path.read_text().rpartition(")")[2].split()
 
 
 def _cpu() -> str:
