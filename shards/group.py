@@ -131,10 +131,13 @@ class Group:
             if entry is None:
                 entries.pop(key, None)
                 continue
-            revision, value_revision, expires_ms, size = entry
-            if value_revision < 0:
+            staged, value_revision, expires_ms, size = entry
+            revision = last - staged
+            if value_revision == staged:
+                value_revision = revision  # the same object: 32 bytes less for each key
+            elif value_revision < 0:
                 value_revision = last - value_revision
-            entries[key] = (last - revision, value_revision, expires_ms, size)
+            entries[key] = (revision, value_revision, expires_ms, size)
             if expires_ms:
                 keyspace._schedule(key, expires_ms)
         for reply in self.numbered:
