@@ -161,7 +161,8 @@ class Front:
 
     def __init__(self, board: Board, row: WorkerRow, router: Any, origins: str = "*", hot: bool = False) -> None:
         self.board, self.row, self.router = board, row, router
-        self.counts = Counts(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.counts = Counts(self.registry)
         self.traffic = Traffic(board, self.row, self.counts, Origins(origins), Tokens(board))
         if hot:
             self.traffic.hot_path = HotPath(router, self.traffic)
