@@ -61,24 +61,30 @@ def roads() -> Iterator[Roads]:
         yield Roads(hot, plain, taken)
 
 
+TURNS = 8
+"""Of the loop that client and server share, in which what is written to a loopback connection has been read."""
+
+
 async def transcript(site: Site, pieces: list[bytes], patient: bool) -> bytes:
     """Everything that a connection answers that is sent `pieces`, each after the one before was taken in, and if
     `patient` after it was answered."""
     front = site.front
     transport, listener = await front.loop.create_connection(Listener, "127.0.0.1", front.port)
-    for piece in pieces:
-        if listener.over.is_set() or transport.is_closing():
-            break
-        transport.write(piece)
-        for _ in range(3):
-            await asyncio.sleep(0.0002)
-        if patient:
-            await front.until(lambda: all(connection.answering is None for connection in front.traffic.connections))
-    if not transport.is_closing():
-        transport.write_eof()
-    async with asyncio.timeout(20):
-        await listener.over.wait()
-    transport.close()
+    try:
+        for piece in pieces:
+            if listener.over.is_set() or transport.is_closing():
+                break
+            transport.write(piece)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            if patient:
+                await front.until(lambda: all(connection.answering is None for connection in front.traffic.connections))
+        if not transport.is_closing():
+            transport.write_eof()
+        async with asyncio.timeout(20):
+            await listener.over.wait()
+    finally:
+        transport.close()  # whatever went wrong: what comes next waits for the end of all connections
     await front.until(lambda: not front.traffic.connections and not front.traffic.in_flight)
     return bytes(listener.found)
 
