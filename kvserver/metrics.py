@@ -3,14 +3,15 @@
 Two sources: what web workers and gateways count themselves (prometheus_client in multiprocess mode, files in the run
 directory), and the board, where shards, gateways and log keep their figures. Scraping costs no worker anything.
 
-Names follow Prometheus' conventions: seconds and bytes, `_total` for what only grows (and starts again at 0 with its
-process).
+Names follow Prometheus' conventions: seconds and bytes, `_total` for what only grows. It goes on growing when a process
+is replaced: who is killed takes along what it had not shown yet, less than a second's worth.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import ThreadingHTTPServer
@@ -26,6 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from shards.board import NONE, Board, Common, ShardRow
+from shards.log import SEGMENT
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,9 @@ WORKER_COUNTERS = {
 }
 
 
+STARTS = "kvserver_process_starts", "Processes that gunicorn started, those in the place of others included."
+
+
 class BoardCollector(Collector):
     """Renders the board. Reads words only; asks nobody and takes no lock for longer than a probe."""
 
@@ -109,6 +114,10 @@ class BoardCollector(Collector):
         for name, count in sorted(self._restarts().items()):
             restarts.add_metric([name], count)
         yield restarts
+        starts = CounterMetricFamily(*STARTS, labels=["process"])
+        starts.add_metric(["gateway"], sum(row.starts for row in self._board.gateways))
+        starts.add_metric(["web"], sum(row.starts for row in self._board.workers))
+        yield starts
 
     def _log(self) -> Iterator[Metric]:
         words = self._board.log
@@ -120,6 +129,8 @@ class BoardCollector(Collector):
         yield _gauge("kvserver_log_watermark_revision", "Revision up to which all is durable and shown.", watermark)
         yield _counter("kvserver_log_appended_bytes", "Position of the log's end since the store was made.", tail)
         yield _gauge("kvserver_log_bytes", "Bytes of the log that are kept.", max(0, tail - words.oldest))
+        segments = max(0, words.ready - words.oldest) // SEGMENT
+        yield _gauge("kvserver_log_segments", "Segments of the log, those that are ready included.", segments)
         yield _gauge("kvserver_log_ready_bytes", "Room in segments that are ready.", max(0, words.ready - tail))
         yield _gauge("kvserver_log_unsynced_bytes", "Bytes that are not flushed yet.", max(0, tail - synced))
         yield _gauge("kvserver_log_unapplied_bytes", "Bytes that are not applied yet.", max(0, tail - watermark_lsn))
@@ -154,31 +165,36 @@ class BoardCollector(Collector):
             yield counter
 
     def _workers(self) -> Iterator[Metric]:
-        rows = [(str(i), row) for i, row in self._board.workers.alive()]
-        yield _gauge("kvserver_workers", "Living web workers.", len(rows))
-        yield _gauge("kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for _, row in rows))
-        yield _gauge("kvserver_connections", "Open connections of clients.", sum(row.connections for _, row in rows))
-        for figure, (name, text) in WORKER_COUNTERS.items():
-            counter = CounterMetricFamily(name, text, labels=["worker"])
-            for worker, row in rows:
-                counter.add_metric([worker], row.figures()[figure])
-            yield counter
+        living = [row for _, row in self._board.workers.alive()]
+        yield _gauge("kvserver_workers", "Living web workers.", len(living))
+        yield _gauge("kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for row in living))
+        yield _gauge("kvserver_connections", "Open connections of clients.", sum(row.connections for row in living))
+        yield from _counters(WORKER_COUNTERS, "worker", self._board.workers.used())
 
     def _gateways(self) -> Iterator[Metric]:
-        rows = [(str(i), row, row.figures()) for i, row in self._board.gateways.alive()]
+        living = self._board.gateways.alive()
+        yield _gauge("kvserver_gateways", "Living feed gateways.", len(living))
         clients = GaugeMetricFamily("kvserver_feed_clients", "Open feed connections.", labels=["gateway"])
         lag = GaugeMetricFamily("kvserver_feed_lag_revisions", "Shown changes not sent yet.", labels=["gateway"])
         watermark = self._board.watermark()[1]
-        for gateway, row, _ in rows:
-            clients.add_metric([gateway], row.clients)
-            lag.add_metric([gateway], max(0, watermark - row.position) if row.state == Common.UP else 0)
+        for i, row in living:
+            clients.add_metric([str(i)], row.clients)
+            lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == Common.UP else 0)
         yield clients
         yield lag
-        for figure, (name, text) in GATEWAY_COUNTERS.items():
-            counter = CounterMetricFamily(name, text, labels=["gateway"])
-            for gateway, _, figures in rows:
-                counter.add_metric([gateway], figures[figure])
-            yield counter
+        yield from _counters(GATEWAY_COUNTERS, "gateway", self._board.gateways.used())
+
+
+def _counters(
+    families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, Common]]
+) -> Iterator[Metric]:
+    """A family for each figure of rows: those of the dead stay."""
+    figures = [(str(i), row.figures()) for i, row in rows]
+    for figure, (name, text) in families.items():
+        counter = CounterMetricFamily(name, text, labels=[label])
+        for index, shown in figures:
+            counter.add_metric([index], shown[figure])
+        yield counter
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -196,7 +212,8 @@ def _lives(row: ShardRow) -> bool:
 class CountedByWorkers(Collector):
     """What web workers and gateways count themselves, one set of files for each process that ever lived.
 
-    Files of the dead are folded into one, or each scrape would cost more with every restart; their sums must stay.
+    Files of the dead are folded into one, or each scrape would cost more with every restart; their sums must stay. A
+    process that is killed, or has no space, may leave a file in any state: no such file may cost the others' figures.
     """
 
     def __init__(self, metrics_dir: Path) -> None:
@@ -206,7 +223,8 @@ class CountedByWorkers(Collector):
     def collect(self) -> Iterable[Metric]:
         """All families, summed over the processes."""
         with self._lock:
-            return list(self._collector.collect())  # type: ignore[no-untyped-call]
+            files = [os.fspath(file) for file in self._dir.glob("*.db") if _is_readable(file)]
+            return list(self._collector.merge(files))  # type: ignore[no-untyped-call]
 
     def sweep(self) -> None:
         """Fold what the dead have counted; remove what they said of the living."""
@@ -215,17 +233,22 @@ class CountedByWorkers(Collector):
                 kind, pid = file.stem.partition("_")[0], file.stem.rpartition("_")[2]
                 if pid == _FOLDED or not pid.isdigit() or Path(f"/proc/{pid}").exists():
                     continue
-                if kind in ("counter", "histogram"):
-                    _fold(file, file.with_name(f"{kind}_{_FOLDED}.db"))
-                elif kind == "gauge":
-                    mark_process_dead(int(pid), os.fspath(self._dir))  # type: ignore[no-untyped-call]
+                try:
+                    if kind in ("counter", "histogram"):
+                        if _is_readable(file):
+                            _fold(file, file.with_name(f"{kind}_{_FOLDED}.db"))
+                        file.unlink()
+                    elif kind == "gauge":
+                        mark_process_dead(int(pid), os.fspath(self._dir))  # type: ignore[no-untyped-call]
+                except OSError as error:
+                    log.debug("%s stays: %s", file, error)
 
 
 _FOLDED = "0"  # no process has this pid
 
 
 def _fold(file: Path, into: Path) -> None:
-    """Add the values of `file` to those of `into`, and remove it. Buckets of histograms are kept unsummed in files."""
+    """Add the values of `file` to those of `into`. Buckets of histograms are kept unsummed in files."""
     total = MmapedDict(os.fspath(into))  # type: ignore[no-untyped-call]
     try:
         for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(os.fspath(file)):  # type: ignore[no-untyped-call]
@@ -233,7 +256,16 @@ def _fold(file: Path, into: Path) -> None:
             total.write_value(key, before + value, timestamp)  # type: ignore[no-untyped-call]
     finally:
         total.close()  # type: ignore[no-untyped-call]
-    file.unlink()
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether `file` can be read to its end: not one that was just made, or broke off."""
+    try:
+        for _ in MmapedDict.read_all_values_from_file(os.fspath(file)):  # type: ignore[no-untyped-call]
+            pass
+    except (OSError, RuntimeError, ValueError, struct.error):
+        return False
+    return True
 
 
 class _Handler(MetricsHandler):

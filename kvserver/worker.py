@@ -81,16 +81,19 @@ class Server(UvicornServer):
 
     def _beat(self) -> None:
         self._notify()
+        self.traffic.row.beat()
+        self._publish()
+        if self.traffic.board.is_over():
+            log.warning("this run of the store is over: this worker ends")
+            self._grace_s, self.should_exit = 0.0, True
+
+    def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
-        row.beat()
         row.connections = len(traffic.connections)
         row.publish(
             self._router.counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
-        if traffic.board.is_over():
-            log.warning("this run of the store is over: this worker ends")
-            self._grace_s, self.should_exit = 0.0, True
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say so on the board."""
@@ -121,6 +124,7 @@ class Server(UvicornServer):
         self._cut_off()
         await asyncio.sleep(0)
         self._flush_counts()
+        self._publish()
 
     def _let_idle_ones_go(self) -> None:
         for connection in list(self.traffic.connections):

@@ -10,7 +10,8 @@ together there is a rule:
 - **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, `NONE` if
   there is none. Set, in this order, before `turn` shows the record; cleared after it is applied.
 - **Figures** for display stand behind a seqlock whose readers give up after a few tries and show what they saw last:
-  the writer may have died inside.
+  the writer may have died inside. Those that count (`COUNTERS`) go on where the row's process before stopped, so that
+  they never go backwards while the board lives.
 
 A row belongs to one process, which writes it alone. Rows of shards are numbered; workers and gateways claim a free
 row, held by a lock for life on the row's first byte of this file, so a row whose lock is free is a dead process's.
@@ -28,6 +29,7 @@ import secrets
 import time
 from array import array
 from collections.abc import Iterator, Mapping
+from operator import add
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, overload
 
@@ -95,19 +97,30 @@ class Word:
 class _Row:
     """Words from `base` on."""
 
-    FIGURES: ClassVar[tuple[str, ...]] = ()
+    COUNTERS: ClassVar[tuple[str, ...]] = ()
+    FIGURES: ClassVar[tuple[str, ...]] = ()  # COUNTERS first
     _FIGURES_AT: ClassVar[int] = 16  # sequence word, then the figures
 
     def __init__(self, words: memoryview[int], base: int) -> None:
         self.words, self.base = words, base
         self._last: dict[str, int] = dict.fromkeys(self.FIGURES, 0)
+        self._counted_before = [0] * len(self.FIGURES)
+
+    def go_on(self) -> None:
+        """Count on from what the row shows: its new owner's first deed. (A predecessor that died while it published
+        leaves some figures older than others, but each is one that was shown, or was about to be.)"""
+        at = self.base + self._FIGURES_AT + 1
+        self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
 
     def publish(self, figures: Mapping[str, int]) -> None:
-        """Show `figures` (a value for each name in FIGURES; whole numbers from 0). Only the row's owner may."""
+        """Show `figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
+
+        Only the row's owner may.
+        """
         sequence = self.base + self._FIGURES_AT
         begun = self.words[sequence] | 1  # odd also if a predecessor died inside
         self.words[sequence] = begun
-        values = array("Q", [figures[name] for name in self.FIGURES])
+        values = array("Q", map(add, map(figures.__getitem__, self.FIGURES), self._counted_before))
         self.words[sequence + 1 : sequence + 1 + len(values)] = memoryview(values)
         self.words[sequence] = begun + 1
 
@@ -135,6 +148,7 @@ class Common(_Row):
     pid = Word(0)
     state = Word(1)
     heartbeat_ns = Word(2)  # CLOCK_MONOTONIC
+    starts = Word(15)  # processes that have had the row
 
 
 class ShardRow(Common):
@@ -147,11 +161,11 @@ class ShardRow(Common):
     given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
     bytes_now = Word(8)  # of keys and values, as after the last commit
 
-    FIGURES = (
-        "keys", "bytes", "puts", "deletes", "touches", "prefix_deletes", "expired", "evicted", "refused", "groups",
-        "operations", "append_ns", "flush_ns", "apply_ns", "queue", "expiry_lag_ms", "map_bytes", "map_full",
-        "pinned_pid",
+    COUNTERS = (
+        "puts", "deletes", "touches", "prefix_deletes", "expired", "evicted", "refused", "groups", "operations",
+        "append_ns", "flush_ns", "apply_ns",
     )  # fmt: skip
+    FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
 
     def clear_open(self) -> None:
         """What was open is applied, or was never appended."""
@@ -165,7 +179,7 @@ class WorkerRow(Common):
     in_flight = Word(3)  # requests that count towards the limit of the server
     connections = Word(4)
 
-    FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
+    COUNTERS = FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
 
 
 class GatewayRow(Common):
@@ -175,7 +189,7 @@ class GatewayRow(Common):
     listening = Word(4)  # how many clients want activity
     position = Word(5)  # revision up to which events were shown
 
-    FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records")
+    COUNTERS = FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records")
 
 
 class LogWords(_Row):
@@ -214,18 +228,23 @@ class _Rows(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         return iter(self._rows)
 
+    def used(self) -> list[tuple[int, R]]:
+        """Index and row of every row that a process has ever had."""
+        return [(i, row) for i, row in enumerate(self._rows) if row.starts]
+
     def alive(self) -> list[tuple[int, R]]:
         """Index and row of every row that a living process has claimed."""
         return [(i, row) for i, row in enumerate(self._rows) if row.pid and self._board.is_claimed(row)]
 
     def claim(self) -> tuple[int, R]:
-        """Take a free row for this process, for life: its words are zeroed and `pid` is set.
+        """Take a free row for this process, for life: its words but `starts` and figures are zeroed, `pid` is set.
 
         Raises `BoardError` if all rows are taken.
         """
         for i, row in enumerate(self._rows):
             if self._board.claim(row):
-                row.words[row.base : row.base + _ROW_WORDS] = memoryview(array("Q", bytes(8 * _ROW_WORDS)))
+                starts = Common.starts.index
+                row.words[row.base : row.base + starts] = memoryview(array("Q", bytes(8 * starts)))
                 row.pid, row.state = os.getpid(), Common.STARTING
                 row.beat()
                 return i, row
@@ -329,6 +348,8 @@ class Board:
         if row.base in self._claimed or not locks.try_hold(self.fd, 8 * row.base):
             return False
         self._claimed.add(row.base)
+        row.go_on()
+        row.words[row.base + Common.starts.index] += 1
         return True
 
     def is_claimed(self, row: _Row) -> bool:

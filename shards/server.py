@@ -360,6 +360,7 @@ class Server:
                 id = error.id
             self._refuse(identity, id, Unavailable("the shard is stopping"))
         self.writer.housekeep(self.board.watermark())
+        self.writer.publish_figures()
 
 
 def is_too_large(operations: Sequence[Operation], size: int) -> bool:

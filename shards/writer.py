@@ -124,7 +124,6 @@ class Writer:
                     if again:
                         replies.append(decide(operation))
         self._end(group, replies, begun)
-        self.figures["operations"] += len(replies)
         self.figures["queue"] = max(self.figures["queue"], len(replies))
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
@@ -145,7 +144,7 @@ class Writer:
         refusal = self._commit(group)
         if refusal is not None:
             return self._refused(refusal)
-        self.figures["operations"] += 1
+        self.figures["operations"] += bool(group.events)
         return reply
 
     def expiry_in_s(self, most_s: float) -> float:
@@ -190,6 +189,8 @@ class Writer:
         refusal = self._commit(group)
         if refusal is None:
             self.figures["refused"] += group.refused
+            if group.events:
+                self.figures["operations"] += len(replies) - begun
         else:
             self.figures["refused"] += len(replies) - begun
             replies[begun:] = [refusal] * (len(replies) - begun)
@@ -258,7 +259,6 @@ class Writer:
         figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.lag_ms)
 
     def _refused(self, refusal: Failed) -> Failed:
-        self.figures["operations"] += 1
         self.figures["refused"] += 1
         return refusal
 

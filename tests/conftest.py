@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+_TESTS = Path(__file__).parent
+_ROOMS = {"system": 0, "api": 1, "unit": 2}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--no-skips`."""
     parser.addoption("--no-skips", action="store_true", help="a skipped test fails: everything it needs must be here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few long tests first, those of many short ones last: no process then works alone at the end."""
+    items.sort(key=lambda item: _ROOMS.get(item.path.relative_to(_TESTS).parts[0], 0))
 
 
 @pytest.hookimpl(wrapper=True)

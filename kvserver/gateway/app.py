@@ -19,6 +19,7 @@ from kvserver.gateway.views import View
 from kvserver.settings import ServerSettings
 from kvserver.web import target
 from kvserver.web.answers import Origins
+from kvserver.web.counting import Counts
 from shards.errors import Forbidden, KVError, NoSuchResource, Unauthorized, Unavailable
 from shards.log import Trimmed
 
@@ -132,11 +133,13 @@ class Gateway:
         self._door: Door | None = None
         self._admission: Admission | None = None
         self._places = Places(0, 0)
+        self._counts: Counts | None = None
         self._here: dict[Session | Streaming, Callable[[], None]] = {}
 
-    def open(self, source: Source, door: Door, settings: ServerSettings) -> None:
-        """Serve clients that come through `door` from `source`, as many and of which origins `settings` say."""
-        self.source, self.origins, self._door = source, Origins(settings.origins), door
+    def open(self, source: Source, door: Door, settings: ServerSettings, counts: Counts) -> None:
+        """Serve clients that come through `door` from `source`, as many and of which origins `settings` say; their
+        requests are counted in `counts`."""
+        self.source, self.origins, self._door, self._counts = source, Origins(settings.origins), door, counts
         self._admission = Admission(source, door, self.origins)
         self._places = Places(settings.feed_clients, settings.feed_clients_per_address)
 
@@ -181,6 +184,13 @@ class Gateway:
             raise
         check_upgrade(head, self.origins)
         return Wal(self.source, grants, peer, head.first(b"content-type") == BINARY)
+
+    def answered(self, head: Head | None, status: int, seconds: float) -> None:
+        """Count a request: a worker that hands a connection over does not."""
+        if self._counts is not None:
+            path = "" if head is None else head.path.decode()
+            route = path if path in (target.WAL, target.FEED) else target.NOWHERE
+            self._counts.add("" if head is None else head.method, route, status, seconds)
 
     def leave(self, session: Session | Streaming) -> None:
         """A session is over."""

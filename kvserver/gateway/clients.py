@@ -66,6 +66,7 @@ class Client:
         except BaseException:
             source.exit(self)
             raise
+        source.counts["gaps"] += self.follow.gaps
 
     def end(self) -> None:
         """It is gone."""
@@ -277,7 +278,9 @@ class OnPoll(Client):
 
     def _whole(self) -> bytes | None:
         assert self._stream is not None
+        gaps = self.follow.gaps
         found = Answer(self.follow.cursor, False, []) if self._at_once else poll(self.follow)
+        self._source.counts["gaps"] += self.follow.gaps - gaps
         if not found.messages and not self._at_once and self._may_wait():
             return None
         self._source.counts["deliveries"] += sum(message.events for message in found.messages)

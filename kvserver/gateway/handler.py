@@ -82,6 +82,9 @@ class Application(Protocol):
     def leave(self, session: Session | Streaming) -> None:
         """What `admit` gave is over: call its `end`."""
 
+    def answered(self, head: Head | None, status: int, seconds: float) -> None:
+        """A request, None if it was none, got `status`, or the begin of an answer that goes on, after `seconds`."""
+
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run the session in `environ`."""
 
@@ -110,6 +113,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
     def handle(self) -> None:
         """Serve the connection to its end. Never raises for what a client does."""
         self.time_start = time.time()
+        self._begun_at = time.perf_counter()
         try:
             self._serve()
         except OSError:
@@ -141,11 +145,15 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         finally:
             self.server.application.leave(session)
 
+    def _count(self, status: int) -> None:
+        self.server.application.answered(self._head, status, time.perf_counter() - self._begun_at)
+
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""
         stream = Stream(self.socket, self.peer, self._limits)
         session.carry(stream)
         self.server.keeper.add(stream)
+        self._count(200)
         try:
             stream.run(session.head)
         except Exception as error:
@@ -183,6 +191,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def _answer(self, status: int, answer: bytes) -> None:
         """Send a whole answer. Unread input would reset the connection, and the answer with it: drop it first."""
+        self._count(status)
         with gevent.Timeout(self._limits.linger_s, False):
             self.socket.sendall(answer)
             self.socket.shutdown(gsocket.SHUT_WR)
@@ -226,6 +235,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits)
         self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
         self.environ[SESSION_KEY] = self._session
+        self._count(101)
         self.start_response("101 Switching Protocols", headers)
 
     def run_websocket(self) -> None:

@@ -221,7 +221,8 @@ class Source:
                 self._wait()
 
     def close(self) -> None:
-        """Close sockets and files. Call it when `run` has ended."""
+        """Show the last figures, close sockets and files. Call it when `run` has ended."""
+        self._row.publish(self.counts)
         for watcher in self._watchers:
             watcher.close()
         self._others.close()

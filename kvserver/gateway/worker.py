@@ -36,6 +36,7 @@ from kvserver.gateway.handover import Reception
 from kvserver.gateway.socket import Keeper
 from kvserver.gateway.source import Source
 from kvserver.settings import ServerSettings
+from kvserver.web.counting import Counts
 from shards import process
 from shards.board import Board, BoardError, Common
 from shards.settings import load
@@ -44,8 +45,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_WITHIN_S = 2.0
 """Over how long a stopping process spreads its closes."""
-FOLLOW_TOKENS_S = 0.2
-"""How often is looked whether tokens have changed."""
+OFTEN_S = 0.2
+"""How often is looked whether tokens have changed, and what was counted is shown."""
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -153,10 +154,11 @@ class GatewayWorker(SocketWorker):
         board, tokens = found
         index, self.row = board.gateways.claim()
         self.source = Source(board, self._run_dir, self.row, index)
-        self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings)
+        self._counts = Counts()
+        self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings, self._counts)
         server = self.servers[0]
         self.reception = Reception(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
-        self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._follow_tokens)]
+        self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._often)]
         self.greenlets[0].link_exception(self._failed)
         self.row.state = Common.UP
         return True
@@ -183,10 +185,15 @@ class GatewayWorker(SocketWorker):
                 return "reload"
         return "stop"
 
-    def _follow_tokens(self) -> None:
+    def _often(self) -> None:
         while True:
-            gevent.sleep(FOLLOW_TOKENS_S)
+            gevent.sleep(OFTEN_S)
             self.wsgi.refresh()
+            self._flush_counts()
+
+    def _flush_counts(self) -> None:
+        with contextlib.suppress(OSError):  # the metrics' directory may be gone, with the run directory
+            self._counts.flush()
 
     def _failed(self, greenlet: gevent.Greenlet) -> None:
         """The history cannot be followed any more: better no feed than one that stands still."""
@@ -214,6 +221,7 @@ class GatewayWorker(SocketWorker):
         """Release everything."""
         if self._board is not None:
             gevent.killall(self.greenlets)
+            self._flush_counts()
             self.source.close()
             self._board.close()
 

@@ -39,7 +39,7 @@ SHARDS, GATEWAY, WEB = range(3)
 
 TURN_S = 0.05
 WATCH_S = 0.25
-SWEEP_S = 10.0
+SWEEP_S, TICKETS_S = 2.0, 10.0
 SLOW_START_S = 15.0
 GATEWAY_GRACE_S = 10.0
 FAILED_GRACE_S = 1.0
@@ -85,7 +85,7 @@ class Supervisor:
         self._children = Children(cwd=Path(kvserver.__file__).parent.parent)
         self._snapshot: Child | None = None
         self._watch = Watch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
-        self._watch_at = self._sweep_at = 0.0
+        self._watch_at = self._sweep_at = self._tickets_at = 0.0
         self._map_lock = store.map_dir / "lock"
         self._map_lock_inode = self._map_lock.stat().st_ino
         self._metrics = MetricsServer(
@@ -178,6 +178,8 @@ class Supervisor:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             self._metrics.sweep()
+        if now >= self._tickets_at:
+            self._tickets_at = now + TICKETS_S
             tickets.sweep(self._board)
 
     def _look_at_directories(self) -> None:

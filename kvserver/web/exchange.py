@@ -36,6 +36,9 @@ GRANTS = "kvserver.grants"
 UNCOUNTED: Final = frozenset((target.LIVE.encode(), target.READY.encode()))
 """Paths that answer however much the server has to do."""
 
+LEFT: Final = 499
+"""What is counted as the status where the client left before it had any of its answer (nginx's number for that)."""
+
 _JOIN_UP_TO = 16 << 10
 """Bodies up to this size are copied behind the head, larger ones written beside it."""
 _COPY_BELOW = 1 << 20
@@ -235,9 +238,9 @@ class Exchange:
             self.hold(-self.bytes_held)
         if self.bytes_owed:
             self._owe(-self.bytes_owed)
-        route = self.scope.get(ROUTE, target.NOWHERE)
-        traffic = self.protocol.traffic
-        traffic.counts.add(self.method, route, self.status, perf_counter() - self.begun_at)
+        route = self.scope.get(ROUTE) or target.route_of(self.path)
+        counts = self.protocol.traffic.counts
+        counts.add(self.method, route, self.status or LEFT, perf_counter() - self.begun_at)
         self.protocol.answered(self)
 
     def _write(self, body: bytes, more: bool) -> None:

@@ -12,7 +12,6 @@ import struct
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -363,9 +362,7 @@ class Protocol(HttpToolsProtocol):
             if not self.transport.is_closing():
                 exchange.refuse(error)
             return
-        self.answering = None
-        status = 101 if handshake.is_upgrade(exchange.headers) else 200
-        self.traffic.counts.add(exchange.method, exchange.path.decode(), status, perf_counter() - exchange.begun_at)
+        self.answering = None  # the gateway answers, and counts
         self.transport.abort()  # closes our descriptor of the socket; the gateway's lives on
 
 

@@ -120,6 +120,15 @@ def resolve(path: bytes) -> Target:
     return _NOWHERE
 
 
+def route_of(path: bytes) -> str:
+    """The route of a path, or of the begin of a target, that may be malformed."""
+    path, *_ = _END_OF_PATH.split(path, 1)
+    try:
+        return resolve(path).route
+    except BadKey:
+        return KV if path.startswith(_KV_PATH) else PREFIX if path.startswith(b"/keys/") else KEY
+
+
 def _decode(part: bytes, name: str) -> bytes:
     """Percent-decoding that leaves a malformed `%zz` as it stands, and strict UTF-8."""
     if b"%" in part:

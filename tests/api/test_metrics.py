@@ -1,4 +1,4 @@
-"""What /metrics keeps of processes that are dead."""
+"""What /metrics keeps of processes that are dead, and what a worker counts of what it answers and refuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvserver.metrics import CountedByWorkers
+from kvserver.web.http import ARRIVAL_S
+from kvserver.web.traffic import MOST_IN_FLIGHT
+from tests.api.web import Web, request, scenario
 
 WORKER = """
 from prometheus_client import Counter, Gauge, Histogram
@@ -65,3 +68,89 @@ def test_the_living_keep_their_files(metrics_dir: Path) -> None:
     counted.sweep()
     assert mine.exists()
     assert samples(counted)["seen_total", "a"] == 9
+
+
+def test_a_file_that_broke_off_costs_no_other_its_figures(metrics_dir: Path) -> None:
+    """Whoever is killed while it makes its files leaves them empty; a disk that was full, without their end."""
+    (metrics_dir / "counter_999999991.db").touch()
+    whole = next(metrics_dir.glob("histogram_*.db"))
+    (metrics_dir / "histogram_999999992.db").write_bytes(whole.read_bytes()[:300])
+    counted = CountedByWorkers(metrics_dir)
+    before = samples(counted)
+    assert before["seen_total", "a"] == 9
+    assert before["took_seconds_count", ""] == 12
+    counted.sweep()
+    assert samples(counted)["took_seconds_count", ""] == 12
+    assert sorted(path.name for path in metrics_dir.iterdir()) == ["counter_0.db", "histogram_0.db"]
+
+
+def requests_counted(web: Web) -> dict[tuple[str, str, str], float]:
+    """By method, path and status."""
+    web.counts.flush()
+    return {
+        (sample.labels["method"], sample.labels["path"], sample.labels["status"]): sample.value
+        for family in web.registry.collect()
+        for sample in family.samples
+        if sample.name == "http_requests_total"
+    }
+
+
+REFUSED: list[tuple[bytes, tuple[str, str, str]]] = [
+    (b"GET k HTTP/1.1\r\n\r\n", ("GET", "other", "400")),
+    (b"\x16\x03\x01\x02\x00\r\n\r\n", ("other", "other", "400")),
+    (b'EVIL",x="1 /k HTTP/1.1\r\nHost: a\r\n\r\n', ("other", "other", "400")),
+    (b"BREW /k HTTP/1.1\r\nHost: a\r\n\r\n", ("other", "/:key", "400")),
+    (b"MKCOL /k HTTP/1.1\r\nHost: a\r\n\r\n", ("other", "/:key", "405")),
+    (b"GET /secret-1 HTTP/1.1\r\n\r\n", ("GET", "/:key", "400")),  # no Host
+    (b"GET /secret-2 HTTP/1.1\r\nHost: a b\r\n\r\n", ("GET", "/:key", "400")),
+    (b"GET /%ff HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/:key", "400")),
+    (b"GET /v1/kv/%zz HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/v1/kv/:key", "400")),
+    (b"GET /keys/%ff HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/keys/:prefix", "400")),
+    (b"GET /a/b/secret-3?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "other", "404")),
+    (b"GET /v1/secret-4/x HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/v1/*", "404")),
+    (b"GET /docs/errors/secret-5 HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/docs/errors/:code", "404")),
+    (b"GET /" + b"s" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/:key", "414")),
+    (b"GET /k HTTP/1.1\r\nHost: a\r\nX: " + b"s" * 70_000 + b"\r\n\r\n", ("GET", "/:key", "431")),
+    (b"PUT /secret-6 HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n", ("PUT", "/:key", "413")),
+    (b"PUT /v1/kv/s/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n", ("PUT", "/v1/kv/:key", "413")),
+    (b"GET /v1/feed HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/v1/feed", "503")),  # there is no gateway
+    (b"GET /wal HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/wal", "400")),
+    (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", ("OPTIONS", "other", "200")),
+    (b"HEAD /k HTTP/1.1\r\nHost: a\r\n\r\n", ("HEAD", "/:key", "200")),
+]  # fmt: skip
+"""A request, and how it is counted: once, by its route, whoever answers it."""
+
+
+@scenario
+async def test_what_any_layer_answers_is_counted_once_and_by_its_route(web: Web) -> None:
+    for data, labels in REFUSED:
+        before = requests_counted(web)
+        status = (await web.ask(data)).status
+        after = requests_counted(web)
+        assert str(status) == labels[2], data[:60]
+        assert {key: value - before.get(key, 0) for key, value in after.items() if value != before.get(key)} == {
+            labels: 1
+        }, data[:60]
+
+
+@scenario
+async def test_what_comes_late_too_much_or_for_nobody_is_counted(web: Web) -> None:
+    late = await web.connect()
+    await late.send(b"PUT /late HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+    await web.advance(ARRIVAL_S + 1)
+    assert (await late.answer()).status == 408
+    web.shards.gate.clear()
+    gone = await web.connect()
+    await gone.send(request("PUT", "/gone", body=b"1"))
+    await web.until(lambda: web.row.in_flight == 1)
+    other = web.board.workers[1]
+    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    other.in_flight = MOST_IN_FLIGHT
+    assert (await web.ask(request("GET", "/much"))).status == 503
+    gone.reset()
+    await web.until(lambda: len(web.traffic.connections) == 1)
+    web.shards.gate.set()
+    await web.until(lambda: web.row.in_flight == 0)
+    assert requests_counted(web) == {
+        ("PUT", "/:key", "408"): 1, ("GET", "/:key", "503"): 1, ("PUT", "/:key", "499"): 1,
+    }  # fmt: skip

@@ -51,6 +51,9 @@ class EchoApp:
         check_upgrade(head, self.origins)
         return Echo()
 
+    def answered(self, head: Head | None, status: int, seconds: float) -> None:
+        """Nobody counts."""
+
     def leave(self, session: Echo) -> None:
         """Its client is gone."""
         session.end()

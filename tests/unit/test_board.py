@@ -242,6 +242,28 @@ def test_a_writer_that_died_inside_hides_nothing_and_mends_itself(board: Board, 
     assert row.figures() == figures(6)
 
 
+def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: Board) -> None:
+    code = "row = board.shards[0]; board.claim(row); row.publish(dict.fromkeys(row.FIGURES, 5))"
+    with in_another_process(board, code):
+        pass
+    row = board.shards[0]
+    row.words[row.base + row._FIGURES_AT] |= 1  # it died while it published
+    assert board.claim(row)
+    assert row.starts == 2
+    row.publish(figures(1))
+    assert row.figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
+    assert row.FIGURES[: len(row.COUNTERS)] == row.COUNTERS
+
+
+def test_rows_that_were_used_are_known(board: Board) -> None:
+    with in_another_process(board, "row = board.workers.claim()[1]; row.publish(dict.fromkeys(row.FIGURES, 3))"):
+        pass
+    assert [i for i, _ in board.workers.used()] == [0]
+    assert board.workers.alive() == []
+    _, row = board.workers.claim()
+    assert set(row.figures().values()) == {3}, "before it shows any of its own"
+
+
 def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
     code = "for i in range(1, 50_001): board.shards[0].publish(dict.fromkeys(ShardRow.FIGURES, i))"
     with in_another_process(board, code):

@@ -1,0 +1,303 @@
+"""/metrics of the real server: against known work, over deaths and replacements, and as Prometheus itself takes it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.sync.client import connect
+
+from tests.system import feeds
+from tests.system.harness import Server, processes_of, wait_for
+from tests.system.raw import HANDSHAKE, Raw, request
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+COUNTING = ("_total", "_bucket", "_count", "_sum")
+
+
+def samples(server: Server) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(server.metrics())
+        for sample in family.samples
+    }
+
+
+def total(found: Samples, name: str, **labels: str) -> float:
+    """The sum over all series of `name` with these labels."""
+    return sum(value for (own, has), value in found.items() if own == name and labels.items() <= dict(has).items())
+
+
+def counted(found: Samples) -> Counter[tuple[str, str, str]]:
+    """Requests by method, path and status."""
+    return Counter(
+        {
+            (dict(has)["method"], dict(has)["path"], dict(has)["status"]): int(value)
+            for (name, has), value in found.items()
+            if name == "http_requests_total"
+        }
+    )
+
+
+def settled(server: Server, condition: Callable[[Samples], bool]) -> Samples:
+    """Figures once `condition` holds: they are shown a few times a second."""
+    last: list[Samples] = []
+
+    def look() -> bool:
+        last[:] = [samples(server)]
+        return condition(last[0])
+
+    wait_for(look, "the figures")
+    return last[0]
+
+
+def raw(server: Server, data: bytes) -> bytes:
+    """The head of the answer to `data`."""
+    with server.connect() as connection:
+        connection.sendall(data)
+        return Raw(connection).head()
+
+
+def known_work(server: Server) -> None:
+    """Twelve puts and more, as `WORK` and `KINDS` count it."""
+    with server.client() as client:
+        for n in range(5):
+            client.put(f"/v1/kv/work/{n}", content=b"v")
+            client.put(f"/v1/kv/work/{n}", content=b"v", headers={"X-Odd": "1"})  # the ordinary road
+        for headers in ({}, {"X-Odd": "1"}):
+            client.get("/v1/kv/work/1", headers=headers)
+            client.get("/absent-key", headers=headers)
+        client.post("/v1/kv/work/count?incr=1")
+        client.patch("/v1/kv/work/json", content=b"{}", headers={"Content-Type": "application/merge-patch+json"})
+        for _ in range(3):
+            client.post("/v1/kv/work/0?ttl=1000")
+        for n in (3, 4, 4):
+            client.delete(f"/v1/kv/work/{n}")
+        operations = [{"op": "put", "key": f"{{w}}{n}", "value": "1"} for n in range(3)]
+        client.post("/v1/batch", json={"atomic": True, "ops": operations})
+        client.put("/v1/kv/work/short?ttl=0.05", content=b"")
+        wait_for(lambda: client.head("/v1/kv/work/short").status_code == 404, "its end")
+        client.delete("/v1/kv?prefix=work/")
+        client.put("/v1/kv/" + "k" * 600, content=b"too long")
+
+
+KINDS = {"put": 16, "touch": 3, "delete": 2, "expire": 1, "delete_prefix": 5, "evict": 0}
+WORK = {
+    ("PUT", "/v1/kv/:key", "201"): 6, ("PUT", "/v1/kv/:key", "204"): 5, ("PUT", "/v1/kv/:key", "414"): 1,
+    ("GET", "/:key", "200"): 2, ("GET", "/v1/kv/:key", "200"): 2, ("POST", "/v1/kv/:key", "201"): 1,
+    ("POST", "/v1/kv/:key", "204"): 3, ("PATCH", "/v1/kv/:key", "201"): 1, ("DELETE", "/v1/kv/:key", "204"): 2,
+    ("DELETE", "/v1/kv/:key", "404"): 1, ("POST", "/v1/batch", "200"): 1, ("DELETE", "/v1/kv", "200"): 1,
+}  # fmt: skip
+
+
+def test_figures_are_what_was_done(server: Server) -> None:
+    since = feeds.now(server)
+    before = samples(server)
+    known_work(server)
+    events = sum(KINDS.values())
+    messages, _ = feeds.polled(server, since)
+    assert sum(len(message.get("events", [])) for message in messages) == events
+
+    def done(found: Samples, kind: str) -> float:
+        name = "kvserver_shard_operations_total"
+        return total(found, name, kind=kind) - total(before, name, kind=kind)
+
+    after = settled(
+        server,
+        lambda found: (
+            WORK.keys() <= (counted(found) - counted(before)).keys()
+            and done(found, "delete_prefix") == KINDS["delete_prefix"]
+        ),
+    )
+    assert {kind: done(after, kind) for kind in KINDS} == KINDS
+    requests = counted(after) - counted(before)
+    for method, path in ("HEAD", "/v1/kv/:key"), ("GET", "/v1/feed"):  # as many as it took
+        del requests[method, path, "200"], requests[method, path, "404"]
+    assert requests == WORK
+    assert total(after, "kvserver_shard_keys") == 3 == total(before, "kvserver_shard_keys") + 3
+    assert total(after, "kvserver_shard_bytes") == 3 * len("{w}0=")
+    for what in ("append", "flush", "apply"):
+        name = f"kvserver_shard_{what}_seconds_total"
+        assert total(after, name) > total(before, name)
+    history = total(after, "kvserver_log_next_revision") - total(before, "kvserver_log_next_revision")
+    assert history >= events - 2  # an atomic batch is one record, but each of its changes has a revision; marks besides
+    files = len([path for path in (server.data_dir / "log").iterdir() if path.suffix not in (".spare", ".new")])
+    assert total(after, "kvserver_log_segments") == files
+    assert total(after, "kvserver_log_bytes") > total(before, "kvserver_log_bytes")
+    assert total(after, "kvserver_memory_used_bytes") == 3 * len("{w}0=")
+
+
+def test_every_road_of_a_feed_is_counted_once_by_who_answers(server: Server) -> None:
+    before = counted(samples(server))
+    sent = [
+        (request("GET", "/v1/feed?x=1", {"Host": "a"}), ("GET", "/v1/feed", "400")),  # the gateway refuses
+        (request("GET", "/v1/feed", {"Host": "a"}), ("GET", "/v1/feed", "200")),
+        (request("GET", "/wal?x", HANDSHAKE), ("GET", "/wal", "101")),
+        (request("GET", "/v1/feed", HANDSHAKE), ("GET", "/v1/feed", "101")),
+        (request("GET", "/wal", {"Host": "a"}), ("GET", "/wal", "400")),  # the worker refuses
+    ]
+    for data, (_, _, status) in sent:
+        assert raw(server, data).startswith(f"HTTP/1.1 {status} ".encode())
+    wanted = Counter(labels for _, labels in sent)
+    after = settled(server, lambda found: (counted(found) - before).total() >= len(sent))
+    assert counted(after) - before == wanted
+    assert total(after, "http_requests_duration_seconds_count", path="/wal") == sum(
+        count for (_, path, _), count in counted(after).items() if path == "/wal"
+    )
+
+
+def test_clients_of_the_feed_and_what_they_get(server: Server) -> None:
+    def grown(found: Samples, name: str) -> float:
+        return total(found, f"kvserver_feed_{name}_total") - total(before, f"kvserver_feed_{name}_total")
+
+    before = settled(server, lambda found: total(found, "kvserver_feed_clients") == 0)
+    with connect(server.feed_url, proxy=None) as one, connect(server.feed_url, proxy=None) as two:
+        settled(server, lambda found: total(found, "kvserver_feed_clients") == 2)
+        with server.client() as client:
+            for n in range(4):
+                client.put(f"/v1/kv/seen-{n}", content=b"")
+        for feed in (one, two):
+            while "seen-3" not in feed.recv(15):
+                pass
+        after = settled(server, lambda found: grown(found, "deliveries") >= 8)
+        assert total(after, "kvserver_feed_lag_revisions") == 0
+    # Heartbeats are activity; marks of the supervisor are revisions that nobody is shown.
+    assert grown(after, "deliveries") - 2 * grown(after, "activity") <= 8 <= grown(after, "deliveries")
+    feeds.poll(server, since="AAAA")
+    settled(server, lambda found: grown(found, "gaps") == 1 and total(found, "kvserver_feed_clients") == 0)
+
+
+class Scrapes:
+    """Scrapes taken one after the other; no counter may ever be less than before, or be gone."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self.last = server, samples(server)
+
+    def look(self) -> Samples:
+        found = samples(self._server)
+        for series, value in self.last.items():
+            if series[0].endswith(COUNTING):
+                assert found.get(series, -1) >= value, f"{series} was {value}, is {found.get(series)}"
+        self.last = found
+        return found
+
+    def until(self, condition: Callable[[Samples], bool]) -> None:
+        wait_for(lambda: condition(self.look()), "what the figures shall show")
+
+
+def worker_of(app: str, server: Server) -> int:
+    """The pid of a process that the gunicorn master of `app` started."""
+    for pid in processes_of(server.run_dir):
+        with contextlib.suppress(OSError):
+            if app.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                if children:
+                    return int(children[0])
+    raise AssertionError(f"{app} has no worker")
+
+
+def test_counters_survive_those_who_counted(server: Server) -> None:
+    known_work(server)
+    with connect(server.feed_url, proxy=None) as feed:
+        feed.ping().wait(10)
+        wanted = counted(settled(server, lambda found: total(found, "kvserver_feed_clients") == 1))
+        scrapes = Scrapes(server)
+        first = scrapes.last
+
+        def started(found: Samples, kind: str) -> float:
+            name = "kvserver_process_starts_total"
+            return total(found, name, process=kind) - total(first, name, process=kind)
+
+        os.kill(worker_of("kvserver.gateway:app", server), signal.SIGKILL)
+        scrapes.until(lambda found: started(found, "gateway") == 1 and total(found, "kvserver_gateways") == 1)
+    for deaths in (1, 2):
+        os.kill(worker_of("kvserver.app:app", server), signal.SIGKILL)
+        scrapes.until(lambda found: started(found, "web") == deaths and total(found, "kvserver_workers") == 2)  # noqa: B023
+    os.kill(server.shard_pids()[0], signal.SIGKILL)
+    scrapes.until(lambda found: total(found, "kvserver_process_restarts_total", process="shard 0") == 1)
+    scrapes.until(lambda found: total(found, "kvserver_shard_up") == 2)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    scrapes.until(lambda found: started(found, "web") == 4 and total(found, "kvserver_workers") == 2)
+    scrapes.until(lambda found: total(found, "kvserver_feed_clients") == 0)
+    assert counted(scrapes.last) >= wanted
+    # Two files for each that lives and for all the dead together.
+    wait_for(lambda: len(list((server.run_dir / "metrics").iterdir())) <= 2 * (2 + 1 + 1), "the dead swept away")
+    assert counted(scrapes.look()) >= wanted
+
+
+# Prometheus itself.
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("promtool") is None or shutil.which("prometheus") is None,
+    reason="Debian's package prometheus is not installed",
+)
+
+
+@needs_prometheus
+def test_promtool_has_nothing_to_say(server: Server) -> None:
+    known_work(server)
+    text = settled(server, lambda found: counted(found)["PUT", "/v1/kv/:key", "414"] > 0) and server.metrics()
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@contextmanager
+def prometheus(server: Server, directory: Path) -> Iterator[httpx.Client]:
+    """A Prometheus that scrapes the server, and a client of its API."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "scrape_configs": [
+            {"job_name": "kvserver", "static_configs": [{"targets": [f"127.0.0.1:{server.metrics_port}"]}]}
+        ],
+    }
+    (directory / "prometheus.yml").write_text(json.dumps(config))  # which is YAML
+    with (directory / "said").open("wb") as said:
+        process = subprocess.Popen(
+            ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
+             f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=said, stderr=said,
+        )  # fmt: skip
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=15) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@needs_prometheus
+def test_prometheus_scrapes_and_answers(server: Server, tmp_path: Path) -> None:
+    known_work(server)
+    puts = total(samples(server), "kvserver_shard_operations_total", kind="put")
+
+    def value(client: httpx.Client, query: str) -> float | None:
+        try:
+            answer = client.get("/query", params={"query": query}).raise_for_status().json()
+        except httpx.HTTPError:  # it starts
+            return None
+        result = answer["data"]["result"]
+        return float(result[0]["value"][1]) if result else None
+
+    with prometheus(server, tmp_path) as client:
+        wait_for(lambda: value(client, 'up{job="kvserver"}') == 1, "a scrape")
+        asked_for = "sum(kvserver_shard_operations_total{kind='put'})"
+        wait_for(lambda: value(client, asked_for) == puts, f"{puts} puts")
+        assert value(client, "count(http_requests_duration_seconds_bucket{le='+Inf',path='/v1/kv/:key'})")
+        assert value(client, "sum(kvserver_shard_up)") == 2
+        (target,) = client.get("/targets").json()["data"]["activeTargets"]
+        assert (target["health"], target["lastError"]) == ("up", "")
