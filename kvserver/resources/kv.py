@@ -140,7 +140,9 @@ class KeyOfVersion1:
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """204; 404 if there is no such key."""
         _parameters(req, key, query.NOTHING)
-        with seen_by(_require_write(req, key), key):
+        grants = _require_write(req, key)
+        await bodies.refuse_any(req)
+        with seen_by(grants, key):
             done = await self._router.request(Delete(key, condition=self._condition(req, key)))
         if not done.existed:
             raise NotFound
