@@ -77,7 +77,8 @@ async def transcript(site: Site, pieces: list[bytes], patient: bool) -> bytes:
                 await asyncio.sleep(0.0002)
             if patient:
                 await front.until(lambda: all(connection.answering is None for connection in front.traffic.connections))
-        client.writer.write_eof()
+        if not client.writer.is_closing():  # as it is after the server has broken the connection
+            client.writer.write_eof()
     async with asyncio.timeout(20):
         await answers
     client.writer.close()
