@@ -21,7 +21,7 @@ from kvserver.access.tickets import Tickets
 from kvserver.resources.batch import Batch
 from kvserver.resources.kv import KeyOfVersion1
 from kvserver.resources.many import Many
-from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix
+from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
 from kvserver.resources.pages import Docs, Error, Errors, OpenAPI
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.resources.tickets import TicketOffice
@@ -47,7 +47,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     routes.add_route(target.KEY, Key(router, traffic))
     routes.add_route(target.KEYS, Keys(router, traffic))
     routes.add_route(target.PREFIX, Prefix(router, traffic))
-    routes.add_route(target.WAL, Feed())
+    routes.add_route(target.WAL, Wal())
     routes.add_route(target.FEED, Feed())
     routes.add_route(target.KV, KeyOfVersion1(router))
     routes.add_route(target.MANY, Many(router, board))

@@ -55,14 +55,17 @@ class Preconditions(NamedTuple):
         wanted = _revisions(self.if_match, weak=False)
         return wanted is None or wanted == _ANY or revision in wanted
 
-    def fresh(self, revision: int, modified: int) -> Tag | None:
-        """What the client has already, if its copy is that of `revision`, modified at `modified`; else None."""
+    def fresh(self, revision: int, modified: int) -> Sequence[str] | None:
+        """The codings in which the client has that of `revision`, modified at `modified`; None: it does not have it.
+
+        Empty if it has it, and did not say in which.
+        """
         if self.if_none_match is None:
             since = self.modified_since
-            return Tag(revision) if since is not None and modified <= since else None
+            return () if since is not None and modified <= since else None
         if isinstance(self.if_none_match, str):
-            return Tag(revision)
-        return next((Tag(revision, tag.coding) for tag in self.if_none_match if tag.revision == revision), None)
+            return ()
+        return [tag.coding for tag in self.if_none_match if tag.revision == revision] or None
 
 
 def _revisions(tags: Tags | None, *, weak: bool) -> Revisions | None:

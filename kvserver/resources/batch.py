@@ -173,7 +173,8 @@ class Told:
             reply = _TOO_MUCH if self.full else reply
         if isinstance(reply, Failed):
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
-            self.results.append(_error(told_to(self._grants, operation.key, reply.error())))
+            error = told_to(self._grants, operation.key, reply.error())
+            self.results.append(_error(error, self._grants.may("read", operation.key)))
         else:
             assert isinstance(reply, Value)
             self.results.append(self._value(operation, reply))
@@ -221,6 +222,7 @@ def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
     return {"status": 201 if isinstance(operation, Put) and not reply.existed else 204, "revision": reply.revision}
 
 
-def _error(error: KVError) -> dict[str, Any]:
+def _error(error: KVError, may_read: bool = True) -> dict[str, Any]:
+    """`may_read`: whether its client may know the revision that is there; a 0 would say that nothing is."""
     result = {"status": error.status, "code": error.code, "detail": error.detail or error.title}
-    return {**result, "revision": error.revision} if error.status == 412 else result
+    return {**result, "revision": error.revision} if error.status == 412 and may_read else result

@@ -40,4 +40,4 @@ def refuse_coded(req: Request) -> None:
 async def refuse_any(req: Request) -> None:
     """Raise `BadRequest` if there is a body: whoever sends one means something by it."""
     if await req.stream.read():
-        raise BadRequest("no body is wanted: what is to be done stands in the query")
+        raise BadRequest("no body is wanted: what is to be done stands in the URL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from falcon.asgi import Request, Response
@@ -12,7 +13,7 @@ from kvserver.conditions import Preconditions
 from kvserver.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
 from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
-from kvserver.resources.values import CACHE_CONTROL, answer, find, of_revision, of_value, seen_by
+from kvserver.resources.values import CACHE_CONTROL, answer, coded, find, of_revision, of_value, seen_by
 from kvserver.router import Router
 from kvserver.web import answers
 from kvserver.web.answers import BehindTheEnd, NoMergePatch
@@ -61,7 +62,7 @@ class KeyOfVersion1:
         _check(wanted, item)
         known = wanted.fresh(item.revision, item.modified_ms // 1000)
         if known is not None:
-            coding, resp.status = known.coding, 304
+            coding, resp.status = await _coding_of_known(req, item, known), 304
         elif (span := _span(req, item)) is not None:
             coding, resp.status = "", 206
             resp.content_type = item.content_type or OCTETS
@@ -139,7 +140,9 @@ class KeyOfVersion1:
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """204; 404 if there is no such key."""
         _parameters(req, key, query.NOTHING)
-        with seen_by(_require_write(req, key), key):
+        grants = _require_write(req, key)
+        await bodies.refuse_any(req)
+        with seen_by(grants, key):
             done = await self._router.request(Delete(key, condition=self._condition(req, key)))
         if not done.existed:
             raise NotFound
@@ -180,6 +183,15 @@ def _check(wanted: Preconditions, item: Item) -> None:
         raise PreconditionFailed("the key has another revision", item.revision)
     if since is not None and item.modified_ms // 1000 > since:
         raise PreconditionFailed("the key was modified since", item.revision)
+
+
+async def _coding_of_known(req: Request, item: Item, known: Sequence[str]) -> str:
+    """Of the forms of a value that the client may have, the one that a 200 would have sent, if it has that: a 304 tells
+    it, and a cache with several forms, which it was given by several clients, which one to use."""
+    if len(known) == 1:
+        return known[0]
+    sent, _ = await coded(req, item.value, item.content_type)
+    return known[0] if known and sent not in known else sent
 
 
 def _span(req: Request, item: Item) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from kvserver import query
 from kvserver.access.grants import Grants
 from kvserver.merge import Range, Row, Walk
 from kvserver.query import FLAG, KEY, Parameter, table, within
+from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer
 from kvserver.router import PAGE_KEYS, Router
@@ -96,6 +97,7 @@ class Many:
         if not prefix and not given.get("all"):
             raise BadRequest("without a prefix everything is deleted: say so with all=true")
         req.scope[GRANTS].require_all("write", prefix)
+        await bodies.refuse_any(req)
         cut = given.get("cut", end)
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not come that far")

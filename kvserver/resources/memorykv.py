@@ -170,13 +170,17 @@ class Prefix:
 
 
 class Feed:
-    """`/wal`, `/v1/feed`: WebSocket handshakes go to the gateway before they come here; what comes is none."""
+    """`/v1/feed`: what is a GET goes to the gateway before it comes here; nothing has a head without a body."""
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """400, naming what is missing."""
         why = handshake.refusal(req.scope["http_version"], req.scope["headers"])
         raise why or BadRequest("this connection cannot be given to the gateway")
 
+
+class Wal(Feed):
+    """`/wal`: what comes here is no WebSocket handshake. Its Allow names HEAD, as MemoryKV's does."""
+
     async def on_head(self, req: Request, resp: Response) -> None:
-        """405: a feed has no head without a body."""
+        """405, nevertheless."""
         raise WrongMethod("GET")

@@ -56,20 +56,25 @@ async def answer(req: Request, resp: Response, body: bytes, content_type: str = 
 
     Returns the coding, empty for none.
     """
+    name, resp.data = await coded(req, body, content_type)
+    if name:
+        resp.set_header("Content-Encoding", name)
+    return name
+
+
+async def coded(req: Request, body: bytes, content_type: str) -> tuple[str, bytes]:
+    """The coding in which `answer` sends `body`, empty for none, and `body` in it."""
     if coding.SMALLEST <= len(body) <= coding.LARGEST and (accepted := req.get_header("Accept-Encoding")):
         name = coding.choose(accepted)
         if name is not None and coding.is_codable(content_type):
             coder = coding.CODERS[name]
             if len(body) < coding.LARGE:
-                coded = coder(body)
+                small = coder(body)
             else:
-                coded = await asyncio.get_running_loop().run_in_executor(None, coder, body)
-            if len(coded) < len(body):
-                resp.set_header("Content-Encoding", name)
-                resp.data = coded
-                return name
-    resp.data = body
-    return ""
+                small = await asyncio.get_running_loop().run_in_executor(None, coder, body)
+            if len(small) < len(body):
+                return name, small
+    return "", body
 
 
 @contextmanager

@@ -39,6 +39,13 @@ async def test_methods_of_routes(web: Web) -> None:
 
 
 @scenario
+async def test_a_feed_allows_what_it_answers(web: Web) -> None:
+    for method in ("HEAD", "POST", "TRACE"):
+        answer = await (await web.connect()).ask(request(method, "/v1/feed"))
+        assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+@scenario
 async def test_preflight_on_any_path(web: Web) -> None:
     for path in ("/k", "/", "/a/b", "/keys/", "/%FF", "/v1/nothing", "*", "http://a.example/x?y"):
         answer = await web.ask(request("OPTIONS", path, "Origin: https://page.example"))

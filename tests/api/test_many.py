@@ -210,6 +210,17 @@ def test_a_delete_that_takes_long_says_so(site: Site, monkeypatch: pytest.Monkey
     assert (first["deleted"] + second["deleted"], second["complete"]) == (count, True)
 
 
+@pytest.mark.parametrize("path", ["/v1/kv/e", "/v1/kv?prefix=e", "/v1/kv?all=true"])
+def test_a_delete_with_a_body_deletes_nothing(site: Site, path: str) -> None:
+    """Its sender may think that the body says what is to be deleted."""
+    site.fill(["e", "f"])
+    for how in ("Content-Length: 2\r\n\r\n{}", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"):
+        answer = site.run(site.front.ask(f"DELETE {path} HTTP/1.1\r\nHost: kv.example\r\n{how}".encode()))
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, "bad_request")
+    assert site.keys("/v1/kv") == ["e", "f"]
+    assert site.ask("DELETE", path, "Content-Length: 0").status in (200, 204)
+
+
 def test_a_delete_of_everything_is_meant(site: Site) -> None:
     site.fill(["a"])
     for query in ("", "?prefix=", "?all=false", "?all=1", "?cut=" + "9" * 15 + "&all=true", "?prefix=a&x=1"):

@@ -473,6 +473,14 @@ def test_coded_forms_have_etags_of_their_own_and_all_are_one_revision(ask: Site,
     assert ask("HEAD", "", f"Accept-Encoding: {coding}").headers["etag"] == answer.headers["etag"]
     known = ask("GET", "", f"Accept-Encoding: {coding}", f"If-None-Match: {answer.headers['etag']}")
     assert (known.status, known.headers["etag"]) == (304, answer.headers["etag"])
+    both = f'If-None-Match: "{revision}-{coding}", "{revision}"'
+    for known_by in ("If-None-Match: *", f"If-Modified-Since: {LATE}", both):
+        for method in ("GET", "HEAD"):
+            known = ask(method, "", f"Accept-Encoding: {coding}", known_by)
+            assert (known.status, known.headers["etag"]) == (304, answer.headers["etag"]), "as that of a 200"
+            assert "content-encoding" not in known.headers
+            known = ask(method, "", known_by)
+            assert (known.status, known.headers["etag"]) == (304, f'"{revision}"'), "as that of a 200"
     assert ask("PUT", "", f"If-Match: {answer.headers['etag']}", body=b"{}").status == 204
     patched = ask("PATCH", "", PATCH, f"Accept-Encoding: {coding}", body=b'{"a":"%b"}' % text)
     assert DECODERS[coding](patched.body) == b'{"a":"%b"}' % text
