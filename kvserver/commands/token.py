@@ -78,7 +78,9 @@ def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
 
 def _grant(text: str) -> tuple[str, list[Verb]]:
     """Prefix and verbs of `read,write:flags/`."""
-    words, _, prefix = text.partition(":")
+    words, colon, prefix = text.partition(":")
+    if colon and not prefix:  # as of a variable that is not set
+        raise click.UsageError(f"--grant {text!r}: the prefix is empty; on all keys that is {words!r}, without a colon")
     try:
         prefix.encode()
     except UnicodeEncodeError:

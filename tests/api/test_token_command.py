@@ -53,6 +53,7 @@ def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: boo
         (["new", "a", "--grant", ""], 2, 'read, write, feed, admin'),
         (["new", "a", "--grant", "read,:x"], 2, 'read, write, feed, admin'),
         (["new", "a", "--grant", "admin:x/"], 2, "whole server"),
+        (["new", "a", "--grant", "read:"], 2, "the prefix is empty"),
         (["new", "a", "--grant", "read:\udcff"], 2, "not UTF-8"),
         (["new", "a", "--grant", "read:" + "x" * 512], 2, "512 bytes"),
         (["new", "a b", "--grant", "read"], 2, "letters, digits"),
