@@ -29,6 +29,10 @@ FILE gets its name when it is whole; its owner alone can read it. With a token, 
 
 def export(to: str, prefix: str, url: str | None, token_file: Path | None, patience: float) -> None:
     """The command."""
+    try:
+        prefix.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("the prefix is not UTF-8, which all keys are") from None
     end_tidily()
     with open_remote(url, token_file, 1) as remote, bar("export") as report:
         exporter = Exporter(remote, prefix, patience, lambda done: report(done, None))
@@ -71,13 +75,13 @@ def _opened(to: str) -> Iterator[BinaryIO]:
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     begun = Path(name)
     try:
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             yield file
             file.flush()
             os.fsync(fd)
         begun.replace(path)
     except BaseException:
-        begun.unlink()
+        begun.unlink(missing_ok=True)
         raise
 
 
