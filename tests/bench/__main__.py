@@ -22,6 +22,7 @@ from tests.bench.parts.load import load, start
 from tests.bench.parts.page import page
 from tests.bench.parts.speed import get, put
 from tests.bench.parts.stream import stream
+from tests.bench.parts.transfer import transfer
 
 PARTS: Final = {
     "get": Part("GET of one key, 100 bytes, 64 connections, keys at random.", get),
@@ -32,6 +33,7 @@ PARTS: Final = {
     "expiry": Part("From the time a key is due to the line on /wal that says so.", expiry),
     "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),
     "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
+    "transfer": Part("kvserver import and export of 100-byte values; redis-cli --pipe of the same.", transfer),
     "start": Part("kvserver serve until ready, after a clean stop.", start),
 }
 
