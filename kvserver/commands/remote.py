@@ -10,10 +10,9 @@ from pathlib import Path
 import click
 
 from kvserver.commands.place import settings_of
-from kvserver.transfer.remote import PATIENCE_S, Remote
+from kvserver.transfer.remote import PATIENCE_S, TOKEN_VARIABLE, Remote
 
 URL_VARIABLE = "KVSERVER_URL"
-TOKEN_VARIABLE = "KVSERVER_TOKEN"
 
 
 def remote_options() -> list[click.Parameter]:

@@ -20,6 +20,7 @@ from kvserver.transfer.records import Put, lines_of
 MESSAGE_PACK: Final = "application/vnd.msgpack"
 LINES: Final = "application/x-ndjson"
 OCTETS: Final = "application/octet-stream"
+TOKEN_VARIABLE: Final = "KVSERVER_TOKEN"
 PATIENCE_S: Final = 60.0
 """For how long, by default, a server that is not there is asked again."""
 
@@ -178,6 +179,8 @@ class Remote:
         why = f"the server at {self.url} answers {status}: {_told(answer)}"
         if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
             raise TooMuch(why)
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise TransferError(f"{why}. It is taken from {TOKEN_VARIABLE}, or from the file of --token-file")
         if status in _AWAY:
             raise Away(why, _retry_after(answer))
         raise TransferError(why)
@@ -189,7 +192,8 @@ def _told(answer: httpx.Response) -> str:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except (msgspec.DecodeError, ValueError):
         return answer.reason_phrase
-    return ". ".join(text.removesuffix(".") for text in (problem.title, problem.detail, problem.hint) if text)
+    sentences = dict.fromkeys(text.removesuffix(".") for text in (problem.title, problem.detail, problem.hint) if text)
+    return ". ".join(sentences)
 
 
 def _retry_after(answer: httpx.Response) -> float:
