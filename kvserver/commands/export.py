@@ -14,7 +14,7 @@ from typing import BinaryIO
 import click
 
 from kvserver.commands.place import bar, end_tidily, fail, size_text
-from kvserver.commands.remote import open_remote, remote_options
+from kvserver.commands.remote import open_remote, records, remote_options
 from kvserver.transfer.exporter import Exporter
 from kvserver.transfer.remote import TransferError
 
@@ -38,10 +38,10 @@ def export(to: str, prefix: str, url: str | None, token_file: Path | None, patie
         exporter = Exporter(remote, prefix, patience, lambda done: report(done, None))
         why = _run(exporter, to)
     if why:
-        left = f"only {exporter.exported:,} records were written" if to == "-" else "nothing was exported"
+        left = f"only {records(exporter.exported)} came out" if to == "-" else "nothing was exported"
         fail(f"{why}; {left}")
     if to != "-":
-        print(f"{exporter.exported:,} records are in {to}: {size_text(exporter.size)}")
+        print(f"exported {records(exporter.exported)} to {to}: {size_text(exporter.size)}")
 
 
 def _run(exporter: Exporter, to: str) -> str:

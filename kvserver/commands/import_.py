@@ -15,7 +15,7 @@ from typing import BinaryIO
 import click
 
 from kvserver.commands.place import bar, end_tidily, fail
-from kvserver.commands.remote import open_remote, remote_options
+from kvserver.commands.remote import open_remote, records, remote_options
 from kvserver.transfer.importer import LANES, Importer
 from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import TransferError
@@ -66,8 +66,8 @@ def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
 
 def _told(importer: Importer) -> str:
     """What has been done."""
-    expired = f", {importer.expired:,} had expired and were left out" if importer.expired else ""
-    return f"{importer.imported:,} records are stored{expired}"
+    expired = f", left out {records(importer.expired)} expired by now" if importer.expired else ""
+    return f"stored {records(importer.imported)}{expired}"
 
 
 @contextmanager

@@ -47,6 +47,11 @@ def open_remote(url: str | None, token_file: Path | None, connections: int) -> I
         yield remote
 
 
+def records(count: int) -> str:
+    """`1,500 records`."""
+    return f"{count:,} record{'' if count == 1 else 's'}"
+
+
 def _url_here() -> str:
     port = settings_of({}).port
     if not port:

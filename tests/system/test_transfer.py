@@ -78,7 +78,7 @@ def test_what_is_exported_is_what_was_imported(server: Server, tmp_path: Path) -
     first.write_bytes(b"\n" + text_of(ODD) + b" \r\n")
     done = run(server, "import", first)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"6 records are stored, 1 had expired and were left out, ")
+    assert done.stdout.startswith(b"stored 6 records, left out 1 record expired by now, ")
 
     records = {record["key"]: record for record in exported(server)}
     assert list(records) == sorted({record["key"] for record in ODD} - {"gone"}, key=str.encode)
@@ -91,7 +91,7 @@ def test_what_is_exported_is_what_was_imported(server: Server, tmp_path: Path) -
     second.write_text("something else")
     link = tmp_path / "link"
     link.symlink_to(second)
-    assert run(server, "export", link).stdout.startswith(b"5 records are in ")
+    assert run(server, "export", link).stdout.startswith(b"exported 5 records to ")
     assert link.is_symlink() and second.stat().st_mode & 0o777 == 0o600
     with server.client() as client:
         client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
@@ -116,7 +116,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().splitlines() == [
         f"kvserver: {file}:1502: exactly one of `value` and `value_base64` is wanted",
-        "kvserver: 1,500 records are stored; all of it can be imported again",
+        "kvserver: stored 1,500 records; all of it can be imported again",
     ]
     assert len(exported(server, "--prefix", "good/")) == 1500
 
@@ -162,7 +162,7 @@ def test_limits_and_grants_of_the_server_are_kept_to(new_server: NewServer, tmp_
     large = {"key": "app/large", "value": "w" * 40_000, "content_type": "text/a", "expires": FAR}
     late = large | {"key": "app/late", "expires": "2001-01-01T00:00:00Z"}
     done = run(server, "import", "-", given=text_of([*records, large, late]), token=token["app"])
-    assert done.stdout.startswith(b"401 records are stored, 1 had expired and were left out"), done
+    assert done.stdout.startswith(b"stored 401 records, left out 1 record expired by now, "), done
     assert exported(server, token=token["reader"]) == [*records, large]
 
     others = [{"key": f"other/{n}", "value": ""} for n in range(5)]
@@ -170,7 +170,7 @@ def test_limits_and_grants_of_the_server_are_kept_to(new_server: NewServer, tmp_
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == [
         'kvserver: standard input:401: the server answers 403: the token does not grant write on the key "other/0"',
-        "kvserver: 400 records are stored; all of it can be imported again",
+        "kvserver: stored 400 records; all of it can be imported again",
     ]
     done = run(server, "import", "-", given=text_of([large | {"value": "w" * 41_000}]), token=token["all"])
     assert done.stderr.startswith(b"kvserver: standard input:1: the server at http"), done
@@ -222,7 +222,7 @@ def test_killed_processes_cost_an_import_and_an_export_nothing(new_server: NewSe
             kills += 1
     out, err = importing.communicate(timeout=60)
     assert (importing.returncode, err) == (0, b""), err
-    assert out.startswith(b"30,000 records are stored, ")
+    assert out.startswith(b"stored 30,000 records, ")
     assert kills == 6
 
     workers = rows(server, "workers")
@@ -254,7 +254,7 @@ def test_a_signal_ends_them_with_nothing_half_done(server: Server, tmp_path: Pat
         importing.stdin.close()
         importing.stderr.close()
         assert first == f"kvserver: {word}"
-        assert second == f"kvserver: {len(client_keys(server)):,} records are stored; all of it can be imported again"
+        assert second == f"kvserver: stored {len(client_keys(server)):,} records; all of it can be imported again"
 
     target = tmp_path / "target"
     target.write_text("as it was")
