@@ -39,12 +39,13 @@ def import_(source: str, url: str | None, token_file: Path | None, patience: flo
         size = _size(file)
         importer = Importer(remote, patience, lambda done: report(done, size))
         why, status = _run(importer, file, "standard input" if source == "-" else source)
-    seconds = time.monotonic() - begun
+    stored = f"stored {records(importer.imported)}"
+    expired = f", left out {records(importer.expired)} expired by now" if importer.expired else ""
     if status:
         print(f"kvserver: {why}", file=sys.stderr)
-        print(f"kvserver: {_told(importer)}; all of it can be imported again", file=sys.stderr)
+        print(f"kvserver: {stored}{expired}; all of it can be imported again", file=sys.stderr)
         sys.exit(status)
-    print(f"{_told(importer)}, {importer.imported / seconds:,.0f} a second")
+    print(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
 
 
 def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
@@ -62,12 +63,6 @@ def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
     except SystemExit as ended:
         return "told to end", int(ended.code or 1)
     return "", 0
-
-
-def _told(importer: Importer) -> str:
-    """What has been done."""
-    expired = f", left out {records(importer.expired)} expired by now" if importer.expired else ""
-    return f"stored {records(importer.imported)}{expired}"
 
 
 @contextmanager
