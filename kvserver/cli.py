@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ def serve(**options: str | None) -> None:
 class Commands(click.Group):
     """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
 
-    MODULES = ("backup", "restore", "check", "stop", "token")
+    MODULES = ("import", "export", "backup", "restore", "check", "stop", "token")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""
@@ -125,7 +126,8 @@ class Commands(click.Group):
         """The command `name`: `COMMAND` of its module."""
         if name not in self.MODULES:
             return super().get_command(ctx, name)
-        command: click.Command = importlib.import_module(f"kvserver.commands.{name}").COMMAND
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        command: click.Command = importlib.import_module(f"kvserver.commands.{module}").COMMAND
         return command
 
 

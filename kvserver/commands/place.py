@@ -22,7 +22,8 @@ from shards.manifest import Manifest
 from shards.recovery import StillRunning, quiesce
 from shards.settings import SettingError, load
 
-Report = Callable[[int, int], object]
+Report = Callable[[int, int | None], object]
+"""Told how much is done, and of how much; None: nobody knows."""
 
 
 class Refused(Exception):

@@ -24,6 +24,7 @@ from tests.bench.parts.page import page
 from tests.bench.parts.scale import scale
 from tests.bench.parts.speed import beside, connections, get, mixed, put, sizes
 from tests.bench.parts.stream import stream
+from tests.bench.parts.transfer import transfer
 
 PARTS: Final = {
     "get": Part("GET of one key, 100 bytes, 64 connections, keys at random.", get),
@@ -38,6 +39,7 @@ PARTS: Final = {
     "expiry": Part("From the time a key is due to the line on /wal that says so.", expiry),
     "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),
     "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
+    "transfer": Part("kvserver import and export of 100-byte values; redis-cli --pipe of the same.", transfer),
     "start": Part("kvserver serve until ready, after a clean stop.", start),
     "restart": Part("A killed shard until it answers writes; reads go on meanwhile.", restart),
     "memory": Part("Memory of all processes and maps, more than when empty.", memory),

@@ -24,7 +24,7 @@ def test_console_examples_print_what_the_readme_says(server: Server, tmp_path: P
     address = f"{server.host}:{server.port}"
     environ = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "KVSERVER_DATA_DIR": str(server.data_dir), "KVSERVER_RUN_DIR": str(server.run_dir),
+        "KVSERVER_URL": server.url, "KVSERVER_DATA_DIR": str(server.data_dir), "KVSERVER_RUN_DIR": str(server.run_dir),
     }  # fmt: skip
     ran = 0
     for block in blocks("console"):

@@ -1,0 +1,75 @@
+"""The server a command is about that goes by its public API: named by a URL, wherever it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import click
+
+from kvserver.commands.place import settings_of
+from kvserver.transfer.remote import PATIENCE_S, TOKEN_VARIABLE, Remote
+
+URL_VARIABLE = "KVSERVER_URL"
+
+
+def remote_options() -> list[click.Parameter]:
+    """Options that say which server, with which token, and how patiently.
+
+    A token is never the value of one: everybody on the machine can read command lines.
+    """
+    return [
+        click.Option(
+            ["--url"], metavar="URL", envvar=URL_VARIABLE, show_envvar=True,
+            help="Where the server is. Default: on this machine, at the port that `kvserver serve` takes.",
+        ),
+        click.Option(
+            ["--token-file"], metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+            help=f"A file with the token, if the server wants one. Default: the variable {TOKEN_VARIABLE}.",
+        ),
+        click.Option(
+            ["--patience"], metavar="SECONDS", type=click.FloatRange(0), default=PATIENCE_S, show_default=True,
+            help="How long to go on trying while the server does not answer, or says that it cannot.",
+        ),
+    ]  # fmt: skip
+
+
+@contextmanager
+def open_remote(url: str | None, token_file: Path | None, connections: int) -> Iterator[Remote]:
+    """The server that the options say. Raises `click.UsageError`."""
+    try:
+        remote = Remote(url or _url_here(), _token(token_file), connections)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with closing(remote):
+        yield remote
+
+
+def records(count: int) -> str:
+    """`1,500 records`."""
+    return f"{count:,} record{'' if count == 1 else 's'}"
+
+
+def _url_here() -> str:
+    port = settings_of({}).port
+    if not port:
+        raise click.UsageError(f"name the server with --url or {URL_VARIABLE}: its port may be any")
+    return f"http://localhost:{port}"
+
+
+def _token(path: Path | None) -> str | None:
+    """The token of the file, or of the environment; None without. Raises ValueError."""
+    if path is None:
+        where, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "")
+        if not text:
+            return None
+    else:
+        try:
+            where, text = str(path), path.read_text().strip()
+        except OSError as error:
+            raise ValueError(f"the token cannot be read: {error.strerror} ({path})") from None
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{where} holds no token")
+    return text

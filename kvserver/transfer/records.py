@@ -1,0 +1,233 @@
+"""Items as lines of JSON, and lines as the operations of batches. Pure.
+
+A line is an item of a list (`GET /v1/kv?values=true`): `key`, one of `value` and `value_base64`, and if need be
+`content_type` and `expires`. What else an item of a list tells is accepted and left out.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from kvserver.times import parse_expires, rfc3339
+from shards.edits import why_unreadable
+from shards.errors import BadRequest
+from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
+
+BATCH_RECORDS: Final = 1000
+BATCH_BYTES: Final = 1 << 20
+"""A batch ends before it has more of either; one record may be larger by itself."""
+
+
+class LineError(Exception):
+    """A record that cannot be imported: `line`, counted from 1, and why."""
+
+    def __init__(self, line: int, why: str) -> None:
+        super().__init__(f"line {line}: {why}")
+        self.line, self.why = line, why
+
+
+class _Line(Struct, forbid_unknown_fields=True):
+    key: str
+    value: str | UnsetType = UNSET
+    value_base64: str | UnsetType = UNSET
+    content_type: str | None = None
+    expires: str | None = None
+    revision: Raw | UnsetType = UNSET
+    size: Raw | UnsetType = UNSET
+    created: Raw | UnsetType = UNSET
+    modified: Raw | UnsetType = UNSET
+
+
+class Put(Struct, tag_field="op", tag="put", omit_defaults=True):
+    """The operation of a batch in MessagePack that stores a record."""
+
+    key: str
+    value: bytes
+    content_type: str | UnsetType = UNSET
+    expires: str | UnsetType = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A line that was read.
+
+    Attributes:
+        line: its number in the file, from 1. `length`: its bytes.
+        put: `Put` in MessagePack.
+        expires: whether it has an expiry.
+    """
+
+    line: int
+    length: int
+    key: str
+    put: bytes
+    expires: bool
+
+
+_read_line: Final = msgspec.json.Decoder(_Line).decode
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack_put: Final = msgspec.msgpack.Decoder(Put).decode
+
+
+def read_record(number: int, text: bytes) -> Record:
+    """The record that line `number`, `text`, is. Raises `LineError`."""
+    try:
+        line = _read_line(text)
+    except msgspec.ValidationError as error:
+        raise LineError(number, str(error)) from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise LineError(number, f"not JSON: {why_unreadable(text, error)}") from None
+    try:
+        put = Put(_key(line.key), _value(line), _content_type(line.content_type), _expires(line.expires))
+    except BadRequest as error:
+        raise LineError(number, error.detail) from None
+    return Record(number, len(text), put.key, _pack(put), put.expires is not UNSET)
+
+
+def put_of(record: Record) -> Put:
+    """What `record` stores."""
+    return _unpack_put(record.put)
+
+
+def _key(key: str) -> str:
+    size = len(key.encode())
+    if not 0 < size <= MAX_KEY:
+        raise BadRequest(f"the key has {size} bytes; a key has 1 to {MAX_KEY}")
+    return key
+
+
+def _value(line: _Line) -> bytes:
+    if (line.value is UNSET) == (line.value_base64 is UNSET):
+        raise BadRequest("exactly one of `value` and `value_base64` is wanted")
+    if line.value is not UNSET:
+        return line.value.encode()
+    assert line.value_base64 is not UNSET
+    try:
+        return b64decode(line.value_base64, validate=True)
+    except ValueError:
+        raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
+
+
+def _content_type(text: str | None) -> str | UnsetType:
+    if not text:
+        return UNSET
+    if not is_content_type(text):
+        raise BadRequest(f"content_type: a media type of at most {MAX_CONTENT_TYPE} ASCII characters is wanted")
+    return text
+
+
+def _expires(text: str | None) -> str | UnsetType:
+    if text is None:
+        return UNSET
+    try:
+        return rfc3339(parse_expires(text))
+    except BadRequest as error:
+        raise BadRequest(f"expires: {error.detail}") from None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records of different keys. `size`: the bytes of their operations."""
+
+    records: list[Record] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    size: int = 0
+
+    def takes(self, record: Record, most: int, most_bytes: int) -> bool:
+        """Whether there is room for `record`, and its key is not in it yet."""
+        full = len(self.records) >= most or self.size + len(record.put) > most_bytes
+        return not self.records or not (full or record.key in self.keys)
+
+    def add(self, record: Record) -> None:
+        """Put `record` behind the others."""
+        self.records.append(record)
+        self.keys.add(record.key)
+        self.size += len(record.put)
+
+
+def batches(records: Iterable[Record], most: int = BATCH_RECORDS, most_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+    """`records` in their order, in batches of at most so many and so many bytes.
+
+    No key is twice in a batch: what is sent again of one could overwrite what came after it. A `LineError` of `records`
+    is raised behind the batch of what came before it.
+    """
+    batch = Batch()
+    try:
+        for record in records:
+            if not batch.takes(record, most, most_bytes):
+                yield batch
+                batch = Batch()
+            batch.add(record)
+    except LineError:
+        if batch.records:
+            yield batch
+        raise
+    if batch.records:
+        yield batch
+
+
+def body_of(records: list[Record]) -> bytes:
+    """The batch that stores `records`, in MessagePack."""
+    return _pack({"ops": [Raw(record.put) for record in records]})
+
+
+class End(Struct):
+    """How the stream of a list says that it is whole, and of how many items."""
+
+    items: int
+
+
+class Broken(Struct):
+    """How the stream of a list says that it broke off."""
+
+    title: str = ""
+    detail: str = ""
+
+
+class Streamed(Struct):
+    """A line of the stream of a list: an item, or its last line."""
+
+    key: str = ""
+    content_type: str | None = None
+    expires: str | None = None
+    value: str | UnsetType = UNSET
+    value_base64: str | UnsetType = UNSET
+    end: End | None = None
+    error: Broken | None = None
+
+
+class _Exported(Struct):
+    key: str
+    content_type: str | None
+    expires: str | None
+    value: str | UnsetType
+    value_base64: str | UnsetType
+
+
+read_streamed: Final = msgspec.json.Decoder(Streamed).decode
+"""A line of a stream. Raises `msgspec.DecodeError`, ValueError."""
+_write_line: Final = msgspec.json.Encoder().encode
+
+
+def write_item(item: Streamed) -> bytes:
+    """The line of an export that `item` is, with its end: what does not depend on the store it came from."""
+    line = _Exported(item.key, item.content_type, item.expires, item.value, item.value_base64)
+    return _write_line(line) + b"\n"
+
+
+def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, without their ends, of a text that comes in `pieces`; what has no end is no line."""
+    begun: list[bytes] = []
+    for piece in pieces:
+        first, *following = piece.split(b"\n")
+        begun.append(first)
+        if following:
+            yield b"".join(begun)
+            yield from following[:-1]
+            begun = [following[-1]]

@@ -1,0 +1,219 @@
+"""A server somewhere, asked by its public API: what its answers mean, and how long to be patient with it."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from threading import Event
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from kvserver.transfer.records import Put, lines_of
+
+MESSAGE_PACK: Final = "application/vnd.msgpack"
+LINES: Final = "application/x-ndjson"
+OCTETS: Final = "application/octet-stream"
+TOKEN_VARIABLE: Final = "KVSERVER_TOKEN"
+PATIENCE_S: Final = 60.0
+"""For how long, by default, a server that is not there is asked again."""
+
+_CONNECT_S: Final = 10.0
+_ANSWER_S: Final = 60.0
+_FIRST_WAIT_S: Final = 0.05
+_LONGEST_WAIT_S: Final = 2.0
+_AWAY: Final = (429, 502, 503, 504)
+"""Statuses of what may be asked again as it is: an import may, for it only puts."""
+_OF_A_RECORD: Final = (400, 403, 507)
+"""Statuses that tell of the record that was put, as the result of an operation would."""
+
+
+class TransferError(Exception):
+    """It cannot go on; the message says why."""
+
+
+class Away(Exception):
+    """The server is not there, or has no time: to be asked again, after `retry_after_s` at the earliest."""
+
+    def __init__(self, why: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+
+
+class TooMuch(Exception):
+    """The request is larger than the server takes, or takes longer to arrive than it waits."""
+
+
+class Stopped(Exception):
+    """Whoever waited shall not go on."""
+
+
+class Result(Struct):
+    """What became of an operation."""
+
+    status: int
+    code: str = ""
+    detail: str = ""
+
+
+class _Results(Struct):
+    results: list[Result]
+
+
+class _Problem(Struct):
+    title: str = ""
+    detail: str = ""
+    hint: str = ""
+
+
+class Patience:
+    """How long is waited for a server that is away: `seconds` without any progress. `stop` ends waiting."""
+
+    def __init__(self, seconds: float, stop: Event) -> None:
+        self._seconds, self._stop = seconds, stop
+        self.refresh()
+
+    def refresh(self) -> None:
+        """There was progress."""
+        self._until: float | None = None
+        self._next_s = _FIRST_WAIT_S
+
+    def wait(self, away: Away) -> None:
+        """Wait before the next try. Raises `TransferError` if there was no progress for too long, `Stopped`."""
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._seconds
+        left = self._until - now
+        if left <= 0:
+            raise TransferError(f"{away} (tried for {self._seconds:g} seconds)")
+        pause = min(max(away.retry_after_s, self._next_s), left)
+        self._next_s = min(self._next_s * 2, _LONGEST_WAIT_S)
+        if self._stop.wait(pause):
+            raise Stopped
+
+
+class Remote:
+    """The server at `url`. May be used by several threads.
+
+    `token`: what its bearer may do, the requests may; None: the server has no tokens. Raises ValueError for a URL that
+    is none. Every method raises `TransferError`, and `Away`.
+    """
+
+    def __init__(self, url: str, token: str | None, connections: int) -> None:
+        self.url = url
+        self._answered = False
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            trust_env=not _is_here(_host(url)),  # a proxy has no way to this machine
+        )
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def batch(self, body: bytes) -> list[Result]:
+        """Do the batch `body`, in MessagePack. Raises `TooMuch`."""
+        answer = self._ask("POST", "v1/batch", body, MESSAGE_PACK)
+        try:
+            return msgspec.msgpack.decode(answer.content, type=_Results).results
+        except (msgspec.DecodeError, ValueError):
+            raise TransferError(f"what answers at {self.url} is no kvserver: its answer to a batch is none") from None
+
+    def put(self, put: Put) -> Result:
+        """Do one put by itself, which may be larger than a batch. Raises `TooMuch`."""
+        target = f"v1/kv/{quote(put.key, safe='')}"
+        if put.expires:
+            target += "?" + urlencode({"expires": put.expires})
+        answer = self._ask("PUT", target, put.value, put.content_type or OCTETS, also=_OF_A_RECORD)
+        return Result(answer.status_code, detail="" if answer.is_success else _told(answer))
+
+    @contextmanager
+    def items(self, prefix: str, after: str | None) -> Iterator[Iterator[bytes]]:
+        """The lines of the list of all keys that begin with `prefix` and come behind `after`, with their values.
+
+        The iterator raises `Away` where the stream breaks off.
+        """
+        query = {"values": "true", "prefix": prefix} | ({} if after is None else {"after": after})
+        target = "v1/kv?" + urlencode(query, quote_via=quote, safe="")
+        headers = {"Accept": LINES, "Accept-Encoding": "identity"}
+        with self._away(), self._http.stream("GET", target, headers=headers) as answer:
+            if answer.status_code != HTTPStatus.OK:
+                answer.read()
+            self._check(answer)
+            yield lines_of(answer.iter_raw())
+
+    def _ask(
+        self, method: str, target: str, body: bytes, content_type: str, also: tuple[int, ...] = ()
+    ) -> httpx.Response:
+        """The answer, if it is a success or its status is one of `also`."""
+        with self._away():
+            answer = self._http.request(method, target, content=body, headers={"Content-Type": content_type})
+        return answer if answer.status_code in also else self._check(answer)
+
+    @contextmanager
+    def _away(self) -> Iterator[None]:
+        """Raise `Away` for a connection that fails; at the very first, where nobody listens, `TransferError`."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            why = f"the server at {self.url} cannot be reached: {error or type(error).__name__}"
+            if not self._answered and isinstance(error, httpx.ConnectError):
+                raise TransferError(why) from None
+            raise Away(why) from None
+
+    def _check(self, answer: httpx.Response) -> httpx.Response:
+        """`answer`, if it is a success."""
+        self._answered = True
+        status = answer.status_code
+        if answer.is_success:
+            return answer
+        why = f"the server at {self.url} answers {status}: {_told(answer)}"
+        if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
+            raise TooMuch(why)
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise TransferError(f"{why}. It is taken from {TOKEN_VARIABLE}, or from the file of --token-file")
+        if status in _AWAY:
+            raise Away(why, _retry_after(answer))
+        raise TransferError(why)
+
+
+def _told(answer: httpx.Response) -> str:
+    """What an error says of itself, in a line."""
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+    except (msgspec.DecodeError, ValueError):
+        return answer.reason_phrase
+    sentences = dict.fromkeys(text.removesuffix(".") for text in (problem.title, problem.detail, problem.hint) if text)
+    return ". ".join(sentences)
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _host(url: str) -> str:
+    """The host of the URL of a server. Raises ValueError."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is no URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        raise ValueError("the URL of a server is like http://localhost:8080, without user and password")
+    return parsed.host
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
