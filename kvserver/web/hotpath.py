@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from time import perf_counter
+from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvserver.link import Pending
 from kvserver.resources import bodies, memorykv
 from kvserver.resources.values import of_revision, of_value
+from kvserver.router import DEADLINE_S, Router
 from kvserver.web import coding, target
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.http import IDLE_S
@@ -29,7 +30,6 @@ from shards.mapfile import HEADER, HEADER_SIZE, parse
 from shards.protocol import Delete, Done, Failed, Put, Reply
 
 if TYPE_CHECKING:
-    from kvserver.router import Router
     from kvserver.web.http import Protocol
 
 _REQUEST = re.compile(
@@ -55,6 +55,7 @@ _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", b"docs", b"console"))
 """Paths of one segment that are no key, or not only one."""
 _OCTETS: Final = [("content-type", memorykv.OCTETS)]
 _unpack = HEADER.unpack_from
+_DEADLINE_NS: Final = int(DEADLINE_S * 1e9)
 _LONGEST_BLOCK: Final = 2 << 10
 _MOST_BLOCKS: Final = 512
 
@@ -223,7 +224,7 @@ class Write(Pending):
         self._connection, self._traffic, self._path = connection, traffic, path
         self._at_root, self._fields, self._begun_at = at_root, fields, begun_at
         self.disconnected = False
-        self.count, self.deadline_ns = 1, traffic.deadline_ns
+        self.count, self.deadline_ns = 1, monotonic_ns() + _DEADLINE_NS
         traffic.enter()
         traffic.bytes_held += fields.length
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
 from uvicorn.server import ServerState
 
 from kvserver.access.tokens import Tokens
-from kvserver.router import DEADLINE_S
 from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
 from kvserver.web.target import BATCH
@@ -37,7 +35,6 @@ class Traffic(ServerState):
     Attributes:
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
-        deadline_ns: until when a shard may begin with what it is asked now, by CLOCK_MONOTONIC; as old as the clock.
         tokens: who may do what.
         stopping: answers end their connection.
         bytes_held: of bodies that arrive.
@@ -49,7 +46,6 @@ class Traffic(ServerState):
         self.board, self.row, self.counts, self.origins, self.tokens = board, row, counts, origins, tokens
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
         self.clock = 0.0
-        self.deadline_ns = 0
         self.stopping = False
         self.bytes_held = self.bytes_owed = 0
         self._in_flight = 0
@@ -121,7 +117,6 @@ class Traffic(ServerState):
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""
         self.clock = clock
-        self.deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
         date = formatdate(unix_s, usegmt=True).encode()
         if date != self._date:
             self._date = date
