@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 
 PARENT_VARIABLE = "KVSERVER_PARENT_PID"
@@ -43,6 +45,14 @@ def become_subreaper() -> None:
     """Orphaned grandchildren become this process's children, so that it can reap them."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it asked to be told (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            notifier.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
 def configure_logging(level: str, name: str) -> None:

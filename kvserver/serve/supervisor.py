@@ -29,7 +29,7 @@ from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
 from shards.board import BoardError, Common
-from shards.process import PARENT_VARIABLE, become_subreaper, configure_logging
+from shards.process import PARENT_VARIABLE, become_subreaper, configure_logging, notify
 from shards.settings import SettingError, to_environ
 
 log = logging.getLogger(__name__)
@@ -317,14 +317,6 @@ def asks_well(listener: socket.socket, path: str) -> bool:
         return False
     finally:
         connection.close()
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it asked to be told (sd_notify(3))."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if path:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            notifier.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
 def raise_open_files() -> None:
