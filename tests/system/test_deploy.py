@@ -71,7 +71,7 @@ def test_requests_arrive_as_they_were_sent(nginx: str, deployed: Deployed) -> No
 
 
 def test_revisions_and_codings_are_left_alone(nginx: str, deployed: Deployed) -> None:
-    with httpx.Client(verify=False, trust_env=False) as client:
+    with httpx.Client(verify=False, trust_env=False, timeout=30) as client:
         page = {"content-type": "text/plain"}
         client.put(f"{nginx}/v1/kv/tagged", content=b"word " * 1000, headers=page).raise_for_status()
         plain = {"accept-encoding": "identity"}
@@ -136,7 +136,7 @@ def test_workers_are_replaced_behind_nginx_without_a_failed_request(nginx: str, 
 
     before, count = workers(), 0
     deployed.units["web"].reload()
-    with httpx.Client(verify=False, trust_env=False) as client:
+    with httpx.Client(verify=False, trust_env=False, timeout=30) as client:
         while count < 200 or workers() & before:
             client.put(f"{nginx}/v1/kv/reload", content=b"%d" % count).raise_for_status()
             count += 1
@@ -145,7 +145,7 @@ def test_workers_are_replaced_behind_nginx_without_a_failed_request(nginx: str, 
 
 def test_a_killed_shard_is_back_and_a_restart_keeps_everything(deployed: Deployed) -> None:
     """As systemd would: the shard alone after a SIGKILL, then all of them in order, and the store finds its maps."""
-    with httpx.Client(base_url=direct(deployed), trust_env=False) as client:
+    with httpx.Client(base_url=direct(deployed), trust_env=False, timeout=30) as client:
         for i in range(20):
             client.put(f"/v1/kv/kept/{i}", content=b"%d" % i).raise_for_status()
         deployed.units["shard@1"].kill()
@@ -155,7 +155,7 @@ def test_a_killed_shard_is_back_and_a_restart_keeps_everything(deployed: Deploye
         epoch = client.get("/v1/status").json()["epoch"]
     deployed.stop()
     deployed.start()
-    with httpx.Client(base_url=direct(deployed), trust_env=False) as client:
+    with httpx.Client(base_url=direct(deployed), trust_env=False, timeout=30) as client:
         wait_for(lambda: client.get("/health/ready").status_code == 200, "readiness")
         assert [client.get(f"/v1/kv/kept/{i}").content for i in range(20)] == [b"%d" % -i for i in range(20)]
         assert client.get("/v1/status").json()["epoch"] == epoch

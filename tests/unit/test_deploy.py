@@ -32,7 +32,7 @@ def env_file() -> tuple[dict[str, str], dict[str, str]]:
     lines = (DEPLOY / "kvserver.env").read_text().splitlines()
     found = [re.fullmatch(r"(#?)(KVSERVER_[A-Z_]+)=(.*)", line) for line in lines]
     assert all(m or line == "" or line == "#" or line.startswith("# ") for m, line in zip(found, lines, strict=True))
-    assert all(m is None or lines[at - 1].startswith("#") for at, m in enumerate(found)), "a setting without a word about it"
+    assert all(m is None or lines[at - 1].startswith("#") for at, m in enumerate(found)), "not explained"
     defaults = [m for m in found if m and m[1]]
     assert len({m[2] for m in defaults}) == len(defaults)
     return {m[2]: m[3] for m in defaults}, {m[2]: m[3] for m in found if m and not m[1]}
