@@ -32,7 +32,8 @@ from kvserver.web.hotpath import HotPath
 from kvserver.web.http import Protocol
 from kvserver.web.traffic import Traffic
 from shards.board import Board, BoardError, Common
-from shards.process import configure_logging, die_with
+from shards.logs import configure_logging
+from shards.process import die_with
 from shards.settings import SettingError, load
 
 log = logging.getLogger("kvserver.worker")
@@ -179,7 +180,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         try:
             settings = load(ServerSettings)
-            configure_logging(settings.log_level, "web")
+            configure_logging(settings.log_level, "web", settings.log_format)
             board = Board.open(settings.board_path)
             _, row = board.workers.claim()
             tokens = Tokens(board)

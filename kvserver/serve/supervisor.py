@@ -29,7 +29,8 @@ from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
 from shards.board import BoardError, Common
-from shards.process import PARENT_VARIABLE, become_subreaper, configure_logging, notify
+from shards.logs import configure_logging, give_up
+from shards.process import PARENT_VARIABLE, become_subreaper, notify
 from shards.settings import SettingError, to_environ
 
 log = logging.getLogger(__name__)
@@ -334,7 +335,7 @@ def _interrupted(*_: object) -> None:
 
 def run(settings: ServerSettings) -> int:
     """Run the server until it is told to stop. Returns the exit status: 0, or 1 after a message on standard error."""
-    configure_logging(settings.log_level, "kvserver")
+    configure_logging(settings.log_level, "kvserver", settings.log_format)
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
@@ -351,7 +352,7 @@ def run(settings: ServerSettings) -> int:
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
-        print(f"kvserver: {error}", file=sys.stderr)
+        give_up(str(error))
         return 1
 
 
@@ -364,7 +365,7 @@ def _run(settings: ServerSettings, listeners: Listeners, with_terminal: bool) ->
             try:
                 supervisor.run()
             except (Failure, CannotStart, StoreError) as failure:
-                print(f"kvserver: {failure}", file=sys.stderr)
+                give_up(str(failure))
                 supervisor.stop(orderly=False)
                 return 1
             supervisor.stop()
