@@ -26,6 +26,7 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 from kvserver.access.tokens import Tokens, TokensError
 from kvserver.router import Router
 from kvserver.settings import ServerSettings
+from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from kvserver.web.hotpath import HotPath
@@ -190,6 +191,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
         traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens)
+        traffic.access_log = AccessLog() if settings.access_log else None
         if not settings.no_hot_path:
             traffic.hot_path = HotPath(router, traffic)
         self.config.app = self.wsgi(router, board, traffic)

@@ -66,6 +66,7 @@ class Json(_Formatter):
             "time": self._time(record), "process": self._name, "pid": record.process,
             "level": record.levelname.lower(), "message": record.getMessage(),
         }  # fmt: skip
+        event |= getattr(record, "fields", {})
         if traceback := self._traceback(record):
             event["traceback"] = traceback
         return json.dumps(event)

@@ -237,7 +237,10 @@ class Exchange:
             self._owe(-self.bytes_owed)
         route = self.scope.get(ROUTE, target.NOWHERE)
         traffic = self.protocol.traffic
-        traffic.counts.add(self.method, route, self.status, perf_counter() - self.begun_at)
+        seconds = perf_counter() - self.begun_at
+        traffic.counts.add(self.method, route, self.status, seconds)
+        if traffic.access_log is not None:
+            traffic.access_log(self.protocol.client, self.method, self.path, self.status, seconds)
         self.protocol.answered(self)
 
     def _write(self, body: bytes, more: bool) -> None:

@@ -189,7 +189,10 @@ class HotPath:
         router.seen(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = traffic.clock + IDLE_S
-        traffic.counts.add("GET", target.KV if v1 else target.KEY, 200, perf_counter() - begun_at)
+        seconds = perf_counter() - begun_at
+        traffic.counts.add("GET", target.KV if v1 else target.KEY, 200, seconds)
+        if traffic.access_log is not None:
+            traffic.access_log(connection.client, "GET", (b"/v1/kv/" if v1 else b"/") + key, 200, seconds)
         return True
 
     def _is_plain(self, value: bytes, expires_ms: int, content_type: str, fields: Fields) -> bool:
@@ -261,7 +264,10 @@ class Write:
         traffic.leave()
         traffic.bytes_held -= self._length
         route = target.KV if self._v1 else target.KEY
-        traffic.counts.add(self._method.decode(), route, status, perf_counter() - self._begun_at)
+        method, seconds = self._method.decode(), perf_counter() - self._begun_at
+        traffic.counts.add(method, route, status, seconds)
+        if traffic.access_log is not None:
+            traffic.access_log(connection.client, method, self._path, status, seconds)
         connection.answered_plainly()
 
     def _exchange(self) -> Exchange:

@@ -365,7 +365,10 @@ class Protocol(HttpToolsProtocol):
             return
         self.answering = None
         status = 101 if handshake.is_upgrade(exchange.headers) else 200
-        self.traffic.counts.add(exchange.method, exchange.path.decode(), status, perf_counter() - exchange.begun_at)
+        seconds = perf_counter() - exchange.begun_at
+        self.traffic.counts.add(exchange.method, exchange.path.decode(), status, seconds)
+        if self.traffic.access_log is not None:
+            self.traffic.access_log(self.client, exchange.method, exchange.path, status, seconds)
         self.transport.abort()  # closes our descriptor of the socket; the gateway's lives on
 
 

@@ -34,7 +34,9 @@ def test_every_process_writes_events_and_no_secrets(new_server: NewServer, tmp_p
     file = str(tmp_path / "tokens.toml")
     made = CliRunner().invoke(main, ["token", "new", "all", "--grant", "read,write,feed,admin", "--tokens", file])
     token = made.stdout.strip()
-    server = new_server("--log-format", "json", "--log-level", "trace", "--tokens", file, "--workers", "1").start()
+    server = new_server(
+        "--log-format", "json", "--log-level", "trace", "--access-log", "--tokens", file, "--workers", "1"
+    ).start()
     bearer = {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=server.url, headers=bearer, trust_env=False) as client:
         ticket = client.post("/v1/tickets", json={"for": "websocket"}).json()["ticket"]
@@ -43,7 +45,14 @@ def test_every_process_writes_events_and_no_secrets(new_server: NewServer, tmp_p
         client.put("/v1/kv/a%0Aforged", content=b"secret-value").raise_for_status()
         assert client.get("/v1/kv/a?ticket=kvt_query").status_code == 400
         assert client.get("/v1/kv/a", headers={"Authorization": "Bearer kv_wrong"}).status_code == 401
+        assert client.get("/hot", headers={"Accept-Encoding": "identity"}).status_code == 200
         status = client.get("/v1/status").json()
+    asked = [(event["method"], event["path"], event["status"]) for event in events(server) if "path" in event]
+    asked = [each for each in asked if each[1] != "/health/ready"]  # the supervisor's question
+    assert asked == [
+        ("POST", "/v1/tickets", 201), ("GET", "/wal", 101), ("PUT", "/v1/kv/a%0Aforged", 201), ("GET", "/v1/kv/a", 400),
+        ("GET", "/v1/kv/a", 401), ("GET", "/hot", 200), ("GET", "/v1/status", 200),
+    ]  # fmt: skip
     for kind in ("workers", "gateways", "shards"):
         os.kill(status[kind][0]["pid"], signal.SIGKILL)
     wait_for(lambda: said(server, "kvserver", "was killed by SIGKILL"), "word of the shard")
