@@ -80,9 +80,7 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
     logging.basicConfig(level=TRACE if level == "trace" else level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
-    threading.excepthook = lambda arguments: _uncaught(
-        arguments.exc_type, arguments.exc_value, arguments.exc_traceback
-    )
+    threading.excepthook = lambda arguments: _uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
     _given["format"] = format
 
 
