@@ -4,7 +4,8 @@
 
 `kvserver serve` uses this very file. By hand it wants a running store (`kvserver serve --only store`) and takes the
 settings of `kvserver serve` from the environment: KVSERVER_DATA_DIR or KVSERVER_RUN_DIR, KVSERVER_GATEWAYS,
-KVSERVER_FEED_PORT, KVSERVER_HOST, KVSERVER_LOG_LEVEL.
+KVSERVER_FEED_PORT, KVSERVER_HOST, KVSERVER_LOG_LEVEL and
+KVSERVER_LOG_FORMAT.
 
 Feed connections come from the web workers, over a Unix socket in the run directory. A port of its own is opened only if
 KVSERVER_FEED_PORT says so.
@@ -12,7 +13,7 @@ KVSERVER_FEED_PORT says so.
 
 from kvserver.serve.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
 
-_settings, _run_dir = join_store()
+_settings, _run_dir = join_store("gateway")
 
 if _settings.feed_port is None:
     bind = f"unix:{_run_dir}/gateway.sock"  # gunicorn wants something to listen on
@@ -26,6 +27,7 @@ graceful_timeout = 8  # clients are told within 2 s, their answers waited for an
 timeout = 30  # a worker whose loop does not turn for so long is killed and replaced
 worker_tmp_dir = worker_tmp(_run_dir)
 control_socket_disable = True  # it would be one path for all servers of this user
+logger_class = "kvserver.serve.deployment.GunicornLogger"
 loglevel = gunicorn_log_level(_settings.log_level)
 accesslog = None
 

@@ -4,12 +4,13 @@
 
 `kvserver serve` uses this very file. By hand it wants a running store (`kvserver serve --only store`, shards, gateway)
 and takes the settings of `kvserver serve` from the environment: KVSERVER_DATA_DIR or KVSERVER_RUN_DIR, KVSERVER_HOST,
-KVSERVER_PORT, KVSERVER_WORKERS, KVSERVER_GRACE, KVSERVER_LOG_LEVEL.
+KVSERVER_PORT, KVSERVER_WORKERS, KVSERVER_GRACE, KVSERVER_LOG_LEVEL and
+KVSERVER_LOG_FORMAT.
 """
 
 from kvserver.serve.deployment import bind_address, gunicorn_log_level, join_store, worker_tmp
 
-_settings, _run_dir = join_store()
+_settings, _run_dir = join_store("web")
 
 bind = bind_address(_settings, "KVSERVER_LISTEN_FD", _settings.port)
 proc_name = "kvserver-web"
@@ -19,6 +20,7 @@ graceful_timeout = _settings.grace
 timeout = 30  # a worker whose event loop does not turn for so long is killed and replaced
 worker_tmp_dir = worker_tmp(_run_dir)
 control_socket_disable = True  # it would be one path for all servers of this user
+logger_class = "kvserver.serve.deployment.GunicornLogger"
 loglevel = gunicorn_log_level(_settings.log_level)
 accesslog = None
 

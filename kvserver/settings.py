@@ -128,6 +128,11 @@ class ServerSettings(ProcessSettings):
         "File of tokens and what they grant, written by `kvserver token` or by hand: every request needs one of them. "
         "SIGHUP reads it again. Default: none, everybody who can connect may do everything.",
     )  # fmt: skip
+    access_log: bool = setting(
+        False, boolean, "BOOL",
+        "Write a line for each request to standard error, whatever --log-level says: client, method, path, status, "
+        "seconds; never the query, since a ticket may stand there, nor a header. It costs a good part of the speed.",
+    )  # fmt: skip
     insecure: bool = setting(
         False,
         boolean,

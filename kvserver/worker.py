@@ -26,13 +26,15 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 from kvserver.access.tokens import Tokens, TokensError
 from kvserver.router import Router
 from kvserver.settings import ServerSettings
+from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from kvserver.web.hotpath import HotPath
 from kvserver.web.http import Protocol
 from kvserver.web.traffic import Traffic
 from shards.board import Board, BoardError, Common
-from shards.process import configure_logging, die_with
+from shards.logs import configure_logging
+from shards.process import die_with
 from shards.settings import SettingError, load
 
 log = logging.getLogger("kvserver.worker")
@@ -183,7 +185,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         try:
             settings = load(ServerSettings)
-            configure_logging(settings.log_level, "web")
+            configure_logging(settings.log_level, "web", settings.log_format)
             board = Board.open(settings.board_path)
             _, row = board.workers.claim()
             tokens = Tokens(board)
@@ -193,6 +195,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
         traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens)
+        traffic.access_log = AccessLog() if settings.access_log else None
         if not settings.no_hot_path:
             traffic.hot_path = HotPath(router, traffic)
         self.config.app = self.wsgi(router, board, traffic)

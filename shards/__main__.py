@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from shards import process, settings
+from shards import logs, process, settings
 from shards.board import Board, BoardError
 from shards.errors import KVError
 from shards.log import LogError
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     alone = process.PARENT_VARIABLE not in os.environ
     process.die_with_starter()
-    process.configure_logging(loaded.log_level, f"shard-{index}")
+    logs.configure_logging(loaded.log_level, f"shard-{index}", loaded.log_format)
     try:
         board = Board.open(board_path)
         if board.is_over():
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.critical("shard %d cannot start: %s", index, error)
         return 1
     _stop_on_signals(server, alone)
+    process.notify("READY=1")
     return server.run()
 
 

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import logging
 import os
 import signal
-import sys
+import socket
 
 PARENT_VARIABLE = "KVSERVER_PARENT_PID"
 """Environment variable by which a starter tells a child its own pid."""
@@ -19,9 +19,6 @@ PARENT_VARIABLE = "KVSERVER_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
-
-TRACE = 5
-"""Level below DEBUG: one line per request or group."""
 
 
 def die_with(parent_pid: int) -> None:
@@ -45,13 +42,9 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def configure_logging(level: str, name: str) -> None:
-    """Log to standard error, one line an event: time, process, level, message."""
-    logging.addLevelName(TRACE, "TRACE")
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=TRACE if level == "trace" else level.upper(),
-        format=f"%(asctime)s {name} %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        force=True,
-    )
+def notify(state: str) -> None:
+    """Tell systemd, if it asked to be told (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            notifier.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from shards import logs
+
 ENV_PREFIX = "KVSERVER_"
 
 
@@ -196,6 +198,12 @@ class ProcessSettings:
             "TRACE": lambda text: "trace" if text.lower() == "true" else None,
             "DEBUG": lambda text: "debug" if text.lower() == "true" else None,
         },
+    )  # fmt: skip
+
+    log_format: str = setting(
+        "text", choice(*logs.FORMATS), "FORMAT",
+        "How events are written to standard error: text: for people, a traceback indented below its line; json: an "
+        "object a line with time, process, pid, level, message and, if there is one, traceback.",
     )  # fmt: skip
 
     def resolved_run_dir(self) -> Path:

@@ -31,9 +31,10 @@ from shards import locks
 from shards.board import Board, BoardError
 from shards.disk import DISK
 from shards.log import Log, LogError
+from shards.logs import configure_logging, give_up
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
 from shards.mapfile import FORMAT, MapError, MapFull, map_path, open_environment, read_meta
-from shards.process import configure_logging, die_with_starter
+from shards.process import die_with_starter
 from shards.room import free_bytes
 from shards.settings import ProcessSettings, SettingError, load
 from shards.slots import slot_of, slots_of
@@ -281,11 +282,11 @@ def main() -> int:
     die_with_starter()
     try:
         settings = load(ProcessSettings)
-        configure_logging(settings.log_level, "snapshot")
+        configure_logging(settings.log_level, "snapshot", settings.log_format)
         board = Board.open(settings.board_path)
         manifest = take(board)
     except (SettingError, BoardError, SnapshotError, ManifestError, MapError, LogError, OSError) as error:
-        print(f"no snapshot was taken: {error}", file=sys.stderr)
+        give_up(f"no snapshot was taken: {error}")
         return 1
     log.debug("snapshot of %d bytes, replay from %d", manifest.snapshot_bytes, manifest.replay_lsn)
     return 0

@@ -24,8 +24,8 @@ from shards.group import FULL_BYTES, Group
 from shards.keyspace import Keyspace
 from shards.limits import check_utf8
 from shards.log import GivenUp, Log, LogBroken, LogError
+from shards.logs import TRACE
 from shards.maps import MapFull, ShardMap
-from shards.process import TRACE
 from shards.protocol import (
     PUBLISH_BYTES,
     DeleteEvent,

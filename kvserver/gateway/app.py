@@ -18,6 +18,7 @@ from kvserver.gateway.source import Follower, Source
 from kvserver.gateway.views import View
 from kvserver.settings import ServerSettings
 from kvserver.web import target
+from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from shards.errors import Forbidden, KVError, NoSuchResource, Unauthorized, Unavailable
@@ -134,12 +135,14 @@ class Gateway:
         self._admission: Admission | None = None
         self._places = Places(0, 0)
         self._counts: Counts | None = None
+        self._access_log: AccessLog | None = None
         self._here: dict[Session | Streaming, Callable[[], None]] = {}
 
     def open(self, source: Source, door: Door, settings: ServerSettings, counts: Counts) -> None:
         """Serve clients that come through `door` from `source`, as many and of which origins `settings` say; their
         requests are counted in `counts`."""
         self.source, self.origins, self._door, self._counts = source, Origins(settings.origins), door, counts
+        self._access_log = AccessLog() if settings.access_log else None
         self._admission = Admission(source, door, self.origins)
         self._places = Places(settings.feed_clients, settings.feed_clients_per_address)
 
@@ -185,12 +188,14 @@ class Gateway:
         check_upgrade(head, self.origins)
         return Wal(self.source, grants, peer, head.first(b"content-type") == BINARY)
 
-    def answered(self, head: Head | None, status: int, seconds: float) -> None:
-        """Count a request: a worker that hands a connection over does not."""
+    def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
+        """Count a request, and tell of it: a worker that hands a connection over does not."""
+        method, path = ("", b"") if head is None else (head.method, head.path)
         if self._counts is not None:
-            path = "" if head is None else head.path.decode()
-            route = path if path in (target.WAL, target.FEED) else target.NOWHERE
-            self._counts.add("" if head is None else head.method, route, status, seconds)
+            route = path.decode() if path in (target.WAL.encode(), target.FEED.encode()) else target.NOWHERE
+            self._counts.add(method, route, status, seconds)
+        if self._access_log is not None:
+            self._access_log(peer.rpartition(":")[0], method, path, status, seconds)
 
     def leave(self, session: Session | Streaming) -> None:
         """A session is over."""

@@ -82,8 +82,8 @@ class Application(Protocol):
     def leave(self, session: Session | Streaming) -> None:
         """What `admit` gave is over: call its `end`."""
 
-    def answered(self, head: Head | None, status: int, seconds: float) -> None:
-        """A request, None if it was none, got `status`, or the begin of an answer that goes on, after `seconds`."""
+    def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
+        """A request of `peer`, None if it was none, got `status`, or the begin of an answer that goes on, after `seconds`."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run the session in `environ`."""
@@ -146,7 +146,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             self.server.application.leave(session)
 
     def _count(self, status: int) -> None:
-        self.server.application.answered(self._head, status, time.perf_counter() - self._begun_at)
+        self.server.application.answered(self._head, self.peer, status, time.perf_counter() - self._begun_at)
 
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""

@@ -37,7 +37,7 @@ from kvserver.gateway.socket import Keeper
 from kvserver.gateway.source import Source
 from kvserver.settings import ServerSettings
 from kvserver.web.counting import Counts
-from shards import process
+from shards import logs, process
 from shards.board import Board, BoardError, Common
 from shards.settings import load
 
@@ -146,7 +146,8 @@ class GatewayWorker(SocketWorker):
         self._began_at = time.time()
         settings = load(ServerSettings)
         self._run_dir = settings.resolved_run_dir()
-        process.configure_logging(settings.log_level, "gateway")
+        logs.configure_logging(settings.log_level, "gateway", settings.log_format)
+        gevent.get_hub().print_exception = _failed_greenlet  # else it writes tracebacks by itself
         found = self._find(settings)
         self._board = None if found is None else found[0]
         if found is None:
@@ -224,6 +225,10 @@ class GatewayWorker(SocketWorker):
             self._flush_counts()
             self.source.close()
             self._board.close()
+
+
+def _failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
+    log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
 
 
 def allow_many_files() -> None:

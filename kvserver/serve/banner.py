@@ -36,7 +36,8 @@ def lines(
     """Name and text of each line."""
     if rest:
         yield "REST", f"http://{rest}"
-        yield "feed", f"ws://{feed or rest}/wal"
+        yield "feed", f"ws://{feed or rest}/wal, and http://{feed or rest}/v1/feed"
+        yield "manual", f"http://{rest}/docs/"
     yield "metrics", f"http://{metrics}/metrics"
     yield "shards", str(settings.shards) if settings.only is None else f"{settings.shards}, not started here"
     if settings.only is None:

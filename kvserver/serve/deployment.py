@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError
+from shards.logs import configure_logging, give_up
 from shards.process import die_with_starter
 from shards.settings import SettingError, env_name, load
 
 
-def join_store() -> tuple[ServerSettings, Path]:
+def join_store(name: str) -> tuple[ServerSettings, Path]:
     """The settings in the environment and the run directory of the running store, for a gunicorn master.
 
-    Ties the process's life to the supervisor's, if one started it, and names the directory of metrics to
-    prometheus_client, which looks for it when it is imported. Exits with a sentence if there is no running store.
+    From now on it logs as `name`. Ties the process's life to the supervisor's, if one started it, and names the
+    directory of metrics to prometheus_client, which looks for it when it is imported. Exits with a
+    sentence if there is no running store.
     """
     die_with_starter()
     try:
         settings = load(ServerSettings)
+        configure_logging(settings.log_level, name, settings.log_format)
         run_dir = settings.resolved_run_dir()
         Board.open(settings.board_path).close()
     except (SettingError, BoardError) as error:
-        sys.exit(f"kvserver: {error}")
+        give_up(str(error))
+        sys.exit(1)
     metrics = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(run_dir / "metrics")))
     metrics.mkdir(mode=0o700, exist_ok=True)
     return settings, run_dir
@@ -46,7 +54,8 @@ def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
             raise SettingError(f"{env_name('tokens')} is given, but the running store was started without tokens")
         refuse_openly(settings, has_tokens)
     except (BoardError, SettingError) as error:
-        sys.exit(f"kvserver: {error}")
+        give_up(str(error))
+        sys.exit(1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{host}:{port}"
 
@@ -54,6 +63,15 @@ def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
 def gunicorn_log_level(level: str) -> str:
     """gunicorn's level for one of ours: what it tells at `info` about each start is news only to who debugs."""
     return {"trace": "debug", "debug": "info", "info": "warning"}.get(level, level)
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]
+    """gunicorn's messages, and uvicorn's, which are given its handlers, go where all others go and look like them."""
+
+    def setup(self, cfg: Any) -> None:
+        """Called by gunicorn, in the master."""
+        super().setup(cfg)
+        self.error_log.handlers = list(logging.getLogger().handlers)
 
 
 def worker_tmp(run_dir: Path) -> str:

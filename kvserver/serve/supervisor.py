@@ -29,7 +29,8 @@ from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
 from shards.board import BoardError, Common
-from shards.process import PARENT_VARIABLE, become_subreaper, configure_logging
+from shards.logs import configure_logging, give_up
+from shards.process import PARENT_VARIABLE, become_subreaper, notify
 from shards.settings import SettingError, to_environ
 
 log = logging.getLogger(__name__)
@@ -321,14 +322,6 @@ def asks_well(listener: socket.socket, path: str) -> bool:
         connection.close()
 
 
-def notify(state: str) -> None:
-    """Tell systemd, if it asked to be told (sd_notify(3))."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if path:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            notifier.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
-
-
 def raise_open_files() -> None:
     """As many descriptors as may be had, for this process and its children: each client takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -344,7 +337,7 @@ def _interrupted(*_: object) -> None:
 
 def run(settings: ServerSettings) -> int:
     """Run the server until it is told to stop. Returns the exit status: 0, or 1 after a message on standard error."""
-    configure_logging(settings.log_level, "kvserver")
+    configure_logging(settings.log_level, "kvserver", settings.log_format)
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
@@ -361,7 +354,7 @@ def run(settings: ServerSettings) -> int:
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
-        print(f"kvserver: {error}", file=sys.stderr)
+        give_up(str(error))
         return 1
 
 
@@ -374,7 +367,7 @@ def _run(settings: ServerSettings, listeners: Listeners, with_terminal: bool) ->
             try:
                 supervisor.run()
             except (Failure, CannotStart, StoreError) as failure:
-                print(f"kvserver: {failure}", file=sys.stderr)
+                give_up(str(failure))
                 supervisor.stop(orderly=False)
                 return 1
             supervisor.stop()

@@ -239,8 +239,7 @@ class Exchange:
         if self.bytes_owed:
             self._owe(-self.bytes_owed)
         route = self.scope.get(ROUTE) or target.route_of(self.path)
-        counts = self.protocol.traffic.counts
-        counts.add(self.method, route, self.status or LEFT, perf_counter() - self.begun_at)
+        self.protocol.note(self.method, route, self.path, self.status or LEFT, self.begun_at)
         self.protocol.answered(self)
 
     def _write(self, body: bytes, more: bool) -> None:

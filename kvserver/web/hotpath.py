@@ -131,7 +131,7 @@ class HotPath:
         if self._traffic.tokens.required and not self._may(fields.authorization, method, key_of_v1 or key):
             return False
         if method == b"GET":
-            return not fields.has_body and self._get(connection, key_of_v1 or key, key is None, fields, begun_at)
+            return not fields.has_body and self._get(connection, path, key_of_v1 or key, key is None, fields, begun_at)
         if (method == b"PUT") != fields.has_body or not self._has_room(fields.length):
             return False
         name, at_root = key_of_v1 or key, key is not None
@@ -169,7 +169,9 @@ class HotPath:
         traffic = self._traffic
         return length <= traffic.max_value and traffic.bytes_held + length <= MOST_BYTES
 
-    def _get(self, connection: Protocol, key: bytes, v1: bool, fields: Fields, begun_at: float) -> bool:
+    def _get(
+        self, connection: Protocol, path: bytes, key: bytes, v1: bool, fields: Fields, begun_at: float
+    ) -> bool:
         """A small value that is there, or at the root the emptiness of one that is not."""
         router, traffic = self._router, self._traffic
         try:
@@ -195,7 +197,7 @@ class HotPath:
         router.seen(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = traffic.clock + IDLE_S
-        traffic.counts.add("GET", target.KV if v1 else target.KEY, 200, perf_counter() - begun_at)
+        connection.note("GET", target.KV if v1 else target.KEY, path, 200, begun_at)
         return True
 
     def _is_plain(self, value: bytes, expires_ms: int, content_type: str, fields: Fields) -> bool:
@@ -262,7 +264,7 @@ class Write(Pending):
         traffic.leave()
         traffic.bytes_held -= self._fields.length
         route = target.KEY if self._at_root else target.KV
-        traffic.counts.add(self.method, route, status, perf_counter() - self._begun_at)
+        connection.note(self.method, route, self._path, status, self._begun_at)
         connection.answered_plainly()
 
     def _exchange(self) -> Exchange:

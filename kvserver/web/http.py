@@ -12,6 +12,7 @@ import struct
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -200,6 +201,13 @@ class Protocol(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def note(self, method: str, route: str, path: bytes, status: int, begun_at: float) -> None:
+        """Count an answer, and tell of it if every request is asked for."""
+        traffic, seconds = self.traffic, perf_counter() - begun_at
+        traffic.counts.add(method, route, status, seconds)
+        if traffic.access_log is not None:
+            traffic.access_log(self.client[0] if self.client else "", method, path, status, seconds)
+
     def answered_plainly(self) -> None:
         """What `Write` has answered was all there was; go on."""
         self.answering = None
@@ -362,7 +370,7 @@ class Protocol(HttpToolsProtocol):
             if not self.transport.is_closing():
                 exchange.refuse(error)
             return
-        self.answering = None  # the gateway answers, and counts
+        self.answering = None  # the gateway answers, counts, and tells of it
         self.transport.abort()  # closes our descriptor of the socket; the gateway's lives on
 
 

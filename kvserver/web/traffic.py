@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from uvicorn.server import ServerState
 
 from kvserver.access.tokens import Tokens
+from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
 from kvserver.web.target import BATCH
@@ -36,6 +37,7 @@ class Traffic(ServerState):
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
         tokens: who may do what.
+        access_log: is told of every request, if there is one.
         stopping: answers end their connection.
         bytes_held: of bodies that arrive.
         bytes_owed: of answers that were not taken yet.
@@ -56,6 +58,7 @@ class Traffic(ServerState):
         self._bare_heads: dict[int, bytes] = {}
         self._date = b""
         self.hot_path: HotPath | None = None
+        self.access_log: AccessLog | None = None
         self.look_around()
 
     # Limits

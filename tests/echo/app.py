@@ -51,7 +51,7 @@ class EchoApp:
         check_upgrade(head, self.origins)
         return Echo()
 
-    def answered(self, head: Head | None, status: int, seconds: float) -> None:
+    def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
         """Nobody counts."""
 
     def leave(self, session: Echo) -> None:

@@ -1,0 +1,98 @@
+"""What processes say on standard error: one event, one line, whatever its message holds.
+
+For people: time, process, level, message; a traceback follows, each line of it indented, so that a line which begins
+with a time is always the beginning of an event. For programs: a JSON object a line, the traceback in a field.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from typing import Any, Final
+
+FORMATS: Final = ("text", "json")
+
+TRACE: Final = 5
+"""Level below DEBUG: one line per request or group."""
+
+_CONTROLS: Final = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+
+_given: dict[str, str] = {"format": "text"}
+
+
+def one_line(text: str) -> str:
+    """`text` without characters that end a line or move the cursor: what a client sent must not look like an event."""
+    return text.translate(_CONTROLS)
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    @staticmethod
+    def _time(record: logging.LogRecord) -> str:
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{whole}.{int(record.msecs):03d}Z"
+
+    def _traceback(self, record: logging.LogRecord) -> str:
+        texts = [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
+        return "\n".join([*texts, *([record.stack_info] if record.stack_info else [])])
+
+
+class Text(_Formatter):
+    """For people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and the lines of its traceback."""
+        head = f"{self._time(record)} {self._name}[{record.process}] {record.levelname} "
+        lines = [head + one_line(record.getMessage())]
+        lines += ["    " + one_line(line) for line in self._traceback(record).split("\n") if line]
+        return "\n".join(lines)
+
+
+class Json(_Formatter):
+    """For programs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        event: dict[str, Any] = {
+            "time": self._time(record), "process": self._name, "pid": record.process,
+            "level": record.levelname.lower(), "message": record.getMessage(),
+        }  # fmt: skip
+        event |= getattr(record, "fields", {})
+        if traceback := self._traceback(record):
+            event["traceback"] = traceback
+        return json.dumps(event)
+
+
+def configure_logging(level: str, name: str, format: str = "text") -> None:
+    """Log to standard error, as the process `name`: what is logged, warnings, and exceptions that nobody caught."""
+    logging.addLevelName(TRACE, "TRACE")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Json(name) if format == "json" else Text(name))
+    logging.basicConfig(level=TRACE if level == "trace" else level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda arguments: _uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+    _given["format"] = format
+
+
+def give_up(message: str) -> None:
+    """Say why the process cannot go on: to people as commands do, else as an event."""
+    if _given["format"] == "json":
+        logging.getLogger("kvserver").critical("%s", message)
+    else:
+        print(f"kvserver: {message}", file=sys.stderr, flush=True)
+
+
+def _uncaught(kind: Any, error: Any, traceback: Any) -> None:
+    if not issubclass(kind, KeyboardInterrupt | SystemExit):
+        log = logging.getLogger("kvserver")
+        log.critical("ended by an error that nobody expected", exc_info=(kind, error, traceback))

@@ -1,0 +1,55 @@
+"""Events on standard error: one line each, and nothing a client sends can look like another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.logs import Json, Text
+
+HEAD = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z web\[\d+\] WARNING ")
+
+
+def event(message: str, *arguments: object, failed: bool = False) -> logging.LogRecord:
+    info = None
+    if failed:
+        try:
+            raise ValueError(message)
+        except ValueError:
+            info = sys.exc_info()
+    return logging.LogRecord("kvserver", logging.WARNING, "", 0, message, arguments, info)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_a_message_is_one_line_whatever_it_holds(text: str) -> None:
+    line = Text("web").format(event("%s", text))
+    assert HEAD.match(line) and len(line.splitlines()) == 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
+    line = Json("web").format(event("%s", text))
+    assert line.isascii() and len(line.splitlines()) == 1 and json.loads(line)["message"] == text
+
+
+def test_a_traceback_is_indented_and_cannot_forge_an_event() -> None:
+    forged = "x\n2026-01-01T00:00:00.000Z web[1] WARNING all is lost\x1b[2J"
+    first, *rest = Text("web").format(event(forged, failed=True)).split("\n")
+    assert HEAD.match(first) and "\\n2026" in first
+    assert rest[0] == "    Traceback (most recent call last):"
+    assert all(line.startswith("    ") for line in rest) and "\x1b" not in "".join(rest)
+
+
+def test_json_has_the_traceback_in_a_field() -> None:
+    found = json.loads(Json("web").format(event("broken", failed=True)))
+    assert found.pop("traceback").startswith("Traceback (most recent call last):\n")
+    assert found.pop("time").endswith("Z") and found.pop("pid") > 0
+    assert found == {"process": "web", "level": "warning", "message": "broken"}
+
+
+@pytest.mark.parametrize("formatter", [Text("web"), Json("web")])
+def test_what_is_no_unicode_can_be_written(formatter: logging.Formatter) -> None:
+    assert formatter.format(event("%s", "\udc80")).encode(errors="backslashreplace")
