@@ -83,7 +83,7 @@ class Application(Protocol):
         """What `admit` gave is over: call its `end`."""
 
     def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
-        """A request of `peer`, None if it was none, got `status`, or the begin of an answer that goes on, after `seconds`."""
+        """A request of `peer` (None: it was none) got `status`, or the begin of a lasting answer, after `seconds`."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run the session in `environ`."""
