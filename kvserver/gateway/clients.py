@@ -278,21 +278,21 @@ class OnPoll(Client):
 
     def _whole(self) -> bytes | None:
         assert self._stream is not None
+        if self._is_behind() and not self._at_once:
+            return None
         gaps = self.follow.gaps
         found = Answer(self.follow.cursor, False, []) if self._at_once else poll(self.follow)
         self._source.counts["gaps"] += self.follow.gaps - gaps
-        if not found.messages and not self._at_once and self._may_wait():
+        if not found.messages and not self._at_once and time.monotonic() < self._until:
             return None
         self._source.counts["deliveries"] += sum(message.events for message in found.messages)
         self._stream.farewell = lambda reason: b""
         self._stream.end()
         return self._answer(encodings.poll_answer(*found))
 
-    def _may_wait(self) -> bool:
-        """Whether it wants to, or the gateway has not come to what was visible when it was asked."""
-        now = time.monotonic()
-        is_behind = self._source.history.shown() < self._due_revision
-        return now < self._until or (is_behind and now < self._patient_until)
+    def _is_behind(self) -> bool:
+        """Whether the gateway has not come to what was visible when it was asked, and may still."""
+        return self._source.history.shown() < self._due_revision and time.monotonic() < self._patient_until
 
     def _empty(self, reason: Ending) -> bytes:
         return self._answer(encodings.poll_answer(self.follow.cursor, False, []))

@@ -133,6 +133,7 @@ class Source:
 
         `wake` is called when it has something to take.
         """
+        self._catch_up()
         self._row.listening += 1  # before the end is read: what is done from now on is reported
         lsn, following = self._board.history()
         if view not in self._tails:
@@ -156,6 +157,7 @@ class Source:
 
     def enter(self, member: Member) -> None:
         """Show the history to a client of `/v1/feed` from now on."""
+        self._catch_up()
         self.history.members.add(member)
         self._count()
 
@@ -163,6 +165,11 @@ class Source:
         """That client is gone."""
         self.history.members.discard(member)
         self._count()
+
+    def _catch_up(self) -> None:
+        """For the first who looks after nobody did: what could be seen before is behind the position."""
+        if not self._followers and not self.history.members:
+            self._skip_to(Position(*self._board.watermark()))
 
     def _count(self) -> None:
         members = self.history.members

@@ -41,12 +41,12 @@ def total(found: Samples, name: str, **labels: str) -> float:
 
 
 def counted(found: Samples) -> Counter[tuple[str, str, str]]:
-    """Requests by method, path and status."""
+    """Requests by method, path and status, but the question whether it is ready, which the supervisor asks."""
     return Counter(
         {
             (dict(has)["method"], dict(has)["path"], dict(has)["status"]): int(value)
             for (name, has), value in found.items()
-            if name == "http_requests_total"
+            if name == "http_requests_total" and dict(has)["path"] != "/health/ready"
         }
     )
 
