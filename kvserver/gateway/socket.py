@@ -34,6 +34,7 @@ PING_PAYLOAD: Final = b"\x01\x02\x03"
 
 _RECEIVE_BYTES: Final = 64 << 10
 _OUTBOX_BYTES: Final = 64 << 10
+_UNSENT_BYTES: Final = 128 << 10  # that the kernel takes for a client, which it doubles; left alone it takes 4 MiB
 _LONGEST_TURN_S: Final = 0.010
 
 
@@ -116,6 +117,7 @@ class Outlet:
         self._queued_before = 0
         if connection.family != gsocket.AF_UNIX:
             connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
+            connection.setsockopt(gsocket.SOL_SOCKET, gsocket.SO_SNDBUF, _UNSENT_BYTES)
 
     def put(self, data: bytes | memoryview) -> None:
         """Take what `send_all` is to write next: nothing else needs to hold it meanwhile."""

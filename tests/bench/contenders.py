@@ -139,8 +139,13 @@ class _Programs(Contender):
 
 
 class Webdis(_Programs):
-    """Redis behind Webdis, which turns HTTP into its protocol."""
+    """Redis behind Webdis, which turns HTTP into its protocol.
 
+    Attributes:
+        redis_port: where Redis itself listens.
+    """
+
+    redis_port: int
     needs = ("redis-server", "webdis")
 
     def __init__(self, directory: Path, durability: str) -> None:
@@ -150,14 +155,14 @@ class Webdis(_Programs):
         super().__init__(directory)
 
     def commands(self) -> list[list[str]]:
-        self._redis_port = free_port()
+        self.redis_port = free_port()
         webdis = {
-            "redis_host": "127.0.0.1", "redis_port": self._redis_port, "http_host": "127.0.0.1", "http_port": self.port,
+            "redis_host": "127.0.0.1", "redis_port": self.redis_port, "http_host": "127.0.0.1", "http_port": self.port,
             "threads": 2, "pool_size": 20, "daemonize": False, "database": 0, "verbosity": 0,
-            "logfile": str(self._directory / "webdis.log"),
+            "logfile": str(self._directory / "webdis.log"), "websockets": True,
         }  # fmt: skip
         (self._directory / "webdis.json").write_text(json.dumps(webdis))
-        redis = ["redis-server", "--port", str(self._redis_port), "--bind", "127.0.0.1", "--save", ""]
+        redis = ["redis-server", "--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", ""]
         redis += ["--dir", str(self._directory)]
         if self._durability != "none":
             redis += ["--appendonly", "yes", "--appendfsync", self._durability]
@@ -177,7 +182,7 @@ class Webdis(_Programs):
         return client.request("PUT", f"/SET/{quote(key, safe='')}", value)
 
     def fill(self, keys: Iterable[str], value: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", self._redis_port)) as redis, redis.makefile("rb") as answers:
+        with socket.create_connection(("127.0.0.1", self.redis_port)) as redis, redis.makefile("rb") as answers:
             for portion in client.portions(keys, 1000):
                 redis.sendall(b"".join(b"SET %b " % key.encode() + value + b"\r\n" for key in portion))
                 for _ in portion:
