@@ -375,6 +375,9 @@ class Kept(Protocol):
     def dismiss(self, code: int, reason: str, why: Ending) -> None:
         """Say why, and close."""
 
+    def abort(self) -> None:
+        """End it at once."""
+
 
 class Keeper:
     """Looks after all connections of a process."""
@@ -417,6 +420,17 @@ class Keeper:
         """Close every connection, spread over at most `within_s` seconds so that not all clients return at once."""
         waiting = list(self._open)
         pause = min(0.01, within_s / max(1, len(waiting)))
+        due_at = time.monotonic()
         for websocket in waiting:
             websocket.dismiss(code, reason, why)
-            gevent.sleep(pause)
+            due_at += pause
+            early = due_at - time.monotonic()
+            if early > 0:  # however long each takes, and a timer oversleeps: the last is in time
+                gevent.sleep(early)
+            else:
+                breathe()
+
+    def abort_all(self) -> None:
+        """End every connection that is still there. Does not block."""
+        for websocket in list(self._open):
+            websocket.abort()
