@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 CLOSE_WITHIN_S = 0.8
 """Over how long a stopping process spreads its closes."""
-GONE_WITHIN_S = 1.5
+GONE_WITHIN_S = 1.3
 """When it is over for those, too, who do not go by themselves."""
 END_S = 2.0
 """How long connections that were ended may take to notice."""
