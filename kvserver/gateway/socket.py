@@ -49,6 +49,7 @@ class Limits:
         silence_s: who sends nothing, not even pongs, for so long is dropped.
         stall_s: who takes nothing of what is being written for so long is dropped.
         linger_s: how long a closing connection waits for the peer.
+        intake_bytes_s: what a client sends beyond so many bytes a second waits until it is read; 0: nothing does.
     """
 
     max_message: int = 64 << 10
@@ -57,6 +58,7 @@ class Limits:
     silence_s: float = 60.0
     stall_s: float = 20.0
     linger_s: float = 1.0
+    intake_bytes_s: int = 0
 
 
 class _Turns:
@@ -90,6 +92,30 @@ def breathe() -> None:
     """
     if _turns.age() > _LONGEST_TURN_S:
         gevent.sleep(0.001)
+
+
+class _Intake:
+    """How fast is read what a client sends: where nobody wants it, a flood should cost next to nothing.
+
+    Attributes:
+        most: bytes to take at a time.
+    """
+
+    def __init__(self, bytes_s: int) -> None:
+        self.most = max(min(_RECEIVE_BYTES, bytes_s // 16), 1) if bytes_s else _RECEIVE_BYTES
+        self._bytes_s = bytes_s
+        self._paid_at = 0.0  # what was taken until now is within the limit from then on
+
+    def wait(self) -> None:
+        """Wait until more may be taken; the bytes of a second come at once."""
+        early = self._paid_at - time.monotonic()
+        if early > 0:
+            gevent.sleep(early)
+
+    def note(self, size: int) -> None:
+        """So many bytes were taken."""
+        if self._bytes_s:
+            self._paid_at = max(self._paid_at, time.monotonic() - 1.0) + size / self._bytes_s
 
 
 class Piece(NamedTuple):
@@ -189,6 +215,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.farewell: Callable[[Ending], bytes] | None = None
         self._socket, self._limits = connection, limits
         self._framing = Framing(limits.max_message)
+        self._intake = _Intake(limits.intake_bytes_s)
         self._framing.feed(received)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
@@ -219,10 +246,12 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
 
     def _read(self) -> bool:
         """Take what the client sent; False if it is gone."""
+        self._intake.wait()
         try:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            data = self._socket.recv(self._intake.most)
         except OSError:
             data = b""
+        self._intake.note(len(data))
         self._outlet.heard_at = time.monotonic()
         self._framing.feed(data)
         return bool(data)

@@ -38,7 +38,7 @@ class Clock:
 class Pair:
     """A connection and its client."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.socket()
             self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
@@ -46,7 +46,7 @@ class Pair:
             self.client.connect(listener.getsockname())
             accepted, _ = listener.accept()
         self.server = gsocket.socket(fileno=accepted.detach())
-        self.websocket = WebSocket(self.server, "peer", b"", LIMITS)
+        self.websocket = WebSocket(self.server, "peer", b"", limits)
         self.given = 0
 
     def write(self, count: int, size: int = 1 << 20) -> None:
@@ -149,6 +149,33 @@ def test_the_kernel_holds_little_for_who_does_not_read(pair: Pair) -> None:
     pair.write(20)
     assert pair.server.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 256 << 10
     assert STEP < pair.queued < 1 << 20
+
+
+@pytest.mark.parametrize(("kind", "frame"), [("ping", b"\x89\x80mask"), ("text", b"\x81\x81mask\x0c")])
+def test_a_flood_is_read_slowly(clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: str, frame: bytes) -> None:
+    """What comes in a second at once, the rest as time goes by; what is far below the limit never waits."""
+    waits: list[float] = []
+    sleep = gevent.sleep
+
+    def pass_time(seconds: float) -> None:
+        waits.append(seconds)
+        clock.now += seconds
+        sleep(0)
+
+    pair = Pair(Limits(intake_bytes_s=10_000))
+    flood = frame * (40_000 // len(frame))
+    pair.client.sendall(flood + b"\x88\x80mask")
+    pair.client.shutdown(socket.SHUT_WR)
+    monkeypatch.setattr(module, "breathe", lambda: None)
+    monkeypatch.setattr(gevent, "sleep", pass_time)
+    monkeypatch.setattr(module, "_OUTBOX_BYTES", 1 << 20)  # pongs need not be written for the next to be read
+    begun_at = clock.now
+    while pair.websocket.receive() is not None:
+        pass
+    monkeypatch.setattr(gevent, "sleep", sleep)
+    assert clock.now - begun_at == pytest.approx(3.0, abs=0.2)
+    assert max(waits) < 0.1, "in small portions: what follows a flood is not kept waiting"
+    pair.close()
 
 
 class Dismissed:
