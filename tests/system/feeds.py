@@ -75,7 +75,7 @@ def lines(
         server.client(30) as client,
         client.stream("GET", "/v1/feed?" + query(parameters), headers=given) as answer,
     ):
-        assert answer.status_code == 200, answer.read()
+        answer.raise_for_status()
         assert answer.headers["content-type"] == accept
         yield _sse(answer) if accept == "text/event-stream" else map(read, answer.iter_lines())
 
