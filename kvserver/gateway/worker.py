@@ -15,6 +15,7 @@ and has to call `post_fork` below from the hook of that name.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import resource
 import time
@@ -164,6 +165,7 @@ class GatewayWorker(SocketWorker):
         self.reception = Reception(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
         self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._follow_tokens)]
         self.greenlets[0].link_exception(self._failed)
+        gc.freeze()  # what lives as long as this process need not be looked at again
         self.row.state = Common.UP
         return True
 
