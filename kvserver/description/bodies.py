@@ -102,7 +102,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
         "What there is to tell.",
         cursor=_said(_TEXT, "Goes into `since`."),
         more=_said({"type": "boolean"}, "The next poll has something to tell already."),
-        messages=listed({"type": "object"}, "In order, each with its `type`."),
+        messages=listed(ref("FeedMessage"), "In order."),
     ),
     "Health": record("It is well.", status=_enum(["live", "ready"])),
     "Status": record(

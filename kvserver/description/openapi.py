@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from kvserver import __version__
-from kvserver.description import bodies, headers, memorykv, version1
+from kvserver.description import bodies, headers, memorykv, messages, version1
 from kvserver.description.headers import Header
 from kvserver.description.operations import ANY, Answer, Content, Operation
 from kvserver.query import Parameter, Schema
@@ -76,7 +76,7 @@ def document(with_tokens: bool = False) -> dict[str, Any]:
         "tags": list(_TAGS),
         "paths": paths,
         "components": {
-            "schemas": bodies.schemas(),
+            "schemas": {**bodies.schemas(), **messages.schemas()},
             "responses": dict(sorted(responses.items())),
             "securitySchemes": {_TOKEN: {"type": "http", "scheme": "bearer"}},
         },

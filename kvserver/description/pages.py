@@ -166,7 +166,7 @@ def _request_body(body: dict[str, Any] | None) -> str:
 
 def _content(content: dict[str, Any]) -> str:
     lines = [f"{code(name)}: {words(media['schema'])}" for name, media in content.items()]
-    examples = [block(_json(media["example"]), "Example body") for media in content.values() if "example" in media]
+    examples = [block(_shown(media["example"]), "Example body") for media in content.values() if "example" in media]
     return f"<p>{', '.join(lines)}</p>" + "".join(examples)
 
 
@@ -231,3 +231,8 @@ def _page(title: str, about: str, navigation: str, content: str) -> str:
 
 def _json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _shown(example: Any) -> str:
+    """An example as it is sent."""
+    return example if isinstance(example, str) else _json(example)

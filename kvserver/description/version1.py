@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvserver import wishes
-from kvserver.description import headers
+from kvserver.description import headers, messages
 from kvserver.description.bodies import ref
 from kvserver.description.headers import (
     ACCEPT_RANGES,
@@ -241,9 +241,15 @@ _FEED: Final = (
         description="The same messages in four ways: a WebSocket (subprotocols `kv.json`, `kv.msgpack`), server-sent "
         "events, lines of JSON, or the answer to one poll. Each message has a cursor; whoever comes back with the last "
         "one it got, as `since` or `Last-Event-ID`, misses nothing and gets nothing twice.\n\n"
-        "Messages are told apart by `type`: `events`, `activity`, `snapshot` and `snapshot_end`, `bookmark` (nothing "
-        "but where it is, after 10 s of silence), `gap` (it cannot go on where it was: forget the copy), `closing` "
-        "(come back with this cursor), `error`. A stream or poll takes no place among the requests in flight.",
+        "Messages are told apart by `type`; each is a `FeedMessage`. A copy of the store is kept so: on `gap`, and at "
+        "the start of a snapshot, forget it; put `items` and `put` events into it, take deleted keys out; keep the "
+        "cursor. It may be broken off at any message. Without `since` and `snapshot` a stream begins with a "
+        "`bookmark`, and a poll answers at once with where it is; a `bookmark` also comes after 10 s of silence. After "
+        "`closing` a WebSocket is closed with 1012, or 3000 if the token was revoked; other streams end.\n\n"
+        "Server-sent events have the cursor as `id`, the message as one `data`, no `event`; lines are a message each. "
+        "What a client sends is dropped; more than 64 KiB in a message closes with 1009. Pages without a grant are "
+        "told by `error` on their WebSocket, which is closed with 3000 or 3003. Where there is no more room for "
+        "clients, in all or of one address, it is 503. A stream or poll takes no place among the requests in flight.",
         parameters=wishes.FEED,
         headers=(headers.LAST_EVENT_ID,),
         grants="`feed` on a part of a prefix; events and items outside are not shown. Heartbeats need `admin`",
@@ -252,15 +258,17 @@ _FEED: Final = (
             Answer(
                 200, "A stream, as Accept says, or the answer to a poll.",
                 {
-                    JSON: Media(ref("Polled"), {"cursor": "1f0c.1838482738281478", "more": False, "messages": []}),
-                    "text/event-stream": TEXT,
-                    "application/x-ndjson": TEXT,
+                    JSON: Media(ref("Polled"), messages.EXAMPLE),
+                    "text/event-stream": Media(TEXT.schema, messages.as_events()),
+                    "application/x-ndjson": Media(TEXT.schema, messages.as_lines()),
                 },
             ),
         ),
         errors=(NoSuchResource, BadTicket, Forbidden, *OF_READS),
         examples=(
             "curl 'http://localhost:8080/v1/feed?prefix=flags/&snapshot=true'",
+            "curl -N -H 'Accept: text/event-stream' 'http://localhost:8080/v1/feed?ops=put,delete:expire&values=false'",
+            "curl 'http://localhost:8080/v1/feed?since=1f0c.1838482738281478&wait=30&conflate=true'",
         ),
     ),
 )  # fmt: skip

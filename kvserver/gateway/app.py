@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 BINARY: Final = b"application/octet-stream"
 """The Content-Type of an upgrade whose sender wants binary frames."""
+INTAKE_BYTES_S: Final = 32 << 10
+"""Clients have nothing to say but pongs: one that sends more is read no faster than this."""
 
 
 class Wal:
@@ -128,7 +130,7 @@ class Gateway:
     """
 
     def __init__(self) -> None:
-        self.limits = Limits()
+        self.limits = Limits(intake_bytes_s=INTAKE_BYTES_S)
         self.origins = Origins("*")
         self.source: Source | None = None
         self._door: Door | None = None

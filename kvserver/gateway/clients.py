@@ -104,7 +104,12 @@ class Client:
         """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
         parts: list[bytes] = []
         size = 0
-        while size < TURN_BYTES and (message := self._next_message()) is not None:
+        while size < TURN_BYTES:
+            if self.follow.has_everything and not self._due:
+                break
+            message = self._next_message()
+            if message is None:
+                break
             part = message.framed(self._carry)
             parts.append(part)
             size += len(part)

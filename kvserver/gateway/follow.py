@@ -117,6 +117,13 @@ class Follow:
         """Whether a snapshot is under way."""
         return self._last is not None
 
+    @property
+    def has_everything(self) -> bool:
+        """Whether `next` has nothing to give now, for sure: a quick look, for it is asked for every client again and
+        again."""
+        is_plain = self._last is None and not self._queue and not self.filter.activity
+        return is_plain and self._revision >= self._history.shown()
+
     def next(self) -> Message | None:
         """What the client gets next; None if there is nothing now. May take long, and switch to other clients."""
         if not self._queue:

@@ -34,6 +34,7 @@ PING_PAYLOAD: Final = b"\x01\x02\x03"
 
 _RECEIVE_BYTES: Final = 64 << 10
 _OUTBOX_BYTES: Final = 64 << 10
+_UNSENT_BYTES: Final = 128 << 10  # that the kernel takes for a client, which it doubles; left alone it takes 4 MiB
 _LONGEST_TURN_S: Final = 0.010
 
 
@@ -48,6 +49,7 @@ class Limits:
         silence_s: who sends nothing, not even pongs, for so long is dropped.
         stall_s: who takes nothing of what is being written for so long is dropped.
         linger_s: how long a closing connection waits for the peer.
+        intake_bytes_s: what a client sends beyond so many bytes a second waits until it is read; 0: nothing does.
     """
 
     max_message: int = 64 << 10
@@ -56,6 +58,7 @@ class Limits:
     silence_s: float = 60.0
     stall_s: float = 20.0
     linger_s: float = 1.0
+    intake_bytes_s: int = 0
 
 
 class _Turns:
@@ -91,6 +94,30 @@ def breathe() -> None:
         gevent.sleep(0.001)
 
 
+class _Intake:
+    """How fast is read what a client sends: where nobody wants it, a flood should cost next to nothing.
+
+    Attributes:
+        most: bytes to take at a time.
+    """
+
+    def __init__(self, bytes_s: int) -> None:
+        self.most = max(min(_RECEIVE_BYTES, bytes_s // 16), 1) if bytes_s else _RECEIVE_BYTES
+        self._bytes_s = bytes_s
+        self._paid_at = 0.0  # what was taken until now is within the limit from then on
+
+    def wait(self) -> None:
+        """Wait until more may be taken; the bytes of a second come at once."""
+        early = self._paid_at - time.monotonic()
+        if early > 0:
+            gevent.sleep(early)
+
+    def note(self, size: int) -> None:
+        """So many bytes were taken."""
+        if self._bytes_s:
+            self._paid_at = max(self._paid_at, time.monotonic() - 1.0) + size / self._bytes_s
+
+
 class Piece(NamedTuple):
     """Bytes of frames to write. `ends`: with a whole one; else the source gives the rest next, and nothing may come
     between."""
@@ -116,6 +143,7 @@ class Outlet:
         self._queued_before = 0
         if connection.family != gsocket.AF_UNIX:
             connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
+            connection.setsockopt(gsocket.SOL_SOCKET, gsocket.SO_SNDBUF, _UNSENT_BYTES)
 
     def put(self, data: bytes | memoryview) -> None:
         """Take what `send_all` is to write next: nothing else needs to hold it meanwhile."""
@@ -187,6 +215,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.farewell: Callable[[Ending], bytes] | None = None
         self._socket, self._limits = connection, limits
         self._framing = Framing(limits.max_message)
+        self._intake = _Intake(limits.intake_bytes_s)
         self._framing.feed(received)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
@@ -217,10 +246,12 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
 
     def _read(self) -> bool:
         """Take what the client sent; False if it is gone."""
+        self._intake.wait()
         try:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            data = self._socket.recv(self._intake.most)
         except OSError:
             data = b""
+        self._intake.note(len(data))
         self._outlet.heard_at = time.monotonic()
         self._framing.feed(data)
         return bool(data)
@@ -373,6 +404,9 @@ class Kept(Protocol):
     def dismiss(self, code: int, reason: str, why: Ending) -> None:
         """Say why, and close."""
 
+    def abort(self) -> None:
+        """End it at once."""
+
 
 class Keeper:
     """Looks after all connections of a process."""
@@ -415,6 +449,17 @@ class Keeper:
         """Close every connection, spread over at most `within_s` seconds so that not all clients return at once."""
         waiting = list(self._open)
         pause = min(0.01, within_s / max(1, len(waiting)))
+        due_at = time.monotonic()
         for websocket in waiting:
             websocket.dismiss(code, reason, why)
-            gevent.sleep(pause)
+            due_at += pause
+            early = due_at - time.monotonic()
+            if early > 0:  # however long each takes, and a timer oversleeps: the last is in time
+                gevent.sleep(early)
+            else:
+                breathe()
+
+    def abort_all(self) -> None:
+        """End every connection that is still there. Does not block."""
+        for websocket in list(self._open):
+            websocket.abort()

@@ -41,6 +41,10 @@ LOOK_S: Final = 0.02
 """How long to wait for PUB before the log is read."""
 IDLE_S: Final = 0.1
 """How long to wait when nobody looks."""
+PACE_S: Final = 100e-6
+"""From showing something to showing more, for each client: telling it takes about a third of that."""
+LONGEST_PACE_S: Final = 0.010
+"""The same for many clients: what comes meanwhile costs each of them one write, not many."""
 READ_BYTES: Final = 256 << 10
 """Bytes read from the log at a time."""
 REREAD_BYTES: Final = 8 << 20
@@ -222,10 +226,20 @@ class Source:
     def run(self) -> None:
         """Follow the history for ever. Raises `LogError`, `FeedBroken`, `ProtocolError` if the log cannot be read."""
         while True:
+            shown, begun = self._shown, time.monotonic()
             if self._turn():
                 breathe()
-            else:
-                self._wait()
+                continue
+            if self._shown != shown:
+                self._rest(begun)
+            self._wait()
+
+    def _rest(self, begun: float) -> None:
+        """Keep pace with what clients cost: the first change after a silence comes at once, the next ones together."""
+        clients = len(self._followers) + len(self.history.members)
+        left = begun + min(PACE_S * clients, LONGEST_PACE_S) - time.monotonic()
+        if left > 0.001:  # timers know no less
+            gevent.sleep(left)
 
     def close(self) -> None:
         """Show the last figures, close sockets and files. Call it when `run` has ended."""

@@ -14,7 +14,8 @@ import asyncio
 import contextlib
 import socket
 import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,9 @@ ACCEPT_S: Final = 1.0
 """How long a gateway may take to accept."""
 LATE_NS: Final = 2_500_000_000
 """A gateway whose heartbeat is older stands still: others are asked first."""
+
+_under_way: Final[Counter[int]] = Counter()
+"""By row: what this worker is about to give to a gateway, which has not counted it yet."""
 
 
 async def until_written(transport: asyncio.Transport) -> None:
@@ -56,10 +60,13 @@ async def hand_over(
     if transport.get_extra_info("sslcontext") is not None:
         raise Unavailable("a TLS connection cannot be given to the gateway: use the gateway's own port")
     descriptor = transport.get_extra_info("socket").fileno()
-    for path in _gateways(board):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel:
+    for index in _gateways(board):
+        with (
+            _counted(index),
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel,
+        ):
             try:
-                channel.connect(str(path))
+                channel.connect(str(board.path.with_name(f"gateway-{index}.handover")))
                 socket.send_fds(channel, [message], [descriptor])
             except OSError:
                 continue  # gone, or its queue is full: nothing was sent
@@ -69,15 +76,24 @@ async def hand_over(
     raise Unavailable("no gateway takes feed connections")
 
 
-def _gateways(board: Board) -> list[Path]:
-    """Where living gateways listen: those whose loop turns before those that stand still, the least busy first."""
+@contextlib.contextmanager
+def _counted(index: int) -> Iterator[None]:
+    _under_way[index] += 1
+    try:
+        yield
+    finally:
+        _under_way[index] -= 1
+
+
+def _gateways(board: Board) -> list[int]:
+    """Rows of living gateways: those whose loop turns before those that stand still, the least busy first."""
     late_ns = time.monotonic_ns() - LATE_NS
     rows = [
-        (row.heartbeat_ns < late_ns, row.clients, index)
+        (row.heartbeat_ns < late_ns, row.clients + _under_way[index], index)
         for index, row in board.gateways.alive()
         if row.state == Common.UP
     ]
-    return [board.path.with_name(f"gateway-{index}.handover") for _, _, index in sorted(rows)]
+    return [index for _, _, index in sorted(rows)]
 
 
 async def _answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:

@@ -5,6 +5,7 @@ Real sockets; the clock is the test's.
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 import weakref
@@ -15,7 +16,8 @@ import pytest
 from gevent import socket as gsocket
 
 from kvserver.gateway import socket as module
-from kvserver.gateway.socket import Limits, Piece, WebSocket
+from kvserver.gateway.envelopes import Ending
+from kvserver.gateway.socket import Keeper, Limits, Piece, WebSocket
 from kvserver.web.sendqueue import unsent
 
 LIMITS = Limits(linger_s=20)
@@ -36,7 +38,7 @@ class Clock:
 class Pair:
     """A connection and its client."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.socket()
             self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
@@ -44,7 +46,7 @@ class Pair:
             self.client.connect(listener.getsockname())
             accepted, _ = listener.accept()
         self.server = gsocket.socket(fileno=accepted.detach())
-        self.websocket = WebSocket(self.server, "peer", b"", LIMITS)
+        self.websocket = WebSocket(self.server, "peer", b"", limits)
         self.given = 0
 
     def write(self, count: int, size: int = 1 << 20) -> None:
@@ -65,6 +67,7 @@ class Pair:
         """Read as a client; how many bytes came."""
         taken = 0
         while taken < size:
+            until(lambda: select.select([self.client], [], [], 0)[0])  # the writer goes on meanwhile
             data = self.client.recv(min(size - taken, 1 << 16))
             if not data:
                 break
@@ -139,6 +142,84 @@ def test_who_reads_slowly_is_not_silent(clock: Clock, pair: Pair, pieces: int, s
     clock.now += LIMITS.silence_s + 1
     pair.websocket.check(clock.now)
     assert pair.websocket.closed, "and now it says nothing"
+
+
+def test_the_kernel_holds_little_for_who_does_not_read(pair: Pair) -> None:
+    """Left alone it would take megabytes for each of them."""
+    pair.write(20)
+    assert pair.server.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 256 << 10
+    assert STEP < pair.queued < 1 << 20
+
+
+@pytest.mark.parametrize(("kind", "frame"), [("ping", b"\x89\x80mask"), ("text", b"\x81\x81mask\x0c")])
+def test_a_flood_is_read_slowly(clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: str, frame: bytes) -> None:
+    """What comes in a second at once, the rest as time goes by; what is far below the limit never waits."""
+    waits: list[float] = []
+    sleep = gevent.sleep
+
+    def pass_time(seconds: float) -> None:
+        waits.append(seconds)
+        clock.now += seconds
+        sleep(0)
+
+    pair = Pair(Limits(intake_bytes_s=10_000))
+    flood = frame * (40_000 // len(frame))
+    pair.client.sendall(flood + b"\x88\x80mask")
+    pair.client.shutdown(socket.SHUT_WR)
+    monkeypatch.setattr(module, "breathe", lambda: None)
+    monkeypatch.setattr(gevent, "sleep", pass_time)
+    monkeypatch.setattr(module, "_OUTBOX_BYTES", 1 << 20)  # pongs need not be written for the next to be read
+    begun_at = clock.now
+    while pair.websocket.receive() is not None:
+        pass
+    monkeypatch.setattr(gevent, "sleep", sleep)
+    assert clock.now - begun_at == pytest.approx(3.0, abs=0.2)
+    assert max(waits) < 0.1, "in small portions: what follows a flood is not kept waiting"
+    pair.close()
+
+
+class Dismissed:
+    """A connection that takes its time to be told."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.told_at = 0.0
+
+    def check(self, now: float) -> None:
+        raise AssertionError
+
+    def ping(self) -> None:
+        raise AssertionError
+
+    def abort(self) -> None:
+        raise AssertionError
+
+    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+        assert (code, reason, why) == (1012, "bye", "stop")
+        self._clock.now += 0.0003
+        self.told_at = self._clock.now
+
+
+@pytest.mark.parametrize("count", [3, 2000])
+def test_all_are_told_in_time_however_many_they_are(clock: Clock, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Spread, but not beyond: a sleep that is too long is made up for."""
+
+    sleep = gevent.sleep
+
+    def oversleep(seconds: float) -> None:
+        clock.now += seconds + 0.002
+        sleep(0.001)  # the event loop has had a turn
+
+    monkeypatch.setattr(gevent, "sleep", oversleep)
+    keeper = Keeper(LIMITS)
+    connections = [Dismissed(clock) for _ in range(count)]
+    for connection in connections:
+        keeper.add(connection)
+    begun_at = clock.now
+    keeper.close_all(1012, "bye", "stop", 1.0)
+    told = sorted(connection.told_at - begun_at for connection in connections)
+    assert told[0] < 0.001 and told[-1] <= 1.01
+    assert told[-1] > min(0.9, 0.01 * (count - 1)), "and not all at once"
 
 
 def test_a_connection_that_is_gone_is_not_looked_at(clock: Clock, pair: Pair) -> None:

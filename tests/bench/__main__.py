@@ -18,6 +18,7 @@ from tests.bench.parts import Bench, Part
 from tests.bench.parts.batch import batch
 from tests.bench.parts.delete import delete
 from tests.bench.parts.expiry import expiry
+from tests.bench.parts.feed import feed
 from tests.bench.parts.load import load, start
 from tests.bench.parts.memory import memory, restart
 from tests.bench.parts.page import page
@@ -37,6 +38,7 @@ PARTS: Final = {
     "page": Part("GET /v1/kv, 100 items from random places; the ratio is that of the small store to the large.", page),
     "delete": Part("DELETE /v1/kv?prefix= of many keys, and the PUTs of another client meanwhile.", delete),
     "expiry": Part("From the time a key is due to the line on /wal that says so.", expiry),
+    "feed": Part("/v1/feed of one gateway: 100 bytes a value, from the acknowledgement to the receipt.", feed),
     "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),
     "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
     "transfer": Part("kvserver import and export of 100-byte values; redis-cli --pipe of the same.", transfer),

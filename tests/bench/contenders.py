@@ -162,8 +162,13 @@ class _Programs(Contender):
 
 
 class Webdis(_Programs):
-    """Redis behind Webdis, which turns HTTP into its protocol. `redis_port`: where Redis itself listens."""
+    """Redis behind Webdis, which turns HTTP into its protocol.
 
+    Attributes:
+        redis_port: where Redis itself listens.
+    """
+
+    redis_port: int
     needs = ("redis-server", "webdis")
 
     def __init__(self, directory: Path, durability: str) -> None:
@@ -177,7 +182,7 @@ class Webdis(_Programs):
         webdis = {
             "redis_host": "127.0.0.1", "redis_port": self.redis_port, "http_host": "127.0.0.1", "http_port": self.port,
             "threads": 2, "pool_size": 20, "daemonize": False, "database": 0, "verbosity": 0,
-            "logfile": str(self._directory / "webdis.log"),
+            "logfile": str(self._directory / "webdis.log"), "websockets": True,
         }  # fmt: skip
         (self._directory / "webdis.json").write_text(json.dumps(webdis))
         redis = ["redis-server", "--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", ""]

@@ -1,4 +1,4 @@
-"""Clients of `/v1/feed`: what arrives on one connection, message by message."""
+"""Clients of `/v1/feed`: what arrives on one connection, message by message, each as the API's description says."""
 
 from __future__ import annotations
 
@@ -10,14 +10,27 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
+import jsonschema_rs
 import msgspec
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from kvserver.description import openapi
 from tests.system.harness import Server
 
 Message = dict[str, Any]
+
+_COMPONENTS = openapi.document()["components"]
+_REFERENCE = {"$ref": "#/components/schemas/FeedMessage", "components": _COMPONENTS}
+_DESCRIBED = jsonschema_rs.Draft202012Validator(_REFERENCE, validate_formats=True)
+
+
+def read(text: str) -> Message:
+    """A message in JSON. Fails if it is none that is described."""
+    message: Message = json.loads(text)
+    _DESCRIBED.validate(message)
+    return message
 
 
 def query(parameters: dict[str, Any]) -> str:
@@ -30,6 +43,8 @@ def poll(server: Server, **parameters: Any) -> Message:
     """The answer to one poll."""
     with server.client(60) as client:
         answer: Message = client.get("/v1/feed?" + query(parameters)).raise_for_status().json()
+        for message in answer["messages"]:
+            _DESCRIBED.validate(message)
         return answer
 
 
@@ -60,9 +75,9 @@ def lines(
         server.client(30) as client,
         client.stream("GET", "/v1/feed?" + query(parameters), headers=given) as answer,
     ):
-        assert answer.status_code == 200, answer.read()
+        answer.raise_for_status()
         assert answer.headers["content-type"] == accept
-        yield _sse(answer) if accept == "text/event-stream" else (json.loads(line) for line in answer.iter_lines())
+        yield _sse(answer) if accept == "text/event-stream" else map(read, answer.iter_lines())
 
 
 def _sse(answer: httpx.Response) -> Iterator[Message]:
@@ -74,7 +89,7 @@ def _sse(answer: httpx.Response) -> Iterator[Message]:
         data = re.fullmatch("data: (.*)", next(found))
         assert id and data
         assert next(found) == ""
-        yield {"id": id[1], **json.loads(data[1])}
+        yield {"id": id[1], **read(data[1])}
 
 
 @contextlib.contextmanager
@@ -96,7 +111,7 @@ def websocket(
 def receive(connection: ClientConnection) -> Message:
     """The next message of a WebSocket."""
     data = connection.recv(15)
-    message: Message = json.loads(data) if isinstance(data, str) else msgspec.msgpack.decode(data)
+    message: Message = read(data) if isinstance(data, str) else msgspec.msgpack.decode(data)
     return message
 
 

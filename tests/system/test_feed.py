@@ -268,6 +268,22 @@ def test_requests_before_it_on_the_connection_are_answered_first(server: Server)
     assert json.loads(data.rpartition(b"\r\n\r\n")[2])["messages"] == []
 
 
+def test_gateways_share_clients_that_come_all_at_once(server: Server) -> None:
+    """What is on its way to a gateway counts before the gateway has counted it."""
+    request = b"GET /v1/feed HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+    wait_for(lambda: not any(shares(server)), "the end of others")
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(server.connect()).sendall(request)
+        wait_for(lambda: sum(shares(server)) == 100, "all clients")
+        assert min(shares(server)) >= 35
+
+
+def shares(server: Server) -> list[int]:
+    """How many clients each gateway has."""
+    return [gateway["clients"] for gateway in server.status()["gateways"]]
+
+
 def test_the_gateway_s_own_port_answers_the_same(server: Server, client: httpx.Client) -> None:
     """For those who cannot be handed over."""
     port = int(server.banner.partition("feed port")[2].split(":")[2].split()[0]) if "feed port" in server.banner else 0

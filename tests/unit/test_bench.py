@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench import client, report, wrk
+from tests.bench import client, fanout, report, wrk
 from tests.bench.__main__ import PARTS
 from tests.bench.measure import Figure, Findings, Target, alternate, latencies, quantile
 
@@ -33,6 +33,17 @@ def test_what_wrk_says_is_read() -> None:
 def test_a_wrk_that_says_nothing_is_told_about() -> None:
     with pytest.raises(wrk.Failed, match="unable to connect"):
         wrk.parse("unable to connect to 127.0.0.1:8080 Connection refused\n")
+
+
+def test_what_the_readers_found_is_read_and_nothing_may_be_missing() -> None:
+    line = "written=5000 received=498000 seconds=1.000500 missing={} p50=9800 p99=20300 max=40623\n"
+    found = fanout.parse(line.format(0))
+    assert found == pytest.approx({"deliveries/s": 498_000 / 1.0005, "p50 ms": 9.8, "p99 ms": 20.3, "max ms": 40.623})
+    for missing in (3, -1):
+        with pytest.raises(fanout.Failed, match=f"{missing} deliveries too few"):
+            fanout.parse(line.format(missing))
+    with pytest.raises(fanout.Failed, match="not understood"):
+        fanout.parse("")
 
 
 def test_requests_stand_behind_their_lengths() -> None:

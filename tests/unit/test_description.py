@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema_rs
 import pytest
@@ -18,8 +18,10 @@ import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver import batches
-from kvserver.description import elements, openapi, pages
+from kvserver import batches, wishes
+from kvserver.description import elements, messages, openapi, pages
+from kvserver.gateway.cursors import Reason
+from kvserver.gateway.envelopes import Ending
 from kvserver.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.resources import batch, kv, many, memorykv, status
 from kvserver.web import target
@@ -73,7 +75,7 @@ def test_every_route_is_described() -> None:
     assert described == set(target.LABELS) - {target.NOWHERE, target.V1_OTHER}
 
 
-@pytest.mark.parametrize("module", [batch, kv, many, memorykv, status])
+@pytest.mark.parametrize("module", [batch, kv, many, memorykv, status, wishes])
 def test_every_parameter_is_described(module: ModuleType) -> None:
     for value in vars(module).values():
         if (
@@ -107,6 +109,18 @@ def test_every_example_is_valid() -> None:
             jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(media["example"])
             seen += 1
     assert seen >= 10
+
+
+def test_the_words_of_the_feed_are_those_it_uses() -> None:
+    """Written down here, for descriptions import nothing of the gateway."""
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["FeedGap"]["properties"]["reason"]["enum"] == list(get_args(Reason))
+    assert schemas["FeedClosing"]["properties"]["reason"]["enum"] == list(get_args(Ending))
+    message = {"$ref": "#/components/schemas/FeedMessage", "components": DOCUMENT["components"]}
+    validator = jsonschema_rs.Draft202012Validator(message, validate_formats=True)
+    for example in (*messages.EXAMPLE["messages"], *messages.STREAM):
+        validator.validate(example)
+    assert not validator.is_valid({"type": "bookmark", "cursor": "x"})
 
 
 def test_examples_of_batches_are_read() -> None:

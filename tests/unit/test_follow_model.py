@@ -379,7 +379,9 @@ class Following(RuleBasedStateMachine):
 
     def take(self, client: Client) -> bool:
         assert client.follow is not None and client.gateway is not None
+        has_everything = client.follow.has_everything
         message = client.follow.next()
+        assert message is None or not has_everything
         if message is None:
             self.settle(client, client.follow.cursor)
             if not client.follow.in_snapshot and client.gateway.position >= parse_revision(client.follow.cursor):
