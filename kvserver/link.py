@@ -36,7 +36,7 @@ MOST_WAITING_BYTES = 64 << 20
 LATE_NS = 200_000_000
 """How much longer than its deadline a message is waited for: the shard may be about to refuse it."""
 
-_COPY_BELOW = 64 << 10  # bytes of a message below which copying is cheaper than sharing it with ZeroMQ's thread
+_COPY_BELOW = 1 << 20  # bytes of a message below which copying costs less than another thread that lets go of it
 _WATCHED = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
 # Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
 _DONTWAIT, _EVENTS, _POLLIN = int(zmq.DONTWAIT), int(zmq.EVENTS), int(zmq.POLLIN)

@@ -81,7 +81,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 
@@ -390,9 +390,14 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
         raise ProtocolError(f"events: {error}") from None
 
 
-def changes(events: Iterable[Event], first_revision: int) -> Iterator[tuple[int, Change]]:
+def changes(events: Sequence[Event], first_revision: int) -> Iterator[tuple[int, Change]]:
     """Each change with its revision, atomic batches flattened."""
-    revision = first_revision
+    if Atomic not in map(type, events):
+        return enumerate(cast("Sequence[Change]", events), first_revision)
+    return _flattened(events, first_revision)
+
+
+def _flattened(events: Sequence[Event], revision: int) -> Iterator[tuple[int, Change]]:
     for event in events:
         for change in event.changes if isinstance(event, Atomic) else (event,):
             yield revision, change

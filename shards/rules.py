@@ -84,7 +84,7 @@ def put(group: Group, operation: Put) -> Done:
     _check_key(group, key)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the value has {size} bytes, at most {group.keyspace.max_value} are allowed")
-    if not is_content_type(operation.content_type):
+    if operation.content_type and not is_content_type(operation.content_type):
         raise BadRequest("the content type is not a media type of RFC 9110 in at most 255 ASCII characters")
     expires_ms = operation.expires_ms
     if operation.ttl_ms or expires_ms:

@@ -46,7 +46,7 @@ _FIGURES_S = 0.05
 _GOODBYE_S = 0.1  # how long a stopping shard waits for requests to refuse
 _GOODBYE_LINGER_MS = 250
 _LOCK_S = 10.0  # how long a predecessor may take to die
-_COPY_BELOW = 64 << 10  # bytes of a frame below which copying is cheaper than reference counting across threads
+_COPY_BELOW = 1 << 20  # bytes of a message below which copying costs less than another thread that lets go of it
 
 # Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
 _DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLLIN)
@@ -169,8 +169,10 @@ class Server:
         if self.board.facts.sync == "everysec":
             self.log.flush_every_second()
         self.writer = Writer(self.board, self.shard, self.log, self.map)
+        gc.disable()  # while a million entries come, each collection would look at all of them
         self.writer.load()
         gc.collect()
+        gc.enable()
         gc.freeze()  # a million entries are not to be walked through again and again
         self.writer.housekeep(self.board.watermark())
         self.writer.publish_figures()
