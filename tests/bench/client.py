@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
+import secrets
 import socket
 import threading
 import time
@@ -83,6 +85,22 @@ class Connection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def lines_of_wal(port: int, timeout_s: float) -> Iterator[bytes]:
+    """What comes of `/wal`, as it comes: pieces of unmasked frames (RFC 6455). First an empty piece, when it is
+    connected. It answers no pings, so it is good for half a minute."""
+    key = base64.b64encode(secrets.token_bytes(16)).decode()
+    fields = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+        connection.sendall(request("GET", "/wal", **{name.replace("-", "_"): value for name, value in fields.items()}))
+        head, _, rest = connection.recv(_RECEIVE).partition(b"\r\n\r\n")
+        if b" 101 " not in head:
+            raise Refused(repr(head))
+        yield b""
+        yield rest
+        while data := connection.recv(_RECEIVE):
+            yield data
 
 
 def fill(port: int, operations: Iterable[Operation], each: int = 2000) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
-
-from websockets.sync.client import ClientConnection, connect
 
 from shards.board import Board
 from tests.bench import client
@@ -23,6 +24,7 @@ _BURST = 5000
 _AHEAD_S = 1.5
 _TOGETHER = 50
 _PATIENCE_S = 30.0
+_DUE = re.compile(rb"Delete \{ key: due/(\d+)/\d+ \}")
 
 Schedule = list[tuple[float, list[float]]]
 """When to put keys, and when each of them is due, in seconds."""
@@ -38,12 +40,11 @@ def expiry(bench: Bench) -> Findings:
         bench.say(f"filling {bench.keys} keys with an expiry far away")
         far = ({"op": "put", "key": f"far/{n:08d}", "value": b"v", "ttl": _FAR_S} for n in range(bench.keys))
         client.fill(ours.port, far, 5000)
-        feed = stack.enter_context(connect(ours.server.feed_url, proxy=None, max_size=None, compression=None))
         target = {("kvserver", metric): Target("at most", EVENT_MS) for metric in ("p99 ms", "max ms")}
         cases = {f"{_STEADY_EACH_S} due each second": _steady, f"{_BURST} due at once": _burst}
         for case, schedule in cases.items():
             bench.say(case)
-            results = [_measure(ours.port, feed, board, schedule()) for _ in range(bench.rounds)]
+            results = [_measure(ours.port, board, schedule()) for _ in range(bench.rounds)]
             findings.add(case, {"kvserver": results}, target)
     return findings
 
@@ -58,10 +59,12 @@ def _burst() -> Schedule:
     return [(0.0, [_AHEAD_S] * _BURST)]
 
 
-def _measure(port: int, feed: ClientConnection, board: Board, schedule: Schedule) -> Round:
+def _measure(port: int, board: Board, schedule: Schedule) -> Round:
     """Put what `schedule` says; how late the feed was with each key, and the most that the shards admit."""
     total = sum(len(due) for _, due in schedule)
-    with ThreadPoolExecutor(2) as threads:
+    feed = client.lines_of_wal(port, _PATIENCE_S)
+    next(feed)
+    with contextlib.closing(feed), ThreadPoolExecutor(2) as threads:
         late = threads.submit(_lateness, feed, total)
         lag = threads.submit(_most_lag, board, late)
         begun = time.time()
@@ -77,13 +80,17 @@ def _put(due_s: float, index: int) -> client.Operation:
     return {"op": "put", "key": f"due/{due_ms}/{index}", "value": b"v", "expires": text}
 
 
-def _lateness(feed: ClientConnection, count: int) -> list[float]:
+def _lateness(feed: Iterator[bytes], count: int) -> list[float]:
     """Seconds from the time in its key until the feed tells that it is gone, for the next `count` keys."""
     late: list[float] = []
+    data = b""
     while len(late) < count:
-        line = str(feed.recv(_PATIENCE_S))
-        if line.startswith("Delete { key: due/"):
-            late.append(time.time() - int(line.split("/")[1]) / 1000)
+        data += next(feed)
+        now, end = time.time(), 0
+        for line in _DUE.finditer(data):
+            late.append(now - int(line[1]) / 1000)
+            end = line.end()
+        data = data[end:]
     return late
 
 
