@@ -10,9 +10,11 @@ See fcntl(2), "Open file description locks", and flock(2).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,8 +22,32 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock on Linux: l_type, l_whence, l_
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the lock file `path`, which is created (mode 0600) if missing and never unlinked."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """A descriptor of the lock file `path`, which is created (mode 0600) if missing and never unlinked.
+
+    It belongs to the owner of its directory, also if root creates it, by a command beside a server of another user: the
+    server could not open it otherwise.
+    """
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with contextlib.suppress(FileExistsError):
+            _create(path)
+
+
+def _create(path: Path) -> None:
+    """Create the lock file `path`, which appears with its owner. Raises `FileExistsError` if it is there."""
+    if os.geteuid() != 0:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        owner = path.parent.stat()
+        with contextlib.suppress(PermissionError):  # a root that may not: it sees to its own files
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+        os.link(name, path)
+    finally:
+        os.close(fd)
+        Path(name).unlink()
 
 
 def try_hold(fd: int, byte: int = 0) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from shards.board import Board
 from shards.check import Finding, LogCheck, check_archive, check_counters, check_log, check_map, check_snapshot
 from shards.epoch import boot_id
 from shards.holds import NoPlace, hold
-from shards.manifest import Manifest, ManifestError
+from shards.manifest import NAME, Manifest, ManifestError
 from shards.mapdir import usual_places
 from shards.mapfile import MapError, map_generations, map_path, read_meta
 from shards.recovery import Examined, examine, last_board
@@ -165,6 +166,7 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
     if settings.in_memory:
         raise Refused("a store in memory has nothing to repair")
     Manifest.load(settings.data_dir)
+    _see_that_it_is_ours(settings.data_dir)
     with stopped(settings.data_dir):
         manifest = Manifest.load(settings.data_dir)
         found, log = _examine(settings, manifest)
@@ -180,6 +182,13 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
             _agree(_say(loss_of(found, manifest)), yes)
             repair(settings.data_dir, manifest, found)
         print("done: start the server")
+
+
+def _see_that_it_is_ours(data_dir: Path) -> None:
+    """Raises `Refused` if the store is another user's, who could not read the manifest that root would write."""
+    owner = (data_dir / NAME).stat().st_uid
+    if owner != os.geteuid():
+        raise Refused(f"the store in {data_dir} belongs to the user with id {owner}: repair it as that user")
 
 
 def _say(loss: Loss) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -64,6 +65,8 @@ def _run(exporter: Exporter, to: str) -> str:
 def _opened(to: str) -> Iterator[BinaryIO]:
     """Where to write. A file gets its name when it is whole; what is none, such as a pipe, is written as it is."""
     if to == "-":
+        if sys.stdout is None:  # as after >&-
+            raise OSError(errno.EBADF, "it is closed")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return

@@ -68,6 +68,8 @@ def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
     if source == "-":
+        if sys.stdin is None:  # as after <&-
+            fail("standard input is closed")
         yield sys.stdin.buffer
         return
     try:

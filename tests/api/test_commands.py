@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from kvserver.commands import backup, check, restore
 from kvserver.commands.restore import parse_until
 from kvserver.serve.store import StoreError, make_data_dir, take_store_lock
 from shards.archive import UNFINISHED, Archive, Until
+from shards.manifest import NAME as MANIFEST
 from shards.manifest import Manifest
 from shards.mapdir import Owner, release, usual_places
 from shards.reinstate import UNFINISHED as RESTORING
@@ -156,3 +159,23 @@ def test_only_the_store_s_own_maps_are_given_back(run: Run, tmp_path: Path) -> N
     assert release([foreign, ours, tmp_path / "nothing"], store, data_dir) == 8192
     assert not ours.exists()
     assert (foreign / "shard-0.1" / "data.mdb").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what is another's")
+def test_root_does_not_repair_the_store_of_another_user(run: Run, tmp_path: Path, kvserver: Command) -> None:
+    os.chown(run.store.data_dir / MANIFEST, 12345, 12345)
+    ended = kvserver("check", "--repair", "--data-dir", run.store.data_dir, "--run-dir", tmp_path / "nobody-s")
+    assert (ended.status, ended.out) == (1, "")
+    assert "belongs to the user with id 12345: repair it as that user" in ended.error
+
+
+@pytest.mark.parametrize(
+    ("closed", "command", "why"),
+    [("stdin", "import", "standard input is closed"), ("stdout", "export", "- cannot be written: it is closed")],
+)
+def test_a_closed_stream_is_said(closed: str, command: str, why: str) -> None:
+    number = {"stdin": 0, "stdout": 1}[closed]
+    line = [sys.executable, "-m", "kvserver", command, "-", "--url", "http://127.0.0.1:1"]
+    ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(number), check=False)
+    assert ended.returncode == 1
+    assert why in ended.stderr and "Traceback" not in ended.stderr

@@ -15,6 +15,7 @@ import pytest
 from shards import locks
 from shards.board import NONE
 from shards.disk import Disk
+from shards.holds import NAME, hold
 from shards.log import Log, LogError, Trimmed, segment_name, segment_numbers
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start, encode
 from shards.recovery import Damaged, StillRunning, begin_history, quiesce, recover
@@ -492,3 +493,13 @@ def test_the_log_stands_still_while_every_lock_is_held(tmp_path: Path) -> None:
     threading.Timer(0.05, os.close, [shard]).start()  # the dying
     with quiesce(tmp_path, 20.0):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_a_lock_that_root_makes_is_the_server_s(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 23456)
+    with hold(tmp_path):  # a backup as root
+        pass
+    status = (tmp_path / NAME).stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (12345, 23456, 0o600)
+    assert names(tmp_path) == [NAME]
