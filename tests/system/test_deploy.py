@@ -161,3 +161,19 @@ def test_a_killed_shard_is_back_and_a_restart_keeps_everything(deployed: Deploye
         assert client.get("/v1/status").json()["epoch"] == epoch
     deployed.stop()
     assert "Traceback" not in deployed.log()
+
+
+def test_where_the_store_dies_all_others_end(deployed: Deployed) -> None:
+    """By themselves, and not one worker after another for ever; whoever started them does it again."""
+    if deployed.units["store"].process is None or deployed.units["store"].process.poll() is not None:
+        deployed.start()
+    store, *others = [unit.process for unit in deployed.units.values()]
+    assert store is not None
+    store.kill()
+    store.wait()
+    for process in others:
+        assert process is not None and process.wait(20) != 0
+    deployed.start()
+    with httpx.Client(base_url=direct(deployed), trust_env=False, timeout=30) as client:
+        wait_for(lambda: client.get("/health/ready").status_code == 200, "readiness")
+    deployed.stop()
