@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from kvserver.serve.listening import refuse_openly
@@ -30,13 +32,31 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
         settings = load(ServerSettings)
         configure_logging(settings.log_level, name, settings.log_format)
         run_dir = settings.resolved_run_dir()
-        Board.open(settings.board_path).close()
+        if is_over(settings):
+            raise BoardError(f"the run of the store that {settings.board_path} shows is over: is it running?")
     except (SettingError, BoardError) as error:
         give_up(str(error))
         sys.exit(1)
     metrics = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(run_dir / "metrics")))
     metrics.mkdir(mode=0o700, exist_ok=True)
     return settings, run_dir
+
+
+def is_over(settings: ServerSettings) -> bool:
+    """Whether nobody runs the store any more that the board shows. Raises `BoardError`, `SettingError`."""
+    with contextlib.closing(Board.open(settings.board_path)) as board:
+        return board.is_over()
+
+
+def see_that_it_runs(settings: ServerSettings) -> None:
+    """To be called in each new worker: where the store is gone, the master ends too, which would put one worker after
+    another into the place of those that went. Who started the master starts it again."""
+    try:
+        over = is_over(settings)
+    except (SettingError, BoardError):
+        over = True
+    if over:
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
