@@ -33,7 +33,7 @@ def test_who_is_told_last_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
         clock.now += 1.6
 
     monkeypatch.setattr(worker, "time", clock)
-    stopping = SocketWorker.__new__(SocketWorker)
+    stopping: Any = SocketWorker.__new__(SocketWorker)
     pool = SimpleNamespace(join=lambda timeout: waited.append(timeout), kill=lambda timeout: None)
     stopping.servers = [SimpleNamespace(shaking_hands=set(), pool=pool)]
     stopping.keeper = SimpleNamespace(close_all=tell, abort_all=lambda: None)
