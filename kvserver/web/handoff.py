@@ -29,6 +29,9 @@ MOST_BYTES: Final = 128 << 10
 ACCEPTED: Final = b"\x01"
 ACCEPT_S: Final = 1.0
 """How long a gateway may take to accept."""
+COME_S: Final = 1.5
+"""How long is waited for a gateway to come, if there is none: one that died or was reloaded is back by then, and
+EventSource never tries again after a 503."""
 LATE_NS: Final = 2_500_000_000
 """A gateway whose heartbeat is older stands still: others are asked first."""
 
@@ -52,7 +55,8 @@ async def hand_over(
 ) -> None:
     """Give the connection to the gateway with the fewest clients; nothing may be read or written here afterwards.
 
-    Raises `Unavailable` if none takes it, `BadRequest` if the client sent too much before it was answered.
+    Raises `Unavailable` if none takes it, nor comes soon, `BadRequest` if the client sent too much before it was
+    answered.
     """
     message = msgspec.msgpack.encode([VERSION, _address(client), head, bytes(rest)])
     if len(message) > MOST_BYTES:
@@ -60,19 +64,26 @@ async def hand_over(
     if transport.get_extra_info("sslcontext") is not None:
         raise Unavailable("a TLS connection cannot be given to the gateway: use the gateway's own port")
     descriptor = transport.get_extra_info("socket").fileno()
-    for index in _gateways(board):
-        with (
-            _counted(index),
-            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel,
-        ):
-            try:
-                channel.connect(str(board.path.with_name(f"gateway-{index}.handover")))
-                socket.send_fds(channel, [message], [descriptor])
-            except OSError:
-                continue  # gone, or its queue is full: nothing was sent
-            if await _answer(loop, channel) == ACCEPTED:
-                return
-            # It stands still. When it goes on it finds the channel closed, and lets go of the connection.
+    give_up_at = loop.time() + COME_S
+    was_sent = False
+    while True:
+        for index in _gateways(board):
+            with (
+                _counted(index),
+                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel,
+            ):
+                try:
+                    channel.connect(str(board.path.with_name(f"gateway-{index}.handover")))
+                    socket.send_fds(channel, [message], [descriptor])
+                except OSError:
+                    continue  # gone, or its queue is full: nothing was sent
+                was_sent = True
+                if await _answer(loop, channel) == ACCEPTED:
+                    return
+                # It stands still. When it goes on it finds the channel closed, and lets go of the connection.
+        if was_sent or loop.time() >= give_up_at or transport.is_closing():
+            break
+        await asyncio.sleep(0.05)
     raise Unavailable("no gateway takes feed connections")
 
 
