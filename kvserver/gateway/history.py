@@ -94,6 +94,8 @@ class SharedHistory:
             begin = end
             self._wake_all()
             breathe()
+            if self._position != position:
+                return  # the last client left meanwhile, and who came then begins where the store is
         if begin < len(records):
             self.skip_to(Position(records[-1].end, records[-1].next_revision - 1))
         elif activity:

@@ -332,6 +332,8 @@ class Source:
             for end, frames in pieces(fresh, list(self._tails), self._marks, self._puts):
                 told += self._show_piece(end, frames)
                 breathe()
+                if self._shown != end:
+                    return  # the last client left meanwhile, and who came then begins where the store is
             if self._waiting:
                 told += self._show_piece(self._shown, {})
         elif fresh:

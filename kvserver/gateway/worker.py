@@ -48,6 +48,10 @@ CLOSE_WITHIN_S = 0.8
 """Over how long a stopping process spreads its closes."""
 GONE_WITHIN_S = 1.3
 """When it is over for those, too, who do not go by themselves."""
+LATEST_S = 3.0
+"""The same if telling them all took long: the machine has other work, and they are given time in proportion."""
+LAST_WORDS_S = 0.5
+"""What who is told last has at least."""
 END_S = 2.0
 """How long connections that were ended may take to notice."""
 OFTEN_S = 0.2
@@ -101,10 +105,11 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
 
     def _close_all(self) -> None:
         """Close every connection with 1012, and wait until the clients have gone or their time is over."""
-        give_up_at = time.monotonic() + GONE_WITHIN_S
+        begun_at = time.monotonic()
         for handler in [handler for server in self.servers for handler in server.shaking_hands]:
             handler.give_up()
         self.keeper.close_all(1012, "the server is stopping", self.ending(), CLOSE_WITHIN_S)
+        give_up_at = begun_at + patience_s(time.monotonic() - begun_at)
         for server in self.servers:
             server.pool.join(timeout=max(0.0, give_up_at - time.monotonic()))
         self.keeper.abort_all()
@@ -237,6 +242,15 @@ class GatewayWorker(SocketWorker):
 
 def _failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
     log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
+
+
+def patience_s(telling_s: float) -> float:
+    """When it is over, from the begin, if it took `telling_s` to tell all clients that the process stops.
+
+    What they are told is written after that, by their own greenlets: without time for it they would be cut off.
+    """
+    in_proportion = GONE_WITHIN_S * max(1.0, telling_s / CLOSE_WITHIN_S)
+    return max(min(in_proportion, LATEST_S), telling_s + LAST_WORDS_S)
 
 
 def allow_many_files() -> None:

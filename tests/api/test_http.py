@@ -772,6 +772,19 @@ async def test_a_gateway_that_stands_still_is_asked_last(web: Web) -> None:
 
 
 @scenario
+async def test_a_client_that_comes_while_gateways_are_replaced_waits_for_the_next_one(web: Web) -> None:
+    """A 503 would end an EventSource for good."""
+    client = await web.connect()
+    await client.send(request("GET", "/v1/feed", "Accept: text/event-stream"))
+    await asyncio.sleep(0.2)
+    with _listen(web):
+        _, connection, channel = await _hand_over(web, client, b"")
+        with connection, channel:
+            channel.send(b"\x01")
+            await web.until(lambda: not web.traffic.connections)
+
+
+@scenario
 async def test_without_a_gateway_a_handshake_is_503(web: Web) -> None:
     await refused(web, request("GET", "/wal", *HANDSHAKE), 503)
     with _listen(web):
