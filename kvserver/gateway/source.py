@@ -43,7 +43,7 @@ IDLE_S: Final = 0.1
 """How long to wait when nobody looks."""
 PACE_S: Final = 100e-6
 """From showing something to showing more, for each client: telling it takes about a third of that."""
-LONGEST_PACE_S: Final = 0.010
+LONGEST_PACE_S: Final = 0.006
 """The same for many clients: what comes meanwhile costs each of them one write, not many."""
 READ_BYTES: Final = 256 << 10
 """Bytes read from the log at a time."""
