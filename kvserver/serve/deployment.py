@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from kvserver.serve.listening import refuse_openly
@@ -56,7 +56,8 @@ def see_that_it_runs(settings: ServerSettings) -> None:
     except (SettingError, BoardError):
         over = True
     if over:
-        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        os.kill(os.getppid(), signal.SIGTERM)
+        sys.exit(0)
 
 
 def bind_address(settings: ServerSettings, variable: str, port: int) -> str:

@@ -95,9 +95,9 @@ class Store:
         revision = first
         for event in events:
             changes = event.changes if isinstance(event, Atomic) else [event]
+            last = revision + len(changes) - 1
             for change in changes:
-                self.units[revision + changes.index(change)] = revision + len(changes) - 1
-            for change in changes:
+                self.units[revision] = last
                 self.changes[revision] = change
                 self.states[revision] = after(self.states[revision - 1], revision, change)
                 revision += 1
