@@ -26,6 +26,7 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 from kvserver.access.tokens import Tokens, TokensError
 from kvserver.router import Router
 from kvserver.settings import ServerSettings
+from kvserver.web.acceptor import Acceptor
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
@@ -91,16 +92,19 @@ class Server(UvicornServer):
 
     def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
-        row.connections = len(traffic.connections)
         row.publish(
             self._router.counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
 
+    def _make_protocol(self) -> Protocol:
+        return Protocol(self.config, self.traffic, {})
+
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say so on the board."""
         await self.on_tick(0)
-        await super().startup(sockets)
+        self._acceptor = Acceptor(sockets, self._make_protocol, self.traffic)
+        self.started = True
         self.traffic.row.state = Common.UP
         gc.freeze()  # what lives as long as the worker need not be looked at again
 
@@ -113,9 +117,8 @@ class Server(UvicornServer):
         self._let_idle_ones_go()
         await self._accept_the_last(min(give_up_at, self._loop.time() + LAST_CONNECTIONS_S))
         self._let_idle_ones_go()
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
+        self._acceptor.close()
+        for listener in sockets:
             listener.close()
         counter = 0
         while (traffic.connections or traffic.tasks) and self._loop.time() < give_up_at:

@@ -92,7 +92,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A client connected."""
-        self.connections.add(self)
+        self.traffic.connected(self)
         self.transport = transport
         self.flow = FlowControl(transport)
         peer = transport.get_extra_info("peername")
@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or we closed: what runs goes on to its end, the rest is dropped."""
-        self.connections.discard(self)
+        self.traffic.disconnected(self)
         self.over = True
         if self.answering is not None:
             self.answering.disconnected = True

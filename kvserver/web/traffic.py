@@ -26,6 +26,7 @@ LARGE_ANSWER: Final = 64 << 10
 
 if TYPE_CHECKING:
     from kvserver.web.hotpath import HotPath
+    from kvserver.web.http import Protocol
 
 _BATCH: Final = BATCH.encode()
 
@@ -53,7 +54,9 @@ class Traffic(ServerState):
         self._in_flight = 0
         self._words = board.words
         self._own_word = row.base + WorkerRow.in_flight.index
+        self._connections_word = row.base + WorkerRow.connections.index
         self._other_words: list[int] = []
+        self._connections_of_others: list[int] = []
         self._heads: dict[int, bytes] = {}
         self._bare_heads: dict[int, bytes] = {}
         self._date = b""
@@ -69,8 +72,25 @@ class Traffic(ServerState):
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
-        at = WorkerRow.in_flight.index
-        self._other_words = [row.base + at for _, row in self.board.workers.alive() if row.base != self.row.base]
+        others = [row for _, row in self.board.workers.alive() if row.base != self.row.base]
+        self._other_words = [row.base + WorkerRow.in_flight.index for row in others]
+        at = WorkerRow.connections.index
+        self._connections_of_others = [row.base + at for row in others if row.state == WorkerRow.UP]
+
+    def connected(self, connection: Protocol) -> None:
+        """Note a new connection."""
+        self.connections.add(connection)
+        self._words[self._connections_word] = len(self.connections)
+
+    def disconnected(self, connection: Protocol) -> None:
+        """Note that a connection is gone."""
+        self.connections.discard(connection)
+        self._words[self._connections_word] = len(self.connections)
+
+    def least_connections_of_others(self) -> int:
+        """The fewest connections that another worker has which takes some; 1 << 62 if there is none."""
+        words = self._words
+        return min([words[word] for word in self._connections_of_others], default=1 << 62)
 
     def enter(self) -> bool:
         """Count a request in, unless the server has as many as it takes."""

@@ -188,6 +188,32 @@ def test_the_limit_of_requests_holds_over_all_workers(server: Server) -> None:
         assert client.get("/slow").content == b"1234"
 
 
+def connections(server: Server) -> list[int]:
+    return [worker["connections"] for worker in server.status()["workers"]]
+
+
+def test_connections_that_come_at_once_are_shared_out(server: Server) -> None:
+    wait_for(lambda: max(connections(server)) <= 1, "the connections of the tests before to be gone")
+    with contextlib.ExitStack() as stack:
+        burst = [stack.enter_context(socket.socket()) for _ in range(100)]
+        for connection in burst:
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", server.port))
+        wait_for(lambda: sum(connections(server)) >= 100, "all of them")
+        assert min(connections(server)) >= 40
+
+
+def test_connections_that_others_do_not_take_are_taken(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        stopped = min(worker_pids(server))
+        stack.callback(os.kill, stopped, signal.SIGCONT)
+        os.kill(stopped, signal.SIGSTOP)  # it has the fewest, and takes none
+        for _ in range(50):
+            connection = stack.enter_context(server.connect())
+            with connection.makefile("rb") as answers:
+                assert exchange(connection, answers, b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")[:2] == (200, b"pong")
+
+
 def test_requests_are_counted_by_route(server: Server) -> None:
     def counted(labels: str) -> float:
         found = re.search(rf"^http_requests_total{{{re.escape(labels)}}} (\S+)$", server.metrics(), re.MULTILINE)
