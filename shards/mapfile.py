@@ -87,13 +87,17 @@ def map_path(map_dir: Path, shard: int, generation: int) -> Path:
     return map_dir / f"shard-{shard}.{generation:x}"
 
 
-def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: bool = True) -> lmdb.Environment:
+def open_environment(
+    path: Path, *, readonly: bool, subdir: bool = True, lock: bool = True, size: int = 0
+) -> lmdb.Environment:
     """The LMDB environment at `path`, with as much address space as this process may have.
 
-    `writemap` would apply 1.6 times as fast, but on a full file system it is a SIGBUS where a write is an error.
+    With `size` it is written by way of the mapping, which has so many bytes, and the file too (see `Reserve`). Readers
+    may map more.
     Raises `MapError`, and `MapFull` if there is no room for it.
     """
-    size = _MAP_SIZE
+    writemap = size > 0
+    size = size or _MAP_SIZE
     if lock and subdir and not readonly:
         _reserve_lock_file(path / "lock.mdb")
     while True:
@@ -101,6 +105,7 @@ def open_environment(path: Path, *, readonly: bool, subdir: bool = True, lock: b
             return lmdb.open(
                 str(path), map_size=size, subdir=subdir, readonly=readonly, lock=lock, mode=0o600, sync=False,
                 metasync=False, max_readers=MAX_READERS, max_dbs=2, max_spare_txns=2, create=not readonly,
+                writemap=writemap,
             )  # fmt: skip
         except lmdb.MemoryError as error:
             size //= 2

@@ -42,7 +42,7 @@ from shards.mapfile import (
 )
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
 from shards.records import Record
-from shards.room import Ballast, PinWatch, free_bytes, parse_readers
+from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reserve, free_bytes, in_memory, parse_readers
 from shards.slots import shard_of, slot_of
 
 __all__ = ["PAGE_BYTES", "Item", "MapError", "MapFull", "MapReader", "ShardMap"]
@@ -216,7 +216,7 @@ class ShardMap:
         Raises `MapError`.
         """
         self.path = path
-        self._env = open_environment(path, readonly=False)
+        self._reserve, self._env = _open_to_write(path)
         self._data, self._meta = self._env.open_db(b"data"), self._env.open_db(b"meta")
         with self._env.begin(buffers=True) as txn:
             self._applied = read_applied(txn, self._meta)
@@ -334,7 +334,8 @@ class ShardMap:
 
     def free_bytes(self) -> int:
         """How much the map can take: its free pages, and what file system and memory still give."""
-        return self.spare_bytes() + free_bytes(self.path)
+        unused = self._reserve.size - self.size_bytes() if self._reserve is not None else 0
+        return unused + self.spare_bytes() + free_bytes(self.path)
 
     def spare_bytes(self) -> int:
         """Bytes of the map's free pages. Old readers may still need some, and few of them may be neighbours."""
@@ -376,14 +377,26 @@ class ShardMap:
     def close(self) -> None:
         """Close the environment; the map stays."""
         self._env.close()
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
 
     def _transact(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
-        try:
-            return self._once(write)
-        except MapFull:
-            if self.ballast is None or not self.ballast.drop():
-                raise
-        return self._once(write)
+        growth = GROWTH_BYTES
+        while True:
+            try:
+                return self._once(write)
+            except MapFull:
+                if not self._make_room(growth):
+                    raise
+                growth *= 2
+
+    def _make_room(self, growth: int) -> bool:
+        """Let the map grow, and drop the ballast if it cannot; False if neither can be done."""
+        if self._reserve is not None and self._reserve.grow(growth):
+            self._env.set_mapsize(self._reserve.size)
+            return True
+        return self.ballast is not None and self.ballast.drop()
 
     def _once(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
         try:
@@ -392,6 +405,25 @@ class ShardMap:
         except lmdb.Error as error:
             failure = MapFull if means_full(error) else MapError
             raise failure(f"{self.path}: {error}") from None
+
+
+def _open_to_write(path: Path) -> tuple[Reserve | None, lmdb.Environment]:
+    """The environment at `path`, which is made if it is not there. In memory it is written by way of its mapping, which
+    applies a group in half the time; where there is no room for that, and on a disk, by system calls."""
+    data = path / "data.mdb"
+    if not in_memory(path):
+        return None, open_environment(path, readonly=False)
+    if not data.exists() or data.stat().st_size == 0:
+        open_environment(path, readonly=False).close()
+    try:
+        reserve = Reserve(data)
+    except OSError:
+        return None, open_environment(path, readonly=False)
+    try:
+        return reserve, open_environment(path, readonly=False, size=reserve.size)
+    except BaseException:
+        reserve.close()
+        raise
 
 
 def _apply_events(

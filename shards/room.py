@@ -1,15 +1,18 @@
-"""Room for the maps: how much is left, a ballast to drop when it is gone, readers that make a map grow."""
+"""Room for the maps: how much is left, what is taken before it is needed, readers that make a map grow."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 BALLAST_BYTES = 32 << 20
 PIN_SECONDS = 2.0
+GROWTH_BYTES = 1 << 20
+"""A map's file grows by at least so much, or by an eighth of what it has, while there is room."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -106,6 +109,56 @@ class Ballast:
         if had:
             os.truncate(self.path, 0)
         return had
+
+
+class Reserve:
+    """The file of a map in memory, all of whose bytes are there before the map is written by way of its mapping: where
+    the file system has no room for a page, a write is an error, and touching the page a SIGBUS.
+
+    Attributes:
+        size: bytes of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Fill the holes of the file at `path`. Raises `OSError`, if there is no room for them ENOSPC."""
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self.size = 0
+        try:
+            status = os.fstat(self._fd)
+            if not self._take(max(status.st_size, GROWTH_BYTES), status.st_blocks * 512):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def grow(self, least: int = GROWTH_BYTES) -> bool:
+        """Make the file larger, by `least` bytes or an eighth, or by what there still is; False if there is nothing."""
+        room = free_bytes(self._path) >> 16 << 16
+        return room > 0 and self._take(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
+
+    def _take(self, size: int, there: int | None = None) -> bool:
+        """See that the file has `size` bytes on its file system, where `there` of them are already."""
+        if free_bytes(self._path) < size - (self.size if there is None else there):
+            return False  # asked first, because taking memory that is not there calls the kernel's killer
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        self.size = size
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Reader(NamedTuple):

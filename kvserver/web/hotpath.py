@@ -169,9 +169,7 @@ class HotPath:
         traffic = self._traffic
         return length <= traffic.max_value and traffic.bytes_held + length <= MOST_BYTES
 
-    def _get(
-        self, connection: Protocol, path: bytes, key: bytes, v1: bool, fields: Fields, begun_at: float
-    ) -> bool:
+    def _get(self, connection: Protocol, path: bytes, key: bytes, v1: bool, fields: Fields, begun_at: float) -> bool:
         """A small value that is there, or at the root the emptiness of one that is not."""
         router, traffic = self._router, self._traffic
         try:

@@ -26,9 +26,26 @@ from tests.api.maps import Oracle, Run, delete, first_run, keys_of, process, put
 IDENTITY = Identity(format=1, store="s", epoch="e", boot_id="b", shard=0, shards=1)
 
 
+@pytest.fixture(params=["disk", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Where maps are: in memory they are written in another way."""
+    if request.param == "disk":
+        yield tmp_path
+    else:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+            yield Path(directory)
+
+
 @pytest.fixture
-def map(tmp_path: Path) -> Iterator[ShardMap]:
-    path = tmp_path / "shard-0.1"
+def memory() -> Iterator[Path]:
+    """A directory in memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def map(place: Path) -> Iterator[ShardMap]:
+    path = place / "shard-0.1"
     path.mkdir()
     opened = ShardMap(path)
     yield opened
@@ -36,8 +53,8 @@ def map(tmp_path: Path) -> Iterator[ShardMap]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    first = first_run(tmp_path, shards=1).open()
+def run(place: Path) -> Iterator[Run]:
+    first = first_run(place, shards=1).open()
     yield first
     first.close_maps()
 
@@ -204,6 +221,48 @@ def test_a_map_can_be_opened_with_little_address_space(tmp_path: Path) -> None:
     assert done.stdout == "8\n"
 
 
+def test_all_bytes_of_a_map_in_memory_are_there(memory: Path) -> None:
+    """What the file system may have no room for is never touched by way of the mapping."""
+    map, data = ShardMap(memory), memory / "data.mdb"
+    sizes = set()
+    for revision, length in enumerate((10, 5_000_000, 100, 32 << 20, *range(0, 2_000_000, 100_000)), 1):
+        apply(map, put(b"%d" % revision, bytes(length)), revision=revision)
+        status = data.stat()
+        sizes.add(status.st_size)
+        assert status.st_blocks * 512 >= status.st_size >= map.size_bytes()
+        assert map.map_size == status.st_size
+    assert len(sizes) > 3, "it grows in steps"
+    map.check(1, 0)
+    map.close()
+    assert data.stat().st_size < 90 << 20
+    again = ShardMap(memory)
+    assert again.map_size == data.stat().st_size
+    again.close()
+
+
+def test_a_map_in_memory_takes_holes_over(memory: Path) -> None:
+    map, data = ShardMap(memory), memory / "data.mdb"
+    apply(map, put(b"k", bytes(100_000)), revision=1)
+    map.close()
+    os.truncate(data, 8 << 20)
+    map = ShardMap(memory)
+    assert data.stat().st_blocks * 512 >= 8 << 20
+    map.close()
+
+
+def test_a_map_in_memory_opens_without_room_to_grow(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.room.free_bytes", lambda _: 0)
+    map = ShardMap(memory)  # written by system calls
+    apply(map, put(b"k", b"v"), revision=1)
+    map.close()
+    monkeypatch.undo()
+    map = ShardMap(memory)
+    item = map.get(b"k", 0)
+    assert item is not None
+    assert item.value == b"v"
+    map.close()
+
+
 def test_a_map_that_is_cut_is_refused(map: ShardMap) -> None:
     apply(map, *[put(b"%d" % i, bytes(1000)) for i in range(100)], revision=1)
     map.identify(IDENTITY, 1, 1)
@@ -312,6 +371,23 @@ def test_readers_follow_the_generation(run: Run) -> None:
     reader.close()
 
 
+def read_lengths(connection: Connection, board_path: Path) -> None:
+    """A reader process: answers each key with the length of its value."""
+    reader = MapReader(Board.open(board_path), 0)
+    while key := connection.recv():
+        item = reader.get(key, 0)
+        connection.send(None if item is None else len(item.value))
+
+
+def test_readers_follow_a_map_that_grows(run: Run) -> None:
+    with process(read_lengths, run.board.path) as (_, connection):
+        for n, length in enumerate((1, 3_000_000, 32 << 20, 5, 20 << 20)):
+            run.write(put(b"key-%d" % n, bytes(length)))
+            connection.send(b"key-%d" % n)
+            assert connection.recv() == length
+        connection.send(b"")
+
+
 def read_pairs(connection: Connection, board_path: Path) -> None:
     """A reader process: counts how often it saw two keys of one group, until both say that it is over."""
     reader = MapReader(Board.open(board_path), 0)
@@ -352,15 +428,15 @@ def write_for_ever(connection: Connection, path: Path) -> None:
             connection.send(n)
 
 
-def test_a_killed_writer_leaves_its_last_commit(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_its_last_commit(place: Path) -> None:
     before = 0
     for _ in range(4):
-        with process(write_for_ever, tmp_path) as (child, connection):
+        with process(write_for_ever, place) as (child, connection):
             assert connection.recv() > before
             connection.recv()
             os.kill(child.pid, signal.SIGKILL)
             child.join()
-        map = ShardMap(tmp_path)
+        map = ShardMap(place)
         applied = map.applied[1]
         found = {map.get(b"key-%d" % i, 0) for i in range(10)}
         assert {item.value.rstrip(b"\0") for item in found if item} == {b"%d" % (applied // 10)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.room import Ballast, PinWatch, Reader, group_room, parse_readers
+import pytest
+
+from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reader, Reserve, group_room, parse_readers
 
 
 def test_the_cache_of_a_group_is_room_its_shared_memory_is_not() -> None:
@@ -61,3 +63,41 @@ def test_a_ballast_that_does_not_fit_takes_nothing(tmp_path: Path) -> None:
     ballast = Ballast(tmp_path / "ballast", 1 << 60)
     assert not ballast.there
     assert not ballast.drop()
+
+
+def blocks(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def test_a_reserve_fills_holes_and_grows(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    reserve = Reserve(path)
+    assert reserve.size == path.stat().st_size == GROWTH_BYTES <= blocks(path)
+    assert reserve.grow()
+    assert reserve.size == path.stat().st_size == 2 * GROWTH_BYTES <= blocks(path)
+    assert reserve.grow(30 * GROWTH_BYTES)
+    assert reserve.grow(), "by an eighth now"
+    assert reserve.size == path.stat().st_size == 36 * GROWTH_BYTES <= blocks(path)
+    assert path.read_bytes().rstrip(b"\0") == b"content"
+    reserve.close()
+    with Reserve(path) as again:
+        assert again.size == 36 * GROWTH_BYTES
+
+
+def test_a_reserve_takes_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    free = GROWTH_BYTES - 1
+    monkeypatch.setattr("shards.room.free_bytes", lambda _: free)
+    with pytest.raises(OSError, match="No space left"):
+        Reserve(path)
+    assert blocks(path) == 0
+    free = GROWTH_BYTES
+    with Reserve(path) as reserve:
+        free = 100_000
+        assert reserve.grow()
+        assert reserve.size == GROWTH_BYTES + (64 << 10)
+        free = 60_000
+        assert not reserve.grow()
+        assert reserve.size == path.stat().st_size == GROWTH_BYTES + (64 << 10)
