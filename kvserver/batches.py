@@ -189,7 +189,9 @@ class Format:
             raise _malformed(index, _why(raw, error)) from None
 
     def _for_shard(self, op: Any, batch: int) -> OfOneKey:
-        key = _key(op.key)
+        key = op.key.encode()
+        if not 0 < len(key) <= MAX_KEY:
+            raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
         kind = type(op)
         if kind is Get:
             return ShardGet(key, batch)
@@ -240,15 +242,6 @@ def _malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> Bad
     error = kind(f"ops[{index}]: {why}")
     error.members = {"index": index}
     return error
-
-
-def _key(text: str) -> bytes:
-    key = text.encode()
-    if not key:
-        raise BadKey("the key is empty")
-    if len(key) > MAX_KEY:
-        raise BadKey(f"the key has {len(key)} bytes")
-    return key
 
 
 def _touch(op: Touch) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -42,9 +43,6 @@ _WATCHED = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
 _DONTWAIT, _EVENTS, _POLLIN = int(zmq.DONTWAIT), int(zmq.EVENTS), int(zmq.POLLIN)
 
 log = logging.getLogger("kvserver.router")
-
-Deliver = Callable[[Reply | KVError], None]
-DeliverAll = Callable[[Sequence[Reply] | KVError], None]
 
 
 class Pending(ABC):
@@ -73,36 +71,45 @@ class Pending(ABC):
         """There is no reply."""
 
 
-class Single(Pending):
-    """An operation; `deliver` is called with its reply or an error."""
+class _Delivered(Pending):
+    """Calls `deliver` with what came of it, or an error."""
 
     __slots__ = ("_deliver",)
 
-    def __init__(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
+    _deliver: Callable[[Any], None]
+
+    def fail(self, error: KVError) -> None:
+        self._deliver(error)
+
+
+class Single(_Delivered):
+    """An operation; `deliver` is called with its reply."""
+
+    __slots__ = ()
+
+    def __init__(self, operation: Operation, deadline_ns: int, deliver: Callable[[Reply | KVError], None]) -> None:
         self.operations, self.deadline_ns, self._deliver = (operation,), deadline_ns, deliver
         self.size, self.count = size_of(operation), count_of(operation)
 
     def answer(self, replies: Iterator[Reply]) -> None:
         self._deliver(next(replies))
 
-    def fail(self, error: KVError) -> None:
-        self._deliver(error)
 
+class Portion(_Delivered):
+    """Operations of one key each that travel together, and must fit into one message: `deliver` is called with all
+    replies. While they wait they are one request. `size`: bytes of their keys and values."""
 
-class Portion(Pending):
-    """Operations of one key each that travel together, answered together: `deliver` gets all replies, or an error."""
+    __slots__ = ()
 
-    __slots__ = ("_deliver",)
-
-    def __init__(self, operations: Sequence[OfOneKey], deadline_ns: int, deliver: DeliverAll) -> None:
+    def __init__(
+        self, operations: Sequence[OfOneKey], size: int, deadline_ns: int,
+        deliver: Callable[[Sequence[Reply] | KVError], None],
+    ) -> None:  # fmt: skip
         self.operations, self.deadline_ns, self._deliver = operations, deadline_ns, deliver
-        self.size, self.count = sum(map(size_of, operations)), len(operations)
+        self.size, self.count = size, len(operations)
 
     def answer(self, replies: Iterator[Reply]) -> None:
         self._deliver(list(islice(replies, self.count)))
-
-    def fail(self, error: KVError) -> None:
-        self._deliver(error)
 
 
 class Link:
@@ -132,19 +139,9 @@ class Link:
         """Whether the shard that serves now is connected."""
         return self._open and self._incarnation == self._row.incarnation
 
-    def submit(self, operation: Operation, deadline_ns: int, deliver: Deliver) -> None:
-        """Send `operation` with this turn's message; `deadline_ns` is CLOCK_MONOTONIC.
-
-        `deliver` is called later, or now if the shard was given up or too much waits for it already.
-        """
-        self.enqueue(Single(operation, deadline_ns, deliver))
-
-    def submit_all(self, operations: Sequence[OfOneKey], deadline_ns: int, deliver: DeliverAll) -> None:
-        """`submit` operations together; they must fit into one message. While they wait they are one request."""
-        self.enqueue(Portion(operations, deadline_ns, deliver))
-
     def enqueue(self, pending: Pending) -> None:
-        """Send `pending` with this turn's message. It is answered later, or fails now as `submit` says."""
+        """Send `pending` with this turn's message. It is answered or fails later; it fails now if the shard was given
+        up or too much waits for it already."""
         if not self._open and (self._row.given_up or self._is_crowded(pending.size)):
             pending.fail(Unavailable(f"shard {self._index} is down"))
             return

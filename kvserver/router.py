@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Final, overload
 import zmq
 
 from kvserver.activity import ActivityFeed
-from kvserver.link import Link, Pending
+from kvserver.link import Link, Pending, Portion, Single
 from kvserver.merge import Walk
 from shards.board import Board
 from shards.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
@@ -116,16 +117,6 @@ class Router:
 
     # One key
 
-    def submit(
-        self,
-        operation: OfOneKey,
-        deliver: Callable[[Reply | KVError], None],
-        deadline_s: float = DEADLINE_S,
-    ) -> None:
-        """Send an operation to the shard that owns its key; `deliver` is called once with a reply or an error."""
-        deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
-        self._links[shard_of(operation.key, self._shards)].submit(operation, deadline_ns, deliver)
-
     def enqueue(self, key: bytes, pending: Pending) -> None:
         """Send what the shard that owns `key` is asked. It is answered, or fails, once."""
         shards = self._shards
@@ -140,13 +131,14 @@ class Router:
     async def request(
         self, operation: Put | Delete | Touch | Incr | Patch, deadline_s: float = DEADLINE_S
     ) -> Done | Value:
-        """`submit`, and its answer. A delete of an absent key is shown as activity.
+        """Do an operation, and give its answer. A delete of an absent key is shown as activity.
 
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         end = self.board.end()
-        self.submit(operation, _settles(future), deadline_s)
+        deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
+        self.enqueue(operation.key, Single(operation, deadline_ns, _settles(future)))
         reply = await future
         assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
@@ -282,10 +274,13 @@ class Router:
         replies: list[Reply] = [_INTERNAL] * len(operations)
         finished: asyncio.Future[None] = self._loop.create_future()
         end = self.board.end()
-        portions = [portion async for portion in self._portions(operations, replies)]
+        asked: Sequence[int] = range(len(operations))
+        if Get in map(type, operations):
+            asked = await self._answer_gets(operations, replies)
+        portions = list(self._portions(operations, asked))
         left = len(portions)
 
-        def deliver(portion: list[int], answers: Sequence[Reply] | KVError) -> None:
+        def deliver(portion: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
             nonlocal left
             if isinstance(answers, KVError):
                 answers = [Failed.of(answers)] * len(portion)
@@ -296,51 +291,65 @@ class Router:
                 finished.set_result(None)
 
         deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
-        for shard, portion in portions:
-            asked = [operations[index] for index in portion]
-            self._links[shard].submit_all(asked, deadline_ns, partial(deliver, portion))
+        for shard, portion, size in portions:
+            of_portion = [operations[index] for index in portion]
+            self._links[shard].enqueue(Portion(of_portion, size, deadline_ns, partial(deliver, portion)))
         if portions:
             await finished
         self._show(operations, replies, end)
         return replies
 
-    async def _portions(
-        self, operations: Sequence[OfOneKey], replies: list[Reply]
-    ) -> AsyncIterator[tuple[int, list[int]]]:
-        """What has to be asked: shard, and indices of operations that fit into one message. The other `replies` are
-        filled in: they are looked up before anything is sent. Other tasks run where they are large."""
-        asked: dict[int, list[int]] = {}
-        sizes = [0] * self._shards
+    async def _answer_gets(self, operations: Sequence[OfOneKey], replies: list[Reply]) -> list[int]:
+        """Fill in the replies of gets that the maps can answer; the indices of what has to be asked. Other tasks run
+        where values are large."""
+        asked: list[int] = []
         changed: set[bytes] = set()
+        now_ms = self.board.now_ms()
         room = ANSWER_BYTES
         pause_at = room - _LOOK_UP_BYTES
         for index, operation in enumerate(operations):
             key = operation.key
             if type(operation) is not Get:
                 changed.add(key)
-            elif key not in changed:
-                reply = self._look_up(key) if room >= 0 else _TOO_LARGE
-                room -= len(reply.value) if isinstance(reply, Value) else 0
+                asked.append(index)
+            elif key in changed:
+                asked.append(index)
+            else:
+                reply = self._look_up(key, now_ms) if room >= 0 else _TOO_LARGE
+                if type(reply) is Value:
+                    room -= len(reply.value)
                 replies[index] = reply if room >= 0 else _TOO_LARGE
                 if room < pause_at:
                     pause_at = room - _LOOK_UP_BYTES
                     await asyncio.sleep(0)
-                continue
-            shard = shard_of(key, self._shards)
-            size = size_of(operation)
-            portion = asked.setdefault(shard, [])
-            if portion and (len(portion) >= MESSAGE_OPS or sizes[shard] + size > MESSAGE_BYTES):
-                yield shard, portion
-                asked[shard] = portion = []
-                sizes[shard] = 0
-            portion.append(index)
-            sizes[shard] += size
-        for shard, portion in asked.items():
-            yield shard, portion
+                    now_ms = self.board.now_ms()
+        return asked
 
-    def _look_up(self, key: bytes) -> Reply:
+    def _portions(
+        self, operations: Sequence[OfOneKey], asked: Sequence[int]
+    ) -> Iterator[tuple[int, Sequence[int], int]]:
+        """What fits into one message each: shard, indices (those of `asked`, in order), bytes."""
+        of_shards: dict[int, Sequence[int]] = {}
+        if self._shards == 1:
+            of_shards[0] = asked
+        else:
+            lists: dict[int, list[int]] = defaultdict(list)
+            for index in asked:
+                lists[shard_of(operations[index].key, self._shards)].append(index)
+            of_shards.update(lists)
+        for shard, indices in of_shards.items():
+            sizes = [size_of(operations[index]) for index in indices]
+            begin = size = 0
+            for at, more in enumerate(sizes):
+                if at > begin and (at - begin >= MESSAGE_OPS or size + more > MESSAGE_BYTES):
+                    yield shard, indices[begin:at], size
+                    begin, size = at, 0
+                size += more
+            if begin < len(indices):
+                yield shard, indices[begin:], size
+
+    def _look_up(self, key: bytes, now_ms: int) -> Reply:
         """`get` as a shard would reply; it is not shown."""
-        now_ms = self.board.now_ms()
         try:
             item = self._readers[shard_of(key, self._shards)].get(key, now_ms)
         except Unavailable as error:
@@ -405,7 +414,7 @@ class Router:
     def _ask(self, shard: int, operation: Operation) -> Awaitable[Reply]:
         future: asyncio.Future[Reply] = self._loop.create_future()
         deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
-        self._links[shard].submit(operation, deadline_ns, _settles(future))
+        self._links[shard].enqueue(Single(operation, deadline_ns, _settles(future)))
         return future
 
 

@@ -31,7 +31,6 @@ from shards.errors import (
 from shards.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
-    Delete,
     Done,
     Failed,
     Get,
@@ -40,7 +39,6 @@ from shards.protocol import (
     Put,
     Reply,
     Results,
-    Touch,
     Value,
 )
 
@@ -76,11 +74,15 @@ class Batch:
         """In portions, so that no more values are held than one of them and the answer."""
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
-            refused = [told.refuses(op) for op in portion]
-            asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
-            replies = iter(await self._router.each(asked))
-            for op, refusal in zip(portion, refused, strict=True):
-                if told.add(op, next(replies) if refusal is None else refusal):
+            if told.asks_all:
+                replies = await self._router.each(portion)
+            else:
+                refused = [told.refuses(op) for op in portion]
+                asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
+                answers = iter(await self._router.each(asked))
+                replies = [next(answers) if refusal is None else refusal for refusal in refused]
+            for op, reply in zip(portion, replies, strict=True):
+                if told.add(op, reply):
                     await asyncio.sleep(0)
 
     async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
@@ -153,6 +155,11 @@ class Told:
         self._cuts = [0]  # between these places in `results` values have some `_PORTION_BYTES`
         self._cut_at = ANSWER_BYTES - _PORTION_BYTES  # bytes left at the next one
 
+    @property
+    def asks_all(self) -> bool:
+        """Whether nothing at all is refused without a shard's being asked."""
+        return self._unrestricted and not self.full
+
     def refuses(self, operation: OfOneKey) -> Failed | None:
         """What becomes of the operation without a shard's being asked; None: ask."""
         is_get = type(operation) is Get
@@ -165,29 +172,30 @@ class Told:
 
     def add(self, operation: OfOneKey, reply: Reply) -> bool:
         """The result of the next operation. Whether there was enough to do for others to get their turn."""
-        if type(reply) is Done:
+        if isinstance(reply, Done):
             self.results.append(_done(operation, reply))
             return False
-        if isinstance(operation, Get) and isinstance(reply, Value):
+        if isinstance(reply, Value) and isinstance(operation, Get):
             self.full = self.full or len(reply.value) > self._left
-            reply = _TOO_MUCH if self.full else reply
+            if self.full:
+                reply = _TOO_MUCH
         if isinstance(reply, Failed):
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
             error = told_to(self._grants, operation.key, reply.error())
             self.results.append(_error(error, self._grants.may("read", operation.key)))
-        else:
-            assert isinstance(reply, Value)
-            self.results.append(self._value(operation, reply))
-            if self._left < self._cut_at:
-                self._cuts.append(len(self.results))
-                self._cut_at = self._left - _PORTION_BYTES
-                return True
-        return False
+            return False
+        assert isinstance(reply, Value)
+        self.results.append(self._value(operation, reply))
+        if self._left >= self._cut_at:
+            return False
+        self._cuts.append(len(self.results))
+        self._cut_at = self._left - _PORTION_BYTES
+        return True
 
     def _value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
-        if isinstance(operation, Get) and not reply.existed:
+        if not reply.existed and isinstance(operation, Get):
             return _error(NotFound())
-        if not self._grants.may("read", operation.key):
+        if not (self._unrestricted or self._grants.may("read", operation.key)):
             return {"status": 204, "revision": reply.revision}
         result: dict[str, Any] = {
             "status": 200 if reply.existed else 201,
@@ -195,13 +203,15 @@ class Told:
             "content_type": reply.content_type or OCTETS,
             "expires": rfc3339(reply.expires_ms) if reply.expires_ms else None,
         }
-        if len(reply.value) > self._left:  # what a patch made: it is done, so it can only go unshown
+        value = reply.value
+        if len(value) > self._left:  # what a patch made: it is done, so it can only go unshown
             return result
-        self._left -= len(reply.value)
+        self._left -= len(value)
         if self._format is batches.JSON:
-            result.update(show_value(reply.value))
+            field, shown = show_value(value)
+            result[field] = shown
         else:
-            result["value"] = reply.value
+            result["value"] = value
         return result
 
     async def encode(self) -> bytes:
@@ -217,9 +227,9 @@ class Told:
 
 
 def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
-    if isinstance(operation, Delete | Touch) and not reply.existed:
-        return _error(NotFound())
-    return {"status": 201 if isinstance(operation, Put) and not reply.existed else 204, "revision": reply.revision}
+    if reply.existed:
+        return {"status": 204, "revision": reply.revision}
+    return {"status": 201, "revision": reply.revision} if isinstance(operation, Put) else _error(NotFound())
 
 
 def _error(error: KVError, may_read: bool = True) -> dict[str, Any]:

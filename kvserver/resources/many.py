@@ -208,15 +208,18 @@ def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
         "modified": rfc3339(item.modified_ms),
         "expires": rfc3339(item.expires_ms) if item.expires_ms else None,
     }
-    return shown | show_value(item.value) if values else shown
+    if values:
+        field, value = show_value(item.value)
+        shown[field] = value
+    return shown
 
 
-def show_value(value: bytes) -> dict[str, str]:
-    """A value as JSON shows it: text, or Base64 where it is none."""
+def show_value(value: bytes) -> tuple[str, str]:
+    """A value as JSON shows it, and under which name: text, or Base64 where it is none."""
     try:
-        return {"value": value.decode()}
+        return "value", value.decode()
     except UnicodeDecodeError:
-        return {"value_base64": b64encode(value).decode()}
+        return "value_base64", b64encode(value).decode()
 
 
 def _line(row: Row, values: bool) -> dict[str, Any]:

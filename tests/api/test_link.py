@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import zmq
 
-from kvserver.link import MOST_WAITING, MOST_WAITING_BYTES, Link
+from kvserver.link import MOST_WAITING, MOST_WAITING_BYTES, Link, Portion, Single
 from shards import protocol
 from shards.board import Board, Facts, ShardRow
 from shards.errors import DeadlinePassed, InsufficientStorage, KVError, OutcomeUnknown, StaleIncarnation, Unavailable
-from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Done, Failed, Put, Reply
+from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Done, Failed, OfOneKey, Put, Reply, size_of
 
 T = TypeVar("T")
 
@@ -53,6 +53,10 @@ class Shard:
 
     def close(self) -> None:
         self.socket.close(0)
+
+
+def portion(operations: Sequence[OfOneKey], deadline_ns: int, answers: list[Any]) -> Portion:
+    return Portion(operations, sum(map(size_of, operations)), deadline_ns, answers.append)
 
 
 async def until(condition: Callable[[], T | None], timeout_s: float = 10.0) -> T:
@@ -94,7 +98,7 @@ class Bench:
 
     def put(self, value: bytes = b"v", deadline_s: float = 10.0) -> None:
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
-        self.link.submit(Put(b"k", value), deadline_ns, self.answers.append)
+        self.link.enqueue(Single(Put(b"k", value), deadline_ns, self.answers.append))
 
     async def answered(self, count: int) -> list[Reply | KVError]:
         await until(lambda: len(self.answers) >= count)
@@ -199,7 +203,7 @@ async def test_not_more_than_so_many_wait(bench: Bench) -> None:
 async def test_what_travels_together_waits_as_one(bench: Bench) -> None:
     def put_all(count: int, size: int = 1) -> None:
         deadline_ns = time.monotonic_ns() + int(10e9)
-        bench.link.submit_all([Put(b"k", bytes(size))] * count, deadline_ns, bench.answers.append)  # type: ignore[arg-type]
+        bench.link.enqueue(portion([Put(b"k", bytes(size))] * count, deadline_ns, bench.answers))
 
     for _ in range(MOST_WAITING):
         put_all(100)
@@ -221,9 +225,9 @@ async def test_answers_go_to_who_asked_one_or_several(bench: Bench) -> None:
     several: list[Any] = []
     deadline_ns = time.monotonic_ns() + int(10e9)
     bench.put()
-    bench.link.submit_all([Delete(b"k"), Delete(b"l")], deadline_ns, several.append)
+    bench.link.enqueue(portion([Delete(b"k"), Delete(b"l")], deadline_ns, several))
     bench.put()
-    bench.link.submit_all([Delete(b"m")], deadline_ns, several.append)
+    bench.link.enqueue(portion([Delete(b"m")], deadline_ns, several))
     shard = bench.shard(1)
     identity, request = await shard.receive()
     assert [type(operation) for operation in request.operations] == [Put, Delete, Delete, Put, Delete]
@@ -238,7 +242,7 @@ async def test_answers_go_to_who_asked_one_or_several(bench: Bench) -> None:
 async def test_several_that_were_lost_are_all_unknown(bench: Bench) -> None:
     shard = bench.shard(1)
     await bench.connected()
-    bench.link.submit_all([Delete(b"k"), Delete(b"l")], time.monotonic_ns() + int(10e9), bench.answers.append)  # type: ignore[arg-type]
+    bench.link.enqueue(portion([Delete(b"k"), Delete(b"l")], time.monotonic_ns() + int(10e9), bench.answers))
     await shard.receive()
     shard.close()
     (answer,) = await bench.answered(1)

@@ -110,7 +110,7 @@ def test_gets_of_a_batch_go_on_without_their_shard(store: Store, monkeypatch: py
     async def main() -> None:
         async with routing(store) as router:
             await put(router, b"a")
-            monkeypatch.setattr("kvserver.router.Link.submit_all", _refuse)
+            monkeypatch.setattr("kvserver.router.Link.enqueue", _refuse)
             got, failed = await router.each([Get(b"a", 1), Put(b"a", b"new")])
             assert isinstance(got, Value) and got.value == b"va"
             assert isinstance(failed, Failed) and failed.code == Unavailable.code
@@ -121,8 +121,8 @@ def test_gets_of_a_batch_go_on_without_their_shard(store: Store, monkeypatch: py
             store.board.shards[shard_of(b"a", SHARDS)].map_generation = generation
             assert isinstance(lost, Failed) and lost.code == Unavailable.code
 
-    def _refuse(link: Any, operations: Any, deadline_ns: int, deliver: Any) -> None:
-        deliver(Unavailable("the shard is down"))
+    def _refuse(link: Any, pending: Any) -> None:
+        pending.fail(Unavailable("the shard is down"))
 
     asyncio.run(main())
 
