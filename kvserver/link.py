@@ -232,9 +232,8 @@ class Link:
         _, batch, count = self._in_flight.pop(id, (0, [], 0))
         if not batch:
             return  # nobody waits for it any more
-        first = replies[0] if replies else None
-        error = first.error() if isinstance(first, Failed) else ProtocolError("a reply of another length")
-        if len(replies) == 1 and isinstance(error, Unavailable):  # refused as a whole, surely not executed
+        refusal = replies[0].error() if len(replies) == 1 and isinstance(replies[0], Failed) else None
+        if isinstance(refusal, Unavailable):  # refused as a whole, surely not executed
             self._waiting.extendleft(reversed(batch))
             self._drop_late(time.monotonic_ns())
         elif len(replies) == count:
@@ -243,7 +242,7 @@ class Link:
                 pending.answer(left)
         else:
             for pending in batch:
-                pending.fail(error)
+                pending.fail(refusal or ProtocolError("a reply of another length"))
 
     def _fail(self, batch: list[Pending]) -> None:
         self.unknown += sum(len(pending.operations) for pending in batch)

@@ -438,21 +438,22 @@ def _apply_events(
         if floors is not None and revision <= floors[slot_of(key)]:
             continue
         old = get(key)
-        header, created_ms = None, time_ms
+        created_ms = time_ms
         if old is not None:
-            header = _unpack(old)
-            if not header[2] or header[2] > time_ms:
-                created_ms = header[3]
+            old_revision, value_revision, expires_ms, old_created_ms, modified_ms, length = _unpack(old)
+            if not expires_ms or expires_ms > time_ms:
+                created_ms = old_created_ms
                 if revision in previous:
-                    value_at = HEADER_SIZE + header[5]
-                    content_type = old[HEADER_SIZE:value_at].tobytes().decode() if header[5] else ""
-                    replaced[revision] = old[value_at:].tobytes(), content_type, header[0]
+                    value_at = HEADER_SIZE + length
+                    content_type = old[HEADER_SIZE:value_at].tobytes().decode() if length else ""
+                    replaced[revision] = old[value_at:].tobytes(), content_type, old_revision
         if isinstance(change, PutEvent):
             kind = change.content_type.encode()
             put(key, _pack(revision, revision, change.expires_ms, created_ms, time_ms, len(kind)) + kind + change.value)
-        elif old is None or header is None:
+        elif old is None:
             continue  # deletes and touches of what is not there: a replay over a state that is ahead
         elif isinstance(change, DeleteEvent):
             txn.delete(key)
         else:
-            put(key, _pack(revision, header[1], change.expires_ms, *header[3:]) + bytes(old[HEADER_SIZE:]))
+            header = _pack(revision, value_revision, change.expires_ms, old_created_ms, modified_ms, length)
+            put(key, header + bytes(old[HEADER_SIZE:]))

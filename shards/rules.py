@@ -80,35 +80,33 @@ def decide(group: Group, operation: Operation) -> Reply:
 
 def put(group: Group, operation: Put) -> Done:
     """Set value, type and expiry. An expired key that is not deleted yet expires first."""
-    key, size = operation.key, len(operation.value)
+    key, size, now_ms = operation.key, len(operation.value), group.now_ms
     _check_key(group, key)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the value has {size} bytes, at most {group.keyspace.max_value} are allowed")
     if operation.content_type and not is_content_type(operation.content_type):
         raise BadRequest("the content type is not a media type of RFC 9110 in at most 255 ASCII characters")
     expires_ms = operation.expires_ms
-    if operation.ttl_ms or expires_ms:
-        expires_ms = expiry(operation.ttl_ms, expires_ms, group.now_ms)
+    if expires_ms or operation.ttl_ms:
+        expires_ms = expiry(operation.ttl_ms, expires_ms, now_ms)
     old = group.entry(key)
-    existed = is_live(old, group.now_ms)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
     if group.guarded:
         _check_room(group, key, size, old)
-    wanted = existed and operation.want_previous
-    if wanted:
-        group.count_answer(old[3] if old is not None else 0)
-    if old is not None and not existed:
-        group.expire_first(key, old)
-        old = None
+    existed = wanted = False
+    if old is not None:
+        if is_live(old, now_ms):
+            existed, wanted = True, operation.want_previous
+            if wanted:
+                group.count_answer(old[3])
+        else:
+            group.expire_first(key, old)
+            old = None
     revision = ~len(group.events)
     group.events.append(PutEvent(key, operation.value, operation.content_type, expires_ms))
     group.stage(key, old, (revision, revision, expires_ms, size))
-    if wanted:
-        return group.done(revision, True, True, expires_ms)
-    done = Done(revision, existed, None, expires_ms)
-    group.numbered.append(done)
-    return done
+    return group.done(revision, existed, wanted, expires_ms)
 
 
 def delete(group: Group, operation: Delete) -> Done:
