@@ -132,6 +132,7 @@ class Link:
         self._incarnation = 0  # that the socket is for
         self._dead_incarnation = 0  # that was seen to go
         self._open = False  # the last send was taken, as far as known
+        self._closed = False
         self.messages = self.operations = self.unknown = 0
 
     @property
@@ -142,7 +143,7 @@ class Link:
     def enqueue(self, pending: Pending) -> None:
         """Send `pending` with this turn's message. It is answered or fails later; it fails now if the shard was given
         up or too much waits for it already."""
-        if not self._open and (self._row.given_up or self._is_crowded(pending.size)):
+        if not self._open and (self._closed or self._row.given_up or self._is_crowded(pending.size)):
             pending.fail(Unavailable(f"shard {self._index} is down"))
             return
         self._waiting.append(pending)
@@ -170,7 +171,8 @@ class Link:
             self._flush()
 
     def close(self) -> None:
-        """Drop the connection; everything unanswered ends."""
+        """Drop the connection; everything unanswered ends, and what is still to come fails."""
+        self._closed = True
         self._disconnect()
         while self._waiting:
             self._waiting.popleft().fail(Unavailable("the server is stopping"))
@@ -179,6 +181,8 @@ class Link:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        if self._closed:
+            return
         if self._row.incarnation != self._incarnation:
             self._connect()
         while self._waiting and self._socket is not None:

@@ -116,8 +116,8 @@ class Server(UvicornServer):
         give_up_at = self._loop.time() + self._grace_s
         self._let_idle_ones_go()
         await self._accept_the_last(min(give_up_at, self._loop.time() + LAST_CONNECTIONS_S))
+        await self._acceptor.close()
         self._let_idle_ones_go()
-        self._acceptor.close()
         for listener in sockets:
             listener.close()
         counter = 0
@@ -140,6 +140,7 @@ class Server(UvicornServer):
         quiet_since = now = self._loop.time()
         while now < give_up_at and now - quiet_since < QUIET_S:
             await asyncio.sleep(LOOK_S)
+            self.traffic.tokens.refresh()  # who comes late is held to what holds now
             now = self._loop.time()
             fresh = self.traffic.connections - known
             if fresh:

@@ -42,13 +42,16 @@ class Acceptor:
         for listener in self._listeners:
             self._loop.add_reader(listener, self._on_readable, listener)
 
-    def close(self) -> None:
-        """Accept no more. The sockets stay open: they are the caller's."""
+    async def close(self) -> None:
+        """Accept no more, and see to it that what was accepted has its protocol. The sockets stay open: they are the
+        caller's."""
         for listener in self._listeners:
             self._loop.remove_reader(listener)
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._opening:
+            await asyncio.wait(self._opening)
 
     def _on_readable(self, listener: socket.socket) -> None:
         """Somebody waits at `listener`. The loop calls again, in its next turn, if somebody else does."""

@@ -351,3 +351,15 @@ async def test_closing_answers_everything(bench: Bench) -> None:
     bench.put()
     bench.link.close()
     assert [type(answer) for answer in bench.answers] == [Unavailable]
+
+
+@scenario
+async def test_a_closed_link_sends_nothing_and_refuses_at_once(bench: Bench) -> None:
+    bench.shard(1)
+    bench.put()  # it would connect in the loop's next turn
+    bench.link.close()
+    assert [type(answer) for answer in bench.answers] == [Unavailable]
+    bench.context.destroy(linger=0)
+    bench.put()
+    assert [type(answer) for answer in bench.answers] == [Unavailable] * 2
+    await asyncio.sleep(0)

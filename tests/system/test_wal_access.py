@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.frames import Close, Opcode
 
+from shards.board import Board
 from tests.system.harness import Server, wait_for
 from tests.system.raw import HANDSHAKE, Raw, masked, request
 
@@ -67,11 +68,17 @@ class Guarded:
         return str(json.loads(self.ask("POST", "/v1/tickets", json.dumps({"for": kind}).encode(), name))["ticket"])
 
     def reload(self, **changes: list[tuple[str, list[str]]] | None) -> None:
-        """Change the file, and have it read again."""
+        """Change the file, and have it read again; there is a new worker then, and none that knows the old one."""
         tokens = {name: grants for name, grants in (GRANTS | changes).items() if grants is not None}
         self.file.write_text(toml(tokens))  # type: ignore[arg-type]
+        before = self._workers()
         assert self.server.process is not None
         self.server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: (now := self._workers()) and not now & before, "another worker")
+
+    def _workers(self) -> set[int]:
+        with contextlib.closing(Board.open(self.server.run_dir / "board")) as board:
+            return {row.pid for _, row in board.workers.alive()}
 
     def settled(self, name: str) -> bool:
         """Whether the worker and the gateway both know a token."""
