@@ -2,9 +2,9 @@
 
 A buffer that is exactly one request of the subset below, and comes where a request begins, is answered from the map or
 sent to its shard at once. Everything else, and whatever has an answer that is not plain, takes the ordinary road. The
-subset leaves nothing to interpret: GET, PUT or DELETE of a key that needs no decoding, no query, HTTP/1.1, exactly one
-Host, and only header fields that change nothing or are looked at here as they are there. So both roads answer alike,
-but for Date, X-Request-Id and revisions.
+subset leaves nothing to interpret: GET, PUT or DELETE of one key, no query, HTTP/1.1, exactly one Host, and only header
+fields that change nothing or are looked at here as they are there. So both roads answer alike, but for Date,
+X-Request-Id and revisions.
 
 Clients repeat their header fields from request to request: what a block of them means is remembered.
 """
@@ -24,8 +24,8 @@ from kvserver.web import coding, target
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.http import IDLE_S
 from kvserver.web.traffic import LARGE_ANSWER, MOST_BYTES, Traffic
-from shards.errors import KVError, NotFound, Unauthorized, Unavailable
-from shards.limits import is_content_type
+from shards.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
+from shards.limits import MAX_KEY, is_content_type
 from shards.mapfile import HEADER, HEADER_SIZE, parse
 from shards.protocol import Delete, Done, Failed, Put, Reply
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kvserver.web.http import Protocol
 
 _REQUEST = re.compile(
-    rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@/-]{1,511})|([A-Za-z0-9._~!$&'()*+,;=:@-]{1,511})))"
+    rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
     rb" HTTP/1\.1\r\n"
 )
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
@@ -125,26 +125,31 @@ class HotPath:
         fields = self._blocks.get(block) or self._read(block)
         if fields is None or not self._traffic.at_ease:
             return False
-        method, path, key_of_v1, key = request.groups()
-        if key in _RESERVED or len(data) != end + 2 + fields.length:
+        method, path, of_v1, of_root = request.groups()
+        if of_root in _RESERVED or len(data) != end + 2 + fields.length:
             return False
-        if self._traffic.tokens.required and not self._may(fields.authorization, method, key_of_v1 or key):
+        key = of_v1 or of_root
+        if len(key) > MAX_KEY or b"%" in key:
+            key = _decoded(path)
+            if not key:
+                return False
+        if self._traffic.tokens.required and not self._may(fields.authorization, method, key):
             return False
         if method == b"GET":
-            return not fields.has_body and self._get(connection, path, key_of_v1 or key, key is None, fields, begun_at)
+            return not fields.has_body and self._get(connection, path, key, of_root is None, fields, begun_at)
         if (method == b"PUT") != fields.has_body or not self._has_room(fields.length):
             return False
-        name, at_root = key_of_v1 or key, key is not None
+        at_root = of_root is not None
         if method == b"PUT":
             write = Write(connection, self._traffic, path, at_root, fields, begun_at)
-            write.operations = (Put(name, data[end + 2 :], fields.content_type, 0, 0, at_root),)
+            write.operations = (Put(key, data[end + 2 :], fields.content_type, 0, 0, at_root),)
         else:
             write = Removal(connection, self._traffic, path, at_root, fields, begun_at)
-            write.operations = (Delete(name, at_root),)
-            write.router, write.end = self._router, self._router.board.end()
-        write.size = len(name) + fields.length
+            write.operations = (Delete(key, at_root),)
+            write.router, write.key, write.end = self._router, key, self._router.board.end()
+        write.size = len(key) + fields.length
         connection.answering = write
-        self._router.enqueue(name, write)
+        self._router.enqueue(key, write)
         return True
 
     def _read(self, block: bytes) -> Fields | None:
@@ -246,7 +251,11 @@ class Write(Pending):
         if self._at_root:
             self.send(200, _OCTETS, done.previous or b"")
         else:
-            self.send(204 if done.existed else 201, of_revision(done.revision), b"")
+            self.tell_version1(done)
+
+    def tell_version1(self, done: Done) -> None:
+        """The same, at a path of version 1."""
+        self.send(204 if done.existed else 201, of_revision(done.revision), b"")
 
     def send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         """The answer, which is plain unless something has come up."""
@@ -281,21 +290,33 @@ class Write(Pending):
 class Removal(Write):
     """A DELETE whose answer is due. `end`: the history's end before it was sent."""
 
-    __slots__ = ("end", "router")
+    __slots__ = ("end", "key", "router")
 
     method = "DELETE"
     router: Router
+    key: bytes
     end: int
 
     def tell(self, done: Done) -> None:
         """Answer with what is done; a key that was not there is shown as activity."""
-        if not done.existed:
-            self.router.absent(self._path[1:] if self._at_root else self._path[8:], self.end)
-            self.fail(NotFound())
-        elif self._at_root:
-            self.send(200, _OCTETS, done.previous or b"")
+        if done.existed:
+            super().tell(done)
         else:
-            self.send(204, [("kv-revision", str(done.revision))], b"")
+            self.router.absent(self.key, self.end)
+            self.fail(NotFound())
+
+    def tell_version1(self, done: Done) -> None:
+        """A deleted key has no ETag."""
+        self.send(204, [("kv-revision", str(done.revision))], b"")
+
+
+def _decoded(path: bytes) -> bytes:
+    """The key that `path` names; empty if it is none."""
+    try:
+        key = target.resolve(path).argument
+    except BadKey:
+        return b""
+    return key if len(key) <= MAX_KEY else b""
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:
