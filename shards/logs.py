@@ -23,8 +23,6 @@ _CONTROLS: Final = {
     for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
 } | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
-_given: dict[str, str] = {"format": "text"}
-
 
 def one_line(text: str) -> str:
     """`text` without characters that end a line or move the cursor: what a client sent must not look like an event."""
@@ -81,12 +79,11 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda arguments: _uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
-    _given["format"] = format
 
 
 def give_up(message: str) -> None:
     """Say why the process cannot go on: to people as commands do, else as an event."""
-    if _given["format"] == "json":
+    if any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers):
         logging.getLogger("kvserver").critical("%s", message)
     else:
         print(f"kvserver: {message}", file=sys.stderr, flush=True)

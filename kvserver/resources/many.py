@@ -184,6 +184,8 @@ class Many:
             lost = OutcomeUnknown(str(error))
             lost.members = {"deleted": deleted, "cut": cut}
             raise lost from error
+        if deleted == limit:  # the shards did not look for more
+            _, complete = await self._count_deletable(prefix, cut, 0)
         return deleted, complete
 
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:

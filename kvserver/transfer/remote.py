@@ -113,7 +113,7 @@ class Remote:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            trust_env=not _is_here(_host(url)),  # a proxy has no way to this machine
+            mounts={"http://": None, "https://": None} if _is_here(_host(url)) else None,  # a proxy has no way to here
         )
 
     def close(self) -> None:

@@ -198,6 +198,16 @@ def test_a_delete_stops_at_its_limit(site: Site, limit: int) -> None:
     }  # fmt: skip
 
 
+def test_a_delete_that_its_limit_just_suffices_for_is_complete(site: Site) -> None:
+    site.fill([f"d/{n}" for n in range(10)] + ["e"])
+    cut = site.store.board.end()
+    site.fill(["d/new"])
+    done = {"deleted": 10, "complete": True, "cut": cut}
+    assert site.delete(f"/v1/kv?prefix=d/&limit=10&cut={cut}&dry_run=true") == done
+    assert site.delete(f"/v1/kv?prefix=d/&limit=10&cut={cut}") == done
+    assert site.keys("/v1/kv") == ["d/new", "e"]
+
+
 def test_a_delete_that_takes_long_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     count = PAGE_KEYS * SHARDS * 2
     site.fill([f"d/{n:05}" for n in range(count)])

@@ -147,7 +147,8 @@ def nginx_conf(deployed: Deployed, scratch: Path) -> str:
 def nginx_before(deployed: Deployed, scratch: Path) -> Iterator[None]:
     """A real nginx, with a certificate made for it."""
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kv.example.org"
-    files = ["-keyout", str(scratch / "key.pem"), "-out", str(scratch / "cert.pem")]
+    names = ["-addext", "subjectAltName=DNS:kv.example.org,IP:127.0.0.1"]
+    files = [*names, "-keyout", str(scratch / "key.pem"), "-out", str(scratch / "cert.pem")]
     subprocess.run([*make.split(), *files], check=True, capture_output=True)
     (scratch / "nginx.conf").write_text(nginx_conf(deployed, scratch))
     command = ["nginx", "-e", str(scratch / "error.log"), "-c", str(scratch / "nginx.conf")]

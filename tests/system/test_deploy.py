@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +143,20 @@ def test_workers_are_replaced_behind_nginx_without_a_failed_request(nginx: str, 
             client.put(f"{nginx}/v1/kv/reload", content=b"%d" % count).raise_for_status()
             count += 1
         assert int(client.get(f"{nginx}/v1/kv/reload").content) == count - 1
+
+
+def test_records_travel_over_tls_by_a_certificate_of_ones_own(nginx: str, scratch: Path) -> None:
+    """Of this machine, to which no proxy is asked the way."""
+    httpx.put(f"{nginx}/v1/kv/tls/a", content=b"1", verify=False, trust_env=False).raise_for_status()
+    export = [sys.executable, "-m", "kvserver", "export", "--url", nginx, "--prefix", "tls/", "--patience", "0", "-"]
+    environ = os.environ | {"HTTPS_PROXY": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"}
+    trusted = environ | {"SSL_CERT_FILE": str(scratch / "cert.pem")}
+    done = subprocess.run(export, env=trusted, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"key":"tls/a"' in done.stdout.replace(": ", ":")
+    refused = subprocess.run(export, env=environ, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "certificate" in refused.stderr
 
 
 def test_a_killed_shard_is_back_and_a_restart_keeps_everything(deployed: Deployed) -> None:
