@@ -67,10 +67,11 @@ class Load:
             file.write(request_file(requests))
             self._path = Path(file.name)
 
-    def run(self, seconds: float, connections: int, *, refusals: bool = False) -> Summary:
+    def run(self, seconds: float, connections: int, *, refusals: bool = False, faults: bool = False) -> Summary:
         """Keep `connections` busy for some whole seconds, one request at a time each.
 
-        Raises `Failed` if requests were not answered, or refused and `refusals` does not say that this is expected.
+        Raises `Failed` if none was answered; unless `faults`, if some were not; and unless `refusals` either, if some
+        were refused.
         """
         command = [
             "wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "30s", "-s", str(_SCRIPT),
@@ -78,7 +79,8 @@ class Load:
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
         summary = parse(done.stdout + done.stderr)
-        if summary.broken or (summary.status and not refusals) or not summary.requests:
+        faulty = not faults and (summary.broken or (summary.status and not refusals))
+        if faulty or not summary.requests:
             raise Failed(f"{summary}")
         return summary
 

@@ -165,7 +165,12 @@ def compare(
 
         def run(contender: Contender, load: Load) -> Round:
             begun = contender.cpu_s()
-            summary = load.run(bench.seconds, connections, refusals="miss" in case)
+            misses, is_peer = "miss" in case, not isinstance(contender, KVServer)
+            summary = load.run(bench.seconds, connections, refusals=misses, faults=is_peer)
+            if faults := summary.broken + (0 if misses else summary.status):
+                findings.notes.append(
+                    f"{case}: {contender.name} refused or did not answer {faults} of {summary.requests} requests"
+                )
             spent = contender.cpu_s() - begun
             return {**summary.metrics(), "CPU us": spent * 1e6 / summary.requests}
 
