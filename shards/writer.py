@@ -11,7 +11,6 @@ import contextlib
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
@@ -248,12 +247,12 @@ class Writer:
         self.announcements.append(self._log.appended if whole else self._log.appended[:HEADER])
 
     def _count(self, events: Sequence[Event], group: Group) -> None:
-        figures, kinds = self.figures, Counter(map(type, events))
+        figures, kinds = self.figures, list(map(type, events))
         figures["groups"] += 1
-        figures["puts"] += kinds[PutEvent]
-        figures["touches"] += kinds[TouchEvent]
+        figures["puts"] += kinds.count(PutEvent)
+        figures["touches"] += kinds.count(TouchEvent)
         figures["prefix_deletes"] += group.prefix_deleted
-        figures["deletes"] += kinds[DeleteEvent] - group.expired - group.prefix_deleted - group.evicted
+        figures["deletes"] += kinds.count(DeleteEvent) - group.expired - group.prefix_deleted - group.evicted
         figures["expired"] += group.expired
         figures["evicted"] += group.evicted
         figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.lag_ms)
