@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,16 @@ class Pending(ABC):
         count: how many operations that is, those of atomic batches singly.
         size: bytes of their keys and values.
         deadline_ns: until when the shard may begin with it, by CLOCK_MONOTONIC.
+        place: its place among all that the link was given.
     """
 
-    __slots__ = ("count", "deadline_ns", "operations", "size")
+    __slots__ = ("count", "deadline_ns", "operations", "place", "size")
 
     operations: Sequence[Operation]
     count: int
     size: int
     deadline_ns: int
+    place: int
 
     @abstractmethod
     def answer(self, replies: Iterator[Reply]) -> None:
@@ -133,6 +136,7 @@ class Link:
         self._dead_incarnation = 0  # that was seen to go
         self._open = False  # the last send was taken, as far as known
         self._closed = False
+        self._given = 0
         self.messages = self.operations = self.unknown = 0
 
     @property
@@ -146,6 +150,8 @@ class Link:
         if not self._open and (self._closed or self._row.given_up or self._is_crowded(pending.size)):
             pending.fail(Unavailable(f"shard {self._index} is down"))
             return
+        self._given += 1
+        pending.place = self._given
         self._waiting.append(pending)
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -185,7 +191,8 @@ class Link:
             return
         if self._row.incarnation != self._incarnation:
             self._connect()
-        while self._waiting and self._socket is not None:
+        # A shard that is not in its row any more is stopping, and would refuse what it still reads.
+        while self._waiting and self._socket is not None and self._row.incarnation == self._incarnation:
             batch = self._take()
             if not self._send(batch):
                 self._waiting.extendleft(reversed(batch))
@@ -238,7 +245,8 @@ class Link:
             return  # nobody waits for it any more
         refusal = replies[0].error() if len(replies) == 1 and isinstance(replies[0], Failed) else None
         if isinstance(refusal, Unavailable):  # refused as a whole, surely not executed
-            self._waiting.extendleft(reversed(batch))
+            # Several messages may come back one after the other: the operations of a request keep their order.
+            self._waiting = deque(sorted([*batch, *self._waiting], key=attrgetter("place")))
             self._drop_late(time.monotonic_ns())
         elif len(replies) == count:
             left = iter(replies)

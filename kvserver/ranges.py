@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_ONE_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))[ \t]*", re.IGNORECASE | re.ASCII)
+_ONE_RANGE = re.compile(
+    r"bytes=[ \t]*(?:([0-9]{1,100})-([0-9]{0,100})|-([0-9]{1,100}))[ \t]*", re.IGNORECASE | re.ASCII
+)
 
 
 class Unsatisfiable(Exception):

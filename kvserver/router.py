@@ -265,9 +265,15 @@ class Router:
                 lost = type(reply)(f"shard {shard} was lost midway: {reply}")
         return deleted, lost
 
-    async def each(self, operations: Sequence[OfOneKey]) -> list[Reply]:
+    async def each(
+        self, operations: Sequence[OfOneKey], silent: set[int] | None = None, held: Callable[[int], object] = id
+    ) -> list[Reply]:
         """Do the operations, those of one key in their order, and give their replies in theirs; an error is a
         `Failed`. Reads, and deletes of absent keys, are shown as activity.
+
+        `silent`: shards that are asked nothing, and to which those are added that did not answer: who does a request
+        in parts waits for each of them once. `held` is told how many bytes of values wait for their answer, whenever
+        other tasks are about to run; what it raises, this raises, if nothing was sent yet.
 
         Gets are answered from the maps, but for those of keys that are changed before them.
         """
@@ -276,13 +282,16 @@ class Router:
         end = self.board.end()
         asked: Sequence[int] = range(len(operations))
         if Get in map(type, operations):
-            asked = await self._answer_gets(operations, replies)
+            asked = await self._answer_gets(operations, replies, held)
         portions = list(self._portions(operations, asked))
         left = len(portions)
+        silent = set() if silent is None else silent
 
-        def deliver(portion: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
+        def deliver(shard: int, portion: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
             nonlocal left
             if isinstance(answers, KVError):
+                if isinstance(answers, Unavailable | OutcomeUnknown):
+                    silent.add(shard)
                 answers = [Failed.of(answers)] * len(portion)
             for index, reply in zip(portion, answers, strict=True):
                 replies[index] = reply
@@ -292,14 +301,19 @@ class Router:
 
         deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
         for shard, portion, size in portions:
-            of_portion = [operations[index] for index in portion]
-            self._links[shard].enqueue(Portion(of_portion, size, deadline_ns, partial(deliver, portion)))
+            pending = Portion([operations[at] for at in portion], size, deadline_ns, partial(deliver, shard, portion))
+            if shard in silent:
+                pending.fail(Unavailable(f"shard {shard} did not answer before"))
+            else:
+                self._links[shard].enqueue(pending)
         if portions:
             await finished
         self._show(operations, replies, end)
         return replies
 
-    async def _answer_gets(self, operations: Sequence[OfOneKey], replies: list[Reply]) -> list[int]:
+    async def _answer_gets(
+        self, operations: Sequence[OfOneKey], replies: list[Reply], held: Callable[[int], object]
+    ) -> list[int]:
         """Fill in the replies of gets that the maps can answer; the indices of what has to be asked. Other tasks run
         where values are large."""
         asked: list[int] = []
@@ -320,6 +334,7 @@ class Router:
                     room -= len(reply.value)
                 replies[index] = reply if room >= 0 else _TOO_LARGE
                 if room < pause_at:
+                    held(pause_at + _LOOK_UP_BYTES - room)
                     pause_at = room - _LOOK_UP_BYTES
                     await asyncio.sleep(0)
                     now_ms = self.board.now_ms()

@@ -337,6 +337,8 @@ class Board:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
+        except OSError:  # no descriptor is free, for instance: that says nothing of the run
+            return False
         try:
             head = array("Q", os.pread(fd, 16, 0))
         finally:

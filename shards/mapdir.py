@@ -227,8 +227,9 @@ def _settle(path: Path, owner: Owner) -> None:
         raise MapDirError(
             f"the map directory {path} holds the maps of the store in {before.data_dir}: give each its own --map-dir"
         )
-    if before != owner or owner.data_dir is None:
-        _empty(path)
+    if before == owner and owner.data_dir is not None:
+        return  # nothing is written: there may be no room for it
+    _empty(path)
     temporary = path / (_OWNER + ".new")
     temporary.write_bytes(msgspec.json.encode(owner))
     temporary.rename(path / _OWNER)

@@ -42,7 +42,7 @@ from shards.mapfile import (
 )
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
 from shards.records import Record
-from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reserve, free_bytes, in_memory, parse_readers
+from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reserve, free_bytes, growth_left, in_memory, parse_readers
 from shards.slots import shard_of, slot_of
 
 __all__ = ["PAGE_BYTES", "Item", "MapError", "MapFull", "MapReader", "ShardMap"]
@@ -334,8 +334,9 @@ class ShardMap:
 
     def free_bytes(self) -> int:
         """How much the map can take: its free pages, and what file system and memory still give."""
-        unused = self._reserve.size - self.size_bytes() if self._reserve is not None else 0
-        return unused + self.spare_bytes() + free_bytes(self.path)
+        used = self.size_bytes()
+        size = self._reserve.size if self._reserve is not None else used
+        return size - used + self.spare_bytes() + min(free_bytes(self.path), growth_left(size))
 
     def spare_bytes(self) -> int:
         """Bytes of the map's free pages. Old readers may still need some, and few of them may be neighbours."""

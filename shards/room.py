@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -23,6 +24,12 @@ def free_bytes(path: Path) -> int:
     status = os.statvfs(path)
     free = status.f_bavail * status.f_frsize
     return min(free, available_memory()) if in_memory(path) else free
+
+
+def growth_left(size: int) -> int:
+    """Bytes by which this process may enlarge a file of `size` bytes (RLIMIT_FSIZE)."""
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return 1 << 62 if most == resource.RLIM_INFINITY else max(most - size, 0)
 
 
 def in_memory(path: Path) -> bool:
@@ -134,7 +141,7 @@ class Reserve:
 
     def grow(self, least: int = GROWTH_BYTES) -> bool:
         """Make the file larger, by `least` bytes or an eighth, or by what there still is; False if there is nothing."""
-        room = free_bytes(self._path) >> 16 << 16
+        room = min(free_bytes(self._path), growth_left(self.size)) >> 16 << 16
         return room > 0 and self._take(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
 
     def _take(self, size: int, there: int | None = None) -> bool:

@@ -63,13 +63,14 @@ class Tokens:
 
     Attributes:
         required: whether a request needs one.
+        generation: another number when others are in effect.
     """
 
     def __init__(self, board: Board) -> None:
         """Raises `TokensError`: without them nobody can be let in."""
         self._board, self._path = board, board.path.with_name(FILE)
         self.required = False
-        self._generation = 0
+        self.generation = 0
         self._tokens: list[Token] = []
         try:
             self._read()
@@ -78,7 +79,7 @@ class Tokens:
 
     def refresh(self) -> bool:
         """Follow the supervisor; whether anything has changed. While the file cannot be read, the old ones hold."""
-        if self._board.log.tokens == self._generation:
+        if self._board.log.tokens == self.generation:
             return False
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             self._read()
@@ -89,7 +90,7 @@ class Tokens:
         generation = self._board.log.tokens  # before the file: which may be newer, never older
         if generation:
             self._tokens = _decode(self._path.read_bytes())
-        self._generation = generation
+        self.generation = generation
         self.required = generation > 0
 
     def authenticate(self, authorization: bytes | None) -> Grants:

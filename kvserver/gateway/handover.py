@@ -18,6 +18,7 @@ import gevent  # type: ignore[import-untyped]
 import msgspec
 from gevent import socket as gsocket
 
+from kvserver.web.acceptor import EXHAUSTED, EXHAUSTED_S
 from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,15 @@ class Reception:
 
     def run(self) -> None:
         """Accept until `close`."""
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 channel, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    return
+                log.error("no connection can be taken over: %s", error.strerror)
+                gevent.sleep(EXHAUSTED_S)  # some will have gone
+            else:
                 gevent.spawn(self._receive, channel)
 
     def close(self) -> None:
@@ -55,7 +62,11 @@ class Reception:
     def _receive(self, channel: gsocket.socket) -> None:
         """Take one connection."""
         with channel, gevent.Timeout(ACCEPT_S, False), contextlib.suppress(OSError):
-            message, fds = _receive_fds(channel)
+            message, fds, whole = _receive_fds(channel)
+            if not whole:
+                _close(fds)
+                log.error("a connection was not taken over: no descriptor is free for it")
+                return
             try:
                 version, address, head, rest = _decode(message)
                 if version != VERSION or len(fds) != 1:
@@ -71,13 +82,16 @@ class Reception:
             self._adopt(gsocket.socket(fileno=fds[0]), _address(address), head + rest)
 
 
-def _receive_fds(channel: gsocket.socket) -> tuple[bytes, list[int]]:
+def _receive_fds(channel: gsocket.socket) -> tuple[bytes, list[int], bool]:
+    """What was sent, the descriptors beside it, and whether that is all of them."""
     fds = array.array("i")
-    message, ancillary, _, _ = channel.recvmsg(MOST_BYTES, gsocket.CMSG_SPACE(fds.itemsize), gsocket.MSG_CMSG_CLOEXEC)
+    message, ancillary, flags, _ = channel.recvmsg(
+        MOST_BYTES, gsocket.CMSG_SPACE(fds.itemsize), gsocket.MSG_CMSG_CLOEXEC
+    )
     for level, kind, data in ancillary:
         if (level, kind) == (gsocket.SOL_SOCKET, gsocket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return message, list(fds)
+    return message, list(fds), not flags & gsocket.MSG_CTRUNC
 
 
 def _answer(channel: gsocket.socket) -> bool:

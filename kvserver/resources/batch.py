@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from falcon.asgi import Request, Response
 
 from kvserver import batches, query
-from kvserver.access.grants import EVERYTHING, Grants
+from kvserver.access.grants import EVERYTHING, NOTHING, Grants
 from kvserver.batches import Format
 from kvserver.resources import bodies
 from kvserver.resources.many import show_value
@@ -19,6 +19,7 @@ from kvserver.resources.values import answer, told_to
 from kvserver.router import Router
 from kvserver.times import rfc3339
 from kvserver.web.exchange import GRANTS
+from kvserver.web.traffic import Traffic
 from shards.errors import (
     AnswerTooLarge,
     BatchFailed,
@@ -36,6 +37,7 @@ from shards.protocol import (
     Get,
     OfOne,
     OfOneKey,
+    Patch,
     Put,
     Reply,
     Results,
@@ -54,32 +56,40 @@ _SMALL: Final = 64 << 10
 class Batch:
     """`/v1/batch`"""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic = router, traffic
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
         query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
         operations, atomic = await _read(format, await req.stream.read())
-        told = Told(format, req.scope[GRANTS])
-        if atomic and operations:
-            await self._do_atomic(operations, told)
-        else:
-            await self._do_each(operations, told)
-        resp.content_type = content_type
-        await answer(req, resp, await told.encode(), content_type)
+        kinds = set(map(type, operations))
+        if not kinds.isdisjoint((Get, Patch)):
+            self._traffic.check_room()
+        told = Told(format, req.scope[GRANTS], self._traffic, kinds == {Get})
+        try:
+            if atomic and operations:
+                await self._do_atomic(operations, told)
+            else:
+                await self._do_each(operations, told)
+            resp.content_type = content_type
+            await answer(req, resp, await told.encode(), content_type)
+        finally:
+            told.release()
 
     async def _do_each(self, operations: list[OfOneKey], told: Told) -> None:
         """In portions, so that no more values are held than one of them and the answer."""
+        silent: set[int] = set()
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
+            told.follow_tokens()
             if told.asks_all:
-                replies = await self._router.each(portion)
+                replies = await self._router.each(portion, silent, told.hold)
             else:
                 refused = [told.refuses(op) for op in portion]
                 asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
-                answers = iter(await self._router.each(asked))
+                answers = iter(await self._router.each(asked, silent, told.hold))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
                 if told.add(op, reply):
@@ -147,13 +157,33 @@ class Told:
         full: no value more is told: a get is `answer_too_large` from now on.
     """
 
-    def __init__(self, format: Format, grants: Grants) -> None:
+    def __init__(self, format: Format, grants: Grants, traffic: Traffic, reads_only: bool) -> None:
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
+        self._traffic, self._reads_only = traffic, reads_only
         self._unrestricted = grants is EVERYTHING
+        self._held = 0
         self.results: list[dict[str, Any]] = []
         self.full = False
         self._cuts = [0]  # between these places in `results` values have some `_PORTION_BYTES`
         self._cut_at = ANSWER_BYTES - _PORTION_BYTES  # bytes left at the next one
+
+    def hold(self, size: int) -> None:
+        """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
+        nothing was changed."""
+        self._held += size
+        self._traffic.bytes_owed += size
+        if self._reads_only:
+            self._traffic.check_room()
+
+    def release(self) -> None:
+        """The answer is made, and counted by whoever sends it."""
+        self._traffic.bytes_owed -= self._held
+        self._held = 0
+
+    def follow_tokens(self) -> None:
+        """What is asked from now on is judged by the tokens in effect now."""
+        if not self._unrestricted:
+            self._grants = self._traffic.tokens.current(self._grants) or NOTHING
 
     @property
     def asks_all(self) -> bool:
@@ -222,6 +252,7 @@ class Told:
         body = bytearray()
         for fragment in self._format.fragments(map(self._format.encode, pieces), len(self.results)):
             body += fragment
+            self.hold(len(fragment))
             await asyncio.sleep(0)
         return cast(bytes, body)  # a copy of so much would hold up others
 

@@ -13,11 +13,12 @@ from kvserver.conditions import Preconditions
 from kvserver.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
 from kvserver.resources import bodies
 from kvserver.resources.memorykv import OCTETS
-from kvserver.resources.values import CACHE_CONTROL, answer, coded, find, of_revision, of_value, seen_by
+from kvserver.resources.values import CACHE_CONTROL, answer, check_room, coded, find, of_revision, of_value, seen_by
 from kvserver.router import Router
 from kvserver.web import answers
 from kvserver.web.answers import BehindTheEnd, NoMergePatch
 from kvserver.web.exchange import GRANTS, SCRIPT
+from kvserver.web.traffic import Traffic
 from shards.errors import (
     BadRequest,
     Forbidden,
@@ -46,8 +47,8 @@ _CHOICES: Final = ("incr", "ttl", "expires", "persist")
 class KeyOfVersion1:
     """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic = router, traffic
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
@@ -56,6 +57,8 @@ class KeyOfVersion1:
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
+        if req.method == "GET":
+            check_room(self._router, self._traffic, key)
         item = find(req, self._router, key)
         if item is None:
             raise NotFound
@@ -82,6 +85,7 @@ class KeyOfVersion1:
         grants, want_previous = _require_write(req, key), "return" in parameters
         if want_previous:
             grants.require("read", key)
+            check_room(self._router, self._traffic, key)
         ttl_ms, expires_ms = query.expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
@@ -107,6 +111,7 @@ class KeyOfVersion1:
         kind = bodies.media_type(req)
         if kind.encode() != answers.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
+        check_room(self._router, self._traffic, key)
         body = await req.stream.read()
         with seen_by(grants, key):
             result = await self._router.request(Patch(key, body, self._condition(req, key)))

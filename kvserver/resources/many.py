@@ -22,8 +22,8 @@ from kvserver.resources.values import answer
 from kvserver.router import PAGE_KEYS, Router
 from kvserver.times import rfc3339
 from kvserver.web.exchange import GRANTS
-from shards.board import Board
-from shards.errors import BadRequest, KVError, OutcomeUnknown, Unavailable
+from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from shards.errors import BadRequest, InvalidToken, KVError, OutcomeUnknown, Unavailable
 from shards.maps import PAGE_BYTES, Item
 
 JSON: Final = "application/json"
@@ -57,8 +57,8 @@ _encoder = msgspec.json.Encoder()
 class Many:
     """`/v1/kv`"""
 
-    def __init__(self, router: Router, board: Board) -> None:
-        self._router, self._board = router, board
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic, self._board = router, traffic, traffic.board
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
@@ -86,6 +86,8 @@ class Many:
             body = _encoder.encode({"count": await self._count(wanted)})
         else:
             body = await self._page(resp, wanted, given)
+            if len(body) >= LARGE_ANSWER:
+                self._traffic.check_room()
         await answer(req, resp, body, JSON)
 
     on_head = on_get
@@ -145,9 +147,9 @@ class Many:
         walk = Walk(wanted, PAGE_KEYS, _PORTION_BYTES)
         self._router.walk(walk, values=values)  # what fails at once can still be told by the status
         if req.method == "GET":
-            resp.stream = self._lines(walk, values, cursor)
+            resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
 
-    async def _lines(self, walk: Walk, values: bool, cursor: str) -> AsyncIterator[bytes]:
+    async def _lines(self, walk: Walk, values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
         items, last = 0, None
         try:
             while True:
@@ -159,6 +161,8 @@ class Many:
                 if walk.done:
                     break
                 await asyncio.sleep(0)
+                if self._traffic.tokens.current(grants) != grants:  # its client takes its time
+                    raise InvalidToken("what the token grants has changed")
                 self._router.walk(walk, values=values)
         except Exception as error:
             told = error if isinstance(error, KVError) else KVError()
@@ -178,14 +182,14 @@ class Many:
                     deleted, complete = deleted + count, is_last
                     if asyncio.get_running_loop().time() >= until:
                         break
+            if deleted == limit:  # the shards did not look for more
+                _, complete = await self._count_deletable(prefix, cut, 0)
         except KVError as error:
             if isinstance(error, Unavailable) and not deleted:
                 raise
             lost = OutcomeUnknown(str(error))
             lost.members = {"deleted": deleted, "cut": cut}
             raise lost from error
-        if deleted == limit:  # the shards did not look for more
-            _, complete = await self._count_deletable(prefix, cut, 0)
         return deleted, complete
 
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:

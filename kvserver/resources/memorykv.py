@@ -12,12 +12,12 @@ from falcon.asgi import Request, Response
 from kvserver.access.grants import Grants
 from kvserver.resources import bodies
 from kvserver.resources.lists import answer_list, json_array, nothing, refused_if_full, spooled
-from kvserver.resources.values import answer
+from kvserver.resources.values import answer, check_room
 from kvserver.router import Router
 from kvserver.web import coding, handshake, target
 from kvserver.web.answers import WrongMethod
 from kvserver.web.exchange import GRANTS, SCRIPT
-from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from kvserver.web.traffic import Traffic
 from shards.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import Delete, Put
@@ -46,10 +46,6 @@ class Key:
     def __init__(self, router: Router, traffic: Traffic) -> None:
         self._router, self._traffic = router, traffic
 
-    def _check_room(self, key: bytes) -> None:
-        if self._router.size(key) >= LARGE_ANSWER:
-            self._traffic.check_room()
-
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value, empty if there is none."""
         req.scope[GRANTS].require("read", key)
@@ -60,8 +56,7 @@ class Key:
             self._router.activity("read", key)
             resp.data = b""
             return
-        if self._traffic.full:
-            self._check_room(key)
+        check_room(self._router, self._traffic, key)
         item = self._router.get(key)
         if item is None:
             resp.data = b""
@@ -80,8 +75,7 @@ class Key:
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
-        if self._traffic.full:
-            self._check_room(key)
+        check_room(self._router, self._traffic, key)
         value = await req.stream.read()
         done = await self._router.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
@@ -93,8 +87,7 @@ class Key:
         if len(key) > MAX_KEY:
             self._router.activity("delete", key)
             raise NotFound
-        if self._traffic.full:
-            self._check_room(key)
+        check_room(self._router, self._traffic, key)
         done = await self._router.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound

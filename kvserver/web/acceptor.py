@@ -23,7 +23,8 @@ SLACK: Final = 4
 EXHAUSTED_S: Final = 0.1
 """How long a worker waits that could not take one for want of descriptors or memory."""
 
-_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""What says that one cannot be taken now, and not that none can be any more."""
 
 log = logging.getLogger("kvserver.web.acceptor")
 
@@ -76,7 +77,7 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker was faster, or the client has gone
         except OSError as error:
-            if error.errno not in _EXHAUSTED:
+            if error.errno not in EXHAUSTED:
                 raise
             log.error("no connection can be taken: %s", error.strerror)
             self._leave(listener, EXHAUSTED_S)

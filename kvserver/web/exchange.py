@@ -12,9 +12,10 @@ import secrets
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from kvserver.access.grants import NOTHING
 from kvserver.web import answers, target
 from kvserver.web.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
-from shards.errors import KVError, Overloaded
+from shards.errors import InvalidToken, KVError, Overloaded
 
 if TYPE_CHECKING:
     from kvserver.web.http import Protocol
@@ -61,13 +62,14 @@ class Exchange:
         keep_alive: whether another request may follow on the connection.
         last: it has arrived whole, and its client wants no other to follow.
         counted: it is one of the requests in flight.
+        judged_by: generation of the tokens by which its grants were found.
         bytes_held, bytes_owed: what it has added to the worker's.
     """
 
     __slots__ = (
         "_chunked", "_started", "accept", "authorization", "begun_at", "body", "bytes_held", "bytes_owed", "complete",
-        "counted", "disconnected", "error", "headers", "keep_alive", "last", "method", "origin", "path", "protocol",
-        "request_id", "scope", "script", "start", "status", "version",
+        "counted", "disconnected", "error", "headers", "judged_by", "keep_alive", "last", "method", "origin", "path",
+        "protocol", "request_id", "scope", "script", "start", "status", "version",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol) -> None:
@@ -80,7 +82,7 @@ class Exchange:
         self.authorization: bytes | None = None
         self.keep_alive = self.last = self.counted = self.script = False
         self.accept = self.origin = self.request_id = b""
-        self.bytes_held = self.bytes_owed = 0
+        self.bytes_held = self.bytes_owed = self.judged_by = 0
         self.begun_at = perf_counter()
         self.status = 0
         self.start: Headers = []
@@ -219,6 +221,16 @@ class Exchange:
         if not self.counted:
             self.error = Overloaded()
         return self.counted
+
+    def judge_again(self) -> None:
+        """See what its client may do now: since its head arrived, other tokens may have come into effect."""
+        tokens, grants = self.protocol.traffic.tokens, self.scope.get(GRANTS)
+        if self.judged_by == tokens.generation or grants is None or grants is NOTHING:
+            return
+        self.judged_by = tokens.generation
+        self.scope[GRANTS] = tokens.current(grants) or NOTHING
+        if self.scope[GRANTS] is NOTHING:
+            self.error = InvalidToken()
 
     def leave(self) -> None:
         """Count no longer as in flight."""

@@ -86,8 +86,8 @@ def read_fields(block: bytes) -> Fields | None:
             found[name] = value
         elif name not in _IGNORED:
             return None
-    length = found.get(b"content-length", b"")
-    if _HOST.fullmatch(found.get(b"host", b"/")) is None or not (length == b"" or _LENGTH.fullmatch(length)):
+    length = found.get(b"content-length")
+    if _HOST.fullmatch(found.get(b"host", b"/")) is None or (length is not None and not _LENGTH.fullmatch(length)):
         return None
     if found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
@@ -100,7 +100,7 @@ def read_fields(block: bytes) -> Fields | None:
         found.get(b"authorization", b""),
         bodies.stored_type(content_type),
         int(length or b"0"),
-        length != b"",
+        length is not None,
     )
 
 

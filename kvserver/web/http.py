@@ -181,6 +181,8 @@ class Protocol(HttpToolsProtocol):
     def _start(self, exchange: Exchange) -> None:
         self.answering = exchange
         self._unsent = 0
+        if exchange.error is None:
+            exchange.judge_again()
         if exchange.error is None and not exchange.counted:
             exchange.enter()
         if exchange.error is not None:

@@ -283,6 +283,7 @@ class Intake:
 
     def _authenticate(self, exchange: Exchange, has_body: bool) -> None:
         """Who lacks a token is told so in its turn; its body is not waited for."""
+        exchange.judged_by = self._traffic.tokens.generation
         try:
             exchange.scope[GRANTS] = self._traffic.tokens.authenticate(exchange.authorization)
         except Unauthorized as error:

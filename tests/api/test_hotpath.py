@@ -173,6 +173,7 @@ REFUSED_ON_BOTH = [
     put("/a", b"", "Expect: 100-continue"), put("/a", b"abc", "Expect: 100-continue"),
     get("/a", "Content-Length: 3") + b"abc", delete("/a", "Content-Length: 3") + b"abc", get("/a", "Content-Length: 0"),
     get("/a", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    get("/a", "Content-Length:"), delete("/a", "Content-Length:"), delete("/a", "Content-Length: "),
     # lines
     get("/a").replace(b"\r\n", b"\n"), get("/a").replace(b"\r\n\r\n", b"\n\n"), get("/a", " folded: x"),
     get("/a", "X: 1\rHost: evil"), get("/a", "A: b\nHost: evil"), b"\r\n" + get("/a"), b"\r\n\r\n\r\n" + get("/a"),

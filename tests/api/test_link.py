@@ -363,3 +363,26 @@ async def test_a_closed_link_sends_nothing_and_refuses_at_once(bench: Bench) -> 
     bench.put()
     assert [type(answer) for answer in bench.answers] == [Unavailable] * 2
     await asyncio.sleep(0)
+
+
+@scenario
+async def test_messages_that_are_refused_one_after_the_other_keep_their_order(bench: Bench) -> None:
+    """A shard that is stopping refuses whatever comes; what it refused goes to its successor as it was asked."""
+    shard = bench.shard(1)
+    await bench.connected()
+    values = [b"%d" % number for number in range(6)]
+    messages = []
+    for value in values:
+        bench.put(value)
+        messages.append(await shard.receive())
+    bench.row.incarnation = 0
+    for identity, request in messages:
+        shard.reply(identity, request.id, [Failed.of(Unavailable("the shard is stopping"))])
+        await asyncio.sleep(0.01)
+    shard.close()
+    successor, again = bench.shard(2), []
+    while len(again) < len(values):
+        identity, request = await successor.receive()
+        again += [operation.value for operation in request.operations if isinstance(operation, Put)]
+        successor.reply(identity, request.id, [Done(1, True)] * len(request.operations))
+    assert again == values
