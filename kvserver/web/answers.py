@@ -96,6 +96,12 @@ class NoMergePatch(UnsupportedMediaType):
     """The body of a PATCH is of another type than `MERGE_PATCH`."""
 
 
+class LargeBatch(ValueTooLarge):
+    """The body of a batch is larger than batches may be."""
+
+    hint = "Send a smaller batch, or raise --max-batch."
+
+
 class BehindTheEnd(RangeNotSatisfiable):
     """No byte of the `size` that there are is in the range."""
 

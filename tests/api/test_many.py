@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pytest
 
 from kvserver.resources import many
 from kvserver.router import PAGE_KEYS
+from kvserver.web.traffic import MOST_BYTES
 from shards.errors import Unavailable
 from shards.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
 from shards.slots import shard_of
@@ -443,7 +445,7 @@ def test_a_batch_may_be_larger_than_a_value(site: Site) -> None:
     assert [result["status"] for result in results] == [201] * 4
     (result,) = site.batch({"op": "put", "key": "k", "value": "x" * (MAX_VALUE + 1)})
     assert (result["status"], result["code"]) == (413, "value_too_large")
-    site.problem(413, "POST", "/v1/batch", "Content-Length: 33554433")
+    assert "--max-batch" in site.problem(413, "POST", "/v1/batch", "Content-Length: 33554433")["hint"]
 
 
 def test_an_atomic_batch_is_all_or_nothing(site: Site) -> None:
@@ -505,3 +507,51 @@ def test_other_requests_run_while_a_stream_is_made(site: Site) -> None:
     site.run(main())
     assert isinstance(site.run(site.router.each([Get(b"s/zzz", 1)]))[0], Value)
     assert isinstance(site.run(site.router.each([Put(b"", b"")]))[0], Failed)
+
+
+# Room for large answers
+
+
+def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
+    """Others go on, and nothing is done of what is refused."""
+    site.fill(["small"])
+    site.run(site.router.request(Put(b"large", bytes(70_000))))
+    site.run(site.router.request(Put(b"json", b'{"a":"%b"}' % (b"x" * 70_000))))
+    patch = "Content-Type: application/merge-patch+json"
+    get = json.dumps({"ops": [{"op": "get", "key": "small"}]}).encode()
+    traffic = site.front.traffic
+    traffic.bytes_owed += MOST_BYTES
+    try:
+        refused = [
+            site.ask("GET", "/v1/kv/large"), site.ask("PUT", "/v1/kv/large?return=previous", body=b"x"),
+            site.ask("PATCH", "/v1/kv/json", patch, body=b'{"b":1}'), site.ask("GET", "/v1/kv?values=true"),
+            site.ask("POST", "/v1/batch", body=get),
+        ]  # fmt: skip
+        assert [(answer.status, answer.headers.get("retry-after")) for answer in refused] == [(503, "1")] * 5
+        done = [
+            site.ask("GET", "/v1/kv/small"), site.ask("HEAD", "/v1/kv/large"), site.ask("PUT", "/v1/kv/x", body=b"x"),
+            site.ask("GET", "/v1/kv"), site.ask("GET", "/v1/kv?count=true"),
+            site.ask("POST", "/v1/batch", body=get.replace(b"get", b"delete")),
+        ]  # fmt: skip
+        assert [answer.status for answer in done] == [200, 200, 201, 200, 200, 200]
+    finally:
+        traffic.bytes_owed -= MOST_BYTES
+    assert len(site.ask("GET", "/v1/kv/large").body) == 70_000
+    assert b'"b"' not in site.ask("GET", "/v1/kv/json").body
+    assert not traffic.bytes_owed
+
+
+def test_batches_count_while_their_answers_are_made(site: Site) -> None:
+    """What they would hold together counts before the first of it is written."""
+    site.run(site.router.request(Put(b"large", bytes(90_000))))
+    body = json.dumps({"ops": [{"op": "get", "key": "large"}] * 300}).encode()
+
+    async def main() -> list[int]:
+        asked = [site.front.ask(request("POST", "/v1/batch", body=body)) for _ in range(8)]
+        return [answer.status for answer in await asyncio.gather(*asked)]
+
+    statuses = site.run(main())
+    assert statuses.count(200) >= 1
+    assert statuses.count(503) >= 1
+    assert set(statuses) == {200, 503}
+    assert not site.front.traffic.bytes_owed

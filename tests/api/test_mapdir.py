@@ -287,3 +287,13 @@ def test_a_directory_removed_as_stale_while_it_is_taken(
     assert removed
     assert names(wanted) == {"lock", "owner"}
     chosen.close()
+
+
+def test_a_directory_that_is_ours_already_wants_no_room(shm: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_map_dir(None, data, STORE, shm=shm).close()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    choose_map_dir(None, data, STORE, shm=shm).close()

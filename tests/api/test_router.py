@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from kvserver.router import PAGE_KEYS, Router
-from shards.errors import Unavailable
+from shards.errors import OutcomeUnknown, Unavailable
 from shards.manifest import Manifest
 from shards.protocol import (
     MESSAGE_BYTES,
@@ -248,3 +248,26 @@ def received(subscriber: zmq.Socket[Any]) -> list[Activity]:
     while subscriber.poll(0):
         lines += decode_activity(subscriber.recv())
     return lines
+
+
+def test_a_silent_shard_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who does a request in parts: it would wait as often."""
+
+    async def main() -> None:
+        async with routing(store) as router:
+            asked = []
+
+            def lose(link: Any, pending: Any) -> None:
+                asked.append(link)
+                pending.fail(OutcomeUnknown("no answer"))
+
+            monkeypatch.setattr("kvserver.router.Link.enqueue", lose)
+            silent: set[int] = set()
+            (first,) = await router.each([Put(b"a", b"1")], silent)
+            (second,) = await router.each([Put(b"a", b"2")], silent)
+            assert isinstance(first, Failed) and first.code == OutcomeUnknown.code
+            assert isinstance(second, Failed) and second.code == Unavailable.code
+            assert silent == {shard_of(b"a", SHARDS)}
+            assert len(asked) == 1
+
+    asyncio.run(main())

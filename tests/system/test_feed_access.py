@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.system.feeds import Message, events, lines, query, receive, websocket
-from tests.system.harness import Server
+from tests.system.harness import Server, wait_for
 from tests.system.test_wal_access import GRANTS, Guarded, bearer, toml
 
 
@@ -144,3 +145,21 @@ def test_as_many_clients_as_there_are_places(tmp_path: Path) -> None:
         for _ in range(3):
             while client.get("/v1/feed").status_code == 503:
                 pass
+
+
+def test_want_of_descriptors_ends_no_gateway(tmp_path: Path) -> None:
+    """It takes connections over again when some have gone."""
+    with Server(tmp_path / "store", "--shards", "1", "--workers", "1", "--sync", "os") as server:
+        (gateway,) = [each["pid"] for each in server.status()["gateways"]]
+        most = len(list(Path(f"/proc/{gateway}/fd").iterdir())) + 8
+        resource.prlimit(gateway, resource.RLIMIT_NOFILE, (most, most))
+        asked = [server.connect() for _ in range(30)]
+        for connection in asked:
+            connection.sendall(b"GET /v1/feed HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+        answers = [connection.recv(12) for connection in asked]
+        assert set(answers) == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        for connection in asked:
+            connection.close()
+        with server.client() as client:
+            wait_for(lambda: client.get("/v1/feed").status_code == 200, "room again")
+        assert "no descriptor is free" in server.log() or "can be taken over" in server.log()

@@ -214,6 +214,24 @@ def test_connections_that_others_do_not_take_are_taken(server: Server) -> None:
                 assert exchange(connection, answers, b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")[:2] == (200, b"pong")
 
 
+def test_want_of_descriptors_ends_no_worker(server: Server) -> None:
+    before = worker_pids(server)
+    for pid in before:
+        most = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 10
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            wait_for(lambda: server.log().count("no connection can be taken") > 40, "seconds without descriptors")
+        with server.client() as client:
+            assert client.get("/ping").text == "pong"
+        assert worker_pids(server) == before
+    finally:
+        os.kill(web_master(server), signal.SIGHUP)
+        wait_for(lambda: not worker_pids(server) & before and len(worker_pids(server)) == 2, "new workers")
+
+
 def test_requests_are_counted_by_route(server: Server) -> None:
     def counted(labels: str) -> float:
         found = re.search(rf"^http_requests_total{{{re.escape(labels)}}} (\S+)$", server.metrics(), re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -135,6 +136,21 @@ def test_a_run_is_over_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     made.close()
     assert seen.is_over()
     seen.close()
+
+
+def test_want_of_descriptors_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Board.create(tmp_path / "board", FACTS)
+    made.install()
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.board.os.open", refuse)
+        assert not made.is_over()
+    made.path.unlink()
+    assert made.is_over()
+    made.close()
 
 
 # The history.

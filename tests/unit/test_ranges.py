@@ -16,6 +16,7 @@ TEN = b"0123456789"
     [
         ("bytes=0-0", b"0"), ("bytes=2-4", b"234"), ("bytes=7-", b"789"), ("bytes=7-99", b"789"), ("bytes=-3", b"789"),
         ("bytes=-99", TEN), ("Bytes=0-1", b"01"), (" bytes= 0-1 ", b"01"), ("bytes=0-9999999999999999999", TEN),
+        ("bytes=2-" + "9" * 100, b"23456789"), ("bytes=-" + "9" * 100, TEN),
     ],
 )  # fmt: skip
 def test_ranges(header: str, part: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reader, Reserve, group_room, parse_readers
+from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reader, Reserve, group_room, growth_left, parse_readers
 
 
 def test_the_cache_of_a_group_is_room_its_shared_memory_is_not() -> None:
@@ -101,3 +101,16 @@ def test_a_reserve_takes_what_there_is(tmp_path: Path, monkeypatch: pytest.Monke
         free = 60_000
         assert not reserve.grow()
         assert reserve.size == path.stat().st_size == GROWTH_BYTES + (64 << 10)
+
+
+def test_a_reserve_keeps_to_the_limit_of_file_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert growth_left(5) > 1 << 60
+    monkeypatch.setattr("resource.getrlimit", lambda _: (GROWTH_BYTES + (64 << 10), -1))
+    with Reserve(path) as reserve:
+        assert growth_left(reserve.size) == 64 << 10
+        assert reserve.grow()
+        assert reserve.size == GROWTH_BYTES + (64 << 10)
+        assert not reserve.grow()
+    assert growth_left(reserve.size + 1) == 0
