@@ -18,8 +18,8 @@ from kvserver.web.traffic import Traffic
 
 LEAVE_S: Final = 0.001
 """How long a connection is left to workers that have fewer."""
-SLACK: Final = 4
-"""How many more connections, and an eighth, it may have than another before it leaves them to others."""
+SLACK: Final = 1
+"""A worker may have so many connections more than another, and an eighth, before it leaves new ones to others."""
 EXHAUSTED_S: Final = 0.1
 """How long a worker waits that could not take one for want of descriptors or memory."""
 
@@ -85,4 +85,9 @@ class Acceptor:
         connection.setblocking(False)
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._make_protocol, connection))
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[object]) -> None:
+        self._opening.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # its client has gone already
+            log.debug("a connection came to nothing: %s", error)
