@@ -136,7 +136,7 @@ class Link:
         self._dead_incarnation = 0  # that was seen to go
         self._open = False  # the last send was taken, as far as known
         self._closed = False
-        self._given = 0
+        self._given = 0  # how many were enqueued
         self.messages = self.operations = self.unknown = 0
 
     @property

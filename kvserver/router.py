@@ -11,7 +11,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,10 @@ _LOOK_UP_BYTES: Final = 1 << 20  # of values that are looked up before other tas
 _INTERNAL: Final = Failed("internal")
 _ABSENT: Final = Value(0, False)
 _TOO_LARGE: Final = Failed.of(AnswerTooLarge())
+
+
+def _uncounted(size: int) -> None:
+    """Of whoever does not want to know how much is held."""
 
 
 class Router:
@@ -266,7 +270,7 @@ class Router:
         return deleted, lost
 
     async def each(
-        self, operations: Sequence[OfOneKey], silent: set[int] | None = None, held: Callable[[int], object] = id
+        self, operations: Sequence[OfOneKey], silent: set[int] | None = None, held: Callable[[int], None] = _uncounted
     ) -> list[Reply]:
         """Do the operations, those of one key in their order, and give their replies in theirs; an error is a
         `Failed`. Reads, and deletes of absent keys, are shown as activity.
@@ -312,7 +316,7 @@ class Router:
         return replies
 
     async def _answer_gets(
-        self, operations: Sequence[OfOneKey], replies: list[Reply], held: Callable[[int], object]
+        self, operations: Sequence[OfOneKey], replies: list[Reply], held: Callable[[int], None]
     ) -> list[int]:
         """Fill in the replies of gets that the maps can answer; the indices of what has to be asked. Other tasks run
         where values are large."""
@@ -344,14 +348,11 @@ class Router:
         self, operations: Sequence[OfOneKey], asked: Sequence[int]
     ) -> Iterator[tuple[int, Sequence[int], int]]:
         """What fits into one message each: shard, indices (those of `asked`, in order), bytes."""
-        of_shards: dict[int, Sequence[int]] = {}
-        if self._shards == 1:
-            of_shards[0] = asked
-        else:
-            lists: dict[int, list[int]] = defaultdict(list)
+        of_shards: Mapping[int, Sequence[int]] = {0: asked}
+        if self._shards > 1:
+            of_shards = lists = defaultdict[int, list[int]](list)
             for index in asked:
                 lists[shard_of(operations[index].key, self._shards)].append(index)
-            of_shards.update(lists)
         for shard, indices in of_shards.items():
             sizes = [size_of(operations[index]) for index in indices]
             begin = size = 0

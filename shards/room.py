@@ -82,6 +82,13 @@ def group_room(limit: int, current: int, stat: str) -> int:
     return max(limit - current + cache, 0)
 
 
+def _fits(path: Path, size: int) -> bool:
+    """Whether there is room for a file at `path` to have `size` bytes. To be asked before they are taken: taking memory
+    that is not there calls the kernel's killer."""
+    there = path.stat().st_blocks * 512 if path.exists() else 0
+    return free_bytes(path.parent) + there >= size
+
+
 class Ballast:
     """A file that only takes room, so that a full file system has some to give back: LMDB needs new pages even to
     delete."""
@@ -94,7 +101,7 @@ class Ballast:
 
     def restore(self) -> bool:
         """Take the room again if it can be had; whether it is taken."""
-        if not self.there and self._fits():
+        if not self.there and _fits(self.path, self._size):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size)
@@ -104,11 +111,6 @@ class Ballast:
             finally:
                 os.close(fd)
         return self.there
-
-    def _fits(self) -> bool:
-        # Asked first, because taking memory that is not there calls the kernel's killer.
-        there = self.path.stat().st_blocks * 512 if self.path.exists() else 0
-        return free_bytes(self.path.parent) + there >= self._size
 
     def drop(self) -> bool:
         """Give the room back; False if there was none to give."""
@@ -130,10 +132,9 @@ class Reserve:
         """Fill the holes of the file at `path`. Raises `OSError`, if there is no room for them ENOSPC."""
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self.size = 0
+        size = max(path.stat().st_size, GROWTH_BYTES)
         try:
-            status = os.fstat(self._fd)
-            if not self._take(max(status.st_size, GROWTH_BYTES), status.st_blocks * 512):
+            if not (_fits(path, size) and self._take(size)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
             os.close(self._fd)
@@ -144,10 +145,8 @@ class Reserve:
         room = min(free_bytes(self._path), growth_left(self.size)) >> 16 << 16
         return room > 0 and self._take(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
 
-    def _take(self, size: int, there: int | None = None) -> bool:
-        """See that the file has `size` bytes on its file system, where `there` of them are already."""
-        if free_bytes(self._path) < size - (self.size if there is None else there):
-            return False  # asked first, because taking memory that is not there calls the kernel's killer
+    def _take(self, size: int) -> bool:
+        """Have all of `size` bytes on the file system, which was asked for room."""
         try:
             os.posix_fallocate(self._fd, 0, size)
         except OSError as error:

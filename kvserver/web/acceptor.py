@@ -12,9 +12,10 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from kvserver.web.traffic import Traffic
+if TYPE_CHECKING:
+    from kvserver.web.traffic import Traffic  # the gateway, which imports this module, has no use for it
 
 LEAVE_S: Final = 0.001
 """How long a connection is left to workers that have fewer."""

@@ -146,7 +146,7 @@ class HotPath:
         else:
             write = Removal(connection, self._traffic, path, at_root, fields, begun_at)
             write.operations = (Delete(key, at_root),)
-            write.router, write.key, write.end = self._router, key, self._router.board.end()
+            write.router, write.end = self._router, self._router.board.end()
         write.size = len(key) + fields.length
         connection.answering = write
         self._router.enqueue(key, write)
@@ -290,11 +290,11 @@ class Write(Pending):
 class Removal(Write):
     """A DELETE whose answer is due. `end`: the history's end before it was sent."""
 
-    __slots__ = ("end", "key", "router")
+    __slots__ = ("end", "router")
 
     method = "DELETE"
+    operations: tuple[Delete]
     router: Router
-    key: bytes
     end: int
 
     def tell(self, done: Done) -> None:
@@ -302,7 +302,7 @@ class Removal(Write):
         if done.existed:
             super().tell(done)
         else:
-            self.router.absent(self.key, self.end)
+            self.router.absent(self.operations[0].key, self.end)
             self.fail(NotFound())
 
     def tell_version1(self, done: Done) -> None:

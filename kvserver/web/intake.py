@@ -15,7 +15,7 @@ import httptools
 
 from kvserver.access.grants import EVERYTHING, NOTHING
 from kvserver.web import handshake, heads, target
-from kvserver.web.answers import REQUEST_ID, Headers, LargeBatch, UnknownMethod, lines
+from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
 from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
 from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
 from kvserver.web.traffic import MOST_BYTES
@@ -275,7 +275,7 @@ class Intake:
         length = self._length or 0
         self._most = self._traffic.most_of_body(exchange.path)
         if length > self._most:
-            self._fail(_too_large(exchange.path))
+            self._fail(self._traffic.too_large(exchange.path))
         if self._traffic.bytes_held + length > MOST_BYTES:
             self._shed()
         if self.expects and exchange.version == "1.1" and connection.is_next:
@@ -317,7 +317,7 @@ class Intake:
             exchange.body += body
         exchange.hold(len(body))
         if len(exchange.body) > self._most:
-            self._fail(_too_large(exchange.path))
+            self._fail(self._traffic.too_large(exchange.path))
         if self._traffic.bytes_held > MOST_BYTES:
             self._shed()
 
@@ -332,10 +332,6 @@ class Intake:
     def _fail(self, failure: KVError) -> None:
         self._failure = failure
         raise Refused
-
-
-def _too_large(path: bytes) -> KVError:
-    return LargeBatch() if path == target.BATCH.encode() else ValueTooLarge()
 
 
 _NOTED: Final = {

@@ -9,11 +9,11 @@ from uvicorn.server import ServerState
 
 from kvserver.access.tokens import Tokens
 from kvserver.web.accesslog import AccessLog
-from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
+from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, LargeBatch, Origins, lines
 from kvserver.web.counting import Counts
 from kvserver.web.target import BATCH
 from shards.board import Board, WorkerRow
-from shards.errors import Overloaded
+from shards.errors import KVError, Overloaded, ValueTooLarge
 
 MOST_IN_FLIGHT: Final = 1024
 """Requests the whole server works on at a time; further ones are told to come again."""
@@ -54,9 +54,8 @@ class Traffic(ServerState):
         self._in_flight = 0
         self._words = board.words
         self._own_word = row.base + WorkerRow.in_flight.index
-        self._connections_word = row.base + WorkerRow.connections.index
         self._other_words: list[int] = []
-        self._connections_of_others: list[int] = []
+        self._others_up: list[WorkerRow] = []
         self._heads: dict[int, bytes] = {}
         self._bare_heads: dict[int, bytes] = {}
         self._date = b""
@@ -70,27 +69,29 @@ class Traffic(ServerState):
         """Bytes that the body of a request for `path` may have."""
         return self.max_batch if path == _BATCH else self.max_value
 
+    def too_large(self, path: bytes) -> KVError:
+        """What becomes of a request for `path` whose body has more."""
+        return LargeBatch() if path == _BATCH else ValueTooLarge()
+
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
         others = [row for _, row in self.board.workers.alive() if row.base != self.row.base]
         self._other_words = [row.base + WorkerRow.in_flight.index for row in others]
-        at = WorkerRow.connections.index
-        self._connections_of_others = [row.base + at for row in others if row.state == WorkerRow.UP]
+        self._others_up = [row for row in others if row.state == WorkerRow.UP]
 
     def connected(self, connection: Protocol) -> None:
         """Note a new connection."""
         self.connections.add(connection)
-        self._words[self._connections_word] = len(self.connections)
+        self.row.connections = len(self.connections)
 
     def disconnected(self, connection: Protocol) -> None:
         """Note that a connection is gone."""
         self.connections.discard(connection)
-        self._words[self._connections_word] = len(self.connections)
+        self.row.connections = len(self.connections)
 
     def least_connections_of_others(self) -> int:
         """The fewest connections that another worker has which takes some; 1 << 62 if there is none."""
-        words = self._words
-        return min([words[word] for word in self._connections_of_others], default=1 << 62)
+        return min([row.connections for row in self._others_up], default=1 << 62)
 
     def enter(self) -> bool:
         """Count a request in, unless the server has as many as it takes."""

@@ -26,21 +26,18 @@ from tests.api.maps import Oracle, Run, delete, first_run, keys_of, process, put
 IDENTITY = Identity(format=1, store="s", epoch="e", boot_id="b", shard=0, shards=1)
 
 
-@pytest.fixture(params=["disk", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """Where maps are: in memory they are written in another way."""
-    if request.param == "disk":
-        yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-            yield Path(directory)
-
-
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory in memory."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         yield Path(directory)
+
+
+@pytest.fixture(params=["tmp_path", "memory"])
+def place(request: pytest.FixtureRequest) -> Path:
+    """Where maps are: in memory they are written in another way."""
+    where: Path = request.getfixturevalue(request.param)
+    return where
 
 
 @pytest.fixture

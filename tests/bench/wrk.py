@@ -26,6 +26,10 @@ class Summary(NamedTuple):
     status: int
     broken: int
 
+    def faults(self, refusals: bool) -> int:
+        """Requests that were not answered, or refused, unless such `refusals` are expected."""
+        return self.broken + (0 if refusals else self.status)
+
     def metrics(self, each: int = 1) -> dict[str, float]:
         """A rate, of what a request holds `each` of, and latencies of requests."""
         return {
@@ -79,8 +83,7 @@ class Load:
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
         summary = parse(done.stdout + done.stderr)
-        faulty = not faults and (summary.broken or (summary.status and not refusals))
-        if faulty or not summary.requests:
+        if (summary.faults(refusals) and not faults) or not summary.requests:
             raise Failed(f"{summary}")
         return summary
 

@@ -167,7 +167,7 @@ def compare(
             begun = contender.cpu_s()
             misses, is_peer = "miss" in case, not isinstance(contender, KVServer)
             summary = load.run(bench.seconds, connections, refusals=misses, faults=is_peer)
-            if faults := summary.broken + (0 if misses else summary.status):
+            if faults := summary.faults(misses):
                 findings.notes.append(
                     f"{case}: {contender.name} refused or did not answer {faults} of {summary.requests} requests"
                 )
