@@ -7,8 +7,10 @@ answer and not a reset. There are no timers: the worker calls `check` of every c
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
+import sys
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
@@ -191,17 +193,11 @@ class Protocol(HttpToolsProtocol):
         self.run(exchange.run())
 
     def run(self, work: Coroutine[Any, None, None]) -> None:
-        """Run `work` up to its first wait at once; only what waits becomes a task. (A GET never does.)
-
-        Python 3.12 has this as eager tasks. Code before the first wait has no `asyncio.current_task`.
-        """
-        try:
-            awaited = work.send(None)
-        except StopIteration:
-            return
-        task = self.loop.create_task(_rest(work, awaited))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        """Run `work` up to its first wait at once. (A GET never waits.) Keep the task that goes on with it."""
+        task = _start_eagerly(self.loop, work)
+        if task is not None:
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def note(self, method: str, route: str, path: bytes, status: int, begun_at: float) -> None:
         """Count an answer, and tell of it if every request is asked for."""
@@ -376,17 +372,43 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()  # closes our descriptor of the socket; the gateway's lives on
 
 
-@types.coroutine
-def _rest(work: Coroutine[Any, None, None], awaited: Any) -> Generator[Any, None, None]:
-    """What is left of `work`, which waits for `awaited`."""
-    while True:
+if sys.version_info >= (3, 12):
+
+    def _start_eagerly(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, None, None]) -> asyncio.Task[None] | None:
+        """Run `work` up to its first wait.
+
+        Returns the task that goes on with it, or None if it has ended. Raises what `work` raises before its first wait.
+        """
+        task = asyncio.Task(work, loop=loop, eager_start=True)
+        if not task.done():
+            return task
+        task.result()
+        return None
+
+else:
+
+    def _start_eagerly(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, None, None]) -> asyncio.Task[None] | None:
+        """Do what an eager task of Python 3.12 does. Code before the first wait has no `asyncio.current_task`."""
         try:
-            yield awaited
-        except BaseException as error:
-            resume, argument = work.throw, error
-        else:
-            resume, argument = work.send, None  # type: ignore[assignment]
-        try:
-            awaited = resume(argument)
+            awaited = work.send(None)
         except StopIteration:
-            return
+            return None
+        return loop.create_task(_finish(work, awaited))
+
+    async def _finish(work: Coroutine[Any, None, None], awaited: Any) -> None:
+        """Run the rest of `work`, which waits for `awaited`."""
+        await _resume(work, awaited)
+
+    @types.coroutine
+    def _resume(work: Coroutine[Any, None, None], awaited: Any) -> Generator[Any, None, None]:
+        while True:
+            try:
+                yield awaited
+            except BaseException as error:
+                resume, argument = work.throw, error
+            else:
+                resume, argument = work.send, None  # type: ignore[assignment]
+            try:
+                awaited = resume(argument)
+            except StopIteration:
+                return
