@@ -150,8 +150,9 @@ class Format:
     def __init__(
         self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
         json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments,
+        why_unreadable: Callable[[bytes], str],
     ) -> None:  # fmt: skip
-        self.fragments = fragments
+        self.fragments, self._why_unreadable = fragments, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
         self._read = decoder(operation).decode
@@ -174,7 +175,7 @@ class Format:
         try:
             envelope: Envelope = self._decode(body, type=Envelope)
         except _UNREADABLE as error:
-            raise BadRequest(f"not a batch in {self.name}: {_why(body, error)}") from None
+            raise BadRequest(f"not a batch in {self.name}: {self._why(body, error)}") from None
         if len(envelope.ops) > BATCH_OPS:
             raise BadRequest(f"{len(envelope.ops)} operations; a batch has at most {BATCH_OPS}")
         return envelope
@@ -186,7 +187,14 @@ class Format:
         except BadRequest as error:
             raise _malformed(index, error.detail, type(error)) from None
         except _UNREADABLE as error:
-            raise _malformed(index, _why(raw, error)) from None
+            raise _malformed(index, self._why(raw, error)) from None
+
+    def _why(self, text: Any, error: Exception) -> str:
+        """In plain words, why `text` cannot be read."""
+        if not isinstance(error, msgspec.ValidationError):
+            return self._why_unreadable(bytes(text))
+        why = str(error)
+        return f"{why}; it is one of get, put, patch, incr, touch, delete" if why.endswith("`$.op`") else why
 
     def _for_shard(self, op: Any, batch: int) -> OfOneKey:
         key = op.key.encode()
@@ -226,16 +234,6 @@ class Format:
             except ValueError:
                 raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
-
-
-def _why(text: Any, error: Exception) -> str:
-    """In plain words, why `text` cannot be read."""
-    if isinstance(error, msgspec.ValidationError):
-        why = str(error)
-        if why.endswith("`$.op`"):
-            return f"{why}; it is one of get, put, patch, incr, touch, delete"
-        return why
-    return why_unreadable(bytes(text), error)
 
 
 def _malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
@@ -303,11 +301,11 @@ def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes
 
 JSON: Final = Format(
     "JSON", msgspec.json.decode, msgspec.json.Encoder().encode, PutInJson, _json_of_json, msgspec.json.Decoder,
-    _fragments_of_json,
+    _fragments_of_json, why_unreadable,
 )  # fmt: skip
 MESSAGE_PACK: Final = Format(
     "MessagePack", msgspec.msgpack.decode, msgspec.msgpack.Encoder().encode, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder, _fragments_of_msgpack,
+    msgspec.msgpack.Decoder, _fragments_of_msgpack, lambda _data: "it is malformed, or breaks off",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -14,9 +15,12 @@ MIN_INTEGER = -(1 << 63)
 INTEGER_BYTES = 20
 """Bytes of the longest value that can be added to."""
 
+MAX_DEPTH = 512
+"""Levels of JSON that a patch works on. How deep an interpreter can go varies; this limit does not."""
+
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)")
-_SURROGATE = re.compile(rb"\\u[Dd][89A-Fa-f]")
-_TRUNCATED = "Input data was truncated"
+_UNENDED_STRING = re.compile(r'"(?:[^"\\]|\\.)*\\?\Z', re.DOTALL)
+_TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
 def _verbatim(number: str) -> msgspec.Raw:
@@ -29,18 +33,31 @@ _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is a ValueError
 
 
-def why_unreadable(text: bytes, error: Exception) -> str:
-    """In plain words, why msgspec raised `error` over `text`, which is to be JSON."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    if isinstance(error, msgspec.ValidationError):
+def why_unreadable(text: bytes) -> str:
+    """Say in plain words why msgspec cannot read `text` as JSON. A library's own words may change with any version."""
+    try:
+        characters = text.decode()
+        json.loads(characters, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 (byte {error.start})"
+    except json.JSONDecodeError as error:
+        broken_off = error.pos >= len(characters.rstrip()) or _UNENDED_STRING.match(characters, error.pos)
+        return "it breaks off" if broken_off else f"syntax error at character {error.pos}"
+    except RecursionError:
+        return _TOO_DEEP
+    except _NotANumber:
+        return "NaN and Infinity are not JSON"
+    except ValueError:
         return "a whole number has more than 4,300 digits"
-    if str(error) != _TRUNCATED:
-        return str(error).rpartition(" is malformed: ")[2]
-    # What msgspec says, too, of half a pair of surrogates before the end of a string.
-    return "it has half a pair of surrogates, which is no text" if _SURROGATE.search(text) else "it breaks off"
+    return "it has half a pair of surrogates, which is no text"
+
+
+class _NotANumber(ValueError):
+    """A constant that the standard library takes for a number."""
+
+
+def _refuse_constant(_name: str) -> None:
+    raise _NotANumber
 
 
 def add(value: bytes, by: int) -> bytes:
@@ -59,20 +76,39 @@ def add(value: bytes, by: int) -> bytes:
 def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     """The JSON text that the JSON text `patch` makes of `value` by RFC 7396; None, an absent value, is as good as `{}`.
 
-    Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested too deeply to be worked on.
+    Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than `MAX_DEPTH` levels deep.
     """
     try:
-        changes = _decode(patch)
-    except _UNREADABLE as error:
-        raise BadRequest(f"the patch is not JSON: {why_unreadable(patch, error)}") from None
+        changes = _read(patch)
+    except ValueError as error:
+        raise BadRequest(f"the patch cannot be used: {error}") from None
     try:
-        target = {} if value is None else _decode(value)
-    except _UNREADABLE as error:
-        raise NotJson(why_unreadable(value or b"", error)) from None
+        target = {} if value is None else _read(value)
+    except ValueError as error:
+        raise NotJson(str(error)) from None
+    return _encode(_merge(target, changes))
+
+
+def _read(text: bytes) -> Any:
+    """Raises `ValueError` with the reason."""
     try:
-        return _encode(_merge(target, changes))
-    except RecursionError:
-        raise BadRequest("the patch is nested too deeply") from None
+        document = _decode(text)
+    except _UNREADABLE:
+        raise ValueError(why_unreadable(text)) from None
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(document):
+        raise ValueError(_TOO_DEEP)
+    return document
+
+
+def _is_too_deep(document: Any) -> bool:
+    """Whether `document` has more than `MAX_DEPTH` levels. Goes level by level: recursion has a limit, too."""
+    level = [document]
+    for _ in range(MAX_DEPTH + 1):
+        containers = [part for part in level if type(part) is dict or type(part) is list]
+        if not containers:
+            return False
+        level = [child for part in containers for child in (part.values() if type(part) is dict else part)]
+    return True
 
 
 def _merge(target: Any, patch: Any) -> Any:

@@ -81,8 +81,8 @@ def read_record(number: int, text: bytes) -> Record:
         line = _read_line(text)
     except msgspec.ValidationError as error:
         raise LineError(number, str(error)) from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise LineError(number, f"not JSON: {why_unreadable(text, error)}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise LineError(number, f"not JSON: {why_unreadable(text)}") from None
     try:
         put = Put(_key(line.key), _value(line), _content_type(line.content_type), _expires(line.expires))
     except BadRequest as error:
