@@ -98,6 +98,7 @@ class Server:
         assert self.process is None or self.process.poll() is not None, "it runs already"
         environ = {k: v for k, v in os.environ.items() if k not in ("PORT", "METRICS_PORT", "DEBUG", "TRACE")}
         environ = {k: v for k, v in environ.items() if not k.startswith("KVSERVER_")} | self.environ
+        environ["PYTHONWARNINGS"] = "default::DeprecationWarning,default::PendingDeprecationWarning"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=subprocess.PIPE, stderr=log, text=True, env=environ, stdin=subprocess.DEVNULL
@@ -140,11 +141,12 @@ class Server:
             self.process.stdout.close()
 
     def close(self) -> None:
-        """Stop if it runs, and clean up. Fails if the log holds a traceback."""
+        """Stop if it runs, and clean up. Fails if the log holds a traceback or a deprecation."""
         try:
             if self.process is not None and self.process.poll() is None:
                 self.stop()
             assert self.tracebacks_expected or "Traceback" not in self.log(), self.log()
+            assert "DeprecationWarning" not in self.log(), self.log()
         finally:
             self._release()
             for pid in processes_of(self.run_dir):
