@@ -16,7 +16,7 @@ from shards.limits import MAX_TTL_MS
 _TTL = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,3}))?", re.ASCII)
 # The sign of an offset may have come as a space: that is what a plus in a query means to forms.
 _RFC_3339 = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
     r"(?:[Zz]|([+ -])([0-9]{2}):([0-9]{2}))"
 )
 _HTTP_DATES: Final = (

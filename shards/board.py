@@ -9,12 +9,15 @@ together there is a rule:
   leaves one whole pair, and nothing is ever repaired.
 - **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, `NONE` if
   there is none. Set, in this order, before `turn` shows the record; cleared after it is applied.
+- **A word that tells of a file** (`ready`, `map_generation`, `tokens`) is stored after what it tells of is done.
 - **Figures** for display stand behind a seqlock whose readers give up after a few tries and show what they saw last:
   the writer may have died inside. Those that count (`COUNTERS`) go on where the row's process before stopped, so that
   they never go backwards while the board lives.
 
 A row belongs to one process, which writes it alone. Rows of shards are numbered; workers and gateways claim a free
 row, held by a lock for life on the row's first byte of this file, so a row whose lock is free is a dead process's.
+
+Where the order of stores or loads matters, a fence stands for processors that do not keep it: see `fences`.
 
 The file is made under a temporary name and renamed in, so what can be opened is whole; it is never truncated. Facts
 that do not change while the board lives (`Facts`) stand in it as JSON.
@@ -35,7 +38,8 @@ from typing import ClassVar, Generic, TypeVar, overload
 
 import msgspec
 
-from shards import locks
+from shards import fences, locks
+from shards.fences import Fence
 
 NONE = (1 << 64) - 1
 """All ones: no LSN, no revision."""
@@ -101,8 +105,8 @@ class _Row:
     FIGURES: ClassVar[tuple[str, ...]] = ()  # COUNTERS first
     _FIGURES_AT: ClassVar[int] = 16  # sequence word, then the figures
 
-    def __init__(self, words: memoryview[int], base: int) -> None:
-        self.words, self.base = words, base
+    def __init__(self, words: memoryview[int], base: int, fence: fences.Raise | None = fences.NEEDED) -> None:
+        self.words, self.base, self.fence = words, base, fence
         self._last: dict[str, int] = dict.fromkeys(self.FIGURES, 0)
         self._counted_before = [0] * len(self.FIGURES)
 
@@ -121,7 +125,11 @@ class _Row:
         begun = self.words[sequence] | 1  # odd also if a predecessor died inside
         self.words[sequence] = begun
         values = array("Q", map(add, map(figures.__getitem__, self.FIGURES), self._counted_before))
+        if self.fence:
+            self.fence(Fence.ODD_THEN_FIGURES)
         self.words[sequence + 1 : sequence + 1 + len(values)] = memoryview(values)
+        if self.fence:
+            self.fence(Fence.FIGURES_THEN_EVEN)
         self.words[sequence] = begun + 1
 
     def figures(self) -> dict[str, int]:
@@ -129,11 +137,28 @@ class _Row:
         sequence = self.base + self._FIGURES_AT
         for _ in range(_SEQLOCK_TRIES):
             before = self.words[sequence]
+            if self.fence:
+                self.fence(Fence.SEQUENCE_THEN_FIGURES)
             values = self.words[sequence + 1 : sequence + 1 + len(self.FIGURES)].tolist()
+            if self.fence:
+                self.fence(Fence.FIGURES_THEN_SEQUENCE)
             if not before & 1 and self.words[sequence] == before:
                 self._last = dict(zip(self.FIGURES, values, strict=True))
                 break
         return self._last
+
+    def tell_of_file(self, word: Word, value: int) -> None:
+        """Store `value` in `word`, which tells of a file: whoever sees it finds the file as it is now."""
+        if self.fence:
+            self.fence(Fence.FILE_THEN_WORD)
+        self.words[self.base + word.index] = value
+
+    def told_of_file(self, word: Word) -> int:
+        """Load `word`, which tells of a file: the file is at least as new as the word says."""
+        value = self.words[self.base + word.index]
+        if self.fence:
+            self.fence(Fence.WORD_THEN_FILE)
+        return value
 
     def beat(self) -> None:
         """Show that the owner's loop turns."""
@@ -167,9 +192,18 @@ class ShardRow(Common):
     )  # fmt: skip
     FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
 
+    def set_open(self, revision: int, lsn: int) -> None:
+        """A record that begins with `revision` is about to be appended at `lsn`, or behind filler there."""
+        self.open_revision = revision
+        self.open = lsn
+
     def clear_open(self) -> None:
         """What was open is applied, or was never appended."""
+        if self.fence:
+            self.fence(Fence.APPLIED_THEN_CLEAR)
         self.open = NONE
+        if self.fence:
+            self.fence(Fence.CLEAR_THEN_REVISION)
         self.open_revision = NONE
 
 
@@ -365,11 +399,15 @@ class Board:
 
     def history(self) -> tuple[int, int]:
         """Tail (LSN) and next revision, as one append left them."""
-        words, at = self.words, self._LOG_AT
+        words, at, fence = self.words, self._LOG_AT, self.log.fence
         while True:
             turn = words[at + 4]
+            if fence:
+                fence(Fence.TURN_THEN_SLOT)
             slot = at + 2 * (turn & 1)
             tail, following = words[slot], words[slot + 1]
+            if fence:
+                fence(Fence.SLOT_THEN_TURN)
             if words[at + 4] == turn:
                 return tail, following
 
@@ -379,6 +417,8 @@ class Board:
         turn = words[at + 4] + 1
         slot = at + 2 * (turn & 1)
         words[slot], words[slot + 1] = tail, next_revision
+        if self.log.fence:
+            self.log.fence(Fence.RECORD_THEN_TURN)
         words[at + 4] = turn
 
     def end(self) -> int:
@@ -392,13 +432,18 @@ class Board:
         after. The history is taken first: a record in it has its `open` words set before.
         """
         lsn, following = self.history()
+        fence = self.log.fence
         for row in self.shards:
             while (opened := row.open) != NONE:
                 revision = row.open_revision
+                if fence:
+                    fence(Fence.REVISION_THEN_OPEN)
                 if row.open == opened:  # no two records have the same LSN, so it was this one's revision
                     if opened < lsn:
                         lsn, following = opened, revision
                     break
+        if fence:
+            fence(Fence.WATERMARK_THEN_MAP)
         return lsn, following - 1
 
     def close(self) -> None:

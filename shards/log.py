@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shards import records
-from shards.board import Board
+from shards.board import Board, LogWords
 from shards.disk import DISK, Disk
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
 
@@ -234,13 +234,12 @@ class Log:
         self._check()
         tail, revision = self._board.history()
         lsn = records.place(tail, HEADER + len(payload), segment)
-        if words.ready < lsn - lsn % segment + segment:
+        if words.told_of_file(LogWords.ready) < lsn - lsn % segment + segment:
             return None
         synced, length = words.synced, len(payload)
         if row is not None:
             # The tail, not `lsn`: should this process die now, a smaller record may go before the segment's end.
-            row.open_revision = revision
-            row.open = tail
+            row.set_open(revision, tail)
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER

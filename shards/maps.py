@@ -68,7 +68,7 @@ class MapReader:
 
     def __init__(self, board: Board, shard: int) -> None:
         self._map_dir, self._shard = Path(board.facts.map_dir), shard
-        row = board.shards[shard]
+        self._row = row = board.shards[shard]
         self._words, self._generation_at = row.words, row.base + ShardRow.map_generation.index
         self._generation = -1  # of the open environment; no word is negative
         self._env: lmdb.Environment | None = None
@@ -195,7 +195,7 @@ class MapReader:
 
     def _reopen(self) -> None:
         self.close()
-        generation = self._words[self._generation_at]
+        generation = self._row.told_of_file(ShardRow.map_generation)
         if generation == 0:
             raise Unavailable(f"shard {self._shard} has no map yet")
         try:

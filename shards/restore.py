@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shards.board import NONE, Board
+from shards.board import NONE, Board, ShardRow
 from shards.log import Log, LogReader, Trimmed
 from shards.manifest import Manifest, SnapshotFile
 from shards.mapfile import FORMAT, Identity, MapError, map_generations, map_path, read_meta
@@ -152,7 +152,7 @@ class _Restore:
             generation, kept = found
         finally:
             self._reader.close()
-        self._row.map_generation = generation
+        self._row.tell_of_file(ShardRow.map_generation, generation)
         self._row.clear_open()
         self._remove_others(generation)
         return kept

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shards import records
-from shards.board import Board
+from shards.board import Board, LogWords
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, segment_name, segment_numbers
 
@@ -130,7 +130,7 @@ class Segments:
                 words.log_full_since_ms = self._board.now_ms()
                 words.full = 1
             return False
-        words.ready = ready + self._segment
+        words.tell_of_file(LogWords.ready, ready + self._segment)
         words.full = 0
         return True
 

@@ -28,7 +28,7 @@ import lmdb
 import msgspec
 
 from shards import locks
-from shards.board import Board, BoardError
+from shards.board import Board, BoardError, ShardRow
 from shards.disk import DISK
 from shards.log import Log, LogError
 from shards.logs import configure_logging, give_up
@@ -199,7 +199,7 @@ def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
 
 def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
     facts = board.facts
-    generation = board.shards[shard].map_generation
+    generation = board.shards[shard].told_of_file(ShardRow.map_generation)
     if generation == 0:
         raise SnapshotError(f"shard {shard} has no map yet")
     path = map_path(Path(facts.map_dir), shard, generation)

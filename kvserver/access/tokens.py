@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from kvserver.access.grants import EVERYTHING, Grants
-from shards.board import Board
+from shards.board import Board, LogWords
 from shards.errors import InvalidToken, Unauthorized
 
 FILE: Final = "tokens"
@@ -55,7 +55,7 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.msgpack.encode(tokens))
     temporary.rename(path)
-    board.log.tokens += 1
+    board.log.tell_of_file(LogWords.tokens, board.log.tokens + 1)
 
 
 class Tokens:
@@ -87,7 +87,7 @@ class Tokens:
         return False
 
     def _read(self) -> None:
-        generation = self._board.log.tokens  # before the file: which may be newer, never older
+        generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
         if generation:
             self._tokens = _decode(self._path.read_bytes())
         self.generation = generation

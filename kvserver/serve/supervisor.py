@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import logging
 import os
+import platform
 import resource
 import signal
 import socket
@@ -29,6 +30,7 @@ from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
 from shards.board import BoardError, Common
+from shards.fences import TESTED
 from shards.logs import configure_logging, give_up
 from shards.process import PARENT_VARIABLE, become_subreaper, notify
 from shards.settings import SettingError, to_environ
@@ -338,6 +340,8 @@ def _interrupted(*_: object) -> None:
 def run(settings: ServerSettings) -> int:
     """Run the server until it is told to stop. Returns the exit status: 0, or 1 after a message on standard error."""
     configure_logging(settings.log_level, "kvserver", settings.log_format)
+    if platform.machine() not in TESTED:
+        log.warning("kvserver was never tested on a processor of this kind (%s)", platform.machine())
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)

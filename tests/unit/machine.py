@@ -1,5 +1,9 @@
 """A machine in memory for the log: processes that stop between any two steps, a disk behind a page cache.
 
+Its memory is weak, if asked for: what a process stores, in words, files and names alike, stays its own for a while and
+becomes visible in any order; what it loads may be as old as its last fence. A fence, and giving a lock back, make its
+stores visible; a fence, and taking a lock, make its loads new. One place keeps its order: nobody sees it go back.
+
 Processes are greenlets that run the product's own code. They reach disk, locks and board only through objects made
 here, and each such access is a step: before it, the scheduler may let another process go on, kill this one, or have
 the kernel write a page back. A killed process takes no further step, not even to clean up.
@@ -13,7 +17,9 @@ directory was not synced after.
 from __future__ import annotations
 
 import errno
+import functools
 import random
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +28,11 @@ from greenlet import getcurrent, greenlet
 
 from shards.board import NONE, Board, Facts, LogWords, ShardRow
 from shards.disk import Disk, Lock
+from shards.fences import Fence
 
 PAGE = 32
+MACHINE_WORDS = 64
+"""Words behind the rows that models may use for what else lies in shared memory."""
 _ROWS_AT, _ROW = 1024, 64
 
 
@@ -34,7 +43,9 @@ class Killed(BaseException):
 class Inode:
     """A file: what the page cache shows, what the disk has, and which pages differ."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = lambda: 0) -> None:
+        self.clock = clock
+        self.undo: list[tuple[int, int, bytes]] = []  # when, where and what was written over
         self.cache, self.disk = bytearray(), bytearray()
         self.dirty: set[int] = set()
         self.failures, self.told = 0, True  # of writing back; whether anybody was told of the last
@@ -45,8 +56,18 @@ class Inode:
 
     def write(self, data: bytes, at: int) -> None:
         self.resize(at + len(data))
+        self.undo.append((self.clock(), at, bytes(self.cache[at : at + len(data)])))
         self.cache[at : at + len(data)] = data
         self.dirty.update(range(at // PAGE, (at + len(data) - 1) // PAGE + 1))
+
+    def as_of(self, time: int) -> bytes:
+        """What the page cache showed at `time`."""
+        content = bytearray(self.cache)
+        for when, at, old in reversed(self.undo):
+            if when <= time:
+                break
+            content[at : at + len(old)] = old
+        return bytes(content)
 
     def fail(self, page: int) -> None:
         """Writing `page` back fails: it is clean now, and not on the disk."""
@@ -59,11 +80,112 @@ class Inode:
         self.dirty.discard(page)
 
 
+class Memory:
+    """What all processes share, and since when: words, files, names.
+
+    Attributes:
+        clock: counts what became visible.
+    """
+
+    def __init__(self) -> None:
+        self.clock = 0
+        self.history: dict[Any, list[tuple[int, Any]]] = {}  # of a place: its values, and when each became visible
+
+    def now(self) -> int:
+        return self.clock
+
+    def show(self, place: Any, before: Any, value: Any) -> None:
+        """`place`, which held `before`, holds `value` from now on."""
+        self.clock += 1
+        self.history.setdefault(place, [(0, before)]).append((self.clock, value))
+
+    def since(self, place: Any, time: int) -> list[tuple[int, Any]]:
+        """What `place` held at `time`, and after."""
+        values = self.history.get(place, [])
+        first = max((i for i, (when, _) in enumerate(values) if when <= time), default=0)
+        return values[first:]
+
+
+class View:
+    """The order in which one process's accesses are seen, and sees those of others."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._memory = machine, machine.memory
+        self.is_weak = machine.is_weak
+        self._pending: list[tuple[Any, Any, Callable[[], None]]] = []  # place, value, what makes it visible
+        self._new_since = machine.memory.clock
+        self._seen: dict[Any, int] = {}
+
+    def store(self, place: Any, value: Any, show: Callable[[], None]) -> None:
+        """Let `show` make `value` visible in `place`, soon."""
+        if not self.is_weak:
+            show()
+            return
+        self._pending.append((place, value, show))
+        while self._pending and self._machine.chance(0.4):
+            self._show(self._machine.random.randrange(len(self._pending)))
+
+    def load(self, place: Any, current: Any) -> Any:
+        """What this process sees in `place`, which holds `current`."""
+        if not self.is_weak:
+            return current
+        for pending, value, _ in reversed(self._pending):
+            if pending == place:
+                return value
+        return self._pick(place, current)
+
+    def _pick(self, place: Any, current: Any) -> Any:
+        values = self._memory.since(place, max(self._new_since, self._seen.get(place, 0)))
+        if len(values) < 2 or self._machine.chance(0.5):
+            self._seen[place] = self._memory.clock
+            return current
+        self._seen[place], value = self._machine.random.choice(values)
+        return value
+
+    def time_of(self, place: Any) -> int:
+        """A time from which this process may see `place`, of which it has itself nothing pending."""
+        self.settle(place)
+        if not self.is_weak or self._machine.chance(0.5):
+            self._seen[place] = self._memory.clock
+        else:
+            least = max(self._new_since, self._seen.get(place, 0))
+            self._seen[place] = self._machine.random.randint(least, self._memory.clock)
+        return self._seen[place]
+
+    def settle(self, place: Any) -> None:
+        """Make visible what this process has stored in `place`."""
+        for at in reversed([i for i, (pending, _, _) in enumerate(self._pending) if pending == place][:1]):
+            self._show(at)
+            self.settle(place)
+
+    def release(self) -> None:
+        """Make all stores visible."""
+        while self._pending:
+            self._show(self._machine.random.randrange(len(self._pending)))
+
+    def acquire(self) -> None:
+        """Load nothing that is older than now."""
+        self._new_since = self._memory.clock
+
+    def drift(self) -> None:
+        """Perhaps make a store visible: time passes."""
+        if self._pending and self._machine.chance(0.2):
+            self._show(self._machine.random.randrange(len(self._pending)))
+
+    def _show(self, at: int) -> None:
+        """Make the store at `at` visible, or that before it in the same place."""
+        place = self._pending[at][0]
+        first = next(i for i, (pending, _, _) in enumerate(self._pending) if pending == place)
+        self._pending.pop(first)[2]()
+        self._seen[place] = self._memory.clock
+
+
 class Process:
     """A greenlet that lives until it is killed or its function ends."""
 
     def __init__(self, machine: Machine, name: str, run: Callable[[Process], None]) -> None:
         self.machine, self.name, self.dead, self.error = machine, name, False, cast(BaseException | None, None)
+        self.view = View(machine)
         self.greenlet = greenlet(lambda: self._run(run), machine.scheduler)
 
     def _run(self, run: Callable[[Process], None]) -> None:
@@ -81,6 +203,14 @@ class Process:
             self.machine.scheduler.switch()
         if self.dead:
             raise Killed
+        self.view.drift()
+
+    def fence(self, fence: Fence) -> None:
+        """Keep the order of what stands before and behind; or not, if that is what is being tried."""
+        if fence is not self.machine.without:
+            self.step()
+            self.view.release()
+            self.view.acquire()
 
 
 class Words(list[int]):
@@ -90,22 +220,36 @@ class Words(list[int]):
         self._process, self._words = process, words
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return array("Q", [self[at] for at in range(index.start, index.stop)])
         self._process.step()
-        return self._words[index]
+        return self._process.view.load(index, self._words[index])
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, slice):
+            for at, one in zip(range(index.start, index.stop), value, strict=True):
+                self[at] = one
+            return
         self._process.step()
+        self._process.view.store(index, value, lambda: self._show(index, value))
+
+    def _show(self, index: int, value: int) -> None:
+        if self._process.machine.is_weak:
+            self._process.machine.memory.show(index, self._words[index], value)
         self._words[index] = value
 
 
 class MachineBoard(Board):
     """The board's own code over a machine's words."""
 
-    def __init__(self, words: list[int], facts: Facts) -> None:
+    def __init__(self, words: list[int], facts: Facts, process: Process | None = None) -> None:
         self.words = cast("memoryview[int]", words)
         self.facts = facts
-        self.log = LogWords(self.words, self._LOG_AT)
-        self.shards = [ShardRow(self.words, _ROWS_AT + _ROW * i) for i in range(facts.shards)]  # type: ignore[assignment]
+        fence = process.fence if process is not None and process.machine.is_weak else None
+        self.log = LogWords(self.words, self._LOG_AT, fence)
+        self.shards = [  # type: ignore[assignment]
+            ShardRow(self.words, _ROWS_AT + _ROW * i, fence) for i in range(facts.shards)
+        ]
 
     def is_over(self) -> bool:
         return False
@@ -116,7 +260,7 @@ class MachineBoard(Board):
 
 def new_words(facts: Facts) -> list[int]:
     """The words of a new board."""
-    words = [0] * (_ROWS_AT + _ROW * facts.shards)
+    words = [0] * (_ROWS_AT + _ROW * facts.shards + MACHINE_WORDS)
     for row in MachineBoard(words, facts).shards:
         row.open = row.open_revision = NONE
     return words
@@ -134,10 +278,12 @@ class MachineLock:
         while self._path in holders:
             self._process.step()
         holders[self._path] = self._process
+        self._process.view.acquire()
 
     def __exit__(self, *_: object) -> None:
         if not self._process.dead:
             self._process.step()
+            self._process.view.release()
             del self._process.machine.holders[self._path]
 
     def close(self) -> None:
@@ -152,14 +298,15 @@ class MachineDisk(Disk):
 
     def open(self, path: Path) -> int:
         self._process.step()
-        if path.name not in self._machine.names:
+        inode = self._process.view.load(path.name, self._machine.seen_names.get(path.name))
+        if inode is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        return self._machine.opened(self._machine.names[path.name])
+        return self._machine.opened(inode)
 
     def create(self, path: Path) -> int:
         self._process.step()
-        inode = Inode()
-        self._machine.change_names(lambda names: names.__setitem__(path.name, inode))
+        inode = Inode(self._machine.memory.now)
+        self._machine.change_names(self._process, {path.name: inode})
         return self._machine.opened(inode)
 
     def close(self, fd: int) -> None:
@@ -175,7 +322,8 @@ class MachineDisk(Disk):
 
     def pread(self, fd: int, size: int, at: int) -> bytes:
         self._process.step()
-        return bytes(self._machine.fds[fd].cache[at : at + size])
+        inode = self._machine.fds[fd]
+        return inode.as_of(self._process.view.time_of(inode))[at : at + size]
 
     def pwritev(self, fd: int, parts: list[bytes], at: int) -> int:  # type: ignore[override]
         self._process.step()
@@ -186,15 +334,23 @@ class MachineDisk(Disk):
         half = self._machine.random.randrange(len(data) + 1)
         inode = self._machine.fds[fd]
         if half:
-            inode.write(data[:half], at)
+            self._write(inode, data[:half], at)
         self._process.step()
         if data[half:]:
-            inode.write(data[half:], at + half)
+            self._write(inode, data[half:], at + half)
         return len(data)
+
+    def _write(self, inode: Inode, data: bytes, at: int) -> None:
+        def show() -> None:
+            self._machine.memory.clock += 1
+            inode.write(data, at)
+
+        self._process.view.store(inode, None, show)
 
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
         self._process.step()
         inode, chance = self._machine.fds[fd], self._machine.chance
+        self._process.view.settle(inode)
         failing = chance(self._machine.failing_flushes)
         for page in sorted(inode.dirty):
             if failing and chance(0.5):
@@ -212,11 +368,12 @@ class MachineDisk(Disk):
 
     def rename(self, old: Path, new: Path) -> None:
         self._process.step()
-        self._machine.change_names(lambda names: names.__setitem__(new.name, names.pop(old.name)))
+        inode = self._machine.names[old.name]
+        self._machine.change_names(self._process, {old.name: None, new.name: inode})
 
     def unlink(self, path: Path) -> None:
         self._process.step()
-        self._machine.change_names(lambda names: names.pop(path.name, None))
+        self._machine.change_names(self._process, {path.name: None})
 
     def names(self, directory: Path) -> list[str]:
         self._process.step()
@@ -232,17 +389,32 @@ class MachineDisk(Disk):
         return MachineLock(self._process, path)
 
 
-class Machine:
-    """Processes, page cache, disk. All chance comes from `random`."""
+def _change(names: dict[str, Inode], changes: dict[str, Inode | None]) -> None:
+    for name, inode in changes.items():
+        if inode is None:
+            names.pop(name, None)
+        else:
+            names[name] = inode
 
-    def __init__(self, random_: random.Random) -> None:
-        self.random = random_
+
+class Machine:
+    """Processes, page cache, disk. All chance comes from `random`.
+
+    Attributes:
+        is_weak: whether its memory keeps no order but by fences and locks.
+        without: a fence that does nothing.
+    """
+
+    def __init__(self, random_: random.Random, *, is_weak: bool = False, without: Fence | None = None) -> None:
+        self.random, self.is_weak, self.without = random_, is_weak, without
+        self.memory = Memory()
         self.scheduler = getcurrent()
         self.processes: list[Process] = []
         self.holders: dict[Path, Process] = {}
         self.names: dict[str, Inode] = {}
         self.durable_names: dict[str, Inode] = {}
-        self.renamings: list[Callable[[dict[str, Inode]], object]] = []
+        self.seen_names: dict[str, Inode] = {}  # as whoever looks now finds them
+        self.renamings: list[dict[str, Inode | None]] = []
         self.fds: dict[int, Inode] = {}
         self.heard: dict[int, int] = {}  # by descriptor: of how many failures it was told, or need not be
         self._next_fd = 3
@@ -258,9 +430,16 @@ class Machine:
         self.fds[self._next_fd], self.heard[self._next_fd] = inode, inode.failures - (not inode.told)
         return self._next_fd
 
-    def change_names(self, change: Callable[[dict[str, Inode]], object]) -> None:
-        self.renamings.append(change)
-        change(self.names)
+    def change_names(self, process: Process, changes: dict[str, Inode | None]) -> None:
+        """Change the directory, whose own order is the kernel's; `open` of others sees it when its memory does."""
+        self.renamings.append(changes)
+        _change(self.names, changes)
+        for name, inode in changes.items():
+            process.view.store(name, inode, functools.partial(self._show_name, name, inode))
+
+    def _show_name(self, name: str, inode: Inode | None) -> None:
+        self.memory.show(name, self.seen_names.get(name), inode)
+        _change(self.seen_names, {name: inode})
 
     def spawn(self, name: str, run: Callable[[Process], None]) -> Process:
         """A process, which takes its first step when it is chosen."""
@@ -268,9 +447,17 @@ class Machine:
         self.processes.append(process)
         return process
 
+    def observer(self) -> Process:
+        """A process that nothing comes between, and that sees everything at once."""
+        process = Process(self, "observer", lambda process: None)
+        process.step = lambda: None  # type: ignore[method-assign]
+        process.view.is_weak = False
+        return process
+
     def kill(self, process: Process) -> None:
-        """SIGKILL: its locks are free, and it does nothing more."""
+        """SIGKILL: its locks are free, what it stored becomes visible, and it does nothing more."""
         process.dead = True
+        process.view.release()
         for path in [path for path, holder in self.holders.items() if holder is process]:
             del self.holders[path]
         if process.greenlet:
@@ -278,6 +465,7 @@ class Machine:
         self.forget(process)
 
     def forget(self, process: Process) -> None:
+        process.view.release()
         if process in self.processes:
             self.processes.remove(process)
 
@@ -299,10 +487,11 @@ class Machine:
     def lose_power(self) -> None:
         """All processes end; of what was not synced, any part is gone."""
         self.kill_all()
-        for change in self.renamings[: self.random.randint(0, len(self.renamings))]:
-            change(self.durable_names)
+        for changes in self.renamings[: self.random.randint(0, len(self.renamings))]:
+            _change(self.durable_names, changes)
         self.renamings.clear()
-        self.names = dict(self.durable_names)
+        self.names, self.seen_names = dict(self.durable_names), dict(self.durable_names)
+        self.memory.history.clear()
         for inode in {id(inode): inode for inode in self.names.values()}.values():
             for page in sorted(inode.dirty):
                 if self.chance(0.5):
