@@ -217,7 +217,7 @@ REFUSED = [
     ({"Content-Length": "5"}, "A WebSocket handshake has no body"),
     ({"Transfer-Encoding": "chunked"}, "A WebSocket handshake has no body"),
     ({"Transfer-Encoding": "gzip"}, "Transfer-Encoding: only chunked is known"),
-    ({"X y": "z"}, "malformed request: Invalid header token"),
+    ({"X y": "z"}, "malformed request: "),
 ]
 
 
@@ -233,9 +233,10 @@ def answer_to(server: EchoServer, data: bytes) -> tuple[int, dict[str, str], str
 
 @pytest.mark.parametrize(("change", "text"), REFUSED)
 def test_refused_handshakes(echo: EchoServer, change: dict[str, str], text: str) -> None:
-    """400, the reason in words, and headers that let a page's script read it."""
+    """400, the reason in words (of a malformed one in the parser's, which may change), and headers that let a page's
+    script read it."""
     status, headers, body = answer_to(echo, request("GET", "/", HANDSHAKE | change))
-    assert (status, body) == (400, text)
+    assert status == 400 and (body == text or text.endswith(": ") and body.startswith(text))
     assert headers["content-type"] == "text/plain; charset=utf-8"
     assert headers["access-control-allow-origin"] == "*"
     assert headers["connection"] == "close"
