@@ -21,6 +21,7 @@ from shards import sealed
 from shards.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
 from shards.board import Board
 from shards.disk import DISK
+from shards.files import open_regular
 from shards.holds import hold
 from shards.log import SEGMENT, Log, segment_name
 from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
@@ -190,7 +191,7 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
             with contextlib.ExitStack() as opened:
                 files = []
                 for file in manifest.files:
-                    fd = os.open(data_dir / SNAPSHOTS / file.name, os.O_RDONLY | os.O_CLOEXEC)
+                    fd = open_regular(data_dir / SNAPSHOTS / file.name)
                     opened.callback(os.close, fd)
                     files.append((file, fd))
                 stack.push(opened.pop_all())
@@ -282,7 +283,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: End, segment:
 
 
 def _read(path: Path, size: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         found = bytearray()
         while len(found) < size and (chunk := file.read(size - len(found))):
             found += chunk

@@ -53,7 +53,7 @@ def open_regular(path: Path) -> int:
 
 def read(path: Path, most: int) -> bytes:
     """All of the regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
-    with open(open_regular(path), "rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has {size} bytes, at most {most} can be right", str(path))
@@ -133,7 +133,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     at `path` that is no regular file.
     """
     try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        fd, name = tempfile.mkstemp(prefix=".kvserver-", dir=path.parent)
     except OSError as error:
         raise OSError(error.errno, f"no file can be made in {path.parent}: {error.strerror}", str(path)) from None
     begun = Path(name)

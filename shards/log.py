@@ -20,6 +20,7 @@ Appenders enter only segments that the supervisor has made ready (`segments`). `
 from __future__ import annotations
 
 import errno
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ SEGMENT = 64 << 20
 _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0
 _CHUNK = 1 << 20
+_SEGMENT_NAME = re.compile(r"[0-9]{12}\.log")
 
 
 class LogError(Exception):
@@ -69,7 +71,7 @@ def segment_name(number: int) -> str:
 
 def segment_numbers(names: Sequence[str]) -> list[int]:
     """The numbers of the segments among file names, ascending."""
-    return sorted(int(name[:12]) for name in names if len(name) == 16 and name[:12].isdigit() and name[12:] == ".log")
+    return sorted(int(name[:12]) for name in names if _SEGMENT_NAME.fullmatch(name))
 
 
 class Files:

@@ -43,7 +43,7 @@ APPLIED = struct.Struct("<QQ")
 
 _MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
 _LOCK_FILE = (MAX_READERS + 16) * 64  # LMDB's slots of readers, and its head; a larger file only means more slots
-_MAP_NAME = re.compile(r"shard-(\d+)\.([0-9a-f]+)")
+_MAP_NAME = re.compile(r"shard-([0-9]{1,3})\.([0-9a-f]{1,16})")
 _PAGES = 128 << 10  # holds two pages of whatever size
 _LMDB_META = struct.Struct("<16xI4x16xI36xQ40xQ8xQ")  # magic, page size, the roots of both trees, transaction
 _LMDB_MAGIC, _LMDB_NO_PAGE = 0xBEEFC0DE, (1 << 64) - 1

@@ -35,7 +35,7 @@ from shards.slots import SLOTS, slots_of
 from shards.snapshot import Snapshot, SnapshotError
 
 _BATCH = 4 << 20  # bytes of log or snapshot in one transaction
-_BALLAST_NAME = re.compile(r"shard-(\d+)\.ballast")
+_BALLAST_NAME = re.compile(r"shard-([0-9]{1,3})\.ballast")
 
 log = logging.getLogger(__name__)
 

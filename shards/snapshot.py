@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 import lmdb
 import msgspec
@@ -30,6 +31,7 @@ import msgspec
 from shards import locks
 from shards.board import Board, BoardError, ShardRow
 from shards.disk import DISK
+from shards.files import open_regular
 from shards.log import Log, LogError
 from shards.logs import configure_logging, give_up
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
@@ -68,11 +70,12 @@ class Snapshot:
         """Copy one file. Raises `SnapshotError`, and `MapFull` if there is no room for it."""
         fd = DISK.create(target)
         try:
-            os.posix_fallocate(fd, 0, file.size)
-            with open(fd, "wb", buffering=0, closefd=False) as copy:
-                self._verify(file, copy.write)
+            with self._opened(file) as source:
+                if file.size:
+                    os.posix_fallocate(fd, 0, file.size)
+                self._verify(file, source, lambda chunk: _write(fd, chunk, target))
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise MapFull(f"there is no room for {target}: {file.size} bytes are needed") from None
         finally:
@@ -82,7 +85,8 @@ class Snapshot:
     def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
         """Keys and records of one file as far as they are in `slots`, some MiB at a time. Raises `SnapshotError`."""
         path = self._directory / file.name
-        self._verify(file, lambda _: None)
+        with self._opened(file) as source:
+            self._verify(file, source, lambda _: None)
         self._identify(file, path)
         with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
             rows: list[tuple[bytes, bytes]] = []
@@ -98,17 +102,32 @@ class Snapshot:
                             rows, size = [], 0
             yield rows
 
-    def _verify(self, file: SnapshotFile, sink: Callable[[bytes], object]) -> None:
+    @contextlib.contextmanager
+    def _opened(self, file: SnapshotFile) -> Iterator[BinaryIO]:
+        """A file, which has the size that the manifest says."""
+        path = self._directory / file.name
+        try:
+            fd = open_regular(path)
+        except FileNotFoundError:
+            raise SnapshotError(f"the snapshot file {path} is missing") from None
+        except OSError as error:
+            raise SnapshotError(f"the snapshot file {path} cannot be read: {error.strerror}") from None
+        with os.fdopen(fd, "rb", buffering=0) as source:
+            size = os.fstat(fd).st_size
+            if size != file.size:
+                raise SnapshotError(
+                    f"the snapshot file {path} is damaged or another store's: it has {size} bytes, the manifest says "
+                    f"{file.size}"
+                )
+            yield source
+
+    def _verify(self, file: SnapshotFile, source: BinaryIO, sink: Callable[[bytes], object]) -> None:
         """Read a file, pass it on to `sink`, compare its checksum."""
         path = self._directory / file.name
         digest = new_digest(self._manifest.secret)
-        try:
-            with path.open("rb", buffering=0) as source:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-                    sink(chunk)
-        except FileNotFoundError:
-            raise SnapshotError(f"the snapshot file {path} is missing") from None
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            sink(chunk)
         if digest.hexdigest() != file.checksum:
             raise SnapshotError(
                 f"the snapshot file {path} is damaged or another store's: its checksum is {digest.hexdigest()}, the "
@@ -125,6 +144,11 @@ class Snapshot:
             raise SnapshotError(f"the snapshot file {path} has format {identity.format}, this program knows {FORMAT}")
         if applied != (file.lsn, file.revision):
             raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
+
+
+def _write(fd: int, chunk: bytes, path: Path) -> None:
+    if os.write(fd, chunk) != len(chunk):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def new_digest(secret: int) -> blake2b:
