@@ -29,10 +29,12 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import lmdb
 import msgspec
+
+from shards.files import open_regular
 
 FORMAT = 1
 MAX_READERS = 1024
@@ -140,14 +142,24 @@ def map_generations(map_dir: Path) -> list[tuple[int, int]]:
     return [(int(name[1]), int(name[2], 16)) for name in names if name]
 
 
-def read_meta(path: Path, *, subdir: bool = True) -> tuple[Identity | None, tuple[int, int]]:
-    """Whose map is at `path` (or, unless `subdir`, in that file), and what is applied to it.
+Meta = tuple[Identity | None, tuple[int, int]]
+"""Whose map it is (None: it is being filled), and what is applied to it: an LSN, a revision."""
 
-    For maps that nobody writes meanwhile. Raises `MapError`.
+
+class Look(Protocol):
+    """`read_meta`, or something in its place."""
+
+    def __call__(self, path: Path, *, subdir: bool = True) -> Meta: ...
+
+
+def read_meta(path: Path, *, subdir: bool = True) -> Meta:
+    """What the map at `path` (or, unless `subdir`, in that file) says of itself.
+
+    For maps that nobody writes meanwhile. A file that was made up may end this process: see `apart`. Raises `MapError`.
     """
     data = path / "data.mdb" if subdir else path
     try:
-        with data.open("rb") as file:
+        with os.fdopen(open_regular(data), "rb") as file:
             head, size = file.read(_PAGES), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise MapError(f"the map {path} cannot be read: {error.strerror}") from None
@@ -236,6 +248,8 @@ def read_applied(txn: lmdb.Transaction[memoryview], meta: lmdb._Database) -> tup
 def _decode_applied(applied: bytes | memoryview | None) -> tuple[int, int]:
     if applied is None:
         return 0, 0
+    if len(applied) != APPLIED.size:
+        raise MapError(f"a map says in {len(applied)} bytes what is applied to it")
     lsn, revision = APPLIED.unpack(applied)
     return lsn, revision
 
@@ -245,7 +259,7 @@ def decode_identity(text: bytes | None, where: Path) -> Identity | None:
         return None
     try:
         identity = msgspec.json.decode(text, type=Identity)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise MapError(f"the map {where} says unreadably whose it is: {error}") from None
     return identity
 

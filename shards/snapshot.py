@@ -35,7 +35,7 @@ from shards.files import open_regular
 from shards.log import Log, LogError
 from shards.logs import configure_logging, give_up
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
-from shards.mapfile import FORMAT, MapError, MapFull, map_path, open_environment, read_meta
+from shards.mapfile import FORMAT, Look, MapError, MapFull, map_path, open_environment, read_meta
 from shards.process import die_with_starter
 from shards.room import free_bytes
 from shards.settings import ProcessSettings, SettingError, load
@@ -58,8 +58,9 @@ class SnapshotError(Exception):
 class Snapshot:
     """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
 
-    def __init__(self, data_dir: Path, manifest: Manifest) -> None:
-        self._directory, self._manifest = data_dir / SNAPSHOTS, manifest
+    def __init__(self, data_dir: Path, manifest: Manifest, look: Look = read_meta) -> None:
+        """`look` is `read_meta`, or `Apart.read_meta` where a file that was made up must not end this process."""
+        self._directory, self._manifest, self._look = data_dir / SNAPSHOTS, manifest, look
 
     def files_of(self, slots: range) -> list[SnapshotFile]:
         """The files that may hold keys of `slots`."""
@@ -136,7 +137,7 @@ class Snapshot:
 
     def _identify(self, file: SnapshotFile, path: Path) -> None:
         """See that the file at `path` is the one that the manifest means."""
-        identity, applied = read_meta(path, subdir=False)
+        identity, applied = self._look(path, subdir=False)
         wanted = (self._manifest.store, file.shard, file.shards)
         if identity is None or (identity.store, identity.shard, identity.shards) != wanted:
             raise SnapshotError(f"the snapshot file {path} holds {identity}, the manifest says {wanted}")

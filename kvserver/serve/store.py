@@ -26,6 +26,7 @@ from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
 from shards import archive, locks, reinstate
+from shards.apart import Apart
 from shards.board import Board, BoardError, Common, Facts
 from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
 from shards.log import SEGMENT, Log, LogError
@@ -76,7 +77,7 @@ class Store:
         """Bring it up. Makes directories and files; may take as long as reading the log does. Raises `StoreError`."""
         self._given, self._finished, self._snapshot_failed_at = given, False, float("-inf")
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
-        with ExitStack() as stack:
+        with ExitStack() as stack, Apart() as self._apart:
             try:
                 tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)
@@ -87,7 +88,7 @@ class Store:
                     segments = Segments(self.board)
                     segments.adopt(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
-                    discard_maps(self.board)
+                    discard_maps(self.board, self._apart.read_meta)
                     if tokens is not None:
                         publish(self.board, tokens)  # before anybody can see a board without
                     self.board.install()
@@ -163,7 +164,7 @@ class Store:
             return recover(
                 self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
                 last_start=manifest.last_start, end_lsn=manifest.end_lsn, old_board=old,
-                applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch),
+                applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch, self._apart.read_meta),
             )  # fmt: skip
         finally:
             if old is not None:
