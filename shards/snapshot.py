@@ -16,6 +16,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -47,6 +48,7 @@ GROWTH_BYTES = 512 << 20
 _CHUNK = 1 << 20
 _BATCH = 4 << 20
 _LOOK_S = 0.1
+_DIRECTORY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +220,7 @@ def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
     named = {file.name.partition("/")[0] for file in manifest.files}
     if snapshots.is_dir():
         for entry in snapshots.iterdir():
-            if entry.name not in named:
+            if entry.name not in named and _DIRECTORY_NAME.fullmatch(entry.name):
                 shutil.rmtree(entry, ignore_errors=True)
 
 

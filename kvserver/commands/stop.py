@@ -16,13 +16,14 @@ from kvserver.commands.options import options
 from kvserver.commands.place import Refused, fail, running, serving_pid, settings_of, size_text
 from kvserver.settings import ServerSettings
 from shards.board import Board
-from shards.manifest import Manifest, ManifestError
-from shards.mapdir import MapDirError, release, usual_places
+from shards.manifest import Manifest, ManifestError, NoManifest
+from shards.mapdir import MapDirError, release, release_all, usual_places
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 
 Its maps stay in memory, so that the next start is instant. With --release they are removed, also those that a server
-has left which does not run any more: the next start builds them again from snapshot and log.
+has left which does not run any more: the next start builds them again from snapshot and log. With --all, too, so are
+those of this user that belong to nobody: their data directory was removed, or their store was in memory.
 
 The status is 1 if no server runs (but with --release), or if it could not end in order.
 """
@@ -30,9 +31,11 @@ The status is 1 if no server runs (but with --release), or if it could not end i
 LOOK_S = 0.1
 
 
-def stop(release_maps: bool, **given: str | None) -> None:
+def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
     """The command."""
     settings = settings_of(given)
+    if of_all and not release_maps:
+        raise click.UsageError("--all says whose maps --release gives back: give both")
     try:
         board = running(settings)
         places = [Path(board.facts.map_dir)] if board else []
@@ -48,8 +51,10 @@ def stop(release_maps: bool, **given: str | None) -> None:
             )
         elif not release_maps:
             raise Refused(f"no server runs on the store in {settings.data_dir}")
-        if release_maps and not settings.in_memory:
+        if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
             print(f"{size_text(_release(settings, places))} of maps were given back")
+        if of_all:
+            print(f"{size_text(release_all())} of maps that belonged to nobody were given back")
     except (Refused, ManifestError, MapDirError, OSError) as error:
         fail(error)
 
@@ -101,6 +106,15 @@ def _stage(board: Board) -> str:
     return "the log is closed"
 
 
+def _is_a_store(data_dir: Path) -> bool:
+    """Whether there is a store. Raises `ManifestError` if that cannot be read."""
+    try:
+        Manifest.load(data_dir)
+    except NoManifest:
+        return False
+    return True
+
+
 def _release(settings: ServerSettings, places: list[Path]) -> int:
     """Remove the maps of the store, in `places` or wherever they should be; the bytes of them."""
     data_dir = settings.data_dir
@@ -115,6 +129,7 @@ COMMAND = click.Command(
     callback=stop,
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Give back the memory that the maps take."),
+        click.Option(["--all", "of_all"], is_flag=True, help="With --release: also of maps that belong to nobody."),
         *options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,

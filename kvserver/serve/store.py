@@ -119,7 +119,7 @@ class Store:
         stack.callback(self._run_dir.close)
         self._manifest = load_manifest(data_dir)
         maps = choose_map_dir(given.map_dir, data_dir, self._manifest.store, self._manifest.snapshot_bytes)
-        stack.callback(maps.close if data_dir is not None else maps.remove)
+        stack.callback(maps.leave if data_dir is not None else maps.remove)
         if maps.notice:
             log.warning("%s", maps.notice)
         self.map_dir, self.metrics_dir = maps.path, self._run_dir.metrics
