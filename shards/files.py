@@ -111,18 +111,12 @@ def see_that_nobody_planted(path: Path) -> None:
         why = f"belongs to the user with id {status.st_uid}"
     elif directory.st_uid not in (os.geteuid(), 0):
         why = f"lies in a directory of the user with id {directory.st_uid}"
-    elif others_may_write(directory):
-        why = "lies in a directory in which others may write"
+    elif directory.st_mode & stat.S_IWOTH and not directory.st_mode & stat.S_ISVTX:
+        why = "lies in a directory in which everybody may write"
     else:
         return
     advice = f": name {path.readlink()} itself" if stat.S_ISLNK(status.st_mode) else ": name another"
     raise Planted(path, f"{path} is {what} that {why}{advice}")
-
-
-def others_may_write(status: os.stat_result) -> bool:
-    """Whether other users can replace what is in the directory with this `status`: its group or everybody may write
-    there, and no sticky bit keeps them from what is not theirs."""
-    return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not status.st_mode & stat.S_ISVTX
 
 
 @contextlib.contextmanager
@@ -167,7 +161,41 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def own_descriptor(path: Path) -> int | None:
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing`); what is no
+    regular file, such as a FIFO or a terminal, and what this process has open (`/dev/stdout`), is written to as it is.
+
+    Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
+    """
+    path = resolve(path)
+    number = _own_descriptor(path)
+    if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
+        with os.fdopen(os.dup(number), "wb") as file:
+            yield file
+        return
+    opened = _DESCRIPTOR.fullmatch(str(path))  # by another process
+    mode = _mode(path)
+    if not opened and (mode is None or stat.S_ISREG(mode)):
+        with replacing(path) as file:
+            yield file
+        return
+    if mode is not None and (stat.S_ISSOCK(mode) or stat.S_ISDIR(mode)):
+        raise _not_a_file(path, mode)
+    if not opened:
+        see_that_nobody_planted(path)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
+        yield file
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _own_descriptor(path: Path) -> int | None:
     """The number of this process's descriptor that `path`, as `resolve` returns it, names; None: it names none."""
     if not _DESCRIPTOR.fullmatch(str(path)):
         return None
