@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from shards import sealed
 from shards.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
 from shards.board import Board
 from shards.disk import DISK
-from shards.files import open_regular
+from shards.files import Planted, open_regular, resolve
 from shards.holds import hold
 from shards.log import SEGMENT, Log, segment_name
 from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
@@ -105,11 +106,13 @@ class StoppedStore:
 
 
 def back_up(source: Source, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
-    """Copy the store `source` to the directory `target`, which must be new or empty; what is there then.
+    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; what is there
+    then.
 
     Raises `BackupError`, `SnapshotError`, `LogError`, `ManifestError`, `NoPlace`, `Damaged`, `OSError`; then `target`
     is as it was before.
     """
+    target = _see_that_it_is_ours(target)
     _see_that_it_is_apart(target, source.data_dir)
     with _target(target), hold(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
@@ -131,6 +134,22 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
             DISK.sync_directory(directory)
         sealed.write(archive, target / NAME, target / UNFINISHED)
     return archive
+
+
+def _see_that_it_is_ours(target: Path) -> Path:
+    """`target` without links. Raises `BackupError` if another user could put something else in its place."""
+    try:
+        target = resolve(target)
+    except Planted as error:
+        raise BackupError(error.strerror) from None
+    place = next(path for path in (target, *target.parents) if path.exists())
+    status, allowed = place.stat(), {os.geteuid()} if place == target else {os.geteuid(), 0}
+    if stat.S_ISDIR(status.st_mode) and status.st_uid not in allowed:
+        raise BackupError(
+            f"{place} belongs to the user with id {status.st_uid}, who could put other files in the place of a backup: "
+            "take it as that user, or name a directory of this one"
+        )
+    return target
 
 
 def _see_that_it_is_apart(target: Path, data_dir: Path) -> None:
