@@ -20,6 +20,7 @@ from shards.archive import LOG, Archive, ArchiveError
 from shards.board import Board
 from shards.disk import DISK
 from shards.errors import ProtocolError
+from shards.files import read
 from shards.log import SEGMENT, LogError, LogReader, segment_name, segment_numbers
 from shards.manifest import Manifest, SnapshotFile
 from shards.mapfile import MapError, check_record, open_environment, read_meta
@@ -129,7 +130,8 @@ def check_log(
 def _walk(
     log_dir: Path, secret: int, begin: int, end: int, following: int | None, figures: LogFigures, segment: int
 ) -> int:
-    """Count the records between two LSNs, as far as they follow each other; the LSN up to which they do.
+    """Count the records between two LSNs, as far as they follow each other; the LSN up to which they do. Raises
+    `OSError` if a segment is there and cannot be read.
 
     `following`: the revision of the first one; None: whatever it says.
     """
@@ -137,8 +139,8 @@ def _walk(
     for number in range(begin // segment, -(-end // segment)):
         base = number * segment
         try:
-            data = (log_dir / segment_name(number)).read_bytes()[: end - base]
-        except OSError:
+            data = read(log_dir / segment_name(number), segment)[: end - base]
+        except FileNotFoundError:
             return max(begin, base)
         if fold is None:
             header = records.decode_header(data)

@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from shards import records
 from shards.board import Board, LogWords
+from shards.causes import NO_SPACE
 from shards.disk import DISK, Disk
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
 
@@ -49,7 +50,7 @@ class LogBroken(LogError):
 
 
 class LogFull(LogError):
-    """The current segment has no room, and the supervisor can make no other."""
+    """There is no space for it: the disk is full, or no other segment can be made where the current one has no room."""
 
 
 class GivenUp(LogError):
@@ -252,7 +253,8 @@ class Log:
             if row is not None:
                 row.clear_open()
             self._check()
-            raise LogError(f"the log could not be written: {error}") from error
+            full = isinstance(error, OSError) and error.errno in NO_SPACE
+            raise (LogFull if full else LogError)(f"the log could not be written: {error}") from error
         end = lsn + HEADER + length
         self._board.advance(end, revision + events)
         self._header, self._payload = header, payload

@@ -11,7 +11,6 @@ Nothing is removed but what a server has put there: a directory that holds anyth
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from shards import locks
+from shards.causes import what_helps
 from shards.files import read
 from shards.manifest import Manifest, ManifestError, NoManifest
 from shards.room import free_bytes
@@ -127,9 +127,8 @@ def choose_map_dir(
     except OSError as error:
         place = error.filename or wanted or shm
         raise MapDirError(
-            f"the directory of the maps cannot be used: {place}: {error.strerror}: "
-            + ("make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it")
-            + ", or name another with --map-dir"
+            f"the directory of the maps cannot be used: {place}: {error.strerror}: {what_helps(error)}, or name another "
+            "with --map-dir"
         ) from None
 
 
@@ -178,6 +177,8 @@ def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_b
             _give_up(on_disk, owner)
         return chosen
     few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    if not _may_write(shm):
+        few = f"this user cannot write to {shm}"
     if on_disk is None:
         raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
     _give_up(in_shm, owner)
@@ -198,9 +199,13 @@ def _need(snapshot_bytes: int, *places: Path | None) -> int:
 def _room(place: Path, own: Path) -> int:
     """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
     kept are removed before others are built."""
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not _may_write(place):
         return 0
     return free_bytes(place) + _taken(own, "shard-*/data.mdb") + _taken(own, "shard-*.ballast")
+
+
+def _may_write(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK)
 
 
 def _taken(own: Path, pattern: str) -> int:

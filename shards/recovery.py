@@ -27,7 +27,7 @@ from typing import NamedTuple
 import msgspec
 
 from shards import locks, records
-from shards.board import Board, BoardError
+from shards.board import Board, BoardError, BoardOutOfReach
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
 from shards.manifest import Manifest
@@ -215,9 +215,14 @@ class Examined(NamedTuple):
 
 def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
     """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
-    closed by the caller. Else None."""
+    closed by the caller. Else None.
+
+    Raises `BoardOutOfReach`: what it says of the last flush must not be missed.
+    """
     try:
         board = Board.open(path)
+    except BoardOutOfReach:
+        raise
     except (BoardError, msgspec.MsgspecError):
         return None
     facts = board.facts

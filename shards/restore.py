@@ -17,7 +17,6 @@ and snapshot and log, of which they are one, are in the data directory.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import re
 import secrets
@@ -26,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.board import NONE, Board, ShardRow
+from shards.causes import NO_SPACE
 from shards.log import Log, LogReader, Trimmed
 from shards.manifest import Manifest, SnapshotFile
 from shards.mapfile import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
@@ -229,7 +229,7 @@ class _Restore:
         try:
             return self._build()
         except (MapFull, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            if isinstance(error, OSError) and error.errno not in NO_SPACE:
                 raise
             shutil.rmtree(self._new, ignore_errors=True)
             raise MapFull(

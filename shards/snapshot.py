@@ -31,6 +31,7 @@ import msgspec
 
 from shards import locks
 from shards.board import Board, BoardError, ShardRow
+from shards.causes import NO_SPACE
 from shards.disk import DISK
 from shards.files import open_regular
 from shards.log import Log, LogError
@@ -78,7 +79,7 @@ class Snapshot:
                     os.posix_fallocate(fd, 0, file.size)
                 self._verify(file, source, lambda chunk: _write(fd, chunk, target))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             raise MapFull(f"there is no room for {target}: {file.size} bytes are needed") from None
         finally:

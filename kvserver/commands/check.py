@@ -14,10 +14,11 @@ from rich.console import Console
 from kvserver.commands.backup import reach
 from kvserver.commands.options import options
 from kvserver.commands.place import Refused, end_tidily, fail, let_others_first, running, settings_of, stopped
+from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.apart import Apart
 from shards.archive import Archive, ArchiveError
-from shards.board import Board
+from shards.board import Board, BoardError
 from shards.check import Finding, LogCheck, check_archived_log, check_counters, check_log
 from shards.epoch import boot_id
 from shards.holds import NoPlace, hold
@@ -48,8 +49,10 @@ def check(backup: str | None, cut: bool, yes: bool, **given: str | None) -> None
             _repair(settings, yes)
         elif not _show(_check_backup(Path(backup)) if backup is not None else _check_store(settings)):
             fail(f"{backup or settings.data_dir} is not as it should be")
-    except (Refused, ManifestError, ArchiveError, NoPlace, OSError) as error:
+    except (Refused, ManifestError, ArchiveError, NoPlace, BoardError) as error:
         fail(error)
+    except OSError as error:
+        fail(explain(error, settings.data_dir))
 
 
 def _show(findings: Iterator[Finding]) -> bool:

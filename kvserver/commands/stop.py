@@ -14,6 +14,7 @@ from rich.console import Console
 
 from kvserver.commands.options import options
 from kvserver.commands.place import Refused, fail, running, serving_pid, settings_of, size_text
+from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.board import Board
 from shards.manifest import Manifest, ManifestError, NoManifest
@@ -55,8 +56,10 @@ def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
             print(f"{size_text(_release(settings, places))} of maps were given back")
         if of_all:
             print(f"{size_text(release_all())} of maps that belonged to nobody were given back")
-    except (Refused, ManifestError, MapDirError, OSError) as error:
+    except (Refused, ManifestError, MapDirError) as error:
         fail(error)
+    except OSError as error:
+        fail(explain(error, settings.data_dir))
 
 
 def _end(board: Board, settings: ServerSettings) -> None:
@@ -69,7 +72,10 @@ def _end(board: Board, settings: ServerSettings) -> None:
     try:
         if not _has_open(pid, board):
             raise Refused(f"pid {pid} is not the server that runs here: it lives in another PID namespace")
-        signal.pidfd_send_signal(process, signal.SIGTERM)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        except PermissionError:
+            raise _is_another_user_s(pid) from None
         with Console(stderr=True).status("stopping") as status:
             while not select.select([process], [], [], LOOK_S)[0]:
                 status.update(f"stopping: {_stage(board)}")
@@ -86,12 +92,16 @@ def _has_open(pid: int, board: Board) -> bool:
     return any(os.path.samestat(each, ours) for each in _open_files(pid))
 
 
+def _is_another_user_s(pid: int) -> Refused:
+    return Refused(f"the server (pid {pid}) belongs to another user: stop it as that user, or as root")
+
+
 def _open_files(pid: int) -> Iterator[os.stat_result]:
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
-        raise Refused(f"the server (pid {pid}) belongs to another user") from None
-    except OSError:
+        raise _is_another_user_s(pid) from None
+    except (FileNotFoundError, ProcessLookupError):
         return
     for entry in entries:
         with contextlib.suppress(OSError):

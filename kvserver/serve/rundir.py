@@ -7,7 +7,6 @@ is refused as it is, also if that has the names of ours.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -18,6 +17,7 @@ from pathlib import Path
 from kvserver.access import tickets, tokens
 from shards import locks, stamps
 from shards.board import Board, BoardError
+from shards.causes import what_helps
 from shards.files import read
 from shards.settings import default_run_dir
 
@@ -104,10 +104,10 @@ class RunDir:
 
 
 def _unusable(path: Path, error: OSError) -> RunDirError:
-    advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
     about = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
     return RunDirError(
-        f"the run directory {path} cannot be used: {error.strerror}{about}: {advice}, or name another with --run-dir"
+        f"the run directory {path} cannot be used: {error.strerror}{about}: {what_helps(error)}, or name another with "
+        "--run-dir"
     )
 
 

@@ -28,6 +28,7 @@ from kvserver.settings import ServerSettings
 from shards import archive, locks, reinstate
 from shards.apart import Apart
 from shards.board import Board, BoardError, Common, Facts
+from shards.causes import NO_SPACE, what_helps
 from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
 from shards.log import SEGMENT, Log, LogError
 from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
@@ -317,13 +318,11 @@ def explain(error: OSError, data_dir: Path | None) -> str:
     path = Path(error.filename or data_dir or "the map directory")
     ours = data_dir is not None and (path.is_relative_to(data_dir) or data_dir.is_relative_to(path))
     option = " with --data-dir" if ours else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_SPACE:
         return f"there is no space left for {path}: free some, or name a directory on another disk{option}"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{path} cannot be a directory, a file is in its place: name another{option}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} cannot be used ({error.strerror}): give this user the right to, or name another{option}"
-    return f"{path} cannot be used ({error.strerror}): see to it, or name another directory{option}"
+    return f"{path} cannot be used ({error.strerror}): {what_helps(error)}, or name another directory{option}"
 
 
 def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:
