@@ -127,8 +127,8 @@ def choose_map_dir(
     except OSError as error:
         place = error.filename or wanted or shm
         raise MapDirError(
-            f"the directory of the maps cannot be used: {place}: {error.strerror}: {what_helps(error)}, or name another "
-            "with --map-dir"
+            f"the directory of the maps cannot be used: {place}: {error.strerror}: {what_helps(error)}, or name "
+            "another with --map-dir"
         ) from None
 
 

@@ -105,7 +105,10 @@ class Tickets:
         return word
 
     def keep(self, ticket: bytes, word: bytes, grants: Grants) -> None:
-        """Let the stream be taken up again for `RESUME_S` from now. Raises `InsufficientStorage`, `KVError` for other errors of the system."""
+        """Let the stream be taken up again for `RESUME_S` from now.
+
+        Raises `InsufficientStorage`, `KVError` for other errors of the system.
+        """
         path = self._path(ticket + b"~" + word)
         temporary = path.with_suffix(".new")
         expires_ms = self._board.now_ms() + RESUME_S * 1000

@@ -137,6 +137,13 @@ def test_without_memory_to_write_to(tmp_path: Path, data: Path) -> None:
     chosen.close()
 
 
+def test_memory_that_may_not_be_written_to_is_not_told_as_full(shm: Path, data: Path) -> None:
+    chosen = choose_map_dir(None, data, STORE, shm=shm / "none")
+    assert "cannot write to" in chosen.notice
+    assert "MiB are free" not in chosen.notice
+    chosen.close()
+
+
 def test_a_removal_that_was_killed_half_way_is_no_obstacle(shm: Path, data: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -180,7 +187,14 @@ def test_one_that_was_removed_under_the_server_is_given_up(shm: Path, data: Path
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "make room there, or name"), (errno.EROFS, "see to it, or name")]
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room there, or name"),
+        (errno.EROFS, "mount its file system so that it can be written, or"),
+        (errno.EACCES, "give this user the right to, or name"),
+        (errno.EMFILE, "raise the limit of open files"),
+        (errno.EIO, "the disk fails"),
+    ],
 )
 def test_what_the_system_refuses_is_named(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
@@ -189,7 +203,7 @@ def test_what_the_system_refuses_is_named(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice} another with --map"):
+    with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice}.* another with --map"):
         choose_map_dir(tmp_path / "maps", data, STORE)
 
 
