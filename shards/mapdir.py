@@ -276,6 +276,7 @@ def _settle(path: Path, owner: Owner) -> None:
         return  # nothing is written: there may be no room for it
     _empty(path)
     temporary = path / (_OWNER + ".new")
+    temporary.unlink(missing_ok=True)  # it may be a link
     temporary.write_bytes(msgspec.json.encode(owner))
     temporary.rename(path / _OWNER)
 

@@ -104,7 +104,7 @@ class Ballast:
     def restore(self) -> bool:
         """Take the room again if it can be had; whether it is taken. Raises `OSError` as at first."""
         if not self.there and _fits(self.path, self._size):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size)
                 self.there = True

@@ -223,6 +223,18 @@ def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
         files.read(Path("/proc/self/status"), 4)  # says that it has none
 
 
+# Numbers.
+
+
+@pytest.mark.parametrize("member", ["replay_lsn", "end_lsn"])
+def test_a_store_whose_log_would_be_endless_is_refused_at_once(store: Run, tmp_path: Path, member: str) -> None:
+    store.close_maps()
+    data_dir = store.store.data_dir
+    msgspec.structs.replace(Manifest.load(data_dir), **{member: 1 << 62}).save(data_dir)
+    assert "damaged" in refused("backup", tmp_path / "copy", "--data-dir", data_dir, "--run-dir", tmp_path / "r")
+    assert "not as it should be" in refused("check", "--data-dir", data_dir, "--run-dir", tmp_path / "r")
+
+
 # LMDB files.
 
 
