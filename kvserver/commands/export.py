@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
@@ -65,7 +65,7 @@ def _run(exporter: Exporter, to: str) -> tuple[str, Target]:
     target = Target.FILE
     try:
         with _opened(to) as file:
-            target = _target(file)
+            target = _target(to, file)
             exporter.run(file)
     except TransferError as error:
         return str(error), target
@@ -78,10 +78,13 @@ def _run(exporter: Exporter, to: str) -> tuple[str, Target]:
     return "", target
 
 
-def _target(file: BinaryIO) -> Target:
-    status = os.fstat(file.fileno())
-    if sys.stdout is not None and os.path.samestat(status, os.fstat(sys.stdout.fileno())):
+def _target(to: str, file: BinaryIO) -> Target:
+    if to == "-":
         return Target.OUTPUT
+    status = os.fstat(file.fileno())
+    with suppress(OSError):  # it is closed
+        if sys.stdout is not None and os.path.samestat(status, os.fstat(sys.stdout.fileno())):
+            return Target.OUTPUT
     return Target.FILE if stat.S_ISREG(status.st_mode) else Target.OPEN
 
 

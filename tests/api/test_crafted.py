@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import struct
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +156,6 @@ def listening(path: Path) -> None:
 
 
 KINDS = [fifo, link, Path.mkdir, listening]
-
-
-@pytest.fixture(autouse=True)
-def short_of_patience() -> Iterator[None]:
-    """End a test that waits for a FIFO: it has no writer."""
-    timer = threading.Timer(50, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGABRT))
-    timer.start()
-    yield
-    timer.cancel()
 
 
 def parts(backup: Path) -> list[Path]:
