@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvserver.commands.backup import reach
 from shards import archive, manifest, sealed
 from shards.archive import Archive
 from shards.manifest import Manifest
@@ -69,6 +70,7 @@ def test_a_name_that_no_snapshot_has_is_refused(name: str) -> None:
     assert decoded(BACKUP | {"manifest": wrong}, Archive) is None
 
 
+@settings(deadline=None)
 @given(st.lists(names, max_size=3))
 def test_whatever_names_are_given_files_lie_two_steps_below(given_names: list[str]) -> None:
     content = MANIFEST | {
@@ -83,6 +85,7 @@ def test_whatever_names_are_given_files_lie_two_steps_below(given_names: list[st
             assert "." not in directory
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(MANIFEST.keys() - {"format", "files", "last_start"})), NUMBERS)
 def test_whatever_numbers_are_given_they_can_be_used(member: str, number: object) -> None:
     found = decoded(MANIFEST | {member: number}, Manifest)
@@ -93,6 +96,7 @@ def test_whatever_numbers_are_given_they_can_be_used(member: str, number: object
         assert 0 <= found.end_revision < 1 << 53
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["shard", "shards", "lsn", "revision", "size"]), NUMBERS)
 def test_whatever_a_file_says_its_slots_can_be_told(member: str, number: object) -> None:
     found = decoded(MANIFEST | {"files": [FILE | {member: number}]}, Manifest)
@@ -101,15 +105,15 @@ def test_whatever_a_file_says_its_slots_can_be_told(member: str, number: object)
         assert 0 <= found.files[0].size < 1 << 63
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["end_lsn", "first_revision", "first_ms", "last_revision", "taken_ms"]), NUMBERS)
 def test_whatever_a_backup_says_it_reaches_can_be_told(member: str, number: object) -> None:
-    from kvserver.commands.backup import reach
-
     found = decoded(BACKUP | {member: number}, Archive)
     if found is not None:
         assert reach(found).isprintable()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["number", "size", "checksum"]), st.one_of(NUMBERS, st.text(max_size=20)))
 def test_whatever_a_part_of_the_log_says_its_name_is_a_segment_s(member: str, value: object) -> None:
     found = decoded(BACKUP | {"log": [PART | {member: value}]}, Archive)
