@@ -89,7 +89,7 @@ class ServerSettings(ProcessSettings):
     map_dir: Path | None = setting(
         None, path, "DIR",
         "Where the maps live that answer reads: best in memory. Default: a directory of the store's own under "
-        "/dev/shm, or in the data directory if there is too little room.",
+        "/dev/shm, or in the data directory if there is too little room. One that holds other files is refused.",
     )  # fmt: skip
     feed_port: int | None = setting(
         None, integer(0, 65535), "PORT",

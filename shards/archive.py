@@ -12,18 +12,23 @@ snapshot lie behind: the log between them says what happened. An atomic batch is
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
-from shards import sealed
+from shards import files, sealed
+from shards.errors import ProtocolError
 from shards.log import SEGMENT, segment_name
-from shards.manifest import Manifest
+from shards.manifest import SNAPSHOTS, Manifest
 from shards.protocol import Atomic, Event, count_changes, decode_events, encode_events
 from shards.records import FILLER, HEADER, Record
 from shards.recovery import Fold
+from shards.sealed import Checksum, Lsn, Revision, UnixMs, Words
 from shards.snapshot import new_digest
 
 FORMAT = 1
@@ -42,9 +47,9 @@ class OutOfReach(Exception):
 class LogPart(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of a segment, or all of it. `checksum` is keyed like those of snapshot files."""
 
-    number: int
-    size: int
-    checksum: str
+    number: Annotated[int, Meta(ge=0, lt=10**12)]
+    size: Annotated[int, Meta(ge=0, le=SEGMENT)]
+    checksum: Checksum
 
     @property
     def name(self) -> str:
@@ -66,23 +71,29 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     format: int
-    version: str
+    version: Words
     manifest: Manifest
     log: tuple[LogPart, ...]
-    end_lsn: int
-    first_revision: int
-    first_ms: int
-    last_revision: int
-    taken_ms: int
+    end_lsn: Lsn
+    first_revision: Revision
+    first_ms: UnixMs
+    last_revision: Revision
+    taken_ms: UnixMs
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for members that do not go together; a decoder makes `msgspec.ValidationError` of it."""
+        numbers = [part.number for part in self.log]
+        if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise ValueError("the segments of the log do not follow each other")
 
     @classmethod
     def load(cls, directory: Path) -> Archive:
         """That of the backup in `directory`. Raises `ArchiveError`."""
         path = directory / NAME
         try:
-            text = path.read_bytes()
+            text = sealed.read(path)
         except (FileNotFoundError, NotADirectoryError):
-            if (directory / UNFINISHED).exists():
+            if os.path.lexists(directory / UNFINISHED):
                 raise ArchiveError(f"the backup in {directory} was not finished: it cannot be used") from None
             raise ArchiveError(f"there is no backup in {directory}") from None
         except OSError as error:
@@ -96,6 +107,9 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
                 f"the backup in {directory} has format {content}, this program knows {FORMAT}: use the program that "
                 "took it"
             )
+        for name in (LOG, SNAPSHOTS):
+            if os.path.lexists(directory / name) and not stat.S_ISDIR((directory / name).lstat().st_mode):
+                raise ArchiveError(f"{directory / name} is no directory: use another backup")
         return content
 
     @property
@@ -107,22 +121,28 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         """A part of the log, verified. Raises `ArchiveError`."""
         path = directory / part.name
         try:
-            data = path.read_bytes()
+            data = files.read(path, part.size)
         except OSError as error:
             raise ArchiveError(f"{path} cannot be read ({error.strerror}): use another backup") from None
         digest = new_digest(self.manifest.secret)
         digest.update(data)
-        if digest.hexdigest() != part.checksum:
+        if len(data) != part.size or digest.hexdigest() != part.checksum:
             raise ArchiveError(f"{path} is damaged, its checksum is another: use another backup")
         return data
 
     def records(self, directory: Path, segment: int = SEGMENT) -> Iterator[Record]:
-        """The log's records from the replay position on, fillers too. Raises `ArchiveError`."""
+        """The log's records from the replay position on, fillers too. Raises `ArchiveError`.
+
+        They are whole; whether their payloads can be read is not looked at, but for the START's.
+        """
         manifest = self.manifest
         fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
         for part in self.log:
             base = part.number * segment
-            yield from fold.walk(self.read(directory, part), base, manifest.secret, segment)
+            try:
+                yield from fold.walk(self.read(directory, part), base, manifest.secret, segment)
+            except msgspec.MsgspecError as error:
+                raise ArchiveError(f"{directory / part.name} holds a START that cannot be read: {error}") from None
         if fold.lsn < self.end_lsn:  # it may have gone on to the next segment, where no header fits
             number, offset = divmod(fold.lsn, segment)
             raise ArchiveError(f"{directory / LOG / segment_name(number)} holds no record at byte {offset}")
@@ -197,13 +217,20 @@ def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEG
             if until.time_ms is not None and record.time_ms > until.time_ms:
                 return Cut(record.lsn, None, revision, time_ms)
             if until.revision is not None and last > until.revision:
-                rest, within = shorten(record, until.revision)
+                rest, within = _shorten(record, until.revision, directory)
                 if rest is None:
                     return Cut(record.lsn, None, revision, time_ms, within)
                 return Cut(record.lsn, rest, rest.next_revision - 1, max(time_ms, record.time_ms), within)
             revision = last
         time_ms = max(time_ms, record.time_ms)
     return Cut(archive.end_lsn, None, revision, time_ms)
+
+
+def _shorten(record: Record, revision: int, directory: Path) -> tuple[Record | None, bool]:
+    try:
+        return shorten(record, revision)
+    except ProtocolError as error:
+        raise ArchiveError(f"the log in {directory / LOG} holds a record that cannot be read: {error}") from None
 
 
 def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:

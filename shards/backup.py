@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from shards import sealed
 from shards.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
 from shards.board import Board
 from shards.disk import DISK
+from shards.files import Planted, open_regular, resolve
 from shards.holds import hold
 from shards.log import SEGMENT, Log, segment_name
 from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
@@ -104,11 +106,13 @@ class StoppedStore:
 
 
 def back_up(source: Source, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
-    """Copy the store `source` to the directory `target`, which must be new or empty; what is there then.
+    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; what is there
+    then.
 
     Raises `BackupError`, `SnapshotError`, `LogError`, `ManifestError`, `NoPlace`, `Damaged`, `OSError`; then `target`
     is as it was before.
     """
+    target = _see_that_it_is_ours(target)
     _see_that_it_is_apart(target, source.data_dir)
     with _target(target), hold(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
@@ -130,6 +134,22 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
             DISK.sync_directory(directory)
         sealed.write(archive, target / NAME, target / UNFINISHED)
     return archive
+
+
+def _see_that_it_is_ours(target: Path) -> Path:
+    """`target` without links. Raises `BackupError` if another user could put something else in its place."""
+    try:
+        target = resolve(target)
+    except Planted as error:
+        raise BackupError(error.strerror) from None
+    place = next(path for path in (target, *target.parents) if path.exists())
+    status, allowed = place.stat(), {os.geteuid()} if place == target else {os.geteuid(), 0}
+    if stat.S_ISDIR(status.st_mode) and status.st_uid not in allowed:
+        raise BackupError(
+            f"{place} belongs to the user with id {status.st_uid}, who could put other files in the place of a backup: "
+            "take it as that user, or name a directory of this one"
+        )
+    return target
 
 
 def _see_that_it_is_apart(target: Path, data_dir: Path) -> None:
@@ -190,7 +210,7 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
             with contextlib.ExitStack() as opened:
                 files = []
                 for file in manifest.files:
-                    fd = os.open(data_dir / SNAPSHOTS / file.name, os.O_RDONLY | os.O_CLOEXEC)
+                    fd = open_regular(data_dir / SNAPSHOTS / file.name)
                     opened.callback(os.close, fd)
                     files.append((file, fd))
                 stack.push(opened.pop_all())
@@ -282,7 +302,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: End, segment:
 
 
 def _read(path: Path, size: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         found = bytearray()
         while len(found) < size and (chunk := file.read(size - len(found))):
             found += chunk

@@ -39,6 +39,7 @@ from typing import ClassVar, Generic, TypeVar, overload
 import msgspec
 
 from shards import fences, locks
+from shards.causes import what_helps
 from shards.fences import Fence
 
 NONE = (1 << 64) - 1
@@ -79,6 +80,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 class BoardError(Exception):
     """The board cannot be used: missing, of another version, or its log is not recovered."""
+
+
+class BoardOutOfReach(BoardError):
+    """There may well be a board, but this process cannot open it: that says nothing of the run."""
 
 
 class Word:
@@ -341,12 +346,17 @@ class Board:
 
     @classmethod
     def open(cls, path: Path) -> Board:
-        """Map the board at `path`. Raises `BoardError` if there is none that can be used."""
+        """Map the board at `path`. Raises `BoardError` if there is none that can be used, `BoardOutOfReach` if that
+        cannot be seen."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise BoardError(
                 f"no board at {path} ({error.strerror}): is `kvserver serve` running on this store?"
+            ) from None
+        except OSError as error:
+            raise BoardOutOfReach(
+                f"the board {path} cannot be opened ({error.strerror}): {what_helps(error)}"
             ) from None
         head = array("Q", os.pread(fd, 32, 0))
         if len(head) < 4 or head[0] != _MAGIC:

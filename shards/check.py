@@ -20,11 +20,13 @@ from shards.archive import LOG, Archive, ArchiveError
 from shards.board import Board
 from shards.disk import DISK
 from shards.errors import ProtocolError
+from shards.files import read
 from shards.log import SEGMENT, LogError, LogReader, segment_name, segment_numbers
 from shards.manifest import Manifest, SnapshotFile
 from shards.mapfile import MapError, check_record, open_environment, read_meta
 from shards.maps import MapFull, ShardMap
-from shards.records import FILLER, START, Record
+from shards.protocol import count_changes, decode_events
+from shards.records import DATA, FILLER, START, Record
 from shards.recovery import Damaged, Examined, Fold
 from shards.restore import fill
 from shards.room import free_bytes
@@ -78,17 +80,19 @@ def check_snapshot(directory: Path, manifest: Manifest) -> Finding:
             keys += _check_file(snapshot, file)
         except (SnapshotError, MapError, OSError) as error:
             return Finding("snapshot", False, str(error))
-        except (lmdb.Error, AssertionError) as error:
+        except (lmdb.Error, AssertionError, ValueError) as error:
             return Finding("snapshot", False, f"the snapshot file {file.name} holds what it should not: {error}")
     return Finding("snapshot", True, f"{len(manifest.files)} files, {keys} keys, revision {manifest.replay_revision}")
 
 
 def _check_file(snapshot: Snapshot, file: SnapshotFile) -> int:
     """See that each record of a file can be one of its shard; how many there are. Raises `AssertionError` too."""
-    keys, slots = 0, slots_of(file.shard, file.shards)
+    keys, slots, last = 0, slots_of(file.shard, file.shards), b""
     for rows in snapshot.read(file, range(SLOTS)):
         for key, record in rows:
             revision, *_ = check_record(key, memoryview(record))
+            assert key > last, f"{key!r} stands behind {last!r}"  # else pages may lead in a circle
+            last = key
             assert slot_of(key) in slots, f"{key!r} belongs to another shard"
             assert revision <= file.revision, f"{key!r} has revision {revision}, the file ends at {file.revision}"
         keys += len(rows)
@@ -126,7 +130,8 @@ def check_log(
 def _walk(
     log_dir: Path, secret: int, begin: int, end: int, following: int | None, figures: LogFigures, segment: int
 ) -> int:
-    """Count the records between two LSNs, as far as they follow each other; the LSN up to which they do.
+    """Count the records between two LSNs, as far as they follow each other; the LSN up to which they do. Raises
+    `OSError` if a segment is there and cannot be read.
 
     `following`: the revision of the first one; None: whatever it says.
     """
@@ -134,8 +139,8 @@ def _walk(
     for number in range(begin // segment, -(-end // segment)):
         base = number * segment
         try:
-            data = (log_dir / segment_name(number)).read_bytes()[: end - base]
-        except OSError:
+            data = read(log_dir / segment_name(number), segment)[: end - base]
+        except FileNotFoundError:
             return max(begin, base)
         if fold is None:
             header = records.decode_header(data)
@@ -185,7 +190,7 @@ def check_map(
             _, (lsn, revision) = read_meta(copy, subdir=False)
             built = _replay(Path(made) / "built", slots_of(shard, shards), data_dir, manifest, lsn)
             keys, difference = _compare(copy, built, slots_of(shard, shards))
-        except (MapError, MapFull, SnapshotError, LogError, ProtocolError, lmdb.Error, OSError) as error:
+        except (MapError, MapFull, SnapshotError, LogError, ProtocolError, lmdb.Error, OSError, ValueError) as error:
             return Finding(subject, False, f"cannot be compared with snapshot and log: {error}")
     if difference:
         return Finding(subject, False, f"is not what snapshot and log make of it: {difference}")
@@ -244,13 +249,16 @@ def _rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
             yield iter(txn.cursor())
 
 
-def check_archive(directory: Path, archive: Archive) -> list[Finding]:
-    """A backup."""
+def check_archived_log(directory: Path, archive: Archive) -> Finding:
+    """The log of the backup in `directory`, with all that its records hold."""
     figures = LogFigures()
     try:
         for record in archive.records(directory):
             figures.take(record)
-        log = Finding(LOG, True, f"{len(archive.log)} segments, {figures}")
+            if record.kind == DATA and count_changes(decode_events(record.payload)) != record.events:
+                return Finding(LOG, False, f"the record at {record.lsn} has not as many changes as it says")
+        return Finding(LOG, True, f"{len(archive.log)} segments, {figures}")
     except ArchiveError as error:
-        log = Finding(LOG, False, str(error))
-    return [check_snapshot(directory, archive.manifest), log]
+        return Finding(LOG, False, str(error))
+    except ProtocolError as error:
+        return Finding(LOG, False, f"the record behind revision {figures.last_revision} cannot be read: {error}")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from shards import files
 from shards.locks import Turn
 
 
@@ -31,12 +32,12 @@ class Disk:
     pause = staticmethod(time.sleep)
 
     def open(self, path: Path) -> int:
-        """A descriptor to read and write the file `path`, which must be there."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        """A descriptor to read and write the file `path`, which must be there, and no link."""
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def create(self, path: Path) -> int:
         """A descriptor of the new, empty file `path` (mode 0600), which replaces one that is there."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        return files.create(path)
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a file another name in the same directory; durable after `sync_directory`."""
@@ -52,11 +53,7 @@ class Disk:
 
     def sync_directory(self, directory: Path) -> None:
         """Make names in `directory` durable: syncing a file says nothing about its name."""
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        files.sync_directory(directory)
 
     def turn(self, path: Path) -> Lock:
         """The lock for turns at `path`."""

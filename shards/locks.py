@@ -22,14 +22,14 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock on Linux: l_type, l_whence, l_
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the lock file `path`, which is created (mode 0600) if missing and never unlinked.
+    """A descriptor of the lock file `path`, no link, which is created (mode 0600) if missing and never unlinked.
 
     It belongs to the owner of its directory, also if root creates it, by a command beside a server of another user: the
     server could not open it otherwise.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         with contextlib.suppress(FileExistsError):
             _create(path)
 

@@ -20,6 +20,7 @@ Appenders enter only segments that the supervisor has made ready (`segments`). `
 from __future__ import annotations
 
 import errno
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import NoReturn
 
 from shards import records
 from shards.board import Board, LogWords
+from shards.causes import NO_SPACE
 from shards.disk import DISK, Disk
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
 
@@ -36,6 +38,7 @@ SEGMENT = 64 << 20
 _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0
 _CHUNK = 1 << 20
+_SEGMENT_NAME = re.compile(r"[0-9]{12}\.log")
 
 
 class LogError(Exception):
@@ -47,7 +50,7 @@ class LogBroken(LogError):
 
 
 class LogFull(LogError):
-    """The current segment has no room, and the supervisor can make no other."""
+    """There is no space for it: the disk is full, or no other segment can be made where the current one has no room."""
 
 
 class GivenUp(LogError):
@@ -69,7 +72,7 @@ def segment_name(number: int) -> str:
 
 def segment_numbers(names: Sequence[str]) -> list[int]:
     """The numbers of the segments among file names, ascending."""
-    return sorted(int(name[:12]) for name in names if len(name) == 16 and name[:12].isdigit() and name[12:] == ".log")
+    return sorted(int(name[:12]) for name in names if _SEGMENT_NAME.fullmatch(name))
 
 
 class Files:
@@ -250,7 +253,8 @@ class Log:
             if row is not None:
                 row.clear_open()
             self._check()
-            raise LogError(f"the log could not be written: {error}") from error
+            full = isinstance(error, OSError) and error.errno in NO_SPACE
+            raise (LogFull if full else LogError)(f"the log could not be written: {error}") from error
         end = lsn + HEADER + length
         self._board.advance(end, revision + events)
         self._header, self._payload = header, payload

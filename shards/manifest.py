@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from shards import sealed
+from shards.board import MAX_SHARDS
 from shards.records import Start
+from shards.sealed import Checksum, Count, Lsn, Revision, StoreId, Words
 
 FORMAT = 1
 NAME = "manifest"
@@ -27,24 +31,29 @@ class NoManifest(ManifestError):
     """There is no manifest, so no store, in this directory."""
 
 
+SnapshotName = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}-[0-9a-f]{8}/shard-(0|[1-9][0-9]{0,2})\.mdb\Z")]
+"""The rule for names that are used as paths: what `snapshot.take` makes, and nothing else. So no manifest, also of a
+backup that somebody made up, can name a file outside of the directory of snapshots."""
+
+
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
     """A copy of one shard's map.
 
     Attributes:
-        name: path below the directory of snapshots.
+        name: path below the directory of snapshots: `0000000000001a00-4be0d1c2/shard-0.mdb`.
         shard, shards: whose keys it holds: those of shard `shard` among `shards`.
         lsn, revision: up to where the log is applied to it. At or above the manifest's replay position.
         size: in bytes.
         checksum: `snapshot.checksum` of it.
     """
 
-    name: str
-    shard: int
-    shards: int
-    lsn: int
-    revision: int
-    size: int
-    checksum: str
+    name: SnapshotName
+    shard: Annotated[int, Meta(ge=0, lt=MAX_SHARDS)]
+    shards: Annotated[int, Meta(ge=1, le=MAX_SHARDS)]
+    lsn: Lsn
+    revision: Revision
+    size: Count
+    checksum: Checksum
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,18 +74,27 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     format: int
-    store: str
+    store: StoreId
     secret: int
     device: int
     inode: int
-    epoch: str = ""
+    epoch: Words = ""
     last_start: Start | None = None
-    replay_lsn: int = 0
-    replay_revision: int = 0
+    replay_lsn: Lsn = 0
+    replay_revision: Revision = 0
     files: tuple[SnapshotFile, ...] = ()
-    end_lsn: int = 0
-    end_revision: int = 0
-    new_history: str = ""
+    end_lsn: Lsn = 0
+    end_revision: Revision = 0
+    new_history: Words = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for members that do not go together; a decoder makes `msgspec.ValidationError` of it."""
+        if not all(0 <= number < 1 << 64 for number in (self.secret, self.device, self.inode)):
+            raise ValueError("secret, device and inode are whole numbers of 64 bits")
+        if self.files and sorted(file.shard for file in self.files) != list(range(self.files[0].shards)):
+            raise ValueError("the snapshot has not one file for each shard")
+        if len({file.shards for file in self.files}) > 1 or len({file.name for file in self.files}) < len(self.files):
+            raise ValueError("files of the snapshot have the same name, or are of another number of shards")
 
     @classmethod
     def create(cls, data_dir: Path) -> Manifest:
@@ -95,7 +113,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """That of the store in `data_dir`. Raises `NoManifest` if there is none, `ManifestError` if it is no good."""
         path = data_dir / NAME
         try:
-            text = path.read_bytes()
+            text = sealed.read(path)
         except FileNotFoundError:
             raise NoManifest(f"there is no store in {data_dir}") from None
         except OSError as error:

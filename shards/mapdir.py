@@ -2,15 +2,17 @@
 
 Best in memory: a directory of the store's own under /dev/shm. It holds the maps, a `lock` for life that the supervisor
 takes, and `owner`, which names the data directory it is a view of. A directory left behind there is removed by the
-next server that starts, but only if its lock is free and the data directory named in it is gone or another one: a
+next server that starts, but only if its lock is free and the store named in it is not in its data directory any more: a
 store that is merely stopped keeps its maps, which makes its next start short.
+
+Nothing is removed but what a server has put there: a directory that holds anything else is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,9 @@ from pathlib import Path
 import msgspec
 
 from shards import locks
+from shards.causes import what_helps
+from shards.files import read
+from shards.manifest import Manifest, ManifestError, NoManifest
 from shards.room import free_bytes
 
 SHM = Path("/dev/shm")
@@ -29,6 +34,13 @@ ON_DISK = "maps"
 """The map directory's name in the data directory."""
 
 _LOCK, _OWNER = "lock", "owner"
+_OURS = re.compile(
+    r"lock|\.lock\..*|owner(?:\.new)?"
+    r"|shard-[0-9]{1,3}\.(?:[0-9a-f]{1,16}(?:\.old)?|new|ballast)"
+    r"|locks|log"  # of a store in memory
+)
+"""The names that a server gives to what is in a map directory."""
+_MOST_OWNER = 1 << 14
 _LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
 
 
@@ -53,7 +65,7 @@ class Owner(msgspec.Struct, frozen=True):
         return cls(store, str(data_dir.resolve()), status.st_dev, status.st_ino)
 
     def exists(self) -> bool:
-        """Whether the data directory is still there; True if that cannot be seen."""
+        """Whether the store is still in its data directory; True if that cannot be seen."""
         if self.data_dir is None:
             return False
         try:
@@ -62,21 +74,35 @@ class Owner(msgspec.Struct, frozen=True):
             return False
         except OSError:
             return True
-        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+        if (status.st_dev, status.st_ino) != (self.device, self.inode):
+            return False
+        try:
+            return Manifest.load(Path(self.data_dir)).store == self.store  # inodes of what was removed come again
+        except NoManifest:
+            return False
+        except ManifestError:
+            return True
 
 
 class MapDir:
     """A map directory that this process has locked. `notice` tells the operator what is unusual about it, or is ''."""
 
-    def __init__(self, path: Path, lock: int, notice: str) -> None:
+    def __init__(self, path: Path, lock: int, owner: Owner, notice: str) -> None:
         self.path, self.notice = path, notice
-        self._lock = lock
+        self._lock, self._owner = lock, owner
 
     def remove(self) -> None:
         """Remove it with all maps, if it is still there, and give it up. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError):
             _remove(self.path)
         self.close()
+
+    def leave(self) -> None:
+        """Give it up. The maps stay for the next start, unless the store is not in its data directory any more."""
+        if self._owner.exists():
+            self.close()
+        else:
+            self.remove()
 
     def close(self) -> None:
         """Give it up; the maps stay."""
@@ -101,10 +127,15 @@ def choose_map_dir(
     except OSError as error:
         place = error.filename or wanted or shm
         raise MapDirError(
-            f"the directory of the maps cannot be used: {place}: {error.strerror}: "
-            + ("make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it")
-            + ", or name another with --map-dir"
+            f"the directory of the maps cannot be used: {place}: {error.strerror}: {what_helps(error)}, or name "
+            "another with --map-dir"
         ) from None
+
+
+def release_all(shm: Path = SHM) -> int:
+    """Remove from `shm` the maps of this user that belong to nobody: whose store is not in its data directory any more,
+    or was in memory, and that no server uses. How many bytes that frees."""
+    return _remove_stale(shm)
 
 
 def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
@@ -137,21 +168,21 @@ def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_b
     if wanted is not None:
         return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
     in_shm = shm / _name(owner)
-    _remove_stale(shm)
+    _remove_stale(shm, owner)
     on_disk = None if data_dir is None else data_dir / ON_DISK
     need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
     if room >= need:
-        chosen = _take(in_shm, owner, "", ours=True)
+        chosen = _take(in_shm, owner, "", named=True)
         if on_disk is not None:
-            with contextlib.suppress(OSError):
-                _remove(on_disk)
+            _give_up(on_disk, owner)
         return chosen
     few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    if not _may_write(shm):
+        few = f"this user cannot write to {shm}"
     if on_disk is None:
         raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
-    with contextlib.suppress(OSError):
-        _remove(in_shm)
-    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower", ours=True)
+    _give_up(in_shm, owner)
+    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
 
 
 def _name(owner: Owner) -> str:
@@ -168,9 +199,13 @@ def _need(snapshot_bytes: int, *places: Path | None) -> int:
 def _room(place: Path, own: Path) -> int:
     """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
     kept are removed before others are built."""
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not _may_write(place):
         return 0
     return free_bytes(place) + _taken(own, "shard-*/data.mdb") + _taken(own, "shard-*.ballast")
+
+
+def _may_write(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK)
 
 
 def _taken(own: Path, pattern: str) -> int:
@@ -183,29 +218,39 @@ def _little_room(wanted: Path, snapshot_bytes: int) -> str:
     return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
-def _take(path: Path, owner: Owner, notice: str, ours: bool = False) -> MapDir:
-    """Make `path` if needed, lock it and make it `owner`'s. `ours`: only a server can have put anything there."""
+def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s. `named`: only a server gives a directory this name."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_directory(path, ours)
+    _check_directory(path, named)
     lock = _lock(path)
     try:
         _settle(path, owner)
     except BaseException:
         os.close(lock)
         raise
-    return MapDir(path, lock, notice)
+    return MapDir(path, lock, owner, notice)
 
 
-def _check_directory(path: Path, ours: bool) -> None:
+def _check_directory(path: Path, named: bool) -> None:
     status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
-    strangers = {entry.name for entry in path.iterdir()} - {_LOCK, _OWNER + ".new"}
-    if strangers and not ours and not (path / _OWNER).exists():
+    strangers = _strangers(path, named)
+    if strangers:
         raise MapDirError(
             f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
         )
     path.chmod(0o700)
+
+
+def _strangers(path: Path, named: bool = False) -> set[str]:
+    """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
+    unless the directory has a name that only a server gives."""
+    names = {entry.name for entry in path.iterdir()}
+    strangers = {name for name in names if not _OURS.fullmatch(name)}
+    if strangers or named or _owner(path) is not None:
+        return strangers
+    return names - {_LOCK, _OWNER + ".new"}
 
 
 def _lock(path: Path) -> int:
@@ -231,16 +276,20 @@ def _settle(path: Path, owner: Owner) -> None:
         return  # nothing is written: there may be no room for it
     _empty(path)
     temporary = path / (_OWNER + ".new")
+    temporary.unlink(missing_ok=True)  # it may be a link
     temporary.write_bytes(msgspec.json.encode(owner))
     temporary.rename(path / _OWNER)
 
 
 def _empty(path: Path) -> None:
-    """Remove all but the lock, the owner last: a directory is known by it for as long as there is anything else."""
+    """Remove what is ours but the lock, the owner last: a directory is known by it for as long as there is anything
+    else."""
     for entry in path.iterdir():
+        if not _OURS.fullmatch(entry.name) or entry.name in (_LOCK, _OWNER):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name not in (_LOCK, _OWNER):
+        else:
             entry.unlink()
     (path / _OWNER).unlink(missing_ok=True)
 
@@ -252,27 +301,57 @@ def _remove(path: Path) -> None:
     path.rmdir()
 
 
+def _give_up(path: Path, owner: Owner) -> None:
+    """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
+    with contextlib.suppress(OSError, MapDirError):
+        found = _owner(path)
+        if found.store == owner.store if found is not None else not _strangers(path):
+            _remove(path)
+
+
 def _owner(path: Path) -> Owner | None:
+    """Whose the map directory `path` is; None: it does not say, or is not there.
+
+    Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
+    somebody's.
+    """
     try:
-        return msgspec.json.decode((path / _OWNER).read_bytes(), type=Owner)
-    except (OSError, msgspec.MsgspecError):
+        text = read(path / _OWNER, _MOST_OWNER)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        return msgspec.json.decode(text, type=Owner)
+    except (msgspec.MsgspecError, RecursionError):
+        raise MapDirError(
+            f"the map directory {path} holds a file {_OWNER} that this program has not written: name an empty "
+            "directory with --map-dir"
+        ) from None
 
 
-def _remove_stale(shm: Path) -> None:
+def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
+    """Remove the maps that belong to nobody, `mine` being who asks; how many bytes that frees."""
+    freed = 0
     for path in _own_directories(shm):
-        owner = _owner(path)
-        if owner is None and (path / _OWNER).exists():
-            continue  # of another version, perhaps
-        if owner is not None and owner.exists():
-            continue  # without an owner, it was being removed by somebody who was killed, or is being made
-        with contextlib.suppress(OSError):  # it is being removed by another server that starts
-            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        with contextlib.suppress(OSError, MapDirError):  # it is being removed by another server, or of another version
+            owner = _owner(path)
+            if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
+                continue  # without an owner, it was being removed by somebody who was killed, or is being made
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if locks.try_hold(lock) and _owner(path) == owner:
+                    taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
                     _remove(path)
+                    freed += taken
             finally:
                 os.close(lock)
+    return freed
+
+
+def _is_replaced(owner: Owner, mine: Owner | None) -> bool:
+    """Whether the store `mine` is now where `owner` was, whatever the path to it."""
+    if mine is None or mine.data_dir is None or owner.data_dir is None:
+        return False
+    return (owner.device, owner.inode) == (mine.device, mine.inode) and owner.store != mine.store
 
 
 def _own_directories(shm: Path) -> Iterator[Path]:

@@ -29,10 +29,14 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import lmdb
 import msgspec
+
+from shards.causes import NO_SPACE
+from shards.files import open_regular
+from shards.room import free_bytes, growth_left
 
 FORMAT = 1
 MAX_READERS = 1024
@@ -42,8 +46,9 @@ HEADER_SIZE = HEADER.size
 APPLIED = struct.Struct("<QQ")
 
 _MAP_SIZE = 256 << 30  # address space, not memory: no map ever has to be resized
+_LARGEST_WRITE = 64 << 20  # more than a transaction takes: where there is more room, none of it was missing
 _LOCK_FILE = (MAX_READERS + 16) * 64  # LMDB's slots of readers, and its head; a larger file only means more slots
-_MAP_NAME = re.compile(r"shard-(\d+)\.([0-9a-f]+)")
+_MAP_NAME = re.compile(r"shard-([0-9]{1,3})\.([0-9a-f]{1,16})")
 _PAGES = 128 << 10  # holds two pages of whatever size
 _LMDB_META = struct.Struct("<16xI4x16xI36xQ40xQ8xQ")  # magic, page size, the roots of both trees, transaction
 _LMDB_MAGIC, _LMDB_NO_PAGE = 0xBEEFC0DE, (1 << 64) - 1
@@ -112,7 +117,7 @@ def open_environment(
             if size < 1 << 30:
                 raise MapError(f"no address space for the map {path}: {error}") from None
         except lmdb.Error as error:
-            failure = MapFull if means_full(error) else MapError
+            failure = MapFull if not readonly and means_full(error, path) else MapError
             raise failure(f"the map {path} cannot be opened: {error}") from None
 
 
@@ -127,7 +132,7 @@ def _reserve_lock_file(path: Path) -> None:
         os.posix_fallocate(fd, 0, _LOCK_FILE)
     except OSError as error:
         path.unlink()
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_SPACE:
             raise
         raise MapFull(f"there is no room for {path}") from None
     finally:
@@ -140,14 +145,24 @@ def map_generations(map_dir: Path) -> list[tuple[int, int]]:
     return [(int(name[1]), int(name[2], 16)) for name in names if name]
 
 
-def read_meta(path: Path, *, subdir: bool = True) -> tuple[Identity | None, tuple[int, int]]:
-    """Whose map is at `path` (or, unless `subdir`, in that file), and what is applied to it.
+Meta = tuple[Identity | None, tuple[int, int]]
+"""Whose map it is (None: it is being filled), and what is applied to it: an LSN, a revision."""
 
-    For maps that nobody writes meanwhile. Raises `MapError`.
+
+class Look(Protocol):
+    """`read_meta`, or something in its place."""
+
+    def __call__(self, path: Path, *, subdir: bool = True) -> Meta: ...
+
+
+def read_meta(path: Path, *, subdir: bool = True) -> Meta:
+    """What the map at `path` (or, unless `subdir`, in that file) says of itself.
+
+    For maps that nobody writes meanwhile. A file that was made up may end this process: see `apart`. Raises `MapError`.
     """
     data = path / "data.mdb" if subdir else path
     try:
-        with data.open("rb") as file:
+        with os.fdopen(open_regular(data), "rb") as file:
             head, size = file.read(_PAGES), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise MapError(f"the map {path} cannot be read: {error.strerror}") from None
@@ -236,6 +251,8 @@ def read_applied(txn: lmdb.Transaction[memoryview], meta: lmdb._Database) -> tup
 def _decode_applied(applied: bytes | memoryview | None) -> tuple[int, int]:
     if applied is None:
         return 0, 0
+    if len(applied) != APPLIED.size:
+        raise MapError(f"a map says in {len(applied)} bytes what is applied to it")
     lsn, revision = APPLIED.unpack(applied)
     return lsn, revision
 
@@ -245,7 +262,7 @@ def decode_identity(text: bytes | None, where: Path) -> Identity | None:
         return None
     try:
         identity = msgspec.json.decode(text, type=Identity)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise MapError(f"the map {where} says unreadably whose it is: {error}") from None
     return identity
 
@@ -261,9 +278,21 @@ def check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
     return revision, value_revision, expires_ms, len(record) - HEADER_SIZE - length
 
 
-def means_full(error: lmdb.Error) -> bool:
-    """Whether `error` says that there is no room: tmpfs writes less than it was given, which LMDB calls EIO."""
+def means_full(error: lmdb.Error, path: Path) -> bool:
+    """Whether `error`, of the map `path`, says that there is no room.
+
+    A file system that fills up, and tmpfs above all, writes less than it was given, which LMDB calls EIO. Where there
+    is room, EIO is what it says: the disk fails.
+    """
     words = str(error)
-    return isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(
-        os.strerror(number) in words for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
-    )
+    if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or any(
+        os.strerror(number) in words for number in (*NO_SPACE, errno.EFBIG)
+    ):
+        return True
+    return os.strerror(errno.EIO) in words and _room_left(path) < _LARGEST_WRITE
+
+
+def _room_left(path: Path) -> int:
+    data = path / "data.mdb" if path.is_dir() else path
+    size = data.stat().st_size if data.exists() else 0
+    return min(free_bytes(data.parent), growth_left(size))

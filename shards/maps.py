@@ -404,7 +404,7 @@ class ShardMap:
             with self._env.begin(self._data, None, True, True) as txn:
                 return write(txn)
         except lmdb.Error as error:
-            failure = MapFull if means_full(error) else MapError
+            failure = MapFull if means_full(error, self.path) else MapError
             raise failure(f"{self.path}: {error}") from None
 
 

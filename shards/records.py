@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -67,6 +67,9 @@ class Record(NamedTuple):
         return self.revision + self.events
 
 
+_Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]  # printable: it is shown
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Payload of a START record: which history this is, and under which promise the run writes it.
 
@@ -78,11 +81,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         version: of the server.
     """
 
-    store: str
-    epoch: str
-    boot_id: str
-    sync: str
-    version: str
+    store: _Word
+    epoch: _Word
+    boot_id: _Word
+    sync: _Word
+    version: _Word
 
     def encode(self) -> bytes:
         """The payload."""

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import msgspec
 
 from shards import locks, records
-from shards.board import Board, BoardError
+from shards.board import Board, BoardError, BoardOutOfReach
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
 from shards.manifest import Manifest
@@ -125,17 +125,19 @@ class _Image:
         self.numbers = segment_numbers(disk.names(log_dir))
 
     def losses(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
-        """The LSN of what is missing of each segment, and how, where the log must reach from `begin` to `end`.
+        """The LSN of what is missing of each segment, and how, where the log must reach from `begin` to `end`; of
+        several that are missing in a row, the first one's.
 
         Segments follow each other without a gap: they are made, trimmed and removed one by one. And they are whole:
         each was filled and synced before it got its name.
         """
         size, numbers = self._segment, self.numbers
-        first, last = begin // size, (end - 1) // size
-        for number in range(min([first, *numbers]), max([last, *numbers]) + 1):
-            if number not in numbers:
-                yield number * size, "the segment is missing"
-            elif not self._disk.pread(self._files[number], 1, size - 1):
+        expected, last = min([begin // size, *numbers]), max([(end - 1) // size, *numbers])
+        for number in (*numbers, last + 1):
+            if number > expected:
+                yield expected * size, "the segment is missing"
+            expected = number + 1
+            if number <= last and not self._disk.pread(self._files[number], 1, size - 1):
                 there = len(self._load(number))
                 yield number * size + there, f"the segment ends there, and not after {size} bytes"
 
@@ -215,9 +217,14 @@ class Examined(NamedTuple):
 
 def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
     """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
-    closed by the caller. Else None."""
+    closed by the caller. Else None.
+
+    Raises `BoardOutOfReach`: what it says of the last flush must not be missed.
+    """
     try:
         board = Board.open(path)
+    except BoardOutOfReach:
+        raise
     except (BoardError, msgspec.MsgspecError):
         return None
     facts = board.facts

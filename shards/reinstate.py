@@ -15,11 +15,13 @@ from pathlib import Path
 import msgspec
 
 from shards import records
+from shards.apart import Apart
 from shards.archive import LOG, Archive, Cut
 from shards.backup import Report
 from shards.disk import DISK
 from shards.log import SEGMENT, segment_name
 from shards.manifest import NAME, SNAPSHOTS, Manifest
+from shards.mapfile import Look
 from shards.snapshot import Snapshot
 
 UNFINISHED = "restore.incomplete"
@@ -56,11 +58,12 @@ def reinstate(
     os.close(DISK.create(data_dir / UNFINISHED))
     DISK.sync_directory(data_dir)
     for name in _WRITTEN:
-        if (data_dir / name).is_dir():
+        if (data_dir / name).is_dir() and not (data_dir / name).is_symlink():
             shutil.rmtree(data_dir / name)
         (data_dir / name).unlink(missing_ok=True)
     progress = _Progress(report, archive.manifest.snapshot_bytes + cut.end)
-    _copy_snapshot(archive, source, data_dir, progress)
+    with Apart() as apart:
+        _copy_snapshot(archive, source, data_dir, progress, apart.read_meta)
     _write_log(archive, source, data_dir, cut, progress, segment)
     status = data_dir.stat()
     manifest = msgspec.structs.replace(
@@ -84,8 +87,8 @@ class _Progress:
         self._report(self._done, max(self._done, self._total))
 
 
-def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Progress) -> None:
-    snapshot = Snapshot(source, archive.manifest)
+def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Progress, look: Look) -> None:
+    snapshot = Snapshot(source, archive.manifest, look)
     (data_dir / SNAPSHOTS).mkdir(mode=0o700)
     for file in archive.manifest.files:
         target = data_dir / SNAPSHOTS / file.name

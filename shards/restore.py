@@ -17,7 +17,6 @@ and snapshot and log, of which they are one, are in the data directory.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import re
 import secrets
@@ -26,16 +25,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.board import NONE, Board, ShardRow
+from shards.causes import NO_SPACE
 from shards.log import Log, LogReader, Trimmed
 from shards.manifest import Manifest, SnapshotFile
-from shards.mapfile import FORMAT, Identity, MapError, map_generations, map_path, read_meta
+from shards.mapfile import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
 from shards.maps import NOT_MINE, MapFull, ShardMap
 from shards.room import free_bytes
 from shards.slots import SLOTS, slots_of
 from shards.snapshot import Snapshot, SnapshotError
 
 _BATCH = 4 << 20  # bytes of log or snapshot in one transaction
-_BALLAST_NAME = re.compile(r"shard-(\d+)\.ballast")
+_BALLAST_NAME = re.compile(r"shard-([0-9]{1,3})\.ballast")
 
 log = logging.getLogger(__name__)
 
@@ -55,32 +55,33 @@ def open_map(board: Board, shard: int) -> ShardMap:
     return _Restore(board, shard).run()
 
 
-def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str) -> list[int]:
+def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Look = read_meta) -> list[int]:
     """For each map that this boot left in `map_dir` of this history: the LSN up to which the log is applied to it.
 
-    What was applied had been in the log.
+    What was applied had been in the log. `look`: `Apart.read_meta` where a torn map must not end this process.
     """
     found = []
     for shard, generation in map_generations(map_dir):
         with contextlib.suppress(MapError):
-            identity, (lsn, _) = read_meta(map_path(map_dir, shard, generation))
+            identity, (lsn, _) = look(map_path(map_dir, shard, generation))
             if identity and (identity.store, identity.boot_id, identity.epoch) == (store, boot_id, epoch):
                 found.append(lsn)
     return found
 
 
-def discard_maps(board: Board) -> None:
+def discard_maps(board: Board, look: Look = read_meta) -> None:
     """Remove from the map directory what no shard of the run that `board` begins can keep: maps of another run's
     history, boot or number of shards, or that the log does not reach; what was left half built or half removed.
 
-    To be called while no shard runs, by who has recovered the log. What cannot be removed is left.
+    To be called while no shard runs, by who has recovered the log. What cannot be removed is left. `look`: see
+    `kept_applied`.
     """
     map_dir, tail = Path(board.facts.map_dir), board.history()[0]
     kept = set()
     for shard, generation in map_generations(map_dir):
         path = map_path(map_dir, shard, generation)
         with contextlib.suppress(MapError):
-            identity, (lsn, _) = read_meta(path)
+            identity, (lsn, _) = look(path)
             if identity == identity_of(board, shard) and board.log.oldest <= lsn <= tail:
                 kept.add(shard)
                 continue
@@ -228,7 +229,7 @@ class _Restore:
         try:
             return self._build()
         except (MapFull, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            if isinstance(error, OSError) and error.errno not in NO_SPACE:
                 raise
             shutil.rmtree(self._new, ignore_errors=True)
             raise MapFull(

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from shards.causes import NO_SPACE
+
 BALLAST_BYTES = 32 << 20
 PIN_SECONDS = 2.0
 GROWTH_BYTES = 1 << 20
@@ -94,20 +96,22 @@ class Ballast:
     delete."""
 
     def __init__(self, path: Path, size: int = BALLAST_BYTES) -> None:
-        """Take the room; if there is none, `there` is False."""
+        """Take the room; if there is none, `there` is False. Raises `OSError` for anything else."""
         self.path, self._size = path, size
         self.there = False
         self.restore()
 
     def restore(self) -> bool:
-        """Take the room again if it can be had; whether it is taken."""
+        """Take the room again if it can be had; whether it is taken. Raises `OSError` as at first."""
         if not self.there and _fits(self.path, self._size):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size)
                 self.there = True
-            except OSError:
+            except OSError as error:
                 os.ftruncate(fd, 0)
+                if error.errno not in (*NO_SPACE, errno.EFBIG):
+                    raise OSError(error.errno, error.strerror, str(self.path)) from None
             finally:
                 os.close(fd)
         return self.there
@@ -150,7 +154,7 @@ class Reserve:
         try:
             os.posix_fallocate(self._fd, 0, size)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             return False
         self.size = size

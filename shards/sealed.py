@@ -3,6 +3,9 @@
 One changed digit of a secret or of a position would make everything it describes look like foreign bytes, so what was
 changed is refused. A file is written under a temporary name, fsync, rename, fsync of the directory: it is there whole
 or not at all.
+
+The checksum needs no secret, so it proves nothing about who wrote a file. Members have ranges (`Count`, `Lsn`, …), so
+that whatever is decoded can be computed with, shown and used.
 """
 
 from __future__ import annotations
@@ -11,11 +14,28 @@ import errno
 import os
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from shards import files
 from shards.disk import DISK
+
+MOST_BYTES = 64 << 20
+"""More than any of these files has: that of a backup of 10 TiB of log takes 20 MiB."""
+
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""Bytes, or how many there are of something."""
+Lsn = Annotated[int, Meta(ge=0, le=1 << 62)]
+Revision = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+UnixMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+"""Unix time in milliseconds, up to the end of the year 9999."""
+StoreId = Annotated[str, Meta(pattern=r"^[0-9a-z]{1,32}\Z")]
+"""Part of a file name, see `mapdir`."""
+Checksum = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Words = Annotated[str, Meta(pattern=r"^[ -~]{0,256}\Z")]
+"""Text to show: printable ASCII."""
 
 _CHECKSUM = "checksum"
 
@@ -49,6 +69,11 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
     DISK.sync_directory(path.parent)
 
 
+def read(path: Path) -> bytes:
+    """What stands in the file `path`, which is no link. Raises `OSError`."""
+    return files.read(path, MOST_BYTES)
+
+
 def decode(text: bytes, kind: type[T], format: int) -> T | int:
     """The content of a file, a `kind`, or, if it is not of `format`, the format it has. Raises `Unreadable`."""
     try:
@@ -57,7 +82,7 @@ def decode(text: bytes, kind: type[T], format: int) -> T | int:
             return version
         _verify(msgspec.json.decode(text, type=dict[str, Any]))
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreadable(str(error)) from None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from shards import records
 from shards.board import Board, LogWords
+from shards.causes import NO_SPACE
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, segment_name, segment_numbers
 
@@ -121,7 +122,7 @@ class Segments:
         try:
             self._make(ready // self._segment)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             if self.trim(expendable()):
                 self._say_what_is_given_up()

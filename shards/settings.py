@@ -188,6 +188,7 @@ class ProcessSettings:
     run_dir: Path | None = setting(
         None, path, "DIR",
         "Sockets, the board and metrics of the running server. Short, because socket paths are limited to 107 bytes. "
+        "New, empty or a server's: it is emptied at each start, and one that holds other files is refused. "
         "Default: /run/user/UID/kvserver-ID, else /tmp/kvserver-UID-ID; ID comes from the data directory's device and "
         "inode.",
     )  # fmt: skip

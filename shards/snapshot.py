@@ -16,6 +16,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -23,17 +24,20 @@ import threading
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 import lmdb
 import msgspec
 
 from shards import locks
 from shards.board import Board, BoardError, ShardRow
+from shards.causes import NO_SPACE
 from shards.disk import DISK
+from shards.files import open_regular
 from shards.log import Log, LogError
 from shards.logs import configure_logging, give_up
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
-from shards.mapfile import FORMAT, MapError, MapFull, map_path, open_environment, read_meta
+from shards.mapfile import FORMAT, Look, MapError, MapFull, map_path, open_environment, read_meta
 from shards.process import die_with_starter
 from shards.room import free_bytes
 from shards.settings import ProcessSettings, SettingError, load
@@ -45,6 +49,7 @@ GROWTH_BYTES = 512 << 20
 _CHUNK = 1 << 20
 _BATCH = 4 << 20
 _LOOK_S = 0.1
+_DIRECTORY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +61,9 @@ class SnapshotError(Exception):
 class Snapshot:
     """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
 
-    def __init__(self, data_dir: Path, manifest: Manifest) -> None:
-        self._directory, self._manifest = data_dir / SNAPSHOTS, manifest
+    def __init__(self, data_dir: Path, manifest: Manifest, look: Look = read_meta) -> None:
+        """`look` is `read_meta`, or `Apart.read_meta` where a file that was made up must not end this process."""
+        self._directory, self._manifest, self._look = data_dir / SNAPSHOTS, manifest, look
 
     def files_of(self, slots: range) -> list[SnapshotFile]:
         """The files that may hold keys of `slots`."""
@@ -68,11 +74,12 @@ class Snapshot:
         """Copy one file. Raises `SnapshotError`, and `MapFull` if there is no room for it."""
         fd = DISK.create(target)
         try:
-            os.posix_fallocate(fd, 0, file.size)
-            with open(fd, "wb", buffering=0, closefd=False) as copy:
-                self._verify(file, copy.write)
+            with self._opened(file) as source:
+                if file.size:
+                    os.posix_fallocate(fd, 0, file.size)
+                self._verify(file, source, lambda chunk: _write(fd, chunk, target))
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in NO_SPACE:
                 raise
             raise MapFull(f"there is no room for {target}: {file.size} bytes are needed") from None
         finally:
@@ -82,7 +89,8 @@ class Snapshot:
     def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
         """Keys and records of one file as far as they are in `slots`, some MiB at a time. Raises `SnapshotError`."""
         path = self._directory / file.name
-        self._verify(file, lambda _: None)
+        with self._opened(file) as source:
+            self._verify(file, source, lambda _: None)
         self._identify(file, path)
         with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
             rows: list[tuple[bytes, bytes]] = []
@@ -98,17 +106,32 @@ class Snapshot:
                             rows, size = [], 0
             yield rows
 
-    def _verify(self, file: SnapshotFile, sink: Callable[[bytes], object]) -> None:
+    @contextlib.contextmanager
+    def _opened(self, file: SnapshotFile) -> Iterator[BinaryIO]:
+        """A file, which has the size that the manifest says."""
+        path = self._directory / file.name
+        try:
+            fd = open_regular(path)
+        except FileNotFoundError:
+            raise SnapshotError(f"the snapshot file {path} is missing") from None
+        except OSError as error:
+            raise SnapshotError(f"the snapshot file {path} cannot be read: {error.strerror}") from None
+        with os.fdopen(fd, "rb", buffering=0) as source:
+            size = os.fstat(fd).st_size
+            if size != file.size:
+                raise SnapshotError(
+                    f"the snapshot file {path} is damaged or another store's: it has {size} bytes, the manifest says "
+                    f"{file.size}"
+                )
+            yield source
+
+    def _verify(self, file: SnapshotFile, source: BinaryIO, sink: Callable[[bytes], object]) -> None:
         """Read a file, pass it on to `sink`, compare its checksum."""
         path = self._directory / file.name
         digest = new_digest(self._manifest.secret)
-        try:
-            with path.open("rb", buffering=0) as source:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-                    sink(chunk)
-        except FileNotFoundError:
-            raise SnapshotError(f"the snapshot file {path} is missing") from None
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            sink(chunk)
         if digest.hexdigest() != file.checksum:
             raise SnapshotError(
                 f"the snapshot file {path} is damaged or another store's: its checksum is {digest.hexdigest()}, the "
@@ -117,7 +140,7 @@ class Snapshot:
 
     def _identify(self, file: SnapshotFile, path: Path) -> None:
         """See that the file at `path` is the one that the manifest means."""
-        identity, applied = read_meta(path, subdir=False)
+        identity, applied = self._look(path, subdir=False)
         wanted = (self._manifest.store, file.shard, file.shards)
         if identity is None or (identity.store, identity.shard, identity.shards) != wanted:
             raise SnapshotError(f"the snapshot file {path} holds {identity}, the manifest says {wanted}")
@@ -125,6 +148,11 @@ class Snapshot:
             raise SnapshotError(f"the snapshot file {path} has format {identity.format}, this program knows {FORMAT}")
         if applied != (file.lsn, file.revision):
             raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
+
+
+def _write(fd: int, chunk: bytes, path: Path) -> None:
+    if os.write(fd, chunk) != len(chunk):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def new_digest(secret: int) -> blake2b:
@@ -193,7 +221,7 @@ def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
     named = {file.name.partition("/")[0] for file in manifest.files}
     if snapshots.is_dir():
         for entry in snapshots.iterdir():
-            if entry.name not in named:
+            if entry.name not in named and _DIRECTORY_NAME.fullmatch(entry.name):
                 shutil.rmtree(entry, ignore_errors=True)
 
 

@@ -22,7 +22,7 @@ from shards.eviction import Evictor
 from shards.group import FULL_BYTES, Group
 from shards.keyspace import Keyspace
 from shards.limits import check_utf8
-from shards.log import GivenUp, Log, LogBroken, LogError
+from shards.log import GivenUp, Log, LogBroken, LogError, LogFull
 from shards.logs import TRACE
 from shards.maps import MapFull, ShardMap
 from shards.protocol import (
@@ -221,7 +221,7 @@ class Writer:
             if not self._failing:
                 log.warning("nothing can be written: %s", error)
             self._failing = True
-            return Failed.of(InsufficientStorage(str(error)))
+            return Failed.of(InsufficientStorage(str(error)) if isinstance(error, LogFull) else Unavailable(str(error)))
         if self._failing:
             log.info("writing goes on")
         self._failing = False

@@ -23,7 +23,8 @@ import msgspec
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
 from shards.board import Board
-from shards.errors import BadTicket, Forbidden, InsufficientStorage, Overloaded
+from shards.causes import refusal
+from shards.errors import BadTicket, Forbidden, Overloaded
 
 Kind = Literal["sse", "websocket"]
 
@@ -70,7 +71,7 @@ class Tickets:
             with os.fdopen(fd, "wb") as file:
                 file.write(msgspec.msgpack.encode(_Ticket(grants, kind, expires_ms)))
         except OSError as error:
-            raise InsufficientStorage(f"the ticket cannot be written: {error.strerror}") from None
+            raise refusal(error, "the ticket cannot be written") from None
         self._issued.append(expires_ms)
         return text, expires_ms
 
@@ -97,14 +98,17 @@ class Tickets:
     def bind(self, ticket: bytes, grants: Grants) -> bytes:
         """A word by which the stream that `ticket` opened may be taken up again: with both, `resume` succeeds.
 
-        Raises `InsufficientStorage`.
+        Raises `InsufficientStorage`, `KVError` for other errors of the system.
         """
         word = secrets.token_urlsafe(12).encode()
         self.keep(ticket, word, grants)
         return word
 
     def keep(self, ticket: bytes, word: bytes, grants: Grants) -> None:
-        """Let the stream be taken up again for `RESUME_S` from now. Raises `InsufficientStorage`."""
+        """Let the stream be taken up again for `RESUME_S` from now.
+
+        Raises `InsufficientStorage`, `KVError` for other errors of the system.
+        """
         path = self._path(ticket + b"~" + word)
         temporary = path.with_suffix(".new")
         expires_ms = self._board.now_ms() + RESUME_S * 1000
@@ -114,7 +118,7 @@ class Tickets:
                 file.write(msgspec.msgpack.encode(_Ticket(grants, "sse", expires_ms)))
             temporary.rename(path)
         except OSError as error:
-            raise InsufficientStorage(f"the ticket cannot be written: {error.strerror}") from None
+            raise refusal(error, "the ticket cannot be written") from None
 
     def resume(self, ticket: bytes, word: bytes) -> Grants:
         """What the bearer of a used ticket may, who knows the word of its stream. Raises `BadTicket`."""

@@ -14,15 +14,17 @@ from rich.console import Console
 from kvserver.commands.backup import reach
 from kvserver.commands.options import options
 from kvserver.commands.place import Refused, end_tidily, fail, let_others_first, running, settings_of, stopped
+from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
+from shards.apart import Apart
 from shards.archive import Archive, ArchiveError
-from shards.board import Board
-from shards.check import Finding, LogCheck, check_archive, check_counters, check_log, check_map, check_snapshot
+from shards.board import Board, BoardError
+from shards.check import Finding, LogCheck, check_archived_log, check_counters, check_log
 from shards.epoch import boot_id
 from shards.holds import NoPlace, hold
 from shards.manifest import NAME, Manifest, ManifestError
 from shards.mapdir import usual_places
-from shards.mapfile import MapError, map_generations, map_path, read_meta
+from shards.mapfile import MapError, map_generations, map_path
 from shards.recovery import Examined, examine, last_board
 from shards.repair import Loss, give_up_below, loss_of, repair
 from shards.restore import kept_applied
@@ -47,8 +49,10 @@ def check(backup: str | None, cut: bool, yes: bool, **given: str | None) -> None
             _repair(settings, yes)
         elif not _show(_check_backup(Path(backup)) if backup is not None else _check_store(settings)):
             fail(f"{backup or settings.data_dir} is not as it should be")
-    except (Refused, ManifestError, ArchiveError, NoPlace, OSError) as error:
+    except (Refused, ManifestError, ArchiveError, NoPlace, BoardError) as error:
         fail(error)
+    except OSError as error:
+        fail(explain(error, settings.data_dir))
 
 
 def _show(findings: Iterator[Finding]) -> bool:
@@ -64,7 +68,9 @@ def _show(findings: Iterator[Finding]) -> bool:
 def _check_backup(directory: Path) -> Iterator[Finding]:
     archive = Archive.load(directory)
     yield Finding("backup", True, f"of store {archive.manifest.store}: {reach(archive)}")
-    yield from check_archive(directory, archive)
+    with Apart() as apart:
+        yield apart.check_snapshot(directory, archive.manifest)
+    yield check_archived_log(directory, archive)
 
 
 def _check_store(settings: ServerSettings) -> Iterator[Finding]:
@@ -78,22 +84,22 @@ def _check_store(settings: ServerSettings) -> Iterator[Finding]:
         if settings.in_memory:
             raise Refused("a store in memory has no files to check")
         Manifest.load(settings.data_dir)
-        with stopped(settings.data_dir):
-            yield from _check_stopped(settings)
+        with stopped(settings.data_dir), Apart() as apart:
+            yield from _check_stopped(settings, apart)
 
 
 def _check_running(board: Board) -> Iterator[Finding]:
     facts = board.facts
     data_dir = Path(facts.data_dir)
-    with hold(Path(facts.lock_dir)):
+    with hold(Path(facts.lock_dir)), Apart() as apart:
         while True:
             manifest = Manifest.load(data_dir)
             tail, following = board.history()
-            found = [check_snapshot(data_dir, manifest)]
+            found = [apart.check_snapshot(data_dir, manifest)]
             for shard, row in enumerate(board.shards):
                 if found[0].good and row.map_generation:
                     path = map_path(Path(facts.map_dir), shard, row.map_generation)
-                    found.append(check_map(path, shard, facts.shards, data_dir, manifest, served=True))
+                    found.append(apart.check_map(path, shard, facts.shards, data_dir, manifest, served=True))
             if Manifest.load(data_dir) == manifest:  # else a new snapshot took the place of the one that was read
                 break
         yield _about(manifest)
@@ -103,13 +109,13 @@ def _check_running(board: Board) -> Iterator[Finding]:
         yield from found[1:]
 
 
-def _check_stopped(settings: ServerSettings) -> Iterator[Finding]:
+def _check_stopped(settings: ServerSettings, apart: Apart) -> Iterator[Finding]:
     data_dir = settings.data_dir
     manifest = Manifest.load(data_dir)
     yield _about(manifest)
-    snapshot = check_snapshot(data_dir, manifest)
+    snapshot = apart.check_snapshot(data_dir, manifest)
     yield snapshot
-    found, log = _examine(settings, manifest)
+    found, log = _examine(settings, manifest, apart)
     yield log.finding
     if snapshot.good and log.damaged_at is None:
         end = found.fold.next_revision - 1
@@ -117,8 +123,8 @@ def _check_stopped(settings: ServerSettings) -> Iterator[Finding]:
             yield Finding(
                 "counters", False, f"the manifest knows of revision {manifest.end_revision}, the log of {end}"
             )
-        for path, shard, shards in _kept_maps(settings, manifest):
-            yield check_map(path, shard, shards, data_dir, manifest, served=False)
+        for path, shard, shards in _kept_maps(settings, manifest, apart):
+            yield apart.check_map(path, shard, shards, data_dir, manifest, served=False)
 
 
 def _about(manifest: Manifest) -> Finding:
@@ -129,12 +135,12 @@ def _map_dirs(settings: ServerSettings, manifest: Manifest) -> list[Path]:
     return [settings.map_dir] if settings.map_dir else usual_places(manifest.store, settings.data_dir)
 
 
-def _examine(settings: ServerSettings, manifest: Manifest) -> tuple[Examined, LogCheck]:
+def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tuple[Examined, LogCheck]:
     """What the next start would find."""
     boot, log_dir = boot_id(), settings.data_dir / "log"
     applied = [
         lsn for place in _map_dirs(settings, manifest)
-        for lsn in kept_applied(place, manifest.store, boot, manifest.epoch)
+        for lsn in kept_applied(place, manifest.store, boot, manifest.epoch, apart.read_meta)
     ]  # fmt: skip
     board = last_board(settings.board_path, manifest, boot)
     try:
@@ -145,14 +151,14 @@ def _examine(settings: ServerSettings, manifest: Manifest) -> tuple[Examined, Lo
     return found, check_log(log_dir, manifest, found.fold.lsn, found)
 
 
-def _kept_maps(settings: ServerSettings, manifest: Manifest) -> Iterator[tuple[Path, int, int]]:
+def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Apart) -> Iterator[tuple[Path, int, int]]:
     """The maps that the next start may keep: path, shard, number of shards."""
     history = (manifest.store, manifest.epoch, boot_id())
     for place in _map_dirs(settings, manifest):
         for shard, generation in map_generations(place):
             path = map_path(place, shard, generation)
             with contextlib.suppress(MapError):
-                identity, (lsn, _) = read_meta(path)
+                identity, (lsn, _) = apart.read_meta(path)
                 whose = identity and (identity.store, identity.epoch, identity.boot_id)
                 if identity and whose == history and lsn >= manifest.replay_lsn:
                     yield path, shard, identity.shards
@@ -167,9 +173,9 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
         raise Refused("a store in memory has nothing to repair")
     Manifest.load(settings.data_dir)
     _see_that_it_is_ours(settings.data_dir)
-    with stopped(settings.data_dir):
+    with stopped(settings.data_dir), Apart() as apart:
         manifest = Manifest.load(settings.data_dir)
-        found, log = _examine(settings, manifest)
+        found, log = _examine(settings, manifest, apart)
         if log.damaged_at is None:
             print("the log is whole, nothing is to be repaired")
             return

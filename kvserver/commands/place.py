@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
 from kvserver.settings import ServerSettings
 from shards import locks
-from shards.board import Board, BoardError
+from shards.board import Board, BoardError, BoardOutOfReach
 from shards.manifest import Manifest
 from shards.recovery import StillRunning, quiesce
 from shards.settings import SettingError, load
@@ -39,13 +39,16 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
 
 
 def running(settings: ServerSettings) -> Board | None:
-    """The board of the server that runs on the store; None if none does. Raises `Refused` if it serves another one."""
+    """The board of the server that runs on the store; None if none does. Raises `Refused` if it serves another one, or
+    if that cannot be seen."""
     try:
         board = Board.open(settings.board_path)
     except SettingError as error:
         if settings.in_memory:
             raise Refused(str(error)) from None
         return None
+    except BoardOutOfReach as error:
+        raise Refused(str(error)) from None
     except BoardError:
         return None
     if board.is_over():
@@ -61,10 +64,13 @@ def running(settings: ServerSettings) -> Board | None:
 
 
 def serving_pid(data_dir: Path) -> int | None:
-    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does."""
+    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does.
+
+    Raises `OSError` if that cannot be seen.
+    """
     try:
         fd = os.open(data_dir / "locks" / "store", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return int(os.pread(fd, 32, 0) or b"0") if locks.is_held(fd) else None

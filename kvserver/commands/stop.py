@@ -14,15 +14,17 @@ from rich.console import Console
 
 from kvserver.commands.options import options
 from kvserver.commands.place import Refused, fail, running, serving_pid, settings_of, size_text
+from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.board import Board
-from shards.manifest import Manifest, ManifestError
-from shards.mapdir import MapDirError, release, usual_places
+from shards.manifest import Manifest, ManifestError, NoManifest
+from shards.mapdir import MapDirError, release, release_all, usual_places
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 
 Its maps stay in memory, so that the next start is instant. With --release they are removed, also those that a server
-has left which does not run any more: the next start builds them again from snapshot and log.
+has left which does not run any more: the next start builds them again from snapshot and log. With --all, too, so are
+those of this user that belong to nobody: their data directory was removed, or their store was in memory.
 
 The status is 1 if no server runs (but with --release), or if it could not end in order.
 """
@@ -30,9 +32,11 @@ The status is 1 if no server runs (but with --release), or if it could not end i
 LOOK_S = 0.1
 
 
-def stop(release_maps: bool, **given: str | None) -> None:
+def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
     """The command."""
     settings = settings_of(given)
+    if of_all and not release_maps:
+        raise click.UsageError("--all says whose maps --release gives back: give both")
     try:
         board = running(settings)
         places = [Path(board.facts.map_dir)] if board else []
@@ -48,10 +52,14 @@ def stop(release_maps: bool, **given: str | None) -> None:
             )
         elif not release_maps:
             raise Refused(f"no server runs on the store in {settings.data_dir}")
-        if release_maps and not settings.in_memory:
+        if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
             print(f"{size_text(_release(settings, places))} of maps were given back")
-    except (Refused, ManifestError, MapDirError, OSError) as error:
+        if of_all:
+            print(f"{size_text(release_all())} of maps that belonged to nobody were given back")
+    except (Refused, ManifestError, MapDirError) as error:
         fail(error)
+    except OSError as error:
+        fail(explain(error, settings.data_dir))
 
 
 def _end(board: Board, settings: ServerSettings) -> None:
@@ -64,7 +72,10 @@ def _end(board: Board, settings: ServerSettings) -> None:
     try:
         if not _has_open(pid, board):
             raise Refused(f"pid {pid} is not the server that runs here: it lives in another PID namespace")
-        signal.pidfd_send_signal(process, signal.SIGTERM)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        except PermissionError:
+            raise _is_another_user_s(pid) from None
         with Console(stderr=True).status("stopping") as status:
             while not select.select([process], [], [], LOOK_S)[0]:
                 status.update(f"stopping: {_stage(board)}")
@@ -81,12 +92,16 @@ def _has_open(pid: int, board: Board) -> bool:
     return any(os.path.samestat(each, ours) for each in _open_files(pid))
 
 
+def _is_another_user_s(pid: int) -> Refused:
+    return Refused(f"the server (pid {pid}) belongs to another user: stop it as that user, or as root")
+
+
 def _open_files(pid: int) -> Iterator[os.stat_result]:
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
-        raise Refused(f"the server (pid {pid}) belongs to another user") from None
-    except OSError:
+        raise _is_another_user_s(pid) from None
+    except (FileNotFoundError, ProcessLookupError):
         return
     for entry in entries:
         with contextlib.suppress(OSError):
@@ -99,6 +114,15 @@ def _stage(board: Board) -> str:
     if board.gateways.alive():
         return "feeds are told"
     return "the log is closed"
+
+
+def _is_a_store(data_dir: Path) -> bool:
+    """Whether there is a store. Raises `ManifestError` if that cannot be read."""
+    try:
+        Manifest.load(data_dir)
+    except NoManifest:
+        return False
+    return True
 
 
 def _release(settings: ServerSettings, places: list[Path]) -> int:
@@ -115,6 +139,7 @@ COMMAND = click.Command(
     callback=stop,
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Give back the memory that the maps take."),
+        click.Option(["--all", "of_all"], is_flag=True, help="With --release: also of maps that belong to nobody."),
         *options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,

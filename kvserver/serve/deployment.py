@@ -14,7 +14,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
-from shards.board import Board, BoardError
+from shards.board import Board, BoardError, BoardOutOfReach
 from shards.logs import configure_logging, give_up
 from shards.process import die_with_starter
 from shards.settings import SettingError, env_name, load
@@ -53,8 +53,8 @@ def see_that_it_runs(settings: ServerSettings) -> None:
     another into the place of those that went. Who started the master starts it again."""
     try:
         over = is_over(settings)
-    except (SettingError, BoardError):
-        over = True
+    except (SettingError, BoardError) as error:
+        over = not isinstance(error, BoardOutOfReach)  # that passes, and says nothing of the run
     if over:
         os.kill(os.getppid(), signal.SIGTERM)
         sys.exit(0)

@@ -1,10 +1,14 @@
-"""The run directory: sockets, the board and metrics of one running server. Locked for as long as it lives."""
+"""The run directory: sockets, the board and metrics of one running server. Locked for as long as it lives.
+
+It is emptied at each start, so it has to be the server's own: its `lock` says so. A directory that holds anything else
+is refused as it is, also if that has the names of ours.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -12,12 +16,23 @@ from pathlib import Path
 
 from kvserver.access import tickets, tokens
 from shards import locks, stamps
+from shards.board import Board, BoardError
+from shards.causes import what_helps
+from shards.files import read
 from shards.settings import default_run_dir
 
 LONGEST_NAME = "shard-255-ffffffffffffffff.req"
 LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
 
+_LOCK, _BOARD, _METRICS = "lock", "board", "metrics"
+_MARK = b"the run directory of a kvserver\n"
 _SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock", "gateway.reload")
+_FILES = (tokens.FILE, stamps.NAME, _BOARD)  # each may also be there as `.new`
+_OURS = re.compile(
+    r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)"
+    rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
+)
+"""The names that a server gives to what is in its run directory."""
 
 
 class RunDirError(Exception):
@@ -41,7 +56,7 @@ class RunDir:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check(path)
-            self._lock = locks.open_lock(path / "lock")
+            self._lock = locks.open_lock(path / _LOCK)
         except OSError as error:
             raise _unusable(path, error) from None
         if not locks.hold(self._lock, timeout_s=wait_s):
@@ -49,8 +64,9 @@ class RunDir:
             raise RunDirError(
                 f"the run directory {path} is in use by another server: stop it, or name another with --run-dir"
             )
-        self.metrics = path / "metrics"
+        self.metrics = path / _METRICS
         try:
+            os.pwrite(self._lock, _MARK, 0)
             self._remove_all_but_board()
             self.metrics.mkdir(mode=0o700)
             (path / tickets.DIRECTORY).mkdir(mode=0o700)
@@ -73,14 +89,14 @@ class RunDir:
             shutil.rmtree(self.path, ignore_errors=True)
             return
         self._remove_all_but_board()
-        (self.path / "board").unlink(missing_ok=True)
+        (self.path / _BOARD).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the directory up."""
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
-        for pattern in (*_SOCKETS, tokens.FILE, stamps.NAME):
+        for pattern in (*_SOCKETS, tokens.FILE, stamps.NAME, *(f"{name}.new" for name in _FILES)):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):
@@ -88,10 +104,10 @@ class RunDir:
 
 
 def _unusable(path: Path, error: OSError) -> RunDirError:
-    advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
     about = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
     return RunDirError(
-        f"the run directory {path} cannot be used: {error.strerror}{about}: {advice}, or name another with --run-dir"
+        f"the run directory {path} cannot be used: {error.strerror}{about}: {what_helps(error)}, or name another with "
+        "--run-dir"
     )
 
 
@@ -100,13 +116,39 @@ def _check(path: Path) -> None:
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RunDirError(f"the run directory {path} must be a directory of this user: choose another with --run-dir")
+    names = {entry.name for entry in path.iterdir()}
+    strangers = {name for name in names if not _OURS.fullmatch(name)}
+    if not strangers and not _is_a_server_s(path):
+        strangers = names if _mark(path) else names - {_LOCK}
+    if strangers:
+        raise RunDirError(
+            f"the run directory {path} holds other files ({min(strangers)}): name a new or an empty directory with "
+            "--run-dir"
+        )
     path.chmod(0o700)  # its sockets let whoever reaches them write
+
+
+def _is_a_server_s(path: Path) -> bool:
+    """Whether a server has had the run directory `path`: it has marked the lock, or left a board there."""
+    if _mark(path) == _MARK:
+        return True
+    with contextlib.suppress(BoardError):
+        Board.open(path / _BOARD).close()
+        return True
+    return False
+
+
+def _mark(path: Path) -> bytes:
+    """What stands in the lock of the run directory `path`; nothing if it has none. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        return read(path / _LOCK, len(_MARK))
+    return b""
 
 
 def _remove_if_free(path: Path) -> None:
     if not stat.S_ISDIR(path.lstat().st_mode) or path.lstat().st_uid != os.getuid():
         return
-    lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if locks.try_hold(lock):
             shutil.rmtree(path)

@@ -26,7 +26,9 @@ from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
 from shards import archive, locks, reinstate
+from shards.apart import Apart
 from shards.board import Board, BoardError, Common, Facts
+from shards.causes import NO_SPACE, what_helps
 from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
 from shards.log import SEGMENT, Log, LogError
 from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
@@ -76,7 +78,7 @@ class Store:
         """Bring it up. Makes directories and files; may take as long as reading the log does. Raises `StoreError`."""
         self._given, self._finished, self._snapshot_failed_at = given, False, float("-inf")
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
-        with ExitStack() as stack:
+        with ExitStack() as stack, Apart() as self._apart:
             try:
                 tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)
@@ -87,7 +89,7 @@ class Store:
                     segments = Segments(self.board)
                     segments.adopt(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
-                    discard_maps(self.board)
+                    discard_maps(self.board, self._apart.read_meta)
                     if tokens is not None:
                         publish(self.board, tokens)  # before anybody can see a board without
                     self.board.install()
@@ -118,7 +120,7 @@ class Store:
         stack.callback(self._run_dir.close)
         self._manifest = load_manifest(data_dir)
         maps = choose_map_dir(given.map_dir, data_dir, self._manifest.store, self._manifest.snapshot_bytes)
-        stack.callback(maps.close if data_dir is not None else maps.remove)
+        stack.callback(maps.leave if data_dir is not None else maps.remove)
         if maps.notice:
             log.warning("%s", maps.notice)
         self.map_dir, self.metrics_dir = maps.path, self._run_dir.metrics
@@ -163,7 +165,7 @@ class Store:
             return recover(
                 self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
                 last_start=manifest.last_start, end_lsn=manifest.end_lsn, old_board=old,
-                applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch),
+                applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch, self._apart.read_meta),
             )  # fmt: skip
         finally:
             if old is not None:
@@ -316,13 +318,11 @@ def explain(error: OSError, data_dir: Path | None) -> str:
     path = Path(error.filename or data_dir or "the map directory")
     ours = data_dir is not None and (path.is_relative_to(data_dir) or data_dir.is_relative_to(path))
     option = " with --data-dir" if ours else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_SPACE:
         return f"there is no space left for {path}: free some, or name a directory on another disk{option}"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{path} cannot be a directory, a file is in its place: name another{option}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} cannot be used ({error.strerror}): give this user the right to, or name another{option}"
-    return f"{path} cannot be used ({error.strerror}): see to it, or name another directory{option}"
+    return f"{path} cannot be used ({error.strerror}): {what_helps(error)}, or name another directory{option}"
 
 
 def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:

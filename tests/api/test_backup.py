@@ -346,6 +346,34 @@ def test_a_target_must_be_empty_and_apart(run: Run, tmp_path: Path) -> None:
         Archive.load(tmp_path / "twice")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
+@pytest.mark.parametrize("harm", ["target", "parent", "link"])
+def test_a_directory_of_another_user_is_refused(run: Run, tmp_path: Path, harm: str) -> None:
+    parent = tmp_path / "theirs"
+    target = parent / "backup"
+    target.mkdir(parents=True)
+    if harm == "target":
+        os.chown(target, 12345, 12345)
+    elif harm == "parent":
+        os.chown(parent, 12345, 12345)
+        target = parent / "new" / "backup"
+    else:
+        target.rename(tmp_path / "elsewhere")
+        target.symlink_to(tmp_path / "elsewhere")
+        os.chown(target, 12345, 12345, follow_symlinks=False)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BackupError, match="belongs to the user with id 12345"):
+        take(run, target)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_own_link_to_a_directory_is_followed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    take(run, tmp_path / "link" / "backup")
+    assert (tmp_path / "there" / "backup" / NAME).exists()
+
+
 def test_a_new_snapshot_may_take_the_place_of_the_one_that_is_copied(run: Run, tmp_path: Path) -> None:
     history = History()
     live_a_while(run, history, random.Random(1), 20)

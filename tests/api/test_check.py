@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shards.check import Finding, LogCheck, check_archive, check_counters, check_log, check_map, check_snapshot
+from shards.check import Finding, LogCheck, check_archived_log, check_counters, check_log, check_map, check_snapshot
 from shards.log import segment_name
 from shards.manifest import SNAPSHOTS, Manifest
 from shards.mapfile import map_path
@@ -214,9 +214,10 @@ def test_counters_that_disagree_are_found(run: Run) -> None:
 
 
 def test_a_backup_is_checked_like_a_store(run: Run, tmp_path: Path) -> None:
-    taken = take(run, tmp_path / "backup")
-    assert [each.good for each in check_archive(tmp_path / "backup", taken)] == [True, True]
-    damage(log_file(tmp_path / "backup"))
-    assert [each.good for each in check_archive(tmp_path / "backup", taken)] == [True, False]
-    shutil.rmtree(tmp_path / "backup" / SNAPSHOTS)
-    assert [each.good for each in check_archive(tmp_path / "backup", taken)] == [False, False]
+    taken, directory = take(run, tmp_path / "backup"), tmp_path / "backup"
+    assert check_snapshot(directory, taken.manifest).good
+    assert check_archived_log(directory, taken).good
+    damage(log_file(directory))
+    assert not check_archived_log(directory, taken).good
+    shutil.rmtree(directory / SNAPSHOTS)
+    assert not check_snapshot(directory, taken.manifest).good

@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shards import mapdir
-from shards.mapdir import MIN_ROOM, MapDir, MapDirError, choose_map_dir
+from shards.manifest import Manifest
+from shards.mapdir import MIN_ROOM, MapDir, MapDirError, Owner, choose_map_dir, release, release_all
 
 STORE = "0123abcd"
 
@@ -25,8 +27,13 @@ def shm(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    directory = tmp_path / "data"
-    directory.mkdir()
+    return store_in(tmp_path / "data", STORE)
+
+
+def store_in(directory: Path, store: str) -> Path:
+    """`directory`, which is made if it is missing, with the store `store`."""
+    directory.mkdir(exist_ok=True)
+    msgspec.structs.replace(Manifest.create(directory), store=store).save(directory)
     return directory
 
 
@@ -130,6 +137,13 @@ def test_without_memory_to_write_to(tmp_path: Path, data: Path) -> None:
     chosen.close()
 
 
+def test_memory_that_may_not_be_written_to_is_not_told_as_full(shm: Path, data: Path) -> None:
+    chosen = choose_map_dir(None, data, STORE, shm=shm / "none")
+    assert "cannot write to" in chosen.notice
+    assert "MiB are free" not in chosen.notice
+    chosen.close()
+
+
 def test_a_removal_that_was_killed_half_way_is_no_obstacle(shm: Path, data: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -137,11 +151,11 @@ def test_a_removal_that_was_killed_half_way_is_no_obstacle(shm: Path, data: Path
         (path / "shard-0.ballast").touch()
         (path / "owner").unlink()
     (data / "maps").mkdir()
-    (data / "maps" / "shard-0.ballast").touch()
+    (data / "maps" / "lock").touch()
     chosen = choose_map_dir(None, data, STORE, shm=shm)
     assert names(chosen.path) == {"lock", "owner"}
     assert names(shm) == {chosen.path.name}
-    assert names(data) == set()
+    assert names(data) == {"manifest"}
     chosen.close()
 
 
@@ -173,7 +187,14 @@ def test_one_that_was_removed_under_the_server_is_given_up(shm: Path, data: Path
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "make room there, or name"), (errno.EROFS, "see to it, or name")]
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room there, or name"),
+        (errno.EROFS, "mount its file system so that it can be written, or"),
+        (errno.EACCES, "give this user the right to, or name"),
+        (errno.EMFILE, "raise the limit of open files"),
+        (errno.EIO, "the disk fails"),
+    ],
 )
 def test_what_the_system_refuses_is_named(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
@@ -182,7 +203,7 @@ def test_what_the_system_refuses_is_named(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice} another with --map"):
+    with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice}.* another with --map"):
         choose_map_dir(tmp_path / "maps", data, STORE)
 
 
@@ -196,8 +217,8 @@ def leave(shm: Path, data: Path | None, store: str) -> Path:
 
 def test_only_directories_of_stores_that_are_gone_are_removed(shm: Path, data: Path, tmp_path: Path) -> None:
     stores = {name: tmp_path / name for name in ("stopped", "gone", "replaced", "runs", "moved")}
-    for directory in stores.values():
-        directory.mkdir()
+    for name, directory in stores.items():
+        store_in(directory, name)
     left = {name: leave(shm, directory, name) for name, directory in stores.items()}
     memory = leave(shm, None, "memory")
     running = choose_map_dir(None, stores["runs"], "runs", shm=shm)
@@ -205,9 +226,9 @@ def test_only_directories_of_stores_that_are_gone_are_removed(shm: Path, data: P
     strange = shm / f"kvserver-{os.getuid()}-strange"
     strange.mkdir()
     for name in ("gone", "runs"):
-        stores[name].rmdir()
+        shutil.rmtree(stores[name])
     stores["replaced"].rename(tmp_path / "x")
-    stores["replaced"].mkdir()
+    store_in(stores["replaced"], "replaced")
     stores["moved"].rename(tmp_path / "elsewhere")
     own = choose_map_dir(None, data, STORE, shm=shm)
     assert names(shm) == {path.name for path in (own.path, left["stopped"], running.path, in_memory.path, strange)}
@@ -237,15 +258,96 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path, data: Path) -> 
     assert (tmp_path / "photo.jpg").exists()
 
 
+@pytest.mark.parametrize("names_of_others", [["shard-0.1"], ["owner"], ["photo.jpg"], ["log", "locks"]])
+@pytest.mark.parametrize("named", [True, False], ids=["--map-dir", "in the data directory"])
+def test_what_a_server_has_not_put_there_is_never_removed(
+    tmp_path: Path, shm: Path, data: Path, room: list[int], named: bool, names_of_others: list[str]
+) -> None:
+    """A directory of maps, photos and logs of somebody's is not one of the server's, whatever it is called."""
+    wanted = tmp_path / "mine" if named else data / "maps"
+    wanted.mkdir(mode=0o755)
+    for name in names_of_others:
+        (wanted / name).write_text("precious")
+    if not named:  # where there is room in memory it is not wanted
+        choose_map_dir(None, data, STORE, shm=shm).close()
+        room[0] = 0
+    with pytest.raises(MapDirError, match="holds"):
+        choose_map_dir(wanted if named else None, data, STORE, shm=shm)
+    assert {(wanted / name).read_text() for name in names_of_others} == {"precious"}
+    assert wanted.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_stranger_s_file_in_a_map_directory_is_left_where_it_is(tmp_path: Path, data: Path) -> None:
+    wanted = tmp_path / "maps"
+    choose_map_dir(wanted, data, STORE).close()
+    (wanted / "photo.jpg").touch()
+    with pytest.raises(MapDirError, match=r"holds other files \(photo.jpg\)"):
+        choose_map_dir(wanted, data, STORE)
+    release([wanted], STORE, data)
+    assert names(wanted) == {"photo.jpg"}
+
+
+def test_an_owner_that_cannot_be_read_is_not_taken_for_none(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = tmp_path / "maps"
+    choose_map_dir(wanted, data, STORE).close()
+    (wanted / "shard-0.1").mkdir()
+
+    def fail(path: Path, most: int) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(mapdir, "read", fail)
+    with pytest.raises(MapDirError, match="Too many open files"):
+        choose_map_dir(wanted, data, STORE)
+    assert (wanted / "shard-0.1").exists()
+
+
+def test_maps_of_a_store_that_was_removed_go_though_its_inode_came_again(shm: Path, data: Path) -> None:
+    """`rm -rf` of a data directory, and a new store in its place: the file system may give the same inode again."""
+    old = leave(shm, data, STORE)
+    (data / "manifest").unlink()
+    store_in(data, "f00d")
+    new = choose_map_dir(None, data, "f00d", shm=shm)
+    assert names(shm) == {new.path.name}
+    assert not old.exists()
+    new.close()
+
+
+def test_maps_whose_data_directory_is_mine_by_another_path_go_too(
+    shm: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(shm, data, STORE)
+    monkeypatch.setattr(Owner, "exists", lambda _: True)  # as if it could not be seen
+    new = choose_map_dir(None, store_in(data, "f00d"), "f00d", shm=shm)
+    assert names(shm) == {new.path.name}
+    new.close()
+
+
+def test_all_maps_that_belong_to_nobody_are_given_back(shm: Path, data: Path, tmp_path: Path) -> None:
+    kept = leave(shm, data, STORE)
+    gone = store_in(tmp_path / "gone", "gone")
+    left = leave(shm, gone, "gone")
+    (left / "shard-0.ballast").write_bytes(bytes(1 << 16))
+    in_use = choose_map_dir(None, store_in(tmp_path / "used", "used"), "used", shm=shm)
+    shutil.rmtree(tmp_path / "used")
+    memory = leave(shm, None, "memory")
+    shutil.rmtree(gone)
+    assert release_all(shm) == 1 << 16
+    assert names(shm) == {kept.name, in_use.path.name}
+    assert not memory.exists()
+    in_use.leave()
+    assert names(shm) == {kept.name}, "a server whose data directory was removed leaves no maps"
+
+
 def test_the_directory_of_another_store_is_refused_while_that_is_there(tmp_path: Path, data: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
+    other = store_in(tmp_path / "other", "other")
     wanted = tmp_path / "maps"
     choose_map_dir(wanted, other, "other").close()
     (wanted / "shard-0.1").mkdir()
     with pytest.raises(MapDirError, match=f"holds the maps of the store in {other}"):
         choose_map_dir(wanted, data, STORE)
-    other.rmdir()
+    shutil.rmtree(other)
     taken = choose_map_dir(wanted, data, STORE)
     assert names(wanted) == {"lock", "owner"}
     taken.close()

@@ -221,7 +221,7 @@ def test_a_map_that_is_not_usable_is_gone_before_another_is_built(run: Run, monk
     assert seen[0] == {"shard-0.new", other, "shard-1.ballast"}
 
 
-@pytest.mark.parametrize("failure", [MapFull("full"), OSError(errno.ENOSPC, "no space"), OSError(errno.EIO, "error")])
+@pytest.mark.parametrize("failure", [MapFull("full"), OSError(errno.ENOSPC, ""), OSError(errno.EDQUOT, "")])
 def test_no_room_to_build_says_what_to_do_and_leaves_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
@@ -235,6 +235,19 @@ def test_no_room_to_build_says_what_to_do_and_leaves_nothing(
     with pytest.raises(MapFull, match=f"map of shard 0 in {run.store.map_dir}.*--map-dir"):
         after.open()
     assert not list(run.store.map_dir.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES, errno.EROFS])
+def test_what_is_no_want_of_room_is_not_told_as_such(run: Run, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    some_writes(run, random.Random(4), 10)
+    after = run.next(shards=1)
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "a file of the snapshot")
+
+    monkeypatch.setattr(ShardMap, "apply", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        after.open()
 
 
 def test_a_store_of_another_id_is_not_kept(run: Run) -> None:

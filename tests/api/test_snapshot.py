@@ -157,7 +157,7 @@ def test_one_that_is_killed_before_the_manifest_changes_nothing(run: Run) -> Non
 
 
 def test_half_a_file_that_a_killed_one_left_is_removed(run: Run) -> None:
-    left = run.store.data_dir / SNAPSHOTS / "0000-left"
+    left = run.store.data_dir / SNAPSHOTS / "0123456789abcdef-01234567"
     left.mkdir()
     (left / "shard-0.mdb").write_bytes(b"half")
     assert finish(command(run))[0] == 0

@@ -20,6 +20,7 @@ from shards.board import Common
 from shards.log import SEGMENT, Log
 from shards.manifest import Manifest
 from shards.recovery import begin_history
+from tests.stores import new_store
 
 MIB = 1 << 20
 
@@ -84,16 +85,54 @@ def test_a_run_directory_keeps_the_board_of_a_run_that_was_killed_and_nothing_el
         "gateway.sock",
         "tokens",
         "board",
-        "mine",
+        "board.new",
+        "stamps",
     ]
     for name in [*left, "metrics/counter_1.db", "tickets/a"]:
         (tmp_path / "run" / name).touch()
     taken = RunDir(tmp_path / "run")
-    assert {entry.name for entry in taken.path.iterdir()} == {"board", "lock", "metrics", "mine", "tickets"}
+    assert {entry.name for entry in taken.path.iterdir()} == {"board", "lock", "metrics", "tickets"}
     assert list(taken.metrics.iterdir()) == list((taken.path / "tickets").iterdir()) == []
     taken.clean()
-    assert {entry.name for entry in taken.path.iterdir()} == {"lock", "mine"}
+    assert {entry.name for entry in taken.path.iterdir()} == {"lock"}
     taken.close()
+
+
+@pytest.mark.parametrize(
+    "names", [["photo.jpg"], ["metrics"], ["tickets", "tokens"], ["lock", "metrics"], ["board"], ["lock"]]
+)
+def test_a_run_directory_that_holds_anything_else_is_refused_as_it_is(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "mine"
+    path.mkdir(mode=0o755)
+    for name in names:
+        if name in ("metrics", "tickets"):
+            (path / name).mkdir()
+            (path / name / "precious").touch()
+        else:
+            (path / name).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunDirError, match=r"holds other files|cannot be used"):
+        RunDir(path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_stranger_s_file_in_a_run_directory_is_left_where_it_is(tmp_path: Path) -> None:
+    RunDir(tmp_path / "run").close()
+    (tmp_path / "run" / "photo.jpg").touch()
+    with pytest.raises(RunDirError, match=r"holds other files \(photo.jpg\)"):
+        RunDir(tmp_path / "run")
+    assert (tmp_path / "run" / "photo.jpg").exists()
+
+
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "board"]], ids=["nothing", "a lock", "a board"])
+def test_a_run_directory_that_a_server_left_unmarked_is_taken(tmp_path: Path, left: list[str]) -> None:
+    store = new_store(tmp_path, shards=1)
+    path = tmp_path / "old"
+    path.mkdir()
+    for name in left:
+        (path / name).write_bytes((store.run_dir / name).read_bytes() if name == "board" else b"")
+    RunDir(path).close()
 
 
 def test_a_run_directory_that_lies_in_wait_is_refused(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, t
     try:
         wait_for(lambda: held(locks), "a hold on the log")
         wait_for(lambda: (target / UNFINISHED).exists(), "a directory that says it is not finished")
+        taking.send_signal(signal.SIGSTOP)
         assert "is being taken or was not finished" in refused(server, "backup", target)
         assert kvserver(server, "stop").returncode == 0, "a server can end meanwhile"
     finally:
@@ -146,12 +147,16 @@ def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, t
 
 
 def slow_snapshot(server: Server) -> None:
-    """Let the next backup wait for a file of the snapshot that never comes: a FIFO that nobody writes to."""
+    """Let the next backups take seconds: a gigabyte of the snapshot is to be copied first."""
     manifest = Manifest.load(server.data_dir)
-    path = server.data_dir / SNAPSHOTS / "slow"
-    path.parent.mkdir(exist_ok=True)
-    os.mkfifo(path)
-    file = SnapshotFile(name="slow", shard=0, shards=1, lsn=0, revision=0, size=1, checksum="")
+    file = SnapshotFile(
+        name="0123456789abcdef-01234567/shard-0.mdb", shard=0, shards=1, lsn=0, revision=0, size=1 << 30,
+        checksum="0" * 32,
+    )  # fmt: skip
+    path = server.data_dir / SNAPSHOTS / file.name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.truncate(path, file.size)
     msgspec.structs.replace(manifest, files=(file,)).save(server.data_dir)
 
 

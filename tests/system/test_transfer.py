@@ -270,6 +270,40 @@ def test_a_signal_ends_them_with_nothing_half_done(server: Server, tmp_path: Pat
         assert (exporting.stderr.read(), list(tmp_path.iterdir()), target.read_text()) == (b"", [target], "as it was")
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_an_export_to_standard_output_is_all_that_stands_there(server: Server, tmp_path: Path, name: str) -> None:
+    """By whatever name: behind what stood there, before what comes, and without a word of the command's."""
+    with server.client() as client:
+        client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
+        client.put("/k", content="v").raise_for_status()
+    path = tmp_path / "all"
+    for mode in ("w", "a"):
+        with path.open(mode) as file:
+            file.write("before\n")
+            file.flush()
+            assert subprocess.run(command("export", name), stdout=file, env=environ(server), timeout=60).returncode == 0
+            file.seek(0, os.SEEK_END)
+            file.write("behind\n")
+    first, record, last, *again = path.read_text().splitlines()
+    assert (first, json.loads(record)["key"], last) == ("before", "k", "behind")
+    assert again == [first, record, last]
+    piped = subprocess.run(command("export", name), capture_output=True, env=environ(server), timeout=60)
+    assert (piped.stdout.decode().splitlines(), piped.stderr) == ([record], b"")
+
+
+def test_an_export_to_a_fifo_or_a_device_leaves_it_there(server: Server, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(["cat", tmp_path / "fifo"], stdout=subprocess.PIPE) as reader:
+        assert run(server, "export", tmp_path / "fifo").returncode == 0
+        came, _ = reader.communicate(timeout=20)
+    assert came == run(server, "export", "-").stdout
+    assert (tmp_path / "fifo").is_fifo()
+    assert run(server, "export", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device()
+    assert b"No space left on device" in run(server, "export", "/dev/full").stderr
+    assert b"it is a directory, not a file" in run(server, "export", tmp_path).stderr
+
+
 def client_keys(server: Server) -> list[str]:
     with server.client() as client:
         keys: list[str] = client.get("/keys").json()

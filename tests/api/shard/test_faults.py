@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -38,6 +40,27 @@ from tests.stores import Store
 
 
 class TestNoRoom:
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [
+            (errno.ENOSPC, "insufficient_storage"), (errno.EDQUOT, "insufficient_storage"), (errno.EIO, "unavailable"),
+            (errno.EROFS, "unavailable"), (errno.EMFILE, "unavailable"),
+        ],
+    )  # fmt: skip
+    def test_only_want_of_space_is_told_as_such(
+        self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Log, "_write", fail)
+            [reply] = asking.ask(Put(b"a", b"1"))
+        assert isinstance(reply, Failed)
+        assert (reply.code, os.strerror(number) in reply.detail) == (code, True)
+        check(server)
+        assert isinstance(asking.do(Put(b"a", b"1")), Done)
+
     def test_failed_append_refuses_the_whole_group_and_undoes_it(
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
