@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from kvserver.web import handoff, handshake, proxies, sendqueue
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.intake import Intake, Upgrade
+from kvserver.web.shares import Stake
 from kvserver.web.traffic import Traffic
 from shards.errors import BadRequest, KVError, Overloaded, RequestTimeout
 
@@ -44,7 +45,6 @@ STALL_S: Final = 30.0
 """How long a client may take nothing of its answer."""
 _BURST: Final = 32
 """Requests of one connection that are answered before others have their turn."""
-_NOTHING: Final = (False, 0)
 
 
 class Protocol(HttpToolsProtocol):
@@ -54,6 +54,7 @@ class Protocol(HttpToolsProtocol):
         client: address and port of who asks; a proxy's, if it is trusted, changes from request to request.
         answering: the request being answered.
         over: nothing that still arrives is a request.
+        stake: what it holds of its address's share.
     """
 
     def __init__(self, config: Any, server_state: Traffic, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -62,6 +63,7 @@ class Protocol(HttpToolsProtocol):
         self.answering: Exchange | Write | None = None
         self.over = False
         self.deadline = 0.0
+        self.stake = Stake(server_state)
         self._intake = Intake(self)
         self._handing_over: tuple[Exchange, bytearray] | None = None
         self._unsent = 0  # bytes the client had not taken when last checked
@@ -72,9 +74,6 @@ class Protocol(HttpToolsProtocol):
         self._burst = 0  # requests begun since the loop last turned
         self._peer: tuple[str, int] | None = None
         self._is_proxy = False
-        self._address = ""  # in whose share the rest is counted
-        self._place = ""  # in whose share the connection is counted
-        self._counted = _NOTHING
         self._awaited: Exchange | bool | None = None  # the body, or the rest of a head, to which the deadline belongs
         self._brought = 0  # of that body, when its rate was last looked at
 
@@ -107,12 +106,11 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or we closed: what runs goes on to its end, the rest is dropped."""
         self.traffic.disconnected(self)
-        if self._place:
-            self.traffic.shares.disconnect(self._place)
         self.over = True
         if self.answering is not None:
             self.answering.disconnected = True
         self._drop_unanswered()
+        self.stake.disconnect()
         self.flow.resume_writing()
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -156,7 +154,7 @@ class Protocol(HttpToolsProtocol):
             except KVError as failure:
                 self._refuse(failure)
         self._feeding = False
-        if self._unparsed or self._intake.unfinished or self._counted is not _NOTHING:
+        if self._unparsed or self._intake.unfinished or self.stake.size:
             self._recount()
         if self.answering is None and not self._unparsed and not self.over:
             self._await_more()
@@ -217,56 +215,34 @@ class Protocol(HttpToolsProtocol):
         self._is_proxy = traffic.proxies.trusts(host)
         if self._is_proxy:
             return
-        self._address = self._place = proxies.group(host)
-        excess = traffic.shares.connect(self._place)
-        if excess > 0:
-            traffic.counts.overloads += 1
-            most = traffic.limits.connections
-            if excess > most // 8 + 8:  # those that are told take a descriptor while they are
-                self.over = True
-                self.transport.abort()
-            else:
-                self._refuse(Overloaded(f"more than {most} connections are open from this address"))
-                self.deadline = traffic.clock + QUIET_S
+        excess = self.stake.connect(proxies.group(host))
+        if excess <= 0:
+            return
+        traffic.counts.overloads += 1
+        most = traffic.limits.connections
+        if excess > most // 8 + 8:  # those that are told why take a descriptor meanwhile
+            self.over = True
+            self.transport.abort()
+        else:
+            self._refuse(Overloaded(f"more than {most} connections are open from this address"))
+            self.deadline = traffic.clock + QUIET_S
 
     def asked_for(self, forwarded: list[bytes]) -> None:
         """The request that arrives has these values of X-Forwarded-For: a trusted proxy says who asks."""
         if self._is_proxy and self._peer is not None:
-            host = self.traffic.proxies.client(self._peer[0], forwarded)
-            self._count(_NOTHING)
-            self._address = "" if self.traffic.proxies.trusts(host) else proxies.group(host)
+            trusted = self.traffic.proxies
+            host = trusted.client(self._peer[0], forwarded)
+            self.stake.move("" if trusted.trusts(host) else proxies.group(host))
             self.client = (host, 0) if host != self._peer[0] else self._peer
-
-    def check_share(self, more: int) -> None:
-        """Raise `Overloaded` if the client's address holds more than its share, or would with `more` bytes."""
-        try:
-            if self._address:
-                self.traffic.shares.check(self._address, more)
-        except Overloaded:
-            self.traffic.counts.overloads += 1
-            raise
-
-    def held_elsewhere(self) -> int:
-        """Bytes that the worker holds beside what has arrived of this connection's request."""
-        return self.traffic.bytes_held - self._counted[1]
-
-    def _count(self, counted: tuple[bool, int]) -> None:
-        """Count that: whether a request is unfinished, and how many bytes are held for what is no request yet."""
-        (unfinished, size), (unfinished_before, size_before) = counted, self._counted
-        self._counted = counted
-        self.traffic.bytes_held += size - size_before
-        if self._address:
-            self.traffic.shares.add(self._address, unfinished - unfinished_before, size - size_before)
 
     def _recount(self) -> None:
         """See what there is by now that is no request yet. What is more than the share of an address is refused."""
         unfinished = self._intake.unfinished
-        size = len(self._unparsed) + (self._intake.size if unfinished else 0)
-        self._count((unfinished, size) if size else _NOTHING)
-        if not size:
+        self.stake.count(unfinished, len(self._unparsed) + (self._intake.size if unfinished else 0))
+        if not self.stake.size:
             return
         try:
-            self.check_share(0)
+            self.stake.check()
         except Overloaded as failure:
             if self.answering is None:
                 self._refuse(failure)
@@ -343,8 +319,8 @@ class Protocol(HttpToolsProtocol):
     def _drop_unanswered(self) -> None:
         self._unparsed = b""
         self._intake.drop()
-        if self._counted is not _NOTHING:
-            self._count(_NOTHING)
+        if self.stake.size:
+            self.stake.count(False, 0)
 
     def reset(self) -> None:
         """Break the connection so that the client cannot take what it has for the whole answer."""

@@ -21,9 +21,9 @@ import httptools
 from kvserver.access.grants import EVERYTHING, NOTHING
 from kvserver.web import bodies, handshake, heads, target
 from kvserver.web.answers import REQUEST_ID, Headers, lines
+from kvserver.web.cutter import Cutter
 from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
 from kvserver.web.heads import HEADERS, MOST_HEADERS
-from kvserver.web.traffic import MOST_BYTES
 from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, Unauthorized, ValueTooLarge
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Intake:
         self._method = ""  # if it is one that the parser is not told
         self.head: bytes | bytearray = b""
         self.receiving: Exchange | None = None
-        self.url = self._host = self._tail = b""
+        self.url = self._host = b""
         self.is_followed = False
         self.body_bytes = 0
 
@@ -98,7 +98,7 @@ class Intake:
             at = self._take_head(data, at)
         pieces = 0
         while self.receiving is not None and at < len(data) and pieces < _PIECES:
-            end = self._end_of_piece(data, at)
+            end = self._cutter.end(data, at)
             self.is_followed = end < len(data)
             self._parse_body(data if end - at == len(data) else memoryview(data)[at:end])
             at, pieces = end, pieces + 1
@@ -168,22 +168,6 @@ class Intake:
             return KVError()
         return BadRequest(f"malformed request: {error}")
 
-    def _end_of_piece(self, data: bytes, at: int) -> int:
-        """How far the parser can be given `data` from `at` on, so that it is given nothing behind the request.
-
-        A chunked body ends with a blank line, so it is given no more than up to the next two line ends in a row.
-        """
-        if self._length is not None:
-            return min(len(data), at + self._length - self.body_bytes)
-        seam = (self._tail + data[at : at + 3]).find(b"\r\n\r\n")
-        if seam >= 0:
-            end = at + seam + 4 - len(self._tail)
-        else:
-            found = data.find(b"\r\n\r\n", at)
-            end = found + 4 if found >= 0 else len(data)
-        self._tail = (self._tail + data[max(at, end - 3) : end])[-3:]
-        return end
-
     def _parse_body(self, piece: bytes | memoryview) -> None:
         before = self.body_bytes
         self._parse(piece)
@@ -242,7 +226,7 @@ class Intake:
         """First byte of a head."""
         self.receiving = exchange = Exchange(self._connection)
         exchange.begun_at, exchange.method = self._begun_at, self._method
-        self.url = self._tail = b""
+        self.url = b""
         self._header_bytes = self._fields = self._overhead = self._hosts = self._encodings = self._ids = 0
         self.body_bytes = 0
         self._head_done = self._expects = self._upgrading = False
@@ -322,6 +306,7 @@ class Intake:
         if self._malformed:
             self._fail(BadRequest("malformed request"))
         self._head_done = True
+        self._cutter = Cutter(self._length)
         self._overhead = 0
         self._upgrading = parser.should_upgrade()
         exchange.version = parser.get_http_version()
@@ -391,16 +376,11 @@ class Intake:
         if failure is not None:
             raise failure
         if self._traffic.is_busy:
-            raise self._shed("the server has as many requests as it takes")
-        if self._traffic.bytes_held + (length or 0) > MOST_BYTES:
-            raise self._shed("too many bytes of requests arrive")
-        self._connection.check_share(length or 0)
+            self._traffic.counts.overloads += 1
+            raise Overloaded
+        self._connection.stake.check(length or 0)
         if self._expects and exchange.version == "1.1":
             self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _shed(self, why: str) -> Overloaded:
-        self._traffic.counts.overloads += 1
-        return Overloaded(why)
 
     def _authenticate(self, exchange: Exchange, has_body: bool) -> None:
         """Who lacks a token is told so in its turn; its body is not waited for."""
@@ -429,8 +409,10 @@ class Intake:
             if type(exchange.body) is bytes:
                 exchange.body = bytearray(exchange.body)
             exchange.body += body
-        if self._connection.held_elsewhere() + len(exchange.body) > MOST_BYTES:
-            self._fail(self._shed("too many bytes of requests arrive"))
+        try:
+            self._traffic.check_bytes(len(exchange.body) - self._connection.stake.size)
+        except Overloaded as failure:
+            self._fail(failure)
 
     def on_message_complete(self) -> None:
         """The request is whole."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvserver.settings import ServerSettings
 from shards.errors import Overloaded
+
+if TYPE_CHECKING:
+    from kvserver.web.traffic import Traffic
 
 
 class Limits(NamedTuple):
@@ -62,6 +65,57 @@ class Shares:
     def is_empty(self) -> bool:
         """Whether nobody holds anything."""
         return not (self._connections or self._unfinished or self._bytes)
+
+
+class Stake:
+    """What one connection adds to the share of an address, and to the bytes that its worker holds.
+
+    Attributes:
+        address: to whose share, in the form of `proxies.group`; empty: to nobody's.
+        size: bytes of what has not arrived whole, and of what waits behind it.
+    """
+
+    __slots__ = ("_place", "_traffic", "_unfinished", "address", "size")
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self.address = self._place = ""
+        self._unfinished = False
+        self.size = 0
+
+    def connect(self, address: str) -> int:
+        """Count the connection in the share of `address`; returns by how many it is exceeded, 0 or less if it is not."""
+        self.address = self._place = address
+        return self._traffic.shares.connect(address)
+
+    def disconnect(self) -> None:
+        """The connection is gone, and what had not arrived whole was given up."""
+        self.count(False, 0)
+        if self._place:
+            self._traffic.shares.disconnect(self._place)
+
+    def move(self, address: str) -> None:
+        """What arrives from now on is in the share of `address`."""
+        self.count(False, 0)
+        self.address = address
+
+    def count(self, unfinished: bool, size: int) -> None:
+        """There is a request that has not arrived whole, or none, and so many bytes are held for what is none yet."""
+        if self.address:
+            self._traffic.shares.add(self.address, unfinished - self._unfinished, size - self.size)
+        self._traffic.bytes_held += size - self.size
+        self._unfinished, self.size = unfinished, size
+
+    def check(self, more: int = 0) -> None:
+        """Raise `Overloaded` if `more` bytes would be more than the address's share, or than the worker may hold."""
+        traffic = self._traffic
+        traffic.check_bytes(more)
+        try:
+            if self.address:
+                traffic.shares.check(self.address, more)
+        except Overloaded:
+            traffic.counts.overloads += 1
+            raise
 
 
 def _add(counts: dict[str, int], address: str, change: int) -> int:

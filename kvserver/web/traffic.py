@@ -142,6 +142,12 @@ class Traffic(ServerState):
             self.counts.overloads += 1
             raise Overloaded("too many answers wait for clients to take them")
 
+    def check_bytes(self, more: int) -> None:
+        """Raise `Overloaded` if this worker would hold too many bytes of requests with `more` of them."""
+        if self.bytes_held + more > MOST_BYTES:
+            self.counts.overloads += 1
+            raise Overloaded("too many bytes of requests wait to be whole, or to be answered")
+
     @property
     def at_ease(self) -> bool:
         """Whether nothing asks for more than the plain answer to a plain request."""
