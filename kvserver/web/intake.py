@@ -199,7 +199,7 @@ class Intake:
         head, self.head = bytes(self.head), b""
         self._malformed = True  # it must not become a request
         with contextlib.suppress(KVError, Upgrade):
-            self._parse_head(head, 0)
+            self._parse_head(head + b"\r\n", 0)  # the parser tells of a field when its line is over for sure
         self._identify(head)
 
     def ignore_upgrade(self, more: int) -> None:

@@ -84,7 +84,7 @@ class Stake:
         self.size = 0
 
     def connect(self, address: str) -> int:
-        """Count the connection in the share of `address`; returns by how many it is exceeded, 0 or less if it is not."""
+        """Count the connection in the share of `address`; returns by how many it is exceeded, 0 or less if by none."""
         self.address = self._place = address
         return self._traffic.shares.connect(address)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import httptools
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ class Parsed:
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     """`data` as it comes from the network."""
     places = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False) if start < end]
+    return [data[start:end] for start, end in pairwise(places) if start < end]
 
 
 def read(head: bytes, cutter: Cutter, arriving: list[bytes]) -> tuple[Parsed, bytes]:

@@ -40,7 +40,9 @@ def test_the_last_address_that_is_no_proxy_is_the_client(forwarded: list[bytes],
 
 
 @given(st.lists(st.text(max_size=20)), outside, st.lists(inside, max_size=3))
-def test_what_a_client_says_itself_changes_nothing(said: list[str], client: IPv4Address, hops: list[IPv4Address]) -> None:
+def test_what_a_client_says_itself_changes_nothing(
+    said: list[str], client: IPv4Address, hops: list[IPv4Address]
+) -> None:
     header = ",".join([*said, str(client), *map(str, hops)]).encode("latin-1", "replace")
     assert PROXIES.client("10.0.0.1", [header]) == str(client)
 
