@@ -65,7 +65,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     app.add_error_handler(KVError, _on_error)
     app.add_error_handler(falcon.HTTPError, _on_falcon_error)
     app.add_error_handler(Exception, _on_fault)
-    traffic.foresee = Foresight(routes).refusal
+    traffic.foresee = Foresight(app, routes).refusal
     return app
 
 
@@ -153,19 +153,19 @@ class Foresight:
     decides, and changed nothing.
     """
 
-    def __init__(self, routes: Routes) -> None:
-        self._routes = routes
+    def __init__(self, app: falcon.asgi.App[Request, Response], routes: Routes) -> None:
+        self._app, self._routes = app, routes
 
     def refusal(self, scope: dict[str, Any]) -> KVError | None:
         """What the request with this ASGI scope will be refused for whatever its body is; None if that is not known."""
-        req = Request(scope, _want_body)
+        req = Request(scope, _want_body, options=self._app.req_options)
         try:
             _, methods, params, route = self._routes.find("", req)
         except KVError as error:
             return error
         if req.method in methods and (route, req.method) not in bodies.READ:
             return None
-        work = methods[req.method](req, Response(), **params)
+        work = methods[req.method](req, Response(options=self._app.resp_options), **params)
         try:
             work.send(None)
         except KVError as error:

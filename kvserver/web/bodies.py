@@ -46,7 +46,7 @@ class Allowance(NamedTuple):
 
     most: int
     kept: int
-    too_large: KVError
+    too_large: type[KVError] = ValueTooLarge
     forbidden: bool = False
 
 
@@ -58,15 +58,15 @@ def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allow
     everybody (`target.is_open`), nobody makes the server wait for one.
     """
     if method == "OPTIONS" or target.is_open(path):
-        return Allowance(max_value, 0, NoBody(), True)
+        return Allowance(max_value, 0, NoBody, True)
     try:
         asked = target.resolve(path).route, method
     except BadKey:
-        return Allowance(max_value, 0, ValueTooLarge())
+        return Allowance(max_value, 0)
     if asked == (target.BATCH, "POST"):
-        return Allowance(max_batch, max_batch, LargeBatch())
+        return Allowance(max_batch, max_batch, LargeBatch)
     if asked == (target.TICKETS, "POST"):
-        return Allowance(TICKET, TICKET, ValueTooLarge())
+        return Allowance(TICKET, TICKET)
     if asked in _STORED:
-        return Allowance(max_value, max_value, ValueTooLarge())
-    return Allowance(max_value, 1 if asked in _NOTICED else 0, ValueTooLarge())
+        return Allowance(max_value, max_value)
+    return Allowance(max_value, 1 if asked in _NOTICED else 0)

@@ -372,7 +372,7 @@ class Intake:
             return
         failure = self._traffic.foresee(exchange.scope)
         if failure is None and (allowed.forbidden or too_large):
-            failure = allowed.too_large
+            failure = allowed.too_large()
         if failure is not None:
             raise failure
         if self._traffic.is_busy:
@@ -402,7 +402,7 @@ class Intake:
         self._overhead = 0
         self.body_bytes += len(body)
         if self.body_bytes > allowed.most:
-            self._fail(allowed.too_large)
+            self._fail(allowed.too_large())
         if not exchange.body:
             exchange.body = body if len(body) <= allowed.kept else body[: allowed.kept]
         elif allowed.kept == allowed.most:
