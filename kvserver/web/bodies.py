@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from kvserver.web import target
 from shards.errors import BadKey, KVError, ValueTooLarge
 
-TICKET: Final = 4 << 10
+TICKET: Final = 128 << 10
 """Most bytes of a request for a ticket."""
 
 _STORED: Final = frozenset(
@@ -66,7 +66,8 @@ def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allow
     if asked == (target.BATCH, "POST"):
         return Allowance(max_batch, max_batch, LargeBatch)
     if asked == (target.TICKETS, "POST"):
-        return Allowance(TICKET, TICKET)
+        most = min(TICKET, max_value)
+        return Allowance(most, most)
     if asked in _STORED:
         return Allowance(max_value, max_value)
     return Allowance(max_value, 1 if asked in _NOTICED else 0)

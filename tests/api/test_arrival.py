@@ -9,6 +9,7 @@ import json
 import pytest
 
 from kvserver.settings import ServerSettings
+from kvserver.web.bodies import TICKET
 from kvserver.web.exchange import Exchange
 from kvserver.web.heads import HEADERS, REQUEST_LINE
 from kvserver.web.http import ARRIVAL_S, LINGER_S, QUIET_S
@@ -157,11 +158,12 @@ async def test_a_body_that_nobody_reads_is_not_kept(web: Web) -> None:
 
 @scenario
 async def test_a_ticket_wants_a_small_body(web: Web) -> None:
+    web.traffic.max_value = 5_000_000
     client = await web.connect()
-    await client.send(begun("POST", "/v1/tickets", length=4097))
+    await client.send(begun("POST", "/v1/tickets", length=TICKET + 1))
     assert json.loads(await refused(client, 413))["code"] == "value_too_large"
     client = await web.connect()
-    assert (await client.ask(request("POST", "/v1/tickets", body=b"x" * 4096))).status == 400
+    assert (await client.ask(request("POST", "/v1/tickets", body=b"x" * TICKET))).status == 400
 
 
 # Methods
