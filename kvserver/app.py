@@ -26,7 +26,7 @@ from kvserver.resources.pages import Docs, Error, Errors, OpenAPI
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.resources.tickets import TicketOffice
 from kvserver.router import Router
-from kvserver.web import answers, target
+from kvserver.web import answers, bodies, target
 from kvserver.web.answers import PREFLIGHT, WrongMethod
 from kvserver.web.exchange import GIVEN_ID, ROUTE
 from kvserver.web.traffic import Traffic
@@ -65,6 +65,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     app.add_error_handler(KVError, _on_error)
     app.add_error_handler(falcon.HTTPError, _on_falcon_error)
     app.add_error_handler(Exception, _on_fault)
+    traffic.foresee = Foresight(app, routes).refusal
     return app
 
 
@@ -135,6 +136,45 @@ class Routes:
         scope[ROUTE] = route
         found = self._routes.get(route)
         return *self._preflight, {"allow": found[1].allow if found else ""}, route
+
+
+class _BodyWanted(Exception):
+    """Raised where a responder reads the body."""
+
+
+async def _want_body() -> Any:
+    raise _BodyWanted
+
+
+class Foresight:
+    """Tells what becomes of a request whose body is still to come, so that none is waited for in vain.
+
+    Its responder is run up to where it reads the body. Those of `bodies.READ` have then checked all that the head
+    decides, and changed nothing.
+    """
+
+    def __init__(self, app: falcon.asgi.App[Request, Response], routes: Routes) -> None:
+        self._app, self._routes = app, routes
+
+    def refusal(self, scope: dict[str, Any]) -> KVError | None:
+        """What the request with this ASGI scope will be refused for whatever its body is; None if that is not known."""
+        req = Request(scope, _want_body, options=self._app.req_options)
+        try:
+            _, methods, params, route = self._routes.find("", req)
+        except KVError as error:
+            return error
+        if req.method in methods and (route, req.method) not in bodies.READ:
+            return None
+        work = methods[req.method](req, Response(options=self._app.resp_options), **params)
+        try:
+            work.send(None)
+        except KVError as error:
+            return error
+        except Exception:  # it wants the body; or it fails, which shows again when the request is answered
+            return None
+        finally:
+            work.close()
+        return None
 
 
 async def _on_error(req: Request, resp: Response, error: KVError, params: dict[str, Any]) -> None:

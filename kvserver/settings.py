@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvserver.web.proxies import networks
 from shards.board import MAX_GATEWAYS, MAX_SHARDS
 from shards.settings import ProcessSettings, SettingError, boolean, choice, integer, path, setting, size
 
@@ -31,6 +32,11 @@ def _origins(text: str) -> str:
     for origin in text.split(","):
         if origin.strip() != "*" and not origin.strip().startswith(("http://", "https://")):
             raise ValueError("expected * or origins such as https://app.example, separated by commas")
+    return text
+
+
+def _networks(text: str) -> str:
+    networks(text)
     return text
 
 
@@ -103,6 +109,33 @@ class ServerSettings(ProcessSettings):
         0, integer(0, 1_000_000), "N",
         "The same from one address; 0: as many as there may be in all. Behind a proxy all clients have its address.",
     )  # fmt: skip
+    connections_per_address: int = setting(
+        4096, integer(0, 1_000_000), "N",
+        "Connections from one address to each web worker; a further one is answered 503. 0: no limit. Feed connections "
+        "count where they are served. For this and the next two limits an IPv6 network of 64 bits is one address. "
+        "Connections of --trusted-proxies do not count.",
+    )  # fmt: skip
+    unfinished_per_address: int = setting(
+        1024, integer(0, 1_000_000), "N",
+        "Requests from one address that have not arrived whole, in each web worker; a further one is answered 503. 0: "
+        "no limit.",
+    )  # fmt: skip
+    unfinished_bytes_per_address: int = setting(
+        160 << 20, size(0, 1 << 40), "BYTES",
+        "Bytes of such requests from one address, in each web worker; more is answered 503. All addresses together may "
+        "have 256 MiB. 0: no limit but that. Otherwise at least 1 MiB more than --max-batch and --max-value.",
+    )  # fmt: skip
+    min_upload_rate: int = setting(
+        16 << 10, size(1, 1 << 30), "BYTES",
+        "A body that brings fewer bytes a second, counted over 10 seconds, is answered 408. A head has 10 seconds in "
+        "any case.",
+    )  # fmt: skip
+    trusted_proxies: str | None = setting(
+        None, _networks, "ADDRESSES",
+        "Addresses or networks of proxies in front, separated by commas: of what comes from them, the last address in "
+        "X-Forwarded-For that is none of these is the client's, for limits, the access log and the feed. From anybody "
+        "else the header means nothing. Default: none.",
+    )  # fmt: skip
     origins: str = setting(
         "*", _origins, "ORIGINS",
         "Origins whose pages may use the store from a browser, separated by commas; * allows all. Governs REST (CORS) "
@@ -143,3 +176,9 @@ class ServerSettings(ProcessSettings):
     def __post_init__(self) -> None:
         if self.on_full == "evict" and self.max_memory is None:
             raise SettingError("--on-full evict needs --max-memory: without a limit nothing makes keys go")
+        least = max(self.max_batch, self.max_value) + (1 << 20)
+        if 0 < self.unfinished_bytes_per_address < least:
+            raise SettingError(
+                f"--unfinished-bytes-per-address is {self.unfinished_bytes_per_address}: the largest request could "
+                f"never arrive; expected 0 or at least {least}, 1 MiB more than --max-batch and --max-value"
+            )

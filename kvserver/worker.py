@@ -198,7 +198,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
-        traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens)
+        traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens, settings)
         traffic.access_log = AccessLog() if settings.access_log else None
         if not settings.no_hot_path:
             traffic.hot_path = HotPath(router, traffic)

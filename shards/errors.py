@@ -97,7 +97,7 @@ class MethodNotAllowed(KVError):
 class RequestTimeout(KVError):
     code, status = "request_timeout", 408
     title = "request timed out"
-    hint = "Send the whole request within 10 seconds."
+    hint = "Send the head of a request within 10 seconds, and its body without long pauses: see --min-upload-rate."
 
 
 class Conflict(KVError):

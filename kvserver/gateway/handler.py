@@ -23,9 +23,10 @@ from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-unty
 from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
 from kvserver.gateway.door import without_ticket
-from kvserver.gateway.head import Head, accepted, head_end, parse_head, preflight, refused
+from kvserver.gateway.head import Head, accepted, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
 from kvserver.gateway.stream import Stream
+from kvserver.web import heads
 from kvserver.web.answers import Origins
 from shards.errors import KVError, RequestTimeout
 
@@ -169,7 +170,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self.server.shaking_hands.add(self)
         try:
             with gevent.Timeout(self._limits.handshake_s, False):
-                while not (end := head_end(self._received)):
+                while not (end := heads.end(self._received)):
                     data = self.socket.recv(_RECEIVE_BYTES)
                     if not data:
                         return b""

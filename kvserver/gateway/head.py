@@ -22,13 +22,12 @@ from kvserver.web.answers import (
     Answer,
     Headers,
     Origins,
-    UnknownMethod,
     WrongMethod,
     lines,
 )
-from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
+from kvserver.web.heads import MOST_HEADERS
 from kvserver.web.target import split
-from shards.errors import BadRequest, Forbidden, HeadersTooLarge, KVError, UriTooLong
+from shards.errors import BadRequest, Forbidden, HeadersTooLarge, KVError
 
 
 class Head(NamedTuple):
@@ -51,19 +50,6 @@ class Head(NamedTuple):
         return next(iter(self.values(name)), b"")
 
 
-def head_end(received: bytes | bytearray) -> int:
-    """Where the head in `received` ends, the blank line included; 0 if it has not arrived whole.
-
-    Raises `UriTooLong` or `HeadersTooLarge` as soon as that is clear.
-    """
-    end, line = received.find(b"\r\n\r\n"), received.find(b"\r\n")
-    if (len(received) if line < 0 else line) > REQUEST_LINE:
-        raise UriTooLong
-    if (len(received) if end < 0 else end) - max(line, 0) > HEADERS:
-        raise HeadersTooLarge
-    return end + 4 if end >= 0 else 0
-
-
 class _Parsed:
     """httptools' callbacks."""
 
@@ -79,14 +65,14 @@ class _Parsed:
 
 
 def parse_head(head: bytes) -> Head:
-    """The request in `head`, which ends with a blank line. Raises `BadRequest`, `HeadersTooLarge`."""
+    """The request in `head`, which ends with a blank line. Raises `BadRequest`, `HeadersTooLarge`, `WrongMethod`."""
+    if heads.other_method(head):
+        raise WrongMethod("GET,HEAD")
     parsed = _Parsed()
     parser = httptools.HttpRequestParser(parsed)
     try:
         with contextlib.suppress(httptools.HttpParserUpgrade):
             parser.feed_data(head)
-    except httptools.HttpParserInvalidMethodError:
-        raise UnknownMethod from None
     except httptools.HttpParserError as error:
         raise BadRequest(f"malformed request: {error}") from None
     if not parsed.target:

@@ -39,5 +39,5 @@ def refuse_coded(req: Request) -> None:
 
 async def refuse_any(req: Request) -> None:
     """Raise `BadRequest` if there is a body: whoever sends one means something by it."""
-    if await req.stream.read():
+    if req.content_length or await req.stream.read():
         raise BadRequest("no body is wanted: what is to be done stands in the URL")

@@ -78,13 +78,6 @@ class WrongMethod(MethodNotAllowed):
         self.allow = allow
 
 
-class UnknownMethod(BadRequest):
-    """A method that the parser does not know. MemoryKV's body is empty."""
-
-    def __init__(self) -> None:
-        super().__init__("the method is not known")
-
-
 class OtherVersion(BadRequest):
     """A WebSocket handshake of another version of the protocol than 13."""
 
@@ -94,12 +87,6 @@ class OtherVersion(BadRequest):
 
 class NoMergePatch(UnsupportedMediaType):
     """The body of a PATCH is of another type than `MERGE_PATCH`."""
-
-
-class LargeBatch(ValueTooLarge):
-    """The body of a batch is larger than batches may be."""
-
-    hint = "Send a smaller batch, or raise --max-batch."
 
 
 class BehindTheEnd(RangeNotSatisfiable):
@@ -171,7 +158,7 @@ def _headers_of(error: KVError) -> Headers:
 def text(error: KVError) -> str:
     """MemoryKV's body for `error`."""
     if isinstance(error, BadRequest):
-        return "" if isinstance(error, UnknownMethod) else error.detail
+        return error.detail
     if isinstance(error, RequestTimeout | ValueTooLarge):
         return error.title
     return Overloaded.title if error.status == 503 else ""

@@ -238,11 +238,6 @@ class Exchange:
             self.counted = False
             self.protocol.traffic.leave()
 
-    def drop(self) -> None:
-        """Nobody will answer this."""
-        self.leave()
-        self.hold(-self.bytes_held)
-
     def _finish(self) -> None:
         self.complete = True
         self.leave()

@@ -1,8 +1,12 @@
 """A connection: uvicorn's HTTP/1.1 protocol, with our own way from bytes to requests (`intake`) and to answers.
 
-Requests are answered in their order, one at a time. After a refusal, and after the last request of a connection,
-nothing that still arrives is taken for a request: it is read and dropped for a moment, so that the client sees the
-answer and not a reset. There are no timers: the worker calls `check` of every connection a few times a second.
+Requests are taken in and answered in their order, one at a time; what a client sends ahead waits as it came. After a
+refusal, and after the last request of a connection, nothing that still arrives is taken for a request: it is read and
+dropped for a moment, so that the client sees the answer and not a reset. There are no timers: the worker calls `check`
+of every connection a few times a second.
+
+What has not arrived whole has no place among the requests in flight; it counts towards the share of its client's
+address (`shares`).
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ import socket
 import struct
 import sys
 import types
-from collections import deque
 from collections.abc import Coroutine, Generator
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -20,17 +23,18 @@ from typing import TYPE_CHECKING, Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from kvserver.web import handoff, handshake, sendqueue
+from kvserver.web import handoff, handshake, proxies, sendqueue
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.intake import Intake, Upgrade
+from kvserver.web.shares import Stake
 from kvserver.web.traffic import Traffic
-from shards.errors import BadRequest, KVError, RequestTimeout
+from shards.errors import BadRequest, KVError, Overloaded, RequestTimeout
 
 if TYPE_CHECKING:
     from kvserver.web.hotpath import Write
 
 ARRIVAL_S: Final = 10.0
-"""How long a request may take to arrive."""
+"""How long a head may take to arrive, and over how long a body must bring what `--min-upload-rate` wants."""
 IDLE_S: Final = 75.0
 """How long a connection may wait for its next request."""
 QUIET_S: Final = 1.0
@@ -39,11 +43,6 @@ LINGER_S: Final = 5.0
 """How long what a client still sends after its last answer is read and dropped."""
 STALL_S: Final = 30.0
 """How long a client may take nothing of its answer."""
-MOST_WAITING: Final = 64
-"""Requests of one connection that may wait behind another."""
-
-_PIECE: Final = 8 << 10
-"""Bytes that are parsed at a time where requests begin."""
 _BURST: Final = 32
 """Requests of one connection that are answered before others have their turn."""
 
@@ -52,42 +51,41 @@ class Protocol(HttpToolsProtocol):
     """One connection of a client.
 
     Attributes:
-        answering: the request being answered; `waiting` are whole ones behind it.
+        client: address and port of who asks; a proxy's, if it is trusted, changes from request to request.
+        answering: the request being answered.
         over: nothing that still arrives is a request.
+        stake: what it holds of its address's share.
     """
 
     def __init__(self, config: Any, server_state: Traffic, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.traffic = server_state
         self.answering: Exchange | Write | None = None
-        self.waiting: deque[Exchange] = deque()
         self.over = False
         self.deadline = 0.0
+        self.stake = Stake(server_state)
         self._intake = Intake(self)
         self._handing_over: tuple[Exchange, bytearray] | None = None
         self._unsent = 0  # bytes the client had not taken when last checked
         self._broken = False  # the descriptor is closed, or about to be
-        self._unparsed = b""  # what waits until fewer requests do
+        self._eof = False  # the client sends nothing more
+        self._unparsed = b""  # what came behind a request that is not answered yet
+        self._feeding = False
         self._burst = 0  # requests begun since the loop last turned
-
-    @property
-    def is_next(self) -> bool:
-        """Whether what arrives has nothing before it."""
-        return self.answering is None and not self.waiting
+        self._peer: tuple[str, int] | None = None
+        self._is_proxy = False
+        self._awaited: Exchange | bool | None = None  # the body, or the rest of a head, to which the deadline belongs
+        self._brought = 0  # of that body, when its rate was last looked at
 
     @property
     def idle(self) -> bool:
         """Whether there is no request, not even a part of one."""
-        return self.is_next and self._intake.receiving is None
+        return self.answering is None and not self._unparsed and not self._intake.unfinished
 
     def idle_but_for(self, exchange: Exchange) -> bool:
         """Whether `exchange` is the only request there is."""
-        return (
-            self.answering is exchange
-            and not self.waiting
-            and not self._unparsed
-            and self._intake.receiving is None
-            and self._handing_over is None
+        return self.answering is exchange and not (
+            self._unparsed or self._handing_over is not None or (self._feeding and self._intake.is_followed)
         )
 
     # The transport's side
@@ -97,9 +95,13 @@ class Protocol(HttpToolsProtocol):
         self.traffic.connected(self)
         self.transport = transport
         self.flow = FlowControl(transport)
-        peer = transport.get_extra_info("peername")
-        self.client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         self.deadline = self.traffic.clock + IDLE_S
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.client = self._peer = (str(peer[0]), int(peer[1]))
+            self._take_place(self._peer[0])
+        else:
+            self.client = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or we closed: what runs goes on to its end, the rest is dropped."""
@@ -108,14 +110,15 @@ class Protocol(HttpToolsProtocol):
         if self.answering is not None:
             self.answering.disconnected = True
         self._drop_unanswered()
+        self.stake.disconnect()
         self.flow.resume_writing()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends nothing more. It may still read: what came whole is answered first."""
-        self.over = True
-        if self._intake.receiving is not None:
-            self._intake.take().drop()
-        return not self.is_next or self._handing_over is not None
+        self._eof = True
+        if not self._unparsed:
+            self._drop_unanswered()
+        return self.answering is not None or bool(self._unparsed) or self._handing_over is not None
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
@@ -125,67 +128,136 @@ class Protocol(HttpToolsProtocol):
             if (
                 self.answering is None
                 and self._intake.receiving is None
-                and not (self.waiting or self._unparsed or self.flow.write_paused)
+                and not (self._intake.head or self._unparsed or self.flow.write_paused)
                 and self.traffic.hot_path is not None
                 and self.traffic.hot_path.take(self, data)
             ):
                 return
             self._burst = 0
-            self._feed(data)
+            self._feed(self._unparsed + data if self._unparsed else data)
+
+    # Requests as they arrive
 
     def _feed(self, data: bytes) -> None:
-        """Parse. Of many small requests that came together only a few are taken at a time: each takes memory."""
-        intake = self._intake
-        while data and not self.over:
-            if len(self.waiting) >= MOST_WAITING:
-                self._unparsed = data
-                return
-            piece, data = data, b""
-            if len(piece) > _PIECE and (intake.receiving is None or not intake.head_done):
-                piece, data = piece[:_PIECE], piece[_PIECE:]
+        """Take in `data`, request by request, as long as each is answered at once, and only a few at a time."""
+        at, self._feeding, self._unparsed = 0, True, b""
+        while at < len(data) and not self.over:
+            if self.answering is not None or self._burst >= _BURST:
+                self._unparsed = data[at:] if at else data
+                self.flow.pause_reading()
+                if self.answering is None:
+                    self.loop.call_soon(self._next)
+                break
+            self._burst += 1
             try:
-                failure = intake.feed(piece)
-            except Upgrade as upgrade:
-                data = self._upgrade(upgrade.rest + data)
-            else:
-                if failure is not None:
-                    self._refuse(failure)
+                at = self._take_in(data, at)
+            except KVError as failure:
+                self._refuse(failure)
+        self._feeding = False
+        if self._unparsed or self._intake.unfinished or self.stake.size:
+            self._recount()
+        if self.answering is None and not self._unparsed and not self.over:
+            self._await_more()
+
+    def _take_in(self, data: bytes, at: int) -> int:
+        """One request at most; returns where the rest begins. Raises `KVError`."""
+        try:
+            return self._intake.feed(data, at)
+        except Upgrade as upgrade:
+            if self._is_for_gateway():
+                self._hand_over(self._intake.take(), bytearray(data[upgrade.at :]))
+                return len(data)
+            self._intake.ignore_upgrade(len(data) - upgrade.at)
+            return upgrade.at
+
+    def _next(self) -> None:
+        """Go on with what came long ago."""
+        if self._unparsed and self.answering is None and not self.transport.is_closing():
+            self._burst = 0
+            self._feed(self._unparsed)
+
+    def _await_more(self) -> None:
+        """All that came is taken in, and what is whole is answered."""
+        if self._eof:
+            self._drop_unanswered()
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        awaited = self._intake.receiving or (True if self._intake.head else None)
+        if awaited is None:
+            self.deadline = self.traffic.clock + IDLE_S
+        elif awaited is not self._awaited:
+            self.deadline = self.traffic.clock + ARRIVAL_S
+            self._brought = 0
+        self._awaited = awaited
 
     def _refuse(self, failure: KVError) -> None:
         """Answer the request that arrives, or is expected, with `failure`; the connection takes no other."""
         self.over = True
         exchange = self._intake.take()
         exchange.error, exchange.keep_alive = failure, False
-        self._enqueue(exchange)
-
-    def begun(self) -> None:
-        """A request begins to arrive."""
-        self.deadline = self.traffic.clock + ARRIVAL_S
+        self._start(exchange)
 
     def arrived(self, exchange: Exchange) -> None:
         """A request has arrived whole."""
+        self._awaited = None
+        if exchange.body:
+            exchange.hold(len(exchange.body))
         if not exchange.keep_alive:
             exchange.last = self.over = True
-        self._enqueue(exchange)
+        self._start(exchange)
+
+    # Shares
+
+    def _take_place(self, host: str) -> None:
+        """Count the connection in the share of its address, and turn it away if that is used up."""
+        traffic = self.traffic
+        self._is_proxy = traffic.proxies.trusts(host)
+        if self._is_proxy:
+            return
+        excess = self.stake.connect(proxies.group(host))
+        if excess <= 0:
+            return
+        traffic.counts.overloads += 1
+        most = traffic.limits.connections
+        if excess > most // 8 + 8:  # those that are told why take a descriptor meanwhile
+            self.over = True
+            self.transport.abort()
+        else:
+            self._refuse(Overloaded(f"more than {most} connections are open from this address"))
+            self.deadline = traffic.clock + QUIET_S
+
+    def asked_for(self, forwarded: list[bytes]) -> None:
+        """The request that arrives has these values of X-Forwarded-For: a trusted proxy says who asks."""
+        if self._is_proxy and self._peer is not None:
+            trusted = self.traffic.proxies
+            host = trusted.client(self._peer[0], forwarded)
+            self.stake.move("" if trusted.trusts(host) else proxies.group(host))
+            self.client = (host, 0) if host != self._peer[0] else self._peer
+
+    def _recount(self) -> None:
+        """See what there is by now that is no request yet. What is more than the share of an address is refused."""
+        unfinished = self._intake.unfinished
+        self.stake.count(unfinished, len(self._unparsed) + (self._intake.size if unfinished else 0))
+        if not self.stake.size:
+            return
+        try:
+            self.stake.check()
+        except Overloaded as failure:
+            if self.answering is None:
+                self._refuse(failure)
+            else:  # what was sent ahead is dropped; the connection ends with the answer
+                self._eof = True
+                self._drop_unanswered()
 
     # Answering
-
-    def _enqueue(self, exchange: Exchange) -> None:
-        if self.is_next and self._burst < _BURST:
-            self._burst += 1
-            self._start(exchange)
-            return
-        self.waiting.append(exchange)
-        self.flow.pause_reading()
-        if self.answering is None and len(self.waiting) == 1:
-            self.loop.call_soon(self._next)
 
     def _start(self, exchange: Exchange) -> None:
         self.answering = exchange
         self._unsent = 0
         if exchange.error is None:
             exchange.judge_again()
-        if exchange.error is None and not exchange.counted:
+        if exchange.error is None:
             exchange.enter()
         if exchange.error is not None:
             exchange.refuse(exchange.error)
@@ -209,10 +281,7 @@ class Protocol(HttpToolsProtocol):
     def answered_plainly(self) -> None:
         """What `Write` has answered was all there was; go on."""
         self.answering = None
-        if (
-            self.waiting or self._unparsed or self.over or self._handing_over is not None
-            or self._intake.receiving is not None
-        ):  # fmt: skip
+        if self._unparsed or self._eof:
             self._go_on()
         else:
             self.deadline = self.traffic.clock + IDLE_S
@@ -220,41 +289,20 @@ class Protocol(HttpToolsProtocol):
     def answered(self, exchange: Exchange) -> None:
         """`exchange` has its whole answer."""
         self.answering = None
-        transport = self.transport
-        if transport.is_closing():
+        if self._is_proxy:
+            self.client = self._peer
+        if self.transport.is_closing():
             return
         if not exchange.keep_alive:
             self._end(exchange)
-        else:
+        elif not self._feeding:
             self._go_on()
 
     def _go_on(self) -> None:
-        transport = self.transport
-        if self.waiting or self._unparsed:
+        if self._unparsed:
             self.loop.call_soon(self._next)
-        elif self._handing_over is not None:
-            self._hand_over()
-        elif self.over:  # the client has closed its side
-            transport.close()
         else:
-            self.flow.resume_reading()
-            receiving = self._intake.receiving is not None
-            self.deadline = self.traffic.clock + (ARRIVAL_S if receiving else IDLE_S)
-            if receiving:
-                self._intake.go_on()
-
-    def _next(self) -> None:
-        """Go on with what came long ago."""
-        if self.answering is not None or self.transport.is_closing():
-            return
-        if self.waiting:
-            self._start(self.waiting.popleft())
-        elif self._unparsed:
-            data, self._unparsed = self._unparsed, b""
-            self._burst = 0
-            self._feed(data)
-            if self.is_next and not self._unparsed:
-                self.flow.resume_reading()
+            self._await_more()
 
     def _end(self, exchange: Exchange) -> None:
         """The last answer is written: close, but let a client that still sends read it first."""
@@ -270,11 +318,9 @@ class Protocol(HttpToolsProtocol):
 
     def _drop_unanswered(self) -> None:
         self._unparsed = b""
-        if self._intake.receiving is not None:
-            self._intake.take().drop()
-        for exchange in self.waiting:
-            exchange.drop()
-        self.waiting.clear()
+        self._intake.drop()
+        if self.stake.size:
+            self.stake.count(False, 0)
 
     def reset(self) -> None:
         """Break the connection so that the client cannot take what it has for the whole answer."""
@@ -310,9 +356,21 @@ class Protocol(HttpToolsProtocol):
         elif now < self.deadline:
             return
         elif self._intake.receiving is not None:
-            self._refuse(RequestTimeout())
+            self._check_upload(now)
+        elif self._intake.head:
+            self._refuse(RequestTimeout(f"the head did not arrive within {ARRIVAL_S:.0f} seconds"))
         else:
             transport.close()
+
+    def _check_upload(self, now: float) -> None:
+        """Refuse a body that arrives too slowly; another gets as long again."""
+        brought, self._brought = self._intake.body_bytes - self._brought, self._intake.body_bytes
+        wanted = round(self.traffic.limits.upload_rate * ARRIVAL_S)
+        if brought < wanted:
+            why = f"the body brought {brought} bytes in {ARRIVAL_S:.0f} seconds, at least {wanted} are wanted"
+            self._refuse(RequestTimeout(why))
+        else:
+            self.deadline = now + ARRIVAL_S
 
     def _count_unsent(self) -> int:
         """Bytes the client has not taken, those in the kernel too; 0 if the kernel has all of them."""
@@ -324,33 +382,24 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The worker stops: answers say `Connection: close`; a connection that is idle, or whose next request has not
         even a whole head, is closed soon."""
-        in_head = self._intake.receiving is not None and not self._intake.head_done
-        if self.idle or (self.is_next and in_head):
+        if self.answering is None and not self._unparsed and self._intake.receiving is None:
             self.deadline = min(self.deadline, self.traffic.clock + QUIET_S)
 
     # Feed connections
 
-    def _upgrade(self, rest: bytes) -> bytes:
-        """The parser lets go of a request that asks for another protocol, or for a feed: hand it over, or return what
-        to parse."""
+    def _is_for_gateway(self) -> bool:
+        """Whether a request that asks for another protocol, or for a feed, can be handed over. Raises `BadRequest`."""
         exchange = self._intake.receiving
         assert exchange is not None
-        is_wal = exchange.path == handshake.WAL and handshake.refusal(exchange.version, exchange.headers) is None
-        if exchange.method == "GET" and (is_wal or exchange.path == handshake.FEED):
-            self.over = True
-            self.flow.pause_reading()
-            self._handing_over = (self._intake.take(), bytearray(rest))
-            if self.is_next:
-                self._hand_over()
-            return b""
         if exchange.method == "CONNECT":
-            self._refuse(BadRequest("this is no proxy"))
-            return b""
-        return self._intake.ignore_upgrade(rest)
+            raise BadRequest("this is no proxy")
+        is_wal = exchange.path == handshake.WAL and handshake.refusal(exchange.version, exchange.headers) is None
+        return exchange.method == "GET" and (is_wal or exchange.path == handshake.FEED)
 
-    def _hand_over(self) -> None:
-        assert self._handing_over is not None
-        exchange, rest = self._handing_over
+    def _hand_over(self, exchange: Exchange, rest: bytearray) -> None:
+        self.over = True
+        self.flow.pause_reading()
+        self._handing_over = (exchange, rest)
         self.answering = exchange
         exchange.scope[ROUTE] = exchange.path.decode()
         head = self._intake.raw_head(exchange, exchange.headers)

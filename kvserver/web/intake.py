@@ -1,123 +1,217 @@
 """From bytes to requests: httptools' callbacks, with the guards that need no more than a request's head and size.
 
+A head is kept as it comes, and parsed when it is whole: half a head takes no more memory than its bytes. The parser is
+never given a byte that stands behind the request it is at, so what a client sends ahead waits as it came.
+
 What is refused here never reaches the application: targets and headers that are malformed or too long, bodies that are
 too large (before they are read, and before `100 Continue`), two readings of where a body ends, and requests beyond
-what the server works on at a time.
+what the server works on at a time. While a body is still to come, the application is asked what it would refuse by the
+head alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import re
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
 from kvserver.access.grants import EVERYTHING, NOTHING
-from kvserver.web import handshake, heads, target
-from kvserver.web.answers import REQUEST_ID, Headers, UnknownMethod, lines
+from kvserver.web import bodies, handshake, heads, target
+from kvserver.web.answers import REQUEST_ID, Headers, lines
+from kvserver.web.cutter import Cutter
 from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
-from kvserver.web.heads import HEADERS, MOST_HEADERS, REQUEST_LINE
-from kvserver.web.traffic import MOST_BYTES
-from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, Unauthorized, UriTooLong, ValueTooLarge
+from kvserver.web.heads import HEADERS, MOST_HEADERS
+from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, Unauthorized, ValueTooLarge
 
 if TYPE_CHECKING:
     from kvserver.web.http import Protocol
 
 log = logging.getLogger("kvserver.web.http")
 
-_REQUEST_LINE = re.compile(rb"(?:\r?\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]+ ([^ \r\n]+) HTTP/")
-"""What the parser does not tell of a request whose method it does not know."""
-_OVERHEAD: Final = 1 << 20
-"""Bytes of chunk headers and trailers that may come without any body between them."""
+_OVERHEAD: Final = 64 << 10
+"""Bytes of chunk headers and trailers that may come without any body between them: the parser keeps such bytes."""
+_FIELD: Final = 150
+"""Bytes of memory that a header field takes beside its own."""
+_PIECES: Final = 64
+"""Pieces of a chunked body that are parsed before others have their turn: there can be very many."""
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
 class Refused(Exception):
-    """Raised in a callback to stop the parser; `Intake.failure` says why."""
+    """Raised in a callback to stop the parser; `Intake._failure` says why."""
 
 
 class Upgrade(Exception):
-    """A request asks for another protocol, or for a feed; `rest` is what came behind its head."""
+    """A request asks for another protocol, or for a feed; what is behind its head begins at `at`."""
 
-    def __init__(self, rest: bytes) -> None:
+    def __init__(self, at: int = 0) -> None:
         super().__init__()
-        self.rest = rest
+        self.at = at
 
 
 class Intake:
-    """Makes the requests of one connection.
+    """Makes the requests of one connection, one at a time.
 
     Attributes:
-        receiving: the request that arrives, None between requests.
-        head_done: its head has arrived.
-        expects: its client waits for `100 Continue`.
-        url: its target.
+        head: what has arrived of a head that is not whole yet.
+        receiving: the request whose head is whole, and whose body is still to come; None if there is none.
+        body_bytes: what has arrived of that body, kept or not.
+        is_followed: something is behind what the parser is given.
+        url: target of the latest request.
     """
+
+    __slots__ = (
+        "_allowance", "_begun_at", "_connection", "_cutter", "_encodings", "_expects", "_failure", "_fields",
+        "_forwarded", "_head_done", "_header_bytes", "_host", "_hosts", "_ids", "_ignored_upgrade",
+        "_is_feed", "_length", "_malformed", "_method", "_overhead", "_parser", "_traffic", "_upgrading",
+        "body_bytes", "head", "is_followed", "receiving", "url",
+    )  # fmt: skip
 
     def __init__(self, connection: Protocol) -> None:
         self._connection, self._traffic = connection, connection.traffic
+        self._parser: httptools.HttpRequestParser | None = None
         self._failure: KVError | None = None
         self._ignored_upgrade: bytes | None = None
-        self._is_feed = False
+        self._is_feed = self._malformed = False
+        self._begun_at = 0.0
+        self._method = ""  # if it is one that the parser is not told
+        self.head: bytes | bytearray = b""
         self.receiving: Exchange | None = None
         self.url = self._host = b""
-        self.head_done = self.expects = False
-        self._new_parser()
+        self.is_followed = False
+        self.body_bytes = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a request that has not arrived whole."""
+        return bool(self.head) or self.receiving is not None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory such a request takes."""
+        if self.receiving is None:
+            return len(self.head)
+        return self._header_bytes + _FIELD * self._fields + len(self.receiving.body) + self._overhead
+
+    def feed(self, data: bytes, at: int) -> int:
+        """Take in `data` from `at` on, up to the end of one request at most, and return where the rest begins.
+
+        Raises `KVError` if the connection cannot go on, `Upgrade`.
+        """
+        if self.receiving is None:
+            at = self._take_head(data, at)
+        pieces = 0
+        while self.receiving is not None and at < len(data) and pieces < _PIECES:
+            end = self._cutter.end(data, at)
+            self.is_followed = end < len(data)
+            self._parse_body(data if end - at == len(data) else memoryview(data)[at:end])
+            at, pieces = end, pieces + 1
+        return at
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        """Returns where what is behind the head begins in `data`."""
+        known = len(self.head)
+        if not known:
+            self._begun_at = perf_counter()
+            self.head = (data[at:] if at else data).lstrip(b"\r\n")
+            at = len(data) - len(self.head)
+        else:
+            if type(self.head) is bytes:
+                self.head = bytearray(self.head)
+            self.head += data[at:]
+            at -= known
+        end = heads.end(self.head, known)
+        if end:
+            head = self.head if end == len(self.head) else self.head[:end]
+            self.head = b""
+            at += end
+            self.is_followed = at < len(data)
+            self._parse_head(bytes(head), at)
+            self._look_ahead(len(data) - at)
+            return at
+        if self.head and heads.is_malformed(self.head, known):
+            self._malformed = True
+            self._parse_head(bytes(self.head), 0)
+            raise BadRequest("malformed request")
+        return len(data)
+
+    def _parse_head(self, head: bytes, at: int) -> None:
+        """Parse the head of the next request. Raises `KVError`, `Upgrade`."""
+        if self._parser is None:
+            self._new_parser()
+        assert self._parser is not None
+        self._method = heads.other_method(head).decode()
+        try:
+            self._parse(head if not self._method else heads.STAND_IN + head[len(self._method) :], at)
+        except KVError:
+            self._identify(head)
+            raise
 
     def _new_parser(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
         # Bytes behind a request that ends the connection are not its fault: it is answered, they are ignored.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def feed(self, data: bytes) -> KVError | None:
-        """Parse. Returns why the connection cannot go on, raises `Upgrade`."""
-        before = self.receiving
-        progress = 0 if before is None else len(before.body)
+    def _parse(self, data: bytes | memoryview, at: int = 0) -> None:
+        assert self._parser is not None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            raise Upgrade(data[upgrade.args[0] :]) from None
+        except httptools.HttpParserUpgrade:
+            raise Upgrade(at) from None
         except httptools.HttpParserError as error:
             if self._is_feed:
-                raise Upgrade(b"") from None
-            return self._why(error, data)
-        if before is not None and before is self.receiving and len(before.body) == progress:
-            return self._count_overhead(len(data))
-        return None
+                raise Upgrade(at) from None
+            raise self._why(error) from None
 
-    def _why(self, error: httptools.HttpParserError, data: bytes) -> KVError | None:
+    def _why(self, error: httptools.HttpParserError) -> KVError:
         failure, self._failure = self._failure, None
-        if failure is not None or self._connection.over:  # the parser was stopped behind the last request
+        if failure is not None:
             return failure
         if isinstance(error, httptools.HttpParserCallbackError):
             log.error("a request could not be taken", exc_info=error)
             return KVError()
-        if isinstance(error, httptools.HttpParserInvalidMethodError):
-            if self.receiving is not None and (line := _REQUEST_LINE.match(data)) is not None:
-                self.url = line[1]
-            return UnknownMethod()
-        if isinstance(error, httptools.HttpParserInvalidURLError) and self.receiving is not None:
-            self.receiving.method = self._parser.get_method().decode()
-            if (line := _REQUEST_LINE.match(data)) is not None:
-                self.url = line[1]
         return BadRequest(f"malformed request: {error}")
 
-    def _count_overhead(self, size: int) -> KVError | None:
-        """Bound what is neither body nor a header we were told of: the parser keeps such bytes."""
-        self._overhead += size
-        if not self.head_done:
-            return HeadersTooLarge() if self._overhead > HEADERS + REQUEST_LINE else None
-        return ValueTooLarge() if self._overhead > _OVERHEAD else None
+    def _parse_body(self, piece: bytes | memoryview) -> None:
+        before = self.body_bytes
+        self._parse(piece)
+        if self.receiving is not None and self.body_bytes == before:
+            self._overhead += len(piece)
+            if self._overhead > _OVERHEAD:
+                raise ValueTooLarge
+
+    def _identify(self, head: bytes) -> None:
+        """Find method and target of a request that is refused, whatever the parser has told of it."""
+        self.receiving = self.receiving or Exchange(self._connection)
+        method, self.url = heads.beginning(head)
+        self.receiving.method = method.decode()
+
+    def drop(self) -> None:
+        """Forget what has arrived of a request."""
+        self.head, self.receiving = b"", None
 
     def take(self) -> Exchange:
         """What has arrived of a request, if anything: it goes no further."""
+        if self.head:
+            self._take_beginning()
         exchange, self.receiving = self.receiving or Exchange(self._connection), None
         exchange.path = exchange.path or target.without_authority(self.url)
         return exchange
 
-    def ignore_upgrade(self, rest: bytes) -> bytes:
-        """Start again with the request that asked for another protocol; returns the bytes to feed.
+    def _take_beginning(self) -> None:
+        """Find in a part of a head what its refusal needs: what the client accepts, for instance."""
+        head, self.head = bytes(self.head), b""
+        self._malformed = True  # it must not become a request
+        with contextlib.suppress(KVError, Upgrade):
+            self._parse_head(head + b"\r\n", 0)  # the parser tells of a field when its line is over for sure
+        self._identify(head)
+
+    def ignore_upgrade(self, more: int) -> None:
+        """Start again with the request that asked for another protocol. `more`: as many bytes behind its head are here.
+        Raises as `feed` does.
 
         The parser skips the body of such a request, and would take it for the next one. So it is given the request
         without its Upgrade header. (curl --http2 and Java's client offer h2c with every request.)
@@ -125,7 +219,8 @@ class Intake:
         exchange = self.take()
         self._ignored_upgrade = b", ".join(value for name, value in exchange.headers if name == b"upgrade")
         self._new_parser()
-        return self.raw_head(exchange, [header for header in exchange.headers if header[0] != b"upgrade"]) + rest
+        self._parse_head(self.raw_head(exchange, [header for header in exchange.headers if header[0] != b"upgrade"]), 0)
+        self._look_ahead(more)
 
     def raw_head(self, exchange: Exchange, headers: Headers) -> bytes:
         """The head of the latest request with `headers`, as it is sent."""
@@ -135,31 +230,24 @@ class Intake:
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """First byte of a request."""
-        if self._connection.over:
-            raise Refused
-        self.receiving = Exchange(self._connection)
+        """First byte of a head."""
+        self.receiving = exchange = Exchange(self._connection)
+        exchange.begun_at, exchange.method = self._begun_at, self._method
         self.url = b""
         self._header_bytes = self._fields = self._overhead = self._hosts = self._encodings = self._ids = 0
-        self.head_done = self.expects = self._upgrading = False
+        self.body_bytes = 0
+        self._head_done = self._expects = self._upgrading = False
         self._length: int | None = None
-        self._connection.begun()
+        self._forwarded: list[bytes] = []
         if self._ignored_upgrade is not None:
-            self.receiving.headers.append((b"upgrade", self._ignored_upgrade))
+            exchange.headers.append((b"upgrade", self._ignored_upgrade))
             self._ignored_upgrade = None
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request target."""
-        if not self.url:  # before, the parser does not know the method
-            assert self.receiving is not None
-            self.receiving.method = self._parser.get_method().decode()
+        """The request target."""
+        assert self.receiving is not None and self._parser is not None
+        self.receiving.method = self._method or self._parser.get_method().decode()
         self.url += url
-        if len(self.url) > REQUEST_LINE - 64 and self._request_line() > REQUEST_LINE:
-            self._fail(UriTooLong())
-
-    def _request_line(self) -> int:
-        assert self.receiving is not None
-        return len(self.receiving.method) + len(self.url) + len(b"  HTTP/1.1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is dropped."""
@@ -167,7 +255,7 @@ class Intake:
         self._fields += 1
         if self._header_bytes > HEADERS or self._fields > MOST_HEADERS:
             self._fail(HeadersTooLarge())
-        if self.head_done:
+        if self._head_done:
             return
         name = name.lower()
         assert self.receiving is not None
@@ -184,7 +272,7 @@ class Intake:
             self._host = value
 
     def _note_expect(self, exchange: Exchange, value: bytes) -> None:
-        self.expects = value.lower() == b"100-continue"
+        self._expects = value.lower() == b"100-continue"
 
     def _note_length(self, exchange: Exchange, value: bytes) -> None:
         if not value.isdigit():
@@ -195,6 +283,9 @@ class Intake:
         self._encodings += 1
         if value.lower() != b"chunked" or self._encodings > 1:
             self._fail(BadRequest(heads.UNKNOWN_CODING))
+
+    def _note_forwarded(self, exchange: Exchange, value: bytes) -> None:
+        self._forwarded.append(value)
 
     def _note_accept(self, exchange: Exchange, value: bytes) -> None:
         exchange.accept += b"," + value
@@ -218,8 +309,11 @@ class Intake:
     def on_headers_complete(self) -> None:
         """The head is whole. What asks for an upgrade is looked at when the parser lets go of it."""
         exchange, parser = self.receiving, self._parser
-        assert exchange is not None
-        self.head_done = True
+        assert exchange is not None and parser is not None
+        if self._malformed:
+            self._fail(BadRequest("malformed request"))
+        self._head_done = True
+        self._cutter = Cutter(self._length)
         self._overhead = 0
         self._upgrading = parser.should_upgrade()
         exchange.version = parser.get_http_version()
@@ -231,6 +325,7 @@ class Intake:
         except BadRequest as error:
             self._fail(error)
         exchange.keep_alive = parser.should_keep_alive()
+        self._connection.asked_for(self._forwarded)
         exchange.scope = self._scope(exchange, query)
         if self._upgrading:
             return
@@ -261,25 +356,38 @@ class Intake:
         return scope
 
     def _admit(self, exchange: Exchange) -> None:
-        """Limits. A request that waits behind others is counted when its turn comes."""
-        connection = self._connection
+        """Who asks, and how much body there may be."""
         has_body = bool(self._length) or self._encodings > 0
         if self._traffic.tokens.required:
             self._authenticate(exchange, has_body)
         else:
             exchange.scope[GRANTS] = EVERYTHING
-        if exchange.error is None and connection.is_next and not exchange.enter() and has_body:
-            self._fail(Overloaded())
-        if not has_body:
+        if has_body:
+            traffic = self._traffic
+            self._allowance = bodies.allowance(exchange.method, exchange.path, traffic.max_value, traffic.max_batch)
+
+    def _look_ahead(self, more: int) -> None:
+        """Refuse a request by its head, if that is enough, and its body is not among the `more` bytes that are here.
+
+        A body that is there is no burden: then its request is answered in its turn, and another may follow.
+        """
+        exchange, length = self.receiving, self._length
+        if exchange is None:
             return
-        length = self._length or 0
-        self._most = self._traffic.most_of_body(exchange.path)
-        if length > self._most:
-            self._fail(self._traffic.too_large(exchange.path))
-        if self._traffic.bytes_held + length > MOST_BYTES:
-            self._shed()
-        if self.expects and exchange.version == "1.1" and connection.is_next:
-            self.go_on()
+        allowed, too_large = self._allowance, (length or 0) > self._allowance.most
+        if length is not None and length <= more and not too_large and not self._expects:
+            return
+        failure = self._traffic.foresee(exchange.scope)
+        if failure is None and (allowed.forbidden or too_large):
+            failure = allowed.too_large()
+        if failure is not None:
+            raise failure
+        if self._traffic.is_busy:
+            self._traffic.counts.overloads += 1
+            raise Overloaded
+        self._connection.stake.check(length or 0)
+        if self._expects and exchange.version == "1.1":
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _authenticate(self, exchange: Exchange, has_body: bool) -> None:
         """Who lacks a token is told so in its turn; its body is not waited for."""
@@ -294,32 +402,24 @@ class Intake:
                 self._fail(error)
             exchange.error = error
 
-    def _shed(self) -> None:
-        self._traffic.counts.overloads += 1
-        self._fail(Overloaded())
-
-    def go_on(self) -> None:
-        """Tell the client to send its body, if it waits for that."""
-        if self.head_done and self.expects:
-            self.expects = False
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        exchange = self.receiving
+        exchange, allowed = self.receiving, self._allowance
         assert exchange is not None
         self._overhead = 0
+        self.body_bytes += len(body)
+        if self.body_bytes > allowed.most:
+            self._fail(allowed.too_large())
         if not exchange.body:
-            exchange.body = body
-        else:
+            exchange.body = body if len(body) <= allowed.kept else body[: allowed.kept]
+        elif allowed.kept == allowed.most:
             if type(exchange.body) is bytes:
                 exchange.body = bytearray(exchange.body)
             exchange.body += body
-        exchange.hold(len(body))
-        if len(exchange.body) > self._most:
-            self._fail(self._traffic.too_large(exchange.path))
-        if self._traffic.bytes_held > MOST_BYTES:
-            self._shed()
+        try:
+            self._traffic.check_bytes(len(exchange.body) - self._connection.stake.size)
+        except Overloaded as failure:
+            self._fail(failure)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -344,5 +444,6 @@ _NOTED: Final = {
     b"origin": Intake._note_origin,
     b"x-request-id": Intake._note_request_id,
     b"service-worker": Intake._note_service_worker,
+    b"x-forwarded-for": Intake._note_forwarded,
 }
 """Headers that are looked at here."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.server import ServerState
 
 from kvserver.access.tokens import Tokens
+from kvserver.settings import ServerSettings
 from kvserver.web.accesslog import AccessLog
-from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, LargeBatch, Origins, lines
+from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
 from kvserver.web.counting import Counts
-from kvserver.web.target import BATCH
+from kvserver.web.proxies import Proxies
+from kvserver.web.shares import Limits, Shares
 from shards.board import Board, WorkerRow
-from shards.errors import KVError, Overloaded, ValueTooLarge
+from shards.errors import KVError, Overloaded
 
 MOST_IN_FLIGHT: Final = 1024
 """Requests the whole server works on at a time; further ones are told to come again."""
 MOST_BYTES: Final = 256 << 20
-"""Bytes of bodies that arrive a worker holds, and as many of answers that were not taken yet: slow readers must not
-keep writers out."""
+"""Bytes of requests that a worker holds, whole or not, and as many of answers that were not taken yet: slow readers
+must not keep writers out."""
 LARGE_ANSWER: Final = 64 << 10
 """Answers below are written whole whatever the client does, and not counted."""
 
@@ -27,8 +30,6 @@ LARGE_ANSWER: Final = 64 << 10
 if TYPE_CHECKING:
     from kvserver.web.hotpath import HotPath
     from kvserver.web.http import Protocol
-
-_BATCH: Final = BATCH.encode()
 
 
 class Traffic(ServerState):
@@ -40,12 +41,30 @@ class Traffic(ServerState):
         tokens: who may do what.
         access_log: is told of every request, if there is one.
         stopping: answers end their connection.
-        bytes_held: of bodies that arrive.
+        bytes_held: of requests that arrive, and of bodies until they are answered.
         bytes_owed: of answers that were not taken yet.
+        shares: what each address holds of that which is not asked yet.
+        proxies: peers that say on whose behalf they ask.
+        foresee: tells of a request's ASGI scope what the application would refuse it for before it reads its body,
+            None if nothing.
     """
 
-    def __init__(self, board: Board, row: WorkerRow, counts: Counts, origins: Origins, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        board: Board,
+        row: WorkerRow,
+        counts: Counts,
+        origins: Origins,
+        tokens: Tokens,
+        settings: ServerSettings | None = None,
+    ) -> None:
+        """`settings`: of limits and proxies; without them the defaults."""
         super().__init__()
+        settings = settings or ServerSettings()
+        self.limits = Limits.of(settings)
+        self.shares = Shares(self.limits)
+        self.proxies = Proxies(settings.trusted_proxies or "")
+        self.foresee: Callable[[dict[str, Any]], KVError | None] = lambda scope: None
         self.board, self.row, self.counts, self.origins, self.tokens = board, row, counts, origins, tokens
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
         self.clock = 0.0
@@ -64,14 +83,6 @@ class Traffic(ServerState):
         self.look_around()
 
     # Limits
-
-    def most_of_body(self, path: bytes) -> int:
-        """Bytes that the body of a request for `path` may have."""
-        return self.max_batch if path == _BATCH else self.max_value
-
-    def too_large(self, path: bytes) -> KVError:
-        """What becomes of a request for `path` whose body has more."""
-        return LargeBatch() if path == _BATCH else ValueTooLarge()
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
@@ -95,10 +106,7 @@ class Traffic(ServerState):
 
     def enter(self) -> bool:
         """Count a request in, unless the server has as many as it takes."""
-        count = self._in_flight
-        for word in self._other_words:
-            count += self._words[word]
-        if count >= MOST_IN_FLIGHT:
+        if self.is_busy:
             self.counts.overloads += 1
             return False
         self._in_flight += 1
@@ -116,6 +124,14 @@ class Traffic(ServerState):
         return self._in_flight
 
     @property
+    def is_busy(self) -> bool:
+        """Whether the whole server has as many requests in flight as it takes."""
+        count, words = self._in_flight, self._words
+        for word in self._other_words:
+            count += words[word]
+        return count >= MOST_IN_FLIGHT
+
+    @property
     def full(self) -> bool:
         """Whether there is no room for another large answer."""
         return self.bytes_owed >= MOST_BYTES
@@ -125,6 +141,12 @@ class Traffic(ServerState):
         if self.full:
             self.counts.overloads += 1
             raise Overloaded("too many answers wait for clients to take them")
+
+    def check_bytes(self, more: int) -> None:
+        """Raise `Overloaded` if this worker would hold too many bytes of requests with `more` of them."""
+        if self.bytes_held + more > MOST_BYTES:
+            self.counts.overloads += 1
+            raise Overloaded("too many bytes of requests wait to be whole, or to be answered")
 
     @property
     def at_ease(self) -> bool:

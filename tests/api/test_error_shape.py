@@ -104,7 +104,7 @@ async def test_what_the_resources_refuse(web: Web) -> None:
 @scenario
 async def test_what_takes_too_long_and_what_is_too_much(web: Web) -> None:
     client = await web.connect()
-    await client.send(request("PATCH", "/v1/kv/k", PROBLEM, "Content-Length: 5"))
+    await client.send(request("PUT", "/v1/kv/k", PROBLEM, "Content-Length: 5").replace(b"Content-Length: 0\r\n", b""))
     await web.advance(11)
     assert check(await client.answer())["code"] == "request_timeout"
     web.traffic._in_flight = 5000

@@ -254,7 +254,7 @@ def test_refused_handshakes(echo: EchoServer, change: dict[str, str], text: str)
         (request("GET", "/", HANDSHAKE).replace(b"\r\n", b"\n") + b"\r\n\r\n", 400),
         (request("GET", "/", {"Folded": "a\r\n b"} | HANDSHAKE), 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # somebody speaks TLS
-        (request("FOO", "/", HANDSHAKE), 400),
+        (request("FOO", "/", HANDSHAKE), 405),
         (request("POST", "/", HANDSHAKE), 405),
         (request("HEAD", "/", HANDSHAKE), 405),
         (request("OPTIONS", "/", HANDSHAKE), 200),

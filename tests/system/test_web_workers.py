@@ -126,8 +126,9 @@ def test_a_reload_under_load_fails_nothing(server: Server, clients: Callable[[in
     with server.connect() as idle, server.connect() as slow, slow.makefile("rb") as slow_answers:
         idle_answers = idle.makefile("rb")
         assert exchange(idle, idle_answers, b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n") == (200, b"pong", False)
-        slow.sendall(HEAD + b"12")
-        wait_for(lambda: sum(w["in_flight"] for w in server.status()["workers"]) > 1, "the slow request to begin")
+        slow.sendall(HEAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        assert read_answer(slow_answers)[0] == 100
+        slow.sendall(b"12")
         os.kill(web_master(server), signal.SIGHUP)
         wait_for(lambda: len(worker_pids(server) - before) == 2, "new workers")
         assert idle_answers.read() == b""  # closed, not reset
@@ -159,33 +160,67 @@ def test_workers_die_with_their_master_and_nobody_is_refused(server: Server) -> 
     wait_for(lambda: len(worker_pids(server)) == 2, "both workers")
 
 
-def test_the_limit_of_requests_holds_over_all_workers(server: Server) -> None:
+@contextlib.contextmanager
+def many_connections(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    """So many at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     with contextlib.ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        waiting = [stack.enter_context(server.connect()) for _ in range(1100)]
-        for connection in waiting:
-            connection.sendall(HEAD)
-        poll = select.poll()
-        for connection in waiting:
-            poll.register(connection, select.POLLIN)
-        wait_for(lambda: len(poll.poll(100)) >= len(waiting) - 1025, "refusals of what is too much")
-        with server.client() as client:
-            answer = client.get("/a")
+        yield [stack.enter_context(server.connect()) for _ in range(count)]
+
+
+def statuses(waiting: list[socket.socket]) -> list[int]:
+    """Of the answer to each."""
+    found = []
+    for connection in waiting:
+        with connection.makefile("rb") as answers:
+            found.append(read_answer(answers)[0])
+    return found
+
+
+def test_the_limit_of_requests_holds_over_all_workers(server: Server) -> None:
+    """They wait for shards that stand still."""
+    shards = server.shard_pids()
+    with many_connections(server, 1100) as waiting:
+        try:
+            for pid in shards:
+                os.kill(pid, signal.SIGSTOP)
+            poll = select.poll()
+            for connection in waiting:
+                connection.sendall(HEAD + b"1234")
+                poll.register(connection, select.POLLIN)
+            wait_for(lambda: len(poll.poll(100)) >= len(waiting) - 1025, "refusals of what is too much")
+            with server.client() as client:
+                answer = client.get("/a")
             assert (answer.status_code, answer.text) == (503, "service is overloaded, try again later")
             assert answer.headers["retry-after"] == "1"
             assert answer.headers["access-control-allow-origin"] == "*"
-        statuses = []
-        for connection in waiting:
-            with contextlib.suppress(OSError):  # refused ones are closed
-                connection.sendall(b"1234")
-            with connection.makefile("rb") as answers:
-                statuses.append(read_answer(answers)[0])
-        assert set(statuses) == {200, 503}
-        assert 1024 <= statuses.count(200) <= 1025  # workers look at each other's counts without a lock
+        finally:
+            for pid in shards:
+                os.kill(pid, signal.SIGCONT)
+        found = statuses(waiting)
+    assert set(found) == {200, 503}
+    assert 1024 <= found.count(200) <= 1025  # workers look at each other's counts without a lock
     with server.client() as client:
         assert client.get("/slow").content == b"1234"
+
+
+@pytest.mark.parametrize(
+    "begun", [HEAD + b"12", HEAD[:-2], HEAD.replace(b"PUT /slow", b"POST /ping"), HEAD.replace(b"PUT", b"OPTIONS")]
+)
+def test_who_has_not_finished_asking_keeps_nobody_out(server: Server, begun: bytes) -> None:
+    with many_connections(server, 1100) as waiting:
+        for connection in waiting:
+            connection.sendall(begun)
+        with server.client() as client:
+            for i in range(20):
+                assert client.put(f"/beside-{i}", content=b"x").status_code == 200
+                assert client.get(f"/beside-{i}").content == b"x"
+        if begun == HEAD + b"12":
+            for connection in waiting:
+                connection.sendall(b"34")
+            assert set(statuses(waiting)) == {200}
 
 
 def connections(server: Server) -> list[int]:

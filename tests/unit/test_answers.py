@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kvserver.web.answers import Origins, UnknownMethod, WrongMethod, refusal
+from kvserver.web.answers import Origins, WrongMethod, refusal
 from shards.errors import (
     ERRORS,
     BadKey,
@@ -30,7 +30,6 @@ from shards.errors import (
     [
         (BadKey("Invalid URL: Invalid UTF-8 in `key`"), 400, b"Invalid URL: Invalid UTF-8 in `key`"),
         (BadRequest(), 400, b""),
-        (UnknownMethod(), 400, b""),
         (NoSuchResource(), 404, b""),
         (Forbidden("x"), 403, b""),
         (NotFound("x"), 404, b""),

@@ -1,0 +1,74 @@
+"""Whose request it is that a proxy passes on. Pure.
+
+A proxy appends the address that it was connected from to X-Forwarded-For, so what stands furthest to the right was said
+by the peer. It is believed only if the peer is one that the settings name (`--trusted-proxies`): anybody can send the
+header.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+_Network = IPv4Network | IPv6Network
+
+
+def networks(text: str) -> tuple[_Network, ...]:
+    """The addresses and networks in a list separated by commas. Raises ValueError with what would be right."""
+    try:
+        return tuple(ip_network(part.strip(), strict=False) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise ValueError(
+            "expected IP addresses or networks separated by commas, for instance 127.0.0.1,10.0.0.0/8"
+        ) from None
+
+
+class Proxies:
+    """Peers whose X-Forwarded-For is believed."""
+
+    def __init__(self, text: str) -> None:
+        """`text`: see `networks`; empty: nobody is."""
+        self._networks = networks(text)
+
+    def trusts(self, address: str) -> bool:
+        """Whether `address` is one of them."""
+        parsed = _parse(address) if self._networks else None
+        return parsed is not None and any(parsed in network for network in self._networks)
+
+    def client(self, peer: str, forwarded: list[bytes]) -> str:
+        """The address of the client on whose behalf `peer`, which is trusted, sends a request with these values of
+        X-Forwarded-For: the last one that is no trusted proxy, or, where what is named is no address, the proxy that
+        named it."""
+        address = peer
+        for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
+            parsed = _parse(_without_port(hop.strip()))
+            if parsed is None:
+                break
+            address = str(parsed)
+            if not self.trusts(address):
+                break
+        return address
+
+
+@lru_cache(1024)
+def group(address: str) -> str:
+    """What counts as one address for limits: an IPv6 network of 64 bits, since any host in one has all of its
+    addresses; an IPv4 address, however it is written."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((parsed, 64), strict=False))
+    return address if parsed is None else str(parsed)
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+
+
+def _without_port(hop: str) -> str:
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
