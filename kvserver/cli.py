@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "feed_clients",
         "feed_clients_per_address",
         "origins",
+        "allowed_hosts",
         "tokens",
         "insecure",
     ),

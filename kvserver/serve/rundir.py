@@ -10,7 +10,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from kvserver.access import tickets, tokens
+from kvserver.access import cuts, tickets, tokens
 from shards import locks, stamps
 from shards.settings import default_run_dir
 
@@ -80,7 +80,7 @@ class RunDir:
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
-        for pattern in (*_SOCKETS, tokens.FILE, stamps.NAME):
+        for pattern in (*_SOCKETS, tokens.FILE, cuts.FILE, stamps.NAME):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):

@@ -261,9 +261,14 @@ class Intake:
         return scope
 
     def _admit(self, exchange: Exchange) -> None:
-        """Limits. A request that waits behind others is counted when its turn comes."""
+        """Who asks, and limits. A request that waits behind others is counted when its turn comes."""
         connection = self._connection
         has_body = bool(self._length) or self._encodings > 0
+        exchange.error = self._traffic.pages.refusal(exchange.method, self.url, exchange.headers)
+        if exchange.error is not None:
+            if has_body:  # it is not waited for
+                self._fail(exchange.error)
+            return
         if self._traffic.tokens.required:
             self._authenticate(exchange, has_body)
         else:

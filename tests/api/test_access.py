@@ -116,7 +116,7 @@ ROWS: Final = [
     Row(target.MANY, "GET", "/v1/kv?prefix=a/&values=true", ("read",)),
     Row(target.MANY, "HEAD", "/v1/kv?prefix=a/", ("read",)),
     Row(target.MANY, "DELETE", "/v1/kv?prefix=a/", ("write",)),
-    Row(target.MANY, "DELETE", "/v1/kv?prefix=a/&dry_run=true", ("write",)),
+    Row(target.MANY, "DELETE", "/v1/kv?prefix=a/&dry_run=true", ("read", "write")),
     Row(target.MANY, "DELETE", "/v1/kv?all=true", ("write",), everywhere=True),
     Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True),
     Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True),
@@ -398,7 +398,7 @@ def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> No
         "/v1/kv?prefix=a/",
         "/v1/kv/a/k", "/v1/kv/a%2Fk", "/v1/kv//a/k", "/v1/kv/../../ping", "/v1//kv", "/v1/status", "/v1/status/",
         "/ping/", "/ping/../a%2Fk", "/%70ing", "/ping%20", "/PING", "/health", "/health%2Flive", "/docs", "/console",
-        "/wal", "/wal?ticket=x", "/v1/feed", "/v1/feed?ticket=x", "/v1/openapi.json/", "/nowhere/x", "/", "//", "/.",
+        "/wal", "/wal?ticket=x", "/v1/feed", "/v1/feed?ticket=x", "/v1/openapi.json/", "/nowhere/x", "//", "/.",
     ],
 )  # fmt: skip
 def test_no_way_of_writing_a_target_goes_round(site: Site, target_: str) -> None:

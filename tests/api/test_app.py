@@ -59,6 +59,8 @@ async def test_preflight_on_any_path(web: Web) -> None:
 async def test_what_is_no_route(web: Web) -> None:
     for method in ("GET", "HEAD", "PUT", "DELETE", "POST"):
         for path in ("/", "//", "/a/", "//a", "/a/b", "/keys/", "/keys/a/b", "/%6Beys/a", "/health/x", "/v1/", "/v1/x"):
+            if path == "/" and method in ("GET", "HEAD"):
+                continue
             answer = await web.ask(request(method, path))
             assert answer.status == 404
             assert ("content-type" in answer.headers) == path.startswith("/v1/")

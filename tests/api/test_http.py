@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -682,14 +681,6 @@ def test_the_log_names_requests_as_their_clients_know_them(tmp_path: Path, caplo
 
     caplog.set_level("DEBUG", "kvserver")
     scenario(test)(tmp_path)
-
-
-@partial(scenario, origins="https://a.example, https://b.example")
-async def test_only_listed_origins_may_read(web: Web) -> None:
-    allowed = await web.ask(request("GET", "/k", "Origin: https://b.example"))
-    assert allowed.headers["access-control-allow-origin"] == "https://b.example"
-    for data in (GET, request("GET", "/k", "Origin: https://c.example"), b"bad\r\n\r\n"):
-        assert "access-control-allow-origin" not in (await web.ask(data)).headers
 
 
 async def _hand_over(web: Web, client: Client, data: bytes) -> tuple[list[object], socket.socket, socket.socket]:
