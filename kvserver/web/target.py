@@ -65,6 +65,12 @@ _OPEN_BELOW: Final = (b"/health/", DOCS.encode(), b"/console/")
 
 _KV_PATH: Final = b"/v1/kv/"
 _LONGEST_NAME: Final = 64
+_CALLED: Final = {
+    "kv": MANY, "keys": MANY, "values": MANY, "feed": FEED, "watch": FEED, "events": FEED, "stream": FEED, "wal": FEED,
+    "changes": FEED, "subscribe": FEED, "batch": BATCH, "bulk": BATCH, "txn": BATCH, "status": STATUS, "stats": STATUS,
+    "tickets": TICKETS, "openapi.json": OPENAPI, "docs": OPENAPI,
+}  # fmt: skip
+"""What stands behind `/v1/`, here or in other stores, and the route that is meant."""
 _ERROR_PATH: Final = ERRORS.encode()
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
@@ -75,8 +81,7 @@ _END_OF_PATH = re.compile(rb"[?#]")
 def nearest(path: bytes) -> str:
     """Of the routes below `/v1/` the one that is most like `path`, as it is described: `/v1/kv/{key}`."""
     name, *rest = path.removeprefix(b"/v1/").decode("ascii", "replace")[:_LONGEST_NAME].lower().split("/")
-    names = {route.split("/")[2]: route for route in LABELS if route.startswith("/v1/") and route not in (KV, V1_OTHER)}
-    route = names[max(names, key=lambda known: SequenceMatcher(None, known, name).ratio())]
+    route = _CALLED[max(_CALLED, key=lambda known: SequenceMatcher(None, known, name).ratio())]
     return KV.replace(":key", "{key}") if route == MANY and any(rest) else route
 
 

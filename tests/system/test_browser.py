@@ -73,7 +73,8 @@ async url => {
     source.onerror = () => { done(null); source.close(); };
   });
   const shown = name => new Promise(done => {
-    const element = Object.assign(document.createElement(name), {onload: () => done('shown'), onerror: () => done(null)});
+    const ends = {onload: () => done('shown'), onerror: () => done(null)};
+    const element = Object.assign(document.createElement(name), ends);
     element.src = url + '/v1/kv/picture';
     document.body.append(element);
   });
