@@ -171,7 +171,7 @@ def _bytes(answer: Answer, head: Head | None, origins: Origins) -> bytes:
 
 def _common(head: Head | None, origins: Origins, status: int = 200) -> Headers:
     """What every answer to `head` carries, as those of web workers do."""
-    origin, request_id = (b"", b"") if head is None else (head.first(b"origin"), head.request_id)
+    origin, request_id = (b"", b"") if head is None else (b", ".join(head.values(b"origin")), head.request_id)
     allowed = origins.allowed(origin)
     return [
         *COMMON,

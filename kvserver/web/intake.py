@@ -200,7 +200,7 @@ class Intake:
         exchange.accept += b"," + value
 
     def _note_origin(self, exchange: Exchange, value: bytes) -> None:
-        exchange.origin = value
+        exchange.origin += b", " + value if exchange.origin else value  # several are none that is listed
 
     def _note_request_id(self, exchange: Exchange, value: bytes) -> None:
         self._ids += 1
