@@ -143,6 +143,7 @@ async def test_a_page_sends_batches_and_asks_for_tickets_by_their_own_types(web:
             ):
                 answer = await web.ask(request("POST", path, page, *fields, body=body))
                 assert code(answer) == (415, "unsupported_media_type"), (path, page, fields)
+                assert "application/json" in json.loads(answer.body)["hint"]
             assert (await web.ask(request("POST", path, page, json_type, body=body))).status in (200, 201)
         for fields in ((), (form,), (json_type,)):
             assert (await web.ask(request("POST", path, *fields, body=body))).status in (200, 201)
