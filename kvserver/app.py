@@ -128,7 +128,7 @@ class Routes:
         found = self._routes.get(route)
         if route == target.V1_OTHER:
             raise NoSuchRoute(f"the nearest route is {target.nearest(scope['raw_path'])}")
-        if found is None or (route == target.ROOT and req.method not in ("GET", "HEAD")):  # MemoryKV's empty key
+        if found is None or (route == target.ROOT and req.method in ("PUT", "DELETE")):  # the empty key
             raise NoSuchResource
         return *found, {"key": argument} if argument else {}, route
 

@@ -59,8 +59,8 @@ async def test_preflight_on_any_path(web: Web) -> None:
 async def test_what_is_no_route(web: Web) -> None:
     for method in ("GET", "HEAD", "PUT", "DELETE", "POST"):
         for path in ("/", "//", "/a/", "//a", "/a/b", "/keys/", "/keys/a/b", "/%6Beys/a", "/health/x", "/v1/", "/v1/x"):
-            if path == "/" and method in ("GET", "HEAD"):
-                continue  # what this is
+            if path == "/" and method not in ("PUT", "DELETE"):
+                continue  # it says what this is
             answer = await web.ask(request(method, path))
             assert answer.status == 404
             assert ("content-type" in answer.headers) == path.startswith("/v1/")
@@ -80,7 +80,9 @@ async def test_the_root_says_what_this_is_and_where_to_go(web: Web) -> None:
         answer = await web.ask(request(method, "/?a=b", "Accept: text/html,application/xhtml+xml,*/*;q=0.8"))
         assert (answer.status, answer.headers["location"], answer.body) == (302, "/docs/", b"")
         assert "content-type" not in answer.headers
-    assert (await web.ask(request("OPTIONS", "/"))).headers["allow"] == "GET,HEAD"
+    for method, status in (("OPTIONS", 200), ("POST", 405), ("PATCH", 405), ("TRACE", 405)):
+        answer = await web.ask(request(method, "/"))
+        assert (answer.status, answer.headers["allow"]) == (status, "GET,HEAD")
     assert (await web.ask(request("GET", "http://kv.example"))).status == 200
     assert web.shards.seen == []
 
