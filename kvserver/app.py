@@ -22,7 +22,7 @@ from kvserver.resources.batch import Batch
 from kvserver.resources.kv import KeyOfVersion1
 from kvserver.resources.many import Many
 from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
-from kvserver.resources.pages import Docs, Error, Errors, OpenAPI
+from kvserver.resources.pages import Docs, Error, Errors, OpenAPI, Root
 from kvserver.resources.status import Live, Ready, ShardStates, Status
 from kvserver.resources.tickets import TicketOffice
 from kvserver.router import Router
@@ -43,6 +43,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     whether there is room for large answers, and who may do what."""
     states = ShardStates(board)
     routes = Routes()
+    routes.add_route(target.ROOT, Root())
     routes.add_route(target.PING, Ping())
     routes.add_route(target.KEY, Key(router, traffic))
     routes.add_route(target.KEYS, Keys(router, traffic))
@@ -87,8 +88,10 @@ class Methods(dict[str, Any]):
         return not_allowed
 
 
-class Nowhere:
-    """Paths that are no route."""
+class NoSuchRoute(NoSuchResource):
+    """A path below `/v1/` that is no route."""
+
+    hint = "The routes of version 1 are listed at /docs/ and in /v1/openapi.json; a key is /v1/kv/{key}."
 
 
 class Preflight:
@@ -124,7 +127,9 @@ class Routes:
         route, argument = target.resolve(scope["raw_path"])
         scope[ROUTE] = route
         found = self._routes.get(route)
-        if found is None:
+        if route == target.V1_OTHER:
+            raise NoSuchRoute(f"the nearest route is {target.nearest(scope['raw_path'])}")
+        if found is None or (route == target.ROOT and req.method in ("PUT", "DELETE")):  # the empty key
             raise NoSuchResource
         return *found, {"key": argument} if argument else {}, route
 

@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "min_upload_rate",
         "trusted_proxies",
         "origins",
+        "allowed_hosts",
         "tokens",
         "insecure",
     ),

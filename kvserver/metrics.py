@@ -26,6 +26,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from kvserver.web.origins import Pages
 from shards.board import NONE, Board, Common, ShardRow
 from shards.log import SEGMENT
 
@@ -269,9 +270,20 @@ def _is_readable(file: Path) -> bool:
 
 
 class _Handler(MetricsHandler):
-    """GET and HEAD of /metrics, nothing else."""
+    """GET and HEAD of /metrics, nothing else, and not for pages in a browser."""
 
+    pages: Pages
     timeout = 10.0
+
+    def parse_request(self) -> bool:
+        """Read the head. Nobody needs a token here, so the Host counts whether there are tokens or not."""
+        if not super().parse_request():
+            return False
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        refusal = self.pages.refusal(self.command, self.path.encode("latin-1"), headers)
+        if refusal is not None:
+            self.send_error(refusal.status, explain=f"{refusal}. {refusal.hint}")
+        return refusal is None
 
     def do_GET(self) -> None:
         path, _, _ = self.path.partition("?")
@@ -291,12 +303,21 @@ class _Handler(MetricsHandler):
 class MetricsServer:
     """Serves /metrics on a listening socket, in threads of its own."""
 
-    def __init__(self, listener: socket, board: Board, metrics_dir: Path, restarts: Callable[[], Mapping[str, int]]):
+    def __init__(
+        self,
+        listener: socket,
+        board: Board,
+        metrics_dir: Path,
+        restarts: Callable[[], Mapping[str, int]],
+        pages: Pages,
+    ) -> None:
         registry = CollectorRegistry()
         registry.register(BoardCollector(board, restarts))
         self._counted = CountedByWorkers(metrics_dir)
         registry.register(self._counted)
-        self._server = _Server(listener, _Handler.factory(registry))
+        handler = _Handler.factory(registry)
+        handler.pages = pages  # type: ignore[attr-defined]  # of a class made for this registry
+        self._server = _Server(listener, handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
 

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvserver.web.origins import ANY, normal_name, normal_origin
 from kvserver.web.proxies import networks
 from shards.board import MAX_GATEWAYS, MAX_SHARDS
 from shards.settings import ProcessSettings, SettingError, boolean, choice, integer, path, setting, size
@@ -29,10 +30,19 @@ def _host(text: str) -> str:
 
 
 def _origins(text: str) -> str:
-    for origin in text.split(","):
-        if origin.strip() != "*" and not origin.strip().startswith(("http://", "https://")):
-            raise ValueError("expected * or origins such as https://app.example, separated by commas")
-    return text
+    given = [origin.strip() for origin in text.split(",")]
+    normal = [origin if origin == ANY else normal_origin(origin.removesuffix("/")) for origin in given]
+    if None in normal:
+        raise ValueError("expected * or origins such as https://app.example, separated by commas, without a path")
+    return ",".join(str(origin) for origin in normal)
+
+
+def _hosts(text: str) -> str:
+    given = [name.strip() for name in text.split(",")]
+    normal = [name if name == ANY else normal_name(name) for name in given]
+    if None in normal:
+        raise ValueError("expected host names such as kv.example.org, separated by commas, without scheme and port")
+    return ",".join(str(name) for name in normal)
 
 
 def _networks(text: str) -> str:
@@ -138,8 +148,14 @@ class ServerSettings(ProcessSettings):
     )  # fmt: skip
     origins: str = setting(
         "*", _origins, "ORIGINS",
-        "Origins whose pages may use the store from a browser, separated by commas; * allows all. Governs REST (CORS) "
-        "and WebSocket alike.",
+        "Origins whose pages may use the store from a browser, separated by commas; * allows all. With a list, what "
+        "comes from pages of others is refused with 403, whatever it is: REST, feed and WebSocket.",
+    )  # fmt: skip
+    allowed_hosts: str | None = setting(
+        None, _hosts, "NAMES",
+        "Host names under which the server may be asked, separated by commas, beside localhost and addresses; * allows "
+        "all. Others get 421: a page may have given its own name this server's address. Default: none on a loopback "
+        "address without tokens, else all. Behind a proxy, the names it passes on.",
     )  # fmt: skip
     no_hot_path: bool = setting(
         False, boolean, "BOOL",

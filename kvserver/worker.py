@@ -28,10 +28,10 @@ from kvserver.router import Router
 from kvserver.settings import ServerSettings
 from kvserver.web.acceptor import Acceptor
 from kvserver.web.accesslog import AccessLog
-from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from kvserver.web.hotpath import HotPath
 from kvserver.web.http import Protocol
+from kvserver.web.origins import Hosts, Origins, Pages
 from kvserver.web.traffic import Traffic
 from shards.board import Board, BoardError, Common
 from shards.logs import configure_logging
@@ -198,7 +198,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
         router.start()
-        traffic = Traffic(board, row, Counts(), Origins(settings.origins), tokens, settings)
+        hosts = Hosts.of(settings.allowed_hosts, settings.host, tokens.required)
+        traffic = Traffic(board, row, Counts(), Pages(Origins(settings.origins), hosts), tokens, settings)
         traffic.access_log = AccessLog() if settings.access_log else None
         if not settings.no_hot_path:
             traffic.hot_path = HotPath(router, traffic)

@@ -76,6 +76,14 @@ class Forbidden(KVError):
     hint = "See the detail."
 
 
+class ForbiddenOrigin(Forbidden):
+    """A page in a browser asks, whose origin is not among those that are listed."""
+
+    code = "forbidden_origin"
+    title = "Pages of this origin may not use the store"
+    hint = "List the origin of the page in --origins, or serve the page from one that is listed."
+
+
 class NotFound(KVError):
     code, status = "not_found", 404
     title = "No such key"
@@ -184,6 +192,14 @@ class RangeNotSatisfiable(KVError):
     code, status = "range_not_satisfiable", 416
     title = "The range lies behind the end of the value"
     hint = "Content-Range says how many bytes there are."
+
+
+class Misdirected(KVError):
+    """The Host is a name that a page might have given this server (DNS rebinding)."""
+
+    code, status = "misdirected", 421
+    title = "The server is not known under this name"
+    hint = "Ask it by its address or as localhost, or list the name in --allowed-hosts."
 
 
 class FailedDependency(KVError):

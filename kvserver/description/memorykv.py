@@ -31,11 +31,11 @@ OPERATIONS: Final = (
         route=target.KEY, method="get", tag=TAG,
         summary="Read a value",
         description="An absent key reads as an empty value. The keys `docs` and `console`, where they are absent, send "
-        "whoever accepts `text/html` to the page of that name.",
+        "whoever accepts `text/html` to the manual.",
         grants="`read`",
         answers=(
             Answer(200, "The value, empty if there is none.", _VALUE),
-            Answer(302, "The page of that name.", headers=(LOCATION,)),
+            Answer(302, "The manual.", headers=(LOCATION,)),
         ),
         errors=(*OF_READS, BadKey, Forbidden),
         examples=(f"curl {_URL}/theme",),

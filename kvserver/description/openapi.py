@@ -115,7 +115,7 @@ def _operation(operation: Operation, responses: dict[str, Any], with_tokens: boo
 
 
 def _name(method: str, route: str) -> str:
-    return "_".join((method, *re.findall(r"[a-z0-9]+", route.replace(".json", ""))))
+    return "_".join((method, *(re.findall(r"[a-z0-9]+", route.replace(".json", "")) or ["root"])))
 
 
 def _head(get: dict[str, Any]) -> dict[str, Any]:

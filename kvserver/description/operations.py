@@ -10,11 +10,13 @@ from kvserver.description.headers import Header
 from kvserver.query import NOTHING, Schema, Table
 from shards.errors import (
     BadRequest,
+    ForbiddenOrigin,
     HeadersTooLarge,
     InsufficientStorage,
     InvalidToken,
     KVError,
     MemoryLimit,
+    Misdirected,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
@@ -33,7 +35,8 @@ ANY: Final = "*/*"
 ErrorClasses = tuple[type[KVError], ...]
 
 ALWAYS: Final[ErrorClasses] = (
-    BadRequest, RequestTimeout, ValueTooLarge, UriTooLong, HeadersTooLarge, KVError, Overloaded,
+    BadRequest, ForbiddenOrigin, RequestTimeout, ValueTooLarge, UriTooLong, Misdirected, HeadersTooLarge, KVError,
+    Overloaded,
 )  # fmt: skip
 """Errors that any request may meet."""
 OF_READS: Final[ErrorClasses] = (Unavailable,)

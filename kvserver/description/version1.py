@@ -16,6 +16,7 @@ from kvserver.description.headers import (
     EXPIRES,
     LAST_MODIFIED,
     LINK,
+    LOCATION,
     PREVIOUS_REVISION,
     REVISION,
 )
@@ -198,7 +199,7 @@ _MANY: Final = (
         summary="Many operations in one request",
         description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
-        "for. At most 10,000 operations. One that is malformed refuses the whole batch.",
+        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch.",
         body={
             JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
             **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchInMessagePack"))),
@@ -225,7 +226,7 @@ _MANY: Final = (
         description="Not what is written after it began. After 5 seconds it answers `complete: false`: repeat it with "
         "`cut`.",
         parameters=many.DELETE,
-        grants="`write` on the whole prefix",
+        grants="`write` on the whole prefix; `read` too for `dry_run`, and for a `cut` that no answer told this token",
         answers=(
             Answer(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
         ),
@@ -252,7 +253,8 @@ _FEED: Final = (
         "clients, in all or of one address, it is 503. A stream or poll takes no place among the requests in flight.",
         parameters=wishes.FEED,
         headers=(headers.LAST_EVENT_ID,),
-        grants="`feed` on a part of a prefix; events and items outside are not shown. Heartbeats need `admin`",
+        grants="`feed` on a part of a prefix, and nothing else: it shows values, those of a snapshot too. Events and "
+        "items outside are not shown. Heartbeats need `admin`",
         answers=(
             Answer(101, "The feed begins."),
             Answer(
@@ -329,6 +331,15 @@ _SERVER: Final = (
         answers=(Answer(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
         errors=OF_READS,
         examples=("curl http://localhost:8080/health/ready",),
+    ),
+    Operation(
+        route=target.ROOT, method="get", tag=SERVER_TAG,
+        summary="What this is, and where to go",
+        answers=(
+            Answer(200, "Three lines of text.", {"text/plain": TEXT}),
+            Answer(302, "To the manual, for whoever accepts `text/html`.", headers=(LOCATION,)),
+        ),
+        examples=("curl http://localhost:8080/",),
     ),
     _page(target.OPENAPI, "This description", Media({"type": "object"}), JSON),
     _page(target.DOCS, "This description for people"),

@@ -13,7 +13,8 @@ from kvserver.gateway.handler import Session, Streaming
 from kvserver.gateway.head import Head, answered, check_upgrade, streaming
 from kvserver.gateway.source import Source
 from kvserver.web import handshake
-from kvserver.web.answers import Origins, WrongMethod
+from kvserver.web.answers import WrongMethod
+from kvserver.web.origins import Origins
 from kvserver.wishes import Wish
 from shards.errors import BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
 
@@ -77,7 +78,7 @@ class Admission:
         return OnPoll(self._source, wish, grants, lambda body: answered(head, self._origins, JSON_TYPE, body))
 
     def _websocket(self, head: Head, wish: Wish) -> Session:
-        check_upgrade(head, self._origins)
+        check_upgrade(head)
         protocol = _protocol(head)
         try:
             return OnWebSocket(self._source, wish, self._door.enter(head, "websocket"), protocol)

@@ -19,8 +19,8 @@ from kvserver.gateway.views import View
 from kvserver.settings import ServerSettings
 from kvserver.web import target
 from kvserver.web.accesslog import AccessLog
-from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
+from kvserver.web.origins import Hosts, Origins, Pages
 from shards.errors import Forbidden, KVError, NoSuchResource, Unauthorized, Unavailable
 from shards.log import Trimmed
 
@@ -131,7 +131,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.limits = Limits(intake_bytes_s=INTAKE_BYTES_S)
-        self.origins = Origins("*")
+        self.pages = Pages(Origins("*"), Hosts())
         self.source: Source | None = None
         self._door: Door | None = None
         self._admission: Admission | None = None
@@ -141,11 +141,13 @@ class Gateway:
         self._here: dict[Session | Streaming, Callable[[], None]] = {}
 
     def open(self, source: Source, door: Door, settings: ServerSettings, counts: Counts) -> None:
-        """Serve clients that come through `door` from `source`, as many and of which origins `settings` say; their
+        """Serve clients that come through `door` from `source`, as many and from which pages `settings` say; their
         requests are counted in `counts`."""
-        self.source, self.origins, self._door, self._counts = source, Origins(settings.origins), door, counts
+        self.source, self._door, self._counts = source, door, counts
+        hosts = Hosts.of(settings.allowed_hosts, settings.host, door.tokens.required)
+        self.pages = Pages(Origins(settings.origins), hosts)
         self._access_log = AccessLog() if settings.access_log else None
-        self._admission = Admission(source, door, self.origins)
+        self._admission = Admission(source, door, self.pages.origins)
         self._places = Places(settings.feed_clients, settings.feed_clients_per_address)
 
     def close(self) -> None:
@@ -180,24 +182,24 @@ class Gateway:
         assert self.source is not None and self._door is not None
         in_stream = is_told_in_stream(head)
         if in_stream:
-            check_upgrade(head, self.origins)
+            check_upgrade(head)
         try:
             grants = self._door.enter(head, "websocket")
         except (Unauthorized, Forbidden) as error:
             if in_stream:
                 return Farewell(error)
             raise
-        check_upgrade(head, self.origins)
+        check_upgrade(head)
         return Wal(self.source, grants, peer, head.first(b"content-type") == BINARY)
 
-    def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
+    def answered(self, head: Head | None, peer: str, status: int, seconds: float, request_id: bytes) -> None:
         """Count a request, and tell of it: a worker that hands a connection over does not."""
         method, path = ("", b"") if head is None else (head.method, head.path)
         if self._counts is not None:
             route = path.decode() if path in (target.WAL.encode(), target.FEED.encode()) else target.NOWHERE
             self._counts.add(method, route, status, seconds)
         if self._access_log is not None:
-            self._access_log(peer.rpartition(":")[0], method, path, status, seconds)
+            self._access_log(peer.rpartition(":")[0], method, path, status, seconds, request_id)
 
     def leave(self, session: Session | Streaming) -> None:
         """A session is over."""

@@ -27,7 +27,7 @@ from kvserver.gateway.head import Head, accepted, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
 from kvserver.gateway.stream import Stream
 from kvserver.web import heads
-from kvserver.web.answers import Origins
+from kvserver.web.origins import Pages
 from shards.errors import KVError, RequestTimeout
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Application(Protocol):
     """What the handler serves."""
 
     limits: Limits
-    origins: Origins
+    pages: Pages
 
     def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A session for the request, before it is answered. Raises `KVError`, which then is the answer."""
@@ -83,8 +83,10 @@ class Application(Protocol):
     def leave(self, session: Session | Streaming) -> None:
         """What `admit` gave is over: call its `end`."""
 
-    def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
-        """A request of `peer` (None: it was none) got `status`, or the begin of a lasting answer, after `seconds`."""
+    def answered(self, head: Head | None, peer: str, status: int, seconds: float, request_id: bytes) -> None:
+        """A request of `peer` (None: it was none) got `status`, or the begin of a lasting answer, after `seconds`.
+
+        `request_id`: what its answer has, if anything."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run the session in `environ`."""
@@ -123,18 +125,16 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             self._hang_up()
 
     def _serve(self) -> None:
-        origins = self.server.application.origins
         try:
             raw = self._read_head()
             if not raw:
                 return
             self._head = parse_head(raw)
-            if self._head.method == "OPTIONS":
-                self._answer(200, preflight(self._head, origins))
-                return
-            session = self.server.application.admit(self._head, self.peer)
+            session = self._admit(self._head)
         except KVError as error:
-            self._answer(error.status, refused(error, self._head, origins, secrets.token_hex(8).encode()))
+            self._refuse(error)
+            return
+        if session is None:
             return
         try:
             if isinstance(session, Streaming):
@@ -146,8 +146,30 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         finally:
             self.server.application.leave(session)
 
-    def _count(self, status: int) -> None:
-        self.server.application.answered(self._head, self.peer, status, time.perf_counter() - self._begun_at)
+    def _admit(self, head: Head) -> Session | Streaming | None:
+        """What serves the request, None if it is answered. Raises `KVError`."""
+        application = self.server.application
+        refusal = application.pages.refusal(head.method, head.target, head.headers)
+        if refusal is not None:
+            raise refusal
+        if head.method == "OPTIONS":
+            self._answer(200, preflight(head, application.pages.origins))
+            return None
+        session: Session | Streaming = application.admit(head, self.peer)
+        return session
+
+    def _refuse(self, error: KVError) -> None:
+        head, origins = self._head, self.server.application.pages.origins
+        request_id = (b"" if head is None else head.request_id) or secrets.token_hex(8).encode()
+        method, path = ("-", b"-") if head is None else (head.method, head.path)
+        log.debug("%s %r: %s: %s (request %s)", method, path, error.code, error, request_id.decode())
+        self._answer(error.status, refused(error, head, origins, request_id), request_id)
+
+    def _count(self, status: int, request_id: bytes = b"") -> None:
+        if self._head is not None:
+            request_id = request_id or self._head.request_id
+        seconds = time.perf_counter() - self._begun_at
+        self.server.application.answered(self._head, self.peer, status, seconds, request_id)
 
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""
@@ -190,9 +212,9 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         with contextlib.suppress(OSError):
             self.socket.shutdown(gsocket.SHUT_RDWR)
 
-    def _answer(self, status: int, answer: bytes) -> None:
+    def _answer(self, status: int, answer: bytes, request_id: bytes = b"") -> None:
         """Send a whole answer. Unread input would reset the connection, and the answer with it: drop it first."""
-        self._count(status)
+        self._count(status, request_id)
         with gevent.Timeout(self._limits.linger_s, False):
             self.socket.sendall(answer)
             self.socket.shutdown(gsocket.SHUT_WR)
@@ -232,7 +254,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
     def upgrade_websocket(self) -> None:
         """Answer 101: everything was checked before."""
         assert self._head is not None and self._session is not None
-        headers = accepted(self._head, self.server.application.origins, self._session.protocol)
+        headers = accepted(self._head, self.server.application.pages.origins, self._session.protocol)
         self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits)
         self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
         self.environ[SESSION_KEY] = self._session

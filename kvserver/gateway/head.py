@@ -17,17 +17,19 @@ from kvserver.web import answers, handshake, heads
 from kvserver.web.answers import (
     ALLOW_ORIGIN,
     COMMON,
+    EXPOSED,
     INERT,
+    REQUEST_ID,
     STATUS_LINES,
     Answer,
     Headers,
-    Origins,
     WrongMethod,
     lines,
 )
 from kvserver.web.heads import MOST_HEADERS
+from kvserver.web.origins import Origins
 from kvserver.web.target import split
-from shards.errors import BadRequest, Forbidden, HeadersTooLarge, KVError
+from shards.errors import BadRequest, HeadersTooLarge, KVError
 
 
 class Head(NamedTuple):
@@ -48,6 +50,12 @@ class Head(NamedTuple):
     def first(self, name: bytes) -> bytes:
         """The first value of a header, empty if it is missing."""
         return next(iter(self.values(name)), b"")
+
+    @property
+    def request_id(self) -> bytes:
+        """The client's X-Request-Id, empty if it gave none that is taken over."""
+        given = self.first(b"x-request-id")
+        return given if REQUEST_ID.fullmatch(given) else b""
 
 
 class _Parsed:
@@ -96,8 +104,8 @@ def _check(head: Head) -> None:
         raise BadRequest(fault)
 
 
-def check_upgrade(head: Head, origins: Origins) -> None:
-    """Raise `KVError` unless `head` asks for a WebSocket as RFC 6455 wants it, and from a page that may."""
+def check_upgrade(head: Head) -> None:
+    """Raise `KVError` unless `head` asks for a WebSocket as RFC 6455 wants it."""
     if head.method != "GET":
         raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
     refusal = handshake.refusal(head.version, head.headers)
@@ -105,24 +113,21 @@ def check_upgrade(head: Head, origins: Origins) -> None:
         raise refusal
     if head.values(b"transfer-encoding") or any(length != b"0" for length in head.values(b"content-length")):
         raise BadRequest("A WebSocket handshake has no body")
-    origin = head.first(b"origin")
-    if origin and not origins.allowed(origin):
-        raise Forbidden("pages of this origin may not connect")
 
 
 def accepted(head: Head, origins: Origins, protocol: str) -> list[tuple[str, str]]:
     """Headers of the 101 that answers `head`; `protocol` is the subprotocol, empty for none."""
     key = head.first(b"sec-websocket-key").decode("ascii")
     upgrade = [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", accept_key(key))]
-    cors = [(name.decode(), value.decode("latin-1")) for name, value in [*COMMON, *_allow(head, origins)]]
+    cors = [(name.decode(), value.decode("latin-1")) for name, value in _common(head, origins)]
     return upgrade + ([("sec-websocket-protocol", protocol)] if protocol else []) + cors
 
 
 def streaming(head: Head, origins: Origins, content_type: bytes) -> bytes:
     """The head of an answer that goes on until the connection ends."""
-    headers = [(b"content-type", content_type), (b"x-accel-buffering", b"no"), *_allow(head, origins)]
+    headers = [(b"content-type", content_type), (b"x-accel-buffering", b"no"), *_common(head, origins)]
     inert = [(name, value if name != b"cache-control" else b"no-store, no-transform") for name, value in INERT]
-    return STATUS_LINES[200] + lines([*headers, *COMMON, *inert, (b"connection", b"close")]) + b"\r\n"
+    return STATUS_LINES[200] + lines([*headers, *inert, (b"connection", b"close")]) + b"\r\n"
 
 
 def answered(head: Head, origins: Origins, content_type: bytes, body: bytes) -> bytes:
@@ -145,11 +150,18 @@ def preflight(head: Head, origins: Origins) -> bytes:
 
 
 def _bytes(answer: Answer, head: Head | None, origins: Origins) -> bytes:
-    headers = [*answer.headers, *COMMON, *INERT, *_allow(head, origins), (b"connection", b"close")]
+    headers = [*answer.headers, *_common(head, origins, answer.status), *INERT, (b"connection", b"close")]
     body = b"" if head is not None and head.method == "HEAD" else answer.body
     return STATUS_LINES[answer.status] + lines(headers) + b"\r\n" + body
 
 
-def _allow(head: Head | None, origins: Origins) -> Headers:
-    allowed = origins.allowed(head.first(b"origin") if head is not None else b"")
-    return [(ALLOW_ORIGIN, allowed)] if allowed else []
+def _common(head: Head | None, origins: Origins, status: int = 200) -> Headers:
+    """What every answer to `head` carries, as those of web workers do."""
+    origin, request_id = (b"", b"") if head is None else (b", ".join(head.values(b"origin")), head.request_id)
+    allowed = origins.allowed(origin)
+    return [
+        *COMMON,
+        *(EXPOSED if origin else ()),
+        *([(ALLOW_ORIGIN, allowed)] if allowed else ()),
+        *([(b"x-request-id", request_id)] if request_id and status < 400 else ()),  # a refusal has it among its own
+    ]

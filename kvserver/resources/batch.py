@@ -27,7 +27,6 @@ from shards.errors import (
     Forbidden,
     KVError,
     NotFound,
-    UnsupportedMediaType,
 )
 from shards.protocol import (
     ANSWER_BYTES,
@@ -124,12 +123,8 @@ _TOO_MUCH: Final = Failed.of(AnswerTooLarge())
 def _format(req: Request) -> tuple[str, Format]:
     """The type of the answer, and how request and answer are written. Raises `UnsupportedMediaType`."""
     bodies.refuse_coded(req)
-    name = bodies.media_type(req)
-    if name in MESSAGE_PACK:
-        return name, batches.MESSAGE_PACK
-    if name in ("", JSON, bodies.FORM):
-        return JSON, batches.JSON
-    raise UnsupportedMediaType(f"a batch is {JSON} or {MESSAGE_PACK[0]}, not {name}")
+    name = bodies.own_type(req, JSON, *MESSAGE_PACK)
+    return (name, batches.MESSAGE_PACK) if name in MESSAGE_PACK else (JSON, batches.JSON)
 
 
 async def _read(format: Format, body: bytes) -> tuple[list[OfOneKey], bool]:

@@ -11,6 +11,15 @@ from shards.errors import BadRequest, UnsupportedMediaType
 FORM: Final = "application/x-www-form-urlencoded"
 """What `curl -d` says of everything, so it says nothing."""
 
+_OF_PAGES: Final = (b"origin", b"sec-fetch-site")
+"""Headers that browsers alone send, and let no page leave out where it could do harm."""
+
+
+class OtherType(UnsupportedMediaType):
+    """The body is said to be of a type that its route does not take."""
+
+    hint = "Say what the body is: `Content-Type: application/json`. Pages in browsers have to."
+
 
 def content_type(req: Request) -> str:
     """The Content-Type header, empty if there is none. Raises `BadRequest` if it comes twice."""
@@ -28,6 +37,22 @@ def stored_type(given: str) -> str:
 def media_type(req: Request) -> str:
     """The type without its parameters, in lower case. Raises `BadRequest`."""
     return content_type(req).partition(";")[0].strip(" \t").lower()
+
+
+def own_type(req: Request, *types: str) -> str:
+    """The media type of a body if it is one of `types`; empty if it says none, or what `curl -d` says of everything.
+
+    A page has to name the type: what says none, or that of a form, a browser sends to any server without asking it
+    first (Fetch, 4.9). Raises `OtherType`.
+    """
+    given = media_type(req)
+    if given in types:
+        return given
+    by_page = any(name in _OF_PAGES for name, _ in req.scope["headers"])
+    if given not in ("", FORM) or by_page:
+        why = ", of a page in a browser" if by_page else ""
+        raise OtherType(f"Content-Type: {' or '.join(types)} is wanted{why}, not {given or 'none'}")
+    return ""
 
 
 def refuse_coded(req: Request) -> None:

@@ -44,6 +44,12 @@ POST: Final = (
 _CHOICES: Final = ("incr", "ttl", "expires", "persist")
 
 
+class NoChange(BadRequest):
+    """A POST that says no change: its sender may have taken it for the way to store a value."""
+
+    hint = "To store a value use PUT. POST adds to a counter (?incr=1) or changes when the key expires (?ttl=60)."
+
+
 class KeyOfVersion1:
     """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
 
@@ -122,6 +128,8 @@ class KeyOfVersion1:
         no such key."""
         parameters = _parameters(req, key, POST)
         grants = _require_write(req, key)
+        if not parameters:
+            raise NoChange(f"a POST needs one of the query parameters {', '.join(_CHOICES)}; to store a value use PUT")
         if len([name for name in _CHOICES if name in parameters]) != 1:
             raise BadRequest(f"exactly one of the query parameters {', '.join(_CHOICES)} is wanted")
         ttl_if_new = parameters.get("ttl_if_new", 0)

@@ -13,6 +13,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver import query
+from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
 from kvserver.merge import Range, Row, Walk
 from kvserver.query import FLAG, KEY, Parameter, table, within
@@ -23,7 +24,7 @@ from kvserver.router import PAGE_KEYS, Router
 from kvserver.times import rfc3339
 from kvserver.web.exchange import GRANTS
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
-from shards.errors import BadRequest, InvalidToken, KVError, OutcomeUnknown, Unavailable
+from shards.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
 from shards.maps import PAGE_BYTES, Item
 
 JSON: Final = "application/json"
@@ -54,11 +55,18 @@ _PORTION_BYTES: Final = 256 << 10
 _encoder = msgspec.json.Encoder()
 
 
+class ForeignCut(Forbidden):
+    """A cut that its sender was not told, and which would tell revisions that it may not read."""
+
+    hint = "Begin the delete again without `cut`, or use a token that grants `read` on the prefix."
+
+
 class Many:
     """`/v1/kv`"""
 
     def __init__(self, router: Router, traffic: Traffic) -> None:
         self._router, self._traffic, self._board = router, traffic, traffic.board
+        self._cuts = Cuts(traffic.board)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
@@ -98,16 +106,27 @@ class Many:
         prefix, end = given.get("prefix", b""), self._board.end()
         if not prefix and not given.get("all"):
             raise BadRequest("without a prefix everything is deleted: say so with all=true")
-        req.scope[GRANTS].require_all("write", prefix)
+        grants: Grants = req.scope[GRANTS]
+        grants.require_all("write", prefix)
+        dry_run, cut = given.get("dry_run", False), given.get("cut", end)
+        if dry_run:
+            grants.require_all("read", prefix)
+        elif "cut" in given:
+            self._require_cut(grants, prefix, cut)
         await bodies.refuse_any(req)
-        cut = given.get("cut", end)
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not come that far")
-        limit = given.get("limit", 1 << 63)
-        work = self._count_deletable if given.get("dry_run") else self._delete
-        deleted, complete = await work(prefix, cut, limit)
+        if not grants.may_all("read", prefix):
+            self._cuts.tell(grants, prefix, cut)
+        work = self._count_deletable if dry_run else self._delete
+        deleted, complete = await work(prefix, cut, given.get("limit", 1 << 63))
         resp.content_type = JSON
         resp.data = _encoder.encode({"deleted": deleted, "complete": complete, "cut": cut})
+
+    def _require_cut(self, grants: Grants, prefix: bytes, cut: int) -> None:
+        """Raise `ForeignCut` for one that no answer told this client, unless it may read."""
+        if not grants.may_all("read", prefix) and not self._cuts.was_told(grants, prefix, cut):
+            raise ForeignCut(f"{cut} is not the cut of a delete of this prefix that this token began")
 
     # Lists
 

@@ -60,9 +60,8 @@ class Key:
         item = self._router.get(key)
         if item is None:
             resp.data = b""
-            if key in target.PAGES and "text/html" in req.accept:
-                resp.content_type, resp.status = None, 302
-                resp.set_header("Location", target.PAGES[key])
+            if key in target.PAGES and wants_page(req):
+                lead(resp, target.PAGES[key])
         elif len(item.value) < coding.SMALLEST:
             resp.data = item.value
         else:
@@ -93,6 +92,17 @@ class Key:
             raise NotFound
         resp.content_type = OCTETS
         resp.data = done.previous or b""
+
+
+def wants_page(req: Request) -> bool:
+    """Whether a browser asks, for something to show."""
+    return "text/html" in req.accept
+
+
+def lead(resp: Response, page: str) -> None:
+    """Lead a browser to `page`, for once: who stores a value there is shown that."""
+    resp.content_type, resp.status = None, 302
+    resp.set_header("Location", page)
 
 
 def _require_both(req: Request, key: bytes) -> None:

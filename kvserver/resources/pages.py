@@ -8,13 +8,21 @@ from functools import cache
 import msgspec
 from falcon.asgi import Request, Response
 
-from kvserver import query
+from kvserver import __version__, query
 from kvserver.access.tokens import Tokens
 from kvserver.description import openapi, pages
+from kvserver.resources.memorykv import lead, wants_page
 from kvserver.resources.values import answer
+from kvserver.web.target import DOCS, OPENAPI
 from shards.errors import ERRORS, NoSuchResource
 
 HTML = "text/html; charset=utf-8"
+TEXT = "text/plain; charset=utf-8"
+WELCOME = f"""\
+kvserver {__version__}: a key-value server with a live feed of every change.
+PUT /v1/kv/{{key}} stores a value, GET /v1/kv/{{key}} reads it, GET /v1/feed watches every change.
+The manual is at {DOCS}, for tools at {OPENAPI}.
+"""
 
 
 _document = cache(openapi.document)
@@ -39,6 +47,21 @@ def _error_list() -> bytes:
 @cache
 def _error(code: str) -> bytes:
     return pages.error(_document(False), ERRORS[code]).encode()
+
+
+class Root:
+    """`/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """302 to the manual for a browser, else 200 with what this is and where to go."""
+        if wants_page(req):
+            lead(resp, DOCS)
+            resp.data = b""
+        else:
+            resp.content_type = TEXT
+            resp.data = WELCOME.encode()
+
+    on_head = on_get
 
 
 class OpenAPI:

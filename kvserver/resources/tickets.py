@@ -10,10 +10,9 @@ from falcon.asgi import Request, Response
 from kvserver import query
 from kvserver.access.tickets import Kind, Tickets
 from kvserver.resources import bodies
-from kvserver.resources.bodies import FORM
 from kvserver.times import rfc3339
 from kvserver.web.exchange import GRANTS
-from shards.errors import BadRequest, UnsupportedMediaType
+from shards.errors import BadRequest
 
 JSON: Final = "application/json"
 
@@ -37,8 +36,7 @@ class TicketOffice:
         """201 with a ticket and when it ends."""
         query.parse(req.scope["query_string"], query.NOTHING)
         bodies.refuse_coded(req)
-        if bodies.media_type(req) not in ("", JSON, FORM):
-            raise UnsupportedMediaType(f"{JSON} is wanted, not {bodies.media_type(req)}")
+        bodies.own_type(req, JSON)
         try:
             asked = _decode(await req.stream.read())
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from kvserver.access import tickets, tokens
+from kvserver.access import cuts, tickets, tokens
 from shards import locks, stamps
 from shards.board import Board, BoardError
 from shards.causes import what_helps
@@ -27,7 +27,7 @@ LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
 _LOCK, _BOARD, _METRICS = "lock", "board", "metrics"
 _MARK = b"the run directory of a kvserver\n"
 _SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock", "gateway.reload")
-_FILES = (tokens.FILE, stamps.NAME, _BOARD)  # each may also be there as `.new`
+_FILES = (tokens.FILE, cuts.FILE, stamps.NAME, _BOARD)  # each may also be there as `.new`
 _OURS = re.compile(
     r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)"
     rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
@@ -96,7 +96,7 @@ class RunDir:
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
-        for pattern in (*_SOCKETS, tokens.FILE, stamps.NAME, *(f"{name}.new" for name in _FILES)):
+        for pattern in (*_SOCKETS, tokens.FILE, cuts.FILE, stamps.NAME, *(f"{name}.new" for name in _FILES)):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):

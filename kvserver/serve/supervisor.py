@@ -29,6 +29,7 @@ from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
+from kvserver.web.origins import Hosts, Origins, Pages
 from shards.board import BoardError, Common
 from shards.fences import TESTED
 from shards.logs import configure_logging, give_up
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 SHARDS, GATEWAY, WEB = range(3)
 """Stages: started in this order, stopped in the reverse."""
 
+METRICS_HOST = "127.0.0.1"
 TURN_S = 0.05
 WATCH_S = 0.25
 SWEEP_S, TICKETS_S = 2.0, 10.0
@@ -69,7 +71,7 @@ class Listeners:
                 self.rest = stack.enter_context(listening.bind(settings.host, settings.port, "port"))
                 if settings.feed_port is not None:
                     self.feed = stack.enter_context(listening.bind(settings.host, settings.feed_port, "feed_port"))
-            self.metrics = stack.enter_context(listening.bind("127.0.0.1", settings.metrics_port, "metrics_port"))
+            self.metrics = stack.enter_context(listening.bind(METRICS_HOST, settings.metrics_port, "metrics_port"))
             stack.pop_all()
 
     def close(self) -> None:
@@ -92,7 +94,11 @@ class Supervisor:
         self._map_lock = store.map_dir / "lock"
         self._map_lock_inode = self._map_lock.stat().st_ino
         self._metrics = MetricsServer(
-            listeners.metrics, self._board, store.metrics_dir, lambda: dict(self._children.restarts)
+            listeners.metrics,
+            self._board,
+            store.metrics_dir,
+            lambda: dict(self._children.restarts),
+            Pages(Origins(settings.origins), Hosts.of(settings.allowed_hosts, METRICS_HOST, has_tokens=False)),
         )
         if settings.only is None:
             for child in self._specified():

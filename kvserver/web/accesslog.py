@@ -14,8 +14,11 @@ class AccessLog:
     def __init__(self) -> None:
         _LOG.setLevel(logging.INFO)
 
-    def __call__(self, client: str, method: str, path: bytes, status: int, seconds: float) -> None:
-        """Tell of one request. `client`: its address. `path`: as it was sent; its query is left out."""
+    def __call__(
+        self, client: str, method: str, path: bytes, status: int, seconds: float, request_id: bytes = b""
+    ) -> None:
+        """Tell of one request. `client`: its address. `path`: as it was sent; its query is left out. `request_id`: the
+        X-Request-Id of its answer, empty if it has none."""
         fields = {
             "client": client,
             "method": method,
@@ -24,4 +27,7 @@ class AccessLog:
             "seconds": round(seconds, 6),
         }
         words = '%(client)s "%(method)s %(path)s" %(status)d %(seconds).6f s'
+        if request_id:
+            fields["request_id"] = request_id.decode()
+            words += " (request %(request_id)s)"
         _LOG.info(words, fields, extra={"fields": fields})

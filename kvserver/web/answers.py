@@ -1,7 +1,7 @@
 """What is the same for answers of every layer: the headers all of them carry, and how an error is told. Pure.
 
-The protocol writes `COMMON` on every answer and `INERT` where the application set nothing else, so no answer, not even
-a refusal before the request was read, can be without CORS headers.
+The protocol writes `COMMON` on every answer, `EXPOSED` where the request has an Origin, and `INERT` where the
+application set nothing else, so no answer, not even a refusal before the request was read, can be without CORS headers.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ Headers = list[tuple[bytes, bytes]]
 ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 COMMON: Final[Headers] = [
     (b"vary", b"accept-encoding, origin, access-control-request-method, access-control-request-headers"),
+    (b"x-content-type-options", b"nosniff"),
+]
+"""On every answer."""
+EXPOSED: Final[Headers] = [
     (
         b"access-control-expose-headers",
         b"ETag, KV-Revision, KV-Previous-Revision, KV-Expires, KV-Cursor, Content-Range, Accept-Ranges, Allow, Link, "
         b"Retry-After, WWW-Authenticate, X-Request-Id",
     ),
-    (b"x-content-type-options", b"nosniff"),
 ]
-"""On every answer."""
+"""On every answer to a page of another origin: what it may read of it."""
 INERT: Final[Headers] = [
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"sandbox; default-src 'none'"),
@@ -51,11 +54,12 @@ PREFLIGHT: Final = (
     (
         "access-control-allow-headers",
         "Accept, Authorization, Content-Type, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, "
-        "If-Range, Range, Last-Event-ID, X-Request-Id",
+        "If-Range, Range, Last-Event-ID, X-Request-Id, Idempotency-Key, Cache-Control, X-Requested-With, traceparent, "
+        "tracestate",
     ),
     ("access-control-max-age", "7200"),
 )
-"""What an answer to OPTIONS adds."""
+"""What an answer to OPTIONS adds: what pages may send, libraries for SSE and tracing included."""
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """A client's X-Request-Id that is taken over."""
@@ -180,18 +184,43 @@ def _problem(error: KVError, request_id: bytes) -> bytes:
     )
 
 
-class Origins:
-    """Which web pages may read answers: `*`, or a list separated by commas."""
+class Heads:
+    """What answers begin with: status line, Date, and the headers that come with every answer. Made once a second."""
 
-    def __init__(self, text: str) -> None:
-        self._listed = frozenset(origin.strip().encode() for origin in text.split(","))
-        self.all = b"*" in self._listed
+    def __init__(self, to_page: bool, allow_all: bool) -> None:
+        """`to_page`: of requests that have an Origin. `allow_all`: pages of every origin may read them."""
+        common = [*COMMON, *(EXPOSED if to_page else ()), *([(ALLOW_ORIGIN, b"*")] if allow_all else ())]
+        self._common = lines(common)
+        self._inert: dict[int, bytes] = {}
+        self._bare: dict[int, bytes] = {}
+        self.set_date(b"")
 
-    def allowed(self, origin: bytes) -> bytes:
-        """The value of Access-Control-Allow-Origin for a page of `origin`; empty: no such header."""
-        if self.all:
-            return b"*"
-        return origin if origin in self._listed else b""
+    def set_date(self, date: bytes) -> None:
+        """The Date of answers from now on."""
+        self._date = date
+        self._inert.clear()
+        self._bare.clear()
+        self.of_octets = self.of(200) + b"content-type: application/octet-stream\r\n"
+        self.of_value = self.without(200, [(b"cache-control", b"")])
+
+    def of(self, status: int) -> bytes:
+        """The head of an answer of that status."""
+        head = self._inert.get(status)
+        if head is None:
+            head = self._inert[status] = self.without(status, [])
+        return head
+
+    def without(self, status: int, own: Headers) -> bytes:
+        """The same, but for those of `INERT` that are in `own`."""
+        names = {name for name, _ in own}
+        return self._of_status(status) + lines([header for header in INERT if header[0] not in names])
+
+    def _of_status(self, status: int) -> bytes:
+        head = self._bare.get(status)
+        if head is None:
+            line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            head = self._bare[status] = b"%bdate: %b\r\n%b" % (line, self._date, self._common)
+        return head
 
 
 def lines(headers: Headers) -> bytes:

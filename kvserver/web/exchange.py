@@ -29,7 +29,7 @@ SCRIPT = "kvserver.script"
 """Key of the scope that is there if a browser asks for the script of a service worker."""
 
 GIVEN_ID = "kvserver.request_id"
-"""Key of the scope under which the client's X-Request-Id is, if it gave one."""
+"""Key of the scope under which the request's id is: the client's X-Request-Id, or one that was made for an error."""
 
 GRANTS = "kvserver.grants"
 """Key of the scope under which is what the client may (`kvserver.access.grants.Grants`)."""
@@ -168,6 +168,8 @@ class Exchange:
 
     def refuse(self, error: KVError) -> None:
         """Answer with `error`."""
+        path, request_id = self.path.partition(b"?")[0], self._id().decode()  # a ticket may stand in the query
+        log.debug("%s %r: %s: %s (request %s)", self.method or "-", path, error.code, error, request_id)
         answer = answers.refusal(error, self.path, self.accept, self._id())
         self.status, self.start = answer.status, answer.headers
         self._write(answer.body, False)
@@ -246,7 +248,8 @@ class Exchange:
         if self.bytes_owed:
             self._owe(-self.bytes_owed)
         route = self.scope.get(ROUTE) or target.route_of(self.path)
-        self.protocol.note(self.method, route, self.path, self.status or LEFT, self.begun_at)
+        request_id = self.request_id or self.scope.get(GIVEN_ID, b"")
+        self.protocol.note(self.method, route, self.path, self.status or LEFT, self.begun_at, request_id)
         self.protocol.answered(self)
 
     def _write(self, body: bytes, more: bool) -> None:
@@ -266,15 +269,16 @@ class Exchange:
 
     def _head(self, length: int, more: bool) -> bytes:
         traffic, own = self.protocol.traffic, self.start
-        parts = [traffic.head(self.status)]
+        heads, origins = traffic.heads[bool(self.origin)], traffic.pages.origins
+        parts = [heads.of(self.status)]
         sized = self.method == "HEAD" or self.status in (204, 304)
         for name, value in own:
             if name == b"content-length":
                 sized = True
             elif name in INERT_NAMES:
-                parts[0] = traffic.head_without(self.status, own)
+                parts[0] = heads.without(self.status, own)
             parts += (name, b": ", value, b"\r\n")
-        if not traffic.origins.all and (origin := traffic.origins.allowed(self.origin)):
+        if not origins.all and (origin := origins.allowed(self.origin)):
             parts += (ALLOW_ORIGIN, b": ", origin, b"\r\n")
         if self.request_id and self.status < 400:  # a refusal has it among its own
             parts += (b"x-request-id: ", self.request_id, b"\r\n")

@@ -21,6 +21,7 @@ from kvserver.resources import bodies, memorykv
 from kvserver.resources.values import of_revision, of_value
 from kvserver.router import DEADLINE_S, Router
 from kvserver.web import coding, target
+from kvserver.web.answers import Headers
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.http import IDLE_S
 from kvserver.web.traffic import LARGE_ANSWER, MOST_BYTES, Traffic
@@ -41,13 +42,17 @@ _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")
 _LENGTH = re.compile(rb"[0-9]{1,10}")
 
 _LOOKED_AT: Final = frozenset(
-    (b"host", b"accept", b"accept-encoding", b"authorization", b"content-type", b"content-length", b"connection")
-)
+    (
+        b"host", b"accept", b"accept-encoding", b"authorization", b"content-type", b"content-length", b"connection",
+        b"origin", b"sec-fetch-site",
+    )
+)  # fmt: skip
+_ASKER: Final = (b"host", b"origin", b"sec-fetch-site")
 _IGNORED: Final = frozenset(
     (
-        b"accept-language", b"cache-control", b"cookie", b"dnt", b"origin", b"pragma", b"priority", b"referer",
+        b"accept-language", b"cache-control", b"cookie", b"dnt", b"pragma", b"priority", b"referer",
         b"sec-ch-ua", b"sec-ch-ua-mobile", b"sec-ch-ua-platform", b"sec-fetch-dest", b"sec-fetch-mode",
-        b"sec-fetch-site", b"sec-fetch-user", b"sec-gpc", b"upgrade-insecure-requests", b"user-agent",
+        b"sec-fetch-user", b"sec-gpc", b"upgrade-insecure-requests", b"user-agent",
     )
 )  # fmt: skip
 """What browsers, curl and other clients send and what changes no answer."""
@@ -63,7 +68,7 @@ _MOST_BLOCKS: Final = 512
 class Fields(NamedTuple):
     """What a block of header fields says of its request; empty where there is no such field.
 
-    `content_type`: as it is stored. `length`: of the body.
+    `content_type`: as it is stored. `length`: of the body. `asker`: those that `Pages` judges by.
     """
 
     accept: bytes
@@ -72,6 +77,8 @@ class Fields(NamedTuple):
     content_type: str
     length: int
     has_body: bool
+    origin: bytes
+    asker: Headers
 
 
 def read_fields(block: bytes) -> Fields | None:
@@ -101,6 +108,8 @@ def read_fields(block: bytes) -> Fields | None:
         bodies.stored_type(content_type),
         int(length or b"0"),
         length is not None,
+        found.get(b"origin", b""),
+        [(name, found[name]) for name in _ASKER if name in found],
     )
 
 
@@ -156,11 +165,19 @@ class HotPath:
         if len(block) > _LONGEST_BLOCK:
             return None
         fields = read_fields(block)
-        if fields is not None:
-            if len(self._blocks) >= _MOST_BLOCKS:
-                self._blocks.clear()
-            self._blocks[block] = fields
+        if fields is None or not self._is_open_to(fields.asker):
+            return None
+        if len(self._blocks) >= _MOST_BLOCKS:
+            self._blocks.clear()
+        self._blocks[block] = fields
         return fields
+
+    def _is_open_to(self, asker: Headers) -> bool:
+        """Whether who asks gets the same answer as everybody: where origins are listed, pages are told theirs."""
+        pages = self._traffic.pages
+        if not pages.origins.all and any(name == b"origin" for name, _ in asker):
+            return False
+        return pages.refusal("", b"/", asker) is None
 
     def _may(self, authorization: bytes, method: bytes, key: bytes) -> bool:
         """Whether the client may do this, and see what comes of it."""
@@ -177,6 +194,7 @@ class HotPath:
     def _get(self, connection: Protocol, path: bytes, key: bytes, v1: bool, fields: Fields, begun_at: float) -> bool:
         """A small value that is there, or at the root the emptiness of one that is not."""
         router, traffic = self._router, self._traffic
+        heads = traffic.heads[fields.origin != b""]
         try:
             record = router.record(key)
         except Unavailable:
@@ -186,13 +204,13 @@ class HotPath:
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
             value, head = item.value, b"%bcontent-type: %b\r\n%b" % (
-                traffic.head_of_value, (item.content_type or memorykv.OCTETS).encode(), _lines(of_value(item)),
+                heads.of_value, (item.content_type or memorykv.OCTETS).encode(), _lines(of_value(item)),
             )  # fmt: skip
         elif record is None:
-            value, head = b"", traffic.head_of_octets
+            value, head = b"", heads.of_octets
         else:
             _, _, expires_ms, _, _, length = _unpack(record)
-            value, head = record[HEADER_SIZE + length :], traffic.head_of_octets
+            value, head = record[HEADER_SIZE + length :], heads.of_octets
             kind = record[HEADER_SIZE : HEADER_SIZE + length]
             special = expires_ms or len(value) >= coding.SMALLEST
             if special and not self._is_plain(value, expires_ms, kind.decode(), fields):
@@ -263,7 +281,8 @@ class Write(Pending):
         if self.disconnected or traffic.stopping or len(body) >= LARGE_ANSWER:
             self._exchange().answer(status, [(name.encode(), value.encode()) for name, value in headers], body)
             return
-        head = traffic.head_of_octets if headers is _OCTETS else traffic.head(status) + _lines(headers)
+        heads = traffic.heads[self._fields.origin != b""]
+        head = heads.of_octets if headers is _OCTETS else heads.of(status) + _lines(headers)
         if status == 204:
             connection.transport.write(head + b"\r\n")
         else:
@@ -280,6 +299,7 @@ class Write(Pending):
         exchange = Exchange(connection)
         exchange.method, exchange.path, exchange.accept = self.method, self._path, self._fields.accept
         exchange.scope = {ROUTE: target.KEY if self._at_root else target.KV}
+        exchange.origin = self._fields.origin
         exchange.begun_at, exchange.disconnected = self._begun_at, self.disconnected
         exchange.keep_alive = exchange.counted = True
         exchange.bytes_held = self._fields.length

@@ -271,12 +271,13 @@ class Protocol(HttpToolsProtocol):
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    def note(self, method: str, route: str, path: bytes, status: int, begun_at: float) -> None:
-        """Count an answer, and tell of it if every request is asked for."""
+    def note(self, method: str, route: str, path: bytes, status: int, begun_at: float, request_id: bytes = b"") -> None:
+        """Count an answer, and tell of it if every request is asked for. `request_id`: what it has, if anything."""
         traffic, seconds = self.traffic, perf_counter() - begun_at
         traffic.counts.add(method, route, status, seconds)
         if traffic.access_log is not None:
-            traffic.access_log(self.client[0] if self.client else "", method, path, status, seconds)
+            client = self.client[0] if self.client else ""
+            traffic.access_log(client, method, path, status, seconds, request_id)
 
     def answered_plainly(self) -> None:
         """What `Write` has answered was all there was; go on."""

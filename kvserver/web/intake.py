@@ -291,7 +291,7 @@ class Intake:
         exchange.accept += b"," + value
 
     def _note_origin(self, exchange: Exchange, value: bytes) -> None:
-        exchange.origin = value
+        exchange.origin += b", " + value if exchange.origin else value  # several are none that is listed
 
     def _note_request_id(self, exchange: Exchange, value: bytes) -> None:
         self._ids += 1
@@ -356,8 +356,13 @@ class Intake:
         return scope
 
     def _admit(self, exchange: Exchange) -> None:
-        """Who asks, and how much body there may be."""
+        """Who asks, from where, and how much body there may be."""
         has_body = bool(self._length) or self._encodings > 0
+        exchange.error = self._traffic.pages.refusal(exchange.method, self.url, exchange.headers)
+        if exchange.error is not None:
+            if has_body:  # it is not waited for
+                self._fail(exchange.error)
+            return
         if self._traffic.tokens.required:
             self._authenticate(exchange, has_body)
         else:

@@ -9,11 +9,13 @@ is all that follows `/v1/kv/`, its slashes included, encoded or not.
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from shards.errors import BadKey, BadRequest
 
+ROOT: Final = "/"
 PING: Final = "/ping"
 KEY: Final = "/:key"
 KEYS: Final = "/keys"
@@ -35,8 +37,8 @@ V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
 LABELS: Final = (
-    PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS, ERROR,
-    V1_OTHER, NOWHERE,
+    ROOT, PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS,
+    ERROR, V1_OTHER, NOWHERE,
 )  # fmt: skip
 """Every route, by the name that metrics show."""
 
@@ -48,25 +50,39 @@ class Target(NamedTuple):
     argument: bytes = b""
 
 
-PAGES: Final = {b"docs": DOCS}
-"""Keys at the root, by whose name a browser is led to a page."""
+PAGES: Final = {b"docs": DOCS, b"console": DOCS}
+"""Keys at the root, by whose name a browser is led to a page. There is no console yet."""
 
 _NAMED: Final = {
     route.encode(): Target(route)
-    for route in (PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS)
+    for route in (ROOT, PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS)
 }  # fmt: skip
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
 
-_OPEN: Final = frozenset((PING.encode(), OPENAPI.encode()))
+_OPEN: Final = frozenset((ROOT.encode(), PING.encode(), OPENAPI.encode()))
 _OPEN_BELOW: Final = (b"/health/", DOCS.encode(), b"/console/")
 
 _KV_PATH: Final = b"/v1/kv/"
+_LONGEST_NAME: Final = 64
+_CALLED: Final = {
+    "kv": MANY, "keys": MANY, "values": MANY, "feed": FEED, "watch": FEED, "events": FEED, "stream": FEED, "wal": FEED,
+    "changes": FEED, "subscribe": FEED, "batch": BATCH, "bulk": BATCH, "txn": BATCH, "status": STATUS, "stats": STATUS,
+    "tickets": TICKETS, "openapi.json": OPENAPI, "docs": OPENAPI,
+}  # fmt: skip
+"""What stands behind `/v1/`, here or in other stores, and the route that is meant."""
 _ERROR_PATH: Final = ERRORS.encode()
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _END_OF_PATH = re.compile(rb"[?#]")
+
+
+def nearest(path: bytes) -> str:
+    """Of the routes below `/v1/` the one that is most like `path`, as it is described: `/v1/kv/{key}`."""
+    name, *rest = path.removeprefix(b"/v1/").decode("ascii", "replace")[:_LONGEST_NAME].lower().split("/")
+    route = _CALLED[max(_CALLED, key=lambda known: SequenceMatcher(None, known, name).ratio())]
+    return KV.replace(":key", "{key}") if route == MANY and any(rest) else route
 
 
 def is_open(path: bytes) -> bool:
@@ -90,6 +106,12 @@ def split(target: bytes) -> tuple[bytes, bytes]:
     path, *_ = _END_OF_PATH.split(target, 1)
     rest = target[len(path) :].partition(b"#")[0]
     return path, rest[1:]
+
+
+def authority(target: bytes) -> bytes | None:
+    """Host and port in a target of the absolute form, None in others. Checks nothing."""
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
+    return None if absolute is None else absolute[0].partition(b"://")[2]
 
 
 def without_authority(target: bytes) -> bytes:

@@ -11,8 +11,9 @@ from uvicorn.server import ServerState
 from kvserver.access.tokens import Tokens
 from kvserver.settings import ServerSettings
 from kvserver.web.accesslog import AccessLog
-from kvserver.web.answers import ALLOW_ORIGIN, COMMON, INERT, STATUS_LINES, Headers, Origins, lines
+from kvserver.web.answers import Heads
 from kvserver.web.counting import Counts
+from kvserver.web.origins import Pages
 from kvserver.web.proxies import Proxies
 from kvserver.web.shares import Limits, Shares
 from shards.board import Board, WorkerRow
@@ -38,7 +39,9 @@ class Traffic(ServerState):
     Attributes:
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
+        pages: which pages may ask.
         tokens: who may do what.
+        heads: what answers begin with, to a request without an Origin and to one that has one.
         access_log: is told of every request, if there is one.
         stopping: answers end their connection.
         bytes_held: of requests that arrive, and of bodies until they are answered.
@@ -50,14 +53,9 @@ class Traffic(ServerState):
     """
 
     def __init__(
-        self,
-        board: Board,
-        row: WorkerRow,
-        counts: Counts,
-        origins: Origins,
-        tokens: Tokens,
+        self, board: Board, row: WorkerRow, counts: Counts, pages: Pages, tokens: Tokens,
         settings: ServerSettings | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`settings`: of limits and proxies; without them the defaults."""
         super().__init__()
         settings = settings or ServerSettings()
@@ -65,7 +63,7 @@ class Traffic(ServerState):
         self.shares = Shares(self.limits)
         self.proxies = Proxies(settings.trusted_proxies or "")
         self.foresee: Callable[[dict[str, Any]], KVError | None] = lambda scope: None
-        self.board, self.row, self.counts, self.origins, self.tokens = board, row, counts, origins, tokens
+        self.board, self.row, self.counts, self.pages, self.tokens = board, row, counts, pages, tokens
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
         self.clock = 0.0
         self.stopping = False
@@ -75,8 +73,7 @@ class Traffic(ServerState):
         self._own_word = row.base + WorkerRow.in_flight.index
         self._other_words: list[int] = []
         self._others_up: list[WorkerRow] = []
-        self._heads: dict[int, bytes] = {}
-        self._bare_heads: dict[int, bytes] = {}
+        self.heads = Heads(False, pages.origins.all), Heads(True, pages.origins.all)
         self._date = b""
         self.hot_path: HotPath | None = None
         self.access_log: AccessLog | None = None
@@ -151,14 +148,12 @@ class Traffic(ServerState):
     @property
     def at_ease(self) -> bool:
         """Whether nothing asks for more than the plain answer to a plain request."""
-        if self.stopping or self.bytes_owed >= MOST_BYTES or not self.origins.all:
+        if self.stopping or self.bytes_owed >= MOST_BYTES:
             return False
         count, words = self._in_flight, self._words
         for word in self._other_words:
             count += words[word]
         return count < MOST_IN_FLIGHT
-
-    # Heads
 
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""
@@ -166,29 +161,5 @@ class Traffic(ServerState):
         date = formatdate(unix_s, usegmt=True).encode()
         if date != self._date:
             self._date = date
-            self._heads.clear()
-            self._bare_heads.clear()
-            self.head_of_octets = self.head(200) + b"content-type: application/octet-stream\r\n"
-            self.head_of_value = self.head_without(200, [(b"cache-control", b"")])
-
-    def head(self, status: int) -> bytes:
-        """Status line, Date and the headers that come with every answer."""
-        head = self._heads.get(status)
-        if head is None:
-            head = self._heads[status] = self.head_without(status, [])
-        return head
-
-    def head_without(self, status: int, own: Headers) -> bytes:
-        """The same, but for those of `INERT` that are in `own`."""
-        names = {name for name, _ in own}
-        return self._bare_head(status) + lines([header for header in INERT if header[0] not in names])
-
-    def _bare_head(self, status: int) -> bytes:
-        head = self._bare_heads.get(status)
-        if head is None:
-            line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-            head = line + lines([(b"date", self._date), *COMMON])
-            if self.origins.all:
-                head += lines([(ALLOW_ORIGIN, b"*")])
-            self._bare_heads[status] = head
-        return head
+            for heads in self.heads:
+                heads.set_date(date)

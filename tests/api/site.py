@@ -14,6 +14,7 @@ from typing import Any
 import uvloop
 
 from kvserver.router import Router
+from kvserver.web.origins import Pages
 from shards.manifest import Manifest
 from shards.protocol import Done, Put
 from tests.api.shard.tools import shard
@@ -24,11 +25,18 @@ from tests.stores import MOVES_CLOCK, Store, moved_clock, new_store
 class Site:
     """An application with its router on a loop that turns while something is awaited."""
 
-    def __init__(self, runner: asyncio.Runner, store: Store, moved: memoryview[int], hot: bool = False) -> None:
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        store: Store,
+        moved: memoryview[int],
+        hot: bool = False,
+        pages: Pages | None = None,
+    ) -> None:
         self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
         self.store = store
         self.router = Router(store.board, store.run_dir, runner.get_loop())
-        self.front = Front(store.board, store.board.workers.claim()[1], self.router, hot=hot)
+        self.front = Front(store.board, store.board.workers.claim()[1], self.router, pages, hot)
         self._moved = moved
 
     def advance(self, seconds: int) -> None:
@@ -84,8 +92,8 @@ class Site:
 
 
 @contextmanager
-def running_site(shards: int, max_value: int, hot: bool = False) -> Iterator[Site]:
-    """A site with an empty store of its own."""
+def running_site(shards: int, max_value: int, hot: bool = False, pages: Pages | None = None) -> Iterator[Site]:
+    """A site with an empty store of its own. `pages`: who may ask; None: everybody."""
     place = Path(tempfile.mkdtemp(prefix="kv-"))  # short: sockets live there
     store = new_store(place, shards=shards, sync="os", max_value=max_value)
     Manifest.create(store.data_dir).save(store.data_dir)
@@ -96,7 +104,7 @@ def running_site(shards: int, max_value: int, hot: bool = False) -> Iterator[Sit
         for index in range(shards):
             stack.enter_context(shard(store, index, script=MOVES_CLOCK.format(path=str(clock))))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            made = Site(runner, store, moved, hot)
+            made = Site(runner, store, moved, hot, pages)
             runner.run(made.start())
             yield made
             runner.run(made.front.close())

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
+from kvserver.access.cuts import Cuts
 from kvserver.access.grants import VERBS, Grants, Verb
 from kvserver.access.tickets import DIRECTORY, Tickets
 from kvserver.access.tokens import Token, digest, publish
@@ -116,7 +117,7 @@ ROWS: Final = [
     Row(target.MANY, "GET", "/v1/kv?prefix=a/&values=true", ("read",)),
     Row(target.MANY, "HEAD", "/v1/kv?prefix=a/", ("read",)),
     Row(target.MANY, "DELETE", "/v1/kv?prefix=a/", ("write",)),
-    Row(target.MANY, "DELETE", "/v1/kv?prefix=a/&dry_run=true", ("write",)),
+    Row(target.MANY, "DELETE", "/v1/kv?prefix=a/&dry_run=true", ("read", "write")),
     Row(target.MANY, "DELETE", "/v1/kv?all=true", ("write",), everywhere=True),
     Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True),
     Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True),
@@ -315,6 +316,47 @@ def test_a_delete_of_a_prefix_is_done_whole_or_not_at_all(site: Site) -> None:
     assert json.loads(site.ask("DELETE", "/v1/kv?prefix=a/", writer).body)["deleted"] == 2
 
 
+def test_who_may_not_read_finds_out_no_revisions(site: Site) -> None:
+    """Neither what a delete would do, nor by the cut which of two revisions is the newer."""
+    site.fill([f"a/{n}" for n in range(10)])
+    path, writer = "/v1/kv?prefix=a/", bearer(("write",), "a/")
+    end = site.store.board.end()
+    for query in ("&dry_run=true", "&cut=0", f"&cut={end}", f"&cut={end - 1}&limit=1", f"&cut={end}&dry_run=true"):
+        problem = site.problem(403, "DELETE", path + query, writer)
+        assert problem["code"] == "forbidden" and "read" in problem["detail"] + problem["hint"]
+    assert site.get("/v1/kv?prefix=a/&count=true", ALL) == {"count": 11}
+    first = json.loads(site.ask("DELETE", path + "&limit=3", writer).body)
+    assert (first["deleted"], first["complete"]) == (3, False)
+    site.fill(["a/new"])
+    own = f"&cut={first['cut']}"
+    assert site.problem(403, "DELETE", path + own + "&dry_run=true", writer)["code"] == "forbidden"
+    assert site.problem(403, "DELETE", "/v1/kv?prefix=a/1" + own, writer)["code"] == "forbidden", "of another delete"
+    other = bearer(("write", "feed"), "a/")
+    assert site.problem(403, "DELETE", path + own, other)["code"] == "forbidden", "told to another token"
+    assert site.problem(403, "DELETE", f"{path}&cut={first['cut'] - 1}", writer)["code"] == "forbidden"
+    second = json.loads(site.ask("DELETE", path + own, writer).body)
+    assert second == {"deleted": 8, "complete": True, "cut": first["cut"]}
+    assert site.get("/v1/kv?prefix=a/&count=true", ALL) == {"count": 1}, "what was written since"
+
+
+def test_who_may_read_counts_and_cuts_as_it_likes(site: Site) -> None:
+    path, both = "/v1/kv?prefix=a/", bearer(("read", "write"), "a/")
+    assert json.loads(site.ask("DELETE", path + "&dry_run=true", both).body)["deleted"] == 1
+    assert json.loads(site.ask("DELETE", path + "&cut=0", both).body)["deleted"] == 0
+    assert site.problem(403, "DELETE", path + "&dry_run=true", bearer(("read",), "a/"))["code"] == "forbidden"
+
+
+def test_a_cut_is_known_to_all_workers_of_a_run(site: Site) -> None:
+    one, other = Cuts(site.store.board), Cuts(site.store.board)
+    grants = TOKENS[-1].grants
+    assert not other.was_told(grants, b"a/", 7)
+    one.tell(grants, b"a/", 7)
+    assert other.was_told(grants, b"a/", 7)
+    assert not any(
+        other.was_told(*each) for each in ((grants, b"a/", 8), (grants, b"a", 7), (TOKENS[0].grants, b"a/", 7))
+    )
+
+
 # Batches
 
 
@@ -398,7 +440,7 @@ def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> No
         "/v1/kv?prefix=a/",
         "/v1/kv/a/k", "/v1/kv/a%2Fk", "/v1/kv//a/k", "/v1/kv/../../ping", "/v1//kv", "/v1/status", "/v1/status/",
         "/ping/", "/ping/../a%2Fk", "/%70ing", "/ping%20", "/PING", "/health", "/health%2Flive", "/docs", "/console",
-        "/wal", "/wal?ticket=x", "/v1/feed", "/v1/feed?ticket=x", "/v1/openapi.json/", "/nowhere/x", "/", "//", "/.",
+        "/wal", "/wal?ticket=x", "/v1/feed", "/v1/feed?ticket=x", "/v1/openapi.json/", "/nowhere/x", "//", "/.",
     ],
 )  # fmt: skip
 def test_no_way_of_writing_a_target_goes_round(site: Site, target_: str) -> None:

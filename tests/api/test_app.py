@@ -59,12 +59,63 @@ async def test_preflight_on_any_path(web: Web) -> None:
 async def test_what_is_no_route(web: Web) -> None:
     for method in ("GET", "HEAD", "PUT", "DELETE", "POST"):
         for path in ("/", "//", "/a/", "//a", "/a/b", "/keys/", "/keys/a/b", "/%6Beys/a", "/health/x", "/v1/", "/v1/x"):
+            if path == "/" and method not in ("PUT", "DELETE"):
+                continue  # it says what this is
             answer = await web.ask(request(method, path))
             assert answer.status == 404
             assert ("content-type" in answer.headers) == path.startswith("/v1/")
     problem = await web.ask(request("GET", "/v1/x"))
     assert json.loads(problem.body)["code"] == "no_such_resource"
     assert web.shards.seen == []
+
+
+@scenario
+async def test_the_root_says_what_this_is_and_where_to_go(web: Web) -> None:
+    for fields in ((), ("Accept: */*",), ("Accept: application/json",)):
+        answer = await web.ask(request("GET", "/", *fields))
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert answer.body.count(b"\n") == 3
+        assert all(word in answer.body for word in (b"kvserver", b"PUT /v1/kv/{key}", b"GET", b"/v1/feed", b"/docs/"))
+    for method in ("GET", "HEAD"):
+        answer = await web.ask(request(method, "/?a=b", "Accept: text/html,application/xhtml+xml,*/*;q=0.8"))
+        assert (answer.status, answer.headers["location"], answer.body) == (302, "/docs/", b"")
+        assert "content-type" not in answer.headers
+    for method, status in (("OPTIONS", 200), ("POST", 405), ("PATCH", 405), ("TRACE", 405)):
+        answer = await web.ask(request(method, "/"))
+        assert (answer.status, answer.headers["allow"]) == (status, "GET,HEAD")
+    assert (await web.ask(request("GET", "http://kv.example"))).status == 200
+    assert web.shards.seen == []
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/", "/v1/kv"), ("/v1/keys", "/v1/kv"), ("/v1/kvs/a/b", "/v1/kv/{key}"), ("/v1/key/a", "/v1/kv/{key}"),
+        ("/v1/KV/a", "/v1/kv/{key}"), ("/v1/feeds", "/v1/feed"), ("/v1/feed/", "/v1/feed"), ("/v1/stats", "/v1/status"),
+        ("/v1/watch/a", "/v1/feed"),
+        ("/v1/batches", "/v1/batch"), ("/v1/ticket", "/v1/tickets"), ("/v1/openapi.yaml", "/v1/openapi.json"),
+        ("/v1/%FF", "/v1/"), ("/v1/" + "x" * 5000, "/v1/"), ("/v1//kv", "/v1/"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_no_route_is_told_the_nearest(path: str, route: str, tmp_path: Path) -> None:
+    async def test(web: Web) -> None:
+        for method in ("GET", "POST"):
+            answer = await web.ask(request(method, path))
+            problem = json.loads(answer.body)
+            assert (answer.status, problem["code"]) == (404, "no_such_resource")
+            assert problem["detail"].startswith(f"the nearest route is {route}"), problem
+            assert "/docs/" in problem["hint"]
+
+    scenario(test)(tmp_path)
+
+
+@scenario
+async def test_a_post_of_a_value_is_told_of_put(web: Web) -> None:
+    for body in (b"", b"value"):
+        problem = json.loads((await web.ask(request("POST", "/v1/kv/k", body=body))).body)
+        assert (problem["status"], problem["code"]) == (400, "bad_request")
+        assert "to store a value use PUT" in problem["detail"] and "PUT" in problem["hint"]
+    assert "PUT" in (await web.ask(request("POST", "/k", body=b"value"))).headers["allow"]
 
 
 @scenario

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, digest, publish
 from kvserver.web.hotpath import HotPath, read_fields
+from kvserver.web.origins import Hosts, Origins, Pages
 from tests.api.site import Site, running_site
 
 MAX_VALUE = 200_000
@@ -251,7 +253,7 @@ FIELDS = [
     "Connection: close",
     "Connection: keep-alive", "Content-Type: text/plain", "Content-Type: x", "Cache-Control: no-cache", "Cookie: c=d",
     "If-Match: *", "X-Request-Id: id", "Range: bytes=0-0", "Expect: 100-continue", "Sec-Fetch-Mode: cors",
-    "Host: again",
+    "Host: again", "Origin: http://page",
 ]  # fmt: skip
 paths = st.sampled_from(
     [
@@ -349,6 +351,62 @@ def test_tokens_count_on_both(roads: Roads) -> None:
                     closed, put(path, b"x", *fields), get(path, *fields), delete(path, *fields), get(path, *fields * 2)
                 )
             assert bool(roads.taken) == (bearer in ("all", "reads", "other")), bearer
+
+
+ASKERS = [
+    [f"{name}: {value}" for name, value in pairs]
+    for pairs in (
+        [], [("Origin", "https://a.example")], [("Origin", "https://evil.example")], [("Origin", "null")],
+        [("Origin", "")],
+        [("Origin", "https://a.example"), ("Origin", "https://evil.example")],
+        [("Sec-Fetch-Site", "cross-site")], [("Sec-Fetch-Site", "Cross-Site")], [("Sec-Fetch-Site", "same-site")],
+        [("Sec-Fetch-Site", "none"), ("Sec-Fetch-Site", "cross-site")],
+        [("Origin", "https://a.example"), ("Sec-Fetch-Site", "cross-site")],
+    )
+]  # fmt: skip
+HOSTS = [
+    "kv.example",
+    "localhost:80",
+    "LocalHost.",
+    "127.0.0.1",
+    "[::1]:1",
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "",
+    "::1",
+]
+
+
+@pytest.mark.parametrize("origins", ["*", "https://a.example"])
+@pytest.mark.parametrize("names", [("*",), (), ("kv.example",)], ids=str)
+def test_who_may_ask_counts_on_both(roads: Roads, origins: str, names: tuple[str, ...]) -> None:
+    """Requests by each name of the server, from each page."""
+    with ExitStack() as stack:
+        pages = Pages(Origins(origins), Hosts(names))
+        sites = [stack.enter_context(running_site(1, MAX_VALUE, hot=hot, pages=pages)) for hot in (True, False)]
+        guarded = Roads(*sites, roads.taken)
+        for host, fields in product(HOSTS, ASKERS):
+            expected = (421,) * 4 if not pages.hosts.accept(host.encode()) else _statuses(origins, fields)
+            asked = [
+                put("/a", b"x", *fields),
+                get("/v1/kv/a", *fields),
+                get("/no", *fields),
+                delete("/v1/kv/a", *fields),
+            ]
+            roads.taken.clear()
+            for request, status in zip(asked, expected, strict=True):
+                answer = same(guarded, request.replace(b"Host: kv.example", f"Host: {host}".encode()), get("/a"))
+                assert answer.startswith(b"HTTP/1.1 %d " % status), (host, fields)
+            taken = [request for request in roads.taken if request != get("/a")]
+            assert len(taken) == (4 if not fields and expected[0] == 200 else len(taken)), "whatever is listed"
+            assert not taken or expected[0] == 200, "the ordinary road tells refusals"
+
+
+def _statuses(origins: str, fields: list[str]) -> tuple[int, ...]:
+    """Of a PUT, two GETs and a DELETE with these headers."""
+    given = [field.partition(": ")[2] for field in fields if field.startswith("Origin")]
+    is_foreign = any(value != "https://a.example" for value in given) if given else "cross-site" in str(fields).lower()
+    return (403,) * 4 if origins != "*" and is_foreign else (200, 200, 200, 204)
 
 
 def test_reads_are_shown_and_kept_from_eviction(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,10 @@ from uvicorn.config import Config
 
 from kvserver.access.tokens import Tokens
 from kvserver.app import create_app
-from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
 from kvserver.web.hotpath import HotPath
 from kvserver.web.http import Protocol
+from kvserver.web.origins import Hosts, Origins, Pages
 from kvserver.web.traffic import Traffic
 from shards.board import Board, Facts, WorkerRow
 from shards.maps import Item
@@ -156,14 +156,22 @@ def request(method: str, path: str, *fields: str, body: bytes = b"", host: str |
 class Front:
     """The server's end: connections and the application, of the store that `board` is of.
 
-    `row`: the worker's, which can be claimed only once. `router`: a `Router`, or what stands in for one.
+    `row`: the worker's, which can be claimed only once. `router`: a `Router`, or what stands in for one. `pages`: who
+    may ask; None: everybody.
     """
 
-    def __init__(self, board: Board, row: WorkerRow, router: Any, origins: str = "*", hot: bool = False) -> None:
+    def __init__(
+        self,
+        board: Board,
+        row: WorkerRow,
+        router: Any,
+        pages: Pages | None = None,
+        hot: bool = False,
+    ) -> None:
         self.board, self.row, self.router = board, row, router
         self.registry = CollectorRegistry()
         self.counts = Counts(self.registry)
-        self.traffic = Traffic(board, self.row, self.counts, Origins(origins), Tokens(board))
+        self.traffic = Traffic(board, self.row, self.counts, pages or Pages(Origins("*"), Hosts()), Tokens(board))
         if hot:
             self.traffic.hot_path = HotPath(router, self.traffic)
         self._passed = 0.0
@@ -234,7 +242,7 @@ class Front:
 class Web(Front):
     """The server's end over a dict and a board of its own."""
 
-    def __init__(self, run_dir: Path, origins: str) -> None:
+    def __init__(self, run_dir: Path, pages: Pages) -> None:
         where = str(run_dir)
         board = Board.create(
             run_dir / "board",
@@ -247,7 +255,7 @@ class Web(Front):
         board.install()
         self.run_dir = run_dir
         self.shards = Shards()
-        super().__init__(board, board.workers.claim()[1], self.shards, origins)
+        super().__init__(board, board.workers.claim()[1], self.shards, pages)
 
     async def close(self) -> None:
         """Everything must be given back, the board too."""
@@ -256,12 +264,14 @@ class Web(Front):
         self.board.close()
 
 
-def scenario(test: Callable[[Web], Awaitable[None]], origins: str = "*") -> Callable[[Path], None]:
-    """Run an asynchronous test against connections of its own."""
+def scenario(
+    test: Callable[[Web], Awaitable[None]], origins: str = "*", hosts: Sequence[str] = ("*",)
+) -> Callable[[Path], None]:
+    """Run an asynchronous test against connections of its own, for pages of `origins`, under the names `hosts`."""
 
     def run(tmp_path: Path) -> None:
         async def main() -> None:
-            web = Web(tmp_path, origins)
+            web = Web(tmp_path, Pages(Origins(origins), Hosts(hosts)))
             await web.start()
             try:
                 await asyncio.wait_for(test(web), 30)

@@ -15,7 +15,7 @@ from typing import Any
 from kvserver.gateway.handler import run_session
 from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, WebSocket
-from kvserver.web.answers import Origins
+from kvserver.web.origins import Hosts, Origins, Pages
 
 
 class Echo:
@@ -44,14 +44,14 @@ class EchoApp:
     def __init__(self) -> None:
         given = {field.name: os.environ.get(f"ECHO_{field.name.upper()}") for field in fields(Limits)}
         self.limits = Limits(**{name: type(getattr(Limits, name))(text) for name, text in given.items() if text})
-        self.origins = Origins(os.environ.get("ECHO_ORIGINS", "*"))
+        self.pages = Pages(Origins(os.environ.get("ECHO_ORIGINS", "*")), Hosts())
 
     def admit(self, head: Head, peer: str) -> Echo:
         """An echo for every WebSocket."""
-        check_upgrade(head, self.origins)
+        check_upgrade(head)
         return Echo()
 
-    def answered(self, head: Head | None, peer: str, status: int, seconds: float) -> None:
+    def answered(self, head: Head | None, peer: str, status: int, seconds: float, request_id: bytes) -> None:
         """Nobody counts."""
 
     def leave(self, session: Echo) -> None:

@@ -71,6 +71,8 @@ class Server:
     def command(self) -> list[str]:
         """The command line."""
         fixed = ["--port", "0", "--metrics-port", "0", "--run-dir", str(self.run_dir), "--map-dir", str(self.map_dir)]
+        if "--allowed-hosts" not in self.options:
+            fixed += ["--allowed-hosts", "kv.example,a,x"]  # by which raw requests ask
         if "--in-memory" not in self.options:
             fixed += ["--data-dir", str(self.data_dir)]
         return [sys.executable, "-W", "error::ResourceWarning", "-m", "kvserver", "serve", *fixed, *self.options]

@@ -140,11 +140,16 @@ def check_wal_head(answer: Answer, expected: dict[str, Any]) -> None:
     assert answer.headers["allow"] == "GET"
 
 
+def check_root(answer: Answer, expected: dict[str, Any]) -> None:
+    assert answer.status == 200 and answer.body.startswith(b"kvserver")
+
+
 DEVIATIONS: dict[str, Callable[[Answer, dict[str, Any]], None]] = {
     "400 as well; body and CORS header are ours": check_status,
     "400 as well; body is ours": check_status,
     "413; the text may be the one by length": check_status,
     "allow-methods and allow-headers are supersets": check,
+    "200 with what this is, and where to go": check_root,
     "400 (RFC 9112, 3.2)": check_no_host,
     "405 with Allow; the text may be empty": check_wal_head,
 }

@@ -161,6 +161,24 @@ def test_every_road_of_a_feed_is_counted_once_by_who_answers(server: Server) -> 
     )
 
 
+def test_no_page_reads_them_by_another_name(new_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Whether there are tokens or not: nobody needs one here."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.touch(0o600)
+    named = ("--allowed-hosts", "kv.example", "--origins", "https://a.example")
+    with new_server("--shards", "1", "--workers", "1", "--tokens", str(tokens), *named).start() as server:
+        url, evil = f"http://127.0.0.1:{server.metrics_port}/metrics", {"Origin": "https://evil.example"}
+        for headers, status in (
+            ({"Host": "evil.example"}, 421), ({"Host": "evil.example:3001"}, 421), ({"Host": "kv.example:3001"}, 200),
+            ({"Host": "localhost"}, 200), ({"Host": "[::1]:3001"}, 200), ({}, 200), (evil, 403),
+        ):  # fmt: skip
+            for method in ("GET", "HEAD"):
+                answer = httpx.request(method, url, headers=headers, trust_env=False)
+                assert answer.status_code == status, (method, headers)
+                assert (b"kvserver_info" in answer.content) == (status == 200 and method == "GET")
+                assert "access-control-allow-origin" not in answer.headers
+
+
 def test_clients_of_the_feed_and_what_they_get(server: Server) -> None:
     def grown(found: Samples, name: str) -> float:
         return total(found, f"kvserver_feed_{name}_total") - total(before, f"kvserver_feed_{name}_total")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kvserver.web.answers import Origins, WrongMethod, refusal
+from kvserver.web.answers import WrongMethod, refusal
 from shards.errors import (
     ERRORS,
     BadKey,
@@ -90,11 +90,3 @@ def test_problems(error: type[KVError], path: bytes, accept: bytes) -> None:
 def test_who_wants_problems(accept: bytes, problem: bool) -> None:
     headers = dict(refusal(NotFound(), b"/k", accept, b"a-1").headers)
     assert (headers.get(b"content-type") == b"application/problem+json") is problem
-
-
-def test_origins() -> None:
-    assert Origins("*").allowed(b"http://x") == b"*"
-    assert Origins("https://a.example,*").allowed(b"") == b"*"
-    some = Origins("https://a.example, http://b.example:1")
-    assert some.allowed(b"http://b.example:1") == b"http://b.example:1"
-    assert some.allowed(b"http://b.example") == some.allowed(b"null") == some.allowed(b"") == b""

@@ -239,3 +239,31 @@ def test_a_bad_option_is_a_usage_error() -> None:
 def test_a_switch_takes_a_value_or_none(argv: list[str], expected: str | None) -> None:
     command = cli.main.commands["serve"]
     assert command.make_context("serve", list(argv)).params["in_memory"] == expected
+
+
+@pytest.mark.parametrize(
+    ("origins", "kept"),
+    [
+        ("*", "*"),
+        ("https://A.example:443/ , http://b.example:8080", "https://a.example,http://b.example:8080"),
+        ("*,https://a.example", "*,https://a.example"),
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(origins: str, kept: str) -> None:
+    assert load(ServerSettings, {"origins": origins}, {}).origins == kept
+
+
+@pytest.mark.parametrize(
+    "origins", ["https://a.example/x", "https://a.example,", "null", "a.example", "https://ü.example"]
+)
+def test_what_is_no_origin_is_refused(origins: str) -> None:
+    with pytest.raises(SettingError, match="origins such as"):
+        load(ServerSettings, {"origins": origins}, {})
+
+
+def test_allowed_hosts_are_names() -> None:
+    assert load(ServerSettings, {}, {}).allowed_hosts is None
+    assert load(ServerSettings, {"allowed_hosts": "KV.example., b "}, {}).allowed_hosts == "kv.example,b"
+    for wrong in ("http://kv.example", "kv.example:80", "kv.example,", "a b", "-", "kü.example"):
+        with pytest.raises(SettingError, match="expected host names such as"):
+            load(ServerSettings, {"allowed_hosts": wrong}, {})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.web import target
-from kvserver.web.target import KEY, KEYS, KV, NOWHERE, PING, PREFIX, READY, STATUS, V1_OTHER, WAL, Target
+from kvserver.web.target import KEY, KEYS, KV, NOWHERE, PING, PREFIX, READY, ROOT, STATUS, V1_OTHER, WAL, Target
 from shards.errors import BadKey, BadRequest
 
 
@@ -56,11 +56,11 @@ from shards.errors import BadKey, BadRequest
         (b"/%761/kv/a", Target(NOWHERE)),
         (b"/v1/%6Bv/a", Target(V1_OTHER)),
         (b"/v1/status/", Target(V1_OTHER)),
-        (b"/", Target(NOWHERE)),
-        (b"/?a", Target(NOWHERE)),
+        (b"/", Target(ROOT)),
+        (b"/?a", Target(ROOT)),
         (b"*", Target(NOWHERE)),
-        (b"http://kv.example", Target(NOWHERE)),
-        (b"http://kv.example?/a", Target(NOWHERE)),
+        (b"http://kv.example", Target(ROOT)),
+        (b"http://kv.example?/a", Target(ROOT)),
         (b"/keys/", Target(NOWHERE)),
         (b"//keys", Target(NOWHERE)),
         (b"//", Target(NOWHERE)),
@@ -147,5 +147,15 @@ PIECES = (
 def test_what_is_open_leads_to_no_data(path: str) -> None:
     sent = f"/{path}".encode()
     if target.is_open(sent):
-        open_routes = {PING, target.LIVE, READY, target.OPENAPI, target.DOCS, target.ERRORS, target.ERROR, NOWHERE}
+        open_routes = {
+            ROOT,
+            PING,
+            target.LIVE,
+            READY,
+            target.OPENAPI,
+            target.DOCS,
+            target.ERRORS,
+            target.ERROR,
+            NOWHERE,
+        }
         assert target.resolve(sent).route in open_routes
