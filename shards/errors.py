@@ -162,6 +162,12 @@ class BatchTooLarge(KVError):
     hint = "An atomic batch has at most 10,000 operations and writes at most 48 MiB."
 
 
+class PatchesTooLarge(KVError):
+    code, status = "patches_too_large", 413
+    title = "The patches of the batch have written too much; this one did nothing"
+    hint = "Each patch writes the whole value. Send fewer of one batch, or put the value as it shall be."
+
+
 class KeyTooLong(KVError):
     code, status = "key_too_long", 414
     title = "The key is longer than 511 bytes"

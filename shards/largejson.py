@@ -50,7 +50,9 @@ class _Budget:
         """Count a look at `size` bytes. Raises `BadRequest`."""
         self._left -= size
         if self._left < 0:
-            raise BadRequest(f"the patch reaches too deep into large objects: {LOOKED_THROUGH} bytes were looked through")
+            raise BadRequest(
+                f"the patch reaches too deep into large objects: {LOOKED_THROUGH} bytes were looked through"
+            )
 
 
 def read(patch: bytes) -> Any:
@@ -81,13 +83,12 @@ def _read_members(text: bytes, budget: _Budget) -> dict[str, Any]:
     budget.spend(len(text))
     read: dict[str, Any] = {}
     for name, raw in _members(text).items():
-        value = memoryview(raw)
-        if value == b"null":
-            read[name] = None
-        elif value[:1] != b"{":
-            read[name] = raw
+        if not _is_object(raw):
+            read[name] = raw if len(memoryview(raw)) != 4 or bytes(raw) != b"null" else None
+        elif len(memoryview(raw)) < LARGE_BYTES:
+            read[name] = _decode(raw)
         else:
-            read[name] = _decode(raw) if len(value) < LARGE_BYTES else _read_members(bytes(raw), budget)
+            read[name] = _read_members(bytes(raw), budget)
     return read
 
 
@@ -136,7 +137,7 @@ def _changed(old: Any, change: Any, budget: _Budget) -> Any:
     """What `change` makes of a member whose text is `old`, None if there is none."""
     if not isinstance(change, dict):
         return change
-    if old is None or memoryview(old)[:1] != b"{":
+    if old is None or not _is_object(old):
         return _stripped(change)
     return Raw(_merge(bytes(old), change, budget))
 
@@ -146,6 +147,10 @@ def _stripped(patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
     return {name: _stripped(change) for name, change in patch.items() if change is not None}
+
+
+def _is_object(raw: Raw) -> bool:
+    return memoryview(raw)[0] == 0x7B
 
 
 def _text(value: Any) -> bytes:

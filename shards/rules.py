@@ -60,6 +60,9 @@ from shards.slots import slot_of
 if TYPE_CHECKING:
     from shards.group import Group
 
+SMALL_VALUE = 4 << 10
+"""Bytes of a value that is put without being counted: a group has no more than some thousand."""
+
 _NOT_DONE = Failed("failed_dependency")
 _MAP_FULL = "the map cannot grow any more"
 
@@ -94,6 +97,8 @@ def put(group: Group, operation: Put) -> Done:
         _check_condition(group, operation.condition, old)
     if group.guarded:
         _check_room(group, key, size, old)
+    if size > SMALL_VALUE:
+        group.count_work(size)
     existed = wanted = False
     if old is not None:
         if is_live(old, now_ms):
@@ -172,6 +177,7 @@ def patch(group: Group, operation: Patch) -> Value:
         _check_condition(group, operation.condition, old)
     if old is None or not is_live(old, group.now_ms):
         return _rewrite(group, key, old, edits.merge_patch(None, operation.patch), "application/json", 0)
+    group.count_work(old[3])
     value, content_type = group.value(key, old)
     return _rewrite(group, key, old, edits.merge_patch(value, operation.patch), content_type, old[2])
 

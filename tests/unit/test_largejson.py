@@ -14,9 +14,12 @@ from shards.errors import BadRequest, NotJson
 from tests.unit.oracle import merged
 
 NAMES = st.sampled_from(["a", "b", "ü", 'a"b', "a\\", "", "a b", '"a":1'])
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), NAMES, st.sampled_from(["{", "}", ',"a":1', "x" * 40]))
+TEXTS = st.sampled_from(["{", "}", ',"a":1', "x" * 40])
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), NAMES, TEXTS)
 DOCUMENTS = st.recursive(
-    LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=4)), max_leaves=12
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=4)),
+    max_leaves=12,
 )
 SPACES = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t: "), (" , ", " : ")])
 
