@@ -108,6 +108,8 @@ ANSWER_BYTES = 32 << 20
 """Most bytes of values that the gets of one batch answer."""
 PATCHED_BYTES = 64 << 20
 """Bytes that patches of one message, or of one batch, may write before further ones are refused."""
+PATCH_WORK_BYTES = 24 << 20
+"""Bytes of values that the patches of an atomic batch may read and write: nobody else has a turn meanwhile."""
 RECORD_BYTES = 48 << 20
 """Most bytes that an atomic batch may take in the log."""
 PUBLISH_BYTES = 64 << 10

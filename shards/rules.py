@@ -29,6 +29,7 @@ from shards.limits import MAX_KEY, check_utf8, expiry, is_content_type
 from shards.protocol import (
     ANSWER_BYTES,
     BATCH_OPS,
+    PATCH_WORK_BYTES,
     RECORD_BYTES,
     AtomicBatch,
     Condition,
@@ -217,7 +218,9 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
     begin, begin_bytes = len(group.events), group.weigh()
     undo = group.undo(operations)
     replies: list[OfOne] = []
+    patched = 0
     for operation in operations:
+        work = group.work
         reply = _of_batch(group, operation, begin)
         if isinstance(reply, Failed):
             undo()
@@ -230,6 +233,11 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
         if group.weigh() - begin_bytes > RECORD_BYTES:
             undo()
             raise BatchTooLarge
+        if type(operation) is Patch:
+            patched += group.work - work
+            if patched > PATCH_WORK_BYTES:
+                undo()
+                raise BatchTooLarge(f"its patches read and write more than {PATCH_WORK_BYTES} bytes")
     if len(group.events) - begin > 1:
         group.atomic.append((begin, len(group.events)))
     return Results(replies)

@@ -55,6 +55,7 @@ class Unit:
         size: bytes of the message.
         places: where the operations stood in the message; None: they are all there were.
         patched: bytes that patches of the message have written.
+        is_piece: other pieces of the message follow it in the line, or stood before it.
     """
 
     identity: bytes
@@ -64,6 +65,7 @@ class Unit:
     size: int
     places: Sequence[int] | None = None
     patched: int = 0
+    is_piece: bool = False
 
     @property
     def is_prefix_delete(self) -> bool:
@@ -82,19 +84,12 @@ class Unit:
                 cuts |= {at, at + 1}
         if len(cuts) == 2:
             return [self]
-        return [self.part(begin, end) for begin, end in pairwise(sorted(cuts))]
+        return [replace(self.part(begin, end), is_piece=True) for begin, end in pairwise(sorted(cuts))]
 
     def sift(self, leaves: Callable[[Operation], bool]) -> tuple[Unit, Unit]:
-        """What stays, and what `leaves`: with an operation, those after it on the same key."""
-        gone: set[bytes] = set()
-
-        def stays(operation: Operation) -> bool:
-            key = getattr(operation, "key", b"")
-            if leaves(operation):
-                gone.add(key)
-            return key not in gone
-
-        return self._divide([stays(operation) for operation in self.operations])
+        """What stays, and what `leaves`, with all else on the same keys, whose order it is that counts."""
+        keys = {getattr(operation, "key", b"") for operation in self.operations if leaves(operation)}
+        return self._divide([getattr(operation, "key", None) not in keys for operation in self.operations])
 
     def without_patches(self) -> tuple[Unit, Unit]:
         """What stays without them, and the patches."""
@@ -196,14 +191,15 @@ class Waiting:
         for unit, number in zip(reversed(group), reversed(done), strict=True):
             if number == len(unit.operations):
                 continue
-            if not number:
-                line.appendleft(unit)
-            elif small:
-                staying, leaving = unit.part(number).sift(self._is_costly)
-                line.extendleft([staying] if staying.operations else ())
+            rest = unit.part(number) if number else unit
+            if number and small:
+                rest, leaving = rest.sift(self._is_costly)
                 self._large.extend([leaving] if leaving.operations else ())
+                line.extendleft([rest] if rest.operations else ())
+            elif number and not unit.is_piece:
+                line.append(rest)
             else:
-                line.append(unit.part(number))
+                line.appendleft(rest)
 
     def everything(self) -> Iterator[Unit]:
         """Take out all that waits."""

@@ -413,6 +413,18 @@ def test_answers_stop_at_32_mebibytes(site: Site) -> None:
     assert results[-1]["code"] == "answer_too_large"
 
 
+def test_patches_of_a_batch_stop_at_what_they_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvserver.resources.batch.PATCHED_BYTES", 4_000)
+    document = '{"text":"%s"}' % ("x" * 1_000)
+    patches = [{"op": "patch", "key": "d", "patch": {"n": number}} for number in range(1024)]
+    results = site.batch(
+        {"op": "put", "key": "d", "value": document}, *patches, *patches[:2], {"op": "get", "key": "d"}
+    )
+    assert [result["status"] for result in results] == [201] + [200] * 1023 + [413] * 3 + [200]
+    assert results[1024]["code"] == "patches_too_large"
+    assert '"n":1022' in results[-1]["value"], "a patch that is refused does nothing"
+
+
 @pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
 def test_a_large_answer_is_whole_and_in_order(site: Site, kind: str) -> None:
     values = {f"k{n:03}": str(n % 10) * (20_000 if n % 3 else 1) for n in range(300)}
