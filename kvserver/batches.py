@@ -213,7 +213,8 @@ class Format:
         except msgspec.ValidationError as error:
             if len(counted) > BATCH_OPS:
                 raise BadRequest(f"more than {BATCH_OPS} operations") from None
-            raise BadRequest(f"not a batch in {self.name}: {_why(body, error)}") from None
+            why = self._why(body, error)
+            raise _malformed(len(counted), why) if counted else BadRequest(f"not a batch: {why}") from None
         except _UNREADABLE:
             pass
 

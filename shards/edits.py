@@ -19,7 +19,7 @@ INTEGER_BYTES = 20
 MAX_DEPTH = 512
 """Levels of JSON that a patch works on. How deep an interpreter can go varies; this limit does not. Of a large document
 only those that the patch names count."""
-EXPLAINED_BYTES = 1 << 20
+EXPLAINED_BYTES = 256 << 10
 """Bytes of a text up to which it is looked for what is wrong: that takes ten times as long as to see that it is."""
 
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)")
@@ -88,6 +88,8 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     if value is not None and len(value) >= largejson.LARGE_BYTES and isinstance(changes, dict):
         try:
             return largejson.merge(value, changes)
+        except RecursionError:
+            raise NotJson(_TOO_DEEP) from None
         except _UNREADABLE:
             raise NotJson(why_unreadable(value)) from None
     try:

@@ -71,6 +71,14 @@ class TestAsSmallOnes:
         with pytest.raises(BadRequest):
             edits.merge_patch(b"{}", text)
 
+    @pytest.mark.usefixtures("all_are_large")
+    def test_depth(self) -> None:
+        text = b'{"a":' * edits.MAX_DEPTH + b"1" + b"}" * edits.MAX_DEPTH
+        with pytest.raises((BadRequest, NotJson)):
+            edits.merge_patch(text, b'{"a":' + text + b"}")
+        few = text.replace(b'{"a":', b"", 400).replace(b"}", b"", 400)
+        assert edits.merge_patch(few, few) == few
+
 
 class TestCost:
     def test_nothing_is_built_of_what_is_not_named(self, monkeypatch: pytest.MonkeyPatch) -> None:

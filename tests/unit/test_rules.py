@@ -382,7 +382,7 @@ class TestFull:
     def test_what_is_read_answered_and_put_closes_a_group(
         self, operation: Operation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shards.group.FULL_BYTES", 300)
+        monkeypatch.setattr("shards.group.FULL_BYTES", 150)
         monkeypatch.setattr("shards.rules.SMALL_VALUE", 0)
         space = Keyspace(0, 1, 1000, lambda key: (b'{"a":"%b"}' % (b"x" * 192), ""))
         space.load([(b"t", 12, 12, 0, 200)])
@@ -393,7 +393,7 @@ class TestFull:
             if group.full:
                 break
         assert group.full
-        assert 300 < group.work <= 700
+        assert 150 < group.work <= 500
 
     def test_what_results_take_closes_a_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.group.FULL_BYTES", 200)
