@@ -279,7 +279,7 @@ def test_a_batch_of_everything(site: Site) -> None:
         {"op": "touch", "key": "d", "ttl": 60.5},
         {"op": "touch", "key": "nothing", "expires": "2100-01-01T00:00:00Z"},
         {"op": "delete", "key": "nothing"},
-        {"op": "delete", "key": "a", "if_revision": 1},
+        {"op": "delete", "key": "a", "if_revision": b["revision"]},
         {"op": "delete", "key": "a"},
         {"op": "get", "key": "a"},
         {"op": "incr", "key": "b"},
