@@ -9,7 +9,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
@@ -137,6 +137,28 @@ class Envelope(Struct, forbid_unknown_fields=True):
     atomic: bool = False
 
 
+_COUNTED_BYTES: Final = 1 << 20
+"""Bytes of a body from which on its elements are counted before they are kept."""
+
+
+class _Element(Struct, gc=False):
+    """An operation of which nothing is kept but that it was there."""
+
+    counted: ClassVar[list[None]] = []
+
+    op: Raw
+    key: Raw
+
+    def __post_init__(self) -> None:
+        self.counted.append(None)
+        if len(self.counted) > BATCH_OPS:
+            raise ValueError("too many")
+
+
+class _Elements(Struct, gc=False):
+    ops: list[_Element]
+
+
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -172,6 +194,8 @@ class Format:
 
     def envelope(self, body: bytes) -> Envelope:
         """The batch in `body`. Raises `BadRequest`."""
+        if len(body) > _COUNTED_BYTES:
+            self._count(body)
         try:
             envelope: Envelope = self._decode(body, type=Envelope)
         except _UNREADABLE as error:
@@ -179,6 +203,20 @@ class Format:
         if len(envelope.ops) > BATCH_OPS:
             raise BadRequest(f"{len(envelope.ops)} operations; a batch has at most {BATCH_OPS}")
         return envelope
+
+    def _count(self, body: bytes) -> None:
+        """Raise `BadRequest` at the first element that is too many or no operation, before all are kept: of millions of
+        small ones that takes fifty times the memory of the body. What else is wrong is told by who reads it."""
+        counted = _Element.counted = []
+        try:
+            self._decode(body, type=_Elements)
+        except msgspec.ValidationError as error:
+            if len(counted) > BATCH_OPS:
+                raise BadRequest(f"more than {BATCH_OPS} operations") from None
+            why = self._why(body, error)
+            raise _malformed(len(counted), why) if counted else BadRequest(f"not a batch: {why}") from None
+        except _UNREADABLE:
+            pass
 
     def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
         """The operation `raw`, the one at `index`, for its shard; `batch` goes into gets. Raises `BadRequest`."""

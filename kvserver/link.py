@@ -1,6 +1,7 @@
 """One worker's connection to one shard: a DEALER socket, what waits to be sent, and what waits for an answer.
 
-All operations of one turn of the event loop travel in one message. A write whose message may have been received is
+All operations of one turn of the event loop travel in one message, but for those that may take the shard long: these
+travel alone, so that nobody waits for another one's. A write whose message may have been received is
 never sent again: if its answer does not come, nobody can know its outcome (`OutcomeUnknown`). What was surely not
 executed, because ZeroMQ never took it or the shard refused the message, waits for the shard's restart until its
 deadline and then ends as `Unavailable`.
@@ -18,7 +19,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from zmq.utils.monitor import recv_monitor_message
 from shards import protocol
 from shards.board import ShardRow
 from shards.errors import KVError, OutcomeUnknown, ProtocolError, Unavailable
-from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Failed, OfOneKey, Operation, Reply, count_of, size_of
+from shards.protocol import SMALL_BYTES, SMALL_OPS, Failed, OfOneKey, Operation, Reply, count_of, is_plain, size_of
 
 MOST_WAITING = 256
 """Requests of one worker that may wait for a shard that cannot be reached; further ones are refused at once."""
@@ -38,6 +39,7 @@ MOST_WAITING_BYTES = 64 << 20
 LATE_NS = 200_000_000
 """How much longer than its deadline a message is waited for: the shard may be about to refuse it."""
 
+_PACKED_BYTES = SMALL_BYTES // 2  # of keys and values in a small message: there are types, conditions and the like, too
 _COPY_BELOW = 1 << 20  # bytes of a message below which copying costs less than another thread that lets go of it
 _WATCHED = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
 # Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
@@ -115,6 +117,40 @@ class Portion(_Delivered):
         self._deliver(list(islice(replies, self.count)))
 
 
+class _Sent:
+    """A message that was handed to ZeroMQ.
+
+    Attributes:
+        deadline_ns: until when the shard may begin with it.
+        waiting: who has no answer yet.
+        count: how many operations it holds.
+    """
+
+    __slots__ = ("_places", "_replies", "count", "deadline_ns", "waiting")
+
+    def __init__(self, deadline_ns: int, waiting: list[Pending], count: int) -> None:
+        self.deadline_ns, self.waiting, self.count = deadline_ns, waiting, count
+        self._replies: dict[int, Reply] = {}
+        self._places: list[range] = []  # of the operations of each that waits; empty until a part comes
+
+    def take(self, places: Sequence[int], replies: Sequence[Reply]) -> list[tuple[Pending, Iterator[Reply]]]:
+        """Take in some of the replies; who has all of its own now, and waits no more."""
+        if not self._places:
+            ends = list(accumulate(len(pending.operations) for pending in self.waiting))
+            self._places = [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        kept = self._replies
+        kept.update(zip(places, replies, strict=True))
+        ready: list[tuple[Pending, Iterator[Reply]]] = []
+        left: list[tuple[Pending, range]] = []
+        for pending, own in zip(self.waiting, self._places, strict=True):
+            if own[0] in kept and all(place in kept for place in own):
+                ready.append((pending, iter([kept.pop(place) for place in own])))
+            else:
+                left.append((pending, own))
+        self.waiting, self._places = [pending for pending, _ in left], [own for _, own in left]
+        return ready
+
+
 class Link:
     """The connection to one shard. All methods are called from the event loop's thread; none blocks.
 
@@ -127,7 +163,7 @@ class Link:
     ) -> None:  # fmt: skip
         self._context, self._row, self._index, self._run_dir, self._loop = context, row, index, run_dir, loop
         self._waiting: deque[Pending] = deque()
-        self._in_flight: dict[int, tuple[int, list[Pending], int]] = {}  # deadline, who waits, how many replies
+        self._in_flight: dict[int, _Sent] = {}
         self._next_id = 1
         self._flush_scheduled = False
         self._socket: zmq.Socket[bytes] | None = None
@@ -169,9 +205,9 @@ class Link:
         if self._row.incarnation != self._incarnation:
             self._connect()
         now = time.monotonic_ns()
-        late = [id for id, (deadline_ns, *_) in self._in_flight.items() if now > deadline_ns + LATE_NS]
+        late = [id for id, sent in self._in_flight.items() if now > sent.deadline_ns + LATE_NS]
         for id in late:
-            self._fail(self._in_flight.pop(id)[1])
+            self._fail(self._in_flight.pop(id).waiting)
         if self._waiting:
             self._drop_late(now)
             self._flush()
@@ -200,13 +236,17 @@ class Link:
         self._receive()  # the descriptor is edge-triggered: sending may have swallowed the edge
 
     def _take(self) -> list[Pending]:
-        """What fits into one message, at least one operation."""
+        """What travels in one message: what may take long alone, the rest as far as a message stays small."""
         waiting, batch = self._waiting, [self._waiting.popleft()]
         size, count = batch[0].size, batch[0].count
-        while waiting and count + waiting[0].count <= MESSAGE_OPS and size + waiting[0].size <= MESSAGE_BYTES:
+        if not _is_small(batch[0]):
+            return batch
+        while waiting and _is_small(waiting[0]):
+            size += waiting[0].size
+            count += waiting[0].count
+            if count > SMALL_OPS or size > _PACKED_BYTES:
+                break
             batch.append(waiting.popleft())
-            size += batch[-1].size
-            count += batch[-1].count
         return batch
 
     def _send(self, batch: list[Pending]) -> bool:
@@ -221,7 +261,7 @@ class Link:
             self._open = False
             return False
         self._open = True
-        self._in_flight[self._next_id] = (deadline_ns, batch, len(operations))
+        self._in_flight[self._next_id] = _Sent(deadline_ns, batch, len(operations))
         self._next_id += 1
         self.messages += 1
         self.operations += len(operations)
@@ -233,16 +273,28 @@ class Link:
         while self._socket is not None and int(self._socket.get(_EVENTS)) & _POLLIN:
             frame = self._socket.recv(_DONTWAIT)
             try:
-                id, replies = protocol.decode_reply(frame)
+                if protocol.is_part(frame):
+                    self._answer_some(*protocol.decode_part(frame))
+                else:
+                    self._answer(*protocol.decode_reply(frame))
             except ProtocolError as error:
                 log.error("shard %d sent what is no reply: %s", self._index, error)
-                continue
-            self._answer(id, replies)
+
+    def _answer_some(self, id: int, places: list[int], replies: list[Reply]) -> None:
+        sent = self._in_flight.get(id)
+        if sent is None:
+            return  # nobody waits for it any more
+        ready = sent.take(places, replies)
+        if not sent.waiting:
+            del self._in_flight[id]
+        for pending, answers in ready:
+            pending.answer(answers)
 
     def _answer(self, id: int, replies: list[Reply]) -> None:
-        _, batch, count = self._in_flight.pop(id, (0, [], 0))
-        if not batch:
-            return  # nobody waits for it any more
+        sent = self._in_flight.pop(id, None)
+        if sent is None:
+            return
+        batch, count = sent.waiting, sent.count
         refusal = replies[0].error() if len(replies) == 1 and isinstance(replies[0], Failed) else None
         if isinstance(refusal, Unavailable):  # refused as a whole, surely not executed
             # Several messages may come back one after the other: the operations of a request keep their order.
@@ -303,8 +355,8 @@ class Link:
         self._socket = self._monitor = None
         self._open, self._incarnation = False, 0
         unanswered, self._in_flight = self._in_flight, {}
-        for _, batch, _ in unanswered.values():
-            self._fail(batch)
+        for sent in unanswered.values():
+            self._fail(sent.waiting)
 
     def _watch(self) -> None:
         """Read the monitor: a shard that dies is known at once."""
@@ -321,3 +373,8 @@ class Link:
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self._open = True
                 self._flush()
+
+
+def _is_small(pending: Pending) -> bool:
+    """Whether it may travel with others."""
+    return pending.count <= SMALL_OPS and pending.size <= _PACKED_BYTES and is_plain(pending.operations)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -279,7 +279,8 @@ class Router:
         in parts waits for each of them once. `held` is told how many bytes of values wait for their answer, whenever
         other tasks are about to run; what it raises, this raises, if nothing was sent yet.
 
-        Gets are answered from the maps, but for those of keys that are changed before them.
+        Gets are answered from the maps, but for those of keys that are changed before them. A shard is given one
+        message after the other, each when the one before is answered: so their order is that of the operations.
         """
         replies: list[Reply] = [_INTERNAL] * len(operations)
         finished: asyncio.Future[None] = self._loop.create_future()
@@ -287,30 +288,39 @@ class Router:
         asked: Sequence[int] = range(len(operations))
         if Get in map(type, operations):
             asked = await self._answer_gets(operations, replies, held)
-        portions = list(self._portions(operations, asked))
-        left = len(portions)
+        lines: dict[int, deque[tuple[Sequence[int], int]]] = defaultdict(deque)
+        for shard, portion, size in self._portions(operations, asked):
+            lines[shard].append((portion, size))
+        left = len(lines)
         silent = set() if silent is None else silent
 
         def deliver(shard: int, portion: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
-            nonlocal left
             if isinstance(answers, KVError):
                 if isinstance(answers, Unavailable | OutcomeUnknown):
                     silent.add(shard)
                 answers = [Failed.of(answers)] * len(portion)
             for index, reply in zip(portion, answers, strict=True):
                 replies[index] = reply
-            left -= 1
-            if not left and not finished.done():
-                finished.set_result(None)
+            send_next(shard)
 
-        deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
-        for shard, portion, size in portions:
+        def send_next(shard: int) -> None:
+            nonlocal left
+            if not lines[shard]:
+                left -= 1
+                if not left and not finished.done():
+                    finished.set_result(None)
+                return
+            portion, size = lines[shard].popleft()
+            deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
             pending = Portion([operations[at] for at in portion], size, deadline_ns, partial(deliver, shard, portion))
             if shard in silent:
                 pending.fail(Unavailable(f"shard {shard} did not answer before"))
             else:
                 self._links[shard].enqueue(pending)
-        if portions:
+
+        for shard in list(lines):
+            send_next(shard)
+        if lines:
             await finished
         self._show(operations, replies, end)
         return replies

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from shards import largejson
 from shards.errors import BadRequest, NotAnInteger, NotJson, Overflow
 
 MAX_INTEGER = (1 << 63) - 1
@@ -16,25 +17,26 @@ INTEGER_BYTES = 20
 """Bytes of the longest value that can be added to."""
 
 MAX_DEPTH = 512
-"""Levels of JSON that a patch works on. How deep an interpreter can go varies; this limit does not."""
+"""Levels of JSON that a patch works on. How deep an interpreter can go varies; this limit does not. Of a large document
+only those that the patch names count."""
+EXPLAINED_BYTES = 256 << 10
+"""Bytes of a text up to which it is looked for what is wrong: that takes ten times as long as to see that it is."""
 
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)")
 _UNENDED_STRING = re.compile(r'"(?:[^"\\]|\\.)*\\?\Z', re.DOTALL)
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
-def _verbatim(number: str) -> msgspec.Raw:
-    return msgspec.Raw(number.encode())
-
-
 # Numbers with a point or an exponent stay as they were written: a member that no patch names must not lose digits.
-_decode = msgspec.json.Decoder(float_hook=_verbatim).decode
+_decode = msgspec.json.Decoder(float_hook=msgspec.Raw).decode
 _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is a ValueError
 
 
 def why_unreadable(text: bytes) -> str:
     """Say in plain words why msgspec cannot read `text` as JSON. A library's own words may change with any version."""
+    if len(text) > EXPLAINED_BYTES:
+        return "it is malformed, or breaks off"
     try:
         characters = text.decode()
         json.loads(characters, parse_constant=_refuse_constant)
@@ -76,12 +78,20 @@ def add(value: bytes, by: int) -> bytes:
 def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     """The JSON text that the JSON text `patch` makes of `value` by RFC 7396; None, an absent value, is as good as `{}`.
 
+    Members of a large value that the patch does not name cost next to nothing, and stay as they are written.
     Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than `MAX_DEPTH` levels deep.
     """
     try:
         changes = _read(patch)
     except ValueError as error:
         raise BadRequest(f"the patch cannot be used: {error}") from None
+    if value is not None and len(value) >= largejson.LARGE_BYTES and isinstance(changes, dict):
+        try:
+            return largejson.merge(value, changes)
+        except RecursionError:
+            raise NotJson(_TOO_DEEP) from None
+        except _UNREADABLE:
+            raise NotJson(why_unreadable(value)) from None
     try:
         target = {} if value is None else _read(value)
     except ValueError as error:
@@ -90,9 +100,9 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
 
 
 def _read(text: bytes) -> Any:
-    """Raises `ValueError` with the reason."""
+    """The document, of a large one text where nobody has to look. Raises `ValueError` with the reason."""
     try:
-        document = _decode(text)
+        document = _decode(text) if len(text) < largejson.LARGE_BYTES else largejson.read(text)
     except _UNREADABLE:
         raise ValueError(why_unreadable(text)) from None
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(document):

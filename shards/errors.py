@@ -167,7 +167,13 @@ class AnswerTooLarge(KVError):
 class BatchTooLarge(KVError):
     code, status = "batch_too_large", 413
     title = "The atomic batch is too large to be written as one"
-    hint = "An atomic batch has at most 10,000 operations and writes at most 48 MiB."
+    hint = "An atomic batch has at most 10,000 operations and writes at most 48 MiB; its patches handle at most 24 MiB."
+
+
+class PatchesTooLarge(KVError):
+    code, status = "patches_too_large", 413
+    title = "The patches of the batch have written too much; this one did nothing"
+    hint = "Each patch writes the whole value. Send fewer of one batch, or put the value as it shall be."
 
 
 class KeyTooLong(KVError):

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MAX_ANSWERS = 256 << 20
 """Bytes of values that the replies of one group may carry; further ones are refused, for they take memory."""
 FULL_BYTES = 4 << 20
-"""Bytes of events after which a group takes no more operations. They count where results may be larger than what was
-sent: a group begins with at most 16 MiB of requests or one large operation, and its record must fit into a segment."""
+"""Bytes after which a group takes no more operations: of what it logs, or of the values it has read, answered and put.
+All others wait until a group is done. One operation may be larger alone, but its record must fit into a segment."""
 UNBOUNDED = 1 << 62
 
 _EVENT_BYTES = 24  # what an event takes beside key, value and content type
@@ -55,6 +55,7 @@ class Group:
             was decided last: it may be decided again in another group.
         refused: how many operations were.
         answer_bytes: size of the values that the replies will carry.
+        work: bytes of the values that were read, answered or put, but for small ones.
 
     Attributes for the rules:
         keyspace: whose group it is.
@@ -75,7 +76,7 @@ class Group:
         self.events: list[Change] = []
         self.full = self.starved = False
         self.expired = self.prefix_deleted = self.evicted = self.refused = self.lag_ms = 0
-        self.answer_bytes = 0
+        self.answer_bytes = self.work = 0
         self.keyspace = keyspace
         self.room, self.spare = room, spare
         self.guarded = room is not Room.ALL or 0 < keyspace.max_memory < others + keyspace.bytes + size
@@ -209,6 +210,13 @@ class Group:
         if self.answer_bytes + size > MAX_ANSWERS:
             raise Overloaded("too many large values were asked for at once")
         self.answer_bytes += size
+        self.count_work(size)
+
+    def count_work(self, size: int) -> None:
+        """Note that a value of `size` bytes is read or written. It stays counted if the operation is undone."""
+        self.work += size
+        if self.work > FULL_BYTES:
+            self.full = True
 
     def weigh(self) -> int:
         """How many bytes the events so far take."""
@@ -222,7 +230,7 @@ class Group:
             if isinstance(event, PutEvent):
                 self._weight += len(event.value) + len(event.content_type)
         self._weighed = len(self.events)
-        self.full = self.starved or self._weight > FULL_BYTES
+        self.full = self.starved or self._weight > FULL_BYTES or self.work > FULL_BYTES
         return self._weight
 
     def make_room(self, key: bytes, size: int, old: Entry | None) -> None:
@@ -295,6 +303,6 @@ class Group:
             del self.events[events:], self.numbered[numbered:], self._wanted[wanted:]
             self._weighed = events
             self._weight, self._bytes, self._expiring, self.expired, self.evicted, self.answer_bytes = numbers
-            self.full = self.starved or self._weight > FULL_BYTES
+            self.full = self.starved or self._weight > FULL_BYTES or self.work > FULL_BYTES
 
         return undo

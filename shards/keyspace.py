@@ -87,6 +87,11 @@ class Keyspace:
         """
         return Group(self, now_ms, room, spare, others, size)
 
+    def size_of(self, key: bytes) -> int:
+        """Bytes of the value that the key has, expired or not; 0 if it has none."""
+        entry = self._entries.get(key)
+        return entry[3] if entry is not None else 0
+
     def entries(self) -> dict[bytes, Entry]:
         """A copy of the dict, to compare with a map."""
         return dict(self._entries)

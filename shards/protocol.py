@@ -13,8 +13,12 @@
   `deadline_passed`.
 - A message holds at most `MESSAGE_OPS` operations (those of an atomic batch count singly) and `MESSAGE_BYTES` bytes,
   but one operation may be larger alone.
-- Operations of one message are executed in their order, not as a unit: other messages may come between them, and each
-  succeeds or fails by itself.
+- Operations of one message on one key are executed in their order, not as a unit: other messages may come between
+  them, and each succeeds or fails by itself. What has not begun at the deadline is refused.
+- Once patches of a message have written `PATCHED_BYTES`, its further ones are refused with `patches_too_large`: each
+  logs the whole value, whatever was sent.
+- A message is **small** if it holds at most `SMALL_OPS` operations, takes at most `SMALL_BYTES`, and `is_plain`. It
+  does not wait for those that are not, so a sender puts what may take long into messages of its own.
 
 **Operations**, by tag (keys and values are `bin`)::
 
@@ -59,6 +63,9 @@ delete or touch of an absent key is answered as such, whatever its condition.
                                                             nil. What fails by no fault of its own (status 500 and
                                                             above) refuses the batch: its reply is that `Failed`
 
+A reply whose parts are ready at different times comes in several frames, each with another magic, b"KVP1", and a body
+of two: an array of places in the message, and one of as many replies.
+
 Whatever arrives gets a reply. Where not even the header can be read, its id is 0.
 
 **Events**, the payload of a log record: a MessagePack array of events; each takes one revision, in order::
@@ -91,10 +98,18 @@ MESSAGE_OPS = 1024
 """Most operations in one message, and the count at which a shard closes a group."""
 MESSAGE_BYTES = 8 << 20
 """Most bytes of keys and values in one message of several operations, and the size at which a group closes."""
+SMALL_OPS = 128
+"""Most operations of a message that does not wait for large ones."""
+SMALL_BYTES = 256 << 10
+"""Most bytes of such a message."""
 BATCH_OPS = 10_000
 """Most operations of an atomic batch."""
 ANSWER_BYTES = 32 << 20
 """Most bytes of values that the gets of one batch answer."""
+PATCHED_BYTES = 64 << 20
+"""Bytes that patches of one message, or of one batch, may write before further ones are refused."""
+PATCH_WORK_BYTES = 24 << 20
+"""Bytes of values that the patches of an atomic batch may read and write: nobody else has a turn meanwhile."""
 RECORD_BYTES = 48 << 20
 """Most bytes that an atomic batch may take in the log."""
 PUBLISH_BYTES = 64 << 10
@@ -102,7 +117,7 @@ PUBLISH_BYTES = 64 << 10
 
 _REQUEST = struct.Struct("<4sIQQQ")
 _REPLY = struct.Struct("<4sIQ")
-_REQUEST_MAGIC, _REPLY_MAGIC = b"KVQ1", b"KVR1"
+_REQUEST_MAGIC, _REPLY_MAGIC, _PART_MAGIC = b"KVQ1", b"KVR1", b"KVP1"
 
 
 class _Wire(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -309,6 +324,7 @@ _encoder = msgspec.msgpack.Encoder()
 _encode, _encode_into = _encoder.encode, _encoder.encode_into
 _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
+_decode_part = msgspec.msgpack.Decoder(tuple[list[int], list[Reply]]).decode
 _decode_events = msgspec.msgpack.Decoder(list[Event]).decode
 _decode_activity = msgspec.msgpack.Decoder(list[Activity]).decode
 
@@ -327,6 +343,20 @@ def size_of(operation: Operation) -> int:
 def count_of(operation: Operation) -> int:
     """How many operations `operation` is: what counts towards `MESSAGE_OPS`."""
     return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
+
+
+_PLAIN = frozenset({Put, Delete, Touch, Incr, MarkPrefix})
+
+
+def is_plain(operations: Sequence[Operation]) -> bool:
+    """Whether all of them take no longer than what was sent makes expect, as far as one can see from here."""
+    if len(operations) == 1 and type(operations[0]) in _PLAIN:
+        return True
+    kinds = set(map(type, operations))
+    if AtomicBatch not in kinds:
+        return kinds <= _PLAIN
+    batches = [operation.operations for operation in operations if isinstance(operation, AtomicBatch)]
+    return kinds <= _PLAIN | {AtomicBatch} and all(map(is_plain, batches))
 
 
 def encode_request(id: int, incarnation: int, deadline_ns: int, operations: Sequence[Operation]) -> bytearray:
@@ -375,6 +405,31 @@ def decode_reply(frame: bytes) -> tuple[int, list[Reply]]:
     if len(replies) != count:
         raise ProtocolError(f"the header counts {count} replies, the body holds {len(replies)}")
     return id, replies
+
+
+def encode_part(id: int, places: Sequence[int], replies: Sequence[Reply]) -> bytearray:
+    """The frame of some of the replies, those to the operations at `places`."""
+    frame = bytearray(_REPLY.size)
+    _encode_into((places, replies), frame, _REPLY.size)
+    _REPLY.pack_into(frame, 0, _PART_MAGIC, len(replies), id)
+    return frame
+
+
+def is_part(frame: bytes) -> bool:
+    """Whether `frame` is one of several with the replies to a message."""
+    return frame.startswith(_PART_MAGIC)
+
+
+def decode_part(frame: bytes) -> tuple[int, list[int], list[Reply]]:
+    """Id, places and replies. Raises `ProtocolError`."""
+    try:
+        _, count, id = _REPLY.unpack_from(frame)
+        places, replies = _decode_part(memoryview(frame)[_REPLY.size :])
+    except (struct.error, *_UNREADABLE) as error:
+        raise ProtocolError(f"part: {error}") from None
+    if not len(places) == len(replies) == count:
+        raise ProtocolError(f"the header counts {count} replies, the body holds {len(replies)} for {len(places)}")
+    return id, places, replies
 
 
 def encode_events(events: Sequence[Event]) -> bytes:

@@ -29,6 +29,7 @@ from shards.limits import MAX_KEY, check_utf8, expiry, is_content_type
 from shards.protocol import (
     ANSWER_BYTES,
     BATCH_OPS,
+    PATCH_WORK_BYTES,
     RECORD_BYTES,
     AtomicBatch,
     Condition,
@@ -59,6 +60,9 @@ from shards.slots import slot_of
 
 if TYPE_CHECKING:
     from shards.group import Group
+
+SMALL_VALUE = 4 << 10
+"""Bytes of a value that is put without being counted: a group has no more than some thousand."""
 
 _NOT_DONE = Failed("failed_dependency")
 _MAP_FULL = "the map cannot grow any more"
@@ -94,6 +98,8 @@ def put(group: Group, operation: Put) -> Done:
         _check_condition(group, operation.condition, old)
     if group.guarded:
         _check_room(group, key, size, old)
+    if size > SMALL_VALUE:
+        group.count_work(size)
     existed = wanted = False
     if old is not None:
         if is_live(old, now_ms):
@@ -172,6 +178,7 @@ def patch(group: Group, operation: Patch) -> Value:
         _check_condition(group, operation.condition, old)
     if old is None or not is_live(old, group.now_ms):
         return _rewrite(group, key, old, edits.merge_patch(None, operation.patch), "application/json", 0)
+    group.count_work(old[3])
     value, content_type = group.value(key, old)
     return _rewrite(group, key, old, edits.merge_patch(value, operation.patch), content_type, old[2])
 
@@ -211,7 +218,9 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
     begin, begin_bytes = len(group.events), group.weigh()
     undo = group.undo(operations)
     replies: list[OfOne] = []
+    patched = 0
     for operation in operations:
+        work = group.work
         reply = _of_batch(group, operation, begin)
         if isinstance(reply, Failed):
             undo()
@@ -224,6 +233,11 @@ def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
         if group.weigh() - begin_bytes > RECORD_BYTES:
             undo()
             raise BatchTooLarge
+        if type(operation) is Patch:
+            patched += group.work - work
+            if patched > PATCH_WORK_BYTES:
+                undo()
+                raise BatchTooLarge(f"its patches read and write more than {PATCH_WORK_BYTES} bytes")
     if len(group.events) - begin > 1:
         group.atomic.append((begin, len(group.events)))
     return Results(replies)

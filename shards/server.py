@@ -1,6 +1,6 @@
 """A shard's process: requests in by ROUTER, replies out, events out by PUB. The only user of ZeroMQ in this package.
 
-One loop, one thread: take what has arrived, up to a full group, without waiting; write it (`writer`); reply; publish.
+One loop, one thread: take what has arrived, without waiting; write a group of it (`waiting`, `writer`); reply; publish.
 Everything that arrives is answered, and no peer can hold the loop up: what cannot be sent at once is dropped, since
 whoever does not read its replies finds their outcome unknown anyway.
 """
@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import zmq
 
@@ -28,16 +27,18 @@ from shards.maps import MapFull
 from shards.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
-    AtomicBatch,
+    SMALL_BYTES,
     DeletePrefix,
     Failed,
     MalformedRequest,
     Operation,
+    Patch,
     Reply,
-    count_of,
+    Value,
     size_of,
 )
 from shards.restore import open_map
+from shards.waiting import Unit, Unread, Waiting, count
 from shards.writer import Writer
 
 _IDLE_S = 0.1  # the longest wait: the heartbeat goes on
@@ -46,6 +47,8 @@ _FIGURES_S = 0.05
 _GOODBYE_S = 0.1  # how long a stopping shard waits for requests to refuse
 _GOODBYE_LINGER_MS = 250
 _LOCK_S = 10.0  # how long a predecessor may take to die
+MOST_WAITING = 4096
+"""Messages that wait for their turn; further ones wait to be received."""
 _COPY_BELOW = 1 << 20  # bytes of a message below which copying costs less than another thread that lets go of it
 
 # Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
@@ -61,16 +64,6 @@ class StartError(Exception):
 
 class RunOver(Exception):
     """The store runs without this process by now."""
-
-
-class Arrived(NamedTuple):
-    """A request that may be executed, and whom to answer. `alone`: it holds a prefix delete."""
-
-    identity: bytes
-    id: int
-    operations: list[Operation]
-    size: int
-    alone: bool
 
 
 class Sockets:
@@ -121,7 +114,13 @@ class Sockets:
 
     def reply(self, identity: bytes, id: int, replies: Sequence[Reply]) -> None:
         """Send replies; drop them if the peer is gone or does not read."""
-        frame = protocol.encode_reply(id, replies)
+        self._send(identity, protocol.encode_reply(id, replies))
+
+    def reply_part(self, identity: bytes, id: int, places: Sequence[int], replies: Sequence[Reply]) -> None:
+        """Send those of the replies that stand at `places`, as `reply` does."""
+        self._send(identity, protocol.encode_part(id, places, replies))
+
+    def _send(self, identity: bytes, frame: bytearray) -> None:
         try:
             self._router.send(identity, _DONTWAIT | _SNDMORE)
             self._router.send(frame, _DONTWAIT, copy=len(frame) < _COPY_BELOW)
@@ -177,6 +176,7 @@ class Server:
         self.writer.housekeep(self.board.watermark())
         self.writer.publish_figures()
         self.sockets = Sockets(self._run_dir, self.shard)
+        self._waiting = Waiting(self._read, self._refuse_rest, self.writer.keyspace.size_of)
         row.incarnation, row.state = self.sockets.incarnation, ShardRow.UP
         log.debug("shard %d up: %d keys", self.shard, len(self.writer.keyspace))
 
@@ -211,20 +211,21 @@ class Server:
         self.sockets.watch(fd)
 
     def turn(self, wait_s: float) -> None:
-        """One turn of the loop: one group, or a wait of at most `wait_s` for something to do.
+        """One turn of the loop: a group of small messages and one of large ones, or a wait of at most `wait_s` for
+        something to do.
 
         Raises `LogBroken`, `MapFull` and `RunOver`: the process must end and answer nothing more.
         """
         self._row.beat()
-        arrived = self._drain()
-        if arrived is None:
+        if not self._drain() and not self._waiting:
             wait_s = self.writer.expiry_in_s(wait_s)
             if wait_s > 0:
                 self.sockets.wait(wait_s)
-                arrived = self._drain()
-        if arrived:
-            self._serve(arrived)
-        elif self.writer.expiry_in_s(1.0) == 0:
+                self._drain()
+        served = self._serve(small=True)
+        if self._waiting:
+            served = self._serve(small=False) or served
+        if not served and self.writer.expiry_in_s(1.0) == 0:
             self.writer.write([])
             self._publish()
         self._keep_house()
@@ -239,28 +240,24 @@ class Server:
 
     # Parts of a turn.
 
-    def _drain(self) -> list[Arrived] | None:
-        """What has arrived, up to a full group or a prefix delete, and may be executed; the rest is refused.
-
-        None if there was nothing.
-        """
-        arrived: list[Arrived] = []
-        messages = operations = size = 0
-        while operations < MESSAGE_OPS and size < MESSAGE_BYTES and messages < MESSAGE_OPS:
+    def _drain(self) -> bool:
+        """Let wait what has arrived and may be executed; the rest is refused. Whether there was anything."""
+        messages = operations = 0
+        while operations < MESSAGE_OPS and messages < MESSAGE_OPS and len(self._waiting) < MOST_WAITING:
             message = self.sockets.receive()
             if message is None:
                 break
             messages += 1
-            request = self._accept(*message)
-            if request is not None:
-                arrived.append(request)
-                operations += _count(request.operations)
-                size += request.size
-                if request.alone:  # others shall not wait for several of them
-                    break
-        return arrived if messages else None
+            if len(message[1]) > SMALL_BYTES:
+                self._waiting.add(Unread(*message))
+                continue
+            unit = self._accept(*message)
+            if unit is not None:
+                self._waiting.add(unit)
+                operations += len(unit.operations)
+        return messages > 0
 
-    def _accept(self, identity: bytes, frame: bytes) -> Arrived | None:
+    def _accept(self, identity: bytes, frame: bytes) -> Unit | None:
         try:
             request = protocol.decode_request(frame)
         except MalformedRequest as error:
@@ -274,44 +271,54 @@ class Server:
         elif is_too_large(request.operations, size):
             self._refuse(identity, request.id, ProtocolError("the request holds more than one message may"))
         else:
-            return Arrived(
-                identity, request.id, request.operations, size, DeletePrefix in map(type, request.operations)
-            )
+            return Unit(identity, request.id, request.deadline_ns, request.operations, size)
         return None
+
+    def _read(self, message: Unread) -> Unit | None:
+        return self._accept(message.identity, message.frame)
 
     def _refuse(self, identity: bytes, id: int, error: KVError) -> None:
         self.sockets.reply(identity, id, [Failed.of(error)])
         log.debug("refused a message of shard %d: %s %s", self.shard, error.code, error)
 
-    def _serve(self, arrived: list[Arrived]) -> None:
-        """Execute, answer and publish, in order. All is one group, but a last request with a prefix delete."""
-        together = arrived[:-1] if arrived[-1].alone else arrived
-        if together:
-            size = sum(request.size for request in together)
-            replies = self.writer.write([request.operations for request in together], size)
-            for request, answer in zip(together, replies, strict=True):
-                self.sockets.reply(request.identity, request.id, answer)
-            self._publish()
-        if arrived[-1].alone:
-            last = arrived[-1]
-            self.sockets.reply(last.identity, last.id, self._write_in_pieces(last))
-            self._publish()
+    def _refuse_rest(self, unit: Unit, error: KVError) -> None:
+        """Refuse what is left of a message: as a whole if that is all of it."""
+        if unit.places is None:
+            self._refuse(unit.identity, unit.id, error)
+        else:
+            self._answer(unit, [Failed.of(error)] * len(unit.operations))
 
-    def _write_in_pieces(self, request: Arrived) -> list[Reply]:
-        """The replies to a request that holds prefix deletes: what stands between them is a group each."""
-        replies: list[Reply] = []
-        between: list[Operation] = []
-        for operation in request.operations:
-            if isinstance(operation, DeletePrefix):
-                if between:
-                    replies += self.writer.write([between], request.size)[0]
-                    between = []
-                replies.append(self.writer.delete_prefix(operation))
-            else:
-                between.append(operation)
-        if between:
-            replies += self.writer.write([between], request.size)[0]
-        return replies
+    def _serve(self, *, small: bool) -> bool:
+        """Execute one group, answer what it has done, and publish. False: there was nothing to do."""
+        group = self._waiting.take(time.monotonic_ns(), small=small)
+        if not group:
+            return False
+        if group[0].is_prefix_delete:
+            self._delete_prefix(group[0])
+            return True
+        replies = self.writer.write([unit.operations for unit in group], sum(unit.size for unit in group))
+        for unit, answers in zip(group, replies, strict=True):
+            if answers:
+                self._answer(unit, answers)
+            if len(answers) < len(unit.operations):
+                unit.patched += _patched(unit.operations, answers)
+        self._publish()
+        self._waiting.take_back(group, list(map(len, replies)), small=small)
+        return True
+
+    def _delete_prefix(self, unit: Unit) -> None:
+        operation = unit.operations[0]
+        assert isinstance(operation, DeletePrefix)
+        self._answer(unit, [self.writer.delete_prefix(operation)])
+        self._publish()
+
+    def _answer(self, unit: Unit, replies: Sequence[Reply]) -> None:
+        """Send the replies to the first operations of `unit`."""
+        if unit.places is None and len(replies) == len(unit.operations):
+            self.sockets.reply(unit.identity, unit.id, replies)
+        else:
+            places = range(len(replies)) if unit.places is None else unit.places[: len(replies)]
+            self.sockets.reply_part(unit.identity, unit.id, list(places), replies)
 
     def _publish(self) -> None:
         for frame in self.writer.announcements:
@@ -348,6 +355,8 @@ class Server:
         """Refuse what is queued, so that its senders know that it was not done."""
         self._row.state = ShardRow.STOPPING
         self._row.incarnation = 0
+        for unit in self._waiting.everything():
+            self._refuse_rest(unit, _stopping())
         give_up_at = time.monotonic() + _GOODBYE_S
         while (left_s := give_up_at - time.monotonic()) > 0:
             self._row.beat()
@@ -360,20 +369,25 @@ class Server:
                 id = protocol.decode_request(frame).id
             except MalformedRequest as error:
                 id = error.id
-            self._refuse(identity, id, Unavailable("the shard is stopping"))
+            self._refuse(identity, id, _stopping())
         self.writer.housekeep(self.board.watermark())
         self.writer.publish_figures()
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the shard is stopping")
+
+
+def _patched(operations: Sequence[Operation], replies: Sequence[Reply]) -> int:
+    """Bytes that the patches among the first `operations` have written."""
+    pairs = zip(operations, replies, strict=False)
+    return sum(len(reply.value) for operation, reply in pairs if type(operation) is Patch and type(reply) is Value)
 
 
 def is_too_large(operations: Sequence[Operation], size: int) -> bool:
     """Whether a message of `size` bytes breaks the rule of the protocol; one operation alone may be of any size."""
     if len(operations) == 1:
         return False
-    if _count(operations) > MESSAGE_OPS:
+    if count(operations) > MESSAGE_OPS:
         return True
     return size > MESSAGE_BYTES and sum(map(size_of, operations)) > MESSAGE_BYTES
-
-
-def _count(operations: Sequence[Operation]) -> int:
-    """How many operations there are, those of atomic batches singly."""
-    return sum(map(count_of, operations)) if AtomicBatch in map(type, operations) else len(operations)

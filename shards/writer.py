@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from shards.board import Board, ShardRow
@@ -94,10 +94,11 @@ class Writer:
         self._row.bytes_now = self.keyspace.bytes
 
     def write(self, requests: Sequence[Sequence[Operation]], size: int = 0) -> list[list[Reply]]:
-        """Do `requests`, as one group, joined by what is due to expire. The replies to each, in order.
+        """Do `requests`, in order, in one group, joined by what is due to expire, as far as the group takes them.
 
-        There are further groups only if results are much larger than what was sent (a patch of a large value), or if
-        more keys have to be evicted than one may.
+        Gives the replies to each. Where they are fewer than the operations, the group was full: the others were not
+        looked at. At least one operation is decided. Further groups come first if more keys have to be evicted than
+        one may.
 
         `size`: at least as many bytes as keys and values have. No operation is a `DeletePrefix`.
         Raises `LogBroken` and `MapFull`: then the process must end without another word.
@@ -108,20 +109,20 @@ class Writer:
         decide = group.decide
         replies: list[Reply] = []
         begun, evicting = 0, EVICT_GROUPS
-        for request in requests:
-            for operation in request:
+        for operation in chain.from_iterable(requests):
+            replies.append(decide(operation))
+            if not group.full:
+                continue
+            while group.starved and evicting:
+                evicting -= 1
+                group.refused -= 1
+                replies.pop()
+                self._end(group, replies, begun)
+                begun, group = len(replies), self._begin(size)
+                decide = group.decide
                 replies.append(decide(operation))
-                while group.full:
-                    again = group.starved and evicting > 0
-                    if again:
-                        evicting -= 1
-                        group.refused -= 1
-                        replies.pop()
-                    self._end(group, replies, begun)
-                    begun, group = len(replies), self._begin(size, group.answer_bytes)
-                    decide = group.decide
-                    if again:
-                        replies.append(decide(operation))
+            if group.full:
+                break
         self._end(group, replies, begun)
         self.figures["queue"] = max(self.figures["queue"], len(replies))
         answers = iter(replies)
@@ -175,13 +176,11 @@ class Writer:
         self._row.publish(self.figures)
         self.figures.update(queue=0, expiry_lag_ms=0)  # these two are the most since they were shown last
 
-    def _begin(self, size: int, answer_bytes: int = 0) -> Group:
-        """A group of `size` bytes. `answer_bytes`: of values that replies carry already."""
+    def _begin(self, size: int) -> Group:
+        """A group of `size` bytes."""
         room = self._room(size)
         others = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
-        group = self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES, others, size)
-        group.answer_bytes = answer_bytes
-        return group
+        return self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES, others, size)
 
     def _end(self, group: Group, replies: list[Reply], begun: int) -> None:
         """Commit `group`, whose replies stand in `replies` from `begun` on; if that fails, they become refusals."""

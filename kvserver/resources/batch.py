@@ -27,10 +27,12 @@ from shards.errors import (
     Forbidden,
     KVError,
     NotFound,
+    PatchesTooLarge,
 )
 from shards.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
+    PATCHED_BYTES,
     Done,
     Failed,
     Get,
@@ -117,6 +119,7 @@ def _refused(operations: list[OfOneKey], told: Told) -> Results | None:
 
 
 _NOT_DONE: Final = Failed.of(FailedDependency())
+_PATCHED: Final = Failed.of(PatchesTooLarge())
 _TOO_MUCH: Final = Failed.of(AnswerTooLarge())
 
 
@@ -156,7 +159,7 @@ class Told:
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self._traffic, self._reads_only = traffic, reads_only
         self._unrestricted = grants is EVERYTHING
-        self._held = 0
+        self._held = self._patched = 0
         self.results: list[dict[str, Any]] = []
         self.full = False
         self._cuts = [0]  # between these places in `results` values have some `_PORTION_BYTES`
@@ -183,7 +186,7 @@ class Told:
     @property
     def asks_all(self) -> bool:
         """Whether nothing at all is refused without a shard's being asked."""
-        return self._unrestricted and not self.full
+        return self._unrestricted and not self.full and self._patched < PATCHED_BYTES
 
     def refuses(self, operation: OfOneKey) -> Failed | None:
         """What becomes of the operation without a shard's being asked; None: ask."""
@@ -193,6 +196,8 @@ class Told:
                 self._grants.require("read" if is_get else "write", operation.key)
             except Forbidden as error:
                 return Failed.of(error)
+        if type(operation) is Patch and self._patched >= PATCHED_BYTES:
+            return _PATCHED
         return _TOO_MUCH if is_get and self.full else None
 
     def add(self, operation: OfOneKey, reply: Reply) -> bool:
@@ -210,6 +215,8 @@ class Told:
             self.results.append(_error(error, self._grants.may("read", operation.key)))
             return False
         assert isinstance(reply, Value)
+        if type(operation) is Patch:
+            self._patched += len(reply.value)
         self.results.append(self._value(operation, reply))
         if self._left >= self._cut_at:
             return False

@@ -13,7 +13,7 @@ TICKET: Final = 128 << 10
 _STORED: Final = frozenset(
     ((target.KEY, "PUT"), (target.KV, "PUT"), (target.KV, "PATCH"), (target.BATCH, "POST"), (target.TICKETS, "POST"))
 )
-_NOTICED: Final = frozenset(((target.KV, "POST"), (target.KV, "DELETE")))
+_NOTICED: Final = frozenset(((target.KV, "POST"), (target.KV, "DELETE"), (target.MANY, "DELETE")))
 READ: Final = _STORED | _NOTICED
 """Routes and methods whose responders read the body. They check first what the head alone decides, and change nothing
 before they have read it: so they can be asked whether they would refuse a request whose body is still to come."""
@@ -53,8 +53,8 @@ class Allowance(NamedTuple):
 def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allowance:
     """What may come behind a head of `method` for `path` (as sent).
 
-    A responder that wants no body is given its first byte, so that it can say so; one that does not care is given
-    nothing, and the client may send what it likes, up to `max_value` bytes. With OPTIONS, and to what is open to
+    Of a body that is not stored, the responder is given the first byte, so that it can refuse it; the client may send
+    up to `max_value` bytes. With OPTIONS, and to what is open to
     everybody (`target.is_open`), nobody makes the server wait for one.
     """
     if method == "OPTIONS" or target.is_open(path):
@@ -70,4 +70,4 @@ def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allow
         return Allowance(most, most)
     if asked in _STORED:
         return Allowance(max_value, max_value)
-    return Allowance(max_value, 1 if asked in _NOTICED else 0)
+    return Allowance(max_value, 1)

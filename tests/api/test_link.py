@@ -15,7 +15,20 @@ from kvserver.link import MOST_WAITING, MOST_WAITING_BYTES, Link, Portion, Singl
 from shards import protocol
 from shards.board import Board, Facts, ShardRow
 from shards.errors import DeadlinePassed, InsufficientStorage, KVError, OutcomeUnknown, StaleIncarnation, Unavailable
-from shards.protocol import MESSAGE_BYTES, MESSAGE_OPS, Delete, Done, Failed, OfOneKey, Put, Reply, size_of
+from shards.protocol import (
+    SMALL_BYTES,
+    SMALL_OPS,
+    AtomicBatch,
+    Delete,
+    Done,
+    Failed,
+    Get,
+    OfOneKey,
+    Patch,
+    Put,
+    Reply,
+    size_of,
+)
 
 T = TypeVar("T")
 
@@ -50,6 +63,9 @@ class Shard:
 
     def reply(self, identity: bytes, id: int, replies: list[Reply]) -> None:
         self.socket.send_multipart([identity, protocol.encode_reply(id, replies)])
+
+    def reply_part(self, identity: bytes, id: int, places: list[int], replies: list[Reply]) -> None:
+        self.socket.send_multipart([identity, protocol.encode_part(id, places, replies)])
 
     def close(self) -> None:
         self.socket.close(0)
@@ -150,13 +166,54 @@ async def test_one_turn_of_the_loop_is_one_message(bench: Bench) -> None:
 async def test_messages_end_at_their_limits(bench: Bench) -> None:
     shard = bench.shard(1)
     await bench.connected()
-    for _ in range(MESSAGE_OPS + 1):
+    for _ in range(SMALL_OPS + 1):
         bench.put()
-    assert [len((await shard.receive())[1].operations) for _ in range(2)] == [MESSAGE_OPS, 1]
-    half = bytes(MESSAGE_BYTES // 2)
-    for value in (half, half, b"", bytes(MESSAGE_BYTES + 1), b""):
+    assert [len((await shard.receive())[1].operations) for _ in range(2)] == [SMALL_OPS, 1]
+    quarter = bytes(SMALL_BYTES // 4 - 1)
+    for value in (quarter, quarter, b"", bytes(SMALL_BYTES), b"", b""):
         bench.put(value)
-    assert [len((await shard.receive())[1].operations) for _ in range(4)] == [1, 2, 1, 1]
+    assert [len((await shard.receive())[1].operations) for _ in range(4)] == [2, 1, 1, 2]
+
+
+@scenario
+async def test_what_may_take_long_travels_alone(bench: Bench) -> None:
+    shard = bench.shard(1)
+    await bench.connected()
+    deadline_ns = time.monotonic_ns() + 10**10
+    few: list[OfOneKey] = [Put(b"k", b"v"), Delete(b"k")]
+    singles = [Put(b"k", b"v"), Patch(b"k", b"{}"), Get(b"k", 1), AtomicBatch(few), AtomicBatch([Patch(b"k", b"{}")])]
+    for operation in singles:
+        bench.link.enqueue(Single(operation, deadline_ns, bench.answers.append))
+    for count in (2, SMALL_OPS + 1):
+        bench.link.enqueue(portion([Delete(b"k")] * count, deadline_ns, bench.answers))
+    bench.put()
+    received = [(await shard.receive())[1].operations for _ in range(6)]
+    assert received[:3] == [[singles[0]], [singles[1]], [singles[2]]]
+    assert [len(operations) for operations in received] == [1, 1, 1, 1, 1, 2]
+
+
+@scenario
+async def test_a_message_is_answered_in_parts(bench: Bench) -> None:
+    shard = bench.shard(1)
+    await bench.connected()
+    bench.put()
+    deadline_ns = time.monotonic_ns() + 10**10
+    bench.link.enqueue(portion([Delete(b"k")] * 3, deadline_ns, bench.answers))
+    bench.put()
+    identity, request = await shard.receive()
+    assert len(request.operations) == 5
+    shard.reply_part(identity, request.id, [4, 1, 3], [Done(5, True), Done(2, True), Done(4, True)])
+    assert await bench.answered(1) == [Done(5, True)], "whose part is whole"
+    shard.reply_part(identity, request.id, [2], [Done(3, True)])
+    assert (await bench.answered(2))[1:] == [[Done(2, True), Done(3, True), Done(4, True)]]
+    shard.reply_part(identity, request.id, [0], [Done(1, True)])
+    assert (await bench.answered(3))[2:] == [Done(1, True)]
+    shard.reply_part(identity, request.id, [0], [Done(1, True)])
+    bench.put()
+    identity, request = await shard.receive()
+    shard.reply_part(identity, request.id, [], [])
+    shard.close()
+    assert isinstance((await bench.answered(4))[3], OutcomeUnknown)
 
 
 @scenario

@@ -279,7 +279,7 @@ def test_a_batch_of_everything(site: Site) -> None:
         {"op": "touch", "key": "d", "ttl": 60.5},
         {"op": "touch", "key": "nothing", "expires": "2100-01-01T00:00:00Z"},
         {"op": "delete", "key": "nothing"},
-        {"op": "delete", "key": "a", "if_revision": 1},
+        {"op": "delete", "key": "a", "if_revision": b["revision"]},
         {"op": "delete", "key": "a"},
         {"op": "get", "key": "a"},
         {"op": "incr", "key": "b"},
@@ -411,6 +411,18 @@ def test_answers_stop_at_32_mebibytes(site: Site) -> None:
     statuses = [result["status"] for result in results]
     assert statuses == [200] * count + [413] + [413, 201] + [413, 204] * 599 + [413]
     assert results[-1]["code"] == "answer_too_large"
+
+
+def test_patches_of_a_batch_stop_at_what_they_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvserver.resources.batch.PATCHED_BYTES", 4_000)
+    document = '{"text":"%s"}' % ("x" * 1_000)
+    patches = [{"op": "patch", "key": "d", "patch": {"n": number}} for number in range(1024)]
+    results = site.batch(
+        {"op": "put", "key": "d", "value": document}, *patches, *patches[:2], {"op": "get", "key": "d"}
+    )
+    assert [result["status"] for result in results] == [201] + [200] * 1023 + [413] * 3 + [200]
+    assert results[1024]["code"] == "patches_too_large"
+    assert '"n":1022' in results[-1]["value"], "a patch that is refused does nothing"
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])

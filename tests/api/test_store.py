@@ -101,8 +101,8 @@ def test_a_run_directory_keeps_the_board_of_a_run_that_was_killed_and_nothing_el
 @pytest.mark.parametrize(
     "names", [["photo.jpg"], ["metrics"], ["tickets", "tokens"], ["lock", "metrics"], ["board"], ["lock"]]
 )
-def test_a_run_directory_that_holds_anything_else_is_refused_as_it_is(tmp_path: Path, names: list[str]) -> None:
-    path = tmp_path / "mine"
+def test_a_directory_of_others_is_refused(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "x"
     path.mkdir(mode=0o755)
     for name in names:
         if name in ("metrics", "tickets"):

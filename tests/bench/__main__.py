@@ -24,6 +24,7 @@ from tests.bench.parts.memory import memory, restart
 from tests.bench.parts.page import page
 from tests.bench.parts.scale import scale
 from tests.bench.parts.speed import beside, connections, get, mixed, put, sizes
+from tests.bench.parts.stranger import stranger
 from tests.bench.parts.stream import stream
 from tests.bench.parts.transfer import transfer
 
@@ -37,6 +38,7 @@ PARTS: Final = {
     "batch": Part("POST /v1/batch, 16 connections; Redis answers single requests on 64.", batch),
     "page": Part("GET /v1/kv, 100 items from random places; the ratio is that of the small store to the large.", page),
     "delete": Part("DELETE /v1/kv?prefix= of many keys, and the PUTs of another client meanwhile.", delete),
+    "stranger": Part("PUT of one key while another client sends the worst of each kind.", stranger),
     "expiry": Part("From the time a key is due to the line on /wal that says so.", expiry),
     "feed": Part("/v1/feed of one gateway: 100 bytes a value, from the acknowledgement to the receipt.", feed),
     "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -80,3 +81,31 @@ def test_long_pieces_are_joined_too() -> None:
     count = sum(map(len, pieces))
     joined = b"".join(MESSAGE_PACK.fragments(map(MESSAGE_PACK.encode, pieces), count))
     assert msgspec.msgpack.decode(joined)["results"] == [row for piece in pieces for row in piece]
+
+
+@pytest.mark.parametrize(
+    ("format", "element"),
+    [(JSON, b"0,"), (JSON, b'{"op":"get","key":"a"},'), (MESSAGE_PACK, b"\0"), (MESSAGE_PACK, b"\x80")],
+)
+def test_elements_are_counted_before_they_are_kept(format: Format, element: bytes) -> None:
+    count = (2 << 20) // len(element)
+    if format is JSON:
+        body = b'{"ops":[' + element * count + b"0]}"
+    else:
+        body = b"\x81\xa3ops\xdd" + count.to_bytes(4, "big") + element * count
+    tracemalloc.start()
+    with pytest.raises(BadRequest):
+        format.envelope(body)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < len(body), "the body is there already, and nothing is made of it"
+
+
+@pytest.mark.parametrize("count", [10_000, 10_001])
+def test_a_large_batch_has_as_many_operations_as_a_small_one(count: int) -> None:
+    body = msgspec.json.encode({"ops": [{"op": "put", "key": "k", "value": "v" * 100}] * count})
+    if count == 10_000:
+        assert len(JSON.envelope(body).ops) == count
+    else:
+        with pytest.raises(BadRequest, match="10000"):
+            JSON.envelope(body)

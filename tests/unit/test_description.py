@@ -25,12 +25,20 @@ from kvserver.gateway.envelopes import Ending
 from kvserver.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.resources import batch, kv, many, memorykv, status
 from kvserver.web import target
-from shards.errors import ERRORS, AnswerTooLarge, BadRequest, Conflict, FailedDependency, MethodNotAllowed
+from shards.errors import (
+    ERRORS,
+    AnswerTooLarge,
+    BadRequest,
+    Conflict,
+    FailedDependency,
+    MethodNotAllowed,
+    PatchesTooLarge,
+)
 
 DOCUMENT = openapi.document()
 NOT_OF_OPERATIONS = {MethodNotAllowed.code}
 """Told where there is no operation."""
-OF_RESULTS = {FailedDependency.code, AnswerTooLarge.code}
+OF_RESULTS = {FailedDependency.code, AnswerTooLarge.code, PatchesTooLarge.code}
 """Told in the results of a batch alone."""
 NEVER = {Conflict.code}
 """What others have in common."""

@@ -27,11 +27,13 @@ from shards.protocol import (
     Incr,
     MalformedRequest,
     MarkPrefix,
+    Operation,
     Patch,
     PrefixMarked,
     Put,
     PutEvent,
     Replaced,
+    Reply,
     Request,
     Results,
     Touch,
@@ -415,3 +417,35 @@ def test_structs_compare_by_type_and_fields() -> None:
     """What the other tests rely on."""
     pairs: list[tuple[Any, Any]] = [(Done(1, True), Done(2, True)), (Delete(b"k"), MarkPrefix(b"k"))]
     assert all(left != right for left, right in pairs)
+
+
+class TestParts:
+    def test_there_and_back(self) -> None:
+        replies: list[Reply] = [Done(7, True), Failed("deadline_passed")]
+        frame = protocol.encode_part(9, [4, 1], replies)
+        assert frame[:16] == b"KVP1" + (2).to_bytes(4, "little") + (9).to_bytes(8, "little")
+        assert protocol.is_part(frame) and not protocol.is_part(protocol.encode_reply(9, replies))
+        assert protocol.decode_part(frame) == (9, [4, 1], replies)
+
+    @pytest.mark.parametrize("cut", [0, 4, 15, 16, 20])
+    def test_what_is_none(self, cut: int) -> None:
+        frame = bytes(protocol.encode_part(9, [4], [Done(7, True)]))
+        for broken in (frame[:cut], frame[:16] + b"\x92\x92\x01\x02" + frame[18:]):
+            with pytest.raises(ProtocolError):
+                protocol.decode_part(broken)
+
+
+@pytest.mark.parametrize(
+    ("operations", "plain"),
+    [
+        ([Put(b"k", b"v", want_previous=True)], True),
+        ([Put(b"k", b"v"), Delete(b"k"), Touch(b"k"), Incr(b"n", 1), MarkPrefix(b"")], True),
+        ([Patch(b"k", b"{}")], False),
+        ([Put(b"k", b"v"), Get(b"k", 1)], False),
+        ([DeletePrefix(b"", b"", 1, 1)], False),
+        ([AtomicBatch([Put(b"k", b"v")]), Put(b"k", b"v")], True),
+        ([AtomicBatch([Put(b"k", b"v"), Patch(b"k", b"{}")])], False),
+    ],
+)
+def test_what_takes_no_longer_than_it_looks(operations: list[Operation], plain: bool) -> None:
+    assert protocol.is_plain(operations) == plain

@@ -359,8 +359,42 @@ class TestAtomicBatch:
         group.commit(20)
         space.check()
 
+    def test_what_its_patches_handle_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.rules.PATCH_WORK_BYTES", 50)
+        space = keyspace()
+        group = space.begin(NOW)
+        group.decide(Put(b"t", b'{"a":"0123456789"}'))
+        for count, fits in ((1, True), (2, False)):
+            reply = group.decide(AtomicBatch([Patch(b"t", b'{"a":"0123456789"}') for _ in range(count)]))
+            assert isinstance(reply, Results) == fits, "read and written, 18 bytes each"
+        assert len(group.events) == 2
+        group.commit(20)
+        space.check()
+
 
 class TestFull:
+    @pytest.mark.parametrize(
+        "operation",
+        [Put(b"k", b"v" * 101), Put(b"t", b"", want_previous=True), Delete(b"t", want_previous=True), Get(b"t", 1),
+         Patch(b"t", b"{}"), AtomicBatch([Get(b"t", 1)])],
+        ids=lambda operation: type(operation).__name__,
+    )  # fmt: skip
+    def test_what_is_read_answered_and_put_closes_a_group(
+        self, operation: Operation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shards.group.FULL_BYTES", 150)
+        monkeypatch.setattr("shards.rules.SMALL_VALUE", 0)
+        space = Keyspace(0, 1, 1000, lambda key: (b'{"a":"%b"}' % (b"x" * 192), ""))
+        space.load([(b"t", 12, 12, 0, 200)])
+        group = space.begin(NOW)
+        for number in range(4):
+            assert not group.full, f"after {number}"
+            group.decide(operation)
+            if group.full:
+                break
+        assert group.full
+        assert 150 < group.work <= 500
+
     def test_what_results_take_closes_a_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.group.FULL_BYTES", 200)
         group = keyspace().begin(NOW)

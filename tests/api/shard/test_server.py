@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,12 +23,16 @@ from shards.protocol import (
     DeletePrefix,
     Done,
     Failed,
+    Get,
     MarkPrefix,
+    Operation,
+    Patch,
     PrefixMarked,
     Put,
     PutEvent,
     Replaced,
     Touch,
+    Value,
 )
 from shards.records import HEADER
 from shards.server import Server
@@ -190,7 +195,7 @@ class TestGroups:
         arrive(server, asking, [[Put(b"k%d" % i, bytes(5_000_000))] for i in range(3)], monkeypatch)
         for _ in range(3):
             asking.receive()
-        assert [record.events for record in logged(store)] == [2, 1]
+        assert [record.events for record in logged(store)] == [1, 1, 1]
 
     def test_published_after_applied_and_answered(
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +233,82 @@ class TestGroups:
         assert asking.do(Put(b"k", second, want_previous=True)) == Replaced(2, True, first, 0, "", 1)
         assert value(server, b"k") == second
         assert asking.do(Delete(b"k", want_previous=True)) == Replaced(3, True, second, 0, "", 2)
+
+
+class TestTurns:
+    """However much one message asks for, others wait for a group of it and no more."""
+
+    def test_a_small_message_does_not_wait_for_a_large_one(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking.do(Put(b"document", b'{"text":"%b"}' % (b"x" * 2_000_000)))
+        patches: list[Operation] = [Patch(b"document", b'{"n":%d}' % number) for number in range(6)]
+        arrive(server, asking, [patches, [Put(b"stranger", b"v")], [Put(b"another", b"v")]], monkeypatch)
+        assert [len(asking.receive()[1]) for _ in range(3)] == [1, 1, 6]
+        assert [change.key for _, change in changes(store)[1:3]] == [b"stranger", b"another"]  # type: ignore[union-attr]
+        assert [record.events for record in logged(store)] == [1, 2, 2, 2, 2]
+
+    def test_large_messages_take_turns(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        large = [[Put(b"%s%d" % (name, number), bytes(2_000_000)) for number in range(4)] for name in (b"a", b"b")]
+        arrive(server, asking, large, monkeypatch)
+        assert [len(asking.receive()[1]) for _ in range(2)] == [4, 4]
+        assert [change.key for _, change in changes(store)] == [  # type: ignore[union-attr]
+            b"a0", b"a1", b"a2", b"b0", b"b1", b"b2", b"a3", b"b3",
+        ]  # fmt: skip
+
+    def test_old_values_count(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What looked small and is not goes to the large ones; who was behind it in the same message is done before."""
+        for number in range(4):
+            asking.do(Put(b"large%d" % number, bytes([number]) * 3_000_000))
+        deletes: list[Operation] = [Delete(b"large%d" % number, want_previous=True) for number in range(4)]
+        arrive(server, asking, [[*deletes, Put(b"large3", b"new"), Put(b"stranger", b"v")]], monkeypatch)
+        _, replies = asking.receive()
+        previous = [reply.previous for reply in replies if isinstance(reply, Replaced)]
+        assert previous == [bytes([number]) * 3_000_000 for number in range(4)]
+        keys = [getattr(change, "key", b"") for _, change in changes(store)[4:]]
+        assert keys == [b"large0", b"large1", b"large2", b"large3", b"stranger", b"large3"]
+        assert value(server, b"large3") == b"new"
+
+    def test_what_has_not_begun_at_the_deadline_is_not_done(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking.ask(*[Put(b"large%d" % number, bytes(3_000_000)) for number in range(2)])
+        asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)], Patch(b"large0", b"{}"))
+        end = store.board.end()
+        turn_until(server, lambda: store.board.end() > end, "a first group")
+        now_ns = time.monotonic_ns()
+        monkeypatch.setattr("shards.server.time.monotonic_ns", lambda: now_ns + 61_000_000_000)
+        _, replies = asking.receive()
+        assert [reply.code if isinstance(reply, Failed) else "" for reply in replies] == [
+            "", "", "deadline_passed", "deadline_passed",
+        ]  # fmt: skip
+        assert value(server, b"k1") is not None and value(server, b"k2") is None
+
+    def test_what_patches_write_is_bounded(
+        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shards.waiting.PATCHED_BYTES", 5_000_000)
+        asking.do(Put(b"d", b'{"text":"%b"}' % (b"x" * 1_500_000)))
+        patches: list[Operation] = [Patch(b"d", b'{"n":%d}' % number) for number in range(8)]
+        replies = asking.ask(*patches, Put(b"d", b"last"), Get(b"d", 1))
+        assert [reply.code if isinstance(reply, Failed) else "" for reply in replies[:8]] == [
+            "", "", "", "", *["patches_too_large"] * 4,
+        ]  # fmt: skip
+        assert isinstance(replies[9], Value) and replies[9].value == b"last"
+        assert value(server, b"d") == b"last"
+
+    def test_what_waits_when_the_shard_stops_is_refused(self, asking: Client, server: Server, store: Store) -> None:
+        id = asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)])
+        turn_until(server, lambda: store.board.end() > 0, "a first group")
+        server.stop()
+        server._say_goodbye()
+        answered, replies = asking.receive()
+        assert answered == id
+        assert [type(reply) for reply in replies] == [Done, Done, Failed]
 
 
 class TestPrefixDelete:
@@ -274,12 +355,12 @@ class TestPrefixDelete:
             monkeypatch,
         )
         server.turn(0)
-        assert store.board.end() == 4
+        assert store.board.end() == 5, "the puts, which are small, and one of the deletes"
         assert [asking.receive()[1] for _ in range(4)] == [
             [Done(3, False)],
+            [Done(4, False)],
             [Deleted([b"a"], None)],
             [Deleted([b"b"], None)],
-            [Done(6, False)],
         ]
 
     def test_steps_are_bounded_whatever_was_asked(self, asking: Client, monkeypatch: pytest.MonkeyPatch) -> None:

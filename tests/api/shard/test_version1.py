@@ -133,7 +133,9 @@ class TestSizes:
         replies = asking.ask(*[Patch(b"j", b'{"n":%d}' % number) for number in range(20)], Put(b"k", b"v"))
         assert [reply.revision for reply in replies if isinstance(reply, Value)] == list(range(2, 22))
         assert replies[-1] == Done(22, False)
-        assert [record.events for record in logged(store)][1:] == [5, 5, 5, 5, 1]
+        events = [record.events for record in logged(store)][1:]
+        assert max(events) == 3, "what is read counts as what is written"
+        assert sum(events) == 21
         check(server)
         item = server.map.get(b"j", 0)
         assert item is not None and item.value.endswith(b'"n":19}')

@@ -54,10 +54,13 @@ class Client:
         self.dealer.connect(f"ipc://{store.run_dir}/shard-{shard}-{self.incarnation:x}.req")
         self.subscriber.connect(f"ipc://{store.run_dir}/shard-{shard}.pub")
         self.next_id = 1
+        self.counts: dict[int, int] = {}  # operations of each message
+        self.parts: dict[int, dict[int, Reply]] = {}  # what came so far of messages that are answered in parts
 
     def send(self, *operations: Operation, incarnation: int | None = None, seconds: float = 60.0) -> int:
         """Send one message; its id."""
         id, self.next_id = self.next_id, self.next_id + 1
+        self.counts[id] = len(operations)
         deadline_ns = time.monotonic_ns() + int(seconds * 1e9)
         self.send_frames([protocol.encode_request(id, incarnation or self.incarnation, deadline_ns, operations)])
         return id
@@ -67,9 +70,17 @@ class Client:
         self.dealer.send_multipart(frames)
 
     def receive(self) -> tuple[int, list[Reply]]:
-        """The next reply."""
-        [frame] = self._frames(self.dealer, "a reply")
-        return protocol.decode_reply(frame)
+        """The next message that is answered, its parts put together."""
+        while True:
+            [frame] = self._frames(self.dealer, "a reply")
+            if not protocol.is_part(frame):
+                return protocol.decode_reply(frame)
+            id, places, replies = protocol.decode_part(frame)
+            parts = self.parts.setdefault(id, {})
+            assert parts.keys().isdisjoint(places), "each is answered once"
+            parts.update(zip(places, replies, strict=True))
+            if len(parts) == self.counts[id]:
+                return id, [reply for _, reply in sorted(self.parts.pop(id).items())]
 
     def published(self) -> bytes:
         """The next frame published."""
