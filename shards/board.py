@@ -39,6 +39,7 @@ from typing import ClassVar, Generic, TypeVar, overload
 import msgspec
 
 from shards import fences, locks
+from shards.clock import Now
 from shards.fences import Fence
 
 NONE = (1 << 64) - 1
@@ -54,7 +55,13 @@ _SEQLOCK_TRIES = 8
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds as long as the board lives. `clock_offset_ms` makes Unix time of CLOCK_BOOTTIME."""
+    """What holds as long as the board lives.
+
+    Attributes:
+        clock_offset_ms: makes steady time of CLOCK_BOOTTIME (see `clock`).
+        started_ms, started_steady_ms: the start of the run, by either clock.
+        first_revision: the first that the run may give out.
+    """
 
     version: str
     store: str
@@ -75,6 +82,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
+    started_steady_ms: int = 0
+    first_revision: int = 1
 
 
 class BoardError(Exception):
@@ -392,9 +401,18 @@ class Board:
         """Whether a living process has `row`."""
         return row.base in self._claimed or locks.is_held(self.fd, 8 * row.base)
 
+    def now(self) -> Now:
+        """This moment by both clocks; see `clock`."""
+        return Now(
+            time.time_ns() // 1_000_000, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
+        )
+
     def now_ms(self) -> int:
-        """Unix time in milliseconds by the store's clock: CLOCK_BOOTTIME and an offset fixed at start, so that a
-        step of the wall clock moves no expiry."""
+        """Wall time: Unix time in milliseconds as the clock is set now."""
+        return time.time_ns() // 1_000_000
+
+    def steady_ms(self) -> int:
+        """Steady time in milliseconds, which nobody can set: for what lasts so and so long."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def history(self) -> tuple[int, int]:

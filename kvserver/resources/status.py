@@ -64,7 +64,7 @@ class Status:
             "revision": board.end(),
             "oldest": board.log.oldest_revision,
             "sync": "memory" if facts.in_memory else facts.sync,
-            "uptime_s": round(max(0, board.now_ms() - facts.started_ms) / 1000, 3),
+            "uptime_s": round(max(0, board.steady_ms() - facts.started_steady_ms) / 1000, 3),
             "supervisor": {"pid": facts.supervisor_pid},
             "shards": self._shards(),
             "workers": [

@@ -37,6 +37,7 @@ class Traffic(ServerState):
     Attributes:
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
+        unix_ms: wall time as of then.
         tokens: who may do what.
         access_log: is told of every request, if there is one.
         stopping: answers end their connection.
@@ -48,7 +49,7 @@ class Traffic(ServerState):
         super().__init__()
         self.board, self.row, self.counts, self.origins, self.tokens = board, row, counts, origins, tokens
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
-        self.clock = 0.0
+        self.clock, self.unix_ms = 0.0, 0
         self.stopping = False
         self.bytes_held = self.bytes_owed = 0
         self._in_flight = 0
@@ -140,7 +141,7 @@ class Traffic(ServerState):
 
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""
-        self.clock = clock
+        self.clock, self.unix_ms = clock, int(unix_s * 1000)
         date = formatdate(unix_s, usegmt=True).encode()
         if date != self._date:
             self._date = date

@@ -20,7 +20,8 @@ MODULES = {
 
 PURE = (
     "shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.entries", "shards.keyspace",
-    "shards.group", "shards.rules", "shards.edits", "shards.eviction", "shards.records",
+    "shards.group", "shards.rules", "shards.edits", "shards.eviction", "shards.records", "shards.clock",
+    "shards.schedule",
 )  # fmt: skip
 """Data in, data out."""
 
