@@ -42,7 +42,7 @@ from shards.mapfile import (
     told,
 )
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
-from shards.records import Record
+from shards.records import START, Record, Start
 from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reserve, free_bytes, growth_left, in_memory, parse_readers
 from shards.slots import shard_of, slot_of
 
@@ -266,7 +266,8 @@ class ShardMap:
         Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
         otherwise, `ProtocolError` if a record cannot be read.
         """
-        return self._apply([(record, decode_events(record.payload)) for record in records], floors, previous)
+        groups = [(record, decode_events(record.payload) if record.events else ()) for record in records]
+        return self._apply(groups, floors, previous)
 
     def _apply(
         self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
@@ -278,7 +279,10 @@ class ShardMap:
         def write(txn: lmdb.Transaction[memoryview]) -> dict[int, Old]:
             replaced: dict[int, Old] = {}
             for record, events in groups:
-                if floors is not None or record.revision > self._applied[1]:
+                if record.kind == START:
+                    if record.lsn >= self._applied[0]:
+                        _reset_clock(txn, record, floors)
+                elif floors is not None or record.revision > self._applied[1]:
                     _apply_events(txn, events, record, floors, previous, replaced)
             txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
             return replaced
@@ -426,6 +430,22 @@ def _open_to_write(path: Path) -> tuple[Reserve | None, lmdb.Environment]:
     except BaseException:
         reserve.close()
         raise
+
+
+def _reset_clock(txn: lmdb.Transaction[memoryview], record: Record, floors: Sequence[int] | None) -> None:
+    """Do to all that was written before `record`, a START, what that says of the clock."""
+    reset_ms = Start.decode(record.payload).reset_ms
+    if reset_ms is None:
+        return
+    time_ms = record.time_ms
+    for key, old in txn.cursor():
+        revision, value_revision, expiry, created_ms, modified_ms, length = _unpack(old)
+        if revision >= record.revision or (floors is not None and record.revision <= floors[slot_of(bytes(key))] + 1):
+            continue  # what was applied to the file that this key came from
+        if expiry < 0:
+            expiry -= reset_ms
+        header = revision, value_revision, expiry, min(created_ms, time_ms), min(modified_ms, time_ms), length
+        txn.put(bytes(key), _pack(*header) + bytes(old[HEADER_SIZE:]))
 
 
 def _apply_events(

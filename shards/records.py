@@ -86,6 +86,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         sync: `always`, `everysec` or `os`.
         version: of the server.
         clock_offset_ms: what made steady time of CLOCK_BOOTTIME; None: written by a version that had no steady time.
+        reset_ms: by how much steady time was moved here, so that it is the wall time; what is left of lifetimes stays,
+            and nothing written before counts as written later than this. None: nothing of the kind.
     """
 
     store: str
@@ -94,6 +96,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     sync: str
     version: str
     clock_offset_ms: int | None = None
+    reset_ms: int | None = None
 
     def encode(self) -> bytes:
         """The payload."""

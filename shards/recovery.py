@@ -116,7 +116,7 @@ class Fold:
         self.lsn = record.end
         self.next_revision = max(self.next_revision, record.next_revision)
         self.synced = max(self.synced, record.synced)
-        if record.kind != FILLER and record.now.steady_ms >= self.last.steady_ms:
+        if record.kind == START or (record.kind != FILLER and record.now.steady_ms >= self.last.steady_ms):
             self.last = record.now
         if record.kind == START:
             self.last_start = Start.decode(record.payload)

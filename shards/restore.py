@@ -292,7 +292,7 @@ class _Restore:
         tail, _ = self._board.history()
         while lsn < tail:
             records, lsn = self._reader.read(lsn, tail, _BATCH)
-            target.apply([record for record in records if record.events], floors)
+            target.apply([record for record in records if record.events or record.kind == START], floors)
             self._row.beat()
 
     def _floors(self, revision: int) -> Sequence[int] | None:

@@ -22,6 +22,7 @@ from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish
+from kvserver.serve.clockwatch import ClockWatch, is_away
 from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
@@ -144,11 +145,11 @@ class Store:
                 self._data_dir
             )  # a snapshot of the last run may have been finished meanwhile
         found = self._recover(boot)
-        now, offset_ms = self._time(found, boot)
+        now, offset_ms, reset_ms = self._time(found, boot)
         epoch, next_revision = self._epoch(found, boot, now.wall_ms)
         start = Start(
             store=self._manifest.store, epoch=epoch, boot_id=boot, sync=self._given.sync, version=__version__,
-            clock_offset_ms=offset_ms,
+            clock_offset_ms=offset_ms, reset_ms=reset_ms,
         )  # fmt: skip
         tail, next_revision = begin_history(
             self._log_dir, self._manifest.secret, start, found.tail, next_revision, now
@@ -156,13 +157,23 @@ class Store:
         self._save_manifest(start, tail, next_revision, now)
         return start, tail, next_revision, now
 
-    def _time(self, found: Recovered, boot: str) -> tuple[Now, int]:
-        """This moment, and what makes steady time of CLOCK_BOOTTIME."""
+    def _time(self, found: Recovered, boot: str) -> tuple[Now, int, int | None]:
+        """This moment, what makes steady time of CLOCK_BOOTTIME, and by how much that is moved now, if it is."""
         wall_ms, boottime_ms, last = time.time_ns() // 1_000_000, _boottime_ms(), found.last_start
         offset_ms = resumed(
             found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
         )  # fmt: skip
-        return Now(wall_ms, boottime_ms + offset_ms), offset_ms
+        now, reset_ms = Now(wall_ms, boottime_ms + offset_ms), None
+        if self._given.clock_reset and is_away(found.last, now):
+            log.warning("the clock is taken as right: what was written when it was ahead counts as written now")
+            reset_ms = -now.behind_ms
+            now, offset_ms = Now(wall_ms, wall_ms), offset_ms + reset_ms
+            self._clock = ClockWatch(now, now)
+        else:
+            self._clock = ClockWatch(found.last, now)
+        if (message := self._clock.at_start()) is not None:
+            log.warning("%s", message)
+        return now, offset_ms, reset_ms
 
     def _recover(self, boot: str) -> Recovered:
         manifest = self._manifest
@@ -229,6 +240,12 @@ class Store:
     def start_threads(self) -> None:
         """Keep segments ready, trim, mark: from now on."""
         self._housekeeping.start()
+
+    def watch_clock(self) -> None:
+        """Say so if the clock was set. To be called every few seconds."""
+        message = self._clock.observe(self.board.now())
+        if message is not None:
+            log.warning("%s", message)
 
     def raise_failure(self) -> None:
         """Raise `StoreError` if a thread of the store has failed."""

@@ -152,7 +152,7 @@ def run_once(directory: Path, clean: bool = True) -> tuple[int, int]:
     """A run of the store that writes two records: the LSN at which the second begins, and the last revision."""
     with Store(settings_of(directory)) as store:
         log = Log(store.board, 0)
-        records = [log.append(b"record %d" % n, 1, store.board.now_ms()) for n in range(2)]
+        records = [log.append(b"record %d" % n, 1, store.board.now()) for n in range(2)]
         log.flush(records[-1].end)
         log.close()
         store.board.shards[0].clear_open()

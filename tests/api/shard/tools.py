@@ -255,7 +255,7 @@ def check(server: Server) -> None:
 
 
 def value(server: Server, key: bytes) -> bytes | None:
-    item = server.map.get(key, server.board.now_ms())
+    item = server.map.get(key, server.board.now())
     return None if item is None else item.value
 
 
