@@ -138,6 +138,7 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
     events: list[Event] = []
     end = begin
     for record in records:
+        end = max(end, record.next_revision - 1)  # the START of a run leads on, too
         if record.kind != DATA:
             continue
         revision = record.revision
@@ -148,7 +149,6 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
                 if revision > begin:
                     events.append(Event(change, revision, unit, record.now))
                 revision += 1
-        end = max(end, record.next_revision - 1)
     return Block(begin, end, lsn, events)
 
 
