@@ -42,7 +42,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "on_full",
         "max_value",
         "max_batch",
-    ),  # fmt: skip
+    ),
     "Messages": ("log_level", "log_format", "access_log"),
 }
 """The manual's order of the settings; one that is not named here comes last."""
