@@ -40,7 +40,15 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "insecure",
     ),
     "Processes": ("shards", "workers", "gateways", "no_hot_path", "only", "grace"),
-    "Durability and limits": ("sync", "wal_retention", "max_memory", "on_full", "max_value", "max_batch"),
+    "Durability and limits": (
+        "sync",
+        "wal_retention",
+        "clock_reset",
+        "max_memory",
+        "on_full",
+        "max_value",
+        "max_batch",
+    ),
     "Messages": ("log_level", "log_format", "access_log"),
 }
 """The manual's order of the settings; one that is not named here comes last."""

@@ -106,6 +106,11 @@ class BoardCollector(Collector):
         info.add_metric([facts.version, facts.epoch, "memory" if facts.in_memory else facts.sync], 1)
         yield info
         yield _gauge("kvserver_start_time_seconds", "Unix time of the server's start.", facts.started_ms * MS)
+        yield _gauge(
+            "kvserver_clock_ahead_seconds",
+            "How far the clock is ahead of the time that lifetimes count by; jumps when the clock is set.",
+            -self._board.now().behind_ms * MS,
+        )
         used = sum(row.bytes_now for row in self._board.shards)
         yield _gauge("kvserver_memory_used_bytes", "Bytes of keys and values that count towards the limit.", used)
         yield _gauge("kvserver_memory_limit_bytes", "Most bytes of keys and values; 0: no limit.", facts.max_memory)

@@ -23,6 +23,7 @@ from kvserver.activity import ActivityFeed
 from kvserver.link import Link, Pending, Portion, Single
 from kvserver.merge import Walk
 from shards.board import Board
+from shards.clock import Now
 from shards.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
 from shards.eviction import note_use
 from shards.maps import Item, MapReader
@@ -151,14 +152,14 @@ class Router:
 
     def get(self, key: bytes) -> Item | None:
         """What `key` holds now, None if it is absent or expired. Raises `Unavailable` without a map."""
-        item = self._readers[shard_of(key, self._shards)].get(key, self.board.now_ms())
+        item = self._readers[shard_of(key, self._shards)].get(key, self.board.now())
         self.seen(key, item is not None)
         return item
 
     def seen(self, key: bytes, there: bool) -> None:
         """Note that `key` was read: what is there is not evicted soon, and who listens is told."""
         if there and self._stamps is not None:
-            note_use(self._stamps, key, self.board.now_ms())
+            note_use(self._stamps, key, self.board.steady_ms())
         if self._activity.listeners:
             self._activity.add("read", key)
 
@@ -169,10 +170,10 @@ class Router:
 
     def describe(self, key: bytes) -> Item | None:
         """`get` without the value, which is not shown on `/wal`."""
-        now_ms = self.board.now_ms()
-        item = self._readers[shard_of(key, self._shards)].describe(key, now_ms)
+        now = self.board.now()
+        item = self._readers[shard_of(key, self._shards)].describe(key, now)
         if self._stamps is not None and item is not None:
-            note_use(self._stamps, key, now_ms)
+            note_use(self._stamps, key, now.steady_ms)
         return item
 
     def record(self, key: bytes) -> bytes | None:
@@ -193,7 +194,7 @@ class Router:
         unread = set(range(self._shards))
         while unread or any(pages):
             for shard in [shard for shard in unread if not pages[shard]]:
-                page = self._readers[shard].keys(prefix, after[shard], PAGE_KEYS, self.board.now_ms())
+                page = self._readers[shard].keys(prefix, after[shard], PAGE_KEYS, self.board.now())
                 pages[shard] = page
                 if len(page) < PAGE_KEYS:
                     unread.discard(shard)
@@ -332,7 +333,7 @@ class Router:
         where values are large."""
         asked: list[int] = []
         changed: set[bytes] = set()
-        now_ms = self.board.now_ms()
+        now = self.board.now()
         room = ANSWER_BYTES
         pause_at = room - _LOOK_UP_BYTES
         for index, operation in enumerate(operations):
@@ -343,7 +344,7 @@ class Router:
             elif key in changed:
                 asked.append(index)
             else:
-                reply = self._look_up(key, now_ms) if room >= 0 else _TOO_LARGE
+                reply = self._look_up(key, now) if room >= 0 else _TOO_LARGE
                 if type(reply) is Value:
                     room -= len(reply.value)
                 replies[index] = reply if room >= 0 else _TOO_LARGE
@@ -351,7 +352,7 @@ class Router:
                     held(pause_at + _LOOK_UP_BYTES - room)
                     pause_at = room - _LOOK_UP_BYTES
                     await asyncio.sleep(0)
-                    now_ms = self.board.now_ms()
+                    now = self.board.now()
         return asked
 
     def _portions(
@@ -374,16 +375,16 @@ class Router:
             if begin < len(indices):
                 yield shard, indices[begin:], size
 
-    def _look_up(self, key: bytes, now_ms: int) -> Reply:
+    def _look_up(self, key: bytes, now: Now) -> Reply:
         """`get` as a shard would reply; it is not shown."""
         try:
-            item = self._readers[shard_of(key, self._shards)].get(key, now_ms)
+            item = self._readers[shard_of(key, self._shards)].get(key, now)
         except Unavailable as error:
             return Failed.of(error)
         if item is None:
             return _ABSENT
         if self._stamps is not None:
-            note_use(self._stamps, key, now_ms)
+            note_use(self._stamps, key, now.steady_ms)
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
     async def atomic(self, operations: list[OfOneKey]) -> Results:
@@ -406,9 +407,9 @@ class Router:
 
     def walk(self, walk: Walk, *, values: bool = False) -> None:
         """Let `walk` go on, not for long. Raises `Unavailable`."""
-        now_ms = self.board.now_ms()
+        now = self.board.now()
         with ExitStack() as stack:
-            cursors = [stack.enter_context(reader.cursor(now_ms, values=values)) for reader in self._readers]
+            cursors = [stack.enter_context(reader.cursor(now, values=values)) for reader in self._readers]
             walk.advance(cursors, PAGE_KEYS)
 
     async def count(
@@ -419,7 +420,7 @@ class Router:
         for reader in self._readers:
             place = after
             while True:
-                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self.board.now_ms())
+                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self.board.now())
                 yield count
                 await asyncio.sleep(0)
                 if place is None:

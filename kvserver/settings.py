@@ -107,6 +107,12 @@ class ServerSettings(ProcessSettings):
         "Where the maps live that answer reads: best in memory. Default: a directory of the store's own under "
         "/dev/shm, or in the data directory if there is too little room. One that holds other files is refused.",
     )  # fmt: skip
+    clock_reset: bool = setting(
+        False, boolean, "BOOL",
+        "For a start after the clock was wrong by more than a minute: what was written under a clock that was ahead "
+        "counts as written now, and lifetimes count from the clock as it is; what is left of them stays. Does nothing "
+        "if the clock was right.",
+    )  # fmt: skip
     feed_port: int | None = setting(
         None, integer(0, 65535), "PORT",
         "A port of the gateway's own for feed connections, for set-ups in which they cannot be handed over from the "

@@ -31,7 +31,8 @@ from shards.recovery import Fold
 from shards.sealed import Checksum, Lsn, Revision, UnixMs, Words
 from shards.snapshot import new_digest
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
 NAME, UNFINISHED = "backup", "backup.incomplete"
 LOG = "log"
 
@@ -67,7 +68,8 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         log: the segments, in order.
         end_lsn: where the log ends.
         first_revision, first_ms: the earliest state it can be restored to, and since when that was the state.
-        last_revision, taken_ms: the latest, and when it was taken, by the store's clock.
+        last_revision, taken_ms: the latest, and when it was taken. Times are those that the clock said then, which may
+            have been set back meanwhile.
     """
 
     format: int
@@ -99,13 +101,13 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as error:
             raise ArchiveError(f"the backup {path} cannot be read: {error.strerror}") from None
         try:
-            content = sealed.decode(text, cls, FORMAT)
+            content = sealed.decode(text, cls, FORMATS)
         except sealed.Unreadable as error:
             raise ArchiveError(f"the file {path} is damaged ({error}): use another backup") from None
         if isinstance(content, int):
             raise ArchiveError(
-                f"the backup in {directory} has format {content}, this program knows {FORMAT}: use the program that "
-                "took it"
+                f"the backup in {directory} has format {content}, this program knows up to {FORMAT}: use the program "
+                "that took it"
             )
         for name in (LOG, SNAPSHOTS):
             if os.path.lexists(directory / name) and not stat.S_ISDIR((directory / name).lstat().st_mode):
@@ -162,7 +164,7 @@ class Cut(NamedTuple):
         lsn: it keeps everything below.
         rest: and this record, the first changes of one that had more; None: nothing.
         revision: the last.
-        time_ms: the highest time of a record kept.
+        time_ms: of the last change that is kept.
         within_batch: the revision asked for lies in the middle of an atomic batch, none of which is kept.
     """
 
@@ -198,7 +200,7 @@ class Reach:
         if self._from_nothing:
             self._from_nothing, self.revision, self.time_ms = False, record.revision - 1, record.time_ms
         elif not self.time_ms or (record.events and record.next_revision - 1 <= self.revision):
-            self.time_ms = max(self.time_ms, record.time_ms)
+            self.time_ms = record.time_ms
 
 
 def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEGMENT) -> Cut:
@@ -208,22 +210,45 @@ def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEG
     """
     if until.revision is not None and not archive.first_revision <= until.revision <= archive.last_revision:
         raise OutOfReach
-    if until.time_ms is not None and not archive.first_ms <= until.time_ms <= archive.taken_ms:
+    if until.time_ms is not None:
+        return _cut_at_time(archive, directory, until.time_ms, segment)
+    revision, time_ms = archive.first_revision, archive.first_ms
+    for record in _changes_behind(archive, directory, segment):
+        last = record.next_revision - 1
+        if until.revision is not None and last > until.revision:
+            rest, within = _shorten(record, until.revision, directory)
+            if rest is None:
+                return Cut(record.lsn, None, revision, time_ms, within)
+            return Cut(record.lsn, rest, rest.next_revision - 1, record.time_ms, within)
+        revision, time_ms = last, record.time_ms
+    return Cut(archive.end_lsn, None, revision, time_ms)
+
+
+def _cut_at_time(archive: Archive, directory: Path, until_ms: int, segment: int) -> Cut:
+    """Behind the last change that was made when the clock said `until_ms` or less: it may have been set back after
+    changes that it said were later. Raises `OutOfReach`, `ArchiveError`."""
+    if until_ms > archive.taken_ms:
         raise OutOfReach
     revision, time_ms = archive.first_revision, archive.first_ms
+    cut, follows = None, archive.first_ms <= until_ms  # it belongs before the change that comes next
+    for record in _changes_behind(archive, directory, segment):
+        if record.time_ms <= until_ms:
+            follows = True
+        elif follows:
+            cut, follows = Cut(record.lsn, None, revision, time_ms), False
+        revision, time_ms = record.next_revision - 1, record.time_ms
+    if follows:
+        return Cut(archive.end_lsn, None, revision, time_ms)
+    if cut is None:
+        raise OutOfReach
+    return cut
+
+
+def _changes_behind(archive: Archive, directory: Path, segment: int) -> Iterator[Record]:
+    """The records with changes behind the first revision that can be restored. Raises `ArchiveError`."""
     for record in archive.records(directory, segment):
-        last = record.next_revision - 1
-        if record.events and last > archive.first_revision:
-            if until.time_ms is not None and record.time_ms > until.time_ms:
-                return Cut(record.lsn, None, revision, time_ms)
-            if until.revision is not None and last > until.revision:
-                rest, within = _shorten(record, until.revision, directory)
-                if rest is None:
-                    return Cut(record.lsn, None, revision, time_ms, within)
-                return Cut(record.lsn, rest, rest.next_revision - 1, max(time_ms, record.time_ms), within)
-            revision = last
-        time_ms = max(time_ms, record.time_ms)
-    return Cut(archive.end_lsn, None, revision, time_ms)
+        if record.events and record.next_revision - 1 > archive.first_revision:
+            yield record
 
 
 def _shorten(record: Record, revision: int, directory: Path) -> tuple[Record | None, bool]:

@@ -100,8 +100,7 @@ class StoppedStore:
             found = examine(self.data_dir / "log", manifest, segment=self._segment)
             if found.damage:
                 raise found.damage
-            now_ms = max(time.time_ns() // 1_000_000, found.fold.time_ms)
-            self._end = End(found.fold.lsn, found.fold.next_revision - 1, now_ms)
+            self._end = End(found.fold.lsn, found.fold.next_revision - 1, time.time_ns() // 1_000_000)
         return self._end
 
 

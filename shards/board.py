@@ -40,6 +40,7 @@ import msgspec
 
 from shards import fences, locks
 from shards.causes import what_helps
+from shards.clock import Now
 from shards.fences import Fence
 
 NONE = (1 << 64) - 1
@@ -52,10 +53,18 @@ _FACTS_AT, _FACTS_MAX = 1024, 7168  # bytes
 _HEADER_WORDS = 1024  # 8 KiB, facts included
 _ROW_WORDS = 64
 _SEQLOCK_TRIES = 8
+_BIAS = 1 << 62  # words have no sign
+_DRIFT_MS = 5
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds as long as the board lives. `clock_offset_ms` makes Unix time of CLOCK_BOOTTIME."""
+    """What holds as long as the board lives.
+
+    Attributes:
+        clock_offset_ms: makes steady time of CLOCK_BOOTTIME (see `clock`).
+        started_ms, started_steady_ms: the start of the run, by either clock.
+        first_revision: the first that the run may give out.
+    """
 
     version: str
     store: str
@@ -76,6 +85,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
+    started_steady_ms: int = 0
+    first_revision: int = 1
 
 
 class BoardError(Exception):
@@ -296,6 +307,7 @@ class Board:
     _id = 1  # words of the header
     _recovered = 2
     _facts_length = 3
+    _behind = 4  # by how much the wall clock is behind the steady one, and `_BIAS`
     _LOG_AT = 16
     _SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
 
@@ -402,9 +414,26 @@ class Board:
         """Whether a living process has `row`."""
         return row.base in self._claimed or locks.is_held(self.fd, 8 * row.base)
 
+    def now(self) -> Now:
+        """This moment by both clocks; see `clock`.
+
+        The wall clock is at most `_DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
+        share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
+        """
+        steady_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
+        wall_ms = time.time_ns() // 1_000_000
+        agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
+        if -_DRIFT_MS <= agreed_ms - wall_ms <= _DRIFT_MS:
+            return Now(agreed_ms, steady_ms)
+        self.words[self._behind] = steady_ms - wall_ms + _BIAS
+        return Now(wall_ms, steady_ms)
+
     def now_ms(self) -> int:
-        """Unix time in milliseconds by the store's clock: CLOCK_BOOTTIME and an offset fixed at start, so that a
-        step of the wall clock moves no expiry."""
+        """Wall time: Unix time in milliseconds as the clock is set now."""
+        return time.time_ns() // 1_000_000
+
+    def steady_ms(self) -> int:
+        """Steady time in milliseconds, which nobody can set: for what lasts so and so long."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def history(self) -> tuple[int, int]:

@@ -216,7 +216,7 @@ def _replay(path: Path, slots: range, data_dir: Path, manifest: Manifest, until:
             floors = fill(new, snapshot, snapshot.files_of(slots), slots, lambda: None)
             while lsn < until:
                 found, lsn = reader.read(lsn, until, _BATCH)
-                new.apply([record for record in found if record.events], floors)
+                new.apply([record for record in found if record.events or record.kind == START], floors)
     finally:
         reader.close()
     return path / "data.mdb"

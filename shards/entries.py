@@ -5,8 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+from shards import clock
+from shards.clock import Now
+
 Entry = tuple[int, int, int, int]
-"""What the dict holds for a key: revision, revision of the value, expires-at in ms or 0, bytes of the value.
+"""What the dict holds for a key: revision, revision of the value, expiry (see `clock`), bytes of the value.
 
 Tuples of whole numbers, which the garbage collector learns to leave alone. Only `Keyspace` and `Group` look inside.
 """
@@ -14,9 +17,9 @@ Read = Callable[[bytes], tuple[bytes, str]]
 """From a key that has an entry to its value and content type."""
 
 
-def is_live(entry: Entry | None, now_ms: int) -> bool:
-    """Whether a key with `entry` exists at `now_ms`: there is one, and its time has not come."""
-    return entry is not None and (entry[2] == 0 or entry[2] > now_ms)
+def is_live(entry: Entry | None, now: Now) -> bool:
+    """Whether a key with `entry` exists at `now`: there is one, and its time has not come."""
+    return entry is not None and (entry[2] == 0 or clock.is_live(entry[2], now))
 
 
 class Room(enum.Enum):

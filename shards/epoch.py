@@ -1,4 +1,4 @@
-"""The history's name, and when a new one begins. Pure but for `new_epoch` and `boot_id`.
+"""The history's name, when a new one begins, and with which revision a run does. Pure but for chance and `boot_id`.
 
 An epoch names one history: within it, a revision means one change for ever. So a new epoch begins wherever a change
 that somebody may have seen can be missing, or the same revision could be given twice. Its revisions start so far up
@@ -17,6 +17,7 @@ MAX_REVISION = 1 << 53
 
 _RESERVE = 1 << 28  # more revisions than the lost end of a log may have held
 _PER_MS_BITS = 10  # a history takes fewer than 1,024 revisions a millisecond over its life
+_BELIEVED_MS = 7_258_118_400_000  # 2200-01-01
 
 
 def new_epoch() -> str:
@@ -69,9 +70,31 @@ def first_revision(last_known: int, now_ms: int) -> int:
     and `now_ms` is Unix time.
 
     Above what a lost end may have used, and above every earlier history of the same store even if all of it is lost.
-    Raises `OverflowError` if it would not be below 2**53, which is a clock set to 2248 or later.
+    Raises `OverflowError` if it would not be below 2**53.
     """
-    revision = max(last_known + _RESERVE, now_ms << _PER_MS_BITS)
+    return _below_the_limit(max(last_known + _RESERVE + secrets.randbelow(_RESERVE), _by_clock(now_ms)), last_known)
+
+
+def first_revision_of_run(last_known: int, now_ms: int) -> int:
+    """The first revision of a run that goes on with a history of which `last_known` is the last.
+
+    It is the run's mark, and not found in the data: if they are put back to an older copy, whatever the lost runs gave
+    out lies between the revisions that the log has, and nothing of it is ever given out again. So the clock says it.
+    Where the history is ahead of the clock, chance does: the same revision comes twice once in millions of times.
+    Raises `OverflowError` if it would not be below 2**53.
+    """
+    by_clock = _by_clock(now_ms)
+    if by_clock > last_known + 1:
+        return by_clock
+    return _below_the_limit(last_known + 2 + secrets.randbelow(_RESERVE), last_known)
+
+
+def _by_clock(now_ms: int) -> int:
+    """What the clock says; 0 if nobody can believe it: one wrong date must not use up all revisions."""
+    return now_ms << _PER_MS_BITS if now_ms < _BELIEVED_MS else 0
+
+
+def _below_the_limit(revision: int, last_known: int) -> int:
     if revision >= MAX_REVISION:
-        raise OverflowError(f"no revisions are left: the clock says {now_ms} ms, the last revision was {last_known}")
+        raise OverflowError(f"no revisions are left: the last was {last_known}, of {MAX_REVISION}")
     return revision

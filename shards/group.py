@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from shards import rules
+from shards.clock import Now, overdue_ms, unix_ms
 from shards.entries import Entry, Room, is_live
 from shards.errors import MemoryLimit, Overloaded
 from shards.protocol import (
@@ -44,7 +45,7 @@ class Group:
     """Operations that are decided together: one log record. See `keyspace`.
 
     Attributes:
-        now_ms: the time at which all of it happens.
+        now: the time at which all of it happens.
         events: what is to be logged, one revision each; `record` gives them as they are logged.
         full: whether further operations must be decided in another group.
         expired: how many events are expiries.
@@ -71,8 +72,8 @@ class Group:
     decide = rules.decide
     delete_prefix = rules.delete_prefix
 
-    def __init__(self, keyspace: Keyspace, now_ms: int, room: Room, spare: int, others: int, size: int) -> None:
-        self.now_ms = now_ms
+    def __init__(self, keyspace: Keyspace, now: Now, room: Room, spare: int, others: int, size: int) -> None:
+        self.now = now
         self.events: list[Change] = []
         self.full = self.starved = False
         self.expired = self.prefix_deleted = self.evicted = self.refused = self.lag_ms = 0
@@ -88,7 +89,7 @@ class Group:
         self._entries = keyspace._entries
         self._staged: dict[bytes, Entry | None] = {}  # what commit will put into the dict; None: delete
         self._wanted: list[Replaced] = []  # replies that want the old value
-        self._due: list[bytes] = []  # taken from the heap: to be put back if the group is discarded
+        self._due: list[bytes] = []  # taken from the schedules: to be put back if the group is discarded
         self._weighed = self._weight = 0  # so many events have that many bytes
         self._bytes = 0
         self._expiring = 0
@@ -97,9 +98,9 @@ class Group:
 
     def expire(self, limit: int) -> int:
         """Delete keys, at most `limit`, whose time has come; to be called first in a group. How many there were."""
-        due = self.keyspace._take_due(self.now_ms, limit)
+        due = self.keyspace._take_due(self.now, limit)
         if due:
-            self.lag_ms = self.now_ms - self._entries[due[0]][2]
+            self.lag_ms = overdue_ms(self._entries[due[0]][2], self.now)
         for key in due:
             self.expire_first(key, self._entries[key])
         self._due += due
@@ -126,26 +127,26 @@ class Group:
         last = first_revision - 1  # ~n becomes first_revision + n
         evictor = keyspace.evictor
         if evictor is not None:
-            evictor.use_all(self._staged, entries, self.now_ms)
+            evictor.use_all(self._staged, entries, self.now.steady_ms)
             evictor.keep(key for key in self._gone if self._staged[key] is not None)  # it came back
         for key, entry in self._staged.items():
             if entry is None:
                 entries.pop(key, None)
                 continue
-            staged, value_revision, expires_ms, size = entry
+            staged, value_revision, expiry, size = entry
             revision = last - staged
             if value_revision == staged:
                 value_revision = revision  # the same object: 32 bytes less for each key
             elif value_revision < 0:
                 value_revision = last - value_revision
-            entries[key] = (revision, value_revision, expires_ms, size)
-            if expires_ms:
-                keyspace._schedule(key, expires_ms)
+            entries[key] = (revision, value_revision, expiry, size)
+            if expiry:
+                keyspace._schedule(key, expiry)
         for reply in self.numbered:
             reply.revision = last - reply.revision
         keyspace.bytes += self._bytes
         keyspace._expiring += self._expiring
-        keyspace._tidy_heap()
+        keyspace._tidy_schedules()
         if evictor is not None:
             evictor.tidy(entries)
         return {done.revision for done in self._wanted}
@@ -169,7 +170,7 @@ class Group:
 
     def live_revision(self, entry: Entry | None) -> int:
         """The revision of a key with `entry`, 0 if it does not exist."""
-        return entry[0] if entry is not None and is_live(entry, self.now_ms) else 0
+        return entry[0] if entry is not None and is_live(entry, self.now) else 0
 
     def value(self, key: bytes, entry: Entry) -> tuple[bytes, str]:
         """Value and content type of a key with `entry`."""
@@ -195,8 +196,9 @@ class Group:
         self.expired += 1
         self.stage(key, old, None)
 
-    def done(self, revision: int, existed: bool, wanted: bool, expires_ms: int = 0) -> Done:
+    def done(self, revision: int, existed: bool, wanted: bool, expiry: int = 0) -> Done:
         """The reply to a change. `wanted`: it shall carry the old value."""
+        expires_ms = unix_ms(expiry, self.now) if expiry < 0 else expiry
         if not wanted:
             done = Done(revision, existed, None, expires_ms)
         else:
@@ -266,11 +268,11 @@ class Group:
         """Evict until the shard holds at most `most` bytes, as far as the group may, what it has changed spared."""
         keyspace, evictor = self.keyspace, self.keyspace.evictor
         while evictor is not None and keyspace.bytes + self._bytes > most and len(self._gone) < evictor.most:
-            key = evictor.oldest(self._entries, self._staged, spared, self.now_ms)
+            key = evictor.oldest(self._entries, self._staged, spared, self.now.steady_ms)
             if key is None:
                 break
             entry = self._entries[key]
-            if is_live(entry, self.now_ms):
+            if is_live(entry, self.now):
                 self.events.append(DeleteEvent(key, "evict"))
                 self.evicted += 1
                 self.stage(key, entry, None)

@@ -11,13 +11,15 @@ event, ~1 of the second. `commit` turns them into real ones, in the entries and 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
+from itertools import chain
 
+from shards.clock import Now
 from shards.entries import Entry, Read, Room, is_live
 from shards.eviction import Evictor
 from shards.group import UNBOUNDED, Group
-from shards.limits import MAX_KEY, MAX_TIME_MS
+from shards.limits import MAX_KEY
+from shards.schedule import Schedule
 from shards.slots import slot_of, slots_of
 
 __all__ = ["Group", "Keyspace", "Room"]
@@ -52,32 +54,25 @@ class Keyspace:
         self.bytes = 0
         self._entries: dict[bytes, Entry] = {}
         self._expiring = 0  # entries with an expiry
-        # Expiries: a heap of (time, key) that holds an item not later than each expiring entry's own time. An item
-        # that is too early, or whose entry is gone, is set right when its time comes; `_scheduled` knows the earliest
-        # item of a key, so that a key whose expiry is moved on again and again has one item, not thousands.
-        self._heap: list[tuple[int, bytes]] = []
-        self._scheduled: dict[bytes, int] = {}
+        self._by_wall, self._by_steady = Schedule(), Schedule()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def load(self, entries: Iterable[tuple[bytes, int, int, int, int]]) -> None:
-        """Fill the empty dict from a map: key, revision, revision of the value, expires-at, size of the value."""
-        for key, revision, value_revision, expires_ms, size in entries:
+        """Fill the empty dict from a map: key, revision, revision of the value, expiry, size of the value."""
+        for key, revision, value_revision, expiry, size in entries:
             if value_revision == revision:
                 value_revision = revision  # the same object: 32 bytes less for each key
-            self._entries[key] = (revision, value_revision, expires_ms, size)
+            self._entries[key] = (revision, value_revision, expiry, size)
             self.bytes += len(key) + size
-            if expires_ms:
-                self._expiring += 1
-                self._heap.append((expires_ms, key))
-                self._scheduled[key] = expires_ms
-        heapq.heapify(self._heap)
+            self._expiring += expiry != 0
+        self._reschedule()
         if self.evictor is not None:
             self.evictor.load(self._entries)
 
     def begin(
-        self, now_ms: int, room: Room = Room.ALL, spare: int = UNBOUNDED, others: int = 0, size: int = UNBOUNDED
+        self, now: Now, room: Room = Room.ALL, spare: int = UNBOUNDED, others: int = 0, size: int = UNBOUNDED
     ) -> Group:
         """A new group. Only one is open at a time: `commit` or `discard` it before the next.
 
@@ -85,7 +80,7 @@ class Keyspace:
         `others`: bytes of keys and values in the other shards, which count towards the limit.
         `size`: keys and values to be put have no more bytes, so that they need not be looked at far below the limit.
         """
-        return Group(self, now_ms, room, spare, others, size)
+        return Group(self, now, room, spare, others, size)
 
     def size_of(self, key: bytes) -> int:
         """Bytes of the value that the key has, expired or not; 0 if it has none."""
@@ -96,9 +91,13 @@ class Keyspace:
         """A copy of the dict, to compare with a map."""
         return dict(self._entries)
 
-    def next_due_ms(self) -> int | None:
-        """When `Group.expire` may have something to do; None: never."""
-        return self._heap[0][0] if self._heap else None
+    def due_in_ms(self, now: Now) -> int | None:
+        """How long after `now` `Group.expire` may have something to do, 0 or less: at once; None: never."""
+        by_wall, by_steady = self._by_wall.next_ms(), self._by_steady.next_ms()
+        waits = [] if by_wall is None else [by_wall - now.wall_ms]
+        if by_steady is not None:
+            waits.append(by_steady - now.steady_ms)
+        return min(waits, default=None)
 
     def check(self) -> None:
         """Raise AssertionError if anything in here contradicts anything else. Slow; changes nothing."""
@@ -107,46 +106,44 @@ class Keyspace:
         assert self._expiring == sum(1 for entry in entries.values() if entry[2]), "expiring entries"
         if self.evictor is not None:
             self.evictor.check(entries)
-        items = set(self._heap)
-        for key, (revision, value_revision, expires_ms, size) in entries.items():
+        for key, (revision, value_revision, _, size) in entries.items():
             assert 0 < len(key) <= MAX_KEY, key
             assert slot_of(key) in self.slots, key
             assert 0 < value_revision <= revision, (key, value_revision, revision)
             assert size >= 0, (key, size)
-            if expires_ms:
-                assert self._scheduled[key] <= expires_ms, (key, "would expire late")
-                assert (self._scheduled[key], key) in items, (key, "has no item in the heap")
-        assert all((at_ms, key) in items for key, at_ms in self._scheduled.items()), "scheduled without an item"
+        self._by_wall.check({key: entry[2] for key, entry in entries.items() if entry[2] > 0})
+        self._by_steady.check({key: -entry[2] for key, entry in entries.items() if entry[2] < 0})
 
     # For groups.
 
-    def _schedule(self, key: bytes, expires_ms: int) -> None:
-        """Have `expire` look at `key` at `expires_ms`, if it would not look earlier."""
-        if self._scheduled.get(key, MAX_TIME_MS + 1) > expires_ms:
-            self._scheduled[key] = expires_ms
-            heapq.heappush(self._heap, (expires_ms, key))
+    def _schedule(self, key: bytes, expiry: int) -> None:
+        """Have `expire` look at `key` at `expiry`, if it would not look earlier."""
+        if expiry > 0:
+            self._by_wall.add(key, expiry)
+        else:
+            self._by_steady.add(key, -expiry)
 
-    def _take_due(self, now_ms: int, limit: int) -> list[bytes]:
+    def _take_due(self, now: Now, limit: int) -> list[bytes]:
         """Keys, at most `limit`, that are in the dict and expired. Their items are gone: delete or reschedule them."""
         keys: list[bytes] = []
-        heap, scheduled = self._heap, self._scheduled
-        while heap and heap[0][0] <= now_ms and len(keys) < limit:
-            at_ms, key = heapq.heappop(heap)
-            if scheduled.get(key) != at_ms:
-                continue  # another item of this key came earlier and decided
-            del scheduled[key]
+        for key in chain(self._by_steady.take(now.steady_ms), self._by_wall.take(now.wall_ms)):
             entry = self._entries.get(key)
             if entry is None or not entry[2]:
                 continue
-            if is_live(entry, now_ms):
+            if is_live(entry, now):
                 self._schedule(key, entry[2])
-            else:
-                keys.append(key)
+                continue
+            keys.append(key)
+            if len(keys) == limit:
+                break
         return keys
 
-    def _tidy_heap(self) -> None:
-        """Rebuild the heap if most of it is about keys that were deleted or no longer expire."""
-        if len(self._heap) > 2 * self._expiring + 4096:
-            self._heap = [(entry[2], key) for key, entry in self._entries.items() if entry[2]]
-            heapq.heapify(self._heap)
-            self._scheduled = {key: at_ms for at_ms, key in self._heap}
+    def _tidy_schedules(self) -> None:
+        """Make the schedules anew if most of them is about keys that were deleted or no longer expire."""
+        if self._by_wall.is_untidy(self._expiring) or self._by_steady.is_untidy(self._expiring):
+            self._reschedule()
+
+    def _reschedule(self) -> None:
+        entries = self._entries
+        self._by_wall.load((entry[2], key) for key, entry in entries.items() if entry[2] > 0)
+        self._by_steady.load((-entry[2], key) for key, entry in entries.items() if entry[2] < 0)

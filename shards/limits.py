@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from shards.clock import Now, lifetime
 from shards.errors import BadKey, BadRequest, KeyTooLong
 
 MAX_KEY = 511
@@ -45,14 +46,17 @@ def check_utf8(text: bytes, what: str) -> None:
             raise BadKey(f"the {what} is not valid UTF-8 at byte {error.start}") from None
 
 
-def expiry(ttl_ms: int, expires_ms: int, now_ms: int) -> int:
-    """The time of expiry that a lifetime or a time gives at `now_ms`; 0, never, if both are 0. Raises `BadRequest`."""
+def expiry(ttl_ms: int, expires_ms: int, now: Now) -> int:
+    """The expiry (see `clock`) that a lifetime or a wall time gives at `now`; 0, never, if both are 0.
+
+    Raises `BadRequest`.
+    """
     if ttl_ms < 0 or expires_ms < 0 or (ttl_ms and expires_ms):
         raise BadRequest("at most one of ttl_ms and expires_ms is not 0, and none is negative")
     if ttl_ms > MAX_TTL_MS:
         raise BadRequest("the lifetime is longer than ten years")
-    if 0 < expires_ms < now_ms:
+    if 0 < expires_ms < now.wall_ms:
         raise BadRequest("the expiry is in the past")
     if expires_ms > MAX_TIME_MS:
         raise BadRequest("the expiry is too far in the future")
-    return now_ms + ttl_ms if ttl_ms else expires_ms
+    return lifetime(ttl_ms, now) if ttl_ms else expires_ms

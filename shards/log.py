@@ -29,6 +29,7 @@ from typing import NoReturn
 from shards import records
 from shards.board import Board, LogWords
 from shards.causes import NO_SPACE
+from shards.clock import Now
 from shards.disk import DISK, Disk
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
 
@@ -124,7 +125,7 @@ class Log:
         """The record appended last, as it stands in the log."""
         return self._header + self._payload
 
-    def append(self, payload: bytes, events: int, now_ms: int) -> Record:
+    def append(self, payload: bytes, events: int, now: Now) -> Record:
         """Put one record of `events` revisions at the log's end and set the row's open words, which its owner clears
         when it has applied the record. Does not flush.
 
@@ -132,19 +133,19 @@ class Log:
         `GivenUp` if `give_up` says so meanwhile, `LogBroken` after a failed flush, `LogError` if writing fails or the
         record is larger than a segment. Then nothing is appended and the open words are clear.
         """
-        return self._append(DATA, payload, events, now_ms)
+        return self._append(DATA, payload, events, now)
 
-    def append_stop(self, now_ms: int) -> Record:
+    def append_stop(self, now: Now) -> Record:
         """Say that everything is flushed and the run is over, durably in every sync mode. After it nobody may append.
 
         Raises as `append` and `flush` do.
         """
         self.flush(self._board.history()[0])
-        record = self._append(STOP, b"", 0, now_ms)
+        record = self._append(STOP, b"", 0, now)
         self.flush(record.end)
         return record
 
-    def append_mark(self, now_ms: int) -> Record | None:
+    def append_mark(self, now: Now) -> Record | None:
         """To be called once a second: if nothing was appended since the last call, flush and say so in the log, once.
 
         Then a later recovery knows damage of what stands before from a torn tail. Not in memory. Raises as `append`
@@ -155,7 +156,7 @@ class Log:
             self._seen_tail = tail
             return None
         self.flush(tail)
-        record = self._append(MARK, b"", 0, now_ms)
+        record = self._append(MARK, b"", 0, now)
         self.flush(record.end)
         self._seen_tail = self._marked = record.end
         return record
@@ -220,18 +221,18 @@ class Log:
                 raise OSError(errno.EIO, "what may not be on the disk could not be written again")
             begin += len(data)
 
-    def _append(self, kind: int, payload: bytes, events: int, now_ms: int) -> Record:
+    def _append(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
         if HEADER + len(payload) > self._segment:
             raise LogError(f"a record of {len(payload)} bytes does not fit a segment of {self._segment}")
         begun = records.checksum(payload, self._secret)
         while True:
             with self._append_turn:
-                record = self._append_in_turn(kind, payload, events, now_ms, begun)
+                record = self._append_in_turn(kind, payload, events, now, begun)
             if record is not None:
                 return record
             self._wait_for_segment()
 
-    def _append_in_turn(self, kind: int, payload: bytes, events: int, now_ms: int, begun: int) -> Record | None:
+    def _append_in_turn(self, kind: int, payload: bytes, events: int, now: Now, begun: int) -> Record | None:
         """The append of one who holds the lock; None if the segment it needs is not ready."""
         words, row, segment = self._words, self._row, self._segment
         self._check()
@@ -246,8 +247,8 @@ class Log:
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER
-                self._write(tail, [records.filler(tail, left, synced, now_ms, self._secret)])
-            header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now_ms, begun)
+                self._write(tail, [records.filler(tail, left, synced, now, self._secret)])
+            header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now, begun)
             self._write(lsn, [header, payload])
         except (OSError, LogBroken) as error:
             if row is not None:
@@ -258,7 +259,7 @@ class Log:
         end = lsn + HEADER + length
         self._board.advance(end, revision + events)
         self._header, self._payload = header, payload
-        return Record(kind, self._shard, events, lsn, end, synced, revision, now_ms, payload)
+        return Record(kind, self._shard, events, lsn, end, synced, revision, now.wall_ms, payload, now.behind_ms)
 
     def _write(self, lsn: int, parts: list[bytes]) -> None:
         number, offset = divmod(lsn, self._segment)

@@ -15,10 +15,13 @@ from msgspec import Meta
 
 from shards import sealed
 from shards.board import MAX_SHARDS
+from shards.clock import Now
 from shards.records import Start
-from shards.sealed import Checksum, Count, Lsn, Revision, StoreId, Words
+from shards.sealed import Checksum, Count, Lsn, Revision, StoreId, UnixMs, Words
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""What is understood. Format 1 had no steady time: all its expiries are wall times."""
 NAME = "manifest"
 SNAPSHOTS = "snapshots"
 
@@ -70,6 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
             orderly stop): a log that ends before has lost something; no revision up to there is ever given out again.
+        end_wall_ms, end_steady_ms: the time of that end, by either clock; 0: not known.
         new_history: why the next start must begin a new history, in words; empty: nothing here demands it.
     """
 
@@ -85,6 +89,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[SnapshotFile, ...] = ()
     end_lsn: Lsn = 0
     end_revision: Revision = 0
+    end_wall_ms: UnixMs = 0
+    end_steady_ms: UnixMs = 0
     new_history: Words = ""
 
     def __post_init__(self) -> None:
@@ -95,6 +101,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("the snapshot has not one file for each shard")
         if len({file.shards for file in self.files}) > 1 or len({file.name for file in self.files}) < len(self.files):
             raise ValueError("files of the snapshot have the same name, or are of another number of shards")
+
+    @property
+    def end_now(self) -> Now:
+        """When the history's end was as it says."""
+        return Now(self.end_wall_ms, self.end_steady_ms)
 
     @classmethod
     def create(cls, data_dir: Path) -> Manifest:
@@ -119,17 +130,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as error:
             raise ManifestError(f"the manifest {path} cannot be read: {error.strerror}") from None
         try:
-            content = sealed.decode(text, cls, FORMAT)
+            content = sealed.decode(text, cls, FORMATS)
         except sealed.Unreadable as error:
             raise ManifestError(
                 f"the manifest {path} is damaged ({error}): restore the data directory from a backup"
             ) from None
         if isinstance(content, int):
             raise ManifestError(
-                f"the store in {data_dir} has format {content}, this program knows {FORMAT}: use the program that "
-                "wrote it"
+                f"the store in {data_dir} has format {content}, this program knows up to {FORMAT}: use the program "
+                "that wrote it"
             )
-        return content
+        return msgspec.structs.replace(content, format=FORMAT)  # as it is saved next
 
     def save(self, data_dir: Path) -> None:
         """Put this in the place of the last one, durably. Raises `OSError`; then the last one may still be there."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import lmdb
 
-from shards.mapfile import HEADER, HEADER_SIZE, Item, is_live, parse, parse_without_value
+from shards.clock import Now, is_live
+from shards.mapfile import HEADER, HEADER_SIZE, Item, parse, parse_without_value, told
 
 _unpack = HEADER.unpack_from
 
@@ -12,8 +13,8 @@ _unpack = HEADER.unpack_from
 class MapCursor:
     """See `MapReader.cursor`. Expired keys are met as others are; what moves it gives the key there, or None."""
 
-    def __init__(self, txn: lmdb.Transaction[memoryview], database: lmdb._Database, now_ms: int, values: bool) -> None:
-        self._cursor, self._now_ms, self._values = txn.cursor(database), now_ms, values
+    def __init__(self, txn: lmdb.Transaction[memoryview], database: lmdb._Database, now: Now, values: bool) -> None:
+        self._cursor, self._now, self._values = txn.cursor(database), now, values
 
     def seek(self, key: bytes) -> bytes | None:
         """Go to the first key that is not below `key`."""
@@ -38,14 +39,14 @@ class MapCursor:
     def size(self) -> int | None:
         """Bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
         self._record = record = self._cursor.value()
-        _, _, expires_ms, _, _, length = _unpack(record)
-        if not is_live(expires_ms, self._now_ms):
+        _, _, expiry, _, _, length = _unpack(record)
+        if not is_live(expiry, self._now):
             return None
         return len(record) - HEADER_SIZE - length if self._values else 0
 
     def item(self) -> Item:
         """What the key holds whose size was just asked for."""
-        return parse(self._record) if self._values else parse_without_value(self._record)
+        return told(parse(self._record) if self._values else parse_without_value(self._record), self._now)
 
     def _here(self, found: bool) -> bytes | None:
         return bytes(self._cursor.key()) if found else None

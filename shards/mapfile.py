@@ -5,12 +5,12 @@ databases:
 
 - `data`: key to record. A record is a header of 42 bytes, little endian, the content type in UTF-8, the value::
 
-      revision u64 | value_revision u64 | expires_ms u64 | created_ms u64 | modified_ms u64 | content_type bytes u16
+      revision u64 | value_revision u64 | expiry i64 | created_ms u64 | modified_ms u64 | content_type bytes u16
 
   `revision` is of the last change, `value_revision` of the last one that set the value (a touch leaves it, as it
-  leaves `modified_ms`); `expires_ms` is Unix time, 0: never; `created_ms` is the time since which the key has been
-  live without a break. So the key whose value `hi` of type `text/plain` was put as revision 258 at 1,000 ms, then
-  touched as revision 259 to expire at 65,536 ms, holds::
+  leaves `modified_ms`); `expiry` is as in `clock`: 0 never, above 0 a wall time, below 0 a steady one; `created_ms` is
+  the wall time since which the key has been live without a break. So the key whose value `hi` of type `text/plain` was
+  put as revision 258 at 1,000 ms, then touched as revision 259 to expire at 65,536 ms of wall time, holds::
 
       03 01 00 00 00 00 00 00  02 01 00 00 00 00 00 00  00 00 01 00 00 00 00 00
       e8 03 00 00 00 00 00 00  e8 03 00 00 00 00 00 00  0a 00
@@ -35,13 +35,16 @@ import lmdb
 import msgspec
 
 from shards.causes import NO_SPACE
+from shards.clock import Now, unix_ms
 from shards.files import open_regular
 from shards.room import free_bytes, growth_left
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""What a snapshot may have: format 1 had no lifetimes, all its expiries are wall times."""
 MAX_READERS = 1024
 
-HEADER = struct.Struct("<5QH")
+HEADER = struct.Struct("<QQqQQH")
 HEADER_SIZE = HEADER.size
 APPLIED = struct.Struct("<QQ")
 
@@ -64,7 +67,10 @@ class MapError(Exception):
 
 
 class Item(NamedTuple):
-    """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out."""
+    """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out.
+
+    `expires_ms` is an expiry as it is stored, until `told` makes a wall time of it.
+    """
 
     revision: int
     value_revision: int
@@ -214,9 +220,16 @@ def parse(record: memoryview) -> Item:
     )
 
 
-def is_live(expires_ms: int, now_ms: int) -> bool:
-    """Whether what expires at `expires_ms` (0: never) is there at `now_ms`."""
-    return expires_ms == 0 or expires_ms > now_ms
+def told(item: Item, now: Now) -> Item:
+    """`item` with its times as people are told them at `now`: by the wall clock, and nothing was created or modified in
+    the future, though the clock may have said so then (RFC 9110, section 8.8.2.1)."""
+    _, _, expiry, created_ms, modified_ms, *_ = item
+    if expiry >= 0 and modified_ms <= now.wall_ms and created_ms <= now.wall_ms:
+        return item
+    return item._replace(
+        expires_ms=unix_ms(expiry, now), created_ms=min(created_ms, now.wall_ms),
+        modified_ms=min(modified_ms, now.wall_ms),
+    )  # fmt: skip
 
 
 def scan(

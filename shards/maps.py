@@ -19,6 +19,7 @@ import lmdb
 import msgspec
 
 from shards.board import Board, ShardRow
+from shards.clock import Now, is_live
 from shards.errors import Unavailable
 from shards.mapcursor import MapCursor
 from shards.mapfile import (
@@ -31,7 +32,6 @@ from shards.mapfile import (
     MapFull,
     check_record,
     decode_identity,
-    is_live,
     map_path,
     means_full,
     open_environment,
@@ -39,9 +39,10 @@ from shards.mapfile import (
     parse_without_value,
     read_applied,
     scan,
+    told,
 )
 from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
-from shards.records import Record
+from shards.records import START, Record, Start
 from shards.room import GROWTH_BYTES, Ballast, PinWatch, Reserve, free_bytes, growth_left, in_memory, parse_readers
 from shards.slots import shard_of, slot_of
 
@@ -73,8 +74,8 @@ class MapReader:
         self._generation = -1  # of the open environment; no word is negative
         self._env: lmdb.Environment | None = None
 
-    def get(self, key: bytes, now_ms: int) -> Item | None:
-        """What `key` (1 to 511 bytes) holds at `now_ms`; None if it is absent or expired.
+    def get(self, key: bytes, now: Now) -> Item | None:
+        """What `key` (1 to 511 bytes) holds at `now`, `told`; None if it is absent or expired.
 
         Raises `Unavailable` if the shard has no map at the moment.
         """
@@ -84,17 +85,17 @@ class MapReader:
         record = txn.get(key)
         item = None if record is None else parse(record)
         txn.abort()
-        if item is None or (item[2] and item[2] <= now_ms):
+        if item is None or not is_live(item[2], now):
             return None
-        return item
+        return told(item, now)
 
-    def describe(self, key: bytes, now_ms: int) -> Item | None:
+    def describe(self, key: bytes, now: Now) -> Item | None:
         """`get` without the value: however large it is, nothing of it is copied."""
         with self._transaction() as txn:
             record = txn.get(key)
-            if record is None or not is_live(_unpack(record)[2], now_ms):
+            if record is None or not is_live(_unpack(record)[2], now):
                 return None
-            return parse_without_value(record)
+            return told(parse_without_value(record), now)
 
     def record(self, key: bytes) -> bytes | None:
         """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
@@ -109,7 +110,7 @@ class MapReader:
         return record
 
     def page(
-        self, prefix: bytes, after: bytes | None, limit: int, now_ms: int, *, values: bool = False,
+        self, prefix: bytes, after: bytes | None, limit: int, now: Now, *, values: bool = False,
         max_bytes: int = PAGE_BYTES,
     ) -> list[tuple[bytes, Item]]:  # fmt: skip
         """At most `limit` live keys that start with `prefix` and stand above `after`, with their items, in key order.
@@ -117,26 +118,26 @@ class MapReader:
         Values are left empty unless `values`; then the page ends with the item that takes it past `max_bytes` of
         values. The listing is over when a page is empty. Raises `Unavailable`.
         """
-        return self.page_at(prefix, after, limit, now_ms, values=values, max_bytes=max_bytes)[1]
+        return self.page_at(prefix, after, limit, now, values=values, max_bytes=max_bytes)[1]
 
     def page_at(
-        self, prefix: bytes, after: bytes | None, limit: int, now_ms: int, *, values: bool = False,
-        max_bytes: int = PAGE_BYTES,
+        self, prefix: bytes, after: bytes | None, limit: int, now: Now, *, values: bool = False,
+        max_bytes: int = PAGE_BYTES, expired: bool = False,
     ) -> tuple[tuple[int, int], list[tuple[bytes, Item]]]:  # fmt: skip
-        """`page`, and what was applied (LSN, revision) to the very state it shows."""
+        """`page`, and what was applied (LSN, revision) to the very state it shows. `expired`: expired keys, too."""
         found: list[tuple[bytes, Item]] = []
         with self._transaction() as txn:
             applied = read_applied(txn, self._meta)
             for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit or max_bytes <= 0:
                     break
-                if is_live(_unpack(record)[2], now_ms):
-                    item = parse(record) if values else parse_without_value(record)
+                if expired or is_live(_unpack(record)[2], now):
+                    item = told(parse(record) if values else parse_without_value(record), now)
                     max_bytes -= len(item.value)
                     found.append((bytes(key), item))
         return applied, found
 
-    def keys(self, prefix: bytes, after: bytes | None, limit: int, now_ms: int) -> list[bytes]:
+    def keys(self, prefix: bytes, after: bytes | None, limit: int, now: Now) -> list[bytes]:
         """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
         there are no more. Raises `Unavailable`."""
         found: list[bytes] = []
@@ -144,12 +145,12 @@ class MapReader:
             for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit:
                     break
-                if is_live(_unpack(record)[2], now_ms):
+                if is_live(_unpack(record)[2], now):
                     found.append(bytes(key))
         return found
 
     def count(
-        self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now_ms: int
+        self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now: Now
     ) -> tuple[int, bytes | None]:
         """How many of the next `steps` keys that start with `prefix` and stand between `after` and `before` are live
         (and, with a cut, hold a value that is not newer), and the last of them; None: there are no others.
@@ -162,20 +163,20 @@ class MapReader:
                 if before is not None and key >= before:
                     break
                 _, value_revision, expires_ms, *_ = _unpack(record)
-                count += is_live(expires_ms, now_ms) and (cut is None or value_revision <= cut)
+                count += is_live(expires_ms, now) and (cut is None or value_revision <= cut)
                 steps -= 1
                 if not steps:
                     return count, key
         return count, None
 
     @contextmanager
-    def cursor(self, now_ms: int, *, values: bool = False) -> Iterator[MapCursor]:
-        """A cursor at `now_ms`, whose items hold values if `values`; gone, with its transaction, on leaving `with`.
+    def cursor(self, now: Now, *, values: bool = False) -> Iterator[MapCursor]:
+        """A cursor at `now`, whose items hold values if `values`; gone, with its transaction, on leaving `with`.
 
         Raises `Unavailable`.
         """
         with self._transaction() as txn:
-            yield MapCursor(txn, self._data, now_ms, values)
+            yield MapCursor(txn, self._data, now, values)
 
     def applied(self) -> tuple[int, int]:
         """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
@@ -243,11 +244,11 @@ class ShardMap:
         self._transact(write)
         self._applied = (lsn, revision)
 
-    def get(self, key: bytes, now_ms: int) -> Item | None:
-        """What `key` holds at `now_ms`; None if it is absent or expired."""
+    def get(self, key: bytes, now: Now) -> Item | None:
+        """What `key` holds at `now`; None if it is absent or expired."""
         with self._env.begin(self._data, buffers=True) as txn:
             record = txn.get(key)
-            return parse(record) if record is not None and is_live(_unpack(record)[2], now_ms) else None
+            return parse(record) if record is not None and is_live(_unpack(record)[2], now) else None
 
     def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
         """`apply` for one record whose events are at hand."""
@@ -265,7 +266,8 @@ class ShardMap:
         Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
         otherwise, `ProtocolError` if a record cannot be read.
         """
-        return self._apply([(record, decode_events(record.payload)) for record in records], floors, previous)
+        groups = [(record, decode_events(record.payload) if record.events else ()) for record in records]
+        return self._apply(groups, floors, previous)
 
     def _apply(
         self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
@@ -277,7 +279,10 @@ class ShardMap:
         def write(txn: lmdb.Transaction[memoryview]) -> dict[int, Old]:
             replaced: dict[int, Old] = {}
             for record, events in groups:
-                if floors is not None or record.revision > self._applied[1]:
+                if record.kind == START:
+                    if record.lsn >= self._applied[0]:
+                        _reset_clock(txn, record, floors)
+                elif floors is not None or record.revision > self._applied[1]:
                     _apply_events(txn, events, record, floors, previous, replaced)
             txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
             return replaced
@@ -427,11 +432,27 @@ def _open_to_write(path: Path) -> tuple[Reserve | None, lmdb.Environment]:
         raise
 
 
+def _reset_clock(txn: lmdb.Transaction[memoryview], record: Record, floors: Sequence[int] | None) -> None:
+    """Do to all that was written before `record`, a START, what that says of the clock."""
+    reset_ms = Start.decode(record.payload).reset_ms
+    if reset_ms is None:
+        return
+    time_ms = record.time_ms
+    for key, old in txn.cursor():
+        revision, value_revision, expiry, created_ms, modified_ms, length = _unpack(old)
+        if revision >= record.revision or (floors is not None and record.revision <= floors[slot_of(bytes(key))] + 1):
+            continue  # what was applied to the file that this key came from
+        if expiry < 0:
+            expiry -= reset_ms
+        header = revision, value_revision, expiry, min(created_ms, time_ms), min(modified_ms, time_ms), length
+        txn.put(bytes(key), _pack(*header) + bytes(old[HEADER_SIZE:]))
+
+
 def _apply_events(
     txn: lmdb.Transaction[memoryview], events: Sequence[Event], record: Record, floors: Sequence[int] | None,
     previous: Collection[int], replaced: dict[int, Old],
 ) -> None:  # fmt: skip
-    get, put, time_ms = txn.get, txn.put, record.time_ms
+    get, put, now, time_ms = txn.get, txn.put, record.now, record.time_ms
     for revision, change in changes(events, record.revision):
         if isinstance(change, PrefixMarked):
             continue  # changes nothing by itself
@@ -442,8 +463,8 @@ def _apply_events(
         created_ms = time_ms
         if old is not None:
             old_revision, value_revision, expires_ms, old_created_ms, modified_ms, length = _unpack(old)
-            if not expires_ms or expires_ms > time_ms:
-                created_ms = old_created_ms
+            if is_live(expires_ms, now):
+                created_ms = min(old_created_ms, time_ms)  # the clock may have been set back
                 if revision in previous:
                     value_at = HEADER_SIZE + length
                     content_type = old[HEADER_SIZE:value_at].tobytes().decode() if length else ""

@@ -70,8 +70,8 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
 
 **Events**, the payload of a log record: a MessagePack array of events; each takes one revision, in order::
 
-    1 PutEvent      key, value, content_type, expires_ms    expires_ms 0: never
-    2 TouchEvent    key, expires_ms
+    1 PutEvent      key, value, content_type, expires_ms    an expiry as in `clock`: 0 never, above 0 a wall time,
+    2 TouchEvent    key, expires_ms                         below 0 a steady one. In requests and replies: a wall time
     3 DeleteEvent   key, cause str, cut                     cause: request, prefix, expire, evict; cut: of `prefix`,
                                                             the revision of the PrefixMarked it belongs to, 0 if none
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow

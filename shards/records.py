@@ -12,8 +12,9 @@ commits together: a header of 64 bytes, little endian, and the payload::
     lsn       u64  its own place
     synced    u64  LSN up to which the log was known to be flushed when this was written; at most `lsn`
     revision  u64  of its first event; with no events: the revision that comes next; of a FILLER 0
-    time_ms   u64  Unix time in milliseconds, by the store's clock
-    -         12   0
+    time_ms   u64  wall time in milliseconds: Unix time as the machine's clock was set, which may go back
+    behind_ms i64  by how much that was behind the store's steady time (see `clock`), which never goes back
+    -         4    0
     crc       u32  CRC-32 of the payload and then of the 60 bytes above, seeded with the low half of the store's secret
 
 - DATA carries events (see `protocol`). START carries a `Start`, begins a run of the server, and is the only one that
@@ -34,6 +35,8 @@ from zlib import crc32
 
 import msgspec
 
+from shards.clock import Now
+
 DATA, START, STOP, MARK, FILLER = 1, 2, 3, 4, 5
 KINDS = frozenset((DATA, START, STOP, MARK, FILLER))
 
@@ -41,7 +44,7 @@ NO_SHARD = 0xFFFF
 """`shard` of the supervisor's records."""
 
 _MAGIC = b"KVL1"
-_HEAD = struct.Struct("<4sBxHIIQQQQ12x")  # all but the CRC
+_HEAD = struct.Struct("<4sBxHIIQQQQq4x")  # all but the CRC
 _CRC = struct.Struct("<I")
 HEADER = _HEAD.size + _CRC.size
 """Bytes of a header: 64."""
@@ -49,7 +52,7 @@ _CRC_AT = _HEAD.size
 
 
 class Record(NamedTuple):
-    """A record. `end` is the LSN of the byte after it; its events take `revision` to `last_revision`."""
+    """A record. `end` is the LSN of the byte after it; its events take the revisions from `revision` on."""
 
     kind: int
     shard: int
@@ -60,6 +63,12 @@ class Record(NamedTuple):
     revision: int
     time_ms: int
     payload: bytes
+    behind_ms: int = 0
+
+    @property
+    def now(self) -> Now:
+        """When it was written."""
+        return Now(self.time_ms, self.time_ms + self.behind_ms)
 
     @property
     def next_revision(self) -> int:
@@ -67,6 +76,7 @@ class Record(NamedTuple):
         return self.revision + self.events
 
 
+_Milliseconds = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
 _Word = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]  # printable: it is shown
 
 
@@ -79,6 +89,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         boot_id: of the machine's boot in which the run began.
         sync: `always`, `everysec` or `os`.
         version: of the server.
+        clock_offset_ms: what made steady time of CLOCK_BOOTTIME; None: written by a version that had no steady time.
+        reset_ms: by how much steady time was moved here, so that it is the wall time; what is left of lifetimes stays,
+            and nothing written before counts as written later than this. None: nothing of the kind.
     """
 
     store: _Word
@@ -86,6 +99,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: _Word
     sync: _Word
     version: _Word
+    clock_offset_ms: _Milliseconds | None = None
+    reset_ms: _Milliseconds | None = None
 
     def encode(self) -> bytes:
         """The payload."""
@@ -103,16 +118,19 @@ def checksum(payload: bytes, secret: int) -> int:
 
 
 def seal(
-    kind: int, shard: int, events: int, length: int, lsn: int, synced: int, revision: int, time_ms: int, begun: int
+    kind: int, shard: int, events: int, length: int, lsn: int, synced: int, revision: int, now: Now, begun: int
 ) -> bytes:
     """The header of a record whose payload has `length` bytes and the `checksum` `begun`."""
-    head = _HEAD.pack(_MAGIC, kind, shard, events, length, lsn, synced, revision, time_ms)
+    wall_ms, steady_ms = now
+    head = _HEAD.pack(
+        _MAGIC, kind, shard, events, length, lsn, synced, revision, wall_ms, steady_ms - wall_ms
+    )  # fmt: skip
     return head + _CRC.pack(crc32(head, begun))
 
 
-def filler(lsn: int, length: int, synced: int, time_ms: int, secret: int) -> bytes:
+def filler(lsn: int, length: int, synced: int, now: Now, secret: int) -> bytes:
     """The header of a FILLER that skips `length` bytes after itself."""
-    return seal(FILLER, NO_SHARD, 0, length, lsn, synced, 0, time_ms, checksum(b"", secret))
+    return seal(FILLER, NO_SHARD, 0, length, lsn, synced, 0, now, checksum(b"", secret))
 
 
 def encode(record: Record, secret: int) -> bytes:
@@ -120,7 +138,7 @@ def encode(record: Record, secret: int) -> bytes:
     begun, length = checksum(record.payload, secret), record.end - record.lsn - HEADER
     return (
         seal(record.kind, record.shard, record.events, length, record.lsn, record.synced, record.revision,
-             record.time_ms, begun)
+             record.now, begun)
         + record.payload
     )  # fmt: skip
 
@@ -129,10 +147,10 @@ def decode_header(buffer: bytes, at: int = 0) -> Record | None:
     """The record whose header stands at `at`, without its payload and UNCHECKED; None if there is no header."""
     if len(buffer) - at < HEADER:
         return None
-    magic, kind, shard, events, length, lsn, synced, revision, time_ms = _HEAD.unpack_from(buffer, at)
+    magic, kind, shard, events, length, lsn, synced, revision, time_ms, behind_ms = _HEAD.unpack_from(buffer, at)
     if magic != _MAGIC or kind not in KINDS:
         return None
-    return Record(kind, shard, events, lsn, lsn + HEADER + length, synced, revision, time_ms, b"")
+    return Record(kind, shard, events, lsn, lsn + HEADER + length, synced, revision, time_ms, b"", behind_ms)
 
 
 def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None) -> Record | None:
@@ -140,7 +158,7 @@ def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None)
     goes on behind the buffer's end."""
     if len(buffer) - at < HEADER:
         return None
-    magic, kind, shard, events, length, lsn, synced, revision, time_ms = _HEAD.unpack_from(buffer, at)
+    magic, kind, shard, events, length, lsn, synced, revision, time_ms, behind_ms = _HEAD.unpack_from(buffer, at)
     body = at + HEADER
     if magic != _MAGIC or (expected is not None and lsn != expected):
         return None
@@ -153,7 +171,7 @@ def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None)
     (crc,) = _CRC.unpack_from(buffer, at + _CRC_AT)
     if crc32(buffer[at : at + _CRC_AT], crc32(payload, secret)) != crc or kind not in KINDS:
         return None
-    return Record(kind, shard, events, lsn, lsn + HEADER + length, synced, revision, time_ms, payload)
+    return Record(kind, shard, events, lsn, lsn + HEADER + length, synced, revision, time_ms, payload, behind_ms)
 
 
 def walk(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
@@ -195,6 +213,17 @@ def place(tail: int, size: int, segment: int) -> int:
     """The LSN at which a record of `size` bytes goes when the log ends at `tail`: there, or in the next segment."""
     left = segment - tail % segment
     return tail if size <= left else tail + left
+
+
+def is_trace(head: bytes, lsn: int, revision: int) -> bool:
+    """Whether `head`, what stands at `lsn`, may be left of a record that had its place there and began with `revision`.
+
+    Of two fields that are in no other record's header, damage would have to hit both.
+    """
+    if len(head) < HEADER:
+        return False
+    _, _, _, _, _, its_lsn, _, its_revision, _, _ = _HEAD.unpack_from(head)
+    return bool(its_lsn == lsn or its_revision == revision)
 
 
 def is_torn(cut: int, flushed: Iterable[int]) -> bool:

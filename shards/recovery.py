@@ -28,6 +28,7 @@ import msgspec
 
 from shards import locks, records
 from shards.board import Board, BoardError, BoardOutOfReach
+from shards.clock import BEGINNING, Now
 from shards.disk import DISK, Disk
 from shards.log import SEGMENT, Files, segment_name, segment_numbers
 from shards.manifest import Manifest
@@ -42,9 +43,23 @@ class Damaged(Exception):
 
     def __init__(self, lsn: int, segment: int, why: str) -> None:
         self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
-        super().__init__(
+        super().__init__(self._say(why))
+
+    def _say(self, why: str) -> str:
+        return (
             f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}; "
             "restore the store from a backup, or see what `kvserver check --repair` would give up"
+        )
+
+
+class OlderCopy(Damaged):
+    """The log ends in order, but what the last run left in memory goes on: the data directory was put back."""
+
+    def _say(self, why: str) -> str:
+        return (
+            f"this is an older copy of the data directory than was served last: its log ends in segment {self.segment} "
+            f"at byte {self.offset}, {why}; put the newer one back, or, to go on with this one and give up what came "
+            "after, run `kvserver check --repair`"
         )
 
 
@@ -59,7 +74,7 @@ class Recovered(NamedTuple):
         tail: LSN at which the log ends. Everything below is flushed now.
         next_revision: the revision that comes next.
         synced: the highest LSN that something said was flushed.
-        last_time_ms: the highest time of a record read; 0 if none was.
+        last: the latest moment on record, by the steady clock.
         last_start: the last START, or what was given as such; None if the store never ran.
         stopped_clean: a STOP is the last record.
         repaired: the log was damaged at `tail` and was cut there knowingly.
@@ -68,7 +83,7 @@ class Recovered(NamedTuple):
     tail: int
     next_revision: int
     synced: int
-    last_time_ms: int
+    last: Now
     last_start: Start | None
     stopped_clean: bool
     repaired: bool
@@ -82,13 +97,13 @@ class Fold:
         next_revision: that comes next.
         last_start: the last START; None if there was none.
         synced: up to where the log was flushed at least.
-        time_ms: the highest time of a record; 0 if there was none.
+        last: the latest moment on record, by the steady clock; what was given as such if no record tells.
         kind: of the last record, fillers not counted.
     """
 
-    def __init__(self, lsn: int, next_revision: int, last_start: Start | None) -> None:
-        self.lsn, self.next_revision, self.last_start = lsn, next_revision, last_start
-        self.synced, self.time_ms, self.kind = lsn, 0, 0
+    def __init__(self, lsn: int, next_revision: int, last_start: Start | None, last: Now = BEGINNING) -> None:
+        self.lsn, self.next_revision, self.last_start, self.last = lsn, next_revision, last_start, last
+        self.synced, self.kind = lsn, 0
 
     def take(self, record: Record) -> bool:
         """Go on behind `record` if it fits; whether it does."""
@@ -100,7 +115,9 @@ class Fold:
             self.kind = record.kind
         self.lsn = record.end
         self.next_revision = max(self.next_revision, record.next_revision)
-        self.synced, self.time_ms = max(self.synced, record.synced), max(self.time_ms, record.time_ms)
+        self.synced = max(self.synced, record.synced)
+        if record.kind == START or (record.kind != FILLER and record.now.steady_ms >= self.last.steady_ms):
+            self.last = record.now
         if record.kind == START:
             self.last_start = Start.decode(record.payload)
         return True
@@ -161,6 +178,12 @@ class _Image:
                     for record in records.search(self._load(number), base, self._secret, begin)
                 )
         return found
+
+    def has_traces(self, lsn: int, revision: int) -> bool:
+        """Whether a record that began at `lsn` with `revision` may have stood there, whatever became of it."""
+        number, offset = divmod(lsn, self._segment)
+        found = self._disk.pread(self._files[number], HEADER, offset) if number in self.numbers else b""
+        return records.is_trace(found, lsn, revision)
 
     def cut(self, lsn: int) -> None:
         """Zero everything from `lsn` to its segment's end, whatever the page cache says is there. Not yet flushed."""
@@ -245,7 +268,7 @@ def examine(
 ) -> Examined:
     """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover`."""
     image = _Image(log_dir, manifest.secret, segment, disk)
-    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
     try:
         return _examine(image, fold, segment, manifest.end_lsn, old_board, applied)
     finally:
@@ -259,14 +282,18 @@ def _examine(
     losses = list(image.losses(fold.lsn, max(fold.lsn, end_lsn)))
     image.fold(fold)
     behind = image.behind(fold.lsn)
-    flushed = [fold.synced, end_lsn, *(r.synced for r in behind), *([old_board.log.synced] if old_board else [])]
+    told = [fold.synced, end_lsn, *(r.synced for r in behind)]
+    flushed = [*told, *([old_board.log.synced] if old_board else [])]
     there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
     damage = None
     if losses:
         damage = Damaged(losses[0][0], segment, losses[0][1])
     elif not records.is_torn(fold.lsn, there):
         more = max(there) - fold.lsn
-        damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
+        if records.is_torn(fold.lsn, told) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
+            damage = OlderCopy(fold.lsn, segment, f"and what is in memory of this boot goes on for {more} bytes")
+        else:
+            damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
     return Examined(fold, losses, behind, min(max(flushed), fold.lsn), damage)
 
 
@@ -277,6 +304,7 @@ def recover(
     replay_revision: int,
     *,
     last_start: Start | None = None,
+    last: Now = BEGINNING,
     end_lsn: int = 0,
     old_board: Board | None = None,
     applied: Iterable[int] = (),
@@ -288,7 +316,8 @@ def recover(
 
     Args:
         replay_lsn, replay_revision: the manifest's replay position: an LSN, and the last revision below it.
-        last_start: the run in which the manifest was written; for a log without a START behind the replay position.
+        last_start, last: the run in which the manifest was written, and when that was; for a log without a record
+            behind the replay position.
         end_lsn: where the log ended, durably, when the manifest was written.
         old_board: the board that the last run left, only if the machine was not booted since.
         applied: LSNs up to which maps were applied, only of maps made since the machine was booted.
@@ -298,7 +327,7 @@ def recover(
     """
     image = _Image(log_dir, secret, segment, disk)
     try:
-        fold = Fold(replay_lsn, replay_revision + 1, last_start)
+        fold = Fold(replay_lsn, replay_revision + 1, last_start, last)
         found = _examine(image, fold, segment, end_lsn, old_board, applied)
         if found.damage and not repair:
             raise found.damage
@@ -315,7 +344,7 @@ def recover(
     finally:
         image.close()
     return Recovered(
-        fold.lsn, fold.next_revision, found.synced, fold.time_ms, fold.last_start, clean, found.damage is not None
+        fold.lsn, fold.next_revision, found.synced, fold.last, fold.last_start, clean, found.damage is not None
     )
 
 
@@ -325,26 +354,26 @@ def begin_history(
     start: Start,
     tail: int,
     next_revision: int,
-    now_ms: int,
+    now: Now,
     *,
     segment: int = SEGMENT,
     disk: Disk = DISK,
 ) -> tuple[int, int]:
     """Append the START of a run to a recovered or new log, durably; the new tail and next revision.
 
-    `tail` is the log's, as recovered; of a new log 0. `next_revision` is too, or of a new epoch its `first_revision`.
+    `tail` is the log's, as recovered; of a new log 0. `next_revision` is the first that the run may give out.
     Makes the segment that the START goes to, if need be. Raises `OSError`.
     """
     payload = start.encode()
     size = HEADER + len(payload)
     lsn = records.place(tail, size, segment)
-    record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now_ms, payload)
+    record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now.wall_ms, payload, now.behind_ms)
     if lsn // segment not in segment_numbers(disk.names(log_dir)):
         make_segment(log_dir, lsn // segment, segment, disk)
     image = _Image(log_dir, secret, segment, disk)
     try:
         if lsn - tail >= HEADER:
-            image.write(tail, records.filler(tail, lsn - tail - HEADER, tail, now_ms, secret))
+            image.write(tail, records.filler(tail, lsn - tail - HEADER, tail, now, secret))
         image.write(lsn, records.encode(record, secret))
         image.sync(tail)
     finally:

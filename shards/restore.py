@@ -26,10 +26,11 @@ from pathlib import Path
 
 from shards.board import NONE, Board, ShardRow
 from shards.causes import NO_SPACE
-from shards.log import Log, LogReader, Trimmed
+from shards.log import Log, LogError, LogReader, Trimmed
 from shards.manifest import Manifest, SnapshotFile
 from shards.mapfile import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
 from shards.maps import NOT_MINE, MapFull, ShardMap
+from shards.records import HEADER, START
 from shards.room import free_bytes
 from shards.slots import SLOTS, slots_of
 from shards.snapshot import Snapshot, SnapshotError
@@ -187,8 +188,8 @@ class _Restore:
         for shard, generation in map_generations(self._map_dir):
             with contextlib.suppress(MapError):
                 if shard == self._shard:
-                    _, (lsn, _) = read_meta(map_path(self._map_dir, shard, generation))
-                    if self._board.log.oldest <= lsn <= tail:
+                    _, (lsn, revision) = read_meta(map_path(self._map_dir, shard, generation))
+                    if self._board.log.oldest <= lsn <= tail and self._continues(lsn, revision):
                         kept.append((lsn, generation))
         for lsn, generation in sorted(kept, reverse=True):
             found = self._open(generation)
@@ -207,6 +208,18 @@ class _Restore:
             log.debug("shard %d keeps its map, replayed %d bytes", self._shard, tail - lsn)
             return generation, found
         return None
+
+    def _continues(self, lsn: int, revision: int) -> bool:
+        """Whether the log goes on behind a map to which it is applied up to there. A map of a run that the data
+        directory has lost, put back to an older copy, is of another log."""
+        tail, following = self._board.history()
+        try:
+            found, _ = self._reader.read(lsn, tail, HEADER)
+        except LogError:
+            return False
+        if not found:
+            return following == revision + 1
+        return found[0].revision == revision + 1 or (found[0].kind == START and found[0].revision > revision)
 
     def _open(self, generation: int) -> ShardMap | None:
         """The map of `generation` if it is there and this shard's."""
@@ -280,7 +293,7 @@ class _Restore:
         tail, _ = self._board.history()
         while lsn < tail:
             records, lsn = self._reader.read(lsn, tail, _BATCH)
-            target.apply([record for record in records if record.events], floors)
+            target.apply([record for record in records if record.events or record.kind == START], floors)
             self._row.beat()
 
     def _floors(self, revision: int) -> Sequence[int] | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from shards import edits
+from shards.clock import unix_ms
 from shards.entries import Entry, Room, is_live
 from shards.errors import (
     AnswerTooLarge,
@@ -84,15 +85,15 @@ def decide(group: Group, operation: Operation) -> Reply:
 
 def put(group: Group, operation: Put) -> Done:
     """Set value, type and expiry. An expired key that is not deleted yet expires first."""
-    key, size, now_ms = operation.key, len(operation.value), group.now_ms
+    key, size, now = operation.key, len(operation.value), group.now
     _check_key(group, key)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the value has {size} bytes, at most {group.keyspace.max_value} are allowed")
     if operation.content_type and not is_content_type(operation.content_type):
         raise BadRequest("the content type is not a media type of RFC 9110 in at most 255 ASCII characters")
-    expires_ms = operation.expires_ms
-    if expires_ms or operation.ttl_ms:
-        expires_ms = expiry(operation.ttl_ms, expires_ms, now_ms)
+    ends = 0
+    if operation.expires_ms or operation.ttl_ms:
+        ends = expiry(operation.ttl_ms, operation.expires_ms, now)
     old = group.entry(key)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
@@ -102,7 +103,7 @@ def put(group: Group, operation: Put) -> Done:
         group.count_work(size)
     existed = wanted = False
     if old is not None:
-        if is_live(old, now_ms):
+        if is_live(old, now):
             existed, wanted = True, operation.want_previous
             if wanted:
                 group.count_answer(old[3])
@@ -110,9 +111,9 @@ def put(group: Group, operation: Put) -> Done:
             group.expire_first(key, old)
             old = None
     revision = ~len(group.events)
-    group.events.append(PutEvent(key, operation.value, operation.content_type, expires_ms))
-    group.stage(key, old, (revision, revision, expires_ms, size))
-    return group.done(revision, existed, wanted, expires_ms)
+    group.events.append(PutEvent(key, operation.value, operation.content_type, ends))
+    group.stage(key, old, (revision, revision, ends, size))
+    return group.done(revision, existed, wanted, ends)
 
 
 def delete(group: Group, operation: Delete) -> Done:
@@ -120,7 +121,7 @@ def delete(group: Group, operation: Delete) -> Done:
     key = operation.key
     _check_key(group, key)
     old = group.entry(key)
-    if not is_live(old, group.now_ms):
+    if not is_live(old, group.now):
         return Done(0, False)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
@@ -136,18 +137,18 @@ def touch(group: Group, operation: Touch) -> Done:
     """Change the expiry alone. An absent key logs nothing."""
     key = operation.key
     _check_key(group, key)
-    expires_ms = expiry(operation.ttl_ms, operation.expires_ms, group.now_ms)
+    ends = expiry(operation.ttl_ms, operation.expires_ms, group.now)
     old = group.entry(key)
-    if old is None or not is_live(old, group.now_ms):
+    if old is None or not is_live(old, group.now):
         return Done(0, False)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
     if group.room is Room.DELETES:
         _check_room(group, key, old[3], old)
     revision = ~len(group.events)
-    group.events.append(TouchEvent(key, expires_ms))
-    group.stage(key, old, (revision, old[1], expires_ms, old[3]))
-    return group.done(revision, True, False, expires_ms)
+    group.events.append(TouchEvent(key, ends))
+    group.stage(key, old, (revision, old[1], ends, old[3]))
+    return group.done(revision, True, False, ends)
 
 
 def incr(group: Group, operation: Incr) -> Value:
@@ -156,12 +157,12 @@ def incr(group: Group, operation: Incr) -> Value:
     _check_key(group, key)
     if not edits.MIN_INTEGER <= operation.by <= edits.MAX_INTEGER:
         raise BadRequest("the increment does not fit a signed integer of 64 bits")
-    expires_ms = expiry(operation.ttl_ms, 0, group.now_ms)
+    ends = expiry(operation.ttl_ms, 0, group.now)
     old = group.entry(key)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
-    if old is None or not is_live(old, group.now_ms):
-        return _rewrite(group, key, old, edits.add(b"0", operation.by), "text/plain", expires_ms)
+    if old is None or not is_live(old, group.now):
+        return _rewrite(group, key, old, edits.add(b"0", operation.by), "text/plain", ends)
     if old[3] > edits.INTEGER_BYTES:
         raise NotAnInteger(f"the value has {old[3]} bytes")
     value, content_type = group.value(key, old)
@@ -176,7 +177,7 @@ def patch(group: Group, operation: Patch) -> Value:
     old = group.entry(key)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
-    if old is None or not is_live(old, group.now_ms):
+    if old is None or not is_live(old, group.now):
         return _rewrite(group, key, old, edits.merge_patch(None, operation.patch), "application/json", 0)
     group.count_work(old[3])
     value, content_type = group.value(key, old)
@@ -188,7 +189,7 @@ def get(group: Group, operation: Get) -> Value:
     key = operation.key
     _check_key(group, key)
     entry = group.entry(key)
-    if entry is None or not is_live(entry, group.now_ms):
+    if entry is None or not is_live(entry, group.now):
         return Value(0, False)
     answered = group.answered.get(operation.batch, 0) + entry[3]
     group.answered[operation.batch] = answered  # too much stays too much: answers end there, they have no holes
@@ -196,9 +197,9 @@ def get(group: Group, operation: Get) -> Value:
         raise AnswerTooLarge
     group.count_answer(entry[3])
     if group.keyspace.evictor is not None:
-        group.keyspace.evictor.use(key, group.now_ms)
+        group.keyspace.evictor.use(key, group.now.steady_ms)
     value, content_type = group.value(key, entry)
-    reply = Value(entry[0], True, value, content_type, entry[2])
+    reply = Value(entry[0], True, value, content_type, unix_ms(entry[2], group.now))
     if entry[0] < 0:
         group.numbered.append(reply)
     return reply
@@ -260,7 +261,7 @@ def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], 
     deleted = []
     for key in keys:
         entry = group.entry(key)
-        if entry is not None and 0 < entry[1] <= cut and is_live(entry, group.now_ms):
+        if entry is not None and 0 < entry[1] <= cut and is_live(entry, group.now):
             group.events.append(DeleteEvent(key, "prefix", cut if operation.marked else 0))
             group.stage(key, entry, None)
             deleted.append(key)
@@ -295,7 +296,7 @@ def _nothing_done(group: Group, operations: Sequence[OfOneKey], index: int, fail
     return Results(replies, index)
 
 
-def _rewrite(group: Group, key: bytes, old: Entry | None, value: bytes, content_type: str, expires_ms: int) -> Value:
+def _rewrite(group: Group, key: bytes, old: Entry | None, value: bytes, content_type: str, ends: int) -> Value:
     """Put a value that was made here, and answer it."""
     size = len(value)
     if size > group.keyspace.max_value:
@@ -307,15 +308,15 @@ def _rewrite(group: Group, key: bytes, old: Entry | None, value: bytes, content_
     if group.guarded:
         _check_room(group, key, size, old)
     group.count_answer(size)
-    existed = is_live(old, group.now_ms)
+    existed = is_live(old, group.now)
     if old is not None and not existed:
         group.expire_first(key, old)
         old = None
     revision = ~len(group.events)
-    group.events.append(PutEvent(key, value, content_type, expires_ms))
-    group.stage(key, old, (revision, revision, expires_ms, size))
+    group.events.append(PutEvent(key, value, content_type, ends))
+    group.stage(key, old, (revision, revision, ends, size))
     group.weigh()
-    reply = Value(revision, existed, value, content_type, expires_ms)
+    reply = Value(revision, existed, value, content_type, unix_ms(ends, group.now))
     group.numbered.append(reply)
     return reply
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -74,11 +75,11 @@ def read(path: Path) -> bytes:
     return files.read(path, MOST_BYTES)
 
 
-def decode(text: bytes, kind: type[T], format: int) -> T | int:
-    """The content of a file, a `kind`, or, if it is not of `format`, the format it has. Raises `Unreadable`."""
+def decode(text: bytes, kind: type[T], formats: Collection[int]) -> T | int:
+    """The content of a file, a `kind`, or, if it is of none of `formats`, the format it has. Raises `Unreadable`."""
     try:
         version = msgspec.json.decode(text, type=_Version).format
-        if version != format:
+        if version not in formats:
             return version
         _verify(msgspec.json.decode(text, type=dict[str, Any]))
         return msgspec.json.decode(text, type=kind)

@@ -37,7 +37,7 @@ from shards.files import open_regular
 from shards.log import Log, LogError
 from shards.logs import configure_logging, give_up
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
-from shards.mapfile import FORMAT, Look, MapError, MapFull, map_path, open_environment, read_meta
+from shards.mapfile import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
 from shards.process import die_with_starter
 from shards.room import free_bytes
 from shards.settings import ProcessSettings, SettingError, load
@@ -144,8 +144,10 @@ class Snapshot:
         wanted = (self._manifest.store, file.shard, file.shards)
         if identity is None or (identity.store, identity.shard, identity.shards) != wanted:
             raise SnapshotError(f"the snapshot file {path} holds {identity}, the manifest says {wanted}")
-        if identity.format != FORMAT:
-            raise SnapshotError(f"the snapshot file {path} has format {identity.format}, this program knows {FORMAT}")
+        if identity.format not in FORMATS:
+            raise SnapshotError(
+                f"the snapshot file {path} has format {identity.format}, this program knows up to {FORMAT}"
+            )
         if applied != (file.lsn, file.revision):
             raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
 
@@ -191,13 +193,14 @@ def take(board: Board) -> Manifest:
         directory.mkdir(mode=0o700, parents=True)
         try:
             files = [_copy(board, shard, directory) for shard in range(facts.shards)]
+            now = board.now()
             end_lsn, end_revision = _make_durable(board, directory)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         after = msgspec.structs.replace(
             before, replay_lsn=lsn, replay_revision=revision, files=tuple(files), end_lsn=end_lsn,
-            end_revision=end_revision,
+            end_revision=end_revision, end_wall_ms=now.wall_ms, end_steady_ms=now.steady_ms,
         )  # fmt: skip
         after.save(data_dir)
         _remove_unnamed(data_dir / SNAPSHOTS, after)

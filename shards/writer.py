@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import Protocol
 
 from shards.board import Board, ShardRow
+from shards.clock import BEGINNING, Now
 from shards.entries import Room
 from shards.errors import BadRequest, InsufficientStorage, KVError, Unavailable
 from shards.eviction import Evictor
@@ -59,8 +60,8 @@ log = logging.getLogger("shards")
 class Clock(Protocol):
     """Where the time comes from: the board, but for tests."""
 
-    def now_ms(self) -> int:
-        """Unix time in milliseconds."""
+    def now(self) -> Now:
+        """This moment."""
 
 
 class Writer:
@@ -139,7 +140,7 @@ class Writer:
             return self._refused(Failed.of(error))
         limit = min(operation.limit, PREFIX_KEYS)
         keys = [key for key, _, _ in self._map.range(operation.prefix, operation.after, limit)]
-        group = self.keyspace.begin(self._clock.now_ms())
+        group = self.keyspace.begin(self._clock.now())
         reply = group.delete_prefix(operation, keys, keys[-1] if len(keys) == limit else None)
         refusal = self._commit(group)
         if refusal is not None:
@@ -149,10 +150,10 @@ class Writer:
 
     def expiry_in_s(self, most_s: float) -> float:
         """How long until something may be due, at most `most_s`."""
-        due_ms = self.keyspace.next_due_ms()
-        if due_ms is None:
+        due_in_ms = self.keyspace.due_in_ms(self._clock.now())
+        if due_in_ms is None:
             return most_s
-        wait_s = max((due_ms - self._clock.now_ms()) / 1000, self._expire_at - time.monotonic(), 0.0)
+        wait_s = max(due_in_ms / 1000, self._expire_at - time.monotonic(), 0.0)
         return min(wait_s, most_s)
 
     def housekeep(self, watermark: tuple[int, int]) -> None:
@@ -180,7 +181,7 @@ class Writer:
         """A group of `size` bytes."""
         room = self._room(size)
         others = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
-        return self.keyspace.begin(self._clock.now_ms(), room, self._map_room // _PAGES, others, size)
+        return self.keyspace.begin(self._clock.now(), room, self._map_room // _PAGES, others, size)
 
     def _end(self, group: Group, replies: list[Reply], begun: int) -> None:
         """Commit `group`, whose replies stand in `replies` from `begun` on; if that fails, they become refusals."""
@@ -195,7 +196,7 @@ class Writer:
 
     def _stored(self, key: bytes) -> tuple[bytes, str]:
         """Value and content type of a key in the dict."""
-        item = self._map.get(key, 0)  # expired or not: the dict decides
+        item = self._map.get(key, BEGINNING)  # expired or not: the dict decides
         assert item is not None, f"the map has no {key!r}"
         return item.value, item.content_type
 
@@ -208,7 +209,7 @@ class Writer:
         begun = time.monotonic_ns()
         payload = encode_events(group.record())
         try:
-            record = self._log.append(payload, len(events), group.now_ms)
+            record = self._log.append(payload, len(events), group.now)
         except LogBroken:
             raise
         except GivenUp:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.board import Board, Facts
+from shards.clock import Now
 from shards.epoch import boot_id, new_epoch
 from shards.log import SEGMENT, LogReader, segment_name
 from shards.records import Start
@@ -55,12 +56,15 @@ def moved_clock(path: str) -> Iterator[memoryview[int]]:
     that several processes share it."""
     with Path(path).open("r+b") as file:
         word = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
-    now_ms = Board.now_ms
+    now = Board.now
+    now_ms, steady_ms = Board.now_ms, Board.steady_ms
+    Board.now = lambda board: Now(*(clock_ms + word[0] for clock_ms in now(board)))  # type: ignore[method-assign]
     Board.now_ms = lambda board: now_ms(board) + word[0]  # type: ignore[method-assign]
+    Board.steady_ms = lambda board: steady_ms(board) + word[0]  # type: ignore[method-assign]
     try:
         yield word
     finally:
-        Board.now_ms = now_ms  # type: ignore[method-assign]
+        Board.now, Board.now_ms, Board.steady_ms = now, now_ms, steady_ms  # type: ignore[method-assign]
 
 
 def new_store(
@@ -86,12 +90,13 @@ def new_store(
         file.truncate(segment)  # sparse: as good as filled, but for its speed
     now_ms = time.time_ns() // 1_000_000
     start = Start(store="test", epoch=new_epoch(), boot_id=boot_id(), sync=sync, version="test")
-    tail, following = begin_history(log_dir, SECRET, start, 0, next_revision, now_ms, segment=segment)
+    tail, following = begin_history(log_dir, SECRET, start, 0, next_revision, Now(now_ms, now_ms), segment=segment)
     facts = Facts(
         version="test", store="test", epoch=start.epoch, boot_id=start.boot_id, secret=SECRET, shards=shards,
         sync=sync, in_memory=in_memory, data_dir=str(data_dir), lock_dir=str(lock_dir), log_dir=str(log_dir),
         map_dir=str(map_dir), max_value=max_value, max_memory=max_memory, on_full=on_full,
-        supervisor_pid=os.getpid(), started_ms=now_ms,
+        supervisor_pid=os.getpid(), started_ms=now_ms, started_steady_ms=now_ms,
+        first_revision=next_revision,
         clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
     )  # fmt: skip
     if on_full == "evict":

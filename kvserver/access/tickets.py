@@ -39,14 +39,14 @@ MOST: Final = 16_384
 class _Ticket(msgspec.Struct, frozen=True):
     grants: Grants
     kind: Kind
-    expires_ms: int
+    ends_ms: int  # steady time
 
 
 _decode = msgspec.msgpack.Decoder(_Ticket).decode
 
 
 class Tickets:
-    """Issues and redeems tickets in one process, by the store's clock."""
+    """Issues and redeems tickets in one process. They last by the steady clock, which nobody can set."""
 
     def __init__(self, board: Board, tokens: Tokens) -> None:
         self._board, self._tokens = board, tokens
@@ -60,20 +60,20 @@ class Tickets:
         """
         if not grants.feed:
             raise Forbidden("the token grants feed on no key")
-        now_ms = self._board.now_ms()
-        while self._issued and self._issued[0] <= now_ms:
+        now = self._board.now()
+        while self._issued and self._issued[0] <= now.steady_ms:
             self._issued.popleft()
         if len(self._issued) >= MOST:
             raise Overloaded(f"{MOST} tickets are out")
-        text, expires_ms = "kvt_" + secrets.token_urlsafe(32), now_ms + LIFETIME_S * 1000
+        text, ends_ms = "kvt_" + secrets.token_urlsafe(32), now.steady_ms + LIFETIME_S * 1000
         try:
             fd = os.open(self._path(text.encode()), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.msgpack.encode(_Ticket(grants, kind, expires_ms)))
+                file.write(msgspec.msgpack.encode(_Ticket(grants, kind, ends_ms)))
         except OSError as error:
             raise refusal(error, "the ticket cannot be written") from None
-        self._issued.append(expires_ms)
-        return text, expires_ms
+        self._issued.append(ends_ms)
+        return text, ends_ms - now.behind_ms
 
     def redeem(self, ticket: bytes, kind: Kind) -> Grants:
         """What the bearer of `ticket` may, by the token it was issued to and as that stands now. It is used up.
@@ -87,7 +87,7 @@ class Tickets:
         except (OSError, msgspec.MsgspecError):
             raise BadTicket("it is unknown, or was used before") from None
         grants = self._tokens.current(found.grants)
-        if found.expires_ms <= self._board.now_ms():
+        if found.ends_ms <= self._board.steady_ms():
             raise BadTicket(f"it is older than {LIFETIME_S} seconds")
         if found.kind != kind:
             raise BadTicket(f"it is for {found.kind}, not for {kind}")
@@ -111,11 +111,11 @@ class Tickets:
         """
         path = self._path(ticket + b"~" + word)
         temporary = path.with_suffix(".new")
-        expires_ms = self._board.now_ms() + RESUME_S * 1000
+        ends_ms = self._board.steady_ms() + RESUME_S * 1000
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.msgpack.encode(_Ticket(grants, "sse", expires_ms)))
+                file.write(msgspec.msgpack.encode(_Ticket(grants, "sse", ends_ms)))
             temporary.rename(path)
         except OSError as error:
             raise refusal(error, "the ticket cannot be written") from None
@@ -127,7 +127,7 @@ class Tickets:
         except (OSError, msgspec.MsgspecError):
             raise BadTicket("it is unknown, or another stream used it") from None
         grants = self._tokens.current(found.grants)
-        if grants is None or found.expires_ms <= self._board.now_ms():
+        if grants is None or found.ends_ms <= self._board.steady_ms():
             raise BadTicket("its stream ended too long ago, or the token it was issued to was revoked")
         return grants
 
@@ -137,8 +137,8 @@ class Tickets:
 
 def sweep(board: Board) -> None:
     """Remove tickets that have ended unused. For the supervisor, now and then."""
-    now_ms = board.now_ms()
+    now_ms = board.steady_ms()
     for path in board.path.with_name(DIRECTORY).glob("*"):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            if _decode(path.read_bytes()).expires_ms <= now_ms:
+            if _decode(path.read_bytes()).ends_ms <= now_ms:
                 path.unlink()

@@ -114,6 +114,11 @@ _ANSWERS: Final[dict[str, Schema]] = {
         oldest=_said(_REVISION, "The oldest change that the log still has."),
         sync=_enum(["always", "everysec", "os", "memory"]),
         uptime_s={"type": "number", "minimum": 0},
+        clock=record(
+            "The clock.",
+            time=TIME.schema,
+            ahead_s=_said({"type": "number"}, "How far it is ahead of the time that lifetimes count by."),
+        ),
         supervisor=record("The process that watches the others.", pid=_COUNT),
         shards=listed(
             record(

@@ -16,7 +16,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
+
+from shards.records import Record
 
 _TEXT: Final = re.compile(rb"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,18})(?:\.([A-Za-z0-9_-]{0,700})\.([0-9a-f]{8}))?")
 
@@ -79,6 +82,26 @@ def obstacle(cursor: Cursor | None, *, epoch: str, end: int, oldest: int, crc: i
     if cursor.revision < oldest - 1 and cursor.last != b"":  # who has got nothing yet lacks nothing
         return "trimmed"
     return None
+
+
+def is_place(revision: int, records: Iterable[Record], reached: int) -> bool | None:
+    """Whether the history was ever at `revision`: behind a change, or where a run of the store began.
+
+    Each run's revisions begin further up than the clock had come before. So what was given out by a run that is lost,
+    because the data directory was put back to an older copy, lies in a gap before the start of a later one.
+
+    Args:
+        records: of the log, in order, from one on that goes on from revision `reached`, which is not above `revision`.
+
+    Returns None if the records end before that can be told.
+    """
+    for record in records:
+        if reached >= revision or record.revision > revision + 1:
+            break
+        reached = max(reached, record.next_revision - 1)
+    else:
+        return True if reached >= revision else None
+    return reached >= revision
 
 
 def _encode(key: bytes) -> bytes:

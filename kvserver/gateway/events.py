@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+from shards.clock import Now, unix_ms
 from shards.protocol import (
     Activity,
     Atomic,
@@ -61,23 +62,23 @@ class Event:
     Attributes:
         op: `put`, `touch`, `delete:<cause>`, as filters name it; `mark` for the mark of a prefix delete.
         unit: the last revision of what belongs together, its own unless it is part of an atomic batch.
-        time: RFC 3339.
-        expires_ms: of a put or touch, 0: never.
+        time_ms: wall time as the clock was set then.
+        expires_ms: of a put or touch, wall time as the clock was set then; 0: never.
         encoded: by encoding and by whether values are wanted.
     """
 
     __slots__ = ("content_type", "encoded", "expires_ms", "key", "op", "revision", "time_ms", "unit", "value")
 
-    def __init__(self, change: Change, revision: int, unit: int, time_ms: int) -> None:
-        self.revision, self.unit, self.time_ms = revision, unit, time_ms
+    def __init__(self, change: Change, revision: int, unit: int, now: Now) -> None:
+        self.revision, self.unit, self.time_ms = revision, unit, now.wall_ms
         self.content_type, self.expires_ms, self.value = "", 0, b""
         self.encoded: list[bytes | None] = [None, None, None, None]
         match change:
-            case PutEvent(key, value, content_type, expires_ms):
+            case PutEvent(key, value, content_type, expiry):
                 self.op, self.key, self.value = "put", key, value
-                self.content_type, self.expires_ms = content_type or OCTETS, expires_ms
-            case TouchEvent(key, expires_ms):
-                self.op, self.key, self.expires_ms = "touch", key, expires_ms
+                self.content_type, self.expires_ms = content_type or OCTETS, unix_ms(expiry, now)
+            case TouchEvent(key, expiry):
+                self.op, self.key, self.expires_ms = "touch", key, unix_ms(expiry, now)
             case DeleteEvent(key, cause):
                 self.op, self.key = "delete:" + cause, key
             case PrefixMarked(prefix):
@@ -137,6 +138,7 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
     events: list[Event] = []
     end = begin
     for record in records:
+        end = max(end, record.next_revision - 1)  # the START of a run leads on, too
         if record.kind != DATA:
             continue
         revision = record.revision
@@ -145,9 +147,8 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
             unit = revision + len(changes) - 1
             for change in changes:
                 if revision > begin:
-                    events.append(Event(change, revision, unit, record.time_ms))
+                    events.append(Event(change, revision, unit, record.now))
                 revision += 1
-        end = max(end, record.next_revision - 1)
     return Block(begin, end, lsn, events)
 
 

@@ -65,6 +65,10 @@ class History(Protocol):
     def now_ms(self) -> int:
         """Unix time."""
 
+    def gave_out(self, revision: int) -> bool:
+        """Whether a place in the history that is kept is behind `revision`, not above `end`: runs that were lost had
+        others. May take long. Raises `Overtaken`, `LogError`."""
+
     def after(self, revision: int) -> Block:
         """The block that holds the revision after `revision`, which is below `shown`. Raises `Overtaken`."""
 
@@ -161,11 +165,19 @@ class Follow:
         reason = cursors.obstacle(
             cursor, epoch=history.epoch, end=history.end(), oldest=history.oldest(), crc=self.filter.crc
         )
+        if reason is None and cursor is not None and cursor.last != b"":  # who has got nothing yet lacks nothing
+            reason = self._obstacle_in_the_log(cursor.revision)
         if reason is not None:
             self._gap(reason)
         else:
             assert cursor is not None
             self._revision, self._last = cursor.revision, cursor.last
+
+    def _obstacle_in_the_log(self, revision: int) -> Reason | None:
+        try:
+            return None if self._history.gave_out(revision) else "bad_cursor"
+        except Overtaken:
+            return "trimmed"
 
     def _gap(self, reason: Reason) -> None:
         """It cannot go on: a snapshot, if it wants one, else what is kept."""

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from kvserver.gateway.cursors import is_place
 from kvserver.gateway.events import OCTETS, Block, Item, Line, block_of
 from kvserver.gateway.feed import MOST_WAITING
 from kvserver.gateway.follow import Overtaken
@@ -31,6 +32,9 @@ RECENT_BYTES: Final = 16 << 20
 """Memory for blocks that were shown last."""
 REREAD_BYTES: Final = 16 << 20
 """Memory for blocks that were read from the log."""
+MOST_ANSWERS: Final = 4096
+"""Revisions of earlier runs of which it is remembered whether they were given out: after a restart, all clients come
+back, and most from the same place."""
 PAGE_BYTES: Final = 512 << 10
 """Bytes of values in a page of a snapshot, about."""
 
@@ -66,6 +70,7 @@ class SharedHistory:
         self._index.note(position)
         self._lines: deque[Line] = deque(maxlen=MOST_WAITING)
         self._next_line = 0
+        self._gave_out: dict[int, bool] = {}
         self._maps = [MapReader(board, shard) for shard in range(board.facts.shards)]
 
     def close(self) -> None:
@@ -149,6 +154,38 @@ class SharedHistory:
             return self._next_line, None
         return number + 1, self._lines[number - first]
 
+    def gave_out(self, revision: int) -> bool:
+        """See `kvserver.gateway.follow.History`. Of this run's revisions none is missing; of those of earlier ones the
+        log tells. May switch."""
+        if revision >= self._board.facts.first_revision - 1:
+            return True
+        known = self._gave_out.get(revision)
+        if known is None:
+            try:
+                known = self._find_in_log(revision)
+            except Trimmed:
+                self._index.forget(self._board.log.oldest)
+                raise Overtaken from None
+            if len(self._gave_out) >= MOST_ANSWERS:
+                self._gave_out.clear()
+            self._gave_out[revision] = known
+        return known
+
+    def _find_in_log(self, revision: int) -> bool:
+        """`is_place` by what the log says. Raises `Trimmed`, `LogError`."""
+        lsn, reached = self._place_before(revision)
+        if reached == revision:
+            return True
+        while True:
+            records, lsn = self._reader.read(lsn, self._position.lsn, BLOCK_BYTES)
+            if not records:
+                raise Overtaken  # the history was replaced by another
+            found = is_place(revision, records, reached)
+            if found is not None:
+                return found
+            reached = records[-1].next_revision - 1
+            breathe()
+
     def after(self, revision: int) -> Block:
         """The block that holds the revision after `revision`. May switch. Raises `Overtaken`, `LogError`."""
         breathe()
@@ -222,7 +259,10 @@ class SharedHistory:
         most, most_bytes = max(PAGE_ITEMS // len(self._maps), 16), max(PAGE_BYTES // len(self._maps), 16 << 10)
         above = after if after.startswith(prefix) and after else None
         # Expired keys too: what tells their end is an event, and one that keeps them may have come before it.
-        (_, applied), found = reader.page_at(prefix, above, most, 0, values=values, max_bytes=most_bytes)
+        now = self._board.now()
+        (_, applied), found = reader.page_at(
+            prefix, above, most, now, values=values, max_bytes=most_bytes, expired=True
+        )  # fmt: skip
         items = [
             Item(key, item.revision, item.modified_ms, item.expires_ms, item.content_type or OCTETS, item.value,
                  item.size)

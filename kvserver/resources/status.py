@@ -10,6 +10,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver import query
+from kvserver.times import rfc3339
 from kvserver.web.exchange import GRANTS
 from shards import locks
 from shards.board import Board, Common
@@ -64,7 +65,8 @@ class Status:
             "revision": board.end(),
             "oldest": board.log.oldest_revision,
             "sync": "memory" if facts.in_memory else facts.sync,
-            "uptime_s": round(max(0, board.now_ms() - facts.started_ms) / 1000, 3),
+            "uptime_s": round(max(0, board.steady_ms() - facts.started_steady_ms) / 1000, 3),
+            "clock": self._clock(),
             "supervisor": {"pid": facts.supervisor_pid},
             "shards": self._shards(),
             "workers": [
@@ -88,6 +90,11 @@ class Status:
                 {"index": index, "pid": row.pid, "state": state, "keys": figures["keys"], "bytes": figures["bytes"]}
             )
         return result
+
+    def _clock(self) -> dict[str, Any]:
+        """The clock's time, and by how many seconds it is ahead of the time that lifetimes count by."""
+        now = self._board.now()
+        return {"time": rfc3339(now.wall_ms), "ahead_s": -now.behind_ms / 1000}
 
     def _memory(self) -> dict[str, Any]:
         """Bytes of keys and values; keys evicted since the shards were started."""

@@ -123,7 +123,7 @@ class Housekeeping:
         try:
             while not self._stop_marks.wait(MARK_S):
                 try:
-                    marks.append_mark(self._board.now_ms())
+                    marks.append_mark(self._board.now())
                 except LogBroken:
                     return  # the board says so to everybody
                 except LogError as error:

@@ -22,6 +22,7 @@ from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish
+from kvserver.serve.clockwatch import ClockWatch, is_away
 from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.settings import ServerSettings
@@ -29,7 +30,8 @@ from shards import archive, locks, reinstate
 from shards.apart import Apart
 from shards.board import Board, BoardError, Common, Facts
 from shards.causes import NO_SPACE, what_helps
-from shards.epoch import boot_id, first_revision, new_epoch, reason_for_new_epoch
+from shards.clock import Now, resumed
+from shards.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
 from shards.log import SEGMENT, Log, LogError
 from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.mapdir import MapDirError, choose_map_dir
@@ -83,8 +85,8 @@ class Store:
                 tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
-                    start, tail, next_revision, clock_offset_ms = self._begin()
-                    self.board = self._make_board(start, clock_offset_ms)
+                    start, tail, next_revision, now = self._begin()
+                    self.board = self._make_board(start, next_revision, now)
                     stack.callback(self.board.close)
                     segments = Segments(self.board)
                     segments.adopt(tail, next_revision)
@@ -137,26 +139,43 @@ class Store:
     def _retention(self) -> int:
         return IN_MEMORY_RETENTION if self._given.in_memory else self._given.wal_retention
 
-    def _begin(self) -> tuple[Start, int, int, int]:
-        """Find the log's end and begin a run there: its START, the new tail and next revision, and what
-        makes Unix time of CLOCK_BOOTTIME."""
+    def _begin(self) -> tuple[Start, int, int, Now]:
+        """Find the log's end and begin a run there: its START, the new tail and next revision, and when it began."""
         boot = boot_id()
         if self._data_dir is not None:
             self._manifest = Manifest.load(
                 self._data_dir
             )  # a snapshot of the last run may have been finished meanwhile
         found = self._recover(boot)
-        now_ms = max(time.time_ns() // 1_000_000, found.last_time_ms)
-        clock_offset_ms = now_ms - _boottime_ms()  # at once: what follows may take long, and the clock would be slow
-        epoch, next_revision = self._epoch(found, boot, now_ms)
+        now, offset_ms, reset_ms = self._time(found, boot)
+        epoch, next_revision = self._epoch(found, boot, now.wall_ms)
         start = Start(
-            store=self._manifest.store, epoch=epoch, boot_id=boot, sync=self._given.sync, version=__version__
+            store=self._manifest.store, epoch=epoch, boot_id=boot, sync=self._given.sync, version=__version__,
+            clock_offset_ms=offset_ms, reset_ms=reset_ms,
         )  # fmt: skip
         tail, next_revision = begin_history(
-            self._log_dir, self._manifest.secret, start, found.tail, next_revision, now_ms
+            self._log_dir, self._manifest.secret, start, found.tail, next_revision, now
         )  # fmt: skip
-        self._save_manifest(start, tail, next_revision)
-        return start, tail, next_revision, clock_offset_ms
+        self._save_manifest(start, tail, next_revision, now)
+        return start, tail, next_revision, now
+
+    def _time(self, found: Recovered, boot: str) -> tuple[Now, int, int | None]:
+        """This moment, what makes steady time of CLOCK_BOOTTIME, and by how much that is moved now, if it is."""
+        wall_ms, boottime_ms, last = time.time_ns() // 1_000_000, _boottime_ms(), found.last_start
+        offset_ms = resumed(
+            found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
+        )  # fmt: skip
+        now, reset_ms = Now(wall_ms, boottime_ms + offset_ms), None
+        if self._given.clock_reset and is_away(found.last, now):
+            log.warning("the clock is taken as right: what was written when it was ahead counts as written now")
+            reset_ms = -now.behind_ms
+            now, offset_ms = Now(wall_ms, wall_ms), offset_ms + reset_ms
+            self._clock = ClockWatch(now, now)
+        else:
+            self._clock = ClockWatch(found.last, now)
+        if (message := self._clock.at_start()) is not None:
+            log.warning("%s", message)
+        return now, offset_ms, reset_ms
 
     def _recover(self, boot: str) -> Recovered:
         manifest = self._manifest
@@ -164,7 +183,7 @@ class Store:
         try:
             return recover(
                 self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
-                last_start=manifest.last_start, end_lsn=manifest.end_lsn, old_board=old,
+                last_start=manifest.last_start, last=manifest.end_now, end_lsn=manifest.end_lsn, old_board=old,
                 applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch, self._apart.read_meta),
             )  # fmt: skip
         finally:
@@ -177,41 +196,43 @@ class Store:
             found.last_start, boot, stopped_clean=found.stopped_clean, in_memory=self._given.in_memory,
             copied=self._is_copy(), repaired=found.repaired, asked=self._manifest.new_history,
         )  # fmt: skip
+        last_known = max(found.next_revision - 1, self._manifest.end_revision)
         if reason is None and found.last_start is not None:
-            return found.last_start.epoch, found.next_revision
+            return found.last_start.epoch, first_revision_of_run(last_known, now_ms)
         if found.last_start is not None:
             log.warning("a new history begins, and readers of the feed must start anew: %s", reason)
-        last_known = max(found.next_revision - 1, self._manifest.end_revision)
         return new_epoch(), first_revision(last_known, now_ms)
 
     def _is_copy(self) -> bool:
         # Not by device: its number may be another after each boot.
         return self._data_dir is not None and self._data_dir.stat().st_ino != self._manifest.inode
 
-    def _save_manifest(self, start: Start, tail: int, next_revision: int) -> None:
+    def _save_manifest(self, start: Start, tail: int, next_revision: int, now: Now) -> None:
         """Put the run on record, before any snapshot can put its START out of the log's reach."""
         self._manifest = msgspec.structs.replace(
             self._manifest, epoch=start.epoch, last_start=start, end_lsn=tail, end_revision=next_revision - 1,
-            new_history="",
+            end_wall_ms=now.wall_ms, end_steady_ms=now.steady_ms, new_history="",
         )  # fmt: skip
         if self._data_dir is not None:
             status = self._data_dir.stat()
             self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
             self._manifest.save(self._data_dir)
 
-    def _make_board(self, start: Start, clock_offset_ms: int) -> Board:
+    def _make_board(self, start: Start, first_revision: int, now: Now) -> Board:
+        assert start.clock_offset_ms is not None
         facts = Facts(
             version=__version__, store=start.store, epoch=start.epoch, boot_id=start.boot_id,
             secret=self._manifest.secret, shards=self._given.shards, sync=start.sync, in_memory=self._given.in_memory,
             data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
             map_dir=str(self.map_dir), max_value=self._given.max_value,
             max_batch=self._given.max_batch, max_memory=self._given.max_memory or 0, on_full=self._given.on_full,
-            clock_offset_ms=clock_offset_ms, supervisor_pid=os.getpid(), started_ms=_boottime_ms() + clock_offset_ms,
+            clock_offset_ms=start.clock_offset_ms, supervisor_pid=os.getpid(), started_ms=now.wall_ms,
+            started_steady_ms=now.steady_ms, first_revision=first_revision,
         )  # fmt: skip
         path = self._run_dir.path / "board"
         try:
             if facts.on_full == "evict":
-                make_stamps(self._run_dir.path, facts.started_ms)
+                make_stamps(self._run_dir.path, facts.started_steady_ms)
             return Board.create(path, facts)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -221,6 +242,12 @@ class Store:
     def start_threads(self) -> None:
         """Keep segments ready, trim, mark: from now on."""
         self._housekeeping.start()
+
+    def watch_clock(self) -> None:
+        """Say so if the clock was set. To be called every few seconds."""
+        message = self._clock.observe(self.board.now())
+        if message is not None:
+            log.warning("%s", message)
 
     def raise_failure(self) -> None:
         """Raise `StoreError` if a thread of the store has failed."""
@@ -274,13 +301,16 @@ class Store:
                 pass
             closing = Log(self.board, None)
             try:
-                stop = closing.append_stop(self.board.now_ms())
+                stop = closing.append_stop(self.board.now())
             finally:
                 closing.close()
             if self._data_dir is not None:
                 # From now on this end is known: without it a lost tail would look like a shorter history.
                 manifest = Manifest.load(self._data_dir)
-                msgspec.structs.replace(manifest, end_lsn=stop.end, end_revision=stop.revision - 1).save(self._data_dir)
+                msgspec.structs.replace(
+                    manifest, end_lsn=stop.end, end_revision=stop.revision - 1, end_wall_ms=stop.now.wall_ms,
+                    end_steady_ms=stop.now.steady_ms,
+                ).save(self._data_dir)  # fmt: skip
         except (LogError, StillRunning, ManifestError, OSError) as error:
             log.warning("the log could not be closed: %s", error)
             return

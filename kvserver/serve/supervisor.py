@@ -180,6 +180,7 @@ class Supervisor:
         self._snapshots(now)
         if watching:
             self._watch_at = now + WATCH_S
+            self._store.watch_clock()
             for culprit in self._watch.culprits(now):
                 log.warning("pid %s is killed: %s", culprit.pid, culprit.why)
                 with contextlib.suppress(ProcessLookupError):

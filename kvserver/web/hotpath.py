@@ -25,9 +25,10 @@ from kvserver.web.answers import Headers
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.http import IDLE_S
 from kvserver.web.traffic import LARGE_ANSWER, MOST_BYTES, Traffic
+from shards.clock import is_live
 from shards.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
 from shards.limits import MAX_KEY, is_content_type
-from shards.mapfile import HEADER, HEADER_SIZE, parse
+from shards.mapfile import HEADER, HEADER_SIZE, parse, told
 from shards.protocol import Delete, Done, Failed, Put, Reply
 
 if TYPE_CHECKING:
@@ -203,17 +204,19 @@ class HotPath:
             item = None if record is None else parse(memoryview(record))
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
+            if item.expires_ms or item.modified_ms > traffic.unix_ms:  # else it is told as it stands
+                item = told(item, router.board.now())
             value, head = item.value, b"%bcontent-type: %b\r\n%b" % (
                 heads.of_value, (item.content_type or memorykv.OCTETS).encode(), _lines(of_value(item)),
             )  # fmt: skip
         elif record is None:
             value, head = b"", heads.of_octets
         else:
-            _, _, expires_ms, _, _, length = _unpack(record)
+            _, _, expiry, _, _, length = _unpack(record)
             value, head = record[HEADER_SIZE + length :], heads.of_octets
             kind = record[HEADER_SIZE : HEADER_SIZE + length]
-            special = expires_ms or len(value) >= coding.SMALLEST
-            if special and not self._is_plain(value, expires_ms, kind.decode(), fields):
+            special = expiry or len(value) >= coding.SMALLEST
+            if special and not self._is_plain(value, expiry, kind.decode(), fields):
                 return False
         router.seen(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
@@ -221,9 +224,9 @@ class HotPath:
         connection.note("GET", target.KV if v1 else target.KEY, path, 200, begun_at)
         return True
 
-    def _is_plain(self, value: bytes, expires_ms: int, content_type: str, fields: Fields) -> bool:
+    def _is_plain(self, value: bytes, expiry: int, content_type: str, fields: Fields) -> bool:
         """Whether the ordinary road would send `value`, as it is and at once."""
-        if len(value) >= LARGE_ANSWER or (expires_ms and expires_ms <= self._router.board.now_ms()):
+        if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._router.board.now())):
             return False
         if len(value) < coding.SMALLEST or not fields.accept_encoding:
             return True

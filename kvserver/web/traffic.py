@@ -39,6 +39,7 @@ class Traffic(ServerState):
     Attributes:
         clock: the event loop's time as of the last tick, a fraction of a second old. Deadlines count from it, so that
             a request needs no timer.
+        unix_ms: wall time as of then.
         pages: which pages may ask.
         tokens: who may do what.
         heads: what answers begin with, to a request without an Origin and to one that has one.
@@ -65,7 +66,7 @@ class Traffic(ServerState):
         self.foresee: Callable[[dict[str, Any]], KVError | None] = lambda scope: None
         self.board, self.row, self.counts, self.pages, self.tokens = board, row, counts, pages, tokens
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
-        self.clock = 0.0
+        self.clock, self.unix_ms = 0.0, 0
         self.stopping = False
         self.bytes_held = self.bytes_owed = 0
         self._in_flight = 0
@@ -157,7 +158,7 @@ class Traffic(ServerState):
 
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""
-        self.clock = clock
+        self.clock, self.unix_ms = clock, int(unix_s * 1000)
         date = formatdate(unix_s, usegmt=True).encode()
         if date != self._date:
             self._date = date

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shards.board import Board, Facts
+from shards.clock import BEGINNING
 from shards.log import Log
 from shards.manifest import FORMAT, Manifest
 from shards.maps import Item, Old, ShardMap
@@ -22,6 +23,7 @@ from shards.segments import Segments
 from shards.slots import shard_of
 from shards.snapshot import take
 from tests.stores import Store, new_store
+from tests.times import at
 
 
 class Oracle:
@@ -70,7 +72,7 @@ class Run:
             if not isinstance(change, PrefixMarked)
         }
         count = sum(1 for _ in changes(events, 1))
-        record = self.logs[shard].append(encode_events(events), count, now_ms or self.board.now_ms())
+        record = self.logs[shard].append(encode_events(events), count, at(now_ms) if now_ms else self.board.now())
         self.logs[shard].flush(record.end)
         self.oracle.apply(events, record.revision, record.time_ms)
         return record
@@ -88,7 +90,7 @@ class Run:
         for shard, each in enumerate(self.maps):
             each.check(self.shards, shard)
             for key, *_ in each.entries():
-                item = each.get(key, 0)
+                item = each.get(key, BEGINNING)
                 assert item is not None
                 found[key] = item
         assert found == self.oracle.items

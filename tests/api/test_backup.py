@@ -30,6 +30,7 @@ from shards.segments import Segments
 from shards.snapshot import SnapshotError
 from tests.api.maps import Oracle, Run, delete, first_run, put, record_of
 from tests.stores import Store
+from tests.times import at
 
 SEGMENT = 1 << 20
 ALL = Until()
@@ -145,7 +146,7 @@ def start(data_dir: Path, tmp_path: Path, shards: int) -> Run:
     )  # fmt: skip
     begun = Start(store=manifest.store, epoch=new_epoch(), boot_id=boot_id(), sync="always", version="test")
     following = manifest.end_revision + 1000
-    tail, following = begin_history(log_dir, manifest.secret, begun, end.tail, following, 1, segment=SEGMENT)
+    tail, following = begin_history(log_dir, manifest.secret, begun, end.tail, following, at(1), segment=SEGMENT)
     from shards.board import Facts
 
     facts = Facts(

@@ -21,9 +21,10 @@ from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Re
 from shards.recovery import Damaged, StillRunning, begin_history, quiesce, recover
 from shards.segments import Segments, trim_limit
 from tests.stores import SECRET, Store, new_store
+from tests.times import at
 
 SEGMENT = 64 << 10
-NOW = 1_900_000_000_000  # later than any START here
+NOW = at(1_900_000_000_000)  # later than any START here
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_an_append_is_open_until_its_owner_clears_it_and_not_flushed(store: Stor
     synced = store.board.log.synced
     record = log.append(b"payload", 3, NOW)
     row = store.board.shards[0]
-    assert record == Record(DATA, 0, 3, tail, tail + HEADER + 7, synced, revision, NOW, b"payload")
+    assert record == Record(DATA, 0, 3, tail, tail + HEADER + 7, synced, revision, NOW.wall_ms, b"payload")
     assert (row.open, row.open_revision) == (tail, revision)
     assert store.board.history() == (record.end, revision + 3)
     assert store.board.watermark() == (tail, revision - 1)
@@ -209,7 +210,7 @@ def test_a_mark_comes_once_after_an_idle_second(store: Store, log: Log) -> None:
     assert supervisor.append_mark(NOW) is None, "something was appended since"
     tail, revision = store.board.history()
     mark = supervisor.append_mark(NOW)
-    assert mark == Record(MARK, NO_SHARD, 0, tail, tail + HEADER, tail, revision, NOW, b"")
+    assert mark == Record(MARK, NO_SHARD, 0, tail, tail + HEADER, tail, revision, NOW.wall_ms, b"")
     assert store.board.log.synced == mark.end
     assert supervisor.append_mark(NOW) is None and supervisor.append_mark(NOW) is None, "once"
     supervisor.close()
@@ -219,10 +220,10 @@ def test_a_stop_says_that_everything_is_flushed(tmp_path: Path) -> None:
     store = new_store(tmp_path, 1, sync="os", segment=SEGMENT)
     shard, supervisor = Log(store.board, 0, segment=SEGMENT), Log(store.board, None, segment=SEGMENT)
     record = shard.append(b"", 1, NOW)
-    stop = supervisor.append_stop(NOW + 5)
+    stop = supervisor.append_stop(at(NOW.wall_ms + 5))
     assert (stop.kind, stop.lsn, stop.synced) == (STOP, record.end, record.end)
     found = recovered(store)
-    assert found.stopped_clean and found.last_time_ms == NOW + 5 and found.tail == stop.end
+    assert found.stopped_clean and found.last == at(NOW.wall_ms + 5) and found.tail == stop.end
     assert found.last_start is not None and found.last_start.sync == "os"
     supervisor.close()
     shard.close()
@@ -237,7 +238,7 @@ def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: 
     stop = supervisor.append_stop(NOW)
     supervisor.close()
     # A shard was killed before the STOP: its record did not fit there any more, and was never shown.
-    killed = Record(DATA, 0, 1, SEGMENT, SEGMENT + HEADER + 80, 0, stop.revision, NOW, bytes(80))
+    killed = Record(DATA, 0, 1, SEGMENT, SEGMENT + HEADER + 80, 0, stop.revision, NOW.wall_ms, bytes(80))
     with (store.log_dir / segment_name(1)).open("r+b") as file:
         file.write(encode(killed, SECRET))
     found = recovered(store)

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.board import Board
+from shards.clock import BEGINNING
 from shards.errors import Unavailable
 from shards.mapfile import Identity, MapError, map_path, read_meta
 from shards.maps import NOT_MINE, MapReader, ShardMap
 from shards.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
 from shards.slots import SLOTS, slot_of
 from tests.api.maps import Oracle, Run, delete, first_run, keys_of, process, put, record_of
+from tests.times import at
 
 IDENTITY = Identity(format=1, store="s", epoch="e", boot_id="b", shard=0, shards=1)
 
@@ -67,7 +69,7 @@ def apply(
 
 def test_created_is_the_time_since_which_the_key_is_there(map: ShardMap) -> None:
     def created() -> int:
-        item = map.get(b"k", 0)
+        item = map.get(b"k", BEGINNING)
         assert item is not None
         return item.created_ms
 
@@ -84,10 +86,10 @@ def test_created_is_the_time_since_which_the_key_is_there(map: ShardMap) -> None
 
 def test_a_touch_changes_revision_and_expiry_alone(map: ShardMap) -> None:
     apply(map, put(b"k", b"value", "text/plain"), revision=1, time_ms=1000)
-    before = map.get(b"k", 1000)
+    before = map.get(b"k", at(1000))
     assert before is not None
     apply(map, TouchEvent(b"k", 9000), revision=2, time_ms=2000)
-    assert map.get(b"k", 1000) == before._replace(revision=2, expires_ms=9000)
+    assert map.get(b"k", at(1000)) == before._replace(revision=2, expires_ms=9000)
 
 
 def test_previous_values_only_where_asked_and_live(map: ShardMap) -> None:
@@ -151,7 +153,7 @@ def test_any_records_in_any_portions_replayed_from_anywhere(groups: list[list[Ev
             portion = data.draw(st.integers(1, len(records) - at), label="portion")
             map.apply(records[at : at + portion], floors)
             at += portion
-        assert {key: map.get(key, -1) for key, *_ in map.entries()} == oracle.items
+        assert {key: map.get(key, BEGINNING) for key, *_ in map.entries()} == oracle.items
         assert map.applied == (lsn, revision - 1)
         map.close()
 
@@ -254,7 +256,7 @@ def test_a_map_in_memory_opens_without_room_to_grow(memory: Path, monkeypatch: p
     map.close()
     monkeypatch.undo()
     map = ShardMap(memory)
-    item = map.get(b"k", 0)
+    item = map.get(b"k", BEGINNING)
     assert item is not None
     assert item.value == b"v"
     map.close()
@@ -280,22 +282,22 @@ def test_readers_see_what_was_applied(run: Run) -> None:
     expires_ms = run.board.now_ms() + 60_000
     run.write(put(b"k", b"value", "text/plain", expires_ms), put(b"empty", b""), put(b"\xc3\xa4" * 255, b"long"))
     run.close_maps()
-    reader = MapReader(run.board, 0)
-    assert reader.get(b"k", 0) == run.oracle.items[b"k"]
-    assert reader.get(b"k", expires_ms - 1) is not None
-    assert reader.get(b"k", expires_ms) is None
-    assert reader.get(b"empty", 0) == run.oracle.items[b"empty"]
-    assert reader.get(b"\xc3\xa4" * 255, 0) is not None
-    assert reader.get(b"absent", 0) is None
+    reader, now = MapReader(run.board, 0), run.board.now()
+    assert reader.get(b"k", now) == run.oracle.items[b"k"]
+    assert reader.get(b"k", at(expires_ms - 1)) is not None
+    assert reader.get(b"k", at(expires_ms)) is None
+    assert reader.get(b"empty", now) == run.oracle.items[b"empty"]
+    assert reader.get(b"\xc3\xa4" * 255, now) is not None
+    assert reader.get(b"absent", now) is None
     for key in (b"k", b"empty", b"\xc3\xa4" * 255):
-        item = reader.get(key, 0)
+        item = reader.get(key, now)
         assert item is not None
-        assert reader.describe(key, 0) == item._replace(value=b"")
-    assert reader.describe(b"k", expires_ms - 1) is not None
-    assert reader.describe(b"k", expires_ms) is reader.describe(b"absent", 0) is None
+        assert reader.describe(key, now) == item._replace(value=b"")
+    assert reader.describe(b"k", at(expires_ms - 1)) is not None
+    assert reader.describe(b"k", at(expires_ms)) is reader.describe(b"absent", now) is None
     assert reader.applied()[1] == 3
     reader.close()
-    assert reader.get(b"empty", 0) is not None
+    assert reader.get(b"empty", now) is not None
     reader.close()
 
 
@@ -307,18 +309,18 @@ def test_the_largest_value(run: Run) -> None:
     apply(map, put(b"k", value, "a/b"), revision=3)
     run.close_maps()
     reader = MapReader(run.board, 0)
-    item = reader.get(b"k", 0)
+    item = reader.get(b"k", BEGINNING)
     assert item is not None
     assert item.value == value
     reader.close()
 
 
 def test_pages_and_keys(run: Run) -> None:
-    now = run.board.now_ms()
+    now = run.board.now()
     live = sorted([b"a", b"a/", b"a/b", b"a0", b"a/" + b"x" * 509, b"b", b"\xf4\x8f\xbf\xbf"])
-    run.write(*[put(key, bytes(100)) for key in live], put(b"a/gone", b"v", "", now + 5), now_ms=now)
+    run.write(*[put(key, bytes(100)) for key in live], put(b"a/gone", b"v", "", now.wall_ms + 5), now_ms=now.wall_ms)
     run.close_maps()
-    reader, now = MapReader(run.board, 0), now + 5
+    reader, now = MapReader(run.board, 0), at(now.wall_ms + 5)
     for prefix in (b"", b"a", b"a/", b"a/" + b"x" * 509, b"b", b"c", b"\xff"):
         wanted = [key for key in live if key.startswith(prefix)]
         assert reader.keys(prefix, None, 100, now) == wanted
@@ -350,7 +352,7 @@ def test_readers_follow_the_generation(run: Run) -> None:
     map.close()
 
     def value() -> bytes:
-        item = reader.get(b"k", 0)
+        item = reader.get(b"k", BEGINNING)
         assert item is not None
         return item.value
 
@@ -359,11 +361,15 @@ def test_readers_follow_the_generation(run: Run) -> None:
     assert value() == b"new"
     for missing in (0, 0xDEF):
         row.map_generation = missing
-        for read in (lambda: reader.get(b"k", 0), lambda: reader.keys(b"", None, 1, 0), reader.applied) * 2:
+        for read in (
+            lambda: reader.get(b"k", BEGINNING),
+            lambda: reader.keys(b"", None, 1, BEGINNING),
+            reader.applied,
+        ) * 2:
             with pytest.raises(Unavailable):
                 read()
     row.map_generation = first
-    assert reader.keys(b"", None, 1, 0) == [b"k"]
+    assert reader.keys(b"", None, 1, BEGINNING) == [b"k"]
     assert value() == b"old"
     reader.close()
 
@@ -372,7 +378,7 @@ def read_lengths(connection: Connection, board_path: Path) -> None:
     """A reader process: answers each key with the length of its value."""
     reader = MapReader(Board.open(board_path), 0)
     while key := connection.recv():
-        item = reader.get(key, 0)
+        item = reader.get(key, BEGINNING)
         connection.send(None if item is None else len(item.value))
 
 
@@ -392,11 +398,11 @@ def read_pairs(connection: Connection, board_path: Path) -> None:
     seen: set[bytes] = set()
     last = b""
     while last != b"end":
-        pairs = reader.page(b"pair", None, 2, 0, values=True)
+        pairs = reader.page(b"pair", None, 2, BEGINNING, values=True)
         values = {item.value for _, item in pairs}
         assert len(values) == 1, f"half a group: {values}"
         seen |= values
-        item = reader.get(b"pair2", 0)
+        item = reader.get(b"pair2", BEGINNING)
         assert item is not None
         last = item.value
     connection.send(len(seen))
@@ -435,7 +441,7 @@ def test_a_killed_writer_leaves_its_last_commit(place: Path) -> None:
             child.join()
         map = ShardMap(place)
         applied = map.applied[1]
-        found = {map.get(b"key-%d" % i, 0) for i in range(10)}
+        found = {map.get(b"key-%d" % i, BEGINNING) for i in range(10)}
         assert {item.value.rstrip(b"\0") for item in found if item} == {b"%d" % (applied // 10)}
         assert sorted(item.revision for item in found if item) == list(range(applied - 9, applied + 1))
         map.close()

@@ -16,6 +16,7 @@ import pytest
 
 from shards import locks, snapshot
 from shards.board import Board
+from shards.clock import BEGINNING
 from shards.log import Log, LogBroken
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, NoManifest
 from shards.mapfile import read_meta
@@ -59,7 +60,10 @@ def test_the_command_takes_one(run: Run) -> None:
     manifest = Manifest.load(run.store.data_dir)
     assert (manifest.replay_lsn, manifest.replay_revision) == (lsn, revision)
     assert (manifest.end_lsn, manifest.end_revision) == (run.board.history()[0], run.board.end())
-    same = msgspec.structs.replace(manifest, files=(), replay_lsn=0, replay_revision=0, end_lsn=0, end_revision=0)
+    assert manifest.end_now.wall_ms <= run.board.now_ms() and manifest.end_now.steady_ms <= run.board.steady_ms()
+    same = msgspec.structs.replace(
+        manifest, files=(), replay_lsn=0, replay_revision=0, end_lsn=0, end_revision=0, end_wall_ms=0, end_steady_ms=0
+    )  # fmt: skip
     assert same == before
     for shard, file in enumerate(manifest.files):
         path = run.store.data_dir / SNAPSHOTS / file.name
@@ -98,7 +102,7 @@ def shard_process(connection: Connection, board_path: Path, shard: int) -> None:
     n = 0
     while not connection.poll():
         events = [put(keys[(n + i) % len(keys)], b"%d" % n + bytes(200)) for i in range(10)]
-        record = log.append(encode_events(events), len(events), board.now_ms())
+        record = log.append(encode_events(events), len(events), board.now())
         log.flush(record.end)
         map.apply([record])
         board.shards[shard].clear_open()
@@ -119,7 +123,7 @@ def test_beside_writers(tmp_path: Path) -> None:
             connection.send("stop")
             assert connection.recv() >= 20
     kept = run.next().open()
-    wanted = {key: kept.maps[i].get(key, 0) for i in range(2) for key, *_ in kept.maps[i].entries()}
+    wanted = {key: kept.maps[i].get(key, BEGINNING) for i in range(2) for key, *_ in kept.maps[i].entries()}
     assert len(wanted) == 400
     kept.oracle.items = {key: item for key, item in wanted.items() if item}
     kept.next(boot_id="rebooted").open().check()
@@ -279,7 +283,7 @@ def test_manifests(tmp_path: Path) -> None:
     text = path.read_text()
     for bad, says in (
         (text[:-9], "damaged"),
-        (text.replace('"format": 1', '"format": 2'), "has format 2, this program knows 1"),
+        (text.replace('"format": 2', '"format": 3'), "has format 3, this program knows up to 2"),
         (text.replace('"store"', '"shop"'), "damaged"),
     ):
         path.write_text(bad)

@@ -43,7 +43,7 @@ def append_for_ever(board_path: Path, segment: int, acknowledged: Path, shard: i
     row.clear_open()
     while True:
         number += 1
-        record = log.append(payload_of(shard, number), rng.randint(1, 5), board.now_ms())
+        record = log.append(payload_of(shard, number), rng.randint(1, 5), board.now())
         log.flush(record.end)
         row.clear_open()
         os.write(fd, b"%d %d %d\n" % (number, record.lsn, record.revision))

@@ -53,7 +53,7 @@ class FakeShards:
     def append(self, shard: int, *events: Event) -> bytes:
         """Log a record, which stays open. Returns its bytes."""
         payload = encode_events(events)
-        self._logs[shard].append(payload, count_changes(events), self.store.board.now_ms())
+        self._logs[shard].append(payload, count_changes(events), self.store.board.now())
         return self._logs[shard].appended
 
     def apply(self, shard: int) -> None:

@@ -27,6 +27,7 @@ from typing import Any, cast
 from greenlet import getcurrent, greenlet
 
 from shards.board import NONE, Board, Facts, LogWords, ShardRow
+from shards.clock import Now
 from shards.disk import Disk, Lock
 from shards.fences import Fence
 
@@ -256,6 +257,9 @@ class MachineBoard(Board):
 
     def now_ms(self) -> int:
         return 1
+
+    def now(self) -> Now:
+        return Now(1, 1)
 
 
 def new_words(facts: Facts) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, NamedTuple, cast
 
+from shards.clock import Now
 from shards.entries import Room
 from shards.protocol import (
     Atomic,
@@ -64,10 +65,10 @@ class Oracle:
     """One group. `items` and `events` are what they should be; revisions are real from the beginning."""
 
     def __init__(
-        self, items: dict[bytes, Item], now_ms: int, first: int, max_value: int, room: Room,
+        self, items: dict[bytes, Item], now: Now, first: int, max_value: int, room: Room,
         memory: Memory | None = None,
     ) -> None:  # fmt: skip
-        self.items, self.now_ms, self.first, self.max_value, self.room = dict(items), now_ms, first, max_value, room
+        self.items, self.now, self.first, self.max_value, self.room = dict(items), now, first, max_value, room
         self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
         self.starved = False
         self.events: list[Change] = []
@@ -78,7 +79,15 @@ class Oracle:
 
     def live(self, key: bytes) -> Item | None:
         item = self.items.get(key)
-        return item if item and not (item.expires_ms and item.expires_ms <= self.now_ms) else None
+        return item if item and not ended(item.expires_ms, self.now) else None
+
+    def after(self, ttl_ms: int) -> int:
+        """The expiry that a lifetime gives: a steady time, below 0."""
+        return -(self.now.steady_ms + ttl_ms) if ttl_ms else 0
+
+    def told(self, expiry: int) -> int:
+        """The wall time of an expiry."""
+        return expiry if expiry >= 0 else self.now.wall_ms + (-expiry - self.now.steady_ms)
 
     def log(self, event: Change) -> int:
         """Apply `event`; its revision."""
@@ -136,9 +145,9 @@ class Oracle:
         old = self.live(operation.key)
         match operation:
             case Get(key=_):
-                return (
-                    Value(old.revision, True, old.value, old.content_type, old.expires_ms) if old else Value(0, False)
-                )
+                if old is None:
+                    return Value(0, False)
+                return Value(old.revision, True, old.value, old.content_type, self.told(old.expires_ms))
             case Delete() | Touch() if old is None:
                 return Done(0, False)
             case Put(value=value) if len(value) > self.max_value:
@@ -150,17 +159,17 @@ class Oracle:
             case Touch(key=key):
                 if self.room is Room.DELETES:
                     raise Refused("insufficient_storage")
-                expires_ms = operation.expires_ms or (operation.ttl_ms and self.now_ms + operation.ttl_ms)
-                return Done(self.log(TouchEvent(key, expires_ms)), True, None, expires_ms)
+                expires_ms = operation.expires_ms or self.after(operation.ttl_ms)
+                return Done(self.log(TouchEvent(key, expires_ms)), True, None, self.told(expires_ms))
             case Put(key=key, value=value, want_previous=want):
-                expires_ms = operation.expires_ms or (operation.ttl_ms and self.now_ms + operation.ttl_ms)
+                expires_ms = operation.expires_ms or self.after(operation.ttl_ms)
                 return self.done(self.write(key, value, operation.content_type, expires_ms), old, want, expires_ms)
             case Incr(key=key, by=by):
                 number = number_of(old.value) + by if old else by
                 if not -(2**63) <= number < 2**63:
                     raise Refused("overflow")
                 value, kind = str(number).encode(), "text/plain"
-                expires_ms = operation.ttl_ms and self.now_ms + operation.ttl_ms
+                expires_ms = self.after(operation.ttl_ms)
             case Patch(key=key, patch=patch):
                 try:
                     document = json.loads(old.value) if old else {}
@@ -171,7 +180,7 @@ class Oracle:
                     raise Refused("value_too_large")
         if old:
             kind, expires_ms = old.content_type, old.expires_ms
-        return Value(self.write(key, value, kind, expires_ms), old is not None, value, kind, expires_ms)
+        return Value(self.write(key, value, kind, expires_ms), old is not None, value, kind, self.told(expires_ms))
 
     def write(self, key: bytes, value: bytes, content_type: str, expires_ms: int) -> int:
         there = self.items.get(key)  # an expired one takes room until it is deleted
@@ -224,8 +233,8 @@ class Oracle:
 
     def done(self, revision: int, old: Item | None, want: bool, expires_ms: int = 0) -> Done:
         if old and want:
-            return Replaced(revision, True, old.value, expires_ms, old.content_type, old.revision)
-        return Done(revision, old is not None, None, expires_ms)
+            return Replaced(revision, True, old.value, self.told(expires_ms), old.content_type, old.revision)
+        return Done(revision, old is not None, None, self.told(expires_ms))
 
     def check(self, condition: Condition | None, old: Item | None) -> None:
         if condition is None:
@@ -237,6 +246,11 @@ class Oracle:
                 found = old is not None and (revisions == "*" or known in revisions)
                 if found != wanted:
                     raise Refused("precondition_failed", there)
+
+
+def ended(expiry: int, now: Now) -> bool:
+    """Whether what has this expiry is over."""
+    return 0 < expiry <= now.wall_ms or (expiry < 0 and -expiry <= now.steady_ms)
 
 
 def number_of(value: bytes) -> int:

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.board import MAX_GATEWAYS, NONE, Board, BoardError, Common, Facts, ShardRow
+from shards.clock import Now
 from tests.system.harness import wait_for
 
 FACTS = Facts(
@@ -337,7 +338,12 @@ def test_every_row_is_claimed_once_by_many_at_a_time(board: Board, opened: Calla
     assert sorted(taken) == list(range(32))
 
 
-def test_the_clock_is_boot_time_and_the_offset(board: Board) -> None:
-    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + FACTS.clock_offset_ms
-    now = board.now_ms()
-    assert before <= now <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + FACTS.clock_offset_ms
+def test_steady_time_is_boot_time_and_the_offset_and_wall_time_the_clock_s(board: Board) -> None:
+    def moment() -> Now:
+        steady_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + FACTS.clock_offset_ms
+        return Now(time.time_ns() // 1_000_000, steady_ms)
+
+    for read in (lambda: board.now(), lambda: Now(board.now_ms(), board.steady_ms())):
+        before, now, after = moment(), read(), moment()
+        assert before.wall_ms <= now.wall_ms <= after.wall_ms
+        assert before.steady_ms <= now.steady_ms <= after.steady_ms

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.epoch import MAX_REVISION, first_revision, new_epoch, reason_for_new_epoch
+from shards.epoch import MAX_REVISION, first_revision, first_revision_of_run, reason_for_new_epoch
 from shards.records import Start
 
 NOW_MS = 1_790_000_000_000  # 2026
+YEAR_2200_MS = 7_258_118_400_000
 
 
 def run(sync: str) -> Start:
@@ -53,11 +54,29 @@ def test_a_new_store_starts_at_the_clock() -> None:
     assert first_revision(0, NOW_MS) == NOW_MS * 1024
 
 
-def test_a_clock_beyond_the_range_is_refused() -> None:
-    with pytest.raises(OverflowError, match="no revisions are left"):
-        first_revision(0, 1 << 43)
+@pytest.mark.parametrize("first", [first_revision, first_revision_of_run])
+@given(last_known=st.integers(0, 1 << 52), now_ms=st.integers(0, 1 << 43))
+def test_a_wrong_date_uses_up_no_more_than_it_must(
+    first: Callable[[int, int], int], last_known: int, now_ms: int
+) -> None:
+    assert last_known < first(last_known, now_ms) <= max(last_known + (1 << 29), YEAR_2200_MS << 10)
 
 
-def test_an_epoch_is_64_random_bits_in_hexadecimal() -> None:
-    assert re.fullmatch("[0-9a-f]{16}", new_epoch())
-    assert new_epoch() != new_epoch()
+def test_the_end_of_all_revisions_is_told() -> None:
+    for first in (first_revision, first_revision_of_run):
+        with pytest.raises(OverflowError, match="no revisions are left"):
+            first(MAX_REVISION - 2, NOW_MS)
+
+
+@given(st.integers(0, 1 << 40), st.integers(1, 10**9))
+def test_a_run_starts_at_the_clock_as_long_as_that_is_ahead(behind: int, elapsed_ms: int) -> None:
+    last = (NOW_MS << 10) - behind
+    assert first_revision_of_run(last, NOW_MS + elapsed_ms) == NOW_MS + elapsed_ms << 10
+
+
+@given(st.integers(0, 1 << 40))
+def test_runs_that_the_clock_cannot_tell_apart_start_at_random(ahead: int) -> None:
+    last = (NOW_MS << 10) + ahead
+    starts = {first_revision_of_run(last, NOW_MS) for _ in range(4)}
+    assert min(starts) > last + 1
+    assert len(starts) > 1

@@ -8,6 +8,7 @@ from array import array
 from shards.eviction import SAMPLE, STAMPS, Evictor, note_use
 from shards.keyspace import Keyspace
 from shards.protocol import Put
+from tests.times import at
 
 NOW = 1_700_000_000_000
 
@@ -29,7 +30,7 @@ def test_what_is_used_all_the_time_stays() -> None:
     def put(key: bytes) -> None:
         nonlocal now_ms, revision
         now_ms += 10
-        group = space.begin(now_ms)
+        group = space.begin(at(now_ms))
         group.decide(Put(key, b"v" * 10))
         revision += len(group.events)
         group.commit(revision - len(group.events))

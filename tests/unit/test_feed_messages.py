@@ -23,6 +23,7 @@ from kvserver.gateway.index import EVERY, Index
 from kvserver.gateway.snapshots import Page
 from kvserver.gateway.tail import Position
 from kvserver.wishes import OPS, Wish, parse
+from shards.clock import Now
 from shards.errors import BadRequest, Forbidden, Overloaded
 from shards.protocol import Activity, Atomic, Change, DeleteEvent, PrefixMarked, PutEvent, TouchEvent, encode_events
 from shards.records import DATA, HEADER, Record
@@ -31,7 +32,7 @@ T = 1_795_000_000_123
 
 
 def event(change: Change, revision: int = 57, unit: int = 0) -> Event:
-    return Event(change, revision, unit or revision, T)
+    return Event(change, revision, unit or revision, Now(T, T))
 
 
 # Wishes
@@ -294,6 +295,9 @@ class Told:
 
     def now_ms(self) -> int:
         return T
+
+    def gave_out(self, revision: int) -> bool:
+        return True
 
     def after(self, revision: int) -> Block:
         return self._blocks[revision]

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from shards.clock import Now
 from shards.entries import Room
 from shards.eviction import STAMPS, Evictor
 from shards.group import Group
@@ -95,7 +96,7 @@ class Against(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.items: dict[bytes, Item] = {}  # what the map holds
-        self.now_ms = NOW
+        self.now = Now(NOW, 3 * NOW)
         self.revision = 1  # the next one
         self.group: Group | None = None
         self.oracle: Oracle | None = None
@@ -105,15 +106,16 @@ class Against(RuleBasedStateMachine):
         return self.items[key].value, self.items[key].content_type
 
     @initialize(
-        loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS)),
+        loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS, st.booleans())),
         max_memory=st.sampled_from([0, 20, 40, 80]),
         evicting=st.none() | st.integers(1, 4),
     )
-    def load(self, loaded: dict[bytes, tuple[bytes, int]], max_memory: int, evicting: int | None) -> None:
+    def load(self, loaded: dict[bytes, tuple[bytes, int, bool]], max_memory: int, evicting: int | None) -> None:
         self.choices = Choices(evicting) if max_memory and evicting else None
         self.space = Keyspace(0, 1, MAX_VALUE, self.read, max_memory=max_memory, evictor=self.choices)
-        for number, (key, (value, ttl_ms)) in enumerate(loaded.items(), 1):
-            self.items[key] = Item(value, "", ttl_ms and NOW + ttl_ms, number, number)
+        for number, (key, (value, ttl_ms, steady)) in enumerate(loaded.items(), 1):
+            expiry = -(self.now.steady_ms + ttl_ms) if steady else self.now.wall_ms + ttl_ms
+            self.items[key] = Item(value, "", ttl_ms and expiry, number, number)
         self.revision = len(loaded) + 1
         self.space.load(
             (key, item.revision, item.value_revision, item.expires_ms, len(item.value))
@@ -123,20 +125,22 @@ class Against(RuleBasedStateMachine):
     @precondition(lambda self: self.group is None)
     @rule(
         elapsed_ms=st.integers(0, 4),
+        step_ms=st.sampled_from([0, 0, 0, 5, -5]),
         room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]),
         others=st.sampled_from([0, 0, 0, 9, 100]),
         size=st.sampled_from([1 << 40, 30, 0]),
     )
-    def begin(self, elapsed_ms: int, room: Room, others: int, size: int) -> None:
-        self.now_ms += elapsed_ms
-        self.group = self.space.begin(self.now_ms, room, others=others, size=size)
+    def begin(self, elapsed_ms: int, step_ms: int, room: Room, others: int, size: int) -> None:
+        """`step_ms`: the wall clock was set by so much meanwhile."""
+        self.now = Now(self.now.wall_ms + elapsed_ms + step_ms, self.now.steady_ms + elapsed_ms)
+        self.group = self.space.begin(self.now, room, others=others, size=size)
         self.size_left = size
         memory, limit = None, self.space.max_memory
         if limit:
             chosen, most = (self.choices.made, self.choices.most) if self.choices else (None, 0)
             memory = Memory(limit, others, limit, chosen, most)
         self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
-        self.oracle = Oracle(self.items, self.now_ms, self.revision, MAX_VALUE, room, memory)
+        self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, room, memory)
         self.awaited = []
 
     @precondition(lambda self: self.group is not None and not self.group.events)
@@ -210,7 +214,7 @@ class Against(RuleBasedStateMachine):
     def replaced(self) -> dict[int, tuple[bytes, str, int]]:
         """What each event of the group replaced, as the map would say when they are applied."""
         assert self.oracle
-        walk, old = Oracle(self.items, self.now_ms, self.revision, MAX_VALUE, Room.ALL), {}
+        walk, old = Oracle(self.items, self.now, self.revision, MAX_VALUE, Room.ALL), {}
         for event in self.oracle.events:
             assert not hasattr(event, "prefix")
             there = walk.live(event.key)
@@ -235,9 +239,13 @@ class Against(RuleBasedStateMachine):
             key: (item.revision, item.value_revision, item.expires_ms, len(item.value))
             for key, item in self.items.items()
         }
-        due = [item.expires_ms for item in self.items.values() if item.expires_ms]
-        next_due_ms = self.space.next_due_ms()
-        assert not due or (next_due_ms is not None and next_due_ms <= min(due))
+        wall_ms, steady_ms = self.now
+        due_in_ms = [
+            expiry - wall_ms if expiry > 0 else -expiry - steady_ms
+            for item in self.items.values() if (expiry := item.expires_ms)
+        ]  # fmt: skip
+        told_ms = self.space.due_in_ms(self.now)
+        assert not due_in_ms or (told_ms is not None and told_ms <= min(due_in_ms))
 
 
 TestAgainst = Against.TestCase

@@ -22,6 +22,7 @@ from shards.log import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, se
 from shards.records import DATA, HEADER, START, Record, Start
 from shards.recovery import Damaged, Recovered, begin_history, recover
 from shards.segments import Segments, trim_limit
+from tests.times import at
 from tests.unit.machine import MACHINE_WORDS, PAGE, Inode, Machine, MachineBoard, MachineDisk, Process, Words, new_words
 
 WORLDS = int(os.environ.get("KV_LOG_WORLDS", "150"))
@@ -127,7 +128,7 @@ class World:
         if reason is not None:
             epoch, revision = new_epoch(), first_revision(found.next_revision - 1, 1)
         start = Start(store="s", epoch=epoch, boot_id=boot, sync=self.sync, version="v")
-        tail, revision = begin_history(LOG_DIR, SECRET, start, found.tail, revision, 1, segment=SEGMENT, disk=disk)
+        tail, revision = begin_history(LOG_DIR, SECRET, start, found.tail, revision, at(1), segment=SEGMENT, disk=disk)
         self.last_start, self.end_lsn = start, tail  # as the manifest is told
         outcome.append((found, self._facts(epoch, boot), tail, revision))
 
@@ -260,7 +261,7 @@ class World:
         self.possible.add(payload)
         before = max((record.revision for record in self.acknowledged.values()), default=0)
         try:
-            record = log.append(payload, self.random.randint(1, 3), 1)
+            record = log.append(payload, self.random.randint(1, 3), at(1))
         except LogBroken:
             raise
         except LogError as error:
@@ -294,12 +295,12 @@ class World:
                 if self.machine.chance(0.2):  # often too late: appenders wait
                     segments.prepare()
                 if self.machine.chance(0.02):
-                    log.append_mark(1)
+                    log.append_mark(at(1))
                 if self.machine.chance(0.01):
                     self.snapshot(board, log)
                     segments.trim(trim_limit(board.history()[0], self.replay[0], SEGMENT))
                 process.step()
-            self.end_lsn = log.append_stop(1).end
+            self.end_lsn = log.append_stop(at(1)).end
             self.stopped = True
         except (OSError, LogError):
             raise RunEnded from None

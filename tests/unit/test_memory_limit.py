@@ -32,6 +32,7 @@ from shards.protocol import (
     Value,
 )
 from shards.slots import shard_of
+from tests.times import at
 
 NOW = 1_700_000_000_000
 MINE = b"{t}"
@@ -53,7 +54,7 @@ def keyspace(limit: int, *keys: bytes, evicting: int = 0, size: int = 9, shards:
 
 def do(space: Keyspace, *operations: Operation, others: int = 0, now_ms: int = NOW) -> tuple[list[Reply], Group]:
     """The replies to one group, which is committed, and the group."""
-    group = space.begin(now_ms, others=others)
+    group = space.begin(at(now_ms), others=others)
     replies = [group.decide(operation) for operation in operations]
     group.answer(dict.fromkeys(group.commit(100), (b"old", "a/b", 7)))
     space.check()
@@ -190,7 +191,7 @@ class TestEvict:
 
     def test_a_discarded_group_has_evicted_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", b"c", evicting=9)
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         group.decide(Put(b"k", b"v" * 29))
         group.discard()
         space.check()
@@ -202,7 +203,7 @@ class TestEvictForABatch:
     def test_what_goes_for_it_is_a_part_of_it(self) -> None:
         space = keyspace(30, b"a", b"b", evicting=9)
         batch = AtomicBatch([Put(b"{t}1", b"v" * 6), Incr(b"{t}2", 1)])
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         assert isinstance(group.decide(batch), Results)
         [event] = group.record()
         assert isinstance(event, Atomic) and event.changes[1] == DeleteEvent(b"a", "evict")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import records
+from shards.clock import Now
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start
 
 SECRET = 0x0123_4567_89AB_CDEF
@@ -122,7 +123,7 @@ def test_search_finds_what_stands_behind_a_gap(parts: list[Record | bytes]) -> N
 
 
 def test_a_filler_skips_what_is_not_read() -> None:
-    header = records.filler(4096, 1000, 4000, 5, SECRET)
+    header = records.filler(4096, 1000, 4000, Now(5, 5), SECRET)
     assert len(header) == HEADER
     (record,) = records.walk(header + b"anything", 4096, SECRET)
     assert (record.kind, record.end, record.synced, record.payload) == (FILLER, 4096 + HEADER + 1000, 4000, b"")

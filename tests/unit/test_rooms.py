@@ -21,7 +21,7 @@ MODULES = {
 PURE = (
     "shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.entries", "shards.keyspace",
     "shards.group", "shards.rules", "shards.edits", "shards.largejson", "shards.waiting", "shards.eviction",
-    "shards.records",
+    "shards.records", "shards.clock", "shards.schedule",
 )  # fmt: skip
 """Data in, data out."""
 

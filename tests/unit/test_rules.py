@@ -32,6 +32,7 @@ from shards.protocol import (
     TouchEvent,
     Value,
 )
+from tests.times import at
 
 NOW = 1_700_000_000_000
 STORED: dict[bytes, tuple[bytes, str, int]] = {
@@ -55,7 +56,7 @@ def keyspace(max_value: int = 100) -> Keyspace:
 def decide(*operations: Operation, space: Keyspace | None = None, room: Room = Room.ALL) -> list[Reply]:
     """The replies to one group, whose first revision is 20."""
     space = space or keyspace()
-    group = space.begin(NOW, room)
+    group = space.begin(at(NOW), room)
     replies = [group.decide(operation) for operation in operations]
     group.answer(dict.fromkeys(group.commit(20), (b"old", "a/b", 7)))
     space.check()
@@ -132,7 +133,7 @@ class TestConditions:
 class TestIncr:
     def test_keeps_expiry_and_type(self) -> None:
         space = keyspace()
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         reply = group.decide(Incr(b"n", 1, ttl_ms=500))
         assert group.events == [PutEvent(b"n", b"42", "x/counter", NOW + 9)]
         group.commit(20)
@@ -203,7 +204,7 @@ class TestPatch:
             assert failure(decide(operation, room=Room.DELETES)[0]) == ("insufficient_storage", 0)
 
     def test_results_need_room_that_was_not_foreseen(self) -> None:
-        group = keyspace().begin(NOW, Room.ALL, spare=40)
+        group = keyspace().begin(at(NOW), Room.ALL, spare=40)
         replies = [group.decide(Patch(b"x", patch)) for patch in (b'{"a":1}', b'{"a":2}', b'{"b":1}')]
         assert [isinstance(reply, Value) for reply in replies] == [True, True, False]
         assert failure(replies[2]) == ("insufficient_storage", 0)
@@ -242,7 +243,7 @@ class TestGet:
 class TestAtomicBatch:
     def test_all(self) -> None:
         space = keyspace()
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         before = group.decide(Put(b"{t}0", b"v"))
         reply = group.decide(
             AtomicBatch(
@@ -259,7 +260,7 @@ class TestAtomicBatch:
         after = group.decide(Delete(b"t", condition=Condition([13])))
         assert group.record() == [
             PutEvent(b"{t}0", b"v", "", 0),
-            Atomic([PutEvent(b"t", b"5", "", 0), PutEvent(b"t", b"6", "", 0), TouchEvent(b"t", NOW + 3)]),
+            Atomic([PutEvent(b"t", b"5", "", 0), PutEvent(b"t", b"6", "", 0), TouchEvent(b"t", -(NOW + 3))]),
         ]
         group.answer(dict.fromkeys(group.commit(20), (b"text", "text/plain", 13)))
         assert before == Done(20, False)
@@ -291,7 +292,7 @@ class TestAtomicBatch:
     )
     def test_or_nothing(self, failing: OfOneKey, code: str, revision: int) -> None:
         space = keyspace()
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         group.decide(Put(b"t", b"1"))
         before = (space.bytes, list(group.events), group.answer_bytes)
         reply = group.decide(
@@ -314,7 +315,7 @@ class TestAtomicBatch:
         assert failure(decide(batch, room=Room.NO_GROWTH)[0]) == ("insufficient_storage", 0)
         monkeypatch.setattr("shards.group.MAX_ANSWERS", 0)
         space = keyspace()
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         assert failure(group.decide(batch)) == ("overloaded", 0)
         assert group.events == []
         group.commit(20)
@@ -325,7 +326,7 @@ class TestAtomicBatch:
         both: list[OfOneKey] = [Put(b"gone", b"v"), Touch(b"{gone}")]
         for batch, logged in ((both[:1], expired), (both, [])):
             space = keyspace()
-            group = space.begin(NOW)
+            group = space.begin(at(NOW))
             group.decide(AtomicBatch(batch))
             assert group.record() == logged
             assert group.expired == len(logged)
@@ -333,7 +334,7 @@ class TestAtomicBatch:
             space.check()
 
     def test_of_one_event_is_logged_as_that(self) -> None:
-        group = keyspace().begin(NOW)
+        group = keyspace().begin(at(NOW))
         group.decide(AtomicBatch([Delete(b"t"), Get(b"t", 1)]))
         assert group.record() == [DeleteEvent(b"t", "request")]
 
@@ -350,7 +351,7 @@ class TestAtomicBatch:
         assert failure(decide(AtomicBatch([*most, Delete(b"x")]))[0]) == ("batch_too_large", 0)
         monkeypatch.setattr("shards.rules.RECORD_BYTES", 300)
         space = keyspace()
-        group = space.begin(NOW)
+        group = space.begin(at(NOW))
         group.decide(Put(b"t", b"v" * 100))
         for count, fits in ((2, True), (3, False)):
             reply = group.decide(AtomicBatch([Put(b"t", b"v" * 100, "a/b") for _ in range(count)]))
@@ -397,7 +398,7 @@ class TestFull:
 
     def test_what_results_take_closes_a_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.group.FULL_BYTES", 200)
-        group = keyspace().begin(NOW)
+        group = keyspace().begin(at(NOW))
         group.decide(Put(b"k", b"v" * 100))
         group.decide(Put(b"k", b"v" * 100))
         assert not group.full, "what was sent was bounded before"
@@ -406,7 +407,7 @@ class TestFull:
 
     def test_what_a_batch_did_not_do_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.group.FULL_BYTES", 200)
-        group = keyspace().begin(NOW)
+        group = keyspace().begin(at(NOW))
         group.decide(AtomicBatch([Put(b"t", b"v" * 100), Put(b"t", b"v" * 100), Touch(b"{t}x")]))
         assert not group.full
         group.decide(AtomicBatch([Put(b"t", b"v" * 100), Put(b"t", b"v" * 100)]))

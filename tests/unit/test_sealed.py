@@ -52,7 +52,7 @@ def text_of(content: dict[str, Any]) -> bytes:
 def decoded(content: dict[str, Any], kind: type[Any]) -> Any:
     """What a program makes of it; None: it is refused, in one line that can be shown."""
     try:
-        return sealed.decode(text_of(content), kind, content["format"])
+        return sealed.decode(text_of(content), kind, (content["format"],))
     except sealed.Unreadable as error:
         assert str(error).isprintable()
         return None
@@ -147,7 +147,7 @@ def test_segments_that_do_not_follow_each_other_are_refused() -> None:
 )
 def test_what_is_no_such_file_is_said(text: bytes) -> None:
     with pytest.raises(sealed.Unreadable):
-        sealed.decode(text, Manifest, manifest.FORMAT)
+        sealed.decode(text, Manifest, manifest.FORMATS)
 
 
 @pytest.mark.parametrize("member", ["epoch", "new_history", "store"])

@@ -85,12 +85,13 @@ class TestAnswers:
         assert logged(store) == []
 
     def test_what_was_put_can_be_read(self, asking: Client, server: Server) -> None:
-        before_ms = server.board.now_ms()
+        before = server.board.now()
         asking.do(Put(b"k", b"v", "text/plain", ttl_ms=MAX_TTL_MS))
-        item = server.map.get(b"k", before_ms)
+        item = server.map.get(b"k", before)
         assert item is not None
         assert (item.revision, item.value_revision, item.content_type, item.value) == (1, 1, "text/plain", b"v")
-        assert before_ms <= item.modified_ms == item.created_ms == item.expires_ms - MAX_TTL_MS <= server.board.now_ms()
+        assert before.wall_ms <= item.modified_ms == item.created_ms <= server.board.now_ms()
+        assert before.steady_ms <= -item.expires_ms - MAX_TTL_MS <= server.board.steady_ms()
 
     def test_messages_are_answered_one_by_one(self, asking: Client, store: Store) -> None:
         ids = [asking.send(Put(b"k%d" % i, b"v"), Delete(b"x")) for i in range(20)]
@@ -443,7 +444,7 @@ class TestBoard:
 
     def test_the_map_follows_the_log_of_others(self, server: Server, store: Store) -> None:
         other = Log(store.board, None)
-        other.append_stop(store.board.now_ms())
+        other.append_stop(store.board.now())
         other.close()
         server.writer.housekeep(store.board.watermark())
         assert server.map.applied == store.board.watermark()

@@ -17,6 +17,7 @@ import zmq
 
 from shards import protocol
 from shards.board import Board, ShardRow
+from shards.clock import BEGINNING, unix_ms
 from shards.maps import MapReader
 from shards.process import PARENT_VARIABLE
 from shards.protocol import Change, DeleteEvent, Operation, PutEvent, Reply, TouchEvent
@@ -217,13 +218,13 @@ def changes(store: Store) -> list[tuple[int, Change]]:
 
 
 def folded(store: Store) -> dict[bytes, tuple[int, int, bytes]]:
-    """What the log says each key holds: revision, expiry, value."""
+    """What the log says each key holds: revision, expiry (as told when both clocks began), value."""
     state: dict[bytes, tuple[int, int, bytes]] = {}
     for revision, change in changes(store):
         if isinstance(change, PutEvent):
-            state[change.key] = (revision, change.expires_ms, change.value)
+            state[change.key] = (revision, unix_ms(change.expires_ms, BEGINNING), change.value)
         elif isinstance(change, TouchEvent):
-            state[change.key] = (revision, change.expires_ms, state[change.key][2])
+            state[change.key] = (revision, unix_ms(change.expires_ms, BEGINNING), state[change.key][2])
         elif isinstance(change, DeleteEvent):
             del state[change.key]
     return state
@@ -234,7 +235,7 @@ def mapped(store: Store) -> dict[bytes, tuple[int, int, bytes]]:
     state = {}
     for index in range(store.board.facts.shards):
         reader = MapReader(store.board, index)
-        for key, item in reader.page(b"", None, 1_000_000, 0, values=True, max_bytes=1 << 40):
+        for key, item in reader.page(b"", None, 1_000_000, BEGINNING, values=True, max_bytes=1 << 40):
             state[key] = (item.revision, item.expires_ms, item.value)
         reader.close()
     return state
@@ -266,7 +267,7 @@ def check(server: Server) -> None:
 
 
 def value(server: Server, key: bytes) -> bytes | None:
-    item = server.map.get(key, server.board.now_ms())
+    item = server.map.get(key, server.board.now())
     return None if item is None else item.value
 
 

@@ -1,0 +1,71 @@
+"""The two kinds of time, and when a key's has come. Pure.
+
+- **Wall time** is Unix time by the machine's clock as it is set now. People mean it by `expires=`, and it is what they
+  are told: created, modified, expires. It may be set at any moment, forwards and backwards.
+- **Steady time** is what a lifetime (`ttl=`) counts by: CLOCK_BOOTTIME and an offset (see `resumed`), so nobody can set
+  it, it goes on while the machine sleeps, and it never goes back. Its own number says nothing to people.
+
+An **expiry** is one number: 0 is never, above 0 a wall time, below 0 the negation of a steady time. Milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Now(NamedTuple):
+    """One moment, in milliseconds by either clock."""
+
+    wall_ms: int
+    steady_ms: int
+
+    @property
+    def behind_ms(self) -> int:
+        """By how much the wall clock is behind the steady one; below 0: ahead of it."""
+        return self.steady_ms - self.wall_ms
+
+
+BEGINNING = Now(0, 0)
+"""Nothing has expired yet."""
+
+
+def is_live(expiry: int, now: Now) -> bool:
+    """Whether what ends at `expiry` is there at `now`. The very moment is too late."""
+    if expiry > 0:
+        return expiry > now.wall_ms
+    return not expiry or -expiry > now.steady_ms
+
+
+def lifetime(ttl_ms: int, now: Now) -> int:
+    """The expiry of what begins at `now` and lasts `ttl_ms`, above 0."""
+    return -(now.steady_ms + ttl_ms)
+
+
+def overdue_ms(expiry: int, now: Now) -> int:
+    """For how long what ends at `expiry` has been over."""
+    return now.wall_ms - expiry if expiry > 0 else now.steady_ms + expiry
+
+
+def unix_ms(expiry: int, now: Now) -> int:
+    """The wall time that people are told of `expiry`, 0 for never. That of a lifetime is when it ends by the wall clock
+    as it is set at `now`."""
+    return expiry if expiry >= 0 else max(-expiry - now.behind_ms, 1)
+
+
+def resumed(last: Now, wall_ms: int, boottime_ms: int, offset_ms: int | None) -> int:
+    """The offset that makes steady time of CLOCK_BOOTTIME in the run that begins now.
+
+    Lifetimes go on while no server runs. Within a boot the offset stays; over a boot the wall clock alone knows how
+    long that was. If it was set back meanwhile, lifetimes stand still for that time: it is better to keep a value for
+    too long than to lose it too early.
+
+    Args:
+        last: the last moment on record; (0, 0) for a new store.
+        wall_ms, boottime_ms: now.
+        offset_ms: that of the last run, if it was in this boot; else None.
+    """
+    if not last.steady_ms:
+        return wall_ms - boottime_ms
+    if offset_ms is not None and boottime_ms + offset_ms >= last.steady_ms:
+        return offset_ms
+    return last.steady_ms + max(0, wall_ms - last.wall_ms) - boottime_ms
