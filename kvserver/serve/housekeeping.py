@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from kvserver.serve.scarcity import Patience
 from shards import holds
 from shards.board import Board
 from shards.log import Log, LogBroken, LogError
@@ -37,7 +38,7 @@ class Housekeeping:
         self.failure: Exception | None = None
         self._board, self._retention, self._replay_lsn = board, retention, replay_lsn
         board.log.snapshot = replay_lsn
-        self._segments, self._full = segments, False
+        self._segments, self._full, self._patience = segments, False, Patience()
         self._stopping, self._stop_marks = threading.Event(), threading.Event()
         self._threads = {
             "segments": self._thread(self._keep_segments),
@@ -83,15 +84,18 @@ class Housekeeping:
         trim_in_s = 0.0
         while True:
             # A full disk leaves no room for what only the feed would read.
-            self._segments.prepare(self._expendable)
+            self._patience.attempt("making room for the log", self._make_room)
             self._tell_of_a_full_disk()
             pause_s = FULL_S if self._board.log.full else LOOK_S
             trim_in_s -= pause_s
             if trim_in_s <= 0:
-                self._trim()
+                self._patience.attempt("trimming the log", self._trim)
                 trim_in_s = TRIM_S
             if self._stopping.wait(pause_s):
                 return
+
+    def _make_room(self) -> None:
+        self._segments.prepare(self._expendable)
 
     def _trim(self) -> None:
         needed = self._needed()  # before the holds are looked at: see `holds`
@@ -119,7 +123,11 @@ class Housekeeping:
         self._full = full
 
     def _mark(self) -> None:
-        marks = Log(self._board, None)
+        opened: list[Log] = []
+        while not self._patience.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
+            if self._stop_marks.wait(MARK_S):
+                return
+        marks = opened[0]
         try:
             while not self._stop_marks.wait(MARK_S):
                 try:
