@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -138,8 +138,21 @@ class Tokens:
             raise InvalidToken
         return found
 
+    @property
+    def count(self) -> int:
+        """How many tokens there are."""
+        return len(self._tokens)
+
+    def all(self) -> Iterator[Grants]:
+        """What each token grants."""
+        return (token.grants for token in self._tokens)
+
     def current(self, grants: Grants) -> Grants | None:
         """What the bearer of the token that gave `grants` may now; None: the token is no more."""
+        return self.of(grants.id)
+
+    def of(self, id: str) -> Grants | None:
+        """What the bearer of the token `id` may; None: there is none."""
         if not self.required:
-            return EVERYTHING if grants.id == EVERYTHING.id else None
-        return next((token.grants for token in self._tokens if token.grants.id == grants.id), None)
+            return EVERYTHING if id == EVERYTHING.id else None
+        return next((grants for grants in self.all() if grants.id == id), None)

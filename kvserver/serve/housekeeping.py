@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from kvserver.access import tickets
 from kvserver.serve.scarcity import Patience
 from shards import holds
 from shards.board import Board
@@ -23,11 +24,12 @@ FULL_S = 0.5
 
 TRIM_S = 1.0
 MARK_S = 1.0
+TICKETS_S = 10.0
 STOP_S = 5.0
 
 
 class Housekeeping:
-    """Keeps segments ready and trimmed, and marks the log's end when it is idle.
+    """Keeps segments ready and trimmed, marks the log's end when it is idle, removes tickets that have ended.
 
     Attributes:
         failure: what ended a thread, if anything did: the server must end too.
@@ -43,6 +45,7 @@ class Housekeeping:
         self._threads = {
             "segments": self._thread(self._keep_segments),
             "marks": self._thread(self._mark),
+            "tickets": self._thread(self._sweep_tickets),
         }
 
     def start(self) -> None:
@@ -65,6 +68,7 @@ class Housekeeping:
         self._stopping.set()
         self.stop_marking()
         self._join("segments")
+        self._join("tickets")
 
     def _join(self, name: str) -> None:
         if self._threads[name].is_alive():
@@ -121,6 +125,13 @@ class Housekeeping:
         elif self._full and not full:
             log.info("there is space for the log again")
         self._full = full
+
+    def _sweep_tickets(self) -> None:
+        while not self._stopping.wait(TICKETS_S):
+            try:
+                tickets.sweep(self._board)
+            except OSError as error:
+                log.debug("tickets that have ended stay for now: %s", error)
 
     def _mark(self) -> None:
         opened: list[Log] = []
