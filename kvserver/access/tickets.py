@@ -74,6 +74,8 @@ class Tickets:
     def __init__(self, board: Board, tokens: Tokens) -> None:
         self._board, self._tokens = board, tokens
         self._directory = board.path.with_name(DIRECTORY)
+        self._next_end_ms: dict[Path, int] = {}
+        """Of tokens that had their share: when the first of their tickets ends."""
         # Two random words that no client is ever told: of this run, and of the store.
         words = b"%016x%016x" % (board.id, board.facts.secret)
         self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
@@ -104,10 +106,13 @@ class Tickets:
         """Raise `Overloaded` if a token whose tickets are in `directory` has its share."""
         share = share_of(self._tokens.count)
         if _count(directory) < share:
+            self._next_end_ms.pop(directory, None)
             return
-        remove_ended(directory, now_ms)
-        if _count(directory) >= share:
-            raise Overloaded(f"{share} tickets of this token are out, neither used nor older than {LIFETIME_S} s")
+        if now_ms >= self._next_end_ms.get(directory, 0):  # who asks again and again is not looked through each time
+            self._next_end_ms[directory] = remove_ended(directory, now_ms)
+            if _count(directory) < share:
+                return
+        raise Overloaded(f"{share} tickets of this token are out, neither used nor older than {LIFETIME_S} s")
 
     def redeem(self, ticket: bytes, kind: Kind) -> Grants:
         """What the bearer of `ticket` may, by the token it was issued to and as that stands now. It is used up.
@@ -176,16 +181,21 @@ def sweep(board: Board) -> None:
                 raise
 
 
-def remove_ended(directory: Path, now_ms: int) -> None:
-    """Remove what has ended of the tickets of one token. Raises `OSError`."""
+def remove_ended(directory: Path, now_ms: int) -> int:
+    """Remove what has ended of the tickets of one token; when the next of them ends. Raises `OSError`."""
+    next_end_ms = now_ms + LIFETIME_S * 1000
     try:
         entries = list(os.scandir(directory))
     except FileNotFoundError:
-        return
+        return next_end_ms
     for entry in entries:
         with contextlib.suppress(FileNotFoundError):  # used meanwhile
-            if entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now_ms:
+            end_ms = entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+            if end_ms <= now_ms:
                 Path(entry.path).unlink()
+            else:
+                next_end_ms = min(next_end_ms, end_ms)
+    return next_end_ms
 
 
 def _count(directory: Path) -> int:

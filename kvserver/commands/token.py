@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from kvserver.access import tokenedit, tokenfile
 from kvserver.access.grants import VERBS, Verb, shown
@@ -167,7 +168,7 @@ def _boards(settings: ServerSettings) -> Iterator[Board]:
     for path in dict.fromkeys([*([named] if named else []), *paths]):
         try:
             board = Board.open(path)
-        except BoardError:
+        except (BoardError, msgspec.MsgspecError, ValueError, OSError):  # of another version, for instance
             continue
         if board.is_over():
             board.close()

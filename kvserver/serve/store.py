@@ -109,7 +109,10 @@ class Store:
         if self._token_watch is not None:
             self._token_watch.stop()
         if self._finished or self._data_dir is None:
-            self._run_dir.clean()  # else the board stays: recovery looks at what it says of the last flush
+            try:
+                self._run_dir.clean()  # else the board stays: recovery looks at what it says of the last flush
+            except OSError as error:
+                log.warning("the run directory %s is not tidied up: %s", self._run_dir.path, error)
         self._stack.close()
 
     # Coming up.
