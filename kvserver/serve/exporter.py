@@ -5,7 +5,8 @@ touched. The supervisor keeps the listening socket, so that scrapers wait instea
 again.
 
 A connection is for one request. It may last `DEADLINE_S`, whatever its client sends or leaves unread; there are at most
-`MOST` of them, and where one more comes, the oldest is dropped: silent clients keep no scraper out.
+`MOST` of them, and where one more comes, the oldest is dropped that has not finished asking: silent clients keep no
+scraper out, and however many come, who is being answered is.
 """
 
 from __future__ import annotations
@@ -80,6 +81,13 @@ class Handler(MetricsHandler):
         super().setup()
         self.rfile = io.BufferedReader(_Bounded(self.connection))
 
+    def parse_request(self) -> bool:
+        """Read the head, and note that the client has asked."""
+        well_formed = super().parse_request()
+        assert isinstance(self.server, Server)
+        self.server.asked(self.connection)
+        return well_formed
+
     def handle(self) -> None:
         """Answer one request."""
         try:
@@ -121,7 +129,8 @@ class Server(ThreadingHTTPServer):
         self.each_second: Callable[[], None] = lambda: None
         self._second_at = 0.0
         self._room = threading.Condition()
-        self._ends: dict[socket.socket, float] = {}
+        self._asking: dict[socket.socket, float] = {}
+        self._answered: dict[socket.socket, float] = {}
         """Connections, oldest first, and when they are cut off, by time.monotonic()."""
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -132,7 +141,7 @@ class Server(ThreadingHTTPServer):
             raise
         except OSError:
             # Want of descriptors, most likely. What waits makes the loop turn at once, so it must rest here.
-            self._drop_oldest()
+            self._drop(self._asking or self._answered)
             time.sleep(LOOK_S)
             raise
         connection.setblocking(True)
@@ -141,16 +150,28 @@ class Server(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start its thread, when there is room."""
         with self._room:
-            if len(self._ends) >= MOST:
-                self._drop_oldest()
-                self._room.wait_for(lambda: len(self._ends) < MOST, ROOM_WAIT_S)
-            self._ends[request] = time.monotonic() + DEADLINE_S
+            if not self._has_room():
+                self._drop(self._asking)
+                if not self._room.wait_for(self._has_room, ROOM_WAIT_S):
+                    self._drop(self._answered)
+            self._asking[request] = time.monotonic() + DEADLINE_S
         super().process_request(request, client_address)
+
+    def _has_room(self) -> bool:
+        return len(self._asking) + len(self._answered) < MOST
+
+    def asked(self, connection: socket.socket) -> None:
+        """Note that a client's request has arrived."""
+        with self._room:
+            ends_at = self._asking.pop(connection, None)
+            if ends_at is not None:
+                self._answered[connection] = ends_at
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
         with self._room:
-            self._ends.pop(request, None)
+            self._asking.pop(request, None)
+            self._answered.pop(request, None)
             self._room.notify()
         super().shutdown_request(request)
 
@@ -158,18 +179,19 @@ class Server(ThreadingHTTPServer):
         """Cut off who is late; called again and again."""
         now = time.monotonic()
         with self._room:
-            late = [connection for connection, ends_at in self._ends.items() if ends_at <= now]
-        for connection in late:
-            _cut(connection)
+            for connections in (self._asking, self._answered):
+                for connection in [each for each, ends_at in connections.items() if ends_at <= now]:
+                    _cut(connection)
         if now >= self._second_at:
             self._second_at = now + 1.0
             self.each_second()
 
-    def _drop_oldest(self) -> None:
+    def _drop(self, connections: dict[socket.socket, float]) -> None:
+        """Drop the oldest of `connections`, if there is one."""
         with self._room:
-            oldest = next(iter(self._ends), None)
-        if oldest is not None:
-            _cut(oldest)
+            oldest = next(iter(connections), None)
+            if oldest is not None:
+                _cut(oldest)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that went away in the middle is no event."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from kvserver.serve import exporter, listening
 from kvserver.serve.exporter import MAX_HEAD, Server
@@ -15,7 +18,7 @@ from tests.system.harness import wait_for
 
 ASKED = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
-NewServer = Callable[[], Server]
+NewServer = Callable[..., Server]
 
 
 @pytest.fixture
@@ -23,8 +26,10 @@ def new_server() -> Iterator[NewServer]:
     """Starts one on a free port; stops it at the end."""
     started: list[tuple[Server, threading.Thread]] = []
 
-    def start() -> Server:
+    def start(*collectors: Collector) -> Server:
         registry = CollectorRegistry()
+        for collector in collectors:
+            registry.register(collector)
         Gauge("answer", "To everything.", registry=registry).set(42)
         server = Server(listening.bind("127.0.0.1", 0, "metrics_port"), registry)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -91,6 +96,27 @@ def test_the_silent_keep_nobody_out(new_server: NewServer, monkeypatch: pytest.M
     wait_for(lambda: threading.active_count() <= before + 4, "the end of their threads")
     for connection in silent:
         connection.close()
+
+
+def test_who_is_being_answered_is_not_dropped(new_server: NewServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come meanwhile."""
+    monkeypatch.setattr(exporter, "MOST", 4)
+    going_on, begun = threading.Event(), threading.Event()
+
+    class Slow(Collector):
+        def collect(self) -> Iterator[Metric]:
+            begun.set()
+            assert going_on.wait(20)
+            yield GaugeMetricFamily("slow", "What takes its time.", value=1)
+
+    server = new_server(Slow())
+    with connect(server) as scraper, contextlib.ExitStack() as stack:
+        scraper.sendall(ASKED)
+        assert begun.wait(20)
+        silent = [stack.enter_context(connect(server)) for _ in range(40)]
+        assert all(ended(connection) for connection in silent[:30])
+        going_on.set()
+        assert b"slow 1.0" in answer(scraper)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: a\r\n"])
