@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
 from kvserver.metrics import BoardCollector, CountedByWorkers
+from kvserver.serve.listening import METRICS_FD_VARIABLE
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError
 from shards.logs import configure_logging, give_up
@@ -36,9 +37,6 @@ from shards.process import die_with_starter
 from shards.settings import SettingError, load
 
 log = logging.getLogger(__name__)
-
-FD_VARIABLE: Final = "KVSERVER_METRICS_FD"
-"""Environment variable that tells the descriptor of the listening socket."""
 
 DEADLINE_S: Final = 10.0
 MOST: Final = 64
@@ -233,12 +231,12 @@ def main() -> int:
         settings = load(ServerSettings)
         configure_logging(settings.log_level, "metrics", settings.log_format)
         board = Board.open(settings.board_path)
-        listener = socket.socket(fileno=int(os.environ[FD_VARIABLE]))
+        listener = socket.socket(fileno=int(os.environ[METRICS_FD_VARIABLE]))
     except (SettingError, BoardError) as error:
         give_up(str(error))
         return 1
     except (KeyError, ValueError, OSError) as error:
-        give_up(f"{FD_VARIABLE} names no listening socket ({error!r}): /metrics is started by `kvserver serve`")
+        give_up(f"{METRICS_FD_VARIABLE} names no listening socket ({error!r}): /metrics is started by `kvserver serve`")
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kvserver
-from kvserver.serve import banner, exporter, listening
+from kvserver.serve import banner, listening
 from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
 from kvserver.serve.scarcity import Patience
 from kvserver.serve.signals import Signals, ends_with_terminal
@@ -101,9 +101,9 @@ class Supervisor:
     # The children.
 
     def _exporter(self) -> Child:
-        argv = [sys.executable, "-m", exporter.__name__]
+        argv = [sys.executable, "-m", "kvserver.serve.exporter"]  # not imported: this process needs none of it
         environ, fd = self._environ(), self._listeners.metrics.fileno()
-        environ[exporter.FD_VARIABLE] = str(fd)
+        environ[listening.METRICS_FD_VARIABLE] = str(fd)
         return Child("metrics", argv, lambda pid: self._board.exporter.pid == pid, SHARDS, environ, [fd])
 
     def _shard(self, index: int) -> Child:
