@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 _MOST_LINKS: Final = 40  # as the kernel; path_resolution(7)
-_ELSEWHERE: Final = "mkdir -p -m 700 ~/.kvserver && mv {} ~/.kvserver/"
 
 
 class Untrusted(Exception):
@@ -112,7 +111,8 @@ def _mend(directory: Path, path: Path) -> str:
 
 
 def _elsewhere(path: Path) -> str:
-    return f"keep it in a directory of your own: {_ELSEWHERE.format(shlex.quote(str(path)))}"
+    move = f" && mv {shlex.quote(str(path))} ~/.kvserver/" if os.path.lexists(path) else ""
+    return f"keep it in a directory of your own: mkdir -p -m 700 ~/.kvserver{move}"
 
 
 def _is_read_only(path: Path) -> bool:
