@@ -23,6 +23,7 @@ from kvserver.commands.options import options
 from kvserver.commands.place import fail, settings_of
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError
+from shards.logs import one_line
 from shards.settings import SettingError, default_run_dir, env_name, option_name
 
 HELP: Final = f"""Make, list and revoke tokens.
@@ -152,7 +153,7 @@ def _tell(settings: ServerSettings, path: Path) -> None:
 
 
 def _say(what: str) -> None:
-    print(f"kvserver: {what}", file=sys.stderr)
+    print(f"kvserver: {one_line(what)}", file=sys.stderr)
 
 
 def _store(board: Board) -> str:
