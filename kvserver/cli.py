@@ -60,7 +60,7 @@ When everything answers, the addresses are printed to standard output, ending wi
 goes to standard error, and there is nothing to say while all is well.
 
 SIGTERM or Ctrl-C stops it in order: requests are answered, feeds are told, the log is closed; a second Ctrl-C hurries.
-SIGHUP reads the tokens again, and replaces the web workers without failing a request.
+SIGHUP reads the tokens at once, and replaces the web workers without failing a request.
 """
 
 SERVE_PRECEDENCE = """

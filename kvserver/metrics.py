@@ -1,4 +1,4 @@
-"""The supervisor's /metrics, in Prometheus' text format.
+"""What /metrics shows, as collectors of prometheus_client; `serve.exporter` answers with it.
 
 Two sources: what web workers and gateways count themselves (prometheus_client in multiprocess mode, files in the run
 directory), and the board, where shards, gateways and log keep their figures. Scraping costs no worker anything.
@@ -13,20 +13,14 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from http.server import ThreadingHTTPServer
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from socket import socket
-from typing import Any
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import MetricsHandler
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from kvserver.web.origins import Pages
 from shards.board import NONE, Board, Common, ShardRow
 from shards.log import SEGMENT
 
@@ -86,9 +80,8 @@ STARTS = "kvserver_process_starts", "Processes that gunicorn started, those in t
 class BoardCollector(Collector):
     """Renders the board. Reads words only; asks nobody and takes no lock for longer than a probe."""
 
-    def __init__(self, board: Board, restarts: Callable[[], Mapping[str, int]]) -> None:
-        """`restarts`: how often each process was started again, by name."""
-        self._board, self._restarts = board, restarts
+    def __init__(self, board: Board) -> None:
+        self._board = board
 
     def collect(self) -> Iterable[Metric]:
         """All families, as prometheus_client wants them."""
@@ -117,7 +110,9 @@ class BoardCollector(Collector):
         restarts = CounterMetricFamily(
             "kvserver_process_restarts", "How often a process of the server was started again.", labels=["process"]
         )
-        for name, count in sorted(self._restarts().items()):
+        for i, row in enumerate(self._board.shards):
+            restarts.add_metric([f"shard {i}"], row.restarts)
+        for name, count in self._board.exporter.restarts().items():
             restarts.add_metric([name], count)
         yield restarts
         starts = CounterMetricFamily(*STARTS, labels=["process"])
@@ -272,80 +267,3 @@ def _is_readable(file: Path) -> bool:
     except (OSError, RuntimeError, ValueError, struct.error):
         return False
     return True
-
-
-class _Handler(MetricsHandler):
-    """GET and HEAD of /metrics, nothing else, and not for pages in a browser."""
-
-    pages: Pages
-    timeout = 10.0
-
-    def parse_request(self) -> bool:
-        """Read the head. Nobody needs a token here, so the Host counts whether there are tokens or not."""
-        if not super().parse_request():
-            return False
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
-        refusal = self.pages.refusal(self.command, self.path.encode("latin-1"), headers)
-        if refusal is not None:
-            self.send_error(refusal.status, explain=f"{refusal}. {refusal.hint}")
-        return refusal is None
-
-    def do_GET(self) -> None:
-        path, _, _ = self.path.partition("?")
-        if path == "/metrics":
-            self.path = path  # the library would take a query for a choice of names, which it cannot make of ours
-            super().do_GET()
-        else:
-            self.send_error(404)
-
-    def do_HEAD(self) -> None:
-        """What GET would say, without the text."""
-        self.send_response(200 if self.path.partition("?")[0] == "/metrics" else 404)
-        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.end_headers()
-
-
-class MetricsServer:
-    """Serves /metrics on a listening socket, in threads of its own."""
-
-    def __init__(
-        self,
-        listener: socket,
-        board: Board,
-        metrics_dir: Path,
-        restarts: Callable[[], Mapping[str, int]],
-        pages: Pages,
-    ) -> None:
-        registry = CollectorRegistry()
-        registry.register(BoardCollector(board, restarts))
-        self._counted = CountedByWorkers(metrics_dir)
-        registry.register(self._counted)
-        handler = _Handler.factory(registry)
-        handler.pages = pages  # type: ignore[attr-defined]  # of a class made for this registry
-        self._server = _Server(listener, handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
-        self._thread.start()
-
-    def sweep(self) -> None:
-        """Tidy up after dead processes; to be called now and then."""
-        self._counted.sweep()
-
-    def close(self) -> None:
-        """Stop, and close the socket."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, listener: socket, handler: Any) -> None:
-        self.address_family = listener.family
-        super().__init__(listener.getsockname(), handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that went away in the middle is no event."""
-        log.debug("metrics: %s went away", client_address, exc_info=True)

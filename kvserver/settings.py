@@ -181,7 +181,8 @@ class ServerSettings(ProcessSettings):
     tokens: Path | None = setting(
         None, path, "FILE",
         "File of tokens and what they grant, written by `kvserver token` or by hand: every request needs one of them. "
-        "SIGHUP reads it again. Default: none, everybody who can connect may do everything.",
+        "Changes are taken over within two seconds. Only this user and root may be able to write it, or put another in "
+        "its place. Default: none, everybody who can connect may do everything.",
     )  # fmt: skip
     access_log: bool = setting(
         False, boolean, "BOOL",

@@ -70,6 +70,7 @@ class Server(UvicornServer):
         self.traffic.set_time(self._loop.time(), time.time())
         self.traffic.look_around()
         self.traffic.tokens.refresh()
+        self.traffic.row.tokens = self.traffic.tokens.generation
         if counter % 4 == 0:
             self._check_connections()
             self._flush_counts()

@@ -82,6 +82,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 32 << 20
     max_memory: int = 0  # 0: no limit
     on_full: str = "reject"
+    tokens: str = ""  # path of the file of tokens; empty: there are none
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
@@ -189,6 +190,7 @@ class Common(_Row):
     pid = Word(0)
     state = Word(1)
     heartbeat_ns = Word(2)  # CLOCK_MONOTONIC
+    tokens = Word(13)  # which change of the tokens it goes by: `LogWords.tokens` as it was then
     starts = Word(15)  # processes that have had the row
 
 
@@ -201,6 +203,7 @@ class ShardRow(Common):
     open = Word(6)
     given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
     bytes_now = Word(8)  # of keys and values, as after the last commit
+    restarts = Word(14)  # how often it was started again; by the supervisor
 
     COUNTERS = (
         "puts", "deletes", "touches", "prefix_deletes", "expired", "evicted", "refused", "groups", "operations",
@@ -259,6 +262,24 @@ class LogWords(_Row):
     tokens = Word(15)  # how often tokens were put into effect; 0: there are none. By the supervisor
 
 
+class Exporter(_Row):
+    """What concerns /metrics, in the header: written by the process that serves it, `restarts` by the supervisor."""
+
+    pid = Word(0)  # of the process that serves; 0: none has begun to
+
+    OTHERS: ClassVar[tuple[str, ...]] = ("gateway", "web", "metrics")
+    """Children beside shards, in the order of their words."""
+
+    def restarts(self) -> dict[str, int]:
+        """How often each child that is no shard was started again, by name."""
+        at = self.base + 1
+        return dict(zip(self.OTHERS, self.words[at : at + len(self.OTHERS)].tolist(), strict=True))
+
+    def show_restarts(self, name: str, count: int) -> None:
+        """Show how often the child `name`, one of OTHERS, was started again."""
+        self.words[self.base + 1 + self.OTHERS.index(name)] = count
+
+
 R = TypeVar("R", bound=Common)
 
 
@@ -309,6 +330,7 @@ class Board:
     _facts_length = 3
     _behind = 4  # by how much the wall clock is behind the steady one, and `_BIAS`
     _LOG_AT = 16
+    _EXPORTER_AT = 96
     _SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -316,6 +338,7 @@ class Board:
         self._map = mmap.mmap(fd, 0)
         self.words: memoryview[int] = memoryview(self._map).cast("Q")
         self.log = LogWords(self.words, self._LOG_AT)
+        self.exporter = Exporter(self.words, self._EXPORTER_AT)
         length = self.words[self._facts_length]
         self.facts = msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts)
         self.shards = _Rows(ShardRow, self, 0, self.facts.shards)
@@ -420,13 +443,14 @@ class Board:
         The wall clock is at most `_DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
         share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
         """
-        steady_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
-        wall_ms = time.time_ns() // 1_000_000
-        agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
-        if -_DRIFT_MS <= agreed_ms - wall_ms <= _DRIFT_MS:
-            return Now(agreed_ms, steady_ms)
-        self.words[self._behind] = steady_ms - wall_ms + _BIAS
-        return Now(wall_ms, steady_ms)
+        while True:
+            steady_ms, wall_ms = self.steady_ms(), time.time_ns() // 1_000_000
+            agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
+            if -_DRIFT_MS <= agreed_ms - wall_ms <= _DRIFT_MS:
+                return Now(agreed_ms, steady_ms)
+            if self.steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
+                self.words[self._behind] = steady_ms - wall_ms + _BIAS
+                return Now(wall_ms, steady_ms)
 
     def now_ms(self) -> int:
         """Wall time: Unix time in milliseconds as the clock is set now."""

@@ -19,7 +19,9 @@ Appenders enter only segments that the supervisor has made ready (`segments`). `
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -40,6 +42,9 @@ _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0
 _CHUNK = 1 << 20
 _SEGMENT_NAME = re.compile(r"[0-9]{12}\.log")
+
+
+log = logging.getLogger(__name__)
 
 
 class LogError(Exception):
@@ -164,7 +169,8 @@ class Log:
     def flush(self, end: int) -> None:
         """Make every byte of the log below `end` durable. Does nothing in memory.
 
-        Raises `LogBroken` if that fails, and ever after.
+        Raises `LogBroken` if that fails, and ever after; `LogError` if a segment cannot even be opened, for want of
+        descriptors for instance: then nothing was tried.
         """
         words = self._words
         self._check()
@@ -200,12 +206,17 @@ class Log:
         """The flush of one who holds the lock; also of the segments up to `beyond`, where the log may not reach yet."""
         words, segment, synced = self._words, self._segment, self._words.synced
         tail, _ = self._board.history()
+        numbers = range(synced // segment, (max(tail, beyond) - 1) // segment + 1)
+        try:
+            files = [self._files[number] for number in numbers]
+        except OSError as error:  # no disk has failed
+            raise LogError(f"the log could not be opened to be flushed: {error}") from error
         try:
             if words.flushing:  # who died there may have been told of a failure, and nobody else will be
                 self._write_again(synced, tail)
             words.flushing = 1
-            for number in range(synced // segment, (max(tail, beyond) - 1) // segment + 1):
-                self._disk.fdatasync(self._files[number])
+            for fd in files:
+                self._disk.fdatasync(fd)
         except OSError as error:
             words.broken = 1
             raise LogBroken(f"the log could not be flushed: {error.strerror}") from error
@@ -286,7 +297,11 @@ class Log:
                 self._words.broken = 1
                 raise LogBroken("what was written in part could not be cleared")
             if not self._in_memory:
-                self._flush_in_turn(lsn + size)
+                try:
+                    self._flush_in_turn(lsn + size)
+                except LogError:
+                    self._words.broken = 1
+                    raise LogBroken("what was written in part could not be cleared") from None
 
     def _wait_for_segment(self) -> None:
         if self._words.full:
@@ -311,10 +326,14 @@ class _Flusher(threading.Thread):
         """Until `stop`, or a flush fails."""
         try:
             while not self._stopping.wait(_FLUSH_EVERY_S):
+                try:
+                    self._log.flush(self._board.history()[0])
+                except LogBroken:
+                    return  # the board says so to everybody
+                except LogError as error:
+                    log.warning("%s; it is tried again", error)
+            with contextlib.suppress(LogBroken):
                 self._log.flush(self._board.history()[0])
-            self._log.flush(self._board.history()[0])
-        except LogBroken:
-            return  # the board says so to everybody
         finally:
             self._log.close()
 

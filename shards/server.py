@@ -22,7 +22,7 @@ import zmq
 from shards import locks, protocol
 from shards.board import Board, ShardRow
 from shards.errors import DeadlinePassed, KVError, ProtocolError, StaleIncarnation, Unavailable
-from shards.log import Log, LogBroken
+from shards.log import Log, LogBroken, LogError
 from shards.maps import MapFull
 from shards.protocol import (
     MESSAGE_BYTES,
@@ -188,7 +188,7 @@ class Server:
                 self.turn(_IDLE_S)
             self._say_goodbye()
             linger_ms = _GOODBYE_LINGER_MS
-        except (LogBroken, RunOver) as error:
+        except (LogError, RunOver) as error:
             log.critical("shard %d ends: %s", self.shard, error)
             return 1
         except OSError as error:  # of its directories, which are not there any more, for instance

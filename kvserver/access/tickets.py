@@ -1,20 +1,29 @@
 """Tickets: what a browser sends instead of a token where it cannot set headers, for one WebSocket or SSE stream.
 
 A ticket is good for `LIFETIME_S`, for one use, and only as long as the token stands that it was issued to. It is a
-file in `tickets` in the run directory, named by the ticket's SHA-256, with the token's id, the kind and the end; who
-unlinks it has redeemed it, whichever process that is.
+file below `tickets` in the run directory, named by the ticket's SHA-256; who unlinks it has redeemed it, whichever
+process that is. Its time of modification is when it ends, by the steady clock (see `shards.clock`).
 
-EventSource comes back to the same URL, so to the same ticket. An SSE stream that a ticket opened has a random word, by
-which its ids end: who knows both, ticket and word, goes on with it. That, too, is a file, named by both.
+The files of each token are in a directory of their own, which any process can count: a token has its share, and none
+can take another's. The directory's name, which a ticket begins with, is made of the token's id and a key of this run:
+it tells nothing of the token.
+
+EventSource comes back to the same URL, so to the same ticket, which is used up. The ids of an SSE stream that a ticket
+opened therefore end in a word: a time stamp and a code (HMAC, RFC 2104) of it and the ticket under the key of this run.
+Who knows ticket and word goes on with the stream. Nothing is kept of that anywhere.
 """
 
 from __future__ import annotations
 
+import binascii
 import contextlib
+import errno
 import hashlib
+import hmac
 import os
+import re
 import secrets
-from collections import deque
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,18 +40,33 @@ Kind = Literal["sse", "websocket"]
 DIRECTORY: Final = "tickets"
 LIFETIME_S: Final = 30
 RESUME_S: Final = 600
-"""How long after a break an SSE stream may be taken up again with the ticket that opened it."""
+"""How long after its last message an SSE stream may be taken up again with the ticket that opened it."""
+RENEW_S: Final = 10
+"""How old the word of a stream may become before its messages carry another one."""
 MOST: Final = 16_384
-"""Tickets of one process that have not ended yet: each is a file in memory."""
+"""Tickets of all tokens that are neither used nor over: each is a small file in memory. The tokens share them out."""
+SHARE: Final = range(16, 1025)
+"""What a token gets at least and at most, however few or many there are."""
+
+_FORM: Final = re.compile(rb"kvt_([0-9a-f]{16})[A-Za-z0-9_-]{43}")
+_STAMP_BYTES: Final = 5
+_CODE_BYTES: Final = 16
 
 
 class _Ticket(msgspec.Struct, frozen=True):
-    grants: Grants
+    """What stands in a file. `id`: the token's."""
+
+    id: str
     kind: Kind
     ends_ms: int  # steady time
 
 
 _decode = msgspec.msgpack.Decoder(_Ticket).decode
+
+
+def share_of(tokens: int) -> int:
+    """How many tickets each of so many tokens may have out at once. Pure."""
+    return min(SHARE[-1], max(SHARE[0], MOST // max(1, tokens)))
 
 
 class Tickets:
@@ -51,94 +75,165 @@ class Tickets:
     def __init__(self, board: Board, tokens: Tokens) -> None:
         self._board, self._tokens = board, tokens
         self._directory = board.path.with_name(DIRECTORY)
-        self._issued: deque[int] = deque()  # when they end
+        self._next_end_ms: dict[Path, int] = {}
+        """Of tokens that had their share: when the first of their tickets ends."""
+        # Two random words that no client is ever told: of this run, and of the store.
+        words = b"%016x%016x" % (board.id, board.facts.secret)
+        self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
 
     def issue(self, grants: Grants, kind: Kind) -> tuple[str, int]:
         """A new ticket for the bearer of a token, and when it ends, in Unix milliseconds.
 
-        Raises `Forbidden` without a grant of `feed`, `Overloaded` if too many are out, `InsufficientStorage`.
+        On a server without tokens it is nothing but a text, since everybody is let in.
+
+        Raises `Forbidden` without a grant of `feed`, `Overloaded` if too many of this token are out,
+        `InsufficientStorage`, `KVError` for other errors of the system.
         """
         if not grants.feed:
             raise Forbidden("the token grants feed on no key")
         now = self._board.now()
-        while self._issued and self._issued[0] <= now.steady_ms:
-            self._issued.popleft()
-        if len(self._issued) >= MOST:
-            raise Overloaded(f"{MOST} tickets are out")
-        text, ends_ms = "kvt_" + secrets.token_urlsafe(32), now.steady_ms + LIFETIME_S * 1000
-        try:
-            fd = os.open(self._path(text.encode()), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.msgpack.encode(_Ticket(grants, kind, ends_ms)))
-        except OSError as error:
-            raise refusal(error, "the ticket cannot be written") from None
-        self._issued.append(ends_ms)
-        return text, ends_ms - now.behind_ms
+        label, ends_ms = self._label(grants.id), now.steady_ms + LIFETIME_S * 1000
+        ticket = b"kvt_" + label.encode() + secrets.token_urlsafe(32).encode()
+        if self._tokens.required:
+            directory = self._directory / label
+            try:
+                self._see_that_there_is_room(directory, now.steady_ms)
+                _write(directory / _name(ticket), _Ticket(grants.id, kind, ends_ms))
+            except OSError as error:
+                raise refusal(error, "the ticket cannot be written") from None
+        return ticket.decode(), ends_ms - now.behind_ms
+
+    def _see_that_there_is_room(self, directory: Path, now_ms: int) -> None:
+        """Raise `Overloaded` if a token whose tickets are in `directory` has its share."""
+        share = share_of(self._tokens.count)
+        if _count(directory) < share:
+            self._next_end_ms.pop(directory, None)
+            return
+        if now_ms >= self._next_end_ms.get(directory, 0):  # who asks again and again is not looked through each time
+            self._next_end_ms[directory] = remove_ended(directory, now_ms)
+            if _count(directory) < share:
+                return
+        raise Overloaded(f"{share} tickets of this token are out, neither used nor older than {LIFETIME_S} s")
 
     def redeem(self, ticket: bytes, kind: Kind) -> Grants:
         """What the bearer of `ticket` may, by the token it was issued to and as that stands now. It is used up.
 
-        Raises `BadTicket`.
+        Raises `BadTicket`; `Overloaded` if want of descriptors keeps it from being looked at.
         """
-        path = self._path(ticket)
+        unknown = BadTicket("it is unknown, or was used before")
+        form = _FORM.fullmatch(ticket)
+        if form is None:
+            raise unknown
+        path = self._directory / form[1].decode() / _name(ticket)
         try:
             found = _decode(path.read_bytes())
             path.unlink()  # of several at once, one succeeds
-        except (OSError, msgspec.MsgspecError):
-            raise BadTicket("it is unknown, or was used before") from None
-        grants = self._tokens.current(found.grants)
+        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+            raise unknown from None
+        except OSError as error:
+            raise Overloaded(f"the ticket cannot be looked at now: {error.strerror}") from None
         if found.ends_ms <= self._board.steady_ms():
             raise BadTicket(f"it is older than {LIFETIME_S} seconds")
         if found.kind != kind:
             raise BadTicket(f"it is for {found.kind}, not for {kind}")
+        grants = self._tokens.of(found.id)
         if grants is None:
             raise BadTicket("the token it was issued to was revoked")
         return grants
 
-    def bind(self, ticket: bytes, grants: Grants) -> bytes:
-        """A word by which the stream that `ticket` opened may be taken up again: with both, `resume` succeeds.
-
-        Raises `InsufficientStorage`, `KVError` for other errors of the system.
-        """
-        word = secrets.token_urlsafe(12).encode()
-        self.keep(ticket, word, grants)
-        return word
-
-    def keep(self, ticket: bytes, word: bytes, grants: Grants) -> None:
-        """Let the stream be taken up again for `RESUME_S` from now.
-
-        Raises `InsufficientStorage`, `KVError` for other errors of the system.
-        """
-        path = self._path(ticket + b"~" + word)
-        temporary = path.with_suffix(".new")
-        ends_ms = self._board.steady_ms() + RESUME_S * 1000
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.msgpack.encode(_Ticket(grants, "sse", ends_ms)))
-            temporary.rename(path)
-        except OSError as error:
-            raise refusal(error, "the ticket cannot be written") from None
+    def word(self, ticket: bytes) -> bytes:
+        """A word by which the stream that `ticket` opened may be taken up again for `RESUME_S` from now."""
+        stamp = (self._board.steady_ms() // 1000).to_bytes(_STAMP_BYTES, "big")
+        return urlsafe_b64encode(stamp + self._code(ticket, stamp)).rstrip(b"=")
 
     def resume(self, ticket: bytes, word: bytes) -> Grants:
-        """What the bearer of a used ticket may, who knows the word of its stream. Raises `BadTicket`."""
-        try:
-            found = _decode(self._path(ticket + b"~" + word).read_bytes())
-        except (OSError, msgspec.MsgspecError):
-            raise BadTicket("it is unknown, or another stream used it") from None
-        grants = self._tokens.current(found.grants)
-        if grants is None or found.ends_ms <= self._board.steady_ms():
+        """What the bearer of a used ticket may, who knows a word of its stream. Raises `BadTicket`."""
+        form, decoded = _FORM.fullmatch(ticket), _decoded(word)
+        stamp, code = decoded[:_STAMP_BYTES], decoded[_STAMP_BYTES:]
+        if form is None or not hmac.compare_digest(code, self._code(ticket, stamp)):
+            raise BadTicket("it is unknown, or another stream used it")
+        grants = next((each for each in self._tokens.all() if self._label(each.id).encode() == form[1]), None)
+        too_old = int.from_bytes(stamp, "big") + RESUME_S <= self._board.steady_ms() // 1000
+        if grants is None or too_old:
             raise BadTicket("its stream ended too long ago, or the token it was issued to was revoked")
         return grants
 
-    def _path(self, ticket: bytes) -> Path:
-        return self._directory / hashlib.sha256(ticket).hexdigest()
+    def _label(self, id: str) -> str:
+        return hashlib.blake2b(id.encode(), key=self._key, digest_size=8, person=b"token").hexdigest()
+
+    def _code(self, ticket: bytes, stamp: bytes) -> bytes:
+        return hmac.digest(self._key, stamp + ticket, "sha256")[:_CODE_BYTES]
 
 
 def sweep(board: Board) -> None:
-    """Remove tickets that have ended unused. For the supervisor, now and then."""
+    """Remove tickets that have ended unused, and directories of tokens that have none. Looks at every ticket there is:
+    for a thread that has time. Raises `OSError`."""
     now_ms = board.steady_ms()
-    for path in board.path.with_name(DIRECTORY).glob("*"):
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            if _decode(path.read_bytes()).ends_ms <= now_ms:
-                path.unlink()
+    try:
+        directories = [Path(entry.path) for entry in os.scandir(board.path.with_name(DIRECTORY))]
+    except FileNotFoundError:
+        return
+    for directory in directories:
+        remove_ended(directory, now_ms)
+        try:
+            directory.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
+
+def remove_ended(directory: Path, now_ms: int) -> int:
+    """Remove what has ended of the tickets of one token; when the next of them ends. Raises `OSError`."""
+    next_end_ms = now_ms + LIFETIME_S * 1000
+    try:
+        entries = list(os.scandir(directory))
+    except FileNotFoundError:
+        return next_end_ms
+    for entry in entries:
+        with contextlib.suppress(FileNotFoundError):  # used meanwhile
+            end_ms = entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
+            if end_ms <= now_ms:
+                Path(entry.path).unlink()
+            else:
+                next_end_ms = min(next_end_ms, end_ms)
+    return next_end_ms
+
+
+def _count(directory: Path) -> int:
+    try:
+        with os.scandir(directory) as entries:
+            return sum(1 for _ in entries)
+    except FileNotFoundError:
+        return 0
+
+
+def _name(ticket: bytes) -> str:
+    return hashlib.sha256(ticket).hexdigest()
+
+
+def _decoded(word: bytes) -> bytes:
+    try:
+        return urlsafe_b64decode(word + b"=" * (-len(word) % 4))
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _write(path: Path, ticket: _Ticket) -> None:
+    """Make the file of a ticket, and the directories it is in if they were taken away. Raises `OSError`."""
+    fd = -1
+    for attempts_left in (2, 1, 0):  # a sweep may take an empty directory away at any moment
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            break
+        except FileNotFoundError:
+            if not attempts_left:
+                raise
+            path.parent.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.msgpack.encode(ticket))
+        os.utime(path, ns=(ticket.ends_ms * 1_000_000,) * 2)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

@@ -6,15 +6,17 @@ by reading the result.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from kvserver.access import trust
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import TABLE, TokenFileError, check_mode, parse
+from kvserver.access.tokenfile import TABLE, TokenFileError, parse
 from kvserver.access.tokens import digest
 
 Change = Callable[[str], str]
@@ -85,31 +87,70 @@ def _by_hand(path: str) -> TokenFileError:
 
 
 def changing(path: Path, change: Change) -> None:
-    """Put what `change` makes of the file at `path` in its place, whole or not at all, for its owner alone to read.
+    """Put what `change` makes of the file at `path` in its place, whole or not at all.
 
-    A file that is missing is empty. Who changes it at the same time waits. Raises `TokenFileError`, `OSError`.
+    A file that is missing is empty; a new one is for its owner alone to read. Who changes it at the same time waits.
+    No link is followed that others than this user and root could have made. Raises `TokenFileError`, `OSError`.
     """
-    path = path.resolve()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        status = path.stat() if path.exists() else None
-        if status is not None:
-            check_mode(path, status)
-        try:
-            text = change(path.read_bytes().decode() if status is not None else "")
-        except UnicodeDecodeError as error:
-            raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
-        temporary = path.with_name(path.name + ".new")
-        temporary.unlink(missing_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        real = trust.resolve(path)
+        with _turn(real.parent) as directory:
+            status = _status(real.name, directory)
+            if status is not None:
+                trust.check(real, status)
+            try:
+                text = change("" if status is None else _content(real.name, directory).decode())
+            except UnicodeDecodeError as error:
+                raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
+            _replace(real.name, directory, text.encode(), status)
+    except trust.Untrusted as error:
+        raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
+
+
+@contextlib.contextmanager
+def _turn(directory: Path) -> Iterator[int]:
+    """A descriptor of `directory`, which is locked."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _status(name: str, directory: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _content(name: str, directory: int) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def _replace(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:
+    """Put `content` in the place of the file `name`, whose owner, group and mode stay."""
+    temporary = name + ".new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=directory)
+    fd = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
+    )
+    try:
         with os.fdopen(fd, "wb") as file:
-            if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                os.chown(fd, status.st_uid, status.st_gid)  # the server's user must go on reading it
-            file.write(text.encode())
+            if status is not None:
+                if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(fd, status.st_uid, status.st_gid)  # the server's user must go on reading it
+                os.fchmod(fd, status.st_mode & 0o777)
+            file.write(content)
             file.flush()
             os.fsync(fd)
-        temporary.rename(path)
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    os.fsync(directory)

@@ -14,10 +14,8 @@ than a server that does not start.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -25,12 +23,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from kvserver.access import trust
 from kvserver.access.grants import VERBS, Grants, Verb, shown
-from kvserver.access.tokens import Token, digest, publish
-from shards.board import Board
+from kvserver.access.tokens import Token, digest
 from shards.limits import MAX_KEY
-
-log = logging.getLogger(__name__)
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A token's name."""
@@ -55,37 +51,29 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     grants: list[_Grant]
 
 
-def load_into(board: Board, path: Path) -> None:
-    """Put the tokens of `path` into effect if they can be used; else the old ones stay, and the log says why."""
-    try:
-        tokens = read(path)
-        publish(board, tokens)
-    except (TokenFileError, OSError) as error:
-        log.error("the tokens that are in effect stay: %s", error)
-    else:
-        log.info("tokens are in effect: %s", ", ".join(token.grants.name for token in tokens) or "none")
-
-
 def read(path: Path) -> list[Token]:
     """The tokens of the file at `path`. Raises `TokenFileError`."""
+    return parse(text_of(path), str(path))
+
+
+def text_of(path: Path) -> str:
+    """What the file at `path` says, if none but this user and root could have written it. Raises `TokenFileError`."""
     try:
-        check_mode(path, path.stat())
-        text = path.read_bytes().decode()
+        real = trust.resolve(path)
+        fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            trust.check(real, os.fstat(fd))
+            return file.read().decode()
     except FileNotFoundError:
         raise TokenFileError(
             f"there is no file of tokens {path}: kvserver token new NAME --grant read,write --tokens {path} makes it"
         ) from None
+    except trust.Untrusted as error:
+        raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
     except OSError as error:
         raise TokenFileError(f"the file of tokens {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
-    return parse(text, str(path))
-
-
-def check_mode(path: Path, status: os.stat_result) -> None:
-    """Raise `TokenFileError` if everybody could make tokens for themselves."""
-    if status.st_mode & stat.S_IWOTH:
-        raise TokenFileError(f"the file of tokens {path} can be written by everybody: chmod o-w {path}")
 
 
 def parse(text: str, path: str) -> list[Token]:

@@ -2,7 +2,8 @@
 
 The supervisor alone reads the file of tokens. What it has found good it writes to `tokens` in the run directory, whole
 or not at all, and then raises the board's word of that name, which counts such changes; 0 means that the server has no
-tokens and everybody may do everything. The others look at the word a few times a second.
+tokens and everybody may do everything. The others look at the word a few times a second, and show in their rows of the
+board which change they go by.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from kvserver.access.grants import EVERYTHING, Grants
-from shards.board import Board, LogWords
+from shards.board import Board, Common, LogWords
 from shards.errors import InvalidToken, Unauthorized
 
 FILE: Final = "tokens"
@@ -34,7 +35,18 @@ class Token(msgspec.Struct, frozen=True):
     grants: Grants
 
 
-_decode = msgspec.msgpack.Decoder(list[Token]).decode
+class _InEffect(msgspec.Struct, frozen=True, array_like=True):
+    """What stands in the file in the run directory.
+
+    Attributes:
+        generation: the board's word as it is raised to with them.
+    """
+
+    generation: int
+    tokens: list[Token]
+
+
+_decode = msgspec.msgpack.Decoder(_InEffect).decode
 
 
 class TokensError(Exception):
@@ -53,9 +65,22 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
     temporary.unlink(missing_ok=True)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.msgpack.encode(tokens))
+        generation = board.log.tokens + 1
+        file.write(msgspec.msgpack.encode(_InEffect(generation, list(tokens))))
     temporary.rename(path)
-    board.log.tell_of_file(LogWords.tokens, board.log.tokens + 1)
+    board.log.tell_of_file(LogWords.tokens, generation)
+
+
+def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
+    """Whether every process of the store that answers clients goes by `tokens`."""
+    try:
+        found = _decode(board.path.with_name(FILE).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return False
+    rows = [row for rows in (board.workers, board.gateways) for _, row in rows.alive()]
+    return found.tokens == list(tokens) and all(
+        row.tokens >= found.generation for row in rows if row.state in (Common.UP, Common.STOPPING)
+    )
 
 
 class Tokens:
@@ -89,7 +114,7 @@ class Tokens:
     def _read(self) -> None:
         generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
         if generation:
-            self._tokens = _decode(self._path.read_bytes())
+            self._tokens = _decode(self._path.read_bytes()).tokens
         self.generation = generation
         self.required = generation > 0
 
@@ -112,8 +137,21 @@ class Tokens:
             raise InvalidToken
         return found
 
+    @property
+    def count(self) -> int:
+        """How many tokens there are."""
+        return len(self._tokens)
+
+    def all(self) -> Iterator[Grants]:
+        """What each token grants."""
+        return (token.grants for token in self._tokens)
+
     def current(self, grants: Grants) -> Grants | None:
         """What the bearer of the token that gave `grants` may now; None: the token is no more."""
+        return self.of(grants.id)
+
+    def of(self, id: str) -> Grants | None:
+        """What the bearer of the token `id` may; None: there is none."""
         if not self.required:
-            return EVERYTHING if grants.id == EVERYTHING.id else None
-        return next((token.grants for token in self._tokens if token.grants.id == grants.id), None)
+            return EVERYTHING if id == EVERYTHING.id else None
+        return next((grants for grants in self.all() if grants.id == id), None)

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from kvserver.access import tokenedit, tokenfile
 from kvserver.access.grants import VERBS, Verb, shown
 from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
+from kvserver.access.tokens import are_in_effect
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, fail, running, settings_of
+from kvserver.commands.place import fail, settings_of
 from kvserver.settings import ServerSettings
-from shards.settings import env_name, option_name
+from shards.board import Board, BoardError
+from shards.logs import one_line
+from shards.settings import SettingError, default_run_dir, env_name, option_name
 
 HELP: Final = f"""Make, list and revoke tokens.
 
-They stand in the file that {option_name("tokens")} names ({env_name("tokens")}), by their SHA-256 alone. A server reads
-it when it starts, and again at SIGHUP.
+They stand in the file that {option_name("tokens")} names ({env_name("tokens")}), by their SHA-256 alone. A running
+server takes a change over within two seconds. Each command waits for that and says which server has done so: of the one
+that {option_name("data_dir")} or {option_name("run_dir")} names, and of all that have their run directory where it is
+by default. If one has not, the command ends with status 1.
+
+The file and its directory must be such that none but this user and root can write them.
 """
+PATIENCE_S: Final = 5.0
+"""How long a server may take to take a change over."""
+
 HELP_NEW: Final = """Make the token NAME and print it, once: it cannot be told again.
 
 --grant says what its bearer may: read, write, feed, admin, or several with commas; behind a colon, on which keys: all
@@ -43,6 +58,7 @@ def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
     token = tokenedit.new_token()
     _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
     print(token, flush=True)
+    _say(f"{path} has the token {name} now")
     _tell(settings, path)
 
 
@@ -52,12 +68,13 @@ def revoke(name: str, **given: str | None) -> None:
     if not path.exists():
         fail(f"there is no file of tokens {path}")
     _change(path, lambda text: tokenedit.remove(text, str(path), name))
+    _say(f"{path} has the token {name} no more")
     _tell(settings, path)
 
 
 def list_(**given: str | None) -> None:
     """The command."""
-    _, path = _file_of(given)
+    settings, path = _file_of(given)
     try:
         tokens = tokenfile.read(path)
     except TokenFileError as error:
@@ -67,6 +84,8 @@ def list_(**given: str | None) -> None:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
         print(f"{token.grants.name:<{width}}  {' '.join(words)}")
+    sys.stdout.flush()
+    _tell(settings, path)
 
 
 def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
@@ -102,19 +121,96 @@ def _change(path: Path, change: Change) -> None:
 
 
 def _tell(settings: ServerSettings, path: Path) -> None:
-    """How a server comes to know of it. It is not told by itself: who changes several things wants them at once."""
+    """Say which running servers go by the file, and wait until they do. Ends the command with 1 if one does not."""
     try:
-        board = running(settings)
-    except Refused:
-        return
-    if board is None:
-        return
-    if board.log.tokens:
-        pid = board.facts.supervisor_pid
-        print(f"The running server takes it over if it is told to: kill -HUP {pid}", file=sys.stderr)
-    else:
-        print(f"The running server has no tokens: start it anew with {option_name('tokens')} {path}", file=sys.stderr)
-    board.close()
+        tokens = tokenfile.read(path)
+    except TokenFileError as error:
+        fail(error)
+    served = behind = False
+    for board in _boards(settings):
+        who = f"the server of {_store(board)} (pid {board.facts.supervisor_pid})"
+        if _is_file_of(board, path):
+            served = True
+            if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
+                _say(f"{who} has taken it over")
+            else:
+                behind = True
+                _say(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
+        elif board.path == _board_path(settings):
+            theirs = board.facts.tokens
+            _say(
+                f"{who} goes by another file of tokens: {theirs}" if theirs
+                else f"{who} has no tokens: start it anew with {option_name('tokens')} {path}"
+            )  # fmt: skip
+        board.close()
+    if not served:
+        _say(
+            "no running server that is known here goes by it; one that does takes it over within two seconds "
+            f"({option_name('run_dir')} makes it known)"
+        )
+    if behind:
+        sys.exit(1)
+
+
+def _say(what: str) -> None:
+    print(f"kvserver: {one_line(what)}", file=sys.stderr)
+
+
+def _store(board: Board) -> str:
+    return "a store in memory" if board.facts.in_memory else board.facts.data_dir
+
+
+def _boards(settings: ServerSettings) -> Iterator[Board]:
+    """Boards of running servers: of the one that the settings name, and of all that use a run directory of this user's
+    by default."""
+    pattern = default_run_dir("*")
+    paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_ours(path)]
+    named = _board_path(settings)
+    for path in dict.fromkeys([*([named] if named else []), *paths]):
+        try:
+            board = Board.open(path)
+        except (BoardError, msgspec.MsgspecError, ValueError, OSError):  # of another version, for instance
+            continue
+        if board.is_over():
+            board.close()
+        else:
+            yield board
+
+
+def _board_path(settings: ServerSettings) -> Path | None:
+    try:
+        return settings.board_path
+    except SettingError:  # a store in memory, whose run directory nobody knows beforehand
+        return None
+
+
+def _is_ours(directory: Path) -> bool:
+    """Where everybody can make directories, one of that name may be somebody else's."""
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _is_file_of(board: Board, path: Path) -> bool:
+    if not board.facts.tokens:
+        return False
+    if board.facts.tokens == str(path.absolute()):
+        return True
+    try:
+        return path.samefile(board.facts.tokens)
+    except OSError:
+        return False
+
+
+def _wait_until(condition: Callable[[], bool]) -> bool:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 _WHERE: Final = ("tokens", "data_dir", "run_dir")
@@ -129,7 +225,7 @@ COMMAND = click.Group(
     short_help="Make, list and revoke tokens.",
     commands=[
         click.Command("new", callback=new, params=[_NAME, _GRANT, *options(*_WHERE)], help=HELP_NEW),
-        click.Command("list", callback=list_, params=options("tokens"), help="Print names and grants of all tokens."),
+        click.Command("list", callback=list_, params=options(*_WHERE), help="Print names and grants of all tokens."),
         click.Command("revoke", callback=revoke, params=[_NAME, *options(*_WHERE)], help=HELP_REVOKE),
     ],
 )

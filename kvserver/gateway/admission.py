@@ -88,11 +88,8 @@ class Admission:
             raise
 
     def _events(self, head: Head, wish: Wish, word: bytes) -> Streaming:
-        grants, word = self._door.enter_again(head, word)
-        client = OnStream(self._source, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, word)
-        if word:
-            client.kept(lambda: self._door.keep(head, word, grants))
-        return client
+        grants, new_word = self._door.enter_again(head, word)
+        return OnStream(self._source, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word)
 
 
 def _protocol(head: Head) -> str:

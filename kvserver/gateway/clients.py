@@ -11,6 +11,7 @@ import gevent  # type: ignore[import-untyped]
 from websockets.frames import Opcode
 
 from kvserver.access.grants import Grants
+from kvserver.access.tickets import RENEW_S
 from kvserver.gateway import encodings
 from kvserver.gateway.door import close_code
 from kvserver.gateway.encodings import JSON, MESSAGE_PACK, Encoding
@@ -36,8 +37,6 @@ SNAPSHOT_WAIT_S: Final = 5.0
 
 CATCH_UP_S: Final = 2.0
 """How long a poll that does not want to wait does so for what could be seen before it was asked."""
-KEEP_S: Final = 120.0
-"""How often it is noted that a stream lasts."""
 
 REVOKED: Final = 3000
 """Close code where the token, or what it grants, is gone."""
@@ -203,33 +202,22 @@ class Refusal:
 class OnStream(Client):
     """A session whose answer goes on: SSE, or lines of JSON.
 
-    `word`: ends the ids of an SSE stream that a ticket opened; empty for none.
+    `new_word`: makes words that end the ids of an SSE stream which a ticket opened; None for any other.
     """
 
-    def __init__(self, source: Source, wish: Wish, grants: Grants, head: bytes, sse: bool, word: bytes = b"") -> None:
+    def __init__(
+        self,
+        source: Source,
+        wish: Wish,
+        grants: Grants,
+        head: bytes,
+        sse: bool,
+        new_word: Callable[[], bytes] | None = None,
+    ) -> None:
         self._stream: Stream | None = None
         self.head = head + (encodings.retry() if sse else b"")
-        carry = encodings.sse if not word else _worded(word)
+        carry = encodings.sse if new_word is None else _worded(new_word)
         super().__init__(source, wish, grants, JSON, carry if sse else encodings.ndjson)
-        self._keep: Callable[[], None] = lambda: None
-        self._kept_at = self._spoke_at
-
-    def kept(self, keep: Callable[[], None]) -> None:
-        """Call `keep` now and then as long as the stream lasts, and at its end."""
-        self._keep = keep
-
-    def tick(self) -> None:
-        """Also keep what lets it come back."""
-        super().tick()
-        now = time.monotonic()
-        if now - self._kept_at > KEEP_S:
-            self._kept_at = now
-            self._keep()
-
-    def end(self) -> None:
-        """It is gone, and may come back."""
-        self._keep()
-        super().end()
 
     def carry(self, stream: Stream) -> None:
         """Say what to write to `stream`."""
@@ -311,5 +299,15 @@ def _binary(message: Message) -> bytes:
     return frame(Opcode.BINARY, message.body)
 
 
-def _worded(word: bytes) -> Carry:
-    return lambda message: encodings.sse(message, b"~" + word)
+def _worded(new_word: Callable[[], bytes]) -> Carry:
+    """As SSE frames whose ids end in a word that is never much older than the message."""
+    word, renew_at = b"", 0.0
+
+    def carry(message: Message) -> bytes:
+        nonlocal word, renew_at
+        now = time.monotonic()
+        if now >= renew_at:
+            word, renew_at = b"~" + new_word(), now + RENEW_S
+        return encodings.sse(message, word)
+
+    return carry

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from kvserver.access.grants import Grants
@@ -10,7 +11,7 @@ from kvserver.access.tickets import Kind, Tickets
 from kvserver.access.tokens import Tokens
 from kvserver.gateway.head import Head
 from kvserver.web import heads
-from shards.errors import BadRequest, Forbidden, KVError, Unauthorized
+from shards.errors import BadRequest, Forbidden, Unauthorized
 
 _NO_FEED = "the token grants feed on no key"
 
@@ -38,24 +39,14 @@ class Door:
             raise Forbidden(_NO_FEED)
         return grants
 
-    def enter_again(self, head: Head, word: bytes) -> tuple[Grants, bytes]:
-        """The same for an SSE stream, whose client comes back with the ticket it came with first, and the word of its
-        stream; and the word by which it may come back again, empty if it came without a ticket.
-
-        Raises `InsufficientStorage` too.
-        """
+    def enter_again(self, head: Head, word: bytes) -> tuple[Grants, Callable[[], bytes] | None]:
+        """The same for an SSE stream, whose client comes back with the ticket it came with first, and the last `word`
+        of its stream; and what makes the words by which it may come back again, None if it came without a ticket."""
         ticket = ticket_of(head)
         if not self.tokens.required or ticket is None or head.values(b"authorization"):
-            return self.enter(head, "sse"), b""
-        if word:
-            return self._tickets.resume(ticket, word), word
-        grants = self.enter(head, "sse")
-        return grants, self._tickets.bind(ticket, grants)
-
-    def keep(self, head: Head, word: bytes, grants: Grants) -> None:
-        """Let that client come back for a while from now on."""
-        with contextlib.suppress(KVError):  # then it has to ask for another ticket
-            self._tickets.keep(ticket_of(head) or b"", word, grants)
+            return self.enter(head, "sse"), None
+        grants = self._tickets.resume(ticket, word) if word else self.enter(head, "sse")
+        return grants, partial(self._tickets.word, ticket)
 
 
 def ticket_of(head: Head) -> bytes | None:

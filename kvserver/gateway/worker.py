@@ -164,11 +164,11 @@ class GatewayWorker(SocketWorker):
         self._board = None if found is None else found[0]
         if found is None:
             return False
-        board, tokens = found
+        board, self._tokens = found
         index, self.row = board.gateways.claim()
         self.source = Source(board, self._run_dir, self.row, index)
         self._counts = Counts()
-        self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings, self._counts)
+        self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
         server = self.servers[0]
         self.reception = Reception(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
         self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._often)]
@@ -203,6 +203,7 @@ class GatewayWorker(SocketWorker):
         while True:
             gevent.sleep(OFTEN_S)
             self.wsgi.refresh()
+            self.row.tokens = self._tokens.generation
             self._flush_counts()
 
     def _flush_counts(self) -> None:

@@ -20,10 +20,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvserver.serve import scarcity
+
 log = logging.getLogger(__name__)
 
 TRIES = 3
 """Deaths in a row before a child has ever been up that end the server; after that, that make it `given_up`."""
+
+
+SPAWN_FAILED = 127
+"""The exit status of a child that could not even be spawned, as of shells."""
 
 
 class CannotStart(Exception):
@@ -107,6 +113,13 @@ class Child:
         self.pid = self._group = self._process.pid
         self.up, self._started_at = False, now
 
+    def not_spawned(self, now: float, error: OSError) -> None:
+        """Note that no process could be made and plan the next try. Want of descriptors or of memory passes: it counts
+        as no failure of the child's."""
+        self.status = SPAWN_FAILED
+        self.failures += not scarcity.is_scarcity(error)
+        self._start_at = now + max(self._backoff.after_life_of(0.0), Backoff.FIRST_S)
+
     def buried(self, now: float, wait_status: int) -> None:
         """Note that the process was reaped and plan the next start."""
         self.status = os.waitstatus_to_exitcode(wait_status)
@@ -161,7 +174,10 @@ class Children:
         return child
 
     def once(self, name: str, argv: Sequence[str], environ: Mapping[str, str], now: float) -> Child:
-        """Start a child that is not started again when it ends; see its `gone` and `status`, then `forget` it."""
+        """Start a child that is not started again when it ends; see its `gone` and `status`, then `forget` it.
+
+        Raises `OSError`.
+        """
         child = Child(name, argv, lambda _: False, stage=-1, environ=environ, wanted=False)
         child.spawn(now, self._cwd)
         self._children.append(child)
@@ -181,12 +197,21 @@ class Children:
         for child in self._children:
             child.clear_group()
             if child.is_due(now) and (child.ever_up or self.all_up(below=child.stage)):
-                if child.ever_up or child.failures:
-                    self.restarts[child.name] += 1
-                child.spawn(now, self._cwd)
+                self._spawn(child, now)
             if child.pid is not None and not child.up and child.is_up(child.pid):
                 child.up = child.ever_up = True
                 child.failures = 0
+
+    def _spawn(self, child: Child, now: float) -> None:
+        try:
+            child.spawn(now, self._cwd)
+        except OSError as error:
+            child.not_spawned(now, error)
+            log.warning("%s cannot be started now, and is tried again: %s", child.name, error)
+            self._refuse_hopeless(child, f"cannot be spawned ({error})")
+            return
+        if child.ever_up or child.failures:
+            self.restarts[child.name] += 1
 
     def _reap(self, now: float) -> None:
         """Bury every dead child, orphans of dead children included, without waiting."""
@@ -209,8 +234,12 @@ class Children:
         status = child.status
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         log.warning("%s (pid %s) %s%s", child.name, pid, how, "" if was_up else " before it was up")
+        self._refuse_hopeless(child, f"{how}, {TRIES} times; its own words are above")
+
+    @staticmethod
+    def _refuse_hopeless(child: Child, how: str) -> None:
         if not child.ever_up and child.failures >= TRIES:
-            raise CannotStart(f"{child.name} cannot be started: it {how}, {TRIES} times; its own words are above")
+            raise CannotStart(f"{child.name} cannot be started: it {how}")
 
     def stop(self, stage: int, number: int) -> None:
         """Send signal `number` to all children of a stage, which are not wanted any more."""

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from kvserver.access import tickets
+from kvserver.serve.scarcity import Patience
 from shards import holds
 from shards.board import Board
 from shards.log import Log, LogBroken, LogError
@@ -22,11 +24,12 @@ FULL_S = 0.5
 
 TRIM_S = 1.0
 MARK_S = 1.0
+TICKETS_S = 10.0
 STOP_S = 5.0
 
 
 class Housekeeping:
-    """Keeps segments ready and trimmed, and marks the log's end when it is idle.
+    """Keeps segments ready and trimmed, marks the log's end when it is idle, removes tickets that have ended.
 
     Attributes:
         failure: what ended a thread, if anything did: the server must end too.
@@ -37,11 +40,12 @@ class Housekeeping:
         self.failure: Exception | None = None
         self._board, self._retention, self._replay_lsn = board, retention, replay_lsn
         board.log.snapshot = replay_lsn
-        self._segments, self._full = segments, False
+        self._segments, self._full, self._patience = segments, False, Patience()
         self._stopping, self._stop_marks = threading.Event(), threading.Event()
         self._threads = {
             "segments": self._thread(self._keep_segments),
             "marks": self._thread(self._mark),
+            "tickets": self._thread(self._sweep_tickets),
         }
 
     def start(self) -> None:
@@ -64,6 +68,7 @@ class Housekeeping:
         self._stopping.set()
         self.stop_marking()
         self._join("segments")
+        self._join("tickets")
 
     def _join(self, name: str) -> None:
         if self._threads[name].is_alive():
@@ -83,15 +88,18 @@ class Housekeeping:
         trim_in_s = 0.0
         while True:
             # A full disk leaves no room for what only the feed would read.
-            self._segments.prepare(self._expendable)
+            self._patience.attempt("making room for the log", self._make_room)
             self._tell_of_a_full_disk()
             pause_s = FULL_S if self._board.log.full else LOOK_S
             trim_in_s -= pause_s
             if trim_in_s <= 0:
-                self._trim()
+                self._patience.attempt("trimming the log", self._trim)
                 trim_in_s = TRIM_S
             if self._stopping.wait(pause_s):
                 return
+
+    def _make_room(self) -> None:
+        self._segments.prepare(self._expendable)
 
     def _trim(self) -> None:
         needed = self._needed()  # before the holds are looked at: see `holds`
@@ -118,8 +126,19 @@ class Housekeeping:
             log.info("there is space for the log again")
         self._full = full
 
+    def _sweep_tickets(self) -> None:
+        while not self._stopping.wait(TICKETS_S):
+            try:
+                tickets.sweep(self._board)
+            except OSError as error:
+                log.debug("tickets that have ended stay for now: %s", error)
+
     def _mark(self) -> None:
-        marks = Log(self._board, None)
+        opened: list[Log] = []
+        while not self._patience.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
+            if self._stop_marks.wait(MARK_S):
+                return
+        marks = opened[0]
         try:
             while not self._stop_marks.wait(MARK_S):
                 try:

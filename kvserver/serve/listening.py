@@ -24,6 +24,11 @@ _SO_ATTACH_FILTER = 26
 _TCP_INFO_UNACKED = struct.Struct("24xI")  # of a listening socket: how many connections wait to be accepted
 
 
+METRICS_HOST = "127.0.0.1"
+METRICS_FD_VARIABLE = "KVSERVER_METRICS_FD"
+"""Environment variable that tells the process which serves /metrics the descriptor of its listening socket."""
+
+
 class ListenError(Exception):
     """An address cannot be listened on; the message says why and which option to change."""
 

@@ -25,6 +25,7 @@ from kvserver.access.tokens import publish
 from kvserver.serve.clockwatch import ClockWatch, is_away
 from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
+from kvserver.serve.tokenwatch import TokenWatch
 from kvserver.settings import ServerSettings
 from shards import archive, locks, reinstate
 from shards.apart import Apart
@@ -92,8 +93,10 @@ class Store:
                     segments.adopt(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
                     discard_maps(self.board, self._apart.read_meta)
-                    if tokens is not None:
+                    self._token_watch = None
+                    if tokens is not None and self.settings.tokens is not None:
                         publish(self.board, tokens)  # before anybody can see a board without
+                        self._token_watch = TokenWatch(self.board, self.settings.tokens, tokens)
                     self.board.install()
             except OSError as error:
                 raise StoreError(explain(error, self._data_dir)) from error
@@ -107,8 +110,13 @@ class Store:
     def __exit__(self, *_: object) -> None:
         """Stop the threads, remove what only the living need, and give the locks up."""
         self._housekeeping.stop()
+        if self._token_watch is not None:
+            self._token_watch.stop()
         if self._finished or self._data_dir is None:
-            self._run_dir.clean()  # else the board stays: recovery looks at what it says of the last flush
+            try:
+                self._run_dir.clean()  # else the board stays: recovery looks at what it says of the last flush
+            except OSError as error:
+                log.warning("the run directory %s is not tidied up: %s", self._run_dir.path, error)
         self._stack.close()
 
     # Coming up.
@@ -226,6 +234,7 @@ class Store:
             data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
             map_dir=str(self.map_dir), max_value=self._given.max_value,
             max_batch=self._given.max_batch, max_memory=self._given.max_memory or 0, on_full=self._given.on_full,
+            tokens="" if self.settings.tokens is None else str(self.settings.tokens),
             clock_offset_ms=start.clock_offset_ms, supervisor_pid=os.getpid(), started_ms=now.wall_ms,
             started_steady_ms=now.steady_ms, first_revision=first_revision,
         )  # fmt: skip
@@ -240,8 +249,15 @@ class Store:
     # While it is up.
 
     def start_threads(self) -> None:
-        """Keep segments ready, trim, mark: from now on."""
+        """Keep segments ready, trim, mark, follow the file of tokens: from now on."""
         self._housekeeping.start()
+        if self._token_watch is not None:
+            self._token_watch.start()
+
+    def read_tokens_again(self) -> None:
+        """Have the file of tokens looked at now, if there is one, and what is wrong with it said again."""
+        if self._token_watch is not None:
+            self._token_watch.look_now()
 
     def watch_clock(self) -> None:
         """Say so if the clock was set. To be called every few seconds."""
@@ -283,7 +299,12 @@ class Store:
             self._snapshot_failed_at = now
             return
         assert self._data_dir is not None
-        self._manifest = Manifest.load(self._data_dir)
+        try:
+            self._manifest = Manifest.load(self._data_dir)
+        except ManifestError as error:
+            log.warning("a snapshot was taken, but nothing is trimmed by it, and another one will be taken: %s", error)
+            self._snapshot_failed_at = now
+            return
         self._housekeeping.snapshot_taken(self._manifest.replay_lsn)
 
     # Going down.

@@ -17,19 +17,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import kvserver
-from kvserver.access import tickets, tokenfile
-from kvserver.metrics import MetricsServer
 from kvserver.serve import banner, listening
-from kvserver.serve.children import CannotStart, Child, Children, is_descendant
+from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
+from kvserver.serve.scarcity import Patience
 from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
-from kvserver.web.origins import Hosts, Origins, Pages
 from shards.board import BoardError, Common
 from shards.fences import TESTED
 from shards.logs import configure_logging, give_up
@@ -39,12 +37,11 @@ from shards.settings import SettingError, to_environ
 log = logging.getLogger(__name__)
 
 SHARDS, GATEWAY, WEB = range(3)
-"""Stages: started in this order, stopped in the reverse."""
+"""Stages: started in this order, stopped in the reverse. What serves /metrics goes with the shards, so that it can be
+seen how far they are."""
 
-METRICS_HOST = "127.0.0.1"
 TURN_S = 0.05
 WATCH_S = 0.25
-SWEEP_S, TICKETS_S = 2.0, 10.0
 SLOW_START_S = 15.0
 GATEWAY_GRACE_S = 10.0
 FAILED_GRACE_S = 1.0
@@ -60,8 +57,8 @@ class Failure(Exception):
 
 
 class Listeners:
-    """The TCP sockets, bound before anything slow. The supervisor keeps REST's and the feed's open as long as it
-    lives, so that no connection is refused while a gunicorn master is restarted."""
+    """The TCP sockets, bound before anything slow. The supervisor keeps them open as long as it lives, so that no
+    connection is refused while who accepts there is restarted. It never accepts one itself."""
 
     def __init__(self, settings: ServerSettings) -> None:
         """Raises `ListenError`."""
@@ -71,7 +68,9 @@ class Listeners:
                 self.rest = stack.enter_context(listening.bind(settings.host, settings.port, "port"))
                 if settings.feed_port is not None:
                     self.feed = stack.enter_context(listening.bind(settings.host, settings.feed_port, "feed_port"))
-            self.metrics = stack.enter_context(listening.bind(METRICS_HOST, settings.metrics_port, "metrics_port"))
+            self.metrics = stack.enter_context(
+                listening.bind(listening.METRICS_HOST, settings.metrics_port, "metrics_port")
+            )
             stack.pop_all()
 
     def close(self) -> None:
@@ -90,40 +89,40 @@ class Supervisor:
         self._children = Children(cwd=Path(kvserver.__file__).parent.parent)
         self._snapshot: Child | None = None
         self._watch = Watch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
-        self._watch_at = self._sweep_at = self._tickets_at = 0.0
+        self._watch_at = 0.0
+        self._patience = Patience()
         self._map_lock = store.map_dir / "lock"
         self._map_lock_inode = self._map_lock.stat().st_ino
-        self._metrics = MetricsServer(
-            listeners.metrics,
-            self._board,
-            store.metrics_dir,
-            lambda: dict(self._children.restarts),
-            Pages(Origins(settings.origins), Hosts.of(settings.allowed_hosts, METRICS_HOST, has_tokens=False)),
-        )
+        self._shards: list[Child] = []
+        self._children.add(self._exporter())
         if settings.only is None:
-            for child in self._specified():
-                self._children.add(child)
+            self._shards = [self._children.add(self._shard(i)) for i in range(settings.shards)]
+            self._children.add(self._gunicorn("gateway", GATEWAY, "gateway.conf.py", "kvserver.gateway:app"))
+            self._children.add(self._gunicorn("web", WEB, "gunicorn.conf.py", "kvserver.app:app"))
 
     # The children.
 
-    def _specified(self) -> Iterator[Child]:
-        rest, feed = self._listeners.rest, self._listeners.feed
-        for i in range(self._settings.shards):
-            argv = [sys.executable, "-m", "shards", "--index", str(i)]
-            yield Child(f"shard {i}", argv, self._is_shard_up(i), SHARDS, self._environ())
-        yield self._gunicorn("gateway", GATEWAY, "gateway.conf.py", "kvserver.gateway:app", feed, "KVSERVER_FEED_FD")
-        yield self._gunicorn("web", WEB, "gunicorn.conf.py", "kvserver.app:app", rest, "KVSERVER_LISTEN_FD")
+    def _exporter(self) -> Child:
+        argv = [sys.executable, "-m", "kvserver.serve.exporter"]  # not imported: this process needs none of it
+        environ, fd = self._environ(), self._listeners.metrics.fileno()
+        environ[listening.METRICS_FD_VARIABLE] = str(fd)
+        return Child("metrics", argv, lambda pid: self._board.exporter.pid == pid, SHARDS, environ, [fd])
 
-    def _gunicorn(
-        self, name: str, stage: int, conf: str, app: str, listener: socket.socket | None, variable: str
-    ) -> Child:
-        """A gunicorn master; `variable` of its environment tells the descriptor of `listener`, if there is one."""
+    def _shard(self, index: int) -> Child:
+        argv = [sys.executable, "-m", "shards", "--index", str(index)]
+        return Child(f"shard {index}", argv, self._is_shard_up(index), SHARDS, self._environ())
+
+    def _gunicorn(self, name: str, stage: int, conf: str, app: str) -> Child:
+        """A gunicorn master, which is told the descriptor of its listener, if it has one."""
         argv = [sys.executable, "-m", "gunicorn", "-c", str(conf_file(conf)), app]
+        listener, variable, is_up = (
+            (self._listeners.rest, "KVSERVER_LISTEN_FD", self._is_web_up) if stage == WEB
+            else (self._listeners.feed, "KVSERVER_FEED_FD", self._is_gateway_up)
+        )  # fmt: skip
         environ, fds = self._environ(), []
         if listener is not None:
             fds.append(listener.fileno())
             environ[variable] = str(listener.fileno())
-        is_up = self._is_web_up if stage == WEB else self._is_gateway_up
         return Child(name, argv, is_up, stage, environ, fds)
 
     def _environ(self) -> dict[str, str]:
@@ -177,20 +176,17 @@ class Supervisor:
                 "for the disk's error; a restart checks what is there"
             )
         self._store.raise_failure()
-        self._snapshots(now)
+        self._patience.attempt("the look after snapshots", lambda: self._snapshots(now))
         if watching:
             self._watch_at = now + WATCH_S
             self._store.watch_clock()
-            for culprit in self._watch.culprits(now):
-                log.warning("pid %s is killed: %s", culprit.pid, culprit.why)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(culprit.pid, signal.SIGKILL)
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_S
-            self._metrics.sweep()
-        if now >= self._tickets_at:
-            self._tickets_at = now + TICKETS_S
-            tickets.sweep(self._board)
+            self._patience.attempt("the watch over who stands still", lambda: self._kill_culprits(now))
+
+    def _kill_culprits(self, now: float) -> None:
+        for culprit in self._watch.culprits(now):
+            log.warning("pid %s is killed: %s", culprit.pid, culprit.why)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(culprit.pid, signal.SIGKILL)
 
     def _look_at_directories(self) -> None:
         """Raise `Failure` if what all processes of the store meet in was removed under it."""
@@ -199,9 +195,14 @@ class Supervisor:
                 f"the run directory {self._settings.run_dir} was removed, or the board in it, so no process can find "
                 "the store any more: start the server again; nothing is lost (--run-dir names another place)"
             )
-        with contextlib.suppress(OSError):
+        try:
             if self._map_lock.stat().st_ino == self._map_lock_inode:
                 return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:  # that says nothing of what is there
+            log.debug("%s cannot be looked at: %s", self._map_lock, error)
+            return
         raise Failure(
             f"the map directory {self._settings.map_dir} was removed, so nothing can be read any more: start the "
             f"server again, {'in memory everything is lost' if self._settings.in_memory else 'nothing is lost'} "
@@ -209,16 +210,17 @@ class Supervisor:
         )
 
     def _tell_board(self) -> None:
-        self._board.log.restarts = self._children.restarts.total()
-        shards = (child for child in self._children if child.stage == SHARDS and child is not self._snapshot)
-        for row, child in zip(self._board.shards, shards, strict=False):
-            row.given_up = int(child.given_up)
+        board, restarts = self._board, self._children.restarts
+        board.log.restarts = restarts.total()
+        for row, child in zip(board.shards, self._shards, strict=False):
+            row.given_up, row.restarts = int(child.given_up), restarts[child.name]
+        for name in board.exporter.OTHERS:
+            board.exporter.show_restarts(name, restarts[name])
 
     def _reload(self) -> None:
         """Tokens are read again, everywhere. New web workers; the old ones finish what they have. Feeds stay where they
         are."""
-        if self._settings.tokens is not None:
-            tokenfile.load_into(self._board, self._settings.tokens)
+        self._store.read_tokens_again()
         for child in self._children:
             if child.stage == WEB:
                 child.send(signal.SIGHUP)
@@ -246,9 +248,13 @@ class Supervisor:
 
     def _snapshots(self, now: float) -> None:
         if self._snapshot is None and self._store.wants_snapshot(now):
-            self._snapshot = self._children.once(
-                "snapshot", [sys.executable, "-m", "shards.snapshot"], self._environ(), now
-            )
+            try:
+                self._snapshot = self._children.once(
+                    "snapshot", [sys.executable, "-m", "shards.snapshot"], self._environ(), now
+                )
+            except OSError as error:
+                log.warning("no snapshot can be begun: %s", error)
+                self._store.snapshot_ended(SPAWN_FAILED, now)
         elif self._snapshot is not None and self._snapshot.gone:
             self._store.snapshot_ended(self._snapshot.status, now)
             self._children.forget(self._snapshot)
@@ -275,7 +281,7 @@ class Supervisor:
         self._stop_stage(WEB, self._settings.grace + 2.0 if orderly else FAILED_GRACE_S)
         self._stop_stage(GATEWAY, GATEWAY_GRACE_S)
         self._stop_stage(SHARDS, SHARD_GRACE_S, hurry=False)
-        self._metrics.close()
+        self._listeners.metrics.close()
 
     def _let_in_the_last(self, orderly: bool) -> None:
         """Take no new connections, and wait until the workers have accepted those there are: closing resets them."""
@@ -325,7 +331,7 @@ def asks_well(listener: socket.socket, path: str) -> bool:
         connection.request("GET", path, headers={"Connection": "close"})
         with connection.getresponse() as response:
             return response.status == 200
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException, LookupError):  # the last: a codec wants a descriptor to be loaded
         return False
     finally:
         connection.close()

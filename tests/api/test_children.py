@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.serve.children import TRIES, CannotStart, Child, Children, is_descendant, parent_of
+from kvserver.serve.children import TRIES, Backoff, CannotStart, Child, Children, is_descendant, parent_of
 from shards.process import become_subreaper
 from tests.system.harness import wait_for
 
@@ -91,6 +92,34 @@ def test_what_never_came_up_ends_it_all_with_its_name(children: Children) -> Non
     children.add(program("broken", "raise SystemExit(7)", is_up=lambda _: False))
     with pytest.raises(CannotStart, match=rf"broken.*exit status 7, {TRIES} times"):
         wait_until(children, lambda: False, "nothing")
+
+
+def test_what_cannot_be_spawned_counts_as_dead(children: Children, tmp_path: Path) -> None:
+    child = children.add(Child("missing", [str(tmp_path / "nothing")], lambda _: True, 0, {}))
+    with pytest.raises(CannotStart, match=r"missing cannot be started: it cannot be spawned .*No such file"):
+        wait_until(children, lambda: False, "nothing")
+    assert child.failures == TRIES
+
+
+def test_want_of_descriptors_only_delays_a_start(children: Children, caplog: pytest.LogCaptureFixture) -> None:
+    child = children.add(program("one", FOREVER))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest that is free now: nothing more can be opened.
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        now = time.monotonic()
+        for _ in range(3 * TRIES):
+            children.turn(now)
+            now += Backoff.MOST_S
+        assert (child.pid, child.failures) == (None, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "one cannot be started now" in caplog.text and "Too many open files" in caplog.text
+    children.turn(now)
+    assert child.pid is not None
+    assert children.restarts == {"one": 0}
 
 
 def test_what_was_up_once_is_given_up_but_tried_again(children: Children, tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def roads() -> Iterator[Roads]:
         yield Roads(hot, plain, taken)
 
 
+_CLOSE = re.compile(rb"connection: close\r\n")
+_REFUSED_LAST = re.compile(rb"HTTP/1\.1 4(?:(?!HTTP/1\.1 ).)*connection: close\r\n(?:(?!HTTP/1\.1 ).)*\Z", re.DOTALL)
+"""The last answer is a refusal, and ends the connection."""
 TURNS = 8
 """Of the loop that client and server share, in which what is written to a loopback connection has been read."""
 
@@ -110,8 +113,9 @@ class Listener(asyncio.Protocol):
 
 
 def same(roads: Roads, *pieces: bytes, patient: bool = True) -> bytes:
-    """What both roads answer, what varies masked. Unless `patient`, that is also whether a body is asked for: what is
-    behind a write is told to send its body when that is answered, if the body has not come by then (RFC 9110, 10.1.1).
+    """What both roads answer, what varies masked. Unless `patient`, that is also what is done because a body has not come
+    when the answer before it is ready: it is asked for (RFC 9110, 10.1.1), or refused by its head, which ends the
+    connection.
     """
     answers = []
     for site in (roads.hot, roads.plain):
@@ -121,6 +125,9 @@ def same(roads: Roads, *pieces: bytes, patient: bool = True) -> bytes:
         for pattern, mask in _VARIES:
             answer = pattern.sub(mask, answer)
         answers.append(answer)
+    if not patient and any(_REFUSED_LAST.search(answer) for answer in answers):
+        shortest = min(len(_CLOSE.sub(b"", answer)) for answer in answers)
+        answers = [_CLOSE.sub(b"", answer)[:shortest] for answer in answers]
     at = next((i for i, (a, b) in enumerate(zip(*answers, strict=False)) if a != b), min(map(len, answers)))
     assert answers[0] == answers[1], [answer[max(at - 200, 0) : at + 100] for answer in answers]
     return answers[0]

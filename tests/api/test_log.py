@@ -203,6 +203,33 @@ def test_the_flusher_flushes_by_itself_and_at_its_end(tmp_path: Path) -> None:
     store.close()
 
 
+class Short(Disk):
+    """A disk of a process that has no descriptor left, as long as `wants` says so."""
+
+    wants = False
+
+    def open(self, path: Path) -> int:
+        if self.wants:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return super().open(path)
+
+
+def test_want_of_descriptors_is_no_failed_flush(store: Store, log: Log) -> None:
+    """Nothing was told by a disk: the log goes on, whoever has descriptors may flush, and so may this one later."""
+    disk = Short()
+    other = Log(store.board, None, segment=SEGMENT, disk=disk)
+    record = log.append(b"x", 1, NOW)
+    disk.wants = True
+    with pytest.raises(LogError, match="could not be opened") as failed:
+        other.flush(record.end)
+    assert type(failed.value) is LogError
+    assert (store.board.log.broken, store.board.log.synced < record.end) == (0, True)
+    disk.wants = False
+    other.flush(record.end)
+    assert store.board.log.synced >= record.end
+    other.close()
+
+
 def test_a_mark_comes_once_after_an_idle_second(store: Store, log: Log) -> None:
     supervisor = Log(store.board, None, segment=SEGMENT)
     supervisor.append_mark(NOW)

@@ -31,7 +31,9 @@ def run(file: Path, *words: str, environ: bool = False) -> Result:
 def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: bool) -> None:
     made = run(file, "new", "deploy", "--grant", "read,write:flags/", "--grant", "feed", environ=environ)
     assert made.exit_code == 0
-    assert re.fullmatch(r"kv_[A-Za-z0-9_-]{43}\n", made.stdout) and made.stderr == ""
+    assert re.fullmatch(r"kv_[A-Za-z0-9_-]{43}\n", made.stdout)
+    assert made.stderr.splitlines()[0] == f"kvserver: {file} has the token deploy now"
+    assert "no running server that is known here" in made.stderr
     token = made.stdout.strip()
     assert token not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
@@ -96,7 +98,7 @@ def test_a_file_that_is_broken_or_open_to_all_is_not_touched(file: Path) -> None
     file.chmod(0o666)
     for words in (["new", "a", "--grant", "read"], ["list"]):
         result = run(file, *words)
-        assert result.exit_code == 1 and "chmod o-w" in result.stderr
+        assert result.exit_code == 1 and f"chmod go-w {file}" in result.stderr
     assert file.read_text() == ""
 
 
@@ -108,13 +110,36 @@ def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["tokens.toml"]
 
 
-def test_its_owner_stays_its_owner(file: Path) -> None:
+def test_group_and_mode_stay(file: Path) -> None:
+    """Of a file that belongs to root, and that the server's user reads by its group."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     file.write_text("")
-    os.chown(file, 12345, 12346)
+    os.chown(file, 0, 12346)
+    file.chmod(0o640)
     assert run(file, "new", "a", "--grant", "read").exit_code == 0
-    assert (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777) == (12345, 12346, 0o600)
+    assert (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777) == (0, 12346, 0o640)
+
+
+def test_a_link_that_another_could_have_planted_is_not_followed(file: Path, tmp_path: Path) -> None:
+    """Neither to read nor to write, whatever stands behind it; and nothing is made beside it."""
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    shared.mkdir()
+    mine.mkdir()
+    shared.chmod(0o777)
+    assert run(mine / "tokens.toml", "new", "a", "--grant", "read").exit_code == 0
+    before = (mine / "tokens.toml").read_bytes()
+    (shared / "tokens.toml").symlink_to(mine / "tokens.toml")
+    (shared / "new.toml").symlink_to(mine / "new.toml")
+    for name in ("tokens.toml", "new.toml"):
+        for words in (["new", "b", "--grant", "read"], ["list"]):
+            refused = run(shared / name, *words)
+            assert (refused.exit_code, refused.stdout) == (1, "") and f"chmod go-w {shared}" in refused.stderr
+    assert run(shared / "tokens.toml", "revoke", "a").exit_code == 1
+    assert (mine / "tokens.toml").read_bytes() == before
+    assert sorted(path.name for path in [*mine.iterdir(), *shared.iterdir()]) == [
+        "new.toml", "tokens.toml", "tokens.toml",
+    ]  # fmt: skip
 
 
 def test_changes_at_the_same_time_are_all_made(file: Path) -> None:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvserver.access import tickets, tokens
 from kvserver.access.grants import EVERYTHING, Grants
-from kvserver.access.tickets import LIFETIME_S, Tickets, sweep
+from kvserver.access.tickets import LIFETIME_S, MOST, RESUME_S, Tickets, share_of, sweep
 from kvserver.access.tokens import Token, Tokens, TokensError, digest, publish
 from shards.board import Board, Facts
+from shards.clock import Now
 from shards.errors import BadTicket, Forbidden, InvalidToken, Overloaded, Unauthorized
 
 
 class Clock(Board):
-    """A board whose time is the test's."""
+    """A board whose time is the test's. Its wall clock is an hour behind."""
 
-    now = 1_000_000
+    time_ms = 10_000_000
 
-    def now_ms(self) -> int:
-        return self.now
+    def now(self) -> Now:
+        return Now(self.time_ms - 3_600_000, self.time_ms)
+
+    def steady_ms(self) -> int:
+        return self.time_ms
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Clock]:
-    where = str(tmp_path)
-    (tmp_path / tickets.DIRECTORY).mkdir()
+def make_board(directory: Path) -> Clock:
+    where = str(directory)
     board = Clock.create(
-        tmp_path / "board",
+        directory / "board",
         Facts(
             version="0", store="s", epoch="e", boot_id="b", secret=1, shards=1, sync="os", in_memory=False,
             data_dir=where, lock_dir=where, log_dir=where, map_dir=where, max_value=1, clock_offset_ms=0,
@@ -37,6 +42,13 @@ def board(tmp_path: Path) -> Iterator[Clock]:
         ),
     )  # fmt: skip
     assert isinstance(board, Clock)
+    return board
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Clock]:
+    (tmp_path / tickets.DIRECTORY).mkdir()
+    board = make_board(tmp_path)
     yield board
     board.close()
 
@@ -129,50 +141,75 @@ def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_pat
 # Tickets
 
 
-def test_a_ticket_is_good_once(board: Clock, tmp_path: Path) -> None:
-    a = token("a", b"secret-a", feed=(b"x/",))
-    publish(board, [a])
-    issuer, gateway = Tickets(board, Tokens(board)), Tickets(board, Tokens(board))
-    text, expires_ms = issuer.issue(a.grants, "websocket")
-    assert expires_ms == board.now + LIFETIME_S * 1000
-    (file,) = (tmp_path / tickets.DIRECTORY).iterdir()
+def files(tmp_path: Path) -> list[Path]:
+    """Those of all tickets."""
+    return [path for path in (tmp_path / tickets.DIRECTORY).rglob("*") if path.is_file()]
+
+
+A = token("a", b"secret-a", feed=(b"x/",))
+B = token("b", b"secret-b", feed=(b"",))
+
+
+@pytest.fixture
+def office(board: Clock) -> Tickets:
+    """Of a server with the tokens A and B."""
+    publish(board, [A, B])
+    return Tickets(board, Tokens(board))
+
+
+def test_a_ticket_is_good_once(board: Clock, office: Tickets, tmp_path: Path) -> None:
+    gateway = Tickets(board, Tokens(board))
+    text, expires_ms = office.issue(A.grants, "websocket")
+    assert expires_ms == board.now().wall_ms + LIFETIME_S * 1000
+    (file,) = files(tmp_path)
     assert file.stat().st_mode & 0o777 == 0o600
-    assert text not in file.name and text.encode() not in file.read_bytes()
-    assert gateway.redeem(text.encode(), "websocket") == a.grants
+    assert text not in str(file) and text.encode() not in file.read_bytes()
+    for known in (A.grants.id, A.sha256.hex()[:8], "secret"):
+        assert known not in text
+    assert gateway.redeem(text.encode(), "websocket") == A.grants
     with pytest.raises(BadTicket, match="unknown, or was used"):
         gateway.redeem(text.encode(), "websocket")
-    assert not list(file.parent.iterdir())
+    assert not files(tmp_path)
 
 
-@pytest.mark.parametrize("ticket", [b"", b"kvt_x", b"../board", b"\0", b"\xff" * 300])
-def test_what_is_no_ticket(board: Clock, ticket: bytes) -> None:
+@pytest.mark.parametrize(
+    "ticket",
+    [
+        b"", b"kvt_x", b"../board", b"\0", b"\xff" * 300, b"kvt_" + b"0" * 59, b"kvt_" + b"0" * 16 + b"/" * 43,
+        b"kvt_" + b"." * 59, b"kvt_" + b"0" * 60,
+    ],
+)  # fmt: skip
+def test_what_is_no_ticket(office: Tickets, ticket: bytes) -> None:
     with pytest.raises(BadTicket):
-        Tickets(board, Tokens(board)).redeem(ticket, "sse")
+        office.redeem(ticket, "sse")
+    with pytest.raises(BadTicket):
+        office.resume(ticket, office.word(ticket) if len(ticket) != 63 else b"")
 
 
-def test_a_ticket_ends(board: Clock, tmp_path: Path) -> None:
-    a = Tickets(board, Tokens(board))
-    early, _ = a.issue(EVERYTHING, "sse")
-    unused, _ = a.issue(EVERYTHING, "sse")
-    board.now += LIFETIME_S * 1000 - 1
-    late, _ = a.issue(EVERYTHING, "sse")
+def test_a_ticket_ends(board: Clock, office: Tickets, tmp_path: Path) -> None:
+    early, _ = office.issue(A.grants, "sse")
+    unused, _ = office.issue(A.grants, "sse")
+    board.time_ms += LIFETIME_S * 1000 - 1
+    late, _ = office.issue(B.grants, "sse")
     sweep(board)
-    assert len(list((tmp_path / tickets.DIRECTORY).iterdir())) == 3
-    board.now += 1
+    assert len(files(tmp_path)) == 3
+    board.time_ms += 1
     with pytest.raises(BadTicket, match="older"):
-        a.redeem(early.encode(), "sse")
+        office.redeem(early.encode(), "sse")
     sweep(board)
-    assert len(list((tmp_path / tickets.DIRECTORY).iterdir())) == 1
-    assert a.redeem(late.encode(), "sse") is EVERYTHING
+    assert len(files(tmp_path)) == 1
+    assert office.redeem(late.encode(), "sse") == B.grants
     with pytest.raises(BadTicket):
-        a.redeem(unused.encode(), "sse")
+        office.redeem(unused.encode(), "sse")
+    sweep(board)
+    assert not list((tmp_path / tickets.DIRECTORY).iterdir()), "nor an empty directory for each token there ever was"
+    office.issue(A.grants, "sse")
 
 
-def test_a_ticket_is_for_what_it_was_asked_for(board: Clock) -> None:
-    a = Tickets(board, Tokens(board))
-    text, _ = a.issue(EVERYTHING, "sse")
+def test_a_ticket_is_for_what_it_was_asked_for(office: Tickets) -> None:
+    text, _ = office.issue(A.grants, "sse")
     with pytest.raises(BadTicket, match="for sse, not for websocket"):
-        a.redeem(text.encode(), "websocket")
+        office.redeem(text.encode(), "websocket")
 
 
 def test_a_ticket_goes_with_its_token(board: Clock) -> None:
@@ -180,25 +217,92 @@ def test_a_ticket_goes_with_its_token(board: Clock) -> None:
     publish(board, [a])
     here = Tokens(board)
     issued = [Tickets(board, here).issue(a.grants, "sse")[0].encode() for _ in range(2)]
-    less = token("a", b"secret-a", feed=(b"x/",))
-    publish(board, [less])
+    publish(board, [A])
     assert here.refresh()
-    assert Tickets(board, here).redeem(issued[0], "sse") == less.grants
+    assert Tickets(board, here).redeem(issued[0], "sse") == A.grants
     publish(board, [])
     assert here.refresh()
     with pytest.raises(BadTicket, match="revoked"):
         Tickets(board, here).redeem(issued[1], "sse")
 
 
-def test_who_gets_no_ticket(board: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tickets, "MOST", 2)
-    a = Tickets(board, Tokens(board))
-    with pytest.raises(Forbidden, match="feed"):
-        a.issue(Grants("n", "i", read=(b"",)), "sse")
-    for _ in range(2):
-        a.issue(EVERYTHING, "sse")
+def test_no_token_takes_the_share_of_another(board: Clock, office: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted over all processes; what was used, or has ended, counts no more."""
+    monkeypatch.setattr(tickets, "SHARE", range(1, 4))
+    workers = [office, *(Tickets(board, Tokens(board)) for _ in range(2))]
+    issued = [worker.issue(A.grants, "sse")[0] for worker in workers]
+    for worker in workers:
+        with pytest.raises(Overloaded, match="3 tickets of this token"):
+            worker.issue(A.grants, "websocket")
+    for worker in workers:
+        worker.issue(B.grants, "sse")
+    workers[1].redeem(issued[0].encode(), "sse")
+    workers[2].issue(A.grants, "sse")
     with pytest.raises(Overloaded):
-        a.issue(EVERYTHING, "sse")
-    board.now += LIFETIME_S * 1000
-    a.issue(EVERYTHING, "sse")
-    assert len(list((tmp_path / tickets.DIRECTORY).iterdir())) == 3
+        workers[0].issue(A.grants, "sse")
+    board.time_ms += LIFETIME_S * 1000
+    for worker in workers:
+        worker.issue(A.grants, "sse")
+
+
+@given(st.integers(0, 1 << 20))
+def test_all_shares_together_are_bounded(count: int) -> None:
+    share = share_of(count)
+    assert 16 <= share <= 1024
+    assert share == 16 or share * count <= MOST
+    assert share_of(count + 1) <= share
+
+
+def test_who_gets_no_ticket(office: Tickets) -> None:
+    with pytest.raises(Forbidden, match="feed"):
+        office.issue(Grants("n", "i", read=(b"",)), "sse")
+
+
+def test_without_tokens_tickets_leave_nothing(board: Clock, tmp_path: Path) -> None:
+    here = Tickets(board, Tokens(board))
+    for _ in range(3 * 1024):
+        here.issue(EVERYTHING, "sse")
+    assert not files(tmp_path)
+
+
+def test_a_directory_that_was_cleaned_away_is_made_again(office: Tickets, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / tickets.DIRECTORY)
+    text, _ = office.issue(A.grants, "sse")
+    assert office.redeem(text.encode(), "sse") == A.grants
+
+
+# Streams that tickets opened
+
+
+def test_a_stream_is_taken_up_again_by_whom_its_words_were_sent(board: Clock, office: Tickets, tmp_path: Path) -> None:
+    """At any gateway, as long as the token stands; and no file is kept of it."""
+    ticket = office.issue(A.grants, "sse")[0].encode()
+    office.redeem(ticket, "sse")
+    word = office.word(ticket)
+    gateway = Tickets(board, Tokens(board))
+    board.time_ms += (RESUME_S - 1) * 1000
+    assert gateway.resume(ticket, word) == A.grants
+    later = gateway.word(ticket)
+    board.time_ms += 1000
+    with pytest.raises(BadTicket, match="too long ago"):
+        gateway.resume(ticket, word)
+    assert gateway.resume(ticket, later) == A.grants
+    assert not files(tmp_path)
+    publish(board, [B])
+    with pytest.raises(BadTicket, match="revoked"):
+        Tickets(board, Tokens(board)).resume(ticket, later)
+
+
+def test_a_word_is_of_one_ticket_and_of_one_run(board: Clock, office: Tickets, tmp_path: Path) -> None:
+    ticket, other = (office.issue(A.grants, "sse")[0].encode() for _ in range(2))
+    word = office.word(ticket)
+    forged = (int.from_bytes(word[:1], "big") ^ 1).to_bytes(1, "big") + word[1:]
+    for wrong in (b"", b"~", b"nonsense", word[:-4], word + b"AAAA", forged, office.word(other), b"\xff", b"=" * 9):
+        with pytest.raises(BadTicket, match="unknown"):
+            office.resume(ticket, wrong)
+    (tmp_path / "next").mkdir()
+    following = make_board(tmp_path / "next")
+    publish(following, [A, B])
+    with pytest.raises(BadTicket, match="unknown"):
+        Tickets(following, Tokens(following)).resume(ticket, word)
+    following.close()

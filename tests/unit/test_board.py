@@ -347,3 +347,31 @@ def test_steady_time_is_boot_time_and_the_offset_and_wall_time_the_clock_s(board
         before, now, after = moment(), read(), moment()
         assert before.wall_ms <= now.wall_ms <= after.wall_ms
         assert before.steady_ms <= now.steady_ms <= after.steady_ms
+
+
+def test_all_processes_tell_the_end_of_a_lifetime_as_the_same_time(
+    board: Board, opened: Callable[[], Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, real, set_by_ns = opened(), time.time_ns, 0
+    monkeypatch.setattr(time, "time_ns", lambda: real() + set_by_ns)
+    behind_ms = board.now().behind_ms
+    for drift_ms in (1, 4, -2):  # what a clock that is being corrected drifts by, and what rounding does
+        set_by_ns = drift_ms * 1_000_000
+        assert board.now().behind_ms == other.now().behind_ms == behind_ms
+    set_by_ns = 3_600_000_000_000
+    assert abs(other.now().behind_ms - (behind_ms - 3_600_000)) <= 5
+    assert board.now().behind_ms == other.now().behind_ms
+
+
+def test_a_process_that_waits_between_two_clocks_does_not_take_it_for_a_step(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind_ms, real, waits = board.now().behind_ms, time.time_ns, [0.02]
+
+    def after_a_while() -> int:
+        if waits:
+            time.sleep(waits.pop())
+        return real()
+
+    monkeypatch.setattr(time, "time_ns", after_a_while)
+    assert board.now().behind_ms == behind_ms
