@@ -136,6 +136,15 @@ class MapReader:
                     found.append((bytes(key), item))
         return applied, found
 
+    def get_at(self, key: bytes, now_ms: int, *, values: bool = False) -> tuple[tuple[int, int], Item | None]:
+        """`get`, or `describe` unless `values`, and what was applied (LSN, revision) to the very state it shows."""
+        with self._transaction() as txn:
+            applied = read_applied(txn, self._meta)
+            record = txn.get(key)
+            if record is None or not is_live(_unpack(record)[2], now_ms):
+                return applied, None
+            return applied, parse(record) if values else parse_without_value(record)
+
     def keys(self, prefix: bytes, after: bytes | None, limit: int, now_ms: int) -> list[bytes]:
         """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
         there are no more. Raises `Unavailable`."""

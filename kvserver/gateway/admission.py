@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kvserver import wishes
+from kvserver.gateway import cursors
 from kvserver.gateway.clients import OnPoll, OnStream, OnWebSocket, Refusal
 from kvserver.gateway.door import Door, is_told_in_stream, ticket_of
 from kvserver.gateway.handler import Session, Streaming
@@ -15,7 +16,7 @@ from kvserver.gateway.source import Source
 from kvserver.web import handshake
 from kvserver.web.answers import Origins, WrongMethod
 from kvserver.wishes import Wish
-from shards.errors import BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
+from shards.errors import BadCursor, BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
 
 EVENT_STREAM: Final = b"text/event-stream"
 LINES: Final = b"application/x-ndjson"
@@ -60,12 +61,9 @@ class Admission:
         """A session. Raises `KVError`, which then is the answer."""
         if head.method != "GET":
             raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
-        wish = wishes.parse(head.query)
-        last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
-        if last_event_id:
-            wish = wish._replace(since=last_event_id)
         if handshake.is_upgrade(head.headers):
-            return self._websocket(head, wish)
+            return self._websocket(head)
+        wish, word = _wish(head)
         accept = head.first(b"accept").lower()
         if EVENT_STREAM in accept:
             return self._events(head, wish, word)
@@ -76,12 +74,13 @@ class Admission:
             return OnStream(self._source, wish, grants, streaming(head, self._origins, LINES), sse=False)
         return OnPoll(self._source, wish, grants, lambda body: answered(head, self._origins, JSON_TYPE, body))
 
-    def _websocket(self, head: Head, wish: Wish) -> Session:
+    def _websocket(self, head: Head) -> Session:
         check_upgrade(head, self._origins)
         protocol = _protocol(head)
         try:
+            wish, _ = _wish(head)
             return OnWebSocket(self._source, wish, self._door.enter(head, "websocket"), protocol)
-        except (Unauthorized, Forbidden) as error:
+        except (Unauthorized, Forbidden, BadCursor) as error:
             if is_told_in_stream(head):
                 return Refusal(error, protocol)
             raise
@@ -92,6 +91,21 @@ class Admission:
         if word:
             client.kept(lambda: self._door.keep(head, word, grants))
         return client
+
+
+def _wish(head: Head) -> tuple[Wish, bytes]:
+    """What the client wants, and the word of its stream if it comes back with one. Raises `BadRequest`.
+
+    A `since` that is no cursor is refused. A Last-Event-ID that is none is for the stream to tell: EventSource sends it
+    by itself, and would never come again after a refusal.
+    """
+    wish = wishes.parse(head.query)
+    last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
+    if last_event_id:
+        return wish._replace(since=last_event_id), word
+    if wish.since is not None and cursors.parse(wish.since) is None:
+        raise BadCursor("query parameter 'since': it is no cursor")
+    return wish, word
 
 
 def _protocol(head: Head) -> str:

@@ -12,7 +12,7 @@ from websockets.frames import Opcode
 
 from kvserver.access.grants import Grants
 from kvserver.gateway import encodings
-from kvserver.gateway.door import close_code
+from kvserver.gateway.door import Telling, close_code
 from kvserver.gateway.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.events import Carry, Message
@@ -23,7 +23,7 @@ from kvserver.gateway.socket import Piece, WebSocket
 from kvserver.gateway.source import Source
 from kvserver.gateway.stream import Stream
 from kvserver.wishes import Wish
-from shards.errors import Forbidden, Unauthorized
+from shards.errors import Forbidden
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Refusal:
 
     protocol = ""
 
-    def __init__(self, error: Unauthorized | Forbidden, protocol: str) -> None:
+    def __init__(self, error: Telling, protocol: str) -> None:
         self._error, self.protocol = error, protocol
 
     def run(self, websocket: WebSocket) -> None:

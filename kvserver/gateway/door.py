@@ -10,7 +10,7 @@ from kvserver.access.tickets import Kind, Tickets
 from kvserver.access.tokens import Tokens
 from kvserver.gateway.head import Head
 from kvserver.web import heads
-from shards.errors import BadRequest, Forbidden, KVError, Unauthorized
+from shards.errors import BadCursor, BadRequest, Forbidden, KVError, Unauthorized
 
 _NO_FEED = "the token grants feed on no key"
 
@@ -83,6 +83,10 @@ def is_told_in_stream(head: Head) -> bool:
     return by_page and not head.values(b"authorization")
 
 
-def close_code(error: Unauthorized | Forbidden) -> int:
+Telling = Unauthorized | Forbidden | BadCursor
+"""What a page is told in the stream."""
+
+
+def close_code(error: Telling) -> int:
     """The code with which such a connection is closed."""
     return 3000 if isinstance(error, Unauthorized) else 3003

@@ -23,6 +23,7 @@ from kvserver.gateway.encodings import Encoding, encoded
 from kvserver.gateway.envelopes import MOST_BYTES, MOST_EVENTS, Ending, Room, activity_fields
 from kvserver.gateway.events import Block, Event, Line, Message
 from kvserver.gateway.filters import Filter
+from kvserver.gateway.selection import Selection
 from kvserver.gateway.snapshots import Fold, Page
 from kvserver.times import rfc3339
 from kvserver.wishes import Wish
@@ -68,11 +69,8 @@ class History(Protocol):
     def after(self, revision: int) -> Block:
         """The block that holds the revision after `revision`, which is below `shown`. Raises `Overtaken`."""
 
-    def page(self, prefixes: tuple[bytes, ...], after: bytes, values: bool) -> Page:
-        """What the maps have of keys with `prefixes` (in order, none inside another) above `after`.
-
-        Raises `Unavailable`.
-        """
+    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
+        """What the maps have of the keys of `selection` above `after`. Raises `Unavailable`."""
 
     def lines(self, number: int) -> tuple[int, Line | None]:
         """The first line of activity that is kept from `number` on, and the number after it; None: there is none."""
@@ -217,8 +215,7 @@ class Follow:
         while self._revision < until:
             left = self._survivors
             if left is None or left.end <= self._revision:
-                blocks = self._blocks(self._revision, until)
-                left = self._survivors = Survivors(blocks, self._revision, until, self.filter.shows)
+                left = self._survivors = Survivors(self._among(until), until, self.filter.shows)
             message = self._events(left.end, None if left.all else self._survives)
             if message is not None:
                 return message
@@ -250,7 +247,7 @@ class Follow:
         room = Room()
         reached = min(block.end, until)
         values = self.filter.values
-        for event in block.after(self._revision):
+        for event in self.filter.selection.among(block, self._revision):
             if event.revision > until:
                 break
             if not shows(event):
@@ -274,10 +271,12 @@ class Follow:
     def _activity(self, cursor: bytes, line: Activity) -> Message:
         return self._message({"type": "activity", "cursor": cursor} | activity_fields(line))
 
-    def _blocks(self, after: int, until: int) -> Iterator[Block]:
+    def _among(self, until: int) -> Iterator[Event]:
+        """The events behind the client's place up to `until` that it may get to see; some behind `until`, too."""
+        after = self._revision
         while after < until:
             block = self._history.after(after)
-            yield block
+            yield from self.filter.selection.among(block, after)
             after = block.end
 
     # A snapshot
@@ -314,7 +313,7 @@ class Follow:
         if self._history.shown() < self._revision:  # another gateway was further
             return False
         try:
-            self._page = self._history.page(self.filter.prefixes, self._last, self.filter.values)
+            self._page = self._history.page(self.filter.selection, self._last, self.filter.values)
         except Unavailable:
             return False
         return True
@@ -327,7 +326,7 @@ class Follow:
         """Bring what the client has, and the page, to `revision`."""
         above = self._last or b""
         fold = Fold(page)
-        fold.add(self._blocks(self._revision, revision), self._revision, revision, self.filter.prefixes, above)
+        fold.add(self._among(revision), revision, self.filter.selection, above)
         before = self._at()
         if above:
             while (message := self._events(revision, self._covers)) is not None:
@@ -341,20 +340,21 @@ class Follow:
         self._given = before
 
     def _show_items(self, fold: Fold, last: bytes | None) -> None:
-        room, key = Room(), b""
+        room, key, is_first = Room(), b"", not self._last
         for item in fold.items():
             data = self._encoding.item(item, self.filter.values)
             if not room.add(data, item.revision):
-                self._post_items(room.parts, key)
-                room = Room()
+                self._post_items(room.parts, key, is_first)
+                room, is_first = Room(), False
                 room.add(data, item.revision)
             key = item.key
-        if room.parts:
-            self._post_items(room.parts, key if last is None else last)
+        if room.parts or (is_first and last is not None):  # who goes on behind it knows that the snapshot has begun
+            self._post_items(room.parts, key if last is None else last, is_first)
 
-    def _post_items(self, parts: list[bytes], last: bytes) -> None:
+    def _post_items(self, parts: list[bytes], last: bytes, is_first: bool) -> None:
         cursor = self._at(last=last)
-        self._queue.append(Message(cursor, self._encoding.envelope("snapshot", cursor, "items", parts), len(parts)))
+        body = self._encoding.envelope("snapshot", cursor, "items", parts, is_first)
+        self._queue.append(Message(cursor, body, len(parts)))
 
 
 class Answer(NamedTuple):
