@@ -15,10 +15,10 @@ from kvserver.gateway.head import Head, answered, check_upgrade, streaming
 from kvserver.gateway.source import Source
 from kvserver.web import handshake
 from kvserver.web.answers import Origins, WrongMethod
+from kvserver.web.handshake import EVENT_STREAM
 from kvserver.wishes import Wish
 from shards.errors import BadCursor, BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
 
-EVENT_STREAM: Final = b"text/event-stream"
 LINES: Final = b"application/x-ndjson"
 JSON_TYPE: Final = b"application/json"
 
@@ -64,13 +64,12 @@ class Admission:
         if handshake.is_upgrade(head.headers):
             return self._websocket(head)
         wish, word = _wish(head)
-        accept = head.first(b"accept").lower()
-        if EVENT_STREAM in accept:
+        if handshake.is_event_stream(head.headers):
             return self._events(head, wish, word)
         if ticket_of(head) is not None and self._door.tokens.required:
             raise BadTicket("tickets are for WebSocket and SSE")
         grants = self._door.enter(head, "sse")
-        if LINES in accept:
+        if LINES in head.first(b"accept").lower():
             return OnStream(self._source, wish, grants, streaming(head, self._origins, LINES), sse=False)
         return OnPoll(self._source, wish, grants, lambda body: answered(head, self._origins, JSON_TYPE, body))
 

@@ -9,15 +9,15 @@ from typing import Any, Final
 from kvserver.access.grants import Grants
 from kvserver.gateway import formats
 from kvserver.gateway.admission import Admission, Places
-from kvserver.gateway.clients import Client
+from kvserver.gateway.clients import Client, Parting
 from kvserver.gateway.door import Door, close_code, is_told_in_stream
 from kvserver.gateway.handler import Session, Streaming, run_session
-from kvserver.gateway.head import Head, check_upgrade
+from kvserver.gateway.head import Head, check_upgrade, streaming
 from kvserver.gateway.socket import Limits, Piece, WebSocket
 from kvserver.gateway.source import Follower, Source
 from kvserver.gateway.views import View
 from kvserver.settings import ServerSettings
-from kvserver.web import target
+from kvserver.web import handshake, target
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import Origins
 from kvserver.web.counting import Counts
@@ -165,6 +165,8 @@ class Gateway:
         if path not in (target.WAL, target.FEED):
             raise NoSuchResource
         if self.source is None or self._door is None or self._admission is None:
+            if path == target.FEED and handshake.is_event_stream(head.headers):
+                return self._part(head)
             raise Unavailable("the feed is stopping")
         self.refresh()
         give_back = self._places.take(peer)
@@ -174,6 +176,11 @@ class Gateway:
             give_back()
             raise
         self._here[session] = give_back
+        return session
+
+    def _part(self, head: Head) -> Streaming:
+        session = Parting(streaming(head, self.origins, handshake.EVENT_STREAM))
+        self._here[session] = lambda: None
         return session
 
     def _wal(self, head: Head, peer: str) -> Session:

@@ -22,6 +22,7 @@ from kvserver.gateway.frames import frame
 from kvserver.gateway.socket import Piece, WebSocket
 from kvserver.gateway.source import Source
 from kvserver.gateway.stream import Stream
+from kvserver.web.handshake import RETRY
 from kvserver.wishes import Wish
 from shards.errors import Forbidden
 
@@ -208,7 +209,7 @@ class OnStream(Client):
 
     def __init__(self, source: Source, wish: Wish, grants: Grants, head: bytes, sse: bool, word: bytes = b"") -> None:
         self._stream: Stream | None = None
-        self.head = head + (encodings.retry() if sse else b"")
+        self.head = head + (RETRY if sse else b"")
         carry = encodings.sse if not word else _worded(word)
         super().__init__(source, wish, grants, JSON, carry if sse else encodings.ndjson)
         self._keep: Callable[[], None] = lambda: None
@@ -244,6 +245,21 @@ class OnStream(Client):
         """What it may see has changed."""
         if self._stream is not None:
             self._stream.dismiss(REVOKED, "", "revoked")
+
+
+class Parting:
+    """A stream of events that ends before it has begun, where the server stops: EventSource comes back after an end,
+    but never after a refusal."""
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head + RETRY
+
+    def carry(self, stream: Stream) -> None:
+        """End it."""
+        stream.end()
+
+    def end(self) -> None:
+        """Nothing to release."""
 
 
 class OnPoll(Client):

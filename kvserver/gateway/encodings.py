@@ -14,9 +14,6 @@ import msgspec
 from kvserver.gateway.events import Event, Item, Message
 from kvserver.times import rfc3339
 
-RETRY_MS: Final = 2000
-"""After which time EventSource comes back."""
-
 
 class Encoding(Protocol):
     """A format of messages.
@@ -152,12 +149,6 @@ class _MessagePack:
 
 JSON: Final[Encoding] = _Json()
 MESSAGE_PACK: Final[Encoding] = _MessagePack()
-
-
-def retry() -> bytes:
-    """The first line of an SSE stream, in the block of whatever message comes first: a block of its own would be an
-    event without data, which many clients hand on."""
-    return b"retry: %d\n" % RETRY_MS
 
 
 def sse(message: Message, suffix: bytes = b"") -> bytes:

@@ -228,8 +228,9 @@ class GatewayWorker(SocketWorker):
         """Take no more connections."""
         if self._board is not None:
             self.row.state = Common.STOPPING
-            self.wsgi.close()
             self.reception.close()
+            gevent.sleep(0)  # who was taken over already is let in, and told where to go on
+            self.wsgi.close()
 
     def closed(self) -> None:
         """Release everything."""
