@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -11,7 +12,7 @@ from kvserver.gateway import cursors
 from kvserver.gateway.clients import OnPoll, OnStream, OnWebSocket, Refusal
 from kvserver.gateway.door import Door, is_told_in_stream, ticket_of
 from kvserver.gateway.handler import Session, Streaming
-from kvserver.gateway.head import Head, answered, check_upgrade, streaming
+from kvserver.gateway.head import Head, answered, check_upgrade, refused, streaming
 from kvserver.gateway.source import Source
 from kvserver.web import handshake
 from kvserver.web.answers import Origins, WrongMethod
@@ -71,7 +72,12 @@ class Admission:
         grants = self._door.enter(head, "sse")
         if LINES in head.first(b"accept").lower():
             return OnStream(self._source, wish, grants, streaming(head, self._origins, LINES), sse=False)
-        return OnPoll(self._source, wish, grants, lambda body: answered(head, self._origins, JSON_TYPE, body))
+        brief, origins = head.brief(), self._origins
+        return OnPoll(
+            self._source, wish, grants,
+            lambda body: answered(brief, origins, JSON_TYPE, body),
+            lambda error: refused(error, brief, origins, secrets.token_hex(8).encode()),
+        )  # fmt: skip
 
     def _websocket(self, head: Head) -> Session:
         check_upgrade(head, self._origins)
@@ -88,7 +94,8 @@ class Admission:
         grants, word = self._door.enter_again(head, word)
         client = OnStream(self._source, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, word)
         if word:
-            client.kept(lambda: self._door.keep(head, word, grants))
+            brief, door = head.brief(), self._door
+            client.kept(lambda: door.keep(brief, word, grants))
         return client
 
 

@@ -32,7 +32,7 @@ class Survivors:
                 break
             if not shows(event):
                 continue
-            if len(latest) >= MOST_KEYS and event.unit != unit:
+            if len(latest) + len(marks) >= MOST_KEYS and event.unit != unit:
                 self.end = unit
                 break
             unit = event.unit
@@ -46,6 +46,11 @@ class Survivors:
         left = sorted(marks + [revision for pair in latest.values() for revision in pair if revision])
         self.all = len(left) == seen
         self._revisions = array("Q", () if self.all else left)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory it takes, about."""
+        return self._revisions.itemsize * len(self._revisions)
 
     def __contains__(self, event: Event) -> bool:
         """Whether `event`, which is one of those looked at, is left."""

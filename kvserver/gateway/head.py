@@ -50,6 +50,18 @@ class Head(NamedTuple):
         """The first value of a header, empty if it is missing."""
         return next(iter(self.values(name)), b"")
 
+    def brief(self) -> Head:
+        """What of it is needed as long as the connection lasts."""
+        return self._replace(headers=[header for header in self.headers if header[0] in _LASTING])
+
+    @property
+    def size(self) -> int:
+        """About the bytes of memory it takes, if it is large."""
+        return len(self.target) + len(self.path) + len(self.query) + sum(len(n) + len(v) for n, v in self.headers)
+
+
+_LASTING = frozenset((b"accept", b"connection", b"origin", b"sec-websocket-key", b"upgrade"))
+
 
 def head_end(received: bytes | bytearray) -> int:
     """Where the head in `received` ends, the blank line included; 0 if it has not arrived whole.

@@ -69,19 +69,24 @@ def read_page(read: Read, read_key: ReadKey, selection: Selection, after: bytes)
 
 
 class Fold:
-    """The keys of a page, and those that come to be in its range."""
+    """The keys of a page, and those that come to be in its range.
 
-    def __init__(self, page: Page) -> None:
+    Attributes:
+        revision: it shall be the store at that.
+        last: every key up to it is in it; None: to the end.
+    """
+
+    def __init__(self, page: Page, revision: int) -> None:
+        self.revision, self.last = revision, page.last
         self._items = {item.key: item for item in page.items}
-        self._last = page.last
 
-    def add(self, events: Iterable[Event], until: int, selection: Selection, above: bytes) -> None:
-        """Fold those of `events` up to revision `until` that are of keys of `selection` above `above`."""
+    def add(self, events: Iterable[Event], selection: Selection, above: bytes) -> None:
+        """Fold those of `events` up to its revision that are of keys of `selection` above `above`."""
         for event in events:
-            if event.revision > until:
+            if event.revision > self.revision:
                 return
             key = event.key
-            if key > above and (self._last is None or key <= self._last) and selection.covers(key):
+            if key > above and (self.last is None or key <= self.last) and selection.covers(key):
                 self._fold(event)
 
     def _fold(self, event: Event) -> None:

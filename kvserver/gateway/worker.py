@@ -78,7 +78,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         """Serve until told to stop. The gevent worker's own loop would notice that only within a second, and waits
         for connections that never end by themselves."""
         allow_many_files()
-        self.keeper = Keeper(self.wsgi.limits)
+        self.keeper = Keeper(self.wsgi.limits, self.wsgi.debts)
         self.servers = [self._server(sock) for sock in self.sockets]
         gevent.spawn(self.keeper.run)
         if self.opened():
@@ -166,7 +166,7 @@ class GatewayWorker(SocketWorker):
             return False
         board, tokens = found
         index, self.row = board.gateways.claim()
-        self.source = Source(board, self._run_dir, self.row, index)
+        self.source = Source(board, self._run_dir, self.row, index, self.wsgi.debts)
         self._counts = Counts()
         self.wsgi.open(self.source, Door(tokens, Tickets(board, tokens)), settings, self._counts)
         server = self.servers[0]
