@@ -38,9 +38,11 @@ _OUTBOX_BYTES: Final = 64 << 10
 _UNSENT_BYTES: Final = 128 << 10  # that the kernel takes for a client, which it doubles; left alone it takes 4 MiB
 _LONGEST_TURN_S: Final = 0.010
 SLOW_BYTES_S: Final = 16 << 10
-"""Who takes less than so many bytes a second, while much is owed, is dropped to make room."""
+"""Who takes less than so many bytes a second, while much is owed, is dropped to make room ..."""
 SLOW_S: Final = 5.0
-"""Over how long that is looked at."""
+"""... which is looked at over so long; ..."""
+STILL_S: Final = 2.0
+"""... so is who takes nothing at all for so long."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Outlet:
 
     def __init__(self, connection: gsocket.socket, limits: Limits, debts: Debts) -> None:
         self.heard_at = time.monotonic()
-        self.debt, self.is_slow = Debt(debts), False
+        self.debt, self.is_slow, self._lags = Debt(debts), False, False
         self._written = 0
         self._seen: tuple[float, int] | None = None  # when something was being written, and what had been taken then
         self._socket, self._limits = connection, limits
@@ -176,6 +178,8 @@ class Outlet:
                 self._unsent = self._unsent[sent:]
                 self._written += sent
                 self._stalled_at = time.monotonic()
+                if self._unsent:
+                    self._note_debt()
                 breathe()
         finally:
             self.drop()
@@ -189,12 +193,16 @@ class Outlet:
     def _send_some(self) -> int:
         with contextlib.suppress(BlockingIOError):
             return int(self._socket.send(self._unsent, 0, 0.0))
-        if self._is_part:  # what waits for a client must not pin what it is a part of
+        self._note_debt()
+        return int(self._socket.send(self._unsent))
+
+    def _note_debt(self) -> None:
+        """The client does not take all at once."""
+        if self._is_part:  # what waits for it must not pin what it is a part of
             self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
             self.debt.owe(len(self._unsent))
         elif not self.debt.size:
             self.debt.owe_shared(self._whole)
-        return int(self._socket.send(self._unsent))
 
     def shut(self) -> None:
         """End the connection at once."""
@@ -213,19 +221,23 @@ class Outlet:
             if self._stalled_at is not None:
                 self._stalled_at = now
         self._queued_before = queued
-        self._look_at_pace(now, self._written - queued)
+        self.is_slow = self._takes_little(now, self._written - queued)
         if self._stalled_at is None:
             return silence_s is not None and now - self.heard_at > silence_s
         return now - self._stalled_at > self._limits.stall_s
 
-    def _look_at_pace(self, now: float, taken: int) -> None:
+    def _takes_little(self, now: float, taken: int) -> bool:
+        """`taken`: bytes in all, of what was written."""
         if self._stalled_at is None:
-            self._seen, self.is_slow = None, False
-        elif self._seen is None:
+            self._seen, self._lags = None, False
+            return False
+        if self._seen is None:
             self._seen = now, taken
-        elif now - self._seen[0] >= SLOW_S:
-            self.is_slow = taken - self._seen[1] < SLOW_BYTES_S * (now - self._seen[0])
+        since, before = self._seen
+        if now - since >= SLOW_S:
+            self._lags = taken - before < SLOW_BYTES_S * (now - since)
             self._seen = now, taken
+        return self._lags or now - self._stalled_at >= STILL_S
 
 
 class WebSocket(_WebSocket):  # type: ignore[misc]

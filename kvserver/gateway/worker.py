@@ -78,6 +78,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         """Serve until told to stop. The gevent worker's own loop would notice that only within a second, and waits
         for connections that never end by themselves."""
         allow_many_files()
+        process.map_large_memory()
         self.keeper = Keeper(self.wsgi.limits, self.wsgi.debts)
         self.servers = [self._server(sock) for sock in self.sockets]
         gevent.spawn(self.keeper.run)
