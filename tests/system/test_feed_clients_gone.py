@@ -200,3 +200,25 @@ def test_nothing_is_left_of_a_thousand_clients(watched: Watched) -> None:
     more = {kind: count - before.get(kind, 0) for kind, count in after.items() if count - before.get(kind, 0) > 20}
     assert sum(after.values()) < sum(before.values()) + 300, json.dumps(more)
     assert watched.anonymous_mib() < mib + 8
+
+
+def test_who_never_reads_takes_no_more_than_the_budget(watched: Watched) -> None:
+    """Whoever comes then is told to come again; when they have gone, their memory has, too."""
+    server = watched.server
+    with server.client() as client:
+        for number in range(2):
+            client.put(f"/v1/kv/large{number}", content=b"\xff" * 5_000_000).raise_for_status()
+        watched.objects()
+        mib = watched.anonymous_mib()
+        connections = [asked(server, "application/json", "snapshot=true&prefix=large") for _ in range(80)]
+        statuses = [connection.recv(12) for connection in connections]
+        assert set(statuses) == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        assert statuses.count(b"HTTP/1.1 200") > 10
+        refused = connections[statuses.index(b"HTTP/1.1 503")]
+        read_until(refused, b"retry-after: ")
+        assert watched.anonymous_mib() < mib + 320
+        for connection in connections:
+            vanish(connection)
+        watched.objects()
+        assert watched.anonymous_mib() < mib + 16
+        assert client.get("/v1/feed").status_code == 200
