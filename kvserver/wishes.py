@@ -9,7 +9,8 @@ from kvserver.query import FLAG, KEY, Kind, Parameter, within
 from shards.errors import BadRequest
 from shards.protocol import Cause
 
-MOST_PREFIXES: Final = 64
+MOST_SELECTED: Final = 64
+"""Prefixes and keys of a feed, together."""
 LONGEST_WAIT_S: Final = 55
 """Of a poll: proxies and clients commonly give up after 60 s."""
 
@@ -25,6 +26,7 @@ class Wish(NamedTuple):
 
     Attributes:
         prefixes: of keys; it wants all that start with one of them.
+        keys: that it wants beside those.
         ops: of `OPS`.
         values: with events and items; else their sizes.
         activity: also what changes nothing.
@@ -44,15 +46,18 @@ class Wish(NamedTuple):
     conflate: bool = False
     wait_s: int = 0
     ticket: bytes | None = None
+    keys: tuple[bytes, ...] = ()
 
 
 def parse(text: bytes) -> Wish:
     """The wish in a query string. Raises `BadRequest`."""
     given = query.parse(text, FEED)
-    prefixes = tuple(given.pop("prefix", (b"",)))
-    if len(prefixes) > MOST_PREFIXES:
-        raise BadRequest(f"at most {MOST_PREFIXES} prefixes are wanted")
-    return Wish(prefixes, wait_s=given.pop("wait", 0), **given)
+    keys = tuple(given.pop("key", ()))
+    prefixes = tuple(given.pop("prefix", () if keys else (b"",)))
+    if len(prefixes) + len(keys) > MOST_SELECTED:
+        raise BadRequest(f"at most {MOST_SELECTED} prefixes and keys are wanted")
+    since = given.pop("since", None) or None
+    return Wish(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
 
 
 def _ops(text: str) -> frozenset[str]:
@@ -69,16 +74,32 @@ def _ascii(text: str) -> bytes:
     return text.encode("ascii", "replace")  # what is not ASCII is no cursor and no ticket
 
 
+def _key(text: str) -> bytes:
+    key: bytes = KEY.read(text)
+    if not key:
+        raise BadRequest("a key of 1 to 511 bytes is wanted")
+    return key
+
+
 _LIST: Final = Kind(_ops, {"type": "string", "pattern": f"^({_OP})(,({_OP}))*$"})
 _YES_BY_DEFAULT: Final = Kind(FLAG.read, {"type": "boolean", "default": True})
 _OPAQUE: Final = Kind(_ascii, {"type": "string"})
+_WHOLE_KEY: Final = Kind(_key, {**KEY.schema, "minLength": 1})
 
 FEED: Final = query.table(
     Parameter("prefix", KEY, "Only keys that begin with this. May be given several times.", repeats=True),
+    Parameter(
+        "key",
+        _WHOLE_KEY,
+        "Only this key. May be given several times, and with `prefix`: all of them add up, at most 64.",
+        repeats=True,
+    ),
     Parameter("ops", _LIST, "Only these events: `put`, `touch`, `delete`, and deletes of one cause: `delete:expire`."),
     Parameter("values", _YES_BY_DEFAULT, "Values too; without, their sizes."),
     Parameter("activity", FLAG, "Also what changes nothing: reads, lists, deletes that find nothing, heartbeats."),
-    Parameter("since", _OPAQUE, "Go on behind this cursor. `Last-Event-ID` goes before it."),
+    Parameter(
+        "since", _OPAQUE, "Go on behind this cursor; empty: as if it was absent. `Last-Event-ID` goes before it."
+    ),
     Parameter("snapshot", FLAG, "What there is first, then what changes, unless it can go on behind a cursor."),
     Parameter("conflate", FLAG, "Of what the client is behind with only the latest put or delete of each key."),
     Parameter("wait", within(0, LONGEST_WAIT_S), "Seconds that a poll may wait for something to tell."),

@@ -444,11 +444,11 @@ class Board:
         share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
         """
         while True:
-            steady_ms, wall_ms = self.steady_ms(), time.time_ns() // 1_000_000
+            steady_ms, wall_ms = self._steady_ms(), time.time_ns() // 1_000_000
             agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
             if -_DRIFT_MS <= agreed_ms - wall_ms <= _DRIFT_MS:
                 return Now(agreed_ms, steady_ms)
-            if self.steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
+            if self._steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
                 self.words[self._behind] = steady_ms - wall_ms + _BIAS
                 return Now(wall_ms, steady_ms)
 
@@ -458,6 +458,9 @@ class Board:
 
     def steady_ms(self) -> int:
         """Steady time in milliseconds, which nobody can set: for what lasts so and so long."""
+        return self._steady_ms()
+
+    def _steady_ms(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def history(self) -> tuple[int, int]:

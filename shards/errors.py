@@ -46,6 +46,12 @@ class BadKey(BadRequest):
     hint = "A key is percent-encoded UTF-8, 1 to 511 bytes long."
 
 
+class BadCursor(BadRequest):
+    code = "bad_cursor"
+    title = "This is no cursor of the feed"
+    hint = "Send `since` as a message's `cursor` or the header KV-Cursor had it, or leave it out."
+
+
 class CrossSlot(BadRequest):
     code = "cross_slot"
     title = "The keys of an atomic batch belong to different slots"

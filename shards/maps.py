@@ -137,6 +137,18 @@ class MapReader:
                     found.append((bytes(key), item))
         return applied, found
 
+    def get_at(
+        self, key: bytes, now: Now, *, values: bool = False, expired: bool = False
+    ) -> tuple[tuple[int, int], Item | None]:
+        """`get`, or `describe` unless `values`, and what was applied (LSN, revision) to the very state it shows.
+        `expired`: also what has expired."""
+        with self._transaction() as txn:
+            applied = read_applied(txn, self._meta)
+            record = txn.get(key)
+            if record is None or not (expired or is_live(_unpack(record)[2], now)):
+                return applied, None
+            return applied, told(parse(record) if values else parse_without_value(record), now)
+
     def keys(self, prefix: bytes, after: bytes | None, limit: int, now: Now) -> list[bytes]:
         """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
         there are no more. Raises `Unavailable`."""

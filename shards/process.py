@@ -16,8 +16,12 @@ import socket
 PARENT_VARIABLE = "KVSERVER_PARENT_PID"
 """Environment variable by which a starter tells a child its own pid."""
 
+LARGE_BYTES = 256 << 10
+"""Memory of this size and more goes back to the system as soon as it is freed, with `map_large_memory`."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,6 +44,16 @@ def become_subreaper() -> None:
     """Orphaned grandchildren become this process's children, so that it can reap them."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def map_large_memory() -> None:
+    """Have glibc's malloc keep large pieces of memory apart from the heap, so that they go back to the system when they
+    are freed (mallopt(3)). By itself it soon takes them from the heap, too, from which little ever goes back.
+
+    Does nothing with other C libraries.
+    """
+    with contextlib.suppress(AttributeError):
+        _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def notify(state: str) -> None:

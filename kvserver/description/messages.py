@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 from kvserver.description.bodies import listed, record, ref
 from kvserver.query import TIME, Schema
 from kvserver.wishes import CAUSES
-from shards.errors import ERRORS
+from shards.errors import ERRORS, BadCursor
 from shards.protocol import ActivityKind
 
 _TEXT: Final[Schema] = {"type": "string"}
@@ -44,6 +44,7 @@ _MESSAGES: Final[dict[str, Schema]] = {
     ),
     "FeedSnapshot": _message(
         "snapshot", "A part of what there is, in byte order. Changes of keys that came already may come between.",
+        {"first": {"type": "boolean", "enum": [True], "description": "A snapshot begins: forget the copy."}},
         items=listed(ref("FeedItem")),
     ),
     "FeedSnapshotEnd": _message("snapshot_end", "The copy is whole. Also where there is nothing."),
@@ -53,7 +54,8 @@ _MESSAGES: Final[dict[str, Schema]] = {
         reason={
             **_one_of("trimmed", "epoch", "bad_cursor"),
             "description": "`trimmed`: what came next is not kept any more. `epoch`: the history is another. "
-            "`bad_cursor`: what was sent is no cursor, or none of this feed.",
+            "`bad_cursor`: this history never gave it out, it is of other prefixes, keys or grants, or a "
+            "Last-Event-ID that is no cursor.",
         },
         oldest={**_TEXT, "description": "The cursor before the first change that is kept."},
         snapshot={"type": "boolean", "description": "A snapshot follows; else the changes that are kept."},
@@ -75,8 +77,10 @@ _MESSAGES: Final[dict[str, Schema]] = {
     "FeedError": record(
         "Why there is no feed: for pages, which cannot see how a WebSocket's handshake failed.",
         type=_one_of("error"),
-        status={"type": "integer", "enum": [401, 403]},
-        code=_one_of(*sorted(code for code, error in ERRORS.items() if error.status in (401, 403))),
+        status={"type": "integer", "enum": [400, 401, 403]},
+        code=_one_of(
+            BadCursor.code, *sorted(code for code, error in ERRORS.items() if error.status in (401, 403))
+        ),
         detail=_TEXT,
         hint=_TEXT,
     ),
@@ -128,7 +132,8 @@ EXAMPLE: Final[dict[str, Any]] = {
     "messages": [
         {"type": "gap", "cursor": "1f0c.1838482738281474..5a3c9f01", "reason": "trimmed",
          "oldest": "1f0c.1838482738281100", "snapshot": True},
-        {"type": "snapshot", "cursor": "1f0c.1838482738281474.ZmxhZ3MvZGFyaw.5a3c9f01", "items": [_ITEM]},
+        {"type": "snapshot", "cursor": "1f0c.1838482738281474.ZmxhZ3MvZGFyaw.5a3c9f01", "first": True,
+         "items": [_ITEM]},
         {"type": "snapshot_end", "cursor": "1f0c.1838482738281474"},
         {"type": "events", "cursor": "1f0c.1838482738281478", "events": [_TOUCH, _DELETE]},
     ],
@@ -151,6 +156,4 @@ def as_lines() -> str:
 
 def as_events() -> str:
     """That stream as server-sent events."""
-    return "retry: 2000\n\n" + "".join(
-        f"id: {message['cursor']}\ndata: {json.dumps(message)}\n\n" for message in STREAM
-    )
+    return "retry: 2000\n" + "".join(f"id: {message['cursor']}\ndata: {json.dumps(message)}\n\n" for message in STREAM)

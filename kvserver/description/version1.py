@@ -38,6 +38,7 @@ from kvserver.resources.batch import MESSAGE_PACK
 from kvserver.web import target
 from kvserver.web.answers import MERGE_PATCH
 from shards.errors import (
+    BadCursor,
     BadKey,
     BadTicket,
     BatchFailed,
@@ -247,10 +248,12 @@ _FEED: Final = (
         "cursor. It may be broken off at any message. Without `since` and `snapshot` a stream begins with a "
         "`bookmark`, and a poll answers at once with where it is; a `bookmark` also comes after 10 s of silence. After "
         "`closing` a WebSocket is closed with 1012, or 3000 if the token was revoked; other streams end.\n\n"
-        "Server-sent events have the cursor as `id`, the message as one `data`, no `event`; lines are a message each. "
+        "Server-sent events have the cursor as `id`, the message as one `data`, no `event`; the first one has `retry` "
+        "too. Lines are a message each. "
         "What a client sends is dropped; more than 64 KiB in a message closes with 1009. Pages without a grant are "
-        "told by `error` on their WebSocket, which is closed with 3000 or 3003. Where there is no more room for "
-        "clients, in all or of one address, it is 503. A stream or poll takes no place among the requests in flight.",
+        "told by `error` on their WebSocket, which is closed with 3000 or 3003, and so are those whose `since` is no "
+        "cursor. Where there is no more room for clients, in all or of one address, or for what clients have not taken "
+        "yet, it is 503. A stream or poll takes no place among the requests in flight.",
         parameters=wishes.FEED,
         headers=(headers.LAST_EVENT_ID,),
         grants="`feed` on a part of a prefix, and nothing else: it shows values, those of a snapshot too. Events and "
@@ -266,7 +269,7 @@ _FEED: Final = (
                 },
             ),
         ),
-        errors=(NoSuchResource, BadTicket, Forbidden, *OF_READS),
+        errors=(NoSuchResource, BadCursor, BadTicket, Forbidden, *OF_READS),
         examples=(
             "curl 'http://localhost:8080/v1/feed?prefix=flags/&snapshot=true'",
             "curl -N -H 'Accept: text/event-stream' 'http://localhost:8080/v1/feed?ops=put,delete:expire&values=false'",

@@ -5,9 +5,10 @@ gevent-websocket), `socket` on `frames` (the connection and its guards), `app` (
 `source` on `feed`, `tail`, `views` and `formats` (what is shown on `/wal`). `worker` is gunicorn's worker class,
 `handover` takes connections from the web workers.
 
-Of `/v1/feed`: `events` (decoded, and shared), `encodings` and `envelopes` (messages), `cursors`, `filters`,
-`snapshots`, `conflation`, and `follow`, which makes of them one client's way; `history` on `index` (what clients
-share), `clients` by what carries them (WebSocket, or `stream`), `admission` (who gets which).
+Of `/v1/feed`: `events` (decoded, and shared), `encodings` and `envelopes` (messages), `cursors`, `selection` (of keys)
+and `filters`, `snapshots`, `conflation`, and `follow`, which makes of them one client's way; `history` on `index` (what
+clients share), `clients` by what carries them (WebSocket, or `stream`), `admission` (who gets which). `debts` bounds
+what they have not taken.
 
 Not pure are `app`, `door`, `admission`, `clients`, `handler`, `handover`, `history`, `socket`, `source`, `stream` and
 `worker`.

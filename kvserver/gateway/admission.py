@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 from kvserver import wishes
+from kvserver.gateway import cursors
 from kvserver.gateway.clients import OnPoll, OnStream, OnWebSocket, Refusal
 from kvserver.gateway.door import Door, is_told_in_stream, ticket_of
 from kvserver.gateway.handler import Session, Streaming
-from kvserver.gateway.head import Head, answered, check_upgrade, streaming
+from kvserver.gateway.head import Head, answered, check_upgrade, refused, streaming
 from kvserver.gateway.source import Source
 from kvserver.web import handshake
 from kvserver.web.answers import WrongMethod
+from kvserver.web.handshake import EVENT_STREAM
 from kvserver.web.origins import Origins
 from kvserver.wishes import Wish
-from shards.errors import BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
+from shards.errors import BadCursor, BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
 
-EVENT_STREAM: Final = b"text/event-stream"
 LINES: Final = b"application/x-ndjson"
 JSON_TYPE: Final = b"application/json"
 
@@ -61,28 +63,30 @@ class Admission:
         """A session. Raises `KVError`, which then is the answer."""
         if head.method != "GET":
             raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
-        wish = wishes.parse(head.query)
-        last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
-        if last_event_id:
-            wish = wish._replace(since=last_event_id)
         if handshake.is_upgrade(head.headers):
-            return self._websocket(head, wish)
-        accept = head.first(b"accept").lower()
-        if EVENT_STREAM in accept:
+            return self._websocket(head)
+        wish, word = _wish(head)
+        if handshake.is_event_stream(head.headers):
             return self._events(head, wish, word)
         if ticket_of(head) is not None and self._door.tokens.required:
             raise BadTicket("tickets are for WebSocket and SSE")
         grants = self._door.enter(head, "sse")
-        if LINES in accept:
+        if LINES in head.first(b"accept").lower():
             return OnStream(self._source, wish, grants, streaming(head, self._origins, LINES), sse=False)
-        return OnPoll(self._source, wish, grants, lambda body: answered(head, self._origins, JSON_TYPE, body))
+        brief, origins = head.brief(), self._origins
+        return OnPoll(
+            self._source, wish, grants,
+            lambda body: answered(brief, origins, JSON_TYPE, body),
+            lambda error: refused(error, brief, origins, secrets.token_hex(8).encode()),
+        )  # fmt: skip
 
-    def _websocket(self, head: Head, wish: Wish) -> Session:
+    def _websocket(self, head: Head) -> Session:
         check_upgrade(head)
         protocol = _protocol(head)
         try:
+            wish, _ = _wish(head)
             return OnWebSocket(self._source, wish, self._door.enter(head, "websocket"), protocol)
-        except (Unauthorized, Forbidden) as error:
+        except (Unauthorized, Forbidden, BadCursor) as error:
             if is_told_in_stream(head):
                 return Refusal(error, protocol)
             raise
@@ -90,6 +94,21 @@ class Admission:
     def _events(self, head: Head, wish: Wish, word: bytes) -> Streaming:
         grants, new_word = self._door.enter_again(head, word)
         return OnStream(self._source, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word)
+
+
+def _wish(head: Head) -> tuple[Wish, bytes]:
+    """What the client wants, and the word of its stream if it comes back with one. Raises `BadRequest`.
+
+    A `since` that is no cursor is refused. A Last-Event-ID that is none is for the stream to tell: EventSource sends it
+    by itself, and would never come again after a refusal.
+    """
+    wish = wishes.parse(head.query)
+    last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
+    if last_event_id:
+        return wish._replace(since=last_event_id), word
+    if wish.since is not None and cursors.parse(wish.since) is None:
+        raise BadCursor("query parameter 'since': it is no cursor")
+    return wish, word
 
 
 def _protocol(head: Head) -> str:

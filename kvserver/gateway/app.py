@@ -9,19 +9,20 @@ from typing import Any, Final
 from kvserver.access.grants import Grants
 from kvserver.gateway import formats
 from kvserver.gateway.admission import Admission, Places
-from kvserver.gateway.clients import Client
+from kvserver.gateway.clients import Client, Parting
+from kvserver.gateway.debts import Debts
 from kvserver.gateway.door import Door, close_code, is_told_in_stream
 from kvserver.gateway.handler import Session, Streaming, run_session
-from kvserver.gateway.head import Head, check_upgrade
+from kvserver.gateway.head import Head, check_upgrade, streaming
 from kvserver.gateway.socket import Limits, Piece, WebSocket
 from kvserver.gateway.source import Follower, Source
 from kvserver.gateway.views import View
 from kvserver.settings import ServerSettings
-from kvserver.web import target
+from kvserver.web import handshake, target
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.counting import Counts
 from kvserver.web.origins import Hosts, Origins, Pages
-from shards.errors import Forbidden, KVError, NoSuchResource, Unauthorized, Unavailable
+from shards.errors import Forbidden, KVError, NoSuchResource, Overloaded, Unauthorized, Unavailable
 from shards.log import Trimmed
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Wal:
     def end(self) -> None:
         """Stop following."""
         self._source.leave(self._follower)
+        self._websocket = None
 
     def review(self, grants: Grants | None) -> None:
         """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
@@ -104,7 +106,7 @@ class Farewell:
     protocol = ""
 
     def __init__(self, error: Unauthorized | Forbidden) -> None:
-        self._error = error
+        self._error = error.with_traceback(None)  # its frames lead back to here
 
     def run(self, websocket: WebSocket) -> None:
         """Close, with the reason."""
@@ -131,6 +133,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.limits = Limits(intake_bytes_s=INTAKE_BYTES_S)
+        self.debts = Debts()
         self.pages = Pages(Origins("*"), Hosts())
         self.source: Source | None = None
         self._door: Door | None = None
@@ -167,8 +170,12 @@ class Gateway:
         if path not in (target.WAL, target.FEED):
             raise NoSuchResource
         if self.source is None or self._door is None or self._admission is None:
+            if path == target.FEED and handshake.is_event_stream(head.headers):
+                return self._part(head)
             raise Unavailable("the feed is stopping")
         self.refresh()
+        if self.debts.are_high:
+            raise Overloaded("too much waits for clients to take it")
         give_back = self._places.take(peer)
         try:
             session = self._admission.admit(head) if path == target.FEED else self._wal(head, peer)
@@ -176,6 +183,11 @@ class Gateway:
             give_back()
             raise
         self._here[session] = give_back
+        return session
+
+    def _part(self, head: Head) -> Streaming:
+        session = Parting(streaming(head, self.pages.origins, handshake.EVENT_STREAM))
+        self._here[session] = lambda: None
         return session
 
     def _wal(self, head: Head, peer: str) -> Session:

@@ -13,7 +13,8 @@ from websockets.frames import Opcode
 from kvserver.access.grants import Grants
 from kvserver.access.tickets import RENEW_S
 from kvserver.gateway import encodings
-from kvserver.gateway.door import close_code
+from kvserver.gateway.debts import Debt
+from kvserver.gateway.door import Telling, close_code
 from kvserver.gateway.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.events import Carry, Message
@@ -23,8 +24,9 @@ from kvserver.gateway.frames import frame
 from kvserver.gateway.socket import Piece, WebSocket
 from kvserver.gateway.source import Source
 from kvserver.gateway.stream import Stream
+from kvserver.web.handshake import RETRY
 from kvserver.wishes import Wish
-from shards.errors import Forbidden, Unauthorized
+from shards.errors import Forbidden, KVError, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +57,13 @@ class Client:
         self.grants = grants
         self._source, self._wish, self._carry = source, wish, carry
         self._wake: Callable[[], None] = lambda: None
-        self._due = self._revoked = False
+        self._due = self._revoked = self._waits = False
         self._spoke_at = time.monotonic()
         shown = filter_of(wish, grants)
         self.listens = wish.activity
         source.enter(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = Follow(source.history, shown, encoding, wish)
+            self.follow = Follow(source.history, shown, encoding, wish, Debt(source.debts))
         except BaseException:
             source.exit(self)
             raise
@@ -70,6 +72,8 @@ class Client:
     def end(self) -> None:
         """It is gone."""
         self._source.exit(self)
+        self._wake = lambda: None
+        self.follow.drop()
 
     def review(self, grants: Grants | None) -> None:
         """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
@@ -94,16 +98,17 @@ class Client:
         self._wake()
 
     def tick(self) -> None:
-        """Look whether it has heard nothing for long, or waits for a page."""
+        """Look whether it has heard nothing for long, or waits for a page, or for others to take what they owe."""
         self._due = time.monotonic() - self._spoke_at > SILENCE_S
-        if self._due or self.follow.in_snapshot:
+        if self._due or self._waits or self.follow.in_snapshot:
             self._wake()
 
     def next(self) -> bytes | None:
         """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
         parts: list[bytes] = []
         size = 0
-        while size < TURN_BYTES:
+        self._waits = self._source.debts.are_full
+        while size < TURN_BYTES and not self._waits:
             if self.follow.has_everything and not self._due:
                 break
             message = self._next_message()
@@ -158,6 +163,11 @@ class OnWebSocket(Client):
         while websocket.receive() is not None:
             pass
 
+    def end(self) -> None:
+        """It is gone."""
+        self._websocket = None
+        super().end()
+
     def revoke(self) -> None:
         """What it may see has changed."""
         if self._websocket is not None:
@@ -179,8 +189,8 @@ class Refusal:
 
     protocol = ""
 
-    def __init__(self, error: Unauthorized | Forbidden, protocol: str) -> None:
-        self._error, self.protocol = error, protocol
+    def __init__(self, error: Telling, protocol: str) -> None:
+        self._error, self.protocol = error.with_traceback(None), protocol  # its frames lead back to here
 
     def run(self, websocket: WebSocket) -> None:
         """Say it, close, and wait until the client has gone."""
@@ -215,9 +225,14 @@ class OnStream(Client):
         new_word: Callable[[], bytes] | None = None,
     ) -> None:
         self._stream: Stream | None = None
-        self.head = head + (encodings.retry() if sse else b"")
+        self.head = head + (RETRY if sse else b"")
         carry = encodings.sse if new_word is None else _worded(new_word)
         super().__init__(source, wish, grants, JSON, carry if sse else encodings.ndjson)
+
+    def end(self) -> None:
+        """It is gone."""
+        self._stream = None
+        super().end()
 
     def carry(self, stream: Stream) -> None:
         """Say what to write to `stream`."""
@@ -234,13 +249,32 @@ class OnStream(Client):
             self._stream.dismiss(REVOKED, "", "revoked")
 
 
+class Parting:
+    """A stream of events that ends before it has begun, where the server stops: EventSource comes back after an end,
+    but never after a refusal."""
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head + RETRY
+
+    def carry(self, stream: Stream) -> None:
+        """End it."""
+        stream.end()
+
+    def end(self) -> None:
+        """Nothing to release."""
+
+
 class OnPoll(Client):
-    """A session of one answer, which may wait for something to tell. `answer` makes it of its body."""
+    """A session of one answer, which may wait for something to tell. `answer` makes it of its body, `refuse` of an
+    error."""
 
     head = b""
 
-    def __init__(self, source: Source, wish: Wish, grants: Grants, answer: Callable[[bytes], bytes]) -> None:
-        self._answer = answer
+    def __init__(
+        self, source: Source, wish: Wish, grants: Grants,
+        answer: Callable[[bytes], bytes], refuse: Callable[[KVError], bytes],
+    ) -> None:  # fmt: skip
+        self._answer, self._refuse = answer, refuse
         self._stream: Stream | None = None
         self._at_once = wish.since is None and not wish.snapshot
         super().__init__(source, wish, grants, JSON, encodings.ndjson)
@@ -262,6 +296,7 @@ class OnPoll(Client):
     def end(self) -> None:
         """It has its answer, or is gone."""
         self._timer.kill(block=False)
+        self._stream = None
         super().end()
 
     def revoke(self) -> None:
@@ -273,15 +308,22 @@ class OnPoll(Client):
         assert self._stream is not None
         if self._is_behind() and not self._at_once:
             return None
+        if self._source.debts.are_high and not (self._at_once or self.follow.has_everything):
+            return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
         gaps = self.follow.gaps
         found = Answer(self.follow.cursor, False, []) if self._at_once else poll(self.follow)
         self._source.counts["gaps"] += self.follow.gaps - gaps
         if not found.messages and not self._at_once and time.monotonic() < self._until:
             return None
         self._source.counts["deliveries"] += sum(message.events for message in found.messages)
+        self.follow.drop()
+        return self._last(self._answer(encodings.poll_answer(*found)))
+
+    def _last(self, answer: bytes) -> bytes:
+        assert self._stream is not None
         self._stream.farewell = lambda reason: b""
         self._stream.end()
-        return self._answer(encodings.poll_answer(*found))
+        return answer
 
     def _is_behind(self) -> bool:
         """Whether the gateway has not come to what was visible when it was asked, and may still."""

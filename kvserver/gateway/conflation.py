@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from kvserver.gateway.events import Block, Event
+from kvserver.gateway.events import Event
 
 MOST_KEYS: Final = 10_000
 """Keys among which the latest is looked for at a time: what a client that is far behind holds is a number for each."""
@@ -21,16 +21,18 @@ class Survivors:
         all: nothing was left out.
     """
 
-    def __init__(self, blocks: Iterable[Block], after: int, until: int, shows: Callable[[Event], bool]) -> None:
-        """Looks at the events behind `after`, up to `until` or until they are of `MOST_KEYS` keys."""
+    def __init__(self, events: Iterable[Event], until: int, shows: Callable[[Event], bool]) -> None:
+        """Looks at `events`, which are in order, up to `until` or until they are of `MOST_KEYS` keys."""
         self.end = until
         latest: dict[bytes, tuple[int, int]] = {}
         marks: list[int] = []
         seen = unit = 0
-        for event in _events(blocks, after, until):
+        for event in events:
+            if event.revision > until:
+                break
             if not shows(event):
                 continue
-            if len(latest) >= MOST_KEYS and event.unit != unit:
+            if len(latest) + len(marks) >= MOST_KEYS and event.unit != unit:
                 self.end = unit
                 break
             unit = event.unit
@@ -45,17 +47,14 @@ class Survivors:
         self.all = len(left) == seen
         self._revisions = array("Q", () if self.all else left)
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory it takes, about."""
+        return self._revisions.itemsize * len(self._revisions)
+
     def __contains__(self, event: Event) -> bool:
         """Whether `event`, which is one of those looked at, is left."""
         if self.all:
             return True
         at = bisect_left(self._revisions, event.revision)
         return at < len(self._revisions) and self._revisions[at] == event.revision
-
-
-def _events(blocks: Iterable[Block], after: int, until: int) -> Iterable[Event]:
-    for block in blocks:
-        for event in block.after(after):
-            if event.revision > until:
-                return
-            yield event

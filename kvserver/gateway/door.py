@@ -11,7 +11,7 @@ from kvserver.access.tickets import Kind, Tickets
 from kvserver.access.tokens import Tokens
 from kvserver.gateway.head import Head
 from kvserver.web import heads
-from shards.errors import BadRequest, Forbidden, Unauthorized
+from shards.errors import BadCursor, BadRequest, Forbidden, Unauthorized
 
 _NO_FEED = "the token grants feed on no key"
 
@@ -74,6 +74,10 @@ def is_told_in_stream(head: Head) -> bool:
     return by_page and not head.values(b"authorization")
 
 
-def close_code(error: Unauthorized | Forbidden) -> int:
+Telling = Unauthorized | Forbidden | BadCursor
+"""What a page is told in the stream."""
+
+
+def close_code(error: Telling) -> int:
     """The code with which such a connection is closed."""
     return 3000 if isinstance(error, Unauthorized) else 3003

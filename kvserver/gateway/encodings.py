@@ -14,9 +14,6 @@ import msgspec
 from kvserver.gateway.events import Event, Item, Message
 from kvserver.times import rfc3339
 
-RETRY_MS: Final = 2000
-"""After which time EventSource comes back."""
-
 
 class Encoding(Protocol):
     """A format of messages.
@@ -33,8 +30,8 @@ class Encoding(Protocol):
     def item(self, item: Item, values: bool) -> bytes:
         """One item of a snapshot."""
 
-    def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes]) -> bytes:
-        """A message with the list `name` of what is encoded already."""
+    def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
+        """A message with the list `name` of what is encoded already; `first`: the first one of its kind."""
 
     def message(self, fields: dict[str, Any]) -> bytes:
         """Any other message."""
@@ -94,8 +91,10 @@ class _Json:
             _json(_expires(item.expires_ms)), _json(item.content_type), _value(item.value, item.size, values),
         )  # fmt: skip
 
-    def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes]) -> bytes:
-        return b'{"type":"%b","cursor":"%b","%b":[%b]}' % (type.encode(), cursor, name.encode(), b",".join(parts))
+    def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
+        mark = b'"first":true,' if first else b""
+        list_ = b'"%b":[%b]' % (name.encode(), b",".join(parts))
+        return b'{"type":"%b","cursor":"%b",%b%b}' % (type.encode(), cursor, mark, list_)
 
     def message(self, fields: dict[str, Any]) -> bytes:
         return _json(fields)
@@ -136,12 +135,13 @@ class _MessagePack:
         }  # fmt: skip
         return _msgpack(fields | ({"value": item.value} if values else {"size": item.size}))
 
-    def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes]) -> bytes:
-        head = _msgpack({"type": type, "cursor": cursor.decode()})
+    def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
+        fields: dict[str, Any] = {"type": type, "cursor": cursor.decode()} | ({"first": True} if first else {})
+        head = _msgpack(fields)
         length = len(parts)
         array = bytes((0x90 | length,)) if length < 16 else struct.pack(">BH" if length < 1 << 16 else ">BI",
                       0xDC if length < 1 << 16 else 0xDD, length)  # fmt: skip
-        return b"\x83" + head[1:] + _msgpack(name) + array + b"".join(parts)
+        return bytes((0x80 | len(fields) + 1,)) + head[1:] + _msgpack(name) + array + b"".join(parts)
 
     def message(self, fields: dict[str, Any]) -> bytes:
         return _msgpack(fields)
@@ -149,11 +149,6 @@ class _MessagePack:
 
 JSON: Final[Encoding] = _Json()
 MESSAGE_PACK: Final[Encoding] = _MessagePack()
-
-
-def retry() -> bytes:
-    """The first line of an SSE stream."""
-    return b"retry: %d\n\n" % RETRY_MS
 
 
 def sse(message: Message, suffix: bytes = b"") -> bytes:

@@ -7,7 +7,7 @@ envelopes, too, are made once for all clients that want the same.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from shards.clock import Now, unix_ms
@@ -28,6 +28,9 @@ OCTETS: Final = "application/octet-stream"
 
 _WEIGHT: Final = 400  # bytes that an event takes beside key and value
 _COPIES: Final = 3  # a value is kept as it is, encoded, and in an envelope
+_SHARED_WEIGHT: Final = 300  # bytes that what is shared takes beside its body, also if it is nothing
+_SHARED_FREE: Final = 2048  # bytes of what is shared that a block has room for, however small it is
+_FEW: Final = 8  # events that are sooner looked at than looked up
 
 
 class Message:
@@ -105,12 +108,13 @@ class Block:
         weight: about the bytes of memory that it takes.
     """
 
-    __slots__ = ("_revisions", "_shared", "_shared_bytes", "begin", "end", "events", "lsn", "weight")
+    __slots__ = ("_places", "_revisions", "_shared", "_shared_bytes", "begin", "end", "events", "lsn", "weight")
 
     def __init__(self, begin: int, end: int, lsn: int, events: list[Event]) -> None:
         self.begin, self.end, self.lsn, self.events = begin, end, lsn, events
         self._shared: dict[tuple[str, int], tuple[Message | None, int]] = {}
         self._shared_bytes = 0
+        self._places: dict[bytes, list[int]] | None = None  # of the events of each key
         self._revisions = [event.revision for event in events]
         self.weight = _WEIGHT + sum(_WEIGHT + _COPIES * (len(event.key) + len(event.value)) for event in events)
 
@@ -120,14 +124,27 @@ class Block:
 
     def share(self, wish: str, revision: int, message: Message | None, reached: int) -> None:
         """Clients with the same `wish` that stand at `revision` get `message`, if any, and then stand at `reached`."""
-        self._shared_bytes += len(message.body) if message is not None else 0
-        if self._shared_bytes <= self.weight:
+        size = _SHARED_WEIGHT + (len(message.body) if message is not None else 0)
+        if self._shared_bytes + size <= self.weight + _SHARED_FREE:
+            self._shared_bytes += size
             self._shared[wish, revision] = (message, reached)
 
     def after(self, revision: int) -> Iterator[Event]:
         """The events above `revision`."""
         events = self.events
         return (events[i] for i in range(bisect_right(self._revisions, revision), len(events)))
+
+    def of(self, keys: Collection[bytes], revision: int) -> Iterator[Event]:
+        """The events above `revision` of certain keys; where there are few events, others too."""
+        events = self.events
+        if len(events) <= _FEW:
+            return self.after(revision)
+        if self._places is None:
+            self._places = {}
+            for i, event in enumerate(events):
+                self._places.setdefault(event.key, []).append(i)
+        first, places = bisect_right(self._revisions, revision), self._places
+        return (events[i] for i in sorted(i for key in keys for i in places.get(key, ()) if i >= first))
 
 
 def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:

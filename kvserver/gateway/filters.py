@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from kvserver.access.grants import Grants
 from kvserver.gateway.events import Event
+from kvserver.gateway.selection import Selection
 from kvserver.wishes import OPS, Wish
 from shards.protocol import Activity
 
@@ -15,7 +16,7 @@ class Filter(NamedTuple):
     """Decides on each event by itself.
 
     Attributes:
-        prefixes: of the keys that are shown, in byte order, none inside another.
+        selection: the keys that are shown.
         ops: of `wishes.OPS`; None: all.
         values: whether they are shown.
         activity: whether it is shown.
@@ -24,7 +25,7 @@ class Filter(NamedTuple):
         name: the same for filters that show the same.
     """
 
-    prefixes: tuple[bytes, ...]
+    selection: Selection
     ops: frozenset[str] | None
     values: bool
     activity: bool
@@ -32,45 +33,46 @@ class Filter(NamedTuple):
     crc: int
     name: str
 
-    def covers(self, key: bytes) -> bool:
-        """Whether `key` is one of those that are shown."""
-        return key.startswith(self.prefixes)
-
     def shows(self, event: Event) -> bool:
         """Whether an event is shown, as event or, if it is a mark, as activity."""
-        if not event.key.startswith(self.prefixes):
-            return False
         if event.op == "mark":
-            return self.activity
+            return self.activity and self.selection.covers_all(event.key)
+        if not self.selection.covers(event.key):
+            return False
         return self.ops is None or event.op in self.ops
 
     def shows_line(self, line: Activity) -> bool:
         """Whether a line of activity is shown; of a prefix only if all of it may be seen."""
-        return self.heartbeats if line.kind == "heartbeat" else line.subject.startswith(self.prefixes)
+        if line.kind == "heartbeat":
+            return self.heartbeats
+        is_of_key = line.kind in ("read", "delete")
+        return self.selection.covers(line.subject) if is_of_key else self.selection.covers_all(line.subject)
 
 
 def filter_of(wish: Wish, grants: Grants) -> Filter:
     """What the bearer of `grants` sees of what it wishes. Raises `Forbidden` if that can never be anything."""
-    parts = [part for prefix in wish.prefixes for part in grants.within("feed", prefix)]
-    if not parts:
-        grants.require_all("feed", wish.prefixes[0])
-    prefixes = _outermost(parts)
+    prefixes = [part for prefix in wish.prefixes for part in grants.within("feed", prefix)]
+    selection = Selection.of(prefixes, [key for key in wish.keys if grants.may("feed", key)])
+    if not selection.prefixes and not selection.keys:
+        _forbid(wish, grants)
     heartbeats = wish.activity and grants.may_all("admin", b"")
     ops = None if wish.ops == OPS else wish.ops
-    name = repr((prefixes, sorted(ops or ()), wish.values, wish.activity, heartbeats))
-    return Filter(prefixes, ops, wish.values, wish.activity, heartbeats, _crc(wish, grants), name)
+    shown = (selection.prefixes, sorted(selection.keys), sorted(ops or ()), wish.values, wish.activity, heartbeats)
+    return Filter(selection, ops, wish.values, wish.activity, heartbeats, _crc(wish, grants), repr(shown))
 
 
-def _outermost(prefixes: list[bytes]) -> tuple[bytes, ...]:
-    result: list[bytes] = []
-    for prefix in sorted(prefixes):
-        if not result or not prefix.startswith(result[-1]):
-            result.append(prefix)
-    return tuple(result)
+def _forbid(wish: Wish, grants: Grants) -> None:
+    """Raise `Forbidden` for the first of what is wanted, none of which is granted."""
+    if wish.prefixes:
+        grants.require_all("feed", wish.prefixes[0])
+    grants.require("feed", wish.keys[0])
 
 
 def _crc(wish: Wish, grants: Grants) -> int:
     crc = grants.fingerprint()
-    for prefix in _outermost(list(wish.prefixes)):
+    wanted = Selection.of(wish.prefixes, wish.keys)
+    for prefix in wanted.prefixes:
         crc = crc32(b"%d:%b" % (len(prefix), prefix), crc)
+    for key in sorted(wanted.keys):
+        crc = crc32(b"=%d:%b" % (len(key), key), crc)
     return crc

@@ -19,10 +19,12 @@ from typing import Any, Final, NamedTuple, Protocol
 from kvserver.gateway import cursors
 from kvserver.gateway.conflation import Survivors
 from kvserver.gateway.cursors import Cursor, Reason
+from kvserver.gateway.debts import Debt, Debts
 from kvserver.gateway.encodings import Encoding, encoded
 from kvserver.gateway.envelopes import MOST_BYTES, MOST_EVENTS, Ending, Room, activity_fields
 from kvserver.gateway.events import Block, Event, Line, Message
 from kvserver.gateway.filters import Filter
+from kvserver.gateway.selection import Selection
 from kvserver.gateway.snapshots import Fold, Page
 from kvserver.times import rfc3339
 from kvserver.wishes import Wish
@@ -33,6 +35,8 @@ RETRY_MS: Final = 1500
 """When a client that was told to go shall come back."""
 
 _NEAR: Final = 4096  # how far behind a client of a snapshot may be when its next page is read
+_COPIES: Final = 3  # of a page: as it was read, encoded, and in messages
+_AROUND: Final = 400  # bytes of memory that an item takes beside key and value
 
 Shows = Callable[[Event], bool]
 
@@ -72,11 +76,8 @@ class History(Protocol):
     def after(self, revision: int) -> Block:
         """The block that holds the revision after `revision`, which is below `shown`. Raises `Overtaken`."""
 
-    def page(self, prefixes: tuple[bytes, ...], after: bytes, values: bool) -> Page:
-        """What the maps have of keys with `prefixes` (in order, none inside another) above `after`.
-
-        Raises `Unavailable`.
-        """
+    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
+        """What the maps have of the keys of `selection` above `after`. Raises `Unavailable`."""
 
     def lines(self, number: int) -> tuple[int, Line | None]:
         """The first line of activity that is kept from `number` on, and the number after it; None: there is none."""
@@ -90,8 +91,11 @@ class Follow:
         gaps: how often it could not go on where it was.
     """
 
-    def __init__(self, history: History, filter: Filter, encoding: Encoding, wish: Wish) -> None:
-        """`wish.since` is where it goes on, if it can."""
+    def __init__(
+        self, history: History, filter: Filter, encoding: Encoding, wish: Wish, debt: Debt | None = None
+    ) -> None:
+        """`wish.since` is where it goes on, if it can; what is kept for it is its `debt`."""
+        self._debt = debt or Debt(Debts())
         self.filter, self.gaps = filter, 0
         self._history, self._encoding = history, encoding
         self._snapshot, self._conflate = wish.snapshot, wish.conflate
@@ -100,6 +104,7 @@ class Follow:
         self._given = b""  # the cursor behind the last message taken from the queue
         self._last: bytes | None = None
         self._page: Page | None = None
+        self._fold: Fold | None = None
         self._survivors: Survivors | None = None
         self._line, _ = history.lines(1 << 62)
         self._revision = 0
@@ -134,14 +139,22 @@ class Follow:
             try:
                 message = self._snapshot_message() if self._last is not None else self._live_message()
             except Overtaken:
-                self._queue.clear()
+                self.drop()
                 self._gap("trimmed")
             else:
                 if message is not None or not self._queue:
                     return message
         message = self._queue.popleft()
+        if self._debt.size:
+            self._debt.owe(max(0, self._debt.size - len(message.body)) if self._queue else 0)
         self._given = message.cursor
         return message
+
+    def drop(self) -> None:
+        """Let go of what is kept for the client, which gets nothing more."""
+        self._queue.clear()
+        self._page = self._fold = self._survivors = None
+        self._debt.owe(0)
 
     def bookmark(self) -> Message:
         """Tells where the client is."""
@@ -229,11 +242,13 @@ class Follow:
         while self._revision < until:
             left = self._survivors
             if left is None or left.end <= self._revision:
-                blocks = self._blocks(self._revision, until)
-                left = self._survivors = Survivors(blocks, self._revision, until, self.filter.shows)
+                left = self._survivors = Survivors(self._among(until), until, self.filter.shows)
+                self._debt.owe(left.size)
             message = self._events(left.end, None if left.all else self._survives)
             if message is not None:
                 return message
+        self._survivors = None
+        self._debt.owe(0)
         return None
 
     def _survives(self, event: Event) -> bool:
@@ -262,7 +277,7 @@ class Follow:
         room = Room()
         reached = min(block.end, until)
         values = self.filter.values
-        for event in block.after(self._revision):
+        for event in self.filter.selection.among(block, self._revision):
             if event.revision > until:
                 break
             if not shows(event):
@@ -286,87 +301,101 @@ class Follow:
     def _activity(self, cursor: bytes, line: Activity) -> Message:
         return self._message({"type": "activity", "cursor": cursor} | activity_fields(line))
 
-    def _blocks(self, after: int, until: int) -> Iterator[Block]:
+    def _among(self, until: int) -> Iterator[Event]:
+        """The events behind the client's place up to `until` that it may get to see; some behind `until`, too."""
+        after = self._revision
         while after < until:
             block = self._history.after(after)
-            yield block
+            yield from self.filter.selection.among(block, after)
             after = block.end
 
     # A snapshot
 
     def _begin_snapshot(self) -> None:
-        self._last, self._page = b"", None
+        self._last, self._page, self._fold = b"", None, None
         self._revision = self._history.shown()
 
     def _snapshot_message(self) -> Message | None:
         """The next message of the snapshot, if it is not put into the queue."""
         while self._last is not None and not self._queue:
-            if self._page is None:
-                message = self._catch_up()
-                if message is not None or not self._read_page():
-                    return message
-            assert self._page is not None
-            shown = self._history.shown()
-            if shown < self._page.applied:
-                break
-            page, self._page = self._page, None
-            self._show(page, shown)
+            if self._fold is None and not self._begin_page():
+                return self._catch_up() if self._page is None else None
+            assert self._fold is not None
+            if self._last and (message := self._events(self._fold.revision, self._covers)) is not None:
+                return message
+            self._end_page(self._fold)
         return None
 
-    def _catch_up(self) -> Message | None:
-        """Events of what the client has, as long as it is far behind: what comes between is kept in memory."""
+    def _begin_page(self) -> bool:
+        """Read the next page and bring it to where the feed is; False if that is not possible now."""
+        if self._page is None and (self._must_catch_up() or not self._read_page()):
+            return False
+        assert self._page is not None
         shown = self._history.shown()
+        if shown < self._page.applied:
+            return False
+        fold = Fold(self._page, shown)
+        fold.add(self._among(shown), self.filter.selection, self._last or b"")
+        self._page, self._fold = None, fold
+        return True
+
+    def _must_catch_up(self) -> bool:
+        """Whether the client is too far behind for a page: events of what it has come first."""
         if not self._last:
-            self._revision = shown
-        return self._events(shown, self._covers) if shown - self._revision > _NEAR else None
+            self._revision = self._history.shown()
+        return self._history.shown() - self._revision > _NEAR
+
+    def _catch_up(self) -> Message | None:
+        return self._events(self._history.shown(), self._covers) if self._must_catch_up() else None
 
     def _read_page(self) -> bool:
         """Read the next page; False if that is not possible now."""
         assert self._last is not None
         if self._history.shown() < self._revision:  # another gateway was further
             return False
+        if self._debt.debts.are_high:
+            return False
         try:
-            self._page = self._history.page(self.filter.prefixes, self._last, self.filter.values)
+            self._page = self._history.page(self.filter.selection, self._last, self.filter.values)
         except Unavailable:
             return False
+        self._debt.owe(_COPIES * sum(_AROUND + len(item.key) + len(item.value) for item in self._page.items))
         return True
 
     def _covers(self, event: Event) -> bool:
         """Whether the client has the event's key."""
         return event.key <= (self._last or b"") and event.op != "mark" and self.filter.shows(event)
 
-    def _show(self, page: Page, revision: int) -> None:
-        """Bring what the client has, and the page, to `revision`."""
-        above = self._last or b""
-        fold = Fold(page)
-        fold.add(self._blocks(self._revision, revision), self._revision, revision, self.filter.prefixes, above)
+    def _end_page(self, fold: Fold) -> None:
+        """The client's copy is as of where the page is: show that."""
         before = self._at()
-        if above:
-            while (message := self._events(revision, self._covers)) is not None:
-                self._queue.append(message)
-        self._revision = revision
-        self._show_items(fold, page.last)
-        self._last = page.last
-        if page.last is None:
+        self._fold = None
+        self._revision = fold.revision
+        self._show_items(fold)
+        self._last = fold.last
+        if fold.last is None:
             self._line, _ = self._history.lines(1 << 62)
             self._queue.append(self._message({"type": "snapshot_end", "cursor": self._at()}))
         self._given = before
+        self._debt.owe(sum(len(message.body) for message in self._queue))
 
-    def _show_items(self, fold: Fold, last: bytes | None) -> None:
-        room, key = Room(), b""
+    def _show_items(self, fold: Fold) -> None:
+        room, key, is_first = Room(), b"", not self._last
         for item in fold.items():
             data = self._encoding.item(item, self.filter.values)
             if not room.add(data, item.revision):
-                self._post_items(room.parts, key)
-                room = Room()
+                self._post_items(room.parts, key, is_first)
+                room, is_first = Room(), False
                 room.add(data, item.revision)
             key = item.key
-        if room.parts:
-            self._post_items(room.parts, key if last is None else last)
+        last = fold.last
+        if room.parts or (is_first and last is not None):  # who goes on behind it knows that the snapshot has begun
+            self._post_items(room.parts, key if last is None else last, is_first)
 
-    def _post_items(self, parts: list[bytes], last: bytes) -> None:
+    def _post_items(self, parts: list[bytes], last: bytes, is_first: bool) -> None:
         cursor = self._at(last=last)
-        self._queue.append(Message(cursor, self._encoding.envelope("snapshot", cursor, "items", parts), len(parts)))
+        body = self._encoding.envelope("snapshot", cursor, "items", parts, is_first)
+        self._queue.append(Message(cursor, body, len(parts)))
 
 
 class Answer(NamedTuple):

@@ -251,6 +251,12 @@ class Framing:
         if not self.over:
             self._protocol.fail(code, reason)
 
+    def release(self) -> None:
+        """Take no bytes any more. The parser and its protocol refer to each other, which only a collector would see."""
+        self._buffer.clear()
+        self._text = self._binary = None
+        self._protocol.parser.close()
+
     def output(self) -> bytes:
         """Bytes that must be sent now: pongs, closes."""
         return b"".join(self._protocol.data_to_send())

@@ -22,13 +22,14 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
+from kvserver.gateway.debts import Debt, Debts
 from kvserver.gateway.door import without_ticket
 from kvserver.gateway.head import Head, accepted, parse_head, preflight, refused
 from kvserver.gateway.socket import Keeper, Limits, WebSocket, breathe
 from kvserver.gateway.stream import Stream
 from kvserver.web import heads
 from kvserver.web.origins import Pages
-from shards.errors import KVError, RequestTimeout
+from shards.errors import KVError, Overloaded, RequestTimeout
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Application(Protocol):
 
     limits: Limits
     pages: Pages
+    debts: Debts
 
     def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A session for the request, before it is answered. Raises `KVError`, which then is the answer."""
@@ -110,6 +112,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._limits: Limits = server.application.limits
         self._head: Head | None = None
         self._session: Session | None = None
+        self._debt = Debt(server.keeper.debts)  # its head
         self.environ: dict[str, Any] = {}
         self.peer = _peer(address)
 
@@ -122,6 +125,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         except OSError:
             pass  # the client went away
         finally:
+            self._debt.owe(0)
             self._hang_up()
 
     def _serve(self) -> None:
@@ -137,13 +141,21 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         if session is None:
             return
         try:
+            self._head = self._head.brief()
+            self._debt.owe(self._head.size)
+            request_line = raw[: raw.index(b"\r\n") + 2]
+            del raw
             if isinstance(session, Streaming):
                 self._stream(session)
             else:
                 self._session = session
-                self.rfile = io.BytesIO(raw)
+                self.rfile = io.BytesIO(request_line + b"\r\n")
                 self.handle_one_request()
         finally:
+            if (websocket := getattr(self, "websocket", None)) is not None:  # the client left before the 101
+                websocket.discard()
+                self.environ["wsgi.websocket"] = self.websocket = None
+            self._session = None
             self.server.application.leave(session)
 
     def _admit(self, head: Head) -> Session | Streaming | None:
@@ -173,7 +185,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""
-        stream = Stream(self.socket, self.peer, self._limits)
+        stream = Stream(self.socket, self.peer, self._limits, self.server.keeper.debts)
         session.carry(stream)
         self.server.keeper.add(stream)
         self._count(200)
@@ -197,6 +209,9 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
                     if not data:
                         return b""
                     self._received += data
+                    self._debt.owe(len(self._received))
+                    if self._debt.debts.are_full:
+                        raise Overloaded("too much waits for clients to take it")
                     breathe()
                 head = bytes(self._received[:end])
                 del self._received[:end]
@@ -255,7 +270,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         """Answer 101: everything was checked before."""
         assert self._head is not None and self._session is not None
         headers = accepted(self._head, self.server.application.pages.origins, self._session.protocol)
-        self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits)
+        self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits, self._debt.debts)
         self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
         self.environ[SESSION_KEY] = self._session
         self._count(101)

@@ -36,6 +36,7 @@ class Reception:
     def __init__(self, path: Path, adopt: Adopt, has_room: Callable[[], bool]) -> None:
         """`has_room`: whether one more connection can be served; without, workers are left without an answer."""
         self._path, self._adopt, self._has_room = path, adopt, has_room
+        self._closed = False
         path.unlink(missing_ok=True)  # of a process that died with this row
         self._listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -55,7 +56,8 @@ class Reception:
                 gevent.spawn(self._receive, channel)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Take nothing any more. Workers whose offer was not answered go to the next gateway."""
+        self._closed = True
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
@@ -76,7 +78,7 @@ class Reception:
                 if message:
                     log.warning("a connection was handed over in a form this version does not know: %s", error)
                 return
-            if not self._has_room() or not _answer(channel):
+            if self._closed or not self._has_room() or not _answer(channel):
                 _close(fds)
                 return
             self._adopt(gsocket.socket(fileno=fds[0]), _address(address), head + rest)

@@ -57,6 +57,18 @@ class Head(NamedTuple):
         given = self.first(b"x-request-id")
         return given if REQUEST_ID.fullmatch(given) else b""
 
+    def brief(self) -> Head:
+        """What of it is needed as long as the connection lasts."""
+        return self._replace(headers=[header for header in self.headers if header[0] in _LASTING])
+
+    @property
+    def size(self) -> int:
+        """About the bytes of memory it takes, if it is large."""
+        return len(self.target) + len(self.path) + len(self.query) + sum(len(n) + len(v) for n, v in self.headers)
+
+
+_LASTING = frozenset((b"accept", b"connection", b"origin", b"sec-websocket-key", b"upgrade", b"x-request-id"))
+
 
 class _Parsed:
     """httptools' callbacks."""

@@ -17,14 +17,17 @@ from kvserver.gateway.events import OCTETS, Block, Item, Line, block_of
 from kvserver.gateway.feed import MOST_WAITING
 from kvserver.gateway.follow import Overtaken
 from kvserver.gateway.index import Index
-from kvserver.gateway.snapshots import PAGE_ITEMS, Page, Part, read_page
+from kvserver.gateway.selection import Selection
+from kvserver.gateway.snapshots import PAGE_BYTES, PAGE_ITEMS, Page, Part, read_page
 from kvserver.gateway.socket import breathe
 from kvserver.gateway.tail import Position
 from shards.board import Board
 from shards.log import SEGMENT, LogReader, Trimmed
+from shards.mapfile import Item as MapItem
 from shards.maps import MapReader
 from shards.protocol import Activity
 from shards.records import HEADER, Record
+from shards.slots import shard_of
 
 BLOCK_BYTES: Final = 256 << 10
 """Bytes of records in a block, unless one alone has more."""
@@ -35,8 +38,6 @@ REREAD_BYTES: Final = 16 << 20
 MOST_ANSWERS: Final = 4096
 """Revisions of earlier runs of which it is remembered whether they were given out: after a restart, all clients come
 back, and most from the same place."""
-PAGE_BYTES: Final = 512 << 10
-"""Bytes of values in a page of a snapshot, about."""
 
 
 class Member(Protocol):
@@ -247,13 +248,16 @@ class SharedHistory:
                 self._index.note(Position(records[0].lsn, records[0].revision - 1))
             breathe()
 
-    def page(self, prefixes: tuple[bytes, ...], after: bytes, values: bool) -> Page:
-        """What the maps have of keys with `prefixes` above `after`. Raises `Unavailable`."""
+    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
+        """What the maps have of the keys of `selection` above `after`. Raises `Unavailable`."""
 
         def read(prefix: bytes, after: bytes) -> Sequence[Part]:
             return [self._part(reader, prefix, after, values) for reader in self._maps]
 
-        return read_page(read, prefixes, after)
+        def read_key(key: bytes) -> Part:
+            return self._part_of_key(self._maps[shard_of(key, len(self._maps))], key, values)
+
+        return read_page(read, read_key, selection, after)
 
     def _part(self, reader: MapReader, prefix: bytes, after: bytes, values: bool) -> Part:
         most, most_bytes = max(PAGE_ITEMS // len(self._maps), 16), max(PAGE_BYTES // len(self._maps), 16 << 10)
@@ -263,13 +267,18 @@ class SharedHistory:
         (_, applied), found = reader.page_at(
             prefix, above, most, now, values=values, max_bytes=most_bytes, expired=True
         )  # fmt: skip
-        items = [
-            Item(key, item.revision, item.modified_ms, item.expires_ms, item.content_type or OCTETS, item.value,
-                 item.size)
-            for key, item in found
-        ]  # fmt: skip
+        items = [_item(key, item) for key, item in found]
         full = len(items) >= most or sum(len(item.value) for item in items) >= most_bytes
         return Part(items, full, applied)
+
+    def _part_of_key(self, reader: MapReader, key: bytes, values: bool) -> Part:
+        (_, applied), item = reader.get_at(key, self._board.now(), values=values, expired=True)
+        return Part([] if item is None else [_item(key, item)], False, applied)
+
+
+def _item(key: bytes, item: MapItem) -> Item:
+    content_type = item.content_type or OCTETS
+    return Item(key, item.revision, item.modified_ms, item.expires_ms, content_type, item.value, item.size)
 
 
 class _Recent:

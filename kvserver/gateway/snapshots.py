@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from kvserver.gateway.events import Block, Event, Item
+from kvserver.gateway.events import Event, Item
+from kvserver.gateway.selection import Selection
 
 PAGE_ITEMS: Final = 1000
 """Keys of a page, about."""
+PAGE_BYTES: Final = 512 << 10
+"""Bytes of values in a page, about."""
 BEYOND: Final = b"\xff"
 """Behind a prefix: above all keys that start with it, since keys are UTF-8."""
 
@@ -40,43 +43,51 @@ class Part(NamedTuple):
 
 Read = Callable[[bytes, bytes], Sequence[Part]]
 """What all maps have of keys that start with a prefix and stand above a key."""
+ReadKey = Callable[[bytes], Part]
+"""What the maps have of one key."""
 
 
-def read_page(read: Read, prefixes: tuple[bytes, ...], after: bytes) -> Page:
-    """The next page of keys with `prefixes`, which are in order and none inside another, above `after`."""
+def read_page(read: Read, read_key: ReadKey, selection: Selection, after: bytes) -> Page:
+    """The next page of the keys of `selection` above `after`."""
     items: list[Item] = []
-    applied = 0
-    for prefix in prefixes:
-        if after > prefix and not after.startswith(prefix):
+    applied = size = 0
+    ranges = selection.ranges()
+    for start, is_key in ranges:
+        if after >= start if is_key else after > start and not after.startswith(start):
             continue  # all its keys are below
-        parts = read(prefix, after)
+        parts = [read_key(start)] if is_key else read(start, after)
         applied = max(applied, *(part.applied for part in parts))
         ends = [part.items[-1].key for part in parts if part.more]
         found = sorted(item for part in parts for item in part.items)
         if ends:  # beyond the lowest, some map may have keys that were not read
             return Page(items + [item for item in found if item.key <= min(ends)], min(ends), applied)
         items += found
-        if len(items) >= PAGE_ITEMS and prefix != prefixes[-1]:
-            return Page(items, prefix + BEYOND, applied)
+        size += sum(len(item.value) for item in found)
+        if (len(items) >= PAGE_ITEMS or size >= PAGE_BYTES) and start != ranges[-1].start:
+            return Page(items, start if is_key else start + BEYOND, applied)
     return Page(items, None, applied)
 
 
 class Fold:
-    """The keys of a page, and those that come to be in its range."""
+    """The keys of a page, and those that come to be in its range.
 
-    def __init__(self, page: Page) -> None:
+    Attributes:
+        revision: it shall be the store at that.
+        last: every key up to it is in it; None: to the end.
+    """
+
+    def __init__(self, page: Page, revision: int) -> None:
+        self.revision, self.last = revision, page.last
         self._items = {item.key: item for item in page.items}
-        self._last = page.last
 
-    def add(self, blocks: Iterable[Block], after: int, until: int, prefixes: tuple[bytes, ...], above: bytes) -> None:
-        """Fold the events from behind revision `after` up to `until` of keys with `prefixes` that are above `above`."""
-        for block in blocks:
-            for event in block.after(after):
-                if event.revision > until:
-                    return
-                key = event.key
-                if key > above and key.startswith(prefixes) and (self._last is None or key <= self._last):
-                    self._fold(event)
+    def add(self, events: Iterable[Event], selection: Selection, above: bytes) -> None:
+        """Fold those of `events` up to its revision that are of keys of `selection` above `above`."""
+        for event in events:
+            if event.revision > self.revision:
+                return
+            key = event.key
+            if key > above and (self.last is None or key <= self.last) and selection.covers(key):
+                self._fold(event)
 
     def _fold(self, event: Event) -> None:
         """What the map had already changes nothing in the end: what came after it is folded, too."""

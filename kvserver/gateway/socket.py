@@ -26,6 +26,7 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[import-untyped]
 from websockets.frames import Opcode
 
+from kvserver.gateway.debts import Debt, Debts
 from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.frames import Framing, Pong, frame
 from kvserver.web.sendqueue import unsent
@@ -36,6 +37,12 @@ _RECEIVE_BYTES: Final = 64 << 10
 _OUTBOX_BYTES: Final = 64 << 10
 _UNSENT_BYTES: Final = 128 << 10  # that the kernel takes for a client, which it doubles; left alone it takes 4 MiB
 _LONGEST_TURN_S: Final = 0.010
+SLOW_BYTES_S: Final = 16 << 10
+"""Who takes less than so many bytes a second, while much is owed, is dropped to make room ..."""
+SLOW_S: Final = 5.0
+"""... which is looked at over so long; ..."""
+STILL_S: Final = 2.0
+"""... so is who takes nothing at all for so long."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +138,20 @@ class Outlet:
 
     Attributes:
         heard_at: when the client last gave a sign of life, by the monotonic clock.
+        debt: what the client has not taken.
+        is_slow: it takes next to nothing of what is being written, as `is_lost` saw it.
     """
 
-    def __init__(self, connection: gsocket.socket, limits: Limits) -> None:
+    def __init__(self, connection: gsocket.socket, limits: Limits, debts: Debts) -> None:
         self.heard_at = time.monotonic()
+        self.debt, self.is_slow, self._lags = Debt(debts), False, False
+        self._written = 0
+        self._seen: tuple[float, int] | None = None  # when something was being written, and what had been taken then
         self._socket, self._limits = connection, limits
         self._open = True
         self._unsent: memoryview | None = None  # what is being written
-        self._is_part = False  # it is a view of something larger
+        self._whole = b""  # of which it is a view
+        self._is_part = False  # it is a view of something larger, which others hold
         self._stalled_at: float | None = None  # since when a write has made no progress
         self._queued_before = 0
         if connection.family != gsocket.AF_UNIX:
@@ -147,6 +160,7 @@ class Outlet:
 
     def put(self, data: bytes | memoryview) -> None:
         """Take what `send_all` is to write next: nothing else needs to hold it meanwhile."""
+        self._whole = data if isinstance(data, bytes) else b""
         self._unsent = memoryview(data)
         self._is_part = isinstance(data, memoryview)
 
@@ -158,19 +172,37 @@ class Outlet:
     def send_all(self) -> None:
         """Write what was put, or what is written until `shut`. Raises `OSError`."""
         self._stalled_at = time.monotonic()
-        while self._unsent and self._open:
-            sent = self._send_some()
-            self._unsent = self._unsent[sent:]
-            self._stalled_at = time.monotonic()
-            breathe()
-        self._unsent, self._is_part, self._stalled_at = None, False, None
+        try:
+            while self._unsent and self._open:
+                sent = self._send_some()
+                self._unsent = self._unsent[sent:]
+                self._written += sent
+                self._stalled_at = time.monotonic()
+                if self._unsent:
+                    self._note_debt()
+                breathe()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of what was not written."""
+        self._unsent, self._whole, self._is_part, self._stalled_at = None, b"", False, None
+        if self.debt.size:
+            self.debt.owe(0)
 
     def _send_some(self) -> int:
         with contextlib.suppress(BlockingIOError):
             return int(self._socket.send(self._unsent, 0, 0.0))
-        if self._is_part:  # what waits for a client must not pin what it is a part of
-            self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
+        self._note_debt()
         return int(self._socket.send(self._unsent))
+
+    def _note_debt(self) -> None:
+        """The client does not take all at once."""
+        if self._is_part:  # what waits for it must not pin what it is a part of
+            self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
+            self.debt.owe(len(self._unsent))
+        elif not self.debt.size:
+            self.debt.owe_shared(self._whole)
 
     def shut(self) -> None:
         """End the connection at once."""
@@ -189,9 +221,23 @@ class Outlet:
             if self._stalled_at is not None:
                 self._stalled_at = now
         self._queued_before = queued
+        self.is_slow = self._takes_little(now, self._written - queued)
         if self._stalled_at is None:
             return silence_s is not None and now - self.heard_at > silence_s
         return now - self._stalled_at > self._limits.stall_s
+
+    def _takes_little(self, now: float, taken: int) -> bool:
+        """`taken`: bytes in all, of what was written."""
+        if self._stalled_at is None:
+            self._seen, self._lags = None, False
+            return False
+        if self._seen is None:
+            self._seen = now, taken
+        since, before = self._seen
+        if now - since >= SLOW_S:
+            self._lags = taken - before < SLOW_BYTES_S * (now - since)
+            self._seen = now, taken
+        return self._lags or now - self._stalled_at >= STILL_S
 
 
 class WebSocket(_WebSocket):  # type: ignore[misc]
@@ -205,7 +251,9 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         farewell: what to write before a close that the server begins; it is given the reason.
     """
 
-    def __init__(self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits) -> None:
+    def __init__(
+        self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits, debts: Debts | None = None
+    ) -> None:
         # Not calling the base class: it would set up the frame layer that this class replaces.
         self.environ, self.stream, self.handler = None, None, None
         self.closed = False
@@ -222,7 +270,9 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self._within = False  # a frame of the source's is not whole yet
         self._wake, self._room = Event(), Event()
         self._unanswered = 0
-        self._outlet = Outlet(connection, limits)
+        self._outlet = Outlet(connection, limits, debts or Debts())
+        self._waiting = Debt(self._outlet.debt.debts)  # in the outbox
+        self._timer: gevent.Greenlet | None = None
         self._writer = gevent.spawn(self._write)
 
     def __del__(self) -> None:
@@ -291,7 +341,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         if not self._framing.closing:
             self._framing.close(code, reason)
             self._post()
-            gevent.spawn_later(self._limits.linger_s, self.abort)
+            self._timer = gevent.spawn_later(self._limits.linger_s, self.abort)
 
     def dismiss(self, code: int, reason: str, why: Ending) -> None:
         """`close`, with the farewell before. Does not block."""
@@ -318,8 +368,24 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self._writer.join()
             while not self.closed and self._socket.recv(_RECEIVE_BYTES):
                 breathe()
+        self.discard()
+
+    def discard(self) -> None:
+        """End the connection at once, and release everything."""
         self.abort()
         self._writer.join()
+        self._release()
+
+    def _release(self) -> None:
+        """Hold nothing any more, lest the collector has to find what refers to each other here."""
+        self.source = self.on_answer = self.farewell = None
+        self._framing.release()
+        self._outbox.clear()
+        self._waiting.owe(0)
+        self._outlet.drop()
+        if self._timer is not None:
+            self._timer.kill(block=False)
+        del self._writer, self._timer
 
     def _post(self) -> None:
         """Hand to the writer what the frame layer wants sent."""
@@ -331,6 +397,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         if data:
             self._outbox.append(data)
             self._outbox_bytes += len(data)
+            self._waiting.owe(self._outbox_bytes)
         self._wake.set()
 
     def _wait_for_room(self) -> bool:
@@ -377,6 +444,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self._outlet.send_all()
         if self._outbox_bytes:
             self._outbox_bytes = sum(map(len, self._outbox))
+            self._waiting.owe(self._outbox_bytes)
             self._room.set()
 
     # Looked at from outside
@@ -391,9 +459,18 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         if self._outlet.is_lost(now, self._limits.silence_s):
             self.abort()
 
+    @property
+    def slow_debt(self) -> int:
+        """Bytes that its client owes, if that takes next to nothing of them; else 0."""
+        return self._outlet.debt.size if self._outlet.is_slow else 0
+
 
 class Kept(Protocol):
     """A connection, as its keeper sees it. Nothing of this blocks."""
+
+    @property
+    def slow_debt(self) -> int:
+        """Bytes that its client owes, if that takes next to nothing of them; else 0."""
 
     def check(self, now: float) -> None:
         """Drop it if the client is gone."""
@@ -409,9 +486,14 @@ class Kept(Protocol):
 
 
 class Keeper:
-    """Looks after all connections of a process."""
+    """Looks after all connections of a process.
 
-    def __init__(self, limits: Limits) -> None:
+    Attributes:
+        debts: what their clients owe.
+    """
+
+    def __init__(self, limits: Limits, debts: Debts | None = None) -> None:
+        self.debts = debts or Debts()
         self._limits = limits
         self._open: set[Kept] = set()
 
@@ -444,6 +526,18 @@ class Keeper:
                 if is_time_to_ping:
                     websocket.ping()
                 breathe()
+            if self.debts.are_high:
+                self.make_room()
+
+    def make_room(self) -> None:
+        """End connections of those who take next to nothing, the largest debts first, until enough is left."""
+        given_back = 0
+        for websocket in sorted(self._open, key=lambda kept: kept.slow_debt, reverse=True):
+            debt = websocket.slow_debt
+            if not debt or not self.debts.are_high_without(given_back):
+                break
+            websocket.abort()  # gives it back when its greenlet runs
+            given_back += debt
 
     def close_all(self, code: int, reason: str, why: Ending, within_s: float) -> None:
         """Close every connection, spread over at most `within_s` seconds so that not all clients return at once."""

@@ -23,6 +23,7 @@ import zmq
 from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.activity import ActivityFeed
+from kvserver.gateway.debts import Debts
 from kvserver.gateway.feed import Merger, Puts, Waiting, activity_frames, chunks_from_log, merge, pieces
 from kvserver.gateway.history import Member, SharedHistory
 from kvserver.gateway.socket import Piece, breathe
@@ -63,6 +64,7 @@ class Follower:
     def __init__(self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None]) -> None:
         self.view, self.tail, self.cursor, self.wake = view, tail, cursor, wake
         self.overtaken: Trimmed | None = None
+        self.waits = False  # for others to take what they owe
         self._source = source
 
     def next(self) -> Piece | None:
@@ -71,6 +73,9 @@ class Follower:
         Raises `Trimmed` if the log does not reach back to where it is, `LogError`.
         """
         cursor, source = self.cursor, self._source
+        self.waits = source.debts.are_full and not cursor.begun
+        if self.waits:
+            return None
         before = cursor.delivered
         data: bytes | memoryview | None = b""
         while data is not None and not data:
@@ -98,10 +103,12 @@ class Source:
         counts: figures for the board.
         history: what clients of `/v1/feed` follow.
         held: what clients are in the middle of.
+        debts: what clients have not taken.
     """
 
-    def __init__(self, board: Board, run_dir: Path, row: GatewayRow, index: int) -> None:
+    def __init__(self, board: Board, run_dir: Path, row: GatewayRow, index: int, debts: Debts) -> None:
         """`row`, `index`: the claimed row. Binds the activity socket."""
+        self.debts = debts
         self._board, self._row = board, row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._published = _subscriber(self._context, QUEUE)  # to nothing yet
@@ -153,6 +160,7 @@ class Source:
         """The client is gone."""
         self._followers.discard(follower)
         self._count()
+        follower.wake = lambda: None
         follower.cursor.large = None
         self.held.note(follower.cursor, time.monotonic())
         if not any(other.view == follower.view for other in self._followers):
@@ -259,6 +267,8 @@ class Source:
         self.held.drop(time.monotonic())
         for follower in self._followers:
             follower.tail.settle(follower.cursor)
+            if follower.waits:
+                follower.wake()
         self.history.each_second()
 
     def _turn(self) -> bool:

@@ -10,6 +10,7 @@ import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
 from gevent.event import Event  # type: ignore[import-untyped]
 
+from kvserver.gateway.debts import Debts
 from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.socket import Limits, Outlet, breathe
 
@@ -26,12 +27,12 @@ class Stream:
         farewell: what to write before an end that the server makes; it is given the reason.
     """
 
-    def __init__(self, connection: gsocket.socket, peer: str, limits: Limits) -> None:
+    def __init__(self, connection: gsocket.socket, peer: str, limits: Limits, debts: Debts | None = None) -> None:
         self.peer, self.written = peer, 0
         self.source: Callable[[], bytes | None] = lambda: None
         self.farewell: Callable[[Ending], bytes] = lambda why: b""
         self._socket, self._limits = connection, limits
-        self._outlet = Outlet(connection, limits)
+        self._outlet = Outlet(connection, limits, debts or Debts())
         self._wake = Event()
         self._ending = self._gone = False
         self._why: Ending | None = None
@@ -58,7 +59,13 @@ class Stream:
                 else:
                     self._wake.wait()
         finally:
-            self._watcher.close()
+            self._release()
+
+    def _release(self) -> None:
+        """Hold nothing any more, lest the collector has to find what refers to each other here."""
+        self._watcher.close()
+        self._outlet.drop()
+        del self._watcher, self.source, self.farewell
 
     def _put(self, data: bytes | None) -> None:
         if data:
@@ -109,6 +116,11 @@ class Stream:
         """Drop the connection if the client takes nothing of what is being written."""
         if self._outlet.is_lost(now):
             self.abort()
+
+    @property
+    def slow_debt(self) -> int:
+        """Bytes that its client owes, if that takes next to nothing of them; else 0."""
+        return self._outlet.debt.size if self._outlet.is_slow else 0
 
     def ping(self) -> None:
         """There are no pings in HTTP."""

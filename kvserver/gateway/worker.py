@@ -78,7 +78,8 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         """Serve until told to stop. The gevent worker's own loop would notice that only within a second, and waits
         for connections that never end by themselves."""
         allow_many_files()
-        self.keeper = Keeper(self.wsgi.limits)
+        process.map_large_memory()
+        self.keeper = Keeper(self.wsgi.limits, self.wsgi.debts)
         self.servers = [self._server(sock) for sock in self.sockets]
         gevent.spawn(self.keeper.run)
         if self.opened():
@@ -166,7 +167,7 @@ class GatewayWorker(SocketWorker):
             return False
         board, self._tokens = found
         index, self.row = board.gateways.claim()
-        self.source = Source(board, self._run_dir, self.row, index)
+        self.source = Source(board, self._run_dir, self.row, index, self.wsgi.debts)
         self._counts = Counts()
         self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
         server = self.servers[0]
@@ -229,8 +230,9 @@ class GatewayWorker(SocketWorker):
         """Take no more connections."""
         if self._board is not None:
             self.row.state = Common.STOPPING
-            self.wsgi.close()
             self.reception.close()
+            gevent.sleep(0)  # who was taken over already is let in, and told where to go on
+            self.wsgi.close()
 
     def closed(self) -> None:
         """Release everything."""

@@ -6,6 +6,9 @@ line, and the bytes that came behind it; the connection's descriptor travels bes
 gateway answers one byte, 1, and owns the connection from then on.
 
 The worker afterwards closes its own descriptor, and does not shut the connection down: that would end it for both.
+
+A gateway that dies, stops or stands still has not answered, and the connection is still the worker's: it goes to the
+next one, or waits for it. EventSource never comes again after a refusal, so nobody is refused while one may come.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -28,12 +32,19 @@ MOST_BYTES: Final = 128 << 10
 """Length of a message."""
 ACCEPTED: Final = b"\x01"
 ACCEPT_S: Final = 1.0
-"""How long a gateway may take to accept."""
-COME_S: Final = 1.5
-"""How long is waited for a gateway to come, if there is none: one that died or was reloaded is back by then, and
-EventSource never tries again after a 503."""
+"""How long a gateway may take to accept; after that another is asked, or the same again."""
+COME_S: Final = 10.0
+"""How long is waited for a gateway that accepts, as for a shard."""
+_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 0.5
+"""Between two looks whether one has come: all clients of a gateway may come at once when it is gone."""
 LATE_NS: Final = 2_500_000_000
 """A gateway whose heartbeat is older stands still: others are asked first."""
+
+
+class NoGateway(Unavailable):
+    """No gateway takes feed connections, or not soon enough. The next one may."""
+
 
 _under_way: Final[Counter[int]] = Counter()
 """By row: what this worker is about to give to a gateway, which has not counted it yet."""
@@ -52,11 +63,14 @@ async def hand_over(
     client: tuple[str, int] | None,
     head: bytes,
     rest: bytes | bytearray,
+    is_stopping: Callable[[], bool],
 ) -> None:
     """Give the connection to the gateway with the fewest clients; nothing may be read or written here afterwards.
 
-    Raises `Unavailable` if none takes it, nor comes soon, `BadRequest` if the client sent too much before it was
-    answered.
+    While no gateway takes it, this waits for one, `COME_S` seconds at most, and not when this worker stops.
+
+    Raises `NoGateway` if none takes it, `Unavailable` if none ever could, `BadRequest` if the client sent too much
+    before it was answered.
     """
     message = msgspec.msgpack.encode([VERSION, _address(client), head, bytes(rest)])
     if len(message) > MOST_BYTES:
@@ -64,27 +78,27 @@ async def hand_over(
     if transport.get_extra_info("sslcontext") is not None:
         raise Unavailable("a TLS connection cannot be given to the gateway: use the gateway's own port")
     descriptor = transport.get_extra_info("socket").fileno()
-    give_up_at = loop.time() + COME_S
-    was_sent = False
+    give_up_at, pause_s = loop.time() + COME_S, _PAUSE_S
     while True:
         for index in _gateways(board):
-            with (
-                _counted(index),
-                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel,
-            ):
-                try:
-                    channel.connect(str(board.path.with_name(f"gateway-{index}.handover")))
-                    socket.send_fds(channel, [message], [descriptor])
-                except OSError:
-                    continue  # gone, or its queue is full: nothing was sent
-                was_sent = True
-                if await _answer(loop, channel) == ACCEPTED:
+            with _counted(index):
+                if await _give(loop, board.path.with_name(f"gateway-{index}.handover"), message, descriptor):
                     return
-                # It stands still. When it goes on it finds the channel closed, and lets go of the connection.
-        if was_sent or loop.time() >= give_up_at or transport.is_closing():
-            break
-        await asyncio.sleep(0.05)
-    raise Unavailable("no gateway takes feed connections")
+        if loop.time() >= give_up_at or transport.is_closing() or is_stopping():
+            raise NoGateway("no gateway takes feed connections")
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def _give(loop: asyncio.AbstractEventLoop, path: Path, message: bytes, descriptor: int) -> bool:
+    """Offer the connection to the gateway that listens at `path`; False: that does not have it, and never will."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel:
+        try:
+            channel.connect(str(path))
+            socket.send_fds(channel, [message], [descriptor])
+        except OSError:
+            return False  # gone, or its queue is full: nothing was sent
+        return await _answer(loop, channel) == ACCEPTED
 
 
 @contextlib.contextmanager
@@ -108,11 +122,14 @@ def _gateways(board: Board) -> list[int]:
 
 
 async def _answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:
+    """What the gateway answers, nothing if it dies or stands still: from then on it cannot answer any more, and lets go
+    of the connection."""
     with contextlib.suppress(OSError):
         try:
             return await asyncio.wait_for(loop.sock_recv(channel, 1), ACCEPT_S)
         except TimeoutError:
-            return bytes(channel.recv(1))  # it may have come at the last moment
+            channel.shutdown(socket.SHUT_RD)  # what it has answered by now can still be read
+            return bytes(channel.recv(1))
     return b""
 
 

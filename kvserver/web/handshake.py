@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterable
+from typing import Final
 
 from kvserver.web import target
 from kvserver.web.answers import Headers, OtherVersion
@@ -13,11 +14,22 @@ WAL = target.WAL.encode()
 """Its WebSocket connections are for the gateway."""
 FEED = target.FEED.encode()
 """Whoever asks for it is for the gateway."""
+EVENT_STREAM = b"text/event-stream"
+RETRY_MS: Final = 2000
+"""After which time EventSource comes back."""
+RETRY: Final = b"retry: %d\n" % RETRY_MS
+"""How a stream of events begins, in the block of whatever message comes first: a block of its own would be an event
+without data, which many clients hand on."""
 
 
 def is_upgrade(headers: Headers) -> bool:
     """Whether a WebSocket is asked for, rightly or not."""
     return b"websocket" in _tokens(headers, b"upgrade")
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether server-sent events are asked for."""
+    return any(EVENT_STREAM in value.lower() for value in _values(headers, b"accept")) and not is_upgrade(headers)
 
 
 def refusal(http_version: str, headers: Headers) -> BadRequest | None:

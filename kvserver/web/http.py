@@ -24,6 +24,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kvserver.web import handoff, handshake, proxies, sendqueue
+from kvserver.web.answers import Headers
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.intake import Intake, Upgrade
 from kvserver.web.shares import Stake
@@ -45,6 +46,12 @@ STALL_S: Final = 30.0
 """How long a client may take nothing of its answer."""
 _BURST: Final = 32
 """Requests of one connection that are answered before others have their turn."""
+
+
+_EVENTS_LATER: Final[Headers] = [
+    (b"content-type", handshake.EVENT_STREAM), (b"cache-control", b"no-store, no-transform")
+]  # fmt: skip
+"""Of an answer to EventSource where there is no gateway."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -407,15 +414,23 @@ class Protocol(HttpToolsProtocol):
         self.run(self._hand_over_soon(exchange, head, rest))
 
     async def _hand_over_soon(self, exchange: Exchange, head: bytes, rest: bytearray) -> None:
-        """When earlier answers have left, give the connection to a gateway; else 503."""
+        """When earlier answers have left, give the connection to a gateway; else 503, but to EventSource, which would
+        never come again, an answer after which it does."""
         try:
             await handoff.until_written(self.transport)
             if not self.transport.is_closing():
-                await handoff.hand_over(self.loop, self.traffic.board, self.transport, self.client, head, rest)
+                await handoff.hand_over(
+                    self.loop, self.traffic.board, self.transport, self.client, head, rest,
+                    lambda: self.traffic.stopping,
+                )  # fmt: skip
         except KVError as error:
             exchange.keep_alive = False
             self._handing_over = None
-            if not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if isinstance(error, handoff.NoGateway) and handshake.is_event_stream(exchange.headers):
+                exchange.answer(200, _EVENTS_LATER, handshake.RETRY)
+            else:
                 exchange.refuse(error)
             return
         self.answering = None  # the gateway answers, counts, and tells of it

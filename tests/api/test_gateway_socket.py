@@ -10,12 +10,14 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import gevent  # type: ignore[import-untyped]
 import pytest
 from gevent import socket as gsocket
 
 from kvserver.gateway import socket as module
+from kvserver.gateway.debts import Debt, Debts
 from kvserver.gateway.envelopes import Ending
 from kvserver.gateway.socket import Keeper, Limits, Piece, WebSocket
 from kvserver.web.sendqueue import unsent
@@ -38,7 +40,7 @@ class Clock:
 class Pair:
     """A connection and its client."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: Limits = LIMITS, debts: Debts | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.socket()
             self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
@@ -46,7 +48,7 @@ class Pair:
             self.client.connect(listener.getsockname())
             accepted, _ = listener.accept()
         self.server = gsocket.socket(fileno=accepted.detach())
-        self.websocket = WebSocket(self.server, "peer", b"", limits)
+        self.websocket = WebSocket(self.server, "peer", b"", limits, debts)
         self.given = 0
 
     def write(self, count: int, size: int = 1 << 20) -> None:
@@ -280,3 +282,76 @@ def test_half_a_frame_that_has_no_rest_ends_the_connection(clock: Clock, pair: P
     pair.websocket.wake()
     until(lambda: pair.websocket.closed)
     assert pair.take(100) == 4
+
+
+def test_what_is_given_to_many_is_owed_once() -> None:
+    """As long as any of them has not taken it; a part that is left of something larger is each one's own."""
+    debts = Debts()
+    pairs = [Pair(debts=debts) for _ in range(3)]
+    try:
+        shared = bytes(4 << 20)
+        for pair in pairs:
+            pieces = [Piece(shared)]
+            pair.websocket.source = partial(_pop, pieces)
+            pair.websocket.wake()
+        until(lambda: all(pair.queued for pair in pairs) and debts.bytes)
+        settle()
+        assert debts.bytes == len(shared)
+        pairs[0].websocket.abort()
+        assert pairs[1].take(len(shared)) == len(shared)
+        settle()
+        assert debts.bytes == len(shared)
+        pairs[2].websocket.abort()
+        until(lambda: not debts.bytes)
+        pieces = [Piece(memoryview(shared)[1:])]
+        pairs[1].websocket.source = partial(_pop, pieces)
+        pairs[1].websocket.wake()
+        until(lambda: debts.bytes)
+        assert 0 < debts.bytes < len(shared)
+    finally:
+        for pair in pairs:
+            pair.close()
+    assert debts.bytes == 0
+
+
+def _pop(pieces: list[Piece]) -> Piece | None:
+    return pieces.pop() if pieces else None
+
+
+def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
+    """The largest debt first, and no more of them than it takes. Who takes enough stays, however much it owes."""
+    debts = Debts(12 << 20)
+    keeper = Keeper(LIMITS, debts)
+    good, small, large = [Pair(debts=debts) for _ in range(3)]
+    try:
+        for pair, mib in ((good, 4), (small, 1), (large, 3)):
+            keeper.add(pair.websocket)
+            pair.write(1, mib << 20)
+        assert debts.bytes == 8 << 20
+
+        def look() -> None:
+            for pair in (good, small, large):
+                pair.websocket.check(clock.now)
+            if debts.are_high:
+                keeper.make_room()
+            settle()
+
+        look()
+        for _ in range(7):
+            clock.now += 1
+            good.take(4 * STEP)
+            look()
+        assert not any(pair.websocket.closed for pair in (good, small, large))  # as long as there is room
+        more = Debt(debts)
+        more.owe(1 << 20)
+        look()
+        assert [pair.websocket.closed for pair in (good, small, large)] == [False, False, True]
+        until(lambda: debts.bytes == 6 << 20)
+        look()
+        assert not small.websocket.closed
+        more.owe(6 << 20)
+        look()
+        assert [pair.websocket.closed for pair in (good, small)] == [False, True]
+    finally:
+        for pair in (good, small, large):
+            pair.close()

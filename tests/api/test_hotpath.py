@@ -113,8 +113,8 @@ class Listener(asyncio.Protocol):
 
 
 def same(roads: Roads, *pieces: bytes, patient: bool = True) -> bytes:
-    """What both roads answer, what varies masked. Unless `patient`, that is also what is done because a body has not come
-    when the answer before it is ready: it is asked for (RFC 9110, 10.1.1), or refused by its head, which ends the
+    """What both roads answer, what varies masked. Unless `patient`, that is also what is done because a body has not
+    come when the answer before it is ready: it is asked for (RFC 9110, 10.1.1), or refused by its head, which ends the
     connection.
     """
     answers = []

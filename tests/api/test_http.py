@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kvserver.web import handoff
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import COMMON, INERT
 from kvserver.web.handoff import LATE_NS
@@ -811,17 +812,71 @@ async def test_a_client_that_comes_while_gateways_are_replaced_waits_for_the_nex
             await web.until(lambda: not web.traffic.connections)
 
 
+EVENTS = request("GET", "/v1/feed", "Accept: text/event-stream", "Origin: https://a.example")
+
+
 @scenario
-async def test_without_a_gateway_a_handshake_is_503(web: Web) -> None:
-    await refused(web, request("GET", "/wal", *HANDSHAKE), 503)
+async def test_who_waits_at_a_gateway_that_dies_goes_to_the_next(web: Web) -> None:
+    """Whether it died with the connection in its hands or in its queue."""
+    client, queued = await web.connect(), await web.connect()
     with _listen(web):
-        client = await web.connect()
-        _, connection, channel = await _hand_over(web, client, request("GET", "/v1/feed", *HANDSHAKE))
+        _, connection, channel = await _hand_over(web, client, EVENTS)
+        await queued.send(EVENTS)
+        await web.settle()
         connection.close()
-        channel.close()  # it died before it answered
+        channel.close()
+    web.board.gateways.alive()[0][1].state = web.board.gateways.alive()[0][1].STOPPING
+    with _listen(web):
+        for _ in range(2):
+            _, connection, channel = await _hand_over(web, client, b"")
+            with connection, channel:
+                channel.send(b"\x01")
+        await web.until(lambda: not web.traffic.connections)
+
+
+def test_a_gateway_that_stands_still_too_long_cannot_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two of them would serve one connection."""
+
+    async def test(web: Web) -> None:
+        client = await web.connect()
+        with _listen(web) as stands_still:
+            _, connection, channel = await _hand_over(web, client, EVENTS)
+            _, again, later = await _hand_over(web, client, b"")  # by then the first offer is over
+            with connection, channel, again, later:
+                with pytest.raises(BrokenPipeError):
+                    channel.send(b"\x01")
+                later.send(b"\x01")
+                await web.until(lambda: not web.traffic.connections)
+            with pytest.raises(BlockingIOError):
+                stands_still.accept()
+
+    monkeypatch.setattr(handoff, "ACCEPT_S", 0.1)
+    scenario(test)(tmp_path)
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_without_a_gateway_a_handshake_is_503_but_eventsource_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopping: bool
+) -> None:
+    """After an answer with 200 it does, after any other never."""
+
+    async def test(web: Web) -> None:
+        web.traffic.stopping = is_stopping
+        for more in ((), ("Accept: text/event-stream",)):
+            answer = await web.ask(request("GET", "/v1/feed", *HANDSHAKE, *more))
+            assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
+            assert answer.headers["retry-after"]
+        await refused(web, request("GET", "/wal", *HANDSHAKE), 503)
+        client = await web.connect()
+        await client.send(EVENTS)
         answer = await client.answer()
-        assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+        assert (answer.body, answer.headers["cache-control"]) == (b"retry: 2000\n", "no-store, no-transform")
         assert await client.ended()
+
+    if not is_stopping:
+        monkeypatch.setattr(handoff, "COME_S", 0.2)
+    scenario(test)(tmp_path)
 
 
 @scenario

@@ -18,6 +18,7 @@ def asked_in_a_child(terminal: bool, descriptors: int) -> bool:
         try:
             if not terminal:
                 _leave_session()
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what other tests have open
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
             os._exit(0 if has_terminal() else 1)
         finally:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
+from kvserver.gateway.debts import Debts
 from kvserver.gateway.handler import run_session
 from kvserver.gateway.head import Head, check_upgrade
 from kvserver.gateway.socket import Limits, WebSocket
@@ -44,6 +45,7 @@ class EchoApp:
     def __init__(self) -> None:
         given = {field.name: os.environ.get(f"ECHO_{field.name.upper()}") for field in fields(Limits)}
         self.limits = Limits(**{name: type(getattr(Limits, name))(text) for name, text in given.items() if text})
+        self.debts = Debts()
         self.pages = Pages(Origins(os.environ.get("ECHO_ORIGINS", "*")), Hosts())
 
     def admit(self, head: Head, peer: str) -> Echo:

@@ -82,8 +82,7 @@ def lines(
 
 def _sse(answer: httpx.Response) -> Iterator[Message]:
     found = answer.iter_lines()
-    assert next(found) == "retry: 2000"
-    assert next(found) == ""
+    assert next(found) == "retry: 2000"  # in the block of the first message
     for line in found:
         id = re.fullmatch("id: (.*)", line)
         data = re.fullmatch("data: (.*)", next(found))

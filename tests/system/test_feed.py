@@ -156,7 +156,7 @@ def test_activity(server: Server, client: httpx.Client) -> None:
         assert events(messages, 1)[0]["cause"] == "prefix"
 
 
-@pytest.mark.parametrize("since", ["x", "0.5", "{epoch}.0", "{epoch}.07", "{epoch}.9007199254740000", "ffff.5"])
+@pytest.mark.parametrize("since", ["0.5", "{epoch}.0", "{epoch}.9007199254740000", "ffff.5"])
 def test_what_cannot_be_continued_is_said_in_the_stream(server: Server, client: httpx.Client, since: str) -> None:
     """A gap, then what is kept, or the state if that is wanted."""
     revision = put(client, "k")
@@ -173,6 +173,128 @@ def test_what_cannot_be_continued_is_said_in_the_stream(server: Server, client: 
         assert (gap["type"], gap["reason"], gap["snapshot"]) == ("gap", reason, True)
         assert page["items"][0]["revision"] == revision
         assert end["type"] == "snapshot_end"
+
+
+@pytest.mark.parametrize("since", ["x", "{epoch}", "{epoch}.07", "{epoch}.7~word", "{epoch}.7.YQ", "\u00e9"])
+def test_what_is_no_cursor_is_refused(server: Server, client: httpx.Client, since: str) -> None:
+    """But as Last-Event-ID, which EventSource sends by itself: a refusal would end it for good."""
+    revision = put(client, "k")
+    text = since.format(epoch=now(server).split(".")[0])
+    for accept in ("text/event-stream", "application/x-ndjson", "application/json"):
+        answer = client.get("/v1/feed", params={"since": text}, headers={"Accept": accept})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_cursor")
+    with pytest.raises(InvalidStatus) as refused, websocket(server, since=text):
+        pass
+    assert refused.value.response.status_code == 400
+    with websocket(server, headers={"Origin": "http://a.example"}, since=text) as connection:
+        error = receive(connection)
+        assert (error["type"], error["status"], error["code"]) == ("error", 400, "bad_cursor")
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(15)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 3003
+    id = text.partition("~")[0] if text.isascii() else "x"
+    with lines(server, "text/event-stream", {"Last-Event-ID": id + "!"}, since=text, snapshot=True) as messages:
+        gap, page = next(messages), next(messages)
+        assert (gap["type"], gap["reason"], gap["snapshot"]) == ("gap", "bad_cursor", True)
+        assert page["first"] is True and page["items"][0]["revision"] == revision
+
+
+def test_an_empty_cursor_is_as_absent(server: Server, client: httpx.Client) -> None:
+    """What `since=${cursor}` makes of none."""
+    revision = put(client, "k")
+    assert poll(server, since="")["messages"] == []
+    with lines(server, since="") as messages:
+        assert next(messages)["type"] == "bookmark"
+    with lines(server, "text/event-stream", {"Last-Event-ID": ""}, since="", snapshot=True) as messages:
+        assert next(messages)["items"][0]["revision"] == revision
+
+
+def test_the_first_page_of_a_snapshot_says_so(server: Server, client: httpx.Client) -> None:
+    """And no other one, nor what goes on with it; by each way."""
+    ops = [{"op": "put", "key": f"k{i:04}", "value": "v"} for i in range(2500)]
+    client.post("/v1/batch", json={"ops": ops}).raise_for_status()
+    for way in WAYS:
+        found: list[dict[str, Any]] = []
+        if "/" in way:
+            with lines(server, way, snapshot=True) as messages:
+                while not found or found[-1]["type"] != "snapshot_end":
+                    found.append(next(messages))
+        else:
+            with websocket(server, way or None, snapshot=True) as connection:
+                while not found or found[-1]["type"] != "snapshot_end":
+                    found.append(receive(connection))
+        pages = [message for message in found if message["type"] == "snapshot"]
+        assert [page.get("first") for page in pages] == [True] + [None] * (len(pages) - 1) and len(pages) > 1
+        on, _ = polled(server, pages[0]["cursor"])
+        assert on and not any("first" in message for message in on)
+
+
+def test_single_keys(server: Server, client: httpx.Client) -> None:
+    """These keys alone, as changes, conflated, and as a snapshot; with prefixes they add up."""
+    keys = ("a", "a/b", "ab", "b", "c/1", "c/2", "d")
+    since = now(server)
+    for value in (b"2", b"3"):
+        for key in keys:
+            put(client, key, value)
+    client.delete("/v1/kv/a")
+
+    def seen(**parameters: Any) -> list[tuple[str, str]]:
+        messages, _ = polled(server, since, **parameters)
+        return [(event["op"], event["key"]) for message in messages for event in message["events"]]
+
+    assert seen(key="a") == [("put", "a"), ("put", "a"), ("delete", "a")]
+    assert seen(key=["b", "a/b"], ops="put") == [("put", "a/b"), ("put", "b")] * 2
+    assert seen(key=["b", "a"], conflate=True) == [("put", "b"), ("delete", "a")]
+    assert seen(key="d", prefix="c/", ops="put") == [("put", "c/1"), ("put", "c/2"), ("put", "d")] * 2
+    assert seen(key="nothing") == []
+    wishes: list[tuple[dict[str, Any], list[str]]] = [
+        ({"key": "b"}, ["b"]),
+        ({"key": ["d", "b", "a"]}, ["b", "d"]),
+        ({"key": ["d", "c"], "prefix": "c/"}, ["c/1", "c/2", "d"]),
+    ]
+    for wanted, shown in wishes:
+        found = poll(server, snapshot=True, **wanted)["messages"]
+        assert [item["key"] for message in found for item in message.get("items", ())] == shown
+        assert found[-1]["type"] == "snapshot_end"
+
+
+def test_activity_of_a_single_key(server: Server, client: httpx.Client) -> None:
+    """A mark of what begins with it is not its own; what becomes of the key is told."""
+    put(client, "b")
+    with lines(server, key="b", activity=True) as messages:
+        assert next(messages)["type"] == "bookmark"
+        wait_for(lambda: any(g["clients"] for g in server.status()["gateways"]), "the client's place on the board")
+        client.delete("/keys/b")
+        told = next(messages)
+        assert [event["cause"] for event in told["events"]] == ["prefix"]
+        client.delete("/b")
+        told = next(messages)
+        assert (told["type"], told["op"], told["key"]) == ("activity", "delete", "b")
+
+
+def test_a_snapshot_of_keys_goes_on_where_it_broke_off(server: Server, client: httpx.Client) -> None:
+    """With the same keys, in whatever order; with others it does not."""
+    keys = [f"k{i:02}" for i in range(60)]
+    for key in keys:
+        put(client, key, b"v" * 50_000)
+    answer = poll(server, snapshot=True, key=keys)
+    assert answer["more"]
+    found = [item["key"] for message in answer["messages"] for item in message.get("items", ())]
+    (gap, *_) = poll(server, since=answer["cursor"], key=keys[1:])["messages"]
+    assert gap["reason"] == "bad_cursor"
+    rest, _ = polled(server, answer["cursor"], key=keys[::-1])
+    assert not any(message["type"] == "gap" for message in rest)
+    found += [item["key"] for message in rest for item in message.get("items", ())]
+    assert found == keys
+
+
+@pytest.mark.parametrize("wanted", [["prefix"] * 65, ["key"] * 65, ["key"] * 32 + ["prefix"] * 33])
+def test_there_are_so_many_prefixes_and_keys(client: httpx.Client, wanted: list[str]) -> None:
+    """64 in all."""
+    parts = [f"{name}=k{i}" for i, name in enumerate(wanted)]
+    answer = client.get("/v1/feed?" + "&".join(parts))
+    assert answer.status_code == 400 and "64 prefixes and keys" in answer.json()["detail"]
+    assert client.get("/v1/feed?" + "&".join(parts[1:])).status_code == 200
 
 
 def test_a_snapshot_goes_on_where_it_broke_off(server: Server, client: httpx.Client) -> None:
@@ -232,8 +354,10 @@ def test_kv_cursor_of_a_list_leads_on(server: Server, client: httpx.Client) -> N
 
 
 @pytest.mark.parametrize(
-    "bad", ["snapshot=yes", "sinc=1", "wait=56", "since=1&since=2", "ops=get", "ops=delete:gone", "prefix=%zz"]
-)
+    "bad",
+    ["snapshot=yes", "sinc=1", "wait=56", "since=1&since=2", "ops=get", "ops=delete:gone", "prefix=%zz", "key=",
+     "key=" + "k" * 512],
+)  # fmt: skip
 def test_what_is_not_understood_is_refused(server: Server, client: httpx.Client, bad: str) -> None:
     """Never ignored."""
     answer = client.get("/v1/feed?" + bad)

@@ -51,6 +51,11 @@ def test_each_sees_what_is_granted(guarded: Guarded) -> None:
     assert {item["key"] for m in answer["messages"] for item in m.get("items", ())} == {"flags/a", "b", "bc"}
     assert ask(guarded, "flags", prefix="secret").status_code == 403
     assert ask(guarded, "flags", prefix="flags/").status_code == 200
+    assert ask(guarded, "flags", key="secret").status_code == 403
+    only = ask(guarded, "flags", key="secret", prefix="flags/", snapshot="true").json()
+    assert {item["key"] for m in only["messages"] for item in m.get("items", ())} == {"flags/a"}
+    single = ask(guarded, "flags", key="b", snapshot="true").json()
+    assert [item["key"] for m in single["messages"] for item in m.get("items", ())] == ["b"]
     assert ask(guarded, "writer").status_code == 403
     assert ask(guarded).status_code == 401
     # Of a snapshot that others may see more of, nobody can go on with the place.

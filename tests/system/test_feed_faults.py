@@ -183,6 +183,64 @@ def test_whatever_breaks_off_goes_on_without_a_loss(tmp_path: Path) -> None:
         assert sum(reader.breaks for reader in readers) > 20
 
 
+def test_no_gateway_s_death_refuses_eventsource(tmp_path: Path) -> None:
+    """Nor does its standing still: whoever comes meanwhile, or waits there, is given to the next one."""
+    head = b"GET /v1/feed HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+    with Server(tmp_path / "store", "--shards", "1", "--workers", "1", "--sync", "os") as server:
+        for stands_still in (True, False, True, False):
+            pid = wait_for(lambda: [row["pid"] for row in server.status()["gateways"]], "a gateway")[0]
+            with contextlib.ExitStack() as stack:
+                if stands_still:
+                    os.kill(pid, signal.SIGSTOP)
+                waiting = [stack.enter_context(server.connect(30)) for _ in range(5)]
+                for connection in waiting:
+                    connection.sendall(head)
+                time.sleep(0.2 if stands_still else 0)  # they have come to its queue, or not: both must do
+                os.kill(pid, signal.SIGKILL)
+                late = [stack.enter_context(server.connect(30)) for _ in range(5)]
+                for connection in late:
+                    connection.sendall(head)
+                answers = [connection.recv(12) for connection in waiting + late]
+            # One that was taken over already ends with the gateway, unanswered: to a browser a fault of the network.
+            assert set(answers) <= {b"HTTP/1.1 200", b""} and set(answers[5:]) == {b"HTTP/1.1 200"}, answers
+
+
+def test_a_gateway_that_stops_refuses_no_eventsource(tmp_path: Path) -> None:
+    """While it is replaced again and again, and when the store stops."""
+    head = b"GET /v1/feed HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+    found: list[bytes] = []
+    over = threading.Event()
+
+    def ask(server: Server) -> None:
+        while not over.is_set():
+            with contextlib.suppress(ConnectionError), server.connect(30) as connection:
+                connection.sendall(head)
+                found.append(connection.recv(12))
+
+    with Server(tmp_path / "store", "--shards", "1", "--workers", "1", "--sync", "os") as server:
+        (gateway,) = server.status()["gateways"]
+        master = int(Path(f"/proc/{gateway['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        askers = [threading.Thread(target=ask, args=[server]) for _ in range(3)]
+        for asker in askers:
+            asker.start()
+        try:
+            for _ in range(3):
+                before = _gateways(server)
+                os.kill(master, signal.SIGHUP)
+                wait_for(lambda known=before: _gateways(server) - known, "another gateway")
+                wait_for(lambda known=before: not _gateways(server) & known, "the end of the one before")
+            server.stop()
+        finally:
+            over.set()
+            for asker in askers:
+                asker.join()
+    assert len(found) > 20 and set(found) <= {b"HTTP/1.1 200", b""}
+
+
+def _gateways(server: Server) -> set[int]:
+    return {row["pid"] for row in server.status()["gateways"]}
+
+
 def _ready(server: Server) -> bool:
     with server.client() as client, contextlib.suppress(httpx.HTTPError):
         return client.get("/health/ready").status_code == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -20,12 +20,23 @@ from kvserver.gateway.events import Block, Event, Item, Line, Message, block_of
 from kvserver.gateway.filters import filter_of
 from kvserver.gateway.follow import Follow
 from kvserver.gateway.index import EVERY, Index
+from kvserver.gateway.selection import Selection
 from kvserver.gateway.snapshots import Page
 from kvserver.gateway.tail import Position
 from kvserver.wishes import OPS, Wish, parse
 from shards.clock import Now
 from shards.errors import BadRequest, Forbidden, Overloaded
-from shards.protocol import Activity, Atomic, Change, DeleteEvent, PrefixMarked, PutEvent, TouchEvent, encode_events
+from shards.protocol import (
+    Activity,
+    ActivityKind,
+    Atomic,
+    Change,
+    DeleteEvent,
+    PrefixMarked,
+    PutEvent,
+    TouchEvent,
+    encode_events,
+)
 from shards.records import DATA, HEADER, Record
 
 T = 1_795_000_000_123
@@ -45,12 +56,18 @@ def test_a_wish() -> None:
     )
     assert parse(b"ops=delete").ops == {op for op in OPS if op.startswith("delete:")}
     assert parse("since=é".encode()).since == b"?"
+    assert parse(b"since=") == Wish()
+    assert parse(b"key=a&key=a%2Fb") == Wish((), keys=(b"a", b"a/b"))
+    assert parse(b"key=a&prefix=b&prefix=") == Wish((b"b", b""), keys=(b"a",))
+    assert len(parse(b"&".join([b"key=a"] * 32 + [b"prefix=b"] * 32)).keys) == 32
 
 
 @pytest.mark.parametrize(
     "text",
     [b"since=1&since=2", b"%73ince=1&since=2", b"wait=-1", b"wait=56", b"ops=", b"ops=put,", b"ops=delete:",
-     b"values=1", b"prefixes=a", b"snapshot", b"&".join([b"prefix=a"] * 65), b"prefix=" + b"a" * 512],
+     b"values=1", b"prefixes=a", b"snapshot", b"&".join([b"prefix=a"] * 65), b"prefix=" + b"a" * 512,
+     b"key=", b"key=" + b"a" * 512, b"key=%ff", b"&".join([b"key=a"] * 65),
+     b"&".join([b"prefix=a"] * 33 + [b"key=a"] * 32)],
 )  # fmt: skip
 def test_what_is_no_wish(text: bytes) -> None:
     with pytest.raises(BadRequest):
@@ -63,26 +80,70 @@ NARROW = Grants.of("narrow", "1", [("feed", b"a/"), ("feed", b"b"), ("read", b""
 
 
 def test_one_sees_what_one_wants_as_far_as_one_may() -> None:
-    assert filter_of(Wish(), EVERYTHING).prefixes == (b"",)
-    assert filter_of(Wish((b"a/b", b"a/", b"c")), EVERYTHING).prefixes == (b"a/", b"c")
-    assert filter_of(Wish(), NARROW).prefixes == (b"a/", b"b")
-    assert filter_of(Wish((b"a", b"bc")), NARROW).prefixes == (b"a/", b"bc")
-    for prefix in (b"c", b"A", b"aa"):
+    def seen(wish: Wish, grants: Grants = EVERYTHING) -> tuple[tuple[bytes, ...], set[bytes]]:
+        selection = filter_of(wish, grants).selection
+        return selection.prefixes, set(selection.keys)
+
+    assert seen(Wish()) == ((b"",), set())
+    assert seen(Wish((b"a/b", b"a/", b"c"))) == ((b"a/", b"c"), set())
+    assert seen(Wish(), NARROW) == ((b"a/", b"b"), set())
+    assert seen(Wish((b"a", b"bc")), NARROW) == ((b"a/", b"bc"), set())
+    assert seen(Wish((), keys=(b"x", b"a/b", b"x"))) == ((), {b"x", b"a/b"})
+    assert seen(Wish((b"a/",), keys=(b"x", b"a/b", b"a"))) == ((b"a/",), {b"x", b"a"})
+    assert seen(Wish((), keys=(b"x", b"a/b", b"b")), NARROW) == ((), {b"a/b", b"b"})
+    assert seen(Wish((b"x",), keys=(b"bc",)), NARROW) == ((), {b"bc"})
+    for wish in (
+        Wish((b"c",)),
+        Wish((b"A",)),
+        Wish((b"aa",)),
+        Wish((), keys=(b"a", b"c")),
+        Wish((b"c",), keys=(b"d",)),
+    ):
         with pytest.raises(Forbidden):
-            filter_of(Wish((prefix,)), NARROW)
+            filter_of(wish, NARROW)
     with pytest.raises(Forbidden):
         filter_of(Wish(), Grants.of("none", "2", [("read", b"")]))
+
+
+def test_a_key_is_no_prefix() -> None:
+    """Of the key alone: neither what begins with it, nor what is done to all that begins with it."""
+    shown = filter_of(Wish((), keys=(b"a",), activity=True), EVERYTHING)
+    assert shown.shows(event(PutEvent(b"a", b"", "", 0))) and shown.shows(event(DeleteEvent(b"a", "expire")))
+    assert not shown.shows(event(PutEvent(b"ab", b"", "", 0))) and not shown.shows(event(PutEvent(b"", b"", "", 0)))
+    assert not shown.shows(event(PrefixMarked(b"a"))) and not shown.shows(event(PrefixMarked(b"")))
+    told = [kind for kind in get_args(ActivityKind) if shown.shows_line(Activity(0, kind, b"a", 0))]
+    assert told == ["read", "delete", "heartbeat"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([b"a", b"ab", b"b", b"c"]), max_size=30),
+    st.sets(st.sampled_from([b"a", b"ab", b"x"])),
+    st.integers(0, 31),
+)
+def test_events_of_keys_are_found_without_looking_at_others(puts: list[bytes], keys: set[bytes], after: int) -> None:
+    events = [event(PutEvent(key, b"", "", 0), revision) for revision, key in enumerate(puts, 1)]
+    block = Block(0, len(events), 0, events)
+    found = list(block.of(keys, after))
+    wanted = [each for each in events if each.key in keys and each.revision > after]
+    assert [each for each in found if each.key in keys] == wanted
+    assert found == wanted or len(events) <= 8
 
 
 def test_filters_that_show_the_same_have_one_name() -> None:
     """And a place in a snapshot is good under one of them alone."""
     same = [filter_of(Wish((b"a/b", b"a/")), EVERYTHING), filter_of(Wish((b"a/",)), EVERYTHING)]
     assert same[0].name == same[1].name and same[0].crc == same[1].crc
-    wishes = [Wish(), Wish(ops=frozenset({"put"})), Wish(values=False), Wish(activity=True), Wish((b"a", b"b"))]
+    wishes = [Wish(), Wish(ops=frozenset({"put"})), Wish(values=False), Wish(activity=True), Wish((b"a", b"b")),
+              Wish((b"a",), keys=(b"b",)), Wish((), keys=(b"a", b"b")), Wish((), keys=(b"a",))]  # fmt: skip
     assert len({filter_of(wish, EVERYTHING).name for wish in wishes}) == len(wishes)
-    crcs = {filter_of(wish, grants).crc for wish in (Wish(), Wish((b"a/",)), Wish((b"a/", b"b"))) for grants in
-            (EVERYTHING, NARROW)}  # fmt: skip
-    assert len(crcs) == 6
+    wanted = [Wish(), Wish((b"a/",)), Wish((b"a/", b"b")), Wish((b"a/",), keys=(b"b",)), Wish((), keys=(b"a/", b"b")),
+              Wish((), keys=(b"b",)), Wish((), keys=(b"b", b"c"))]  # fmt: skip
+    crcs = {filter_of(wish, grants).crc for wish in wanted for grants in (EVERYTHING, NARROW)}
+    assert len(crcs) == 2 * len(wanted)
+    assert (
+        filter_of(Wish((), keys=(b"a", b"b")), EVERYTHING).crc == filter_of(Wish((), keys=(b"b", b"a")), EVERYTHING).crc
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,8 +249,12 @@ def blocks(changes: list[Change]) -> list[Block]:
     return [Block(i, i + 1, 0, [each]) for i, each in enumerate(events)]
 
 
+def in_order(changes: list[Change]) -> list[Event]:
+    return [event for block in blocks(changes) for event in block.events]
+
+
 def left(changes: list[Change], shows: Any = lambda event: True) -> list[int]:
-    found = Survivors(blocks(changes), 0, len(changes), shows)
+    found = Survivors(in_order(changes), len(changes), shows)
     return [each.revision for block in blocks(changes) for each in block.events if each in found]
 
 
@@ -207,7 +272,7 @@ def test_of_each_key_the_latest_put_or_delete_and_the_latest_touch_after_it() ->
 def test_only_so_many_keys_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conflation, "MOST_KEYS", 2)
     puts: list[Change] = [PutEvent(b"%d" % (i % 3), b"", "", 0) for i in range(9)]
-    found = Survivors(blocks(puts), 0, 9, lambda event: True)
+    found = Survivors(in_order(puts), 9, lambda event: True)
     assert found.end == 2 and found.all
 
 
@@ -228,7 +293,11 @@ def test_what_is_shared_is_bounded() -> None:
     block = blocks([PutEvent(b"k", b"v", "", 0)])[0]
     for name in range(1000):
         block.share(str(name), 0, Message(b"", b"x" * 100), 1)
-    assert sum(block.find(str(name), 0) is not None for name in range(1000)) * 100 <= block.weight
+    assert sum(block.find(str(name), 0) is not None for name in range(1000)) * 400 <= block.weight + 2048
+    block = blocks([PutEvent(b"k", b"v", "", 0)])[0]
+    for name in range(1000):  # what is nothing for each of many takes room, too
+        block.share(str(name), 0, None, 1)
+    assert sum(block.find(str(name), 0) is not None for name in range(1000)) * 300 <= block.weight + 2048
 
 
 @settings(deadline=None)
@@ -302,7 +371,7 @@ class Told:
     def after(self, revision: int) -> Block:
         return self._blocks[revision]
 
-    def page(self, prefixes: tuple[bytes, ...], after: bytes, values: bool) -> Page:
+    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         raise NotImplementedError
 
     def lines(self, number: int) -> tuple[int, Line | None]:

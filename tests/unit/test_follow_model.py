@@ -22,6 +22,7 @@ from kvserver.gateway.encodings import JSON
 from kvserver.gateway.events import Block, Item, Line, block_of
 from kvserver.gateway.filters import filter_of
 from kvserver.gateway.follow import Follow, Overtaken, poll
+from kvserver.gateway.selection import Selection
 from kvserver.gateway.snapshots import Page, Part, read_page
 from kvserver.wishes import OPS, Wish
 from shards.errors import Unavailable
@@ -42,7 +43,11 @@ SHARDS = 2
 EPOCH = "e"
 BASE = 100
 KEYS = [b"a", b"a/b", b"a/c", b"b", b"b/a", b"c", "é".encode(), b"x"]
-PREFIXES = [(b"",), (b"a",), (b"a/", b"c"), (b"a/", b"b", "é".encode()), (b"zzz",)]
+WANTED: list[tuple[tuple[bytes, ...], tuple[bytes, ...]]] = [
+    ((b"",), ()), ((b"a",), ()), ((b"a/", b"c"), ()), ((b"a/", b"b", "é".encode()), ()), ((b"zzz",), ()),
+    ((), (b"b",)), ((), (b"a", b"b/a", b"x", b"nothing")), ((b"a/",), (b"a", b"x", b"a/b")), ((b"b",), (b"a/c", b"a")),
+]  # fmt: skip
+"""Prefixes and keys."""
 
 Held = tuple[int, str, str | None]
 """What a key holds: revision, value, expiry."""
@@ -195,10 +200,15 @@ class Gateway:
         assert self.blocks[key].end > revision, "it would be asked for again and again"
         return self.blocks[key]
 
-    def page(self, prefixes: tuple[bytes, ...], after: bytes, values: bool) -> Page:
+    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         if not self.store.has_maps:
             raise Unavailable
-        return read_page(self.parts, prefixes, after)
+        return read_page(self.parts, self.part_of_key, selection, after)
+
+    def part_of_key(self, key: bytes) -> Part:
+        shard = shard_of(key) if key in KEYS else 0
+        held = self.store.maps[shard]
+        return Part([held[key]] if key in held else [], False, self.store.applied[shard])
 
     def parts(self, prefix: bytes, after: bytes) -> list[Part]:
         parts = []
@@ -219,6 +229,7 @@ class Copy:
     seen: tuple[int, ...] = ()
     held: dict[bytes, Held] = field(default_factory=dict)
     complete: bool = True  # whether it is a copy of the store, and not only of what changed since
+    begun: bool = False  # a page of the snapshot has come
 
 
 class Client:
@@ -350,15 +361,22 @@ class Following(RuleBasedStateMachine):
     @rule(
         target=clients,
         gateway=st.integers(0, 1),
-        prefixes=st.sampled_from(PREFIXES),
+        wanted=st.sampled_from(WANTED),
         ops=st.sampled_from([OPS, OPS, frozenset({"put", "delete:expire"})]),
         snapshot=st.booleans(),
         conflate=st.booleans(),
     )
     def come(
-        self, gateway: int, prefixes: tuple[bytes, ...], ops: frozenset[str], snapshot: bool, conflate: bool
+        self,
+        gateway: int,
+        wanted: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+        ops: frozenset[str],
+        snapshot: bool,
+        conflate: bool,
     ) -> Client:
-        client = Client(Wish(prefixes, OPS if snapshot else ops, True, False, None, snapshot, conflate))
+        prefixes, keys = wanted
+        shown = OPS if snapshot else ops
+        client = Client(Wish(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
         self.everybody.append(client)
         self.connect(client, gateway, None)
         return client
@@ -436,6 +454,7 @@ class Following(RuleBasedStateMachine):
             assert len(told["events"]) > 0
             self.change(client, told["events"], at)
         elif told["type"] == "snapshot":
+            assert told.get("first", False) == (not client.copy.begun)
             self.add(client, told["items"])
         elif told["type"] == "snapshot_end":
             assert at.last is None
@@ -480,7 +499,7 @@ class Following(RuleBasedStateMachine):
         for item in items:
             assert item["key"].encode() not in held
             held[item["key"].encode()] = (item["revision"], item["value"], item["expires"])
-        client.copy = replace(client.copy, held=held)
+        client.copy = replace(client.copy, held=held, begun=True)
 
     # What holds
 
@@ -506,9 +525,9 @@ class Following(RuleBasedStateMachine):
         store = self.store.states[at.revision]
         wanted = {
             key: held for key, held in store.items()
-            if key.startswith(client.filter.prefixes) and (at.last is None or key <= at.last)
+            if is_wanted(client.wish, key) and (at.last is None or key <= at.last)
         }  # fmt: skip
-        has = {key: held for key, held in client.copy.held.items() if key.startswith(client.filter.prefixes)}
+        has = {key: held for key, held in client.copy.held.items() if is_wanted(client.wish, key)}
         assert has == wanted
 
     def teardown(self) -> None:
@@ -545,7 +564,11 @@ def passes(client: Client, change: Change) -> bool:
             op = f"delete:{cause}"
         case _:
             return False
-    return op in client.wish.ops and key.startswith(client.filter.prefixes)
+    return op in client.wish.ops and is_wanted(client.wish, key)
+
+
+def is_wanted(wish: Wish, key: bytes) -> bool:
+    return key in wish.keys or any(key.startswith(prefix) for prefix in wish.prefixes)
 
 
 TestFollowing = Following.TestCase

@@ -1,0 +1,92 @@
+"""What the clients of a gateway owe: bytes that were made for them, and that they have not taken. Pure.
+
+All of them have one budget together. What several clients are given alike counts once, however many still have to take
+it. When most of the budget is spent, nobody new is let in and no snapshot goes on; when all of it is, nobody is
+given anything. `kvserver.gateway.socket.Keeper` then ends the connections of those who take next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MOST_BYTES: Final = 256 << 20
+"""Bytes that all clients of a gateway may owe together."""
+
+
+class Debts:
+    """The budget.
+
+    Attributes:
+        bytes: that are owed.
+    """
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self.bytes = 0
+        self._most = most
+        self._shared: dict[int, int] = {}  # by the object's id: how many owe it
+
+    @property
+    def are_high(self) -> bool:
+        """Whether there is no room for anybody new, nor for what is large."""
+        return self.are_high_without(0)
+
+    def are_high_without(self, size: int) -> bool:
+        """The same if `size` bytes less were owed."""
+        return self.bytes - size >= self._most * 3 // 4
+
+    @property
+    def are_full(self) -> bool:
+        """Whether there is no room for anything."""
+        return self.bytes >= self._most
+
+    def share(self, data: bytes) -> bool:
+        """Somebody owes `data`, an object that others may owe, too; whether nobody else does."""
+        count = self._shared[id(data)] = self._shared.get(id(data), 0) + 1
+        return count == 1
+
+    def unshare(self, data: bytes) -> bool:
+        """Somebody who owed `data` does not any more; whether nobody does."""
+        count = self._shared[id(data)] = self._shared[id(data)] - 1
+        if not count:
+            del self._shared[id(data)]
+        return not count
+
+
+class Debt:
+    """What one client owes in one place.
+
+    Attributes:
+        size: bytes, whether or not others owe the same.
+    """
+
+    __slots__ = ("_debts", "_shared", "size")
+
+    def __init__(self, debts: Debts) -> None:
+        self.size = 0
+        self._debts = debts
+        self._shared: bytes | None = None  # held, so that no other object gets its id
+
+    @property
+    def debts(self) -> Debts:
+        """The budget that it is part of."""
+        return self._debts
+
+    def owe(self, size: int) -> None:
+        """It owes `size` bytes of its own now, and nothing else."""
+        if self._shared is not None:
+            self._let_go()
+        self._debts.bytes += size - self.size
+        self.size = size
+
+    def owe_shared(self, data: bytes) -> None:
+        """It owes `data` now, an object that others may owe, too, and nothing else."""
+        self.owe(0)
+        self.size, self._shared = len(data), data
+        if self._debts.share(data):
+            self._debts.bytes += len(data)
+
+    def _let_go(self) -> None:
+        assert self._shared is not None
+        if self._debts.unshare(self._shared):
+            self._debts.bytes -= len(self._shared)
+        self.size, self._shared = 0, None
