@@ -33,6 +33,15 @@ _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is a ValueError
 
 
+_MARK = b"\xef\xbb\xbf"
+
+
+def unmarked(text: bytes) -> bytes:
+    """`text` without the byte order mark that some editors put before UTF-8 (RFC 8259, section 8.1, lets it be
+    ignored)."""
+    return text.removeprefix(_MARK)
+
+
 def why_unreadable(text: bytes) -> str:
     """Say in plain words why msgspec cannot read `text` as JSON. A library's own words may change with any version."""
     try:
@@ -79,11 +88,11 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than `MAX_DEPTH` levels deep.
     """
     try:
-        changes = _read(patch)
+        changes = _read(unmarked(patch))
     except ValueError as error:
         raise BadRequest(f"the patch cannot be used: {error}") from None
     try:
-        target = {} if value is None else _read(value)
+        target = {} if value is None else _read(unmarked(value))
     except ValueError as error:
         raise NotJson(str(error)) from None
     return _encode(_merge(target, changes))

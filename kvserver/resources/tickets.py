@@ -39,8 +39,9 @@ class TicketOffice:
         bodies.refuse_coded(req)
         if bodies.media_type(req) not in ("", JSON, FORM):
             raise UnsupportedMediaType(f"{JSON} is wanted, not {bodies.media_type(req)}")
+        body = await bodies.read_json(req)
         try:
-            asked = _decode(await req.stream.read())
+            asked = _decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadRequest(f'{{"for":"sse"}} or {{"for":"websocket"}} is wanted: {error}') from None
         text, expires_ms = self._tickets.issue(req.scope[GRANTS], asked.kind)

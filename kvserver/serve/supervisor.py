@@ -122,7 +122,7 @@ class Supervisor:
 
     def _environ(self) -> dict[str, str]:
         base = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
-        return base | to_environ(self._settings) | {
+        return to_environ(self._settings, base) | {
             PARENT_VARIABLE: str(os.getpid()),
             "PROMETHEUS_MULTIPROC_DIR": str(self._store.metrics_dir),
         }  # fmt: skip

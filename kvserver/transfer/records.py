@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from kvserver import doubles
 from kvserver.times import parse_expires, rfc3339
-from shards.edits import why_unreadable
+from shards.edits import unmarked, why_unreadable
 from shards.errors import BadRequest
 from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
@@ -36,8 +37,8 @@ class _Line(Struct, forbid_unknown_fields=True):
     key: str
     value: str | UnsetType = UNSET
     value_base64: str | UnsetType = UNSET
-    content_type: str | None = None
-    expires: str | None = None
+    content_type: str | UnsetType | None = UNSET
+    expires: str | UnsetType | None = UNSET
     revision: Raw | UnsetType = UNSET
     size: Raw | UnsetType = UNSET
     created: Raw | UnsetType = UNSET
@@ -77,8 +78,13 @@ _unpack_put: Final = msgspec.msgpack.Decoder(Put).decode
 
 def read_record(number: int, text: bytes) -> Record:
     """The record that line `number`, `text`, is. Raises `LineError`."""
+    text = unmarked(text)
     try:
         line = _read_line(text)
+        if doubles.JSON.may_be(text, line):
+            doubles.refuse_in_json(text)
+    except BadRequest as error:
+        raise LineError(number, error.detail) from None
     except msgspec.ValidationError as error:
         raise LineError(number, str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -114,7 +120,7 @@ def _value(line: _Line) -> bytes:
         raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
 
 
-def _content_type(text: str | None) -> str | UnsetType:
+def _content_type(text: str | UnsetType | None) -> str | UnsetType:
     if not text:
         return UNSET
     if not is_content_type(text):
@@ -122,8 +128,8 @@ def _content_type(text: str | None) -> str | UnsetType:
     return text
 
 
-def _expires(text: str | None) -> str | UnsetType:
-    if text is None:
+def _expires(text: str | UnsetType | None) -> str | UnsetType:
+    if text is None or text is UNSET:
         return UNSET
     try:
         return rfc3339(parse_expires(text))
