@@ -353,7 +353,8 @@ JSON: Final = Format(
 )  # fmt: skip
 MESSAGE_PACK: Final = Format(
     "MessagePack", msgspec.msgpack.decode, doubles.write_msgpack, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder, _fragments_of_msgpack, doubles.MESSAGE_PACK, lambda _data: "it is malformed, or breaks off",
+    msgspec.msgpack.Decoder, _fragments_of_msgpack, doubles.MESSAGE_PACK,
+    lambda _data: "it is malformed, or breaks off",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ log = logging.getLogger("shards")
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM (or SIGINT, unless a supervisor started this process); the exit status."""
+    process.keep_standard_streams()
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     index: int = options.pop("index")
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     alone = process.PARENT_VARIABLE not in os.environ
     process.die_with_starter()
     logs.configure_logging(loaded.log_level, f"shard-{index}", loaded.log_format)
+    for sentence in settings.links(settings.ProcessSettings):
+        log.warning("%s", sentence)
     try:
         board = Board.open(board_path)
         if board.is_over():

@@ -88,11 +88,11 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than `MAX_DEPTH` levels deep.
     """
     try:
-        changes = _read(unmarked(patch))
+        changes = _read(patch)
     except ValueError as error:
         raise BadRequest(f"the patch cannot be used: {error}") from None
     try:
-        target = {} if value is None else _read(unmarked(value))
+        target = {} if value is None else _read(value)
     except ValueError as error:
         raise NotJson(str(error)) from None
     return _encode(_merge(target, changes))
@@ -101,7 +101,7 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
 def _read(text: bytes) -> Any:
     """Raises `ValueError` with the reason."""
     try:
-        document = _decode(text)
+        document = _decode(unmarked(text))
     except _UNREADABLE:
         raise ValueError(why_unreadable(text)) from None
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(document):

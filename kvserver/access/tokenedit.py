@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import TABLE, TokenFileError, check_mode, parse
+from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, check_mode, parse
 from kvserver.access.tokens import digest
 
 Change = Callable[[str], str]
@@ -97,7 +97,9 @@ def changing(path: Path, change: Change) -> None:
         if status is not None:
             check_mode(path, status)
         try:
-            text = change(path.read_bytes().decode() if status is not None else "")
+            old = path.read_bytes().decode() if status is not None else ""
+            mark = MARK if old.startswith(MARK) else ""
+            text = mark + change(old.removeprefix(MARK))
         except UnicodeDecodeError as error:
             raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
         temporary = path.with_name(path.name + ".new")

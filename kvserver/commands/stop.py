@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, fail, running, serving_pid, settings_of, size_text
+from kvserver.commands.place import Refused, running, serving_pid, settings_of, size_text
+from kvserver.commands.terminal import fail, say
 from kvserver.settings import ServerSettings
 from shards.board import Board
 from shards.manifest import Manifest, ManifestError
@@ -49,7 +50,7 @@ def stop(release_maps: bool, **given: str | None) -> None:
         elif not release_maps:
             raise Refused(f"no server runs on the store in {settings.data_dir}")
         if release_maps and not settings.in_memory:
-            print(f"{size_text(_release(settings, places))} of maps were given back")
+            say(f"{size_text(_release(settings, places))} of maps were given back")
     except (Refused, ManifestError, MapDirError, OSError) as error:
         fail(error)
 

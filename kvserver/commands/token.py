@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +13,10 @@ from kvserver.access.grants import VERBS, Verb, shown
 from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, fail, running, settings_of
+from kvserver.commands.place import Refused, running, settings_of
+from kvserver.commands.terminal import fail, say
 from kvserver.settings import ServerSettings
+from shards.logs import complain
 from shards.settings import env_name, option_name
 
 HELP: Final = f"""Make, list and revoke tokens.
@@ -42,7 +43,7 @@ def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
     grants = [_grant(text) for text in grant]
     token = tokenedit.new_token()
     _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
-    print(token, flush=True)
+    say(token)
     _tell(settings, path)
 
 
@@ -66,7 +67,7 @@ def list_(**given: str | None) -> None:
     for token in tokens:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
-        print(f"{token.grants.name:<{width}}  {' '.join(words)}")
+        say(f"{token.grants.name:<{width}}  {' '.join(words)}")
 
 
 def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
@@ -111,9 +112,9 @@ def _tell(settings: ServerSettings, path: Path) -> None:
         return
     if board.log.tokens:
         pid = board.facts.supervisor_pid
-        print(f"The running server takes it over if it is told to: kill -HUP {pid}", file=sys.stderr)
+        complain(f"the running server takes it over if it is told to: kill -HUP {pid}")
     else:
-        print(f"The running server has no tokens: start it anew with {option_name('tokens')} {path}", file=sys.stderr)
+        complain(f"the running server has no tokens: start it anew with {option_name('tokens')} {path}")
     board.close()
 
 

@@ -33,7 +33,7 @@ from shards.board import BoardError, Common
 from shards.fences import TESTED
 from shards.logs import configure_logging, give_up
 from shards.process import PARENT_VARIABLE, become_subreaper, notify
-from shards.settings import SettingError, to_environ
+from shards.settings import SettingError, links, to_environ
 
 log = logging.getLogger(__name__)
 
@@ -342,6 +342,8 @@ def run(settings: ServerSettings) -> int:
     configure_logging(settings.log_level, "kvserver", settings.log_format)
     if platform.machine() not in TESTED:
         log.warning("kvserver was never tested on a processor of this kind (%s)", platform.machine())
+    for sentence in links(ServerSettings):
+        log.warning("%s", sentence)
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)

@@ -6,6 +6,7 @@ A line is an item of a list (`GET /v1/kv?values=true`): `key`, one of `value` an
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ _unpack_put: Final = msgspec.msgpack.Decoder(Put).decode
 
 def read_record(number: int, text: bytes) -> Record:
     """The record that line `number`, `text`, is. Raises `LineError`."""
-    text = unmarked(text)
+    length, text = len(text), unmarked(text)
     try:
         line = _read_line(text)
         if doubles.JSON.may_be(text, line):
@@ -93,7 +94,7 @@ def read_record(number: int, text: bytes) -> Record:
         put = Put(_key(line.key), _value(line), _content_type(line.content_type), _expires(line.expires))
     except BadRequest as error:
         raise LineError(number, error.detail) from None
-    return Record(number, len(text), put.key, _pack(put), put.expires is not UNSET)
+    return Record(number, length, put.key, _pack(put), put.expires is not UNSET)
 
 
 def put_of(record: Record) -> Put:
@@ -219,6 +220,15 @@ class _Exported(Struct):
 read_streamed: Final = msgspec.json.Decoder(Streamed).decode
 """A line of a stream. Raises `msgspec.DecodeError`, ValueError."""
 _write_line: Final = msgspec.json.Encoder().encode
+
+
+_OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What JSON lets stand in a string, and a terminal would obey; see `shards.logs.visible`."""
+
+
+def escaped(line: bytes) -> bytes:
+    """A line of JSON that means the same, with nothing in it but its end that a terminal obeys."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
 
 
 def write_item(item: Streamed) -> bytes:

@@ -80,7 +80,8 @@ def test_the_quick_look_errs_on_neither_side(document: Any) -> None:
     ("text", "name"),
     [
         (b'{"a":1,"a":1}', "a"), (b'{"a":1,"\\u0061":2}', "a"), (b'[[{"x":{"y":1,"y":2}}]]', "y"),
-        (b'{"a":{"a":1},"b":{"a":1}}', None), (b'{"a:":1,"a":"a:a:"}', None), (b'{"a":"\\u003a\\u003A\\\\u003a"}', None),
+        (b'{"a":{"a":1},"b":{"a":1}}', None), (b'{"a:":1,"a":"a:a:"}', None),
+        (b'{"a":"\\u003a\\u003A\\\\u003a"}', None),
         (b'{"a":1' + b"0" * 5000 + b',"a":2}', "a"), (b'{"a":1' + b"0" * 5000 + b"}", None),
         (b'{"":1,"":2}', ""), (b"{", None), (b"\xff", None), (b"[" * 100_000, None), (b"", None),
         (b'[{"a":' + b"1" * doubles.LARGE + b',"a":2}]', "a"),
@@ -125,18 +126,18 @@ def test_doubles_in_messagepack_are_found_and_nothing_else(document: Any, wide: 
         doubles.refuse_in_msgpack(data, written)
 
 
-@given(
-    st.recursive(SCALARS | st.binary(max_size=300) | st.just(msgspec.msgpack.Ext(5, b"abc")), st.lists, max_leaves=9)
-)
+OBJECTS = SCALARS | st.binary(max_size=300) | st.binary(max_size=40).map(lambda data: msgspec.msgpack.Ext(5, data))
+
+
+@given(st.recursive(OBJECTS, st.lists, max_leaves=9))
 def test_every_kind_of_object_in_messagepack_is_passed_over(document: Any) -> None:
-    if isinstance(document, int) and not -(1 << 63) <= document < 1 << 64:
-        return
     try:
         data = msgspec.msgpack.encode([document, {"a": 1, "b": 2}])
-    except OverflowError:
+    except OverflowError:  # MessagePack has no such number
         return
     assert doubles.find_in_msgpack(data) is None
-    assert doubles.find_in_msgpack(data[:-4].replace(b"\xa1b", b"") + b"\xa1a\x01\xa1a\x02") == "a"
+    assert data.endswith(b"\xa1b\x02")
+    assert doubles.find_in_msgpack(data[:-3] + b"\xa1a\x02") == "a"
 
 
 # Batches: in one go, in portions, one by one; an envelope, its operations, and what they hold.
@@ -147,7 +148,8 @@ BAD_BATCHES = [
     ('{"ops":[],"ops":[OPS]}', "ops"), ('{"atomic":false,"ops":[OPS],"atomic":false}', "atomic"),
     ('{"atomic":true,"atomic":false,"ops":[OPS]}', "atomic"), ('{"\\u006fps":[],"ops":[OPS]}', "ops"),
     ('{"ops":[OPS], "ops":[OPS] }', "ops"),
-    ('{"ops":[OPS,{"op":"get","key":"a","key":"b"}]}', "key"), ('{"ops":[OPS,{"op":"get","op":"get","key":"b"}]}', "op"),
+    ('{"ops":[OPS,{"op":"get","key":"a","key":"b"}]}', "key"),
+    ('{"ops":[OPS,{"op":"get","op":"get","key":"b"}]}', "op"),
     ('{"ops":[OPS,{"op":"incr","key":"b","by":1,"by":1}]}', "by"),
     ('{"ops":[OPS,{"op":"put","key":"b","value":"1:2","v\\u0061lue":"2"}]}', "value"),
     ('{"ops":[OPS,{"op":"put","key":"b","json":{"a":[{"x":1,"x":2}]}}]}', "x"),
@@ -220,7 +222,7 @@ def test_a_batch_in_messagepack_with_a_double_is_refused(last: Members, fill: in
      '{"key":"a","value":"v","expires":null,"expires":null}', '\ufeff{"key":"a","value":"v","value":""}'],
 )  # fmt: skip
 def test_a_line_with_a_double_is_refused(line: str) -> None:
-    with pytest.raises(LineError, match='the member "[a-z]+" comes twice'):
+    with pytest.raises(LineError, match=r'the member "[a-z]+" comes twice'):
         read_record(1, line.encode())
 
 
