@@ -54,7 +54,8 @@ SIGHUP reads the tokens again, and replaces the web workers without failing a re
 
 SERVE_PRECEDENCE = """
 Each option can also be given as the variable of the environment shown in brackets; the option wins, then the
-KVSERVER_ variable, then other names. An empty variable counts as not given.
+KVSERVER_ variable, then other names. An empty variable counts as not given, and so does what container platforms set
+for a service of the same name (KVSERVER_PORT=tcp://10.96.12.7:8080).
 """
 
 

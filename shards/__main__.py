@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from shards import logs, process, settings
 from shards.board import Board, BoardError
@@ -54,8 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     return server.run()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, which it quotes, and exit with status 2."""
+        super().error(logs.visible(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shards", description="One shard of a running store.")
+    parser = _Parser(prog="python -m shards", description="One shard of a running store.")
     parser.add_argument("--index", type=settings.integer(0, 255), required=True, metavar="I", help="Which shard.")
     for name, spec in settings.specs(settings.ProcessSettings).items():
         parser.add_argument(settings.option_name(name), metavar=spec.metavar, help=spec.help.replace("%", "%%"))

@@ -45,7 +45,8 @@ class Hostile(BaseHTTPRequestHandler):
         elif status == 200:
             item = {"key": HOSTILE, "content_type": HOSTILE, "expires": HOSTILE, "value": HOSTILE}
             error = {"error": {"title": HOSTILE, "detail": HOSTILE}, "next": HOSTILE}
-            body = b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in (item, error))
+            lines = [error] if "after=" in self.path else [item, error]  # else it went on for ever
+            body = b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in lines)
             kind = "application/x-ndjson"
         else:
             problem = dict.fromkeys(("title", "detail", "hint", "code"), HOSTILE)
