@@ -42,7 +42,7 @@ def test_a_server_starts_among_services_of_its_name(new_server: Callable[..., Se
     server = new_server(environ=injected(LINKS[0]))
     with server.start():
         httpx.put(f"{server.url}/k", content="v", trust_env=False).raise_for_status()
-    told = [line for line in server.log().splitlines() if "is ignored" in line]  # each by one process, once
+        told = [line for line in server.log().splitlines() if "is ignored" in line]  # each by one process, once
     assert sorted(line.split("WARNING ")[1].split("=")[0] for line in told) == sorted(IGNORED), told
 
 
