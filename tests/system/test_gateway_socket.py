@@ -236,7 +236,7 @@ def test_refused_handshakes(echo: EchoServer, change: dict[str, str], text: str)
     """400, the reason in words (of a malformed one in the parser's, which may change), and headers that let a page's
     script read it."""
     status, headers, body = answer_to(echo, request("GET", "/", HANDSHAKE | change))
-    assert status == 400 and (body == text or text.endswith(": ") and body.startswith(text))
+    assert status == 400 and (body == text or (text.endswith(": ") and body.startswith(text)))
     assert headers["content-type"] == "text/plain; charset=utf-8"
     assert headers["access-control-allow-origin"] == "*"
     assert headers["connection"] == "close"
