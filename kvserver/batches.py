@@ -1,19 +1,22 @@
 """Batches as clients write them, JSON or MessagePack: their schema, and what becomes of it for shards.
 
 Pure. The structs are the schema: whatever they do not name is refused, and a batch with one malformed operation is
-refused whole, since a client that writes one thing wrong may mean another.
+refused whole, since a client that writes one thing wrong may mean another. What need not be given is UNSET where it is
+not: so a struct that is written again has as many members as its text had, unless one of them came twice.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
+from kvserver import doubles
+from kvserver.doubles import Doubles
 from kvserver.query import SECONDS, TIME
 from kvserver.times import parse_expires, parse_ttl
 from shards.edits import why_unreadable
@@ -32,7 +35,7 @@ Revision = Annotated[
     int,
     Meta(ge=0, le=(1 << 63) - 1, description="Only if the key has this revision; 0: only if there is no such key."),
 ]
-Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+By = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, extra_json_schema={"default": 1})]
 Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_KEY})]
 Seconds = Annotated[float, Meta(extra_json_schema=SECONDS.schema)]
 Time = Annotated[str, Meta(extra_json_schema=TIME.schema)]
@@ -47,6 +50,7 @@ Base64 = Annotated[
 ]
 Yes = Annotated[bool, Meta(extra_json_schema={"enum": [True]})]
 Operations = Annotated[list[Raw], Meta(extra_json_schema={"maxItems": BATCH_OPS})]
+Atomic = Annotated[bool, Meta(extra_json_schema={"default": False})]
 ContentType = Annotated[
     str,
     Meta(
@@ -120,7 +124,7 @@ class Touch(_Expiring, tag="touch", kw_only=True):
 class Incr(_Conditional, tag="incr", kw_only=True):
     """Add to the whole number that the key holds; an absent key holds 0, and gets the lifetime `ttl_if_new`."""
 
-    by: Int64 = 1
+    by: By | UnsetType = UNSET
     ttl_if_new: Seconds | UnsetType = UNSET
 
 
@@ -134,7 +138,12 @@ class Envelope(Struct, forbid_unknown_fields=True):
     """Operations, each for itself, or all or nothing: then on keys of one slot, that is with one `{tag}`."""
 
     ops: Operations
-    atomic: bool = False
+    atomic: Atomic | UnsetType = UNSET
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether all of it is done, or nothing."""
+        return self.atomic is True
 
 
 _COUNTED_BYTES: Final = 1 << 20
@@ -171,14 +180,14 @@ class Format:
 
     def __init__(
         self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
-        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments,
+        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments, twice: Doubles,
         why_unreadable: Callable[[bytes], str],
     ) -> None:  # fmt: skip
-        self.fragments, self._why_unreadable = fragments, why_unreadable
+        self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
         self._read = decoder(operation).decode
-        self._read_whole = decoder(defstruct("Whole", [("ops", list[operation]), ("atomic", bool, False)],
+        self._read_whole = decoder(defstruct("Whole", [("ops", list[operation]), ("atomic", bool | UnsetType, UNSET)],
                                              forbid_unknown_fields=True)).decode  # fmt: skip
 
     def small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
@@ -186,9 +195,11 @@ class Format:
         at a third of their cost, but in one go. None: let those say what is wrong."""
         try:
             whole = self._read_whole(body)
-            if len(whole.ops) > BATCH_OPS:
+            if len(whole.ops) > BATCH_OPS or self._doubles.may_be(body, whole):
                 return None
-            return [self._for_shard(op, batch) for op in whole.ops], whole.atomic
+            documents: list[bytes] = []
+            operations = [self._for_shard(op, batch, documents) for op in whole.ops]
+            return None if doubles.may_be_in_json(documents) else (operations, whole.atomic is True)
         except (BadRequest, *_UNREADABLE):
             return None
 
@@ -214,18 +225,47 @@ class Format:
             if len(counted) > BATCH_OPS:
                 raise BadRequest(f"more than {BATCH_OPS} operations") from None
             why = self._why(body, error)
-            raise _malformed(len(counted), why) if counted else BadRequest(f"not a batch: {why}") from None
+            raise malformed(len(counted), why) if counted else BadRequest(f"not a batch: {why}") from None
         except _UNREADABLE:
             pass
 
-    def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
-        """The operation `raw`, the one at `index`, for its shard; `batch` goes into gets. Raises `BadRequest`."""
+    def is_plain(self, body: bytes) -> bool:
+        """Whether the envelope in `body` is seen to have no member twice; where not, `look_through` it."""
+        return self._doubles.is_plain_envelope(body, self._decode(body, type=dict[str, Raw]))
+
+    def look_through(self, text: bytes | Raw) -> None:
+        """Raise `BadRequest` if an object in `text` has a name twice, at any depth. Exact, and slow."""
+        name = self._doubles.find(bytes(text))
+        if name is not None:
+            raise doubles.told(name)
+
+    def operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
+        """The operations `raws`, the first of which is the one at `first`, for their shards; `batch` goes into gets.
+
+        Names that come twice in a text longer than `doubles.LARGE` are left to `look_through`. Raises `BadRequest`.
+        """
         try:
-            return self._for_shard(self._read(raw), batch)
+            ops, documents = [self._read(raw) for raw in raws], list[bytes]()
+            if not self._doubles.may_be_in(raws, ops):
+                operations = [self._for_shard(op, batch, documents) for op in ops]
+                if not doubles.may_be_in_json(documents):
+                    return operations
+        except (BadRequest, *_UNREADABLE):
+            pass
+        return [self.operation(first + index, raw, batch) for index, raw in enumerate(raws)]
+
+    def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
+        """The operation `raw`, the one at `index`; as `operations`."""
+        try:
+            op, documents = self._read(raw), list[bytes]()
+            operation = self._for_shard(op, batch, documents)
+            if self._doubles.may_be_in([raw], [op]) or doubles.may_be_in_json(documents):
+                self.look_through(raw)
+            return operation
         except BadRequest as error:
-            raise _malformed(index, error.detail, type(error)) from None
+            raise malformed(index, error.detail, type(error)) from None
         except _UNREADABLE as error:
-            raise _malformed(index, self._why(raw, error)) from None
+            raise malformed(index, self._why(raw, error)) from None
 
     def _why(self, text: Any, error: Exception) -> str:
         """In plain words, why `text` cannot be read."""
@@ -234,7 +274,8 @@ class Format:
         why = str(error)
         return f"{why}; it is one of get, put, patch, incr, touch, delete" if why.endswith("`$.op`") else why
 
-    def _for_shard(self, op: Any, batch: int) -> OfOneKey:
+    def _for_shard(self, op: Any, batch: int, documents: list[bytes]) -> OfOneKey:
+        """`op` as a shard takes it. What it has of JSON, in which names may come twice, is added to `documents`."""
         key = op.key.encode()
         if not 0 < len(key) <= MAX_KEY:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
@@ -243,6 +284,8 @@ class Format:
             return ShardGet(key, batch)
         if kind is PutInJson or kind is PutInMessagePack:
             value, content_type = self._value(op)
+            if op.json is not UNSET:
+                documents.append(value)
             if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
                 return ShardPut(key, value, content_type)
             ttl_ms, expires_ms = op.expiry()
@@ -252,8 +295,11 @@ class Format:
         if kind is Touch:
             return ShardTouch(key, *_touch(op), op.condition())
         if kind is Incr:
-            return ShardIncr(key, op.by, _ttl_ms(op.ttl_if_new), op.condition())
-        return ShardPatch(key, self._json_of(op.patch), op.condition())
+            by = 1 if op.by is UNSET else op.by
+            return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.condition())
+        patch = self._json_of(op.patch)
+        documents.append(patch)
+        return ShardPatch(key, patch, op.condition())
 
     def _value(self, op: Any) -> tuple[bytes, str]:
         """Value and content type of a put."""
@@ -274,7 +320,8 @@ class Format:
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
 
 
-def _malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
+def malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
+    """The error of the operation at `index`."""
     error = kind(f"ops[{index}]: {why}")
     error.members = {"index": index}
     return error
@@ -298,6 +345,7 @@ def _json_of_json(raw: Raw) -> bytes:
 
 def _json_of_msgpack(raw: Raw) -> bytes:
     document = msgspec.msgpack.decode(raw)
+    doubles.refuse_in_msgpack(bytes(raw), doubles.write_msgpack(document))
     _check_json(document)
     return msgspec.json.encode(document)
 
@@ -338,12 +386,13 @@ def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes
 
 
 JSON: Final = Format(
-    "JSON", msgspec.json.decode, msgspec.json.Encoder().encode, PutInJson, _json_of_json, msgspec.json.Decoder,
-    _fragments_of_json, why_unreadable,
+    "JSON", msgspec.json.decode, doubles.write_json, PutInJson, _json_of_json, msgspec.json.Decoder, _fragments_of_json,
+    doubles.JSON, why_unreadable,
 )  # fmt: skip
 MESSAGE_PACK: Final = Format(
-    "MessagePack", msgspec.msgpack.decode, msgspec.msgpack.Encoder().encode, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder, _fragments_of_msgpack, lambda _data: "it is malformed, or breaks off",
+    "MessagePack", msgspec.msgpack.decode, doubles.write_msgpack, PutInMessagePack, _json_of_msgpack,
+    msgspec.msgpack.Decoder, _fragments_of_msgpack, doubles.MESSAGE_PACK,
+    lambda _data: "it is malformed, or breaks off",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import importlib
 import keyword
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
@@ -16,8 +17,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from kvserver import __version__
+from kvserver.commands import terminal
 from kvserver.commands.options import options
 from kvserver.settings import ServerSettings
+from shards.process import keep_standard_streams
 from shards.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -65,7 +68,8 @@ SIGHUP reads the tokens at once, and replaces the web workers without failing a 
 
 SERVE_PRECEDENCE = """
 Each option can also be given as the variable of the environment shown in brackets; the option wins, then the
-KVSERVER_ variable, then other names. An empty variable counts as not given.
+KVSERVER_ variable, then other names. An empty variable counts as not given, and so does what container platforms set
+for a service of the same name (KVSERVER_PORT=tcp://10.96.12.7:8080).
 """
 
 
@@ -131,6 +135,28 @@ class Commands(click.Group):
     """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
 
     MODULES = ("import", "export", "backup", "restore", "check", "stop", "token")
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line. In `standalone_mode` it exits with its status, and says itself what was wrong."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        keep_standard_streams()
+        terminal.prepare()
+        try:
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            terminal.show_misuse(error)
+            status = error.exit_code
+        except click.Abort:
+            terminal.fail("interrupted")
+        sys.exit(status if isinstance(status, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""

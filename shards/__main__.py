@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from shards import logs, process, settings
 from shards.board import Board, BoardError
@@ -24,6 +25,7 @@ log = logging.getLogger("shards")
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM (or SIGINT, unless a supervisor started this process); the exit status."""
+    process.keep_standard_streams()
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     index: int = options.pop("index")
@@ -35,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     alone = process.PARENT_VARIABLE not in os.environ
     process.die_with_starter()
     logs.configure_logging(loaded.log_level, f"shard-{index}", loaded.log_format)
+    for sentence in settings.links(settings.ProcessSettings):
+        log.warning("%s", sentence)
     try:
         board = Board.open(board_path)
         if board.is_over():
@@ -51,8 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     return server.run()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, which it quotes, and exit with status 2."""
+        super().error(logs.visible(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shards", description="One shard of a running store.")
+    parser = _Parser(prog="python -m shards", description="One shard of a running store.")
     parser.add_argument("--index", type=settings.integer(0, 255), required=True, metavar="I", help="Which shard.")
     for name, spec in settings.specs(settings.ProcessSettings).items():
         parser.add_argument(settings.option_name(name), metavar=spec.metavar, help=spec.help.replace("%", "%%"))

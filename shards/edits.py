@@ -33,6 +33,15 @@ _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is a ValueError
 
 
+_MARK = b"\xef\xbb\xbf"
+
+
+def unmarked(text: bytes) -> bytes:
+    """`text` without the byte order mark that some editors put before UTF-8 (RFC 8259, section 8.1, lets it be
+    ignored)."""
+    return text.removeprefix(_MARK)
+
+
 def why_unreadable(text: bytes) -> str:
     """Say in plain words why msgspec cannot read `text` as JSON. A library's own words may change with any version."""
     if len(text) > EXPLAINED_BYTES:
@@ -87,7 +96,7 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
         raise BadRequest(f"the patch cannot be used: {error}") from None
     if value is not None and len(value) >= largejson.LARGE_BYTES and isinstance(changes, dict):
         try:
-            return largejson.merge(value, changes)
+            return largejson.merge(unmarked(value), changes)
         except RecursionError:
             raise NotJson(_TOO_DEEP) from None
         except _UNREADABLE:
@@ -102,6 +111,7 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
 def _read(text: bytes) -> Any:
     """The document, of a large one text where nobody has to look. Raises `ValueError` with the reason."""
     try:
+        text = unmarked(text)
         document = _decode(text) if len(text) < largejson.LARGE_BYTES else largejson.read(text)
     except _UNREADABLE:
         raise ValueError(why_unreadable(text)) from None

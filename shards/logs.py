@@ -6,6 +6,7 @@ with a time is always the beginning of an event. For programs: a JSON object a l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -18,15 +19,31 @@ FORMATS: Final = ("text", "json")
 TRACE: Final = 5
 """Level below DEBUG: one line per request or group."""
 
-_CONTROLS: Final = {
+_CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0))
+"""C0, DEL and C1: what ends a line, moves the cursor, or begins a command to the terminal."""
+_BREAKS: Final = (0x2028, 0x2029)
+_BIDI: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Marks that have other text shown in another order (UAX #9)."""
+_SURROGATES: Final = range(0xD800, 0xE000)
+"""Halves of characters, as Python has them for bytes of a file's name that are no UTF-8. No encoding has them."""
+_ESCAPED: Final = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+    for code in (*_CONTROLS, *_BREAKS, *_BIDI, *_SURROGATES)
 } | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
 
-def one_line(text: str) -> str:
-    """`text` without characters that end a line or move the cursor: what a client sent must not look like an event."""
-    return text.translate(_CONTROLS)
+def visible(text: str) -> str:
+    """`text` in one line and with nothing in it that a terminal obeys: each such character as its escape.
+
+    All that is shown to people and may come from a server, a client, a file or a command line goes through this.
+    """
+    return text.translate(_ESCAPED)
+
+
+def complain(message: str) -> None:
+    """Write `message` as a line to standard error, if somebody is there to read it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"kvserver: {visible(message)}", file=sys.stderr, flush=True)
 
 
 class _Formatter(logging.Formatter):
@@ -50,8 +67,8 @@ class Text(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the lines of its traceback."""
         head = f"{self._time(record)} {self._name}[{record.process}] {record.levelname} "
-        lines = [head + one_line(record.getMessage())]
-        lines += ["    " + one_line(line) for line in self._traceback(record).split("\n") if line]
+        lines = [head + visible(record.getMessage())]
+        lines += ["    " + visible(line) for line in self._traceback(record).split("\n") if line]
         return "\n".join(lines)
 
 
@@ -86,7 +103,7 @@ def give_up(message: str) -> None:
     if any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers):
         logging.getLogger("kvserver").critical("%s", message)
     else:
-        print(f"kvserver: {message}", file=sys.stderr, flush=True)
+        complain(message)
 
 
 def _uncaught(kind: Any, error: Any, traceback: Any) -> None:

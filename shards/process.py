@@ -12,6 +12,8 @@ import ctypes
 import os
 import signal
 import socket
+import sys
+from typing import TextIO
 
 PARENT_VARIABLE = "KVSERVER_PARENT_PID"
 """Environment variable by which a starter tells a child its own pid."""
@@ -23,6 +25,30 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def keep_standard_streams() -> None:
+    """Open /dev/null in the place of each standard stream that is closed, as after `>&-`. To be called first of all.
+
+    Else the next file or socket gets its number, and what is written to standard error, by a child too, ends up there.
+    `sys.stdin` and `sys.stdout` stay None, so that a command which needs one can say that it is closed.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    if sys.stderr is None:  # print(file=None) would write to standard output
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+
+
+def mute(stream: TextIO | None) -> None:
+    """Have what `stream` still holds, and what it is given from now on, go nowhere: Python would try to write it once
+    more at the end, and turn a failure into an exit status."""
+    if stream is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def die_with(parent_pid: int) -> None:

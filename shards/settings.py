@@ -4,6 +4,8 @@ A group of settings is a frozen dataclass whose fields are made by `setting`: ty
 from that table: the command line's options (`--max-value`), the environment (`KVSERVER_MAX_VALUE`), the manual in
 `--help`, the checks. Precedence: option, `KVSERVER_…`, an alias (MemoryKV's names), default.
 
+A variable that a container platform sets for a service of the same name counts as not given: see `links`.
+
 Only what a process cannot learn from the board is a setting of it: see `board.Facts`.
 """
 
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +23,10 @@ from typing import Any, TypeVar
 from shards import logs
 
 ENV_PREFIX = "KVSERVER_"
+
+_LINK = re.compile(r"(?:tcp|udp|sctp)://[0-9A-Za-z.:\[\]-]+:[0-9]+")
+"""What Kubernetes and `docker run --link` put into KVSERVER_PORT for a service of the name `kvserver`, and likewise
+into KVSERVER_FEED_PORT for `kvserver-feed`. No setting has such a value."""
 
 
 class SettingError(ValueError):
@@ -81,10 +88,10 @@ def load(table: type[T], options: Mapping[str, str | None] | None = None, enviro
     values = {}
     for name, spec in specs(table).items():
         text, origin = (options or {}).get(name), option_name(name)
-        if text is None and environ.get(env_name(name), "") != "":
+        if text is None and not _is_absent(environ.get(env_name(name), "")):
             text, origin = environ[env_name(name)], env_name(name)
         for alias, translate in spec.aliases.items():
-            if text is None and alias in environ:
+            if text is None and not _is_absent(environ.get(alias, "")):
                 text, origin = translate(environ[alias]), alias
         if text is None:
             continue
@@ -95,10 +102,27 @@ def load(table: type[T], options: Mapping[str, str | None] | None = None, enviro
     return table(**values)
 
 
-def to_environ(settings: Any) -> dict[str, str]:
-    """The environment that makes a child load the same settings. `None` values are left out."""
-    result = {}
-    for name in specs(type(settings)):
+def _is_absent(text: str) -> bool:
+    """Whether a variable with this text counts as not given."""
+    return text == "" or _LINK.fullmatch(text) is not None
+
+
+def links(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A sentence for each variable of `environ` that `load` takes for a container platform's and ignores."""
+    for name, spec in specs(table).items():
+        for variable in (env_name(name), *spec.aliases):
+            text = environ.get(variable, "")
+            if _LINK.fullmatch(text):
+                yield f"{variable}={text} is ignored: container platforms set it for a service of that name"
+
+
+def to_environ(settings: Any, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment that makes a child load the same settings: `inherited` without the variables of settings, and
+    those that are needed. `None` values are left out."""
+    table = specs(type(settings))
+    ours = {variable for name, spec in table.items() for variable in (env_name(name), *spec.aliases)}
+    result = {variable: text for variable, text in (inherited or {}).items() if variable not in ours}
+    for name in table:
         value = getattr(settings, name)
         if value is not None:
             result[env_name(name)] = "true" if value is True else "false" if value is False else str(value)

@@ -38,7 +38,7 @@ from shards.log import Log, LogError
 from shards.logs import configure_logging, give_up
 from shards.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
 from shards.mapfile import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
-from shards.process import die_with_starter
+from shards.process import die_with_starter, keep_standard_streams
 from shards.room import free_bytes
 from shards.settings import ProcessSettings, SettingError, load
 from shards.slots import slot_of, slots_of
@@ -310,6 +310,7 @@ def growth_watched(path: Path, directory: Path) -> Iterator[None]:
 
 def main() -> int:
     """Take a snapshot of the store that the environment names; the exit status."""
+    keep_standard_streams()
     die_with_starter()
     try:
         settings = load(ProcessSettings)

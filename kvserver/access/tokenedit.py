@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kvserver.access import trust
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import TABLE, TokenFileError, parse
+from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, parse
 from kvserver.access.tokens import digest
 
 Change = Callable[[str], str]
@@ -99,10 +99,11 @@ def changing(path: Path, change: Change) -> None:
             if status is not None:
                 trust.check(real, status)
             try:
-                text = change("" if status is None else _content(real.name, directory).decode())
+                old = "" if status is None else _content(real.name, directory).decode()
             except UnicodeDecodeError as error:
                 raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
-            _replace(real.name, directory, text.encode(), status)
+            mark = MARK if old.startswith(MARK) else ""
+            _replace(real.name, directory, (mark + change(old.removeprefix(MARK))).encode(), status)
     except trust.Untrusted as error:
         raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
 

@@ -33,6 +33,8 @@ NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]", re.MULTILINE)
 """The line that begins a token."""
+MARK: Final = "\ufeff"
+"""The byte order mark that some editors begin a file with."""
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
@@ -79,7 +81,7 @@ def text_of(path: Path) -> str:
 def parse(text: str, path: str) -> list[Token]:
     """The tokens of `text`; `path` is for messages. Raises `TokenFileError`."""
     try:
-        document = tomllib.loads(text)
+        document = tomllib.loads(text.removeprefix(MARK))
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
         raise _wrong(path, int(place[1]) if place else 0, f"not TOML: {_AT_LINE.sub('', str(error))}") from None
@@ -88,7 +90,7 @@ def parse(text: str, path: str) -> list[Token]:
         raise _wrong(path, 0, f"{shown(next(iter(document)).encode())} means nothing here: there are only [[token]]s")
     if not isinstance(entries, list):
         raise _wrong(path, 0, "each token is a table of its own: [[token]], in double brackets")
-    lines = [text.count("\n", 0, found.start()) + 1 for found in TABLE.finditer(text)]
+    lines = [text.count("\n", 0, found.start()) + 1 for found in TABLE.finditer(text.removeprefix(MARK))]
     tokens: list[Token] = []
     for index, entry in enumerate(entries):
         try:

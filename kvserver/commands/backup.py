@@ -10,10 +10,7 @@ from kvserver import __version__
 from kvserver.commands.options import options
 from kvserver.commands.place import (
     Refused,
-    Report,
-    bar,
     end_tidily,
-    fail,
     let_others_first,
     running,
     see_that_it_is_a_store,
@@ -21,6 +18,7 @@ from kvserver.commands.place import (
     size_text,
     stopped,
 )
+from kvserver.commands.terminal import Report, bar, fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from kvserver.times import rfc3339
@@ -51,8 +49,8 @@ def backup(to: str, **given: str | None) -> None:
     except OSError as error:
         fail(f"no backup was taken: {explain(error, None)}")
     files = len(archive.manifest.files) + len(archive.log) + 1
-    print(f"revision {archive.last_revision} is in {target}: {size_text(archive.size)} in {files} files")
-    print(f"it can be restored to {reach(archive)}")
+    say(f"revision {archive.last_revision} is in {target}: {size_text(archive.size)} in {files} files")
+    say(f"it can be restored to {reach(archive)}")
 
 
 def _back_up(settings: ServerSettings, target: Path, report: Report) -> Archive:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from kvserver.commands.backup import reach
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, end_tidily, fail, let_others_first, running, settings_of, stopped
+from kvserver.commands.place import Refused, end_tidily, let_others_first, running, settings_of, stopped
+from kvserver.commands.terminal import fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.apart import Apart
@@ -61,7 +62,7 @@ def _show(findings: Iterator[Finding]) -> bool:
     with Console(stderr=True).status("checking"):
         for finding in findings:
             good = good and finding.good
-            print(f"{finding.subject:<10}{'' if finding.good else 'WRONG: '}{finding.text}", flush=True)
+            say(f"{finding.subject:<10}{'' if finding.good else 'WRONG: '}{finding.text}")
     return good
 
 
@@ -177,9 +178,9 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
         manifest = Manifest.load(settings.data_dir)
         found, log = _examine(settings, manifest, apart)
         if log.damaged_at is None:
-            print("the log is whole, nothing is to be repaired")
+            say("the log is whole, nothing is to be repaired")
             return
-        print(log.finding.text)
+        say(log.finding.text)
         if found.damage is None:
             _agree("Readers of the feed that are behind it must start anew, nothing else is lost.", yes)
             if not give_up_below(settings.data_dir, manifest, log.damaged_at):
@@ -187,7 +188,7 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
         else:
             _agree(_say(loss_of(found, manifest)), yes)
             repair(settings.data_dir, manifest, found)
-        print("done: start the server")
+        say("done: start the server")
 
 
 def _see_that_it_is_ours(data_dir: Path) -> None:
@@ -205,7 +206,7 @@ def _say(loss: Loss) -> str:
 
 def _agree(what: str, yes: bool) -> None:
     """Say what is lost, and go on only if that is wanted."""
-    print(what, flush=True)
+    say(what)
     if not yes and not sys.stdin.isatty():
         raise Refused("nothing was done: --yes is needed where nobody can be asked")
     if not yes and not click.confirm("Cut the log there?"):

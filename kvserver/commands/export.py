@@ -14,8 +14,9 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.place import bar, end_tidily, fail, size_text
+from kvserver.commands.place import end_tidily, size_text
 from kvserver.commands.remote import open_remote, records, remote_options
+from kvserver.commands.terminal import bar, fail, say
 from kvserver.transfer.exporter import Exporter
 from kvserver.transfer.remote import TransferError
 from shards.files import writing
@@ -46,7 +47,7 @@ def export(to: str, prefix: str, url: str | None, token_file: Path | None, patie
         left = "nothing was exported" if target is Target.FILE else f"only {records(exporter.exported)} came out"
         fail(f"{why}; {left}")
     if target is not Target.OUTPUT:
-        print(f"exported {records(exporter.exported)} to {to}: {size_text(exporter.size)}")
+        say(f"exported {records(exporter.exported)} to {to}: {size_text(exporter.size)}")
 
 
 class Target(Enum):

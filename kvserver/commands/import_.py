@@ -14,11 +14,13 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.place import bar, end_tidily, fail
+from kvserver.commands.place import end_tidily
 from kvserver.commands.remote import open_remote, records, remote_options
+from kvserver.commands.terminal import bar, fail, say
 from kvserver.transfer.importer import LANES, Importer
 from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import TransferError
+from shards.logs import complain
 
 HELP = """Store the records in FILE, or - for standard input, in a running server.
 
@@ -42,10 +44,10 @@ def import_(source: str, url: str | None, token_file: Path | None, patience: flo
     stored = f"stored {records(importer.imported)}"
     expired = f", left out {records(importer.expired)} expired by now" if importer.expired else ""
     if status:
-        print(f"kvserver: {why}", file=sys.stderr)
-        print(f"kvserver: {stored}{expired}; all of it can be imported again", file=sys.stderr)
+        complain(why)
+        complain(f"{stored}{expired}; all of it can be imported again")
         sys.exit(status)
-    print(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
+    say(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
 
 
 def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
 from kvserver.settings import ServerSettings
 from shards import locks
 from shards.board import Board, BoardError, BoardOutOfReach
+from shards.logs import complain
 from shards.manifest import Manifest
 from shards.recovery import StillRunning, quiesce
-from shards.settings import SettingError, load
-
-Report = Callable[[int, int | None], object]
-"""Told how much is done, and of how much; None: nobody knows."""
+from shards.settings import SettingError, links, load
 
 
 class Refused(Exception):
@@ -31,7 +25,10 @@ class Refused(Exception):
 
 
 def settings_of(given: dict[str, str | None]) -> ServerSettings:
-    """The settings that the options `given` and the environment make. Raises `click.UsageError`."""
+    """The settings that the options `given` and the environment make. Says which variables are ignored. Raises
+    `click.UsageError`."""
+    for sentence in links(ServerSettings):
+        complain(sentence)
     try:
         return load(ServerSettings, given, os.environ)
     except SettingError as error:
@@ -101,24 +98,6 @@ def see_that_it_is_a_store(settings: ServerSettings) -> None:
     if settings.in_memory:
         raise Refused("a store in memory has nothing on a disk")
     Manifest.load(settings.data_dir)
-
-
-@contextmanager
-def bar(title: str) -> Iterator[Report]:
-    """A function to tell progress to, in bytes; shown if standard error is a terminal."""
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def fail(message: object) -> NoReturn:
-    """End the command: `message` to standard error, status 1."""
-    print(f"kvserver: {message}", file=sys.stderr)
-    sys.exit(1)
 
 
 def end_tidily() -> None:

@@ -62,12 +62,12 @@ def _url_here() -> str:
 def _token(path: Path | None) -> str | None:
     """The token of the file, or of the environment; None without. Raises ValueError."""
     if path is None:
-        where, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "")
+        where, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "").strip()
         if not text:
             return None
     else:
         try:
-            where, text = str(path), path.read_text().strip()
+            where, text = str(path), path.read_text("utf-8-sig", "replace").strip()
         except OSError as error:
             raise ValueError(f"the token cannot be read: {error.strerror} ({path})") from None
     if not text or not text.isascii() or not text.isprintable() or " " in text:

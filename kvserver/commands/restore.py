@@ -8,16 +8,8 @@ import click
 
 from kvserver.commands.backup import reach
 from kvserver.commands.options import options
-from kvserver.commands.place import (
-    Refused,
-    Report,
-    bar,
-    end_tidily,
-    fail,
-    serving_pid,
-    settings_of,
-    stopped,
-)
+from kvserver.commands.place import Refused, end_tidily, serving_pid, settings_of, stopped
+from kvserver.commands.terminal import Report, bar, fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from kvserver.times import parse_rfc3339, rfc3339
@@ -47,10 +39,10 @@ def restore(source: str, until: str | None, **given: str | None) -> None:
     except OSError as error:
         fail(f"the restore was not finished: {explain(error, settings.data_dir)}")
     if cut.within_batch:
-        print(f"revision {place.revision} lies within an atomic batch, which is left out as a whole")
+        say(f"revision {place.revision} lies within an atomic batch, which is left out as a whole")
     whole = "" if cut.revision < archive.last_revision else ", all of the backup"
-    print(f"{settings.data_dir} is at revision {cut.revision} of {rfc3339(cut.time_ms)}{whole}")
-    print(f"start it with: kvserver serve --data-dir {settings.data_dir}")
+    say(f"{settings.data_dir} is at revision {cut.revision} of {rfc3339(cut.time_ms)}{whole}")
+    say(f"start it with: kvserver serve --data-dir {settings.data_dir}")
 
 
 def _restore(settings: ServerSettings, source: Path, until: Until, report: Report) -> tuple[Archive, Cut]:

@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, fail, running, serving_pid, settings_of, size_text
+from kvserver.commands.place import Refused, running, serving_pid, settings_of, size_text
+from kvserver.commands.terminal import fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.board import Board
@@ -53,9 +54,9 @@ def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
         elif not release_maps:
             raise Refused(f"no server runs on the store in {settings.data_dir}")
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
-            print(f"{size_text(_release(settings, places))} of maps were given back")
+            say(f"{size_text(_release(settings, places))} of maps were given back")
         if of_all:
-            print(f"{size_text(release_all())} of maps that belonged to nobody were given back")
+            say(f"{size_text(release_all())} of maps that belonged to nobody were given back")
     except (Refused, ManifestError, MapDirError) as error:
         fail(error)
     except OSError as error:

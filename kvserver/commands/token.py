@@ -20,10 +20,11 @@ from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
 from kvserver.commands.options import options
-from kvserver.commands.place import fail, settings_of
+from kvserver.commands.place import settings_of
+from kvserver.commands.terminal import fail, say
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError
-from shards.logs import one_line
+from shards.logs import complain
 from shards.settings import SettingError, default_run_dir, env_name, option_name
 
 HELP: Final = f"""Make, list and revoke tokens.
@@ -57,8 +58,8 @@ def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
     grants = [_grant(text) for text in grant]
     token = tokenedit.new_token()
     _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
-    print(token, flush=True)
-    _say(f"{path} has the token {name} now")
+    say(token)
+    complain(f"{path} has the token {name} now")
     _tell(settings, path)
 
 
@@ -68,7 +69,7 @@ def revoke(name: str, **given: str | None) -> None:
     if not path.exists():
         fail(f"there is no file of tokens {path}")
     _change(path, lambda text: tokenedit.remove(text, str(path), name))
-    _say(f"{path} has the token {name} no more")
+    complain(f"{path} has the token {name} no more")
     _tell(settings, path)
 
 
@@ -83,8 +84,7 @@ def list_(**given: str | None) -> None:
     for token in tokens:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
-        print(f"{token.grants.name:<{width}}  {' '.join(words)}")
-    sys.stdout.flush()
+        say(f"{token.grants.name:<{width}}  {' '.join(words)}")
     _tell(settings, path)
 
 
@@ -132,28 +132,24 @@ def _tell(settings: ServerSettings, path: Path) -> None:
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
-                _say(f"{who} has taken it over")
+                complain(f"{who} has taken it over")
             else:
                 behind = True
-                _say(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
+                complain(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
-            _say(
+            complain(
                 f"{who} goes by another file of tokens: {theirs}" if theirs
                 else f"{who} has no tokens: start it anew with {option_name('tokens')} {path}"
             )  # fmt: skip
         board.close()
     if not served:
-        _say(
+        complain(
             "no running server that is known here goes by it; one that does takes it over within two seconds "
             f"({option_name('run_dir')} makes it known)"
         )
     if behind:
         sys.exit(1)
-
-
-def _say(what: str) -> None:
-    print(f"kvserver: {one_line(what)}", file=sys.stderr)
 
 
 def _store(board: Board) -> str:

@@ -6,13 +6,24 @@ from typing import Final
 
 from kvserver.description.bodies import ref
 from kvserver.description.headers import LOCATION
-from kvserver.description.operations import BYTES, JSON, OCTETS, OF_READS, OF_WRITES, Answer, Media, Operation
+from kvserver.description.operations import (
+    BYTES,
+    EXAMPLE_URL,
+    GIVEN,
+    JSON,
+    OCTETS,
+    OF_READS,
+    OF_WRITES,
+    Answer,
+    Media,
+    Operation,
+)
 from kvserver.web import target
 from shards.errors import BadKey, BadTicket, Forbidden, KeyTooLong, NotFound
 
 TAG: Final = "MemoryKV"
 
-_URL: Final = "http://localhost:8080"
+_URL: Final = EXAMPLE_URL
 _KEYS: Final = {JSON: Media(ref("Keys"), ["flags/checkout", "theme"])}
 _VALUE: Final = {OCTETS: BYTES}
 
@@ -21,7 +32,7 @@ OPERATIONS: Final = (
         route=target.KEY, method="put", tag=TAG,
         summary="Store a value",
         description="Its Content-Type is kept, and shown by version 1 alone.",
-        body={"*/*": BYTES},
+        body=GIVEN,
         grants="`read` and `write`",
         answers=(Answer(200, "The previous value, empty if there was none.", _VALUE),),
         errors=(*OF_WRITES, Forbidden, BadKey, KeyTooLong),

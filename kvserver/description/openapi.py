@@ -11,7 +11,7 @@ from typing import Any, Final
 from kvserver import __version__
 from kvserver.description import bodies, headers, memorykv, messages, version1
 from kvserver.description.headers import Header
-from kvserver.description.operations import ANY, Answer, Content, Operation
+from kvserver.description.operations import ANY, EXAMPLE_URL, Answer, Content, Operation
 from kvserver.query import Parameter, Schema
 from kvserver.web import answers, target
 from shards.errors import KVError
@@ -21,6 +21,9 @@ OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
 """All of them."""
 
 PROBLEM: Final = "application/problem+json"
+CODES: Final = "x-codes"
+"""Extension of answers that tell errors: the codes they may have. A schema that says so for each answer would have
+generators of clients make a class for each."""
 
 _INTRODUCTION: Final = """\
 Shared state with a live feed of every change, over plain HTTP.
@@ -72,7 +75,7 @@ def document(with_tokens: bool = False) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "kvserver", "version": __version__, "description": _INTRODUCTION},
-        "servers": [{"url": "/"}],
+        "servers": [{"url": EXAMPLE_URL}],
         "tags": list(_TAGS),
         "paths": paths,
         "components": {
@@ -203,8 +206,7 @@ def _errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str, Any]:
-    codes: Schema = {"properties": {"code": {"enum": [error.code for error in errors]}, "status": {"enum": [status]}}}
-    content: dict[str, Any] = {PROBLEM: {"schema": {"allOf": [bodies.ref("Problem"), codes]}}}
+    content: dict[str, Any] = {PROBLEM: {"schema": bodies.ref("Problem")}}
     if is_plain and any(answers.text(error("why")) for error in errors):
         content["text/plain"] = {"schema": {"type": "string"}}
     explained = "\n".join(f"- `{error.code}`: {error.title}" for error in errors)
@@ -212,6 +214,7 @@ def _error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str
         "description": f"{HTTPStatus(status).phrase}\n\n{explained}",
         "headers": _headers((headers.REQUEST_ID, *_OF_STATUS.get(status, ()))),
         "content": content,
+        CODES: [error.code for error in errors],
     }
 
 

@@ -27,6 +27,9 @@ from shards.errors import (
     ValueTooLarge,
 )
 
+EXAMPLE_URL: Final = "http://localhost:8080"
+"""Where the server of examples is. What is served has the address in its place that was asked."""
+
 JSON: Final = "application/json"
 HTML: Final = "text/html"
 OCTETS: Final = "application/octet-stream"
@@ -56,9 +59,15 @@ class Media(NamedTuple):
 Content = Mapping[str, Media]
 """Bodies by media type."""
 
-BYTES: Final = Media({})
+BYTES: Final = Media({"type": "string", "format": "binary"})
 """Any bytes at all."""
 TEXT: Final = Media({"type": "string"})
+
+GIVEN: Final[Content] = {OCTETS: BYTES, "text/plain": TEXT, ANY: Media({})}
+"""A value of any type, to be stored. Types are named since generators of clients leave out a body of which none is;
+octets first, which they take if they take but one. JSON is not: of "any JSON" some make a class that cannot be used."""
+VALUE: Final[Content] = {OCTETS: BYTES, JSON: Media({}), "text/plain": TEXT, ANY: Media({})}
+"""A value of any type, as it was stored."""
 
 
 class Answer(NamedTuple):

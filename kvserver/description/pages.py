@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from kvserver.description.elements import block, code, inline, link, table, text, words
+from kvserver.description.openapi import CODES
 from kvserver.query import Schema
 from kvserver.web.target import DOCS, ERRORS, OPENAPI
 from shards.errors import ERRORS as ERROR_CLASSES
@@ -116,8 +117,7 @@ def _codes(document: Document, operation: _Operation) -> set[str]:
 
 def _codes_of(response: dict[str, Any]) -> list[str]:
     """The errors that an answer may tell."""
-    problem = response.get("content", {}).get("application/problem+json")
-    return [] if problem is None else list(problem["schema"]["allOf"][1]["properties"]["code"]["enum"])
+    return list(response.get(CODES, ()))
 
 
 def _responses(document: Document, operation: _Operation) -> Iterator[tuple[str, dict[str, Any]]]:

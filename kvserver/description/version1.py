@@ -21,13 +21,14 @@ from kvserver.description.headers import (
     REVISION,
 )
 from kvserver.description.operations import (
-    ANY,
-    BYTES,
+    EXAMPLE_URL,
+    GIVEN,
     HTML,
     JSON,
     OF_READS,
     OF_WRITES,
     TEXT,
+    VALUE,
     Answer,
     ErrorClasses,
     Media,
@@ -59,8 +60,7 @@ from shards.errors import (
 
 KEY_TAG, MANY_TAG, FEED_TAG, SERVER_TAG = "One key", "Many keys", "The feed", "The server"
 
-_KV: Final = "http://localhost:8080/v1/kv"
-_VALUE: Final = {ANY: BYTES}
+_KV: Final = f"{EXAMPLE_URL}/v1/kv"
 _OF_KEY: Final = (BadKey, KeyTooLong, PreconditionFailed, Forbidden)
 _WRITTEN: Final = (ETAG, REVISION)
 _COUNTER: Final = "Of an increment: the sum."
@@ -71,12 +71,12 @@ _KEY: Final = (
         summary="Store a value",
         description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
         "and `expires` the key never expires, whatever it did before.",
-        parameters=kv.PUT, headers=CONDITIONS, body=_VALUE,
+        parameters=kv.PUT, headers=CONDITIONS, body=GIVEN,
         grants="`write`; with `return=previous` also `read`",
         answers=(
             Answer(204, "It replaced a value.", headers=(*_WRITTEN, EXPIRES)),
             Answer(201, "The key is new.", headers=(*_WRITTEN, EXPIRES)),
-            Answer(200, "With `return=previous`: what was replaced.", _VALUE, (*_WRITTEN, EXPIRES, PREVIOUS_REVISION)),
+            Answer(200, "With `return=previous`: what was replaced.", VALUE, (*_WRITTEN, EXPIRES, PREVIOUS_REVISION)),
         ),
         errors=(*OF_WRITES, *_OF_KEY, UnsupportedMediaType),
         examples=(
@@ -91,9 +91,9 @@ _KEY: Final = (
         headers=headers.OF_READS,
         grants="`read`",
         answers=(
-            Answer(200, "The value, with its type.", _VALUE,
+            Answer(200, "The value, with its type.", VALUE,
                    (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
-            Answer(206, "The range of it that was asked for.", _VALUE,
+            Answer(206, "The range of it that was asked for.", VALUE,
                    (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES, CONTENT_RANGE)),
             Answer(304, "The client has it already.", None, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
         ),
@@ -109,8 +109,8 @@ _KEY: Final = (
         body={MERGE_PATCH.decode(): Media({}, {"on": False, "for": ["staff"]})},
         grants="`write`; without `read` the answer has no value",
         answers=(
-            Answer(200, "The result.", _VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(201, "The result; the key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(200, "The result.", VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(201, "The result; the key is new.", VALUE, (*_WRITTEN, EXPIRES)),
             Answer(204, "It is done; the token does not grant `read`.", headers=_WRITTEN),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotJson, UnsupportedMediaType),
@@ -127,8 +127,8 @@ _KEY: Final = (
         parameters=kv.POST, headers=CONDITIONS,
         grants="`write`; without `read` the answer has no sum",
         answers=(
-            Answer(200, _COUNTER, _VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(201, f"{_COUNTER} The key is new.", _VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(200, _COUNTER, VALUE, (*_WRITTEN, EXPIRES)),
+            Answer(201, f"{_COUNTER} The key is new.", VALUE, (*_WRITTEN, EXPIRES)),
             Answer(204, "Of a change of the expiry; and of an increment without `read`.", headers=(*_WRITTEN, EXPIRES)),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotFound, NotAnInteger, Overflow),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from falcon.asgi import Request
 
+from kvserver import doubles
+from shards.edits import unmarked
 from shards.errors import BadRequest, UnsupportedMediaType
 
 FORM: Final = "application/x-www-form-urlencoded"
@@ -60,6 +63,17 @@ def refuse_coded(req: Request) -> None:
     coding = req.get_header("Content-Encoding")
     if coding is not None:
         raise UnsupportedMediaType(f"Content-Encoding: {coding}")
+
+
+async def read_json(req: Request) -> bytes:
+    """The body, which is to be JSON, without a byte order mark. Raises `BadRequest` if a name comes twice in an object
+    of it."""
+    text = unmarked(await req.stream.read())
+    if len(text) <= doubles.LARGE:
+        doubles.refuse_in_json(text)
+    else:  # in a thread, so that others get their turn meanwhile
+        await asyncio.get_running_loop().run_in_executor(None, doubles.refuse_in_json, text)
+    return text
 
 
 async def refuse_any(req: Request) -> None:

@@ -118,7 +118,7 @@ class KeyOfVersion1:
         if kind.encode() != answers.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
         check_room(self._router, self._traffic, key)
-        body = await req.stream.read()
+        body = await bodies.read_json(req)
         with seen_by(grants, key):
             result = await self._router.request(Patch(key, body, self._condition(req, key)))
         await _give_result(req, resp, key, result)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import binascii
+import re
 from functools import cache
+from typing import Final
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -11,6 +13,7 @@ from falcon.asgi import Request, Response
 from kvserver import __version__, query
 from kvserver.access.tokens import Tokens
 from kvserver.description import openapi, pages
+from kvserver.description.operations import EXAMPLE_URL
 from kvserver.resources.memorykv import lead, wants_page
 from kvserver.resources.values import answer
 from kvserver.web.target import DOCS, OPENAPI
@@ -116,8 +119,22 @@ async def _give_page(req: Request, resp: Response, page: bytes) -> None:
     await _give(req, resp, page, HTML)
 
 
+_EXAMPLE: Final = EXAMPLE_URL.encode()
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+
+
+def _address(req: Request) -> bytes:
+    """The server's URL as the client knows it, for servers and examples; a proxy says whether it is reached by TLS."""
+    host = req.get_header("Host") or ""
+    if not _HOST.fullmatch(host):
+        return _EXAMPLE
+    scheme = "https" if req.get_header("X-Forwarded-Proto") == "https" else "http"
+    return f"{scheme}://{host}".encode()
+
+
 async def _give(req: Request, resp: Response, body: bytes, content_type: str) -> None:
     """A weak ETag, as it is that of every coding."""
+    body = body.replace(_EXAMPLE, _address(req))
     tag = f'W/"{binascii.crc32(body):08x}-{len(body)}"'
     resp.set_header("ETag", tag)
     known = req.get_header("If-None-Match")

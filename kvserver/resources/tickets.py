@@ -37,8 +37,9 @@ class TicketOffice:
         query.parse(req.scope["query_string"], query.NOTHING)
         bodies.refuse_coded(req)
         bodies.own_type(req, JSON)
+        body = await bodies.read_json(req)
         try:
-            asked = _decode(await req.stream.read())
+            asked = _decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadRequest(f'{{"for":"sse"}} or {{"for":"websocket"}} is wanted: {error}') from None
         text, expires_ms = self._tickets.issue(req.scope[GRANTS], asked.kind)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from rich.console import Console
 
 from kvserver import __version__
 from kvserver.settings import ServerSettings
+from shards.logs import visible
+from shards.process import mute
+
+log = logging.getLogger(__name__)
 
 SYNC = {
     "always": "every write is flushed to the disk before it is acknowledged",
@@ -19,15 +26,32 @@ SYNC = {
 
 
 def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str | None, metrics: str) -> None:
-    """Print it to standard output. `rest`, `feed`, `metrics`: host and port as in URLs; None: not listened on."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    """Print it to standard output. `rest`, `feed`, `metrics`: host and port as in URLs; None: not listened on.
+
+    Where it cannot be written (nobody reads it any more, the disk is full), the log says so and nothing else happens.
+    """
+    if sys.stdout is None:  # as after >&-
+        return
+    text = _text(settings, lines(settings, map_dir, rest, feed, metrics), sys.stdout.isatty())
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        log.warning("the server is ready, but standard output cannot be written: %s", error)
+        mute(sys.stdout)
+
+
+def _text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
+    """The banner. It is not rich that writes it, which ends a process whose output nobody reads."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=is_terminal, highlight=False, soft_wrap=True, markup=False)
     console.print(f"kvserver {__version__}", style="bold")
-    for name, text in lines(settings, map_dir, rest, feed, metrics):
-        console.print(f"  {name:<11}{text}")
+    for name, text in rows:
+        console.print(f"  {name:<11}{visible(text)}")
     if settings.only is None and (text := warning(settings)):
         console.print(text, style="yellow")
     console.print("ready", style="bold green")
-    console.file.flush()
+    return written.getvalue()
 
 
 def lines(

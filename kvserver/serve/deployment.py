@@ -16,8 +16,10 @@ from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
 from shards.board import Board, BoardError, BoardOutOfReach
 from shards.logs import configure_logging, give_up
-from shards.process import die_with_starter
-from shards.settings import SettingError, env_name, load
+from shards.process import die_with_starter, keep_standard_streams
+from shards.settings import SettingError, env_name, links, load
+
+log = logging.getLogger(__name__)
 
 
 def join_store(name: str) -> tuple[ServerSettings, Path]:
@@ -27,10 +29,13 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
     directory of metrics to prometheus_client, which looks for it when it is imported. Exits with a
     sentence if there is no running store.
     """
+    keep_standard_streams()
     die_with_starter()
     try:
         settings = load(ServerSettings)
         configure_logging(settings.log_level, name, settings.log_format)
+        for sentence in links(ServerSettings):
+            log.warning("%s", sentence)
         run_dir = settings.resolved_run_dir()
         if is_over(settings):
             raise BoardError(f"the run of the store that {settings.board_path} shows is over: is it running?")

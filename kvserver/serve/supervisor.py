@@ -32,7 +32,7 @@ from shards.board import BoardError, Common
 from shards.fences import TESTED
 from shards.logs import configure_logging, give_up
 from shards.process import PARENT_VARIABLE, become_subreaper, notify
-from shards.settings import SettingError, to_environ
+from shards.settings import SettingError, links, to_environ
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Supervisor:
 
     def _environ(self) -> dict[str, str]:
         base = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
-        return base | to_environ(self._settings) | {
+        return to_environ(self._settings, base) | {
             PARENT_VARIABLE: str(os.getpid()),
             "PROMETHEUS_MULTIPROC_DIR": str(self._store.metrics_dir),
         }  # fmt: skip
@@ -355,6 +355,8 @@ def run(settings: ServerSettings) -> int:
     configure_logging(settings.log_level, "kvserver", settings.log_format)
     if platform.machine() not in TESTED:
         log.warning("kvserver was never tested on a processor of this kind (%s)", platform.machine())
+    for sentence in links(ServerSettings):
+        log.warning("%s", sentence)
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from kvserver.transfer.records import Streamed, read_streamed, write_item
+from kvserver.transfer.records import Streamed, escaped, read_streamed, write_item
 from kvserver.transfer.remote import Away, Patience, Remote, TransferError
 
 
@@ -24,6 +24,7 @@ class Exporter:
         """`report` is told how many bytes were written."""
         self._remote, self._prefix, self._patience_s, self._report = remote, prefix, patience_s, report
         self._last: str | None = None
+        self._to_terminal = False
         self.exported = self.size = 0
 
     def run(self, target: BinaryIO) -> None:
@@ -31,6 +32,7 @@ class Exporter:
 
         Raises `TransferError`, OSError of `target`.
         """
+        self._to_terminal = target.isatty()
         patience = Patience(self._patience_s, Event())
         while True:
             before = self.exported
@@ -68,6 +70,6 @@ class Exporter:
 
     def _write(self, target: BinaryIO, item: Streamed) -> None:
         line = write_item(item)
-        target.write(line)
+        target.write(escaped(line) if self._to_terminal else line)
         self.exported, self.size, self._last = self.exported + 1, self.size + len(line), item.key
         self._report(self.size)

@@ -6,6 +6,7 @@ A line is an item of a list (`GET /v1/kv?values=true`): `key`, one of `value` an
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from kvserver import doubles
 from kvserver.times import parse_expires, rfc3339
-from shards.edits import why_unreadable
+from shards.edits import unmarked, why_unreadable
 from shards.errors import BadRequest
 from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
@@ -36,8 +38,8 @@ class _Line(Struct, forbid_unknown_fields=True):
     key: str
     value: str | UnsetType = UNSET
     value_base64: str | UnsetType = UNSET
-    content_type: str | None = None
-    expires: str | None = None
+    content_type: str | UnsetType | None = UNSET
+    expires: str | UnsetType | None = UNSET
     revision: Raw | UnsetType = UNSET
     size: Raw | UnsetType = UNSET
     created: Raw | UnsetType = UNSET
@@ -77,8 +79,13 @@ _unpack_put: Final = msgspec.msgpack.Decoder(Put).decode
 
 def read_record(number: int, text: bytes) -> Record:
     """The record that line `number`, `text`, is. Raises `LineError`."""
+    length, text = len(text), unmarked(text)
     try:
         line = _read_line(text)
+        if doubles.JSON.may_be(text, line):
+            doubles.refuse_in_json(text)
+    except BadRequest as error:
+        raise LineError(number, error.detail) from None
     except msgspec.ValidationError as error:
         raise LineError(number, str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -87,7 +94,7 @@ def read_record(number: int, text: bytes) -> Record:
         put = Put(_key(line.key), _value(line), _content_type(line.content_type), _expires(line.expires))
     except BadRequest as error:
         raise LineError(number, error.detail) from None
-    return Record(number, len(text), put.key, _pack(put), put.expires is not UNSET)
+    return Record(number, length, put.key, _pack(put), put.expires is not UNSET)
 
 
 def put_of(record: Record) -> Put:
@@ -114,7 +121,7 @@ def _value(line: _Line) -> bytes:
         raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
 
 
-def _content_type(text: str | None) -> str | UnsetType:
+def _content_type(text: str | UnsetType | None) -> str | UnsetType:
     if not text:
         return UNSET
     if not is_content_type(text):
@@ -122,8 +129,8 @@ def _content_type(text: str | None) -> str | UnsetType:
     return text
 
 
-def _expires(text: str | None) -> str | UnsetType:
-    if text is None:
+def _expires(text: str | UnsetType | None) -> str | UnsetType:
+    if text is None or text is UNSET:
         return UNSET
     try:
         return rfc3339(parse_expires(text))
@@ -213,6 +220,15 @@ class _Exported(Struct):
 read_streamed: Final = msgspec.json.Decoder(Streamed).decode
 """A line of a stream. Raises `msgspec.DecodeError`, ValueError."""
 _write_line: Final = msgspec.json.Encoder().encode
+
+
+_OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What JSON lets stand in a string, and a terminal would obey; see `shards.logs.visible`."""
+
+
+def escaped(line: bytes) -> bytes:
+    """A line of JSON that means the same, with nothing in it but its end that a terminal obeys."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
 
 
 def write_item(item: Streamed) -> bytes:

@@ -17,8 +17,23 @@ async def test_the_document(web: Web) -> None:
     answer = await web.ask(request("GET", "/v1/openapi.json"))
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert answer.headers["cache-control"] == "no-store"
-    assert json.loads(answer.body) == json.loads(json.dumps(openapi.document()))
+    document = json.dumps(openapi.document())
+    assert json.loads(answer.body) == json.loads(document.replace("http://localhost:8080", "http://kv.example"))
     assert (await web.ask(request("GET", "/v1/openapi.json?x=1"))).status == 400
+
+
+@scenario
+async def test_it_names_the_address_that_was_asked(web: Web) -> None:
+    for path in ("/v1/openapi.json", "/docs/"):
+        for host in ("kv.example", "kv.example:81", "127.0.0.1:9", "[::1]:8080"):
+            for scheme in ("http", "https"):
+                asked = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: {scheme}\r\n\r\n"
+                body = (await web.ask(asked.encode())).body
+                assert f"curl -X PUT -d dark {scheme}://{host}/theme".encode() in body
+                assert b"localhost" not in body
+        for host in ("<b>", 'a"b', "a/b", "a b"):
+            answer = await web.ask(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert answer.status == 400 or host.encode() not in answer.body
 
 
 @scenario

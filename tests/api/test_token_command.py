@@ -14,6 +14,7 @@ from kvserver import cli
 from kvserver.access.tokenedit import add, changing
 from kvserver.access.tokenfile import read
 from kvserver.access.tokens import digest
+from kvserver.commands.remote import _token
 
 
 @pytest.fixture
@@ -149,3 +150,22 @@ def test_changes_at_the_same_time_are_all_made(file: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(make, range(24)))
     assert {token.grants.name for token in read(file)} == {f"t{number}" for number in range(24)}
+
+
+def test_a_file_with_a_byte_order_mark_keeps_it(file: Path) -> None:
+    file.write_text("\ufeff# ours\n")
+    file.chmod(0o600)
+    assert run(file, "new", "deploy", "--grant", "read").exit_code == 0
+    assert run(file, "list").stdout == "deploy  read\n"
+    assert run(file, "revoke", "deploy").exit_code == 0
+    assert file.read_text().startswith("\ufeff# ours\n") and read(file) == []
+
+
+@pytest.mark.parametrize("text", ["kv_secret\n", "kv_secret\r\n", " kv_secret \n", "\ufeffkv_secret\n"])
+def test_a_token_in_the_environment_is_as_in_a_file(file: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    file.write_bytes(text.encode())
+    assert _token(file) == "kv_secret"
+    monkeypatch.setenv("KVSERVER_TOKEN", text.replace("\ufeff", ""))
+    assert _token(None) == "kv_secret"
+    monkeypatch.setenv("KVSERVER_TOKEN", "\n")
+    assert _token(None) is None

@@ -1,66 +1,230 @@
-"""The README's examples, run as they stand against the real server."""
+"""The README's examples, of every language, run as they stand against the real server: only addresses are changed."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import httpx
+import pytest
 
-from tests.system.harness import Server
+from kvserver.access import tokenfile
+from tests.system.harness import Server, wait_for
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT: Final = Path(__file__).parents[2]
+README: Final = ROOT / "README.md"
+PAGE: Final = Path(__file__).with_name("page.js")
+TOURS_FIRST: Final = "import json\nimport subprocess"
+
+ELSEWHERE: Final = {
+    "python3 -m venv .venv && .venv/bin/pip install -": "it runs this: test_the_test_command_is_what_ci_runs",
+    "useradd --system": "needs a machine with systemd: test_commands_for_systemd_name_what_there_is",
+    "install -d -o kvserver": "the same",
+    ".venv/bin/python -m tests.bench": "takes twenty minutes: test_the_benchmark_s_command_is_understood",
+}
+"""What cannot be run here, by its beginning, and what is done instead."""
 
 
-def blocks(language: str) -> list[str]:
-    """The contents of all code blocks of `language`."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks() -> list[tuple[str, str]]:
+    """Language and content of all code blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def block(language: str, beginning: str) -> str:
+    """The one block of `language` that begins like this; it is run by who asks."""
+    (found,) = [text for each, text in blocks() if each == language and text.startswith(beginning)]
+    return found
+
+
+def at(server: Server, text: str) -> str:
+    """`text`, about a server of the tests."""
+    return text.replace("localhost:8080", f"{server.host}:{server.port}")
+
+
+def environ(server: Server | None = None) -> dict[str, str]:
+    """The environment of a user who has installed it; of the commands, where the server is."""
+    found = {name: text for name, text in os.environ.items() if not name.startswith("KVSERVER_")}
+    found |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "*", "PYTHONUNBUFFERED": "1"}
+    if server is not None:
+        found |= {"KVSERVER_URL": server.url, "KVSERVER_RUN_DIR": str(server.run_dir)}
+    return found
+
+
+def shell(server: Server, text: str, place: Path, **more: str) -> str:
+    """What the commands print. Fails if one does."""
+    done = subprocess.run(
+        ["bash", "-ec", at(server, text)], env=environ(server) | more, cwd=place, stdout=subprocess.PIPE, text=True,
+        check=True, timeout=100,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    started: list[Server] = []
+
+    def make(data_dir: Path, *options: str) -> Server:
+        started.append(Server(data_dir, *options))
+        return started[-1]
+
+    yield make
+    for server in started:
+        server.close()
 
 
 def test_console_examples_print_what_the_readme_says(server: Server, tmp_path: Path) -> None:
-    address = f"{server.host}:{server.port}"
-    environ = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "KVSERVER_URL": server.url, "KVSERVER_DATA_DIR": str(server.data_dir), "KVSERVER_RUN_DIR": str(server.run_dir),
-    }  # fmt: skip
     ran = 0
-    for block in blocks("console"):
-        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
-            local = command.replace("localhost:8080", address).replace("curl ", "curl -s --noproxy '*' ")
-            done = subprocess.run(
-                ["bash", "-c", local], env=environ, cwd=tmp_path, capture_output=True, text=True, check=True
-            )
-            printed = done.stdout
+    for language, text in blocks():
+        if language != "console":
+            continue
+        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+            quiet = command.replace("curl ", "curl -s ")
+            printed = shell(server, quiet, tmp_path, KVSERVER_DATA_DIR=str(server.data_dir))
             assert printed.strip() == expected.strip(), command
             ran += 1
     assert ran == README.read_text().count("\n$ ") > 0
 
 
-def test_the_feed_example_prints_a_change(server: Server) -> None:
-    (source,) = [block for block in blocks("python") if "/wal" in block]
-    source = source.replace("localhost:8080", f"{server.host}:{server.port}").replace(
-        "print(line)", "print(line, flush=True)"
-    )
-    source = source.replace("    for line", "    print('connected', flush=True)\n    for line")
-    client = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+@contextmanager
+def running(command: list[str], **more: object) -> Iterator[subprocess.Popen[str]]:
+    """A process, until the end of the block."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **more)  # type: ignore[call-overload]
     try:
-        assert client.stdout is not None
-        assert client.stdout.readline() == "connected\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_feed_example_prints_a_change(server: Server) -> None:
+    source = at(server, block("python", "from websockets"))
+    with running([sys.executable, "-c", source], env=environ()) as client:
+        wait_for(lambda: server.status()["gateways"][0]["clients"] > 0, "a client of the feed")
         httpx.put(f"{server.url}/theme", content="dark", trust_env=False)
+        assert client.stdout is not None
         lines = list(iter(client.stdout.readline, "Insert { key: theme, value: dark }\n"))
         assert all(line.startswith("Heartbeat from ") for line in lines)
-    finally:
-        client.kill()
-        client.communicate()
+
+
+def test_tokens_are_made_and_used_as_it_says(new: Callable[..., Server], tmp_path: Path) -> None:
+    make, serve, nothing, ask = block("sh", "kvserver token new").rstrip("\n").split("\n")
+    server = new(tmp_path / "data", *serve.removeprefix("kvserver serve ").split())
+    (tokens,) = [option for option in server.options if option.endswith(".toml")]
+    server.options = tuple(str(tmp_path / tokens) if option == tokens else option for option in server.options)
+    token = subprocess.run(
+        ["bash", "-c", make], env=environ(), cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    server.start()
+    assert nothing == "" and json.loads(shell(server, ask, tmp_path, TOKEN=token))["code"] == "not_found"
+    allowed = {"Authorization": f"Bearer {token}"}
+    httpx.put(f"{server.url}/v1/kv/flags/beta", content="on", headers=allowed, trust_env=False).raise_for_status()
+    assert shell(server, ask, tmp_path, TOKEN=token) == "on"
+
+
+def test_the_file_of_tokens_can_be_read() -> None:
+    (token,) = tokenfile.parse(block("toml", "[[token]]"), "README.md")
+    assert (token.grants.name, token.grants.write, token.grants.feed) == ("deploy", (b"flags/",), (b"",))
+
+
+def test_a_page_opens_the_feed_with_a_ticket(new: Callable[..., Server], tmp_path: Path) -> None:
+    example = block("js", "const asked = await fetch")
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    run = ["kvserver", "token", "new", "page", "--grant", "feed", "--tokens", "tokens.toml"]
+    token = subprocess.run(run, env=environ(), cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+    server = new(tmp_path / "data", "--tokens", str(tmp_path / "tokens.toml")).start()
+    command = ["node", *websocket_of_node(), str(PAGE), server.url, token, at(server, example)]
+    done = subprocess.run(command, env=environ(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "open\n", done
+
+
+def websocket_of_node() -> list[str]:
+    """The option by which node has the WebSocket of browsers, if it needs one."""
+    for options in ([], ["--experimental-websocket"]):
+        if subprocess.run(["node", *options, "-e", "WebSocket"], capture_output=True).returncode == 0:
+            return options
+    return []  # then it is a package of its own
+
+
+def test_the_tour(new: Callable[..., Server], tmp_path: Path) -> None:
+    if shutil.which("apt-cache") is None:
+        pytest.skip("apt is not installed")
+    (tmp_path / "packages.py").write_text(block("python", TOURS_FIRST))
+    server = new(tmp_path / "tour").start()
+    stored = shell(server, block("sh", "python3 packages.py"), tmp_path)
+    records = int(re.findall(r"stored ([\d,]+) record", stored)[0].replace(",", ""))
+    told = tmp_path / "events.ndjson"
+    wait_for(lambda: told.read_text().count('"op":"put"') == records > 0, "the last event")
+    looked = shell(server, block("sh", "curl 'http://localhost:8080/v1/kv?prefix=pkg:&delimiter"), tmp_path)
+    assert '{"count":' in looked and '"Rating":5' in looked and '"complete":true' in looked
+    (cut,) = re.findall(r'"cut":(\d+)', looked)
+    server.stop()
+    shell(server, block("sh", "kvserver restore monday").replace("CUT", cut), tmp_path)
+    restored = new(tmp_path / "restored").start()
+    assert shell(restored, block("sh", "kvserver export after.ndjson"), tmp_path).endswith("the same\n")
+
+
+@pytest.mark.timeout(600)
+def test_the_first_command_starts_it(tmp_path: Path) -> None:
+    command = block("sh", "python3 -m venv .venv && .venv/bin/pip install . ")
+    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".*", "__pycache__", "report*"))
+    more = {"KVSERVER_PORT": "0", "KVSERVER_METRICS_PORT": "0", "KVSERVER_IN_MEMORY": "true"}
+    more["KVSERVER_RUN_DIR"] = str(tmp_path / "run")
+    script = f"{command.rstrip()} & trap 'kill %1; wait' TERM; wait"
+    with running(["bash", "-mc", script], env=environ() | more | {"PATH": os.environ["PATH"]}, cwd=tree) as process:
+        assert process.stdout is not None
+        assert "ready\n" in iter(process.stdout.readline, "")
+        process.terminate()
+        process.wait(60)
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    (command,) = [text for language, text in blocks() if language == "sh" and text.endswith(".venv/bin/pytest\n")]
+    script = (ROOT / ".ci" / "run").read_text().replace("pip install -q ", "pip install ")
+    assert command.rstrip() in script
+
+
+def test_commands_for_systemd_name_what_there_is() -> None:
+    (install,) = [text for language, text in blocks() if language == "sh" and text.startswith("useradd")]
+    for name in re.findall(r"deploy/[\w./-]+", install):
+        assert (ROOT / name).exists(), name
+    assert (ROOT / "deploy/systemd/kvserver.target").exists()
+    for language, text in blocks():
+        if language == "sh":
+            assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0, text
+
+
+def test_the_benchmark_s_command_is_understood(tmp_path: Path) -> None:
+    command = block("sh", ".venv/bin/python -m tests.bench").split()
+    done = subprocess.run(
+        [sys.executable, *command[1:], "--parts", "of no name"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "of no name" in done.stderr, done
+
+
+def test_every_example_is_run() -> None:
+    source = Path(__file__).read_text()
+    run = [tuple(pair) for pair in re.findall(r'\bblock\("(\w+)", "([^"]+)"\)', source)]
+    run.append(("python", TOURS_FIRST))
+    for language, text in blocks():
+        if language == "console":
+            continue
+        known = [beginning for each, beginning in run if each == language and text.startswith(beginning)]
+        known += [beginning for beginning in ELSEWHERE if text.startswith(beginning)]
+        assert known, f"a block of {language} that no test runs: {text[:60]}"
 
 
 def test_every_file_of_the_source_is_on_the_map() -> None:
     text = README.read_text()
     source = text[text.index("## The map of the source") :]
-    root = README.parent
-    for path in [*root.glob("shards/*.py"), *root.glob("kvserver/*.py")]:
+    for path in [*ROOT.glob("shards/*.py"), *ROOT.glob("kvserver/*.py")]:
         if not path.name.startswith("__"):
-            assert re.search(rf"[`/]{path.name}`", source), f"{path.relative_to(root)} is not on the README's map"
+            assert re.search(rf"[`/]{path.name}`", source), f"{path.relative_to(ROOT)} is not on the README's map"

@@ -6,6 +6,7 @@ import json
 from threading import Event, Thread
 
 import httpx
+import pytest
 from websockets.sync.client import connect
 
 from tests.system.harness import Server
@@ -83,3 +84,39 @@ def test_what_the_feed_shows_of_it(server: Server) -> None:
     assert sorted(kept[:2]) == ["Insert { key: f/1, value: a }", "Insert { key: f/2, value: b }"]
     assert sorted(kept[2:-1]) == ["Delete { key: f/1 }", "Delete { key: f/2 }"]
     assert lines.count("ListPrefix { prefix: f/}") <= 1
+
+
+TWICE = [
+    ("POST", "/v1/batch", "application/json", b'{"ops":[{"op":"get","key":"a","key":"b"}]}', "key"),
+    ("POST", "/v1/batch", "application/json", b'{"ops":[{"op":"put","key":"a","json":[{"x":1,"x":2}]}]}', "x"),
+    ("POST", "/v1/batch", "application/vnd.msgpack",
+     b"\x81\xa3ops\x91\x83\xa2op\xa3get\xa3key\xa1a\xa3key\xa1b", "key"),
+    ("POST", "/v1/tickets", "application/json", b'{"for":"sse","for":"websocket"}', "for"),
+    ("PATCH", "/v1/kv/doc", "application/merge-patch+json", b'{"a":{"b":1,"\\u0062":2}}', "b"),
+    ("PATCH", "/v1/kv/doc", "application/merge-patch+json", b'{"a":"' + b"x" * 100_000 + b'","a":1}', "a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "kind", "body", "name"), TWICE)
+def test_a_name_that_comes_twice_is_refused(
+    server: Server, method: str, path: str, kind: str, body: bytes, name: str
+) -> None:
+    with server.client() as client:
+        before = client.get("/v1/kv?count=true").headers["KV-Cursor"]
+        answer = client.request(method, path, content=body, headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+        assert f'the member "{name}" comes twice' in answer.json()["detail"]
+        assert client.get("/v1/kv?count=true").headers["KV-Cursor"] == before
+
+
+def test_a_byte_order_mark_is_skipped(server: Server) -> None:
+    mark = b"\xef\xbb\xbf"
+    with server.client() as client:
+        batch = client.post("/v1/batch", content=mark + b'{"ops":[{"op":"get","key":"none"}]}')
+        assert (batch.status_code, batch.json()["results"][0]["status"]) == (200, 404)
+        assert client.post("/v1/tickets", content=mark + b'{"for":"sse"}').status_code == 201
+        client.put("/v1/kv/marked", content=mark + b'{"a":1}').raise_for_status()
+        kind = {"Content-Type": "application/merge-patch+json"}
+        patched = client.patch("/v1/kv/marked", content=mark + b'{"b":2}', headers=kind)
+        assert (patched.status_code, patched.content) == (200, b'{"a":1,"b":2}')
+        client.delete("/v1/kv/marked").raise_for_status()

@@ -39,7 +39,7 @@ def operations(draw: st.DrawFn) -> dict[str, Any]:
 def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | None:
     try:
         envelope = format.envelope(body)
-        return [format.operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.atomic
+        return [format.operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.is_atomic
     except BadRequest:
         return None
 

@@ -81,9 +81,13 @@ class TestMergePatch:
         assert merge_patch(None, b' {"a": {"b": null, "c": 1}} ') == b'{"a":{"c":1}}'
         assert merge_patch(None, b"1.50") == b"1.50"
 
+    def test_a_byte_order_mark_is_skipped(self) -> None:
+        mark = b"\xef\xbb\xbf"
+        assert merge_patch(mark + b'{"a":1}', mark + b'{"b":2}') == b'{"a":1,"b":2}'
+
     @pytest.mark.parametrize(
         "text",
-        [b"", b"{", b"nul", b"NaN", b"'a'", b'"\xff"', b'"\\ud800"', b"{}{}", b"\xef\xbb\xbf{}", b"1" * 5000,
+        [b"", b"{", b"nul", b"NaN", b"'a'", b'"\xff"', b'"\\ud800"', b"{}{}", b"{}\xef\xbb\xbf", b"1" * 5000,
          b'{"a":' * 5000 + b"1" + b"}" * 5000],
         ids=lambda text: repr(text[:10]),
     )  # fmt: skip

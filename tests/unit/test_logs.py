@@ -6,13 +6,16 @@ import json
 import logging
 import re
 import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.logs import Json, Text
+from shards.logs import Json, Text, visible
 
+BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+"""Bidirectional classes of characters that have others shown in another order (UAX #9)."""
 HEAD = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z web\[\d+\] WARNING ")
 
 
@@ -53,3 +56,21 @@ def test_json_has_the_traceback_in_a_field() -> None:
 @pytest.mark.parametrize("formatter", [Text("web"), Json("web")])
 def test_what_is_no_unicode_can_be_written(formatter: logging.Formatter) -> None:
     assert formatter.format(event("%s", "\udc80")).encode(errors="backslashreplace")
+
+
+@given(st.text())
+def test_what_is_shown_is_obeyed_by_no_terminal(text: str) -> None:
+    shown = visible(text)
+    assert len(shown.splitlines()) <= 1
+    for character in shown:
+        assert unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
+        assert unicodedata.bidirectional(character) not in BIDI
+        assert character not in "\u061c\u200e\u200f"
+    assert shown == text or not text.isprintable() or any(c in text for c in "\u061c\u200e\u200f")
+
+
+def test_every_mark_of_bidirectional_text_is_escaped() -> None:
+    marks = [chr(code) for code in range(0x110000) if unicodedata.bidirectional(chr(code)) in BIDI]
+    assert len(marks) == 9
+    assert visible("".join(marks)).isascii()
+    assert visible("a\tb\u00e9 \u05d0") == "a\\tb\u00e9 \u05d0"

@@ -184,3 +184,10 @@ def test_tokens_are_long_and_never_the_same() -> None:
     assert len(made) == 100
     assert all(re.fullmatch(r"kv_[A-Za-z0-9_-]{43}", token) for token in made)
     assert tomllib.loads(add("", "f", "a", made.pop(), [('\x7f\\"\n', ["read"])]))["token"][0]["grants"][0]["prefix"]
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert parse("\ufeff" + FILE, "f") == parse(FILE, "f")
+    assert parse("\ufeff" + FILE[FILE.index("[[token]]") :], "f") == parse(FILE, "f")
+    with pytest.raises(TokenFileError, match="line 2"):
+        parse("\ufeff[[token]]\nname = \n", "f")
