@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shards.board import NONE
+from shards.clock import Now
 from shards.log import Log, LogError, LogFull
 from shards.records import DATA
 from shards.recovery import recover
@@ -43,7 +44,7 @@ def append_what_does_not_fit(directory: Path) -> None:
         while True:
             payload = b"%d" % len(taken) + bytes(MiB)  # ends with what the segment holds already
             before = store.board.history()
-            record = log.append(payload, 1, 1)
+            record = log.append(payload, 1, Now(1, 1))
             log.flush(record.end)
             row.clear_open()
             taken.append(payload)
@@ -52,7 +53,7 @@ def append_what_does_not_fit(directory: Path) -> None:
     assert row.open == row.open_revision == NONE
     assert not store.board.log.broken
 
-    record = log.append(b"small", 1, 1)  # where the other began
+    record = log.append(b"small", 1, Now(1, 1))  # where the other began
     log.flush(record.end)
     tail, following = store.board.history()
     found, _ = store.reader().read(0, tail, 16 * MiB)
@@ -67,7 +68,7 @@ def refused_is_not_found_after_a_crash(directory: Path) -> None:
     store = small_store(directory, 3 * MiB, 16 * MiB)
     log = Log(store.board, 0, segment=16 * MiB)
     with pytest.raises(LogError, match="could not be written"):
-        log.append(b"refused" + bytes(4 * MiB), 1, 1)
+        log.append(b"refused" + bytes(4 * MiB), 1, Now(1, 1))
     start, _ = store.board.history()
     enlarge(store)
     assert recover(store.log_dir, SECRET, 0, 0, segment=16 * MiB).tail == start
@@ -81,20 +82,20 @@ def fill_a_segment(directory: Path) -> None:
     assert store.segments.prepare(), "one segment ahead of the first"
     ballast.write_bytes(bytes(MiB))
     for _ in range(2):
-        log.append(bytes(2 * MiB - 4096), 1, 1)
+        log.append(bytes(2 * MiB - 4096), 1, Now(1, 1))
     assert not words.full
     assert not store.segments.prepare()
     assert words.full and words.log_full_since_ms
-    log.append(b"a delete", 1, 1)
+    log.append(b"a delete", 1, Now(1, 1))
     before = store.board.history()
     with pytest.raises(LogFull):
-        log.append(bytes(MiB), 1, 1)
+        log.append(bytes(MiB), 1, Now(1, 1))
     assert store.board.history() == before
     ballast.unlink()
     enlarge(store)
     assert store.segments.prepare()
     assert not words.full
-    log.append(bytes(MiB), 1, 1)
+    log.append(bytes(MiB), 1, Now(1, 1))
 
 
 def a_server_whose_disk_fills_up(directory: Path) -> None:

@@ -96,7 +96,9 @@ class Gateways:
     def __init__(self, store: Store, workers: int = 1) -> None:
         self.run_dir, self._board = store.run_dir, store.board
         self.log_path = store.run_dir / "gateway.log"
-        settings = {"KVSERVER_RUN_DIR": str(store.run_dir), "KVSERVER_GATEWAYS": str(workers)}
+        settings = {
+            "KVSERVER_RUN_DIR": str(store.run_dir), "KVSERVER_GATEWAYS": str(workers), "KVSERVER_ALLOWED_HOSTS": "*",
+        }  # fmt: skip
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "deploy/gateway.conf.py", "kvserver.gateway:app"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from shards.clock import Now
+from shards.disk import Disk
 from shards.log import Log, LogBroken, LogError, segment_name
 from shards.records import DATA, Record
 from shards.recovery import recover
@@ -77,29 +80,34 @@ def test_killed_appenders_lose_nothing_that_was_acknowledged(tmp_path: Path, see
     store.close()
 
 
+class DyingDisk(Disk):
+    """A disk that dies behind the page cache: the kernel takes what is written to /dev/null and fails to flush it."""
+
+    def open(self, path: Path) -> int:
+        return os.open("/dev/null", os.O_RDWR) if path.name == segment_name(1) else super().open(path)
+
+
 def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
     store = new_store(tmp_path, 2, segment=SEGMENT)
-    # The kernel takes what is written to /dev/null and fails to flush it: a disk that dies behind the page cache.
-    (store.log_dir / segment_name(1)).symlink_to("/dev/null")
+    disk = DyingDisk()
     store.board.log.ready = 2 * SEGMENT
-    first, second = (Log(store.board, shard, segment=SEGMENT) for shard in (0, 1))
-    good = first.append(bytes(SEGMENT - 1024), 1, 1)
+    first, second = (Log(store.board, shard, segment=SEGMENT, disk=disk) for shard in (0, 1))
+    good = first.append(bytes(SEGMENT - 1024), 1, Now(1, 1))
     first.flush(good.end)
-    lost = first.append(bytes(2048), 1, 1)
+    lost = first.append(bytes(2048), 1, Now(1, 1))
     assert lost.lsn >= SEGMENT
 
     with pytest.raises(LogBroken):
         first.flush(lost.end)
     assert store.board.log.broken
     assert store.board.log.synced == good.end
-    for log in (first, second, Log(store.board, None, segment=SEGMENT)):
+    for log in (first, second, Log(store.board, None, segment=SEGMENT, disk=disk)):
         with pytest.raises(LogBroken):
-            log.append(b"", 1, 1)
+            log.append(b"", 1, Now(1, 1))
         with pytest.raises(LogBroken):
             log.flush(lost.end)
         with pytest.raises(LogBroken):
             log.flush(good.end)  # not even of what is flushed may anybody say so now
-    (store.log_dir / segment_name(1)).unlink()
     recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
     assert (recovered.tail, recovered.next_revision) == (SEGMENT, 2)
     store.close()
@@ -109,11 +117,11 @@ def test_an_append_to_a_segment_that_cannot_be_opened_is_refused(tmp_path: Path)
     store = new_store(tmp_path, 1, segment=SEGMENT)
     store.board.log.ready = 2 * SEGMENT  # but nothing is there
     log, row = Log(store.board, 0, segment=SEGMENT), store.board.shards[0]
-    log.append(bytes(SEGMENT - 1024), 1, 1)
+    log.append(bytes(SEGMENT - 1024), 1, Now(1, 1))
     row.clear_open()
     before = store.board.history()
     with pytest.raises(LogError, match="No such file"):
-        log.append(bytes(2048), 1, 1)
+        log.append(bytes(2048), 1, Now(1, 1))
     assert store.board.history() == before
     assert row.open == row.open_revision == (1 << 64) - 1
     store.close()

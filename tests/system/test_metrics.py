@@ -184,7 +184,7 @@ def test_clients_of_the_feed_and_what_they_get(server: Server) -> None:
         return total(found, f"kvserver_feed_{name}_total") - total(before, f"kvserver_feed_{name}_total")
 
     gaps = total(samples(server), "kvserver_feed_gaps_total")
-    feeds.poll(server, since="AAAA")  # figures are shown together: with this gap all that was before it
+    feeds.poll(server, since="0.1")  # figures are shown together: with this gap all that was before it
     before = settled(
         server,
         lambda found: total(found, "kvserver_feed_gaps_total") > gaps and total(found, "kvserver_feed_clients") == 0,
@@ -201,7 +201,7 @@ def test_clients_of_the_feed_and_what_they_get(server: Server) -> None:
         assert total(after, "kvserver_feed_lag_revisions") == 0
     # Heartbeats are activity; marks of the supervisor are revisions that nobody is shown.
     assert grown(after, "deliveries") - 2 * grown(after, "activity") <= 8 <= grown(after, "deliveries")
-    feeds.poll(server, since="AAAA")
+    feeds.poll(server, since="0.1")
     settled(server, lambda found: grown(found, "gaps") == 1 and total(found, "kvserver_feed_clients") == 0)
 
 

@@ -145,7 +145,7 @@ def test_a_run_directory_that_cannot_be_used_is_named(new_server: NewServer) -> 
     server = new_server()
     (server.run_dir / "metrics").write_text("in the way")
     said = refused(server)
-    assert f"the run directory {server.run_dir} cannot be used: File exists ({server.run_dir / 'metrics'})" in said
+    assert f"the run directory {server.run_dir} holds other files (metrics)" in said
     assert "--run-dir" in said
 
 
