@@ -18,8 +18,9 @@ import gevent  # type: ignore[import-untyped]
 import msgspec
 from gevent import socket as gsocket
 
-from kvserver.web.acceptor import EXHAUSTED, EXHAUSTED_S
+from kvserver.web.acceptor import EXHAUSTED_S
 from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
+from shards.causes import EXHAUSTED
 
 log = logging.getLogger(__name__)
 

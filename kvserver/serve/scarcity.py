@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from shards.causes import EXHAUSTED
+
 log = logging.getLogger(__name__)
 
-_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.EINTR})
+_PASSING: Final = EXHAUSTED | {errno.EAGAIN, errno.EINTR}
 
 
 def is_scarcity(error: OSError) -> bool:

@@ -8,11 +8,12 @@ than another it leaves the others a moment. If nobody took the connection by the
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
+
+from shards.causes import EXHAUSTED
 
 if TYPE_CHECKING:
     from kvserver.web.traffic import Traffic  # the gateway, which imports this module, has no use for it
@@ -24,8 +25,6 @@ SLACK: Final = 1
 EXHAUSTED_S: Final = 0.1
 """How long a worker waits that could not take one for want of descriptors or memory."""
 
-EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-"""What says that one cannot be taken now, and not that none can be any more."""
 
 log = logging.getLogger("kvserver.web.acceptor")
 
