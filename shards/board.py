@@ -54,7 +54,8 @@ _HEADER_WORDS = 1024  # 8 KiB, facts included
 _ROW_WORDS = 64
 _SEQLOCK_TRIES = 8
 _BIAS = 1 << 62  # words have no sign
-_DRIFT_MS = 5
+DRIFT_MS = 5
+"""By how much the wall clock that all processes agree on may be away from the machine's."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -372,6 +373,7 @@ class Board:
         board._made_here = locks.try_hold(fd, cls._SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
+        board.words[cls._behind] = facts.started_steady_ms - facts.started_ms + _BIAS
         return board
 
     def install(self) -> None:
@@ -440,13 +442,13 @@ class Board:
     def now(self) -> Now:
         """This moment by both clocks; see `clock`.
 
-        The wall clock is at most `_DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
+        The wall clock is at most `DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
         share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
         """
         while True:
             steady_ms, wall_ms = self._steady_ms(), time.time_ns() // 1_000_000
             agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
-            if -_DRIFT_MS <= agreed_ms - wall_ms <= _DRIFT_MS:
+            if -DRIFT_MS <= agreed_ms - wall_ms <= DRIFT_MS:
                 return Now(agreed_ms, steady_ms)
             if self._steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
                 self.words[self._behind] = steady_ms - wall_ms + _BIAS

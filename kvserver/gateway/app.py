@@ -175,6 +175,8 @@ class Gateway:
             raise Unavailable("the feed is stopping")
         self.refresh()
         if self.debts.are_high:
+            if path == target.FEED and handshake.is_event_stream(head.headers):
+                return self._part(head)  # EventSource never comes again after a 503
             raise Overloaded("too much waits for clients to take it")
         give_back = self._places.take(peer)
         try:

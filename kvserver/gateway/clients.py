@@ -311,13 +311,25 @@ class OnPoll(Client):
         if self._source.debts.are_high and not (self._at_once or self.follow.has_everything):
             return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
         gaps = self.follow.gaps
-        found = Answer(self.follow.cursor, False, []) if self._at_once else poll(self.follow)
+        found = Answer(self.follow.cursor, False, []) if self._at_once else self._collect()
         self._source.counts["gaps"] += self.follow.gaps - gaps
         if not found.messages and not self._at_once and time.monotonic() < self._until:
             return None
         self._source.counts["deliveries"] += sum(message.events for message in found.messages)
         self.follow.drop()
         return self._last(self._answer(encodings.poll_answer(*found)))
+
+    def _collect(self) -> Answer:
+        """What there is. May switch: so it owes the largest answer meanwhile, or many would find the budget unspent. (A
+        page of a snapshot is counted when it is read, and waits for room itself.)"""
+        if self.follow.in_snapshot:
+            return poll(self.follow)
+        coming = Debt(self._source.debts)
+        coming.owe(self._source.largest_answer)
+        try:
+            return poll(self.follow)
+        finally:
+            coming.owe(0)
 
     def _last(self, answer: bytes) -> bytes:
         assert self._stream is not None

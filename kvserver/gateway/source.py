@@ -24,6 +24,7 @@ from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.activity import ActivityFeed
 from kvserver.gateway.debts import Debts
+from kvserver.gateway.envelopes import MOST_BYTES
 from kvserver.gateway.feed import Merger, Puts, Waiting, activity_frames, chunks_from_log, merge, pieces
 from kvserver.gateway.history import Member, SharedHistory
 from kvserver.gateway.socket import Piece, breathe
@@ -104,11 +105,13 @@ class Source:
         history: what clients of `/v1/feed` follow.
         held: what clients are in the middle of.
         debts: what clients have not taken.
+        largest_answer: bytes that one poll may be answered.
     """
 
     def __init__(self, board: Board, run_dir: Path, row: GatewayRow, index: int, debts: Debts) -> None:
         """`row`, `index`: the claimed row. Binds the activity socket."""
         self.debts = debts
+        self.largest_answer = MOST_BYTES + 4 * board.facts.max_value // 3  # one value may pass the limit, in Base64
         self._board, self._row = board, row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._published = _subscriber(self._context, QUEUE)  # to nothing yet

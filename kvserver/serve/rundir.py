@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from kvserver.access import cuts, tickets, tokens
@@ -33,6 +34,8 @@ _OURS = re.compile(
     rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
 )
 """The names that a server gives to what is in its run directory."""
+_OURS_WITHIN = {_METRICS: re.compile(r"[a-z_]+_[0-9a-z]+\.db.*"), tickets.DIRECTORY: re.compile(r"[0-9a-f]{64}.*")}
+"""The names of files below its directories."""
 
 
 class RunDirError(Exception):
@@ -118,6 +121,8 @@ def _check(path: Path) -> None:
         raise RunDirError(f"the run directory {path} must be a directory of this user: choose another with --run-dir")
     names = {entry.name for entry in path.iterdir()}
     strangers = {name for name in names if not _OURS.fullmatch(name)}
+    for directory, ours in _OURS_WITHIN.items():
+        strangers |= {str(found) for found in _files_below(path, directory) if not ours.fullmatch(found.name)}
     if not strangers and not _is_a_server_s(path):
         strangers = names if _mark(path) else names - {_LOCK}
     if strangers:
@@ -126,6 +131,13 @@ def _check(path: Path) -> None:
             "--run-dir"
         )
     path.chmod(0o700)  # its sockets let whoever reaches them write
+
+
+def _files_below(path: Path, directory: str) -> Iterator[Path]:
+    """The files below `directory` in `path`, relative to `path`. No link is followed."""
+    for where, directories, files in os.walk(path / directory):
+        links = [name for name in directories if (Path(where) / name).is_symlink()]
+        yield from ((Path(where) / name).relative_to(path) for name in files + links)
 
 
 def _is_a_server_s(path: Path) -> bool:

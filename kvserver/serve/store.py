@@ -29,7 +29,7 @@ from kvserver.serve.tokenwatch import TokenWatch
 from kvserver.settings import ServerSettings
 from shards import archive, locks, reinstate
 from shards.apart import Apart
-from shards.board import Board, BoardError, Common, Facts
+from shards.board import DRIFT_MS, Board, BoardError, Common, Facts
 from shards.causes import NO_SPACE, what_helps
 from shards.clock import Now, resumed
 from shards.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
@@ -174,6 +174,8 @@ class Store:
             found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
         )  # fmt: skip
         now, reset_ms = Now(wall_ms, boottime_ms + offset_ms), None
+        if abs(found.last.behind_ms - now.behind_ms) <= DRIFT_MS:  # so that lifetimes are told to end when they were
+            now = Now(now.steady_ms - found.last.behind_ms, now.steady_ms)
         if self._given.clock_reset and is_away(found.last, now):
             log.warning("the clock is taken as right: what was written when it was ahead counts as written now")
             reset_ms = -now.behind_ms

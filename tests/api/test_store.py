@@ -89,7 +89,7 @@ def test_a_run_directory_keeps_the_board_of_a_run_that_was_killed_and_nothing_el
         "board.new",
         "stamps",
     ]
-    for name in [*left, "metrics/counter_1.db", "tickets/a"]:
+    for name in [*left, "metrics/counter_1.db", f"tickets/{0:064}"]:
         (tmp_path / "run" / name).touch()
     taken = RunDir(tmp_path / "run")
     assert {entry.name for entry in taken.path.iterdir()} == {"board", "lock", "metrics", "tickets"}
@@ -97,6 +97,17 @@ def test_a_run_directory_keeps_the_board_of_a_run_that_was_killed_and_nothing_el
     taken.clean()
     assert {entry.name for entry in taken.path.iterdir()} == {"lock"}
     taken.close()
+
+
+@pytest.mark.parametrize("name", ["tickets/letter.txt", "metrics/letter.txt", "metrics/mine/letter.txt"])
+def test_nor_are_files_of_others_within(tmp_path: Path, name: str) -> None:
+    RunDir(tmp_path / "x").close()
+    precious = tmp_path / "x" / name
+    precious.parent.mkdir(parents=True, exist_ok=True)
+    precious.write_text("dear")
+    with pytest.raises(RunDirError, match="holds other files"):
+        RunDir(tmp_path / "x")
+    assert precious.read_text() == "dear"
 
 
 @pytest.mark.parametrize(
