@@ -29,7 +29,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from shards import protocol
 from shards.board import ShardRow
-from shards.errors import KVError, OutcomeUnknown, ProtocolError, Unavailable
+from shards.errors import DeadlinePassed, KVError, OutcomeUnknown, ProtocolError, Unavailable
 from shards.protocol import SMALL_BYTES, SMALL_OPS, Failed, OfOneKey, Operation, Reply, count_of, is_plain, size_of
 
 MOST_WAITING = 256
@@ -320,7 +320,13 @@ class Link:
         if late:
             self._waiting = deque(pending for pending in self._waiting if not given_up and now < pending.deadline_ns)
             for pending in late:  # only now: to deliver may submit again
-                pending.fail(Unavailable(f"shard {self._index} is down"))
+                pending.fail(self._why_not(bool(given_up)))
+
+    def _why_not(self, given_up: bool) -> Unavailable:
+        """What is told of a request that was never sent."""
+        if self._open and not given_up:
+            return DeadlinePassed(f"shard {self._index} did not come to it in time")
+        return Unavailable(f"shard {self._index} is down")
 
     # Connecting
 

@@ -24,6 +24,9 @@ LOOKED_THROUGH = 24 << 20
 """Bytes that one patch may look through: all of a document, and again what an object in it holds, for each level that
 the patch names. Every patch may look twice."""
 
+MOST_MEMBERS = 10_000
+"""Members that one patch may name, at all levels: each is looked at in Python."""
+
 _SPACE = b" \t\n\r"
 _HITS = 1000  # places where a name stands, of which one may be that of the member
 _COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
@@ -41,10 +44,25 @@ class _Ambiguous(Exception):
 
 
 class _Budget:
-    """Bytes that may still be looked through."""
+    """Bytes that may still be looked through, and members that may still be named."""
 
     def __init__(self, size: int) -> None:
-        self._left = max(2 * size, LOOKED_THROUGH)
+        self._left, self._members_left = max(2 * size, LOOKED_THROUGH), MOST_MEMBERS
+
+    def name(self, members: int) -> None:
+        """Count members that the patch names. Raises `BadRequest`."""
+        self._members_left -= members
+        if self._members_left < 0:
+            raise BadRequest(f"the patch names more than {MOST_MEMBERS:,} members: send it in parts, or as a new value")
+
+    def name_all(self, patch: Any) -> None:
+        """Count the members of `patch` at all levels. Raises `BadRequest`."""
+        left = [patch]
+        while left:
+            named = left.pop()
+            if isinstance(named, dict):
+                self.name(len(named))
+                left += named.values()
 
     def spend(self, size: int) -> None:
         """Count a look at `size` bytes. Raises `BadRequest`."""
@@ -82,11 +100,14 @@ def _check_utf8(text: bytes) -> None:
 def _read_members(text: bytes, budget: _Budget) -> dict[str, Any]:
     budget.spend(len(text))
     read: dict[str, Any] = {}
-    for name, raw in _members(text).items():
+    members = _members(text)
+    budget.name(len(members))
+    for name, raw in members.items():
         if not _is_object(raw):
             read[name] = raw if len(memoryview(raw)) != 4 or bytes(raw) != b"null" else None
         elif len(memoryview(raw)) < LARGE_BYTES:
             read[name] = _decode(raw)
+            budget.name_all(read[name])
         else:
             read[name] = _read_members(bytes(raw), budget)
     return read

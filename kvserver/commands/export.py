@@ -89,12 +89,15 @@ def _target(to: str, file: BinaryIO) -> Target:
     return Target.FILE if stat.S_ISREG(status.st_mode) else Target.OPEN
 
 
+_STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
 @contextmanager
 def _opened(to: str) -> Iterator[BinaryIO]:
     """Where to write. A file gets its name when it is whole; what is none, such as a pipe, is written to."""
+    if sys.stdout is None and to in _STANDARD_OUTPUT:  # as after >&-
+        raise OSError(errno.EBADF, "it is closed")
     if to == "-":
-        if sys.stdout is None:  # as after >&-
-            raise OSError(errno.EBADF, "it is closed")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return

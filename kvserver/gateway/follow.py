@@ -319,7 +319,11 @@ class Follow:
         """The next message of the snapshot, if it is not put into the queue."""
         while self._last is not None and not self._queue:
             if self._fold is None and not self._begin_page():
-                return self._catch_up() if self._page is None else None
+                if self._page is not None or not self._must_catch_up():
+                    return None
+                if (message := self._catch_up()) is not None:
+                    return message
+                continue  # it had only revisions to catch up with that nobody was given
             assert self._fold is not None
             if self._last and (message := self._events(self._fold.revision, self._covers)) is not None:
                 return message
@@ -346,7 +350,7 @@ class Follow:
         return self._history.shown() - self._revision > _NEAR
 
     def _catch_up(self) -> Message | None:
-        return self._events(self._history.shown(), self._covers) if self._must_catch_up() else None
+        return self._events(self._history.shown(), self._covers)
 
     def _read_page(self) -> bool:
         """Read the next page; False if that is not possible now."""

@@ -5,6 +5,7 @@ Everything is `application/octet-stream`, an absent key reads as empty, and a wr
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from falcon.asgi import Request, Response
@@ -23,6 +24,7 @@ from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import Delete, Put
 
 OCTETS: Final = "application/octet-stream"
+_UNWANTED: Final = re.compile(r"q=0(?:\.0*)?")
 
 
 class Ping:
@@ -95,8 +97,12 @@ class Key:
 
 
 def wants_page(req: Request) -> bool:
-    """Whether a browser asks, for something to show."""
-    return "text/html" in req.accept
+    """Whether a browser asks, for something to show: HTML is named, and wanted (RFC 9110, 12.5.1)."""
+    for wanted in req.accept.lower().split(","):
+        kind, *parameters = [part.strip() for part in wanted.split(";")]
+        if kind == "text/html":
+            return not any(_UNWANTED.fullmatch(parameter) for parameter in parameters)
+    return False
 
 
 def lead(resp: Response, page: str) -> None:

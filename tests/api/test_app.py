@@ -71,13 +71,13 @@ async def test_what_is_no_route(web: Web) -> None:
 
 @scenario
 async def test_the_root_says_what_this_is_and_where_to_go(web: Web) -> None:
-    for fields in ((), ("Accept: */*",), ("Accept: application/json",)):
+    for fields in ((), ("Accept: */*",), ("Accept: application/json",), ("Accept: text/html;q=0, */*",)):
         answer = await web.ask(request("GET", "/", *fields))
         assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
         assert answer.body.count(b"\n") == 3
         assert all(word in answer.body for word in (b"kvserver", b"PUT /v1/kv/{key}", b"GET", b"/v1/feed", b"/docs/"))
-    for method in ("GET", "HEAD"):
-        answer = await web.ask(request(method, "/?a=b", "Accept: text/html,application/xhtml+xml,*/*;q=0.8"))
+    for method, accept in (("GET", "text/html,application/xhtml+xml,*/*;q=0.8"), ("HEAD", "*/*, Text/HTML; q=0.5")):
+        answer = await web.ask(request(method, "/?a=b", f"Accept: {accept}"))
         assert (answer.status, answer.headers["location"], answer.body) == (302, "/docs/", b"")
         assert "content-type" not in answer.headers
     for method, status in (("OPTIONS", 200), ("POST", 405), ("PATCH", 405), ("TRACE", 405)):

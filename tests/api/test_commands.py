@@ -170,12 +170,17 @@ def test_root_does_not_repair_the_store_of_another_user(run: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("closed", "command", "why"),
-    [("stdin", "import", "standard input is closed"), ("stdout", "export", "- cannot be written: it is closed")],
+    ("closed", "command", "file", "why"),
+    [
+        ("stdin", "import", "-", "standard input is closed"),
+        ("stdout", "export", "-", "- cannot be written: it is closed"),
+        ("stdout", "export", "/dev/stdout", "/dev/stdout cannot be written: it is closed"),
+        ("stdout", "export", "/dev/fd/1", "/dev/fd/1 cannot be written: it is closed"),
+    ],
 )
-def test_a_closed_stream_is_said(closed: str, command: str, why: str) -> None:
+def test_a_closed_stream_is_said(closed: str, command: str, file: str, why: str) -> None:
     number = {"stdin": 0, "stdout": 1}[closed]
-    line = [sys.executable, "-m", "kvserver", command, "-", "--url", "http://127.0.0.1:1"]
+    line = [sys.executable, "-m", "kvserver", command, file, "--url", "http://127.0.0.1:1"]
     ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(number), check=False)
     assert ended.returncode == 1
     assert why in ended.stderr and "Traceback" not in ended.stderr

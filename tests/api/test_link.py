@@ -371,7 +371,7 @@ async def test_a_refused_message_whose_time_is_over_ends_as_surely_not_done(benc
     await until(lambda: time.monotonic_ns() > request.deadline_ns)
     shard.reply(identity, request.id, [Failed.of(DeadlinePassed())])
     (answer,) = await bench.answered(1)
-    assert type(answer) is Unavailable
+    assert type(answer) is DeadlinePassed
 
 
 @scenario
