@@ -12,9 +12,9 @@ from tests.system.harness import Server
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(make_dir: Callable[[str], Path]) -> Iterator[Server]:
     """A running server with two shards and two workers on an empty store, shared by the tests of a module."""
-    with Server(tmp_path_factory.mktemp("data"), "--shards", "2", "--workers", "2") as running:
+    with Server(make_dir("data"), "--shards", "2", "--workers", "2") as running:
         yield running
 
 

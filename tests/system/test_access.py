@@ -42,8 +42,8 @@ def everywhere(server: Server, token: str, status: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("etc") / "tokens.toml"
+def file(make_dir: Callable[[str], Path]) -> Path:
+    return make_dir("etc") / "tokens.toml"
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def root(file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, file: Path, ann: str, root: str) -> Iterator[Server]:
-    data = tmp_path_factory.mktemp("data")
+def server(make_dir: Callable[[str], Path], file: Path, ann: str, root: str) -> Iterator[Server]:
+    data = make_dir("data")
     options = ("--shards", "1", "--workers", "2", "--sync", "os", "--log-level", "trace", "--tokens", str(file))
     with Server(data, *options) as running:
         httpx.put(running.url + "/v1/kv/a/k", headers=bearer(root), content="v", trust_env=False).raise_for_status()

@@ -152,9 +152,9 @@ def pages() -> Iterator[Pages]:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Server]:
+def guarded(make_dir: Callable[[str], Path], pages: Pages) -> Iterator[Server]:
     """A server that lists the pages of a.example."""
-    with Server(tmp_path_factory.mktemp("data"), *OPTIONS, "--origins", pages.origin("a.example")) as running:
+    with Server(make_dir("data"), *OPTIONS, "--origins", pages.origin("a.example")) as running:
         yield running
 
 

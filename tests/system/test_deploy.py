@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -24,8 +24,8 @@ BLOB = bytes(range(256)) * 19_531  # 4,999,936 bytes, and all of them
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("deployed")
+def scratch(make_dir: Callable[[str], Path]) -> Path:
+    return make_dir("deployed")
 
 
 @pytest.fixture(scope="module")

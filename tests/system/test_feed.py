@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from tests.system.harness import Server, wait_for
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(make_dir: Callable[[str], Path]) -> Iterator[Server]:
     """Two shards, two gateways."""
     options = ("--shards", "2", "--workers", "1", "--gateways", "2", "--sync", "os", "--feed-port", "0")
-    with Server(tmp_path_factory.mktemp("store"), *options) as running:
+    with Server(make_dir("store"), *options) as running:
         yield running
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,8 +16,8 @@ from tests.system.test_wal_access import GRANTS, Guarded, bearer, toml
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    place = tmp_path_factory.mktemp("guarded")
+def guarded(make_dir: Callable[[str], Path]) -> Iterator[Guarded]:
+    place = make_dir("guarded")
     file = place / "tokens.toml"
     file.write_text(toml(GRANTS))
     options = ["--shards", "2", "--workers", "1", "--gateways", "2", "--feed-port", "0", "--tokens", str(file)]

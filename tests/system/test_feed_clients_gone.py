@@ -67,8 +67,8 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    place = tmp_path_factory.mktemp("watched")
+def watched(make_dir: Callable[[str], Path]) -> Iterator[Watched]:
+    place = make_dir("watched")
     (place / "sitecustomize.py").write_text(INTERIOR)
     environ = {"PYTHONPATH": str(place), "CENSUS": str(place / "census")}
     options = ("--shards", "2", "--workers", "1", "--gateways", "1", "--sync", "os")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -32,10 +33,10 @@ class Doors(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def doors(make_dir: Callable[[str], Path]) -> Iterator[Doors]:
     options = ("--shards", "1", "--workers", "1", "--sync", "os", "--feed-port", "0", "--log-level", "debug")
     named = ("--origins", LISTED, "--allowed-hosts", "kv.example", "--access-log")
-    with Server(tmp_path_factory.mktemp("data"), *options, *named) as server:
+    with Server(make_dir("data"), *options, *named) as server:
         own = re.search(r"feed +ws://127\.0\.0\.1:(\d+)", server.banner)
         assert own is not None
         yield Doors(server, {"rest": server.port, "own": int(own[1])})

@@ -7,6 +7,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,11 +137,12 @@ class Gateways:
 
 
 @pytest.fixture
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def store() -> Iterator[Store]:
     """A store with short paths."""
-    store = new_store(tmp_path_factory.mktemp("s"))
-    yield store
-    store.close()
+    with tempfile.TemporaryDirectory(prefix="kv-") as path:
+        store = new_store(Path(path))
+        yield store
+        store.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,16 +74,16 @@ def running(tmp_path: Path, **limits: float) -> Iterator[EchoServer]:
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+def echo(make_dir: Callable[[str], Path]) -> Iterator[EchoServer]:
     """With the gateway's limits."""
-    yield from running(tmp_path_factory.mktemp("echo"))
+    yield from running(make_dir("echo"))
 
 
 @pytest.fixture(scope="module")
-def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+def impatient(make_dir: Callable[[str], Path]) -> Iterator[EchoServer]:
     """One that waits for nobody."""
     limits = {"ping_s": 0.1, "silence_s": 0.8, "stall_s": 0.6, "handshake_s": 0.5, "linger_s": 0.3}
-    yield from running(tmp_path_factory.mktemp("impatient"), max_message=16 << 20, **limits)
+    yield from running(make_dir("impatient"), max_message=16 << 20, **limits)
 
 
 # Messages

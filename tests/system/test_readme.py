@@ -68,7 +68,7 @@ def shell(server: Server, text: str, place: Path, **more: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def new(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+def new() -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def make(data_dir: Path, *options: str) -> Server:

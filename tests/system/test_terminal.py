@@ -8,7 +8,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -75,9 +75,9 @@ def hostile() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def files(make_dir: Callable[[str], Path]) -> dict[str, str]:
     """Files with names and contents that mean ill."""
-    place = tmp_path_factory.mktemp("files") / IN_A_NAME
+    place = make_dir("files") / IN_A_NAME
     place.mkdir()
     tokens, lines, bad_lines = place / "tokens.toml", place / "lines", place / "bad lines"
     quoted = json.dumps("p" + HOSTILE.replace("\x7f", ""), ensure_ascii=True)

@@ -8,7 +8,7 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,8 +105,8 @@ def line(client: Raw) -> str:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    place = tmp_path_factory.mktemp("guarded")
+def guarded(make_dir: Callable[[str], Path]) -> Iterator[Guarded]:
+    place = make_dir("guarded")
     file = place / "tokens.toml"
     file.write_text(toml(GRANTS))
     options = ["--shards", "2", "--workers", "1", "--feed-port", "0", "--tokens", str(file)]
