@@ -63,7 +63,8 @@ def _behind(behind_ms: int) -> str:
 
 
 def _span(ms: int) -> str:
-    """`3 days`, `1 hour`: the largest unit that there is one of."""
-    size, unit = next(((size, unit) for size, unit in _UNITS if abs(ms) >= size), (1000, "second"))
-    count = abs(ms) // size
+    """`3 days`, `1 hour`: rounded, in the largest unit that there is one of."""
+    ms = round(abs(ms), -3)  # the two clocks are read one after the other: a day may come as a millisecond less
+    size, unit = next(((size, unit) for size, unit in _UNITS if ms >= size), (1000, "second"))
+    count = round(ms / size)
     return f"{count:,} {unit}{'' if count == 1 else 's'}"

@@ -103,12 +103,12 @@ def test_what_is_created_behind_the_back_of_a_date_is_not_overwritten(
 
 def test_an_expiry_at_the_moment_it_is_set(site: Site) -> None:
     """Not in the past, so it is taken; but then the time has come."""
-    now_ms = site.store.board.now_ms() + 300
+    now_ms = site.store.board.now().wall_ms + 300
     for path in ("/v1/kv/moment", "/v1/kv/moment2"):
         assert site.ask("PUT", f"{path}?expires={rfc3339(now_ms)}").status == 201
 
     async def main() -> None:
-        await site.front.until(lambda: site.store.board.now_ms() >= now_ms)
+        await site.front.until(lambda: site.store.board.now().wall_ms >= now_ms)
 
     site.run(main())
     assert site.ask("GET", "/v1/kv/moment").status == 404
