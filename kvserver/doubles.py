@@ -147,7 +147,7 @@ def find_in_msgpack(data: bytes) -> str | None:
             continue
         left[-1] -= 1
         known = names[-1]
-        begin, end, count, per = _object(data, at)
+        begin, end, count, per = read_head(data, at)
         if known is not None and left[-1] % 2 == 1:  # what follows is its value
             name = data[begin:end]
             if name in known:
@@ -160,7 +160,7 @@ def find_in_msgpack(data: bytes) -> str | None:
     return None
 
 
-def _object(data: bytes, at: int) -> tuple[int, int, int, int]:
+def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
     """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
     many objects each (0: it is neither)."""
     first, at = data[at], at + 1
