@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from shards.errors import BadRequest
+from shards.largejson import colons as count_colons
 
 LARGE: Final = 64 << 10
 """Bytes of a text from which on a search takes so long that it belongs in a thread of its own."""
@@ -25,6 +26,7 @@ _read: Final = msgspec.json.Decoder().decode
 _read_msgpack: Final = msgspec.msgpack.Decoder().decode
 write_json: Final = msgspec.json.Encoder().encode
 write_msgpack: Final = msgspec.msgpack.Encoder().encode
+colons: Final = count_colons
 
 
 class _Twice(Exception):
@@ -57,18 +59,6 @@ def _looks_doubled(text: bytes) -> bool:
         return colons(text) != colons(write_json(_read(text)))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return True
-
-
-def colons(text: bytes) -> int:
-    """How many colons the JSON `text` has, when its escapes are read.
-
-    Each member has one, and those in strings are kept when a text is read and written again. So the count shrinks if,
-    and only if, a member was lost on the way.
-    """
-    if b"\\" not in text:
-        return text.count(b":")
-    single = text.replace(b"\\\\", b"")  # now each backslash begins an escape
-    return single.count(b":") + single.count(b"\\u003a") + single.count(b"\\u003A")
 
 
 def find_in_json(text: bytes) -> str | None:
