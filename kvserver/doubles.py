@@ -8,8 +8,7 @@ so there is a quick look first; it errs on the side of the search, which is exac
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,7 +18,7 @@ from shards.errors import BadRequest
 from shards.largejson import colons as count_colons
 
 LARGE: Final = 64 << 10
-"""Bytes of a text from which on a search takes so long that it belongs in a thread of its own."""
+"""Bytes of a text from which on a search takes so long that it is made in steps: see `jsonscan`."""
 _SHOWN: Final = 64
 
 _read: Final = msgspec.json.Decoder().decode
@@ -187,9 +186,6 @@ class Doubles(Protocol):
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         """The same of structs, each of which was read of one of `raws`."""
 
-    def is_plain_envelope(self, body: bytes, members: Mapping[str, Raw]) -> bool:
-        """Whether it is seen that nothing in the envelope `body` comes twice, of which `members` were read."""
-
 
 class _Json(Doubles):
     """Members are counted by their colons."""
@@ -203,20 +199,6 @@ class _Json(Doubles):
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return self.may_be(b",".join(raws), read)
 
-    def is_plain_envelope(self, body: bytes, members: Mapping[str, Raw]) -> bool:
-        head = _HEAD.match(body)
-        if head is None:
-            return False
-        # If `ops` comes twice, this is no end, for the brackets of the second one stand behind it.
-        end = _END.fullmatch(body, head.end() + len(memoryview(members["ops"])))
-        return end is not None and (head[1] is None or end[1] is None)
-
-
-_ATOMIC: Final = rb'"atomic"\s*:\s*(?:true|false)\s*'
-_HEAD: Final = re.compile(rb"\s*\{\s*(" + _ATOMIC + rb',\s*)?"ops"\s*:\s*')
-_END: Final = re.compile(rb"\s*(,\s*" + _ATOMIC + rb")?\}\s*")
-"""An envelope before its operations, and behind them."""
-
 
 class _MessagePack(Doubles):
     """A map begins with the number of its members."""
@@ -229,9 +211,6 @@ class _MessagePack(Doubles):
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return any(memoryview(raw)[0] != write_msgpack(each)[0] for raw, each in zip(raws, read, strict=True))
-
-    def is_plain_envelope(self, body: bytes, members: Mapping[str, Raw]) -> bool:
-        return body[0] == 0x80 | len(members)
 
 
 JSON: Final[Doubles] = _Json()

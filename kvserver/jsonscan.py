@@ -52,7 +52,7 @@ class Broken(ValueError):
     """The text is no JSON, or breaks off."""
 
 
-def string_end(text: bytes, at: int) -> Steps[int]:
+def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
     """Where the string ends whose opening quote is at `at`: the place behind its other one. Raises `Broken`."""
     at += 1
     while True:
@@ -66,7 +66,7 @@ def string_end(text: bytes, at: int) -> Steps[int]:
         yield
 
 
-def blank_end(text: bytes, at: int) -> Steps[int]:
+def blank_end(text: bytes | bytearray, at: int) -> Steps[int]:
     """The first place from `at` on that is not blank."""
     while True:
         match = _blank.match(text, at, at + _WINDOW)
@@ -281,7 +281,7 @@ class _Names:
         return False
 
 
-def find_double(text: bytes) -> Steps[str | None]:
+def find_double(text: bytes | bytearray) -> Steps[str | None]:
     """A name that an object in `text` has twice, None if there is none."""
     names = _Names(len(text))
     name = yield from _find(text, names)
@@ -290,7 +290,7 @@ def find_double(text: bytes) -> Steps[str | None]:
     return name
 
 
-def _find(text: bytes, names: _Names) -> Steps[str | None]:
+def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
     at, size = 0, len(text)
     while at < size:
         yield
@@ -315,7 +315,7 @@ def _find(text: bytes, names: _Names) -> Steps[str | None]:
                 end = yield from string_end(text, at)
             except Broken:
                 return None
-            name, at = text[at + 1 : end - 1], (yield from blank_end(text, end))
+            name, at = bytes(text[at + 1 : end - 1]), (yield from blank_end(text, end))
             if text[at : at + 1] == b":" and names.comes_twice(_plain(name)):
                 return _shown(name)
     return None

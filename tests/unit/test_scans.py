@@ -45,6 +45,7 @@ def test_names_in_json_are_found_as_by_reading_it(
         context.setattr(jsonscan, "_WINDOW", window)
         context.setattr(jsonscan, "_KEPT", kept)
         found = in_one_go(jsonscan.find_double(text))
+        assert in_one_go(jsonscan.find_double(bytearray(text))) == found, "as bodies are gathered"
     assert (found is not None) == (read_whole(text) is not None) == has_double(document)
 
 
@@ -109,7 +110,7 @@ def batches_of_one() -> Iterator[tuple[Format, bytes]]:
 
 @pytest.mark.parametrize(("format", "body"), [*batches_of_one()], ids=["arrays", "objects", "numbers"])
 def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> None:
-    steps, envelope = count_steps(format.envelope(body))
+    steps, envelope = count_steps(format.envelope(bytearray(body)))
     assert steps >= 20
     steps, put = count_steps(format.large(0, envelope.ops[0], 9, 5 * MIB))
     assert steps >= 20 and isinstance(put, Put)
