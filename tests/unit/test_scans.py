@@ -168,6 +168,8 @@ def test_text_that_is_too_large_is_not_decoded(value: str) -> None:
     for most in (5_000, 10_000, 100_000):
         put = in_one_go(batches.JSON.large(0, raw, 9, most))
         assert isinstance(put, Put)
+        if most == 5_000 and value[0] in "x\n":
+            assert put.value == json.dumps(value).encode(), "as it is written"
         assert put.value == value.encode() or len(put.value) > len(value.encode()) > most
 
 
@@ -179,3 +181,9 @@ def test_what_is_short_in_any_case_is_not_read_if_it_is_long(format: Format, nam
     with pytest.raises(BadRequest, match=rf"ops\[0\]: {name}: .*4,096") as refused:
         in_one_go(format.large(0, raw, 9, 1 << 20))
     assert refused.value.code == ("bad_key" if name == "key" else "bad_request")
+
+
+def test_no_more_is_written_of_messagepack_than_tells_that_it_is_too_large() -> None:
+    data = b"\xdd" + (100_000).to_bytes(4, "big") + b"\0" * 100_000
+    for most in (10, 1_000, 100_000):
+        assert most < len(in_one_go(packscan.to_json(data, 0, most))) < most + 1_000
