@@ -40,7 +40,7 @@ _MARK = b"\xef\xbb\xbf"
 def unmarked(text: bytes) -> bytes:
     """`text` without the byte order mark that some editors put before UTF-8 (RFC 8259, section 8.1, lets it be
     ignored)."""
-    return text.removeprefix(_MARK)
+    return text[len(_MARK) :] if text.startswith(_MARK) else text  # `removeprefix` of a bytearray would copy it
 
 
 def why_unreadable(text: bytes) -> str:

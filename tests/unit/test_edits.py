@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.edits import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, add, merge_patch
+from shards.edits import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, add, merge_patch, unmarked
 from shards.errors import BadRequest, NotAnInteger, NotJson, Overflow
 from tests.unit.oracle import merged
 
@@ -99,6 +99,11 @@ class TestMergePatch:
     def test_a_byte_order_mark_is_skipped(self) -> None:
         mark = b"\xef\xbb\xbf"
         assert merge_patch(mark + b'{"a":1}', mark + b'{"b":2}') == b'{"a":1,"b":2}'
+
+    @pytest.mark.parametrize("text", [b"{}", bytearray(b"{}")])
+    def test_what_has_no_mark_is_not_copied(self, text: bytes) -> None:
+        assert unmarked(text) is text
+        assert unmarked(b"\xef\xbb\xbf" + text) == text
 
     @pytest.mark.parametrize(
         "text",
