@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isfinite
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
-from kvserver import doubles
+from kvserver import doubles, jsonscan, packscan
 from kvserver.doubles import Doubles
+from kvserver.jsonscan import Member, Span
 from kvserver.query import SECONDS, TIME
 from kvserver.times import parse_expires, parse_ttl
+from kvserver.turns import Steps
 from shards.edits import why_unreadable
 from shards.errors import BadKey, BadRequest, CrossSlot
 from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
@@ -146,27 +147,12 @@ class Envelope(Struct, forbid_unknown_fields=True):
         return self.atomic is True
 
 
-_COUNTED_BYTES: Final = 1 << 20
-"""Bytes of a body from which on its elements are counted before they are kept."""
+_SHORT: Final = 4 << 10
+"""Bytes of a member up to which it is read in one go."""
+_COUNTED: Final = 256 << 10
 
-
-class _Element(Struct, gc=False):
-    """An operation of which nothing is kept but that it was there."""
-
-    counted: ClassVar[list[None]] = []
-
-    op: Raw
-    key: Raw
-
-    def __post_init__(self) -> None:
-        self.counted.append(None)
-        if len(self.counted) > BATCH_OPS:
-            raise ValueError("too many")
-
-
-class _Elements(Struct, gc=False):
-    ops: list[_Element]
-
+_BRIEF: Final = frozenset(("op", "key", "content_type", "ttl", "expires", "persist", "if_revision", "by", "ttl_if_new"))
+"""Members that are shorter, however they are written."""
 
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -175,14 +161,32 @@ Fragments = Callable[[Iterable[bytes], int], Iterator[bytes | memoryview]]
 """From pieces of an array of results, each written for itself, and how many results there are, to the answer."""
 
 
+class Sizes(NamedTuple):
+    """Bytes of what is read in one go: more would keep others waiting.
+
+    Attributes:
+        whole: of a batch.
+        portion: of operations together.
+        single: of one operation.
+    """
+
+    whole: int
+    portion: int
+    single: int
+
+
 class Format:
     """One of the two ways of writing a batch."""
 
     def __init__(
         self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
         json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments, twice: Doubles,
-        why_unreadable: Callable[[bytes], str],
+        why_unreadable: Callable[[bytes], str], sizes: Sizes,
+        members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
+        document: Callable[[bytes, Member, int], Steps[bytes]], kind: Callable[[bytes, int], Any],
+        least: Callable[[bytes, Member], Steps[int]],
     ) -> None:  # fmt: skip
+        self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
         self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
@@ -203,46 +207,71 @@ class Format:
         except (BadRequest, *_UNREADABLE):
             return None
 
-    def envelope(self, body: bytes) -> Envelope:
-        """The batch in `body`. Raises `BadRequest`."""
-        if len(body) > _COUNTED_BYTES:
-            self._count(body)
+    def envelope(self, body: bytes) -> Steps[Envelope]:
+        """The batch in `body`. Raises `BadRequest`, also if a member of the batch itself comes twice."""
         try:
-            envelope: Envelope = self._decode(body, type=Envelope)
-        except _UNREADABLE as error:
+            members, spans = yield from self._members(body, 0, "ops", BATCH_OPS)
+            found = {member.name: self._stub(body, member) for member in members}
+            envelope: Envelope = self._decode(self.encode(found), type=Envelope)
+        except msgspec.ValidationError as error:
             raise BadRequest(f"not a batch in {self.name}: {self._why(body, error)}") from None
-        if len(envelope.ops) > BATCH_OPS:
-            raise BadRequest(f"{len(envelope.ops)} operations; a batch has at most {BATCH_OPS}")
+        except _UNREADABLE:
+            raise BadRequest(f"not a batch in {self.name}: {self._why_unreadable(body)}") from None
+        refuse_twice(members)
+        if spans is None:
+            return envelope
+        if len(spans) > BATCH_OPS:
+            raise BadRequest(f"more than {BATCH_OPS} operations")
+        if spans and not isinstance(kind := self._kind(body, spans[-1][0]), dict):
+            self.operation(len(spans) - 1, Raw(self.encode(kind)), 0)
+        view = memoryview(body)
+        envelope.ops = [Raw(view[begin:end]) for begin, end in spans]
         return envelope
 
-    def _count(self, body: bytes) -> None:
-        """Raise `BadRequest` at the first element that is too many or no operation, before all are kept: of millions of
-        small ones that takes fifty times the memory of the body. What else is wrong is told by who reads it."""
-        counted = _Element.counted = []
+    def _stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
+        """A member as it is, if it is short; of operations, and of what is long, something of the same kind."""
+        kind = self._kind(body, member.begin)
+        if (member.name == array and kind == []) or member.end - member.begin > _SHORT:
+            return kind
+        return Raw(body[member.begin : member.end])
+
+    def large(self, index: int, raw: Raw, batch: int, most: int) -> Steps[OfOneKey]:
+        """The operation `raw`, the one at `index`, of any size; as `operations`. A document of more than `most` bytes
+        is no value in any case, so nobody looks what it holds."""
         try:
-            self._decode(body, type=_Elements)
-        except msgspec.ValidationError as error:
-            if len(counted) > BATCH_OPS:
-                raise BadRequest(f"more than {BATCH_OPS} operations") from None
-            why = self._why(body, error)
-            raise malformed(len(counted), why) if counted else BadRequest(f"not a batch: {why}") from None
-        except _UNREADABLE:
-            pass
+            return (yield from self._large(bytes(raw), batch, most))
+        except BadRequest as error:
+            raise malformed(index, error.detail, type(error)) from None
+        except _UNREADABLE as error:
+            raise malformed(index, self._why(raw, error)) from None
 
-    def is_plain(self, body: bytes) -> bool:
-        """Whether the envelope in `body` is seen to have no member twice; where not, `look_through` it."""
-        return self._doubles.is_plain_envelope(body, self._decode(body, type=dict[str, Raw]))
-
-    def look_through(self, text: bytes | Raw) -> None:
-        """Raise `BadRequest` if an object in `text` has a name twice, at any depth. Exact, and slow."""
-        name = self._doubles.find(bytes(text))
-        if name is not None:
-            raise doubles.told(name)
+    def _large(self, text: bytes, batch: int, most: int) -> Steps[OfOneKey]:
+        if not isinstance(self._kind(text, 0), dict):
+            self._read(self.encode(self._kind(text, 0)))
+        members, _ = yield from self._members(text, 0, "", 0)
+        refuse_twice(members)
+        kept: dict[str, Any] = {}
+        ready: bytes | None = None
+        for member in members:
+            size = member.end - member.begin
+            kept[member.name] = Raw(memoryview(text)[member.begin : member.end])
+            if size > _SHORT and member.name in ("json", "patch"):
+                ready = yield from self._document(text, member, most)
+                kept[member.name] = {}
+            elif size > _SHORT and member.name in _BRIEF:
+                raise (BadKey if member.name == "key" else BadRequest)(f"{member.name}: more than {_SHORT:,} bytes")
+            elif size > most and member.name in ("value", "value_base64"):
+                least = yield from self._least(text, member)
+                if least > most:  # then it is no value in any case
+                    ready, kept[member.name] = text[member.begin : member.end], self._kind(text, member.begin)
+            elif size > _SHORT and member.name != "value" and member.name != "value_base64":
+                kept[member.name] = self._kind(text, member.begin)
+        return self._for_shard(self._read(self.encode(kept)), batch, [], ready)
 
     def operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
         """The operations `raws`, the first of which is the one at `first`, for their shards; `batch` goes into gets.
 
-        Names that come twice in a text longer than `doubles.LARGE` are left to `look_through`. Raises `BadRequest`.
+        None of them is longer than `sizes.single`. Raises `BadRequest`.
         """
         try:
             ops, documents = [self._read(raw) for raw in raws], list[bytes]()
@@ -260,12 +289,18 @@ class Format:
             op, documents = self._read(raw), list[bytes]()
             operation = self._for_shard(op, batch, documents)
             if self._doubles.may_be_in([raw], [op]) or doubles.may_be_in_json(documents):
-                self.look_through(raw)
+                self._look_through(raw)
             return operation
         except BadRequest as error:
             raise malformed(index, error.detail, type(error)) from None
         except _UNREADABLE as error:
             raise malformed(index, self._why(raw, error)) from None
+
+    def _look_through(self, raw: Raw) -> None:
+        """Raise `BadRequest` if an object in `raw` has a name twice, at any depth. Exact, and slow."""
+        name = self._doubles.find(bytes(raw))
+        if name is not None:
+            raise doubles.told(name)
 
     def _why(self, text: Any, error: Exception) -> str:
         """In plain words, why `text` cannot be read."""
@@ -274,8 +309,9 @@ class Format:
         why = str(error)
         return f"{why}; it is one of get, put, patch, incr, touch, delete" if why.endswith("`$.op`") else why
 
-    def _for_shard(self, op: Any, batch: int, documents: list[bytes]) -> OfOneKey:
-        """`op` as a shard takes it. What it has of JSON, in which names may come twice, is added to `documents`."""
+    def _for_shard(self, op: Any, batch: int, documents: list[bytes], ready: bytes | None = None) -> OfOneKey:
+        """`op` as a shard takes it. What it has of JSON, in which names may come twice, is added to `documents`.
+        `ready`: the value or patch, where `op` has but something in its place."""
         key = op.key.encode()
         if not 0 < len(key) <= MAX_KEY:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
@@ -283,7 +319,7 @@ class Format:
         if kind is Get:
             return ShardGet(key, batch)
         if kind is PutInJson or kind is PutInMessagePack:
-            value, content_type = self._value(op)
+            value, content_type = self._value(op, ready)
             if op.json is not UNSET:
                 documents.append(value)
             if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
@@ -297,11 +333,11 @@ class Format:
         if kind is Incr:
             by = 1 if op.by is UNSET else op.by
             return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.condition())
-        patch = self._json_of(op.patch)
+        patch = self._json_of(op.patch) if ready is None else ready
         documents.append(patch)
         return ShardPatch(key, patch, op.condition())
 
-    def _value(self, op: Any) -> tuple[bytes, str]:
+    def _value(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
         """Value and content type of a put."""
         coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
@@ -310,6 +346,8 @@ class Format:
         content_type = "" if op.content_type is UNSET else op.content_type
         if content_type and not is_content_type(content_type):
             raise BadRequest("content_type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+        if ready is not None:
+            return ready, content_type or ("" if op.json is UNSET else JSON_CONTENT)
         if op.json is not UNSET:
             return self._json_of(op.json), content_type or JSON_CONTENT
         if coded is not UNSET:
@@ -318,6 +356,15 @@ class Format:
             except ValueError:
                 raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
+
+
+def refuse_twice(members: Sequence[Member]) -> None:
+    """Raise `BadRequest` if two of `members` have the same name."""
+    seen: set[str] = set()
+    for member in members:
+        if member.name in seen:
+            raise doubles.told(member.name)
+        seen.add(member.name)
 
 
 def malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
@@ -346,25 +393,41 @@ def _json_of_json(raw: Raw) -> bytes:
 def _json_of_msgpack(raw: Raw) -> bytes:
     document = msgspec.msgpack.decode(raw)
     doubles.refuse_in_msgpack(bytes(raw), doubles.write_msgpack(document))
-    _check_json(document)
+    packscan.check(document)
     return msgspec.json.encode(document)
 
 
-def _check_json(document: Any) -> None:
-    """Raise `BadRequest` for what JSON has no form for: the encoder would make something else of it, of NaN a null,
-    which in a patch deletes."""
-    if isinstance(document, dict):
-        for name, value in document.items():
-            if not isinstance(name, str):
-                raise BadRequest("in JSON the names of a map are text")
-            _check_json(value)
-    elif isinstance(document, list):
-        for value in document:
-            _check_json(value)
-    elif isinstance(document, float) and not isfinite(document):
-        raise BadRequest("JSON has no NaN and no infinity")
-    elif not isinstance(document, str | int | float | None):
-        raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
+def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
+    document = text[member.begin : member.end]
+    if len(document) > most:
+        return document
+    msgspec.json.decode(document, type=Raw)
+    yield
+    document.decode()
+    yield
+    name = yield from jsonscan.find_double(document)
+    if name is not None:
+        raise doubles.told(name)
+    return document
+
+
+def _least_of_json(text: bytes, member: Member) -> Steps[int]:
+    """Bytes that the value of a put has at least, which is written as a string of JSON."""
+    least = member.end - member.begin - 2
+    for at in range(member.begin, member.end, _COUNTED):
+        end = min(at + _COUNTED, member.end)
+        least -= text.count(b"\\", at, end) + 5 * text.count(b"\\u", at, min(end + 1, member.end))
+        yield
+    return least * 3 // 4 - 2 if member.name == "value_base64" else least
+
+
+def _least_of_msgpack(_: bytes, member: Member) -> Steps[int]:
+    yield
+    return member.end - member.begin - 5
+
+
+def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]:
+    return (yield from packscan.to_json(data, member.begin, most))
 
 
 def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memoryview]:
@@ -387,12 +450,14 @@ def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes
 
 JSON: Final = Format(
     "JSON", msgspec.json.decode, doubles.write_json, PutInJson, _json_of_json, msgspec.json.Decoder, _fragments_of_json,
-    doubles.JSON, why_unreadable,
+    doubles.JSON, why_unreadable, Sizes(64 << 10, 256 << 10, 64 << 10), jsonscan.members, _document_of_json,
+    jsonscan.kind, _least_of_json,
 )  # fmt: skip
 MESSAGE_PACK: Final = Format(
     "MessagePack", msgspec.msgpack.decode, doubles.write_msgpack, PutInMessagePack, _json_of_msgpack,
     msgspec.msgpack.Decoder, _fragments_of_msgpack, doubles.MESSAGE_PACK,
-    lambda _data: "it is malformed, or breaks off",
+    lambda _data: "it is malformed, or breaks off", Sizes(16 << 10, 16 << 10, 4 << 10), packscan.members,
+    _document_of_msgpack, packscan.kind, _least_of_msgpack,
 )  # fmt: skip
 
 

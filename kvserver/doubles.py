@@ -8,23 +8,24 @@ so there is a quick look first; it errs on the side of the search, which is exac
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
 from shards.errors import BadRequest
+from shards.largejson import colons as count_colons
 
 LARGE: Final = 64 << 10
-"""Bytes of a text from which on a search takes so long that it belongs in a thread of its own."""
+"""Bytes of a text from which on a search takes so long that it is made in steps: see `jsonscan`."""
 _SHOWN: Final = 64
 
 _read: Final = msgspec.json.Decoder().decode
 _read_msgpack: Final = msgspec.msgpack.Decoder().decode
 write_json: Final = msgspec.json.Encoder().encode
 write_msgpack: Final = msgspec.msgpack.Encoder().encode
+colons: Final = count_colons
 
 
 class _Twice(Exception):
@@ -57,18 +58,6 @@ def _looks_doubled(text: bytes) -> bool:
         return colons(text) != colons(write_json(_read(text)))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return True
-
-
-def colons(text: bytes) -> int:
-    """How many colons the JSON `text` has, when its escapes are read.
-
-    Each member has one, and those in strings are kept when a text is read and written again. So the count shrinks if,
-    and only if, a member was lost on the way.
-    """
-    if b"\\" not in text:
-        return text.count(b":")
-    single = text.replace(b"\\\\", b"")  # now each backslash begins an escape
-    return single.count(b":") + single.count(b"\\u003a") + single.count(b"\\u003A")
 
 
 def find_in_json(text: bytes) -> str | None:
@@ -147,7 +136,7 @@ def find_in_msgpack(data: bytes) -> str | None:
             continue
         left[-1] -= 1
         known = names[-1]
-        begin, end, count, per = _object(data, at)
+        begin, end, count, per = read_head(data, at)
         if known is not None and left[-1] % 2 == 1:  # what follows is its value
             name = data[begin:end]
             if name in known:
@@ -160,7 +149,7 @@ def find_in_msgpack(data: bytes) -> str | None:
     return None
 
 
-def _object(data: bytes, at: int) -> tuple[int, int, int, int]:
+def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
     """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
     many objects each (0: it is neither)."""
     first, at = data[at], at + 1
@@ -197,9 +186,6 @@ class Doubles(Protocol):
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         """The same of structs, each of which was read of one of `raws`."""
 
-    def is_plain_envelope(self, body: bytes, members: Mapping[str, Raw]) -> bool:
-        """Whether it is seen that nothing in the envelope `body` comes twice, of which `members` were read."""
-
 
 class _Json(Doubles):
     """Members are counted by their colons."""
@@ -213,20 +199,6 @@ class _Json(Doubles):
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return self.may_be(b",".join(raws), read)
 
-    def is_plain_envelope(self, body: bytes, members: Mapping[str, Raw]) -> bool:
-        head = _HEAD.match(body)
-        if head is None:
-            return False
-        # If `ops` comes twice, this is no end, for the brackets of the second one stand behind it.
-        end = _END.fullmatch(body, head.end() + len(memoryview(members["ops"])))
-        return end is not None and (head[1] is None or end[1] is None)
-
-
-_ATOMIC: Final = rb'"atomic"\s*:\s*(?:true|false)\s*'
-_HEAD: Final = re.compile(rb"\s*\{\s*(" + _ATOMIC + rb',\s*)?"ops"\s*:\s*')
-_END: Final = re.compile(rb"\s*(,\s*" + _ATOMIC + rb")?\}\s*")
-"""An envelope before its operations, and behind them."""
-
 
 class _MessagePack(Doubles):
     """A map begins with the number of its members."""
@@ -239,9 +211,6 @@ class _MessagePack(Doubles):
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return any(memoryview(raw)[0] != write_msgpack(each)[0] for raw, each in zip(raws, read, strict=True))
-
-    def is_plain_envelope(self, body: bytes, members: Mapping[str, Raw]) -> bool:
-        return body[0] == 0x80 | len(members)
 
 
 JSON: Final[Doubles] = _Json()

@@ -24,6 +24,7 @@ EXPLAINED_BYTES = 256 << 10
 
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)")
 _UNENDED_STRING = re.compile(r'"(?:[^"\\]|\\.)*\\?\Z', re.DOTALL)
+_ZERO = re.compile(rb'"(?:[^"\\]++|\\.)*"|-0(?![.0-9eE])', re.DOTALL)
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
@@ -39,7 +40,7 @@ _MARK = b"\xef\xbb\xbf"
 def unmarked(text: bytes) -> bytes:
     """`text` without the byte order mark that some editors put before UTF-8 (RFC 8259, section 8.1, lets it be
     ignored)."""
-    return text.removeprefix(_MARK)
+    return text[len(_MARK) :] if text.startswith(_MARK) else text  # `removeprefix` of a bytearray would copy it
 
 
 def why_unreadable(text: bytes) -> str:
@@ -87,8 +88,11 @@ def add(value: bytes, by: int) -> bytes:
 def merge_patch(value: bytes | None, patch: bytes) -> bytes:
     """The JSON text that the JSON text `patch` makes of `value` by RFC 7396; None, an absent value, is as good as `{}`.
 
-    Members of a large value that the patch does not name cost next to nothing, and stay as they are written.
-    Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than `MAX_DEPTH` levels deep.
+    Members of a large value that the patch does not name cost next to nothing. Numbers stay as they are written, but
+    where the patch names them.
+
+    Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than
+    `MAX_DEPTH` levels deep, or has a name twice in an object: of large values, in one that the patch changes.
     """
     try:
         changes = _read(patch)
@@ -101,11 +105,32 @@ def merge_patch(value: bytes | None, patch: bytes) -> bytes:
             raise NotJson(_TOO_DEEP) from None
         except _UNREADABLE:
             raise NotJson(why_unreadable(value)) from None
+    if value is None or not isinstance(changes, dict):
+        if value is not None:
+            _read_target(value)
+        return _encode(_merge({}, changes))
+    return _merge_small(unmarked(value), patch, changes)
+
+
+def _merge_small(value: bytes, patch: bytes, changes: Any) -> bytes:
+    """`merge_patch` of a value that is read whole."""
+    zero = b""
+    if b"-0" in value:  # which would be read as 0; numbers with an exponent are not read
+        zero = b"-0e%d" % abs(hash((value, patch)))  # nobody can guess it, and so it stands in neither
+        value = _ZERO.sub(lambda match: zero if match[0] == b"-0" else match[0], value)
+    target = _read_target(value)
+    if largejson.colons(value) != largejson.colons(_encode(target)):
+        raise NotJson(largejson.TWICE)
+    result = _encode(_merge(target, changes))
+    return result.replace(zero, b"-0") if zero else result
+
+
+def _read_target(value: bytes) -> Any:
+    """What is patched. Raises `NotJson`."""
     try:
-        target = {} if value is None else _read(value)
+        return _read(value)
     except ValueError as error:
         raise NotJson(str(error)) from None
-    return _encode(_merge(target, changes))
 
 
 def _read(text: bytes) -> Any:

@@ -2,7 +2,7 @@
 
 To decode a document of 5 MB takes up to a second, to skip it 5 to 25 ms. So the named members alone are looked up, and
 their text is exchanged in place; where that could be another member of the same name, the members of the object are
-decoded, but not what they hold.
+decoded, but not what they hold, and an object that has a name twice is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from shards.errors import BadRequest
+from shards.errors import BadRequest, NotJson
 
 LARGE_BYTES = 64 << 10
 """Bytes from which on a text is large."""
@@ -23,6 +23,8 @@ MOST_NAMES = 16
 LOOKED_THROUGH = 24 << 20
 """Bytes that one patch may look through: all of a document, and again what an object in it holds, for each level that
 the patch names. Every patch may look twice."""
+
+TWICE = "a member comes twice in one object, and which of them the patch means is not known"
 
 MOST_MEMBERS = 10_000
 """Members that one patch may name, at all levels: each is looked at in Python."""
@@ -37,6 +39,18 @@ _decode = msgspec.json.Decoder(float_hook=Raw).decode
 _skip = msgspec.json.Decoder(Raw).decode
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def colons(text: bytes) -> int:
+    """How many colons the JSON `text` has, when its escapes are read.
+
+    Each member has one, and those in strings are kept when a text is read and written again. So the count shrinks if,
+    and only if, a member was lost on the way.
+    """
+    if b"\\" not in text:
+        return text.count(b":")
+    single = text.replace(b"\\\\", b"")  # now each backslash begins an escape
+    return single.count(b":") + single.count(b"\\u003a") + single.count(b"\\u003A")
 
 
 class _Ambiguous(Exception):
@@ -84,7 +98,7 @@ def read(patch: bytes) -> Any:
 
 def merge(document: bytes, changes: dict[str, Any]) -> bytes:
     """What the patch `changes`, decoded, makes of `document`. Raises what msgspec raises if that is no JSON,
-    `UnicodeDecodeError` and `BadRequest`."""
+    `UnicodeDecodeError`, `BadRequest`, and `NotJson` if an object that the patch changes has a name twice."""
     _check_utf8(document)
     if document.lstrip(_SPACE)[:1] != b"{":
         _skip(document)
@@ -122,7 +136,9 @@ def _merge(document: bytes, changes: dict[str, Any], budget: _Budget) -> bytes:
             return _exchange(document, changes, _lookup(names), budget)
         except _Ambiguous:
             pass
-    members: dict[str, Any] = _members(document)  # of a name that comes twice the last counts
+    members: dict[str, Any] = _members(document)
+    if colons(document) != colons(_encode(members)):
+        raise NotJson(TWICE)
     for name, change in changes.items():
         if change is None:
             members.pop(name, None)

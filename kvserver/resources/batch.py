@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final, cast
 
 from falcon.asgi import Request, Response
 from msgspec import Raw
 
-from kvserver import batches, doubles, query
+from kvserver import batches, query
 from kvserver.access.grants import EVERYTHING, NOTHING, Grants
-from kvserver.batches import Format
+from kvserver.batches import Format, Sizes
 from kvserver.resources import bodies
 from kvserver.resources.many import show_value
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer, told_to
 from kvserver.router import Router
 from kvserver.times import rfc3339
+from kvserver.turns import in_turns
 from kvserver.web.exchange import GRANTS
 from kvserver.web.traffic import Traffic
 from shards.edits import unmarked
 from shards.errors import (
     AnswerTooLarge,
-    BadRequest,
     BatchFailed,
     FailedDependency,
     Forbidden,
@@ -54,8 +54,6 @@ MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
 _PORTION: Final = 500
 _PORTION_BYTES: Final = 1 << 20
 """Operations, and about how many bytes of them, that are read or written before other requests get their turn."""
-_SMALL: Final = 64 << 10
-"""Bytes of a batch up to which it is read in one go."""
 
 
 class Batch:
@@ -69,7 +67,9 @@ class Batch:
         query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
         body = await req.stream.read()
-        operations, atomic = await _read(format, unmarked(body) if format is batches.JSON else body)
+        operations, atomic = await _read(
+            format, unmarked(body) if format is batches.JSON else body, self._traffic.max_value
+        )
         kinds = set(map(type, operations))
         if not kinds.isdisjoint((Get, Patch)):
             self._traffic.check_room()
@@ -135,44 +135,39 @@ def _format(req: Request) -> tuple[str, Format]:
     return (name, batches.MESSAGE_PACK) if name in MESSAGE_PACK else (JSON, batches.JSON)
 
 
-async def _read(format: Format, body: bytes) -> tuple[list[OfOneKey], bool]:
-    """The operations in `body`, and whether they are all or nothing. Raises `BadRequest`."""
+async def _read(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
+    """The operations in `body`, and whether they are all or nothing. Values have `most` bytes. Raises `BadRequest`."""
     number = secrets.randbits(64)
-    whole = format.small(body, number) if len(body) <= _SMALL else None
+    whole = format.small(body, number) if len(body) <= format.sizes.whole else None
     if whole is not None:
         return whole
-    envelope = format.envelope(body)
+    envelope = await in_turns(format.envelope(body))
     operations: list[OfOneKey] = []
-    for portion in _portions(envelope.ops):
-        for index, raw in enumerate(portion, len(operations)):
-            if len(memoryview(raw)) > doubles.LARGE:
-                try:
-                    await _aside(format.look_through, raw)
-                except BadRequest as error:
-                    raise batches.malformed(index, error.detail) from None
-        operations += format.operations(len(operations), portion, number)
+    for portion in _portions(envelope.ops, format.sizes):
+        if len(memoryview(portion[0])) > format.sizes.single:
+            operations.append(await in_turns(format.large(len(operations), portion[0], number, most)))
+        else:
+            operations += format.operations(len(operations), portion, number)
         await asyncio.sleep(0)
-    if not format.is_plain(body):
-        await _aside(format.look_through, body)
     return operations, envelope.is_atomic
 
 
-def _portions(raws: list[Raw]) -> Iterator[list[Raw]]:
+def _portions(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
+    """Operations that are read together; each of the large ones for itself."""
     portion: list[Raw] = []
     size = 0
     for raw in raws:
+        length = len(memoryview(raw))
+        if portion and (len(portion) >= _PORTION or size + length > sizes.portion or length > sizes.single):
+            yield portion
+            portion, size = [], 0
         portion.append(raw)
-        size += len(memoryview(raw))
-        if len(portion) >= _PORTION or size >= _PORTION_BYTES:
+        size += length
+        if length > sizes.single:
             yield portion
             portion, size = [], 0
     if portion:
         yield portion
-
-
-async def _aside(look: Callable[[Any], None], text: Any) -> None:
-    """`look(text)` in a thread, so that others get their turn meanwhile."""
-    await asyncio.get_running_loop().run_in_executor(None, look, text)
 
 
 class Told:

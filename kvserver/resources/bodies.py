@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from falcon.asgi import Request
 
-from kvserver import doubles
+from kvserver import doubles, jsonscan
+from kvserver.turns import in_turns
 from shards.edits import unmarked
 from shards.errors import BadRequest, UnsupportedMediaType
 
@@ -71,8 +71,8 @@ async def read_json(req: Request) -> bytes:
     text = unmarked(await req.stream.read())
     if len(text) <= doubles.LARGE:
         doubles.refuse_in_json(text)
-    else:  # in a thread, so that others get their turn meanwhile
-        await asyncio.get_running_loop().run_in_executor(None, doubles.refuse_in_json, text)
+    elif (name := await in_turns(jsonscan.find_double(text))) is not None:
+        raise doubles.told(name)
     return text
 
 

@@ -452,6 +452,29 @@ def test_a_large_batch_is_stored_as_it_came(site: Site, kind: str) -> None:
     assert site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=malformed[:-5]).status == 400
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_large_documents_of_a_batch_are_looked_through(site: Site, kind: str) -> None:
+    packed = kind == "application/msgpack"
+    coder: Any = msgspec.msgpack if packed else msgspec.json
+    document = {"numbers": [0] * 300_000, "rows": [{f"n{n}": {"a": [n]} for n in range(30_000)}]}
+    ops = [{"op": "put", "key": "j", "json": document}, {"op": "patch", "key": "p", "patch": document}]
+    body = coder.encode({"ops": ops})
+    answer = site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=body)
+    assert [row["status"] for row in coder.decode(answer.body)["results"]] == [201, 201]
+    assert site.get("/v1/kv/j") == site.get("/v1/kv/p") == document
+    twice = body.replace(b"n29999", b"n29998") if packed else body.replace(b'"n29999"', b'"n\\u00329998"')
+    assert len(body) > 1 << 20, "such bodies are a bytearray"
+    told = site.problem(400, "POST", "/v1/batch", f"Content-Type: {kind}", body=twice)
+    assert told["index"] == 0 and 'the member "n29998" comes twice' in told["detail"]
+    if not packed:
+        patch = twice[twice.index(b'"json":') + 7 : twice.index(b',{"op":"patch"') - 1]
+        told = site.problem(400, "PATCH", "/v1/kv/j", "Content-Type: application/merge-patch+json", body=patch)
+        assert 'the member "n29998" comes twice' in told["detail"]
+        large = b'{"ops":[{"op":"put","key":"l","json":[' + b"[]," * MAX_VALUE + b"0]}]}"
+        (result,) = json.loads(site.ask("POST", "/v1/batch", body=large).body)["results"]
+        assert (result["status"], result["code"]) == (413, "value_too_large")
+
+
 def test_a_batch_may_be_larger_than_a_value(site: Site) -> None:
     results = site.batch(*({"op": "put", "key": f"k{n}", "value": "x" * MAX_VALUE} for n in range(4)))
     assert [result["status"] for result in results] == [201] * 4

@@ -24,6 +24,7 @@ from kvserver.gateway.cursors import Reason
 from kvserver.gateway.envelopes import Ending
 from kvserver.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.resources import batch, kv, many, memorykv, status
+from kvserver.turns import in_one_go
 from kvserver.web import target
 from shards.errors import (
     ERRORS,
@@ -132,7 +133,7 @@ def test_the_words_of_the_feed_are_those_it_uses() -> None:
 
 def test_examples_of_batches_are_read() -> None:
     media = DOCUMENT["paths"]["/v1/batch"]["post"]["requestBody"]["content"]["application/json"]
-    envelope = batches.JSON.envelope(json.dumps(media["example"]).encode())
+    envelope = in_one_go(batches.JSON.envelope(json.dumps(media["example"]).encode()))
     for index, raw in enumerate(envelope.ops):
         batches.JSON.operation(index, raw, 1)
 

@@ -159,7 +159,7 @@ BAD_BATCHES = [
 
 
 def read(format: Format, body: bytes) -> int:
-    operations, _ = asyncio.run(_read(format, body))
+    operations, _ = asyncio.run(_read(format, body, 5_120_000))
     return len(operations)
 
 

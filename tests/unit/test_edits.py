@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.edits import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, add, merge_patch
+from shards.edits import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, add, merge_patch, unmarked
 from shards.errors import BadRequest, NotAnInteger, NotJson, Overflow
 from tests.unit.oracle import merged
 
@@ -77,6 +77,21 @@ class TestMergePatch:
             b',"new":2.50}'
         )
 
+    @pytest.mark.parametrize(
+        "value",
+        [b'{"a":-0,"b":[-0,{"c":-0}]}', b'{"a":-0,"b":"-0","c":"\\"-0","d":-0.0,"e":-0e0,"f":-0e00}',
+         b'{"-0":[-0.5,-0E1,-0]}'],
+    )  # fmt: skip
+    def test_minus_zero_stays_as_it_is_written(self, value: bytes) -> None:
+        assert merge_patch(value, b"{}") == value
+        assert merge_patch(value, b'{"n":"-0e000"}') == value[:-1] + b',"n":"-0e000"}'
+
+    @pytest.mark.parametrize("value", [b'{"a":1,"a":1}', b'{"x":[{"a":1,"\\u0061":2}]}', b'{"a:":1,"b":{"":1,"":":"}}'])
+    def test_a_member_that_comes_twice_is_not_lost(self, value: bytes) -> None:
+        with pytest.raises(NotJson, match="comes twice"):
+            merge_patch(value, b'{"b":2}')
+        assert merge_patch(value, b"[]") == b"[]"
+
     def test_of_nothing(self) -> None:
         assert merge_patch(None, b' {"a": {"b": null, "c": 1}} ') == b'{"a":{"c":1}}'
         assert merge_patch(None, b"1.50") == b"1.50"
@@ -84,6 +99,11 @@ class TestMergePatch:
     def test_a_byte_order_mark_is_skipped(self) -> None:
         mark = b"\xef\xbb\xbf"
         assert merge_patch(mark + b'{"a":1}', mark + b'{"b":2}') == b'{"a":1,"b":2}'
+
+    @pytest.mark.parametrize("text", [b"{}", bytearray(b"{}")])
+    def test_what_has_no_mark_is_not_copied(self, text: bytes) -> None:
+        assert unmarked(text) is text
+        assert unmarked(b"\xef\xbb\xbf" + text) == text
 
     @pytest.mark.parametrize(
         "text",

@@ -45,7 +45,7 @@ class TestAsSmallOnes:
             (b'{"b":1.50,"a":1}', b'{"a":null,"c":2}', b'{"b":1.50,"c":2}'),
             (b'{"a":1,"b":2}', b'{"a":null,"b":null}', b"{}"),
             (b"{ }", b'{"a":{"b":null,"c":1e9}}', b'{"a":{"c":1e9}}'),
-            (b'{"a":1,"a":2}', b'{"a":null}', b"{}"),
+            (b'{"b":{"a":1,"a":2},"x":-0}', b'{"c":3}', b'{"b":{"a":1,"a":2},"x":-0,"c":3}'),
             (b'{"x":{"a":1},"a":2}', b'{"a":3}', b'{"x":{"a":1},"a":3}'),
             (b'{"\\u0061":1,"x":{"a":1}}', b'{"a":3}', b'{"a":3,"x":{"a":1}}'),
             (b'{"x\\"a":1,"a":2}', b'{"a":3}', b'{"x\\"a":1,"a":3}'),
@@ -56,6 +56,17 @@ class TestAsSmallOnes:
     @pytest.mark.usefixtures("all_are_large")
     def test_what_is_not_named_stays_as_it_is_written(self, document: bytes, patch: bytes, result: bytes) -> None:
         assert edits.merge_patch(document, patch) == result
+
+    @pytest.mark.parametrize(
+        ("document", "patch"),
+        [(b'{"a":1,"a":2}', b'{"a":null}'), (b'{"a":1,"\\u0061":2}', b'{"b":1}'),
+         (b'{"x":{"a":1,"b":":","a":2}}', b'{"x":{"a":1}}'),
+         (b'{"a":1,"a":2}', json.dumps({str(n): n for n in range(largejson.MOST_NAMES + 1)}).encode())],
+    )  # fmt: skip
+    @pytest.mark.usefixtures("all_are_large")
+    def test_a_member_that_comes_twice_is_not_lost(self, document: bytes, patch: bytes) -> None:
+        with pytest.raises(NotJson, match="comes twice"):
+            edits.merge_patch(document, patch)
 
     @pytest.mark.parametrize(
         "text",

@@ -138,6 +138,17 @@ def _elements() -> list[bytes]:
     return [_get("POST", "/v1/batch", body, Content_Type="application/json")]
 
 
+def _tiny(packed: bool, count: int) -> list[bytes]:
+    """A document of tiny parts, of which nothing is known before they are looked through."""
+    head = b"\x81\xa3ops\x91\x83\xa2op\xa3put\xa3key\xa1x\xa4json\xdd" + count.to_bytes(4, "big")
+    body = b'{"ops":[{"op":"put","key":"x","json":[' + b"[]," * count + b"0]}]}"
+    return [
+        _get("POST", "/v1/batch", head + bytes(count), Content_Type=client.MESSAGE_PACK)
+        if packed
+        else _get("POST", "/v1/batch", body, Content_Type="application/json")
+    ]
+
+
 def _one(method: str, target: str, body: bytes | None = None, **headers: str) -> Requests:
     return lambda: [_get(method, target, body, **headers)]
 
@@ -157,6 +168,13 @@ _KINDS: Final[dict[str, tuple[int, Requests]]] = {
     "a value of 5 MB": (1, _one("PUT", "/large", _LARGE)),
     "the same, return=previous": (1, _previous),
     "a batch of numbers": (1, _elements),
+    "a document of 5 MB of arrays": (1, partial(_tiny, False, 1_600_000)),
+    "one of 31 MB": (1, partial(_tiny, False, 10_400_000)),
+    "MessagePack of 31 MB of numbers": (1, partial(_tiny, True, 31 << 20)),
+    "a patch of 5 MB of objects": (
+        1,
+        _one("PATCH", "/v1/kv/x", b'{"x":[' + b'{"a":0,"b":0},' * 350_000 + b"0]}", **_MERGE),
+    ),
     "a list of all keys": (1, _one("GET", "/keys")),
     "the same as lines": (1, _one("GET", "/v1/kv", Accept="application/x-ndjson")),
     "the same with values": (1, _one("GET", "/v1/kv?values=true", Accept="application/x-ndjson")),
