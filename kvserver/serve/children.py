@@ -67,7 +67,8 @@ class Child:
         name: for messages and metrics.
         argv: command line.
         is_up: whether the process of that pid does its work; asked at each turn until it is true.
-        stage: a child is started for the first time when all of lower stages are up.
+        stage: children are stopped by it.
+        after: a child is started for the first time when all of lower stages than this are up; None: than its own.
         environ, pass_fds: as for subprocess.Popen.
         grace_s: how long it may take to end when it is told to, at most; then it is killed.
         pid: of the living process; None if there is none.
@@ -85,6 +86,7 @@ class Child:
     environ: Mapping[str, str] = field(default_factory=dict)
     pass_fds: Sequence[int] = ()
     grace_s: float = math.inf
+    after: int | None = None
     pid: int | None = None
     up: bool = False
     ever_up: bool = False
@@ -204,7 +206,8 @@ class Children:
         self._reap(now)
         for child in self._children:
             child.clear_group()
-            if child.is_due(now) and (child.ever_up or self.all_up(below=child.stage)):
+            below = child.stage if child.after is None else child.after
+            if child.is_due(now) and (child.ever_up or self.all_up(below=below)):
                 self._spawn(child, now)
             if child.pid is not None and not child.up and child.is_up(child.pid):
                 child.up = child.ever_up = True

@@ -37,8 +37,8 @@ from shards.settings import SettingError, links, to_environ
 log = logging.getLogger(__name__)
 
 SHARDS, GATEWAY, WEB = range(3)
-"""Stages: started in this order, stopped in the reverse. What serves /metrics goes with the shards, so that it can be
-seen how far they are."""
+"""Stages: the shards are started first, then all others; they are stopped in the reverse of this order. What serves
+/metrics goes with the shards, so that it can be seen how far they are."""
 
 TURN_S = 0.05
 WATCH_S = 0.25
@@ -127,7 +127,7 @@ class Supervisor:
         if listener is not None:
             fds.append(listener.fileno())
             environ[variable] = str(listener.fileno())
-        return Child(name, argv, is_up, stage, environ, fds)
+        return Child(name, argv, is_up, stage, environ, fds, after=GATEWAY)  # web does not wait for the gateway
 
     def _environ(self) -> dict[str, str]:
         base = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}

@@ -66,6 +66,14 @@ def test_later_stages_wait_until_earlier_ones_are_up(children: Children, tmp_pat
     assert second.pid is not None
 
 
+def test_a_child_need_not_wait_for_all_that_is_stopped_after_it(children: Children) -> None:
+    never = children.add(program("never up", FOREVER, 1, lambda _: False))
+    eager = children.add(program("eager", FOREVER, 2))
+    eager.after = 1
+    wait_until(children, lambda: eager.up, "the start of the eager one")
+    assert not never.up
+
+
 def test_what_dies_is_started_again_at_once_and_counted(children: Children) -> None:
     child = children.add(program("one", FOREVER))
     wait_until(children, lambda: child.up, "the start")
