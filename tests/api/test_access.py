@@ -432,6 +432,7 @@ def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> No
 # Detours
 
 
+@pytest.mark.usefixtures("no_gateway")
 @pytest.mark.parametrize(
     "target_",
     [
