@@ -9,12 +9,9 @@ import keyword
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from kvserver import __version__
 from kvserver.commands import terminal
@@ -22,6 +19,9 @@ from kvserver.commands.options import options
 from kvserver.settings import ServerSettings
 from shards.process import keep_standard_streams
 from shards.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
+
+if TYPE_CHECKING:  # rich takes longer to load than most commands to run
+    from rich.console import Console
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Where": ("data_dir", "in_memory", "run_dir", "map_dir"),
@@ -78,6 +78,8 @@ class Manual(click.Command):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print it with rich, to the width of the terminal."""
+        from rich.console import Console
+
         console = Console(width=formatter.width + 2, highlight=False)
         with console.capture() as capture:
             _print_manual(console, ctx.command_path)
@@ -85,6 +87,9 @@ class Manual(click.Command):
 
 
 def _print_manual(console: Console, command: str) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
     console.print(Text(f"Usage: {command} [OPTIONS]", style="bold"))
     for paragraph in SERVE_INTRO.strip().split("\n\n"):
         console.print()
@@ -104,6 +109,9 @@ def _print_manual(console: Console, command: str) -> None:
 
 
 def _print_setting(console: Console, name: str, spec: Spec) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
     value = "" if spec.parse is boolean else f" {spec.metavar}"
     variables = ", ".join([env_name(name), *spec.aliases])
     console.print(Padding(Text(f"{option_name(name)}{value}", style="bold cyan"), (0, 0, 0, 2)))

@@ -14,7 +14,6 @@ import logging
 import resource
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -67,7 +66,7 @@ class Server(UvicornServer):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: the clock; deadlines and metrics less often; once a second, what others can see."""
-        self.traffic.set_time(self._loop.time(), time.time())
+        self.traffic.set_time(self._loop.time(), self.traffic.board.now_ms() / 1000)
         self.traffic.look_around()
         self.traffic.tokens.refresh()
         self.traffic.row.tokens = self.traffic.tokens.generation

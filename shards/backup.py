@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 from shards import sealed
 from shards.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
 from shards.board import Board
+from shards.clock import counted_ms
 from shards.disk import DISK
 from shards.files import Planted, open_regular, resolve
 from shards.holds import hold
@@ -100,7 +101,7 @@ class StoppedStore:
             found = examine(self.data_dir / "log", manifest, segment=self._segment)
             if found.damage:
                 raise found.damage
-            self._end = End(found.fold.lsn, found.fold.next_revision - 1, time.time_ns() // 1_000_000)
+            self._end = End(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))
         return self._end
 
 

@@ -40,7 +40,7 @@ import msgspec
 
 from shards import fences, locks
 from shards.causes import what_helps
-from shards.clock import Now
+from shards.clock import Now, counted_ms
 from shards.fences import Fence
 
 NONE = (1 << 64) - 1
@@ -446,7 +446,7 @@ class Board:
         share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
         """
         while True:
-            steady_ms, wall_ms = self._steady_ms(), time.time_ns() // 1_000_000
+            steady_ms, wall_ms = self._steady_ms(), _wall_ms()
             agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
             if -DRIFT_MS <= agreed_ms - wall_ms <= DRIFT_MS:
                 return Now(agreed_ms, steady_ms)
@@ -455,8 +455,8 @@ class Board:
                 return Now(wall_ms, steady_ms)
 
     def now_ms(self) -> int:
-        """Wall time: Unix time in milliseconds as the clock is set now."""
-        return time.time_ns() // 1_000_000
+        """Wall time: Unix time in milliseconds as the clock is set now, within what counts."""
+        return _wall_ms()
 
     def steady_ms(self) -> int:
         """Steady time in milliseconds, which nobody can set: for what lasts so and so long."""
@@ -520,3 +520,7 @@ class Board:
         with contextlib.suppress(BufferError):  # rows handed out may still be referenced
             self._map.close()
         os.close(self.fd)
+
+
+def _wall_ms() -> int:
+    return counted_ms(time.time_ns() // 1_000_000)

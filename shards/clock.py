@@ -25,8 +25,18 @@ class Now(NamedTuple):
         return self.steady_ms - self.wall_ms
 
 
+FIRST_MS = 1
+LAST_MS = 221_845_392_000_000
+"""The wall times that count: from 1970 until the year 9000, so that all that begins then ends in a year of four digits.
+A clock that says another one counts as the nearer of the two."""
+
 BEGINNING = Now(0, 0)
 """Nothing has expired yet."""
+
+
+def counted_ms(wall_ms: int) -> int:
+    """The wall time that counts while the clock says `wall_ms`."""
+    return min(max(wall_ms, FIRST_MS), LAST_MS)
 
 
 def is_live(expiry: int, now: Now) -> bool:
@@ -68,4 +78,4 @@ def resumed(last: Now, wall_ms: int, boottime_ms: int, offset_ms: int | None) ->
         return wall_ms - boottime_ms
     if offset_ms is not None and boottime_ms + offset_ms >= last.steady_ms:
         return offset_ms
-    return last.steady_ms + max(0, wall_ms - last.wall_ms) - boottime_ms
+    return max(last.steady_ms, min(last.steady_ms + max(0, wall_ms - last.wall_ms), LAST_MS)) - boottime_ms

@@ -53,8 +53,8 @@ class _Formatter(logging.Formatter):
 
     @staticmethod
     def _time(record: logging.LogRecord) -> str:
-        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{whole}.{int(record.msecs):03d}Z"
+        seconds, fraction = divmod(record.created, 1)  # `msecs` is below 0 before 1970
+        return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
 
     def _traceback(self, record: logging.LogRecord) -> str:
         texts = [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import effort
+
+effort.register()
+
 _TESTS = Path(__file__).parent
 _ROOMS = {"system": 0, "api": 1, "unit": 2}
 

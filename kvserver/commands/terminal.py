@@ -12,8 +12,6 @@ from types import TracebackType
 from typing import NoReturn
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from shards.logs import complain, visible
 from shards.process import mute
@@ -50,6 +48,10 @@ def fail(message: object) -> NoReturn:
 @contextmanager
 def bar(title: str) -> Iterator[Report]:
     """A function to tell progress to, in bytes; shown if standard error is a terminal. `title` is the command's own."""
+    # Here, because it takes longer to load than most commands to run.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = (TextColumn(title), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(

@@ -321,7 +321,7 @@ class Follow:
             if self._fold is None and not self._begin_page():
                 if self._page is not None or not self._must_catch_up():
                     return None
-                if (message := self._catch_up()) is not None:
+                if (message := self._events(self._history.shown(), self._covers)) is not None:
                     return message
                 continue  # it had only revisions to catch up with that nobody was given
             assert self._fold is not None
@@ -348,9 +348,6 @@ class Follow:
         if not self._last:
             self._revision = self._history.shown()
         return self._history.shown() - self._revision > _NEAR
-
-    def _catch_up(self) -> Message | None:
-        return self._events(self._history.shown(), self._covers)
 
     def _read_page(self) -> bool:
         """Read the next page; False if that is not possible now."""

@@ -118,7 +118,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def handle(self) -> None:
         """Serve the connection to its end. Never raises for what a client does."""
-        self.time_start = time.time()
+        self.time_start = time.monotonic()  # only how long it took is told
         self._begun_at = time.perf_counter()
         try:
             self._serve()
@@ -247,7 +247,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         }
         self.headers = HTTPMessage()
         self.status, self.response_headers, self.response_length = str(status), (), length
-        self.time_finish = time.time()
+        self.time_finish = time.monotonic()
         self.log_request()
 
     def _hang_up(self) -> None:

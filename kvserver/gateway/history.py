@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from kvserver.gateway.cursors import is_place
@@ -162,11 +163,8 @@ class SharedHistory:
             return True
         known = self._gave_out.get(revision)
         if known is None:
-            try:
+            with self._overtaken_if_trimmed():
                 known = self._find_in_log(revision)
-            except Trimmed:
-                self._index.forget(self._board.log.oldest)
-                raise Overtaken from None
             if len(self._gave_out) >= MOST_ANSWERS:
                 self._gave_out.clear()
             self._gave_out[revision] = known
@@ -192,12 +190,18 @@ class SharedHistory:
         breathe()
         block = self._recent.find(revision) or self._find_reread(revision)
         if block is None:
-            try:
+            with self._overtaken_if_trimmed():
                 block = self._read_log(revision)
-            except Trimmed:
-                self._index.forget(self._board.log.oldest)
-                raise Overtaken from None
         return block
+
+    @contextmanager
+    def _overtaken_if_trimmed(self) -> Iterator[None]:
+        """Raise `Overtaken` where the log does not reach back far enough any more."""
+        try:
+            yield
+        except Trimmed:
+            self._index.forget(self._board.log.oldest)
+            raise Overtaken from None
 
     def _find_reread(self, revision: int) -> Block | None:
         for begin, block in self._reread.items():

@@ -5,7 +5,6 @@ Everything is `application/octet-stream`, an absent key reads as empty, and a wr
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from falcon.asgi import Request, Response
@@ -16,7 +15,7 @@ from kvserver.resources.lists import answer_list, json_array, nothing, refused_i
 from kvserver.resources.values import answer, check_room
 from kvserver.router import Router
 from kvserver.web import coding, handshake, target
-from kvserver.web.answers import WrongMethod
+from kvserver.web.answers import HTML, WrongMethod, names
 from kvserver.web.exchange import GRANTS, SCRIPT
 from kvserver.web.traffic import Traffic
 from shards.errors import BadRequest, Forbidden, KeyTooLong, NotFound
@@ -24,7 +23,6 @@ from shards.limits import MAX_KEY, is_content_type
 from shards.protocol import Delete, Put
 
 OCTETS: Final = "application/octet-stream"
-_UNWANTED: Final = re.compile(r"q=0(?:\.0*)?")
 
 
 class Ping:
@@ -50,6 +48,11 @@ class Key:
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value, empty if there is none."""
+        may_lead = key in target.PAGES and wants_page(req)
+        if may_lead and not req.scope[GRANTS].may("read", key):  # whether there is such a key is not told
+            lead(resp, target.PAGES[key])
+            resp.data = b""
+            return
         req.scope[GRANTS].require("read", key)
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
@@ -62,7 +65,7 @@ class Key:
         item = self._router.get(key)
         if item is None:
             resp.data = b""
-            if key in target.PAGES and wants_page(req):
+            if may_lead:
                 lead(resp, target.PAGES[key])
         elif len(item.value) < coding.SMALLEST:
             resp.data = item.value
@@ -98,11 +101,7 @@ class Key:
 
 def wants_page(req: Request) -> bool:
     """Whether a browser asks, for something to show: HTML is named, and wanted (RFC 9110, 12.5.1)."""
-    for wanted in req.accept.lower().split(","):
-        kind, *parameters = [part.strip() for part in wanted.split(";")]
-        if kind == "text/html":
-            return not any(_UNWANTED.fullmatch(parameter) for parameter in parameters)
-    return False
+    return names(req.accept.encode(), HTML)
 
 
 def lead(resp: Response, page: str) -> None:

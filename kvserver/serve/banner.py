@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
+import click
 
 from kvserver import __version__
 from kvserver.settings import ServerSettings
@@ -42,16 +42,14 @@ def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str
 
 
 def _text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
-    """The banner. It is not rich that writes it, which ends a process whose output nobody reads."""
-    written = io.StringIO()
-    console = Console(file=written, force_terminal=is_terminal, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"kvserver {__version__}", style="bold")
-    for name, text in rows:
-        console.print(f"  {name:<11}{visible(text)}")
+    """The banner, in colours on a terminal. Made without rich, whose libraries would make each start longer."""
+    written = [click.style(f"kvserver {__version__}", bold=True)]
+    written += [f"  {name:<11}{visible(text)}" for name, text in rows]
     if settings.only is None and (text := warning(settings)):
-        console.print(text, style="yellow")
-    console.print("ready", style="bold green")
-    return written.getvalue()
+        written.append(click.style(text, fg="yellow"))
+    written.append(click.style("ready", fg="green", bold=True))
+    text = "\n".join(written) + "\n"
+    return text if is_terminal and not os.environ.get("NO_COLOR") else click.unstyle(text)
 
 
 def lines(

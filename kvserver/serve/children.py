@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -66,8 +67,10 @@ class Child:
         name: for messages and metrics.
         argv: command line.
         is_up: whether the process of that pid does its work; asked at each turn until it is true.
-        stage: a child is started for the first time when all of lower stages are up.
+        stage: children are stopped by it.
+        after: a child is started for the first time when all of lower stages than this are up; None: than its own.
         environ, pass_fds: as for subprocess.Popen.
+        grace_s: how long it may take to end when it is told to, at most; then it is killed.
         pid: of the living process; None if there is none.
         up: `is_up` was true in this life.
         ever_up: it was true in some life.
@@ -82,6 +85,8 @@ class Child:
     stage: int = 0
     environ: Mapping[str, str] = field(default_factory=dict)
     pass_fds: Sequence[int] = ()
+    grace_s: float = math.inf
+    after: int | None = None
     pid: int | None = None
     up: bool = False
     ever_up: bool = False
@@ -143,12 +148,17 @@ class Child:
         return self.wanted and self.gone and now >= self._start_at
 
     def send(self, number: int) -> None:
-        """Send a signal to the process, if there is one; SIGKILL to its whole group."""
+        """Send a signal to the process, if there is one; SIGKILL to its whole group.
+
+        SIGTERM is followed by SIGCONT to the group: a process that somebody stopped would not see it.
+        """
         with contextlib.suppress(ProcessLookupError):
             if self.pid is not None:
                 os.kill(self.pid, number)
-            if number == signal.SIGKILL and self._group is not None:
+            if self._group is not None and number == signal.SIGKILL:
                 os.killpg(self._group, number)
+            elif self._group is not None and number == signal.SIGTERM:
+                os.killpg(self._group, signal.SIGCONT)
 
 
 class Children:
@@ -196,7 +206,8 @@ class Children:
         self._reap(now)
         for child in self._children:
             child.clear_group()
-            if child.is_due(now) and (child.ever_up or self.all_up(below=child.stage)):
+            below = child.stage if child.after is None else child.after
+            if child.is_due(now) and (child.ever_up or self.all_up(below=below)):
                 self._spawn(child, now)
             if child.pid is not None and not child.up and child.is_up(child.pid):
                 child.up = child.ever_up = True
@@ -247,6 +258,13 @@ class Children:
             if child.stage == stage:
                 child.wanted = False
                 child.send(number)
+
+    def kill_late(self, stage: int, waited_s: float, patience_s: float) -> None:
+        """Kill those of a stage that do not end, `waited_s` after they were told to: nobody waits for longer than
+        `patience_s`, nor than the child's own grace."""
+        for child in self._children:
+            if child.stage == stage and waited_s >= min(patience_s, child.grace_s):
+                child.send(signal.SIGKILL)
 
     def gone(self, stage: int) -> bool:
         """Whether nothing is left of a stage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvserver.times import rfc3339
-from shards.clock import Now
+from shards.clock import Now, counted_ms
 
 TOLERATED_MS: Final = 60_000
 """By how much the clock may be away before anything is said of it."""
@@ -51,6 +51,15 @@ class ClockWatch:
             self._in_the_future = False
             return "the clock has passed the last record that was written before this start"
         return None
+
+
+def out_of_range(clock_ms: int) -> str:
+    """What is to be said of a clock that says a time which does not count."""
+    counted = counted_ms(clock_ms)
+    return (
+        f"the clock says a time {'before 1970' if clock_ms < counted else 'after the year 8999'}, which counts as "
+        f"{rfc3339(counted)} until it is set"
+    )
 
 
 def is_away(last: Now, now: Now) -> bool:

@@ -22,7 +22,7 @@ from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish
-from kvserver.serve.clockwatch import ClockWatch, is_away
+from kvserver.serve.clockwatch import ClockWatch, is_away, out_of_range
 from kvserver.serve.housekeeping import Housekeeping
 from kvserver.serve.rundir import RunDir, RunDirError
 from kvserver.serve.tokenwatch import TokenWatch
@@ -31,7 +31,7 @@ from shards import archive, locks, reinstate
 from shards.apart import Apart
 from shards.board import DRIFT_MS, Board, BoardError, Common, Facts
 from shards.causes import NO_SPACE, what_helps
-from shards.clock import Now, resumed
+from shards.clock import Now, counted_ms, resumed
 from shards.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
 from shards.log import SEGMENT, Log, LogError
 from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
@@ -169,7 +169,8 @@ class Store:
 
     def _time(self, found: Recovered, boot: str) -> tuple[Now, int, int | None]:
         """This moment, what makes steady time of CLOCK_BOOTTIME, and by how much that is moved now, if it is."""
-        wall_ms, boottime_ms, last = time.time_ns() // 1_000_000, _boottime_ms(), found.last_start
+        clock_ms, boottime_ms, last = time.time_ns() // 1_000_000, _boottime_ms(), found.last_start
+        wall_ms = counted_ms(clock_ms)
         offset_ms = resumed(
             found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
         )  # fmt: skip
@@ -183,6 +184,8 @@ class Store:
             self._clock = ClockWatch(now, now)
         else:
             self._clock = ClockWatch(found.last, now)
+        if wall_ms != clock_ms:
+            log.warning("%s", out_of_range(clock_ms))
         if (message := self._clock.at_start()) is not None:
             log.warning("%s", message)
         return now, offset_ms, reset_ms

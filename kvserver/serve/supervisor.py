@@ -37,8 +37,8 @@ from shards.settings import SettingError, links, to_environ
 log = logging.getLogger(__name__)
 
 SHARDS, GATEWAY, WEB = range(3)
-"""Stages: started in this order, stopped in the reverse. What serves /metrics goes with the shards, so that it can be
-seen how far they are."""
+"""Stages: the shards are started first, then all others; they are stopped in the reverse of this order. What serves
+/metrics goes with the shards, so that it can be seen how far they are."""
 
 TURN_S = 0.05
 WATCH_S = 0.25
@@ -48,6 +48,8 @@ FAILED_GRACE_S = 1.0
 QUIET_S, LAST_CONNECTIONS_S = 0.1, 3.0
 """For how long nobody may wait to be accepted before the listeners are closed, and for how long that is waited for."""
 SHARD_GRACE_S = 15.0
+EXPORTER_GRACE_S = 2.0
+"""It has nothing to finish."""
 
 _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID")
 
@@ -106,7 +108,9 @@ class Supervisor:
         argv = [sys.executable, "-m", "kvserver.serve.exporter"]  # not imported: this process needs none of it
         environ, fd = self._environ(), self._listeners.metrics.fileno()
         environ[listening.METRICS_FD_VARIABLE] = str(fd)
-        return Child("metrics", argv, lambda pid: self._board.exporter.pid == pid, SHARDS, environ, [fd])
+        return Child(
+            "metrics", argv, lambda pid: self._board.exporter.pid == pid, SHARDS, environ, [fd], EXPORTER_GRACE_S
+        )
 
     def _shard(self, index: int) -> Child:
         argv = [sys.executable, "-m", "shards", "--index", str(index)]
@@ -123,7 +127,7 @@ class Supervisor:
         if listener is not None:
             fds.append(listener.fileno())
             environ[variable] = str(listener.fileno())
-        return Child(name, argv, is_up, stage, environ, fds)
+        return Child(name, argv, is_up, stage, environ, fds, after=GATEWAY)  # web does not wait for the gateway
 
     def _environ(self) -> dict[str, str]:
         base = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
@@ -300,11 +304,11 @@ class Supervisor:
 
     def _stop_stage(self, stage: int, patience_s: float, hurry: bool = True) -> None:
         self._children.stop(stage, signal.SIGTERM)
-        give_up_at = time.monotonic() + patience_s
+        began = time.monotonic()
         while not self._children.gone(stage):
             now = time.monotonic()
-            if now >= give_up_at or (hurry and self._signals.stops > 1):
-                self._children.stop(stage, signal.SIGKILL)
+            in_a_hurry = hurry and self._signals.stops > 1
+            self._children.kill_late(stage, now - began, 0.0 if in_a_hurry else patience_s)
             with contextlib.suppress(CannotStart):
                 self._children.turn(now)
             self._signals.wait(0.02)

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from kvserver.web.target import DOCS
 from shards.errors import (
     BadRequest,
     InvalidToken,
@@ -67,8 +68,11 @@ RETRY_AFTER_S: Final = 1
 MERGE_PATCH: Final = b"application/merge-patch+json"
 """The one type of a PATCH."""
 
+HTML: Final = b"text/html"
+"""Who names it in Accept is a browser, for somebody who looks at the answer."""
 _PLAIN = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
+_TOLD_TO_PEOPLE: Final = (401, 403, 421)
 _REFUSES = re.compile(rb"q=0(?:\.0{0,3})?")
 
 STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -113,13 +117,17 @@ def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> An
     """How `error` is told to a client that asked for `path` (as sent) and accepts `accept`.
 
     Paths of version 1 and clients that name `application/problem+json` get a problem. All others get MemoryKV's
-    bodies, some of them empty: its C client takes a body as the result without looking at the status.
+    bodies, some of them empty: its C client takes a body as the result without looking at the status. A person at a
+    browser, which names HTML, is told in words who may not ask.
     """
     headers: Headers = [(b"x-request-id", request_id), *_headers_of(error)]
-    if tells_problems(path) or _wants_problem(accept):
+    if tells_problems(path) or names(accept, _PROBLEM):
         content_type, body = _PROBLEM, _problem(error, request_id)
     else:
-        content_type, body = _PLAIN, text(error).encode()
+        told = text(error)
+        if not told and error.status in _TOLD_TO_PEOPLE and names(accept, HTML):
+            told = f"{error.title}. {error.hint}\nThe manual is at {DOCS}, for everybody.\n"
+        content_type, body = _PLAIN, told.encode()
     if body:
         headers.append((b"content-type", content_type))
     headers.append((b"content-length", b"%d" % len(body)))
@@ -131,11 +139,11 @@ def tells_problems(path: bytes) -> bool:
     return path.startswith(b"/v1/")
 
 
-def _wants_problem(accept: bytes) -> bool:
-    """Whether an Accept header names problems, and does not refuse them."""
+def names(accept: bytes, content_type: bytes) -> bool:
+    """Whether an Accept header names a type, and does not refuse it."""
     for item in accept.lower().split(b","):
         name, *parameters = (part.strip() for part in item.split(b";"))
-        if name == _PROBLEM and not any(_REFUSES.fullmatch(parameter) for parameter in parameters):
+        if name == content_type and not any(_REFUSES.fullmatch(parameter) for parameter in parameters):
             return True
     return False
 

@@ -20,7 +20,7 @@ import httptools
 
 from kvserver.access.grants import EVERYTHING, NOTHING
 from kvserver.web import bodies, handshake, heads, target
-from kvserver.web.answers import REQUEST_ID, Headers, lines
+from kvserver.web.answers import HTML, REQUEST_ID, Headers, lines, names
 from kvserver.web.cutter import Cutter
 from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
 from kvserver.web.heads import HEADERS, MOST_HEADERS
@@ -401,7 +401,7 @@ class Intake:
             exchange.scope[GRANTS] = self._traffic.tokens.authenticate(exchange.authorization)
         except Unauthorized as error:
             exchange.scope[GRANTS] = NOTHING
-            if exchange.method == "OPTIONS" or target.is_open(exchange.path):
+            if exchange.method == "OPTIONS" or target.is_open(exchange.path) or _is_for_a_page(exchange):
                 return
             if has_body:
                 self._fail(error)
@@ -437,6 +437,12 @@ class Intake:
     def _fail(self, failure: KVError) -> None:
         self._failure = failure
         raise Refused
+
+
+def _is_for_a_page(exchange: Exchange) -> bool:
+    """Whether a browser asks for what leads it to a page; see `memorykv.Key`, which judges it by its grants."""
+    is_read = exchange.method in ("GET", "HEAD")
+    return is_read and target.is_page_name(exchange.path) and names(exchange.accept, HTML)
 
 
 _NOTED: Final = {

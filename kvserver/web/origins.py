@@ -27,7 +27,8 @@ ANY: Final = "*"
 _ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _PORTS: Final = {"http": 80, "https": 443}
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_-])?")
-_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]*)\]|([^:\[\]]*))(?::([0-9]{0,5}))?")
+_LAST_PORT: Final = 65_535
 _LONGEST_HOST: Final = 300
 _MOST_HOSTS: Final = 256
 
@@ -115,14 +116,14 @@ class Hosts:
                 return False
             if len(self._known) >= _MOST_HOSTS:
                 self._known.clear()
-            known = self._known[host] = self._is_listed(host.decode("latin-1").strip())
+            known = self._known[host] = self._is_listed(host.decode("latin-1").strip(" \t"))
         return known
 
     def _is_listed(self, host: str) -> bool:
         found = _HOST.fullmatch(host)
-        if found is None:
+        if found is None or int(found[3] or 0) > _LAST_PORT:
             return False
-        bracketed, name = found.groups()
+        bracketed, name, _ = found.groups()
         try:
             return ipaddress.ip_address(name if bracketed is None else bracketed).version == (6 if bracketed else 4)
         except ValueError:

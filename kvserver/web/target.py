@@ -90,6 +90,11 @@ def is_open(path: bytes) -> bool:
     return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
+def is_page_name(path: bytes) -> bool:
+    """Whether `path`, as sent, is a key of `PAGES`."""
+    return path[:1] == b"/" and path[1:] in PAGES
+
+
 def split(target: bytes) -> tuple[bytes, bytes]:
     """Path and query of a request target, both as sent; of the absolute form (`http://host/path`) its path.
 

@@ -432,6 +432,7 @@ def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> No
 # Detours
 
 
+@pytest.mark.usefixtures("no_gateway")
 @pytest.mark.parametrize(
     "target_",
     [
@@ -462,6 +463,33 @@ def test_nothing_lies_behind_what_is_open(site: Site, path: str) -> None:
         assert answer.status in (404, 405) or path.startswith(("/docs/", "/console/"))
         assert SECRET not in answer.body
     assert value(site) == SECRET
+
+
+def test_a_browser_without_a_token_is_led_to_the_manual_and_told_no_key(site: Site) -> None:
+    html = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
+    everything = (ALL,)
+    for key in ("docs", "console"):
+        for stored in (False, True):
+            if stored:
+                assert site.ask("PUT", f"/{key}", *everything, body=b"mine").status == 200
+            for fields in ((), ("Authorization: Bearer wrong",), (bearer(("write",), ""),), (bearer(VERBS, "a/"),)):
+                for method in ("GET", "HEAD"):
+                    answer = site.ask(method, f"/{key}", html, *fields)
+                    assert (answer.status, answer.headers.get("location"), answer.body) == (302, "/docs/", b"")
+                assert site.ask("GET", f"/{key}", *fields).status in (401, 403)
+                assert site.ask("PUT", f"/{key}", html, *fields, body=b"x").status in (401, 403)
+            answer = site.ask("GET", f"/{key}", html, ALL)
+            assert answer.body == b"mine" if stored else answer.status == 302
+        assert site.ask("DELETE", f"/{key}", ALL).body == b"mine"
+
+
+def test_a_person_at_a_browser_is_told_that_a_token_is_needed(site: Site) -> None:
+    answer = site.ask("GET", "/a%2Fk", "Accept: text/html,*/*;q=0.8")
+    assert answer.status == 401 and answer.headers["content-type"].startswith("text/plain")
+    assert b"needs a token" in answer.body and b"Authorization: Bearer" in answer.body and b"/docs/" in answer.body
+    for fields in ((), ("Accept: */*",), ("Accept: text/html;q=0",)):
+        assert (site.ask("GET", "/a%2Fk", *fields).status, site.ask("GET", "/a%2Fk", *fields).body) == (401, b"")
+    assert site.ask("GET", "/v1/kv/a/k", "Accept: text/html").headers["content-type"] == "application/problem+json"
 
 
 def test_of_several_authorizations_none_counts(site: Site) -> None:

@@ -66,6 +66,14 @@ def test_later_stages_wait_until_earlier_ones_are_up(children: Children, tmp_pat
     assert second.pid is not None
 
 
+def test_a_child_need_not_wait_for_all_that_is_stopped_after_it(children: Children) -> None:
+    never = children.add(program("never up", FOREVER, 1, lambda _: False))
+    eager = children.add(program("eager", FOREVER, 2))
+    eager.after = 1
+    wait_until(children, lambda: eager.up, "the start of the eager one")
+    assert not never.up
+
+
 def test_what_dies_is_started_again_at_once_and_counted(children: Children) -> None:
     child = children.add(program("one", FOREVER))
     wait_until(children, lambda: child.up, "the start")
@@ -190,6 +198,42 @@ def test_stopping_a_stage_leaves_the_others(children: Children) -> None:
     assert late.pid is None
     assert early.up
     assert not children.gone(0)
+
+
+def test_what_somebody_stopped_ends_by_itself_when_it_is_told_to(children: Children, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    code = (
+        "import os, pathlib, signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(3))\n"
+        f"if os.fork(): pathlib.Path({str(ready)!r}).write_text('')\n{FOREVER}"
+    )
+    leader = children.add(program("leader", code, is_up=lambda _: ready.exists()))
+    wait_until(children, lambda: leader.up, "the start")
+    assert leader.pid is not None
+    os.killpg(leader.pid, signal.SIGSTOP)
+    children.stop(0, signal.SIGTERM)
+    wait_until(children, lambda: children.gone(0), "the end of the group")
+    assert leader.status == 3
+
+
+def test_who_does_not_end_within_its_grace_is_killed_and_nobody_else(children: Children, tmp_path: Path) -> None:
+    def ignores(name: str, grace_s: float) -> Child:
+        ready = tmp_path / name
+        code = STUBBORN.replace("print(flush=True)", f"import pathlib\npathlib.Path({str(ready)!r}).touch()")
+        child = program(name, code)
+        child.is_up, child.grace_s = lambda _: ready.exists(), grace_s
+        return children.add(child)
+
+    short, long = ignores("short", 2.0), ignores("long", 100.0)
+    wait_until(children, lambda: children.all_up(), "both")
+    children.stop(0, signal.SIGTERM)
+    children.kill_late(0, 1.9, 15.0)
+    children.turn(time.monotonic())
+    assert short.pid is not None and long.pid is not None
+    children.kill_late(0, 2.0, 15.0)
+    wait_until(children, lambda: short.gone, "the end of the one that has nothing to finish")
+    assert long.pid is not None
+    children.kill_late(0, 15.0, 15.0)
+    wait_until(children, lambda: children.gone(0), "the end of the other")
 
 
 def test_sigkill_reaches_the_whole_group(children: Children, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ async def test_what_the_connection_refuses(web: Web) -> None:
     assert found >= {400, 404, 405, 413, 414, 431}
 
 
+@pytest.mark.usefixtures("no_gateway")
 @scenario
 async def test_what_the_resources_refuse(web: Web) -> None:
     for method, path, status in (

@@ -17,6 +17,7 @@ from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, digest, publish
 from kvserver.web.hotpath import HotPath, read_fields
 from kvserver.web.origins import Hosts, Origins, Pages
+from tests import effort
 from tests.api.site import Site, running_site
 
 MAX_VALUE = 200_000
@@ -316,7 +317,7 @@ def conversations(draw: st.DrawFn) -> list[bytes]:
     return pieces
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=effort.times(80), deadline=None, suppress_health_check=list(HealthCheck))
 @given(conversations(), st.booleans())
 @example([get("/a")[:-2], b"\r\n" + get("/b")], True)
 @example([put("/a", b"hello")[:-5], get("/b")], True)

@@ -664,6 +664,7 @@ async def test_request_ids(web: Web) -> None:
         assert answer.headers.get("x-request-id") != "def"
 
 
+@pytest.mark.usefixtures("no_gateway")
 def test_each_refusal_is_logged_with_the_id_that_its_answer_has(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from shards.errors import NotAnInteger, PreconditionFailed
 from shards.maps import Item
 from shards.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
 from shards.slots import shard_of
+from tests import effort
 from tests.api.site import Site, running_site
 from tests.api.web import Answer, request
 
@@ -207,7 +208,7 @@ texts = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
 KNOWN = {200, 201, 204, 206, 304, 400, 403, 404, 405, 409, 412, 413, 414, 415, 416}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=effort.times(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE", "TRACE", "OPTIONS")), texts, texts, fields,
     st.sampled_from((b"", b"1", b'{"a":{"b":null}}', b"\xff", b"[" * 5000, b"x" * 3000)),

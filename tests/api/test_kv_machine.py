@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from kvserver.times import http_date, rfc3339
+from tests import effort
 from tests.api.site import Site, running_site
 from tests.api.web import Answer
 from tests.unit.oracle import Refused, merged, number_of, text_of
@@ -294,7 +295,7 @@ def test_any_requests(site: Site) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=50, stateful_step_count=25, deadline=None, phases=[Phase.generate],
+            max_examples=effort.times(15), stateful_step_count=25, deadline=None, phases=[Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )  # fmt: skip

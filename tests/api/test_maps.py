@@ -22,6 +22,7 @@ from shards.mapfile import Identity, MapError, map_path, read_meta
 from shards.maps import NOT_MINE, MapReader, ShardMap
 from shards.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
 from shards.slots import SLOTS, slot_of
+from tests import effort
 from tests.api.maps import Oracle, Run, delete, first_run, keys_of, process, put, record_of
 from tests.times import at
 
@@ -131,7 +132,7 @@ GROUPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=effort.times(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(GROUPS, st.data())
 def test_any_records_in_any_portions_replayed_from_anywhere(groups: list[list[Event]], data: st.DataObject) -> None:
     oracle, records, revision, lsn = Oracle(), [], 1, 0

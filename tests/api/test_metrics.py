@@ -121,6 +121,7 @@ REFUSED: list[tuple[bytes, tuple[str, str, str]]] = [
 """A request, and how it is counted: once, by its route, whoever answers it."""
 
 
+@pytest.mark.usefixtures("no_gateway")
 @scenario
 async def test_what_any_layer_answers_is_counted_once_and_by_its_route(web: Web) -> None:
     for data, labels in REFUSED:

@@ -3,6 +3,7 @@ say."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -49,10 +50,15 @@ def date_of(answer: httpx.Response, name: str) -> float:
 
 def check(server: Server) -> str:
     """What `kvserver check` prints; the store must be as it should be."""
+    where = ("--data-dir", str(server.data_dir), "--run-dir", str(server.run_dir), "--map-dir", str(server.map_dir))
+    return command(None, "check", *where)
+
+
+def command(clock: SetClock | None, *words: str) -> str:
+    """What a command prints, which must succeed."""
     done = subprocess.run(
-        [sys.executable, "-m", "kvserver", "check", "--data-dir", str(server.data_dir), "--run-dir",
-         str(server.run_dir), "--map-dir", str(server.map_dir)],
-        capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", "kvserver", *words], capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | (clock.environ if clock is not None else {}),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -97,6 +103,26 @@ def test_a_start_with_the_clock_ahead_harms_nothing(server: Server, clock: SetCl
     with server.client() as client:
         assert client.get("/v1/kv/t").status_code == 404, "lifetimes go on while the server is down"
     server.stop()
+
+
+@pytest.mark.parametrize(("year", "counts_as"), [(1965, "1970-01-01T00:00:00"), (12000, "9000-01-01T00:00:00")])
+def test_a_time_that_cannot_be_is_named_and_counts_as_the_nearest(
+    server: Server, clock: SetClock, year: int, counts_as: str, tmp_path: Path
+) -> None:
+    clock.set_ahead(round((year - 1970) * 365.2425 * DAY_S - time.time()))
+    server.start()
+    assert server.log().count(f"which counts as {counts_as}") == 1 == len(server.log().splitlines()), server.log()
+    with server.client() as client:
+        assert client.put("/v1/kv/kept?ttl=315360000", content=b"v").status_code == 201
+        cursor = client.get("/v1/feed?snapshot=true").json()["cursor"]
+        for path in ("/kept", "/v1/kv/kept", "/v1/kv?prefix=", f"/v1/feed?since={cursor}", "/v1/status", "/docs/"):
+            assert client.get(path).status_code == 200, path
+    assert "kvserver_info" in server.metrics()
+    backup = str(tmp_path / "backup")
+    assert command(clock, "backup", backup, "--data-dir", str(server.data_dir), "--run-dir", str(server.run_dir))
+    assert command(clock, "restore", backup, "--data-dir", str(tmp_path / "restored"))
+    server.stop()
+    check(server)
 
 
 def test_clock_reset_takes_the_clock_as_right(server: Server, clock: SetClock) -> None:

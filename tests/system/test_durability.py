@@ -18,6 +18,7 @@ from shards.log import SEGMENT
 from shards.manifest import Manifest
 from shards.protocol import PutEvent, changes, decode_events
 from shards.records import DATA, walk
+from tests import effort
 from tests.system.harness import Server, key_path, wait_for
 from tests.system.load import Load
 
@@ -125,7 +126,7 @@ def victim(server: Server, kind: str) -> int | None:
 def test_killing_any_process_under_load_loses_nothing(new_server: NewServer, kind: str) -> None:
     server = new_server("--shards", "2", "--workers", "2").start()
     with Load((server.host, server.port)) as load:
-        for _ in range(3):
+        for _ in range(effort.times(2)):
             before = load.acked()
             wait_for(lambda before=before: load.acked() > before + 100, "100 more acknowledged writes")
             pid = wait_for(lambda: victim(server, kind), f"a {kind}")

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 
+from tests import effort
 from tests.linearizable import UNKNOWN, Answer, Kind, Request, Step, check
 from tests.system.harness import Server, wait_for
 
@@ -26,7 +27,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "{cart}items": ("get", "put", "merge"), "{cart}sum": ("get", "add"),
 }  # fmt: skip
 CLIENTS = 6
-KILLS = 5
+KILLS = effort.times(5)
 BETWEEN = 250
 """Requests that are answered between two kills."""
 MERGE = {"Content-Type": "application/merge-patch+json"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.clock import Now, is_live, lifetime, overdue_ms, resumed, unix_ms
+from shards.clock import FIRST_MS, LAST_MS, Now, counted_ms, is_live, lifetime, overdue_ms, resumed, unix_ms
 
 T = 1_795_000_000_000
 STEPS = st.integers(-(10**12), 10**12)
@@ -69,3 +69,19 @@ class TestResumed:
 
     def test_an_offset_that_would_lead_back_is_not_taken(self) -> None:
         assert 30 + resumed(Now(T, 5_000), T + 7, 30, 100) == 5_007
+
+    @given(wall_ms=st.integers(FIRST_MS, LAST_MS), last_ms=st.integers(FIRST_MS, LAST_MS))
+    def test_a_clock_that_is_set_to_and_fro_leads_no_further_than_times_go(self, wall_ms: int, last_ms: int) -> None:
+        assert 30 + resumed(Now(last_ms, LAST_MS - 5), wall_ms, 30, None) <= LAST_MS
+        assert 30 + resumed(Now(last_ms, LAST_MS + 5), wall_ms, 30, None) == LAST_MS + 5
+
+
+@pytest.mark.parametrize(
+    ("clock_ms", "counted"),
+    [
+        (-1, FIRST_MS), (0, FIRST_MS), (FIRST_MS, FIRST_MS), (T, T), (LAST_MS, LAST_MS), (LAST_MS + 1, LAST_MS),
+        (-(1 << 62), FIRST_MS), (1 << 62, LAST_MS),
+    ],
+)  # fmt: skip
+def test_what_no_clock_should_say_counts_as_the_nearest_time(clock_ms: int, counted: int) -> None:
+    assert counted_ms(clock_ms) == counted

@@ -27,6 +27,7 @@ from kvserver.gateway.tail import IDLE_S, Behind, Chunk, Cursor, Frame, Held, Po
 from kvserver.gateway.views import Marks, View
 from shards.protocol import Activity, Atomic, Event, PrefixMarked, PutEvent, TouchEvent, encode_events
 from shards.records import DATA, HEADER, MARK, NO_SHARD, Record
+from tests import effort
 
 SHARDS = 3
 BEGIN = Position(1000, 500)
@@ -328,7 +329,7 @@ class Feed(RuleBasedStateMachine):
 
 
 TestFeed = Feed.TestCase
-TestFeed.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestFeed.settings = settings(max_examples=effort.times(30), stateful_step_count=60, deadline=None)
 
 
 @pytest.mark.parametrize("marks", range(8))

@@ -12,6 +12,7 @@ import pytest
 from shards import fences
 from shards.board import LogWords, ShardRow
 from shards.fences import Fence
+from tests import effort
 from tests.unit.machine import MACHINE_WORDS, Machine, MachineBoard, MachineDisk, Process, Words, new_words
 from tests.unit.test_log_model import facts_of
 
@@ -127,7 +128,7 @@ MODELS: dict[Fence, Model] = {
 
 
 @pytest.mark.parametrize("model", [histories, maps, figures, files])
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(effort.times(30)))
 def test_the_rules_hold(model: Model, seed: int) -> None:
     model(seed, None)
 

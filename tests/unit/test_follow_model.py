@@ -38,6 +38,7 @@ from shards.protocol import (
     encode_events,
 )
 from shards.records import DATA, HEADER, NO_SHARD, START, Record
+from tests import effort
 
 SHARDS = 2
 EPOCH = "e"
@@ -572,4 +573,4 @@ def is_wanted(wish: Wish, key: bytes) -> bool:
 
 
 TestFollowing = Following.TestCase
-TestFollowing.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestFollowing.settings = settings(max_examples=effort.times(20), stateful_step_count=50, deadline=None)

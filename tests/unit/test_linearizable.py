@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests import effort
 from tests.linearizable import (
     UNKNOWN,
     Answer,
@@ -180,7 +181,7 @@ class Run:
         return Answer(True, self.revision, after.value, cell.value is not None)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(effort.times(30)))
 def test_what_a_store_did_is_accepted_and_what_it_did_not_is_found(seed: int) -> None:
     run = Run(seed)
     history = [run.request() for _ in range(40)]

@@ -3,13 +3,12 @@
 A world is a store over several runs of its server. In each, shards append, flush, apply and acknowledge; a supervisor
 makes, trims and reuses segments; a follower reads what the watermark covers. Whatever ends the run, recovery must find
 every acknowledged record once and in order, nothing that was refused, and never call a torn tail damage, nor damage a
-torn tail. `KV_LOG_WORLDS` sets how many worlds are tried.
+torn tail. A long run tries more worlds: see `tests.effort`.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import random
 from pathlib import Path
 
@@ -22,10 +21,11 @@ from shards.log import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, se
 from shards.records import DATA, HEADER, START, Record, Start
 from shards.recovery import Damaged, Recovered, begin_history, recover
 from shards.segments import Segments, trim_limit
+from tests import effort
 from tests.times import at
 from tests.unit.machine import MACHINE_WORDS, PAGE, Inode, Machine, MachineBoard, MachineDisk, Process, Words, new_words
 
-WORLDS = int(os.environ.get("KV_LOG_WORLDS", "150"))
+WORLDS = effort.times(60)
 SEGMENT = 16 * 2 * PAGE
 SECRET = 0x1234_5678_9ABC_DEF0
 LOG_DIR = Path("/log")

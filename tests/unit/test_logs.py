@@ -74,3 +74,9 @@ def test_every_mark_of_bidirectional_text_is_escaped() -> None:
     assert len(marks) == 9
     assert visible("".join(marks)).isascii()
     assert visible("a\tb\u00e9 \u05d0") == "a\\tb\u00e9 \u05d0"
+
+
+def test_times_before_1970_look_like_all_others() -> None:
+    record = event("x")
+    record.created = -0.25
+    assert Text("web").format(record).startswith("1969-12-31T23:59:59.750Z ")

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kvserver.gateway.cursors import Cursor, is_place, obstacle
 from shards.epoch import first_revision, first_revision_of_run
 from shards.records import DATA, HEADER, NO_SHARD, START, Record
+from tests import effort
 
 EPOCH = "e"
 NOW = 1_795_000_000_000
@@ -124,4 +125,4 @@ class LostBranches(RuleBasedStateMachine):
 
 
 TestLostBranches = LostBranches.TestCase
-TestLostBranches.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLostBranches.settings = settings(max_examples=effort.times(30), stateful_step_count=40, deadline=None)

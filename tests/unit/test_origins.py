@@ -83,8 +83,8 @@ HOSTS = Hosts(("kv.example", "Other.Example."))
     "host",
     [
         "localhost", "LocalHost", "localhost.", "localhost:8080", "localhost:", "127.0.0.1", "127.0.0.1:8080",
-        "10.1.2.3", "[::1]", "[::1]:8080", "[2001:DB8::1]:80", "[fe80::1%25eth0]", "kv.example", "KV.example.:80",
-        "other.example", " kv.example ",
+        "10.1.2.3", "[::1]", "[::1]:8080", "[2001:DB8::1]:80", "[::ffff:1.2.3.4]", "kv.example", "KV.example.:80",
+        "other.example", " kv.example ", "127.0.0.1:65535", "127.0.0.1:00080", "127.0.0.1:",
     ],
 )  # fmt: skip
 def test_names_of_the_server(host: str) -> None:
@@ -99,7 +99,11 @@ def test_names_of_the_server(host: str) -> None:
         "a.kv.example", "kv.examples", "127.0.0.1.evil.example", "127.0.0.1.", "127.1", "0x7f000001", "2130706433",
         "::1", "[::1", "::1]", "[localhost]", "[127.0.0.1]", "[]", "127.0.0.1:80:80", "localhost@evil.example",
         "evil.example\\localhost", "localhost:x", "kv.example,evil.example", "kv.\xe9xample", "localhost\x00",
-        "x" * 9000,
+        "x" * 9000, "[fe80::1%evil]", "[fe80::1%25eth0]", "[fe80::1%]", "fe80::1%evil", "[::1]evil", "[::1].",
+        "[[::1]]", "[ ::1]", "[::ffff:0x7f.1]", "0x7f.1", "127.0.0.01", "1.2.3.4.:80", "127.0.0.1:65536",
+        "127.0.0.1:000080",
+        "127.0.0.1:-1", "127.0.0.1:+1", "127.0.0.1 :80", "127.0.0.1/8", "user@127.0.0.1", "a:b@127.0.0.1",
+        "127.0.0.1%00", "\xa0localhost", "localhost\x85", "\xb2.0.0.1",
     ],
 )  # fmt: skip
 def test_names_that_a_page_could_have_given_it(host: str) -> None:

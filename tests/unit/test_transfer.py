@@ -32,6 +32,7 @@ from kvserver.transfer.remote import Away, Patience, TransferError
 from shards.limits import MAX_KEY
 from shards.mapfile import Item
 from shards.protocol import Put
+from tests import effort
 
 KEYS = st.text(min_size=1, max_size=MAX_KEY // 4).filter(lambda key: key.isprintable() or len(key) < 9)
 TYPES = st.sampled_from(["", "text/plain; charset=utf-8", 'a/b; q="c\\"d"', "application/octet-stream"])
@@ -122,7 +123,7 @@ def test_lines_are_the_same_however_they_come(lines: list[bytes], rest: bytes, s
     assert list(lines_of(text[at : at + size] for at in range(0, len(text), size))) == lines
 
 
-@settings(max_examples=25, deadline=None)  # threads have their turn when the machine likes
+@settings(max_examples=effort.times(10), deadline=None)  # threads have their turn when the machine likes
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True), max_size=12))
 def test_lanes_keep_the_order_of_each_key(batched: list[list[str]]) -> None:
     done: list[tuple[str, int]] = []

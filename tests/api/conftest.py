@@ -1,0 +1,13 @@
+"""Fixtures of tests in process."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvserver.web import handoff
+
+
+@pytest.fixture
+def no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none, and it is not waited for as long as if one might come."""
+    monkeypatch.setattr(handoff, "COME_S", 0.2)
