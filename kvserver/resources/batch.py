@@ -201,7 +201,7 @@ class Told:
         self._held += size
         self._traffic.owe(self._share, size)
         if self._reads_only:
-            self._traffic.check_room(self._share)
+            self._traffic.check_room(self._share, self._held)
 
     def release(self) -> None:
         """The answer is made, and counted by whoever sends it."""

@@ -172,18 +172,19 @@ class Traffic(ServerState):
         if share is not None:
             share.owed += size
 
-    def is_full(self, share: Share | None) -> bool:
-        """Whether there is no room for another large answer to the address of `share`."""
-        return self.bytes_owed >= MOST_BYTES or (share is not None and share.owed >= MOST_OWED_BYTES)
+    def is_full(self, share: Share | None, own: int = 0) -> bool:
+        """Whether there is no room for another large answer to the address of `share`, or for one that goes on and has
+        `own` bytes by now: a single one may be larger than the share."""
+        return self.bytes_owed >= MOST_BYTES or (share is not None and share.owed - own >= MOST_OWED_BYTES)
 
-    def check_room(self, share: Share | None) -> None:
-        """Raise `Overloaded` if there is no room for another large answer to the address of `share`."""
-        if not self.is_full(share):
+    def check_room(self, share: Share | None, own: int = 0) -> None:
+        """Raise `Overloaded` if `is_full`."""
+        if not self.is_full(share, own):
             return
         self.counts.overloads += 1
         if self.bytes_owed >= MOST_BYTES:
             raise Overloaded("too many answers wait for clients to take them")
-        raise Overloaded(f"answers of more than {MOST_OWED_BYTES} bytes wait for this address to take them")
+        raise Overloaded(f"answers of {MOST_OWED_BYTES} bytes and more wait for this address to take them")
 
     def check_bytes(self, more: int) -> None:
         """Raise `Overloaded` if this worker would hold too many bytes of requests with `more` of them."""

@@ -559,7 +559,7 @@ def test_batches_count_while_their_answers_are_made(site: Site) -> None:
     body = json.dumps({"ops": [{"op": "get", "key": "large"}] * 300}).encode()
 
     async def main() -> list[int]:
-        asked = [site.front.ask(request("POST", "/v1/batch", body=body)) for _ in range(4)]
+        asked = [site.front.ask(request("POST", "/v1/batch", body=body)) for _ in range(8)]
         return [answer.status for answer in await asyncio.gather(*asked)]
 
     statuses = site.run(main())
