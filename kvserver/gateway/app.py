@@ -22,10 +22,12 @@ from kvserver.web import handshake, target
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.counting import Counts
 from kvserver.web.origins import Hosts, Origins, Pages
-from shards.errors import Forbidden, KVError, NoSuchResource, Overloaded, Unauthorized, Unavailable
+from shards.errors import Forbidden, KVError, NoFeed, NoSuchResource, Overloaded, Unauthorized
 from shards.log import Trimmed
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_failed = Recurring(log, logging.ERROR, "feeding %s")
 
 BINARY: Final = b"application/octet-stream"
 """The Content-Type of an upgrade whose sender wants binary frames."""
@@ -88,7 +90,7 @@ class Wal:
             self._source.counts["lag_closed"] += 1
             self._websocket.close(1013, "too far behind: what comes next is no longer kept")
         except Exception:
-            log.exception("feeding %s", self._peer)
+            _failed.tell(self._peer, error=True)
             self._websocket.close(1011)
         return None
 
@@ -172,7 +174,7 @@ class Gateway:
         if self.source is None or self._door is None or self._admission is None:
             if path == target.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)
-            raise Unavailable("the feed is stopping")
+            raise NoFeed("the gateway is stopping")
         self.refresh()
         if self.debts.are_high:
             if path == target.FEED and handshake.is_event_stream(head.headers):

@@ -27,8 +27,10 @@ from kvserver.gateway.stream import Stream
 from kvserver.web.handshake import RETRY
 from kvserver.wishes import Wish
 from shards.errors import Forbidden, KVError, Overloaded
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_failed = Recurring(log, logging.ERROR, "feeding %s")
 
 SILENCE_S: Final = 9.0
 """After which a client gets a bookmark, when it is looked at next: within 10 s."""
@@ -178,7 +180,7 @@ class OnWebSocket(Client):
         try:
             data = self.next()
         except Exception:
-            log.exception("feeding %s", self._websocket.peer)
+            _failed.tell(self._websocket.peer, error=True)
             self._websocket.close(1011)
             return None
         return None if data is None else Piece(data)

@@ -30,8 +30,10 @@ from kvserver.gateway.stream import Stream
 from kvserver.web import heads
 from kvserver.web.origins import Pages
 from shards.errors import KVError, Overloaded, RequestTimeout
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_failed = Recurring(log, logging.ERROR, "serving %s")
 
 SESSION_KEY = "kvserver.session"
 """Where the environ carries the session."""
@@ -193,7 +195,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             stream.run(session.head)
         except Exception as error:
             if not isinstance(error, OSError):
-                log.exception("serving %s", self.peer)
+                _failed.tell(self.peer, error=True)
             stream.abort()
         finally:
             self.server.keeper.remove(stream)
@@ -289,7 +291,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         except WebSocketError:
             pass  # it sent to a client that had gone
         except Exception:
-            log.exception("serving %s", self.peer)
+            _failed.tell(self.peer, error=True)
         finally:
             websocket.finish(code)
             self.server.keeper.remove(websocket)

@@ -17,7 +17,7 @@ from kvserver.web.handoff import LATE_NS
 from kvserver.web.heads import MOST_HEADERS
 from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT, MOST_OWED_BYTES
-from shards.errors import OutcomeUnknown, Unavailable
+from shards.errors import NoFeed, OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
 
 GET = request("GET", "/k")
@@ -891,6 +891,9 @@ def test_without_a_gateway_a_handshake_is_503_but_eventsource_comes_again(
             answer = await web.ask(request("GET", "/v1/feed", *HANDSHAKE, *more))
             assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
             assert answer.headers["retry-after"]
+            problem = json.loads(answer.body)
+            assert (problem["code"], problem["title"]) == ("feed_unavailable", NoFeed.title)
+            assert "shard" not in "".join(map(str, problem.values()))
         await refused(web, request("GET", "/wal", *HANDSHAKE), 503)
         client = await web.connect()
         await client.send(EVENTS)

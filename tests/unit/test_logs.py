@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.logs import Json, Text, visible
+from shards.logs import REPEAT_S, Json, Recurring, Text, visible
 
 BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that have others shown in another order (UAX #9)."""
@@ -74,3 +74,17 @@ def test_every_mark_of_bidirectional_text_is_escaped() -> None:
     assert len(marks) == 9
     assert visible("".join(marks)).isascii()
     assert visible("a\tb\u00e9 \u05d0") == "a\\tb\u00e9 \u05d0"
+
+
+def test_what_comes_very_often_is_told_seldom_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    often = Recurring(logging.getLogger("kvserver"), logging.WARNING, "no room for %s")
+    for now, name in ((0.0, "a"), (0.1, "b"), (REPEAT_S - 0.1, "c"), (REPEAT_S, "d"), (2 * REPEAT_S, "e")):
+        often.tell(name, now=now)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no room for a", "no room for d (and 2 more like this before)", "no room for e",
+    ]  # fmt: skip
+    try:
+        raise ValueError
+    except ValueError:
+        often.tell("f", error=True, now=4 * REPEAT_S)
+    assert caplog.records[-1].exc_info
