@@ -44,14 +44,14 @@ class Wal:
 
     protocol = ""
 
-    def __init__(self, source: Source, grants: Grants, peer: str, binary: bool) -> None:
-        """From now on: the position is the history's end at this moment."""
+    def __init__(self, source: Source, grants: Grants, debts: Debts, peer: str, binary: bool) -> None:
+        """From now on: the position is the history's end at this moment. `debts`: its address's."""
         self.grants = grants
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
         self._revoked = False
         self._encode = formats.binary_frame if binary else formats.text_frame
-        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake)
+        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake, debts)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -176,13 +176,15 @@ class Gateway:
                 return self._part(head)
             raise NoFeed("the gateway is stopping")
         self.refresh()
-        if self.debts.are_high:
+        debts = self.debts.of(peer)
+        if debts.are_high:
             if path == target.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)  # EventSource never comes again after a 503
-            raise Overloaded("too much waits for clients to take it")
+            whose = "clients" if self.debts.are_high else "clients at this address"
+            raise Overloaded(f"too much waits for {whose} to take it")
         give_back = self._places.take(peer)
         try:
-            session = self._admission.admit(head) if path == target.FEED else self._wal(head, peer)
+            session = self._admission.admit(head, debts) if path == target.FEED else self._wal(head, debts, peer)
         except BaseException:
             give_back()
             raise
@@ -194,7 +196,7 @@ class Gateway:
         self._here[session] = lambda: None
         return session
 
-    def _wal(self, head: Head, peer: str) -> Session:
+    def _wal(self, head: Head, debts: Debts, peer: str) -> Session:
         assert self.source is not None and self._door is not None
         in_stream = is_told_in_stream(head)
         if in_stream:
@@ -206,7 +208,7 @@ class Gateway:
                 return Farewell(error)
             raise
         check_upgrade(head)
-        return Wal(self.source, grants, peer, head.first(b"content-type") == BINARY)
+        return Wal(self.source, grants, debts, peer, head.first(b"content-type") == BINARY)
 
     def answered(self, head: Head | None, peer: str, status: int, seconds: float, request_id: bytes) -> None:
         """Count a request, and tell of it: a worker that hands a connection over does not."""

@@ -114,9 +114,9 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._limits: Limits = server.application.limits
         self._head: Head | None = None
         self._session: Session | None = None
-        self._debt = Debt(server.keeper.debts)  # its head
         self.environ: dict[str, Any] = {}
         self.peer = _peer(address)
+        self._debt = Debt(server.keeper.debts.of(self.peer))  # its head
 
     def handle(self) -> None:
         """Serve the connection to its end. Never raises for what a client does."""
@@ -187,7 +187,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""
-        stream = Stream(self.socket, self.peer, self._limits, self.server.keeper.debts)
+        stream = Stream(self.socket, self.peer, self._limits, self._debt.debts)
         session.carry(stream)
         self.server.keeper.add(stream)
         self._count(200)

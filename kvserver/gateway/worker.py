@@ -170,7 +170,7 @@ class GatewayWorker(SocketWorker):
             return False
         board, self._tokens = found
         index, self.row = board.gateways.claim()
-        self.source = Source(board, self._run_dir, self.row, index, self.wsgi.debts)
+        self.source = Source(board, self._run_dir, self.row, index)
         self._counts = Counts()
         self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
         server = self.servers[0]
