@@ -119,8 +119,10 @@ class ServerSettings(ProcessSettings):
         "REST port (TLS in the worker). Default: none.",
     )  # fmt: skip
     feed_clients: int = setting(
-        50_000, integer(1, 1_000_000), "N", "Feed connections that each gateway serves; further ones get 503."
-    )
+        50_000, integer(1, 1_000_000), "N",
+        "Feed connections that each gateway serves; further ones get 503. The last eighth is for addresses that have "
+        "less than a sixteenth of all.",
+    )  # fmt: skip
     feed_clients_per_address: int = setting(
         0, integer(0, 1_000_000), "N",
         "The same from one address; 0: as many as there may be in all. Behind a proxy all clients have its address.",
