@@ -8,7 +8,9 @@ gateway answers one byte, 1, and owns the connection from then on.
 The worker afterwards closes its own descriptor, and does not shut the connection down: that would end it for both.
 
 A gateway that dies, stops or stands still has not answered, and the connection is still the worker's: it goes to the
-next one, or waits for it. EventSource never comes again after a refusal, so nobody is refused while one may come.
+next one, or waits for it. EventSource never comes again after a refusal, so nobody is refused while one may come. One
+that dies behind its answer leaves an end without a byte: a network error, after which EventSource does come again. (If
+it answered only when it has written a head, a death in between would have two of them written.)
 """
 
 from __future__ import annotations
