@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "connections_per_address",
         "unfinished_per_address",
         "unfinished_bytes_per_address",
+        "spare_places",
         "min_upload_rate",
         "trusted_proxies",
         "origins",

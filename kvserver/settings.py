@@ -119,8 +119,10 @@ class ServerSettings(ProcessSettings):
         "REST port (TLS in the worker). Default: none.",
     )  # fmt: skip
     feed_clients: int = setting(
-        50_000, integer(1, 1_000_000), "N", "Feed connections that each gateway serves; further ones get 503."
-    )
+        50_000, integer(1, 1_000_000), "N",
+        "Feed connections that each gateway serves; further ones get 503. The last eighth is for addresses that have "
+        "less than a sixteenth of all.",
+    )  # fmt: skip
     feed_clients_per_address: int = setting(
         0, integer(0, 1_000_000), "N",
         "The same from one address; 0: as many as there may be in all. Behind a proxy all clients have its address.",
@@ -128,7 +130,7 @@ class ServerSettings(ProcessSettings):
     connections_per_address: int = setting(
         4096, integer(0, 1_000_000), "N",
         "Connections from one address to each web worker; a further one is answered 503. 0: no limit. Feed connections "
-        "count where they are served. For this and the next two limits an IPv6 network of 64 bits is one address. "
+        "count where they are served. For this and the next three limits an IPv6 network of 64 bits is one address. "
         "Connections of --trusted-proxies do not count.",
     )  # fmt: skip
     unfinished_per_address: int = setting(
@@ -138,8 +140,15 @@ class ServerSettings(ProcessSettings):
     )  # fmt: skip
     unfinished_bytes_per_address: int = setting(
         160 << 20, size(0, 1 << 40), "BYTES",
-        "Bytes of such requests from one address, in each web worker; more is answered 503. All addresses together may "
-        "have 256 MiB. 0: no limit but that. Otherwise at least 1 MiB more than --max-batch and --max-value.",
+        "Bytes of such requests from one address, and of bodies that are not answered yet, in each web worker; more is "
+        "answered 503. All addresses together may have 256 MiB. 0: no limit but that. Otherwise at least 1 MiB more "
+        "than --max-batch and --max-value.",
+    )  # fmt: skip
+    spare_places: int = setting(
+        128, integer(0, 1023), "N",
+        "The last places of the 1,024 requests in flight, kept for addresses and tokens that have few: while no others "
+        "are free, who has in one worker half of N divided by the number of workers is answered 503. 0: none are kept. "
+        "Otherwise at least twice --workers.",
     )  # fmt: skip
     min_upload_rate: int = setting(
         16 << 10, size(1, 1 << 30), "BYTES",
@@ -204,4 +213,9 @@ class ServerSettings(ProcessSettings):
             raise SettingError(
                 f"--unfinished-bytes-per-address is {self.unfinished_bytes_per_address}: the largest request could "
                 f"never arrive; expected 0 or at least {least}, 1 MiB more than --max-batch and --max-value"
+            )
+        if 0 < self.spare_places < 2 * self.workers:
+            raise SettingError(
+                f"--spare-places is {self.spare_places}: with {self.workers} workers that would keep none for others; "
+                f"expected 0 or at least {2 * self.workers}, twice --workers"
             )

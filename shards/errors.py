@@ -240,6 +240,14 @@ class Unavailable(KVError):
     hint = "Repeat the request after the seconds given in Retry-After."
 
 
+class NoFeed(Unavailable):
+    """No gateway takes the connection."""
+
+    code = "feed_unavailable"
+    title = "No gateway takes feed connections now"
+    hint = "Connect again after the seconds given in Retry-After; all else is answered meanwhile."
+
+
 class OutcomeUnknown(KVError):
     """The request was handed to a shard whose answer never came."""
 

@@ -33,6 +33,7 @@ from shards.board import Board, LogWords
 from shards.causes import NO_SPACE
 from shards.clock import Now
 from shards.disk import DISK, Disk
+from shards.logs import Recurring
 from shards.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
 
 SEGMENT = 64 << 20
@@ -45,6 +46,7 @@ _SEGMENT_NAME = re.compile(r"[0-9]{12}\.log")
 
 
 log = logging.getLogger(__name__)
+_not_flushed = Recurring(log, logging.WARNING, "%s; it is tried again")
 
 
 class LogError(Exception):
@@ -331,7 +333,7 @@ class _Flusher(threading.Thread):
                 except LogBroken:
                     return  # the board says so to everybody
                 except LogError as error:
-                    log.warning("%s; it is tried again", error)
+                    _not_flushed.tell(error)
             with contextlib.suppress(LogBroken):
                 self._log.flush(self._board.history()[0])
         finally:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sys
 import threading
 import time
 from typing import Any, Final
 
 FORMATS: Final = ("text", "json")
+
+REPEAT_S: Final = 10.0
+"""How seldom events are told that come very often."""
 
 TRACE: Final = 5
 """Level below DEBUG: one line per request or group."""
@@ -85,6 +89,28 @@ class Json(_Formatter):
         if traceback := self._traceback(record):
             event["traceback"] = traceback
         return json.dumps(event)
+
+
+class Recurring:
+    """An event that a shortage, or a stranger, can bring about very often: the first is told at once, then at most one
+    in `REPEAT_S`, with how many were left out before it."""
+
+    def __init__(self, log: logging.Logger, level: int, message: str) -> None:
+        """`message`: with places for arguments, as `logging` has them."""
+        self._log, self._level, self._message = log, level, message
+        self._left_out = 0
+        self._quiet_until = -math.inf
+
+    def tell(self, *arguments: object, error: bool = False, now: float | None = None) -> None:
+        """It has happened. `error`: with the traceback of the exception that is being handled. `now`: by
+        time.monotonic(), None: ask for it."""
+        now = time.monotonic() if now is None else now
+        if now < self._quiet_until:
+            self._left_out += 1
+            return
+        more = f" (and {self._left_out} more like this before)" if self._left_out else ""
+        self._quiet_until, self._left_out = now + REPEAT_S, 0
+        self._log.log(self._level, self._message + more, *arguments, exc_info=error)
 
 
 def configure_logging(level: str, name: str, format: str = "text") -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from kvserver import wishes
 from kvserver.gateway import cursors
 from kvserver.gateway.clients import OnPoll, OnStream, OnWebSocket, Refusal
+from kvserver.gateway.debts import Debts
 from kvserver.gateway.door import Door, is_told_in_stream, ticket_of
 from kvserver.gateway.handler import Session, Streaming
 from kvserver.gateway.head import Head, answered, check_upgrade, refused, streaming
@@ -18,6 +19,7 @@ from kvserver.web import handshake
 from kvserver.web.answers import WrongMethod
 from kvserver.web.handshake import EVENT_STREAM
 from kvserver.web.origins import Origins
+from kvserver.web.proxies import group
 from kvserver.wishes import Wish
 from shards.errors import BadCursor, BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
 
@@ -26,7 +28,10 @@ JSON_TYPE: Final = b"application/json"
 
 
 class Places:
-    """How many clients there may be, in all and from one address."""
+    """How many clients there may be, in all and from one address.
+
+    The last eighth is for addresses that have less than a sixteenth of all: so one alone keeps nobody out.
+    """
 
     def __init__(self, most: int, most_of_one: int) -> None:
         """`most_of_one`: 0: as many as there may be in all."""
@@ -36,11 +41,16 @@ class Places:
 
     def take(self, peer: str) -> Callable[[], None]:
         """A place for a client at `peer` (`ip:port`); call the result to give it back. Raises `Overloaded`."""
-        address = peer.rpartition(":")[0] or peer
+        address = group(peer.rpartition(":")[0].strip("[]") or peer)
         if self._count >= self._most:
             raise Overloaded(f"this gateway has its {self._most} clients")
         if self._taken[address] >= self._most_of_one:
             raise Overloaded(f"{self._most_of_one} feeds are open from this address")
+        if self._count >= self._most - self._most // 8 and self._taken[address] >= max(1, self._most // 16):
+            raise Overloaded(
+                f"{self._count} feeds are open, {self._taken[address]} of them from this address: the last eighth of "
+                f"the {self._most} places is for those who have few"
+            )
         self._count += 1
         self._taken[address] += 1
 
@@ -59,41 +69,41 @@ class Admission:
     def __init__(self, source: Source, door: Door, origins: Origins) -> None:
         self._source, self._door, self._origins = source, door, origins
 
-    def admit(self, head: Head) -> Session | Streaming:
-        """A session. Raises `KVError`, which then is the answer."""
+    def admit(self, head: Head, debts: Debts) -> Session | Streaming:
+        """A session, what whose client has not taken is part of `debts`. Raises `KVError`, which then is the answer."""
         if head.method != "GET":
             raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
         if handshake.is_upgrade(head.headers):
-            return self._websocket(head)
+            return self._websocket(head, debts)
         wish, word = _wish(head)
         if handshake.is_event_stream(head.headers):
-            return self._events(head, wish, word)
+            return self._events(head, debts, wish, word)
         if ticket_of(head) is not None and self._door.tokens.required:
             raise BadTicket("tickets are for WebSocket and SSE")
         grants = self._door.enter(head, "sse")
         if LINES in head.first(b"accept").lower():
-            return OnStream(self._source, wish, grants, streaming(head, self._origins, LINES), sse=False)
+            return OnStream(self._source, debts, wish, grants, streaming(head, self._origins, LINES), sse=False)
         brief, origins = head.brief(), self._origins
         return OnPoll(
-            self._source, wish, grants,
+            self._source, debts, wish, grants,
             lambda body: answered(brief, origins, JSON_TYPE, body),
             lambda error: refused(error, brief, origins, secrets.token_hex(8).encode()),
         )  # fmt: skip
 
-    def _websocket(self, head: Head) -> Session:
+    def _websocket(self, head: Head, debts: Debts) -> Session:
         check_upgrade(head)
         protocol = _protocol(head)
         try:
             wish, _ = _wish(head)
-            return OnWebSocket(self._source, wish, self._door.enter(head, "websocket"), protocol)
+            return OnWebSocket(self._source, debts, wish, self._door.enter(head, "websocket"), protocol)
         except (Unauthorized, Forbidden, BadCursor) as error:
             if is_told_in_stream(head):
                 return Refusal(error, protocol)
             raise
 
-    def _events(self, head: Head, wish: Wish, word: bytes) -> Streaming:
+    def _events(self, head: Head, debts: Debts, wish: Wish, word: bytes) -> Streaming:
         grants, new_word = self._door.enter_again(head, word)
-        return OnStream(self._source, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word)
+        return OnStream(self._source, debts, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word)
 
 
 def _wish(head: Head) -> tuple[Wish, bytes]:

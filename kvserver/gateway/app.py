@@ -22,10 +22,12 @@ from kvserver.web import handshake, target
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.counting import Counts
 from kvserver.web.origins import Hosts, Origins, Pages
-from shards.errors import Forbidden, KVError, NoSuchResource, Overloaded, Unauthorized, Unavailable
+from shards.errors import Forbidden, KVError, NoFeed, NoSuchResource, Overloaded, Unauthorized
 from shards.log import Trimmed
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_failed = Recurring(log, logging.ERROR, "feeding %s")
 
 BINARY: Final = b"application/octet-stream"
 """The Content-Type of an upgrade whose sender wants binary frames."""
@@ -42,14 +44,14 @@ class Wal:
 
     protocol = ""
 
-    def __init__(self, source: Source, grants: Grants, peer: str, binary: bool) -> None:
-        """From now on: the position is the history's end at this moment."""
+    def __init__(self, source: Source, grants: Grants, debts: Debts, peer: str, binary: bool) -> None:
+        """From now on: the position is the history's end at this moment. `debts`: its address's."""
         self.grants = grants
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
         self._revoked = False
         self._encode = formats.binary_frame if binary else formats.text_frame
-        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake)
+        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake, debts)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -88,7 +90,7 @@ class Wal:
             self._source.counts["lag_closed"] += 1
             self._websocket.close(1013, "too far behind: what comes next is no longer kept")
         except Exception:
-            log.exception("feeding %s", self._peer)
+            _failed.tell(self._peer, error=True)
             self._websocket.close(1011)
         return None
 
@@ -172,15 +174,17 @@ class Gateway:
         if self.source is None or self._door is None or self._admission is None:
             if path == target.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)
-            raise Unavailable("the feed is stopping")
+            raise NoFeed("the gateway is stopping")
         self.refresh()
-        if self.debts.are_high:
+        debts = self.debts.of(peer)
+        if debts.are_high:
             if path == target.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)  # EventSource never comes again after a 503
-            raise Overloaded("too much waits for clients to take it")
+            whose = "clients" if self.debts.are_high else "clients at this address"
+            raise Overloaded(f"too much waits for {whose} to take it")
         give_back = self._places.take(peer)
         try:
-            session = self._admission.admit(head) if path == target.FEED else self._wal(head, peer)
+            session = self._admission.admit(head, debts) if path == target.FEED else self._wal(head, debts, peer)
         except BaseException:
             give_back()
             raise
@@ -192,7 +196,7 @@ class Gateway:
         self._here[session] = lambda: None
         return session
 
-    def _wal(self, head: Head, peer: str) -> Session:
+    def _wal(self, head: Head, debts: Debts, peer: str) -> Session:
         assert self.source is not None and self._door is not None
         in_stream = is_told_in_stream(head)
         if in_stream:
@@ -204,7 +208,7 @@ class Gateway:
                 return Farewell(error)
             raise
         check_upgrade(head)
-        return Wal(self.source, grants, peer, head.first(b"content-type") == BINARY)
+        return Wal(self.source, grants, debts, peer, head.first(b"content-type") == BINARY)
 
     def answered(self, head: Head | None, peer: str, status: int, seconds: float, request_id: bytes) -> None:
         """Count a request, and tell of it: a worker that hands a connection over does not."""

@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 from kvserver.access.grants import Grants
 from kvserver.access.tickets import RENEW_S
 from kvserver.gateway import encodings
-from kvserver.gateway.debts import Debt
+from kvserver.gateway.debts import Debt, Debts
 from kvserver.gateway.door import Telling, close_code
 from kvserver.gateway.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.envelopes import Ending
@@ -27,8 +27,10 @@ from kvserver.gateway.stream import Stream
 from kvserver.web.handshake import RETRY
 from kvserver.wishes import Wish
 from shards.errors import Forbidden, KVError, Overloaded
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_failed = Recurring(log, logging.ERROR, "feeding %s")
 
 SILENCE_S: Final = 9.0
 """After which a client gets a bookmark, when it is looked at next: within 10 s."""
@@ -52,9 +54,11 @@ class Client:
         listens: it wants activity.
     """
 
-    def __init__(self, source: Source, wish: Wish, grants: Grants, encoding: Encoding, carry: Carry) -> None:
-        """Raises `Forbidden` if it can never see anything."""
-        self.grants = grants
+    def __init__(
+        self, source: Source, debts: Debts, wish: Wish, grants: Grants, encoding: Encoding, carry: Carry
+    ) -> None:
+        """`debts`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
+        self.grants, self._debts = grants, debts
         self._source, self._wish, self._carry = source, wish, carry
         self._wake: Callable[[], None] = lambda: None
         self._due = self._revoked = self._waits = False
@@ -63,7 +67,7 @@ class Client:
         self.listens = wish.activity
         source.enter(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = Follow(source.history, shown, encoding, wish, Debt(source.debts))
+            self.follow = Follow(source.history, shown, encoding, wish, Debt(debts))
         except BaseException:
             source.exit(self)
             raise
@@ -107,7 +111,7 @@ class Client:
         """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
         parts: list[bytes] = []
         size = 0
-        self._waits = self._source.debts.are_full
+        self._waits = self._debts.are_full
         while size < TURN_BYTES and not self._waits:
             if self.follow.has_everything and not self._due:
                 break
@@ -143,11 +147,11 @@ class OnWebSocket(Client):
 
     PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
 
-    def __init__(self, source: Source, wish: Wish, grants: Grants, protocol: str) -> None:
+    def __init__(self, source: Source, debts: Debts, wish: Wish, grants: Grants, protocol: str) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
         encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
-        super().__init__(source, wish, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
+        super().__init__(source, debts, wish, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -178,7 +182,7 @@ class OnWebSocket(Client):
         try:
             data = self.next()
         except Exception:
-            log.exception("feeding %s", self._websocket.peer)
+            _failed.tell(self._websocket.peer, error=True)
             self._websocket.close(1011)
             return None
         return None if data is None else Piece(data)
@@ -218,6 +222,7 @@ class OnStream(Client):
     def __init__(
         self,
         source: Source,
+        debts: Debts,
         wish: Wish,
         grants: Grants,
         head: bytes,
@@ -227,7 +232,7 @@ class OnStream(Client):
         self._stream: Stream | None = None
         self.head = head + (RETRY if sse else b"")
         carry = encodings.sse if new_word is None else _worded(new_word)
-        super().__init__(source, wish, grants, JSON, carry if sse else encodings.ndjson)
+        super().__init__(source, debts, wish, grants, JSON, carry if sse else encodings.ndjson)
 
     def end(self) -> None:
         """It is gone."""
@@ -271,13 +276,13 @@ class OnPoll(Client):
     head = b""
 
     def __init__(
-        self, source: Source, wish: Wish, grants: Grants,
+        self, source: Source, debts: Debts, wish: Wish, grants: Grants,
         answer: Callable[[bytes], bytes], refuse: Callable[[KVError], bytes],
     ) -> None:  # fmt: skip
         self._answer, self._refuse = answer, refuse
         self._stream: Stream | None = None
         self._at_once = wish.since is None and not wish.snapshot
-        super().__init__(source, wish, grants, JSON, encodings.ndjson)
+        super().__init__(source, debts, wish, grants, JSON, encodings.ndjson)
         wait_s = max(wish.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
         self._until = time.monotonic() + wait_s
         self._due_revision = source.history.watermark()
@@ -308,7 +313,7 @@ class OnPoll(Client):
         assert self._stream is not None
         if self._is_behind() and not self._at_once:
             return None
-        if self._source.debts.are_high and not (self._at_once or self.follow.has_everything):
+        if self._debts.are_high and not (self._at_once or self.follow.has_everything):
             return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
         gaps = self.follow.gaps
         found = Answer(self.follow.cursor, False, []) if self._at_once else self._collect()
@@ -324,7 +329,7 @@ class OnPoll(Client):
         page of a snapshot is counted when it is read, and waits for room itself.)"""
         if self.follow.in_snapshot:
             return poll(self.follow)
-        coming = Debt(self._source.debts)
+        coming = Debt(self._debts)
         coming.owe(self._source.largest_answer)
         try:
             return poll(self.follow)

@@ -3,41 +3,72 @@
 All of them have one budget together. What several clients are given alike counts once, however many still have to take
 it. When most of the budget is spent, nobody new is let in and no snapshot goes on; when all of it is, nobody is
 given anything. `kvserver.gateway.socket.Keeper` then ends the connections of those who take next to nothing.
+
+Each address has a budget of its own within that, half as large, to which the same applies: so one alone can never spend
+so much that others are not let in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
+from weakref import WeakValueDictionary
+
+from kvserver.web.proxies import group
 
 MOST_BYTES: Final = 256 << 20
 """Bytes that all clients of a gateway may owe together."""
 
 
 class Debts:
-    """The budget.
+    """A budget: that of a gateway, or of one address within it.
 
     Attributes:
         bytes: that are owed.
     """
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MOST_BYTES, whole: Debts | None = None) -> None:
+        """`whole`: of which it is a part, None if it is none."""
         self.bytes = 0
-        self._most = most
+        self._most, self._whole = most, whole
         self._shared: dict[int, int] = {}  # by the object's id: how many owe it
+        self._parts: WeakValueDictionary[str, Debts] = WeakValueDictionary()
+
+    def of(self, peer: str) -> Debts:
+        """The part of the address of `peer` (`ip:port`), as long as somebody refers to it; a Unix socket has none, and
+        is given the whole."""
+        host = peer.rpartition(":")[0].strip("[]")
+        if not host:
+            return self
+        name = group(host)
+        part = self._parts.get(name)
+        if part is None:
+            part = self._parts[name] = Debts(self._most // 2, self)
+        return part
 
     @property
     def are_high(self) -> bool:
         """Whether there is no room for anybody new, nor for what is large."""
-        return self.are_high_without(0)
+        return self.are_high_without(0) or (self._whole is not None and self._whole.are_high)
 
     def are_high_without(self, size: int) -> bool:
-        """The same if `size` bytes less were owed."""
+        """Whether this budget itself, not the whole, would be high if `size` bytes less were owed."""
         return self.bytes - size >= self._most * 3 // 4
 
     @property
     def are_full(self) -> bool:
         """Whether there is no room for anything."""
-        return self.bytes >= self._most
+        return self.bytes >= self._most or (self._whole is not None and self._whole.are_full)
+
+    def high_parts(self) -> list[Debts]:
+        """Those of addresses that owe so much that they are high by themselves."""
+        return [part for part in list(self._parts.values()) if part.are_high_without(0)]
+
+    def levels(self) -> Iterator[Debts]:
+        """It, and the whole that it is part of."""
+        yield self
+        if self._whole is not None:
+            yield self._whole
 
     def share(self, data: bytes) -> bool:
         """Somebody owes `data`, an object that others may owe, too; whether nobody else does."""
@@ -75,18 +106,21 @@ class Debt:
         """It owes `size` bytes of its own now, and nothing else."""
         if self._shared is not None:
             self._let_go()
-        self._debts.bytes += size - self.size
+        for debts in self._debts.levels():
+            debts.bytes += size - self.size
         self.size = size
 
     def owe_shared(self, data: bytes) -> None:
         """It owes `data` now, an object that others may owe, too, and nothing else."""
         self.owe(0)
         self.size, self._shared = len(data), data
-        if self._debts.share(data):
-            self._debts.bytes += len(data)
+        for debts in self._debts.levels():
+            if debts.share(data):
+                debts.bytes += len(data)
 
     def _let_go(self) -> None:
         assert self._shared is not None
-        if self._debts.unshare(self._shared):
-            self._debts.bytes -= len(self._shared)
+        for debts in self._debts.levels():
+            if debts.unshare(self._shared):
+                debts.bytes -= len(self._shared)
         self.size, self._shared = 0, None

@@ -30,8 +30,10 @@ from kvserver.gateway.stream import Stream
 from kvserver.web import heads
 from kvserver.web.origins import Pages
 from shards.errors import KVError, Overloaded, RequestTimeout
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_failed = Recurring(log, logging.ERROR, "serving %s")
 
 SESSION_KEY = "kvserver.session"
 """Where the environ carries the session."""
@@ -112,9 +114,9 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._limits: Limits = server.application.limits
         self._head: Head | None = None
         self._session: Session | None = None
-        self._debt = Debt(server.keeper.debts)  # its head
         self.environ: dict[str, Any] = {}
         self.peer = _peer(address)
+        self._debt = Debt(server.keeper.debts.of(self.peer))  # its head
 
     def handle(self) -> None:
         """Serve the connection to its end. Never raises for what a client does."""
@@ -185,7 +187,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""
-        stream = Stream(self.socket, self.peer, self._limits, self.server.keeper.debts)
+        stream = Stream(self.socket, self.peer, self._limits, self._debt.debts)
         session.carry(stream)
         self.server.keeper.add(stream)
         self._count(200)
@@ -193,7 +195,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             stream.run(session.head)
         except Exception as error:
             if not isinstance(error, OSError):
-                log.exception("serving %s", self.peer)
+                _failed.tell(self.peer, error=True)
             stream.abort()
         finally:
             self.server.keeper.remove(stream)
@@ -289,7 +291,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         except WebSocketError:
             pass  # it sent to a client that had gone
         except Exception:
-            log.exception("serving %s", self.peer)
+            _failed.tell(self.peer, error=True)
         finally:
             websocket.finish(code)
             self.server.keeper.remove(websocket)

@@ -21,8 +21,12 @@ from gevent import socket as gsocket
 from kvserver.web.acceptor import EXHAUSTED_S
 from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 from shards.causes import EXHAUSTED
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_exhausted = Recurring(log, logging.ERROR, "no connection can be taken over: %s")
+_not_taken = Recurring(log, logging.ERROR, "a connection was not taken over: no descriptor is free for it")
+_unknown_form = Recurring(log, logging.WARNING, "a connection was handed over in a form this version does not know: %s")
 
 _BACKLOG = 512
 _decode = msgspec.msgpack.Decoder(tuple[int, str, bytes, bytes]).decode
@@ -51,7 +55,7 @@ class Reception:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     return
-                log.error("no connection can be taken over: %s", error.strerror)
+                _exhausted.tell(error.strerror)
                 gevent.sleep(EXHAUSTED_S)  # some will have gone
             else:
                 gevent.spawn(self._receive, channel)
@@ -68,7 +72,7 @@ class Reception:
             message, fds, whole = _receive_fds(channel)
             if not whole:
                 _close(fds)
-                log.error("a connection was not taken over: no descriptor is free for it")
+                _not_taken.tell()
                 return
             try:
                 version, address, head, rest = _decode(message)
@@ -77,7 +81,7 @@ class Reception:
             except (ValueError, msgspec.MsgspecError) as error:
                 _close(fds)
                 if message:
-                    log.warning("a connection was handed over in a form this version does not know: %s", error)
+                    _unknown_form.tell(error)
                 return
             if self._closed or not self._has_room() or not _answer(channel):
                 _close(fds)

@@ -460,6 +460,11 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self.abort()
 
     @property
+    def debts(self) -> Debts:
+        """The budget that its client's debt is part of."""
+        return self._outlet.debt.debts
+
+    @property
     def slow_debt(self) -> int:
         """Bytes that its client owes, if that takes next to nothing of them; else 0."""
         return self._outlet.debt.size if self._outlet.is_slow else 0
@@ -467,6 +472,10 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
 
 class Kept(Protocol):
     """A connection, as its keeper sees it. Nothing of this blocks."""
+
+    @property
+    def debts(self) -> Debts:
+        """The budget that its client's debt is part of."""
 
     @property
     def slow_debt(self) -> int:
@@ -526,18 +535,26 @@ class Keeper:
                 if is_time_to_ping:
                     websocket.ping()
                 breathe()
-            if self.debts.are_high:
-                self.make_room()
+            self.make_room()
 
     def make_room(self) -> None:
-        """End connections of those who take next to nothing, the largest debts first, until enough is left."""
+        """Where much is owed, by one address or by all, end connections of those who take next to nothing."""
         given_back = 0
-        for websocket in sorted(self._open, key=lambda kept: kept.slow_debt, reverse=True):
+        for part in self.debts.high_parts():
+            given_back += self._make_room(part, [kept for kept in self._open if kept.debts is part], 0)
+        if self.debts.are_high_without(given_back):
+            self._make_room(self.debts, list(self._open), given_back)
+
+    def _make_room(self, debts: Debts, connections: list[Kept], given_back: int) -> int:
+        """End slow ones of `connections`, the largest debts first, until enough of `debts` is left; returns the bytes
+        that they give back when their greenlets run, with `given_back`."""
+        for websocket in sorted(connections, key=lambda kept: kept.slow_debt, reverse=True):
             debt = websocket.slow_debt
-            if not debt or not self.debts.are_high_without(given_back):
+            if not debt or not debts.are_high_without(given_back):
                 break
-            websocket.abort()  # gives it back when its greenlet runs
+            websocket.abort()
             given_back += debt
+        return given_back
 
     def close_all(self, code: int, reason: str, why: Ending, within_s: float) -> None:
         """Close every connection, spread over at most `within_s` seconds so that not all clients return at once."""

@@ -62,7 +62,10 @@ _MOST_MESSAGES = 512  # of a socket in one turn
 class Follower:
     """One client of the feed."""
 
-    def __init__(self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None], debts: Debts
+    ) -> None:
+        self._debts = debts
         self.view, self.tail, self.cursor, self.wake = view, tail, cursor, wake
         self.overtaken: Trimmed | None = None
         self.waits = False  # for others to take what they owe
@@ -74,7 +77,7 @@ class Follower:
         Raises `Trimmed` if the log does not reach back to where it is, `LogError`.
         """
         cursor, source = self.cursor, self._source
-        self.waits = source.debts.are_full and not cursor.begun
+        self.waits = self._debts.are_full and not cursor.begun
         if self.waits:
             return None
         before = cursor.delivered
@@ -104,13 +107,11 @@ class Source:
         counts: figures for the board.
         history: what clients of `/v1/feed` follow.
         held: what clients are in the middle of.
-        debts: what clients have not taken.
         largest_answer: bytes that one poll may be answered.
     """
 
-    def __init__(self, board: Board, run_dir: Path, row: GatewayRow, index: int, debts: Debts) -> None:
+    def __init__(self, board: Board, run_dir: Path, row: GatewayRow, index: int) -> None:
         """`row`, `index`: the claimed row. Binds the activity socket."""
-        self.debts = debts
         self.largest_answer = MOST_BYTES + 4 * board.facts.max_value // 3  # one value may pass the limit, in Base64
         self._board, self._row = board, row
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -142,10 +143,10 @@ class Source:
 
     # Clients
 
-    def join(self, view: View, wake: Callable[[], None]) -> Follower:
+    def join(self, view: View, wake: Callable[[], None], debts: Debts) -> Follower:
         """A client that gets what `view` shows above the history's present end; encoders must be few, each one object.
 
-        `wake` is called when it has something to take.
+        `wake` is called when it has something to take. `debts`: of which what it has not taken is part.
         """
         self._catch_up()
         self._row.listening += 1  # before the end is read: what is done from now on is reported
@@ -154,7 +155,7 @@ class Source:
             self._tails[view] = Tail(self._shown)
             self._share()
         tail = self._tails[view]
-        follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake)
+        follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake, debts)
         self._followers.add(follower)
         self._count()
         return follower

@@ -118,6 +118,11 @@ class Stream:
             self.abort()
 
     @property
+    def debts(self) -> Debts:
+        """The budget that its client's debt is part of."""
+        return self._outlet.debt.debts
+
+    @property
     def slow_debt(self) -> int:
         """Bytes that its client owes, if that takes next to nothing of them; else 0."""
         return self._outlet.debt.size if self._outlet.is_slow else 0

@@ -40,9 +40,12 @@ from kvserver.settings import ServerSettings
 from kvserver.web.counting import Counts
 from shards import logs, process
 from shards.board import Board, BoardError, Common
+from shards.causes import EXHAUSTED
+from shards.logs import Recurring
 from shards.settings import load
 
 log = logging.getLogger(__name__)
+_exhausted = Recurring(log, logging.ERROR, "a connection cannot be taken or served: %s")
 
 CLOSE_WITHIN_S = 0.8
 """Over how long a stopping process spreads its closes."""
@@ -167,7 +170,7 @@ class GatewayWorker(SocketWorker):
             return False
         board, self._tokens = found
         index, self.row = board.gateways.claim()
-        self.source = Source(board, self._run_dir, self.row, index, self.wsgi.debts)
+        self.source = Source(board, self._run_dir, self.row, index)
         self._counts = Counts()
         self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
         server = self.servers[0]
@@ -244,7 +247,10 @@ class GatewayWorker(SocketWorker):
 
 
 def _failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
-    log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
+    if isinstance(error, OSError) and error.errno in EXHAUSTED:  # accepting a connection, again and again
+        _exhausted.tell(error.strerror)
+    else:
+        log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
 
 
 def patience_s(telling_s: float) -> float:

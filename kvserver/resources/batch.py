@@ -21,7 +21,8 @@ from kvserver.resources.values import answer, told_to
 from kvserver.router import Router
 from kvserver.times import rfc3339
 from kvserver.turns import in_turns
-from kvserver.web.exchange import GRANTS
+from kvserver.web.exchange import GRANTS, SHARE
+from kvserver.web.shares import Share
 from kvserver.web.traffic import Traffic
 from shards.edits import unmarked
 from shards.errors import (
@@ -72,8 +73,8 @@ class Batch:
         )
         kinds = set(map(type, operations))
         if not kinds.isdisjoint((Get, Patch)):
-            self._traffic.check_room()
-        told = Told(format, req.scope[GRANTS], self._traffic, kinds == {Get})
+            self._traffic.check_room(req.scope[SHARE])
+        told = Told(format, req.scope[GRANTS], self._traffic, req.scope[SHARE], kinds == {Get})
         try:
             if atomic and operations:
                 await self._do_atomic(operations, told)
@@ -177,7 +178,9 @@ class Told:
         full: no value more is told: a get is `answer_too_large` from now on.
     """
 
-    def __init__(self, format: Format, grants: Grants, traffic: Traffic, reads_only: bool) -> None:
+    def __init__(self, format: Format, grants: Grants, traffic: Traffic, share: Share | None, reads_only: bool) -> None:
+        """`share`: of whose address the answer is counted."""
+        self._share = share
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self._traffic, self._reads_only = traffic, reads_only
         self._unrestricted = grants is EVERYTHING
@@ -191,13 +194,13 @@ class Told:
         """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
         nothing was changed."""
         self._held += size
-        self._traffic.bytes_owed += size
+        self._traffic.owe(self._share, size)
         if self._reads_only:
-            self._traffic.check_room()
+            self._traffic.check_room(self._share, self._held)
 
     def release(self) -> None:
         """The answer is made, and counted by whoever sends it."""
-        self._traffic.bytes_owed -= self._held
+        self._traffic.owe(self._share, -self._held)
         self._held = 0
 
     def follow_tokens(self) -> None:

@@ -64,7 +64,7 @@ class KeyOfVersion1:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
         if req.method == "GET":
-            check_room(self._router, self._traffic, key)
+            check_room(req, self._router, self._traffic, key)
         item = find(req, self._router, key)
         if item is None:
             raise NotFound
@@ -91,7 +91,7 @@ class KeyOfVersion1:
         grants, want_previous = _require_write(req, key), "return" in parameters
         if want_previous:
             grants.require("read", key)
-            check_room(self._router, self._traffic, key)
+            check_room(req, self._router, self._traffic, key)
         ttl_ms, expires_ms = query.expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
@@ -117,7 +117,7 @@ class KeyOfVersion1:
         kind = bodies.media_type(req)
         if kind.encode() != answers.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {answers.MERGE_PATCH.decode()} is known")
-        check_room(self._router, self._traffic, key)
+        check_room(req, self._router, self._traffic, key)
         body = await bodies.read_json(req)
         with seen_by(grants, key):
             result = await self._router.request(Patch(key, body, self._condition(req, key)))

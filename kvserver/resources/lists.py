@@ -10,6 +10,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver.resources.values import answer
+from kvserver.web.shares import Share
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 
 STREAM_FROM: Final = 1 << 20
@@ -53,8 +54,9 @@ async def nothing() -> AsyncIterator[list[bytes]]:
     yield []  # makes it an iterator
 
 
-async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic) -> AsyncIterator[bytes]:
-    """`chunks`; raises `Overloaded` if they turn out to be a large answer for which there is no room.
+async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
+    """`chunks`, to the address of `share`; raises `Overloaded` if they turn out to be a large answer for which there is
+    no room.
 
     Where the answer has begun, it goes on: then each chunk has waited for the one before to be taken.
     """
@@ -63,31 +65,33 @@ async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic) -> Asy
         if size < STREAM_FROM:
             size += len(chunk)
             if size >= LARGE_ANSWER:
-                traffic.check_room()
+                traffic.check_room(share)
         yield chunk
 
 
-async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic) -> AsyncIterator[bytes]:
+async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
     """`chunks`, which are taken as fast as they come, by a task that goes on whatever becomes of this iterator.
 
-    Those that were not asked for yet count as an answer that was not taken yet.
+    Those that were not asked for yet count as an answer that the address of `share` has not taken yet.
     """
     spool: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, traffic))
+    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, traffic, share))
     traffic.tasks.add(task)
     task.add_done_callback(traffic.tasks.discard)
     while (chunk := await spool.get()) is not None:
         if isinstance(chunk, Exception):
             raise chunk
-        traffic.bytes_owed -= len(chunk)
+        traffic.owe(share, -len(chunk))
         yield chunk
 
 
-async def _fill(spool: asyncio.Queue[bytes | Exception | None], chunks: AsyncIterator[bytes], traffic: Traffic) -> None:
+async def _fill(
+    spool: asyncio.Queue[bytes | Exception | None], chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None
+) -> None:
     """Ends with None, or with what was raised."""
     try:
         async for chunk in chunks:
-            traffic.bytes_owed += len(chunk)
+            traffic.owe(share, len(chunk))
             spool.put_nowait(chunk)
     except Exception as error:
         spool.put_nowait(error)

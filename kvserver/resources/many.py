@@ -22,7 +22,7 @@ from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer
 from kvserver.router import PAGE_KEYS, Router
 from kvserver.times import rfc3339
-from kvserver.web.exchange import GRANTS
+from kvserver.web.exchange import GRANTS, SHARE
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
 from shards.maps import PAGE_BYTES, Item
@@ -95,7 +95,7 @@ class Many:
         else:
             body = await self._page(resp, wanted, given)
             if len(body) >= LARGE_ANSWER:
-                self._traffic.check_room()
+                self._traffic.check_room(req.scope[SHARE])
         await answer(req, resp, body, JSON)
 
     on_head = on_get

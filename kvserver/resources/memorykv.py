@@ -16,7 +16,7 @@ from kvserver.resources.values import answer, check_room
 from kvserver.router import Router
 from kvserver.web import coding, handshake, target
 from kvserver.web.answers import HTML, WrongMethod, names
-from kvserver.web.exchange import GRANTS, SCRIPT
+from kvserver.web.exchange import GRANTS, SCRIPT, SHARE
 from kvserver.web.traffic import Traffic
 from shards.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.limits import MAX_KEY, is_content_type
@@ -61,7 +61,7 @@ class Key:
             self._router.activity("read", key)
             resp.data = b""
             return
-        check_room(self._router, self._traffic, key)
+        check_room(req, self._router, self._traffic, key)
         item = self._router.get(key)
         if item is None:
             resp.data = b""
@@ -79,7 +79,7 @@ class Key:
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
-        check_room(self._router, self._traffic, key)
+        check_room(req, self._router, self._traffic, key)
         value = await req.stream.read()
         done = await self._router.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
@@ -91,7 +91,7 @@ class Key:
         if len(key) > MAX_KEY:
             self._router.activity("delete", key)
             raise NotFound
-        check_room(self._router, self._traffic, key)
+        check_room(req, self._router, self._traffic, key)
         done = await self._router.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound
@@ -132,7 +132,8 @@ class Keys:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
         req.scope[GRANTS].require_all("read", b"")
-        await answer_list(req, resp, refused_if_full(json_array(self._router.keys(b"")), self._traffic))
+        keys = json_array(self._router.keys(b""))
+        await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
 
@@ -157,7 +158,8 @@ class Prefix:
             self._router.activity("list_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
-            await answer_list(req, resp, refused_if_full(json_array(self._router.keys(key)), self._traffic))
+            keys = json_array(self._router.keys(key))
+            await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
 
@@ -173,8 +175,9 @@ class Prefix:
             self._router.activity("delete_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
-            self._traffic.check_room()
-            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._traffic))
+            share = req.scope[SHARE]
+            self._traffic.check_room(share)
+            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._traffic, share))
 
 
 class Feed:

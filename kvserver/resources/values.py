@@ -14,6 +14,7 @@ from kvserver.conditions import etag
 from kvserver.router import Router
 from kvserver.times import http_date, rfc3339
 from kvserver.web import coding
+from kvserver.web.exchange import SHARE
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.errors import Conflict, KVError, PreconditionFailed
 from shards.maps import Item
@@ -34,10 +35,11 @@ def find(req: Request, router: Router, key: bytes) -> Item | None:
     return item
 
 
-def check_room(router: Router, traffic: Traffic, key: bytes) -> None:
+def check_room(req: Request, router: Router, traffic: Traffic, key: bytes) -> None:
     """Raise `Overloaded` if the value of `key` is a large answer for which there is no room."""
-    if traffic.full and router.size(key) >= LARGE_ANSWER:
-        traffic.check_room()
+    share = req.scope[SHARE]
+    if traffic.is_full(share) and router.size(key) >= LARGE_ANSWER:
+        traffic.check_room(share)
 
 
 def of_revision(revision: int, coding: str = "", expires_ms: int = 0) -> list[tuple[str, str]]:

@@ -12,8 +12,10 @@ from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import Token, publish
 from shards.board import Board
+from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
+_not_looked_at = Recurring(log, logging.ERROR, "the file of tokens %s was not looked at")
 
 LOOK_S = 0.4
 """Between looks at the file. What two of them have seen counts: who writes it in place leaves half of it for a moment,
@@ -70,7 +72,7 @@ class TokenWatch:
             try:
                 self.look(asked)
             except Exception:  # whatever it is: the tokens in effect hold, and it is looked again
-                log.exception("the file of tokens %s was not looked at", self._path)
+                _not_looked_at.tell(self._path, error=True)
 
     def look(self, asked: bool = False) -> None:
         """One look. `asked`: what it finds counts though it was not seen before."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from shards.causes import EXHAUSTED
+from shards.logs import Recurring
 
 if TYPE_CHECKING:
     from kvserver.web.traffic import Traffic  # the gateway, which imports this module, has no use for it
@@ -27,6 +28,7 @@ EXHAUSTED_S: Final = 0.1
 
 
 log = logging.getLogger("kvserver.web.acceptor")
+_exhausted = Recurring(log, logging.ERROR, "no connection can be taken: %s")
 
 
 class Acceptor:
@@ -79,7 +81,7 @@ class Acceptor:
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
-            log.error("no connection can be taken: %s", error.strerror)
+            _exhausted.tell(error.strerror)
             self._leave(listener, EXHAUSTED_S)
             return
         connection.setblocking(False)

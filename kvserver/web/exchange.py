@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvserver.access.grants import NOTHING
 from kvserver.web import answers, target
 from kvserver.web.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
+from kvserver.web.shares import Share
 from shards.errors import InvalidToken, KVError, Overloaded
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ SCRIPT = "kvserver.script"
 
 GIVEN_ID = "kvserver.request_id"
 """Key of the scope under which the request's id is: the client's X-Request-Id, or one that was made for an error."""
+
+SHARE = "kvserver.share"
+"""Key of the scope under which is the share of the client's address (`kvserver.web.shares.Share`), None without."""
 
 GRANTS = "kvserver.grants"
 """Key of the scope under which is what the client may (`kvserver.access.grants.Grants`)."""
@@ -64,12 +68,14 @@ class Exchange:
         counted: it is one of the requests in flight.
         judged_by: generation of the tokens by which its grants were found.
         bytes_held, bytes_owed: what it has added to the worker's.
+        share: that of its client's address, to which both are added, too; None: nobody's.
+        places: the shares in which it is one of the requests in flight.
     """
 
     __slots__ = (
         "_chunked", "_started", "accept", "authorization", "begun_at", "body", "bytes_held", "bytes_owed", "complete",
         "counted", "disconnected", "error", "headers", "judged_by", "keep_alive", "last", "method", "origin", "path",
-        "protocol", "request_id", "scope", "script", "start", "status", "version",
+        "places", "protocol", "request_id", "scope", "script", "share", "start", "status", "version",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol) -> None:
@@ -86,6 +92,8 @@ class Exchange:
         self.begun_at = perf_counter()
         self.status = 0
         self.start: Headers = []
+        self.share: Share | None = None
+        self.places: tuple[Share, ...] = ()
         self.disconnected = self.complete = self._started = self._chunked = False
 
     # The application's side
@@ -207,22 +215,34 @@ class Exchange:
         """Count bytes of a body that take memory; negative ones give it back."""
         self.bytes_held += size
         self.protocol.traffic.bytes_held += size
+        if self.share is not None:
+            self.share.bytes += size
 
     def _owe(self, size: int) -> None:
         self.bytes_owed += size
-        self.protocol.traffic.bytes_owed += size
+        self.protocol.traffic.owe(self.share, size)
 
-    def enter(self) -> bool:
-        """Count as in flight; False if the server has as many as it takes: then `Overloaded` is the answer.
+    def enter(self) -> None:
+        """Count as in flight, if there is a place for its client; else `Overloaded` is the answer.
 
         Questions about health, and about what may be asked, are not counted.
         """
         if self.path in UNCOUNTED or self.method == "OPTIONS":
-            return True
-        self.counted = self.protocol.traffic.enter()
-        if not self.counted:
-            self.error = Overloaded()
-        return self.counted
+            return
+        try:
+            self.places = self.check_places()
+        except Overloaded as error:
+            self.error = error
+            return
+        self.counted = True
+        self.protocol.traffic.enter(self.places)
+
+    def check_places(self) -> tuple[Share, ...]:
+        """Where it will count when it is in flight. Raises `Overloaded` if there is no place for its client."""
+        traffic = self.protocol.traffic
+        places = traffic.places(self.protocol.stake.share, self.scope.get(GRANTS))
+        traffic.check_places(places)
+        return places
 
     def judge_again(self) -> None:
         """See what its client may do now: since its head arrived, other tokens may have come into effect."""
@@ -238,7 +258,7 @@ class Exchange:
         """Count no longer as in flight."""
         if self.counted:
             self.counted = False
-            self.protocol.traffic.leave()
+            self.protocol.traffic.leave(self.places)
 
     def _finish(self) -> None:
         self.complete = True

@@ -8,7 +8,9 @@ gateway answers one byte, 1, and owns the connection from then on.
 The worker afterwards closes its own descriptor, and does not shut the connection down: that would end it for both.
 
 A gateway that dies, stops or stands still has not answered, and the connection is still the worker's: it goes to the
-next one, or waits for it. EventSource never comes again after a refusal, so nobody is refused while one may come.
+next one, or waits for it. EventSource never comes again after a refusal, so nobody is refused while one may come. One
+that dies behind its answer leaves an end without a byte: a network error, after which EventSource does come again. (If
+it answered only when it has written a head, a death in between would have two of them written.)
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from shards.board import Board, Common
-from shards.errors import BadRequest, Unavailable
+from shards.errors import BadRequest, NoFeed
 
 VERSION: Final = 1
 MOST_BYTES: Final = 128 << 10
@@ -42,7 +44,7 @@ LATE_NS: Final = 2_500_000_000
 """A gateway whose heartbeat is older stands still: others are asked first."""
 
 
-class NoGateway(Unavailable):
+class NoGateway(NoFeed):
     """No gateway takes feed connections, or not soon enough. The next one may."""
 
 
@@ -69,14 +71,14 @@ async def hand_over(
 
     While no gateway takes it, this waits for one, `COME_S` seconds at most, and not when this worker stops.
 
-    Raises `NoGateway` if none takes it, `Unavailable` if none ever could, `BadRequest` if the client sent too much
+    Raises `NoGateway` if none takes it, `NoFeed` if none ever could, `BadRequest` if the client sent too much
     before it was answered.
     """
     message = msgspec.msgpack.encode([VERSION, _address(client), head, bytes(rest)])
     if len(message) > MOST_BYTES:
         raise BadRequest("frames were sent before the handshake was answered")
     if transport.get_extra_info("sslcontext") is not None:
-        raise Unavailable("a TLS connection cannot be given to the gateway: use the gateway's own port")
+        raise NoFeed("a TLS connection cannot be given to the gateway: use the gateway's own port (--feed-port)")
     descriptor = transport.get_extra_info("socket").fileno()
     give_up_at, pause_s = loop.time() + COME_S, _PAUSE_S
     while True:
@@ -85,7 +87,7 @@ async def hand_over(
                 if await _give(loop, board.path.with_name(f"gateway-{index}.handover"), message, descriptor):
                     return
         if loop.time() >= give_up_at or transport.is_closing() or is_stopping():
-            raise NoGateway("no gateway takes feed connections")
+            raise NoGateway("none was there, or had time for the connection")
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kvserver.access.grants import Grants
 from kvserver.link import Pending
 from kvserver.resources import bodies, memorykv
 from kvserver.resources.values import of_revision, of_value
@@ -24,7 +25,7 @@ from kvserver.web import coding, target
 from kvserver.web.answers import Headers
 from kvserver.web.exchange import ROUTE, Exchange
 from kvserver.web.http import IDLE_S
-from kvserver.web.traffic import LARGE_ANSWER, MOST_BYTES, Traffic
+from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.clock import is_live
 from shards.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
 from shards.limits import MAX_KEY, is_content_type
@@ -143,7 +144,8 @@ class HotPath:
             key = _decoded(path)
             if not key:
                 return False
-        if self._traffic.tokens.required and not self._may(fields.authorization, method, key):
+        grants = None
+        if self._traffic.tokens.required and (grants := self._grants(fields.authorization, method, key)) is None:
             return False
         if method == b"GET":
             return not fields.has_body and self._get(connection, path, key, of_root is None, fields, begun_at)
@@ -151,10 +153,10 @@ class HotPath:
             return False
         at_root = of_root is not None
         if method == b"PUT":
-            write = Write(connection, self._traffic, path, at_root, fields, begun_at)
+            write = Write(connection, self._traffic, path, at_root, fields, begun_at, grants)
             write.operations = (Put(key, data[end + 2 :], fields.content_type, 0, 0, at_root),)
         else:
-            write = Removal(connection, self._traffic, path, at_root, fields, begun_at)
+            write = Removal(connection, self._traffic, path, at_root, fields, begun_at, grants)
             write.operations = (Delete(key, at_root),)
             write.router, write.end = self._router, self._router.board.end()
         write.size = len(key) + fields.length
@@ -180,17 +182,18 @@ class HotPath:
             return False
         return pages.refusal("", b"/", asker) is None
 
-    def _may(self, authorization: bytes, method: bytes, key: bytes) -> bool:
-        """Whether the client may do this, and see what comes of it."""
+    def _grants(self, authorization: bytes, method: bytes, key: bytes) -> Grants | None:
+        """What the client may, if that is to do this, and see what comes of it."""
         try:
             grants = self._traffic.tokens.authenticate(authorization)
         except Unauthorized:
-            return False
-        return grants.may("read", key) and (method == b"GET" or grants.may("write", key))
+            return None
+        may = grants.may("read", key) and (method == b"GET" or grants.may("write", key))
+        return grants if may else None
 
     def _has_room(self, length: int) -> bool:
         traffic = self._traffic
-        return length <= traffic.max_value and traffic.bytes_held + length <= MOST_BYTES
+        return length <= traffic.max_value and traffic.bytes_held + length <= traffic.easy_bytes
 
     def _get(self, connection: Protocol, path: bytes, key: bytes, v1: bool, fields: Fields, begun_at: float) -> bool:
         """A small value that is there, or at the root the emptiness of one that is not."""
@@ -240,19 +243,26 @@ class Write(Pending):
         disconnected: set by the connection when its client has left.
     """
 
-    __slots__ = ("_at_root", "_begun_at", "_connection", "_fields", "_path", "_traffic", "disconnected")
+    __slots__ = (
+        "_at_root", "_begun_at", "_connection", "_fields", "_path", "_places", "_share", "_traffic", "disconnected",
+    )  # fmt: skip
 
     method = "PUT"
 
     def __init__(
-        self, connection: Protocol, traffic: Traffic, path: bytes, at_root: bool, fields: Fields, begun_at: float
-    ) -> None:
+        self, connection: Protocol, traffic: Traffic, path: bytes, at_root: bool, fields: Fields, begun_at: float,
+        grants: Grants | None,
+    ) -> None:  # fmt: skip
         self._connection, self._traffic, self._path = connection, traffic, path
         self._at_root, self._fields, self._begun_at = at_root, fields, begun_at
         self.disconnected = False
         self.count, self.deadline_ns = 1, monotonic_ns() + _DEADLINE_NS
-        traffic.enter()
+        self._share = share = connection.stake.share
+        self._places = traffic.places(share, grants)
+        traffic.enter(self._places)
         traffic.bytes_held += fields.length
+        if share is not None:
+            share.bytes += fields.length
 
     def answer(self, replies: Iterator[Reply]) -> None:
         """Tell the client what became of its write."""
@@ -290,8 +300,10 @@ class Write(Pending):
             connection.transport.write(head + b"\r\n")
         else:
             connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
-        traffic.leave()
+        traffic.leave(self._places)
         traffic.bytes_held -= self._fields.length
+        if self._share is not None:
+            self._share.bytes -= self._fields.length
         route = target.KEY if self._at_root else target.KV
         connection.note(self.method, route, self._path, status, self._begun_at)
         connection.answered_plainly()
@@ -306,6 +318,7 @@ class Write(Pending):
         exchange.begun_at, exchange.disconnected = self._begun_at, self.disconnected
         exchange.keep_alive = exchange.counted = True
         exchange.bytes_held = self._fields.length
+        exchange.share, exchange.places = self._share, self._places
         connection.answering = exchange
         return exchange
 

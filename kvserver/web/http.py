@@ -208,6 +208,7 @@ class Protocol(HttpToolsProtocol):
     def arrived(self, exchange: Exchange) -> None:
         """A request has arrived whole."""
         self._awaited = None
+        exchange.share = self.stake.share
         if exchange.body:
             exchange.hold(len(exchange.body))
         if not exchange.keep_alive:

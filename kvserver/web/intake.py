@@ -22,7 +22,7 @@ from kvserver.access.grants import EVERYTHING, NOTHING
 from kvserver.web import bodies, handshake, heads, target
 from kvserver.web.answers import HTML, REQUEST_ID, Headers, lines, names
 from kvserver.web.cutter import Cutter
-from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, Exchange
+from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, SHARE, Exchange
 from kvserver.web.heads import HEADERS, MOST_HEADERS
 from shards.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, Unauthorized, ValueTooLarge
 
@@ -348,6 +348,7 @@ class Intake:
             "headers": exchange.headers,
             "client": self._connection.client,
             "server": None,
+            SHARE: self._connection.stake.share,
         }
         if exchange.script:
             scope[SCRIPT] = True
@@ -387,9 +388,7 @@ class Intake:
             failure = allowed.too_large()
         if failure is not None:
             raise failure
-        if self._traffic.is_busy:
-            self._traffic.counts.overloads += 1
-            raise Overloaded
+        exchange.check_places()
         self._connection.stake.check(length or 0)
         if self._expects and exchange.version == "1.1":
             self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -422,7 +421,7 @@ class Intake:
                 exchange.body = bytearray(exchange.body)
             exchange.body += body
         try:
-            self._traffic.check_bytes(len(exchange.body) - self._connection.stake.size)
+            self._connection.stake.check_bytes(len(exchange.body) - self._connection.stake.size)
         except Overloaded as failure:
             self._fail(failure)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.server import ServerState
 
+from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
 from kvserver.settings import ServerSettings
 from kvserver.web.accesslog import AccessLog
@@ -15,7 +16,7 @@ from kvserver.web.answers import Heads
 from kvserver.web.counting import Counts
 from kvserver.web.origins import Pages
 from kvserver.web.proxies import Proxies
-from kvserver.web.shares import Limits, Shares
+from kvserver.web.shares import Limits, Share, Shares
 from shards.board import Board, WorkerRow
 from shards.errors import KVError, Overloaded
 
@@ -24,6 +25,8 @@ MOST_IN_FLIGHT: Final = 1024
 MOST_BYTES: Final = 256 << 20
 """Bytes of requests that a worker holds, whole or not, and as many of answers that were not taken yet: slow readers
 must not keep writers out."""
+MOST_OWED_BYTES: Final = MOST_BYTES // 2
+"""Bytes of answers that were not taken yet by one address."""
 LARGE_ANSWER: Final = 64 << 10
 """Answers below are written whole whatever the client does, and not counted."""
 
@@ -47,7 +50,8 @@ class Traffic(ServerState):
         stopping: answers end their connection.
         bytes_held: of requests that arrive, and of bodies until they are answered.
         bytes_owed: of answers that were not taken yet.
-        shares: what each address holds of that which is not asked yet.
+        shares: what each address holds, and each token.
+        easy_bytes: while no more than that are held, nobody can have more than its share of them.
         proxies: peers that say on whose behalf they ask.
         foresee: tells of a request's ASGI scope what the application would refuse it for before it reads its body,
             None if nothing.
@@ -60,8 +64,7 @@ class Traffic(ServerState):
         """`settings`: of limits and proxies; without them the defaults."""
         super().__init__()
         settings = settings or ServerSettings()
-        self.limits = Limits.of(settings)
-        self.shares = Shares(self.limits)
+        self.set_limits(Limits.of(settings))
         self.proxies = Proxies(settings.trusted_proxies or "")
         self.foresee: Callable[[dict[str, Any]], KVError | None] = lambda scope: None
         self.board, self.row, self.counts, self.pages, self.tokens = board, row, counts, pages, tokens
@@ -81,6 +84,12 @@ class Traffic(ServerState):
         self.look_around()
 
     # Limits
+
+    def set_limits(self, limits: Limits) -> None:
+        """Let these hold from now on; there must be no connection."""
+        self.limits, self.shares = limits, Shares(limits)
+        self.easy_bytes = min(MOST_BYTES, limits.unfinished_bytes or MOST_BYTES)
+        self._crowded = MOST_IN_FLIGHT - limits.spare  # from so many requests in flight on it counts who asks
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
@@ -102,17 +111,46 @@ class Traffic(ServerState):
         """The fewest connections that another worker has which takes some; 1 << 62 if there is none."""
         return min([row.connections for row in self._others_up], default=1 << 62)
 
-    def enter(self) -> bool:
-        """Count a request in, unless the server has as many as it takes."""
-        if self.is_busy:
+    def places(self, share: Share | None, grants: Grants | None) -> tuple[Share, ...]:
+        """Where a request counts that is in flight: in the share of its address, and of its token, if it has those."""
+        if grants is None or not grants.id:
+            return () if share is None else (share,)
+        token = self.shares.of_token(grants.id)
+        return (token,) if share is None else (share, token)
+
+    def check_places(self, places: tuple[Share, ...]) -> None:
+        """Raise `Overloaded` if the server has as many requests in flight as it takes, or as many as it takes of those
+        who have more than a few in this worker.
+
+        However many workers there are, one address cannot come by more than half of the spare places: what is few for
+        each of them is half of those divided by their number.
+        """
+        count = self._count_in_flight()
+        if count < self._crowded:
+            return
+        spare, few = self.limits.spare, max(1, self.limits.spare // 2 // (1 + len(self._other_words)))
+        if count >= MOST_IN_FLIGHT:
             self.counts.overloads += 1
-            return False
+            raise Overloaded(f"{MOST_IN_FLIGHT} requests are in flight")
+        for share in places:
+            if share.in_flight >= few:
+                self.counts.overloads += 1
+                raise Overloaded(
+                    f"{count} requests are in flight, and {share.whose} has {share.in_flight} of them in this worker: "
+                    f"the last {spare} places (--spare-places) are for those who have fewer than {few}"
+                )
+
+    def enter(self, places: tuple[Share, ...]) -> None:
+        """Count a request in."""
+        for share in places:
+            share.in_flight += 1
         self._in_flight += 1
         self._words[self._own_word] = self._in_flight
-        return True
 
-    def leave(self) -> None:
+    def leave(self, places: tuple[Share, ...]) -> None:
         """Count a request out."""
+        for share in places:
+            share.in_flight -= 1
         self._in_flight -= 1
         self._words[self._own_word] = self._in_flight
 
@@ -121,24 +159,32 @@ class Traffic(ServerState):
         """Requests of this worker that count towards the limit."""
         return self._in_flight
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether the whole server has as many requests in flight as it takes."""
+    def _count_in_flight(self) -> int:
+        """Requests of all workers."""
         count, words = self._in_flight, self._words
         for word in self._other_words:
             count += words[word]
-        return count >= MOST_IN_FLIGHT
+        return count
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another large answer."""
-        return self.bytes_owed >= MOST_BYTES
+    def owe(self, share: Share | None, size: int) -> None:
+        """Count bytes of answers to the address of `share` that it has not taken; negative ones it has."""
+        self.bytes_owed += size
+        if share is not None:
+            share.owed += size
 
-    def check_room(self) -> None:
-        """Raise `Overloaded` if there is no room for another large answer."""
-        if self.full:
-            self.counts.overloads += 1
+    def is_full(self, share: Share | None, own: int = 0) -> bool:
+        """Whether there is no room for another large answer to the address of `share`, or for one that goes on and has
+        `own` bytes by now: a single one may be larger than the share."""
+        return self.bytes_owed >= MOST_BYTES or (share is not None and share.owed - own >= MOST_OWED_BYTES)
+
+    def check_room(self, share: Share | None, own: int = 0) -> None:
+        """Raise `Overloaded` if `is_full`."""
+        if not self.is_full(share, own):
+            return
+        self.counts.overloads += 1
+        if self.bytes_owed >= MOST_BYTES:
             raise Overloaded("too many answers wait for clients to take them")
+        raise Overloaded(f"answers of {MOST_OWED_BYTES} bytes and more wait for this address to take them")
 
     def check_bytes(self, more: int) -> None:
         """Raise `Overloaded` if this worker would hold too many bytes of requests with `more` of them."""
@@ -154,7 +200,7 @@ class Traffic(ServerState):
         count, words = self._in_flight, self._words
         for word in self._other_words:
             count += words[word]
-        return count < MOST_IN_FLIGHT
+        return count < self._crowded
 
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""

@@ -8,18 +8,21 @@ import json
 
 import pytest
 
+from kvserver.access.grants import VERBS, Grants, Verb
+from kvserver.access.tokens import Token, digest, publish
 from kvserver.settings import ServerSettings
 from kvserver.web.bodies import TICKET
 from kvserver.web.exchange import Exchange
 from kvserver.web.heads import HEADERS, REQUEST_LINE
 from kvserver.web.http import ARRIVAL_S, LINGER_S, QUIET_S
 from kvserver.web.proxies import Proxies
-from kvserver.web.shares import Limits, Shares
+from kvserver.web.shares import Limits
 from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
 from shards.settings import SettingError, load
 from tests.api.web import Client, Web, request, scenario
 
 GET = request("GET", "/k")
+ALL: list[tuple[Verb, bytes]] = [(verb, b"") for verb in VERBS]
 PROBLEM = "Accept: application/problem+json"
 OTHER = "X-Forwarded-For: 203.0.113.%d"
 
@@ -27,8 +30,7 @@ OTHER = "X-Forwarded-For: 203.0.113.%d"
 def limit(web: Web, **limits: int) -> None:
     """Let these be the limits; there must be no connection."""
     assert not web.traffic.connections
-    web.traffic.limits = web.traffic.limits._replace(**limits)
-    web.traffic.shares = Shares(web.traffic.limits)
+    web.traffic.set_limits(web.traffic.limits._replace(**limits))
 
 
 def begun(method: str, path: str, *fields: str, length: int | None = 10) -> bytes:
@@ -424,7 +426,8 @@ async def test_bytes_of_unfinished_requests_of_an_address_are_limited(web: Web) 
     await three.send(begun("PUT", "/k", length=None) + b"1770\r\n" + b"x" * 6_000)  # is
     await refused(three, 503)
     assert (await one.ask(b"x" * 1_000)).status == 200
-    assert (await web.ask(request("PUT", "/k", body=b"x" * 20_000))).status == 200  # it came whole
+    assert (await web.ask(request("PUT", "/k", body=b"x" * 9_000))).status == 200
+    assert (await web.ask(request("PUT", "/k", body=b"x" * 20_000))).status == 503  # although it came whole
     assert web.traffic.shares.is_empty or len(web.traffic.connections) > 0
 
 
@@ -461,6 +464,118 @@ async def test_nobody_else_can_say_that_it_asks_for_others(web: Web) -> None:
     await refused(two, 503)
 
 
+async def put_without_answer(web: Web, address: str, count: int, *fields: str) -> list[Client]:
+    """Clients at `address` each of which has a PUT in flight."""
+    before, clients = web.row.in_flight, [await web.connect(address) for _ in range(count)]
+    for client in clients:
+        await client.send(request("PUT", "/k", *fields, body=b"1"))
+    await web.until(lambda: web.row.in_flight == before + count)
+    return clients
+
+
+@scenario
+async def test_the_last_places_are_for_those_who_have_few(web: Web) -> None:
+    """Of 8 spare places each of 2 workers lets one address have 2, whatever it had before they were touched."""
+    limit(web, spare=8)
+    other = web.board.workers[1]
+    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    other.in_flight = MOST_IN_FLIGHT - 8 - 3
+    web.shards.gate.clear()
+    first = await put_without_answer(web, "127.0.0.2", 3)  # the last ones that are for everybody
+    for data in (request("PUT", "/k", PROBLEM, body=b"1"), request("GET", "/k", PROBLEM)):
+        answer = await (await web.connect("127.0.0.2")).ask(data)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "this address has 3" in json.loads(answer.body)["detail"]
+        assert "--spare-places" in json.loads(answer.body)["detail"]
+    asked = await web.connect("127.0.0.2")
+    await asked.send(begun("PUT", "/k"))
+    await refused(asked, 503)  # before its body has come
+    second = await put_without_answer(web, "127.0.0.3", 2)
+    assert (await (await web.connect("127.0.0.3")).ask(GET)).status == 503
+    assert (await (await web.connect("127.0.0.4")).ask(GET)).status == 200
+    other.in_flight = MOST_IN_FLIGHT - web.row.in_flight
+    assert (await (await web.connect("127.0.0.4")).ask(GET)).status == 503  # all places are taken
+    web.shards.gate.set()
+    for client in first + second:
+        assert (await client.answer()).status == 200
+    assert (await (await web.connect("127.0.0.2")).ask(GET)).status == 200
+
+
+@scenario
+async def test_who_is_alone_may_have_all_but_the_spare_places(web: Web) -> None:
+    limit(web, connections=0)
+    web.shards.gate.clear()
+    first = await put_without_answer(web, "127.0.0.2", MOST_IN_FLIGHT - 128)
+    assert (await (await web.connect("127.0.0.2")).ask(request("PUT", "/k", body=b"1"))).status == 503
+    second = await put_without_answer(web, "127.0.0.3", 64)
+    assert (await (await web.connect("127.0.0.3")).ask(request("PUT", "/k", body=b"1"))).status == 503
+    web.shards.gate.set()
+    for client in first + second:
+        assert (await client.answer()).status == 200
+
+
+@scenario
+async def test_no_place_is_spare(web: Web) -> None:
+    limit(web, spare=0)
+    other = web.board.workers[1]
+    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    other.in_flight = MOST_IN_FLIGHT - 5
+    web.shards.gate.clear()
+    clients = await put_without_answer(web, "127.0.0.2", 5)
+    assert (await web.ask(GET)).status == 503
+    web.shards.gate.set()
+    for client in clients:
+        assert (await client.answer()).status == 200
+
+
+@scenario
+async def test_each_client_of_a_trusted_proxy_has_its_own_places(web: Web) -> None:
+    limit(web, spare=8)
+    web.traffic.proxies = Proxies("127.0.0.1")
+    other = web.board.workers[1]
+    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    other.in_flight = MOST_IN_FLIGHT - 8
+    web.shards.gate.clear()
+    clients = await put_without_answer(web, "127.0.0.1", 2, OTHER % 1)
+    assert (await web.ask(request("GET", "/k", OTHER % 1))).status == 503
+    clients += await put_without_answer(web, "127.0.0.1", 1, OTHER % 2)
+    clients += await put_without_answer(web, "127.0.0.1", 3)  # its own: nobody's
+    web.shards.gate.set()
+    for client in clients:
+        assert (await client.answer()).status == 200
+
+
+@scenario
+async def test_each_token_has_its_own_places_wherever_it_is_sent_from(web: Web) -> None:
+    publish(web.board, [Token(digest(name), Grants.of(name.decode(), name.hex(), ALL)) for name in (b"one", b"two")])
+    web.traffic.tokens.refresh()
+    limit(web, spare=8)
+    other = web.board.workers[1]
+    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    other.in_flight = MOST_IN_FLIGHT - 8
+    web.shards.gate.clear()
+    one, two = "Authorization: Bearer one", "Authorization: Bearer two"
+    clients = await put_without_answer(web, "127.0.0.2", 1, one)
+    clients += await put_without_answer(web, "127.0.0.3", 1, one)
+    answer = await (await web.connect("127.0.0.4")).ask(request("GET", "/k", PROBLEM, one))
+    assert answer.status == 503
+    assert "this token has 2" in json.loads(answer.body)["detail"]
+    assert (await (await web.connect("127.0.0.3")).ask(request("GET", "/k", two))).status == 200
+    assert (await (await web.connect("127.0.0.4")).ask(request("GET", "/ping"))).status == 200
+    web.shards.gate.set()
+    for client in clients:
+        assert (await client.answer()).status == 200
+    assert (await (await web.connect("127.0.0.4")).ask(request("GET", "/k", one))).status == 200
+
+
+def test_there_are_spare_places_for_every_worker() -> None:
+    for text in ("0", "4", "1023"):
+        assert load(ServerSettings, {"workers": "2", "spare_places": text}, {}).spare_places == int(text)
+    for text in ("3", "1024"):
+        with pytest.raises(SettingError):
+            load(ServerSettings, {"workers": "2", "spare_places": text}, {})
+
+
 @scenario
 async def test_no_limit(web: Web) -> None:
     limit(web, connections=0, unfinished=0, unfinished_bytes=0)
@@ -483,4 +598,4 @@ def test_the_largest_request_must_fit_into_the_share() -> None:
         )
     with pytest.raises(SettingError, match=f"at least {least}"):
         load(ServerSettings, {"unfinished_bytes_per_address": str(least - 1)}, {})
-    assert Limits.of(ServerSettings()) == (4096, 1024, 160 << 20, 16 << 10)
+    assert Limits.of(ServerSettings()) == (4096, 1024, 160 << 20, 16 << 10, 128)

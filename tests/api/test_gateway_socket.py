@@ -332,8 +332,7 @@ def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
         def look() -> None:
             for pair in (good, small, large):
                 pair.websocket.check(clock.now)
-            if debts.are_high:
-                keeper.make_room()
+            keeper.make_room()
             settle()
 
         look()
@@ -354,4 +353,27 @@ def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
         assert [pair.websocket.closed for pair in (good, small)] == [False, True]
     finally:
         for pair in (good, small, large):
+            pair.close()
+
+
+def test_an_address_that_owes_much_loses_its_own_slow_clients(clock: Clock) -> None:
+    """While there is room in all, nobody else's go."""
+    debts = Debts(16 << 20)
+    keeper = Keeper(LIMITS, debts)
+    mine, others = debts.of("10.0.0.1:1"), debts.of("10.0.0.2:1")
+    pairs = [Pair(debts=mine), Pair(debts=mine), Pair(debts=others)]
+    try:
+        for pair, mib in zip(pairs, (5, 1, 5), strict=True):
+            keeper.add(pair.websocket)
+            pair.write(1, mib << 20)
+        for _ in range(3):
+            clock.now += 1
+            for pair in pairs:
+                pair.websocket.check(clock.now)
+            keeper.make_room()
+            settle()
+        assert [pair.websocket.closed for pair in pairs] == [True, False, False]
+        assert not debts.are_high_without(0)
+    finally:
+        for pair in pairs:
             pair.close()

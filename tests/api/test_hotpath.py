@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,6 +17,8 @@ from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, digest, publish
 from kvserver.web.hotpath import HotPath, read_fields
 from kvserver.web.origins import Hosts, Origins, Pages
+from kvserver.web.shares import Share
+from kvserver.web.traffic import MOST_IN_FLIGHT
 from tests import effort
 from tests.api.site import Site, running_site
 
@@ -423,6 +425,37 @@ def test_reads_are_shown_and_kept_from_eviction(roads: Roads, monkeypatch: pytes
         monkeypatch.setattr(site.router, "seen", lambda key, there: seen.append((key, there)))
     same(roads, put("/there", b"x"), get("/there"), get("/v1/kv/there"), get("/absent"), get("/v1/kv/absent"))
     assert seen == [(b"there", True), (b"there", True), (b"absent", False), (b"absent", False)] * 2
+
+
+def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On either road, and reads have no place; when only the spare places are left, both refuse who has many."""
+    held: list[tuple[int, int]] = []
+    for site in (roads.hot, roads.plain):
+        enqueue, share = site.router.enqueue, site.front.traffic.shares.of_address("127.0.0.1")
+
+        def noted(key: bytes, write: Any, enqueue: Any = enqueue, share: Share = share) -> None:
+            held.append((share.in_flight, share.bytes))
+            enqueue(key, write)
+
+        monkeypatch.setattr(site.router, "enqueue", noted)
+    roads.taken.clear()
+    same(roads, put("/a", b"xyz"), get("/a"), delete("/a"))
+    assert len(roads.taken) == 3
+    assert held == [(1, 3), (1, 0)] * 2
+    shares = [site.front.traffic.shares.of_address("127.0.0.1") for site in (roads.hot, roads.plain)]
+    assert all(share.is_empty for share in shares)
+    for site, share in zip((roads.hot, roads.plain), shares, strict=True):
+        share.in_flight = 64
+        monkeypatch.setattr(site.front.traffic, "_in_flight", MOST_IN_FLIGHT - 128)
+    roads.taken.clear()
+    try:
+        for request in (put("/a", b"x"), get("/a"), delete("/a")):
+            for site in (roads.hot, roads.plain):
+                assert site.run(site.front.ask(request)).status == 503
+        assert not roads.taken
+    finally:
+        for share in shares:
+            share.in_flight = 0
 
 
 def test_a_stopping_worker_closes_after_the_answer(roads: Roads) -> None:

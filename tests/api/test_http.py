@@ -16,8 +16,8 @@ from kvserver.web.answers import COMMON, INERT
 from kvserver.web.handoff import LATE_NS
 from kvserver.web.heads import MOST_HEADERS
 from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
-from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
-from shards.errors import OutcomeUnknown, Unavailable
+from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT, MOST_OWED_BYTES
+from shards.errors import NoFeed, OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
 
 GET = request("GET", "/k")
@@ -347,11 +347,11 @@ async def test_answers_that_are_not_taken_are_bounded_in_sum(web: Web) -> None:
     web.traffic.max_value = 5_000_000
     values = {b"big": (b"x" * 5_000_000, ""), b"small": (b"x", "")} | {b"%0500d" % i: (b"", "") for i in range(200)}
     web.shards.values = values.copy()
-    readers = [await web.connect() for _ in range(1 + MOST_BYTES // 5_000_000)]
+    readers = [await web.connect(f"127.0.0.{2 + i % 2}") for i in range(1 + MOST_BYTES // 5_000_000)]
     for reader in readers:
         reader.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await reader.send(request("GET", "/big"))
-    await web.until(lambda: web.traffic.full)
+    await web.until(lambda: web.traffic.is_full(None))
     assert web.traffic.bytes_held == 0 == web.traffic.in_flight
     for method, path in (
         ("GET", "/big"), ("PUT", "/big"), ("DELETE", "/big"), ("GET", "/keys"), ("DELETE", "/keys/b"),
@@ -366,6 +366,31 @@ async def test_answers_that_are_not_taken_are_bounded_in_sum(web: Web) -> None:
         assert len((await reader.answer()).body) == 5_000_000
     assert (await web.ask(request("GET", "/small"))).body == b"y" * 5_000_000
     assert web.counts.overloads == 5
+
+
+@scenario
+async def test_half_of_what_is_not_taken_is_for_others(web: Web) -> None:
+    """Who does not take answers of 128 MiB gets no further large one; everybody else does."""
+    web.traffic.max_value = 5_000_000
+    web.shards.values = {b"big": (b"x" * 5_000_000, ""), b"small": (b"x", "")}
+    readers = [await web.connect() for _ in range(1 + MOST_OWED_BYTES // 5_000_000)]
+    for reader in readers[:-1]:
+        reader.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await reader.send(request("GET", "/big"))
+    await web.until(lambda: web.traffic.bytes_owed == 5_000_000 * (len(readers) - 1))
+    readers[-1].writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await readers[-1].send(request("GET", "/big"))  # one that is under it may pass it
+    await web.until(lambda: web.traffic.bytes_owed == 5_000_000 * len(readers))
+    answer = await web.ask(request("GET", "/big", "Accept: application/problem+json"))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert "this address" in json.loads(answer.body)["detail"]
+    assert (await web.ask(request("GET", "/small"))).body == b"x"
+    stranger = await web.connect("127.0.0.2")
+    assert len((await stranger.ask(request("GET", "/big"))).body) == 5_000_000
+    for reader in readers:
+        reader.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await reader.answer()).body) == 5_000_000
+    assert (await web.ask(request("GET", "/big"))).status == 200
 
 
 @scenario
@@ -867,6 +892,9 @@ def test_without_a_gateway_a_handshake_is_503_but_eventsource_comes_again(
             answer = await web.ask(request("GET", "/v1/feed", *HANDSHAKE, *more))
             assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
             assert answer.headers["retry-after"]
+            problem = json.loads(answer.body)
+            assert (problem["code"], problem["title"]) == ("feed_unavailable", NoFeed.title)
+            assert "shard" not in "".join(map(str, problem.values()))
         await refused(web, request("GET", "/wal", *HANDSHAKE), 503)
         client = await web.connect()
         await client.send(EVENTS)

@@ -204,8 +204,10 @@ class Front:
         for _ in range(20):
             await asyncio.sleep(0.001)
 
-    async def connect(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24))
+    async def connect(self, address: str = "127.0.0.1") -> Client:
+        """A connection from `address`, which is one of loopback."""
+        opened = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24, local_addr=(address, 0))
+        client = Client(*opened)
         self._clients.append(client)
         return client
 
@@ -236,6 +238,7 @@ class Front:
         await self.until(lambda: not self.traffic.connections and not self.traffic.tasks)
         assert self.traffic.in_flight == 0 == self.row.in_flight
         assert self.traffic.bytes_held == 0 == self.traffic.bytes_owed
+        assert self.traffic.shares.is_empty
         del self.row, self.traffic
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -277,3 +279,62 @@ def test_a_browser_is_led_to_the_manual(guarded: Server, page: Page) -> None:
     for path in ("/", "/docs", "/console"):
         page.goto(guarded.url + path)
         assert page.url == guarded.url + "/docs/" and page.title() == "kvserver API"
+
+
+class Breaking:
+    """Answers the third of those who ask for `/events`; the connections of those before end without a byte, by an end
+    of the stream and by a reset: so a gateway's do that dies when it has taken a client over."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.asked = 0
+
+    def run(self) -> None:
+        """Until the listener is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                with connection:
+                    self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        head = connection.recv(1 << 16)
+        kind = b"text/html"
+        if head.startswith(b"GET /events"):
+            self.asked += 1
+            if self.asked < 3:
+                linger = struct.pack("ii", self.asked == 2, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                return
+            kind = b"text/event-stream"
+        elif not head:
+            return
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nConnection: close\r\n\r\ndata: there\n\n" % kind)
+
+
+def test_eventsource_comes_again_where_nothing_was_answered(browser: Browser) -> None:
+    """Chromium takes that for a network error, after which the connection is reestablished (HTML, 9.2.3)."""
+    server = Breaking()
+    thread = Thread(target=server.run)
+    thread.start()
+    try:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        told = page.evaluate(
+            """() => new Promise(done => {
+                const states = [], source = new EventSource('/events');
+                source.onerror = () => {
+                    states.push(source.readyState);
+                    if (source.readyState === EventSource.CLOSED) done(states);
+                };
+                source.onmessage = event => { source.close(); done([...states, event.data]); };
+            })"""
+        )
+        page.close()
+        assert told == [0, 0, "there"], "0: it connects again"
+        assert server.asked == 3
+    finally:
+        server.listener.shutdown(socket.SHUT_RDWR)
+        server.listener.close()
+        thread.join()

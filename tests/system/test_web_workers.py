@@ -251,6 +251,8 @@ def test_connections_that_others_do_not_take_are_taken(server: Server) -> None:
 
 
 def test_want_of_descriptors_ends_no_worker(server: Server) -> None:
+    """Nor does it fill the log."""
+    scarce = "no connection can be taken"
     before = worker_pids(server)
     for pid in before:
         most = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 10
@@ -259,7 +261,10 @@ def test_want_of_descriptors_ends_no_worker(server: Server) -> None:
         with contextlib.ExitStack() as stack:
             for _ in range(60):
                 stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            wait_for(lambda: server.log().count("no connection can be taken") > 40, "seconds without descriptors")
+            wait_for(lambda: f"{scarce}: Too many open files (and " in server.log(), "seconds without descriptors", 60)
+            told = [int(more) for more in re.findall(rf"{scarce}: .* \(and (\d+) more", server.log())]
+            assert max(told) > 40
+            assert server.log().count(scarce) <= 4, "each worker says it once in 10 seconds"
         with server.client() as client:
             assert client.get("/ping").text == "pong"
         assert worker_pids(server) == before

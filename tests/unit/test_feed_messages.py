@@ -341,6 +341,20 @@ def test_places_are_given_back() -> None:
         places.take("10.0.0.1:1")
 
 
+def test_the_last_eighth_of_the_places_is_for_who_has_few() -> None:
+    """An IPv6 network of 64 bits is one address."""
+    places = Places(32, 0)
+    for port in range(28):
+        places.take(f"[fd00::{port}]:{port}")
+    with pytest.raises(Overloaded, match="last eighth"):
+        places.take("[fd00::1:1]:1")
+    for host in ("[fd00:0:0:1::1]", "10.0.0.1"):
+        for port in range(2):
+            places.take(f"{host}:{port}")
+        with pytest.raises(Overloaded, match="last eighth" if host != "10.0.0.1" else "32 clients"):
+            places.take(f"{host}:3")
+
+
 # Activity between changes
 
 

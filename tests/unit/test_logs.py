@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.logs import Json, Text, visible
+from shards.logs import REPEAT_S, Json, Recurring, Text, visible
 
 BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that have others shown in another order (UAX #9)."""
@@ -80,3 +80,17 @@ def test_times_before_1970_look_like_all_others() -> None:
     record = event("x")
     record.created = -0.25
     assert Text("web").format(record).startswith("1969-12-31T23:59:59.750Z ")
+
+
+def test_what_comes_very_often_is_told_seldom_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    often = Recurring(logging.getLogger("kvserver"), logging.WARNING, "no room for %s")
+    for now, name in ((0.0, "a"), (0.1, "b"), (REPEAT_S - 0.1, "c"), (REPEAT_S, "d"), (2 * REPEAT_S, "e")):
+        often.tell(name, now=now)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no room for a", "no room for d (and 2 more like this before)", "no room for e",
+    ]  # fmt: skip
+    try:
+        raise ValueError
+    except ValueError:
+        often.tell("f", error=True, now=4 * REPEAT_S)
+    assert caplog.records[-1].exc_info
