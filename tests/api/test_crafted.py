@@ -321,3 +321,17 @@ def test_a_map_that_says_nonsense_of_itself_is_said(backup: Path, key: bytes, va
             txn.put(key, value)
     craft(backup, lambda data: data)
     assert says in refused("check", backup)
+
+
+# Marks that anybody can make.
+
+
+@pytest.mark.parametrize("name", ["log/diary", "snapshots/diary", "diary"])
+def test_a_planted_mark_of_a_broken_restore_makes_nothing_ours(backup: Path, tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / name).parent.mkdir(parents=True)
+    (theirs / name).write_text("dear")
+    (theirs / "restore.incomplete").touch()
+    before = contents(theirs)
+    assert f"holds other files ({name})" in refused("restore", backup, "--data-dir", theirs)
+    assert contents(theirs) == before
