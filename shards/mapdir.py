@@ -25,6 +25,7 @@ from shards import locks
 from shards.causes import what_helps
 from shards.files import read
 from shards.manifest import Manifest, ManifestError, NoManifest
+from shards.pathtext import carried, named
 from shards.room import free_bytes
 
 SHM = Path("/dev/shm")
@@ -57,7 +58,8 @@ class MapDirError(Exception):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose maps a directory holds. `data_dir` is None for a store in memory, which ends with its server."""
+    """Whose maps a directory holds. `data_dir`, as `pathtext.carried` makes it, is None for a store in memory, which
+    ends with its server."""
 
     store: str
     data_dir: str | None
@@ -70,22 +72,24 @@ class Owner(msgspec.Struct, frozen=True):
         if data_dir is None:
             return cls(store, None)
         status = data_dir.stat()
-        return cls(store, str(data_dir.resolve()), status.st_dev, status.st_ino)
+        return cls(store, carried(str(data_dir.resolve())), status.st_dev, status.st_ino)
 
     def exists(self) -> bool:
         """Whether the store is still in its data directory; True if that cannot be seen."""
         if self.data_dir is None:
             return False
         try:
-            status = os.stat(self.data_dir)  # noqa: PTH116 - the text of a file, not a path of ours
-        except (FileNotFoundError, NotADirectoryError):
+            status = os.stat(named(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path is like that
             return False
         except OSError:
             return True
         if (status.st_dev, status.st_ino) != (self.device, self.inode):
             return False
         try:
-            return Manifest.load(Path(self.data_dir)).store == self.store  # inodes of what was removed come again
+            return (
+                Manifest.load(Path(named(self.data_dir))).store == self.store
+            )  # inodes of what was removed come again
         except NoManifest:
             return False
         except ManifestError:
@@ -296,7 +300,8 @@ def _settle(path: Path, owner: Owner) -> None:
     before = _owner(path)
     if before is not None and before != owner and before.exists():
         raise MapDirError(
-            f"the map directory {path} holds the maps of the store in {before.data_dir}: give each its own --map-dir"
+            f"the map directory {path} holds the maps of the store in {named(before.data_dir or '')}: give each its "
+            "own --map-dir"
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
