@@ -56,7 +56,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     routes.add_route(target.TICKETS, TicketOffice(Tickets(board, traffic.tokens)))
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
-    routes.add_route(target.READY, Ready(states))
+    routes.add_route(target.READY, Ready(board, states))
     routes.add_route(target.OPENAPI, OpenAPI(traffic.tokens))
     routes.add_route(target.DOCS, Docs())
     routes.add_route(target.ERRORS, Errors())

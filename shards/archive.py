@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from shards import files, sealed
+from shards.epoch import LAST_TO_GO_ON_FROM
 from shards.errors import ProtocolError
 from shards.log import SEGMENT, segment_name
 from shards.manifest import SNAPSHOTS, Manifest
@@ -35,6 +36,8 @@ FORMAT = 2
 FORMATS = (1, FORMAT)
 NAME, UNFINISHED = "backup", "backup.incomplete"
 LOG = "log"
+MOST_LSN = 1 << 60
+"""Where the log of a backup may end: a store that is restored from it must have room to go on."""
 
 
 class ArchiveError(Exception):
@@ -87,6 +90,35 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         numbers = [part.number for part in self.log]
         if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise ValueError("the segments of the log do not follow each other")
+        manifest = self.manifest
+        earliest = max([manifest.replay_revision, *(file.revision for file in manifest.files)])
+        if not earliest <= self.first_revision <= self.last_revision:
+            raise ValueError(
+                f"it reaches from revision {self.first_revision} to {self.last_revision}, its snapshot is of {earliest}"
+            )
+        if not manifest.replay_lsn <= self.end_lsn <= MOST_LSN:
+            raise ValueError(
+                f"its log would go from byte {manifest.replay_lsn} to {self.end_lsn}; a log goes forward, and to "
+                f"{MOST_LSN} at most"
+            )
+        if max(self.last_revision, manifest.end_revision) > LAST_TO_GO_ON_FROM:
+            raise ValueError(f"no revisions are left behind {max(self.last_revision, manifest.end_revision)}")
+
+    def _see_that_the_log_is_all_there(self, directory: Path, segment: int) -> None:
+        """Raise `ArchiveError` unless the parts of the log are what lies between replay position and end."""
+        begin, end = self.manifest.replay_lsn // segment, -(-self.end_lsn // segment)
+        if len(self.log) != end - begin or (self.log and self.log[0].number != begin):
+            raise ArchiveError(
+                f"the file {directory / NAME} is damaged: it names {len(self.log)} segments of the log, "
+                f"{end - begin} from {segment_name(begin)} on are needed: use another backup"
+            )
+        for part in self.log:
+            size = min(segment, self.end_lsn - part.number * segment)
+            if part.size != size:
+                raise ArchiveError(
+                    f"the file {directory / NAME} is damaged: it says that {part.name} has {part.size} bytes, not "
+                    f"{size}: use another backup"
+                )
 
     @classmethod
     def load(cls, directory: Path) -> Archive:
@@ -137,6 +169,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
 
         They are whole; whether their payloads can be read is not looked at, but for the START's.
         """
+        self._see_that_the_log_is_all_there(directory, segment)
         manifest = self.manifest
         fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
         for part in self.log:
@@ -148,6 +181,11 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         if fold.lsn < self.end_lsn:  # it may have gone on to the next segment, where no header fits
             number, offset = divmod(fold.lsn, segment)
             raise ArchiveError(f"{directory / LOG / segment_name(number)} holds no record at byte {offset}")
+        if fold.next_revision - 1 != self.last_revision:
+            raise ArchiveError(
+                f"the log in {directory / LOG} ends at revision {fold.next_revision - 1}, the file {directory / NAME} "
+                f"says {self.last_revision}: use another backup"
+            )
 
 
 class Until(NamedTuple):

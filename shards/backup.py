@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +22,13 @@ from shards.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reac
 from shards.board import Board
 from shards.clock import counted_ms
 from shards.disk import DISK
-from shards.files import Planted, open_regular, resolve
+from shards.files import open_regular
 from shards.holds import hold
 from shards.log import SEGMENT, Log, segment_name
 from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.recovery import Fold, examine
 from shards.snapshot import new_digest
+from shards.way import Care, Planted, resolve, see_that_others_cannot_write, who
 
 _CHUNK = 1 << 20
 _FLUSH_EVERY = 8 << 20
@@ -139,16 +139,13 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
 def _see_that_it_is_ours(target: Path) -> Path:
     """`target` without links. Raises `BackupError` if another user could put something else in its place."""
     try:
-        target = resolve(target)
+        target = resolve(target, Care.WRITE)
+        if target.is_dir():
+            if target.stat().st_uid != os.geteuid():
+                raise Planted(target, f"{target} belongs to {who(target.stat().st_uid)}: take it as that user")
+            see_that_others_cannot_write(target, Care.WRITE)
     except Planted as error:
-        raise BackupError(error.strerror) from None
-    place = next(path for path in (target, *target.parents) if path.exists())
-    status, allowed = place.stat(), {os.geteuid()} if place == target else {os.geteuid(), 0}
-    if stat.S_ISDIR(status.st_mode) and status.st_uid not in allowed:
-        raise BackupError(
-            f"{place} belongs to the user with id {status.st_uid}, who could put other files in the place of a backup: "
-            "take it as that user, or name a directory of this one"
-        )
+        raise BackupError(f"no backup is taken to where others could change it: {error}") from None
     return target
 
 

@@ -31,14 +31,14 @@ import os
 import secrets
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import add
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, overload
 
 import msgspec
 
-from shards import fences, locks
+from shards import fences, locks, pathtext
 from shards.causes import what_helps
 from shards.clock import Now, counted_ms
 from shards.fences import Fence
@@ -89,6 +89,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int
     started_steady_ms: int = 0
     first_revision: int = 1
+
+
+def _with_paths(facts: Facts, change: Callable[[str], str]) -> Facts:
+    return msgspec.structs.replace(
+        facts, data_dir=change(facts.data_dir), lock_dir=change(facts.lock_dir), log_dir=change(facts.log_dir),
+        map_dir=change(facts.map_dir), tokens=change(facts.tokens),
+    )  # fmt: skip
 
 
 class BoardError(Exception):
@@ -341,7 +348,9 @@ class Board:
         self.log = LogWords(self.words, self._LOG_AT)
         self.exporter = Exporter(self.words, self._EXPORTER_AT)
         length = self.words[self._facts_length]
-        self.facts = msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts)
+        self.facts = _with_paths(
+            msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), pathtext.named
+        )
         self.shards = _Rows(ShardRow, self, 0, self.facts.shards)
         self.workers = _Rows(WorkerRow, self, MAX_SHARDS, MAX_WORKERS)
         self.gateways = _Rows(GatewayRow, self, MAX_SHARDS + MAX_WORKERS, MAX_GATEWAYS)
@@ -356,7 +365,7 @@ class Board:
         `install` puts it in its place. The run it shows is over when this process ends or closes it.
         Raises `BoardError` if the facts are too long, `OSError` if there is no space.
         """
-        encoded = msgspec.json.encode(facts)
+        encoded = msgspec.json.encode(_with_paths(facts, pathtext.carried))
         if len(encoded) > _FACTS_MAX:
             raise BoardError(
                 f"the facts of the store take {len(encoded)} bytes, at most {_FACTS_MAX} fit: shorten the paths"

@@ -2,7 +2,7 @@
 
 - What is read is a regular file, and no link. A FIFO would be waited for, a device has no end.
 - What is made is new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a link which lies in wait is not written through.
-- Links on the way to what a person names are followed only if nobody else can have put them there.
+- On the way to what a person names, nothing may lie that another user can have put there: see `way`.
 
 Every refusal is an `OSError` whose `strerror` says what is there instead, so whoever reports errors of the system
 reports these too.
@@ -13,27 +13,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.way import DESCRIPTOR, Care, Planted, resolve, trusted, who
+
 _LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_MOST_LINKS = 40  # path_resolution(7)
-_DESCRIPTOR = re.compile(r"/proc/[0-9]+(?:/task/[0-9]+)?/fd/[0-9]+")
 _KINDS = {
     stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
-
-
-class Planted(PermissionError):
-    """Another user may have put there what is on the way to a file; `strerror` says what, and what would be right."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(errno.EPERM, why, str(path))
 
 
 def open_regular(path: Path) -> int:
@@ -71,52 +63,17 @@ def create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def resolve(path: Path) -> Path:
-    """The absolute path of what `path` names, with no link in it; what is not there may follow.
-
-    Links are followed only where this user or root alone can have put them, see `see_that_nobody_planted`. The name of
-    an open descriptor (`/proc/123/fd/1`, which `/dev/stdout` leads to) is returned as it is: what is open may have no
-    other name. Raises `Planted`, `OSError`.
-    """
-    here, rest, links = Path("/"), [*reversed(path.absolute().parts[1:])], 0
-    while rest:
-        name = rest.pop()
-        if name == "..":
-            here = here.parent
-            continue
-        step = here / name
-        try:
-            status = step.lstat()
-        except FileNotFoundError:
-            return step.joinpath(*reversed(rest))
-        if not stat.S_ISLNK(status.st_mode) or _DESCRIPTOR.fullmatch(str(step)):
-            here = step
-            continue
-        links += 1
-        if links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-        see_that_nobody_planted(step)
-        target = step.readlink()
-        if target.is_absolute():
-            here = Path("/")
-        rest += reversed([part for part in target.parts if part != "/"])
-    return here
-
-
-def see_that_nobody_planted(path: Path) -> None:
-    """Raise `Planted` unless this user or root made `path`, and no other user can have put it where it is."""
-    status, directory = path.lstat(), path.parent.stat()
-    what = _KINDS.get(stat.S_IFMT(status.st_mode), "a file")
-    if status.st_uid not in (os.geteuid(), 0):
-        why = f"belongs to the user with id {status.st_uid}"
-    elif directory.st_uid not in (os.geteuid(), 0):
-        why = f"lies in a directory of the user with id {directory.st_uid}"
-    elif directory.st_mode & stat.S_IWOTH and not directory.st_mode & stat.S_ISVTX:
-        why = "lies in a directory in which everybody may write"
-    else:
-        return
-    advice = f": name {path.readlink()} itself" if stat.S_ISLNK(status.st_mode) else ": name another"
-    raise Planted(path, f"{path} is {what} that {why}{advice}")
+def open_named(path: Path, care: Care) -> BinaryIO:
+    """What a person named, to be read: a file, or what is none, such as a pipe or /dev/stdin. Links on the way are
+    followed only where no other user can have made them. Raises `Planted`, `OSError`."""
+    real = resolve(path, care)
+    number = _own_descriptor(real)
+    follow = 0 if DESCRIPTOR.fullmatch(str(real)) else os.O_NOFOLLOW  # what is open is named by a link
+    fd = os.dup(number) if number is not None else os.open(real, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | follow)
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _not_a_file(path, stat.S_IFDIR)
+    return os.fdopen(fd, "rb")
 
 
 @contextlib.contextmanager
@@ -168,13 +125,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
     """
-    path = resolve(path)
+    path = resolve(path, Care.WRITE)
     number = _own_descriptor(path)
     if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
         with os.fdopen(os.dup(number), "wb") as file:
             yield file
         return
-    opened = _DESCRIPTOR.fullmatch(str(path))  # by another process
+    opened = DESCRIPTOR.fullmatch(str(path))  # by another process
     mode = _mode(path)
     if not opened and (mode is None or stat.S_ISREG(mode)):
         with replacing(path) as file:
@@ -183,9 +140,17 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     if mode is not None and (stat.S_ISSOCK(mode) or stat.S_ISDIR(mode)):
         raise _not_a_file(path, mode)
     if not opened:
-        see_that_nobody_planted(path)
+        _see_that_it_is_ours(path)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
         yield file
+
+
+def _see_that_it_is_ours(path: Path) -> None:
+    """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it."""
+    status = path.lstat()
+    if status.st_uid not in trusted():
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
+        raise Planted(path, f"{path} is {kind} that belongs to {who(status.st_uid)}: name another")
 
 
 def _mode(path: Path) -> int | None:
@@ -197,7 +162,7 @@ def _mode(path: Path) -> int | None:
 
 def _own_descriptor(path: Path) -> int | None:
     """The number of this process's descriptor that `path`, as `resolve` returns it, names; None: it names none."""
-    if not _DESCRIPTOR.fullmatch(str(path)):
+    if not DESCRIPTOR.fullmatch(str(path)):
         return None
     _, _, process, *_, number = path.parts
     return int(number) if process == Path("/proc/self").readlink().name else None

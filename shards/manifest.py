@@ -101,6 +101,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("the snapshot has not one file for each shard")
         if len({file.shards for file in self.files}) > 1 or len({file.name for file in self.files}) < len(self.files):
             raise ValueError("files of the snapshot have the same name, or are of another number of shards")
+        self._compare_positions()
+
+    def _compare_positions(self) -> None:
+        """Raise ValueError for positions that no history has."""
+        for what, replay, end in (
+            ("byte", self.replay_lsn, self.end_lsn), ("revision", self.replay_revision, self.end_revision),
+        ):  # fmt: skip
+            if replay > end:
+                raise ValueError(f"a restart would begin at {what} {replay}, behind the end of the history, {end}")
+        if not self.files and (self.replay_lsn or self.replay_revision):
+            raise ValueError(f"a restart would begin at byte {self.replay_lsn}, but there is no snapshot of that place")
 
     @property
     def end_now(self) -> Now:

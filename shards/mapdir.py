@@ -5,15 +5,16 @@ takes, and `owner`, which names the data directory it is a view of. A directory 
 next server that starts, but only if its lock is free and the store named in it is not in its data directory any more: a
 store that is merely stopped keeps its maps, which makes its next start short.
 
-Nothing is removed but what a server has put there: a directory that holds anything else is refused.
+Nothing is removed but what a server has put there: a directory that holds anything else, at whatever depth, is refused,
+whatever its `owner` says, which anybody can write.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from shards import locks
 from shards.causes import what_helps
 from shards.files import read
 from shards.manifest import Manifest, ManifestError, NoManifest
+from shards.pathtext import carried, named
 from shards.room import free_bytes
 
 SHM = Path("/dev/shm")
@@ -40,6 +42,13 @@ _OURS = re.compile(
     r"|locks|log"  # of a store in memory
 )
 """The names that a server gives to what is in a map directory."""
+_OURS_WITHIN = (
+    (re.compile(r"shard-.*"), re.compile(r"(?:data|lock)\.mdb")),
+    (re.compile("locks"), re.compile(r"append|flush|snapshot|store|backup|shard-[0-9]{1,3}|\..*")),
+    (re.compile("log"), re.compile(r"[0-9]{12}\.log(?:\.new|\.spare)*")),
+)
+"""The same of what is in a directory of its own there: files, all of it."""
+_NOTHING = re.compile(r"(?!)")
 _MOST_OWNER = 1 << 14
 _LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
 
@@ -49,7 +58,8 @@ class MapDirError(Exception):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose maps a directory holds. `data_dir` is None for a store in memory, which ends with its server."""
+    """Whose maps a directory holds. `data_dir`, as `pathtext.carried` makes it, is None for a store in memory, which
+    ends with its server."""
 
     store: str
     data_dir: str | None
@@ -62,22 +72,24 @@ class Owner(msgspec.Struct, frozen=True):
         if data_dir is None:
             return cls(store, None)
         status = data_dir.stat()
-        return cls(store, str(data_dir.resolve()), status.st_dev, status.st_ino)
+        return cls(store, carried(str(data_dir.resolve())), status.st_dev, status.st_ino)
 
     def exists(self) -> bool:
         """Whether the store is still in its data directory; True if that cannot be seen."""
         if self.data_dir is None:
             return False
         try:
-            status = os.stat(self.data_dir)  # noqa: PTH116 - the text of a file, not a path of ours
-        except (FileNotFoundError, NotADirectoryError):
+            status = os.stat(named(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path is like that
             return False
         except OSError:
             return True
         if (status.st_dev, status.st_ino) != (self.device, self.inode):
             return False
         try:
-            return Manifest.load(Path(self.data_dir)).store == self.store  # inodes of what was removed come again
+            return (
+                Manifest.load(Path(named(self.data_dir))).store == self.store
+            )  # inodes of what was removed come again
         except NoManifest:
             return False
         except ManifestError:
@@ -92,9 +104,13 @@ class MapDir:
         self._lock, self._owner = lock, owner
 
     def remove(self) -> None:
-        """Remove it with all maps, if it is still there, and give it up. Raises `OSError`."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove it with all maps, if it is still there, and give it up. What others have put there meanwhile stays.
+        Raises `OSError`."""
+        try:
             _remove(self.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
         self.close()
 
     def leave(self) -> None:
@@ -246,11 +262,25 @@ def _check_directory(path: Path, named: bool) -> None:
 def _strangers(path: Path, named: bool = False) -> set[str]:
     """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
     unless the directory has a name that only a server gives."""
-    names = {entry.name for entry in path.iterdir()}
-    strangers = {name for name in names if not _OURS.fullmatch(name)}
+    entries = list(path.iterdir())
+    strangers = {entry.name for entry in entries if not _OURS.fullmatch(entry.name) or entry.is_symlink()}
+    for entry in entries:
+        if entry.name not in strangers and entry.is_dir():
+            ours = _within(entry.name)
+            with os.scandir(entry) as files:
+                strangers |= {
+                    f"{entry.name}/{file.name}"
+                    for file in files
+                    if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
+                }
     if strangers or named or _owner(path) is not None:
         return strangers
-    return names - {_LOCK, _OWNER + ".new"}
+    return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
+
+
+def _within(directory: str) -> re.Pattern[str]:
+    """The names of what a server puts into the directory of that name in a map directory."""
+    return next((names for pattern, names in _OURS_WITHIN if pattern.fullmatch(directory)), _NOTHING)
 
 
 def _lock(path: Path) -> int:
@@ -270,7 +300,8 @@ def _settle(path: Path, owner: Owner) -> None:
     before = _owner(path)
     if before is not None and before != owner and before.exists():
         raise MapDirError(
-            f"the map directory {path} holds the maps of the store in {before.data_dir}: give each its own --map-dir"
+            f"the map directory {path} holds the maps of the store in {named(before.data_dir or '')}: give each its "
+            "own --map-dir"
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
@@ -283,15 +314,27 @@ def _settle(path: Path, owner: Owner) -> None:
 
 def _empty(path: Path) -> None:
     """Remove what is ours but the lock, the owner last: a directory is known by it for as long as there is anything
-    else."""
+    else. What is not ours stays, and the directory that it is in."""
     for entry in path.iterdir():
         if not _OURS.fullmatch(entry.name) or entry.name in (_LOCK, _OWNER):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            _remove_directory(entry)
         else:
             entry.unlink()
     (path / _OWNER).unlink(missing_ok=True)
+
+
+def _remove_directory(path: Path) -> None:
+    ours = _within(path.name)
+    for file in path.iterdir():
+        if ours.fullmatch(file.name) and not (file.is_dir() and not file.is_symlink()):
+            file.unlink()
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def _remove(path: Path) -> None:
@@ -305,7 +348,7 @@ def _give_up(path: Path, owner: Owner) -> None:
     """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
     with contextlib.suppress(OSError, MapDirError):
         found = _owner(path)
-        if found.store == owner.store if found is not None else not _strangers(path):
+        if (found is None or found.store == owner.store) and not _strangers(path):
             _remove(path)
 
 
@@ -338,7 +381,7 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
                 continue  # without an owner, it was being removed by somebody who was killed, or is being made
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                if locks.try_hold(lock) and _owner(path) == owner:
+                if locks.try_hold(lock) and _owner(path) == owner and not _strangers(path, named=True):
                     taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
                     _remove(path)
                     freed += taken

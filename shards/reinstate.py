@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -29,6 +31,11 @@ UNFINISHED = "restore.incomplete"
 
 _WRITTEN = (LOG, SNAPSHOTS, NAME, NAME + ".new")
 _MAY_BE_THERE = {"locks", "lost+found", UNFINISHED}
+_LEFT = re.compile(
+    r"log/[0-9]{12}\.log|snapshots/[0-9a-f]{16}-[0-9a-f]{8}/shard-[0-9]{1,3}\.mdb|manifest(?:\.new)?"
+    r"|restore\.incomplete|(?:locks|lost\+found)/.*"
+)
+"""Files that a restore which was broken off has left."""
 _CHUNK = 4 << 20
 
 
@@ -40,11 +47,27 @@ def see_that_it_is_empty(data_dir: Path) -> None:
     """Raises `NotEmpty` if `data_dir`, which must be there, holds more than what a broken restore has left."""
     names = {entry.name for entry in data_dir.iterdir()}
     if UNFINISHED in names:
+        strangers = sorted(_strangers(data_dir))
+        if strangers:
+            raise NotEmpty(
+                f"{data_dir} is marked as a restore that was not finished, but holds other files ({strangers[0]}): "
+                "restore into a new directory"
+            )
         return
     if NAME in names:
         raise NotEmpty(f"{data_dir} holds a store: restore into a new directory, or move that one away first")
     if names - _MAY_BE_THERE:
         raise NotEmpty(f"{data_dir} is not empty ({min(names - _MAY_BE_THERE)}): restore into a new directory")
+
+
+def _strangers(data_dir: Path) -> Iterator[str]:
+    """What a restore that was broken off cannot have left in `data_dir`: the next one must not remove it."""
+    for where, directories, names in os.walk(data_dir):
+        links = [name for name in directories if (Path(where) / name).is_symlink()]
+        for name in (*names, *links):
+            path = (Path(where) / name).relative_to(data_dir).as_posix()
+            if not _LEFT.fullmatch(path):
+                yield path
 
 
 def reinstate(

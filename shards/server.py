@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -22,6 +23,7 @@ import zmq
 from shards import locks, protocol
 from shards.board import Board, ShardRow
 from shards.errors import DeadlinePassed, KVError, ProtocolError, StaleIncarnation, Unavailable
+from shards.keptfile import KeptFile
 from shards.log import Log, LogBroken, LogError
 from shards.maps import MapFull
 from shards.protocol import (
@@ -81,17 +83,27 @@ class Sockets:
         self._publisher = self._context.socket(zmq.PUB)
         self._poller = zmq.Poller()
         for stale in run_dir.glob(f"shard-{shard}-*.req"):
-            stale.unlink(missing_ok=True)
-        self._paths = [run_dir / f"shard-{shard}.pub", run_dir / f"shard-{shard}-{self.incarnation:x}.req"]
-        for socket, path in zip((self._publisher, self._router), self._paths, strict=True):
+            with contextlib.suppress(OSError):  # a directory of that name is not ours to judge
+                stale.unlink()
+        # They are bound anew without an unbind before: ZeroMQ removes what it unbinds later, so maybe the new file.
+        self._files: list[KeptFile] = []
+        for socket, path in (
+            (self._publisher, run_dir / f"shard-{shard}.pub"),
+            (self._router, run_dir / f"shard-{shard}-{self.incarnation:x}.req"),
+        ):
             socket.setsockopt(zmq.LINGER, 0)
             try:
-                socket.bind(f"ipc://{path}")
+                self._files.append(KeptFile(path, partial(socket.bind, f"ipc://{path}")))
             except zmq.ZMQError as error:
                 self.close()
                 raise StartError(f"the socket {path} cannot be bound: {error.strerror}") from None
         self._poller.register(self._router, zmq.POLLIN)
         self.dropped = 0  # replies that nobody took
+
+    def look_after_files(self) -> None:
+        """Make the sockets' files again where somebody has removed them. Who is connected stays so."""
+        for file in self._files:
+            file.look()
 
     def watch(self, fd: int) -> None:
         """Let `wait` also end when `fd` can be read."""
@@ -139,8 +151,8 @@ class Sockets:
         self._router.close(linger_ms)
         self._publisher.close(linger_ms)
         self._context.term()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for file in self._files:
+            file.remove()
 
 
 class Server:
@@ -332,6 +344,7 @@ class Server:
                 raise RunOver("the run of the store it belongs to is over")
             if self.board.log.broken:
                 raise LogBroken("a flush of the log failed")
+            self.sockets.look_after_files()
             self.writer.housekeep(self.board.watermark())
             self._housekeeping_at = now + _HOUSEKEEPING_S
         if now >= self._figures_at:

@@ -24,6 +24,7 @@ import os
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -49,6 +50,10 @@ SHARE: Final = range(16, 1025)
 """What a token gets at least and at most, however few or many there are."""
 
 _FORM: Final = re.compile(rb"kvt_([0-9a-f]{16})[A-Za-z0-9_-]{43}")
+_LABEL: Final = re.compile(r"[0-9a-f]{16}")
+_FILE: Final = re.compile(r"[0-9a-f]{64}")
+_DIRECTORY_ONLY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_IN_THE_WAY: Final = (errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 _STAMP_BYTES: Final = 5
 _CODE_BYTES: Final = 16
 
@@ -86,8 +91,9 @@ class Tickets:
 
         On a server without tokens it is nothing but a text, since everybody is let in.
 
-        Raises `Forbidden` without a grant of `feed`, `Overloaded` if too many of this token are out,
-        `InsufficientStorage`, `KVError` for other errors of the system.
+        Raises `Forbidden` without a grant of `feed`; `Overloaded` if too many of this token are out, if nothing can
+        be written there, or if something else stands in the place of a directory; `InsufficientStorage`; `KVError` for
+        other errors of the system.
         """
         if not grants.feed:
             raise Forbidden("the token grants feed on no key")
@@ -100,6 +106,10 @@ class Tickets:
                 self._see_that_there_is_room(directory, now.steady_ms)
                 _write(directory / _name(ticket), _Ticket(grants.id, kind, ends_ms))
             except OSError as error:
+                if error.errno in _IN_THE_WAY:
+                    raise Overloaded(f"the ticket cannot be written: {_what_is_in_the_way(directory)}") from None
+                if error.errno == errno.EROFS:
+                    raise Overloaded(f"the ticket cannot be written: {error.strerror}") from None
                 raise refusal(error, "the ticket cannot be written") from None
         return ticket.decode(), ends_ms - now.behind_ms
 
@@ -124,10 +134,11 @@ class Tickets:
         form = _FORM.fullmatch(ticket)
         if form is None:
             raise unknown
-        path = self._directory / form[1].decode() / _name(ticket)
+        name = _name(ticket)
         try:
-            found = _decode(path.read_bytes())
-            path.unlink()  # of several at once, one succeeds
+            with _opened(self._directory / form[1].decode()) as directory:
+                found = _decode(_read(name, directory))
+                os.unlink(name, dir_fd=directory)  # of several at once, one succeeds
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             raise unknown from None
         except OSError as error:
@@ -168,43 +179,84 @@ class Tickets:
 def sweep(board: Board) -> None:
     """Remove tickets that have ended unused, and directories of tokens that have none. Looks at every ticket there is:
     for a thread that has time. Raises `OSError`."""
-    now_ms = board.steady_ms()
+    now_ms, directory = board.steady_ms(), board.path.with_name(DIRECTORY)
     try:
-        directories = [Path(entry.path) for entry in os.scandir(board.path.with_name(DIRECTORY))]
+        fd = os.open(directory, _DIRECTORY_ONLY)
     except FileNotFoundError:
         return
-    for directory in directories:
-        remove_ended(directory, now_ms)
-        try:
-            directory.rmdir()
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                raise
+    try:
+        for label in _names(fd):
+            if not _LABEL.fullmatch(label):
+                continue  # nobody has a token for it: not ours
+            remove_ended(directory / label, now_ms)
+            try:
+                os.rmdir(label, dir_fd=fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
+    finally:
+        os.close(fd)
 
 
 def remove_ended(directory: Path, now_ms: int) -> int:
     """Remove what has ended of the tickets of one token; when the next of them ends. Raises `OSError`."""
     next_end_ms = now_ms + LIFETIME_S * 1000
     try:
-        entries = list(os.scandir(directory))
+        with _opened(directory) as fd:
+            for name in _names(fd):
+                if not _FILE.fullmatch(name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # used meanwhile
+                    end_ms = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime_ns // 1_000_000
+                    if end_ms <= now_ms:
+                        os.unlink(name, dir_fd=fd)
+                    else:
+                        next_end_ms = min(next_end_ms, end_ms)
     except FileNotFoundError:
-        return next_end_ms
-    for entry in entries:
-        with contextlib.suppress(FileNotFoundError):  # used meanwhile
-            end_ms = entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000
-            if end_ms <= now_ms:
-                Path(entry.path).unlink()
-            else:
-                next_end_ms = min(next_end_ms, end_ms)
+        pass
     return next_end_ms
 
 
 def _count(directory: Path) -> int:
     try:
-        with os.scandir(directory) as entries:
-            return sum(1 for _ in entries)
+        with _opened(directory) as fd:
+            return len(_names(fd))
     except FileNotFoundError:
         return 0
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """A descriptor of the directory of one token, neither it nor the one of all tickets being a link. Raises
+    `OSError`."""
+    above = os.open(directory.parent, _DIRECTORY_ONLY)
+    try:
+        fd = os.open(directory.name, _DIRECTORY_ONLY, dir_fd=above)
+    finally:
+        os.close(above)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
+
+
+def _read(name: str, directory: int) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def _what_is_in_the_way(directory: Path) -> str:
+    """Which of a token's directory and the one above is none."""
+    for path in (directory.parent, directory):
+        if path.is_symlink() or not path.is_dir():
+            return f"{path.relative_to(directory.parent.parent)} in the run directory is no directory: remove it"
+    return "something stood in its place"
 
 
 def _name(ticket: bytes) -> str:
@@ -220,20 +272,25 @@ def _decoded(word: bytes) -> bytes:
 
 def _write(path: Path, ticket: _Ticket) -> None:
     """Make the file of a ticket, and the directories it is in if they were taken away. Raises `OSError`."""
-    fd = -1
     for attempts_left in (2, 1, 0):  # a sweep may take an empty directory away at any moment
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            break
+            with _opened(path.parent) as directory:
+                _write_into(directory, path.name, ticket)
+            return
         except FileNotFoundError:
             if not attempts_left:
                 raise
             path.parent.parent.mkdir(mode=0o700, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def _write_into(directory: int, name: str, ticket: _Ticket) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.msgpack.encode(ticket))
-        os.utime(path, ns=(ticket.ends_ms * 1_000_000,) * 2)
+        os.utime(name, ns=(ticket.ends_ms * 1_000_000,) * 2, dir_fd=directory)
     except OSError:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=directory)
         raise

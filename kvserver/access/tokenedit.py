@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kvserver.access import trust
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, parse
+from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, is_open, parse
 from kvserver.access.tokens import digest
 
 Change = Callable[[str], str]
@@ -92,6 +92,11 @@ def changing(path: Path, change: Change) -> None:
     A file that is missing is empty; a new one is for its owner alone to read. Who changes it at the same time waits.
     No link is followed that others than this user and root could have made. Raises `TokenFileError`, `OSError`.
     """
+    if is_open(path):
+        raise TokenFileError(
+            f"{path} is no file but something open, in which no token can be put or found again: name the file of "
+            "tokens itself with --tokens (a new token is printed to standard output anyway)"
+        )
     try:
         real = trust.resolve(path)
         with _turn(real.parent) as directory:

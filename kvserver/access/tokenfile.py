@@ -26,7 +26,10 @@ from msgspec import Meta
 from kvserver.access import trust
 from kvserver.access.grants import VERBS, Grants, Verb, shown
 from kvserver.access.tokens import Token, digest
+from shards import way
+from shards.files import open_named
 from shards.limits import MAX_KEY
+from shards.way import DESCRIPTOR, Care
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A token's name."""
@@ -35,6 +38,8 @@ TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]
 """The line that begins a token."""
 MARK: Final = "\ufeff"
 """The byte order mark that some editors begin a file with."""
+_NAME_THE_FILE: Final = "name the file of tokens itself with --tokens"
+_MOST_OPEN: Final = 64 << 20  # bytes that are read of what may have no end
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
@@ -58,8 +63,30 @@ def read(path: Path) -> list[Token]:
     return parse(text_of(path), str(path))
 
 
+def read_open(path: Path) -> list[Token]:
+    """The tokens of what this process was given open under the name `path`, such as a pipe. Raises `TokenFileError`."""
+    try:
+        with open_named(path, Care.READ) as file:
+            return parse(file.read(_MOST_OPEN).decode(), str(path))
+    except OSError as error:
+        raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TokenFileError(f"what {path} gives is not UTF-8 (byte {error.start})") from None
+
+
+def is_open(path: Path) -> bool:
+    """Whether `path` is the name of what is open, such as /dev/stdin or a pipe of the shell (`<(...)`), and no file
+    that can be looked at again or replaced."""
+    try:
+        return DESCRIPTOR.fullmatch(str(way.resolve(path, Care.READ))) is not None
+    except OSError:
+        return False
+
+
 def text_of(path: Path) -> str:
     """What the file at `path` says, if none but this user and root could have written it. Raises `TokenFileError`."""
+    if is_open(path):
+        raise TokenFileError(f"{path} is no file but something open, which cannot be looked at again: {_NAME_THE_FILE}")
     try:
         real = trust.resolve(path)
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

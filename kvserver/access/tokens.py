@@ -71,6 +71,11 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
     board.log.tell_of_file(LogWords.tokens, generation)
 
 
+def are_published(board: Board) -> bool:
+    """Whether what `publish` wrote is still there."""
+    return board.path.with_name(FILE).exists()
+
+
 def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
     """Whether every process of the store that answers clients goes by `tokens`."""
     try:

@@ -26,7 +26,7 @@ from shards.holds import NoPlace, hold
 from shards.manifest import NAME, Manifest, ManifestError
 from shards.mapdir import usual_places
 from shards.mapfile import MapError, map_generations, map_path
-from shards.recovery import Examined, examine, last_board
+from shards.recovery import Examined, OlderCopy, examine, last_board
 from shards.repair import Loss, give_up_below, loss_of, repair
 from shards.restore import kept_applied
 
@@ -186,7 +186,7 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
             if not give_up_below(settings.data_dir, manifest, log.damaged_at):
                 raise Refused("that segment is needed by a restart: the damage goes with the next snapshots")
         else:
-            _agree(_say(loss_of(found, manifest)), yes)
+            _agree(_say(loss_of(found, manifest), isinstance(found.damage, OlderCopy)), yes)
             repair(settings.data_dir, manifest, found)
         say("done: start the server")
 
@@ -198,7 +198,12 @@ def _see_that_it_is_ours(data_dir: Path) -> None:
         raise Refused(f"the store in {data_dir} belongs to the user with id {owner}: repair it as that user")
 
 
-def _say(loss: Loss) -> str:
+def _say(loss: Loss, is_older_copy: bool) -> str:
+    if is_older_copy:
+        return (
+            f"Everything that was acknowledged after revision {loss.first - 1} is given up: this copy never held it, "
+            "so how many changes that is cannot be told. Readers of the feed must start anew."
+        )
     if loss.last < loss.first:
         return "No change is lost as far as is known, but readers of the feed must start anew."
     return f"Of the changes {loss.first} to {loss.last}, and any after, only those remain that the snapshot has."

@@ -20,7 +20,9 @@ from kvserver.commands.terminal import bar, fail, say
 from kvserver.transfer.importer import LANES, Importer
 from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import TransferError
+from shards.files import open_named
 from shards.logs import complain
+from shards.way import Care
 
 HELP = """Store the records in FILE, or - for standard input, in a running server.
 
@@ -75,7 +77,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        file = Path(source).open("rb")  # noqa: SIM115  (what fails later is no failure to open it)
+        file = open_named(Path(source), Care.READ)  # what fails later is no failure to open it
     except OSError as error:
         fail(f"{source} cannot be read: {error.strerror}")
     with file:

@@ -11,8 +11,11 @@ import click
 
 from kvserver.commands.place import settings_of
 from kvserver.transfer.remote import PATIENCE_S, TOKEN_VARIABLE, Remote
+from shards.files import open_named
+from shards.way import Care
 
 URL_VARIABLE = "KVSERVER_URL"
+_MOST_TOKEN = 1 << 16  # bytes: /dev/zero has no end
 
 
 def remote_options() -> list[click.Parameter]:
@@ -67,7 +70,8 @@ def _token(path: Path | None) -> str | None:
             return None
     else:
         try:
-            where, text = str(path), path.read_text("utf-8-sig", "replace").strip()
+            with open_named(path, Care.READ) as file:
+                where, text = str(path), file.read(_MOST_TOKEN).decode("utf-8-sig", "replace").strip()
         except OSError as error:
             raise ValueError(f"the token cannot be read: {error.strerror} ({path})") from None
     if not text or not text.isascii() or not text.isprintable() or " " in text:

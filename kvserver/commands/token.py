@@ -76,8 +76,9 @@ def revoke(name: str, **given: str | None) -> None:
 def list_(**given: str | None) -> None:
     """The command."""
     settings, path = _file_of(given)
+    given_open = tokenfile.is_open(path)
     try:
-        tokens = tokenfile.read(path)
+        tokens = tokenfile.read_open(path) if given_open else tokenfile.read(path)
     except TokenFileError as error:
         fail(error)
     width = max((len(token.grants.name) for token in tokens), default=0)
@@ -85,7 +86,8 @@ def list_(**given: str | None) -> None:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
         say(f"{token.grants.name:<{width}}  {' '.join(words)}")
-    _tell(settings, path)
+    if not given_open:  # no server goes by it
+        _tell(settings, path)
 
 
 def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gevent  # type: ignore[import-untyped]
@@ -21,6 +22,7 @@ from gevent import socket as gsocket
 from kvserver.web.acceptor import EXHAUSTED_S
 from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 from shards.causes import EXHAUSTED
+from shards.keptfile import KeptFile
 from shards.logs import Recurring
 
 log = logging.getLogger(__name__)
@@ -40,19 +42,40 @@ class Reception:
 
     def __init__(self, path: Path, adopt: Adopt, has_room: Callable[[], bool]) -> None:
         """`has_room`: whether one more connection can be served; without, workers are left without an answer."""
-        self._path, self._adopt, self._has_room = path, adopt, has_room
+        self._adopt, self._has_room = adopt, has_room
         self._closed = False
-        path.unlink(missing_ok=True)  # of a process that died with this row
-        self._listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_SEQPACKET)
-        self._listener.bind(str(path))
-        self._listener.listen(_BACKLOG)
+        self._listener: gsocket.socket | None = None
+        self._file = KeptFile(path, partial(self._listen, path))
+
+    def _listen(self, path: Path) -> None:
+        """Listen at `path` instead of where we did. Raises `OSError`."""
+        listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_SEQPACKET)
+        try:
+            path.unlink(missing_ok=True)  # of a process that died with this row
+            listener.bind(str(path))
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        former, self._listener = self._listener, listener
+        if former is not None:
+            former.close()
+
+    def look_after_file(self) -> None:
+        """Listen anew where somebody has removed the socket's file. To be called about every second."""
+        if not self._closed:
+            self._file.look()
 
     def run(self) -> None:
         """Accept until `close`."""
         while True:
+            listener = self._listener
+            assert listener is not None
             try:
-                channel, _ = self._listener.accept()
+                channel, _ = listener.accept()
             except OSError as error:
+                if listener is not self._listener:
+                    continue  # another took its place meanwhile
                 if error.errno not in EXHAUSTED:
                     return
                 _exhausted.tell(error.strerror)
@@ -63,8 +86,9 @@ class Reception:
     def close(self) -> None:
         """Take nothing any more. Workers whose offer was not answered go to the next gateway."""
         self._closed = True
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
+        if self._listener is not None:
+            self._listener.close()
+        self._file.remove()
 
     def _receive(self, channel: gsocket.socket) -> None:
         """Take one connection."""

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from kvserver.gateway.views import Marks, View
 from shards import records
 from shards.board import Board, GatewayRow
 from shards.errors import ProtocolError
+from shards.keptfile import KeptFile
 from shards.log import LogReader, Trimmed
 from shards.protocol import Activity, ActivityKind, decode_activity
 from shards.records import HEADER, Record
@@ -120,7 +122,8 @@ class Source:
             self._published.connect(f"ipc://{run_dir}/shard-{shard}.pub")
         self._activity = _subscriber(self._context, 10 * QUEUE)
         self._activity.setsockopt(zmq.SUBSCRIBE, b"")
-        self._activity.bind(f"ipc://{run_dir}/gateway-{index}.activity")
+        activity = run_dir / f"gateway-{index}.activity"
+        self._activity_file = KeptFile(activity, partial(self._activity.bind, f"ipc://{activity}"))
         self._subscribed = False
         self._arrived = Event()
         self._others = ActivityFeed(self._context, board, run_dir, self._arrived.set, but=index)
@@ -266,8 +269,9 @@ class Source:
         self.history.close()
 
     def each_second(self) -> None:
-        """Show figures, and let clients for whom nothing comes keep up."""
+        """Show figures, look after the activity socket, and let clients for whom nothing comes keep up."""
         self._row.publish(self.counts)
+        self._activity_file.look()
         self.held.drop(time.monotonic())
         for follower in self._followers:
             follower.tail.settle(follower.cursor)

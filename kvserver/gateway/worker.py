@@ -224,10 +224,12 @@ class GatewayWorker(SocketWorker):
         if self._board is None:
             return
         self.row.beat()
-        self.source.each_second()
         if self._board.is_over():
             log.info("this run of the store is over")
             self.stop()
+            return
+        self.source.each_second()
+        self.reception.look_after_file()
 
     def closing(self) -> None:
         """Take no more connections."""

@@ -132,18 +132,30 @@ class Live:
 class Ready:
     """`/health/ready`"""
 
-    def __init__(self, states: ShardStates) -> None:
-        self._states = states
+    def __init__(self, board: Board, states: ShardStates) -> None:
+        self._board, self._states = board, states
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """200 if every shard is up, else 503."""
+        """200 if every shard is up, and every socket is where it is looked for, else 503."""
         states = self._states.all()
-        not_up = [f"shard {index} is {state}" for index, state in enumerate(states) if state != "up"]
-        if not_up:
-            raise Unavailable(", ".join(not_up))
+        wrong = [f"shard {index} is {state}" for index, state in enumerate(states) if state != "up"]
+        wrong += [f"the socket {name} was removed from the run directory" for name in self._missing(states)]
+        if wrong:
+            raise Unavailable(", ".join(wrong))
         _answer_json(resp, {"status": "ready"})
 
     on_head = on_get
+
+    def _missing(self, states: list[str]) -> list[str]:
+        """The sockets that processes which are up have bound and that are not there: nobody new gets to them."""
+        wanted = []
+        for index, (row, state) in enumerate(zip(self._board.shards, states, strict=True)):
+            if state == "up" and row.incarnation:
+                wanted += [f"shard-{index}.pub", f"shard-{index}-{row.incarnation:x}.req"]
+        for index, gateway in self._board.gateways.alive():
+            if gateway.state == Common.UP:
+                wanted += [f"gateway-{index}.handover", f"gateway-{index}.activity"]
+        return [name for name in wanted if not self._board.path.with_name(name).is_socket()]
 
 
 def _answer_json(resp: Response, document: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from shards import locks, stamps
 from shards.board import Board, BoardError
 from shards.causes import what_helps
 from shards.files import read
+from shards.keptfile import inode_of
 from shards.settings import default_run_dir
 
 LONGEST_NAME = "shard-255-ffffffffffffffff.req"
@@ -67,7 +68,7 @@ class RunDir:
             raise RunDirError(
                 f"the run directory {path} is in use by another server: stop it, or name another with --run-dir"
             )
-        self.metrics = path / _METRICS
+        self.metrics, self._has_cuts = path / _METRICS, False
         try:
             os.pwrite(self._lock, _MARK, 0)
             self._remove_all_but_board()
@@ -82,7 +83,7 @@ class RunDir:
         """A new one for this run alone. Removes those that dead servers left."""
         pattern = default_run_dir("memory-*")
         for old in pattern.parent.glob(pattern.name):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RunDirError):
                 _remove_if_free(old)
         return cls(default_run_dir(f"memory-{secrets.token_hex(4)}"), transient=True)
 
@@ -93,6 +94,37 @@ class RunDir:
             return
         self._remove_all_but_board()
         (self.path / _BOARD).unlink(missing_ok=True)
+
+    def look_after(self, board: Board) -> set[str]:
+        """Make again what somebody has removed and processes may still want; the names of what was removed.
+
+        The table of cuts is made by the next worker that starts. Sockets are looked after by who has bound them, the
+        tokens by their watch. Raises `RunDirError` if another server has taken the directory meanwhile, `OSError`.
+        """
+        lost = set()
+        if not self.metrics.is_dir():
+            self.metrics.mkdir(mode=0o700)
+            lost.add(_METRICS)
+        if board.facts.on_full == "evict" and not (self.path / stamps.NAME).exists():
+            stamps.make_stamps(self.path, board.steady_ms())
+            lost.add(stamps.NAME)
+        has_cuts = (self.path / cuts.FILE).exists()
+        if self._has_cuts and not has_cuts:
+            lost.add(cuts.FILE)
+        self._has_cuts = has_cuts
+        if inode_of(self.path / _LOCK) != os.fstat(self._lock).st_ino:
+            self._lock_again()
+            lost.add(_LOCK)
+        return lost
+
+    def _lock_again(self) -> None:
+        new = locks.open_lock(self.path / _LOCK)
+        if not locks.try_hold(new):
+            os.close(new)
+            raise RunDirError(f"the lock of the run directory {self.path} was removed, and another server has taken it")
+        os.pwrite(new, _MARK, 0)
+        os.close(self._lock)
+        self._lock = new
 
     def close(self) -> None:
         """Give the directory up."""
@@ -163,6 +195,7 @@ def _remove_if_free(path: Path) -> None:
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if locks.try_hold(lock):
+            _check(path)
             shutil.rmtree(path)
     finally:
         os.close(lock)

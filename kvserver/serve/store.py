@@ -270,6 +270,13 @@ class Store:
         if message is not None:
             log.warning("%s", message)
 
+    def look_after_run_dir(self) -> set[str]:
+        """See `RunDir.look_after`. Raises `StoreError`, `OSError`."""
+        try:
+            return self._run_dir.look_after(self.board)
+        except RunDirError as error:
+            raise StoreError(str(error)) from None
+
     def raise_failure(self) -> None:
         """Raise `StoreError` if a thread of the store has failed."""
         if self._housekeeping.failure is not None:

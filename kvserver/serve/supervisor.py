@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kvserver
+from kvserver.access import cuts
 from kvserver.serve import banner, listening
 from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
 from kvserver.serve.scarcity import Patience
@@ -28,6 +29,7 @@ from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
 from kvserver.settings import ServerSettings
+from shards import stamps
 from shards.board import BoardError, Common
 from shards.fences import TESTED
 from shards.logs import configure_logging, give_up
@@ -93,6 +95,7 @@ class Supervisor:
         self._watch = Watch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
         self._watch_at = 0.0
         self._patience = Patience()
+        self._run_dir_trouble = ""
         self._map_lock = store.map_dir / "lock"
         self._map_lock_inode = self._map_lock.stat().st_ino
         self._shards: list[Child] = []
@@ -172,6 +175,7 @@ class Supervisor:
         watching = now >= self._watch_at
         if watching:  # first: children that find the ground gone would be started again and again
             self._look_at_directories()
+            self._look_after_run_dir()
         self._children.turn(now)
         self._tell_board()
         if self._board.log.broken:
@@ -213,6 +217,24 @@ class Supervisor:
             "(--map-dir names another place)"
         )
 
+    def _look_after_run_dir(self) -> None:
+        """Have made again what somebody has removed there, and replace those who have the removed one: they and who
+        starts later would go by different ones. Raises `StoreError`."""
+        try:
+            lost, why = self._store.look_after_run_dir(), ""
+        except OSError as error:
+            lost, why = set(), str(error)
+        if why and why != self._run_dir_trouble:
+            log.warning("what was removed from the run directory cannot be made again, and is tried again: %s", why)
+        self._run_dir_trouble = why
+        for name in sorted(lost):
+            log.warning("%s was removed from the run directory by somebody: it is made again", name)
+        if lost & {stamps.NAME, cuts.FILE, "metrics"}:
+            self._replace_web_workers()
+        if stamps.NAME in lost:
+            for shard in self._shards:
+                shard.send(signal.SIGTERM)
+
     def _tell_board(self) -> None:
         board, restarts = self._board, self._children.restarts
         board.log.restarts = restarts.total()
@@ -225,6 +247,10 @@ class Supervisor:
         """Tokens are read again, everywhere. New web workers; the old ones finish what they have. Feeds stay where they
         are."""
         self._store.read_tokens_again()
+        self._replace_web_workers()
+
+    def _replace_web_workers(self) -> None:
+        """New ones come, the old ones finish what they have."""
         for child in self._children:
             if child.stage == WEB:
                 child.send(signal.SIGHUP)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
-from kvserver.access.tokens import Token, publish
+from kvserver.access.tokens import Token, are_published, publish
 from shards.board import Board
 from shards.logs import Recurring
 
@@ -75,7 +75,11 @@ class TokenWatch:
                 _not_looked_at.tell(self._path, error=True)
 
     def look(self, asked: bool = False) -> None:
-        """One look. `asked`: what it finds counts though it was not seen before."""
+        """One look. `asked`: what it finds counts though it was not seen before. Also sees to it that the tokens in
+        effect are where processes that start look for them."""
+        if not are_published(self._board):
+            log.warning("the tokens were removed from the run directory by somebody: they are put there again")
+            publish(self._board, self._in_effect)
         try:
             found = Found(tokenfile.text_of(self._path), "")
         except TokenFileError as error:

@@ -7,9 +7,12 @@ from threading import Event
 from typing import BinaryIO
 
 import msgspec
+from msgspec import UNSET
 
+from kvserver.access.grants import shown
 from kvserver.transfer.records import Streamed, escaped, read_streamed, write_item
 from kvserver.transfer.remote import Away, Patience, Remote, TransferError
+from shards.limits import MAX_KEY
 
 
 class Exporter:
@@ -51,6 +54,7 @@ class Exporter:
             for line in lines:
                 item = self._read(line)
                 if item.end is None:
+                    self._see_that_it_follows(item)
                     self._write(target, item)
                     continue
                 came = self.exported - before
@@ -67,6 +71,21 @@ class Exporter:
         if item.error is not None:
             raise Away(f"the list broke off: {item.error.title}. {item.error.detail}")
         return item
+
+    def _see_that_it_follows(self, item: Streamed) -> None:
+        """Raise `TransferError` if `item` cannot come here in a list: what repeats itself never ends."""
+        key = shown(item.key.encode())
+        if not item.key.startswith(self._prefix):
+            why = f"the key {key}, which does not begin with {shown(self._prefix.encode())}"
+        elif self._last is not None and item.key <= self._last:  # code points are in the order of their UTF-8
+            why = f"the key {key} behind {shown(self._last.encode())}: keys are to ascend"
+        elif not 0 < len(item.key.encode()) <= MAX_KEY:
+            why = f"a key of {len(item.key.encode())} bytes: one has 1 to {MAX_KEY}"
+        elif (item.value is UNSET) == (item.value_base64 is UNSET):
+            why = f"the key {key} with not exactly one of `value` and `value_base64`"
+        else:
+            return
+        raise TransferError(f"the list of the server at {self._remote.url} is wrong, it has {why}")
 
     def _write(self, target: BinaryIO, item: Streamed) -> None:
         line = write_item(item)

@@ -9,14 +9,12 @@ from threading import Event, Lock
 from typing import BinaryIO, Final
 
 from kvserver.transfer.lanes import Lanes
-from kvserver.transfer.records import Batch, LineError, Record, batches, body_of, put_of, read_record
+from kvserver.transfer.records import LINE_BYTES, Batch, LineError, Record, batches, body_of, put_of, read_record
 from kvserver.transfer.remote import Away, Patience, Remote, Result, Stopped, TooMuch, TransferError
 from shards.edits import unmarked
 
 LANES: Final = 4
 """Batches on their way at a time: enough for shards and workers to be busy while another is made."""
-LINE_BYTES: Final = 256 << 20
-"""The longest line: the largest value, with every byte escaped."""
 
 _END_S: Final = 10.0
 
@@ -108,7 +106,7 @@ class Importer:
         refused: LineError | None = None
         imported = expired = 0
         for record, result in zip(records, results, strict=True):
-            if result.status < HTTPStatus.BAD_REQUEST:
+            if HTTPStatus.OK <= result.status < HTTPStatus.MULTIPLE_CHOICES:
                 imported += 1
             elif result.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT):
                 left.append(record)

@@ -21,6 +21,8 @@ from shards.edits import unmarked, why_unreadable
 from shards.errors import BadRequest
 from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
+LINE_BYTES: Final = 256 << 20
+"""The longest line: the largest value, with every byte escaped."""
 BATCH_RECORDS: Final = 1000
 BATCH_BYTES: Final = 1 << 20
 """A batch ends before it has more of either; one record may be larger by itself."""
@@ -237,13 +239,20 @@ def write_item(item: Streamed) -> bytes:
     return _write_line(line) + b"\n"
 
 
-def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines, without their ends, of a text that comes in `pieces`; what has no end is no line."""
+def lines_of(pieces: Iterable[bytes], most_bytes: int = LINE_BYTES) -> Iterator[bytes]:
+    """The lines, without their ends, of a text that comes in `pieces`; what has no end is no line.
+
+    Raises ValueError for one that has more than `most_bytes`.
+    """
     begun: list[bytes] = []
+    size = 0
     for piece in pieces:
         first, *following = piece.split(b"\n")
         begun.append(first)
+        size += len(first)
+        if size > most_bytes:
+            raise ValueError(f"a line has more than {most_bytes} bytes")
         if following:
             yield b"".join(begun)
             yield from following[:-1]
-            begun = [following[-1]]
+            begun, size = [following[-1]], len(following[-1])

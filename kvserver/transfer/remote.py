@@ -26,6 +26,8 @@ PATIENCE_S: Final = 60.0
 
 _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
+_ANSWER_BYTES: Final = 16 << 20
+"""More than the answer to a batch, or an error, has."""
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 2.0
 _AWAY: Final = (429, 502, 503, 504)
@@ -147,16 +149,38 @@ class Remote:
         headers = {"Accept": LINES, "Accept-Encoding": "identity"}
         with self._away(), self._http.stream("GET", target, headers=headers) as answer:
             if answer.status_code != HTTPStatus.OK:
-                answer.read()
-            self._check(answer)
-            yield lines_of(answer.iter_raw())
+                self._check(self._whole(answer))
+            self._answered = True
+            yield self._lines(answer)
+
+    def _lines(self, answer: httpx.Response) -> Iterator[bytes]:
+        try:
+            yield from lines_of(answer.iter_raw())
+        except ValueError as error:
+            raise TransferError(f"what answers at {self.url} is no kvserver: {error}") from None
+
+    def _whole(self, answer: httpx.Response) -> httpx.Response:
+        """`answer`, read to its end, if it has one. Raises `TransferError`."""
+        found = bytearray()
+        try:
+            for piece in answer.iter_bytes():
+                found += piece
+                if len(found) > _ANSWER_BYTES:
+                    raise TransferError(
+                        f"what answers at {self.url} is no kvserver: its answer has more than {_ANSWER_BYTES >> 20} MiB"
+                    )
+        except httpx.DecodingError as error:
+            raise TransferError(f"what answers at {self.url} is no kvserver: {error}") from None
+        headers = {"Retry-After": answer.headers.get("Retry-After", "")}
+        return httpx.Response(answer.status_code, headers=headers, content=bytes(found))
 
     def _ask(
         self, method: str, target: str, body: bytes, content_type: str, also: tuple[int, ...] = ()
     ) -> httpx.Response:
         """The answer, if it is a success or its status is one of `also`."""
-        with self._away():
-            answer = self._http.request(method, target, content=body, headers={"Content-Type": content_type})
+        headers = {"Content-Type": content_type}
+        with self._away(), self._http.stream(method, target, content=body, headers=headers) as stream:
+            answer = self._whole(stream)
         return answer if answer.status_code in also else self._check(answer)
 
     @contextmanager

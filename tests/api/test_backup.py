@@ -368,6 +368,21 @@ def test_a_directory_of_another_user_is_refused(run: Run, tmp_path: Path, harm: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o1777])
+@pytest.mark.parametrize("which", ["target", "parent"])
+def test_a_directory_in_which_others_may_write_is_refused(run: Run, tmp_path: Path, mode: int, which: str) -> None:
+    parent = tmp_path / "open"
+    (parent / "backup").mkdir(parents=True)
+    (parent / "backup" if which == "target" else parent).chmod(mode)
+    if mode & 0o1000 and which == "parent":  # as /tmp: what is ours there stays ours
+        take(run, parent / "backup")
+        take(run, parent / "new")
+        return
+    with pytest.raises(BackupError, match=r"to where others could change it: others can .*"):
+        take(run, parent / "backup")
+    assert list((parent / "backup").iterdir()) == []
+
+
 def test_an_own_link_to_a_directory_is_followed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")

@@ -207,7 +207,7 @@ def test_a_map_is_not_compared_where_there_is_no_room(run: Run, monkeypatch: pyt
 
 def test_counters_that_disagree_are_found(run: Run) -> None:
     manifest, (tail, following) = manifest_of(run), run.board.history()
-    for wrong in ({"end_lsn": tail + 1}, {"end_revision": following}, {"end_lsn": manifest.replay_lsn - 1}):
+    for wrong in ({"end_lsn": tail + 1}, {"end_revision": following}):
         assert not check_counters(msgspec.structs.replace(manifest, **wrong), run.board, tail, following).good
     run.board.log.oldest_revision = following + 1
     assert not check_counters(manifest, run.board, tail, following).good

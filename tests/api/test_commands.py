@@ -184,3 +184,51 @@ def test_a_closed_stream_is_said(closed: str, command: str, file: str, why: str)
     ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(number), check=False)
     assert ended.returncode == 1
     assert why in ended.stderr and "Traceback" not in ended.stderr
+
+
+# Files that a person names, where others may have put something.
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A directory of another user, with links to what is ours."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make what is another user's")
+    (tmp_path / "mine").write_text("secret")
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    (directory / "link").symlink_to(tmp_path / "mine")
+    os.chown(directory, 12345, 12345)
+    return directory
+
+
+URL = ("--url", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "{}/new", *URL),
+        ("export", "{}/link", *URL),
+        ("export", "-", "--token-file", "{}/link", *URL),
+        ("import", "{}/link", *URL),
+        ("import", "-", "--token-file", "{}/link", *URL),
+        ("token", "list", "--tokens", "{}/link"),
+        ("token", "new", "a", "--grant", "read", "--tokens", "{}/link"),
+        ("token", "new", "a", "--grant", "read", "--tokens", "{}/new"),
+        ("serve", "--port", "0", "--metrics-port", "0", "--in-memory", "--tokens", "{}/link"),
+    ],
+)
+def test_what_another_user_may_have_put_there_is_neither_read_nor_written(
+    theirs: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "kvserver", *(word.format(theirs) for word in words)],
+        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode in (1, 2), done.stderr
+    assert "belongs to the user with id 12345" in done.stderr or "of the user with id" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "mine").read_text() == "secret"

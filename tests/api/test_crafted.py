@@ -215,11 +215,10 @@ def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
 # Numbers.
 
 
-@pytest.mark.parametrize("member", ["replay_lsn", "end_lsn"])
-def test_a_store_whose_log_would_be_endless_is_refused_at_once(store: Run, tmp_path: Path, member: str) -> None:
+def test_a_store_whose_log_would_be_endless_is_refused_at_once(store: Run, tmp_path: Path) -> None:
     store.close_maps()
     data_dir = store.store.data_dir
-    msgspec.structs.replace(Manifest.load(data_dir), **{member: 1 << 62}).save(data_dir)
+    msgspec.structs.replace(Manifest.load(data_dir), end_lsn=1 << 62).save(data_dir)
     assert "damaged" in refused("backup", tmp_path / "copy", "--data-dir", data_dir, "--run-dir", tmp_path / "r")
     assert "not as it should be" in refused("check", "--data-dir", data_dir, "--run-dir", tmp_path / "r")
 
@@ -321,3 +320,97 @@ def test_a_map_that_says_nonsense_of_itself_is_said(backup: Path, key: bytes, va
             txn.put(key, value)
     craft(backup, lambda data: data)
     assert says in refused("check", backup)
+
+
+# Marks that anybody can make.
+
+
+@pytest.mark.parametrize("name", ["log/diary", "snapshots/diary", "diary"])
+def test_a_planted_mark_of_a_broken_restore_makes_nothing_ours(backup: Path, tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / name).parent.mkdir(parents=True)
+    (theirs / name).write_text("dear")
+    (theirs / "restore.incomplete").touch()
+    before = contents(theirs)
+    assert f"holds other files ({name})" in refused("restore", backup, "--data-dir", theirs)
+    assert contents(theirs) == before
+
+
+# Numbers that do not go together.
+
+MOST = (1 << 53) - 1
+NUMBERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a replay position behind the end": (
+        lambda it: it["manifest"].update(replay_lsn=1 << 62),
+        "restart would begin at",
+    ),
+    "a replay position without a snapshot": (lambda it: it["manifest"].update(files=[]), "there is no snapshot"),
+    "a replay position far away": (
+        lambda it: (
+            it["manifest"].update(replay_lsn=1 << 62, end_lsn=1 << 62, files=[], replay_revision=0),
+            it.update(end_lsn=1 << 62, log=[]),
+        ),
+        "damaged",
+    ),
+    "a log of a size that nobody has": (
+        lambda it: (
+            it["manifest"].update(replay_lsn=1 << 61, end_lsn=1 << 61),
+            it["manifest"]["files"][0].update(lsn=1 << 61),
+            it.update(end_lsn=1 << 61, log=[]),
+        ),
+        "a log goes forward, and to",
+    ),
+    "no revisions left": (
+        lambda it: (it.update(last_revision=MOST), it["manifest"].update(end_revision=MOST)),
+        "no revisions are left",
+    ),
+    "a reach that is turned round": (lambda it: it.update(first_revision=it["last_revision"] + 1), "it reaches from"),
+    "a reach below the snapshot": (lambda it: it.update(first_revision=1), "its snapshot is of"),
+    "a last revision that never was": (lambda it: it.update(last_revision=it["last_revision"] + 1), "ends at revision"),
+    "an end before the snapshot": (lambda it: it.update(end_lsn=1), "a log goes forward"),
+    "no log": (lambda it: it.update(log=[]), "names 0 segments"),
+    "another segment": (lambda it: it["log"][0].update(number=7), "segments of the log, 1 from 000000000000.log"),
+    "a segment twice": (lambda it: it.update(log=it["log"] * 2), "do not follow each other"),
+    "a segment too many": (
+        lambda it: it["log"].append(it["log"][0] | {"number": 1}),
+        "names 2 segments of the log, 1 from",
+    ),
+    "a segment too short": (lambda it: it["log"][0].update(size=1), "has 1 bytes, not"),
+    "negative numbers": (lambda it: it.update(end_lsn=-1), ">= 0"),
+    "numbers that are none": (lambda it: it.update(end_lsn=1.5), "Expected `int`"),
+    "times of no calendar": (lambda it: it.update(taken_ms=1 << 62), "<= 253402300799999"),
+    "a huge file": (
+        lambda it: it["manifest"]["files"][0].update(size=1 << 62),
+        "the manifest says 4611686018427387904",
+    ),
+    "shards that are not there": (lambda it: it["manifest"]["files"][0].update(shards=256), "one file for each shard"),
+}
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_numbers_that_do_not_go_together_are_refused_by_check_and_restore(
+    backup: Path, tmp_path: Path, what: str
+) -> None:
+    change, says = NUMBERS[what]
+    rewrite(backup, change)
+    before = contents(tmp_path)
+    assert says in refused("check", backup)
+    assert contents(tmp_path) == before
+    said = refused("restore", backup, "--data-dir", tmp_path / "new")
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("members", [{"replay_lsn": 1 << 40}, {"replay_revision": 1 << 40}, {"files": ()}])
+def test_a_store_whose_manifest_says_what_cannot_be_is_not_served(
+    store: Run, tmp_path: Path, members: dict[str, Any]
+) -> None:
+    store.close_maps()
+    data_dir = store.store.data_dir
+    plain = msgspec.json.decode((data_dir / MANIFEST).read_bytes())
+    del plain["checksum"]
+    plain |= members
+    (data_dir / MANIFEST).write_bytes(msgspec.json.encode(plain | {"checksum": sealed._checksum(plain)}))
+    place = ["--data-dir", data_dir, "--run-dir", tmp_path / "r"]
+    for command in (["check"], ["backup", tmp_path / "copy"], ["serve", "--port", "0"]):
+        assert "a restart would begin at" in refused(*command, *place)

@@ -399,3 +399,51 @@ def test_a_directory_that_is_ours_already_wants_no_room(shm: Path, data: Path, m
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     choose_map_dir(None, data, STORE, shm=shm).close()
+
+
+FORGED = b'{"store":"abc","data_dir":null}'
+
+
+@pytest.mark.parametrize(
+    "name", ["shard-0.1/diary", "log/diary", "locks/diary", "shard-0.1/data.mdb/diary", "log/sub/000000000000.log"]
+)
+def test_a_forged_owner_makes_nothing_ours(tmp_path: Path, data: Path, name: str) -> None:
+    path = tmp_path / "theirs"
+    precious = path / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("dear")
+    (path / "owner").write_bytes(FORGED)
+    (path / "shard-1.ballast").write_text("dear")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MapDirError, match=r"holds other files \(.*\): name an empty directory"):
+        choose_map_dir(path, data, STORE)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_links_in_a_map_directory_are_not_ours(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "000000000000.log").write_text("dear")
+    path = tmp_path / "theirs"
+    path.mkdir()
+    (path / "log").symlink_to(tmp_path / "elsewhere")
+    (path / "owner").write_bytes(FORGED)
+    with pytest.raises(MapDirError, match=r"holds other files \(log\)"):
+        choose_map_dir(path, data, STORE)
+    assert (tmp_path / "elsewhere" / "000000000000.log").read_text() == "dear"
+
+
+def test_what_others_put_into_maps_that_belong_to_nobody_is_left(shm: Path, data: Path) -> None:
+    left = leave(shm, None, "memory")
+    (left / "shard-0.1" / "diary").write_text("dear")
+    choose_map_dir(None, data, STORE, shm=shm).close()
+    assert (left / "shard-0.1" / "diary").read_text() == "dear"
+
+
+def test_what_others_put_into_maps_while_they_are_used_is_left(shm: Path) -> None:
+    chosen = choose_map_dir(None, None, STORE, shm=shm)
+    for name in ("shard-0.1", "log"):
+        (chosen.path / name).mkdir()
+        (chosen.path / name / "diary").write_text("dear")
+    (chosen.path / "log" / "000000000000.log").touch()
+    chosen.remove()
+    assert sorted(path.name for path in chosen.path.rglob("*") if path.is_file()) == ["diary", "diary"]

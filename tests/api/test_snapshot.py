@@ -292,7 +292,7 @@ def test_manifests(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
-    manifest = msgspec.structs.replace(Manifest.create(tmp_path), replay_lsn=123_456, end_lsn=200_000)
+    manifest = msgspec.structs.replace(Manifest.create(tmp_path), end_lsn=200_000, end_revision=123_456)
     manifest.save(tmp_path)
     path = tmp_path / "manifest"
     text = path.read_bytes()

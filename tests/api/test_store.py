@@ -407,3 +407,15 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     given = ServerSettings(data_dir=Path("/proc/x"), run_dir=tmp_path / "run", map_dir=tmp_path / "maps", shards=1)
     with pytest.raises(StoreError, match=r"^/proc/x cannot be used \(.*\): .*--data-dir$"):
         Store(given)
+
+
+def test_what_others_put_into_the_directory_of_a_dead_server_in_memory_is_left(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvserver.serve.rundir.default_run_dir", lambda name: short_path / name)
+    dead = RunDir.of_a_store_in_memory()
+    (dead.path / "diary").write_text("dear")
+    dead.close()
+    new = RunDir.of_a_store_in_memory()
+    new.close()
+    assert (dead.path / "diary").read_text() == "dear"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -169,3 +171,27 @@ def test_a_token_in_the_environment_is_as_in_a_file(file: Path, monkeypatch: pyt
     assert _token(None) == "kv_secret"
     monkeypatch.setenv("KVSERVER_TOKEN", "\n")
     assert _token(None) is None
+
+
+def test_what_is_open_is_listed_and_not_changed(file: Path) -> None:
+    """A pipe of the shell, or standard input: it can be read once, and there is nothing to replace."""
+    assert run(file, "new", "a", "--grant", "read").exit_code == 0
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("KVSERVER_")}
+
+    def shell(words: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "-c", f'"$0" -m kvserver {words}', sys.executable, str(file)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
+
+    for words in ('token list --tokens <(cat "$1")', 'token list --tokens /dev/stdin < "$1"'):
+        done = shell(words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "a  read\n", "")
+    before = file.read_bytes()
+    for words in (
+        "token new b --grant read --tokens /dev/stdout",
+        'token revoke a --tokens /dev/stdin < "$1"',
+        'serve --in-memory --port 0 --metrics-port 0 --tokens <(cat "$1")',
+    ):
+        done = shell(words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is no file but something open" in done.stderr and "name the file of tokens itself" in done.stderr
+    assert file.read_bytes() == before

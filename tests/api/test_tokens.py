@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -306,3 +310,74 @@ def test_a_word_is_of_one_ticket_and_of_one_run(board: Clock, office: Tickets, t
     with pytest.raises(BadTicket, match="unknown"):
         Tickets(following, Tokens(following)).resume(ticket, word)
     following.close()
+
+
+# What stands in the place of tickets
+
+
+def file_there(path: Path, elsewhere: Path) -> None:
+    path.write_text("in the way")
+
+
+def dangling_link(path: Path, elsewhere: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def link_to_a_directory(path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("level", ["all tickets", "of a token"])
+@pytest.mark.parametrize("plant", [file_there, dangling_link, link_to_a_directory])
+def test_what_stands_in_the_place_of_a_directory_is_refused_and_not_followed(
+    board: Clock, office: Tickets, tmp_path: Path, plant: Callable[[Path, Path], None], level: str
+) -> None:
+    elsewhere, directory = tmp_path / "elsewhere", tmp_path / tickets.DIRECTORY
+    ticket = office.issue(A.grants, "sse")[0].encode()
+    (kept,) = files(tmp_path)
+    where = directory if level == "all tickets" else kept.parent
+    where.rename(elsewhere)
+    os.utime(next(path for path in elsewhere.rglob("*") if path.is_file()), (1, 1))
+    before = sorted(elsewhere.rglob("*"))
+    plant(where, elsewhere)
+    with pytest.raises(Overloaded, match=r"tickets\S* in the run directory is no directory: remove it"):
+        office.issue(A.grants, "sse")
+    with pytest.raises((BadTicket, Overloaded)):
+        office.redeem(ticket, "sse")
+    with contextlib.suppress(OSError):
+        sweep(board)
+    assert sorted(elsewhere.rglob("*")) == before
+    where.unlink()
+    assert office.redeem(office.issue(A.grants, "sse")[0].encode(), "sse") == A.grants
+
+
+def test_a_link_in_the_place_of_a_ticket_is_not_followed(office: Tickets, tmp_path: Path) -> None:
+    ticket = office.issue(A.grants, "sse")[0].encode()
+    (path,) = files(tmp_path)
+    path.rename(tmp_path / "copy")
+    path.symlink_to(tmp_path / "copy")
+    with pytest.raises((BadTicket, Overloaded)):
+        office.redeem(ticket, "sse")
+    assert (tmp_path / "copy").exists()
+
+
+def test_a_sweep_takes_nothing_but_tickets(board: Clock, tmp_path: Path) -> None:
+    for name in ("letters", "0" * 16):
+        (tmp_path / tickets.DIRECTORY / name).mkdir()
+        (tmp_path / tickets.DIRECTORY / name / "diary").touch()
+        os.utime(tmp_path / tickets.DIRECTORY / name / "diary", (1, 1))
+    sweep(board)
+    assert len(list((tmp_path / tickets.DIRECTORY).rglob("diary"))) == 2
+
+
+def test_a_file_system_that_cannot_be_written_is_told_as_that(office: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def read_only(path: object, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(Overloaded, match="the ticket cannot be written: Read-only file system"):
+        office.issue(A.grants, "sse")

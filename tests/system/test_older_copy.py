@@ -108,7 +108,7 @@ def test_what_was_lost_is_told(server: Server) -> None:
 def test_if_memory_survived_it_is_said_what_it_is(server: Server, killed: bool) -> None:
     server.start()
     with server.client() as client:
-        put(client, "a", "old")
+        kept = put(client, "a", "old").strip('"')
     server.stop()
     older = copy(server)
     server.start()
@@ -133,6 +133,8 @@ def test_if_memory_survived_it_is_said_what_it_is(server: Server, killed: bool) 
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "an older copy" in done.stdout
+    assert f"after revision {kept} is given up: this copy never held it" in done.stdout
+    assert "No change is lost" not in done.stdout
     server.start()
     with server.client() as client:
         assert client.get("/v1/kv/a").content == b"old"

@@ -126,7 +126,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
     ("arguments", "status", "why"),
     [
         (("import", "absent"), 1, "kvserver: absent cannot be read: No such file or directory"),
-        (("import", "."), 1, "kvserver: . cannot be read: Is a directory"),
+        (("import", "."), 1, "kvserver: . cannot be read: it is a directory, not a file"),
         (("export", "absent/file"), 1, "kvserver: absent/file cannot be written: no file can be made in "),
         (("export", "file", "--url", "http://127.0.0.1:1"), 1, "kvserver: the server at http://127.0.0.1:1 cannot be "),
         (("export", "file", "--url", "localhost:8080"), 2, "Error: the URL of a server is like http://localhost:8080"),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.files import Planted, open_regular, replacing, resolve, writing
+from shards.files import open_named, open_regular, replacing, writing
+from shards.way import Care, Planted, resolve
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
 OTHER = 12345
@@ -65,11 +66,19 @@ def test_what_is_resolved_has_no_link_in_it(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "a" / "m").symlink_to("b")
     monkeypatch.chdir(tmp_path / "a")
     for path in ("../l/m/new", "m/new", "./b/../b/new", "/proc/self/cwd/b/new"):
-        assert resolve(Path(path)) == tmp_path / "a" / "b" / "new"
+        for care in (Care.READ, Care.WRITE):
+            assert resolve(Path(path), care) == tmp_path / "a" / "b" / "new"
+
+
+SAYS = {
+    "link": r"is a link that belongs to the user with id 12345: name .* itself",
+    "directory": "belongs to the user with id 12345, who can put another file in its place: name one in a directory of",
+    "everybody": "others can write in .*, and put another file in its place: chmod o-w",
+}
 
 
 @AS_ROOT
-@pytest.mark.parametrize("harm", ["link", "directory", "everybody"])
+@pytest.mark.parametrize("harm", SAYS)
 def test_a_link_that_another_user_may_have_made_is_not_followed(tmp_path: Path, harm: str) -> None:
     victim, directory = tmp_path / "victim", tmp_path / "shared"
     victim.write_text("precious")
@@ -83,14 +92,68 @@ def test_a_link_that_another_user_may_have_made_is_not_followed(tmp_path: Path, 
     elif harm == "everybody":
         directory.chmod(0o777)
     for path in (directory / "file", directory / "way" / "victim", directory / "way" / "new"):
-        with pytest.raises(Planted, match=r"name .* itself"):
+        with pytest.raises(Planted, match=SAYS[harm]):
             write(path)
+        with pytest.raises(Planted, match=r"is a link.*: name .* itself"):
+            open_named(path, Care.READ)
     assert victim.read_text() == "precious"
     assert not (tmp_path / "new").exists()
     directory.chmod(0o1777)  # as /tmp is
     if harm == "everybody":
         write(directory / "file")
         assert victim.read_text() == "new\n"
+
+
+@AS_ROOT
+@pytest.mark.parametrize("harm", ["directory", "everybody", "nobody"])
+def test_nothing_is_written_where_others_could_put_another_in_its_place(tmp_path: Path, harm: str) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    if harm == "everybody":
+        theirs.chmod(0o777)
+    else:
+        os.chown(theirs, OTHER if harm == "directory" else 65534, -1)
+    for path in (theirs / "file", theirs / "deeper" / "file"):
+        with pytest.raises(Planted, match="in its place"):
+            write(path)
+    assert list(theirs.iterdir()) == []
+
+
+@AS_ROOT
+def test_a_sticky_directory_is_good_for_what_is_ours_or_new(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    write(shared / "new")
+    write(shared / "new", "again\n")
+    (shared / "link").symlink_to(shared / "new")
+    write(shared / "link", "by our own link\n")
+    with open_named(shared / "link", Care.READ) as file:
+        assert file.read() == b"by our own link\n"
+    os.chown(shared / "new", OTHER, OTHER)
+    with pytest.raises(Planted, match=r"new belongs to the user with id 12345"):
+        write(shared / "new")
+    with open_named(shared / "new", Care.READ) as file:  # a file of theirs may be read, it is no link
+        assert file.read() == b"by our own link\n"
+
+
+def test_a_group_may_write_where_it_is_only_written(tmp_path: Path) -> None:
+    """As with umask 002, where each user has a group."""
+    tmp_path.chmod(0o770)
+    write(tmp_path / "file")
+    with pytest.raises(Planted, match="others can write in"):
+        resolve(tmp_path / "file", Care.RELY)
+
+
+def test_what_is_read_may_be_a_pipe_and_no_directory(tmp_path: Path) -> None:
+    read, written = os.pipe()
+    os.write(written, b"x")
+    os.close(written)
+    with open_named(Path(f"/dev/fd/{read}"), Care.READ) as file:
+        assert file.read() == b"x"
+    os.close(read)
+    with pytest.raises(OSError, match="it is a directory, not a file"):
+        open_named(tmp_path, Care.READ)
 
 
 @AS_ROOT

@@ -1,0 +1,175 @@
+"""The way to a file that a person named: whether anybody but this user and root could have put something in its place.
+
+A path is walked as the kernel does, component by component. Whoever may write a directory on the way can put another
+file, or a link, where the next one is; in a directory with the sticky bit, as /tmp, only where nothing is yet, or what
+is theirs. Where a file system is mounted read-only nobody writes, whatever the modes say: so come ConfigMaps and
+Secrets of Kubernetes, whose directories are 0777.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import re
+import shlex
+import stat
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+DESCRIPTOR: Final = re.compile(r"/proc/[0-9]+(?:/task/[0-9]+)?/fd/[0-9]+")
+"""The name of an open file, to which /dev/stdout leads."""
+_MOST_LINKS: Final = 40  # as the kernel; path_resolution(7)
+
+
+class Care(IntEnum):
+    """What the file is for, and so what is refused on the way to it; each refuses also what those before it do."""
+
+    READ = 1
+    """Its content is looked at: links that another user may have made are refused."""
+    WRITE = 2
+    """Something is written there, or handed over: so are directories of others, or in which everybody may write."""
+    RELY = 3
+    """What stands there decides who may do what: so are directories in which a group may write, and one that all may
+    write in, though it is sticky, as the last: another may come first when the file is gone for a moment."""
+
+
+class Planted(PermissionError):
+    """Another user may have put something into a file's place; `strerror`, and the text, say how, and what helps."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(errno.EPERM, why, str(path))
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def resolve(path: Path, care: Care) -> Path:
+    """The absolute path of what `path` names, with no link in it; what is not there may follow.
+
+    The name of an open descriptor (`DESCRIPTOR`) is returned as it is: what is open may have no other name.
+    Raises `Planted`, and `OSError` where it leads nowhere; with `Care.RELY` if more than the last component is missing.
+    """
+    left = list(reversed(path.absolute().parts[1:]))
+    here, links = Path("/"), 0
+    shared = _enter(here, path, care)
+    while left:
+        name = left.pop()
+        if name == "..":
+            here = here.parent
+            shared = _enter(here, path, care)
+            continue
+        entry = here / name
+        try:
+            status = entry.lstat()
+        except FileNotFoundError:
+            if left and care is Care.RELY:
+                raise
+            return _arrive(entry.joinpath(*reversed(left)), here, path, shared and care is Care.RELY)
+        if DESCRIPTOR.fullmatch(str(entry)):
+            return entry.joinpath(*reversed(left))
+        if shared and status.st_uid not in trusted():
+            raise Planted(path, f"{entry} belongs to {who(status.st_uid)}: {_elsewhere(path, care)}")
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = _follow(entry, status, path, care)
+            if target.is_absolute():
+                here = Path("/")
+                shared = _enter(here, path, care)
+            left += reversed([part for part in target.parts if part != "/"])
+        elif left:
+            here = entry
+            shared = _enter(here, path, care)
+        else:
+            return _arrive(entry, here, path, shared and care is Care.RELY)
+    return here
+
+
+def see_that_others_cannot_write(directory: Path, care: Care) -> None:
+    """Raise `Planted` if another user owns `directory` or everybody may write there, sticky or not: files are to be
+    made in it. Raises `OSError`."""
+    if _look_at(directory, directory, care):
+        raise Planted(directory, f"others can put files into {directory}: {_mend(directory, directory, care)}")
+
+
+def _arrive(found: Path, directory: Path, path: Path, refuse: bool) -> Path:
+    if refuse:  # the file may be gone for a moment, or another name of it be wanted
+        raise Planted(path, f"it lies in {directory}, where others can put files: {_mend(directory, path, Care.RELY)}")
+    return found
+
+
+def _follow(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
+    """Where `link` leads. Raises `Planted` unless this user or root alone can have made it."""
+    target = link.readlink()
+    if status.st_uid not in trusted():
+        raise Planted(path, f"{link} is a link that belongs to {who(status.st_uid)}: name {target} itself")
+    if care is Care.READ:
+        try:
+            _look_at(link.parent, path, care)
+        except Planted as error:
+            raise Planted(path, f"{link} is a link, and {str(error).partition(':')[0]}: name {target} itself") from None
+    return target
+
+
+def _enter(directory: Path, path: Path, care: Care) -> bool:
+    """Whether others may write in `directory`, on the way to `path`, but only beside what is there. To what is only
+    read, directories are not looked at, but the links in them are."""
+    return care is not Care.READ and _look_at(directory, path, care)
+
+
+def _look_at(directory: Path, path: Path, care: Care) -> bool:
+    """Whether others may write in `directory`, but only beside what is there. Raises `Planted` if they could replace
+    what is there, `OSError`."""
+    status = directory.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    if status.st_uid not in trusted():
+        raise Planted(
+            path,
+            f"the directory {directory} belongs to {who(status.st_uid)}, who can put another file in its place: "
+            f"{_elsewhere(path, care)}",
+        )
+    others = stat.S_IWGRP | stat.S_IWOTH if care is Care.RELY else stat.S_IWOTH
+    if not status.st_mode & others or is_read_only(directory):
+        return False
+    if not status.st_mode & stat.S_ISVTX:
+        raise Planted(
+            path, f"others can write in {directory}, and put another file in its place: {_mend(directory, path, care)}"
+        )
+    return True
+
+
+def _mend(directory: Path, path: Path, care: Care) -> str:
+    """The command for a directory that others may write."""
+    status = directory.stat()
+    if status.st_mode & stat.S_ISVTX or os.geteuid() not in (0, status.st_uid):  # it is meant for all
+        return _elsewhere(path, care)
+    return f"chmod {'go-w' if care is Care.RELY else 'o-w'} {shlex.quote(str(directory))}"
+
+
+def _elsewhere(path: Path, care: Care) -> str:
+    if care is not Care.RELY:
+        return "name one in a directory of your own"
+    move = f" && mv {shlex.quote(str(path))} ~/.kvserver/" if os.path.lexists(path) else ""
+    return f"keep it in a directory of your own: mkdir -p -m 700 ~/.kvserver{move}"
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether the file system of `path` is mounted so that nobody can write."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def trusted() -> tuple[int, int]:
+    """Whose files are taken for this user's."""
+    return 0, os.geteuid()
+
+
+def who(uid: int) -> str:
+    """How a message names a user."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return f"the user with id {uid}"
