@@ -146,9 +146,9 @@ class ServerSettings(ProcessSettings):
     )  # fmt: skip
     spare_places: int = setting(
         128, integer(0, 1023), "N",
-        "The last places of the 1,024 requests in flight, kept for addresses and tokens that have few: while no others "
-        "are free, who has in one worker half of N divided by the number of workers is answered 503. 0: none are kept. "
-        "Otherwise at least twice --workers.",
+        "Places beyond the 1,024 requests in flight, for addresses and tokens that have few: once 1,024 are in flight, "
+        "an address or token that has half of N divided by the number of workers in one worker is answered 503, others "
+        "are not. 0: none. Otherwise at least twice --workers.",
     )  # fmt: skip
     min_upload_rate: int = setting(
         16 << 10, size(1, 1 << 30), "BYTES",

@@ -21,7 +21,8 @@ from shards.board import Board, WorkerRow
 from shards.errors import KVError, Overloaded
 
 MOST_IN_FLIGHT: Final = 1024
-"""Requests the whole server works on at a time; further ones are told to come again."""
+"""Requests the whole server works on at a time; further ones are told to come again, unless their address and token
+have few."""
 MOST_BYTES: Final = 256 << 20
 """Bytes of requests that a worker holds, whole or not, and as many of answers that were not taken yet: slow readers
 must not keep writers out."""
@@ -89,7 +90,6 @@ class Traffic(ServerState):
         """Let these hold from now on; there must be no connection."""
         self.limits, self.shares = limits, Shares(limits)
         self.easy_bytes = min(MOST_BYTES, limits.unfinished_bytes or MOST_BYTES)
-        self._crowded = MOST_IN_FLIGHT - limits.spare  # from so many requests in flight on it counts who asks
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
@@ -119,25 +119,25 @@ class Traffic(ServerState):
         return (token,) if share is None else (share, token)
 
     def check_places(self, places: tuple[Share, ...]) -> None:
-        """Raise `Overloaded` if the server has as many requests in flight as it takes, or as many as it takes of those
-        who have more than a few in this worker.
+        """Raise `Overloaded` if the server has as many requests in flight as it takes: of those who have few in this
+        worker, some more than of others.
 
         However many workers there are, one address cannot come by more than half of the spare places: what is few for
         each of them is half of those divided by their number.
         """
         count = self._count_in_flight()
-        if count < self._crowded:
+        if count < MOST_IN_FLIGHT:
             return
         spare, few = self.limits.spare, max(1, self.limits.spare // 2 // (1 + len(self._other_words)))
-        if count >= MOST_IN_FLIGHT:
+        if count >= MOST_IN_FLIGHT + spare:
             self.counts.overloads += 1
-            raise Overloaded(f"{MOST_IN_FLIGHT} requests are in flight")
+            raise Overloaded(f"{count} requests are in flight")
         for share in places:
             if share.in_flight >= few:
                 self.counts.overloads += 1
                 raise Overloaded(
                     f"{count} requests are in flight, and {share.whose} has {share.in_flight} of them in this worker: "
-                    f"the last {spare} places (--spare-places) are for those who have fewer than {few}"
+                    f"beyond {MOST_IN_FLIGHT}, {spare} places (--spare-places) are for those who have fewer than {few}"
                 )
 
     def enter(self, places: tuple[Share, ...]) -> None:
@@ -200,7 +200,7 @@ class Traffic(ServerState):
         count, words = self._in_flight, self._words
         for word in self._other_words:
             count += words[word]
-        return count < self._crowded
+        return count < MOST_IN_FLIGHT
 
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""

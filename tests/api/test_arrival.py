@@ -21,6 +21,8 @@ from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
 from shards.settings import SettingError, load
 from tests.api.web import Client, Web, request, scenario
 
+SPARE = ServerSettings().spare_places
+
 GET = request("GET", "/k")
 ALL: list[tuple[Verb, bytes]] = [(verb, b"") for verb in VERBS]
 PROBLEM = "Accept: application/problem+json"
@@ -70,7 +72,7 @@ async def test_what_has_not_arrived_whole_has_no_place_in_flight(web: Web) -> No
 async def test_a_body_is_not_asked_for_while_there_is_no_place(web: Web) -> None:
     other = web.board.workers[1]
     web.traffic._other_words.append(other.base + type(other).in_flight.index)
-    other.in_flight = MOST_IN_FLIGHT
+    other.in_flight = MOST_IN_FLIGHT + SPARE
     client = await web.connect()
     await client.send(begun("PUT", "/k"))
     await refused(client, 503)
@@ -479,7 +481,7 @@ async def test_the_last_places_are_for_those_who_have_few(web: Web) -> None:
     limit(web, spare=8)
     other = web.board.workers[1]
     web.traffic._other_words.append(other.base + type(other).in_flight.index)
-    other.in_flight = MOST_IN_FLIGHT - 8 - 3
+    other.in_flight = MOST_IN_FLIGHT - 3
     web.shards.gate.clear()
     first = await put_without_answer(web, "127.0.0.2", 3)  # the last ones that are for everybody
     for data in (request("PUT", "/k", PROBLEM, body=b"1"), request("GET", "/k", PROBLEM)):
@@ -493,7 +495,7 @@ async def test_the_last_places_are_for_those_who_have_few(web: Web) -> None:
     second = await put_without_answer(web, "127.0.0.3", 2)
     assert (await (await web.connect("127.0.0.3")).ask(GET)).status == 503
     assert (await (await web.connect("127.0.0.4")).ask(GET)).status == 200
-    other.in_flight = MOST_IN_FLIGHT - web.row.in_flight
+    other.in_flight = MOST_IN_FLIGHT + 8 - web.row.in_flight
     assert (await (await web.connect("127.0.0.4")).ask(GET)).status == 503  # all places are taken
     web.shards.gate.set()
     for client in first + second:
@@ -502,10 +504,10 @@ async def test_the_last_places_are_for_those_who_have_few(web: Web) -> None:
 
 
 @scenario
-async def test_who_is_alone_may_have_all_but_the_spare_places(web: Web) -> None:
+async def test_who_is_alone_may_have_all_places_but_the_spare_ones(web: Web) -> None:
     limit(web, connections=0)
     web.shards.gate.clear()
-    first = await put_without_answer(web, "127.0.0.2", MOST_IN_FLIGHT - 128)
+    first = await put_without_answer(web, "127.0.0.2", MOST_IN_FLIGHT)
     assert (await (await web.connect("127.0.0.2")).ask(request("PUT", "/k", body=b"1"))).status == 503
     second = await put_without_answer(web, "127.0.0.3", 64)
     assert (await (await web.connect("127.0.0.3")).ask(request("PUT", "/k", body=b"1"))).status == 503
@@ -534,7 +536,7 @@ async def test_each_client_of_a_trusted_proxy_has_its_own_places(web: Web) -> No
     web.traffic.proxies = Proxies("127.0.0.1")
     other = web.board.workers[1]
     web.traffic._other_words.append(other.base + type(other).in_flight.index)
-    other.in_flight = MOST_IN_FLIGHT - 8
+    other.in_flight = MOST_IN_FLIGHT
     web.shards.gate.clear()
     clients = await put_without_answer(web, "127.0.0.1", 2, OTHER % 1)
     assert (await web.ask(request("GET", "/k", OTHER % 1))).status == 503
@@ -552,7 +554,7 @@ async def test_each_token_has_its_own_places_wherever_it_is_sent_from(web: Web) 
     limit(web, spare=8)
     other = web.board.workers[1]
     web.traffic._other_words.append(other.base + type(other).in_flight.index)
-    other.in_flight = MOST_IN_FLIGHT - 8
+    other.in_flight = MOST_IN_FLIGHT
     web.shards.gate.clear()
     one, two = "Authorization: Bearer one", "Authorization: Bearer two"
     clients = await put_without_answer(web, "127.0.0.2", 1, one)

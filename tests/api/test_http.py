@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kvserver.settings import ServerSettings
 from kvserver.web import handoff
 from kvserver.web.accesslog import AccessLog
 from kvserver.web.answers import COMMON, INERT
@@ -19,6 +20,8 @@ from kvserver.web.http import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT, MOST_OWED_BYTES
 from shards.errors import NoFeed, OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
+
+SPARE = ServerSettings().spare_places
 
 GET = request("GET", "/k")
 
@@ -304,7 +307,7 @@ async def test_beyond_the_limit_in_flight_requests_are_shed(web: Web) -> None:
     """Workers share the limit: what others have in flight stands on the board."""
     other = web.board.workers[1]
     web.traffic._other_words.append(other.base + type(other).in_flight.index)
-    other.in_flight = MOST_IN_FLIGHT - 1
+    other.in_flight = MOST_IN_FLIGHT + SPARE - 1
     web.shards.gate.clear()
     first, second = await web.connect(), await web.connect()
     await first.send(request("PUT", "/k", body=b"1"))
@@ -323,7 +326,7 @@ async def test_beyond_the_limit_in_flight_requests_are_shed(web: Web) -> None:
 @scenario
 async def test_health_can_be_asked_beyond_the_limit_in_flight(web: Web) -> None:
     web.traffic._other_words.append(web.board.workers[1].base + type(web.row).in_flight.index)
-    web.board.workers[1].in_flight = MOST_IN_FLIGHT
+    web.board.workers[1].in_flight = MOST_IN_FLIGHT + SPARE
     assert (await web.ask(GET)).status == 503
     for data in (request("GET", "/health/live"), request("OPTIONS", "/k"), request("OPTIONS", "/k", body=b"x")):
         assert (await web.ask(data)).status == 200
