@@ -179,20 +179,32 @@ class Format:
     """One of the two ways of writing a batch."""
 
     def __init__(
-        self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
-        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments, twice: Doubles,
-        why_unreadable: Callable[[bytes], str], sizes: Sizes,
+        self,
+        name: str,
+        decode: Callable[..., Any],
+        encode: Callable[[Any], bytes],
+        put: type[Any],
+        json_of: Callable[[Raw], bytes],
+        decoder: Callable[[Any], Any],
+        fragments: Fragments,
+        twice: Doubles,
+        why_unreadable: Callable[[bytes], str],
+        sizes: Sizes,
         members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
-        document: Callable[[bytes, Member, int], Steps[bytes]], kind: Callable[[bytes, int], Any],
+        document: Callable[[bytes, Member, int], Steps[bytes]],
+        kind: Callable[[bytes, int], Any],
         least: Callable[[bytes, Member], Steps[int]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
         self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
         self._read = decoder(operation).decode
-        self._read_whole = decoder(defstruct("Whole", [("ops", list[operation]), ("atomic", bool | UnsetType, UNSET)],
-                                             forbid_unknown_fields=True)).decode  # fmt: skip
+        self._read_whole = decoder(
+            defstruct(
+                "Whole", [("ops", list[operation]), ("atomic", bool | UnsetType, UNSET)], forbid_unknown_fields=True
+            )
+        ).decode
 
     def small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
         """The operations in `body` for their shards, and whether they are atomic: what `envelope` and `operation` give
@@ -449,16 +461,37 @@ def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes
 
 
 JSON: Final = Format(
-    "JSON", msgspec.json.decode, doubles.write_json, PutInJson, _json_of_json, msgspec.json.Decoder, _fragments_of_json,
-    doubles.JSON, why_unreadable, Sizes(64 << 10, 256 << 10, 64 << 10), jsonscan.members, _document_of_json,
-    jsonscan.kind, _least_of_json,
-)  # fmt: skip
+    "JSON",
+    msgspec.json.decode,
+    doubles.write_json,
+    PutInJson,
+    _json_of_json,
+    msgspec.json.Decoder,
+    _fragments_of_json,
+    doubles.JSON,
+    why_unreadable,
+    Sizes(64 << 10, 256 << 10, 64 << 10),
+    jsonscan.members,
+    _document_of_json,
+    jsonscan.kind,
+    _least_of_json,
+)
 MESSAGE_PACK: Final = Format(
-    "MessagePack", msgspec.msgpack.decode, doubles.write_msgpack, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder, _fragments_of_msgpack, doubles.MESSAGE_PACK,
-    lambda _data: "it is malformed, or breaks off", Sizes(16 << 10, 16 << 10, 4 << 10), packscan.members,
-    _document_of_msgpack, packscan.kind, _least_of_msgpack,
-)  # fmt: skip
+    "MessagePack",
+    msgspec.msgpack.decode,
+    doubles.write_msgpack,
+    PutInMessagePack,
+    _json_of_msgpack,
+    msgspec.msgpack.Decoder,
+    _fragments_of_msgpack,
+    doubles.MESSAGE_PACK,
+    lambda _data: "it is malformed, or breaks off",
+    Sizes(16 << 10, 16 << 10, 4 << 10),
+    packscan.members,
+    _document_of_msgpack,
+    packscan.kind,
+    _least_of_msgpack,
+)
 
 
 def check_one_slot(operations: list[OfOneKey]) -> None:

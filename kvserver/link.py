@@ -107,9 +107,12 @@ class Portion(_Delivered):
     __slots__ = ()
 
     def __init__(
-        self, operations: Sequence[OfOneKey], size: int, deadline_ns: int,
+        self,
+        operations: Sequence[OfOneKey],
+        size: int,
+        deadline_ns: int,
         deliver: Callable[[Sequence[Reply] | KVError], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.operations, self.deadline_ns, self._deliver = operations, deadline_ns, deliver
         self.size, self.count = size, len(operations)
 
@@ -158,9 +161,13 @@ class Link:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], row: ShardRow, index: int, run_dir: Path,
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        row: ShardRow,
+        index: int,
+        run_dir: Path,
         loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._context, self._row, self._index, self._run_dir, self._loop = context, row, index, run_dir, loop
         self._waiting: deque[Pending] = deque()
         self._in_flight: dict[int, _Sent] = {}

@@ -30,9 +30,14 @@ NS = 1e-9
 MS = 1e-3
 
 OPERATIONS = {
-    "puts": "put", "deletes": "delete", "touches": "touch", "prefix_deletes": "delete_prefix", "expired": "expire",
-    "evicted": "evict", "refused": "refused",
-}  # fmt: skip
+    "puts": "put",
+    "deletes": "delete",
+    "touches": "touch",
+    "prefix_deletes": "delete_prefix",
+    "expired": "expire",
+    "evicted": "evict",
+    "refused": "refused",
+}
 """Figure of a shard to value of the label `kind`."""
 
 SHARD_GAUGES = {
@@ -40,11 +45,13 @@ SHARD_GAUGES = {
     "bytes": ("kvserver_shard_bytes", "Bytes of keys and values in the shard.", 1.0),
     "queue": ("kvserver_shard_queue_operations", "Most operations that were waiting at once, of late.", 1.0),
     "expiry_lag_ms": (
-        "kvserver_shard_expiry_lag_seconds", "How far deleting of expired keys is behind their time.", MS,
+        "kvserver_shard_expiry_lag_seconds",
+        "How far deleting of expired keys is behind their time.",
+        MS,
     ),
     "map_bytes": ("kvserver_shard_map_bytes", "Bytes the shard's map takes in the map directory.", 1.0),
     "map_full": ("kvserver_shard_map_full", "1 while the shard refuses growth for want of room for its map.", 1.0),
-}  # fmt: skip
+}
 """Figure to name, help and factor."""
 
 SHARD_COUNTERS = {

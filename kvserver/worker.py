@@ -184,7 +184,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "interface": "asgi3",
         "proxy_headers": False,
         "access_log": False,
-    }  # fmt: skip
+    }
 
     async def _serve(self) -> None:
         try:

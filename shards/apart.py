@@ -128,9 +128,12 @@ class Apart:
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "shards.apart"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent, env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
-    )  # fmt: skip
+        [sys.executable, "-m", "shards.apart"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
+    )
 
 
 def _bytes(path: Path) -> bytes:
@@ -151,9 +154,14 @@ def _answer(request: _Request) -> _Answer:
                 return _Answer(finding=_shown(check_snapshot(_path(directory), manifest)))
             case _CheckMap() as asked:
                 found = check_map(
-                    _path(asked.path), asked.shard, asked.shards, _path(asked.data_dir), asked.manifest,
-                    served=asked.served, work=_path(asked.work),
-                )  # fmt: skip
+                    _path(asked.path),
+                    asked.shard,
+                    asked.shards,
+                    _path(asked.data_dir),
+                    asked.manifest,
+                    served=asked.served,
+                    work=_path(asked.work),
+                )
                 return _Answer(finding=_shown(found))
     except MapError as error:
         return _Answer(error=_utf_8(str(error)))

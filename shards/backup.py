@@ -126,10 +126,16 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
         copy.expect(manifest.snapshot_bytes + end.lsn - begin)
         parts, reach = _copy_log(copy, source.data_dir / "log", manifest, end, segment)
         archive = Archive(
-            format=FORMAT, version=version, manifest=manifest, log=tuple(parts), end_lsn=end.lsn,
-            first_revision=reach.revision, first_ms=reach.time_ms or end.time_ms, last_revision=end.revision,
+            format=FORMAT,
+            version=version,
+            manifest=manifest,
+            log=tuple(parts),
+            end_lsn=end.lsn,
+            first_revision=reach.revision,
+            first_ms=reach.time_ms or end.time_ms,
+            last_revision=end.revision,
             taken_ms=end.time_ms,
-        )  # fmt: skip
+        )
         for directory in (*copy.directories, target):
             DISK.sync_directory(directory)
         sealed.write(archive, target / NAME, target / UNFINISHED)

@@ -93,9 +93,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def _with_paths(facts: Facts, change: Callable[[str], str]) -> Facts:
     return msgspec.structs.replace(
-        facts, data_dir=change(facts.data_dir), lock_dir=change(facts.lock_dir), log_dir=change(facts.log_dir),
-        map_dir=change(facts.map_dir), tokens=change(facts.tokens),
-    )  # fmt: skip
+        facts,
+        data_dir=change(facts.data_dir),
+        lock_dir=change(facts.lock_dir),
+        log_dir=change(facts.log_dir),
+        map_dir=change(facts.map_dir),
+        tokens=change(facts.tokens),
+    )
 
 
 class BoardError(Exception):
@@ -214,9 +218,19 @@ class ShardRow(Common):
     restarts = Word(14)  # how often it was started again; by the supervisor
 
     COUNTERS = (
-        "puts", "deletes", "touches", "prefix_deletes", "expired", "evicted", "refused", "groups", "operations",
-        "append_ns", "flush_ns", "apply_ns",
-    )  # fmt: skip
+        "puts",
+        "deletes",
+        "touches",
+        "prefix_deletes",
+        "expired",
+        "evicted",
+        "refused",
+        "groups",
+        "operations",
+        "append_ns",
+        "flush_ns",
+        "apply_ns",
+    )
     FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
 
     def set_open(self, revision: int, lsn: int) -> None:

@@ -45,9 +45,15 @@ class Keyspace:
     """
 
     def __init__(
-        self, shard: int, shards: int, max_value: int, read: Read = _unreadable, *,
-        max_memory: int = 0, evictor: Evictor | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        shard: int,
+        shards: int,
+        max_value: int,
+        read: Read = _unreadable,
+        *,
+        max_memory: int = 0,
+        evictor: Evictor | None = None,
+    ) -> None:
         self.max_value, self.read, self.max_memory, self.evictor = max_value, read, max_memory, evictor
         self.fair_share = max_memory // shards
         self.slots = slots_of(shard, shards)

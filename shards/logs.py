@@ -82,9 +82,12 @@ class Json(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         event: dict[str, Any] = {
-            "time": self._time(record), "process": self._name, "pid": record.process,
-            "level": record.levelname.lower(), "message": record.getMessage(),
-        }  # fmt: skip
+            "time": self._time(record),
+            "process": self._name,
+            "pid": record.process,
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
         event |= getattr(record, "fields", {})
         if traceback := self._traceback(record):
             event["traceback"] = traceback

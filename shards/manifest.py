@@ -106,8 +106,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def _compare_positions(self) -> None:
         """Raise ValueError for positions that no history has."""
         for what, replay, end in (
-            ("byte", self.replay_lsn, self.end_lsn), ("revision", self.replay_revision, self.end_revision),
-        ):  # fmt: skip
+            ("byte", self.replay_lsn, self.end_lsn),
+            ("revision", self.replay_revision, self.end_revision),
+        ):
             if replay > end:
                 raise ValueError(f"a restart would begin at {what} {replay}, behind the end of the history, {end}")
         if not self.files and (self.replay_lsn or self.replay_revision):

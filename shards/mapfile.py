@@ -114,10 +114,20 @@ def open_environment(
     while True:
         try:
             return lmdb.open(
-                str(path), map_size=size, subdir=subdir, readonly=readonly, lock=lock, mode=0o600, sync=False,
-                metasync=False, max_readers=MAX_READERS, max_dbs=2, max_spare_txns=2, create=not readonly,
+                str(path),
+                map_size=size,
+                subdir=subdir,
+                readonly=readonly,
+                lock=lock,
+                mode=0o600,
+                sync=False,
+                metasync=False,
+                max_readers=MAX_READERS,
+                max_dbs=2,
+                max_spare_txns=2,
+                create=not readonly,
                 writemap=writemap,
-            )  # fmt: skip
+            )
         except lmdb.MemoryError as error:
             size //= 2
             if size < 1 << 30:
@@ -227,9 +237,10 @@ def told(item: Item, now: Now) -> Item:
     if expiry >= 0 and modified_ms <= now.wall_ms and created_ms <= now.wall_ms:
         return item
     return item._replace(
-        expires_ms=unix_ms(expiry, now), created_ms=min(created_ms, now.wall_ms),
+        expires_ms=unix_ms(expiry, now),
+        created_ms=min(created_ms, now.wall_ms),
         modified_ms=min(modified_ms, now.wall_ms),
-    )  # fmt: skip
+    )
 
 
 def scan(

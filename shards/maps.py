@@ -110,9 +110,15 @@ class MapReader:
         return record
 
     def page(
-        self, prefix: bytes, after: bytes | None, limit: int, now: Now, *, values: bool = False,
+        self,
+        prefix: bytes,
+        after: bytes | None,
+        limit: int,
+        now: Now,
+        *,
+        values: bool = False,
         max_bytes: int = PAGE_BYTES,
-    ) -> list[tuple[bytes, Item]]:  # fmt: skip
+    ) -> list[tuple[bytes, Item]]:
         """At most `limit` live keys that start with `prefix` and stand above `after`, with their items, in key order.
 
         Values are left empty unless `values`; then the page ends with the item that takes it past `max_bytes` of
@@ -121,9 +127,16 @@ class MapReader:
         return self.page_at(prefix, after, limit, now, values=values, max_bytes=max_bytes)[1]
 
     def page_at(
-        self, prefix: bytes, after: bytes | None, limit: int, now: Now, *, values: bool = False,
-        max_bytes: int = PAGE_BYTES, expired: bool = False,
-    ) -> tuple[tuple[int, int], list[tuple[bytes, Item]]]:  # fmt: skip
+        self,
+        prefix: bytes,
+        after: bytes | None,
+        limit: int,
+        now: Now,
+        *,
+        values: bool = False,
+        max_bytes: int = PAGE_BYTES,
+        expired: bool = False,
+    ) -> tuple[tuple[int, int], list[tuple[bytes, Item]]]:
         """`page`, and what was applied (LSN, revision) to the very state it shows. `expired`: expired keys, too."""
         found: list[tuple[bytes, Item]] = []
         with self._transaction() as txn:
@@ -461,9 +474,13 @@ def _reset_clock(txn: lmdb.Transaction[memoryview], record: Record, floors: Sequ
 
 
 def _apply_events(
-    txn: lmdb.Transaction[memoryview], events: Sequence[Event], record: Record, floors: Sequence[int] | None,
-    previous: Collection[int], replaced: dict[int, Old],
-) -> None:  # fmt: skip
+    txn: lmdb.Transaction[memoryview],
+    events: Sequence[Event],
+    record: Record,
+    floors: Sequence[int] | None,
+    previous: Collection[int],
+    replaced: dict[int, Old],
+) -> None:
     get, put, now, time_ms = txn.get, txn.put, record.now, record.time_ms
     for revision, change in changes(events, record.revision):
         if isinstance(change, PrefixMarked):

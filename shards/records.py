@@ -122,9 +122,7 @@ def seal(
 ) -> bytes:
     """The header of a record whose payload has `length` bytes and the `checksum` `begun`."""
     wall_ms, steady_ms = now
-    head = _HEAD.pack(
-        _MAGIC, kind, shard, events, length, lsn, synced, revision, wall_ms, steady_ms - wall_ms
-    )  # fmt: skip
+    head = _HEAD.pack(_MAGIC, kind, shard, events, length, lsn, synced, revision, wall_ms, steady_ms - wall_ms)
     return head + _CRC.pack(crc32(head, begun))
 
 
@@ -137,10 +135,19 @@ def encode(record: Record, secret: int) -> bytes:
     """The whole record as it stands in the log. (Of a FILLER the header: what follows it is not said.)"""
     begun, length = checksum(record.payload, secret), record.end - record.lsn - HEADER
     return (
-        seal(record.kind, record.shard, record.events, length, record.lsn, record.synced, record.revision,
-             record.now, begun)
+        seal(
+            record.kind,
+            record.shard,
+            record.events,
+            length,
+            record.lsn,
+            record.synced,
+            record.revision,
+            record.now,
+            begun,
+        )
         + record.payload
-    )  # fmt: skip
+    )
 
 
 def decode_header(buffer: bytes, at: int = 0) -> Record | None:

@@ -90,10 +90,14 @@ def reinstate(
     _write_log(archive, source, data_dir, cut, progress, segment)
     status = data_dir.stat()
     manifest = msgspec.structs.replace(
-        archive.manifest, device=status.st_dev, inode=status.st_ino, epoch="", end_lsn=cut.end,
+        archive.manifest,
+        device=status.st_dev,
+        inode=status.st_ino,
+        epoch="",
+        end_lsn=cut.end,
         end_revision=max(archive.last_revision, archive.manifest.end_revision),
         new_history="the store was restored from a backup",
-    )  # fmt: skip
+    )
     manifest.save(data_dir)
     (data_dir / UNFINISHED).unlink()
     DISK.sync_directory(data_dir)

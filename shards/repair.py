@@ -35,14 +35,22 @@ def repair(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int 
     The caller holds the store. May be killed and called again. Raises `OSError`.
     """
     end = recover(
-        data_dir / "log", manifest.secret, manifest.replay_lsn, manifest.replay_revision,
-        last_start=manifest.last_start, end_lsn=manifest.end_lsn, repair=True, segment=segment,
-    )  # fmt: skip
+        data_dir / "log",
+        manifest.secret,
+        manifest.replay_lsn,
+        manifest.replay_revision,
+        last_start=manifest.last_start,
+        end_lsn=manifest.end_lsn,
+        repair=True,
+        segment=segment,
+    )
     msgspec.structs.replace(
-        manifest, epoch="", end_lsn=end.tail,
+        manifest,
+        epoch="",
+        end_lsn=end.tail,
         end_revision=max(loss_of(found, manifest).last, end.next_revision - 1),
         new_history="the log was cut at damage",
-    ).save(data_dir)  # fmt: skip
+    ).save(data_dir)
 
 
 def give_up_below(data_dir: Path, manifest: Manifest, lsn: int, *, segment: int = SEGMENT) -> bool:

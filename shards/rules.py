@@ -362,7 +362,13 @@ def _is_among(revision: int, revisions: Revisions) -> bool:
 
 
 _RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {
-    Put: put, Delete: delete, Touch: touch, Incr: incr, Patch: patch, Get: get, AtomicBatch: atomic_batch,
+    Put: put,
+    Delete: delete,
+    Touch: touch,
+    Incr: incr,
+    Patch: patch,
+    Get: get,
+    AtomicBatch: atomic_batch,
     MarkPrefix: mark_prefix,
-}  # fmt: skip
+}
 """What decides an operation, and gives its reply."""

@@ -164,8 +164,9 @@ class Segments:
         if not self._gave_up:
             log.warning(
                 "there is no space left for the log in %s: it keeps only what a restart needs, and readers of the feed "
-                "that are further behind must start anew", self._log_dir,
-            )  # fmt: skip
+                "that are further behind must start anew",
+                self._log_dir,
+            )
         self._gave_up = True
 
     def _numbers(self) -> list[int]:

@@ -201,35 +201,45 @@ class ProcessSettings:
     """What every process of a store is told: where the store is, and how much to say."""
 
     data_dir: Path = setting(
-        Path("kvserver-data"), path, "DIR",
+        Path("kvserver-data"),
+        path,
+        "DIR",
         "Where log, snapshots and locks live. One server at a time. With --in-memory it is not touched.",
-    )  # fmt: skip
+    )
     in_memory: bool = setting(
-        False, boolean, "BOOL",
+        False,
+        boolean,
+        "BOOL",
         "Keep everything in shared memory: nothing is written to the data directory, nothing survives a stop of the "
         "server. Single processes may still die and restart without loss.",
-    )  # fmt: skip
+    )
     run_dir: Path | None = setting(
-        None, path, "DIR",
+        None,
+        path,
+        "DIR",
         "Sockets, the board and metrics of the running server. Short, because socket paths are limited to 107 bytes. "
         "New, empty or a server's: it is emptied at each start, and one that holds other files is refused. "
         "Default: /run/user/UID/kvserver-ID, else /tmp/kvserver-UID-ID; ID comes from the data directory's device and "
         "inode.",
-    )  # fmt: skip
+    )
     log_level: str = setting(
-        "info", choice(*LOG_LEVELS), "LEVEL",
+        "info",
+        choice(*LOG_LEVELS),
+        "LEVEL",
         "How much is written to standard error: trace, debug, info, warning or error.",
         aliases={
             "TRACE": lambda text: "trace" if text.lower() == "true" else None,
             "DEBUG": lambda text: "debug" if text.lower() == "true" else None,
         },
-    )  # fmt: skip
+    )
 
     log_format: str = setting(
-        "text", choice(*logs.FORMATS), "FORMAT",
+        "text",
+        choice(*logs.FORMATS),
+        "FORMAT",
         "How events are written to standard error: text: for people, a traceback indented below its line; json: an "
         "object a line with time, process, pid, level, message and, if there is one, traceback.",
-    )  # fmt: skip
+    )
 
     def resolved_run_dir(self) -> Path:
         """`run_dir`, or its default, which needs the data directory to exist. Creates nothing.

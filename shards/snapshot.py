@@ -199,9 +199,15 @@ def take(board: Board) -> Manifest:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         after = msgspec.structs.replace(
-            before, replay_lsn=lsn, replay_revision=revision, files=tuple(files), end_lsn=end_lsn,
-            end_revision=end_revision, end_wall_ms=now.wall_ms, end_steady_ms=now.steady_ms,
-        )  # fmt: skip
+            before,
+            replay_lsn=lsn,
+            replay_revision=revision,
+            files=tuple(files),
+            end_lsn=end_lsn,
+            end_revision=end_revision,
+            end_wall_ms=now.wall_ms,
+            end_steady_ms=now.steady_ms,
+        )
         after.save(data_dir)
         _remove_unnamed(data_dir / SNAPSHOTS, after)
     return after

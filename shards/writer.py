@@ -79,9 +79,13 @@ class Writer:
         self._others = [row for index, row in enumerate(board.shards) if index != shard]
         facts, stamps = board.facts, open_stamps(board)
         self.keyspace = Keyspace(
-            shard, facts.shards, facts.max_value, self._stored, max_memory=facts.max_memory,
+            shard,
+            facts.shards,
+            facts.max_value,
+            self._stored,
+            max_memory=facts.max_memory,
             evictor=Evictor(stamps, random.random) if stamps is not None else None,
-        )  # fmt: skip
+        )
         self.announcements: list[bytes] = []
         self.figures = dict.fromkeys(ShardRow.FIGURES, 0)
         self._expire_at = 0.0  # not before this time.monotonic()

@@ -98,10 +98,17 @@ def check_revisions(history: Sequence[Request]) -> None:
     """Raise `NotLinearizable` unless each change has a revision of its own, above those of all changes, of whatever
     keys, that were answered before it was sent."""
     changes = [
-        (request, [answer.revision for step, answer in zip(request.steps, request.answers, strict=True)
-                   if answer.done and step.kind != "get"])
-        for request in history if request.answers and request.failed is None
-    ]  # fmt: skip
+        (
+            request,
+            [
+                answer.revision
+                for step, answer in zip(request.steps, request.answers, strict=True)
+                if answer.done and step.kind != "get"
+            ],
+        )
+        for request in history
+        if request.answers and request.failed is None
+    ]
     given = [revision for _, revisions in changes for revision in revisions]
     if len(set(given)) < len(given):
         raise NotLinearizable("a revision was given twice")

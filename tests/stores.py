@@ -92,13 +92,27 @@ def new_store(
     start = Start(store="test", epoch=new_epoch(), boot_id=boot_id(), sync=sync, version="test")
     tail, following = begin_history(log_dir, SECRET, start, 0, next_revision, Now(now_ms, now_ms), segment=segment)
     facts = Facts(
-        version="test", store="test", epoch=start.epoch, boot_id=start.boot_id, secret=SECRET, shards=shards,
-        sync=sync, in_memory=in_memory, data_dir=str(data_dir), lock_dir=str(lock_dir), log_dir=str(log_dir),
-        map_dir=str(map_dir), max_value=max_value, max_memory=max_memory, on_full=on_full,
-        supervisor_pid=os.getpid(), started_ms=now_ms, started_steady_ms=now_ms,
+        version="test",
+        store="test",
+        epoch=start.epoch,
+        boot_id=start.boot_id,
+        secret=SECRET,
+        shards=shards,
+        sync=sync,
+        in_memory=in_memory,
+        data_dir=str(data_dir),
+        lock_dir=str(lock_dir),
+        log_dir=str(log_dir),
+        map_dir=str(map_dir),
+        max_value=max_value,
+        max_memory=max_memory,
+        on_full=on_full,
+        supervisor_pid=os.getpid(),
+        started_ms=now_ms,
+        started_steady_ms=now_ms,
         first_revision=next_revision,
         clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
-    )  # fmt: skip
+    )
     if on_full == "evict":
         make_stamps(run_dir, now_ms)
     board = Board.create(run_dir / "board", facts)

@@ -140,9 +140,10 @@ def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tupl
     """What the next start would find."""
     boot, log_dir = boot_id(), settings.data_dir / "log"
     applied = [
-        lsn for place in _map_dirs(settings, manifest)
+        lsn
+        for place in _map_dirs(settings, manifest)
         for lsn in kept_applied(place, manifest.store, boot, manifest.epoch, apart.read_meta)
-    ]  # fmt: skip
+    ]
     board = last_board(settings.board_path, manifest, boot)
     try:
         found = examine(log_dir, manifest, old_board=board, applied=applied)

@@ -25,18 +25,27 @@ def remote_options() -> list[click.Parameter]:
     """
     return [
         click.Option(
-            ["--url"], metavar="URL", envvar=URL_VARIABLE, show_envvar=True,
+            ["--url"],
+            metavar="URL",
+            envvar=URL_VARIABLE,
+            show_envvar=True,
             help="Where the server is. Default: on this machine, at the port that `kvserver serve` takes.",
         ),
         click.Option(
-            ["--token-file"], metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+            ["--token-file"],
+            metavar="FILE",
+            type=click.Path(path_type=Path, dir_okay=False),
             help=f"A file with the token, if the server wants one. Default: the variable {TOKEN_VARIABLE}.",
         ),
         click.Option(
-            ["--patience"], metavar="SECONDS", type=click.FloatRange(0), default=PATIENCE_S, show_default=True,
+            ["--patience"],
+            metavar="SECONDS",
+            type=click.FloatRange(0),
+            default=PATIENCE_S,
+            show_default=True,
             help="How long to go on trying while the server does not answer, or says that it cannot.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager

@@ -141,9 +141,10 @@ def _tell(settings: ServerSettings, path: Path) -> None:
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
             complain(
-                f"{who} goes by another file of tokens: {theirs}" if theirs
+                f"{who} goes by another file of tokens: {theirs}"
+                if theirs
                 else f"{who} has no tokens: start it anew with {option_name('tokens')} {path}"
-            )  # fmt: skip
+            )
         board.close()
     if not served:
         complain(

@@ -29,7 +29,9 @@ _VALUE: Final = {OCTETS: BYTES}
 
 OPERATIONS: Final = (
     Operation(
-        route=target.KEY, method="put", tag=TAG,
+        route=target.KEY,
+        method="put",
+        tag=TAG,
         summary="Store a value",
         description="Its Content-Type is kept, and shown by version 1 alone.",
         body=GIVEN,
@@ -39,7 +41,9 @@ OPERATIONS: Final = (
         examples=(f"curl -X PUT -d dark {_URL}/theme", f"curl -X PUT -d '{{\"on\":true}}' {_URL}/flags%2Fcheckout"),
     ),
     Operation(
-        route=target.KEY, method="get", tag=TAG,
+        route=target.KEY,
+        method="get",
+        tag=TAG,
         summary="Read a value",
         description="An absent key reads as an empty value. The keys `docs` and `console`, where they are absent, send "
         "whoever accepts `text/html` to the manual.",
@@ -52,7 +56,9 @@ OPERATIONS: Final = (
         examples=(f"curl {_URL}/theme",),
     ),
     Operation(
-        route=target.KEY, method="delete", tag=TAG,
+        route=target.KEY,
+        method="delete",
+        tag=TAG,
         summary="Delete a key",
         grants="`read` and `write`",
         answers=(Answer(200, "The deleted value.", _VALUE),),
@@ -60,7 +66,9 @@ OPERATIONS: Final = (
         examples=(f"curl -X DELETE {_URL}/theme",),
     ),
     Operation(
-        route=target.KEYS, method="get", tag=TAG,
+        route=target.KEYS,
+        method="get",
+        tag=TAG,
         summary="List all keys",
         grants="`read` on all keys",
         answers=(Answer(200, "All keys in byte order.", _KEYS),),
@@ -68,7 +76,9 @@ OPERATIONS: Final = (
         examples=(f"curl {_URL}/keys",),
     ),
     Operation(
-        route=target.KEYS, method="delete", tag=TAG,
+        route=target.KEYS,
+        method="delete",
+        tag=TAG,
         summary="Delete everything",
         grants="`write` on all keys",
         answers=(Answer(200, "Empty."),),
@@ -76,7 +86,9 @@ OPERATIONS: Final = (
         examples=(f"curl -X DELETE {_URL}/keys",),
     ),
     Operation(
-        route=target.PREFIX, method="get", tag=TAG,
+        route=target.PREFIX,
+        method="get",
+        tag=TAG,
         summary="List the keys with a prefix",
         grants="`read` on the whole prefix",
         answers=(Answer(200, "Keys in byte order.", _KEYS),),
@@ -84,7 +96,9 @@ OPERATIONS: Final = (
         examples=(f"curl {_URL}/keys/flags%2F",),
     ),
     Operation(
-        route=target.PREFIX, method="delete", tag=TAG,
+        route=target.PREFIX,
+        method="delete",
+        tag=TAG,
         summary="Delete the keys with a prefix",
         grants="`read` and `write` on the whole prefix",
         answers=(Answer(200, "The deleted keys.", _KEYS),),
@@ -92,7 +106,9 @@ OPERATIONS: Final = (
         examples=(f"curl -X DELETE {_URL}/keys/flags%2F",),
     ),
     Operation(
-        route=target.WAL, method="get", tag=TAG,
+        route=target.WAL,
+        method="get",
+        tag=TAG,
         summary="Follow every change",
         description="A WebSocket: the request needs `Connection: Upgrade`, `Upgrade: websocket`, "
         "`Sec-WebSocket-Version: 13` and a `Sec-WebSocket-Key`. Each frame is a line of text, such as "
@@ -103,9 +119,11 @@ OPERATIONS: Final = (
         errors=(*OF_READS, Forbidden, BadTicket),
     ),
     Operation(
-        route=target.PING, method="get", tag=TAG,
+        route=target.PING,
+        method="get",
+        tag=TAG,
         summary="Is anybody there",
         answers=(Answer(200, "`pong`", {OCTETS: Media({"type": "string", "enum": ["pong"]}, "pong")}),),
         examples=(f"curl {_URL}/ping",),
     ),
-)  # fmt: skip
+)

@@ -39,18 +39,21 @@ def _event(description: str, optional: dict[str, Schema] | None, *ops: str, **fi
 
 _MESSAGES: Final[dict[str, Schema]] = {
     "FeedEvents": _message(
-        "events", "Changes, in the order of the history; an atomic batch is never divided.",
+        "events",
+        "Changes, in the order of the history; an atomic batch is never divided.",
         events=listed({"oneOf": [ref("FeedPut"), ref("FeedTouch"), ref("FeedDelete")]}),
     ),
     "FeedSnapshot": _message(
-        "snapshot", "A part of what there is, in byte order. Changes of keys that came already may come between.",
+        "snapshot",
+        "A part of what there is, in byte order. Changes of keys that came already may come between.",
         {"first": {"type": "boolean", "enum": [True], "description": "A snapshot begins: forget the copy."}},
         items=listed(ref("FeedItem")),
     ),
     "FeedSnapshotEnd": _message("snapshot_end", "The copy is whole. Also where there is nothing."),
     "FeedBookmark": _message("bookmark", "Nothing but where it is.", time=_TIME),
     "FeedGap": _message(
-        "gap", "It cannot go on where it was: the copy is to be forgotten.",
+        "gap",
+        "It cannot go on where it was: the copy is to be forgotten.",
         reason={
             **_one_of("trimmed", "epoch", "bad_cursor"),
             "description": "`trimmed`: what came next is not kept any more. `epoch`: the history is another. "
@@ -61,7 +64,8 @@ _MESSAGES: Final[dict[str, Schema]] = {
         snapshot={"type": "boolean", "description": "A snapshot follows; else the changes that are kept."},
     ),
     "FeedClosing": _message(
-        "closing", "The server ends the connection. Come back with the cursor.",
+        "closing",
+        "The server ends the connection. Come back with the cursor.",
         reason={
             **_one_of("stop", "reload", "revoked"),
             "description": "`stop`: the server stops. `reload`: another gateway takes over. `revoked`: what the "
@@ -70,21 +74,21 @@ _MESSAGES: Final[dict[str, Schema]] = {
         retry_ms={**_COUNT, "description": "After so long."},
     ),
     "FeedActivity": _message(
-        "activity", "What changed nothing, and the mark of a prefix delete; best effort.",
+        "activity",
+        "What changed nothing, and the mark of a prefix delete; best effort.",
         {"key": _TEXT, "prefix": _TEXT, "peer": _TEXT},
-        op=_one_of(*get_args(ActivityKind)), time=_TIME,
+        op=_one_of(*get_args(ActivityKind)),
+        time=_TIME,
     ),
     "FeedError": record(
         "Why there is no feed: for pages, which cannot see how a WebSocket's handshake failed.",
         type=_one_of("error"),
         status={"type": "integer", "enum": [400, 401, 403]},
-        code=_one_of(
-            BadCursor.code, *sorted(code for code, error in ERRORS.items() if error.status in (401, 403))
-        ),
+        code=_one_of(BadCursor.code, *sorted(code for code, error in ERRORS.items() if error.status in (401, 403))),
         detail=_TEXT,
         hint=_TEXT,
     ),
-}  # fmt: skip
+}
 """By name; the discriminator is `type`."""
 
 _PARTS: Final[dict[str, Schema]] = {
@@ -92,10 +96,15 @@ _PARTS: Final[dict[str, Schema]] = {
     "FeedTouch": _event("The expiry changed, and nothing else.", None, "touch", expires=_EXPIRES),
     "FeedDelete": _event("The key is gone.", None, "delete", cause=_one_of(*CAUSES)),
     "FeedItem": record(
-        "What a key holds.", _VALUE,
-        key=_TEXT, revision=_REVISION, modified=_TIME, expires=_EXPIRES, content_type=_TEXT,
+        "What a key holds.",
+        _VALUE,
+        key=_TEXT,
+        revision=_REVISION,
+        modified=_TIME,
+        expires=_EXPIRES,
+        content_type=_TEXT,
     ),
-}  # fmt: skip
+}
 
 
 def schemas() -> dict[str, Schema]:
@@ -110,42 +119,71 @@ def schemas() -> dict[str, Schema]:
 
 
 _PUT: Final[dict[str, Any]] = {
-    "op": "put", "key": "flags/dark", "revision": 1838482738281473, "time": "2026-11-22T11:40:00.123Z",
-    "content_type": "text/plain", "expires": None, "value": "on",
-}  # fmt: skip
+    "op": "put",
+    "key": "flags/dark",
+    "revision": 1838482738281473,
+    "time": "2026-11-22T11:40:00.123Z",
+    "content_type": "text/plain",
+    "expires": None,
+    "value": "on",
+}
 _DELETE: Final[dict[str, Any]] = {
-    "op": "delete", "key": "flags/old", "revision": 1838482738281478, "time": "2026-11-22T11:41:00.123Z",
+    "op": "delete",
+    "key": "flags/old",
+    "revision": 1838482738281478,
+    "time": "2026-11-22T11:41:00.123Z",
     "cause": "expire",
-}  # fmt: skip
+}
 _TOUCH: Final[dict[str, Any]] = {
-    "op": "touch", "key": "flags/dark", "revision": 1838482738281475, "time": "2026-11-22T11:40:30.123Z",
+    "op": "touch",
+    "key": "flags/dark",
+    "revision": 1838482738281475,
+    "time": "2026-11-22T11:40:30.123Z",
     "expires": "2026-11-23T11:40:30.123Z",
-}  # fmt: skip
+}
 _ITEM: Final[dict[str, Any]] = {
-    "key": "flags/dark", "revision": 1838482738281473, "modified": "2026-11-22T11:40:00.123Z", "expires": None,
-    "content_type": "text/plain", "value": "on",
-}  # fmt: skip
+    "key": "flags/dark",
+    "revision": 1838482738281473,
+    "modified": "2026-11-22T11:40:00.123Z",
+    "expires": None,
+    "content_type": "text/plain",
+    "value": "on",
+}
 
 EXAMPLE: Final[dict[str, Any]] = {
     "cursor": "1f0c.1838482738281478",
     "more": False,
     "messages": [
-        {"type": "gap", "cursor": "1f0c.1838482738281474..5a3c9f01", "reason": "trimmed",
-         "oldest": "1f0c.1838482738281100", "snapshot": True},
-        {"type": "snapshot", "cursor": "1f0c.1838482738281474.ZmxhZ3MvZGFyaw.5a3c9f01", "first": True,
-         "items": [_ITEM]},
+        {
+            "type": "gap",
+            "cursor": "1f0c.1838482738281474..5a3c9f01",
+            "reason": "trimmed",
+            "oldest": "1f0c.1838482738281100",
+            "snapshot": True,
+        },
+        {
+            "type": "snapshot",
+            "cursor": "1f0c.1838482738281474.ZmxhZ3MvZGFyaw.5a3c9f01",
+            "first": True,
+            "items": [_ITEM],
+        },
         {"type": "snapshot_end", "cursor": "1f0c.1838482738281474"},
         {"type": "events", "cursor": "1f0c.1838482738281478", "events": [_TOUCH, _DELETE]},
     ],
-}  # fmt: skip
+}
 """The answer to a poll whose `since` was too old, with `snapshot=true`."""
 STREAM: Final[list[dict[str, Any]]] = [
     {"type": "bookmark", "cursor": "1f0c.1838482738281472", "time": "2026-11-22T11:39:50.000Z"},
     {"type": "events", "cursor": "1f0c.1838482738281473", "events": [_PUT]},
-    {"type": "activity", "cursor": "1f0c.1838482738281473", "op": "read", "key": "flags/dark",
-     "time": "2026-11-22T11:40:01.000Z"},
+    {
+        "type": "activity",
+        "cursor": "1f0c.1838482738281473",
+        "op": "read",
+        "key": "flags/dark",
+        "time": "2026-11-22T11:40:01.000Z",
+    },
     {"type": "closing", "cursor": "1f0c.1838482738281473", "reason": "stop", "retry_ms": 1500},
-]  # fmt: skip
+]
 """Messages of a stream, to its end."""
 
 

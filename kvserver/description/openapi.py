@@ -132,8 +132,9 @@ def _head(get: dict[str, Any]) -> dict[str, Any]:
     name = get["operationId"].replace("get", "head", 1)
     same = {"tags": get["tags"], **({"security": get["security"]} if "security" in get else {})}
     return {"operationId": name, "summary": f"{get['summary']}: the headers alone", **same} | {
-        "parameters": parameters, "responses": answered,
-    }  # fmt: skip
+        "parameters": parameters,
+        "responses": answered,
+    }
 
 
 # Requests

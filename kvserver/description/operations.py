@@ -38,15 +38,26 @@ ANY: Final = "*/*"
 ErrorClasses = tuple[type[KVError], ...]
 
 ALWAYS: Final[ErrorClasses] = (
-    BadRequest, ForbiddenOrigin, RequestTimeout, ValueTooLarge, UriTooLong, Misdirected, HeadersTooLarge, KVError,
+    BadRequest,
+    ForbiddenOrigin,
+    RequestTimeout,
+    ValueTooLarge,
+    UriTooLong,
+    Misdirected,
+    HeadersTooLarge,
+    KVError,
     Overloaded,
-)  # fmt: skip
+)
 """Errors that any request may meet."""
 OF_READS: Final[ErrorClasses] = (Unavailable,)
 OF_WRITES: Final[ErrorClasses] = (
-    Unavailable, *Unavailable.__subclasses__(), OutcomeUnknown, InsufficientStorage, MemoryLimit,
+    Unavailable,
+    *Unavailable.__subclasses__(),
+    OutcomeUnknown,
+    InsufficientStorage,
+    MemoryLimit,
     ProtocolError,
-)  # fmt: skip
+)
 
 
 class Media(NamedTuple):

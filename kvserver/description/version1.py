@@ -67,11 +67,15 @@ _COUNTER: Final = "Of an increment: the sum."
 
 _KEY: Final = (
     Operation(
-        route=target.KV, method="put", tag=KEY_TAG,
+        route=target.KV,
+        method="put",
+        tag=KEY_TAG,
         summary="Store a value",
         description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
         "and `expires` the key never expires, whatever it did before.",
-        parameters=kv.PUT, headers=CONDITIONS, body=GIVEN,
+        parameters=kv.PUT,
+        headers=CONDITIONS,
+        body=GIVEN,
         grants="`write`; with `return=previous` also `read`",
         answers=(
             Answer(204, "It replaced a value.", headers=(*_WRITTEN, EXPIRES)),
@@ -86,22 +90,29 @@ _KEY: Final = (
         ),
     ),
     Operation(
-        route=target.KV, method="get", tag=KEY_TAG,
+        route=target.KV,
+        method="get",
+        tag=KEY_TAG,
         summary="Read a value",
         headers=headers.OF_READS,
         grants="`read`",
         answers=(
-            Answer(200, "The value, with its type.", VALUE,
-                   (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
-            Answer(206, "The range of it that was asked for.", VALUE,
-                   (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES, CONTENT_RANGE)),
+            Answer(200, "The value, with its type.", VALUE, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
+            Answer(
+                206,
+                "The range of it that was asked for.",
+                VALUE,
+                (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES, CONTENT_RANGE),
+            ),
             Answer(304, "The client has it already.", None, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
         ),
         errors=(*OF_READS, *_OF_KEY, NotFound, RangeNotSatisfiable),
         examples=(f"curl -i {_KV}/flags/beta", f"curl -H 'Range: bytes=1-4' {_KV}/flags/beta"),
     ),
     Operation(
-        route=target.KV, method="patch", tag=KEY_TAG,
+        route=target.KV,
+        method="patch",
+        tag=KEY_TAG,
         summary="Change the JSON that a key holds",
         description="A merge patch (RFC 7396), applied atomically: members replace those of the same name, `null` "
         "removes one. An absent key counts as `{}`. The expiry stays.",
@@ -120,11 +131,14 @@ _KEY: Final = (
         ),
     ),
     Operation(
-        route=target.KV, method="post", tag=KEY_TAG,
+        route=target.KV,
+        method="post",
+        tag=KEY_TAG,
         summary="Add to a counter, or change the expiry alone",
         description="Exactly one of `incr`, `ttl`, `expires` and `persist`; no body. Counters are decimal digits with "
         "or without a minus, within 64 bits; they keep their expiry.",
-        parameters=kv.POST, headers=CONDITIONS,
+        parameters=kv.POST,
+        headers=CONDITIONS,
         grants="`write`; without `read` the answer has no sum",
         answers=(
             Answer(200, _COUNTER, VALUE, (*_WRITTEN, EXPIRES)),
@@ -139,7 +153,9 @@ _KEY: Final = (
         ),
     ),
     Operation(
-        route=target.KV, method="delete", tag=KEY_TAG,
+        route=target.KV,
+        method="delete",
+        tag=KEY_TAG,
         summary="Delete a key",
         headers=CONDITIONS,
         grants="`write`",
@@ -147,12 +163,17 @@ _KEY: Final = (
         errors=(*OF_WRITES, *_OF_KEY, NotFound),
         examples=(f"curl -X DELETE {_KV}/leader",),
     ),
-)  # fmt: skip
+)
 
 _ITEM: Final = {
-    "key": "flags/beta", "revision": 57, "size": 11, "content_type": "application/json",
-    "created": "2026-11-22T11:40:00.123Z", "modified": "2026-11-22T11:40:00.123Z", "expires": None,
-}  # fmt: skip
+    "key": "flags/beta",
+    "revision": 57,
+    "size": 11,
+    "content_type": "application/json",
+    "created": "2026-11-22T11:40:00.123Z",
+    "modified": "2026-11-22T11:40:00.123Z",
+    "expires": None,
+}
 _OPERATIONS: Final = [
     {"op": "put", "key": "{cart}a", "value": "1", "ttl": 60},
     {"op": "put", "key": "{cart}b", "json": {"n": 1}},
@@ -170,7 +191,9 @@ _RESULTS: Final = [
 
 _MANY: Final = (
     Operation(
-        route=target.MANY, method="get", tag=MANY_TAG,
+        route=target.MANY,
+        method="get",
+        tag=MANY_TAG,
         summary="List keys",
         description="In byte order, in pages. With `Accept: application/x-ndjson` the whole range, a line each; then "
         "`limit` is refused.",
@@ -178,7 +201,8 @@ _MANY: Final = (
         grants="`read` on a part of the prefix, of which the list then is",
         answers=(
             Answer(
-                200, "A page; with `count=true` how many there are.",
+                200,
+                "A page; with `count=true` how many there are.",
                 {
                     JSON: Media(
                         {"oneOf": [ref("Page"), ref("Count")]}, {"items": [_ITEM], "prefixes": ["users/"], "next": None}
@@ -196,7 +220,9 @@ _MANY: Final = (
         ),
     ),
     Operation(
-        route=target.BATCH, method="post", tag=MANY_TAG,
+        route=target.BATCH,
+        method="post",
+        tag=MANY_TAG,
         summary="Many operations in one request",
         description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
@@ -208,7 +234,8 @@ _MANY: Final = (
         grants="for each operation what it would need alone; one that is not granted has the status 403",
         answers=(
             Answer(
-                200, "A result for each operation, in their order.",
+                200,
+                "A result for each operation, in their order.",
                 {
                     JSON: Media(ref("BatchAnswer"), {"results": _RESULTS}),
                     **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchAnswer"))),
@@ -217,12 +244,14 @@ _MANY: Final = (
         ),
         errors=(*OF_WRITES, BadKey, CrossSlot, BatchFailed, BatchTooLarge, UnsupportedMediaType),
         examples=(
-            "curl -d '{\"ops\":[{\"op\":\"incr\",\"key\":\"visits\"},{\"op\":\"get\",\"key\":\"theme\"}]}' "
+            'curl -d \'{"ops":[{"op":"incr","key":"visits"},{"op":"get","key":"theme"}]}\' '
             "http://localhost:8080/v1/batch",
         ),
     ),
     Operation(
-        route=target.MANY, method="delete", tag=MANY_TAG,
+        route=target.MANY,
+        method="delete",
+        tag=MANY_TAG,
         summary="Delete the keys with a prefix",
         description="Not what is written after it began. After 5 seconds it answers `complete: false`: repeat it with "
         "`cut`.",
@@ -234,11 +263,13 @@ _MANY: Final = (
         errors=(*OF_WRITES, Forbidden),
         examples=(f"curl -X DELETE '{_KV}?prefix=flags/&dry_run=true'", f"curl -X DELETE '{_KV}?prefix=flags/'"),
     ),
-)  # fmt: skip
+)
 
 _FEED: Final = (
     Operation(
-        route=target.FEED, method="get", tag=FEED_TAG,
+        route=target.FEED,
+        method="get",
+        tag=FEED_TAG,
         summary="Follow every change",
         description="The same messages in four ways: a WebSocket (subprotocols `kv.json`, `kv.msgpack`), server-sent "
         "events, lines of JSON, or the answer to one poll. Each message has a cursor; whoever comes back with the last "
@@ -261,7 +292,8 @@ _FEED: Final = (
         answers=(
             Answer(101, "The feed begins."),
             Answer(
-                200, "A stream, as Accept says, or the answer to a poll.",
+                200,
+                "A stream, as Accept says, or the answer to a poll.",
                 {
                     JSON: Media(ref("Polled"), messages.EXAMPLE),
                     "text/event-stream": Media(TEXT.schema, messages.as_events()),
@@ -276,12 +308,10 @@ _FEED: Final = (
             "curl 'http://localhost:8080/v1/feed?since=1f0c.1838482738281478&wait=30&conflate=true'",
         ),
     ),
-)  # fmt: skip
+)
 
 
-def _page(
-    route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
-) -> Operation:  # fmt: skip
+def _page(route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()) -> Operation:
     """What is made once, and the same until the server is replaced."""
     return Operation(
         route=route,
@@ -299,7 +329,9 @@ def _page(
 
 _SERVER: Final = (
     Operation(
-        route=target.TICKETS, method="post", tag=FEED_TAG,
+        route=target.TICKETS,
+        method="post",
+        tag=FEED_TAG,
         summary="A ticket for a feed",
         description="Browsers cannot send a token when they open a feed. What they can send is `?ticket=`; a ticket is "
         "good for 30 seconds and one connection.",
@@ -307,15 +339,18 @@ _SERVER: Final = (
         grants="`feed` on any key",
         answers=(
             Answer(
-                201, "The ticket, and when it ends.",
+                201,
+                "The ticket, and when it ends.",
                 {JSON: Media(ref("Ticket"), {"ticket": "5RlmlV9GzmxP3KdD0b", "expires": "2026-11-22T11:40:30.123Z"})},
             ),
         ),
         errors=(Forbidden, UnsupportedMediaType, InsufficientStorage),
-        examples=("curl -d '{\"for\":\"websocket\"}' http://localhost:8080/v1/tickets",),
+        examples=('curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',),
     ),
     Operation(
-        route=target.STATUS, method="get", tag=SERVER_TAG,
+        route=target.STATUS,
+        method="get",
+        tag=SERVER_TAG,
         summary="What is running",
         grants="`admin`",
         answers=(Answer(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
@@ -323,20 +358,26 @@ _SERVER: Final = (
         examples=("curl http://localhost:8080/v1/status",),
     ),
     Operation(
-        route=target.LIVE, method="get", tag=SERVER_TAG,
+        route=target.LIVE,
+        method="get",
+        tag=SERVER_TAG,
         summary="Does this worker answer",
         answers=(Answer(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
         examples=("curl http://localhost:8080/health/live",),
     ),
     Operation(
-        route=target.READY, method="get", tag=SERVER_TAG,
+        route=target.READY,
+        method="get",
+        tag=SERVER_TAG,
         summary="Is every shard up",
         answers=(Answer(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
         errors=OF_READS,
         examples=("curl http://localhost:8080/health/ready",),
     ),
     Operation(
-        route=target.ROOT, method="get", tag=SERVER_TAG,
+        route=target.ROOT,
+        method="get",
+        tag=SERVER_TAG,
         summary="What this is, and where to go",
         answers=(
             Answer(200, "Three lines of text.", {"text/plain": TEXT}),
@@ -348,6 +389,6 @@ _SERVER: Final = (
     _page(target.DOCS, "This description for people"),
     _page(target.ERRORS, "All errors"),
     _page(target.ERROR, "One error", errors=(NoSuchResource,)),
-)  # fmt: skip
+)
 
 OPERATIONS: Final = (*_KEY, *_MANY, *_FEED, *_SERVER)

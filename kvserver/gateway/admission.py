@@ -85,10 +85,13 @@ class Admission:
             return OnStream(self._source, debts, wish, grants, streaming(head, self._origins, LINES), sse=False)
         brief, origins = head.brief(), self._origins
         return OnPoll(
-            self._source, debts, wish, grants,
+            self._source,
+            debts,
+            wish,
+            grants,
             lambda body: answered(brief, origins, JSON_TYPE, body),
             lambda error: refused(error, brief, origins, secrets.token_hex(8).encode()),
-        )  # fmt: skip
+        )
 
     def _websocket(self, head: Head, debts: Debts) -> Session:
         check_upgrade(head)
@@ -123,8 +126,12 @@ def _wish(head: Head) -> tuple[Wish, bytes]:
 
 def _protocol(head: Head) -> str:
     """The subprotocol, empty if none was offered. Raises `BadRequest` if none that was is known."""
-    offered = [name.strip().decode("latin-1") for value in head.values(b"sec-websocket-protocol")
-               for name in value.split(b",") if name.strip()]  # fmt: skip
+    offered = [
+        name.strip().decode("latin-1")
+        for value in head.values(b"sec-websocket-protocol")
+        for name in value.split(b",")
+        if name.strip()
+    ]
     known = next((name for name in offered if name in OnWebSocket.PROTOCOLS), "")
     if offered and not known:
         raise BadRequest(f"Sec-WebSocket-Protocol: known are {', '.join(OnWebSocket.PROTOCOLS)}")

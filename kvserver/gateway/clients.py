@@ -201,9 +201,14 @@ class Refusal:
         error = self._error
         encoding, opcode = OnWebSocket.PROTOCOLS[self.protocol or "kv.json"]
         body = encoding.message(
-            {"type": "error", "status": error.status, "code": error.code, "detail": error.detail or error.title,
-             "hint": error.hint}
-        )  # fmt: skip
+            {
+                "type": "error",
+                "status": error.status,
+                "code": error.code,
+                "detail": error.detail or error.title,
+                "hint": error.hint,
+            }
+        )
         websocket.send(body, binary=opcode is Opcode.BINARY)
         websocket.close(close_code(error), error.code)
         while websocket.receive() is not None:
@@ -276,9 +281,14 @@ class OnPoll(Client):
     head = b""
 
     def __init__(
-        self, source: Source, debts: Debts, wish: Wish, grants: Grants,
-        answer: Callable[[bytes], bytes], refuse: Callable[[KVError], bytes],
-    ) -> None:  # fmt: skip
+        self,
+        source: Source,
+        debts: Debts,
+        wish: Wish,
+        grants: Grants,
+        answer: Callable[[bytes], bytes],
+        refuse: Callable[[KVError], bytes],
+    ) -> None:
         self._answer, self._refuse = answer, refuse
         self._stream: Stream | None = None
         self._at_once = wish.since is None and not wish.snapshot

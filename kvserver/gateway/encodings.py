@@ -70,8 +70,11 @@ class _Json:
     def event(self, event: Event, values: bool) -> bytes:
         op, _, cause = event.op.partition(":")
         head = b'{"op":"%b","key":%b,"revision":%d,"time":"%b"' % (
-            op.encode(), _json(event.key.decode()), event.revision, rfc3339(event.time_ms).encode(),
-        )  # fmt: skip
+            op.encode(),
+            _json(event.key.decode()),
+            event.revision,
+            rfc3339(event.time_ms).encode(),
+        )
         if op == "delete":
             return b'%b,"cause":"%b"}' % (head, cause.encode())
         expires = _json(_expires(event.expires_ms))
@@ -87,9 +90,13 @@ class _Json:
 
     def item(self, item: Item, values: bool) -> bytes:
         return b'{"key":%b,"revision":%d,"modified":"%b","expires":%b,"content_type":%b,%b}' % (
-            _json(item.key.decode()), item.revision, rfc3339(item.modified_ms).encode(),
-            _json(_expires(item.expires_ms)), _json(item.content_type), _value(item.value, item.size, values),
-        )  # fmt: skip
+            _json(item.key.decode()),
+            item.revision,
+            rfc3339(item.modified_ms).encode(),
+            _json(_expires(item.expires_ms)),
+            _json(item.content_type),
+            _value(item.value, item.size, values),
+        )
 
     def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
         mark = b'"first":true,' if first else b""
@@ -117,8 +124,11 @@ class _MessagePack:
     def event(self, event: Event, values: bool) -> bytes:
         op, _, cause = event.op.partition(":")
         fields: dict[str, Any] = {
-            "op": op, "key": event.key.decode(), "revision": event.revision, "time": rfc3339(event.time_ms),
-        }  # fmt: skip
+            "op": op,
+            "key": event.key.decode(),
+            "revision": event.revision,
+            "time": rfc3339(event.time_ms),
+        }
         if op == "delete":
             fields["cause"] = cause
         elif op == "touch":
@@ -130,17 +140,23 @@ class _MessagePack:
 
     def item(self, item: Item, values: bool) -> bytes:
         fields: dict[str, Any] = {
-            "key": item.key.decode(), "revision": item.revision, "modified": rfc3339(item.modified_ms),
-            "expires": _expires(item.expires_ms), "content_type": item.content_type,
-        }  # fmt: skip
+            "key": item.key.decode(),
+            "revision": item.revision,
+            "modified": rfc3339(item.modified_ms),
+            "expires": _expires(item.expires_ms),
+            "content_type": item.content_type,
+        }
         return _msgpack(fields | ({"value": item.value} if values else {"size": item.size}))
 
     def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
         fields: dict[str, Any] = {"type": type, "cursor": cursor.decode()} | ({"first": True} if first else {})
         head = _msgpack(fields)
         length = len(parts)
-        array = bytes((0x90 | length,)) if length < 16 else struct.pack(">BH" if length < 1 << 16 else ">BI",
-                      0xDC if length < 1 << 16 else 0xDD, length)  # fmt: skip
+        array = (
+            bytes((0x90 | length,))
+            if length < 16
+            else struct.pack(">BH" if length < 1 << 16 else ">BI", 0xDC if length < 1 << 16 else 0xDD, length)
+        )
         return bytes((0x80 | len(fields) + 1,)) + head[1:] + _msgpack(name) + array + b"".join(parts)
 
     def message(self, fields: dict[str, Any]) -> bytes:

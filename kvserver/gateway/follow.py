@@ -202,10 +202,17 @@ class Follow:
             self._begin_snapshot()
         else:
             self._revision = oldest
-        self._post(self._message({
-            "type": "gap", "cursor": self._at(), "reason": reason,
-            "oldest": Cursor(history.epoch, oldest).text().decode(), "snapshot": self._snapshot,
-        }))  # fmt: skip
+        self._post(
+            self._message(
+                {
+                    "type": "gap",
+                    "cursor": self._at(),
+                    "reason": reason,
+                    "oldest": Cursor(history.epoch, oldest).text().decode(),
+                    "snapshot": self._snapshot,
+                }
+            )
+        )
 
     def _post(self, message: Message) -> None:
         self._queue.append(message)

@@ -270,7 +270,7 @@ class SharedHistory:
         now = self._board.now()
         (_, applied), found = reader.page_at(
             prefix, above, most, now, values=values, max_bytes=most_bytes, expired=True
-        )  # fmt: skip
+        )
         items = [_item(key, item) for key, item in found]
         full = len(items) >= most or sum(len(item.value) for item in items) >= most_bytes
         return Part(items, full, applied)

@@ -93,9 +93,14 @@ class Fold:
         """What the map had already changes nothing in the end: what came after it is folded, too."""
         if event.op == "put":
             self._items[event.key] = Item(
-                event.key, event.revision, event.time_ms, event.expires_ms, event.content_type, event.value,
+                event.key,
+                event.revision,
+                event.time_ms,
+                event.expires_ms,
+                event.content_type,
+                event.value,
                 len(event.value),
-            )  # fmt: skip
+            )
         elif event.op == "touch":
             item = self._items.get(event.key)
             if item is not None:  # else the map knows already that the key is gone

@@ -103,9 +103,14 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SERVER_SOFTWARE": "kvserver"}
         pool = Pool(self.worker_connections)
         return self.server_class(
-            sock, application=self.wsgi, spawn=pool, log=self.log, handler_class=self.wsgi_handler,
-            environ=environ, keeper=self.keeper,
-        )  # fmt: skip
+            sock,
+            application=self.wsgi,
+            spawn=pool,
+            log=self.log,
+            handler_class=self.wsgi_handler,
+            environ=environ,
+            keeper=self.keeper,
+        )
 
     def _close_all(self) -> None:
         """Close every connection with 1012, and wait until the clients have gone or their time is over."""

@@ -77,9 +77,13 @@ class Many:
         if not parts:
             grants.require_all("read", prefix)
         wanted = Range(
-            prefix, given.get("after") or None, given.get("before") or None, given.get("reverse", False),
-            given.get("delimiter", b""), parts,
-        )  # fmt: skip
+            prefix,
+            given.get("after") or None,
+            given.get("before") or None,
+            given.get("reverse", False),
+            given.get("delimiter", b""),
+            parts,
+        )
         lines = not given.get("count") and _wants_lines(req.get_header("Accept") or "")
         if lines and "limit" in given:
             raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")

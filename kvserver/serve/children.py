@@ -112,9 +112,14 @@ class Child:
     def spawn(self, now: float, cwd: Path) -> None:
         """Start the process. Its standard output goes to standard error, which is where logs belong."""
         self._process = subprocess.Popen(
-            self.argv, env=dict(self.environ), pass_fds=self.pass_fds, cwd=cwd, process_group=0,
-            stdin=subprocess.DEVNULL, stdout=2,
-        )  # fmt: skip
+            self.argv,
+            env=dict(self.environ),
+            pass_fds=self.pass_fds,
+            cwd=cwd,
+            process_group=0,
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+        )
         self.pid = self._group = self._process.pid
         self.up, self._started_at = False, now
 

@@ -15,11 +15,23 @@ from shards.settings import SettingError, option_name
 # Classic BPF, of a TCP segment: drop it if it asks for a new connection (SYN set, in the flags at byte 13).
 _DROP_NEW = struct.pack(
     "HBBI" * 4,
-    0x30, 0, 0, 13,  # load a byte
-    0x45, 0, 1, 0x02,  # if none of these bits is set, skip one
-    0x06, 0, 0, 0,  # return 0: drop
-    0x06, 0, 0, 0xFFFF_FFFF,  # return all of it
-)  # fmt: skip
+    0x30,
+    0,
+    0,
+    13,  # load a byte
+    0x45,
+    0,
+    1,
+    0x02,  # if none of these bits is set, skip one
+    0x06,
+    0,
+    0,
+    0,  # return 0: drop
+    0x06,
+    0,
+    0,
+    0xFFFF_FFFF,  # return all of it
+)
 _SO_ATTACH_FILTER = 26
 _TCP_INFO_UNACKED = struct.Struct("24xI")  # of a listening socket: how many connections wait to be accepted
 

@@ -63,9 +63,16 @@ class StoreError(Exception):
 
 
 _EXPECTED = (
-    RunDirError, ManifestError, MapDirError, Damaged, StillRunning, BoardError, LogError, OverflowError,
+    RunDirError,
+    ManifestError,
+    MapDirError,
+    Damaged,
+    StillRunning,
+    BoardError,
+    LogError,
+    OverflowError,
     TokenFileError,
-)  # fmt: skip
+)
 
 
 class Store:
@@ -139,9 +146,12 @@ class Store:
         for directory in (self._lock_dir, self._log_dir):
             directory.mkdir(mode=0o700, exist_ok=True)
         self.settings = replace(
-            given, data_dir=given.data_dir.absolute(), run_dir=self._run_dir.path, map_dir=maps.path,
+            given,
+            data_dir=given.data_dir.absolute(),
+            run_dir=self._run_dir.path,
+            map_dir=maps.path,
             tokens=None if given.tokens is None else given.tokens.absolute(),
-        )  # fmt: skip
+        )
 
     @property
     def _retention(self) -> int:
@@ -158,12 +168,15 @@ class Store:
         now, offset_ms, reset_ms = self._time(found, boot)
         epoch, next_revision = self._epoch(found, boot, now.wall_ms)
         start = Start(
-            store=self._manifest.store, epoch=epoch, boot_id=boot, sync=self._given.sync, version=__version__,
-            clock_offset_ms=offset_ms, reset_ms=reset_ms,
-        )  # fmt: skip
-        tail, next_revision = begin_history(
-            self._log_dir, self._manifest.secret, start, found.tail, next_revision, now
-        )  # fmt: skip
+            store=self._manifest.store,
+            epoch=epoch,
+            boot_id=boot,
+            sync=self._given.sync,
+            version=__version__,
+            clock_offset_ms=offset_ms,
+            reset_ms=reset_ms,
+        )
+        tail, next_revision = begin_history(self._log_dir, self._manifest.secret, start, found.tail, next_revision, now)
         self._save_manifest(start, tail, next_revision, now)
         return start, tail, next_revision, now
 
@@ -173,7 +186,7 @@ class Store:
         wall_ms = counted_ms(clock_ms)
         offset_ms = resumed(
             found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
-        )  # fmt: skip
+        )
         now, reset_ms = Now(wall_ms, boottime_ms + offset_ms), None
         if abs(found.last.behind_ms - now.behind_ms) <= DRIFT_MS:  # so that lifetimes are told to end when they were
             now = Now(now.steady_ms - found.last.behind_ms, now.steady_ms)
@@ -195,10 +208,16 @@ class Store:
         old = last_board(self._run_dir.path / "board", manifest, boot)
         try:
             return recover(
-                self._log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision,
-                last_start=manifest.last_start, last=manifest.end_now, end_lsn=manifest.end_lsn, old_board=old,
+                self._log_dir,
+                manifest.secret,
+                manifest.replay_lsn,
+                manifest.replay_revision,
+                last_start=manifest.last_start,
+                last=manifest.end_now,
+                end_lsn=manifest.end_lsn,
+                old_board=old,
                 applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch, self._apart.read_meta),
-            )  # fmt: skip
+            )
         finally:
             if old is not None:
                 old.close()
@@ -206,9 +225,14 @@ class Store:
     def _epoch(self, found: Recovered, boot: str, now_ms: int) -> tuple[str, int]:
         """The name of the history that the run goes on with, or begins, and its next revision."""
         reason = reason_for_new_epoch(
-            found.last_start, boot, stopped_clean=found.stopped_clean, in_memory=self._given.in_memory,
-            copied=self._is_copy(), repaired=found.repaired, asked=self._manifest.new_history,
-        )  # fmt: skip
+            found.last_start,
+            boot,
+            stopped_clean=found.stopped_clean,
+            in_memory=self._given.in_memory,
+            copied=self._is_copy(),
+            repaired=found.repaired,
+            asked=self._manifest.new_history,
+        )
         last_known = max(found.next_revision - 1, self._manifest.end_revision)
         if reason is None and found.last_start is not None:
             return found.last_start.epoch, first_revision_of_run(last_known, now_ms)
@@ -223,9 +247,15 @@ class Store:
     def _save_manifest(self, start: Start, tail: int, next_revision: int, now: Now) -> None:
         """Put the run on record, before any snapshot can put its START out of the log's reach."""
         self._manifest = msgspec.structs.replace(
-            self._manifest, epoch=start.epoch, last_start=start, end_lsn=tail, end_revision=next_revision - 1,
-            end_wall_ms=now.wall_ms, end_steady_ms=now.steady_ms, new_history="",
-        )  # fmt: skip
+            self._manifest,
+            epoch=start.epoch,
+            last_start=start,
+            end_lsn=tail,
+            end_revision=next_revision - 1,
+            end_wall_ms=now.wall_ms,
+            end_steady_ms=now.steady_ms,
+            new_history="",
+        )
         if self._data_dir is not None:
             status = self._data_dir.stat()
             self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
@@ -234,15 +264,29 @@ class Store:
     def _make_board(self, start: Start, first_revision: int, now: Now) -> Board:
         assert start.clock_offset_ms is not None
         facts = Facts(
-            version=__version__, store=start.store, epoch=start.epoch, boot_id=start.boot_id,
-            secret=self._manifest.secret, shards=self._given.shards, sync=start.sync, in_memory=self._given.in_memory,
-            data_dir=str(self.settings.data_dir), lock_dir=str(self._lock_dir), log_dir=str(self._log_dir),
-            map_dir=str(self.map_dir), max_value=self._given.max_value,
-            max_batch=self._given.max_batch, max_memory=self._given.max_memory or 0, on_full=self._given.on_full,
+            version=__version__,
+            store=start.store,
+            epoch=start.epoch,
+            boot_id=start.boot_id,
+            secret=self._manifest.secret,
+            shards=self._given.shards,
+            sync=start.sync,
+            in_memory=self._given.in_memory,
+            data_dir=str(self.settings.data_dir),
+            lock_dir=str(self._lock_dir),
+            log_dir=str(self._log_dir),
+            map_dir=str(self.map_dir),
+            max_value=self._given.max_value,
+            max_batch=self._given.max_batch,
+            max_memory=self._given.max_memory or 0,
+            on_full=self._given.on_full,
             tokens="" if self.settings.tokens is None else str(self.settings.tokens),
-            clock_offset_ms=start.clock_offset_ms, supervisor_pid=os.getpid(), started_ms=now.wall_ms,
-            started_steady_ms=now.steady_ms, first_revision=first_revision,
-        )  # fmt: skip
+            clock_offset_ms=start.clock_offset_ms,
+            supervisor_pid=os.getpid(),
+            started_ms=now.wall_ms,
+            started_steady_ms=now.steady_ms,
+            first_revision=first_revision,
+        )
         path = self._run_dir.path / "board"
         try:
             if facts.on_full == "evict":
@@ -341,9 +385,12 @@ class Store:
                 # From now on this end is known: without it a lost tail would look like a shorter history.
                 manifest = Manifest.load(self._data_dir)
                 msgspec.structs.replace(
-                    manifest, end_lsn=stop.end, end_revision=stop.revision - 1, end_wall_ms=stop.now.wall_ms,
+                    manifest,
+                    end_lsn=stop.end,
+                    end_revision=stop.revision - 1,
+                    end_wall_ms=stop.now.wall_ms,
                     end_steady_ms=stop.now.steady_ms,
-                ).save(self._data_dir)  # fmt: skip
+                ).save(self._data_dir)
         except (LogError, StillRunning, ManifestError, OSError) as error:
             log.warning("the log could not be closed: %s", error)
             return

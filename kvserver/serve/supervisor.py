@@ -123,9 +123,10 @@ class Supervisor:
         """A gunicorn master, which is told the descriptor of its listener, if it has one."""
         argv = [sys.executable, "-m", "gunicorn", "-c", str(conf_file(conf)), app]
         listener, variable, is_up = (
-            (self._listeners.rest, "KVSERVER_LISTEN_FD", self._is_web_up) if stage == WEB
+            (self._listeners.rest, "KVSERVER_LISTEN_FD", self._is_web_up)
+            if stage == WEB
             else (self._listeners.feed, "KVSERVER_FEED_FD", self._is_gateway_up)
-        )  # fmt: skip
+        )
         environ, fds = self._environ(), []
         if listener is not None:
             fds.append(listener.fileno())
@@ -137,7 +138,7 @@ class Supervisor:
         return to_environ(self._settings, base) | {
             PARENT_VARIABLE: str(os.getpid()),
             "PROMETHEUS_MULTIPROC_DIR": str(self._store.metrics_dir),
-        }  # fmt: skip
+        }
 
     def _is_shard_up(self, index: int) -> Callable[[int], bool]:
         row = self._board.shards[index]

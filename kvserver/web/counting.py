@@ -25,9 +25,12 @@ class Counts:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._requests = Counter("http_requests_total", "Requests answered.", _LABELS, registry=registry)
         self._durations = Histogram(
-            "http_requests_duration_seconds", "Time from the request's arrival to the end of its answer.",
-            _LABELS, buckets=BUCKETS, registry=registry,
-        )  # fmt: skip
+            "http_requests_duration_seconds",
+            "Time from the request's arrival to the end of its answer.",
+            _LABELS,
+            buckets=BUCKETS,
+            registry=registry,
+        )
         self._counted: dict[tuple[str, str, int], list[int]] = {}
         self._seconds: dict[tuple[str, str, int], float] = {}
         self.requests = 0

@@ -73,10 +73,35 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_started", "accept", "authorization", "begun_at", "body", "bytes_held", "bytes_owed", "complete",
-        "counted", "disconnected", "error", "headers", "judged_by", "keep_alive", "last", "method", "origin", "path",
-        "places", "protocol", "request_id", "scope", "script", "share", "start", "status", "version",
-    )  # fmt: skip
+        "_chunked",
+        "_started",
+        "accept",
+        "authorization",
+        "begun_at",
+        "body",
+        "bytes_held",
+        "bytes_owed",
+        "complete",
+        "counted",
+        "disconnected",
+        "error",
+        "headers",
+        "judged_by",
+        "keep_alive",
+        "last",
+        "method",
+        "origin",
+        "path",
+        "places",
+        "protocol",
+        "request_id",
+        "scope",
+        "script",
+        "share",
+        "start",
+        "status",
+        "version",
+    )
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol

@@ -45,18 +45,38 @@ _LENGTH = re.compile(rb"[0-9]{1,10}")
 
 _LOOKED_AT: Final = frozenset(
     (
-        b"host", b"accept", b"accept-encoding", b"authorization", b"content-type", b"content-length", b"connection",
-        b"origin", b"sec-fetch-site",
+        b"host",
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"content-type",
+        b"content-length",
+        b"connection",
+        b"origin",
+        b"sec-fetch-site",
     )
-)  # fmt: skip
+)
 _ASKER: Final = (b"host", b"origin", b"sec-fetch-site")
 _IGNORED: Final = frozenset(
     (
-        b"accept-language", b"cache-control", b"cookie", b"dnt", b"pragma", b"priority", b"referer",
-        b"sec-ch-ua", b"sec-ch-ua-mobile", b"sec-ch-ua-platform", b"sec-fetch-dest", b"sec-fetch-mode",
-        b"sec-fetch-user", b"sec-gpc", b"upgrade-insecure-requests", b"user-agent",
+        b"accept-language",
+        b"cache-control",
+        b"cookie",
+        b"dnt",
+        b"pragma",
+        b"priority",
+        b"referer",
+        b"sec-ch-ua",
+        b"sec-ch-ua-mobile",
+        b"sec-ch-ua-platform",
+        b"sec-fetch-dest",
+        b"sec-fetch-mode",
+        b"sec-fetch-user",
+        b"sec-gpc",
+        b"upgrade-insecure-requests",
+        b"user-agent",
     )
-)  # fmt: skip
+)
 """What browsers, curl and other clients send and what changes no answer."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", b"docs", b"console"))
 """Paths of one segment that are no key, or not only one."""
@@ -209,9 +229,15 @@ class HotPath:
                 return False
             if item.expires_ms or item.modified_ms > traffic.unix_ms:  # else it is told as it stands
                 item = told(item, router.board.now())
-            value, head = item.value, b"%bcontent-type: %b\r\n%b" % (
-                heads.of_value, (item.content_type or memorykv.OCTETS).encode(), _lines(of_value(item)),
-            )  # fmt: skip
+            value, head = (
+                item.value,
+                b"%bcontent-type: %b\r\n%b"
+                % (
+                    heads.of_value,
+                    (item.content_type or memorykv.OCTETS).encode(),
+                    _lines(of_value(item)),
+                ),
+            )
         elif record is None:
             value, head = b"", heads.of_octets
         else:
@@ -244,15 +270,29 @@ class Write(Pending):
     """
 
     __slots__ = (
-        "_at_root", "_begun_at", "_connection", "_fields", "_path", "_places", "_share", "_traffic", "disconnected",
-    )  # fmt: skip
+        "_at_root",
+        "_begun_at",
+        "_connection",
+        "_fields",
+        "_path",
+        "_places",
+        "_share",
+        "_traffic",
+        "disconnected",
+    )
 
     method = "PUT"
 
     def __init__(
-        self, connection: Protocol, traffic: Traffic, path: bytes, at_root: bool, fields: Fields, begun_at: float,
+        self,
+        connection: Protocol,
+        traffic: Traffic,
+        path: bytes,
+        at_root: bool,
+        fields: Fields,
+        begun_at: float,
         grants: Grants | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._connection, self._traffic, self._path = connection, traffic, path
         self._at_root, self._fields, self._begun_at = at_root, fields, begun_at
         self.disconnected = False

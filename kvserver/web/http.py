@@ -49,8 +49,9 @@ _BURST: Final = 32
 
 
 _EVENTS_LATER: Final[Headers] = [
-    (b"content-type", handshake.EVENT_STREAM), (b"cache-control", b"no-store, no-transform")
-]  # fmt: skip
+    (b"content-type", handshake.EVENT_STREAM),
+    (b"cache-control", b"no-store, no-transform"),
+]
 """Of an answer to EventSource where there is no gateway."""
 
 
@@ -421,9 +422,14 @@ class Protocol(HttpToolsProtocol):
             await handoff.until_written(self.transport)
             if not self.transport.is_closing():
                 await handoff.hand_over(
-                    self.loop, self.traffic.board, self.transport, self.client, head, rest,
+                    self.loop,
+                    self.traffic.board,
+                    self.transport,
+                    self.client,
+                    head,
+                    rest,
                     lambda: self.traffic.stopping,
-                )  # fmt: skip
+                )
         except KVError as error:
             exchange.keep_alive = False
             self._handing_over = None

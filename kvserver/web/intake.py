@@ -64,11 +64,35 @@ class Intake:
     """
 
     __slots__ = (
-        "_allowance", "_begun_at", "_connection", "_cutter", "_encodings", "_expects", "_failure", "_fields",
-        "_forwarded", "_head_done", "_header_bytes", "_host", "_hosts", "_ids", "_ignored_upgrade",
-        "_is_feed", "_length", "_malformed", "_method", "_overhead", "_parser", "_traffic", "_upgrading",
-        "body_bytes", "head", "is_followed", "receiving", "url",
-    )  # fmt: skip
+        "_allowance",
+        "_begun_at",
+        "_connection",
+        "_cutter",
+        "_encodings",
+        "_expects",
+        "_failure",
+        "_fields",
+        "_forwarded",
+        "_head_done",
+        "_header_bytes",
+        "_host",
+        "_hosts",
+        "_ids",
+        "_ignored_upgrade",
+        "_is_feed",
+        "_length",
+        "_malformed",
+        "_method",
+        "_overhead",
+        "_parser",
+        "_traffic",
+        "_upgrading",
+        "body_bytes",
+        "head",
+        "is_followed",
+        "receiving",
+        "url",
+    )
 
     def __init__(self, connection: Protocol) -> None:
         self._connection, self._traffic = connection, connection.traffic

@@ -37,9 +37,27 @@ V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
 LABELS: Final = (
-    ROOT, PING, KEY, KEYS, PREFIX, WAL, FEED, KV, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS,
-    ERROR, V1_OTHER, NOWHERE,
-)  # fmt: skip
+    ROOT,
+    PING,
+    KEY,
+    KEYS,
+    PREFIX,
+    WAL,
+    FEED,
+    KV,
+    MANY,
+    BATCH,
+    STATUS,
+    LIVE,
+    READY,
+    TICKETS,
+    OPENAPI,
+    DOCS,
+    ERRORS,
+    ERROR,
+    V1_OTHER,
+    NOWHERE,
+)
 """Every route, by the name that metrics show."""
 
 
@@ -56,7 +74,7 @@ PAGES: Final = {b"docs": DOCS, b"console": DOCS}
 _NAMED: Final = {
     route.encode(): Target(route)
     for route in (ROOT, PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS)
-}  # fmt: skip
+}
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
 
@@ -66,10 +84,25 @@ _OPEN_BELOW: Final = (b"/health/", DOCS.encode(), b"/console/")
 _KV_PATH: Final = b"/v1/kv/"
 _LONGEST_NAME: Final = 64
 _CALLED: Final = {
-    "kv": MANY, "keys": MANY, "values": MANY, "feed": FEED, "watch": FEED, "events": FEED, "stream": FEED, "wal": FEED,
-    "changes": FEED, "subscribe": FEED, "batch": BATCH, "bulk": BATCH, "txn": BATCH, "status": STATUS, "stats": STATUS,
-    "tickets": TICKETS, "openapi.json": OPENAPI, "docs": OPENAPI,
-}  # fmt: skip
+    "kv": MANY,
+    "keys": MANY,
+    "values": MANY,
+    "feed": FEED,
+    "watch": FEED,
+    "events": FEED,
+    "stream": FEED,
+    "wal": FEED,
+    "changes": FEED,
+    "subscribe": FEED,
+    "batch": BATCH,
+    "bulk": BATCH,
+    "txn": BATCH,
+    "status": STATUS,
+    "stats": STATUS,
+    "tickets": TICKETS,
+    "openapi.json": OPENAPI,
+    "docs": OPENAPI,
+}
 """What stands behind `/v1/`, here or in other stores, and the route that is meant."""
 _ERROR_PATH: Final = ERRORS.encode()
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")

@@ -59,9 +59,14 @@ class Traffic(ServerState):
     """
 
     def __init__(
-        self, board: Board, row: WorkerRow, counts: Counts, pages: Pages, tokens: Tokens,
+        self,
+        board: Board,
+        row: WorkerRow,
+        counts: Counts,
+        pages: Pages,
+        tokens: Tokens,
         settings: ServerSettings | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`settings`: of limits and proxies; without them the defaults."""
         super().__init__()
         settings = settings or ServerSettings()

@@ -45,9 +45,15 @@ class Oracle:
             else:
                 live = old is not None and (old.expires_ms == 0 or old.expires_ms > time_ms)
                 self.items[change.key] = Item(
-                    number, number, change.expires_ms, old.created_ms if old and live else time_ms, time_ms,
-                    change.content_type, change.value, len(change.value),
-                )  # fmt: skip
+                    number,
+                    number,
+                    change.expires_ms,
+                    old.created_ms if old and live else time_ms,
+                    time_ms,
+                    change.content_type,
+                    change.value,
+                    len(change.value),
+                )
 
 
 class Run:
@@ -120,9 +126,14 @@ class Run:
         discard_maps(board)
         board.install()
         store = Store(
-            board, self.store.data_dir, self.store.run_dir, self.store.map_dir, self.store.log_dir, segments,
+            board,
+            self.store.data_dir,
+            self.store.run_dir,
+            self.store.map_dir,
+            self.store.log_dir,
+            segments,
             self.store.segment,
-        )  # fmt: skip
+        )
         return Run(store, self.oracle)
 
 
@@ -131,9 +142,9 @@ def first_run(tmp_path: Path, shards: int = 2, **options: Any) -> Run:
     store = new_store(tmp_path, shards, **options)
     facts: Facts = store.board.facts
     status = store.data_dir.stat()
-    Manifest(
-        format=FORMAT, store=facts.store, secret=facts.secret, device=status.st_dev, inode=status.st_ino
-    ).save(store.data_dir)  # fmt: skip
+    Manifest(format=FORMAT, store=facts.store, secret=facts.secret, device=status.st_dev, inode=status.st_ino).save(
+        store.data_dir
+    )
     return Run(store)
 
 

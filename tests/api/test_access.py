@@ -42,8 +42,14 @@ def token(verbs: tuple[Verb, ...], *prefixes: str) -> Token:
 
 
 LISTED: Final = [
-    ("a/",), ("a/b/", "a/c", "d"), ("a/b/x", "b"), ("",), ("nothing/",), ("a", "d/", "z"), ("é/", "a/c/"),
-]  # fmt: skip
+    ("a/",),
+    ("a/b/", "a/c", "d"),
+    ("a/b/x", "b"),
+    ("",),
+    ("nothing/",),
+    ("a", "d/", "z"),
+    ("é/", "a/c/"),
+]
 TOKENS: Final = [
     *(token(verbs, prefix) for verbs in SUBSETS for prefix in ("", "a/", "b/")),
     *(token(("read",), *prefixes) for prefixes in LISTED if prefixes not in (("",), ("a/",))),
@@ -122,11 +128,14 @@ ROWS: Final = [
     Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True),
     Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True),
     Row(target.TICKETS, "POST", "/v1/tickets", ("feed",), b'{"for":"sse"}'),
-]  # fmt: skip
+]
 WITHOUT_DATA: Final = {
-    (target.WAL, "GET"), (target.WAL, "HEAD"), (target.FEED, "GET"), (target.FEED, "HEAD"),  # handshakes go elsewhere
+    (target.WAL, "GET"),
+    (target.WAL, "HEAD"),
+    (target.FEED, "GET"),
+    (target.FEED, "HEAD"),  # handshakes go elsewhere
     (target.BATCH, "POST"),  # each operation is looked at
-}  # fmt: skip
+}
 
 
 def test_the_table_has_every_route(site: Site) -> None:
@@ -201,12 +210,16 @@ def test_who_may_only_write_learns_nothing_of_what_is_there(site: Site) -> None:
     at = site.router.describe(b"a/k")
     assert at is not None
     for method, query, fields, body in (
-        ("PUT", "", ("If-Match: \"1\"",), b"x"), ("PUT", "", ("If-None-Match: *",), b"x"),
+        ("PUT", "", ('If-Match: "1"',), b"x"),
+        ("PUT", "", ("If-None-Match: *",), b"x"),
         ("PUT", "", ("If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT",), b"x"),
         ("DELETE", "", ('If-Match: "1"',), b""),
-        ("PATCH", "", (*MERGE, 'If-Match: "1"'), b"{}"), ("POST", "?incr=1", ('If-Match: "1"',), b""),
-        ("POST", "?ttl=1", ('If-Match: "1"',), b""), ("POST", "?incr=1", (), b""), ("PATCH", "", MERGE, b"{}"),
-    ):  # fmt: skip
+        ("PATCH", "", (*MERGE, 'If-Match: "1"'), b"{}"),
+        ("POST", "?incr=1", ('If-Match: "1"',), b""),
+        ("POST", "?ttl=1", ('If-Match: "1"',), b""),
+        ("POST", "?incr=1", (), b""),
+        ("PATCH", "", MERGE, b"{}"),
+    ):
         answer = site.ask(method, path + query, writer, *fields, body=body)
         assert answer.status in (409, 412)
         assert not {"etag", "kv-revision", "last-modified", "kv-expires"} & set(answer.headers)
@@ -220,9 +233,11 @@ def test_who_may_only_write_learns_nothing_of_what_is_there(site: Site) -> None:
 def test_patch_and_incr_without_read_answer_204(site: Site) -> None:
     writer = bearer(("write",), "a/")
     for method, path, fields, body in (
-        ("POST", "/v1/kv/a/n?incr=41&ttl_if_new=60", (), b""), ("POST", "/v1/kv/a/n?incr=1", (), b""),
-        ("PATCH", "/v1/kv/a/j", MERGE, b'{"a":1}'), ("PATCH", "/v1/kv/a/j", MERGE, b'{"b":2}'),
-    ):  # fmt: skip
+        ("POST", "/v1/kv/a/n?incr=41&ttl_if_new=60", (), b""),
+        ("POST", "/v1/kv/a/n?incr=1", (), b""),
+        ("PATCH", "/v1/kv/a/j", MERGE, b'{"a":1}'),
+        ("PATCH", "/v1/kv/a/j", MERGE, b'{"b":2}'),
+    ):
         answer = site.ask(method, path, writer, *fields, body=body)
         assert (answer.status, answer.body) == (204, b"")
         assert answer.headers["etag"] == f'"{answer.headers["kv-revision"]}"'
@@ -292,11 +307,14 @@ def test_bounds_of_a_list_open_nothing(site: Site) -> None:
     site.fill(KEYS, SECRET)
     reader = bearer(("read",), "a/b/", "a/c", "d")
     for query, expected in (
-        ("after=a/b/2", ["a/b/x/1", "a/b/x/2", "a/c", "a/c/1", "d", "d/1"]), ("after=a/bb&before=d", ["a/c", "a/c/1"]),
-        ("before=a/b/1", []), ("after=d/1", []), ("after=z&prefix=d", []),
+        ("after=a/b/2", ["a/b/x/1", "a/b/x/2", "a/c", "a/c/1", "d", "d/1"]),
+        ("after=a/bb&before=d", ["a/c", "a/c/1"]),
+        ("before=a/b/1", []),
+        ("after=d/1", []),
+        ("after=z&prefix=d", []),
         ("after=a&before=b&reverse=true&limit=1", ["a/c/1"]),
         ("before=a/c&reverse=true", ["a/b/x/2", "a/b/x/1", "a/b/2", "a/b/1"]),
-    ):  # fmt: skip
+    ):
         page = site.get(f"/v1/kv?{query}", reader)
         assert [item["key"] for item in page["items"]] == expected
         if "limit" not in query:
@@ -307,9 +325,13 @@ def test_a_delete_of_a_prefix_is_done_whole_or_not_at_all(site: Site) -> None:
     site.fill(["a/1", "b/1", "c/1"])
     writer = bearer(("write",), "a/", "c/")
     for method, path in (
-        ("DELETE", "/v1/kv?all=true"), ("DELETE", "/v1/kv?prefix=a"), ("DELETE", "/v1/kv?prefix=b/"),
-        ("DELETE", "/keys"), ("DELETE", "/keys/a"), ("DELETE", "/keys/a%2F"),
-    ):  # fmt: skip
+        ("DELETE", "/v1/kv?all=true"),
+        ("DELETE", "/v1/kv?prefix=a"),
+        ("DELETE", "/v1/kv?prefix=b/"),
+        ("DELETE", "/keys"),
+        ("DELETE", "/keys/a"),
+        ("DELETE", "/keys/a%2F"),
+    ):
         assert site.ask(method, path, writer).status == 403
     assert site.get("/v1/kv?count=true", ALL) == {"count": 4}
     assert json.loads(site.ask("DELETE", "/v1/kv?prefix=c/", writer).body)["deleted"] == 1
@@ -361,11 +383,16 @@ def test_a_cut_is_known_to_all_workers_of_a_run(site: Site) -> None:
 
 
 OPS: Final[list[dict[str, Any]]] = [
-    {"op": "get", "key": "a/k"}, {"op": "put", "key": "a/p", "value": "1"}, {"op": "incr", "key": "a/n"},
-    {"op": "patch", "key": "a/j", "patch": {"a": 1}}, {"op": "touch", "key": "a/k", "ttl": 60},
-    {"op": "delete", "key": "a/p"}, {"op": "put", "key": "a/k", "value": "x", "if_revision": 1},
-    {"op": "get", "key": "b/k"}, {"op": "put", "key": "b/k", "value": ""},
-]  # fmt: skip
+    {"op": "get", "key": "a/k"},
+    {"op": "put", "key": "a/p", "value": "1"},
+    {"op": "incr", "key": "a/n"},
+    {"op": "patch", "key": "a/j", "patch": {"a": 1}},
+    {"op": "touch", "key": "a/k", "ttl": 60},
+    {"op": "delete", "key": "a/p"},
+    {"op": "put", "key": "a/k", "value": "x", "if_revision": 1},
+    {"op": "get", "key": "b/k"},
+    {"op": "put", "key": "b/k", "value": ""},
+]
 
 
 def batch(site: Site, who: str, ops: list[dict[str, Any]], atomic: bool = False) -> Answer:
@@ -436,14 +463,48 @@ def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> No
 @pytest.mark.parametrize(
     "target_",
     [
-        "/a%2Fk", "/a%2fk", "/%61%2F%6B", "http://kv.example/a%2Fk", "HTTP://x/a%2Fk?y", "/a%2Fk?ticket=x",
-        "/a%2Fk#ping", "/keys", "/keys?x", "/keys/a", "/%6Beys", "/keys/", "/keys//", "//keys", "/v1/kv",
+        "/a%2Fk",
+        "/a%2fk",
+        "/%61%2F%6B",
+        "http://kv.example/a%2Fk",
+        "HTTP://x/a%2Fk?y",
+        "/a%2Fk?ticket=x",
+        "/a%2Fk#ping",
+        "/keys",
+        "/keys?x",
+        "/keys/a",
+        "/%6Beys",
+        "/keys/",
+        "/keys//",
+        "//keys",
+        "/v1/kv",
         "/v1/kv?prefix=a/",
-        "/v1/kv/a/k", "/v1/kv/a%2Fk", "/v1/kv//a/k", "/v1/kv/../../ping", "/v1//kv", "/v1/status", "/v1/status/",
-        "/ping/", "/ping/../a%2Fk", "/%70ing", "/ping%20", "/PING", "/health", "/health%2Flive", "/docs", "/console",
-        "/wal", "/wal?ticket=x", "/v1/feed", "/v1/feed?ticket=x", "/v1/openapi.json/", "/nowhere/x", "//", "/.",
+        "/v1/kv/a/k",
+        "/v1/kv/a%2Fk",
+        "/v1/kv//a/k",
+        "/v1/kv/../../ping",
+        "/v1//kv",
+        "/v1/status",
+        "/v1/status/",
+        "/ping/",
+        "/ping/../a%2Fk",
+        "/%70ing",
+        "/ping%20",
+        "/PING",
+        "/health",
+        "/health%2Flive",
+        "/docs",
+        "/console",
+        "/wal",
+        "/wal?ticket=x",
+        "/v1/feed",
+        "/v1/feed?ticket=x",
+        "/v1/openapi.json/",
+        "/nowhere/x",
+        "//",
+        "/.",
     ],
-)  # fmt: skip
+)
 def test_no_way_of_writing_a_target_goes_round(site: Site, target_: str) -> None:
     for method in ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "TRACE", "PROPFIND"):
         end = site.store.board.end()
@@ -556,9 +617,11 @@ def test_a_body_without_a_token_is_not_waited_for(site: Site) -> None:
         return answer, await client.ended()
 
     for fields in (
-        ["Content-Length: 90000"], ["Content-Length: 90000", "Expect: 100-continue"],
-        ["Transfer-Encoding: chunked"], ["Transfer-Encoding: chunked", "Expect: 100-continue"],
-    ):  # fmt: skip
+        ["Content-Length: 90000"],
+        ["Content-Length: 90000", "Expect: 100-continue"],
+        ["Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Expect: 100-continue"],
+    ):
         answer, ended = site.run(asyncio.wait_for(ask(*fields), 10))
         assert (answer.status, answer.headers["connection"], ended) == (401, "close", True)
     assert site.front.traffic.bytes_held == 0

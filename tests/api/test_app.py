@@ -22,10 +22,16 @@ from tests.api.web import Web, request, scenario
 async def test_methods_of_routes(web: Web) -> None:
     web.board.shards[0].state = Common.UP
     for path, allow in (
-        ("/k", "GET,HEAD,PUT,DELETE"), ("/keys", "GET,HEAD,DELETE"), ("/keys/p", "GET,HEAD,DELETE"),
-        ("/ping", "GET,HEAD"), ("/wal", "GET,HEAD"), ("/v1/status", "GET,HEAD"), ("/health/live", "GET,HEAD"),
-        ("/health/ready", "GET,HEAD"), ("/v1", "GET,HEAD,PUT,DELETE"),
-    ):  # fmt: skip
+        ("/k", "GET,HEAD,PUT,DELETE"),
+        ("/keys", "GET,HEAD,DELETE"),
+        ("/keys/p", "GET,HEAD,DELETE"),
+        ("/ping", "GET,HEAD"),
+        ("/wal", "GET,HEAD"),
+        ("/v1/status", "GET,HEAD"),
+        ("/health/live", "GET,HEAD"),
+        ("/health/ready", "GET,HEAD"),
+        ("/v1", "GET,HEAD,PUT,DELETE"),
+    ):
         client = await web.connect()
         for method in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "TRACE", "PROPFIND"):
             answer = await client.ask(request(method, path, body=b"x" if method in ("PUT", "POST") else b""))
@@ -90,13 +96,23 @@ async def test_the_root_says_what_this_is_and_where_to_go(web: Web) -> None:
 @pytest.mark.parametrize(
     ("path", "route"),
     [
-        ("/v1/", "/v1/kv"), ("/v1/keys", "/v1/kv"), ("/v1/kvs/a/b", "/v1/kv/{key}"), ("/v1/key/a", "/v1/kv/{key}"),
-        ("/v1/KV/a", "/v1/kv/{key}"), ("/v1/feeds", "/v1/feed"), ("/v1/feed/", "/v1/feed"), ("/v1/stats", "/v1/status"),
+        ("/v1/", "/v1/kv"),
+        ("/v1/keys", "/v1/kv"),
+        ("/v1/kvs/a/b", "/v1/kv/{key}"),
+        ("/v1/key/a", "/v1/kv/{key}"),
+        ("/v1/KV/a", "/v1/kv/{key}"),
+        ("/v1/feeds", "/v1/feed"),
+        ("/v1/feed/", "/v1/feed"),
+        ("/v1/stats", "/v1/status"),
         ("/v1/watch/a", "/v1/feed"),
-        ("/v1/batches", "/v1/batch"), ("/v1/ticket", "/v1/tickets"), ("/v1/openapi.yaml", "/v1/openapi.json"),
-        ("/v1/%FF", "/v1/"), ("/v1/" + "x" * 5000, "/v1/"), ("/v1//kv", "/v1/"),
+        ("/v1/batches", "/v1/batch"),
+        ("/v1/ticket", "/v1/tickets"),
+        ("/v1/openapi.yaml", "/v1/openapi.json"),
+        ("/v1/%FF", "/v1/"),
+        ("/v1/" + "x" * 5000, "/v1/"),
+        ("/v1//kv", "/v1/"),
     ],
-)  # fmt: skip
+)
 def test_a_path_that_is_no_route_is_told_the_nearest(path: str, route: str, tmp_path: Path) -> None:
     async def test(web: Web) -> None:
         for method in ("GET", "POST"):
@@ -198,10 +214,14 @@ async def test_previous_values_are_never_coded(web: Web) -> None:
 @scenario
 async def test_types_are_stored_but_for_those_that_say_nothing(web: Web) -> None:
     for sent, stored in (
-        ("application/json", "application/json"), ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
-        ("application/x-www-form-urlencoded", ""), ("Application/X-WWW-Form-Urlencoded; charset=utf-8", ""),
-        ("nonsense", ""), ("text/h\xe9", ""), ("text/" + "x" * 300, ""),
-    ):  # fmt: skip
+        ("application/json", "application/json"),
+        ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
+        ("application/x-www-form-urlencoded", ""),
+        ("Application/X-WWW-Form-Urlencoded; charset=utf-8", ""),
+        ("nonsense", ""),
+        ("text/h\xe9", ""),
+        ("text/" + "x" * 300, ""),
+    ):
         assert (await web.ask(request("PUT", "/k", f"Content-Type: {sent}", body=b"1"))).status == 200
         assert web.shards.values[b"k"] == (b"1", stored)
     await web.ask(request("PUT", "/k", body=b"1"))
@@ -219,9 +239,11 @@ async def test_keys_that_are_too_long_are_absent(web: Web) -> None:
     web.shards.seen.clear()
     key = too_long.encode()
     for method, path, status, body, kind in (
-        ("GET", "/", 200, b"", "read"), ("DELETE", "/", 404, b"", "delete"),
-        ("GET", "/keys/", 200, b"[]", "list_prefix"), ("DELETE", "/keys/", 200, b"[]", "delete_prefix"),
-    ):  # fmt: skip
+        ("GET", "/", 200, b"", "read"),
+        ("DELETE", "/", 404, b"", "delete"),
+        ("GET", "/keys/", 200, b"[]", "list_prefix"),
+        ("DELETE", "/keys/", 200, b"[]", "delete_prefix"),
+    ):
         answer = await web.ask(request(method, path + too_long))
         assert (answer.status, answer.body) == (status, body)
         assert web.shards.seen.pop() == (kind, key)

@@ -83,15 +83,35 @@ async def test_a_body_is_not_asked_for_while_there_is_no_place(web: Web) -> None
 
 
 REFUSED = [
-    ("POST", "/ping", 405), ("PUT", "/health/live", 405), ("DELETE", "/docs/", 405), ("FOO", "/ping", 405),
-    ("GET", "/ping", 413), ("HEAD", "/ping", 413), ("GET", "/health/ready", 413), ("GET", "/v1/openapi.json", 413),
-    ("GET", "/docs/errors/", 413), ("OPTIONS", "/v1/batch", 413), ("OPTIONS", "/k", 413), ("OPTIONS", "*", 413),
-    ("POST", "/k", 405), ("FOO", "/k", 405), ("PUT", "/keys", 405), ("POST", "/v1/status", 405),
-    ("PUT", "/v1/batch", 405), ("PUT", "/a/b", 404), ("POST", "/v1/nothing", 404), ("PUT", "/%ff", 400),
-    ("PUT", "/" + "k" * 512, 414), ("PUT", "/v1/kv/" + "k" * 512, 414), ("PUT", "/v1/kv/k?tll=3", 400),
-    ("PATCH", "/v1/kv/k", 415), ("POST", "/v1/kv/k?incr=1&incr=2", 400), ("POST", "/v1/batch?x=1", 400),
-    ("POST", "/v1/kv/k?incr=1", 400), ("DELETE", "/v1/kv/k", 400),
-]  # fmt: skip
+    ("POST", "/ping", 405),
+    ("PUT", "/health/live", 405),
+    ("DELETE", "/docs/", 405),
+    ("FOO", "/ping", 405),
+    ("GET", "/ping", 413),
+    ("HEAD", "/ping", 413),
+    ("GET", "/health/ready", 413),
+    ("GET", "/v1/openapi.json", 413),
+    ("GET", "/docs/errors/", 413),
+    ("OPTIONS", "/v1/batch", 413),
+    ("OPTIONS", "/k", 413),
+    ("OPTIONS", "*", 413),
+    ("POST", "/k", 405),
+    ("FOO", "/k", 405),
+    ("PUT", "/keys", 405),
+    ("POST", "/v1/status", 405),
+    ("PUT", "/v1/batch", 405),
+    ("PUT", "/a/b", 404),
+    ("POST", "/v1/nothing", 404),
+    ("PUT", "/%ff", 400),
+    ("PUT", "/" + "k" * 512, 414),
+    ("PUT", "/v1/kv/" + "k" * 512, 414),
+    ("PUT", "/v1/kv/k?tll=3", 400),
+    ("PATCH", "/v1/kv/k", 415),
+    ("POST", "/v1/kv/k?incr=1&incr=2", 400),
+    ("POST", "/v1/batch?x=1", 400),
+    ("POST", "/v1/kv/k?incr=1", 400),
+    ("DELETE", "/v1/kv/k", 400),
+]
 
 
 @pytest.mark.parametrize("fields", [(), ("Expect: 100-continue",)], ids=["plain", "expects"])
@@ -118,9 +138,12 @@ def test_what_the_head_decides_is_refused_before_the_body_comes(tmp_path: object
 async def test_what_a_responder_reads_is_waited_for(web: Web) -> None:
     """Being asked beforehand what it would refuse, it does nothing yet."""
     for method, path, fields in (
-        ("PUT", "/k", ()), ("PUT", "/v1/kv/k", ()), ("POST", "/v1/batch", ()), ("POST", "/v1/tickets", ()),
+        ("PUT", "/k", ()),
+        ("PUT", "/v1/kv/k", ()),
+        ("POST", "/v1/batch", ()),
+        ("POST", "/v1/tickets", ()),
         ("PATCH", "/v1/kv/k", ("Content-Type: application/merge-patch+json",)),
-    ):  # fmt: skip
+    ):
         for length in (10, None):
             client = await web.connect()
             await client.send(begun(method, path, "Expect: 100-continue", *fields, length=length))
@@ -295,9 +318,11 @@ async def test_an_upload_that_makes_progress_may_take_long(web: Web) -> None:
 async def test_an_upload_that_makes_too_little_progress_is_refused(web: Web) -> None:
     limit(web, upload_rate=100)
     for length, sent in (
-        (5_000, b"x" * 999), (None, b"3e7\r\n" + b"x" * 999 + b"\r\n"), (None, b"1\r\nx\r\n" * 900),
+        (5_000, b"x" * 999),
+        (None, b"3e7\r\n" + b"x" * 999 + b"\r\n"),
+        (None, b"1\r\nx\r\n" * 900),
         (None, b"1;" + b"e" * 5_000),
-    ):  # fmt: skip
+    ):
         client = await web.connect()
         await client.send(begun("PUT", "/k", length=length) + sent)
         await web.advance(ARRIVAL_S + 1)
@@ -450,9 +475,15 @@ async def test_each_client_of_a_trusted_proxy_has_its_own_share(web: Web) -> Non
         assert (await client.ask(request("GET", "/k", OTHER % 7))).status == 200
     assert (await proxy[4].ask(GET)).status == 200
     assert log == [
-        "203.0.113.1", "203.0.113.0", "203.0.113.7", "203.0.113.1", "203.0.113.7", "203.0.113.2", "203.0.113.7",
+        "203.0.113.1",
+        "203.0.113.0",
+        "203.0.113.7",
+        "203.0.113.1",
+        "203.0.113.7",
+        "203.0.113.2",
+        "203.0.113.7",
         "127.0.0.1",
-    ]  # fmt: skip
+    ]
 
 
 @scenario

@@ -141,20 +141,37 @@ def start(data_dir: Path, tmp_path: Path, shards: int) -> Run:
         (tmp_path / name).mkdir(exist_ok=True)
     log_dir = data_dir / "log"
     end = recover(
-        log_dir, manifest.secret, manifest.replay_lsn, manifest.replay_revision, last_start=manifest.last_start,
-        end_lsn=manifest.end_lsn, segment=SEGMENT,
-    )  # fmt: skip
+        log_dir,
+        manifest.secret,
+        manifest.replay_lsn,
+        manifest.replay_revision,
+        last_start=manifest.last_start,
+        end_lsn=manifest.end_lsn,
+        segment=SEGMENT,
+    )
     begun = Start(store=manifest.store, epoch=new_epoch(), boot_id=boot_id(), sync="always", version="test")
     following = manifest.end_revision + 1000
     tail, following = begin_history(log_dir, manifest.secret, begun, end.tail, following, at(1), segment=SEGMENT)
     from shards.board import Facts
 
     facts = Facts(
-        version="test", store=manifest.store, epoch=begun.epoch, boot_id=begun.boot_id, secret=manifest.secret,
-        shards=shards, sync="always", in_memory=False, data_dir=str(data_dir), lock_dir=str(data_dir / "locks"),
-        log_dir=str(log_dir), map_dir=str(tmp_path / "maps"), max_value=1 << 20, supervisor_pid=os.getpid(),
-        started_ms=1, clock_offset_ms=0,
-    )  # fmt: skip
+        version="test",
+        store=manifest.store,
+        epoch=begun.epoch,
+        boot_id=begun.boot_id,
+        secret=manifest.secret,
+        shards=shards,
+        sync="always",
+        in_memory=False,
+        data_dir=str(data_dir),
+        lock_dir=str(data_dir / "locks"),
+        log_dir=str(log_dir),
+        map_dir=str(tmp_path / "maps"),
+        max_value=1 << 20,
+        supervisor_pid=os.getpid(),
+        started_ms=1,
+        clock_offset_ms=0,
+    )
     board = Board.create(tmp_path / "run" / "board", facts)
     segments = Segments(board, segment=SEGMENT)
     segments.adopt(tail, following)
@@ -216,9 +233,11 @@ def test_what_it_does_not_reach_is_refused(run: Run, tmp_path: Path) -> None:
     live_a_while(run, History(), random.Random(2), 10)
     taken = take(run, tmp_path / "backup")
     for until in (
-        Until(revision=taken.first_revision - 1), Until(revision=taken.last_revision + 1),
-        Until(time_ms=taken.first_ms - 1), Until(time_ms=taken.taken_ms + 1),
-    ):  # fmt: skip
+        Until(revision=taken.first_revision - 1),
+        Until(revision=taken.last_revision + 1),
+        Until(time_ms=taken.first_ms - 1),
+        Until(time_ms=taken.taken_ms + 1),
+    ):
         with pytest.raises(OutOfReach):
             find_cut(taken, tmp_path / "backup", until, SEGMENT)
 
@@ -322,9 +341,10 @@ def test_a_full_disk_is_said_and_nothing_is_left(run: Run, tmp_path: Path, monke
 
 def test_a_target_must_be_empty_and_apart(run: Run, tmp_path: Path) -> None:
     for target, why in (
-        (run.store.data_dir, "is the data directory"), (run.store.data_dir / "log" / "x", "or lies in it"),
+        (run.store.data_dir, "is the data directory"),
+        (run.store.data_dir / "log" / "x", "or lies in it"),
         (run.store.data_dir.parent, "holds the data directory"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(BackupError, match=why):
             take(run, target)
     (tmp_path / "link").symlink_to(run.store.data_dir)

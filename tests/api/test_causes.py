@@ -26,9 +26,20 @@ from shards.room import Ballast
 from tests.api.maps import Run, first_run, put
 
 NUMBERS = [
-    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
-    errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOMEM,
-]  # fmt: skip
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOMEM,
+]
 PASSING = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO]
 """What says nothing of whether a file is there."""
 

@@ -43,11 +43,15 @@ def look(run: Run) -> LogCheck:
 def maps(run: Run, served: bool = True) -> list[Finding]:
     return [
         check_map(
-            map_path(run.store.map_dir, shard, run.board.shards[shard].map_generation), shard, run.shards,
-            run.store.data_dir, manifest_of(run), served=served,
+            map_path(run.store.map_dir, shard, run.board.shards[shard].map_generation),
+            shard,
+            run.shards,
+            run.store.data_dir,
+            manifest_of(run),
+            served=served,
         )
         for shard in range(run.shards)
-    ]  # fmt: skip
+    ]
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
@@ -173,9 +177,7 @@ def test_a_damaged_snapshot_is_named(run: Run, harm: Callable[[Path], object], w
 
 def test_a_snapshot_that_is_ahead_of_what_it_says_is_found(run: Run) -> None:
     manifest = manifest_of(run)
-    behind = tuple(
-        msgspec.structs.replace(file, revision=1) if file.shard == 0 else file for file in manifest.files
-    )  # fmt: skip
+    behind = tuple(msgspec.structs.replace(file, revision=1) if file.shard == 0 else file for file in manifest.files)
     finding = check_snapshot(run.store.data_dir, msgspec.structs.replace(manifest, files=behind))
     assert not finding.good
 

@@ -225,8 +225,11 @@ def test_what_another_user_may_have_put_there_is_neither_read_nor_written(
     before = sorted(tmp_path.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-m", "kvserver", *(word.format(theirs) for word in words)],
-        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode in (1, 2), done.stderr
     assert "belongs to the user with id 12345" in done.stderr or "of the user with id" in done.stderr
     assert "Traceback" not in done.stderr

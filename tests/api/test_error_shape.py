@@ -33,8 +33,14 @@ def check(answer: Answer, *, method: str = "GET") -> dict[str, Any]:
         return {}
     problem: dict[str, Any] = json.loads(answer.body)
     assert {name: type(value) for name, value in problem.items()} == {
-        "type": str, "title": str, "status": int, "code": str, "detail": str, "hint": str, "request_id": str,
-    }  # fmt: skip
+        "type": str,
+        "title": str,
+        "status": int,
+        "code": str,
+        "detail": str,
+        "hint": str,
+        "request_id": str,
+    }
     assert all(value for value in problem.values())
     assert problem["status"] == answer.status == ERRORS[problem["code"]].status
     assert problem["title"] == ERRORS[problem["code"]].title
@@ -86,14 +92,31 @@ async def test_what_the_connection_refuses(web: Web) -> None:
 @scenario
 async def test_what_the_resources_refuse(web: Web) -> None:
     for method, path, status in (
-        ("GET", "/v1/kv/k?x", 400), ("GET", "/v1/kv/%FF", 400), ("GET", "/v1/kv/", 400), ("GET", "/v1/kv/k", 404),
-        ("GET", "/v1/kv?x", 400), ("DELETE", "/v1/kv", 400), ("GET", "/v1/nothing", 404), ("PATCH", "/v1/kv/k", 415),
-        ("POST", "/v1/kv/k", 400), ("POST", "/v1/batch", 400), ("POST", "/v1/batch?x", 400), ("GET", "/v1/feed", 503),
-        ("POST", "/v1/tickets", 400), ("GET", "/v1/status?x", 400), ("PUT", f"/v1/kv/{'k' * 512}", 414),
-        ("PUT", f"/{'k' * 512}", 414), ("GET", "/%FF", 400), ("GET", "/keys/%FF", 400), ("DELETE", "/k", 404),
-        ("GET", "/wal", 400), ("HEAD", "/wal", 405), ("HEAD", "/v1/feed", 405), ("GET", "/health/ready", 503),
+        ("GET", "/v1/kv/k?x", 400),
+        ("GET", "/v1/kv/%FF", 400),
+        ("GET", "/v1/kv/", 400),
+        ("GET", "/v1/kv/k", 404),
+        ("GET", "/v1/kv?x", 400),
+        ("DELETE", "/v1/kv", 400),
+        ("GET", "/v1/nothing", 404),
+        ("PATCH", "/v1/kv/k", 415),
+        ("POST", "/v1/kv/k", 400),
+        ("POST", "/v1/batch", 400),
+        ("POST", "/v1/batch?x", 400),
+        ("GET", "/v1/feed", 503),
+        ("POST", "/v1/tickets", 400),
+        ("GET", "/v1/status?x", 400),
+        ("PUT", f"/v1/kv/{'k' * 512}", 414),
+        ("PUT", f"/{'k' * 512}", 414),
+        ("GET", "/%FF", 400),
+        ("GET", "/keys/%FF", 400),
+        ("DELETE", "/k", 404),
+        ("GET", "/wal", 400),
+        ("HEAD", "/wal", 405),
+        ("HEAD", "/v1/feed", 405),
+        ("GET", "/health/ready", 503),
         ("HEAD", "/v1/kv/k", 404),
-    ):  # fmt: skip
+    ):
         answer = await web.ask(request(method, path, PROBLEM))
         assert answer.status == status, (method, path, answer)
         check(answer, method=method)

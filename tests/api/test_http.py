@@ -55,8 +55,11 @@ async def test_put_get_delete_on_one_connection(web: Web) -> None:
     client = await web.connect()
     assert await client.ask(request("PUT", "/k", body=b"one")) == await client.ask(GET.replace(b"/k", b"/absent"))
     for data, body in (
-        (GET, b"one"), (request("PUT", "/k", body=b"two"), b"one"), (request("DELETE", "/k"), b"two"), (GET, b""),
-    ):  # fmt: skip
+        (GET, b"one"),
+        (request("PUT", "/k", body=b"two"), b"one"),
+        (request("DELETE", "/k"), b"two"),
+        (GET, b""),
+    ):
         answer = await client.ask(data)
         assert (answer.status, answer.body) == (200, body)
         assert answer.headers["content-type"] == "application/octet-stream"
@@ -95,9 +98,11 @@ async def test_one_client_with_many_requests_does_not_keep_others_waiting(web: W
 
 @scenario
 async def test_requests_cut_at_any_byte(web: Web) -> None:
-    data = request("PUT", "/k", "Expect: 100-continue", "X-A: b", body=b"hello") + request(
-        "PUT", "/k", "Transfer-Encoding: chunked"
-    ) + b"5;x=y\r\nworld\r\n0\r\nTrailer: x\r\n\r\n"  # fmt: skip
+    data = (
+        request("PUT", "/k", "Expect: 100-continue", "X-A: b", body=b"hello")
+        + request("PUT", "/k", "Transfer-Encoding: chunked")
+        + b"5;x=y\r\nworld\r\n0\r\nTrailer: x\r\n\r\n"
+    )
     for cut in range(1, len(data)):
         client = await web.connect()
         await client.send(data[:cut])
@@ -254,8 +259,11 @@ async def test_a_head_that_is_refused_has_no_body(web: Web) -> None:
 @scenario
 async def test_what_version_1_refuses_is_a_problem_from_the_first_line_on(web: Web) -> None:
     for line in (
-        b"BREW /v1/x HTTP/1.1", b"\r\n\r\nBREW /v1/x HTTP/1.1", b"GET http://a/v1/x HTTP/1.1", b"GET /v1/x HTTP/1.1",
-    ):  # fmt: skip
+        b"BREW /v1/x HTTP/1.1",
+        b"\r\n\r\nBREW /v1/x HTTP/1.1",
+        b"GET http://a/v1/x HTTP/1.1",
+        b"GET /v1/x HTTP/1.1",
+    ):
         answer = await refused(web, line + b"\r\nHost: a b\r\n\r\n", 400)
         assert answer.headers["content-type"] == "application/problem+json"
         assert json.loads(answer.body)["detail"]
@@ -357,8 +365,12 @@ async def test_answers_that_are_not_taken_are_bounded_in_sum(web: Web) -> None:
     await web.until(lambda: web.traffic.is_full(None))
     assert web.traffic.bytes_held == 0 == web.traffic.in_flight
     for method, path in (
-        ("GET", "/big"), ("PUT", "/big"), ("DELETE", "/big"), ("GET", "/keys"), ("DELETE", "/keys/b"),
-    ):  # fmt: skip
+        ("GET", "/big"),
+        ("PUT", "/big"),
+        ("DELETE", "/big"),
+        ("GET", "/keys"),
+        ("DELETE", "/keys/b"),
+    ):
         answer = await web.ask(request(method, path))
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert web.shards.values == values
@@ -698,12 +710,19 @@ def test_each_refusal_is_logged_with_the_id_that_its_answer_has(
 ) -> None:
     """Of every layer, and in the access log; neither has a query, where a ticket may stand."""
     refused = [
-        request("GET", "/a/b?ticket=kvt_x"), request("GET", "/v1/kv/k?ticket=kvt_x"), request("PUT", "/ping"),
-        request("BREW", "/k?ticket=kvt_x"), request("GET", "/k?ticket=kvt_x", host=None), request("DELETE", "/k"),
-        request("GET", "/k<?ticket=kvt_x"), request("PUT", "/k", "Content-Length: 900000000"), b"nonsense\r\n\r\n",
-        request("GET", "/k?ticket=" + "x" * 9000), request("GET", "/wal?ticket=kvt_x"),
+        request("GET", "/a/b?ticket=kvt_x"),
+        request("GET", "/v1/kv/k?ticket=kvt_x"),
+        request("PUT", "/ping"),
+        request("BREW", "/k?ticket=kvt_x"),
+        request("GET", "/k?ticket=kvt_x", host=None),
+        request("DELETE", "/k"),
+        request("GET", "/k<?ticket=kvt_x"),
+        request("PUT", "/k", "Content-Length: 900000000"),
+        b"nonsense\r\n\r\n",
+        request("GET", "/k?ticket=" + "x" * 9000),
+        request("GET", "/wal?ticket=kvt_x"),
         request("GET", "/v1/feed?ticket=kvt_x"),
-    ]  # fmt: skip
+    ]
 
     async def test(web: Web) -> None:
         web.traffic.access_log = AccessLog()
@@ -772,9 +791,11 @@ def _listen(web: Web) -> socket.socket:
 
 
 HANDSHAKE = (
-    "Upgrade: WebSocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13",
+    "Upgrade: WebSocket",
+    "Connection: keep-alive, Upgrade",
+    "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-)  # fmt: skip
+)
 
 
 @scenario

@@ -191,17 +191,67 @@ def test_parameters_are_refused_where_there_are_none(site: Site) -> None:
 
 
 NAMES = (
-    "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range", "Content-Type",
-    "Content-Encoding", "Content-Range", "Accept", "Accept-Encoding", "Service-Worker", "X-Request-Id",
-)  # fmt: skip
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
+    "Range",
+    "Content-Type",
+    "Content-Encoding",
+    "Content-Range",
+    "Accept",
+    "Accept-Encoding",
+    "Service-Worker",
+    "X-Request-Id",
+)
 WORDS = (
-    '"1"', "W/", "*", ",", '"', "bytes=", "-", "1", "0", "9" * 20, " ", ";q=", "gzip", "=", "\xe9", "%", "\t",
-    "application/merge-patch+json", "Sun, 06 Nov 1994 08:49:37 GMT",
-)  # fmt: skip
+    '"1"',
+    "W/",
+    "*",
+    ",",
+    '"',
+    "bytes=",
+    "-",
+    "1",
+    "0",
+    "9" * 20,
+    " ",
+    ";q=",
+    "gzip",
+    "=",
+    "\xe9",
+    "%",
+    "\t",
+    "application/merge-patch+json",
+    "Sun, 06 Nov 1994 08:49:37 GMT",
+)
 PARTS = (
-    "a", "/", "%", "%2F", "%00", "%FF", "%zz", "+", "..", "&", "=", "1", "-1", "0.5", "ttl", "expires", "incr", ":",
-    "persist", "true", "return", "previous", "ttl_if_new", "2100-01-01T00:00:00Z",
-)  # fmt: skip
+    "a",
+    "/",
+    "%",
+    "%2F",
+    "%00",
+    "%FF",
+    "%zz",
+    "+",
+    "..",
+    "&",
+    "=",
+    "1",
+    "-1",
+    "0.5",
+    "ttl",
+    "expires",
+    "incr",
+    ":",
+    "persist",
+    "true",
+    "return",
+    "previous",
+    "ttl_if_new",
+    "2100-01-01T00:00:00Z",
+)
 values = st.lists(st.sampled_from(WORDS), max_size=5).map("".join)
 fields = st.lists(st.tuples(st.sampled_from(NAMES), values).map(": ".join), max_size=4)
 texts = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
@@ -210,9 +260,12 @@ KNOWN = {200, 201, 204, 206, 304, 400, 403, 404, 405, 409, 412, 413, 414, 415, 4
 
 @settings(max_examples=effort.times(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE", "TRACE", "OPTIONS")), texts, texts, fields,
+    st.sampled_from(("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE", "TRACE", "OPTIONS")),
+    texts,
+    texts,
+    fields,
     st.sampled_from((b"", b"1", b'{"a":{"b":null}}', b"\xff", b"[" * 5000, b"x" * 3000)),
-)  # fmt: skip
+)
 def test_no_request_is_a_fault(site: Site, method: str, key: str, query: str, sent: list[str], body: bytes) -> None:
     answer = site.ask(method, f"/v1/kv/{key}?{query}", *sent, body=body)
     assert answer.status in KNOWN, answer

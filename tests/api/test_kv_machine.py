@@ -28,9 +28,9 @@ VALUES = st.sampled_from([b"", b"7", b"-1", b"x" * 20, b'{"a":{"b":1},"c":2}', b
 PATCHES = st.sampled_from([b"{}", b'{"a":null}', b'{"a":{"b":null,"d":3}}', b"5", b'"text"'])
 TYPES = st.sampled_from(["", "text/plain", "application/json"])
 LIFETIMES = st.sampled_from([None, None, 100, 1000])
-TAGS = st.lists(
-    st.sampled_from(["now", "now", "weak", "coded", "old", "strange", "*"]), min_size=1, max_size=3
-).filter(lambda words: "*" not in words or words == ["*"])  # fmt: skip
+TAGS = st.lists(st.sampled_from(["now", "now", "weak", "coded", "old", "strange", "*"]), min_size=1, max_size=3).filter(
+    lambda words: "*" not in words or words == ["*"]
+)
 DATES = st.sampled_from(["exact", "exact", "before", EARLY, LATE, "nonsense"])
 HEADERS = {"If-Match": TAGS, "If-None-Match": TAGS, "If-Unmodified-Since": DATES, "If-Modified-Since": DATES}
 CONDITIONS = st.one_of(  # each alone, too: together they mostly hide each other
@@ -66,9 +66,13 @@ class OverHTTP(RuleBasedStateMachine):
 
     # What is asked
 
-    @rule(key=KEYS, conditions=CONDITIONS, method=st.sampled_from(["GET", "GET", "HEAD"]),
-          part=st.sampled_from([None, None, "bytes=1-2", "bytes=-3", "bytes=20-", "bytes=0-1,3-4"]),
-          join=st.sampled_from([None, None, "now", "weak", "coded", "old"]))  # fmt: skip
+    @rule(
+        key=KEYS,
+        conditions=CONDITIONS,
+        method=st.sampled_from(["GET", "GET", "HEAD"]),
+        part=st.sampled_from([None, None, "bytes=1-2", "bytes=-3", "bytes=20-", "bytes=0-1,3-4"]),
+        join=st.sampled_from([None, None, "now", "weak", "coded", "old"]),
+    )
     def read(self, key: str, conditions: Conditions, method: str, part: str | None, join: str | None) -> None:
         item = self.items.get(key)
         fields = [*self.fields(item, conditions), *([f"Range: {part}"] if part else [])]
@@ -255,9 +259,14 @@ class OverHTTP(RuleBasedStateMachine):
         if held is None:
             return None
         return Item(
-            held.value, held.content_type, held.expires_ms, held.revision, rfc3339(held.created_ms),
-            rfc3339(held.modified_ms), http_date(held.modified_ms),
-        )  # fmt: skip
+            held.value,
+            held.content_type,
+            held.expires_ms,
+            held.revision,
+            rfc3339(held.created_ms),
+            rfc3339(held.modified_ms),
+            http_date(held.modified_ms),
+        )
 
 
 def verdict(item: Item | None, conditions: Conditions, *, reads: bool) -> int:
@@ -295,7 +304,10 @@ def test_any_requests(site: Site) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=effort.times(15), stateful_step_count=25, deadline=None, phases=[Phase.generate],
+            max_examples=effort.times(15),
+            stateful_step_count=25,
+            deadline=None,
+            phases=[Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
-    )  # fmt: skip
+    )

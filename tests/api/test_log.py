@@ -423,9 +423,14 @@ def test_segments_that_the_log_must_have_are_missed(store: Store, log: Log, lost
     found = recovered(store, end_lsn=written[-1].end, repair=True)
     assert found.repaired and found.tail <= lost[0] * SEGMENT
     begun = begin_history(
-        store.log_dir, SECRET, Start(store="test", epoch="e", boot_id="b", sync="always", version="1"), found.tail,
-        written[-1].next_revision, NOW, segment=SEGMENT,
-    )  # fmt: skip
+        store.log_dir,
+        SECRET,
+        Start(store="test", epoch="e", boot_id="b", sync="always", version="1"),
+        found.tail,
+        written[-1].next_revision,
+        NOW,
+        segment=SEGMENT,
+    )
     again = recovered(store, end_lsn=begun[0])
     assert (again.tail, again.next_revision) == begun, "and it goes on from there"
 

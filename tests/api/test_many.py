@@ -52,8 +52,11 @@ def test_a_list_shows_what_keys_hold(site: Site) -> None:
     assert (a["key"], a["size"], a["content_type"], a["value"]) == ("a", 3, "text/plain", "hé")
     assert a["expires"] > a["modified"] == a["created"]
     assert (b["size"], b["content_type"], b["value_base64"], b["expires"]) == (
-        2, "application/octet-stream", "AP8=", None,
-    )  # fmt: skip
+        2,
+        "application/octet-stream",
+        "AP8=",
+        None,
+    )
     assert b["revision"] == a["revision"] + 1 or a["revision"] == b["revision"] + 1
     epoch, revision = answer.headers["kv-cursor"].split(".")
     assert epoch == site.store.board.facts.epoch
@@ -96,8 +99,17 @@ def test_expired_keys_are_not_listed_or_counted(site: Site) -> None:
 
 
 def test_a_list_that_is_asked_wrongly(site: Site) -> None:
-    for query in ("limit=0", "limit=1001", "limit=x", "values=1", "prefx=a", "prefix=a&prefix=b", "prefix=%zz",
-                  "prefix=%FF", "after=" + "x" * 512):  # fmt: skip
+    for query in (
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "values=1",
+        "prefx=a",
+        "prefix=a&prefix=b",
+        "prefix=%zz",
+        "prefix=%FF",
+        "after=" + "x" * 512,
+    ):
         assert site.problem(400, "GET", "/v1/kv?" + query)["code"] == "bad_request"
     site.problem(400, "GET", "/v1/kv?limit=1", "Accept: application/x-ndjson")
     assert site.ask("PUT", "/v1/kv").headers["allow"] == "GET,HEAD,DELETE"
@@ -130,11 +142,18 @@ def test_a_stream_is_the_whole_range_and_its_end(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("accept", "lines"),
-    [("application/x-ndjson", True), ("*/*, application/x-ndjson", True), ("application/x-ndjson;q=0.5, */*", False),
-     ("application/x-ndjson, application/json", False), ("application/x-ndjson, application/json;q=0.9", True),
-     ("application/x-ndjson;q=0.5, application/*;q=0.4", True), ("application/x-ndjson;q=0", False),
-     ("application/x-ndjson;q=x", False), ("text/html", False)],
-)  # fmt: skip
+    [
+        ("application/x-ndjson", True),
+        ("*/*, application/x-ndjson", True),
+        ("application/x-ndjson;q=0.5, */*", False),
+        ("application/x-ndjson, application/json", False),
+        ("application/x-ndjson, application/json;q=0.9", True),
+        ("application/x-ndjson;q=0.5, application/*;q=0.4", True),
+        ("application/x-ndjson;q=0", False),
+        ("application/x-ndjson;q=x", False),
+        ("text/html", False),
+    ],
+)
 def test_who_gets_lines(site: Site, accept: str, lines: bool) -> None:
     told = site.ask("GET", "/v1/kv", f"Accept: {accept}").headers["content-type"]
     assert told == ("application/x-ndjson" if lines else "application/json")
@@ -196,8 +215,10 @@ def test_a_delete_stops_at_its_limit(site: Site, limit: int) -> None:
     assert (first["deleted"], first["complete"]) == (limit, False)
     assert site.get("/v1/kv?count=true") == {"count": count - limit}
     assert site.delete(f"/v1/kv?prefix=d/&limit={count}&cut={first['cut']}") == {
-        "deleted": count - limit, "complete": True, "cut": first["cut"],
-    }  # fmt: skip
+        "deleted": count - limit,
+        "complete": True,
+        "cut": first["cut"],
+    }
 
 
 def test_a_delete_that_its_limit_just_suffices_for_is_complete(site: Site) -> None:
@@ -266,8 +287,14 @@ def test_a_batch_of_everything(site: Site) -> None:
     assert [result["status"] for result in (a, b, c, d)] == [201] * 4
     results = site.batch(
         {"op": "get", "key": "a"},
-        {"op": "put", "key": "b", "value": "text", "content_type": "text/plain", "ttl": 60,
-         "if_revision": b["revision"]},
+        {
+            "op": "put",
+            "key": "b",
+            "value": "text",
+            "content_type": "text/plain",
+            "ttl": 60,
+            "if_revision": b["revision"],
+        },
         {"op": "get", "key": "b"},
         {"op": "put", "key": "c", "json": {"n": 1}, "if_revision": 0},
         {"op": "put", "key": "j", "json": {"n": 1}, "if_revision": 0},
@@ -284,15 +311,35 @@ def test_a_batch_of_everything(site: Site) -> None:
         {"op": "get", "key": "a"},
         {"op": "incr", "key": "b"},
         {"op": "put", "key": "b", "value": "x", "expires": "2001-01-01T00:00:00Z"},
-    )  # fmt: skip
+    )
     assert [result["status"] for result in results] == [
-        200, 204, 200, 412, 201, 204, 200, 201, 200, 204, 204, 404, 404, 412, 204, 404, 409, 400,
-    ]  # fmt: skip
+        200,
+        204,
+        200,
+        412,
+        201,
+        204,
+        200,
+        201,
+        200,
+        204,
+        204,
+        404,
+        404,
+        412,
+        204,
+        404,
+        409,
+        400,
+    ]
     got_a, _, got_b, refused, _, _, patched, _, summed, *_ = results
     assert got_a == {
-        "status": 200, "revision": a["revision"], "content_type": "application/octet-stream", "expires": None,
+        "status": 200,
+        "revision": a["revision"],
+        "content_type": "application/octet-stream",
+        "expires": None,
         "value": "a",
-    }  # fmt: skip
+    }
     assert (got_b["value"], got_b["content_type"]) == ("text", "text/plain")
     assert got_b["expires"].endswith("Z")
     assert (refused["code"], refused["revision"]) == ("precondition_failed", c["revision"])
@@ -304,9 +351,11 @@ def test_a_batch_of_everything(site: Site) -> None:
 
 def test_a_batch_in_messagepack(site: Site) -> None:
     ops = [
-        {"op": "put", "key": "a", "value": b"\x00\xff"}, {"op": "get", "key": "a"},
-        {"op": "put", "key": "j", "json": {"n": [1, None]}}, {"op": "patch", "key": "j", "patch": {"m": 1}},
-    ]  # fmt: skip
+        {"op": "put", "key": "a", "value": b"\x00\xff"},
+        {"op": "get", "key": "a"},
+        {"op": "put", "key": "j", "json": {"n": [1, None]}},
+        {"op": "patch", "key": "j", "patch": {"m": 1}},
+    ]
     for content_type in ("application/vnd.msgpack", "application/msgpack"):
         body = msgspec.msgpack.encode({"ops": ops})
         answer = site.ask("POST", "/v1/batch", f"Content-Type: {content_type}", body=body)
@@ -320,9 +369,16 @@ def test_a_batch_in_messagepack(site: Site) -> None:
 
 
 NO_JSON: list[Any] = [
-    float("nan"), [float("-inf")], {"a": b"bytes"}, b"bytes", {1: 2}, {"a": {b"b": 1}}, {None: 1},
-    msgspec.msgpack.Ext(5, b"x"), datetime(2026, 11, 22, tzinfo=UTC),
-]  # fmt: skip
+    float("nan"),
+    [float("-inf")],
+    {"a": b"bytes"},
+    b"bytes",
+    {1: 2},
+    {"a": {b"b": 1}},
+    {None: 1},
+    msgspec.msgpack.Ext(5, b"x"),
+    datetime(2026, 11, 22, tzinfo=UTC),
+]
 
 
 @pytest.mark.parametrize("document", NO_JSON, ids=lambda document: str(document).partition(" object")[0])
@@ -344,9 +400,14 @@ def test_json_of_messagepack(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"\x81\xa3ops\x91\xc1", b"\x81\xa3ops\x91\x81\x80\x01",
-     b"\x81\xa3ops\x91\x82\xa2op\xa3get\xa3key\xa1\xff", b"\x81\xa3ops" + b"\x91" * 5000],
-)  # fmt: skip
+    [
+        b"",
+        b"\x81\xa3ops\x91\xc1",
+        b"\x81\xa3ops\x91\x81\x80\x01",
+        b"\x81\xa3ops\x91\x82\xa2op\xa3get\xa3key\xa1\xff",
+        b"\x81\xa3ops" + b"\x91" * 5000,
+    ],
+)
 def test_what_is_no_messagepack(site: Site, body: bytes) -> None:
     site.problem(400, "POST", "/v1/batch", "Content-Type: application/msgpack", body=body)
 
@@ -360,21 +421,38 @@ def test_results_stand_in_the_order_of_the_request(site: Site) -> None:
 
 
 MALFORMED: list[Any] = [
-    {"op": "get"}, {"op": "get", "key": ""}, {"op": "get", "key": "x" * 512}, {"op": "get", "key": 1},
-    {"op": "get", "key": "k", "if_revision": 1}, {"op": "got", "key": "k"}, {"key": "k"}, [], None, "get",
-    {"op": "put", "key": "k"}, {"op": "put", "key": "k", "value": "v", "json": 1},
-    {"op": "put", "key": "k", "value": "v", "value_base64": "AAE="}, {"op": "put", "key": "k", "value_base64": "A!"},
-    {"op": "put", "key": "k", "value": "v", "ttl": 0}, {"op": "put", "key": "k", "value": "v", "ttl": "60"},
-    {"op": "put", "key": "k", "value": "v", "ttl": 1e9}, {"op": "put", "key": "k", "value": "v", "ttl": 0.0001},
+    {"op": "get"},
+    {"op": "get", "key": ""},
+    {"op": "get", "key": "x" * 512},
+    {"op": "get", "key": 1},
+    {"op": "get", "key": "k", "if_revision": 1},
+    {"op": "got", "key": "k"},
+    {"key": "k"},
+    [],
+    None,
+    "get",
+    {"op": "put", "key": "k"},
+    {"op": "put", "key": "k", "value": "v", "json": 1},
+    {"op": "put", "key": "k", "value": "v", "value_base64": "AAE="},
+    {"op": "put", "key": "k", "value_base64": "A!"},
+    {"op": "put", "key": "k", "value": "v", "ttl": 0},
+    {"op": "put", "key": "k", "value": "v", "ttl": "60"},
+    {"op": "put", "key": "k", "value": "v", "ttl": 1e9},
+    {"op": "put", "key": "k", "value": "v", "ttl": 0.0001},
     {"op": "put", "key": "k", "value": "v", "ttl": 1, "expires": "2100-01-01T00:00:00Z"},
     {"op": "put", "key": "k", "value": "v", "expires": "tomorrow"},
     {"op": "put", "key": "k", "value": "v", "content_type": "text/plain\r\nx: y"},
-    {"op": "put", "key": "k", "value": "v", "if_revision": -1}, {"op": "put", "key": "k", "value": "v", "tll": 1},
-    {"op": "touch", "key": "k"}, {"op": "touch", "key": "k", "persist": False},
-    {"op": "touch", "key": "k", "ttl": 1, "persist": True}, {"op": "incr", "key": "k", "by": 1 << 63},
-    {"op": "incr", "key": "k", "by": 1.5}, {"op": "put", "key": "k", "value_base64": "é"},
-    {"op": "patch", "key": "k"}, {"op": "delete", "key": "k", "ttl": 1},
-]  # fmt: skip
+    {"op": "put", "key": "k", "value": "v", "if_revision": -1},
+    {"op": "put", "key": "k", "value": "v", "tll": 1},
+    {"op": "touch", "key": "k"},
+    {"op": "touch", "key": "k", "persist": False},
+    {"op": "touch", "key": "k", "ttl": 1, "persist": True},
+    {"op": "incr", "key": "k", "by": 1 << 63},
+    {"op": "incr", "key": "k", "by": 1.5},
+    {"op": "put", "key": "k", "value_base64": "é"},
+    {"op": "patch", "key": "k"},
+    {"op": "delete", "key": "k", "ttl": 1},
+]
 
 
 @pytest.mark.parametrize("op", MALFORMED)
@@ -388,9 +466,16 @@ def test_a_malformed_operation_refuses_the_batch(site: Site, op: Any) -> None:
 
 def test_what_is_no_batch(site: Site) -> None:
     bodies = [
-        b"", b"[]", b"{}", b'{"ops":{}}', b'{"ops":[],"x":1}', b"\xff", b'{"ops":[' + b"[" * 100_000,
-        b'{"ops":[{"op":"put","key":"k","json":"\xff"}]}', b'{"ops":[{"op":"get","key":"\\ud800"}]}',
-    ]  # fmt: skip
+        b"",
+        b"[]",
+        b"{}",
+        b'{"ops":{}}',
+        b'{"ops":[],"x":1}',
+        b"\xff",
+        b'{"ops":[' + b"[" * 100_000,
+        b'{"ops":[{"op":"put","key":"k","json":"\xff"}]}',
+        b'{"ops":[{"op":"get","key":"\\ud800"}]}',
+    ]
     for body in bodies:
         site.problem(400, "POST", "/v1/batch", body=body)
     assert "surrogates" in site.problem(400, "POST", "/v1/batch", body=bodies[-1])["detail"]
@@ -486,15 +571,25 @@ def test_a_batch_may_be_larger_than_a_value(site: Site) -> None:
 def test_an_atomic_batch_is_all_or_nothing(site: Site) -> None:
     put = {"op": "put", "key": "{t}a", "value": "1"}
     results = site.batch(
-        put, {"op": "incr", "key": "{t}a"}, {"op": "get", "key": "{t}a"}, {"op": "delete", "key": "{t}none"},
-        {"op": "get", "key": "{t}none"}, atomic=True,
-    )  # fmt: skip
+        put,
+        {"op": "incr", "key": "{t}a"},
+        {"op": "get", "key": "{t}a"},
+        {"op": "delete", "key": "{t}none"},
+        {"op": "get", "key": "{t}none"},
+        atomic=True,
+    )
     assert [result["status"] for result in results] == [201, 200, 200, 404, 404]
     assert results[2]["value"] == "2"
-    body = json.dumps({"atomic": True, "ops": [
-        {"op": "put", "key": "{t}b", "value": ""}, {"op": "put", "key": "{t}a", "value": "", "if_revision": 0},
-        {"op": "get", "key": "{t}a"},
-    ]}).encode()  # fmt: skip
+    body = json.dumps(
+        {
+            "atomic": True,
+            "ops": [
+                {"op": "put", "key": "{t}b", "value": ""},
+                {"op": "put", "key": "{t}a", "value": "", "if_revision": 0},
+                {"op": "get", "key": "{t}a"},
+            ],
+        }
+    ).encode()
     told = site.problem(409, "POST", "/v1/batch", body=body)
     assert (told["code"], told["failed"]) == ("batch_failed", 1)
     assert [result["status"] for result in told["results"]] == [424, 412, 424]
@@ -508,9 +603,11 @@ def test_an_atomic_batch_is_all_or_nothing(site: Site) -> None:
 def test_a_time_that_is_over_is_not_taken_for_no_time(site: Site) -> None:
     over = {"key": "k", "expires": "1970-01-01T00:00:00Z"}
     results = site.batch(
-        {"op": "put", "value": "", **over}, {"op": "put", "key": "k", "value": "", "ttl": 60}, {"op": "touch", **over},
+        {"op": "put", "value": "", **over},
+        {"op": "put", "key": "k", "value": "", "ttl": 60},
+        {"op": "touch", **over},
         {"op": "get", "key": "k"},
-    )  # fmt: skip
+    )
     assert [result["status"] for result in results] == [400, 201, 400, 200]
     assert results[3]["expires"] is not None
 
@@ -518,9 +615,11 @@ def test_a_time_that_is_over_is_not_taken_for_no_time(site: Site) -> None:
 def test_a_condition_on_an_absent_key_fails_an_atomic_batch(site: Site) -> None:
     put = {"op": "put", "key": "{t}a", "value": ""}
     for op, status in (
-        ({"op": "delete", "if_revision": 5}, 404), ({"op": "touch", "ttl": 5, "if_revision": 5}, 404),
-        ({"op": "touch", "ttl": 5}, 404), ({"op": "incr", "if_revision": 5}, 412),
-    ):  # fmt: skip
+        ({"op": "delete", "if_revision": 5}, 404),
+        ({"op": "touch", "ttl": 5, "if_revision": 5}, 404),
+        ({"op": "touch", "ttl": 5}, 404),
+        ({"op": "incr", "if_revision": 5}, 412),
+    ):
         body = json.dumps({"atomic": True, "ops": [put, {**op, "key": "{t}none"}]}).encode()
         told = site.problem(409, "POST", "/v1/batch", body=body)
         assert [result["status"] for result in told["results"]] == [424, status]
@@ -558,16 +657,21 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
     traffic.bytes_owed += MOST_BYTES
     try:
         refused = [
-            site.ask("GET", "/v1/kv/large"), site.ask("PUT", "/v1/kv/large?return=previous", body=b"x"),
-            site.ask("PATCH", "/v1/kv/json", patch, body=b'{"b":1}'), site.ask("GET", "/v1/kv?values=true"),
+            site.ask("GET", "/v1/kv/large"),
+            site.ask("PUT", "/v1/kv/large?return=previous", body=b"x"),
+            site.ask("PATCH", "/v1/kv/json", patch, body=b'{"b":1}'),
+            site.ask("GET", "/v1/kv?values=true"),
             site.ask("POST", "/v1/batch", body=get),
-        ]  # fmt: skip
+        ]
         assert [(answer.status, answer.headers.get("retry-after")) for answer in refused] == [(503, "1")] * 5
         done = [
-            site.ask("GET", "/v1/kv/small"), site.ask("HEAD", "/v1/kv/large"), site.ask("PUT", "/v1/kv/x", body=b"x"),
-            site.ask("GET", "/v1/kv"), site.ask("GET", "/v1/kv?count=true"),
+            site.ask("GET", "/v1/kv/small"),
+            site.ask("HEAD", "/v1/kv/large"),
+            site.ask("PUT", "/v1/kv/x", body=b"x"),
+            site.ask("GET", "/v1/kv"),
+            site.ask("GET", "/v1/kv?count=true"),
             site.ask("POST", "/v1/batch", body=get.replace(b"get", b"delete")),
-        ]  # fmt: skip
+        ]
         assert [answer.status for answer in done] == [200, 200, 201, 200, 200, 200]
     finally:
         traffic.bytes_owed -= MOST_BYTES

@@ -97,9 +97,17 @@ def test_previous_values_only_where_asked_and_live(map: ShardMap) -> None:
     apply(map, put(b"a", b"1"), put(b"b", b"2", "x/y", 1500), put(b"c", b"3", "x/y"), put(b"d", b""), revision=1)
     apply(map, TouchEvent(b"c", 9000), revision=5)
     replaced = apply(
-        map, put(b"a", b"4"), put(b"b", b"5"), delete(b"c"), put(b"d"), put(b"e"), put(b"a", b"6"),
-        revision=6, time_ms=2000, previous=(6, 7, 8, 9, 10, 11),
-    )  # fmt: skip
+        map,
+        put(b"a", b"4"),
+        put(b"b", b"5"),
+        delete(b"c"),
+        put(b"d"),
+        put(b"e"),
+        put(b"a", b"6"),
+        revision=6,
+        time_ms=2000,
+        previous=(6, 7, 8, 9, 10, 11),
+    )
     assert replaced == {6: (b"1", "", 1), 8: (b"3", "x/y", 5), 9: (b"", "", 4), 11: (b"4", "", 6)}
     assert apply(map, put(b"a"), delete(b"e"), revision=12, previous=()) == {}
 
@@ -124,7 +132,7 @@ EVENTS = st.one_of(
     st.builds(TouchEvent, st.sampled_from(KEYS), st.sampled_from([0, 9, 90])),
     st.builds(DeleteEvent, st.sampled_from(KEYS), st.just("expire")),
     st.builds(PrefixMarked, st.just(b"a")),
-)  # fmt: skip
+)
 GROUPS = st.lists(
     st.lists(st.one_of(EVENTS, st.builds(Atomic, st.lists(EVENTS, min_size=1, max_size=3))), min_size=1, max_size=4),
     min_size=1,

@@ -119,7 +119,7 @@ REFUSED: list[tuple[bytes, tuple[str, str, str]]] = [
     (b"GET /wal HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/wal", "400")),
     (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", ("OPTIONS", "other", "200")),
     (b"HEAD /k HTTP/1.1\r\nHost: a\r\n\r\n", ("HEAD", "/:key", "200")),
-]  # fmt: skip
+]
 """A request, and how it is counted: once, by its route, whoever answers it."""
 
 
@@ -155,5 +155,7 @@ async def test_what_comes_late_too_much_or_for_nobody_is_counted(web: Web) -> No
     web.shards.gate.set()
     await web.until(lambda: web.row.in_flight == 0)
     assert requests_counted(web) == {
-        ("PUT", "/:key", "408"): 1, ("GET", "/:key", "503"): 1, ("PUT", "/:key", "499"): 1,
-    }  # fmt: skip
+        ("PUT", "/:key", "408"): 1,
+        ("GET", "/:key", "503"): 1,
+        ("PUT", "/:key", "499"): 1,
+    }

@@ -45,8 +45,12 @@ async def test_what_other_pages_send_is_refused(web: Web) -> None:
     for fields in ((OTHERS,), ("Origin: null",), ("Sec-Fetch-Site: cross-site",)):
         await is_refused_everywhere(web, (403, "forbidden_origin"), *fields)
     for fields in (
-        (OURS, OTHERS), (OTHERS, OURS), ("Origin:",), (OTHERS, "Sec-Fetch-Site: same-origin"), ("Origin: http://b.example",),
-    ):  # fmt: skip
+        (OURS, OTHERS),
+        (OTHERS, OURS),
+        ("Origin:",),
+        (OTHERS, "Sec-Fetch-Site: same-origin"),
+        ("Origin: http://b.example",),
+    ):
         answer = await web.ask(request("PUT", "/v1/kv/k", *fields, body=b"x"))
         assert code(answer) == (403, "forbidden_origin")
         assert "access-control-allow-origin" not in answer.headers
@@ -165,10 +169,23 @@ async def test_a_preflight_allows_what_libraries_send(web: Web) -> None:
     answer = await web.ask(request("OPTIONS", "/v1/feed", OTHERS, "Access-Control-Request-Headers: cache-control"))
     allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
     assert {
-        "accept", "authorization", "content-type", "if-match", "if-none-match", "if-modified-since", "if-range",
-        "range", "if-unmodified-since", "last-event-id", "x-request-id", "idempotency-key", "cache-control",
-        "x-requested-with", "traceparent", "tracestate",
-    } == set(allowed)  # fmt: skip
+        "accept",
+        "authorization",
+        "content-type",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-range",
+        "range",
+        "if-unmodified-since",
+        "last-event-id",
+        "x-request-id",
+        "idempotency-key",
+        "cache-control",
+        "x-requested-with",
+        "traceparent",
+        "tracestate",
+    } == set(allowed)
     assert dict(PREFLIGHT)["access-control-max-age"] == answer.headers["access-control-max-age"]
 
 

@@ -35,10 +35,17 @@ def some_writes(run: Run, random: random.Random, count: int) -> None:
         events = []
         for _ in range(random.randint(1, 5)):
             key = random.choice(keys)
-            events.append(random.choice((
-                put(key, b"%d" % n, "text/plain"), put(key, b"x" * random.randrange(9000)),
-                put(key, b"short", expires_ms=now_ms + n + random.randrange(20)), TouchEvent(key, 0), delete(key),
-            )))  # fmt: skip
+            events.append(
+                random.choice(
+                    (
+                        put(key, b"%d" % n, "text/plain"),
+                        put(key, b"x" * random.randrange(9000)),
+                        put(key, b"short", expires_ms=now_ms + n + random.randrange(20)),
+                        TouchEvent(key, 0),
+                        delete(key),
+                    )
+                )
+            )
         if random.random() < 0.2:
             events = [Atomic(events)]  # type: ignore[list-item]
         if random.random() < 0.1:

@@ -96,8 +96,14 @@ def test_gets_of_a_batch_see_what_stands_before_them_and_nothing_behind(store: S
         async with routing(store) as router:
             await put(router, b"a", b"b")
             operations = [
-                Get(b"a", 1), Put(b"a", b"new"), Get(b"a", 1), Get(b"b", 1), Delete(b"b"), Get(b"b", 1), Get(b"c", 1),
-            ]  # fmt: skip
+                Get(b"a", 1),
+                Put(b"a", b"new"),
+                Get(b"a", 1),
+                Get(b"b", 1),
+                Delete(b"b"),
+                Get(b"b", 1),
+                Get(b"c", 1),
+            ]
             replies = await router.each(operations)
             values = [reply.value if reply.existed else None for reply in replies if isinstance(reply, Value)]
             assert values == [b"va", b"new", b"vb", None, None]
@@ -115,8 +121,9 @@ def test_gets_of_a_batch_go_on_without_their_shard(store: Store, monkeypatch: py
             assert isinstance(got, Value) and got.value == b"va"
             assert isinstance(failed, Failed) and failed.code == Unavailable.code
             store.board.shards[shard_of(b"a", SHARDS)].map_generation, generation = (
-                0, store.board.shards[shard_of(b"a", SHARDS)].map_generation,
-            )  # fmt: skip
+                0,
+                store.board.shards[shard_of(b"a", SHARDS)].map_generation,
+            )
             (lost,) = await router.each([Get(b"a", 1)])
             store.board.shards[shard_of(b"a", SHARDS)].map_generation = generation
             assert isinstance(lost, Failed) and lost.code == Unavailable.code
@@ -232,8 +239,12 @@ def test_activity_goes_to_gateways_only_while_somebody_listens(store: Store) -> 
                         lines += received(subscriber)
                 told = [(line.kind, line.subject) for line in lines if line.subject != b"first"]
                 assert told == [
-                    ("read", b"here"), ("list", b""), ("list_prefix", b"he"), ("delete", b"absent"), ("read", b"last"),
-                ]  # fmt: skip
+                    ("read", b"here"),
+                    ("list", b""),
+                    ("list_prefix", b"he"),
+                    ("delete", b"absent"),
+                    ("read", b"last"),
+                ]
                 assert [line.end for line in lines if line.subject == b"here"] == [done.revision]
                 assert lines[-1].end == done.revision + 1, "the delete of `here` took a revision, the other did not"
         finally:

@@ -41,9 +41,12 @@ def command(run: Run) -> subprocess.Popen[str]:
     """`python -m shards.snapshot` of this store, started."""
     settings = ProcessSettings(data_dir=run.store.data_dir, run_dir=run.store.run_dir)
     return subprocess.Popen(
-        [sys.executable, "-m", "shards.snapshot"], env=os.environ | to_environ(settings), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "shards.snapshot"],
+        env=os.environ | to_environ(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(child: subprocess.Popen[str]) -> tuple[int, str]:
@@ -63,7 +66,7 @@ def test_the_command_takes_one(run: Run) -> None:
     assert manifest.end_now.wall_ms <= run.board.now_ms() and manifest.end_now.steady_ms <= run.board.steady_ms()
     same = msgspec.structs.replace(
         manifest, files=(), replay_lsn=0, replay_revision=0, end_lsn=0, end_revision=0, end_wall_ms=0, end_steady_ms=0
-    )  # fmt: skip
+    )
     assert same == before
     for shard, file in enumerate(manifest.files):
         path = run.store.data_dir / SNAPSHOTS / file.name
@@ -235,8 +238,9 @@ def test_there_is_one_at_a_time(run: Run) -> None:
     status, said = finish(command(run))
     os.close(fd)
     assert (status, said.removeprefix("kvserver: ")) == (
-        1, "no snapshot was taken: another process is taking a snapshot of this store\n",
-    )  # fmt: skip
+        1,
+        "no snapshot was taken: another process is taking a snapshot of this store\n",
+    )
 
 
 def test_a_store_in_memory_has_none(tmp_path: Path) -> None:

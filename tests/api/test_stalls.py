@@ -39,10 +39,23 @@ for file in files:
 def board(tmp_path: Path) -> Iterator[Board]:
     (tmp_path / "locks").mkdir()
     facts = Facts(
-        version="1", store="s", epoch="e", boot_id="b", secret=7, shards=2, sync="always", in_memory=False,
-        data_dir="/d", lock_dir=str(tmp_path / "locks"), log_dir="/d/log", map_dir="/m", max_value=10,
-        clock_offset_ms=0, supervisor_pid=1, started_ms=0,
-    )  # fmt: skip
+        version="1",
+        store="s",
+        epoch="e",
+        boot_id="b",
+        secret=7,
+        shards=2,
+        sync="always",
+        in_memory=False,
+        data_dir="/d",
+        lock_dir=str(tmp_path / "locks"),
+        log_dir="/d/log",
+        map_dir="/m",
+        max_value=10,
+        clock_offset_ms=0,
+        supervisor_pid=1,
+        started_ms=0,
+    )
     made = Board.create(tmp_path / "board", facts)
     made.install()
     yield made

@@ -194,9 +194,7 @@ def test_when_a_snapshot_pays(maps: int, after: int) -> None:
 
 
 def settings_of(directory: Path) -> ServerSettings:
-    return ServerSettings(
-        data_dir=directory / "data", run_dir=directory / "run", map_dir=directory / "maps", shards=1
-    )  # fmt: skip
+    return ServerSettings(data_dir=directory / "data", run_dir=directory / "run", map_dir=directory / "maps", shards=1)
 
 
 def run_once(directory: Path, clean: bool = True) -> tuple[int, int]:

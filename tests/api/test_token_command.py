@@ -54,9 +54,9 @@ def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: boo
     ("words", "status", "message"),
     [
         (["new", "a"], 2, "--grant"),
-        (["new", "a", "--grant", "raed"], 2, 'read, write, feed, admin'),
-        (["new", "a", "--grant", ""], 2, 'read, write, feed, admin'),
-        (["new", "a", "--grant", "read,:x"], 2, 'read, write, feed, admin'),
+        (["new", "a", "--grant", "raed"], 2, "read, write, feed, admin"),
+        (["new", "a", "--grant", ""], 2, "read, write, feed, admin"),
+        (["new", "a", "--grant", "read,:x"], 2, "read, write, feed, admin"),
         (["new", "a", "--grant", "admin:x/"], 2, "whole server"),
         (["new", "a", "--grant", "read:"], 2, "the prefix is empty"),
         (["new", "a", "--grant", "read:\udcff"], 2, "not UTF-8"),
@@ -69,7 +69,7 @@ def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: boo
         (["revoke", "nobody"], 1, "no token of the name nobody; it has there"),
         (["revoke"], 2, "NAME"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(file: Path, words: list[str], status: int, message: str) -> None:
     assert run(file, "new", "there", "--grant", "read").exit_code == 0
     before = file.read_bytes()
@@ -141,8 +141,10 @@ def test_a_link_that_another_could_have_planted_is_not_followed(file: Path, tmp_
     assert run(shared / "tokens.toml", "revoke", "a").exit_code == 1
     assert (mine / "tokens.toml").read_bytes() == before
     assert sorted(path.name for path in [*mine.iterdir(), *shared.iterdir()]) == [
-        "new.toml", "tokens.toml", "tokens.toml",
-    ]  # fmt: skip
+        "new.toml",
+        "tokens.toml",
+        "tokens.toml",
+    ]
 
 
 def test_changes_at_the_same_time_are_all_made(file: Path) -> None:

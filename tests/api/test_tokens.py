@@ -40,11 +40,24 @@ def make_board(directory: Path) -> Clock:
     board = Clock.create(
         directory / "board",
         Facts(
-            version="0", store="s", epoch="e", boot_id="b", secret=1, shards=1, sync="os", in_memory=False,
-            data_dir=where, lock_dir=where, log_dir=where, map_dir=where, max_value=1, clock_offset_ms=0,
-            supervisor_pid=1, started_ms=0,
+            version="0",
+            store="s",
+            epoch="e",
+            boot_id="b",
+            secret=1,
+            shards=1,
+            sync="os",
+            in_memory=False,
+            data_dir=where,
+            lock_dir=where,
+            log_dir=where,
+            map_dir=where,
+            max_value=1,
+            clock_offset_ms=0,
+            supervisor_pid=1,
+            started_ms=0,
         ),
-    )  # fmt: skip
+    )
     assert isinstance(board, Clock)
     return board
 
@@ -78,10 +91,17 @@ def test_who_is_let_in(board: Clock) -> None:
         assert here.authenticate(sent) == a.grants
     assert here.authenticate(b"Bearer secret-b") == b.grants
     for sent in (
-        b"Bearer", b"Bearer ", b"Bearer secret", b"Bearer secret-a2", b"Bearer secret-a secret-b",
-        b"Bearer secret-a,Bearer secret-b", b"Bearer " + digest(b"secret-a").hex().encode(), b"Bearer a", b"Bearer =",
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer secret",
+        b"Bearer secret-a2",
+        b"Bearer secret-a secret-b",
+        b"Bearer secret-a,Bearer secret-b",
+        b"Bearer " + digest(b"secret-a").hex().encode(),
+        b"Bearer a",
+        b"Bearer =",
         b"Bearer \xff",
-    ):  # fmt: skip
+    ):
         with pytest.raises(InvalidToken):
             here.authenticate(sent)
     for sent in (None, b"", b"Basic c2VjcmV0LWE=", b"secret-a", b"Bearersecret-a", b"Bearer\tsecret-a"):
@@ -179,10 +199,17 @@ def test_a_ticket_is_good_once(board: Clock, office: Tickets, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "ticket",
     [
-        b"", b"kvt_x", b"../board", b"\0", b"\xff" * 300, b"kvt_" + b"0" * 59, b"kvt_" + b"0" * 16 + b"/" * 43,
-        b"kvt_" + b"." * 59, b"kvt_" + b"0" * 60,
+        b"",
+        b"kvt_x",
+        b"../board",
+        b"\0",
+        b"\xff" * 300,
+        b"kvt_" + b"0" * 59,
+        b"kvt_" + b"0" * 16 + b"/" * 43,
+        b"kvt_" + b"." * 59,
+        b"kvt_" + b"0" * 60,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_ticket(office: Tickets, ticket: bytes) -> None:
     with pytest.raises(BadTicket):
         office.redeem(ticket, "sse")

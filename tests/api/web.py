@@ -250,11 +250,24 @@ class Web(Front):
         board = Board.create(
             run_dir / "board",
             Facts(
-                version="0", store="s", epoch="e", boot_id="b", secret=1, shards=1, sync="os", in_memory=False,
-                data_dir=where, lock_dir=where, log_dir=where, map_dir=where, max_value=100_000, clock_offset_ms=0,
-                supervisor_pid=1, started_ms=0,
+                version="0",
+                store="s",
+                epoch="e",
+                boot_id="b",
+                secret=1,
+                shards=1,
+                sync="os",
+                in_memory=False,
+                data_dir=where,
+                lock_dir=where,
+                log_dir=where,
+                map_dir=where,
+                max_value=100_000,
+                clock_offset_ms=0,
+                supervisor_pid=1,
+                started_ms=0,
             ),
-        )  # fmt: skip
+        )
         board.install()
         self.run_dir = run_dir
         self.shards = Shards()

@@ -180,10 +180,18 @@ class Webdis(_Programs):
     def commands(self) -> list[list[str]]:
         self.redis_port = free_port()
         webdis = {
-            "redis_host": "127.0.0.1", "redis_port": self.redis_port, "http_host": "127.0.0.1", "http_port": self.port,
-            "threads": 2, "pool_size": 20, "daemonize": False, "database": 0, "verbosity": 0,
-            "logfile": str(self._directory / "webdis.log"), "websockets": True,
-        }  # fmt: skip
+            "redis_host": "127.0.0.1",
+            "redis_port": self.redis_port,
+            "http_host": "127.0.0.1",
+            "http_port": self.port,
+            "threads": 2,
+            "pool_size": 20,
+            "daemonize": False,
+            "database": 0,
+            "verbosity": 0,
+            "logfile": str(self._directory / "webdis.log"),
+            "websockets": True,
+        }
         (self._directory / "webdis.json").write_text(json.dumps(webdis))
         redis = ["redis-server", "--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", ""]
         redis += ["--dir", str(self._directory)]
@@ -255,10 +263,22 @@ class Etcd(_Programs):
     def commands(self) -> list[list[str]]:
         own, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
         return [
-            ["etcd", "--data-dir", str(self._directory / "data"), "--listen-client-urls", own,
-             "--advertise-client-urls", own, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-             "--initial-cluster", f"default={peer}"]
-        ]  # fmt: skip
+            [
+                "etcd",
+                "--data-dir",
+                str(self._directory / "data"),
+                "--listen-client-urls",
+                own,
+                "--advertise-client-urls",
+                own,
+                "--listen-peer-urls",
+                peer,
+                "--initial-advertise-peer-urls",
+                peer,
+                "--initial-cluster",
+                f"default={peer}",
+            ]
+        ]
 
     def get(self, key: str) -> bytes:
         return client.request("POST", "/v3/kv/range", json.dumps({"key": _base64(key.encode())}).encode())

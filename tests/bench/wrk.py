@@ -78,9 +78,19 @@ class Load:
         were refused.
         """
         command = [
-            "wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "30s", "-s", str(_SCRIPT),
-            f"http://127.0.0.1:{self._port}", "--", str(self._path), str(random.getrandbits(30)),
-        ]  # fmt: skip
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(round(seconds), 1)}s",
+            "--timeout",
+            "30s",
+            "-s",
+            str(_SCRIPT),
+            f"http://127.0.0.1:{self._port}",
+            "--",
+            str(self._path),
+            str(random.getrandbits(30)),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
         summary = parse(done.stdout + done.stderr)
         if (summary.faults(refusals) and not faults) or not summary.requests:

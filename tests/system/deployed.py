@@ -94,10 +94,14 @@ class Deployed:
     def __init__(self, scratch: Path, run_dir: Path) -> None:
         self.port, self.metrics_port, self.tls_port = free_port(), free_port(), free_port()
         environ = dict(re.findall(r"^(KVSERVER_\w+)=(.*)", (DEPLOY / "kvserver.env").read_text(), re.MULTILINE)) | {
-            "KVSERVER_DATA_DIR": str(scratch / "data"), "KVSERVER_RUN_DIR": str(run_dir),
-            "KVSERVER_MAP_DIR": str(scratch / "maps"), "KVSERVER_SHARDS": "2", "KVSERVER_WORKERS": "2",
-            "KVSERVER_PORT": str(self.port), "KVSERVER_METRICS_PORT": str(self.metrics_port),
-        }  # fmt: skip
+            "KVSERVER_DATA_DIR": str(scratch / "data"),
+            "KVSERVER_RUN_DIR": str(run_dir),
+            "KVSERVER_MAP_DIR": str(scratch / "maps"),
+            "KVSERVER_SHARDS": "2",
+            "KVSERVER_WORKERS": "2",
+            "KVSERVER_PORT": str(self.port),
+            "KVSERVER_METRICS_PORT": str(self.metrics_port),
+        }
         names = ["store", "shard@0", "shard@1", "gateway", "web"]
         self.units = {name: Unit(f"kvserver-{name}", environ, scratch) for name in names}
 

@@ -127,9 +127,12 @@ def a_server_whose_disk_fills_up(directory: Path) -> None:
 SCENARIOS = {
     function.__name__: function
     for function in (
-        append_what_does_not_fit, refused_is_not_found_after_a_crash, fill_a_segment, a_server_whose_disk_fills_up,
+        append_what_does_not_fit,
+        refused_is_not_found_after_a_crash,
+        fill_a_segment,
+        a_server_whose_disk_fills_up,
     )
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]](Path(sys.argv[2]))

@@ -86,9 +86,10 @@ def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer,
         acked = load.acked()
         recorder.run(60)
         snapshot = subprocess.run(
-            [sys.executable, "-m", "shards.snapshot"], timeout=60,
+            [sys.executable, "-m", "shards.snapshot"],
+            timeout=60,
             env=os.environ | {"KVSERVER_RUN_DIR": str(server.run_dir), "KVSERVER_DATA_DIR": str(server.data_dir)},
-        )  # fmt: skip
+        )
         recorder.run(60)
         second = kvserver(server, "backup", tmp_path / "second")
         wait_for(lambda: load.acked() > acked + 50, "writes that go on")
@@ -150,9 +151,14 @@ def slow_snapshot(server: Server) -> None:
     """Let the next backups take seconds: a gigabyte of the snapshot is to be copied first."""
     manifest = Manifest.load(server.data_dir)
     file = SnapshotFile(
-        name="0123456789abcdef-01234567/shard-0.mdb", shard=0, shards=1, lsn=0, revision=0, size=1 << 30,
+        name="0123456789abcdef-01234567/shard-0.mdb",
+        shard=0,
+        shards=1,
+        lsn=0,
+        revision=0,
+        size=1 << 30,
         checksum="0" * 32,
-    )  # fmt: skip
+    )
     path = server.data_dir / SNAPSHOTS / file.name
     path.parent.mkdir(parents=True)
     path.touch()

@@ -57,9 +57,13 @@ def check(server: Server) -> str:
 def command(clock: SetClock | None, *words: str) -> str:
     """What a command prints, which must succeed."""
     done = subprocess.run(
-        [sys.executable, "-m", "kvserver", *words], capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", "kvserver", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env=os.environ | (clock.environ if clock is not None else {}),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -43,7 +43,7 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
         ("GET", "/v1/status", {}, b"", 200),
         ("GET", "/docs/", {}, b"", 200),
     ],
-)  # fmt: skip
+)
 def test_a_request(server: Server, method: str, path: str, headers: dict[str, str], body: bytes, status: int) -> None:
     with server.client() as client:
         answer = client.request(method, path, headers=headers, content=body or None)

@@ -355,9 +355,18 @@ def test_kv_cursor_of_a_list_leads_on(server: Server, client: httpx.Client) -> N
 
 @pytest.mark.parametrize(
     "bad",
-    ["snapshot=yes", "sinc=1", "wait=56", "since=1&since=2", "ops=get", "ops=delete:gone", "prefix=%zz", "key=",
-     "key=" + "k" * 512],
-)  # fmt: skip
+    [
+        "snapshot=yes",
+        "sinc=1",
+        "wait=56",
+        "since=1&since=2",
+        "ops=get",
+        "ops=delete:gone",
+        "prefix=%zz",
+        "key=",
+        "key=" + "k" * 512,
+    ],
+)
 def test_what_is_not_understood_is_refused(server: Server, client: httpx.Client, bad: str) -> None:
     """Never ignored."""
     answer = client.get("/v1/feed?" + bad)

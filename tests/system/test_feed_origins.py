@@ -79,9 +79,12 @@ def status_of(kind: str) -> int:
 def test_pages_of_other_origins_get_no_feed(port: int, kind: str) -> None:
     path, headers = FEEDS[kind]
     for page in (
-        {"Origin": EVIL}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
-        {"Origin": EVIL, "Sec-Fetch-Site": "same-origin"}, {"Origin": LISTED, "origin": EVIL},
-    ):  # fmt: skip
+        {"Origin": EVIL},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": EVIL, "Sec-Fetch-Site": "same-origin"},
+        {"Origin": LISTED, "origin": EVIL},
+    ):
         for target in (path, f"{path}?ticket=kvt_x"):
             answer = ask(port, "GET", target, {"Host": "kv.example", **headers, **page})
             assert answer.status == 403, (kind, page, answer)

@@ -98,13 +98,17 @@ class Gateways:
         self.run_dir, self._board = store.run_dir, store.board
         self.log_path = store.run_dir / "gateway.log"
         settings = {
-            "KVSERVER_RUN_DIR": str(store.run_dir), "KVSERVER_GATEWAYS": str(workers), "KVSERVER_ALLOWED_HOSTS": "*",
-        }  # fmt: skip
+            "KVSERVER_RUN_DIR": str(store.run_dir),
+            "KVSERVER_GATEWAYS": str(workers),
+            "KVSERVER_ALLOWED_HOSTS": "*",
+        }
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "deploy/gateway.conf.py", "kvserver.gateway:app"],
-                env=os.environ | settings | {"KVSERVER_PARENT_PID": str(os.getpid())}, cwd=ROOT, stderr=log,
-            )  # fmt: skip
+                env=os.environ | settings | {"KVSERVER_PARENT_PID": str(os.getpid())},
+                cwd=ROOT,
+                stderr=log,
+            )
         wait_for(lambda: len(self.up(store.board)) == workers, "the gateways")
 
     def up(self, board: Board) -> list[int]:
@@ -181,8 +185,9 @@ def test_only_what_is_applied_is_shown(shards: FakeShards, gateways: Gateways) -
             shards.apply(0)
             shards.publish(0, held)
             assert [line(client) for _ in range(5)] == [
-                "Insert { key: held, value: x }", *(f"Insert {{ key: behind{n}, value: x }}" for n in range(4)),
-            ]  # fmt: skip
+                "Insert { key: held, value: x }",
+                *(f"Insert {{ key: behind{n}, value: x }}" for n in range(4)),
+            ]
             assert line(late) == "Insert { key: behind3, value: x }"
 
 

@@ -36,8 +36,12 @@ class EchoServer:
             options += ["--no-control-socket", "--access-logfile", str(self.access_path), *more_options]
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", *options, "tests.echo.app:app"],
-                env=environ, cwd=ROOT, stderr=log, stdout=log, pass_fds=[listener.fileno()],
-            )  # fmt: skip
+                env=environ,
+                cwd=ROOT,
+                stderr=log,
+                stdout=log,
+                pass_fds=[listener.fileno()],
+            )
 
     def stop(self) -> None:
         """SIGTERM, and wait."""
@@ -156,10 +160,16 @@ def test_a_close_is_answered_with_its_own_code(echo: EchoServer, payload: bytes,
         (masked(Opcode.BINARY, bytes(65536), fin=False) + masked(Opcode.CONT, b"x"), 1009),
     ],
     ids=[
-        "not masked", "reserved bit", "half a code", "nothing to continue", "a surrogate", "no such character",
-        "8 GiB claimed", "too large in pieces",
+        "not masked",
+        "reserved bit",
+        "half a code",
+        "nothing to continue",
+        "a surrogate",
+        "no such character",
+        "8 GiB claimed",
+        "too large in pieces",
     ],
-)  # fmt: skip
+)
 def test_faults_are_closed_with_their_code(echo: EchoServer, data: bytes, code: int) -> None:
     """What came before them is answered, and what comes after them does not reset the connection."""
     with echo.raw() as client:

@@ -22,10 +22,13 @@ from tests.system.harness import Server, wait_for
 
 GROUPS = [["text"], ["more text"], ["number"], ["document"], ["{cart}items", "{cart}sum"]]
 KINDS: dict[str, tuple[Kind, ...]] = {
-    "text": ("get", "put", "put", "delete", "touch"), "more text": ("get", "put", "put", "delete", "touch"),
-    "number": ("get", "add", "add", "touch", "delete"), "document": ("get", "merge", "merge", "delete"),
-    "{cart}items": ("get", "put", "merge"), "{cart}sum": ("get", "add"),
-}  # fmt: skip
+    "text": ("get", "put", "put", "delete", "touch"),
+    "more text": ("get", "put", "put", "delete", "touch"),
+    "number": ("get", "add", "add", "touch", "delete"),
+    "document": ("get", "merge", "merge", "delete"),
+    "{cart}items": ("get", "put", "merge"),
+    "{cart}sum": ("get", "add"),
+}
 CLIENTS = 6
 KILLS = effort.times(5)
 BETWEEN = 250
@@ -205,8 +208,12 @@ def test_what_clients_were_told_is_true_of_one_store(server: Server) -> None:
     history = [request for client in clients for request in client.history]
     answered()
     check(history, GROUPS)
-    happened = Counter((step.kind, answer.done) for request in history if request.failed is None
-                       for step, answer in zip(request.steps, request.answers, strict=False))  # fmt: skip
+    happened = Counter(
+        (step.kind, answer.done)
+        for request in history
+        if request.failed is None
+        for step, answer in zip(request.steps, request.answers, strict=False)
+    )
     kinds = {kind for kinds in KINDS.values() for kind in kinds}
     assert min(happened[kind, done] for kind in kinds for done in (True, False)) > 0, happened
     assert sum(request.failed is not None for request in history) > 0

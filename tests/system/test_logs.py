@@ -53,9 +53,14 @@ def test_every_process_writes_events_and_no_secrets(new_server: NewServer, tmp_p
         assert client.get("/hot", headers={"Accept-Encoding": "identity"}).status_code == 200
         status = client.get("/v1/status").json()
     asked = [
-        ("POST", "/v1/tickets", 201), ("GET", "/wal", 101), ("PUT", "/v1/kv/a%0Aforged", 201), ("GET", "/v1/kv/a", 400),
-        ("GET", "/v1/kv/a", 401), ("GET", "/hot", 200), ("GET", "/v1/status", 200),
-    ]  # fmt: skip
+        ("POST", "/v1/tickets", 201),
+        ("GET", "/wal", 101),
+        ("PUT", "/v1/kv/a%0Aforged", 201),
+        ("GET", "/v1/kv/a", 400),
+        ("GET", "/v1/kv/a", 401),
+        ("GET", "/hot", 200),
+        ("GET", "/v1/status", 200),
+    ]
     wait_for(lambda: sorted(accesses(server)) == sorted(asked), "a line for each request")
     for kind in ("workers", "gateways", "shards"):
         os.kill(status[kind][0]["pid"], signal.SIGKILL)

@@ -95,11 +95,19 @@ def known_work(server: Server) -> None:
 
 KINDS = {"put": 16, "touch": 3, "delete": 2, "expire": 1, "delete_prefix": 5, "evict": 0}
 WORK = {
-    ("PUT", "/v1/kv/:key", "201"): 6, ("PUT", "/v1/kv/:key", "204"): 5, ("PUT", "/v1/kv/:key", "414"): 1,
-    ("GET", "/:key", "200"): 2, ("GET", "/v1/kv/:key", "200"): 2, ("POST", "/v1/kv/:key", "201"): 1,
-    ("POST", "/v1/kv/:key", "204"): 3, ("PATCH", "/v1/kv/:key", "201"): 1, ("DELETE", "/v1/kv/:key", "204"): 2,
-    ("DELETE", "/v1/kv/:key", "404"): 1, ("POST", "/v1/batch", "200"): 1, ("DELETE", "/v1/kv", "200"): 1,
-}  # fmt: skip
+    ("PUT", "/v1/kv/:key", "201"): 6,
+    ("PUT", "/v1/kv/:key", "204"): 5,
+    ("PUT", "/v1/kv/:key", "414"): 1,
+    ("GET", "/:key", "200"): 2,
+    ("GET", "/v1/kv/:key", "200"): 2,
+    ("POST", "/v1/kv/:key", "201"): 1,
+    ("POST", "/v1/kv/:key", "204"): 3,
+    ("PATCH", "/v1/kv/:key", "201"): 1,
+    ("DELETE", "/v1/kv/:key", "204"): 2,
+    ("DELETE", "/v1/kv/:key", "404"): 1,
+    ("POST", "/v1/batch", "200"): 1,
+    ("DELETE", "/v1/kv", "200"): 1,
+}
 
 
 def test_figures_are_what_was_done(server: Server) -> None:
@@ -169,9 +177,14 @@ def test_no_page_reads_them_by_another_name(new_server: Callable[..., Server], t
     with new_server("--shards", "1", "--workers", "1", "--tokens", str(tokens), *named).start() as server:
         url, evil = f"http://127.0.0.1:{server.metrics_port}/metrics", {"Origin": "https://evil.example"}
         for headers, status in (
-            ({"Host": "evil.example"}, 421), ({"Host": "evil.example:3001"}, 421), ({"Host": "kv.example:3001"}, 200),
-            ({"Host": "localhost"}, 200), ({"Host": "[::1]:3001"}, 200), ({}, 200), (evil, 403),
-        ):  # fmt: skip
+            ({"Host": "evil.example"}, 421),
+            ({"Host": "evil.example:3001"}, 421),
+            ({"Host": "kv.example:3001"}, 200),
+            ({"Host": "localhost"}, 200),
+            ({"Host": "[::1]:3001"}, 200),
+            ({}, 200),
+            (evil, 403),
+        ):
             for method in ("GET", "HEAD"):
                 answer = httpx.request(method, url, headers=headers, trust_env=False)
                 assert answer.status_code == status, (method, headers)
@@ -294,10 +307,15 @@ def prometheus(server: Server, directory: Path) -> Iterator[httpx.Client]:
     (directory / "prometheus.yml").write_text(json.dumps(config))  # which is YAML
     with (directory / "said").open("wb") as said:
         process = subprocess.Popen(
-            ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
-             f"--web.listen-address=127.0.0.1:{port}"],
-            stdout=said, stderr=said,
-        )  # fmt: skip
+            [
+                "prometheus",
+                f"--config.file={directory}/prometheus.yml",
+                f"--storage.tsdb.path={directory}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=said,
+            stderr=said,
+        )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=15) as client:
             yield client

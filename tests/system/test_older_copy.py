@@ -97,9 +97,11 @@ def test_what_was_lost_is_told(server: Server) -> None:
         put(client, "d", "x")
         assert kinds(client, cursors[0])[0] == "gap:bad_cursor"
         with client.stream(
-            "GET", "/v1/feed", params={"snapshot": "true"},
+            "GET",
+            "/v1/feed",
+            params={"snapshot": "true"},
             headers={"Accept": "text/event-stream", "Last-Event-ID": cursors[-1]},
-        ) as stream:  # fmt: skip
+        ) as stream:
             data = next(line for line in stream.iter_lines() if line.startswith("data:"))
         assert '"reason":"bad_cursor"' in data and '"snapshot":true' in data
 
@@ -127,10 +129,25 @@ def test_if_memory_survived_it_is_said_what_it_is(server: Server, killed: bool) 
     assert process.stdout is not None
     process.stdout.close()
     done = subprocess.run(
-        [sys.executable, "-m", "kvserver", "check", "--repair", "--yes", "--data-dir", str(server.data_dir),
-         "--run-dir", str(server.run_dir), "--map-dir", str(server.map_dir)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "kvserver",
+            "check",
+            "--repair",
+            "--yes",
+            "--data-dir",
+            str(server.data_dir),
+            "--run-dir",
+            str(server.run_dir),
+            "--map-dir",
+            str(server.map_dir),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "an older copy" in done.stdout
     assert f"after revision {kept} is given up: this copy never held it" in done.stdout

@@ -61,9 +61,14 @@ def environ(server: Server | None = None) -> dict[str, str]:
 def shell(server: Server, text: str, place: Path, **more: str) -> str:
     """What the commands print. Fails if one does."""
     done = subprocess.run(
-        ["bash", "-ec", at(server, text)], env=environ(server) | more, cwd=place, stdout=subprocess.PIPE, text=True,
-        check=True, timeout=100,
-    )  # fmt: skip
+        ["bash", "-ec", at(server, text)],
+        env=environ(server) | more,
+        cwd=place,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=100,
+    )
     return done.stdout
 
 

@@ -106,10 +106,17 @@ def test_the_banner_names_everything_and_ends_with_ready(server: Server) -> None
     assert lines[0].startswith("kvserver ")
     assert lines[-1] == "ready"
     for text in (
-        f"REST       {server.url}", f"feed       {server.feed_url}", f"http://127.0.0.1:{server.metrics_port}/metrics",
-        "shards     2", "workers    2 web, 1 feed", str(server.data_dir), str(server.run_dir), str(server.map_dir),
-        "always: every write is flushed", "any web page open in a browser on this machine",
-    ):  # fmt: skip
+        f"REST       {server.url}",
+        f"feed       {server.feed_url}",
+        f"http://127.0.0.1:{server.metrics_port}/metrics",
+        "shards     2",
+        "workers    2 web, 1 feed",
+        str(server.data_dir),
+        str(server.run_dir),
+        str(server.map_dir),
+        "always: every write is flushed",
+        "any web page open in a browser on this machine",
+    ):
         assert text in server.banner
 
 

@@ -28,10 +28,14 @@ def injected(link: str) -> dict[str, str]:
     found = {}
     for service in SERVICES:
         found |= {
-            f"{service}_SERVICE_HOST": "10.96.12.7", f"{service}_SERVICE_PORT": "8080", f"{service}_PORT": link,
-            f"{service}_PORT_8080_TCP": link, f"{service}_PORT_8080_TCP_PROTO": "tcp",
-            f"{service}_PORT_8080_TCP_PORT": "8080", f"{service}_PORT_8080_TCP_ADDR": "10.96.12.7",
-        }  # fmt: skip
+            f"{service}_SERVICE_HOST": "10.96.12.7",
+            f"{service}_SERVICE_PORT": "8080",
+            f"{service}_PORT": link,
+            f"{service}_PORT_8080_TCP": link,
+            f"{service}_PORT_8080_TCP_PROTO": "tcp",
+            f"{service}_PORT_8080_TCP_PORT": "8080",
+            f"{service}_PORT_8080_TCP_ADDR": "10.96.12.7",
+        }
     return found
 
 
@@ -52,14 +56,23 @@ def test_every_command_runs_among_services_of_its_name(name: str, link: str, tmp
     (tmp_path / "tokens").write_text("")
     (tmp_path / "tokens").chmod(0o600)
     rest = {
-        "backup": ["to"], "restore": ["from"], "check": [], "stop": [], "token list": ["--tokens", "tokens"],
-        "export": ["out", "--patience", "0"], "import": ["tokens", "--patience", "0"],
-    }[name]  # fmt: skip
+        "backup": ["to"],
+        "restore": ["from"],
+        "check": [],
+        "stop": [],
+        "token list": ["--tokens", "tokens"],
+        "export": ["out", "--patience", "0"],
+        "import": ["tokens", "--patience", "0"],
+    }[name]
     environ = {key: text for key, text in os.environ.items() if not key.startswith("KVSERVER_")}
     done = subprocess.run(
-        [sys.executable, "-m", "kvserver", *name.split(), *rest], env=environ | injected(link), cwd=tmp_path,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "kvserver", *name.split(), *rest],
+        env=environ | injected(link),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode in (0, 1), done
     told = [line for line in done.stderr.splitlines() if "ignored" in line]
     assert sorted(line.split("=")[0] for line in told) == sorted(f"kvserver: {each}" for each in IGNORED), done

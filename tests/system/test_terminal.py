@@ -95,37 +95,63 @@ def files(make_dir: Callable[[str], Path]) -> dict[str, str]:
     (store / "manifest").write_text(json.dumps({"format": HOSTILE, "store": HOSTILE, HOSTILE: 1}, ensure_ascii=False))
     undecodable = os.fsdecode(os.fsencode(place) + b"/\xff\x9b")
     return {
-        "place": str(place), "tokens": str(tokens), "lines": str(lines), "bad_lines": str(bad_lines),
-        "doubled": str(doubled), "bad_tokens": str(bad_tokens), "store": str(store), "undecodable": undecodable,
-    }  # fmt: skip
+        "place": str(place),
+        "tokens": str(tokens),
+        "lines": str(lines),
+        "bad_lines": str(bad_lines),
+        "doubled": str(doubled),
+        "bad_tokens": str(bad_tokens),
+        "store": str(store),
+        "undecodable": undecodable,
+    }
 
 
 COMMANDS: Final = [
-    ["import", "{lines}", "--url", "{url}/200"], ["import", "{lines}", "--url", "{url}/207"],
+    ["import", "{lines}", "--url", "{url}/200"],
+    ["import", "{lines}", "--url", "{url}/207"],
     *(["import", "{lines}", "--url", f"{{url}}/{status}"] for status in (400, 401, 404, 500, 507)),
     *(["export", "{place}/out", "--url", f"{{url}}/{status}"] for status in (200, 207, 400, 401, 404, 500)),
-    ["import", "{bad_lines}", "--url", "{url}/200"], ["import", "{doubled}", "--url", "{url}/200"],
-    ["import", "{place}", "--url", "{url}/200"], ["import", "{undecodable}", "--url", "{url}/200"],
-    ["import", "{lines}", "--url", "http://{hostile}/"], ["import", "{lines}", "--url", "{hostile}"],
-    ["import", "{lines}", "--token-file", "{place}"], ["import", "{lines}", "--token-file", "{lines}"],
-    ["export", "{undecodable}/{hostile}", "--url", "{url}/200"], ["export", "-", "--prefix", "{undecodable}"],
-    ["backup", "{place}/b", "--data-dir", "{store}"], ["backup", "{undecodable}", "--data-dir", "{undecodable}"],
-    ["restore", "{store}", "--data-dir", "{place}/r"], ["restore", "{undecodable}", "--data-dir", "{undecodable}"],
-    ["restore", "{store}", "--until", "{hostile}"], ["restore", "{place}/b", "--data-dir", "{place}/new"],
-    ["check", "{store}"], ["check", "--data-dir", "{store}"], ["check", "--data-dir", "{undecodable}", "--repair"],
-    ["stop", "--data-dir", "{store}", "--release"], ["stop", "--data-dir", "{undecodable}"],
-    ["token", "list", "--tokens", "{tokens}"], ["token", "list", "--tokens", "{bad_tokens}"],
+    ["import", "{bad_lines}", "--url", "{url}/200"],
+    ["import", "{doubled}", "--url", "{url}/200"],
+    ["import", "{place}", "--url", "{url}/200"],
+    ["import", "{undecodable}", "--url", "{url}/200"],
+    ["import", "{lines}", "--url", "http://{hostile}/"],
+    ["import", "{lines}", "--url", "{hostile}"],
+    ["import", "{lines}", "--token-file", "{place}"],
+    ["import", "{lines}", "--token-file", "{lines}"],
+    ["export", "{undecodable}/{hostile}", "--url", "{url}/200"],
+    ["export", "-", "--prefix", "{undecodable}"],
+    ["backup", "{place}/b", "--data-dir", "{store}"],
+    ["backup", "{undecodable}", "--data-dir", "{undecodable}"],
+    ["restore", "{store}", "--data-dir", "{place}/r"],
+    ["restore", "{undecodable}", "--data-dir", "{undecodable}"],
+    ["restore", "{store}", "--until", "{hostile}"],
+    ["restore", "{place}/b", "--data-dir", "{place}/new"],
+    ["check", "{store}"],
+    ["check", "--data-dir", "{store}"],
+    ["check", "--data-dir", "{undecodable}", "--repair"],
+    ["stop", "--data-dir", "{store}", "--release"],
+    ["stop", "--data-dir", "{undecodable}"],
+    ["token", "list", "--tokens", "{tokens}"],
+    ["token", "list", "--tokens", "{bad_tokens}"],
     ["token", "new", "{hostile}", "--grant", "read", "--tokens", "{tokens}"],
     ["token", "new", "n", "--grant", "{hostile}", "--tokens", "{tokens}"],
     ["token", "new", "n", "--grant", "read:{undecodable}", "--tokens", "{tokens}"],
     ["token", "new", "n", "--grant", "read", "--tokens", "{bad_tokens}"],
-    ["token", "revoke", "{hostile}", "--tokens", "{tokens}"], ["token", "revoke", "n", "--tokens", "{undecodable}"],
-    ["token", "{hostile}"], ["{hostile}"], ["--{hostile}"], ["serve", "--{hostile}"], ["serve", "{hostile}"],
-    ["serve", "--port", "{hostile}"], ["serve", "--host", "{hostile}"], ["serve", "--origins", "{hostile}"],
+    ["token", "revoke", "{hostile}", "--tokens", "{tokens}"],
+    ["token", "revoke", "n", "--tokens", "{undecodable}"],
+    ["token", "{hostile}"],
+    ["{hostile}"],
+    ["--{hostile}"],
+    ["serve", "--{hostile}"],
+    ["serve", "{hostile}"],
+    ["serve", "--port", "{hostile}"],
+    ["serve", "--host", "{hostile}"],
+    ["serve", "--origins", "{hostile}"],
     ["serve", "--data-dir", "{store}", "--port", "0", "--metrics-port", "0"],
     ["serve", "--data-dir", "{lines}", "--port", "0", "--metrics-port", "0"],
     ["serve", "--tokens", "{bad_tokens}", "--data-dir", "{place}/d", "--port", "0", "--metrics-port", "0"],
-]  # fmt: skip
+]
 
 
 def command(parts: list[str], url: str, files: dict[str, str]) -> list[str]:
@@ -139,9 +165,13 @@ def command(parts: list[str], url: str, files: dict[str, str]) -> list[str]:
 def test_nothing_reaches_a_terminal_raw(parts: list[str], hostile: str, files: dict[str, str]) -> None:
     argv = command(parts, hostile, files)
     done = subprocess.run(
-        argv, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, cwd=files["place"],
+        argv,
+        capture_output=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        cwd=files["place"],
         env=os.environ | {"NO_PROXY": "*", "KVSERVER_LOG_FORMAT": "text"},
-    )  # fmt: skip
+    )
     told = (done.stdout + done.stderr).decode()  # UTF-8, whatever it quotes
     assert told.strip() and b"Traceback" not in done.stderr, told
     assert not OBEYED.search(told), repr(told)

@@ -135,7 +135,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
         (("export", "-", "--token-file", "empty"), 2, "Error: empty holds no token"),
         (("export", "-", "--prefix", "\udcff"), 2, "Error: the prefix is not UTF-8"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_said(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, why: str
 ) -> None:

@@ -102,9 +102,13 @@ def test_get_and_head(ask: Site) -> None:
     get = ask("GET")
     assert (get.status, get.body) == (200, b"hello")
     for name, value in (
-        ("content-type", "text/plain; charset=utf-8"), ("etag", f'"{revision}"'), ("kv-revision", str(revision)),
-        ("cache-control", "no-cache, no-transform"), ("accept-ranges", "bytes"), ("content-length", "5"),
-    ):  # fmt: skip
+        ("content-type", "text/plain; charset=utf-8"),
+        ("etag", f'"{revision}"'),
+        ("kv-revision", str(revision)),
+        ("cache-control", "no-cache, no-transform"),
+        ("accept-ranges", "bytes"),
+        ("content-length", "5"),
+    ):
         assert get.headers[name] == value
     assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", get.headers["last-modified"])
     assert "kv-expires" not in get.headers
@@ -246,9 +250,10 @@ def test_touch(ask: Site) -> None:
     revision = ask.put(b"1", "Content-Type: text/plain")
     modified = ask("GET").headers["last-modified"]
     for query, expires in (
-        ("?ttl=100", r"20\d\d-.*Z"), ("?expires=2100-01-01T00:00:00Z", r"2100-01-01T00:00:00\.000Z"),
+        ("?ttl=100", r"20\d\d-.*Z"),
+        ("?expires=2100-01-01T00:00:00Z", r"2100-01-01T00:00:00\.000Z"),
         ("?persist=true", None),
-    ):  # fmt: skip
+    ):
         touched = ask("POST", query)
         assert touched.status == 204
         assert touched.headers["etag"] == f'"{touched.headers["kv-revision"]}"'
@@ -312,17 +317,43 @@ def test_counters(ask: Site) -> None:
 @pytest.mark.parametrize(
     ("method", "query"),
     [
-        ("GET", "?x"), ("GET", "?ttl=5"), ("HEAD", "?a=1"), ("DELETE", "?return=previous"), ("PATCH", "?ttl=5"),
-        ("PUT", "?tll=5"), ("PUT", "?ttl=5&ttl=5"), ("PUT", "?ttl=5&expires=2100-01-01T00:00:00Z"), ("PUT", "?ttl=0"),
-        ("PUT", "?ttl=-1"), ("PUT", "?ttl=1.0001"), ("PUT", "?ttl=315360001"), ("PUT", "?ttl="), ("PUT", "?ttl=%zz"),
-        ("PUT", "?ttl=%FF"), ("PUT", "?expires=2020-01-01T00:00:00Z"), ("PUT", "?expires=1970-01-01T00:00:00Z"),
-        ("PUT", "?expires=tomorrow"), ("PUT", "?return=next"), ("PUT", "?persist=true"), ("PUT", "?incr=1"),
-        ("POST", ""), ("POST", "?ttl_if_new=5"), ("POST", "?incr=1&ttl=5"), ("POST", "?incr=1&persist=true"),
-        ("POST", "?ttl=5&persist=true"), ("POST", "?ttl=5&ttl_if_new=5"), ("POST", "?persist=false"),
-        ("POST", "?incr=1.0"), ("POST", "?incr=9223372036854775808"), ("POST", "?incr="), ("POST", "?incr=1&incr=1"),
-        ("POST", "?incr=1&ttl_if_new=0"), ("POST", "?expires=2020-01-01T00:00:00Z"), ("POST", "?TTL=5"),
+        ("GET", "?x"),
+        ("GET", "?ttl=5"),
+        ("HEAD", "?a=1"),
+        ("DELETE", "?return=previous"),
+        ("PATCH", "?ttl=5"),
+        ("PUT", "?tll=5"),
+        ("PUT", "?ttl=5&ttl=5"),
+        ("PUT", "?ttl=5&expires=2100-01-01T00:00:00Z"),
+        ("PUT", "?ttl=0"),
+        ("PUT", "?ttl=-1"),
+        ("PUT", "?ttl=1.0001"),
+        ("PUT", "?ttl=315360001"),
+        ("PUT", "?ttl="),
+        ("PUT", "?ttl=%zz"),
+        ("PUT", "?ttl=%FF"),
+        ("PUT", "?expires=2020-01-01T00:00:00Z"),
+        ("PUT", "?expires=1970-01-01T00:00:00Z"),
+        ("PUT", "?expires=tomorrow"),
+        ("PUT", "?return=next"),
+        ("PUT", "?persist=true"),
+        ("PUT", "?incr=1"),
+        ("POST", ""),
+        ("POST", "?ttl_if_new=5"),
+        ("POST", "?incr=1&ttl=5"),
+        ("POST", "?incr=1&persist=true"),
+        ("POST", "?ttl=5&persist=true"),
+        ("POST", "?ttl=5&ttl_if_new=5"),
+        ("POST", "?persist=false"),
+        ("POST", "?incr=1.0"),
+        ("POST", "?incr=9223372036854775808"),
+        ("POST", "?incr="),
+        ("POST", "?incr=1&incr=1"),
+        ("POST", "?incr=1&ttl_if_new=0"),
+        ("POST", "?expires=2020-01-01T00:00:00Z"),
+        ("POST", "?TTL=5"),
     ],
-)  # fmt: skip
+)
 def test_parameters_are_refused_never_ignored(ask: Site, method: str, query: str) -> None:
     revision = ask.put(b"1")
     answer = ask(method, query, PATCH, body=b"{}" if method in ("PUT", "PATCH") else b"")
@@ -345,9 +376,13 @@ def test_methods(ask: Site) -> None:
 # Conditions
 
 WRITES = [
-    ("PUT", "", (), b"2", 204), ("PATCH", "", (PATCH,), b"2", 200), ("POST", "?incr=1", (), b"", 200),
-    ("POST", "?ttl=500", (), b"", 204), ("POST", "?persist=true", (), b"", 204), ("DELETE", "", (), b"", 204),
-]  # fmt: skip
+    ("PUT", "", (), b"2", 204),
+    ("PATCH", "", (PATCH,), b"2", 200),
+    ("POST", "?incr=1", (), b"", 200),
+    ("POST", "?ttl=500", (), b"", 204),
+    ("POST", "?persist=true", (), b"", 204),
+    ("DELETE", "", (), b"", 204),
+]
 
 
 @pytest.mark.parametrize(("method", "query", "fields", "body", "status"), WRITES)
@@ -356,10 +391,16 @@ def test_conditions_of_writes(
 ) -> None:
     revision = ask.put(b"1")
     for refused in (
-        'If-Match: "1"', f'If-Match: W/"{revision}"', 'If-Match: "nonsense"', "If-Match:", "If-None-Match: *",
-        f'If-None-Match: "7", "{revision}"', f'If-None-Match: W/"{revision}"', f'If-None-Match: "{revision}-gzip"',
+        'If-Match: "1"',
+        f'If-Match: W/"{revision}"',
+        'If-Match: "nonsense"',
+        "If-Match:",
+        "If-None-Match: *",
+        f'If-None-Match: "7", "{revision}"',
+        f'If-None-Match: W/"{revision}"',
+        f'If-None-Match: "{revision}-gzip"',
         f"If-Unmodified-Since: {EARLY}",
-    ):  # fmt: skip
+    ):
         answer = ask(method, query, *fields, refused, body=body)
         assert code(answer) == (412, "precondition_failed"), refused
         assert (answer.headers["etag"], answer.headers["kv-revision"]) == (f'"{revision}"', str(revision))
@@ -367,10 +408,16 @@ def test_conditions_of_writes(
         assert code(ask(method, query, *fields, malformed, body=body)) == (400, "bad_request")
     assert ask("GET").headers["kv-revision"] == str(revision)
     for held in (
-        "If-Match: *", 'If-Match: "NOW"', 'If-Match: "7", "NOW-br"', 'If-None-Match: "7", "nonsense"',
-        f"If-Unmodified-Since: {LATE}", f"If-Match: *\r\nIf-Unmodified-Since: {EARLY}", "If-Unmodified-Since: never",
-        f"If-Modified-Since: {LATE}", 'If-Match: "7"\r\nIf-Match: "NOW"',
-    ):  # fmt: skip
+        "If-Match: *",
+        'If-Match: "NOW"',
+        'If-Match: "7", "NOW-br"',
+        'If-None-Match: "7", "nonsense"',
+        f"If-Unmodified-Since: {LATE}",
+        f"If-Match: *\r\nIf-Unmodified-Since: {EARLY}",
+        "If-Unmodified-Since: never",
+        f"If-Modified-Since: {LATE}",
+        'If-Match: "7"\r\nIf-Match: "NOW"',
+    ):
         answer = ask(method, query, *fields, held.replace("NOW", str(revision)), body=body)
         assert answer.status == status, held
         if method == "DELETE":
@@ -396,12 +443,15 @@ def test_conditions_of_reads(ask: Site) -> None:
     modified = ask("GET").headers["last-modified"]
     for method in ("GET", "HEAD"):
         for fresh, tag in (
-            (f'If-None-Match: "{revision}"', ""), (f'If-None-Match: "1" , W/"{revision}"', ""),
-            ("If-None-Match: *", ""), (f'If-None-Match: "{revision}-br"', "-br"),
-            (f"If-Modified-Since: {modified}", ""), (f"If-Modified-Since: {LATE}", ""),
+            (f'If-None-Match: "{revision}"', ""),
+            (f'If-None-Match: "1" , W/"{revision}"', ""),
+            ("If-None-Match: *", ""),
+            (f'If-None-Match: "{revision}-br"', "-br"),
+            (f"If-Modified-Since: {modified}", ""),
+            (f"If-Modified-Since: {LATE}", ""),
             (f'If-None-Match: "{revision}"\r\nIf-Modified-Since: {EARLY}', ""),
             (f'If-None-Match: "{revision}"\r\nRange: bytes=0-1', ""),
-        ):  # fmt: skip
+        ):
             answer = ask(method, "", fresh)
             assert (answer.status, answer.headers["etag"]) == (304, f'"{revision}{tag}"')
             assert answer.headers["cache-control"] == "no-cache, no-transform"
@@ -409,10 +459,16 @@ def test_conditions_of_reads(ask: Site) -> None:
             assert answer.headers["kv-revision"] == str(revision)
             assert "kv-expires" in answer.headers
         for stale in (
-            'If-None-Match: "1"', "If-None-Match:", f"If-Modified-Since: {EARLY}", "If-Modified-Since: nonsense",
-            f'If-None-Match: "1"\r\nIf-Modified-Since: {LATE}', f'If-Match: "{revision}-zstd"', "If-Match: *",
-            f"If-Unmodified-Since: {LATE}", f"If-Match: *\r\nIf-Unmodified-Since: {EARLY}",
-        ):  # fmt: skip
+            'If-None-Match: "1"',
+            "If-None-Match:",
+            f"If-Modified-Since: {EARLY}",
+            "If-Modified-Since: nonsense",
+            f'If-None-Match: "1"\r\nIf-Modified-Since: {LATE}',
+            f'If-Match: "{revision}-zstd"',
+            "If-Match: *",
+            f"If-Unmodified-Since: {LATE}",
+            f"If-Match: *\r\nIf-Unmodified-Since: {EARLY}",
+        ):
             assert ask(method, "", stale).status == 200
         for failed in ('If-Match: "1"', f'If-Match: W/"{revision}"', f"If-Unmodified-Since: {EARLY}"):
             answer = ask(method, "", failed)
@@ -435,9 +491,12 @@ def test_ranges(ask: Site) -> None:
     revision = ask.put(b"0123456789" * 300, "Content-Type: text/plain")
     gzipped = "Accept-Encoding: gzip"
     for sent, part, told in (
-        ("bytes=0-4", b"01234", "0-4"), ("bytes=2998-", b"89", "2998-2999"), ("bytes=-3", b"789", "2997-2999"),
-        ("bytes=2999-9999", b"9", "2999-2999"), (f'bytes=1-1\r\nIf-Range: "{revision}"', b"1", "1-1"),
-    ):  # fmt: skip
+        ("bytes=0-4", b"01234", "0-4"),
+        ("bytes=2998-", b"89", "2998-2999"),
+        ("bytes=-3", b"789", "2997-2999"),
+        ("bytes=2999-9999", b"9", "2999-2999"),
+        (f'bytes=1-1\r\nIf-Range: "{revision}"', b"1", "1-1"),
+    ):
         answer = ask("GET", "", f"Range: {sent}", gzipped)
         assert (answer.status, answer.body) == (206, part)
         assert answer.headers["content-range"] == f"bytes {told}/3000"
@@ -445,10 +504,15 @@ def test_ranges(ask: Site) -> None:
         assert "content-encoding" not in answer.headers
         assert answer.headers["cache-control"] == "no-cache, no-transform"
     for whole in (
-        "bytes=0-1,3-4", "lines=1-2", "bytes=4-2", "nonsense", 'bytes=1-1\r\nIf-Range: "1"',
-        f'bytes=1-1\r\nIf-Range: W/"{revision}"', f'bytes=1-1\r\nIf-Range: "{revision}-gzip"',
+        "bytes=0-1,3-4",
+        "lines=1-2",
+        "bytes=4-2",
+        "nonsense",
+        'bytes=1-1\r\nIf-Range: "1"',
+        f'bytes=1-1\r\nIf-Range: W/"{revision}"',
+        f'bytes=1-1\r\nIf-Range: "{revision}-gzip"',
         f"bytes=1-1\r\nIf-Range: {LATE}",
-    ):  # fmt: skip
+    ):
         answer = ask("GET", "", f"Range: {whole}")
         assert (answer.status, len(answer.body)) == (200, 3000)
         assert "content-range" not in answer.headers
@@ -491,10 +555,16 @@ def test_coded_forms_have_etags_of_their_own_and_all_are_one_revision(ask: Site,
 
 @pytest.mark.parametrize(
     ("content_type", "size", "is_coded"),
-    [("image/png", 5000, False), ("image/svg+xml", 5000, True), ("text/event-stream", 5000, False),
-     ("text/plain", 1023, False), ("text/plain", 1024, True), ("text/plain", 1 << 20, True),
-     ("text/plain", (1 << 20) + 1, False)],
-)  # fmt: skip
+    [
+        ("image/png", 5000, False),
+        ("image/svg+xml", 5000, True),
+        ("text/event-stream", 5000, False),
+        ("text/plain", 1023, False),
+        ("text/plain", 1024, True),
+        ("text/plain", 1 << 20, True),
+        ("text/plain", (1 << 20) + 1, False),
+    ],
+)
 def test_what_is_coded(ask: Site, content_type: str, size: int, is_coded: bool) -> None:
     revision = ask.put(b"x" * size, f"Content-Type: {content_type}")
     answer = ask("GET", "", "Accept-Encoding: gzip")

@@ -67,9 +67,11 @@ def test_what_the_feed_shows_of_it(server: Server) -> None:
     with server.client() as client, connect(server.feed_url, proxy=None) as feed:
         client.get("/ping")
         batch(
-            client, {"op": "put", "key": "f/1", "value": "a"}, {"op": "put", "key": "f/2", "value": "b"},
+            client,
+            {"op": "put", "key": "f/1", "value": "a"},
+            {"op": "put", "key": "f/2", "value": "b"},
             {"op": "touch", "key": "f/1", "ttl": 60},
-        )  # fmt: skip
+        )
         client.get("/v1/kv?prefix=f/&limit=1")
         client.delete("/v1/kv?prefix=f/&dry_run=true")
         client.delete("/v1/kv?prefix=f/")
@@ -89,12 +91,17 @@ def test_what_the_feed_shows_of_it(server: Server) -> None:
 TWICE = [
     ("POST", "/v1/batch", "application/json", b'{"ops":[{"op":"get","key":"a","key":"b"}]}', "key"),
     ("POST", "/v1/batch", "application/json", b'{"ops":[{"op":"put","key":"a","json":[{"x":1,"x":2}]}]}', "x"),
-    ("POST", "/v1/batch", "application/vnd.msgpack",
-     b"\x81\xa3ops\x91\x83\xa2op\xa3get\xa3key\xa1a\xa3key\xa1b", "key"),
+    (
+        "POST",
+        "/v1/batch",
+        "application/vnd.msgpack",
+        b"\x81\xa3ops\x91\x83\xa2op\xa3get\xa3key\xa1a\xa3key\xa1b",
+        "key",
+    ),
     ("POST", "/v1/tickets", "application/json", b'{"for":"sse","for":"websocket"}', "for"),
     ("PATCH", "/v1/kv/doc", "application/merge-patch+json", b'{"a":{"b":1,"\\u0062":2}}', "b"),
     ("PATCH", "/v1/kv/doc", "application/merge-patch+json", b'{"a":"' + b"x" * 100_000 + b'","a":1}', "a"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "path", "kind", "body", "name"), TWICE)

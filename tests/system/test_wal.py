@@ -176,8 +176,9 @@ def test_frames_sent_with_the_handshake_pass_the_hand_over(server: Server) -> No
         assert client.head().startswith(b"HTTP/1.1 101 ")
         frames = [client.frame() for _ in range(2)]
         assert sorted((f.opcode, bytes(f.data)) for f in frames) == [
-            (Opcode.PING, b"\x01\x02\x03"), (Opcode.PONG, b"early"),
-        ]  # fmt: skip
+            (Opcode.PING, b"\x01\x02\x03"),
+            (Opcode.PONG, b"early"),
+        ]
         client.send(masked(Opcode.CLOSE, b"\x03\xe8bye"))
         assert client.closed_with() == Close(1000, "bye")
 

@@ -65,9 +65,14 @@ class Oracle:
     """One group. `items` and `events` are what they should be; revisions are real from the beginning."""
 
     def __init__(
-        self, items: dict[bytes, Item], now: Now, first: int, max_value: int, room: Room,
+        self,
+        items: dict[bytes, Item],
+        now: Now,
+        first: int,
+        max_value: int,
+        room: Room,
         memory: Memory | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.items, self.now, self.first, self.max_value, self.room = dict(items), now, first, max_value, room
         self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
         self.starved = False

@@ -16,17 +16,42 @@ from shards.errors import BadRequest
 from shards.protocol import OfOneKey
 
 KEYS = st.sampled_from(["a", "{t}b", "", "k" * 512, "\u00e9"])
-LIFETIMES = st.sampled_from([{}, {"ttl": 5}, {"ttl": 0.25}, {"ttl": 0}, {"expires": "2100-01-01T00:00:00Z"}, {"ttl": 1,
-                             "expires": "2100-01-01T00:00:00Z"}, {"expires": "soon"}])  # fmt: skip
+LIFETIMES = st.sampled_from(
+    [
+        {},
+        {"ttl": 5},
+        {"ttl": 0.25},
+        {"ttl": 0},
+        {"expires": "2100-01-01T00:00:00Z"},
+        {"ttl": 1, "expires": "2100-01-01T00:00:00Z"},
+        {"expires": "soon"},
+    ]
+)
 CONDITIONS = st.sampled_from([{}, {"if_revision": 0}, {"if_revision": 7}, {"if_revision": -1}])
-REST = st.sampled_from([
-    {"op": "get"}, {"op": "delete"}, {"op": "put", "value": "v"}, {"op": "put", "json": {"n": [1, None]}},
-    {"op": "put", "value": "v", "content_type": "text/plain"}, {"op": "put", "value": "v", "content_type": "\r\n"},
-    {"op": "put", "value": "v", "json": 1}, {"op": "put"}, {"op": "put", "value_base64": "AAE="},
-    {"op": "put", "value_base64": "A"}, {"op": "put", "value": 5}, {"op": "touch", "persist": True}, {"op": "touch"},
-    {"op": "incr", "by": 5}, {"op": "incr", "by": "5"}, {"op": "incr", "ttl_if_new": 3},
-    {"op": "patch", "patch": {"n": None}}, {"op": "patch"}, {"op": "append", "value": "v"}, {"op": "get", "more": 1},
-])  # fmt: skip
+REST = st.sampled_from(
+    [
+        {"op": "get"},
+        {"op": "delete"},
+        {"op": "put", "value": "v"},
+        {"op": "put", "json": {"n": [1, None]}},
+        {"op": "put", "value": "v", "content_type": "text/plain"},
+        {"op": "put", "value": "v", "content_type": "\r\n"},
+        {"op": "put", "value": "v", "json": 1},
+        {"op": "put"},
+        {"op": "put", "value_base64": "AAE="},
+        {"op": "put", "value_base64": "A"},
+        {"op": "put", "value": 5},
+        {"op": "touch", "persist": True},
+        {"op": "touch"},
+        {"op": "incr", "by": 5},
+        {"op": "incr", "by": "5"},
+        {"op": "incr", "ttl_if_new": 3},
+        {"op": "patch", "patch": {"n": None}},
+        {"op": "patch"},
+        {"op": "append", "value": "v"},
+        {"op": "get", "more": 1},
+    ]
+)
 
 
 @st.composite

@@ -87,8 +87,10 @@ def test_a_ratio_is_that_of_neighbours() -> None:
     theirs = [{"ops/s": 50.0}, {"ops/s": 5.0}, {"ops/s": 50.0}]
     findings.add("case", {"ours": ours, "theirs": theirs}, {("theirs", "ops/s"): Target("at least", 2, "ratio")})
     assert [(f.contender, f.metric, f.ratio) for f in findings.figures] == [
-        ("ours", "ops/s", None), ("ours", "only", None), ("theirs", "ops/s", 2.0),
-    ]  # fmt: skip
+        ("ours", "ops/s", None),
+        ("ours", "only", None),
+        ("theirs", "ops/s", 2.0),
+    ]
     assert findings.figures[-1].target is not None
     assert findings.figures[-1].target.is_met(findings.figures[-1])
 

@@ -23,10 +23,23 @@ from shards.clock import Now
 from tests.system.harness import wait_for
 
 FACTS = Facts(
-    version="1", store="s", epoch="e", boot_id="b", secret=7, shards=3, sync="always", in_memory=False, data_dir="/d",
-    lock_dir="/d/locks", log_dir="/d/log", map_dir="/m", max_value=10, clock_offset_ms=5, supervisor_pid=1,
+    version="1",
+    store="s",
+    epoch="e",
+    boot_id="b",
+    secret=7,
+    shards=3,
+    sync="always",
+    in_memory=False,
+    data_dir="/d",
+    lock_dir="/d/locks",
+    log_dir="/d/log",
+    map_dir="/m",
+    max_value=10,
+    clock_offset_ms=5,
+    supervisor_pid=1,
     started_ms=2,
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -67,8 +80,11 @@ def in_another_process(board: Board, code: str) -> Iterator[subprocess.Popen[str
     """A process that runs `code` on the board and then waits; killed at the end, after it was done."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(code=code), str(board.path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     try:
         yield process
         assert process.stdout is not None

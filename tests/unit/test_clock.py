@@ -79,9 +79,15 @@ class TestResumed:
 @pytest.mark.parametrize(
     ("clock_ms", "counted"),
     [
-        (-1, FIRST_MS), (0, FIRST_MS), (FIRST_MS, FIRST_MS), (T, T), (LAST_MS, LAST_MS), (LAST_MS + 1, LAST_MS),
-        (-(1 << 62), FIRST_MS), (1 << 62, LAST_MS),
+        (-1, FIRST_MS),
+        (0, FIRST_MS),
+        (FIRST_MS, FIRST_MS),
+        (T, T),
+        (LAST_MS, LAST_MS),
+        (LAST_MS + 1, LAST_MS),
+        (-(1 << 62), FIRST_MS),
+        (1 << 62, LAST_MS),
     ],
-)  # fmt: skip
+)
 def test_what_no_clock_should_say_counts_as_the_nearest_time(clock_ms: int, counted: int) -> None:
     assert counted_ms(clock_ms) == counted

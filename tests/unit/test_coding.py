@@ -68,8 +68,15 @@ def test_what_is_coded_decodes(name: str, body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("content_type", "codable"),
-    [("", True), ("text/html; charset=utf-8", True), ("image/png", False), (" Image/JPEG ; a=b", False),
-     ("image/svg+xml", True), ("IMAGE/SVG+XML;charset=utf-8", True), ("application/image", True)],
-)  # fmt: skip
+    [
+        ("", True),
+        ("text/html; charset=utf-8", True),
+        ("image/png", False),
+        (" Image/JPEG ; a=b", False),
+        ("image/svg+xml", True),
+        ("IMAGE/SVG+XML;charset=utf-8", True),
+        ("application/image", True),
+    ],
+)
 def test_images_are_compressed_already(content_type: str, codable: bool) -> None:
     assert coding.is_codable(content_type) is codable

@@ -97,9 +97,19 @@ def test_dates() -> None:
 
 @pytest.mark.parametrize(
     ("if_range", "joins"),
-    [(None, True), ('"5"', True), (' "5" ', True), ('"5-gzip"', False), ('W/"5"', False), ('"6"', False), (DATE, False),
-     ("*", False), ("5", False), ('"5", "6"', False)],
-)  # fmt: skip
+    [
+        (None, True),
+        ('"5"', True),
+        (' "5" ', True),
+        ('"5-gzip"', False),
+        ('W/"5"', False),
+        ('"6"', False),
+        (DATE, False),
+        ("*", False),
+        ("5", False),
+        ('"5", "6"', False),
+    ],
+)
 def test_ranges_are_joined_to_the_very_same_bytes(if_range: str | None, joins: bool) -> None:
     assert may_join(if_range, 5) is joins
 

@@ -74,8 +74,10 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     names = [path.name.replace("@", "@0") for path in tmp_path.iterdir() if path.is_file()]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)],
-        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"}, capture_output=True, text=True,
-    )  # fmt: skip
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+    )
     assert len(names) == 5
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

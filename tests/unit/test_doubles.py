@@ -79,14 +79,22 @@ def test_the_quick_look_errs_on_neither_side(document: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        (b'{"a":1,"a":1}', "a"), (b'{"a":1,"\\u0061":2}', "a"), (b'[[{"x":{"y":1,"y":2}}]]', "y"),
-        (b'{"a":{"a":1},"b":{"a":1}}', None), (b'{"a:":1,"a":"a:a:"}', None),
+        (b'{"a":1,"a":1}', "a"),
+        (b'{"a":1,"\\u0061":2}', "a"),
+        (b'[[{"x":{"y":1,"y":2}}]]', "y"),
+        (b'{"a":{"a":1},"b":{"a":1}}', None),
+        (b'{"a:":1,"a":"a:a:"}', None),
         (b'{"a":"\\u003a\\u003A\\\\u003a"}', None),
-        (b'{"a":1' + b"0" * 5000 + b',"a":2}', "a"), (b'{"a":1' + b"0" * 5000 + b"}", None),
-        (b'{"":1,"":2}', ""), (b"{", None), (b"\xff", None), (b"[" * 100_000, None), (b"", None),
+        (b'{"a":1' + b"0" * 5000 + b',"a":2}', "a"),
+        (b'{"a":1' + b"0" * 5000 + b"}", None),
+        (b'{"":1,"":2}', ""),
+        (b"{", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+        (b"", None),
         (b'[{"a":' + b"1" * doubles.LARGE + b',"a":2}]', "a"),
     ],
-)  # fmt: skip
+)
 def test_names_in_json(text: bytes, name: str | None) -> None:
     assert doubles.find_in_json(text) == name
     if name is None:
@@ -145,8 +153,10 @@ def test_every_kind_of_object_in_messagepack_is_passed_over(document: Any) -> No
 PUT = '{"op":"put","key":"k","json":{"n":1}}'
 FILL = ",".join([PUT] * 2000)
 BAD_BATCHES = [
-    ('{"ops":[],"ops":[OPS]}', "ops"), ('{"atomic":false,"ops":[OPS],"atomic":false}', "atomic"),
-    ('{"atomic":true,"atomic":false,"ops":[OPS]}', "atomic"), ('{"\\u006fps":[],"ops":[OPS]}', "ops"),
+    ('{"ops":[],"ops":[OPS]}', "ops"),
+    ('{"atomic":false,"ops":[OPS],"atomic":false}', "atomic"),
+    ('{"atomic":true,"atomic":false,"ops":[OPS]}', "atomic"),
+    ('{"\\u006fps":[],"ops":[OPS]}', "ops"),
     ('{"ops":[OPS], "ops":[OPS] }', "ops"),
     ('{"ops":[OPS,{"op":"get","key":"a","key":"b"}]}', "key"),
     ('{"ops":[OPS,{"op":"get","op":"get","key":"b"}]}', "op"),
@@ -155,7 +165,7 @@ BAD_BATCHES = [
     ('{"ops":[OPS,{"op":"put","key":"b","json":{"a":[{"x":1,"x":2}]}}]}', "x"),
     ('{"ops":[OPS,{"op":"patch","key":"b","patch":{"z":1,"\\u007a":2}}]}', "z"),
     ('{"ops":[OPS,{"op":"put","key":"b","json":{"a":"LONG","a":""}}]}', "a"),
-]  # fmt: skip
+]
 
 
 def read(format: Format, body: bytes) -> int:
@@ -198,11 +208,14 @@ PUT_OF_MEMBERS = Members([("op", "put"), ("key", "k"), ("json", Members([("n", 1
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("last", [
-    Members([("op", "get"), ("key", "a"), ("key", "b")]),
-    Members([("op", "put"), ("key", "a"), ("json", [Members([("x", 1), ("x", 2)])])]),
-    Members([("key", "a"), ("op", "patch"), ("patch", Members([("x", Members([("y", 1), ("y", 1)]))]))]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "last",
+    [
+        Members([("op", "get"), ("key", "a"), ("key", "b")]),
+        Members([("op", "put"), ("key", "a"), ("json", [Members([("x", 1), ("x", 2)])])]),
+        Members([("key", "a"), ("op", "patch"), ("patch", Members([("x", Members([("y", 1), ("y", 1)]))]))]),
+    ],
+)
 @pytest.mark.parametrize("fill", [1, 12])
 def test_a_batch_in_messagepack_with_a_double_is_refused(last: Members, fill: int, wide: bool) -> None:
     large = Members([("op", "put"), ("key", "l"), ("json", "x" * doubles.LARGE)])
@@ -218,9 +231,13 @@ def test_a_batch_in_messagepack_with_a_double_is_refused(last: Members, fill: in
 
 @pytest.mark.parametrize(
     "line",
-    ['{"key":"a","key":"b","value":"v"}', '{"key":"a","value":"v:","v\\u0061lue":"v"}',
-     '{"key":"a","value":"v","expires":null,"expires":null}', '\ufeff{"key":"a","value":"v","value":""}'],
-)  # fmt: skip
+    [
+        '{"key":"a","key":"b","value":"v"}',
+        '{"key":"a","value":"v:","v\\u0061lue":"v"}',
+        '{"key":"a","value":"v","expires":null,"expires":null}',
+        '\ufeff{"key":"a","value":"v","value":""}',
+    ],
+)
 def test_a_line_with_a_double_is_refused(line: str) -> None:
     with pytest.raises(LineError, match=r'the member "[a-z]+" comes twice'):
         read_record(1, line.encode())
@@ -228,8 +245,11 @@ def test_a_line_with_a_double_is_refused(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ['{"key":"a","value":"v"}', '{"key":"a:b","value":"\\u003a","expires":null,"content_type":null}',
-     '\ufeff{"key":"a","value":"v","revision":5}'],
-)  # fmt: skip
+    [
+        '{"key":"a","value":"v"}',
+        '{"key":"a:b","value":"\\u003a","expires":null,"content_type":null}',
+        '\ufeff{"key":"a","value":"v","revision":5}',
+    ],
+)
 def test_a_line_without_is_read(line: str) -> None:
     assert read_record(1, line.encode()).key[0] == "a"

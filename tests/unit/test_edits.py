@@ -51,9 +51,26 @@ class TestAdd:
 
     @pytest.mark.parametrize(
         "value",
-        [b"", b"-", b"+1", b"01", b"-01", b" 1", b"1 ", b"1\n", b"1.0", b"1e3", b"0x1", b"1_0", b"\xd9\xa1",
-         b"9223372036854775808", b"-9223372036854775809", b"1" * 21, b"1" * 5000],
-    )  # fmt: skip
+        [
+            b"",
+            b"-",
+            b"+1",
+            b"01",
+            b"-01",
+            b" 1",
+            b"1 ",
+            b"1\n",
+            b"1.0",
+            b"1e3",
+            b"0x1",
+            b"1_0",
+            b"\xd9\xa1",
+            b"9223372036854775808",
+            b"-9223372036854775809",
+            b"1" * 21,
+            b"1" * 5000,
+        ],
+    )
     def test_what_is_no_number(self, value: bytes) -> None:
         with pytest.raises(NotAnInteger):
             add(value, 1)
@@ -79,9 +96,12 @@ class TestMergePatch:
 
     @pytest.mark.parametrize(
         "value",
-        [b'{"a":-0,"b":[-0,{"c":-0}]}', b'{"a":-0,"b":"-0","c":"\\"-0","d":-0.0,"e":-0e0,"f":-0e00}',
-         b'{"-0":[-0.5,-0E1,-0]}'],
-    )  # fmt: skip
+        [
+            b'{"a":-0,"b":[-0,{"c":-0}]}',
+            b'{"a":-0,"b":"-0","c":"\\"-0","d":-0.0,"e":-0e0,"f":-0e00}',
+            b'{"-0":[-0.5,-0E1,-0]}',
+        ],
+    )
     def test_minus_zero_stays_as_it_is_written(self, value: bytes) -> None:
         assert merge_patch(value, b"{}") == value
         assert merge_patch(value, b'{"n":"-0e000"}') == value[:-1] + b',"n":"-0e000"}'
@@ -107,10 +127,21 @@ class TestMergePatch:
 
     @pytest.mark.parametrize(
         "text",
-        [b"", b"{", b"nul", b"NaN", b"'a'", b'"\xff"', b'"\\ud800"', b"{}{}", b"{}\xef\xbb\xbf", b"1" * 5000,
-         b'{"a":' * 5000 + b"1" + b"}" * 5000],
+        [
+            b"",
+            b"{",
+            b"nul",
+            b"NaN",
+            b"'a'",
+            b'"\xff"',
+            b'"\\ud800"',
+            b"{}{}",
+            b"{}\xef\xbb\xbf",
+            b"1" * 5000,
+            b'{"a":' * 5000 + b"1" + b"}" * 5000,
+        ],
         ids=lambda text: repr(text[:10]),
-    )  # fmt: skip
+    )
     def test_what_is_no_json(self, text: bytes) -> None:
         with pytest.raises(NotJson):
             merge_patch(text, b"{}")
@@ -119,11 +150,21 @@ class TestMergePatch:
 
     @pytest.mark.parametrize(
         ("text", "why"),
-        [(b'{"a":1', "breaks off"), (b'"\\ud800"', "surrogates"), (b'"\\udc00"', "surrogate"), (b'"\xff"', "UTF-8"),
-         (b"1" * 5000, "digits"), (b"[" * 5000 + b"]" * 5000, "deep"), (b"01", r"character 1\b"), (b"[NaN]", "NaN"),
-         (b'["a', "breaks off"), (b'["\\', "breaks off"), (b'"\x01"', r"character 1\b")],
+        [
+            (b'{"a":1', "breaks off"),
+            (b'"\\ud800"', "surrogates"),
+            (b'"\\udc00"', "surrogate"),
+            (b'"\xff"', "UTF-8"),
+            (b"1" * 5000, "digits"),
+            (b"[" * 5000 + b"]" * 5000, "deep"),
+            (b"01", r"character 1\b"),
+            (b"[NaN]", "NaN"),
+            (b'["a', "breaks off"),
+            (b'["\\', "breaks off"),
+            (b'"\x01"', r"character 1\b"),
+        ],
         ids=lambda text: repr(text[:10]),
-    )  # fmt: skip
+    )
     def test_why_it_is_none(self, text: bytes, why: str) -> None:
         with pytest.raises(BadRequest, match=why):
             merge_patch(None, text)

@@ -21,9 +21,7 @@ def test_what_is_used_all_the_time_stays() -> None:
     """A tenth of the keys is read while four times of what fits is written: by chance some 5 in 100 would stay."""
     keys, stamps = 2000, table()
     size = len(b"key-0000") + 10
-    space = Keyspace(
-        0, 1, 100, max_memory=keys * size, evictor=Evictor(stamps, random.Random(7).random)
-    )  # fmt: skip
+    space = Keyspace(0, 1, 100, max_memory=keys * size, evictor=Evictor(stamps, random.Random(7).random))
     hot = [b"key-%04d" % n for n in range(0, keys, 10)]
     now_ms, revision = NOW, 1
 

@@ -64,11 +64,26 @@ def test_a_wish() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"since=1&since=2", b"%73ince=1&since=2", b"wait=-1", b"wait=56", b"ops=", b"ops=put,", b"ops=delete:",
-     b"values=1", b"prefixes=a", b"snapshot", b"&".join([b"prefix=a"] * 65), b"prefix=" + b"a" * 512,
-     b"key=", b"key=" + b"a" * 512, b"key=%ff", b"&".join([b"key=a"] * 65),
-     b"&".join([b"prefix=a"] * 33 + [b"key=a"] * 32)],
-)  # fmt: skip
+    [
+        b"since=1&since=2",
+        b"%73ince=1&since=2",
+        b"wait=-1",
+        b"wait=56",
+        b"ops=",
+        b"ops=put,",
+        b"ops=delete:",
+        b"values=1",
+        b"prefixes=a",
+        b"snapshot",
+        b"&".join([b"prefix=a"] * 65),
+        b"prefix=" + b"a" * 512,
+        b"key=",
+        b"key=" + b"a" * 512,
+        b"key=%ff",
+        b"&".join([b"key=a"] * 65),
+        b"&".join([b"prefix=a"] * 33 + [b"key=a"] * 32),
+    ],
+)
 def test_what_is_no_wish(text: bytes) -> None:
     with pytest.raises(BadRequest):
         parse(text)
@@ -134,11 +149,26 @@ def test_filters_that_show_the_same_have_one_name() -> None:
     """And a place in a snapshot is good under one of them alone."""
     same = [filter_of(Wish((b"a/b", b"a/")), EVERYTHING), filter_of(Wish((b"a/",)), EVERYTHING)]
     assert same[0].name == same[1].name and same[0].crc == same[1].crc
-    wishes = [Wish(), Wish(ops=frozenset({"put"})), Wish(values=False), Wish(activity=True), Wish((b"a", b"b")),
-              Wish((b"a",), keys=(b"b",)), Wish((), keys=(b"a", b"b")), Wish((), keys=(b"a",))]  # fmt: skip
+    wishes = [
+        Wish(),
+        Wish(ops=frozenset({"put"})),
+        Wish(values=False),
+        Wish(activity=True),
+        Wish((b"a", b"b")),
+        Wish((b"a",), keys=(b"b",)),
+        Wish((), keys=(b"a", b"b")),
+        Wish((), keys=(b"a",)),
+    ]
     assert len({filter_of(wish, EVERYTHING).name for wish in wishes}) == len(wishes)
-    wanted = [Wish(), Wish((b"a/",)), Wish((b"a/", b"b")), Wish((b"a/",), keys=(b"b",)), Wish((), keys=(b"a/", b"b")),
-              Wish((), keys=(b"b",)), Wish((), keys=(b"b", b"c"))]  # fmt: skip
+    wanted = [
+        Wish(),
+        Wish((b"a/",)),
+        Wish((b"a/", b"b")),
+        Wish((b"a/",), keys=(b"b",)),
+        Wish((), keys=(b"a/", b"b")),
+        Wish((), keys=(b"b",)),
+        Wish((), keys=(b"b", b"c")),
+    ]
     crcs = {filter_of(wish, grants).crc for wish in wanted for grants in (EVERYTHING, NARROW)}
     assert len(crcs) == 2 * len(wanted)
     assert (
@@ -149,12 +179,15 @@ def test_filters_that_show_the_same_have_one_name() -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        (Activity(0, "read", b"a/k", 0), True), (Activity(0, "read", b"c", 0), False),
-        (Activity(0, "list", b"", 0), False), (Activity(0, "list_prefix", b"a", 0), False),
-        (Activity(0, "list_prefix", b"a/x", 0), True), (Activity(0, "delete_all", b"", 0), False),
+        (Activity(0, "read", b"a/k", 0), True),
+        (Activity(0, "read", b"c", 0), False),
+        (Activity(0, "list", b"", 0), False),
+        (Activity(0, "list_prefix", b"a", 0), False),
+        (Activity(0, "list_prefix", b"a/x", 0), True),
+        (Activity(0, "delete_all", b"", 0), False),
         (Activity(0, "heartbeat", b"127.0.0.1:5", 0), False),
     ],
-)  # fmt: skip
+)
 def test_activity_is_shown_where_all_of_it_may_be_seen(line: Activity, shown: bool) -> None:
     assert filter_of(Wish(activity=True), NARROW).shows_line(line) == shown
     assert filter_of(Wish(activity=True), EVERYTHING).shows_line(line)
@@ -166,19 +199,27 @@ def test_activity_is_shown_where_all_of_it_may_be_seen(line: Activity, shown: bo
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (PutEvent(b"a/b", b'{"n":1}', "application/json", 0),
-         '{"op":"put","key":"a/b","revision":57,"time":"2026-11-18T11:06:40.123Z",'
-         '"content_type":"application/json","expires":null,"value":"{\\"n\\":1}"}'),
-        (PutEvent(b"img", b"\x89P", "", 1000),
-         '{"op":"put","key":"img","revision":57,"time":"2026-11-18T11:06:40.123Z",'
-         '"content_type":"application/octet-stream","expires":"1970-01-01T00:00:01.000Z","size":2,'
-         '"value_base64":"iVA="}'),
-        (TouchEvent("é\n".encode(), 0),
-         '{"op":"touch","key":"é\\n","revision":57,"time":"2026-11-18T11:06:40.123Z","expires":null}'),
-        (DeleteEvent(b"k", "evict", 5),
-         '{"op":"delete","key":"k","revision":57,"time":"2026-11-18T11:06:40.123Z","cause":"evict"}'),
+        (
+            PutEvent(b"a/b", b'{"n":1}', "application/json", 0),
+            '{"op":"put","key":"a/b","revision":57,"time":"2026-11-18T11:06:40.123Z",'
+            '"content_type":"application/json","expires":null,"value":"{\\"n\\":1}"}',
+        ),
+        (
+            PutEvent(b"img", b"\x89P", "", 1000),
+            '{"op":"put","key":"img","revision":57,"time":"2026-11-18T11:06:40.123Z",'
+            '"content_type":"application/octet-stream","expires":"1970-01-01T00:00:01.000Z","size":2,'
+            '"value_base64":"iVA="}',
+        ),
+        (
+            TouchEvent("é\n".encode(), 0),
+            '{"op":"touch","key":"é\\n","revision":57,"time":"2026-11-18T11:06:40.123Z","expires":null}',
+        ),
+        (
+            DeleteEvent(b"k", "evict", 5),
+            '{"op":"delete","key":"k","revision":57,"time":"2026-11-18T11:06:40.123Z","cause":"evict"}',
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_event_in_json(change: Change, text: str) -> None:
     assert JSON.event(event(change), True).decode() == text
 

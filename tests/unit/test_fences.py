@@ -21,9 +21,11 @@ Model = Callable[[int, Fence | None], None]
 
 
 def run_on_weak_memory(
-    seed: int, without: Fence | None, writer: Callable[[Process, MachineBoard], None],
+    seed: int,
+    without: Fence | None,
+    writer: Callable[[Process, MachineBoard], None],
     reader: Callable[[Process, MachineBoard], None],
-) -> None:  # fmt: skip
+) -> None:
     """Let one process write and two read for a while; raises what one of them raises."""
     machine = Machine(random.Random(seed), is_weak=True, without=without)
     facts = facts_of("always", "", "")
@@ -119,12 +121,20 @@ def maps(seed: int, without: Fence | None) -> None:
 
 
 MODELS: dict[Fence, Model] = {
-    Fence.RECORD_THEN_TURN: histories, Fence.TURN_THEN_SLOT: histories, Fence.SLOT_THEN_TURN: histories,
-    Fence.APPLIED_THEN_CLEAR: maps, Fence.CLEAR_THEN_REVISION: maps, Fence.REVISION_THEN_OPEN: maps,
-    Fence.WATERMARK_THEN_MAP: maps, Fence.FILE_THEN_WORD: files, Fence.WORD_THEN_FILE: files,
-    Fence.ODD_THEN_FIGURES: figures, Fence.FIGURES_THEN_EVEN: figures, Fence.SEQUENCE_THEN_FIGURES: figures,
+    Fence.RECORD_THEN_TURN: histories,
+    Fence.TURN_THEN_SLOT: histories,
+    Fence.SLOT_THEN_TURN: histories,
+    Fence.APPLIED_THEN_CLEAR: maps,
+    Fence.CLEAR_THEN_REVISION: maps,
+    Fence.REVISION_THEN_OPEN: maps,
+    Fence.WATERMARK_THEN_MAP: maps,
+    Fence.FILE_THEN_WORD: files,
+    Fence.WORD_THEN_FILE: files,
+    Fence.ODD_THEN_FIGURES: figures,
+    Fence.FIGURES_THEN_EVEN: figures,
+    Fence.SEQUENCE_THEN_FIGURES: figures,
     Fence.FIGURES_THEN_SEQUENCE: figures,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("model", [histories, maps, figures, files])

@@ -82,16 +82,14 @@ FAULTS = {
     "new message within a message": (masked(Opcode.TEXT, b"x", fin=False) + masked(Opcode.TEXT, b"y"), 1002),
     "too long": (b"\x82\xfe" + struct.pack("!H", LIMIT + 1) + b"\0\0\0\0", 1009),
     "8 GiB": (b"\x82\xff" + struct.pack("!Q", 8 << 30) + b"\0\0\0\0", 1009),
-    "too long in fragments": (
-        masked(Opcode.BINARY, b"x" * 600, fin=False) + masked(Opcode.CONT, b"x" * 401), 1009
-    ),
+    "too long in fragments": (masked(Opcode.BINARY, b"x" * 600, fin=False) + masked(Opcode.CONT, b"x" * 401), 1009),
     "bad UTF-8": (masked(Opcode.TEXT, b"\xff"), 1007),
     "character cut off": (masked(Opcode.TEXT, b"\xe2\x82"), 1007),
     "bad UTF-8 in a close": (masked(Opcode.CLOSE, b"\x03\xe8\xff"), 1007),
     "close of one byte": (masked(Opcode.CLOSE, b"\x03"), 1002),
     "close code 1005": (masked(Opcode.CLOSE, b"\x03\xed"), 1002),
     "close code 5000": (masked(Opcode.CLOSE, b"\x13\x88"), 1002),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("data", "code"), FAULTS.values(), ids=FAULTS)

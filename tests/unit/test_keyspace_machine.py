@@ -242,8 +242,9 @@ class Against(RuleBasedStateMachine):
         wall_ms, steady_ms = self.now
         due_in_ms = [
             expiry - wall_ms if expiry > 0 else -expiry - steady_ms
-            for item in self.items.values() if (expiry := item.expires_ms)
-        ]  # fmt: skip
+            for item in self.items.values()
+            if (expiry := item.expires_ms)
+        ]
         told_ms = self.space.due_in_ms(self.now)
         assert not due_in_ms or (told_ms is not None and told_ms <= min(due_in_ms))
 

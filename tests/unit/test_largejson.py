@@ -59,10 +59,13 @@ class TestAsSmallOnes:
 
     @pytest.mark.parametrize(
         ("document", "patch"),
-        [(b'{"a":1,"a":2}', b'{"a":null}'), (b'{"a":1,"\\u0061":2}', b'{"b":1}'),
-         (b'{"x":{"a":1,"b":":","a":2}}', b'{"x":{"a":1}}'),
-         (b'{"a":1,"a":2}', json.dumps({str(n): n for n in range(largejson.MOST_NAMES + 1)}).encode())],
-    )  # fmt: skip
+        [
+            (b'{"a":1,"a":2}', b'{"a":null}'),
+            (b'{"a":1,"\\u0061":2}', b'{"b":1}'),
+            (b'{"x":{"a":1,"b":":","a":2}}', b'{"x":{"a":1}}'),
+            (b'{"a":1,"a":2}', json.dumps({str(n): n for n in range(largejson.MOST_NAMES + 1)}).encode()),
+        ],
+    )
     @pytest.mark.usefixtures("all_are_large")
     def test_a_member_that_comes_twice_is_not_lost(self, document: bytes, patch: bytes) -> None:
         with pytest.raises(NotJson, match="comes twice"):
@@ -70,10 +73,18 @@ class TestAsSmallOnes:
 
     @pytest.mark.parametrize(
         "text",
-        [b"", b"{", b'{"a":"\xff"}', b'{"a":"\\ud800"}', b'{"a":01}', b'{"a":1}}', b"[1,]",
-         b'{"a":' * 5000 + b"1" + b"}" * 5000],
+        [
+            b"",
+            b"{",
+            b'{"a":"\xff"}',
+            b'{"a":"\\ud800"}',
+            b'{"a":01}',
+            b'{"a":1}}',
+            b"[1,]",
+            b'{"a":' * 5000 + b"1" + b"}" * 5000,
+        ],
         ids=lambda text: repr(text[:12]),
-    )  # fmt: skip
+    )
     @pytest.mark.usefixtures("all_are_large")
     def test_what_is_no_json(self, text: bytes) -> None:
         for patch in (b"{}", b'{"b":1}', b'{"b":null}', b"1"):

@@ -76,10 +76,11 @@ POSSIBLE: dict[str, list[Request]] = {
     "numbers": [add(0, 9, 1, "1"), add(1, 8, 2, "2"), add(2, 7, 3, "3"), get(10, 11, "3", 3)],
     "both keys": [Request(0, 1, TWO_KEYS, (Answer(True, 1), Answer(True, 2))), get(2, 3, "x", 2, "{t}2")],
     "neither key": [
-        Request(0, 1, NO_BATCH, (Answer(False), Answer(False)), 1), get(2, 3, None, key="{t}1"),
+        Request(0, 1, NO_BATCH, (Answer(False), Answer(False)), 1),
+        get(2, 3, None, key="{t}1"),
     ],
     "keys apart": [put(0, 5, "x", 2), put(1, 6, "y", 1, key="b"), get(7, 8, "x", 2), get(7, 8, "y", 1, "b")],
-}  # fmt: skip
+}
 
 IMPOSSIBLE: dict[str, list[Request]] = {
     "out of nothing": [get(0, 1, "x", 1)],
@@ -100,16 +101,23 @@ IMPOSSIBLE: dict[str, list[Request]] = {
     "lost, and done twice": [PUT_1, put(2, UNKNOWN, "y"), get(3, 4, "y", 2), put(5, 6, "z", 3), get(7, 8, "y", 4)],
     "lost, and seen before": [PUT_1, get(2, 3, "y", 2), put(4, UNKNOWN, "y")],
     "a lost condition that does not hold": [
-        PUT_1, put(2, 3, "y", 2), put(4, UNKNOWN, "z", if_match=1), get(5, 6, "z", 3),
+        PUT_1,
+        put(2, 3, "y", 2),
+        put(4, UNKNOWN, "z", if_match=1),
+        get(5, 6, "z", 3),
     ],
     "one number for two": [add(0, 9, 1, "1"), add(1, 8, 2, "1")],
     "a number is missing": [add(0, 1, 1, "1"), add(2, 3, 2, "3")],
-    "half a batch": [Request(0, 9, TWO_KEYS, (Answer(True, 1), Answer(True, 2))), get(1, 2, "x", 1, "{t}1"),
-                     get(3, 4, None, key="{t}2")],
+    "half a batch": [
+        Request(0, 9, TWO_KEYS, (Answer(True, 1), Answer(True, 2))),
+        get(1, 2, "x", 1, "{t}1"),
+        get(3, 4, None, key="{t}2"),
+    ],
     "half a lost batch": [Request(0, UNKNOWN, TWO_KEYS), get(1, 2, "x", 1, "{t}1"), get(3, 4, None, key="{t}2")],
     "a failed batch": [Request(0, 1, NO_BATCH, (Answer(False), Answer(False)), 1), get(2, 3, "x", 1, "{t}1")],
     "a batch that failed for nothing": [
-        put(0, 1, "x", 7, key="{t}2"), Request(2, 3, NO_BATCH, (Answer(False), Answer(False, 7)), 1),
+        put(0, 1, "x", 7, key="{t}2"),
+        Request(2, 3, NO_BATCH, (Answer(False), Answer(False, 7)), 1),
     ],
     "revisions against time": [put(0, 1, "x", 2), put(2, 3, "y", 1, key="b")],
     "one revision for two": [put(0, 9, "x", 1), put(0, 9, "y", 1, key="b")],
@@ -118,9 +126,10 @@ IMPOSSIBLE: dict[str, list[Request]] = {
     "another previous value": [PUT_1, one(2, 3, Step("put", "a", "y"), Answer(True, 2, previous="z"))],
     "a touch that changes": [PUT_1, one(2, 3, Step("touch", "a"), Answer(True, 2)), get(4, 5, "y", 2)],
     "a merge that forgets": [
-        put(0, 1, '{"x":1}', 1), one(2, 3, Step("merge", "a", '{"y":2}'), Answer(True, 2, '{"y":2}')),
+        put(0, 1, '{"x":1}', 1),
+        one(2, 3, Step("merge", "a", '{"y":2}'), Answer(True, 2, '{"y":2}')),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", POSSIBLE)

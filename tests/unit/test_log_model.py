@@ -41,10 +41,23 @@ class RunEnded(Exception):
 def facts_of(sync: str, epoch: str, boot_id: str) -> Facts:
     """What the board of a run says."""
     return Facts(
-        version="v", store="s", epoch=epoch, boot_id=boot_id, secret=SECRET, shards=SHARDS, sync=sync,
-        in_memory=False, data_dir="/", lock_dir="/locks", log_dir=str(LOG_DIR), map_dir="/", max_value=1,
-        clock_offset_ms=0, supervisor_pid=1, started_ms=1,
-    )  # fmt: skip
+        version="v",
+        store="s",
+        epoch=epoch,
+        boot_id=boot_id,
+        secret=SECRET,
+        shards=SHARDS,
+        sync=sync,
+        in_memory=False,
+        data_dir="/",
+        lock_dir="/locks",
+        log_dir=str(LOG_DIR),
+        map_dir="/",
+        max_value=1,
+        clock_offset_ms=0,
+        supervisor_pid=1,
+        started_ms=1,
+    )
 
 
 class World:
@@ -92,10 +105,16 @@ class World:
     def recovered(self, disk: MachineDisk) -> Recovered:
         """The product's recovery, with what this boot's memory still says."""
         return recover(
-            LOG_DIR, SECRET, *self.replay, last_start=self.last_start, end_lsn=self.end_lsn,
+            LOG_DIR,
+            SECRET,
+            *self.replay,
+            last_start=self.last_start,
+            end_lsn=self.end_lsn,
             old_board=self.view if self.words is not None else None,
-            applied=self.applied_lsn, segment=SEGMENT, disk=disk,
-        )  # fmt: skip
+            applied=self.applied_lsn,
+            segment=SEGMENT,
+            disk=disk,
+        )
 
     def start(self) -> None:
         """Recover and begin a run; killed, failing or without power on the way any number of times."""

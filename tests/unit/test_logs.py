@@ -87,8 +87,10 @@ def test_what_comes_very_often_is_told_seldom_and_counted(caplog: pytest.LogCapt
     for now, name in ((0.0, "a"), (0.1, "b"), (REPEAT_S - 0.1, "c"), (REPEAT_S, "d"), (2 * REPEAT_S, "e")):
         often.tell(name, now=now)
     assert [record.getMessage() for record in caplog.records] == [
-        "no room for a", "no room for d (and 2 more like this before)", "no room for e",
-    ]  # fmt: skip
+        "no room for a",
+        "no room for d (and 2 more like this before)",
+        "no room for e",
+    ]
     try:
         raise ValueError
     except ValueError:

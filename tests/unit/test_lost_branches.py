@@ -41,9 +41,7 @@ class Data:
     def appended(self, kind: int, revision: int, meanings: tuple[int, ...] = ()) -> Data:
         lsn = self.records[-1].end if self.records else 0
         record = Record(kind, NO_SHARD, len(meanings), lsn, lsn + HEADER, 0, revision, 0, b"")
-        return Data(
-            (*self.records, record), self.trimmed, (*self.meanings, *enumerate(meanings, revision))
-        )  # fmt: skip
+        return Data((*self.records, record), self.trimmed, (*self.meanings, *enumerate(meanings, revision)))
 
 
 class LostBranches(RuleBasedStateMachine):

@@ -34,10 +34,19 @@ def test_the_golden_record() -> None:
     assert record(SPEC) == golden()
 
 
-@given(st.builds(
-    Item, WORDS, WORDS, st.integers(-1 << 63, (1 << 63) - 1), WORDS, WORDS, st.text(max_size=80),
-    st.binary(max_size=200), st.just(0),
-))  # fmt: skip
+@given(
+    st.builds(
+        Item,
+        WORDS,
+        WORDS,
+        st.integers(-1 << 63, (1 << 63) - 1),
+        WORDS,
+        WORDS,
+        st.text(max_size=80),
+        st.binary(max_size=200),
+        st.just(0),
+    )
+)
 def test_a_record_says_what_was_put_in(item: Item) -> None:
     item = item._replace(size=len(item.value))
     bytes_ = record(item)

@@ -89,8 +89,10 @@ class TestReject:
 
     def test_a_delete_in_the_group_makes_room(self) -> None:
         assert codes(do(keyspace(10, b"a"), Put(b"b", b""), Delete(b"a"), Put(b"b", b"v" * 9))[0]) == [
-            "memory_limit", "", "",
-        ]  # fmt: skip
+            "memory_limit",
+            "",
+            "",
+        ]
 
     @pytest.mark.parametrize(
         "operation",

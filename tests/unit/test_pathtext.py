@@ -39,10 +39,24 @@ def test_the_owner_of_maps_is_known_whatever_the_name_of_its_directory(tmp_path:
 def test_the_board_tells_such_paths(tmp_path: Path) -> None:
     where = str(tmp_path / NOT_UTF_8)
     facts = Facts(
-        version="0", store="s", epoch="e", boot_id="b", secret=1, shards=1, sync="os", in_memory=False,
-        data_dir=where, lock_dir=where, log_dir=where, map_dir=where, max_value=1, clock_offset_ms=0, tokens=where,
-        supervisor_pid=1, started_ms=0,
-    )  # fmt: skip
+        version="0",
+        store="s",
+        epoch="e",
+        boot_id="b",
+        secret=1,
+        shards=1,
+        sync="os",
+        in_memory=False,
+        data_dir=where,
+        lock_dir=where,
+        log_dir=where,
+        map_dir=where,
+        max_value=1,
+        clock_offset_ms=0,
+        tokens=where,
+        supervisor_pid=1,
+        started_ms=0,
+    )
     made = Board.create(tmp_path / "board", facts)
     made.install()
     found = Board.open(tmp_path / "board")

@@ -15,7 +15,7 @@ from shards.errors import BadRequest
 TEXT = Kind(str, {"type": "string"})
 TABLE = EXPIRY | table(
     Parameter("text", TEXT, ""), Parameter("n", INTEGER, ""), Parameter("return", one_of("previous"), "")
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,27 @@ def test_what_is_read(sent: bytes, found: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("sent", "named"),
     [
-        (b"tll=60", "'tll'"), (b"Text=1", "'Text'"), (b"=1", "''"), (b"text=1&text=1", "twice"),
-        (b"text=1&te%78t=2", "twice"), (b"text=%zz", "hexadecimal"), (b"text=%", "hexadecimal"), (b"text=%FF", "UTF-8"),
-        (b"%C3=1", "UTF-8"), (b"n=", "'n'"), (b"n=1.0", "'n'"), (b"n=9223372036854775808", "'n'"),
-        (b"n=-9223372036854775809", "'n'"), (b"n=" + b"9" * 5000, "'n'"), (b"n=%D9%A1", "'n'"), (b"n=%2B1", "'n'"),
-        (b"return=Previous", "previous"), (b"ttl=0", "'ttl'"), (b"expires=soon", "'expires'"),
+        (b"tll=60", "'tll'"),
+        (b"Text=1", "'Text'"),
+        (b"=1", "''"),
+        (b"text=1&text=1", "twice"),
+        (b"text=1&te%78t=2", "twice"),
+        (b"text=%zz", "hexadecimal"),
+        (b"text=%", "hexadecimal"),
+        (b"text=%FF", "UTF-8"),
+        (b"%C3=1", "UTF-8"),
+        (b"n=", "'n'"),
+        (b"n=1.0", "'n'"),
+        (b"n=9223372036854775808", "'n'"),
+        (b"n=-9223372036854775809", "'n'"),
+        (b"n=" + b"9" * 5000, "'n'"),
+        (b"n=%D9%A1", "'n'"),
+        (b"n=%2B1", "'n'"),
+        (b"return=Previous", "previous"),
+        (b"ttl=0", "'ttl'"),
+        (b"expires=soon", "'expires'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_and_named(sent: bytes, named: str) -> None:
     with pytest.raises(BadRequest, match=named):
         parse(sent, TABLE)

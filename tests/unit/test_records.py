@@ -37,9 +37,16 @@ def drawn_records(draw: st.DrawFn, lsn: int | None = None) -> Record:
     payload = draw(st.binary(max_size=200))
     kind = draw(st.sampled_from([DATA, START, STOP, MARK]))
     return Record(
-        kind, draw(st.integers(0, 0xFFFF)), draw(u32), lsn, lsn + HEADER + len(payload),
-        draw(u64), draw(u64), draw(u64), payload,
-    )  # fmt: skip
+        kind,
+        draw(st.integers(0, 0xFFFF)),
+        draw(u32),
+        lsn,
+        lsn + HEADER + len(payload),
+        draw(u64),
+        draw(u64),
+        draw(u64),
+        payload,
+    )
 
 
 @st.composite
@@ -140,10 +147,17 @@ def test_a_record_goes_to_the_tail_or_to_the_next_segments_start(tail: int, size
 @pytest.mark.parametrize(
     ("kind", "revision", "fits"),
     [
-        (DATA, 10, True), (DATA, 11, False), (DATA, 9, False), (STOP, 10, True), (MARK, 12, False),
-        (START, 10, True), (START, 500, True), (START, 9, False), (FILLER, 0, True),
+        (DATA, 10, True),
+        (DATA, 11, False),
+        (DATA, 9, False),
+        (STOP, 10, True),
+        (MARK, 12, False),
+        (START, 10, True),
+        (START, 500, True),
+        (START, 9, False),
+        (FILLER, 0, True),
     ],
-)  # fmt: skip
+)
 def test_only_a_start_raises_the_revision(kind: int, revision: int, fits: bool) -> None:
     record = Record(kind, NO_SHARD, 0, 0, HEADER, 0, revision, 0, b"")
     assert records.follows(record, 10) is fits

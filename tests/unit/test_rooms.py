@@ -19,22 +19,63 @@ MODULES = {
 }
 
 PURE = (
-    "shards.errors", "shards.slots", "shards.limits", "shards.protocol", "shards.entries", "shards.keyspace",
-    "shards.group", "shards.rules", "shards.edits", "shards.largejson", "shards.waiting", "shards.eviction",
-    "shards.records", "shards.clock", "shards.schedule",
-)  # fmt: skip
+    "shards.errors",
+    "shards.slots",
+    "shards.limits",
+    "shards.protocol",
+    "shards.entries",
+    "shards.keyspace",
+    "shards.group",
+    "shards.rules",
+    "shards.edits",
+    "shards.largejson",
+    "shards.waiting",
+    "shards.eviction",
+    "shards.records",
+    "shards.clock",
+    "shards.schedule",
+)
 """Data in, data out."""
 
 IO = {
-    "asyncio", "http", "lmdb", "logging", "mmap", "multiprocessing", "os", "pathlib", "random", "select", "selectors",
-    "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "zmq", "gevent",
-}  # fmt: skip
+    "asyncio",
+    "http",
+    "lmdb",
+    "logging",
+    "mmap",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "select",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib",
+    "zmq",
+    "gevent",
+}
 """What a pure module must not import: files, sockets, clocks, threads, chance, logs."""
 
 NOT_FOR_SHARDS = {
-    "falcon", "gevent", "geventwebsocket", "prometheus_client", "gunicorn", "uvicorn", "uvicorn_worker", "websockets",
-    "click", "rich", "kvserver",
-}  # fmt: skip
+    "falcon",
+    "gevent",
+    "geventwebsocket",
+    "prometheus_client",
+    "gunicorn",
+    "uvicorn",
+    "uvicorn_worker",
+    "websockets",
+    "click",
+    "rich",
+    "kvserver",
+}
 
 ZMQ_ROOMS = ("shards.server", "kvserver.router", "kvserver.link", "kvserver.activity", "kvserver.gateway")
 """The ends of the wire."""

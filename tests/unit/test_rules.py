@@ -230,8 +230,13 @@ class TestGet:
         monkeypatch.setattr("shards.rules.ANSWER_BYTES", 8)
         replies = decide(Get(b"t", 1), Get(b"n", 1), Get(b"t", 1), Get(b"n", 1), Get(b"x", 1), Get(b"t", 2))
         assert [failure(reply)[0] if isinstance(reply, Failed) else reply.existed for reply in replies] == [  # type: ignore[union-attr]
-            True, True, "answer_too_large", "answer_too_large", False, True,
-        ]  # fmt: skip
+            True,
+            True,
+            "answer_too_large",
+            "answer_too_large",
+            False,
+            True,
+        ]
 
     def test_all_values_in_replies_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.group.MAX_ANSWERS", 10)
@@ -376,10 +381,16 @@ class TestAtomicBatch:
 class TestFull:
     @pytest.mark.parametrize(
         "operation",
-        [Put(b"k", b"v" * 101), Put(b"t", b"", want_previous=True), Delete(b"t", want_previous=True), Get(b"t", 1),
-         Patch(b"t", b"{}"), AtomicBatch([Get(b"t", 1)])],
+        [
+            Put(b"k", b"v" * 101),
+            Put(b"t", b"", want_previous=True),
+            Delete(b"t", want_previous=True),
+            Get(b"t", 1),
+            Patch(b"t", b"{}"),
+            AtomicBatch([Get(b"t", 1)]),
+        ],
         ids=lambda operation: type(operation).__name__,
-    )  # fmt: skip
+    )
     def test_what_is_read_answered_and_put_closes_a_group(
         self, operation: Operation, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -77,9 +77,14 @@ def test_messagepack_is_written_as_json(document: Any, wide: bool, size: int) ->
 @pytest.mark.parametrize("count", [1, 100])
 @pytest.mark.parametrize(
     ("value", "why"),
-    [(b"\xca\x7f\xc0\0\0", "NaN"), (b"\xcb\x7f\xf0" + bytes(6), "infinity"), (b"\xc4\1a", "bytes"),
-     (b"\xd4\5a", "extension"), (b"\x81\1\1", "text")],
-)  # fmt: skip
+    [
+        (b"\xca\x7f\xc0\0\0", "NaN"),
+        (b"\xcb\x7f\xf0" + bytes(6), "infinity"),
+        (b"\xc4\1a", "bytes"),
+        (b"\xd4\5a", "extension"),
+        (b"\x81\1\1", "text"),
+    ],
+)
 def test_what_json_has_no_form_for_is_refused(value: bytes, why: str, count: int) -> None:
     data = b"\xdc" + count.to_bytes(2, "big") + value * count
     with pytest.raises(BadRequest, match=why):

@@ -17,26 +17,62 @@ from shards.manifest import Manifest
 from shards.slots import slots_of
 
 FILE = {
-    "name": "0000000000001a00-4be0d1c2/shard-0.mdb", "shard": 0, "shards": 1, "lsn": 6656, "revision": 9, "size": 4096,
+    "name": "0000000000001a00-4be0d1c2/shard-0.mdb",
+    "shard": 0,
+    "shards": 1,
+    "lsn": 6656,
+    "revision": 9,
+    "size": 4096,
     "checksum": "0" * 32,
-}  # fmt: skip
+}
 MANIFEST: dict[str, Any] = {
-    "format": manifest.FORMAT, "store": "0" * 32, "secret": 1, "device": 1, "inode": 1, "epoch": "0" * 16,
+    "format": manifest.FORMAT,
+    "store": "0" * 32,
+    "secret": 1,
+    "device": 1,
+    "inode": 1,
+    "epoch": "0" * 16,
     "last_start": {"store": "0" * 32, "epoch": "0" * 16, "boot_id": "b", "sync": "always", "version": "1"},
-    "replay_lsn": 6656, "replay_revision": 9, "files": [FILE], "end_lsn": 7000, "end_revision": 12, "new_history": "",
-}  # fmt: skip
+    "replay_lsn": 6656,
+    "replay_revision": 9,
+    "files": [FILE],
+    "end_lsn": 7000,
+    "end_revision": 12,
+    "new_history": "",
+}
 PART = {"number": 0, "size": 7000, "checksum": "0" * 32}
 BACKUP: dict[str, Any] = {
-    "format": archive.FORMAT, "version": "1", "manifest": MANIFEST, "log": [PART], "end_lsn": 7000, "first_revision": 9,
-    "first_ms": 1, "last_revision": 12, "taken_ms": 2,
-}  # fmt: skip
+    "format": archive.FORMAT,
+    "version": "1",
+    "manifest": MANIFEST,
+    "log": [PART],
+    "end_lsn": 7000,
+    "first_revision": 9,
+    "first_ms": 1,
+    "last_revision": 12,
+    "taken_ms": 2,
+}
 
 NAMES = [
-    "../x", "/etc/passwd", "", ".", "..", "a", "0000000000001a00-4be0d1c2", "0000000000001a00-4be0d1c2/../../x",
-    "0000000000001a00-4be0d1c2/shard-0.mdb/x", "0000000000001a00-4be0d1c2//shard-0.mdb", "x\0y",
-    "0000000000001a00-4be0d1c2/shard-0.mdb\n", "0000000000001a00-4be0d1c2/shard-\u0660.mdb", "a" * 5000,
-    "0000000000001a00-4be0d1c2/shard-0.mdb\0", "./0000000000001a00-4be0d1c2/shard-0.mdb", "~/x", "\x1b[2J",
-]  # fmt: skip
+    "../x",
+    "/etc/passwd",
+    "",
+    ".",
+    "..",
+    "a",
+    "0000000000001a00-4be0d1c2",
+    "0000000000001a00-4be0d1c2/../../x",
+    "0000000000001a00-4be0d1c2/shard-0.mdb/x",
+    "0000000000001a00-4be0d1c2//shard-0.mdb",
+    "x\0y",
+    "0000000000001a00-4be0d1c2/shard-0.mdb\n",
+    "0000000000001a00-4be0d1c2/shard-\u0660.mdb",
+    "a" * 5000,
+    "0000000000001a00-4be0d1c2/shard-0.mdb\0",
+    "./0000000000001a00-4be0d1c2/shard-0.mdb",
+    "~/x",
+    "\x1b[2J",
+]
 NUMBERS = st.one_of(
     st.integers(), st.sampled_from([-1, 1 << 31, 1 << 53, 1 << 62, 1 << 63, 1 << 64, 10**30]), st.floats(), st.none()
 )

@@ -143,9 +143,15 @@ def test_localhost_and_brackets_are_addresses() -> None:
 @pytest.mark.parametrize("in_memory", ["true", "false"])
 def test_a_child_loads_what_its_parent_had(in_memory: str) -> None:
     options = {
-        "in_memory": in_memory, "run_dir": "/run/x", "port": "0", "max_value": "1MiB", "log_level": "trace",
-        "origins": "https://a.example,https://b.example", "sync": "os", "feed_port": "7",
-    }  # fmt: skip
+        "in_memory": in_memory,
+        "run_dir": "/run/x",
+        "port": "0",
+        "max_value": "1MiB",
+        "log_level": "trace",
+        "origins": "https://a.example,https://b.example",
+        "sync": "os",
+        "feed_port": "7",
+    }
     settings = load(ServerSettings, options, {})
     # What the child inherits besides must not matter.
     inherited = {"PORT": "99", "TRACE": "true", "METRICS_PORT": "98"}

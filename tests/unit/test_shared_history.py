@@ -92,10 +92,17 @@ def test_a_round_ends_when_the_place_it_shows_is_left(monkeypatch: pytest.Monkey
     shared = new_history(Position(LARGE, 0))
     feed = Source.__new__(Source)
     parts: dict[str, Any] = {
-        "counts": Counter(), "history": shared, "_followers": set(), "_row": SimpleNamespace(listening=1, position=0),
-        "_tails": {}, "_marks": Marks(), "_puts": Puts(0), "_waiting": Waiting(), "_shown": Position(LARGE, 0),
+        "counts": Counter(),
+        "history": shared,
+        "_followers": set(),
+        "_row": SimpleNamespace(listening=1, position=0),
+        "_tails": {},
+        "_marks": Marks(),
+        "_puts": Puts(0),
+        "_waiting": Waiting(),
+        "_shown": Position(LARGE, 0),
         "_merger": Merger(Position(4 * LARGE, 3)),
-    }  # fmt: skip
+    }
     vars(feed).update(parts)
     end = Position(6 * LARGE, 5)
     monkeypatch.setattr(source, "breathe", lambda: feed._skip_to(end))

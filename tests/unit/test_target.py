@@ -138,9 +138,24 @@ def test_a_list_or_delete_of_everything_has_one_spelling(sent: bytes) -> None:
 
 
 PIECES = (
-    "/", "//", "ping", "health", "live", "docs", "errors", "console", "keys", "v1", "kv", "wal", "openapi.json", "..",
-    "%2F", "%70", "k",
-)  # fmt: skip
+    "/",
+    "//",
+    "ping",
+    "health",
+    "live",
+    "docs",
+    "errors",
+    "console",
+    "keys",
+    "v1",
+    "kv",
+    "wal",
+    "openapi.json",
+    "..",
+    "%2F",
+    "%70",
+    "k",
+)
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))

@@ -55,7 +55,7 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
     ("text", "line", "words"),
     [
         ("[[token]\n", 1, "not TOML"),
-        ('x = 1\ny = ?\n', 2, "not TOML"),
+        ("x = 1\ny = ?\n", 2, "not TOML"),
         ("[token]\n", 0, "double brackets"),
         ("[[tokens]]\n", 0, '"tokens" means nothing'),
         ("secret = 1\n", 0, '"secret" means nothing'),
@@ -67,8 +67,8 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
         (f'[[token]]\nname = "a"\nsha256 = "{A[1:]}"\n{GRANTS}\n', 1, "64 hexadecimal digits"),
         (f'[[token]]\nname = "a"\nsha256 = "kv_secret"\n{GRANTS}\n', 1, "64 hexadecimal digits"),
         (f'{ONE}token = "x"\n{GRANTS}\n', 1, "`token`"),
-        (f'{ONE}{GRANTS}\n'.replace(A, hashlib.sha256().hexdigest()), 1, "that of nothing"),
-        (f'{ONE}grants = []\n', 1, "grants nothing"),
+        (f"{ONE}{GRANTS}\n".replace(A, hashlib.sha256().hexdigest()), 1, "that of nothing"),
+        (f"{ONE}grants = []\n", 1, "grants nothing"),
         (f'{ONE}grants = [{{ prefix = "" }}]\n', 1, "allow"),
         (f'{ONE}grants = [{{ allow = ["read"] }}]\n', 1, "prefix"),
         (f'{ONE}grants = [{{ prefix = "", allow = [] }}]\n', 1, "read, write, feed"),
@@ -79,7 +79,7 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
         (f'{FILE}[[token]]\nname = "wall"\nsha256 = "{"0" * 64}"\n{GRANTS}\n', 19, "another token has this name"),
         (f'{FILE}[[token]]\nname = "c"\nsha256 = "{A}"\n{GRANTS}\n', 19, "also that of deploy"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_and_in_which_words(text: str, line: int, words: str) -> None:
     with pytest.raises(TokenFileError, match=re.escape(words)) as refused:
         parse(text, "/etc/kv/tokens.toml")

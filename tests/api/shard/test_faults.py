@@ -43,10 +43,13 @@ class TestNoRoom:
     @pytest.mark.parametrize(
         ("number", "code"),
         [
-            (errno.ENOSPC, "insufficient_storage"), (errno.EDQUOT, "insufficient_storage"), (errno.EIO, "unavailable"),
-            (errno.EROFS, "unavailable"), (errno.EMFILE, "unavailable"),
+            (errno.ENOSPC, "insufficient_storage"),
+            (errno.EDQUOT, "insufficient_storage"),
+            (errno.EIO, "unavailable"),
+            (errno.EROFS, "unavailable"),
+            (errno.EMFILE, "unavailable"),
         ],
-    )  # fmt: skip
+    )
     def test_only_want_of_space_is_told_as_such(
         self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch, number: int, code: str
     ) -> None:

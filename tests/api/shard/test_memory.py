@@ -58,8 +58,11 @@ def test_the_limit_is_exact_and_refuses_growth_alone(place: Path) -> None:
         [refused] = shard.ask(Put(b"c", b""))
         assert isinstance(refused, Failed) and refused.members == {"limit": 100, "used": 100, "needed": 1}
         assert codes(shard.ask(Put(b"a", b"w" * 49), Put(b"a", b"w" * 50), Delete(b"b"), Put(b"c", b"v" * 49))) == [
-            "", "memory_limit", "", "",
-        ]  # fmt: skip
+            "",
+            "memory_limit",
+            "",
+            "",
+        ]
         assert (store.board.shards[0].bytes_now, server.writer.figures["refused"]) == (100, 2)
         check_agreement(server, store)
 

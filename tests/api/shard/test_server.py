@@ -256,8 +256,15 @@ class TestTurns:
         arrive(server, asking, large, monkeypatch)
         assert [len(asking.receive()[1]) for _ in range(2)] == [4, 4]
         assert [change.key for _, change in changes(store)] == [  # type: ignore[union-attr]
-            b"a0", b"a1", b"a2", b"b0", b"b1", b"b2", b"a3", b"b3",
-        ]  # fmt: skip
+            b"a0",
+            b"a1",
+            b"a2",
+            b"b0",
+            b"b1",
+            b"b2",
+            b"a3",
+            b"b3",
+        ]
 
     def test_old_values_count(
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -285,8 +292,11 @@ class TestTurns:
         monkeypatch.setattr("shards.server.time.monotonic_ns", lambda: now_ns + 61_000_000_000)
         _, replies = asking.receive()
         assert [reply.code if isinstance(reply, Failed) else "" for reply in replies] == [
-            "", "", "deadline_passed", "deadline_passed",
-        ]  # fmt: skip
+            "",
+            "",
+            "deadline_passed",
+            "deadline_passed",
+        ]
         assert value(server, b"k1") is not None and value(server, b"k2") is None
 
     def test_what_patches_write_is_bounded(
@@ -297,8 +307,12 @@ class TestTurns:
         patches: list[Operation] = [Patch(b"d", b'{"n":%d}' % number) for number in range(8)]
         replies = asking.ask(*patches, Put(b"d", b"last"), Get(b"d", 1))
         assert [reply.code if isinstance(reply, Failed) else "" for reply in replies[:8]] == [
-            "", "", "", "", *["patches_too_large"] * 4,
-        ]  # fmt: skip
+            "",
+            "",
+            "",
+            "",
+            *["patches_too_large"] * 4,
+        ]
         assert isinstance(replies[9], Value) and replies[9].value == b"last"
         assert value(server, b"d") == b"last"
 
@@ -428,9 +442,19 @@ class TestBoard:
         server.writer.publish_figures()
         figures = store.board.shards[0].figures()
         expected = {
-            "keys": 1, "bytes": 3, "puts": 3, "touches": 1, "deletes": 1, "prefix_deletes": 1, "expired": 0,
-            "refused": 1, "groups": 3, "operations": 8, "map_full": 0, "pinned_pid": 0,
-        }  # fmt: skip
+            "keys": 1,
+            "bytes": 3,
+            "puts": 3,
+            "touches": 1,
+            "deletes": 1,
+            "prefix_deletes": 1,
+            "expired": 0,
+            "refused": 1,
+            "groups": 3,
+            "operations": 8,
+            "map_full": 0,
+            "pinned_pid": 0,
+        }
         assert {name: figures[name] for name in expected} == expected
         assert all(figures[name] > 0 for name in ("append_ns", "flush_ns", "apply_ns", "map_bytes"))
 

@@ -210,9 +210,12 @@ def test_a_batch_is_done_or_not_wherever_its_shard_is_killed(store: Store, step:
             assert after == before
         else:
             assert {key: (item[1], item[2]) for key, item in after.items()} == {
-                b"{t}a": (0, b"2"), b"{t}n": (0, b"2"), b"{t}j": (0, b'{"x":2}'), b"{t}c": (1 << 50, b"1"),
+                b"{t}a": (0, b"2"),
+                b"{t}n": (0, b"2"),
+                b"{t}j": (0, b'{"x":2}'),
+                b"{t}c": (1 << 50, b"1"),
                 b"{t}new": (0, b"2"),
-            }  # fmt: skip
+            }
             [batch] = decode_events(logged(store)[-1].payload)
             assert isinstance(batch, Atomic) and len(batch.changes) == 6
         with client(store) as asking:

@@ -145,10 +145,25 @@ class Shard:
         environ = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
         code = f"{script}\nimport sys; from shards.__main__ import main; sys.exit(main(sys.argv[1:]))"
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code, "--index", str(index), "--data-dir", str(store.data_dir),
-             "--run-dir", str(store.run_dir), *options],
-            env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3],
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-c",
+                code,
+                "--index",
+                str(index),
+                "--data-dir",
+                str(store.data_dir),
+                "--run-dir",
+                str(store.run_dir),
+                *options,
+            ],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[3],
+        )
 
     @property
     def row(self) -> ShardRow:

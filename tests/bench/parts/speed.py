@@ -21,9 +21,10 @@ _SIZES: Final = {"1 KiB": (1 << 10, 10_000), "64 KiB": (64 << 10, 500), "1 MiB":
 """How large values are, and how many."""
 
 GET_TARGETS: Final = {
-    Webdis: Target("at least", 1.6, "ratio"), Nginx: Target("at least", 0.85, "ratio"),
+    Webdis: Target("at least", 1.6, "ratio"),
+    Nginx: Target("at least", 0.85, "ratio"),
     Etcd: Target("at least", 8.0, "ratio"),
-}  # fmt: skip
+}
 PUT_TARGETS: Final = {Webdis: Target("at least", 1.2, "ratio"), Etcd: Target("at least", 8.0, "ratio")}
 MEMORY_TARGETS: Final = {Webdis: Target("at least", 1.0, "ratio")}
 BESIDE_TARGET: Final = Target("at least", 1 / 3, "ratio")
@@ -36,8 +37,12 @@ def get(bench: Bench) -> Findings:
     """Hits by both ways, and misses."""
     findings = Findings()
     with ExitStack() as stack:
-        wanted = [KVServer(bench.directory), Webdis(bench.directory, "none"), Nginx(bench.directory, len(VALUE)),
-                  Etcd(bench.directory)]  # fmt: skip
+        wanted = [
+            KVServer(bench.directory),
+            Webdis(bench.directory, "none"),
+            Nginx(bench.directory, len(VALUE)),
+            Etcd(bench.directory),
+        ]
         contenders = filled(bench, stack, findings, wanted)
         hits = {contender: gets(contender) for contender in contenders}
         compare(bench, findings, "GET hit", hits, targets=GET_TARGETS)
@@ -150,9 +155,13 @@ def puts(contender: Contender) -> list[bytes]:
 
 
 def compare(
-    bench: Bench, findings: Findings, case: str, requests: Mapping[Contender, Iterable[bytes]],
-    connections: int = CONNECTIONS, targets: Targets | None = None,
-) -> None:  # fmt: skip
+    bench: Bench,
+    findings: Findings,
+    case: str,
+    requests: Mapping[Contender, Iterable[bytes]],
+    connections: int = CONNECTIONS,
+    targets: Targets | None = None,
+) -> None:
     """Have the contenders answer random ones of their requests in turns, after a moment of warming up.
 
     `targets`: of the ratio to peers of a kind.

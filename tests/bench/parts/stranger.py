@@ -115,8 +115,9 @@ def _puts(size: int, count: int, *, packed: bool = True, atomic: bool = False, t
     value = b"v" * size if packed else "v" * size
     return _batch(
         [{"op": "put", "key": f"{tag}batch/{number}", "value": value} for number in range(count)],
-        packed=packed, atomic=atomic,
-    )  # fmt: skip
+        packed=packed,
+        atomic=atomic,
+    )
 
 
 def _previous() -> list[bytes]:

@@ -19,11 +19,23 @@ def run(server: Server, *options: str) -> None:
     """Fails with what Schemathesis prints if it finds anything."""
     done = subprocess.run(
         [
-            sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file",
-            str(CONFIG), "run", f"{server.url}/v1/openapi.json", "--no-color", "--seed", "1", *options,
+            sys.executable,
+            "-c",
+            "from schemathesis.cli import schemathesis; schemathesis()",
+            "--config-file",
+            str(CONFIG),
+            "run",
+            f"{server.url}/v1/openapi.json",
+            "--no-color",
+            "--seed",
+            "1",
+            *options,
         ],
-        cwd=ROOT, env=os.environ | {"NO_PROXY": "*", "PYTHONPATH": str(ROOT)}, text=True, capture_output=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"NO_PROXY": "*", "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No issues found" in done.stdout, done.stdout
 
