@@ -14,7 +14,7 @@ _settings, _run_dir = join_store("web")
 
 bind = bind_address(_settings, "KVSERVER_LISTEN_FD", _settings.port)
 proc_name = "kvserver-web"
-worker_class = "kvserver.worker.Worker"
+worker_class = "kvserver.web.worker.Worker"
 workers = _settings.workers
 graceful_timeout = _settings.grace
 timeout = 30  # a worker whose event loop does not turn for so long is killed and replaced
@@ -28,7 +28,7 @@ accesslog = None
 def post_fork(server, worker):
     """In each new worker: rules of life first."""
     see_that_it_runs(_settings)
-    from kvserver.worker import post_fork
+    from kvserver.web.worker import post_fork
 
     post_fork(server, worker)
 

@@ -1,8 +1,8 @@
 """The REST application: which resource serves which route, and how errors are told.
 
-Falcon's own router would decide by decoded paths; `Routes` takes its place and asks `kvserver.web.target`, so `/a%2Fb`
+Falcon's own router would decide by decoded paths; `Routes` takes its place and asks `kvserver.http.routes`, so `/a%2Fb`
 and `/%6Beys` are keys. CORS and the other headers of every answer are the connection's business
-(`kvserver.web.answers`).
+(`kvserver.http.responses`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from falcon.asgi import Request, Response
 from falcon.routing.util import map_http_methods
 
 from kvserver.access.tickets import Tickets
-from kvserver.resources.batch import Batch
-from kvserver.resources.kv import KeyOfVersion1
-from kvserver.resources.many import Many
-from kvserver.resources.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
-from kvserver.resources.pages import Docs, Error, Errors, OpenAPI, Root
-from kvserver.resources.status import Live, Ready, ShardStates, Status
-from kvserver.resources.tickets import TicketOffice
-from kvserver.router import Router
-from kvserver.web import answers, bodies, target
-from kvserver.web.answers import PREFLIGHT, WrongMethod
+from kvserver.description.resources import Docs, Error, Errors, OpenAPI, Root
+from kvserver.http import responses
+from kvserver.http import routes as target
+from kvserver.http.responses import PREFLIGHT, WrongMethod
+from kvserver.rest.batch import Batch
+from kvserver.rest.kv import KeyOfVersion1
+from kvserver.rest.many import Many
+from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
+from kvserver.rest.status import Live, Ready, ShardStates, Status
+from kvserver.rest.tickets import TicketOffice
+from kvserver.store.client import Router
+from kvserver.web import body_rules
 from kvserver.web.exchange import GIVEN_ID, ROUTE
 from kvserver.web.traffic import Traffic
-from shards.board import Board
-from shards.errors import BadRequest, KVError, NoSuchResource
+from shards.host.board import Board
+from shards.wire.errors import BadRequest, KVError, NoSuchResource
 
 log = logging.getLogger("kvserver.app")
 
@@ -103,7 +105,7 @@ class Preflight:
         if allow:
             resp.set_header("Allow", allow)
         if "PATCH" in allow:
-            resp.set_header("Accept-Patch", answers.MERGE_PATCH.decode())
+            resp.set_header("Accept-Patch", responses.MERGE_PATCH.decode())
         resp.data = b""
 
 
@@ -168,7 +170,7 @@ class Foresight:
             _, methods, params, route = self._routes.find("", req)
         except KVError as error:
             return error
-        if req.method in methods and (route, req.method) not in bodies.READ:
+        if req.method in methods and (route, req.method) not in body_rules.READ:
             return None
         work = methods[req.method](req, Response(options=self._app.resp_options), **params)
         try:
@@ -185,7 +187,7 @@ class Foresight:
 async def _on_error(req: Request, resp: Response, error: KVError, params: dict[str, Any]) -> None:
     """The one place that tells an error of the application."""
     request_id = _request_id(req)
-    answer = answers.refusal(error, req.scope["raw_path"], req.accept.encode(), request_id)
+    answer = responses.refusal(error, req.scope["raw_path"], req.accept.encode(), request_id)
     resp.status = answer.status
     resp.stream = None
     resp.data = answer.body

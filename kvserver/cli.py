@@ -17,8 +17,8 @@ from kvserver import __version__
 from kvserver.commands import terminal
 from kvserver.commands.options import options
 from kvserver.settings import ServerSettings
-from shards.process import keep_standard_streams
-from shards.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
+from shards.host.process import keep_standard_streams
+from shards.host.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
 
 if TYPE_CHECKING:  # rich takes longer to load than most commands to run
     from rich.console import Console

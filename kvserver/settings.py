@@ -1,4 +1,4 @@
-"""The server's settings: `shards.settings.ProcessSettings` and what `kvserver serve` adds. One table; the command
+"""The server's settings: `shards.host.settings.ProcessSettings` and what `kvserver serve` adds. One table; the command
 line, the environment, the manual and `deploy/kvserver.env` come from it."""
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvserver.web.origins import ANY, normal_name, normal_origin
-from kvserver.web.proxies import networks
-from shards.board import MAX_GATEWAYS, MAX_SHARDS
-from shards.settings import ProcessSettings, SettingError, boolean, choice, integer, path, setting, size
+from kvserver.http.origins import ANY, normal_name, normal_origin
+from kvserver.http.proxies import networks
+from shards.host.board import MAX_GATEWAYS, MAX_SHARDS
+from shards.host.settings import ProcessSettings, SettingError, boolean, choice, integer, path, setting, size
 
 MAX_VALUE_LIMIT = 32 << 20
 

@@ -9,14 +9,14 @@ import signal
 import sys
 from typing import NoReturn
 
-from shards import logs, process, settings
-from shards.board import Board, BoardError
-from shards.errors import KVError
-from shards.log import LogError
-from shards.manifest import ManifestError
-from shards.maps import MapError, MapFull
-from shards.restore import RestoreError
-from shards.server import Server, StartError
+from shards.host import logs, process, settings
+from shards.host.board import Board, BoardError
+from shards.log.appender import LogError
+from shards.log.manifest import ManifestError
+from shards.maps.build import RestoreError
+from shards.maps.owner import MapError, MapFull
+from shards.server.loop import Server, StartError
+from shards.wire.errors import KVError
 
 _CANNOT_START = (StartError, BoardError, RestoreError, ManifestError, MapError, MapFull, LogError, KVError, OSError)
 

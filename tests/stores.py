@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.board import Board, Facts
-from shards.clock import Now
-from shards.epoch import boot_id, new_epoch
-from shards.log import SEGMENT, LogReader, segment_name
-from shards.records import Start
-from shards.recovery import begin_history
-from shards.segments import Segments
-from shards.stamps import make_stamps
+from shards.host.board import Board, Facts
+from shards.keys.last_use import make_stamps
+from shards.log.appender import SEGMENT, LogReader, segment_name
+from shards.log.epoch import boot_id, new_epoch
+from shards.log.records import Start
+from shards.log.recovery import begin_history
+from shards.log.segments import Segments
+from shards.wire.clock import Now
 
 MOVES_CLOCK = "from tests.stores import moved_clock; clock = moved_clock({path!r}); clock.__enter__()"
 """What a process of a test runs first so that its clock moves, too."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shards.clock import Now
+from shards.wire.clock import Now
 
 
 def at(ms: int) -> Now:

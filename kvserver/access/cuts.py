@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from kvserver.access.grants import Grants
-from shards.board import Board
+from shards.host.board import Board
 
 log = logging.getLogger(__name__)
 

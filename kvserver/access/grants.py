@@ -19,7 +19,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from shards.errors import Forbidden
+from shards.wire.errors import Forbidden
 
 Verb = Literal["read", "write", "feed", "admin"]
 

@@ -2,7 +2,7 @@
 
 A ticket is good for `LIFETIME_S`, for one use, and only as long as the token stands that it was issued to. It is a
 file below `tickets` in the run directory, named by the ticket's SHA-256; who unlinks it has redeemed it, whichever
-process that is. Its time of modification is when it ends, by the steady clock (see `shards.clock`).
+process that is. Its time of modification is when it ends, by the steady clock (see `shards.wire.clock`).
 
 The files of each token are in a directory of their own, which any process can count: a token has its share, and none
 can take another's. The directory's name, which a ticket begins with, is made of the token's id and a key of this run:
@@ -32,9 +32,9 @@ import msgspec
 
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
-from shards.board import Board
-from shards.causes import refusal
-from shards.errors import BadTicket, Forbidden, Overloaded
+from shards.host.board import Board
+from shards.wire.errors import BadTicket, Forbidden, Overloaded
+from shards.wire.os_errors import refusal
 
 Kind = Literal["sse", "websocket"]
 

@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from kvserver.access.grants import EVERYTHING, Grants
-from shards.board import Board, Common, LogWords
-from shards.errors import InvalidToken, Unauthorized
+from shards.host.board import Board, Common, LogWords
+from shards.wire.errors import InvalidToken, Unauthorized
 
 FILE: Final = "tokens"
 

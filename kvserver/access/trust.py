@@ -1,6 +1,6 @@
 """Who decides what stands in the file of tokens: nobody but this user and root, else it is not relied on.
 
-The way to it is walked by `shards.way`, with the most care that there is.
+The way to it is walked by `shards.files.trusted_path`, with the most care that there is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import shlex
 import stat
 from pathlib import Path
 
-from shards import way
-from shards.way import Care, Planted
+from shards.files import trusted_path
+from shards.files.trusted_path import Care, Planted
 
 Untrusted = Planted
 """Others could have put something in the file's place; the message says how, and the command that mends it."""
@@ -24,7 +24,7 @@ def resolve(path: Path) -> Path:
 
     Raises `Untrusted`, and `OSError` where it does not lead anywhere.
     """
-    real = way.resolve(path, Care.RELY)
+    real = trusted_path.resolve(path, Care.RELY)
     if real.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return real
@@ -36,10 +36,11 @@ def check(path: Path, status: os.stat_result) -> None:
     quoted = shlex.quote(str(path))
     if not stat.S_ISREG(status.st_mode):
         raise Untrusted(path, "it is no regular file")
-    if status.st_uid not in way.trusted():
+    if status.st_uid not in trusted_path.trusted():
         me = _name(os.geteuid())
-        raise Untrusted(path, f"it belongs to {way.who(status.st_uid)}, not to {me}: chown {shlex.quote(me)} {quoted}")
-    if status.st_mode & 0o022 and not way.is_read_only(path):
+        owner = trusted_path.who(status.st_uid)
+        raise Untrusted(path, f"it belongs to {owner}, not to {me}: chown {shlex.quote(me)} {quoted}")
+    if status.st_mode & 0o022 and not trusted_path.is_read_only(path):
         raise Untrusted(path, f"others can write it: chmod go-w {quoted}")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from kvserver import __version__
-from kvserver.commands.options import options
-from kvserver.commands.place import (
+from kvserver.api.times import rfc3339
+from kvserver.commands.local_store import (
     Refused,
     end_tidily,
     let_others_first,
@@ -18,16 +18,16 @@ from kvserver.commands.place import (
     size_text,
     stopped,
 )
+from kvserver.commands.options import options
 from kvserver.commands.terminal import Report, bar, fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
-from kvserver.times import rfc3339
-from shards.archive import Archive
-from shards.backup import BackupError, RunningStore, StoppedStore, back_up
-from shards.holds import NoPlace
-from shards.log import LogError
-from shards.manifest import ManifestError
-from shards.recovery import Damaged
+from shards.backup.archive import Archive
+from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
+from shards.log.appender import LogError
+from shards.log.manifest import ManifestError
+from shards.log.pins import NoPlace
+from shards.log.recovery import Damaged
 
 HELP = """Copy the whole store, as it is at one revision, to the new or empty directory TO.
 

@@ -12,23 +12,23 @@ import click
 from rich.console import Console
 
 from kvserver.commands.backup import reach
+from kvserver.commands.local_store import Refused, end_tidily, let_others_first, running, settings_of, stopped
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, end_tidily, let_others_first, running, settings_of, stopped
 from kvserver.commands.terminal import fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
-from shards.apart import Apart
-from shards.archive import Archive, ArchiveError
-from shards.board import Board, BoardError
-from shards.check import Finding, LogCheck, check_archived_log, check_counters, check_log
-from shards.epoch import boot_id
-from shards.holds import NoPlace, hold
-from shards.manifest import NAME, Manifest, ManifestError
-from shards.mapdir import usual_places
-from shards.mapfile import MapError, map_generations, map_path
-from shards.recovery import Examined, OlderCopy, examine, last_board
-from shards.repair import Loss, give_up_below, loss_of, repair
-from shards.restore import kept_applied
+from shards.backup.archive import Archive, ArchiveError
+from shards.backup.check import Finding, LogCheck, check_archived_log, check_counters, check_log
+from shards.backup.sandbox import Apart
+from shards.host.board import Board, BoardError
+from shards.log.epoch import boot_id
+from shards.log.manifest import NAME, Manifest, ManifestError
+from shards.log.pins import NoPlace, hold
+from shards.log.recovery import Examined, OlderCopy, examine, last_board
+from shards.log.repair import Loss, give_up_below, loss_of, repair
+from shards.maps.build import kept_applied
+from shards.maps.directory import usual_places
+from shards.maps.layout import MapError, map_generations, map_path
 
 HELP = """Verify the store of --data-dir, also while a server runs on it; or the backup in the directory BACKUP.
 

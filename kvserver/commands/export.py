@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.place import end_tidily, size_text
+from kvserver.commands.local_store import end_tidily, size_text
 from kvserver.commands.remote import open_remote, records, remote_options
 from kvserver.commands.terminal import bar, fail, say
 from kvserver.transfer.exporter import Exporter
 from kvserver.transfer.remote import TransferError
-from shards.files import writing
+from shards.files.safe_files import writing
 
 HELP = """Write every key of a running server, with value, content type and expiry, to FILE, or - for standard output.
 

@@ -14,15 +14,15 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.place import end_tidily
+from kvserver.commands.local_store import end_tidily
 from kvserver.commands.remote import open_remote, records, remote_options
 from kvserver.commands.terminal import bar, fail, say
 from kvserver.transfer.importer import LANES, Importer
 from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import TransferError
-from shards.files import open_named
-from shards.logs import complain
-from shards.way import Care
+from shards.files.safe_files import open_named
+from shards.files.trusted_path import Care
+from shards.host.logs import complain
 
 HELP = """Store the records in FILE, or - for standard input, in a running server.
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kvserver.settings import ServerSettings
-from shards.settings import Spec, boolean, option_name, specs
+from shards.host.settings import Spec, boolean, option_name, specs
 
 
 def options(*names: str) -> list[click.Parameter]:

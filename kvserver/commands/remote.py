@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from kvserver.commands.place import settings_of
+from kvserver.commands.local_store import settings_of
 from kvserver.transfer.remote import PATIENCE_S, TOKEN_VARIABLE, Remote
-from shards.files import open_named
-from shards.way import Care
+from shards.files.safe_files import open_named
+from shards.files.trusted_path import Care
 
 URL_VARIABLE = "KVSERVER_URL"
 _MOST_TOKEN = 1 << 16  # bytes: /dev/zero has no end

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
+from kvserver.api.times import parse_rfc3339, rfc3339
 from kvserver.commands.backup import reach
+from kvserver.commands.local_store import Refused, end_tidily, serving_pid, settings_of, stopped
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, end_tidily, serving_pid, settings_of, stopped
 from kvserver.commands.terminal import Report, bar, fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
-from kvserver.times import parse_rfc3339, rfc3339
-from shards.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
-from shards.errors import BadRequest
-from shards.mapfile import MapError, MapFull
-from shards.reinstate import NotEmpty, reinstate, see_that_it_is_empty
-from shards.snapshot import SnapshotError
+from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
+from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
+from shards.maps.layout import MapError, MapFull
+from shards.maps.snapshot import SnapshotError
+from shards.wire.errors import BadRequest
 
 HELP = """Make a data directory of the backup in FROM: --data-dir, which must be new or empty.
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from kvserver.commands.local_store import Refused, running, serving_pid, settings_of, size_text
 from kvserver.commands.options import options
-from kvserver.commands.place import Refused, running, serving_pid, settings_of, size_text
 from kvserver.commands.terminal import fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
-from shards.board import Board
-from shards.manifest import Manifest, ManifestError, NoManifest
-from shards.mapdir import MapDirError, release, release_all, usual_places
+from shards.host.board import Board
+from shards.log.manifest import Manifest, ManifestError, NoManifest
+from shards.maps.directory import MapDirError, release, release_all, usual_places
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 

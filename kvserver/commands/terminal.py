@@ -1,5 +1,5 @@
-"""What commands say to people. All of it goes through here, and so through `shards.logs.visible`: whatever a server or
-a file holds, a terminal shows it and does not obey it."""
+"""What commands say to people. All of it goes through here, and so through `shards.host.logs.visible`: whatever a
+server or a file holds, a terminal shows it and does not obey it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import click
 
-from shards.logs import complain, visible
-from shards.process import mute
+from shards.host.logs import complain, visible
+from shards.host.process import mute
 
 Report = Callable[[int, int | None], object]
 """Told how much is done, and of how much; None: nobody knows."""

@@ -19,13 +19,13 @@ from kvserver.access.grants import VERBS, Verb, shown
 from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
+from kvserver.commands.local_store import settings_of
 from kvserver.commands.options import options
-from kvserver.commands.place import settings_of
 from kvserver.commands.terminal import fail, say
 from kvserver.settings import ServerSettings
-from shards.board import Board, BoardError
-from shards.logs import complain
-from shards.settings import SettingError, default_run_dir, env_name, option_name
+from shards.host.board import Board, BoardError
+from shards.host.logs import complain
+from shards.host.settings import SettingError, default_run_dir, env_name, option_name
 
 HELP: Final = f"""Make, list and revoke tokens.
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
-from kvserver import batches
-from kvserver.query import TIME, Schema
-from kvserver.resources.tickets import Asked
-from shards.errors import ERRORS
-from shards.limits import MAX_KEY
+from kvserver.api import batches
+from kvserver.api.query import TIME, Schema
+from kvserver.rest.tickets import Asked
+from shards.wire.errors import ERRORS
+from shards.wire.limits import MAX_KEY
 
 _REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}

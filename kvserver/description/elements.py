@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
-from kvserver.query import Schema
+from kvserver.api.query import Schema
 
 _CODE = re.compile(r"`([^`]+)`")
 _ITEM: Final = "- "

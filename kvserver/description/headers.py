@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kvserver.query import Schema
+from kvserver.api.query import Schema
 
 _REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 _TAGS: Final = r'^[ \t]*(?:\*|(?:(?:W/)?"[!#-~]*")?(?:[ \t]*,[ \t]*(?:(?:W/)?"[!#-~]*")?)*)[ \t]*$'

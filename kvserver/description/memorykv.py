@@ -18,8 +18,8 @@ from kvserver.description.operations import (
     Media,
     Operation,
 )
-from kvserver.web import target
-from shards.errors import BadKey, BadTicket, Forbidden, KeyTooLong, NotFound
+from kvserver.http import routes
+from shards.wire.errors import BadKey, BadTicket, Forbidden, KeyTooLong, NotFound
 
 TAG: Final = "MemoryKV"
 
@@ -29,7 +29,7 @@ _VALUE: Final = {OCTETS: BYTES}
 
 OPERATIONS: Final = (
     Operation(
-        route=target.KEY,
+        route=routes.KEY,
         method="put",
         tag=TAG,
         summary="Store a value",
@@ -41,7 +41,7 @@ OPERATIONS: Final = (
         examples=(f"curl -X PUT -d dark {_URL}/theme", f"curl -X PUT -d '{{\"on\":true}}' {_URL}/flags%2Fcheckout"),
     ),
     Operation(
-        route=target.KEY,
+        route=routes.KEY,
         method="get",
         tag=TAG,
         summary="Read a value",
@@ -56,7 +56,7 @@ OPERATIONS: Final = (
         examples=(f"curl {_URL}/theme",),
     ),
     Operation(
-        route=target.KEY,
+        route=routes.KEY,
         method="delete",
         tag=TAG,
         summary="Delete a key",
@@ -66,7 +66,7 @@ OPERATIONS: Final = (
         examples=(f"curl -X DELETE {_URL}/theme",),
     ),
     Operation(
-        route=target.KEYS,
+        route=routes.KEYS,
         method="get",
         tag=TAG,
         summary="List all keys",
@@ -76,7 +76,7 @@ OPERATIONS: Final = (
         examples=(f"curl {_URL}/keys",),
     ),
     Operation(
-        route=target.KEYS,
+        route=routes.KEYS,
         method="delete",
         tag=TAG,
         summary="Delete everything",
@@ -86,7 +86,7 @@ OPERATIONS: Final = (
         examples=(f"curl -X DELETE {_URL}/keys",),
     ),
     Operation(
-        route=target.PREFIX,
+        route=routes.PREFIX,
         method="get",
         tag=TAG,
         summary="List the keys with a prefix",
@@ -96,7 +96,7 @@ OPERATIONS: Final = (
         examples=(f"curl {_URL}/keys/flags%2F",),
     ),
     Operation(
-        route=target.PREFIX,
+        route=routes.PREFIX,
         method="delete",
         tag=TAG,
         summary="Delete the keys with a prefix",
@@ -106,7 +106,7 @@ OPERATIONS: Final = (
         examples=(f"curl -X DELETE {_URL}/keys/flags%2F",),
     ),
     Operation(
-        route=target.WAL,
+        route=routes.WAL,
         method="get",
         tag=TAG,
         summary="Follow every change",
@@ -119,7 +119,7 @@ OPERATIONS: Final = (
         errors=(*OF_READS, Forbidden, BadTicket),
     ),
     Operation(
-        route=target.PING,
+        route=routes.PING,
         method="get",
         tag=TAG,
         summary="Is anybody there",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Final, get_args
 
+from kvserver.api.feed_query import CAUSES
+from kvserver.api.query import TIME, Schema
 from kvserver.description.bodies import listed, record, ref
-from kvserver.query import TIME, Schema
-from kvserver.wishes import CAUSES
-from shards.errors import ERRORS, BadCursor
-from shards.protocol import ActivityKind
+from shards.wire.errors import ERRORS, BadCursor
+from shards.wire.protocol import ActivityKind
 
 _TEXT: Final[Schema] = {"type": "string"}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}

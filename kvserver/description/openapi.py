@@ -9,13 +9,14 @@ from itertools import groupby
 from typing import Any, Final
 
 from kvserver import __version__
+from kvserver.api.query import Parameter, Schema
 from kvserver.description import bodies, headers, memorykv, messages, version1
 from kvserver.description.headers import Header
 from kvserver.description.operations import ANY, EXAMPLE_URL, Answer, Content, Operation
-from kvserver.query import Parameter, Schema
-from kvserver.web import answers, target
-from shards.errors import KVError
-from shards.limits import MAX_KEY
+from kvserver.http import responses as answers
+from kvserver.http import routes
+from shards.wire.errors import KVError
+from shards.wire.limits import MAX_KEY
 
 OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
 """All of them."""
@@ -142,7 +143,7 @@ def _head(get: dict[str, Any]) -> dict[str, Any]:
 
 def _path_parameter(name: str, operation: Operation) -> dict[str, Any]:
     schema, description = _PATHS[name]
-    if operation.route == target.KEY and operation.method != "put":
+    if operation.route == routes.KEY and operation.method != "put":
         schema = _ANY_KEY
     return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
 
@@ -179,7 +180,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 def _links(operation: Operation) -> dict[str, Any]:
     """What can be done with a key that was written."""
-    if operation.route != target.KV or operation.method == "get":
+    if operation.route != routes.KV or operation.method == "get":
         return {}
     methods = ("get",) if operation.method == "delete" else ("get", "delete")
     same_key = {"parameters": {"key": "$request.path.key"}}

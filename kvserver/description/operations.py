@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from kvserver.api.query import NOTHING, Schema, Table
 from kvserver.description.headers import Header
-from kvserver.query import NOTHING, Schema, Table
-from shards.errors import (
+from shards.wire.errors import (
     BadRequest,
     ForbiddenOrigin,
     HeadersTooLarge,
@@ -95,7 +95,7 @@ class Operation:
     """A method of a route.
 
     Attributes:
-        route: its label in `kvserver.web.target`.
+        route: its label in `kvserver.http.routes`.
         grants: what a token must allow, in Markdown; empty: it is open to everybody.
         parameters: of the query.
         errors: beside `ALWAYS`, and beside those of a missing token.

@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from kvserver.api.query import Schema
 from kvserver.description.elements import block, code, inline, link, table, text, words
 from kvserver.description.openapi import CODES
-from kvserver.query import Schema
-from kvserver.web.target import DOCS, ERRORS, OPENAPI
-from shards.errors import ERRORS as ERROR_CLASSES
-from shards.errors import KVError
+from kvserver.http.routes import DOCS, ERRORS, OPENAPI
+from shards.wire.errors import ERRORS as ERROR_CLASSES
+from shards.wire.errors import KVError
 
 Document = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kvserver import wishes
+from kvserver.api import feed_query
 from kvserver.description import headers, messages
 from kvserver.description.bodies import ref
 from kvserver.description.headers import (
@@ -34,11 +34,11 @@ from kvserver.description.operations import (
     Media,
     Operation,
 )
-from kvserver.resources import kv, many
-from kvserver.resources.batch import MESSAGE_PACK
-from kvserver.web import target
-from kvserver.web.answers import MERGE_PATCH
-from shards.errors import (
+from kvserver.http import routes
+from kvserver.http.responses import MERGE_PATCH
+from kvserver.rest import kv, many
+from kvserver.rest.batch import MESSAGE_PACK
+from shards.wire.errors import (
     BadCursor,
     BadKey,
     BadTicket,
@@ -67,7 +67,7 @@ _COUNTER: Final = "Of an increment: the sum."
 
 _KEY: Final = (
     Operation(
-        route=target.KV,
+        route=routes.KV,
         method="put",
         tag=KEY_TAG,
         summary="Store a value",
@@ -90,7 +90,7 @@ _KEY: Final = (
         ),
     ),
     Operation(
-        route=target.KV,
+        route=routes.KV,
         method="get",
         tag=KEY_TAG,
         summary="Read a value",
@@ -110,7 +110,7 @@ _KEY: Final = (
         examples=(f"curl -i {_KV}/flags/beta", f"curl -H 'Range: bytes=1-4' {_KV}/flags/beta"),
     ),
     Operation(
-        route=target.KV,
+        route=routes.KV,
         method="patch",
         tag=KEY_TAG,
         summary="Change the JSON that a key holds",
@@ -131,7 +131,7 @@ _KEY: Final = (
         ),
     ),
     Operation(
-        route=target.KV,
+        route=routes.KV,
         method="post",
         tag=KEY_TAG,
         summary="Add to a counter, or change the expiry alone",
@@ -153,7 +153,7 @@ _KEY: Final = (
         ),
     ),
     Operation(
-        route=target.KV,
+        route=routes.KV,
         method="delete",
         tag=KEY_TAG,
         summary="Delete a key",
@@ -191,7 +191,7 @@ _RESULTS: Final = [
 
 _MANY: Final = (
     Operation(
-        route=target.MANY,
+        route=routes.MANY,
         method="get",
         tag=MANY_TAG,
         summary="List keys",
@@ -220,7 +220,7 @@ _MANY: Final = (
         ),
     ),
     Operation(
-        route=target.BATCH,
+        route=routes.BATCH,
         method="post",
         tag=MANY_TAG,
         summary="Many operations in one request",
@@ -249,7 +249,7 @@ _MANY: Final = (
         ),
     ),
     Operation(
-        route=target.MANY,
+        route=routes.MANY,
         method="delete",
         tag=MANY_TAG,
         summary="Delete the keys with a prefix",
@@ -267,7 +267,7 @@ _MANY: Final = (
 
 _FEED: Final = (
     Operation(
-        route=target.FEED,
+        route=routes.FEED,
         method="get",
         tag=FEED_TAG,
         summary="Follow every change",
@@ -285,7 +285,7 @@ _FEED: Final = (
         "told by `error` on their WebSocket, which is closed with 3000 or 3003, and so are those whose `since` is no "
         "cursor. Where there is no more room for clients, in all or of one address, or for what clients have not taken "
         "yet, it is 503. A stream or poll takes no place among the requests in flight.",
-        parameters=wishes.FEED,
+        parameters=feed_query.FEED,
         headers=(headers.LAST_EVENT_ID,),
         grants="`feed` on a part of a prefix, and nothing else: it shows values, those of a snapshot too. Events and "
         "items outside are not shown. Heartbeats need `admin`",
@@ -329,7 +329,7 @@ def _page(route: str, summary: str, body: Media = TEXT, media_type: str = HTML, 
 
 _SERVER: Final = (
     Operation(
-        route=target.TICKETS,
+        route=routes.TICKETS,
         method="post",
         tag=FEED_TAG,
         summary="A ticket for a feed",
@@ -348,7 +348,7 @@ _SERVER: Final = (
         examples=('curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',),
     ),
     Operation(
-        route=target.STATUS,
+        route=routes.STATUS,
         method="get",
         tag=SERVER_TAG,
         summary="What is running",
@@ -358,7 +358,7 @@ _SERVER: Final = (
         examples=("curl http://localhost:8080/v1/status",),
     ),
     Operation(
-        route=target.LIVE,
+        route=routes.LIVE,
         method="get",
         tag=SERVER_TAG,
         summary="Does this worker answer",
@@ -366,7 +366,7 @@ _SERVER: Final = (
         examples=("curl http://localhost:8080/health/live",),
     ),
     Operation(
-        route=target.READY,
+        route=routes.READY,
         method="get",
         tag=SERVER_TAG,
         summary="Is every shard up",
@@ -375,7 +375,7 @@ _SERVER: Final = (
         examples=("curl http://localhost:8080/health/ready",),
     ),
     Operation(
-        route=target.ROOT,
+        route=routes.ROOT,
         method="get",
         tag=SERVER_TAG,
         summary="What this is, and where to go",
@@ -385,10 +385,10 @@ _SERVER: Final = (
         ),
         examples=("curl http://localhost:8080/",),
     ),
-    _page(target.OPENAPI, "This description", Media({"type": "object"}), JSON),
-    _page(target.DOCS, "This description for people"),
-    _page(target.ERRORS, "All errors"),
-    _page(target.ERROR, "One error", errors=(NoSuchResource,)),
+    _page(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
+    _page(routes.DOCS, "This description for people"),
+    _page(routes.ERRORS, "All errors"),
+    _page(routes.ERROR, "One error", errors=(NoSuchResource,)),
 )
 
 OPERATIONS: Final = (*_KEY, *_MANY, *_FEED, *_SERVER)

@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kvserver.access.grants import Grants
-from kvserver.gateway import formats
-from kvserver.gateway.admission import Admission, Places
-from kvserver.gateway.clients import Client, Parting
-from kvserver.gateway.debts import Debts
-from kvserver.gateway.door import Door, close_code, is_told_in_stream
-from kvserver.gateway.handler import Session, Streaming, run_session
-from kvserver.gateway.head import Head, check_upgrade, streaming
-from kvserver.gateway.socket import Limits, Piece, WebSocket
-from kvserver.gateway.source import Follower, Source
-from kvserver.gateway.views import View
+from kvserver.gateway.history.source import Follower, Source
+from kvserver.gateway.sessions.access import Door, close_code, is_told_in_stream
+from kvserver.gateway.sessions.admission import Admission, Places
+from kvserver.gateway.sessions.clients import Client, Parting
+from kvserver.gateway.transport.handler import Session, Streaming, run_session
+from kvserver.gateway.transport.head import Head, check_upgrade, streaming
+from kvserver.gateway.transport.send_budget import Debts
+from kvserver.gateway.transport.websocket import Limits, Piece, WebSocket
+from kvserver.gateway.wal import formats
+from kvserver.gateway.wal.views import View
+from kvserver.http import handshake, routes
+from kvserver.http.access_log import AccessLog
+from kvserver.http.counting import Counts
+from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.settings import ServerSettings
-from kvserver.web import handshake, target
-from kvserver.web.accesslog import AccessLog
-from kvserver.web.counting import Counts
-from kvserver.web.origins import Hosts, Origins, Pages
-from shards.errors import Forbidden, KVError, NoFeed, NoSuchResource, Overloaded, Unauthorized
-from shards.log import Trimmed
-from shards.logs import Recurring
+from shards.host.logs import Recurring
+from shards.log.appender import Trimmed
+from shards.wire.errors import Forbidden, KVError, NoFeed, NoSuchResource, Overloaded, Unauthorized
 
 log = logging.getLogger(__name__)
 _failed = Recurring(log, logging.ERROR, "feeding %s")
@@ -127,7 +127,7 @@ def reason(error: KVError) -> str:
 
 
 class Gateway:
-    """`kvserver.gateway.handler.Application` of the feed.
+    """`kvserver.gateway.transport.handler.Application` of the feed.
 
     Attributes:
         source: what clients follow; None while there is no store.
@@ -169,22 +169,22 @@ class Gateway:
     def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A feed for a well-formed request. Raises `KVError`."""
         path = head.path.decode()
-        if path not in (target.WAL, target.FEED):
+        if path not in (routes.WAL, routes.FEED):
             raise NoSuchResource
         if self.source is None or self._door is None or self._admission is None:
-            if path == target.FEED and handshake.is_event_stream(head.headers):
+            if path == routes.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)
             raise NoFeed("the gateway is stopping")
         self.refresh()
         debts = self.debts.of(peer)
         if debts.are_high:
-            if path == target.FEED and handshake.is_event_stream(head.headers):
+            if path == routes.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)  # EventSource never comes again after a 503
             whose = "clients" if self.debts.are_high else "clients at this address"
             raise Overloaded(f"too much waits for {whose} to take it")
         give_back = self._places.take(peer)
         try:
-            session = self._admission.admit(head, debts) if path == target.FEED else self._wal(head, debts, peer)
+            session = self._admission.admit(head, debts) if path == routes.FEED else self._wal(head, debts, peer)
         except BaseException:
             give_back()
             raise
@@ -214,7 +214,7 @@ class Gateway:
         """Count a request, and tell of it: a worker that hands a connection over does not."""
         method, path = ("", b"") if head is None else (head.method, head.path)
         if self._counts is not None:
-            route = path.decode() if path in (target.WAL.encode(), target.FEED.encode()) else target.NOWHERE
+            route = path.decode() if path in (routes.WAL.encode(), routes.FEED.encode()) else routes.NOWHERE
             self._counts.add(method, route, status, seconds)
         if self._access_log is not None:
             self._access_log(peer.rpartition(":")[0], method, path, status, seconds, request_id)

@@ -1,6 +1,6 @@
 """gunicorn workers that host WebSockets.
 
-`SocketWorker` serves any `kvserver.gateway.handler.Application`; `GatewayWorker` is the feed's. gunicorn's
+`SocketWorker` serves any `kvserver.gateway.transport.handler.Application`; `GatewayWorker` is the feed's. gunicorn's
 configuration needs, beside the worker class,
 
     worker_connections = 100_000  # clients of one process; with the default of 1,000 the next ones would wait
@@ -30,19 +30,19 @@ from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens, TokensError
-from kvserver.gateway.door import Door
-from kvserver.gateway.envelopes import Ending
-from kvserver.gateway.handler import Handler, Server
-from kvserver.gateway.handover import Reception
-from kvserver.gateway.socket import Keeper
-from kvserver.gateway.source import Source
+from kvserver.gateway.feed.envelopes import Ending
+from kvserver.gateway.history.source import Source
+from kvserver.gateway.sessions.access import Door
+from kvserver.gateway.transport.handler import Handler, Server
+from kvserver.gateway.transport.handover import Reception
+from kvserver.gateway.transport.websocket import Keeper
+from kvserver.http.counting import Counts
 from kvserver.settings import ServerSettings
-from kvserver.web.counting import Counts
-from shards import logs, process
-from shards.board import Board, BoardError, Common
-from shards.causes import EXHAUSTED
-from shards.logs import Recurring
-from shards.settings import load
+from shards.host import logs, process
+from shards.host.board import Board, BoardError, Common
+from shards.host.logs import Recurring
+from shards.host.settings import load
+from shards.wire.os_errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "a connection cannot be taken or served: %s")

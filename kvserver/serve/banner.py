@@ -13,8 +13,8 @@ import click
 
 from kvserver import __version__
 from kvserver.settings import ServerSettings
-from shards.logs import visible
-from shards.process import mute
+from shards.host.logs import visible
+from shards.host.process import mute
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvserver.serve import scarcity
+from kvserver.serve.watch import scarcity
 
 log = logging.getLogger(__name__)
 

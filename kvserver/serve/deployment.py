@@ -14,10 +14,10 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
-from shards.board import Board, BoardError, BoardOutOfReach
-from shards.logs import configure_logging, give_up
-from shards.process import die_with_starter, keep_standard_streams
-from shards.settings import SettingError, env_name, links, load
+from shards.host.board import Board, BoardError, BoardOutOfReach
+from shards.host.logs import configure_logging, give_up
+from shards.host.process import die_with_starter, keep_standard_streams
+from shards.host.settings import SettingError, env_name, links, load
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import socket
 import struct
 
 from kvserver.settings import ServerSettings
-from shards.settings import SettingError, option_name
+from shards.host.settings import SettingError, option_name
 
 # Classic BPF, of a TCP segment: drop it if it asks for a new connection (SYN set, in the flags at byte 13).
 _DROP_NEW = struct.pack(

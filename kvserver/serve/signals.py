@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 
-from kvserver.serve.scarcity import is_scarcity
+from kvserver.serve.watch.scarcity import is_scarcity
 
 _HANG_UP_S = 0.05
 

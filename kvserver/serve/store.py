@@ -22,25 +22,26 @@ from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish
-from kvserver.serve.clockwatch import ClockWatch, is_away, out_of_range
-from kvserver.serve.housekeeping import Housekeeping
-from kvserver.serve.rundir import RunDir, RunDirError
-from kvserver.serve.tokenwatch import TokenWatch
+from kvserver.serve.run_dir import RunDir, RunDirError
+from kvserver.serve.watch.clock import ClockWatch, is_away, out_of_range
+from kvserver.serve.watch.housekeeping import Housekeeping
+from kvserver.serve.watch.tokens import TokenWatch
 from kvserver.settings import ServerSettings
-from shards import archive, locks, reinstate
-from shards.apart import Apart
-from shards.board import DRIFT_MS, Board, BoardError, Common, Facts
-from shards.causes import NO_SPACE, what_helps
-from shards.clock import Now, counted_ms, resumed
-from shards.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
-from shards.log import SEGMENT, Log, LogError
-from shards.manifest import FORMAT, Manifest, ManifestError, NoManifest
-from shards.mapdir import MapDirError, choose_map_dir
-from shards.records import Start
-from shards.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover
-from shards.restore import discard_maps, kept_applied
-from shards.segments import Segments
-from shards.stamps import make_stamps
+from shards.backup import archive, restore
+from shards.backup.sandbox import Apart
+from shards.files import locks
+from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
+from shards.keys.last_use import make_stamps
+from shards.log.appender import SEGMENT, Log, LogError
+from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
+from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
+from shards.log.records import Start
+from shards.log.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover
+from shards.log.segments import Segments
+from shards.maps.build import discard_maps, kept_applied
+from shards.maps.directory import MapDirError, choose_map_dir
+from shards.wire.clock import Now, counted_ms, resumed
+from shards.wire.os_errors import NO_SPACE, what_helps
 
 log = logging.getLogger(__name__)
 
@@ -406,7 +407,7 @@ def make_data_dir(path: Path) -> None:
     """Make the data directory, or see that what is there may be one. Raises `StoreError`, `OSError`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = {entry.name for entry in path.iterdir()}
-    if reinstate.UNFINISHED in names:
+    if restore.UNFINISHED in names:
         raise StoreError(f"a restore into {path} was not finished: repeat it (`kvserver restore`)")
     if archive.NAME in names or archive.UNFINISHED in names:
         raise StoreError(f"{path} is a backup: `kvserver restore {path}` makes a data directory of it")

@@ -24,17 +24,17 @@ import kvserver
 from kvserver.access import cuts
 from kvserver.serve import banner, listening
 from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
-from kvserver.serve.scarcity import Patience
 from kvserver.serve.signals import Signals, ends_with_terminal
-from kvserver.serve.stalls import Watch
 from kvserver.serve.store import Store, StoreError
+from kvserver.serve.watch.scarcity import Patience
+from kvserver.serve.watch.stalls import Watch
 from kvserver.settings import ServerSettings
-from shards import stamps
-from shards.board import BoardError, Common
-from shards.fences import TESTED
-from shards.logs import configure_logging, give_up
-from shards.process import PARENT_VARIABLE, become_subreaper, notify
-from shards.settings import SettingError, links, to_environ
+from shards.host.board import BoardError, Common
+from shards.host.fences import TESTED
+from shards.host.logs import configure_logging, give_up
+from shards.host.process import PARENT_VARIABLE, become_subreaper, notify
+from shards.host.settings import SettingError, links, to_environ
+from shards.keys import last_use
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Supervisor:
     # The children.
 
     def _exporter(self) -> Child:
-        argv = [sys.executable, "-m", "kvserver.serve.exporter"]  # not imported: this process needs none of it
+        argv = [sys.executable, "-m", "kvserver.serve.metrics.exporter"]  # not imported: this process needs none of it
         environ, fd = self._environ(), self._listeners.metrics.fileno()
         environ[listening.METRICS_FD_VARIABLE] = str(fd)
         return Child(
@@ -230,9 +230,9 @@ class Supervisor:
         self._run_dir_trouble = why
         for name in sorted(lost):
             log.warning("%s was removed from the run directory by somebody: it is made again", name)
-        if lost & {stamps.NAME, cuts.FILE, "metrics"}:
+        if lost & {last_use.NAME, cuts.FILE, "metrics"}:
             self._replace_web_workers()
-        if stamps.NAME in lost:
+        if last_use.NAME in lost:
             for shard in self._shards:
                 shard.send(signal.SIGTERM)
 
@@ -281,7 +281,7 @@ class Supervisor:
         if self._snapshot is None and self._store.wants_snapshot(now):
             try:
                 self._snapshot = self._children.once(
-                    "snapshot", [sys.executable, "-m", "shards.snapshot"], self._environ(), now
+                    "snapshot", [sys.executable, "-m", "shards.maps.snapshot"], self._environ(), now
                 )
             except OSError as error:
                 log.warning("no snapshot can be begun: %s", error)

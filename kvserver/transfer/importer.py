@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 from kvserver.transfer.lanes import Lanes
 from kvserver.transfer.records import LINE_BYTES, Batch, LineError, Record, batches, body_of, put_of, read_record
 from kvserver.transfer.remote import Away, Patience, Remote, Result, Stopped, TooMuch, TransferError
-from shards.edits import unmarked
+from shards.keys.value_edits import unmarked
 
 LANES: Final = 4
 """Batches on their way at a time: enough for shards and workers to be busy while another is made."""

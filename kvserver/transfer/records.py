@@ -15,11 +15,11 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from kvserver import doubles
-from kvserver.times import parse_expires, rfc3339
-from shards.edits import unmarked, why_unreadable
-from shards.errors import BadRequest
-from shards.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
+from kvserver.api import duplicate_names
+from kvserver.api.times import parse_expires, rfc3339
+from shards.keys.value_edits import unmarked, why_unreadable
+from shards.wire.errors import BadRequest
+from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
 LINE_BYTES: Final = 256 << 20
 """The longest line: the largest value, with every byte escaped."""
@@ -84,8 +84,8 @@ def read_record(number: int, text: bytes) -> Record:
     length, text = len(text), unmarked(text)
     try:
         line = _read_line(text)
-        if doubles.JSON.may_be(text, line):
-            doubles.refuse_in_json(text)
+        if duplicate_names.JSON.may_be(text, line):
+            duplicate_names.refuse_in_json(text)
     except BadRequest as error:
         raise LineError(number, error.detail) from None
     except msgspec.ValidationError as error:
@@ -225,7 +225,7 @@ _write_line: Final = msgspec.json.Encoder().encode
 
 
 _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What JSON lets stand in a string, and a terminal would obey; see `shards.logs.visible`."""
+"""What JSON lets stand in a string, and a terminal would obey; see `shards.host.logs.visible`."""
 
 
 def escaped(line: bytes) -> bytes:

@@ -13,8 +13,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from shards.causes import EXHAUSTED
-from shards.logs import Recurring
+from shards.host.logs import Recurring
+from shards.wire.os_errors import EXHAUSTED
 
 if TYPE_CHECKING:
     from kvserver.web.traffic import Traffic  # the gateway, which imports this module, has no use for it

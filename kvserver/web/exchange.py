@@ -13,13 +13,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from kvserver.access.grants import NOTHING
-from kvserver.web import answers, target
-from kvserver.web.answers import ALLOW_ORIGIN, INERT_NAMES, Headers
-from kvserver.web.shares import Share
-from shards.errors import InvalidToken, KVError, Overloaded
+from kvserver.http import responses, routes
+from kvserver.http.responses import ALLOW_ORIGIN, INERT_NAMES, Headers
+from kvserver.web.address_quotas import Share
+from shards.wire.errors import InvalidToken, KVError, Overloaded
 
 if TYPE_CHECKING:
-    from kvserver.web.http import Protocol
+    from kvserver.web.connection import Protocol
 
 log = logging.getLogger("kvserver.web.http")
 
@@ -33,12 +33,12 @@ GIVEN_ID = "kvserver.request_id"
 """Key of the scope under which the request's id is: the client's X-Request-Id, or one that was made for an error."""
 
 SHARE = "kvserver.share"
-"""Key of the scope under which is the share of the client's address (`kvserver.web.shares.Share`), None without."""
+"""Key of the scope under which is the `address_quotas.Share` of the client's address, None without."""
 
 GRANTS = "kvserver.grants"
 """Key of the scope under which is what the client may (`kvserver.access.grants.Grants`)."""
 
-UNCOUNTED: Final = frozenset((target.LIVE.encode(), target.READY.encode()))
+UNCOUNTED: Final = frozenset((routes.LIVE.encode(), routes.READY.encode()))
 """Paths that answer however much the server has to do."""
 
 LEFT: Final = 499
@@ -203,7 +203,7 @@ class Exchange:
         """Answer with `error`."""
         path, request_id = self.path.partition(b"?")[0], self._id().decode()  # a ticket may stand in the query
         log.debug("%s %r: %s: %s (request %s)", self.method or "-", path, error.code, error, request_id)
-        answer = answers.refusal(error, self.path, self.accept, self._id())
+        answer = responses.refusal(error, self.path, self.accept, self._id())
         self.status, self.start = answer.status, answer.headers
         self._write(answer.body, False)
         self._finish()
@@ -292,7 +292,7 @@ class Exchange:
             self.hold(-self.bytes_held)
         if self.bytes_owed:
             self._owe(-self.bytes_owed)
-        route = self.scope.get(ROUTE) or target.route_of(self.path)
+        route = self.scope.get(ROUTE) or routes.route_of(self.path)
         request_id = self.request_id or self.scope.get(GIVEN_ID, b"")
         self.protocol.note(self.method, route, self.path, self.status or LEFT, self.begun_at, request_id)
         self.protocol.answered(self)

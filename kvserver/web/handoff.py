@@ -26,8 +26,8 @@ from typing import Any, Final
 
 import msgspec
 
-from shards.board import Board, Common
-from shards.errors import BadRequest, NoFeed
+from shards.host.board import Board, Common
+from shards.wire.errors import BadRequest, NoFeed
 
 VERSION: Final = 1
 MOST_BYTES: Final = 128 << 10

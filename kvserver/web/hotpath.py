@@ -17,23 +17,23 @@ from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvserver.access.grants import Grants
-from kvserver.link import Pending
-from kvserver.resources import bodies, memorykv
-from kvserver.resources.values import of_revision, of_value
-from kvserver.router import DEADLINE_S, Router
-from kvserver.web import coding, target
-from kvserver.web.answers import Headers
+from kvserver.http import compression, routes
+from kvserver.http.responses import Headers
+from kvserver.rest import bodies, memorykv
+from kvserver.rest.values import of_revision, of_value
+from kvserver.store.client import DEADLINE_S, Router
+from kvserver.store.link import Pending
+from kvserver.web.connection import IDLE_S
 from kvserver.web.exchange import ROUTE, Exchange
-from kvserver.web.http import IDLE_S
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
-from shards.clock import is_live
-from shards.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
-from shards.limits import MAX_KEY, is_content_type
-from shards.mapfile import HEADER, HEADER_SIZE, parse, told
-from shards.protocol import Delete, Done, Failed, Put, Reply
+from shards.maps.layout import HEADER, HEADER_SIZE, parse, told
+from shards.wire.clock import is_live
+from shards.wire.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
+from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.protocol import Delete, Done, Failed, Put, Reply
 
 if TYPE_CHECKING:
-    from kvserver.web.http import Protocol
+    from kvserver.web.connection import Protocol
 
 _REQUEST = re.compile(
     rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
@@ -244,22 +244,22 @@ class HotPath:
             _, _, expiry, _, _, length = _unpack(record)
             value, head = record[HEADER_SIZE + length :], heads.of_octets
             kind = record[HEADER_SIZE : HEADER_SIZE + length]
-            special = expiry or len(value) >= coding.SMALLEST
+            special = expiry or len(value) >= compression.SMALLEST
             if special and not self._is_plain(value, expiry, kind.decode(), fields):
                 return False
         router.seen(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = traffic.clock + IDLE_S
-        connection.note("GET", target.KV if v1 else target.KEY, path, 200, begun_at)
+        connection.note("GET", routes.KV if v1 else routes.KEY, path, 200, begun_at)
         return True
 
     def _is_plain(self, value: bytes, expiry: int, content_type: str, fields: Fields) -> bool:
         """Whether the ordinary road would send `value`, as it is and at once."""
         if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._router.board.now())):
             return False
-        if len(value) < coding.SMALLEST or not fields.accept_encoding:
+        if len(value) < compression.SMALLEST or not fields.accept_encoding:
             return True
-        return coding.choose(fields.accept_encoding) is None or not coding.is_codable(content_type)
+        return compression.choose(fields.accept_encoding) is None or not compression.is_codable(content_type)
 
 
 class Write(Pending):
@@ -344,7 +344,7 @@ class Write(Pending):
         traffic.bytes_held -= self._fields.length
         if self._share is not None:
             self._share.bytes -= self._fields.length
-        route = target.KEY if self._at_root else target.KV
+        route = routes.KEY if self._at_root else routes.KV
         connection.note(self.method, route, self._path, status, self._begun_at)
         connection.answered_plainly()
 
@@ -353,7 +353,7 @@ class Write(Pending):
         connection = self._connection
         exchange = Exchange(connection)
         exchange.method, exchange.path, exchange.accept = self.method, self._path, self._fields.accept
-        exchange.scope = {ROUTE: target.KEY if self._at_root else target.KV}
+        exchange.scope = {ROUTE: routes.KEY if self._at_root else routes.KV}
         exchange.origin = self._fields.origin
         exchange.begun_at, exchange.disconnected = self._begun_at, self.disconnected
         exchange.keep_alive = exchange.counted = True
@@ -389,7 +389,7 @@ class Removal(Write):
 def _decoded(path: bytes) -> bytes:
     """The key that `path` names; empty if it is none."""
     try:
-        key = target.resolve(path).argument
+        key = routes.resolve(path).argument
     except BadKey:
         return b""
     return key if len(key) <= MAX_KEY else b""

@@ -10,15 +10,15 @@ from uvicorn.server import ServerState
 
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
+from kvserver.http.access_log import AccessLog
+from kvserver.http.counting import Counts
+from kvserver.http.origins import Pages
+from kvserver.http.proxies import Proxies
+from kvserver.http.responses import Heads
 from kvserver.settings import ServerSettings
-from kvserver.web.accesslog import AccessLog
-from kvserver.web.answers import Heads
-from kvserver.web.counting import Counts
-from kvserver.web.origins import Pages
-from kvserver.web.proxies import Proxies
-from kvserver.web.shares import Limits, Share, Shares
-from shards.board import Board, WorkerRow
-from shards.errors import KVError, Overloaded
+from kvserver.web.address_quotas import Limits, Share, Shares
+from shards.host.board import Board, WorkerRow
+from shards.wire.errors import KVError, Overloaded
 
 MOST_IN_FLIGHT: Final = 1024
 """Requests the whole server works on at a time; further ones are told to come again, unless their address and token
@@ -33,8 +33,8 @@ LARGE_ANSWER: Final = 64 << 10
 
 
 if TYPE_CHECKING:
+    from kvserver.web.connection import Protocol
     from kvserver.web.hotpath import HotPath
-    from kvserver.web.http import Protocol
 
 
 class Traffic(ServerState):

@@ -11,17 +11,17 @@ from typing import Any
 
 import msgspec
 
-from shards.board import Board, Facts
-from shards.clock import BEGINNING
-from shards.log import Log
-from shards.manifest import FORMAT, Manifest
-from shards.maps import Item, Old, ShardMap
-from shards.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
-from shards.records import DATA, Record
-from shards.restore import discard_maps, open_map
-from shards.segments import Segments
-from shards.slots import shard_of
-from shards.snapshot import take
+from shards.host.board import Board, Facts
+from shards.log.appender import Log
+from shards.log.manifest import FORMAT, Manifest
+from shards.log.records import DATA, Record
+from shards.log.segments import Segments
+from shards.maps.build import discard_maps, open_map
+from shards.maps.owner import Item, Old, ShardMap
+from shards.maps.snapshot import take
+from shards.wire.clock import BEGINNING
+from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
+from shards.wire.slots import shard_of
 from tests.stores import Store, new_store
 from tests.times import at
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import uvloop
 
-from kvserver.router import Router
-from kvserver.web.origins import Pages
-from shards.manifest import Manifest
-from shards.protocol import Done, Put
-from tests.api.shard.tools import shard
+from kvserver.http.origins import Pages
+from kvserver.store.client import Router
+from shards.log.manifest import Manifest
+from shards.wire.protocol import Done, Put
+from tests.api.shards.server.tools import shard
 from tests.api.web import Answer, Front, request
 from tests.stores import MOVES_CLOCK, Store, moved_clock, new_store
 

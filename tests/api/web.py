@@ -20,14 +20,14 @@ from uvicorn.config import Config
 
 from kvserver.access.tokens import Tokens
 from kvserver.app import create_app
-from kvserver.web.counting import Counts
+from kvserver.http.counting import Counts
+from kvserver.http.origins import Hosts, Origins, Pages
+from kvserver.web.connection import Protocol
 from kvserver.web.hotpath import HotPath
-from kvserver.web.http import Protocol
-from kvserver.web.origins import Hosts, Origins, Pages
 from kvserver.web.traffic import Traffic
-from shards.board import Board, Facts, WorkerRow
-from shards.maps import Item
-from shards.protocol import Delete, Done, Put
+from shards.host.board import Board, Facts, WorkerRow
+from shards.maps.owner import Item
+from shards.wire.protocol import Delete, Done, Put
 
 
 class Shards:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from kvserver.gateway.debts import Debts
-from kvserver.gateway.handler import run_session
-from kvserver.gateway.head import Head, check_upgrade
-from kvserver.gateway.socket import Limits, WebSocket
-from kvserver.web.origins import Hosts, Origins, Pages
+from kvserver.gateway.transport.handler import run_session
+from kvserver.gateway.transport.head import Head, check_upgrade
+from kvserver.gateway.transport.send_budget import Debts
+from kvserver.gateway.transport.websocket import Limits, WebSocket
+from kvserver.http.origins import Hosts, Origins, Pages
 
 
 class Echo:

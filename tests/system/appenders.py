@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from shards.board import NONE, Board
-from shards.log import Log, LogReader
+from shards.host.board import NONE, Board
+from shards.log.appender import Log, LogReader
 
-TRACED = ("shards/log.py", "shards/board.py", "shards/locks.py")
+TRACED = ("shards/log/appender.py", "shards/host/board.py", "shards/files/locks.py")
 
 
 def payload_of(shard: int, number: int) -> bytes:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shards.board import NONE
-from shards.clock import Now
-from shards.log import Log, LogError, LogFull
-from shards.records import DATA
-from shards.recovery import recover
+from shards.host.board import NONE
+from shards.log.appender import Log, LogError, LogFull
+from shards.log.records import DATA
+from shards.log.recovery import recover
+from shards.wire.clock import Now
 from tests.stores import SECRET, Store, new_store
 from tests.system.harness import Server, wait_for
 

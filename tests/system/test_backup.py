@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from shards.archive import UNFINISHED, Archive
-from shards.holds import held
-from shards.manifest import SNAPSHOTS, Manifest, SnapshotFile
+from shards.backup.archive import UNFINISHED, Archive
+from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
+from shards.log.pins import held
 from tests.system.commands import command, kvserver, refused, succeed
 from tests.system.harness import Server, wait_for
 from tests.system.load import Load
@@ -86,7 +86,7 @@ def test_backups_beside_writers_are_restored_to_any_state(new_server: NewServer,
         acked = load.acked()
         recorder.run(60)
         snapshot = subprocess.run(
-            [sys.executable, "-m", "shards.snapshot"],
+            [sys.executable, "-m", "shards.maps.snapshot"],
             timeout=60,
             env=os.environ | {"KVSERVER_RUN_DIR": str(server.run_dir), "KVSERVER_DATA_DIR": str(server.data_dir)},
         )

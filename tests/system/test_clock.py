@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kvserver.times import parse_rfc3339, rfc3339
+from kvserver.api.times import parse_rfc3339, rfc3339
 from tests.system.harness import Server, wait_for
 from tests.system.setclock import SetClock
 

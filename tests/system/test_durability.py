@@ -14,10 +14,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from shards.log import SEGMENT
-from shards.manifest import Manifest
-from shards.protocol import PutEvent, changes, decode_events
-from shards.records import DATA, walk
+from shards.log.appender import SEGMENT
+from shards.log.manifest import Manifest
+from shards.log.records import DATA, walk
+from shards.wire.protocol import PutEvent, changes, decode_events
 from tests import effort
 from tests.system.harness import Server, key_path, wait_for
 from tests.system.load import Load

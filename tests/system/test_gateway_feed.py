@@ -17,9 +17,10 @@ import zmq
 from websockets.frames import Close, Opcode
 
 from kvserver.web.handoff import ACCEPTED, VERSION
-from shards.board import Board, Common
-from shards.log import Log
-from shards.protocol import (
+from shards.host.board import Board, Common
+from shards.log.appender import Log
+from shards.log.records import HEADER
+from shards.wire.protocol import (
     PUBLISH_BYTES,
     Activity,
     DeleteEvent,
@@ -31,7 +32,6 @@ from shards.protocol import (
     encode_activity,
     encode_events,
 )
-from shards.records import HEADER
 from tests.stores import Store, new_store
 from tests.system.harness import wait_for
 from tests.system.raw import HANDSHAKE, Raw, masked, request

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shards.clock import Now
-from shards.disk import Disk
-from shards.log import Log, LogBroken, LogError, segment_name
-from shards.records import DATA, Record
-from shards.recovery import recover
+from shards.files.disk import Disk
+from shards.log.appender import Log, LogBroken, LogError, segment_name
+from shards.log.records import DATA, Record
+from shards.log.recovery import recover
+from shards.wire.clock import Now
 from tests.stores import SECRET, Store, new_store
 from tests.system.appenders import payload_of
 from tests.system.small_disk import SCENARIOS

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from shards.board import Board
+from shards.host.board import Board
 from tests.system.harness import Server, wait_for
 from tests.system.test_supervisor import NewServer, get, put
 

@@ -30,7 +30,7 @@ def process(server: Server, module: str) -> int:
 
 
 def exporter(server: Server) -> int:
-    return process(server, "kvserver.serve.exporter")
+    return process(server, "kvserver.serve.metrics.exporter")
 
 
 def descriptors(pid: int) -> int:

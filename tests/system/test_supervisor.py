@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from shards.board import NONE, Board, Common
+from shards.host.board import NONE, Board, Common
 from tests.system.harness import Server, processes_of, wait_for
 
 NewServer = Callable[..., Server]

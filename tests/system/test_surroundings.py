@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from kvserver.settings import ServerSettings
-from shards.settings import env_name, links, specs
+from shards.host.settings import env_name, links, specs
 from tests.system.commands import command
 from tests.system.harness import Server, wait_for
 

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close, Opcode
 from websockets.sync.client import ClientConnection, connect
 
-from shards.board import Board
+from shards.host.board import Board
 from tests.system.harness import Server, wait_for
 from tests.system.load import Writer
 from tests.system.raw import HANDSHAKE, Raw, masked, request

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.frames import Close, Opcode
 
-from shards.board import Board
+from shards.host.board import Board
 from tests.system.harness import Server, wait_for
 from tests.system.raw import HANDSHAKE, Raw, masked, request
 

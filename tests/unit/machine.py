@@ -26,10 +26,10 @@ from typing import Any, cast
 
 from greenlet import getcurrent, greenlet
 
-from shards.board import NONE, Board, Facts, LogWords, ShardRow
-from shards.clock import Now
-from shards.disk import Disk, Lock
-from shards.fences import Fence
+from shards.files.disk import Disk, Lock
+from shards.host.board import NONE, Board, Facts, LogWords, ShardRow
+from shards.host.fences import Fence
+from shards.wire.clock import Now
 
 PAGE = 32
 MACHINE_WORDS = 64

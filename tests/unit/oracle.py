@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any, NamedTuple, cast
 
-from shards.clock import Now
-from shards.entries import Room
-from shards.protocol import (
+from shards.keys.entries import Room
+from shards.wire.clock import Now
+from shards.wire.protocol import (
     Atomic,
     AtomicBatch,
     Change,
@@ -33,7 +33,7 @@ from shards.protocol import (
     TouchEvent,
     Value,
 )
-from shards.slots import slot_of
+from shards.wire.slots import slot_of
 
 
 class Item(NamedTuple):

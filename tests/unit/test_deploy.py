@@ -15,7 +15,7 @@ import yaml
 
 from kvserver.cli import SECTIONS
 from kvserver.settings import ServerSettings
-from shards.settings import env_name, load, specs
+from shards.host.settings import env_name, load, specs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SYSTEMD = DEPLOY / "systemd"
@@ -86,7 +86,7 @@ def test_prometheus_takes_its_configuration_and_knows_the_figures() -> None:
     needs("promtool")
     done = subprocess.run(["promtool", "check", "config", DEPLOY / "prometheus.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    source = (DEPLOY.parent / "kvserver" / "metrics.py").read_text()
+    source = (DEPLOY.parent / "kvserver" / "serve" / "metrics" / "collectors.py").read_text()
     named = set(re.findall("kvserver_[a-z_]+", (DEPLOY / "kvserver.rules.yml").read_text()))
     assert named and all(f'"{name.removesuffix("_total")}"' in source for name in named)
 

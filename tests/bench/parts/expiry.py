@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
-from shards.board import Board
+from shards.host.board import Board
 from tests.bench import client
 from tests.bench.contenders import KVServer
 from tests.bench.measure import Findings, Round, Target, latencies

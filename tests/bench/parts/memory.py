@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from itertools import cycle
 
-from shards.board import Board
+from shards.host.board import Board
 from tests.bench import client
 from tests.bench.contenders import Contender, KVServer, Webdis
 from tests.bench.measure import Findings, Round, Target, latencies

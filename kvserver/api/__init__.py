@@ -1,0 +1,1 @@
+"""The small languages of the API, as clients write them: queries, conditions, ranges, times, batches. Pure."""

@@ -1,0 +1,504 @@
+"""Batches as clients write them, JSON or MessagePack: their schema, and what becomes of it for shards.
+
+Pure. The structs are the schema: whatever they do not name is refused, and a batch with one malformed operation is
+refused whole, since a client that writes one thing wrong may mean another. What need not be given is UNSET where it is
+not: so a struct that is written again has as many members as its text had, unless one of them came twice.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
+
+from kvserver.api import duplicate_names, json_scan, msgpack_scan
+from kvserver.api.duplicate_names import Doubles
+from kvserver.api.json_scan import Member, Span
+from kvserver.api.query import SECONDS, TIME
+from kvserver.api.times import parse_expires, parse_ttl
+from kvserver.api.turns import Steps
+from shards.keys.value_edits import why_unreadable
+from shards.wire.errors import BadKey, BadRequest, CrossSlot
+from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
+from shards.wire.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
+from shards.wire.protocol import Delete as ShardDelete
+from shards.wire.protocol import Get as ShardGet
+from shards.wire.protocol import Incr as ShardIncr
+from shards.wire.protocol import Patch as ShardPatch
+from shards.wire.protocol import Put as ShardPut
+from shards.wire.protocol import Touch as ShardTouch
+from shards.wire.slots import slot_of
+
+Revision = Annotated[
+    int,
+    Meta(ge=0, le=(1 << 63) - 1, description="Only if the key has this revision; 0: only if there is no such key."),
+]
+By = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1, extra_json_schema={"default": 1})]
+Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_KEY})]
+Seconds = Annotated[float, Meta(extra_json_schema=SECONDS.schema)]
+Time = Annotated[str, Meta(extra_json_schema=TIME.schema)]
+Base64 = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "contentEncoding": "base64",
+            "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        }
+    ),
+]
+Yes = Annotated[bool, Meta(extra_json_schema={"enum": [True]})]
+Operations = Annotated[list[Raw], Meta(extra_json_schema={"maxItems": BATCH_OPS})]
+Atomic = Annotated[bool, Meta(extra_json_schema={"default": False})]
+ContentType = Annotated[
+    str,
+    Meta(
+        description="Media type of the value; without it octets, and JSON for `json`.",
+        extra_json_schema={"pattern": MEDIA_TYPE, "maxLength": MAX_CONTENT_TYPE},
+    ),
+]
+
+JSON_CONTENT: Final = "application/json"
+"""The type of a value that was given as JSON, unless another is given."""
+
+
+class _Operation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
+    key: Key
+
+
+class _Conditional(_Operation, kw_only=True):
+    if_revision: Revision | UnsetType = UNSET
+
+    def condition(self) -> Condition | None:
+        """0: the key must not exist."""
+        if self.if_revision is UNSET:
+            return None
+        return Condition(if_match=[self.if_revision]) if self.if_revision else MUST_NOT_EXIST
+
+
+class _Expiring(_Conditional, kw_only=True):
+    ttl: Seconds | UnsetType = UNSET
+    expires: Time | UnsetType = UNSET
+
+    def expiry(self) -> tuple[int, int]:
+        """`ttl_ms` and `expires_ms`."""
+        if self.ttl is not UNSET and self.expires is not UNSET:
+            raise BadRequest("either ttl or expires, not both")
+        expires_ms = 0 if self.expires is UNSET else parse_expires(self.expires)
+        return _ttl_ms(self.ttl), expires_ms
+
+
+class Get(_Operation, tag="get"):
+    """The value."""
+
+
+class _Put(_Expiring, kw_only=True):
+    json: Raw | UnsetType = UNSET
+    content_type: ContentType | UnsetType = UNSET
+
+
+class PutInJson(_Put, tag="put", kw_only=True):
+    """Store one of `value`, `json` and `value_base64`."""
+
+    value: str | UnsetType = UNSET
+    value_base64: Base64 | UnsetType = UNSET
+
+
+class PutInMessagePack(_Put, tag="put", kw_only=True):
+    """Store `value`, which is of type bin, or `json`, any value, as JSON."""
+
+    value: bytes | UnsetType = UNSET
+
+
+class Delete(_Conditional, tag="delete"):
+    """Delete the key."""
+
+
+class Touch(_Expiring, tag="touch", kw_only=True):
+    """Change the expiry alone: one of `ttl`, `expires` and `persist`."""
+
+    persist: Yes | UnsetType = UNSET
+
+
+class Incr(_Conditional, tag="incr", kw_only=True):
+    """Add to the whole number that the key holds; an absent key holds 0, and gets the lifetime `ttl_if_new`."""
+
+    by: By | UnsetType = UNSET
+    ttl_if_new: Seconds | UnsetType = UNSET
+
+
+class Patch(_Conditional, tag="patch", kw_only=True):
+    """Change the JSON that the key holds by a merge patch (RFC 7396); an absent key holds `{}`."""
+
+    patch: Raw
+
+
+class Envelope(Struct, forbid_unknown_fields=True):
+    """Operations, each for itself, or all or nothing: then on keys of one slot, that is with one `{tag}`."""
+
+    ops: Operations
+    atomic: Atomic | UnsetType = UNSET
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether all of it is done, or nothing."""
+        return self.atomic is True
+
+
+_SHORT: Final = 4 << 10
+"""Bytes of a member up to which it is read in one go."""
+_COUNTED: Final = 256 << 10
+
+_BRIEF: Final = frozenset(("op", "key", "content_type", "ttl", "expires", "persist", "if_revision", "by", "ttl_if_new"))
+"""Members that are shorter, however they are written."""
+
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+Fragments = Callable[[Iterable[bytes], int], Iterator[bytes | memoryview]]
+"""From pieces of an array of results, each written for itself, and how many results there are, to the answer."""
+
+
+class Sizes(NamedTuple):
+    """Bytes of what is read in one go: more would keep others waiting.
+
+    Attributes:
+        whole: of a batch.
+        portion: of operations together.
+        single: of one operation.
+    """
+
+    whole: int
+    portion: int
+    single: int
+
+
+class Format:
+    """One of the two ways of writing a batch."""
+
+    def __init__(
+        self,
+        name: str,
+        decode: Callable[..., Any],
+        encode: Callable[[Any], bytes],
+        put: type[Any],
+        json_of: Callable[[Raw], bytes],
+        decoder: Callable[[Any], Any],
+        fragments: Fragments,
+        twice: Doubles,
+        why_unreadable: Callable[[bytes], str],
+        sizes: Sizes,
+        members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
+        document: Callable[[bytes, Member, int], Steps[bytes]],
+        kind: Callable[[bytes, int], Any],
+        least: Callable[[bytes, Member], Steps[int]],
+    ) -> None:
+        self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
+        self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
+        self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
+        operation: Any = Get | put | Delete | Touch | Incr | Patch
+        self._read = decoder(operation).decode
+        self._read_whole = decoder(
+            defstruct(
+                "Whole", [("ops", list[operation]), ("atomic", bool | UnsetType, UNSET)], forbid_unknown_fields=True
+            )
+        ).decode
+
+    def small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
+        """The operations in `body` for their shards, and whether they are atomic: what `envelope` and `operation` give
+        at a third of their cost, but in one go. None: let those say what is wrong."""
+        try:
+            whole = self._read_whole(body)
+            if len(whole.ops) > BATCH_OPS or self._doubles.may_be(body, whole):
+                return None
+            documents: list[bytes] = []
+            operations = [self._for_shard(op, batch, documents) for op in whole.ops]
+            return None if duplicate_names.may_be_in_json(documents) else (operations, whole.atomic is True)
+        except (BadRequest, *_UNREADABLE):
+            return None
+
+    def envelope(self, body: bytes) -> Steps[Envelope]:
+        """The batch in `body`. Raises `BadRequest`, also if a member of the batch itself comes twice."""
+        try:
+            members, spans = yield from self._members(body, 0, "ops", BATCH_OPS)
+            found = {member.name: self._stub(body, member) for member in members}
+            envelope: Envelope = self._decode(self.encode(found), type=Envelope)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"not a batch in {self.name}: {self._why(body, error)}") from None
+        except _UNREADABLE:
+            raise BadRequest(f"not a batch in {self.name}: {self._why_unreadable(body)}") from None
+        refuse_twice(members)
+        if spans is None:
+            return envelope
+        if len(spans) > BATCH_OPS:
+            raise BadRequest(f"more than {BATCH_OPS} operations")
+        if spans and not isinstance(kind := self._kind(body, spans[-1][0]), dict):
+            self.operation(len(spans) - 1, Raw(self.encode(kind)), 0)
+        view = memoryview(body)
+        envelope.ops = [Raw(view[begin:end]) for begin, end in spans]
+        return envelope
+
+    def _stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
+        """A member as it is, if it is short; of operations, and of what is long, something of the same kind."""
+        kind = self._kind(body, member.begin)
+        if (member.name == array and kind == []) or member.end - member.begin > _SHORT:
+            return kind
+        return Raw(body[member.begin : member.end])
+
+    def large(self, index: int, raw: Raw, batch: int, most: int) -> Steps[OfOneKey]:
+        """The operation `raw`, the one at `index`, of any size; as `operations`. A document of more than `most` bytes
+        is no value in any case, so nobody looks what it holds."""
+        try:
+            return (yield from self._large(bytes(raw), batch, most))
+        except BadRequest as error:
+            raise malformed(index, error.detail, type(error)) from None
+        except _UNREADABLE as error:
+            raise malformed(index, self._why(raw, error)) from None
+
+    def _large(self, text: bytes, batch: int, most: int) -> Steps[OfOneKey]:
+        if not isinstance(self._kind(text, 0), dict):
+            self._read(self.encode(self._kind(text, 0)))
+        members, _ = yield from self._members(text, 0, "", 0)
+        refuse_twice(members)
+        kept: dict[str, Any] = {}
+        ready: bytes | None = None
+        for member in members:
+            size = member.end - member.begin
+            kept[member.name] = Raw(memoryview(text)[member.begin : member.end])
+            if size > _SHORT and member.name in ("json", "patch"):
+                ready = yield from self._document(text, member, most)
+                kept[member.name] = {}
+            elif size > _SHORT and member.name in _BRIEF:
+                raise (BadKey if member.name == "key" else BadRequest)(f"{member.name}: more than {_SHORT:,} bytes")
+            elif size > most and member.name in ("value", "value_base64"):
+                least = yield from self._least(text, member)
+                if least > most:  # then it is no value in any case
+                    ready, kept[member.name] = text[member.begin : member.end], self._kind(text, member.begin)
+            elif size > _SHORT and member.name != "value" and member.name != "value_base64":
+                kept[member.name] = self._kind(text, member.begin)
+        return self._for_shard(self._read(self.encode(kept)), batch, [], ready)
+
+    def operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
+        """The operations `raws`, the first of which is the one at `first`, for their shards; `batch` goes into gets.
+
+        None of them is longer than `sizes.single`. Raises `BadRequest`.
+        """
+        try:
+            ops, documents = [self._read(raw) for raw in raws], list[bytes]()
+            if not self._doubles.may_be_in(raws, ops):
+                operations = [self._for_shard(op, batch, documents) for op in ops]
+                if not duplicate_names.may_be_in_json(documents):
+                    return operations
+        except (BadRequest, *_UNREADABLE):
+            pass
+        return [self.operation(first + index, raw, batch) for index, raw in enumerate(raws)]
+
+    def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
+        """The operation `raw`, the one at `index`; as `operations`."""
+        try:
+            op, documents = self._read(raw), list[bytes]()
+            operation = self._for_shard(op, batch, documents)
+            if self._doubles.may_be_in([raw], [op]) or duplicate_names.may_be_in_json(documents):
+                self._look_through(raw)
+            return operation
+        except BadRequest as error:
+            raise malformed(index, error.detail, type(error)) from None
+        except _UNREADABLE as error:
+            raise malformed(index, self._why(raw, error)) from None
+
+    def _look_through(self, raw: Raw) -> None:
+        """Raise `BadRequest` if an object in `raw` has a name twice, at any depth. Exact, and slow."""
+        name = self._doubles.find(bytes(raw))
+        if name is not None:
+            raise duplicate_names.told(name)
+
+    def _why(self, text: Any, error: Exception) -> str:
+        """In plain words, why `text` cannot be read."""
+        if not isinstance(error, msgspec.ValidationError):
+            return self._why_unreadable(bytes(text))
+        why = str(error)
+        return f"{why}; it is one of get, put, patch, incr, touch, delete" if why.endswith("`$.op`") else why
+
+    def _for_shard(self, op: Any, batch: int, documents: list[bytes], ready: bytes | None = None) -> OfOneKey:
+        """`op` as a shard takes it. What it has of JSON, in which names may come twice, is added to `documents`.
+        `ready`: the value or patch, where `op` has but something in its place."""
+        key = op.key.encode()
+        if not 0 < len(key) <= MAX_KEY:
+            raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
+        kind = type(op)
+        if kind is Get:
+            return ShardGet(key, batch)
+        if kind is PutInJson or kind is PutInMessagePack:
+            value, content_type = self._value(op, ready)
+            if op.json is not UNSET:
+                documents.append(value)
+            if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
+                return ShardPut(key, value, content_type)
+            ttl_ms, expires_ms = op.expiry()
+            return ShardPut(key, value, content_type, ttl_ms, expires_ms, False, op.condition())
+        if kind is Delete:
+            return ShardDelete(key, False, op.condition())
+        if kind is Touch:
+            return ShardTouch(key, *_touch(op), op.condition())
+        if kind is Incr:
+            by = 1 if op.by is UNSET else op.by
+            return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.condition())
+        patch = self._json_of(op.patch) if ready is None else ready
+        documents.append(patch)
+        return ShardPatch(key, patch, op.condition())
+
+    def _value(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
+        """Value and content type of a put."""
+        coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
+        if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
+            names = "value, json, value_base64" if isinstance(op, PutInJson) else "value, json"
+            raise BadRequest(f"exactly one of {names} is wanted")
+        content_type = "" if op.content_type is UNSET else op.content_type
+        if content_type and not is_content_type(content_type):
+            raise BadRequest("content_type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+        if ready is not None:
+            return ready, content_type or ("" if op.json is UNSET else JSON_CONTENT)
+        if op.json is not UNSET:
+            return self._json_of(op.json), content_type or JSON_CONTENT
+        if coded is not UNSET:
+            try:
+                return b64decode(coded, validate=True), content_type
+            except ValueError:
+                raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
+        return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
+
+
+def refuse_twice(members: Sequence[Member]) -> None:
+    """Raise `BadRequest` if two of `members` have the same name."""
+    seen: set[str] = set()
+    for member in members:
+        if member.name in seen:
+            raise duplicate_names.told(member.name)
+        seen.add(member.name)
+
+
+def malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
+    """The error of the operation at `index`."""
+    error = kind(f"ops[{index}]: {why}")
+    error.members = {"index": index}
+    return error
+
+
+def _touch(op: Touch) -> tuple[int, int]:
+    if op.persist is False or (op.ttl is UNSET) + (op.expires is UNSET) + (op.persist is UNSET) != 2:
+        raise BadRequest("exactly one of ttl, expires and persist (true) is wanted")
+    return op.expiry()
+
+
+def _ttl_ms(seconds: Seconds | UnsetType) -> int:
+    return 0 if seconds is UNSET else parse_ttl(repr(seconds))
+
+
+def _json_of_json(raw: Raw) -> bytes:
+    text = bytes(raw)
+    text.decode()  # what is skipped is not looked at for UTF-8
+    return text
+
+
+def _json_of_msgpack(raw: Raw) -> bytes:
+    document = msgspec.msgpack.decode(raw)
+    duplicate_names.refuse_in_msgpack(bytes(raw), duplicate_names.write_msgpack(document))
+    msgpack_scan.check(document)
+    return msgspec.json.encode(document)
+
+
+def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
+    document = text[member.begin : member.end]
+    if len(document) > most:
+        return document
+    msgspec.json.decode(document, type=Raw)
+    yield
+    document.decode()
+    yield
+    name = yield from json_scan.find_double(document)
+    if name is not None:
+        raise duplicate_names.told(name)
+    return document
+
+
+def _least_of_json(text: bytes, member: Member) -> Steps[int]:
+    """Bytes that the value of a put has at least, which is written as a string of JSON."""
+    least = member.end - member.begin - 2
+    for at in range(member.begin, member.end, _COUNTED):
+        end = min(at + _COUNTED, member.end)
+        least -= text.count(b"\\", at, end) + 5 * text.count(b"\\u", at, min(end + 1, member.end))
+        yield
+    return least * 3 // 4 - 2 if member.name == "value_base64" else least
+
+
+def _least_of_msgpack(_: bytes, member: Member) -> Steps[int]:
+    yield
+    return member.end - member.begin - 5
+
+
+def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]:
+    return (yield from msgpack_scan.to_json(data, member.begin, most))
+
+
+def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memoryview]:
+    """What joined is the document whose only member is `results`: the arrays that `pieces` are as one."""
+    between = b'{"results":['
+    for piece in pieces:
+        if len(piece) > 2:
+            yield between
+            yield memoryview(piece)[1:-1]
+            between = b","
+    yield b"]}" if between == b"," else between + b"]}"
+
+
+def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes | memoryview]:
+    """The same in MessagePack; there are `count` results, at most `BATCH_OPS`."""
+    yield b"\x81\xa7results\xdc" + count.to_bytes(2, "big")
+    for piece in pieces:
+        yield memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :]
+
+
+JSON: Final = Format(
+    "JSON",
+    msgspec.json.decode,
+    duplicate_names.write_json,
+    PutInJson,
+    _json_of_json,
+    msgspec.json.Decoder,
+    _fragments_of_json,
+    duplicate_names.JSON,
+    why_unreadable,
+    Sizes(64 << 10, 256 << 10, 64 << 10),
+    json_scan.members,
+    _document_of_json,
+    json_scan.kind,
+    _least_of_json,
+)
+MESSAGE_PACK: Final = Format(
+    "MessagePack",
+    msgspec.msgpack.decode,
+    duplicate_names.write_msgpack,
+    PutInMessagePack,
+    _json_of_msgpack,
+    msgspec.msgpack.Decoder,
+    _fragments_of_msgpack,
+    duplicate_names.MESSAGE_PACK,
+    lambda _data: "it is malformed, or breaks off",
+    Sizes(16 << 10, 16 << 10, 4 << 10),
+    msgpack_scan.members,
+    _document_of_msgpack,
+    msgpack_scan.kind,
+    _least_of_msgpack,
+)
+
+
+def check_one_slot(operations: list[OfOneKey]) -> None:
+    """Raise `CrossSlot` unless the keys of an atomic batch have one slot."""
+    slot = slot_of(operations[0].key)
+    for index, operation in enumerate(operations):
+        if slot_of(operation.key) != slot:
+            error = CrossSlot(f"ops[{index}]: its key has another slot than that of ops[0]")
+            error.members = {"index": index}
+            raise error

@@ -1,0 +1,129 @@
+"""ETags and conditional requests (RFC 9110, section 13). Pure.
+
+The ETag of a value is its revision: `"57"`, or `"57-gzip"` for that value in a content coding. Conditions take all of
+them as revision 57; If-Range, which joins bytes, only the first. `W/"57"`, what a proxy that recodes makes of it, may
+match where nothing is overwritten: in If-None-Match.
+
+A tag that is no revision of ours matches nothing. A header that is no list of tags is refused: to ignore it could
+overwrite what its sender wanted to keep.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
+
+from kvserver.api.times import parse_http_date
+from shards.wire.errors import BadRequest
+from shards.wire.protocol import Condition, Revisions
+
+_TAG = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
+_BETWEEN = re.compile(r"[ \t]*(?:,[ \t]*)*")
+_OURS = re.compile(r"([1-9][0-9]{0,18})(?:-(gzip|br|zstd|deflate))?")
+
+
+class Tag(NamedTuple):
+    """An ETag of ours."""
+
+    revision: int
+    coding: str = ""
+    weak: bool = False
+
+
+Tags = Sequence[Tag] | Literal["*"]
+
+_ANY: Final = "*"
+
+
+class Preconditions(NamedTuple):
+    """The conditions of a request. Times are Unix seconds."""
+
+    if_match: Tags | None = None
+    if_none_match: Tags | None = None
+    modified_since: int | None = None
+    unmodified_since: int | None = None
+
+    def of_shard(self) -> Condition | None:
+        """What a shard is to check; None: nothing. It knows no dates: see `unmodified_since`."""
+        if self.if_match is None and self.if_none_match is None:
+            return None
+        return Condition(_revisions(self.if_match, weak=False), _revisions(self.if_none_match, weak=True))
+
+    def matches(self, revision: int) -> bool:
+        """Whether If-Match holds for a key that has `revision`."""
+        wanted = _revisions(self.if_match, weak=False)
+        return wanted is None or wanted == _ANY or revision in wanted
+
+    def fresh(self, revision: int, modified: int) -> Sequence[str] | None:
+        """The codings in which the client has that of `revision`, modified at `modified`; None: it does not have it.
+
+        Empty if it has it, and did not say in which.
+        """
+        if self.if_none_match is None:
+            since = self.modified_since
+            return () if since is not None and modified <= since else None
+        if isinstance(self.if_none_match, str):
+            return ()
+        return [tag.coding for tag in self.if_none_match if tag.revision == revision] or None
+
+
+def _revisions(tags: Tags | None, *, weak: bool) -> Revisions | None:
+    if tags is None:
+        return None
+    if isinstance(tags, str):
+        return _ANY
+    return [tag.revision for tag in tags if weak or not tag.weak]
+
+
+def read(header: Callable[[str], str | None]) -> Preconditions:
+    """The conditions of a request whose headers `header` gives. Raises `BadRequest`.
+
+    Dates that are none are ignored, and so are dates beside tags, as RFC 9110 says.
+    """
+    if_match = parse_tags("If-Match", header("If-Match"))
+    if_none_match = parse_tags("If-None-Match", header("If-None-Match"))
+    unmodified = header("If-Unmodified-Since") if if_match is None else None
+    modified = header("If-Modified-Since") if if_none_match is None else None
+    return Preconditions(
+        if_match,
+        if_none_match,
+        None if modified is None else parse_http_date(modified.strip()),
+        None if unmodified is None else parse_http_date(unmodified.strip()),
+    )
+
+
+def parse_tags(name: str, text: str | None) -> Tags | None:
+    """The tags of ours in the header `name`, `*`, or None where there is no such header. Raises `BadRequest`."""
+    if text is None:
+        return None
+    text = text.strip(" \t")
+    if text == _ANY:
+        return _ANY
+    tags: list[Tag] = []
+    at = _skip(text, 0)
+    while at < len(text):
+        found = _TAG.match(text, at)
+        end = _skip(text, found.end()) if found else 0
+        if found is None or (end < len(text) and "," not in text[found.end() : end]):
+            raise BadRequest(f'{name}: a list of ETags in quotes is wanted, like "57", or *')
+        ours = _OURS.fullmatch(found[2])
+        if ours:
+            tags.append(Tag(int(ours[1]), ours[2] or "", bool(found[1])))
+        at = end
+    return tags
+
+
+def _skip(text: str, at: int) -> int:
+    between = _BETWEEN.match(text, at)
+    return between.end() if between else at
+
+
+def etag(revision: int, coding: str = "") -> str:
+    """The ETag of a value's bytes in a content coding, empty for none."""
+    return f'"{revision}-{coding}"' if coding else f'"{revision}"'
+
+
+def may_join(if_range: str | None, revision: int) -> bool:
+    """Whether a range may be given out: If-Range, if there is one, names exactly the bytes of `revision`."""
+    return if_range is None or if_range.strip() == etag(revision)

@@ -1,0 +1,108 @@
+"""What a client of `/v1/feed` asks for: the parameters of its URL. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, get_args
+
+from kvserver.api import query
+from kvserver.api.query import FLAG, KEY, Kind, Parameter, within
+from shards.wire.errors import BadRequest
+from shards.wire.protocol import Cause
+
+MOST_SELECTED: Final = 64
+"""Prefixes and keys of a feed, together."""
+LONGEST_WAIT_S: Final = 55
+"""Of a poll: proxies and clients commonly give up after 60 s."""
+
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+OPS: Final = frozenset(("put", "touch", *(f"delete:{cause}" for cause in CAUSES)))
+"""Every kind of event: what is done, deletes with their cause."""
+
+_OP = "put|touch|delete(:(" + "|".join(CAUSES) + "))?"
+
+
+class Wish(NamedTuple):
+    """What a client wants to see.
+
+    Attributes:
+        prefixes: of keys; it wants all that start with one of them.
+        keys: that it wants beside those.
+        ops: of `OPS`.
+        values: with events and items; else their sizes.
+        activity: also what changes nothing.
+        since: the cursor it goes on from, unchecked; None: it gave none.
+        snapshot: the state first.
+        conflate: of what it is behind with, the latest is enough.
+        wait_s: how long a poll may wait for something.
+        ticket: instead of a token, None if it sent none.
+    """
+
+    prefixes: tuple[bytes, ...] = (b"",)
+    ops: frozenset[str] = OPS
+    values: bool = True
+    activity: bool = False
+    since: bytes | None = None
+    snapshot: bool = False
+    conflate: bool = False
+    wait_s: int = 0
+    ticket: bytes | None = None
+    keys: tuple[bytes, ...] = ()
+
+
+def parse(text: bytes) -> Wish:
+    """The wish in a query string. Raises `BadRequest`."""
+    given = query.parse(text, FEED)
+    keys = tuple(given.pop("key", ()))
+    prefixes = tuple(given.pop("prefix", () if keys else (b"",)))
+    if len(prefixes) + len(keys) > MOST_SELECTED:
+        raise BadRequest(f"at most {MOST_SELECTED} prefixes and keys are wanted")
+    since = given.pop("since", None) or None
+    return Wish(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
+
+
+def _ops(text: str) -> frozenset[str]:
+    wanted: set[str] = set()
+    for op in text.split(","):
+        found = {known for known in OPS if known == op or (op == "delete" and known.startswith("delete:"))}
+        if not found:
+            raise BadRequest(f"put, touch, delete or delete:<cause> is wanted; causes are {', '.join(CAUSES)}")
+        wanted |= found
+    return frozenset(wanted)
+
+
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "replace")  # what is not ASCII is no cursor and no ticket
+
+
+def _key(text: str) -> bytes:
+    key: bytes = KEY.read(text)
+    if not key:
+        raise BadRequest("a key of 1 to 511 bytes is wanted")
+    return key
+
+
+_LIST: Final = Kind(_ops, {"type": "string", "pattern": f"^({_OP})(,({_OP}))*$"})
+_YES_BY_DEFAULT: Final = Kind(FLAG.read, {"type": "boolean", "default": True})
+_OPAQUE: Final = Kind(_ascii, {"type": "string"})
+_WHOLE_KEY: Final = Kind(_key, {**KEY.schema, "minLength": 1})
+
+FEED: Final = query.table(
+    Parameter("prefix", KEY, "Only keys that begin with this. May be given several times.", repeats=True),
+    Parameter(
+        "key",
+        _WHOLE_KEY,
+        "Only this key. May be given several times, and with `prefix`: all of them add up, at most 64.",
+        repeats=True,
+    ),
+    Parameter("ops", _LIST, "Only these events: `put`, `touch`, `delete`, and deletes of one cause: `delete:expire`."),
+    Parameter("values", _YES_BY_DEFAULT, "Values too; without, their sizes."),
+    Parameter("activity", FLAG, "Also what changes nothing: reads, lists, deletes that find nothing, heartbeats."),
+    Parameter(
+        "since", _OPAQUE, "Go on behind this cursor; empty: as if it was absent. `Last-Event-ID` goes before it."
+    ),
+    Parameter("snapshot", FLAG, "What there is first, then what changes, unless it can go on behind a cursor."),
+    Parameter("conflate", FLAG, "Of what the client is behind with only the latest put or delete of each key."),
+    Parameter("wait", within(0, LONGEST_WAIT_S), "Seconds that a poll may wait for something to tell."),
+    Parameter("ticket", _OPAQUE, "Instead of a token, where no header can be sent."),
+)
+"""The parameters of `/v1/feed`."""

@@ -1,0 +1,225 @@
+"""MessagePack looked through in steps: where its parts end, and what it is as JSON. Pure.
+
+Runs of small objects are passed over, or written as JSON, hundreds at a time. See `turns` for `Steps`.
+"""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+from typing import Any, Final
+
+import msgspec
+
+from kvserver.api import duplicate_names
+from kvserver.api.json_scan import Broken, Member, Span
+from kvserver.api.turns import Steps
+from shards.wire.errors import BadRequest
+
+MAX_DEPTH: Final = 512
+"""Levels of a large document."""
+_OBJECTS: Final = 50
+"""Objects, or runs of them, that one step looks at."""
+
+_MEMBERS: Final = 1000
+
+_ONE: Final = rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff\x80\x90\xa0]"
+_SMALL: Final = (
+    rb"(?:"
+    + _ONE
+    + rb"|[\xcc\xd0].|[\xcd\xd1].{2}|[\xca\xce\xd2].{4}|[\xcb\xcf\xd3].{8}|"
+    + b"|".join(b"%s.{%d}" % (re.escape(bytes([0xA0 | size])), size) for size in range(1, 32))
+    + b"|"
+    + b"|".join(b"%s%s{%d}" % (re.escape(bytes([0x90 | size])), _ONE, size) for size in range(1, 16))
+    + rb")"
+)
+"""An object of fixed size: a number, nil, a boolean, a short text, a short array of such."""
+_RUNS: Final = tuple((count, re.compile(_SMALL + b"{%d}" % count, re.DOTALL)) for count in (64, 8))
+
+
+def head(data: bytes, at: int) -> tuple[int, int, int, int]:
+    """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
+    many objects each (0: it is neither). Raises `Broken`."""
+    try:
+        found = duplicate_names.read_head(data, at)
+    except (IndexError, KeyError):
+        raise Broken from None
+    if found[1] > len(data):
+        raise Broken
+    return found
+
+
+def end_of(data: bytes, at: int) -> Steps[int]:
+    """Where the object ends that begins at `at`. Raises `Broken`."""
+    left = 1  # objects to come; in which of the arrays and maps that are open does not matter
+    while left:
+        for _ in range(_OBJECTS):
+            for count, run in _RUNS:
+                if left >= count and (match := run.match(data, at)):
+                    at, left = match.end(), left - count
+                    break
+            else:
+                _, at, count, per = head(data, at)
+                left += count * per - 1
+            if not left:
+                return at
+        if left > len(data) - at:
+            raise Broken
+        yield
+    return at
+
+
+def members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
+    """As `jsonscan.members`, of the map at `at`."""
+    found: list[Member] = []
+    spans: list[Span] | None = None
+    _, at, count, per = head(data, at)
+    if per != 2 or count > _MEMBERS:
+        raise Broken
+    for _ in range(count):
+        begin, at, _, _ = head(data, at)
+        try:
+            name = data[begin:at].decode()
+        except UnicodeDecodeError:
+            raise Broken from None
+        begin, (_, inner, length, kind) = at, head(data, at)
+        if name == array and array and kind == 1:
+            spans, at = yield from _elements(data, inner, length, most)
+        else:
+            at = yield from end_of(data, at)
+        found.append(Member(name, begin, at))
+        if at < 0:
+            return found, spans
+    if at != len(data):
+        raise Broken
+    return found, spans
+
+
+def _elements(data: bytes, at: int, count: int, most: int) -> Steps[tuple[list[Span], int]]:
+    found: list[Span] = []
+    for _ in range(count):
+        kind = head(data, at)[3]
+        end = yield from end_of(data, at)
+        found.append((at, end))
+        if len(found) > most or kind != 2:
+            return found, -1
+        if len(found) % 50 == 0:
+            yield
+        at = end
+    return found, at
+
+
+class _Open:
+    """An array or a map that is being written."""
+
+    __slots__ = ("left", "names")
+
+    def __init__(self, left: int, names: set[bytes] | None) -> None:
+        self.left, self.names = left, names
+
+
+class _Writer:
+    """JSON as it is written, of which no more is kept than is wanted."""
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self.open: list[_Open] = []
+
+    def begin(self, count: int, per: int) -> None:
+        if len(self.open) >= MAX_DEPTH:
+            raise Broken
+        self.text += b"{" if per == 2 else b"["
+        self.open.append(_Open(count * per, set() if per == 2 else None))
+
+    def close(self) -> None:
+        """Close what is complete, and separate it from what follows."""
+        while self.open:
+            top = self.open[-1]
+            if top.left:
+                self.text += b":" if top.names is not None and top.left % 2 else b","
+                return
+            self.open.pop()
+            self.text += b"]" if top.names is None else b"}"
+
+    def name(self, data: bytes, begin: int, end: int) -> None:
+        """Write the name of a member, whose content is there. Raises `BadRequest` if the map has it already."""
+        names = self.open[-1].names
+        assert names is not None
+        name = data[begin:end]
+        if name in names:
+            raise duplicate_names.told(name.decode(errors="replace"))
+        names.add(name)
+
+
+def to_json(data: bytes, at: int, most: int) -> Steps[bytes]:
+    """The JSON of the object at `at`, which is whole: all of it, or more than `most` bytes of its begin.
+
+    Raises `BadRequest` for what JSON has no form for and for names that come twice, `Broken` if it is nested too deep,
+    and what msgspec raises for text that is no UTF-8.
+    """
+    writer = _Writer()
+    while True:
+        for _ in range(_OBJECTS):
+            at = _write_next(writer, data, at)
+            if not writer.open or len(writer.text) > most:
+                return bytes(writer.text)
+        yield
+
+
+def _write_next(writer: _Writer, data: bytes, at: int) -> int:
+    top = writer.open[-1] if writer.open else None
+    if top is not None and top.names is None:
+        for count, run in _RUNS:
+            if top.left >= count and (match := run.match(data, at)):
+                elements = msgspec.msgpack.decode(b"\xdc" + count.to_bytes(2, "big") + match[0])
+                check(elements)
+                writer.text += memoryview(msgspec.json.encode(elements))[1:-1]
+                top.left -= count
+                writer.close()
+                return match.end()
+    begin, end, count, per = head(data, at)
+    is_name = top is not None and top.names is not None and top.left % 2 == 0
+    if top is not None:
+        top.left -= 1
+    if is_name:
+        if not _is_text(data[at]):
+            raise BadRequest("in JSON the names of a map are text")
+        writer.name(data, begin, end)
+    if per:
+        writer.begin(count, per)
+    else:
+        value = msgspec.msgpack.decode(memoryview(data)[at:end])
+        check(value)
+        writer.text += msgspec.json.encode(value)
+    if not count or not per:
+        writer.close()
+    return end
+
+
+def _is_text(first: int) -> bool:
+    return 0xA0 <= first <= 0xBF or 0xD9 <= first <= 0xDB
+
+
+def check(document: Any) -> None:
+    """Raise `BadRequest` for what JSON has no form for: the encoder would make something else of it, of NaN a null,
+    which in a patch deletes."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            if not isinstance(name, str):
+                raise BadRequest("in JSON the names of a map are text")
+            check(value)
+    elif isinstance(document, list):
+        for value in document:
+            check(value)
+    elif isinstance(document, float) and not isfinite(document):
+        raise BadRequest("JSON has no NaN and no infinity")
+    elif not isinstance(document, str | int | float | None):
+        raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
+
+
+def kind(data: bytes, at: int) -> Any:
+    """Something of the same kind as the object at `at`. Raises `Broken`."""
+    per = head(data, at)[3]
+    if per:
+        return {} if per == 2 else []
+    return "" if _is_text(data[at]) else b"" if 0xC4 <= data[at] <= 0xC6 else 0

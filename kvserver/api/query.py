@@ -1,0 +1,167 @@
+"""Query strings by a table: what it does not name is refused, and so is what comes twice. Pure.
+
+A parameter that is ignored is worse than one that is refused: `?tll=60` would store a value for ever. The same rows
+are what the API's description says of parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from kvserver.api.times import parse_expires, parse_ttl
+from shards.wire.errors import BadRequest
+from shards.wire.limits import MAX_KEY, MAX_TTL_MS
+
+Schema = dict[str, Any]
+"""JSON Schema, 2020-12."""
+
+
+class Kind(NamedTuple):
+    """Values of one kind: `read` takes one from a query and raises `BadRequest`, `schema` describes them."""
+
+    read: Callable[[str], Any]
+    schema: Schema
+
+
+class Parameter(NamedTuple):
+    """A query parameter. `description` is Markdown. `repeats`: it may come several times, and is a list."""
+
+    name: str
+    kind: Kind
+    description: str
+    repeats: bool = False
+
+
+Table = dict[str, Parameter]
+"""The parameters of a request, by name."""
+
+
+def table(*parameters: Parameter) -> Table:
+    """The table of `parameters`."""
+    return {parameter.name: parameter for parameter in parameters}
+
+
+NOTHING: Final = table()
+"""No parameter is known."""
+
+_MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_INT64: Final = 1 << 63
+
+
+def parse(query: bytes, allowed: Table) -> dict[str, Any]:
+    """The parameters of `query`, as sent, each read as its row in `allowed` says. Raises `BadRequest`."""
+    found: dict[str, Any] = {}
+    for part in query.split(b"&") if query else ():
+        if not part:
+            continue
+        name, _, value = map(_decode, part.partition(b"="))
+        parameter = allowed.get(name)
+        if parameter is None:
+            known = ", ".join(allowed) or "none"
+            raise BadRequest(f"unknown query parameter {name[:64]!r}; known here: {known}")
+        if name in found and not parameter.repeats:
+            raise BadRequest(f"query parameter {name!r} is given twice")
+        try:
+            given = parameter.kind.read(value)
+            found[name] = [*found.get(name, ()), given] if parameter.repeats else given
+        except BadRequest as error:
+            raise BadRequest(f"query parameter {name!r}: {error.detail}") from None
+    return found
+
+
+def _decode(text: bytes) -> str:
+    if _MALFORMED.search(text):
+        raise BadRequest("the query has a % that two hexadecimal digits do not follow")
+    try:
+        return unquote_to_bytes(text.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the query is not UTF-8") from None
+
+
+def _integer(text: str) -> int:
+    number = int(text) if _INTEGER.fullmatch(text) else _INT64
+    if not -_INT64 <= number < _INT64:
+        raise BadRequest("a whole number of 64 bits is wanted, like 1 or -1")
+    return number
+
+
+INTEGER: Final = Kind(_integer, {"type": "integer", "format": "int64", "minimum": -_INT64, "maximum": _INT64 - 1})
+"""A whole number that fits a signed integer of 64 bits."""
+
+
+def within(low: int, high: int) -> Kind:
+    """Whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
+            raise BadRequest(f"a whole number from {low} to {high} is wanted")
+        return int(text)
+
+    return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise BadRequest("true or false is wanted")
+    return text == "true"
+
+
+def _yes(text: str) -> bool:
+    if text != "true":
+        raise BadRequest("true is wanted")
+    return True
+
+
+FLAG: Final = Kind(_flag, {"type": "boolean", "default": False})
+YES: Final = Kind(_yes, {"type": "boolean", "enum": [True]})
+"""`true`, for what is only asked for by its name."""
+
+
+def _key(text: str) -> bytes:
+    encoded = text.encode()
+    if len(encoded) > MAX_KEY:
+        raise BadRequest(f"at most {MAX_KEY} bytes are wanted, as in a key")
+    return encoded
+
+
+KEY: Final = Kind(_key, {"type": "string", "maxLength": MAX_KEY})
+"""A key or the beginning of one; may be empty."""
+
+
+def one_of(*words: str) -> Kind:
+    """One of `words`."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise BadRequest(f"{' or '.join(words)} is wanted")
+        return text
+
+    return Kind(read, {"type": "string", "enum": list(words)})
+
+
+SECONDS: Final = Kind(
+    parse_ttl, {"type": "number", "minimum": 0.001, "maximum": MAX_TTL_MS // 1000, "multipleOf": 0.001}
+)
+"""A lifetime, read as milliseconds."""
+TIME: Final = Kind(parse_expires, {"type": "string", "format": "date-time"})
+"""An expiry, read as Unix milliseconds."""
+
+EXPIRY: Final = table(
+    Parameter("ttl", SECONDS, "Seconds until the key expires, with up to three decimals, at most ten years."),
+    Parameter("expires", TIME, "When the key expires, as in RFC 3339; not in the past. Either this or `ttl`."),
+)
+"""When a key expires."""
+
+
+def expiry(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """`ttl_ms` and `expires_ms` of an operation, at most one of them not 0, from parameters that `EXPIRY` read.
+
+    Raises `BadRequest` for both of them. Whether the time is over is decided where the operation is, by one clock.
+    """
+    if "ttl" in parameters and "expires" in parameters:
+        raise BadRequest("either ttl or expires, not both")
+    return parameters.get("ttl", 0), parameters.get("expires", 0)

@@ -1,0 +1,146 @@
+"""The API's description: `/v1/openapi.json`, and `/docs/` for people. Made at the first request, kept for good."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from functools import cache
+from typing import Final
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from kvserver import __version__
+from kvserver.access.tokens import Tokens
+from kvserver.api import query
+from kvserver.description import openapi, pages
+from kvserver.description.operations import EXAMPLE_URL
+from kvserver.http.routes import DOCS, OPENAPI
+from kvserver.rest.memorykv import lead, wants_page
+from kvserver.rest.values import answer
+from shards.wire.errors import ERRORS, NoSuchResource
+
+HTML = "text/html; charset=utf-8"
+TEXT = "text/plain; charset=utf-8"
+WELCOME = f"""\
+kvserver {__version__}: a key-value server with a live feed of every change.
+PUT /v1/kv/{{key}} stores a value, GET /v1/kv/{{key}} reads it, GET /v1/feed watches every change.
+The manual is at {DOCS}, for tools at {OPENAPI}.
+"""
+
+
+_document = cache(openapi.document)
+"""By whether tokens are wanted."""
+
+
+@cache
+def _openapi(with_tokens: bool) -> bytes:
+    return msgspec.json.encode(_document(with_tokens))
+
+
+@cache
+def _overview() -> bytes:
+    return pages.overview(_document(False)).encode()
+
+
+@cache
+def _error_list() -> bytes:
+    return pages.error_list().encode()
+
+
+@cache
+def _error(code: str) -> bytes:
+    return pages.error(_document(False), ERRORS[code]).encode()
+
+
+class Root:
+    """`/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """302 to the manual for a browser, else 200 with what this is and where to go."""
+        if wants_page(req):
+            lead(resp, DOCS)
+            resp.data = b""
+        else:
+            resp.content_type = TEXT
+            resp.data = WELCOME.encode()
+
+    on_head = on_get
+
+
+class OpenAPI:
+    """`/v1/openapi.json`"""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the document; 304 if the client has it."""
+        query.parse(req.scope["query_string"], query.NOTHING)
+        await _give(req, resp, _openapi(self._tokens.required), "application/json")
+
+    on_head = on_get
+
+
+class Docs:
+    """`/docs/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
+        await _give_page(req, resp, _overview())
+
+    on_head = on_get
+
+
+class Errors:
+    """`/docs/errors/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
+        await _give_page(req, resp, _error_list())
+
+    on_head = on_get
+
+
+class Error:
+    """`/docs/errors/{code}`"""
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the page of that code; 304 if the client has it; 404 if there is no such error."""
+        code = key.decode()
+        if code not in ERRORS:
+            raise NoSuchResource(f"no error is called {code[:64]!r}")
+        await _give_page(req, resp, _error(code))
+
+    on_head = on_get
+
+
+async def _give_page(req: Request, resp: Response, page: bytes) -> None:
+    resp.set_header("Content-Security-Policy", pages.SECURITY_POLICY)
+    await _give(req, resp, page, HTML)
+
+
+_EXAMPLE: Final = EXAMPLE_URL.encode()
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+
+
+def _address(req: Request) -> bytes:
+    """The server's URL as the client knows it, for servers and examples; a proxy says whether it is reached by TLS."""
+    host = req.get_header("Host") or ""
+    if not _HOST.fullmatch(host):
+        return _EXAMPLE
+    scheme = "https" if req.get_header("X-Forwarded-Proto") == "https" else "http"
+    return f"{scheme}://{host}".encode()
+
+
+async def _give(req: Request, resp: Response, body: bytes, content_type: str) -> None:
+    """A weak ETag, as it is that of every coding."""
+    body = body.replace(_EXAMPLE, _address(req))
+    tag = f'W/"{binascii.crc32(body):08x}-{len(body)}"'
+    resp.set_header("ETag", tag)
+    known = req.get_header("If-None-Match")
+    if known is not None and (known.strip() == "*" or tag[2:] in known):
+        resp.status = 304
+        return
+    resp.content_type = content_type
+    await answer(req, resp, body, content_type)

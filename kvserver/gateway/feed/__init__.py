@@ -1,0 +1,1 @@
+"""`/v1/feed`: from the history to the messages of one client. Pure."""

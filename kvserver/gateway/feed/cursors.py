@@ -1,0 +1,108 @@
+"""Cursors: where a client of `/v1/feed` is in the history, and whether it can go on from there. Pure.
+
+    <epoch>.<revision>                          behind `revision`
+    <epoch>.<revision>.<last key>.<crc>         the same, inside a snapshot
+
+Inside a snapshot, the client's copy is the store as it was behind `revision`, but only up to the last key (base64url
+without padding; empty: nothing was sent yet). The CRC is that of the prefixes and grants the snapshot is of: under
+others it would be continued with holes.
+
+To clients a cursor is opaque. It is unsigned, and grants nothing. One text stands for one place: what is not written
+exactly as `Cursor.text` would write it is no cursor.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+from shards.log.records import Record
+
+_TEXT: Final = re.compile(rb"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,18})(?:\.([A-Za-z0-9_-]{0,700})\.([0-9a-f]{8}))?")
+
+Reason = Literal["trimmed", "epoch", "bad_cursor"]
+"""Why a client cannot go on from where it was."""
+
+
+class Cursor(NamedTuple):
+    """A place in the history.
+
+    Attributes:
+        last: inside a snapshot, the last key sent, empty if none was; None: not inside one.
+        crc: inside a snapshot, of its prefixes and grants.
+    """
+
+    epoch: str
+    revision: int
+    last: bytes | None = None
+    crc: int = 0
+
+    def text(self) -> bytes:
+        """As clients get it."""
+        if self.last is None:
+            return b"%b.%d" % (self.epoch.encode(), self.revision)
+        return b"%b.%d.%b.%08x" % (self.epoch.encode(), self.revision, _encode(self.last), self.crc)
+
+
+def parse(text: bytes) -> Cursor | None:
+    """The cursor that `text` is; None if it is none."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        return None
+    epoch, revision, last, crc = found.groups()
+    if last is None:
+        return Cursor(epoch.decode(), int(revision))
+    try:
+        key = base64.b64decode(last + b"=" * (-len(last) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        return None
+    cursor = Cursor(epoch.decode(), int(revision), key, int(crc, 16))
+    return cursor if cursor.text() == text else None
+
+
+def obstacle(cursor: Cursor | None, *, epoch: str, end: int, oldest: int, crc: int) -> Reason | None:
+    """Why nobody can go on at `cursor`; None: one can, at once or when the feed has come so far.
+
+    Args:
+        cursor: None for a text that is none.
+        epoch: the history's name.
+        end: its last revision, which the feed may not have reached.
+        oldest: the first revision that can still be read.
+        crc: of the prefixes and grants that are wanted now.
+    """
+    if cursor is None:
+        return "bad_cursor"
+    if cursor.epoch != epoch:
+        return "epoch"
+    if cursor.revision > end or (cursor.last is not None and cursor.crc != crc):
+        return "bad_cursor"
+    if cursor.revision < oldest - 1 and cursor.last != b"":  # who has got nothing yet lacks nothing
+        return "trimmed"
+    return None
+
+
+def is_place(revision: int, records: Iterable[Record], reached: int) -> bool | None:
+    """Whether the history was ever at `revision`: behind a change, or where a run of the store began.
+
+    Each run's revisions begin further up than the clock had come before. So what was given out by a run that is lost,
+    because the data directory was put back to an older copy, lies in a gap before the start of a later one.
+
+    Args:
+        records: of the log, in order, from one on that goes on from revision `reached`, which is not above `revision`.
+
+    Returns None if the records end before that can be told.
+    """
+    for record in records:
+        if reached >= revision or record.revision > revision + 1:
+            break
+        reached = max(reached, record.next_revision - 1)
+    else:
+        return True if reached >= revision else None
+    return reached >= revision
+
+
+def _encode(key: bytes) -> bytes:
+    return base64.urlsafe_b64encode(key).rstrip(b"=")

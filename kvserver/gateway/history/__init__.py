@@ -1,0 +1,1 @@
+"""The log, followed: what clients of a gateway share of it."""

@@ -1,0 +1,1 @@
+"""Who gets which feed, and by what it is carried."""

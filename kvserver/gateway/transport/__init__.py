@@ -1,0 +1,1 @@
+"""Connections of a gateway: heads, WebSocket frames, streams over plain HTTP, and what clients have not taken."""

@@ -1,0 +1,1 @@
+"""`/wal`, MemoryKV's feed: from the history to its lines of text. Pure."""

@@ -1,0 +1,65 @@
+"""Which requests become feed connections, and what the others are told. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+from typing import Final
+
+from kvserver.http import routes
+from kvserver.http.responses import Headers, OtherVersion
+from shards.wire.errors import BadRequest
+
+WAL = routes.WAL.encode()
+"""Its WebSocket connections are for the gateway."""
+FEED = routes.FEED.encode()
+"""Whoever asks for it is for the gateway."""
+EVENT_STREAM = b"text/event-stream"
+RETRY_MS: Final = 2000
+"""After which time EventSource comes back."""
+RETRY: Final = b"retry: %d\n" % RETRY_MS
+"""How a stream of events begins, in the block of whatever message comes first: a block of its own would be an event
+without data, which many clients hand on."""
+
+
+def is_upgrade(headers: Headers) -> bool:
+    """Whether a WebSocket is asked for, rightly or not."""
+    return b"websocket" in _tokens(headers, b"upgrade")
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether server-sent events are asked for."""
+    return any(EVENT_STREAM in value.lower() for value in _values(headers, b"accept")) and not is_upgrade(headers)
+
+
+def refusal(http_version: str, headers: Headers) -> BadRequest | None:
+    """Why a GET of a feed is no WebSocket handshake, in MemoryKV's words; None if it is one."""
+    if http_version != "1.1":
+        return BadRequest("a WebSocket needs HTTP/1.1")
+    if not any(token == b"upgrade" for token in _tokens(headers, b"connection")):
+        return BadRequest("Connection header did not include 'upgrade'")
+    if b"websocket" not in _tokens(headers, b"upgrade"):
+        return BadRequest("`Upgrade` header did not include 'websocket'")
+    if [value.strip() for value in _values(headers, b"sec-websocket-version")] != [b"13"]:
+        return OtherVersion()
+    keys = list(_values(headers, b"sec-websocket-key"))
+    if not keys:
+        return BadRequest("`Sec-WebSocket-Key` header missing")
+    if len(keys) > 1 or not _is_key(keys[0].strip()):
+        return BadRequest("`Sec-WebSocket-Key` header is not 16 bytes in base64")
+    return None
+
+
+def _values(headers: Headers, wanted: bytes) -> Iterable[bytes]:
+    return (value for name, value in headers if name == wanted)
+
+
+def _tokens(headers: Headers, wanted: bytes) -> list[bytes]:
+    return [token.strip().lower() for value in _values(headers, wanted) for token in value.split(b",")]
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(binascii.a2b_base64(text, strict_mode=True)) == 16
+    except binascii.Error:
+        return False

@@ -1,0 +1,210 @@
+"""From a request target to a route and a decoded key. Pure.
+
+The one place that splits paths. A target is split at `/` while it is still percent-encoded, route names are compared as
+they were sent, and only then the parts are decoded: `/%6Beys` is the key `keys`, `/a%2Fb` the key `a/b`, `/keys/` no
+route at all. Nothing is merged or resolved: `.` and `..` are keys, `//a` and `/a/` lead nowhere. In version 1 the key
+is all that follows `/v1/kv/`, its slashes included, encoded or not.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from shards.wire.errors import BadKey, BadRequest
+
+ROOT: Final = "/"
+PING: Final = "/ping"
+KEY: Final = "/:key"
+KEYS: Final = "/keys"
+PREFIX: Final = "/keys/:prefix"
+WAL: Final = "/wal"
+FEED: Final = "/v1/feed"
+KV: Final = "/v1/kv/:key"
+MANY: Final = "/v1/kv"
+BATCH: Final = "/v1/batch"
+STATUS: Final = "/v1/status"
+LIVE: Final = "/health/live"
+READY: Final = "/health/ready"
+TICKETS: Final = "/v1/tickets"
+OPENAPI: Final = "/v1/openapi.json"
+DOCS: Final = "/docs/"
+ERRORS: Final = "/docs/errors/"
+ERROR: Final = "/docs/errors/:code"
+V1_OTHER: Final = "/v1/*"
+NOWHERE: Final = "other"
+
+LABELS: Final = (
+    ROOT,
+    PING,
+    KEY,
+    KEYS,
+    PREFIX,
+    WAL,
+    FEED,
+    KV,
+    MANY,
+    BATCH,
+    STATUS,
+    LIVE,
+    READY,
+    TICKETS,
+    OPENAPI,
+    DOCS,
+    ERRORS,
+    ERROR,
+    V1_OTHER,
+    NOWHERE,
+)
+"""Every route, by the name that metrics show."""
+
+
+class Target(NamedTuple):
+    """A route, one of `LABELS`, and what it names: the decoded key or prefix, a code; empty where there is none."""
+
+    route: str
+    argument: bytes = b""
+
+
+PAGES: Final = {b"docs": DOCS, b"console": DOCS}
+"""Keys at the root, by whose name a browser is led to a page. There is no console yet."""
+
+_NAMED: Final = {
+    route.encode(): Target(route)
+    for route in (ROOT, PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS)
+}
+_NOWHERE: Final = Target(NOWHERE)
+_V1_OTHER: Final = Target(V1_OTHER)
+
+_OPEN: Final = frozenset((ROOT.encode(), PING.encode(), OPENAPI.encode()))
+_OPEN_BELOW: Final = (b"/health/", DOCS.encode(), b"/console/")
+
+_KV_PATH: Final = b"/v1/kv/"
+_LONGEST_NAME: Final = 64
+_CALLED: Final = {
+    "kv": MANY,
+    "keys": MANY,
+    "values": MANY,
+    "feed": FEED,
+    "watch": FEED,
+    "events": FEED,
+    "stream": FEED,
+    "wal": FEED,
+    "changes": FEED,
+    "subscribe": FEED,
+    "batch": BATCH,
+    "bulk": BATCH,
+    "txn": BATCH,
+    "status": STATUS,
+    "stats": STATUS,
+    "tickets": TICKETS,
+    "openapi.json": OPENAPI,
+    "docs": OPENAPI,
+}
+"""What stands behind `/v1/`, here or in other stores, and the route that is meant."""
+_ERROR_PATH: Final = ERRORS.encode()
+_FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
+_MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_END_OF_PATH = re.compile(rb"[?#]")
+
+
+def nearest(path: bytes) -> str:
+    """Of the routes below `/v1/` the one that is most like `path`, as it is described: `/v1/kv/{key}`."""
+    name, *rest = path.removeprefix(b"/v1/").decode("ascii", "replace")[:_LONGEST_NAME].lower().split("/")
+    route = _CALLED[max(_CALLED, key=lambda known: SequenceMatcher(None, known, name).ratio())]
+    return KV.replace(":key", "{key}") if route == MANY and any(rest) else route
+
+
+def is_open(path: bytes) -> bool:
+    """Whether what is at `path`, as sent, is for everybody, with a token or without: health and pages, never data."""
+    return path in _OPEN or path.startswith(_OPEN_BELOW)
+
+
+def is_page_name(path: bytes) -> bool:
+    """Whether `path`, as sent, is a key of `PAGES`."""
+    return path[:1] == b"/" and path[1:] in PAGES
+
+
+def split(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request target, both as sent; of the absolute form (`http://host/path`) its path.
+
+    The path is `*` or starts with `/`. Raises `BadRequest`.
+    """
+    if _FORBIDDEN.search(target):
+        raise BadRequest("Invalid URL: a character that must be percent-encoded")
+    if not target.startswith(b"/") and target != b"*":
+        if _ABSOLUTE.match(target) is None:
+            raise BadRequest("Invalid URL: neither a path nor a URL")
+        target = without_authority(target)
+    if b"?" not in target and b"#" not in target:
+        return target, b""
+    path, *_ = _END_OF_PATH.split(target, 1)
+    rest = target[len(path) :].partition(b"#")[0]
+    return path, rest[1:]
+
+
+def authority(target: bytes) -> bytes | None:
+    """Host and port in a target of the absolute form, None in others. Checks nothing."""
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
+    return None if absolute is None else absolute[0].partition(b"://")[2]
+
+
+def without_authority(target: bytes) -> bytes:
+    """What stands behind the authority of a target of the absolute form, others as they are. Checks nothing."""
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
+    if absolute is None:
+        return target
+    target = target[absolute.end() :]
+    return target if target.startswith(b"/") else b"/" + target
+
+
+def resolve(path: bytes) -> Target:
+    """Route and key of a path from `split`. Raises `BadKey`."""
+    named = _NAMED.get(path)
+    if named is not None:
+        return named
+    if path.startswith(_KV_PATH):
+        return Target(KV, _decode_strictly(path[len(_KV_PATH) :]))
+    parts = path.split(b"/")
+    if len(parts) == 2 and parts[1]:
+        return Target(KEY, _decode(parts[1], "key"))
+    if len(parts) == 3 and parts[1] == b"keys" and parts[2]:
+        return Target(PREFIX, _decode(parts[2], "prefix"))
+    if len(parts) > 2 and parts[1] == b"v1":
+        return _V1_OTHER
+    if path.startswith(_ERROR_PATH):
+        return Target(ERROR, path[len(_ERROR_PATH) :])
+    return _NOWHERE
+
+
+def route_of(path: bytes) -> str:
+    """The route of a path, or of the begin of a target, that may be malformed."""
+    path, *_ = _END_OF_PATH.split(path, 1)
+    try:
+        return resolve(path).route
+    except BadKey:
+        return KV if path.startswith(_KV_PATH) else PREFIX if path.startswith(b"/keys/") else KEY
+
+
+def _decode(part: bytes, name: str) -> bytes:
+    """Percent-decoding that leaves a malformed `%zz` as it stands, and strict UTF-8."""
+    if b"%" in part:
+        part = unquote_to_bytes(part)
+    if not part.isascii():
+        try:
+            part.decode()
+        except UnicodeDecodeError:
+            raise BadKey(f"Invalid URL: Invalid UTF-8 in `{name}`") from None
+    return part
+
+
+def _decode_strictly(text: bytes) -> bytes:
+    """The key of a path of version 1, which is refused where the routes at the root guess or lead nowhere."""
+    if not text:
+        raise BadKey("the key is empty")
+    if _MALFORMED.search(text):
+        raise BadKey("the key has a % that two hexadecimal digits do not follow")
+    return _decode(text, "key")

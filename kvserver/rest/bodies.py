@@ -1,0 +1,82 @@
+"""Bodies of requests in version 1: what type they say they are of, and which are refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from falcon.asgi import Request
+
+from kvserver.api import duplicate_names, json_scan
+from kvserver.api.turns import in_turns
+from shards.keys.value_edits import unmarked
+from shards.wire.errors import BadRequest, UnsupportedMediaType
+
+FORM: Final = "application/x-www-form-urlencoded"
+"""What `curl -d` says of everything, so it says nothing."""
+
+_OF_PAGES: Final = (b"origin", b"sec-fetch-site")
+"""Headers that browsers alone send, and let no page leave out where it could do harm."""
+
+
+class OtherType(UnsupportedMediaType):
+    """The body is said to be of a type that its route does not take."""
+
+    hint = "Say what the body is: `Content-Type: application/json`. Pages in browsers have to."
+
+
+def content_type(req: Request) -> str:
+    """The Content-Type header, empty if there is none. Raises `BadRequest` if it comes twice."""
+    given: list[bytes] = [value for name, value in req.scope["headers"] if name == b"content-type"]
+    if len(given) > 1:
+        raise BadRequest("Content-Type: the header is given twice")
+    return given[0].decode("latin-1").strip(" \t") if given else ""
+
+
+def stored_type(given: str) -> str:
+    """What is stored of a type that was given: nothing of what says nothing."""
+    return "" if given.partition(";")[0].strip(" \t").lower() == FORM else given
+
+
+def media_type(req: Request) -> str:
+    """The type without its parameters, in lower case. Raises `BadRequest`."""
+    return content_type(req).partition(";")[0].strip(" \t").lower()
+
+
+def own_type(req: Request, *types: str) -> str:
+    """The media type of a body if it is one of `types`; empty if it says none, or what `curl -d` says of everything.
+
+    A page has to name the type: what says none, or that of a form, a browser sends to any server without asking it
+    first (Fetch, 4.9). Raises `OtherType`.
+    """
+    given = media_type(req)
+    if given in types:
+        return given
+    by_page = any(name in _OF_PAGES for name, _ in req.scope["headers"])
+    if given not in ("", FORM) or by_page:
+        why = ", of a page in a browser" if by_page else ""
+        raise OtherType(f"Content-Type: {' or '.join(types)} is wanted{why}, not {given or 'none'}")
+    return ""
+
+
+def refuse_coded(req: Request) -> None:
+    """Raise `UnsupportedMediaType` if the body has a coding: it would be stored, and given out, as if it had none."""
+    coding = req.get_header("Content-Encoding")
+    if coding is not None:
+        raise UnsupportedMediaType(f"Content-Encoding: {coding}")
+
+
+async def read_json(req: Request) -> bytes:
+    """The body, which is to be JSON, without a byte order mark. Raises `BadRequest` if a name comes twice in an object
+    of it."""
+    text = unmarked(await req.stream.read())
+    if len(text) <= duplicate_names.LARGE:
+        duplicate_names.refuse_in_json(text)
+    elif (name := await in_turns(json_scan.find_double(text))) is not None:
+        raise duplicate_names.told(name)
+    return text
+
+
+async def refuse_any(req: Request) -> None:
+    """Raise `BadRequest` if there is a body: whoever sends one means something by it."""
+    if req.content_length or await req.stream.read():
+        raise BadRequest("no body is wanted: what is to be done stands in the URL")

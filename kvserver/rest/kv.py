@@ -1,0 +1,240 @@
+"""`/v1/kv/{key}`: one key, with its type, its revision as an ETag, conditions, ranges, expiry, patches and counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from falcon.asgi import Request, Response
+
+from kvserver.access.grants import Grants
+from kvserver.api import conditions, query, ranges
+from kvserver.api.conditions import Preconditions
+from kvserver.api.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
+from kvserver.http import responses
+from kvserver.http.responses import BehindTheEnd, NoMergePatch
+from kvserver.rest import bodies
+from kvserver.rest.memorykv import OCTETS
+from kvserver.rest.values import CACHE_CONTROL, answer, check_room, coded, find, of_revision, of_value, seen_by
+from kvserver.store.client import Router
+from kvserver.web.exchange import GRANTS, SCRIPT
+from kvserver.web.traffic import Traffic
+from shards.maps.owner import Item
+from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
+from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
+
+PUT: Final = EXPIRY | table(
+    Parameter("return", one_of("previous"), "Answer 200 with what was replaced, instead of 204."),
+)
+POST: Final = (
+    table(
+        Parameter("incr", INTEGER, "Add this to the whole number that the key holds; an absent key holds 0."),
+        Parameter("ttl_if_new", SECONDS, "With `incr`: seconds until the key expires, if it was absent."),
+    )
+    | EXPIRY
+    | table(Parameter("persist", YES, "The key no longer expires."))
+)
+_CHOICES: Final = ("incr", "ttl", "expires", "persist")
+
+
+class NoChange(BadRequest):
+    """A POST that says no change: its sender may have taken it for the way to store a value."""
+
+    hint = "To store a value use PUT. POST adds to a counter (?incr=1) or changes when the key expires (?ttl=60)."
+
+
+class KeyOfVersion1:
+    """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
+
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic = router, traffic
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the value; 206 with a range of it; 304 if the client has it."""
+        _parameters(req, key, query.NOTHING)
+        req.scope[GRANTS].require("read", key)
+        if SCRIPT in req.scope:
+            raise Forbidden("a value is not given out as a service worker")
+        wanted = conditions.read(req.get_header)
+        if req.method == "GET":
+            check_room(req, self._router, self._traffic, key)
+        item = find(req, self._router, key)
+        if item is None:
+            raise NotFound
+        _check(wanted, item)
+        known = wanted.fresh(item.revision, item.modified_ms // 1000)
+        if known is not None:
+            coding, resp.status = await _coding_of_known(req, item, known), 304
+        elif (span := _span(req, item)) is not None:
+            coding, resp.status = "", 206
+            resp.content_type = item.content_type or OCTETS
+            resp.set_header("Content-Range", ranges.content_range(span, item.size))
+            resp.data = item.value[slice(*span)]
+        else:
+            coding = await _give_body(req, resp, item.value, item.content_type)
+            if req.method == "HEAD" and not coding:
+                resp.content_length = item.size
+        resp.set_headers(of_value(item, coding))
+
+    on_head = on_get
+
+    async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
+        """201 or 204; with `return=previous` 200 with what was replaced."""
+        parameters = _parameters(req, key, PUT)
+        grants, want_previous = _require_write(req, key), "return" in parameters
+        if want_previous:
+            grants.require("read", key)
+            check_room(req, self._router, self._traffic, key)
+        ttl_ms, expires_ms = query.expiry(parameters)
+        bodies.refuse_coded(req)
+        if req.get_header("Content-Range") is not None:
+            raise BadRequest("Content-Range: a PUT replaces the whole value")
+        content_type = _content_type(req)
+        body = await req.stream.read()
+        with seen_by(grants, key):
+            put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
+            done = await self._router.request(put)
+        resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
+        if isinstance(done, Replaced):
+            resp.set_header("KV-Previous-Revision", str(done.previous_revision))
+            await _give_body(req, resp, done.previous or b"", done.previous_type)
+        else:
+            resp.status = 204 if done.existed else 201
+
+    async def on_patch(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing; 204 for who
+        may not read."""
+        _parameters(req, key, query.NOTHING)
+        grants = _require_write(req, key)
+        bodies.refuse_coded(req)
+        kind = bodies.media_type(req)
+        if kind.encode() != responses.MERGE_PATCH:
+            raise NoMergePatch(f"{kind or 'no type'}: only {responses.MERGE_PATCH.decode()} is known")
+        check_room(req, self._router, self._traffic, key)
+        body = await bodies.read_json(req)
+        with seen_by(grants, key):
+            result = await self._router.request(Patch(key, body, self._condition(req, key)))
+        await _give_result(req, resp, key, result)
+
+    async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
+        """`incr`: 200 or 201 with the sum, 204 for who may not read. `ttl`, `expires`, `persist`: 204, 404 if there is
+        no such key."""
+        parameters = _parameters(req, key, POST)
+        grants = _require_write(req, key)
+        if not parameters:
+            raise NoChange(f"a POST needs one of the query parameters {', '.join(_CHOICES)}; to store a value use PUT")
+        if len([name for name in _CHOICES if name in parameters]) != 1:
+            raise BadRequest(f"exactly one of the query parameters {', '.join(_CHOICES)} is wanted")
+        ttl_if_new = parameters.get("ttl_if_new", 0)
+        if ttl_if_new and "incr" not in parameters:
+            raise BadRequest("the query parameter ttl_if_new belongs to incr")
+        ttl_ms, expires_ms = query.expiry(parameters)
+        await bodies.refuse_any(req)
+        if "incr" in parameters:
+            with seen_by(grants, key):
+                incr = Incr(key, parameters["incr"], ttl_if_new, self._condition(req, key))
+                result = await self._router.request(incr)
+            await _give_result(req, resp, key, result)
+            return
+        with seen_by(grants, key):
+            done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
+        if not done.existed:
+            raise NotFound
+        resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
+        resp.status = 204
+
+    async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
+        """204; 404 if there is no such key."""
+        _parameters(req, key, query.NOTHING)
+        grants = _require_write(req, key)
+        await bodies.refuse_any(req)
+        with seen_by(grants, key):
+            done = await self._router.request(Delete(key, condition=self._condition(req, key)))
+        if not done.existed:
+            raise NotFound
+        resp.set_header("KV-Revision", str(done.revision))
+        resp.status = 204
+
+    def _condition(self, req: Request, key: bytes) -> Condition | None:
+        """What the shard has to check before it writes."""
+        wanted = conditions.read(req.get_header)
+        if wanted.unmodified_since is not None:
+            # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
+            # An absent key has no date, so the write goes on, but not over what somebody else may create meanwhile.
+            item = self._router.describe(key)
+            if item is None:
+                return wanted._replace(if_none_match="*").of_shard()
+            _check(wanted, item)
+            wanted = wanted._replace(if_match=[conditions.Tag(item.revision)])
+        return wanted.of_shard()
+
+
+def _parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str, Any]:
+    """The query's parameters, of a request whose key may be one."""
+    if len(key) > MAX_KEY:
+        raise KeyTooLong(f"{len(key)} bytes")
+    return query.parse(req.scope["query_string"], allowed)
+
+
+def _require_write(req: Request, key: bytes) -> Grants:
+    grants: Grants = req.scope[GRANTS]
+    grants.require("write", key)
+    return grants
+
+
+def _check(wanted: Preconditions, item: Item) -> None:
+    """Raise `PreconditionFailed` unless If-Match and If-Unmodified-Since hold for `item`."""
+    since = wanted.unmodified_since
+    if not wanted.matches(item.revision):
+        raise PreconditionFailed("the key has another revision", item.revision)
+    if since is not None and item.modified_ms // 1000 > since:
+        raise PreconditionFailed("the key was modified since", item.revision)
+
+
+async def _coding_of_known(req: Request, item: Item, known: Sequence[str]) -> str:
+    """Of the forms of a value that the client may have, the one that a 200 would have sent, if it has that: a 304 tells
+    it, and a cache with several forms, which it was given by several clients, which one to use."""
+    if len(known) == 1:
+        return known[0]
+    sent, _ = await coded(req, item.value, item.content_type)
+    return known[0] if known and sent not in known else sent
+
+
+def _span(req: Request, item: Item) -> tuple[int, int] | None:
+    """The range that is wanted, None for the whole value. Raises `BehindTheEnd`."""
+    if req.method != "GET" or not conditions.may_join(req.get_header("If-Range"), item.revision):
+        return None
+    try:
+        return ranges.parse(req.get_header("Range"), item.size)
+    except ranges.Unsatisfiable:
+        raise BehindTheEnd(item.size) from None
+
+
+def _content_type(req: Request) -> str:
+    """The type to store, empty for octets. Raises `BadRequest`."""
+    given = bodies.content_type(req)
+    if not is_content_type(given):
+        raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+    return bodies.stored_type(given)
+
+
+# Answers
+
+
+async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
+    """What a change made of the value."""
+    if not req.scope[GRANTS].may("read", key):
+        resp.set_headers(of_revision(result.revision))
+        resp.status = 204
+        return
+    coding = await _give_body(req, resp, result.value, result.content_type)
+    resp.set_headers(of_revision(result.revision, coding, result.expires_ms))
+    resp.status = 200 if result.existed else 201
+
+
+async def _give_body(req: Request, resp: Response, value: bytes, content_type: str) -> str:
+    """A value as the body; returns its coding."""
+    resp.content_type = content_type or OCTETS
+    resp.set_header("Cache-Control", CACHE_CONTROL)
+    return await answer(req, resp, value, content_type)

@@ -1,0 +1,278 @@
+"""`/v1/kv`: lists in pages or as one stream, counts, and deletes of everything with a prefix."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from kvserver.access.cuts import Cuts
+from kvserver.access.grants import Grants
+from kvserver.api import query
+from kvserver.api.listing import Range, Row, Walk
+from kvserver.api.query import FLAG, KEY, Parameter, table, within
+from kvserver.api.times import rfc3339
+from kvserver.rest import bodies
+from kvserver.rest.memorykv import OCTETS
+from kvserver.rest.values import answer
+from kvserver.store.client import PAGE_KEYS, Router
+from kvserver.web.exchange import GRANTS, SHARE
+from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from shards.maps.owner import PAGE_BYTES, Item
+from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
+
+JSON: Final = "application/json"
+LINES: Final = "application/x-ndjson"
+DELETE_S: Final = 5.0
+"""How long a delete goes on before it answers that it is not complete."""
+
+LIST: Final = table(
+    Parameter("prefix", KEY, "Only keys that begin with this."),
+    Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
+    Parameter("before", KEY, "Only keys before this one."),
+    Parameter("limit", within(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
+    Parameter("reverse", FLAG, "From the last key to the first. Go on with `before`, not `after`."),
+    Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
+    Parameter("delimiter", KEY, "Keys that have this behind the prefix are one line in `prefixes`, as in a directory."),
+    Parameter("count", FLAG, "Answer only how many items and prefixes there are, whatever the limit."),
+)
+DELETE: Final = table(
+    Parameter("prefix", KEY, "Keys that begin with this."),
+    Parameter("dry_run", FLAG, "Delete nothing, answer what would be."),
+    Parameter("limit", within(1, (1 << 63) - 1), "Delete at most so many keys."),
+    Parameter("all", FLAG, "Needed where there is no prefix: everything is meant."),
+    Parameter("cut", within(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
+)
+_LIMIT: Final = 100
+_PORTION_BYTES: Final = 256 << 10
+
+_encoder = msgspec.json.Encoder()
+
+
+class ForeignCut(Forbidden):
+    """A cut that its sender was not told, and which would tell revisions that it may not read."""
+
+    hint = "Begin the delete again without `cut`, or use a token that grants `read` on the prefix."
+
+
+class Many:
+    """`/v1/kv`"""
+
+    def __init__(self, router: Router, traffic: Traffic) -> None:
+        self._router, self._traffic, self._board = router, traffic, traffic.board
+        self._cuts = Cuts(traffic.board)
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with a page of the list, all of it as lines, or how many rows it has."""
+        given = query.parse(req.scope["query_string"], LIST)
+        grants: Grants = req.scope[GRANTS]
+        prefix = given.get("prefix", b"")
+        parts = grants.within("read", prefix)
+        if not parts:
+            grants.require_all("read", prefix)
+        wanted = Range(
+            prefix,
+            given.get("after") or None,
+            given.get("before") or None,
+            given.get("reverse", False),
+            given.get("delimiter", b""),
+            parts,
+        )
+        lines = not given.get("count") and _wants_lines(req.get_header("Accept") or "")
+        if lines and "limit" in given:
+            raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
+        cursor = f"{self._board.facts.epoch}.{self._board.watermark()[1]}"
+        resp.set_header("KV-Cursor", cursor)
+        self._router.activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
+        if lines:
+            await self._stream(req, resp, wanted, given.get("values", False), cursor)
+            return
+        resp.content_type = JSON
+        if given.get("count"):
+            body = _encoder.encode({"count": await self._count(wanted)})
+        else:
+            body = await self._page(resp, wanted, given)
+            if len(body) >= LARGE_ANSWER:
+                self._traffic.check_room(req.scope[SHARE])
+        await answer(req, resp, body, JSON)
+
+    on_head = on_get
+
+    async def on_delete(self, req: Request, resp: Response) -> None:
+        """200 with how many keys were deleted, and whether that is all of them."""
+        given = query.parse(req.scope["query_string"], DELETE)
+        prefix, end = given.get("prefix", b""), self._board.end()
+        if not prefix and not given.get("all"):
+            raise BadRequest("without a prefix everything is deleted: say so with all=true")
+        grants: Grants = req.scope[GRANTS]
+        grants.require_all("write", prefix)
+        dry_run, cut = given.get("dry_run", False), given.get("cut", end)
+        if dry_run:
+            grants.require_all("read", prefix)
+        elif "cut" in given:
+            self._require_cut(grants, prefix, cut)
+        await bodies.refuse_any(req)
+        if cut > end:
+            raise BadRequest("query parameter 'cut': the history has not come that far")
+        if not grants.may_all("read", prefix):
+            self._cuts.tell(grants, prefix, cut)
+        work = self._count_deletable if dry_run else self._delete
+        deleted, complete = await work(prefix, cut, given.get("limit", 1 << 63))
+        resp.content_type = JSON
+        resp.data = _encoder.encode({"deleted": deleted, "complete": complete, "cut": cut})
+
+    def _require_cut(self, grants: Grants, prefix: bytes, cut: int) -> None:
+        """Raise `ForeignCut` for one that no answer told this client, unless it may read."""
+        if not grants.may_all("read", prefix) and not self._cuts.was_told(grants, prefix, cut):
+            raise ForeignCut(f"{cut} is not the cut of a delete of this prefix that this token began")
+
+    # Lists
+
+    async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
+        walk = Walk(wanted, given.get("limit", _LIMIT), PAGE_BYTES)
+        while True:
+            self._router.walk(walk, values=given.get("values", False))
+            if walk.done or walk.full:
+                break
+            await asyncio.sleep(0)
+        rows = walk.take()
+        page = {
+            "items": [describe(name, item, given.get("values", False)) for name, item in rows if item is not None],
+            "prefixes": [name.decode() for name, item in rows if item is None],
+            "next": None if walk.done else rows[-1][0].decode(),
+        }
+        if not walk.done:
+            resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
+        return _encoder.encode(page)
+
+    async def _count(self, wanted: Range) -> int:
+        count = 0
+        if not wanted.delimiter:
+            for part in wanted.parts:
+                async for portion in self._router.count(part, wanted.after, wanted.before):
+                    count += portion
+            return count
+        walk = Walk(wanted, PAGE_KEYS, PAGE_BYTES)
+        while not walk.done:
+            self._router.walk(walk)
+            count += len(walk.take())
+            await asyncio.sleep(0)
+        return count
+
+    async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
+        resp.content_type = LINES
+        walk = Walk(wanted, PAGE_KEYS, _PORTION_BYTES)
+        self._router.walk(walk, values=values)  # what fails at once can still be told by the status
+        if req.method == "GET":
+            resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
+
+    async def _lines(self, walk: Walk, values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
+        items, last = 0, None
+        try:
+            while True:
+                rows = walk.take()
+                if rows:
+                    yield _encoder.encode_lines([_line(row, values) for row in rows])
+                    items += sum(item is not None for _, item in rows)
+                    last = rows[-1][0].decode()
+                if walk.done:
+                    break
+                await asyncio.sleep(0)
+                if self._traffic.tokens.current(grants) != grants:  # its client takes its time
+                    raise InvalidToken("what the token grants has changed")
+                self._router.walk(walk, values=values)
+        except Exception as error:
+            told = error if isinstance(error, KVError) else KVError()
+            why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
+            yield _encoder.encode_lines([{"error": why, "next": last}])
+            raise
+        yield _encoder.encode_lines([{"end": {"items": items, "cursor": cursor}}])
+
+    # Deletes
+
+    async def _delete(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
+        deleted, complete = 0, False
+        until = asyncio.get_running_loop().time() + DELETE_S
+        try:
+            async with aclosing(self._router.delete_range(prefix, cut, limit)) as steps:
+                async for count, is_last in steps:
+                    deleted, complete = deleted + count, is_last
+                    if asyncio.get_running_loop().time() >= until:
+                        break
+            if deleted == limit:  # the shards did not look for more
+                _, complete = await self._count_deletable(prefix, cut, 0)
+        except KVError as error:
+            if isinstance(error, Unavailable) and not deleted:
+                raise
+            lost = OutcomeUnknown(str(error))
+            lost.members = {"deleted": deleted, "cut": cut}
+            raise lost from error
+        return deleted, complete
+
+    async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
+        count = 0
+        until = asyncio.get_running_loop().time() + DELETE_S
+        async with aclosing(self._router.count(prefix, cut=cut)) as portions:
+            async for portion in portions:
+                count += portion
+                if count > limit or asyncio.get_running_loop().time() >= until:
+                    return min(count, limit), False
+        return count, True
+
+
+def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
+    """An item of a list as JSON shows it."""
+    shown: dict[str, Any] = {
+        "key": name.decode(),
+        "revision": item.revision,
+        "size": item.size,
+        "content_type": item.content_type or OCTETS,
+        "created": rfc3339(item.created_ms),
+        "modified": rfc3339(item.modified_ms),
+        "expires": rfc3339(item.expires_ms) if item.expires_ms else None,
+    }
+    if values:
+        field, value = show_value(item.value)
+        shown[field] = value
+    return shown
+
+
+def show_value(value: bytes) -> tuple[str, str]:
+    """A value as JSON shows it, and under which name: text, or Base64 where it is none."""
+    try:
+        return "value", value.decode()
+    except UnicodeDecodeError:
+        return "value_base64", b64encode(value).decode()
+
+
+def _line(row: Row, values: bool) -> dict[str, Any]:
+    name, item = row
+    return {"prefix": name.decode()} if item is None else describe(name, item, values)
+
+
+def _next_target(given: dict[str, Any], last: bytes) -> str:
+    """The request target of the page behind `last`."""
+    following = {**given, "before" if given.get("reverse") else "after": last}
+    texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
+    return "/v1/kv?" + urlencode(texts, quote_via=quote, safe="")
+
+
+def _wants_lines(accept: str) -> bool:
+    """Whether `Accept` names `LINES`, and likes JSON less, or as much but does not name it."""
+    liked: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (text.strip() for text in part.split(";"))
+        quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        try:
+            liked[name] = float(quality)
+        except ValueError:
+            liked[name] = 0.0
+    wanted = liked.get(LINES, 0.0)
+    json = liked.get(JSON, liked.get("application/*", liked.get("*/*", 0.0)))
+    return wanted > json or (wanted == json > 0.0 and JSON not in liked)

@@ -1,0 +1,1 @@
+"""What a running store needs looked after: its clock, tokens, files, and processes that stand still."""

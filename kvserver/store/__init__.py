@@ -1,0 +1,1 @@
+"""The way to the shards: writes by message, reads from their maps."""

@@ -1,0 +1,76 @@
+"""What changes nothing but is shown on `/wal` (reads, lists, deletes of absent keys, heartbeats), sent to the gateways.
+
+By PUB to every gateway, only while the board says that somebody listens; best effort. The lines of one turn of the
+sender's loop travel in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from shards.host.board import Board, GatewayRow
+from shards.wire.protocol import Activity, ActivityKind, encode_activity
+
+_MOST_LINES: Final = 10_000  # of one turn
+
+
+class ActivityFeed:
+    """One per process, used from its event loop's thread. No method blocks."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        board: Board,
+        run_dir: Path,
+        soon: Callable[[], object],
+        but: int | None = None,
+    ) -> None:
+        """`soon` is called when there is something for `flush`, which then has to be called at the end of this turn.
+        `but`: row of a gateway that gets nothing, because it is this process."""
+        self._board, self._run_dir, self._soon, self._but = board, run_dir, soon, but
+        self._socket = context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._connected: set[int] = set()  # rows
+        self._listening_at: list[int] = []  # words of the board
+        self._lines: list[Activity] = []
+
+    @property
+    def listeners(self) -> bool:
+        """Whether a client of any of the gateways wants activity."""
+        words = self._board.words  # asked for by every read: a generator would take longer than the look
+        for at in self._listening_at:  # noqa: SIM110
+            if words[at]:
+                return True
+        return False
+
+    def refresh(self) -> None:
+        """Look which gateways there are, and connect to new ones."""
+        rows = [(index, row) for index, row in enumerate(self._board.gateways) if row.pid and index != self._but]
+        self._listening_at = [row.base + GatewayRow.listening.index for _, row in rows]
+        for index, _ in rows:
+            if index not in self._connected:
+                self._socket.connect(f"ipc://{self._run_dir}/gateway-{index}.activity")
+                self._connected.add(index)
+
+    def add(self, kind: ActivityKind, subject: bytes, end: int | None = None) -> None:
+        """Send a line with this turn's, if somebody listens. `end`: where it belongs, else the history's end by now."""
+        if not self.listeners or len(self._lines) >= _MOST_LINES:
+            return
+        if not self._lines:
+            self._soon()
+        end = self._board.end() if end is None else end
+        self._lines.append(Activity(end, kind, subject, self._board.now_ms()))
+
+    def flush(self) -> None:
+        """Send what has been collected."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._socket.send(encode_activity(lines), zmq.DONTWAIT)
+
+    def close(self) -> None:
+        """Close the socket; what was not sent is dropped."""
+        self._socket.close(0)

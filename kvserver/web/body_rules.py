@@ -1,0 +1,73 @@
+"""Which requests have a body that somebody reads, and how much of it is taken. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from kvserver.http import routes
+from shards.wire.errors import BadKey, KVError, ValueTooLarge
+
+TICKET: Final = 128 << 10
+"""Most bytes of a request for a ticket."""
+
+_STORED: Final = frozenset(
+    ((routes.KEY, "PUT"), (routes.KV, "PUT"), (routes.KV, "PATCH"), (routes.BATCH, "POST"), (routes.TICKETS, "POST"))
+)
+_NOTICED: Final = frozenset(((routes.KV, "POST"), (routes.KV, "DELETE"), (routes.MANY, "DELETE")))
+READ: Final = _STORED | _NOTICED
+"""Routes and methods whose responders read the body. They check first what the head alone decides, and change nothing
+before they have read it: so they can be asked whether they would refuse a request whose body is still to come."""
+
+
+class LargeBatch(ValueTooLarge):
+    """The body of a batch is larger than batches may be."""
+
+    hint = "Send a smaller batch, or raise --max-batch."
+
+
+class NoBody(ValueTooLarge):
+    """A request has a body that nobody would read."""
+
+    hint = "Send the request without a body."
+
+    def __init__(self) -> None:
+        super().__init__("this request takes no body")
+
+
+class Allowance(NamedTuple):
+    """What of a body is taken.
+
+    Attributes:
+        most: bytes that it may have.
+        kept: bytes of its begin that are kept for the responder; the rest is dropped as it arrives.
+        too_large: the refusal of a larger one.
+        forbidden: one that is still to come is refused, whatever it is.
+    """
+
+    most: int
+    kept: int
+    too_large: type[KVError] = ValueTooLarge
+    forbidden: bool = False
+
+
+def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allowance:
+    """What may come behind a head of `method` for `path` (as sent).
+
+    Of a body that is not stored, the responder is given the first byte, so that it can refuse it; the client may send
+    up to `max_value` bytes. With OPTIONS, and to what is open to
+    everybody (`target.is_open`), nobody makes the server wait for one.
+    """
+    if method == "OPTIONS" or routes.is_open(path):
+        return Allowance(max_value, 0, NoBody, True)
+    try:
+        asked = routes.resolve(path).route, method
+    except BadKey:
+        return Allowance(max_value, 0)
+    if asked == (routes.BATCH, "POST"):
+        return Allowance(max_batch, max_batch, LargeBatch)
+    if asked == (routes.TICKETS, "POST"):
+        most = min(TICKET, max_value)
+        return Allowance(most, most)
+    if asked in _STORED:
+        return Allowance(max_value, max_value)
+    return Allowance(max_value, 1)

@@ -1,0 +1,1 @@
+"""A store out of a backup, and whether it is whole."""

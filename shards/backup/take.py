@@ -1,0 +1,312 @@
+"""Takes backups: copies a store's last snapshot and its log since, beside the running server or without one.
+
+Nobody is held up: the snapshot's files never change, and are opened before anything else, so that a newer snapshot may
+remove them meanwhile; the log is held (see `holds`) and copied up to an end that was flushed, so a backup has nothing
+that the store could lose. Everything is verified while it is copied. What is written is flushed in small steps, since
+one large flush would delay those of the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from shards.backup.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPart, Reach
+from shards.files import checksummed_json
+from shards.files.disk import DISK
+from shards.files.safe_files import open_regular
+from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
+from shards.host.board import Board
+from shards.log.appender import SEGMENT, Log, segment_name
+from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
+from shards.log.pins import hold
+from shards.log.recovery import Fold, examine
+from shards.maps.snapshot import new_digest
+from shards.wire.clock import counted_ms
+
+_CHUNK = 1 << 20
+_FLUSH_EVERY = 8 << 20
+_OURS = (LOG, SNAPSHOTS, NAME, UNFINISHED)
+
+Report = Callable[[int, int], object]
+"""Called while something long is done: bytes done, bytes in all."""
+
+
+class BackupError(Exception):
+    """No backup was taken; the message says why."""
+
+
+class End(NamedTuple):
+    """Where a log ends, all of it flushed or at rest: LSN, last revision, and the time at which that was so."""
+
+    lsn: int
+    revision: int
+    time_ms: int
+
+
+class Source(Protocol):
+    """A store to copy."""
+
+    data_dir: Path
+
+    def tail(self, manifest: Manifest) -> int:
+        """About where the log ends."""
+
+    def end(self, manifest: Manifest) -> End:
+        """The end of the history, durable. Raises `LogError`, `Damaged`, `OSError`."""
+
+
+class RunningStore:
+    """The store that a server serves now."""
+
+    def __init__(self, board: Board) -> None:
+        self.data_dir, self._board = Path(board.facts.data_dir), board
+
+    def tail(self, manifest: Manifest) -> int:
+        """See `Source`."""
+        return self._board.history()[0]
+
+    def end(self, manifest: Manifest) -> End:
+        """See `Source`. Flushes the log."""
+        tail, following = self._board.history()
+        now_ms = self._board.now_ms()
+        flusher = Log(self._board, None)
+        try:
+            flusher.flush(tail)
+        finally:
+            flusher.close()
+        return End(tail, following - 1, now_ms)
+
+
+class StoppedStore:
+    """A store that nobody serves: the caller holds its lock, and the log stands still (see `recovery.quiesce`)."""
+
+    def __init__(self, data_dir: Path, segment: int = SEGMENT) -> None:
+        self.data_dir, self._segment = data_dir, segment
+        self._end: End | None = None
+
+    def tail(self, manifest: Manifest) -> int:
+        """See `Source`."""
+        return self.end(manifest).lsn
+
+    def end(self, manifest: Manifest) -> End:
+        """See `Source`. A torn tail is left out."""
+        if self._end is None:
+            found = examine(self.data_dir / "log", manifest, segment=self._segment)
+            if found.damage:
+                raise found.damage
+            self._end = End(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))
+        return self._end
+
+
+def back_up(source: Source, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
+    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; what is there
+    then.
+
+    Raises `BackupError`, `SnapshotError`, `LogError`, `ManifestError`, `NoPlace`, `Damaged`, `OSError`; then `target`
+    is as it was before.
+    """
+    target = _see_that_it_is_ours(target)
+    _see_that_it_is_apart(target, source.data_dir)
+    with _target(target), hold(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
+        manifest, files = _open_snapshot(source.data_dir, stack)
+        held.keep(manifest.replay_lsn)
+        copy = _Copy(target, manifest.secret, report)
+        begin = manifest.replay_lsn - manifest.replay_lsn % segment
+        copy.expect(manifest.snapshot_bytes + source.tail(manifest) - begin)
+        for file, fd in files:
+            _copy_file(copy, file, fd)
+        end = source.end(manifest)
+        copy.expect(manifest.snapshot_bytes + end.lsn - begin)
+        parts, reach = _copy_log(copy, source.data_dir / "log", manifest, end, segment)
+        archive = Archive(
+            format=FORMAT,
+            version=version,
+            manifest=manifest,
+            log=tuple(parts),
+            end_lsn=end.lsn,
+            first_revision=reach.revision,
+            first_ms=reach.time_ms or end.time_ms,
+            last_revision=end.revision,
+            taken_ms=end.time_ms,
+        )
+        for directory in (*copy.directories, target):
+            DISK.sync_directory(directory)
+        checksummed_json.write(archive, target / NAME, target / UNFINISHED)
+    return archive
+
+
+def _see_that_it_is_ours(target: Path) -> Path:
+    """`target` without links. Raises `BackupError` if another user could put something else in its place."""
+    try:
+        target = resolve(target, Care.WRITE)
+        if target.is_dir():
+            if target.stat().st_uid != os.geteuid():
+                raise Planted(target, f"{target} belongs to {who(target.stat().st_uid)}: take it as that user")
+            see_that_others_cannot_write(target, Care.WRITE)
+    except Planted as error:
+        raise BackupError(f"no backup is taken to where others could change it: {error}") from None
+    return target
+
+
+def _see_that_it_is_apart(target: Path, data_dir: Path) -> None:
+    one, other = target.resolve(), data_dir.resolve()
+    if one.is_relative_to(other):
+        raise BackupError(f"{target} is the data directory, or lies in it: name another directory")
+    if other.is_relative_to(one):
+        raise BackupError(f"{target} holds the data directory {data_dir}: name another directory")
+
+
+@contextlib.contextmanager
+def _target(target: Path) -> Iterator[None]:
+    """Make the directory of a backup, marked as not finished, and remove what was put there if that fails."""
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise BackupError(f"{target} is a file: name a directory that is new or empty") from None
+    names = sorted(entry.name for entry in target.iterdir())
+    if names:
+        raise BackupError(_why_it_is_taken(target, names))
+    try:
+        os.close(os.open(target / UNFINISHED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:  # another backup was faster by a hair
+        raise BackupError(_why_it_is_taken(target, [UNFINISHED])) from None
+    try:
+        for path in made:
+            DISK.sync_directory(path.parent)
+        yield
+    except BaseException:
+        _clear(target)
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def _why_it_is_taken(target: Path, names: list[str]) -> str:
+    if NAME in names:
+        return f"{target} holds a backup already: name a directory that is new or empty"
+    if UNFINISHED in names:
+        return f"{target} holds a backup that is being taken or was not finished: remove it, or name another directory"
+    return f"{target} is not empty ({names[0]}): name a directory that is new or empty"
+
+
+def _clear(target: Path) -> None:
+    for name in _OURS[:2]:
+        shutil.rmtree(target / name, ignore_errors=True)
+    for name in _OURS[2:]:
+        (target / name).unlink(missing_ok=True)
+
+
+def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifest, list[tuple[SnapshotFile, int]]]:
+    """The manifest, and a descriptor of each file that it names."""
+    while True:
+        manifest = Manifest.load(data_dir)
+        try:
+            with contextlib.ExitStack() as opened:
+                files = []
+                for file in manifest.files:
+                    fd = open_regular(data_dir / SNAPSHOTS / file.name)
+                    opened.callback(os.close, fd)
+                    files.append((file, fd))
+                stack.push(opened.pop_all())
+                return manifest, files
+        except FileNotFoundError as error:
+            if Manifest.load(data_dir) == manifest:  # else a newer snapshot took its place
+                raise BackupError(
+                    f"the snapshot file {error.filename} is missing: `kvserver check` says more"
+                ) from None
+
+
+class _Copy:
+    """Writes the files of a backup and tells how far it is."""
+
+    def __init__(self, target: Path, secret: int, report: Report) -> None:
+        self._target, self._secret, self._report = target, secret, report
+        self._done = self._total = 0
+        self.directories: list[Path] = []
+
+    def expect(self, total: int) -> None:
+        """So many bytes in all. Raises `BackupError` if there is no room for the rest of them."""
+        self._total = total
+        status = os.statvfs(self._target)
+        free = status.f_bavail * status.f_frsize
+        if total - self._done > free:
+            raise BackupError(
+                f"there is no room for the backup in {self._target}: it takes {total - self._done >> 20} MiB more, "
+                f"{free >> 20} are free"
+            )
+
+    def write(self, name: str, chunks: Iterator[bytes]) -> tuple[int, str]:
+        """Write the file `name`, durably; its size and checksum. Raises `OSError`."""
+        path = self._target / name
+        self._make_directory(path.parent)
+        digest, size = new_digest(self._secret), 0
+        fd = DISK.create(path)
+        try:
+            for chunk in chunks:
+                if os.write(fd, chunk) != len(chunk):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                digest.update(chunk)
+                size += len(chunk)
+                if size % _FLUSH_EVERY < len(chunk):
+                    os.fdatasync(fd)
+                self._done += len(chunk)
+                self._report(self._done, max(self._total, self._done))
+            os.fsync(fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        finally:
+            os.close(fd)
+        return size, digest.hexdigest()
+
+    def _make_directory(self, path: Path) -> None:
+        if path not in self.directories and path != self._target:
+            self._make_directory(path.parent)
+            path.mkdir(mode=0o700)
+            self.directories.append(path)
+
+
+def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
+    chunks = iter(lambda: os.read(fd, _CHUNK), b"")
+    if copy.write(f"{SNAPSHOTS}/{file.name}", chunks) != (file.size, file.checksum):
+        raise BackupError(
+            f"the snapshot file {file.name} of the store is damaged: its checksum is not that in the manifest; "
+            "`kvserver check` says more"
+        )
+
+
+def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: End, segment: int) -> tuple[list[LogPart], Reach]:
+    """Copy the log from the segment with the replay position to `end`, and see that it can be read."""
+    parts, reach = [], Reach(manifest)
+    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+    for number in range(manifest.replay_lsn // segment, -(-end.lsn // segment)):
+        base = number * segment
+        data = _read(log_dir / segment_name(number), min(segment, end.lsn - base))
+        for record in fold.walk(data, base, manifest.secret, segment):
+            reach.take(record)
+        size, digest = copy.write(
+            f"{LOG}/{segment_name(number)}", (data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK))
+        )
+        parts.append(LogPart(number=number, size=size, checksum=digest))
+    if fold.lsn < end.lsn or fold.next_revision - 1 != end.revision:
+        number, offset = divmod(fold.lsn, segment)
+        raise BackupError(
+            f"the log is damaged in segment {segment_name(number)} at byte {offset}: `kvserver check` says more"
+        )
+    return parts, reach
+
+
+def _read(path: Path, size: int) -> bytes:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        found = bytearray()
+        while len(found) < size and (chunk := file.read(size - len(found))):
+            found += chunk
+    return bytes(found)

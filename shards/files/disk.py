@@ -1,0 +1,64 @@
+"""What the log asks of the operating system: one object, so that a disk that fails, fills up or loses power can be put
+in its place, and a run be stopped between any two of its steps."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+from shards.files import safe_files
+from shards.files.locks import Turn
+
+
+class Lock(Protocol):
+    """`with lock: ...`"""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+    def close(self) -> None:
+        """Give the lock up for good."""
+
+
+class Disk:
+    """The real one. Every method raises `OSError` as the function of `os` it stands for."""
+
+    pread = staticmethod(os.pread)
+    pwritev = staticmethod(os.pwritev)
+    fdatasync = staticmethod(os.fdatasync)
+    allocate = staticmethod(os.posix_fallocate)
+    close = staticmethod(os.close)
+    pause = staticmethod(time.sleep)
+
+    def open(self, path: Path) -> int:
+        """A descriptor to read and write the file `path`, which must be there, and no link."""
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def create(self, path: Path) -> int:
+        """A descriptor of the new, empty file `path` (mode 0600), which replaces one that is there."""
+        return safe_files.create(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name in the same directory; durable after `sync_directory`."""
+        old.rename(new)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def names(self, directory: Path) -> list[str]:
+        """What is in `directory`."""
+        return [path.name for path in directory.iterdir()]
+
+    def sync_directory(self, directory: Path) -> None:
+        """Make names in `directory` durable: syncing a file says nothing about its name."""
+        safe_files.sync_directory(directory)
+
+    def turn(self, path: Path) -> Lock:
+        """The lock for turns at `path`."""
+        return Turn(path)
+
+
+DISK = Disk()
+"""The disk of every process of a store."""

@@ -1,0 +1,177 @@
+"""Files as they are found: nothing that was planted is followed or waited for, and only files are replaced.
+
+- What is read is a regular file, and no link. A FIFO would be waited for, a device has no end.
+- What is made is new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a link which lies in wait is not written through.
+- On the way to what a person names, nothing may lie that another user can have put there: see `way`.
+
+Every refusal is an `OSError` whose `strerror` says what is there instead, so whoever reports errors of the system
+reports these too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted, who
+
+_LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor to read the regular file `path`, opened without waiting. Raises `OSError`, for a link too."""
+    try:
+        fd = os.open(path, os.O_RDONLY | _LOOK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise
+        raise _not_a_file(path, path.lstat().st_mode) from None
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise _not_a_file(path, mode)
+    return fd
+
+
+def read(path: Path, most: int) -> bytes:
+    """All of the regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, at most {most} can be right", str(path))
+        found = bytearray()
+        while chunk := file.read(most + 1 - len(found)):
+            found += chunk
+            if len(found) > most:
+                raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+        return bytes(found)
+
+
+def create(path: Path) -> int:
+    """A descriptor of the new, empty file `path` (mode 0600), in place of one that is there. Raises `OSError`."""
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def open_named(path: Path, care: Care) -> BinaryIO:
+    """What a person named, to be read: a file, or what is none, such as a pipe or /dev/stdin. Links on the way are
+    followed only where no other user can have made them. Raises `Planted`, `OSError`."""
+    real = resolve(path, care)
+    number = _own_descriptor(real)
+    follow = 0 if DESCRIPTOR.fullmatch(str(real)) else os.O_NOFOLLOW  # what is open is named by a link
+    fd = os.dup(number) if number is not None else os.open(real, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | follow)
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _not_a_file(path, stat.S_IFDIR)
+    return os.fdopen(fd, "rb")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
+
+    It is its owner's alone (mode 0600). `path` has no links (see `resolve`). Raises `OSError`, also if something stands
+    at `path` that is no regular file.
+    """
+    try:
+        fd, name = tempfile.mkstemp(prefix=".kvserver-", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"no file can be made in {path.parent}: {error.strerror}", str(path)) from None
+    begun = Path(name)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(fd)
+        see_that_it_can_be_replaced(path)
+        begun.replace(path)
+    except BaseException:
+        begun.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def see_that_it_can_be_replaced(path: Path) -> None:
+    """Raise `OSError` if what stands at `path` is no regular file: to put a file in its place would destroy it."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise _not_a_file(path, mode)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in the directory `path` durable: syncing a file says nothing about its name. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing`); what is no
+    regular file, such as a FIFO or a terminal, and what this process has open (`/dev/stdout`), is written to as it is.
+
+    Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
+    """
+    path = resolve(path, Care.WRITE)
+    number = _own_descriptor(path)
+    if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
+        with os.fdopen(os.dup(number), "wb") as file:
+            yield file
+        return
+    opened = DESCRIPTOR.fullmatch(str(path))  # by another process
+    mode = _mode(path)
+    if not opened and (mode is None or stat.S_ISREG(mode)):
+        with replacing(path) as file:
+            yield file
+        return
+    if mode is not None and (stat.S_ISSOCK(mode) or stat.S_ISDIR(mode)):
+        raise _not_a_file(path, mode)
+    if not opened:
+        _see_that_it_is_ours(path)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
+        yield file
+
+
+def _see_that_it_is_ours(path: Path) -> None:
+    """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it."""
+    status = path.lstat()
+    if status.st_uid not in trusted():
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
+        raise Planted(path, f"{path} is {kind} that belongs to {who(status.st_uid)}: name another")
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that `path`, as `resolve` returns it, names; None: it names none."""
+    if not DESCRIPTOR.fullmatch(str(path)):
+        return None
+    _, _, process, *_, number = path.parts
+    return int(number) if process == Path("/proc/self").readlink().name else None
+
+
+def _not_a_file(path: Path, mode: int) -> OSError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    return OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {kind}, not a file", str(path))

@@ -1,0 +1,1 @@
+"""The machine: shared memory, processes, their logs and settings."""

@@ -1,0 +1,1 @@
+"""The one history of all changes: written, flushed, read, recovered, trimmed."""

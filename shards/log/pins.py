@@ -1,0 +1,67 @@
+"""Holds on the log: who copies or checks a running store keeps what it reads from being trimmed.
+
+A hold is a lock for life on a place in the file `backup` beside the other locks, and the LSN that stands there: the
+kernel frees it when its holder dies, however that happens. Whoever trims asks for all holds **after** it has decided
+what a restart needs; whoever holds reads the manifest after it has taken its hold. So either the one sees the hold, or
+the other sees the manifest by which was trimmed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.files import locks
+
+NAME = "backup"
+PLACES = 64
+_LSN = struct.Struct("<Q")
+
+
+class NoPlace(Exception):
+    """All places are taken."""
+
+
+class Hold:
+    """A hold of this process. `keep(lsn)` says from where on; until then everything is held."""
+
+    def __init__(self, fd: int, at: int) -> None:
+        self._fd, self._at = fd, at
+        self.keep(0)
+
+    def keep(self, lsn: int) -> None:
+        """Hold the log from `lsn` on."""
+        os.pwrite(self._fd, _LSN.pack(lsn), self._at)
+
+
+@contextmanager
+def hold(lock_dir: Path) -> Iterator[Hold]:
+    """Keep the log of the store whose locks are in `lock_dir`, for as long as `with` lasts or the process lives.
+
+    Raises `NoPlace`, `OSError`.
+    """
+    fd = locks.open_lock(lock_dir / NAME)
+    try:
+        for place in range(PLACES):
+            if locks.try_hold(fd, place * _LSN.size):
+                yield Hold(fd, place * _LSN.size)
+                return
+        raise NoPlace(f"{PLACES} backups and checks of this store are in progress already")
+    finally:
+        os.close(fd)
+
+
+def held(lock_dir: Path) -> tuple[int, ...]:
+    """From where on the log is held, for each hold. Takes nothing. Raises `OSError`."""
+    try:
+        fd = os.open(lock_dir / NAME, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ()
+    try:
+        places = [at for at in range(0, PLACES * _LSN.size, _LSN.size) if locks.is_held(fd, at)]
+        return tuple(_LSN.unpack(os.pread(fd, _LSN.size, at).ljust(_LSN.size, b"\0"))[0] for at in places)
+    finally:
+        os.close(fd)

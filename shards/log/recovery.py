@@ -1,0 +1,410 @@
+"""What the supervisor does with the log before anybody appends: find its end, mend it, begin a run.
+
+The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
+any crash may leave and nobody was promised, unless something says that it had been flushed: the `synced` of a record
+behind it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
+which a map was applied. Then it is **damage**, and nothing is touched. So is a log that ends before the end that the
+manifest knows of, a segment that is missing below that end or below a later segment, and one that is not whole.
+
+A torn tail is cut: zeroed to its segment's end, everything behind it removed, so that nothing of it can ever continue
+the log again. What stands above the highest `synced` found may be in the page cache alone, even if a flush seemed to
+succeed after one that failed: it is written again and flushed before it is trusted.
+
+Every function here needs the log to stand still: see `quiesce`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from shards.files import locks
+from shards.files.disk import DISK, Disk
+from shards.host.board import Board, BoardError, BoardOutOfReach
+from shards.log import records
+from shards.log.appender import SEGMENT, Files, segment_name, segment_numbers
+from shards.log.manifest import Manifest
+from shards.log.records import FILLER, HEADER, NO_SHARD, START, STOP, Record, Start
+from shards.log.segments import make_segment, remove_behind, remove_below_gap
+from shards.wire.clock import BEGINNING, Now
+
+_CHUNK = 1 << 20
+
+
+class Damaged(Exception):
+    """Flushed bytes of the log are gone or changed; the message names segment and offset."""
+
+    def __init__(self, lsn: int, segment: int, why: str) -> None:
+        self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
+        super().__init__(self._say(why))
+
+    def _say(self, why: str) -> str:
+        return (
+            f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}; "
+            "restore the store from a backup, or see what `kvserver check --repair` would give up"
+        )
+
+
+class OlderCopy(Damaged):
+    """The log ends in order, but what the last run left in memory goes on: the data directory was put back."""
+
+    def _say(self, why: str) -> str:
+        return (
+            f"this is an older copy of the data directory than was served last: its log ends in segment {self.segment} "
+            f"at byte {self.offset}, {why}; put the newer one back, or, to go on with this one and give up what came "
+            "after, run `kvserver check --repair`"
+        )
+
+
+class StillRunning(Exception):
+    """A process of an earlier run holds a lock of the store; the message names the lock's file."""
+
+
+class Recovered(NamedTuple):
+    """What recovery found.
+
+    Attributes:
+        tail: LSN at which the log ends. Everything below is flushed now.
+        next_revision: the revision that comes next.
+        synced: the highest LSN that something said was flushed.
+        last: the latest moment on record, by the steady clock.
+        last_start: the last START, or what was given as such; None if the store never ran.
+        stopped_clean: a STOP is the last record.
+        repaired: the log was damaged at `tail` and was cut there knowingly.
+    """
+
+    tail: int
+    next_revision: int
+    synced: int
+    last: Now
+    last_start: Start | None
+    stopped_clean: bool
+    repaired: bool
+
+
+class Fold:
+    """What is known after the records that fit.
+
+    Attributes:
+        lsn: where the last of them ends.
+        next_revision: that comes next.
+        last_start: the last START; None if there was none.
+        synced: up to where the log was flushed at least.
+        last: the latest moment on record, by the steady clock; what was given as such if no record tells.
+        kind: of the last record, fillers not counted.
+    """
+
+    def __init__(self, lsn: int, next_revision: int, last_start: Start | None, last: Now = BEGINNING) -> None:
+        self.lsn, self.next_revision, self.last_start, self.last = lsn, next_revision, last_start, last
+        self.synced, self.kind = lsn, 0
+
+    def take(self, record: Record) -> bool:
+        """Go on behind `record` if it fits; whether it does."""
+        if not records.follows(record, self.next_revision):
+            return False
+        if record.kind != FILLER:
+            if self.kind == STOP and record.kind != START:
+                return False  # whole, but never appended: its writer died, and the STOP took its place
+            self.kind = record.kind
+        self.lsn = record.end
+        self.next_revision = max(self.next_revision, record.next_revision)
+        self.synced = max(self.synced, record.synced)
+        if record.kind == START or (record.kind != FILLER and record.now.steady_ms >= self.last.steady_ms):
+            self.last = record.now
+        if record.kind == START:
+            self.last_start = Start.decode(record.payload)
+        return True
+
+    def walk(self, buffer: bytes, base: int, secret: int, segment: int) -> Iterator[Record]:
+        """Take the records in `buffer`, a segment that begins at `base`, as far as they fit; yields each."""
+        for record in records.walk(buffer, base, secret, self.lsn - base):
+            if not self.take(record):
+                return
+            yield record
+        left = segment - self.lsn % segment
+        if left < HEADER:
+            self.lsn += left
+
+
+class _Image:
+    """The log's segments as they are found, whole segments at a time."""
+
+    def __init__(self, log_dir: Path, secret: int, segment: int, disk: Disk) -> None:
+        self.log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
+        self._files = Files(log_dir, disk)
+        self.numbers = segment_numbers(disk.names(log_dir))
+
+    def losses(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
+        """The LSN of what is missing of each segment, and how, where the log must reach from `begin` to `end`; of
+        several that are missing in a row, the first one's.
+
+        Segments follow each other without a gap: they are made, trimmed and removed one by one. And they are whole:
+        each was filled and synced before it got its name.
+        """
+        size, numbers = self._segment, self.numbers
+        expected, last = min([begin // size, *numbers]), max([(end - 1) // size, *numbers])
+        for number in (*numbers, last + 1):
+            if number > expected:
+                yield expected * size, "the segment is missing"
+            expected = number + 1
+            if number <= last and not self._disk.pread(self._files[number], 1, size - 1):
+                there = len(self._load(number))
+                yield number * size + there, f"the segment ends there, and not after {size} bytes"
+
+    def fold(self, fold: Fold) -> None:
+        """Take records into `fold`, from its LSN on, until one does not fit."""
+        while (number := fold.lsn // self._segment) in self.numbers:
+            for _ in fold.walk(self._load(number), number * self._segment, self._secret, self._segment):
+                pass
+            if fold.lsn // self._segment == number:
+                return
+
+    def behind(self, lsn: int) -> list[Record]:
+        """Every record that stands anywhere from `lsn` on, without its payload."""
+        found: list[Record] = []
+        for number in self.numbers:
+            base = number * self._segment
+            if base + self._segment > lsn:
+                begin = max(lsn - base, 0)
+                found += (
+                    record._replace(payload=b"")
+                    for record in records.search(self._load(number), base, self._secret, begin)
+                )
+        return found
+
+    def has_traces(self, lsn: int, revision: int) -> bool:
+        """Whether a record that began at `lsn` with `revision` may have stood there, whatever became of it."""
+        number, offset = divmod(lsn, self._segment)
+        found = self._disk.pread(self._files[number], HEADER, offset) if number in self.numbers else b""
+        return records.is_trace(found, lsn, revision)
+
+    def cut(self, lsn: int) -> None:
+        """Zero everything from `lsn` to its segment's end, whatever the page cache says is there. Not yet flushed."""
+        number, offset = divmod(lsn, self._segment)
+        if number in self.numbers:
+            for at in range(offset, self._segment, _CHUNK):
+                self.write(number * self._segment + at, bytes(min(_CHUNK, self._segment - at)))
+
+    def write_again(self, begin: int, end: int) -> None:
+        """Write the bytes from `begin` to `end` as they are. Not yet flushed."""
+        for number in self.numbers:
+            base = number * self._segment
+            last = min(end - base, self._segment)
+            for at in range(max(begin - base, 0), last, _CHUNK):
+                self.write(base + at, self._disk.pread(self._files[number], min(_CHUNK, last - at), at))
+
+    def write(self, lsn: int, data: bytes) -> None:
+        """Put `data`, which fits the segment, at `lsn`. Not yet flushed."""
+        number, offset = divmod(lsn, self._segment)
+        if self._disk.pwritev(self._files[number], [data], offset) != len(data):
+            raise OSError(errno.ENOSPC, "the log was written in part", str(self.log_dir / segment_name(number)))
+
+    def sync(self, begin: int) -> None:
+        """Flush every segment that holds a byte from `begin` on."""
+        for number in self.numbers:
+            if (number + 1) * self._segment > begin:
+                self._disk.fdatasync(self._files[number])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def _load(self, number: int) -> bytes:
+        return self._disk.pread(self._files[number], self._segment, 0)
+
+
+class Examined(NamedTuple):
+    """What the log's files hold, before anything is done about it.
+
+    Attributes:
+        fold: over the records that fit, from the replay position on.
+        losses: LSN and description of what is missing of segments.
+        behind: the records that stand behind the first one that does not fit, without payloads.
+        synced: the highest LSN of what fits that something said was flushed.
+        damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
+    """
+
+    fold: Fold
+    losses: list[tuple[int, str]]
+    behind: list[Record]
+    synced: int
+    damage: Damaged | None
+
+
+def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
+    """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
+    closed by the caller. Else None.
+
+    Raises `BoardOutOfReach`: what it says of the last flush must not be missed.
+    """
+    try:
+        board = Board.open(path)
+    except BoardOutOfReach:
+        raise
+    except (BoardError, msgspec.MsgspecError):
+        return None
+    facts = board.facts
+    if (facts.store, facts.boot_id, facts.epoch) == (manifest.store, boot_id, manifest.epoch):
+        return board
+    board.close()
+    return None
+
+
+def examine(
+    log_dir: Path,
+    manifest: Manifest,
+    *,
+    old_board: Board | None = None,
+    applied: Iterable[int] = (),
+    segment: int = SEGMENT,
+    disk: Disk = DISK,
+) -> Examined:
+    """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover`."""
+    image = _Image(log_dir, manifest.secret, segment, disk)
+    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
+    try:
+        return _examine(image, fold, segment, manifest.end_lsn, old_board, applied)
+    finally:
+        image.close()
+
+
+def _examine(
+    image: _Image, fold: Fold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
+) -> Examined:
+    """Take what fits into `fold`, and see what is to be said of the rest."""
+    losses = list(image.losses(fold.lsn, max(fold.lsn, end_lsn)))
+    image.fold(fold)
+    behind = image.behind(fold.lsn)
+    told = [fold.synced, end_lsn, *(r.synced for r in behind)]
+    flushed = [*told, *([old_board.log.synced] if old_board else [])]
+    there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
+    damage = None
+    if losses:
+        damage = Damaged(losses[0][0], segment, losses[0][1])
+    elif not records.is_torn(fold.lsn, there):
+        more = max(there) - fold.lsn
+        if records.is_torn(fold.lsn, told) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
+            damage = OlderCopy(fold.lsn, segment, f"and what is in memory of this boot goes on for {more} bytes")
+        else:
+            damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
+    return Examined(fold, losses, behind, min(max(flushed), fold.lsn), damage)
+
+
+def recover(
+    log_dir: Path,
+    secret: int,
+    replay_lsn: int,
+    replay_revision: int,
+    *,
+    last_start: Start | None = None,
+    last: Now = BEGINNING,
+    end_lsn: int = 0,
+    old_board: Board | None = None,
+    applied: Iterable[int] = (),
+    repair: bool = False,
+    segment: int = SEGMENT,
+    disk: Disk = DISK,
+) -> Recovered:
+    """Find the log's end and make everything below it durable; see the module's docstring.
+
+    Args:
+        replay_lsn, replay_revision: the manifest's replay position: an LSN, and the last revision below it.
+        last_start, last: the run in which the manifest was written, and when that was; for a log without a record
+            behind the replay position.
+        end_lsn: where the log ended, durably, when the manifest was written.
+        old_board: the board that the last run left, only if the machine was not booted since.
+        applied: LSNs up to which maps were applied, only of maps made since the machine was booted.
+        repair: cut at damage instead of raising `Damaged`.
+
+    Raises `Damaged`, having changed nothing; `OSError`. May be killed and called again.
+    """
+    image = _Image(log_dir, secret, segment, disk)
+    try:
+        fold = Fold(replay_lsn, replay_revision + 1, last_start, last)
+        found = _examine(image, fold, segment, end_lsn, old_board, applied)
+        if found.damage and not repair:
+            raise found.damage
+        for lsn, _ in found.losses:
+            image.cut(lsn)
+        clean = fold.kind == STOP and not found.damage
+        if found.behind or not clean:
+            image.cut(fold.lsn)
+        image.write_again(found.synced, fold.lsn)
+        image.sync(min([found.synced, *(lsn for lsn, _ in found.losses)]))
+        remove_behind(log_dir, fold.lsn // segment, disk)
+        if found.losses:
+            remove_below_gap(log_dir, fold.lsn // segment, disk)
+    finally:
+        image.close()
+    return Recovered(
+        fold.lsn, fold.next_revision, found.synced, fold.last, fold.last_start, clean, found.damage is not None
+    )
+
+
+def begin_history(
+    log_dir: Path,
+    secret: int,
+    start: Start,
+    tail: int,
+    next_revision: int,
+    now: Now,
+    *,
+    segment: int = SEGMENT,
+    disk: Disk = DISK,
+) -> tuple[int, int]:
+    """Append the START of a run to a recovered or new log, durably; the new tail and next revision.
+
+    `tail` is the log's, as recovered; of a new log 0. `next_revision` is the first that the run may give out.
+    Makes the segment that the START goes to, if need be. Raises `OSError`.
+    """
+    payload = start.encode()
+    size = HEADER + len(payload)
+    lsn = records.place(tail, size, segment)
+    record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now.wall_ms, payload, now.behind_ms)
+    if lsn // segment not in segment_numbers(disk.names(log_dir)):
+        make_segment(log_dir, lsn // segment, segment, disk)
+    image = _Image(log_dir, secret, segment, disk)
+    try:
+        if lsn - tail >= HEADER:
+            image.write(tail, records.filler(tail, lsn - tail - HEADER, tail, now, secret))
+        image.write(lsn, records.encode(record, secret))
+        image.sync(tail)
+    finally:
+        image.close()
+    return lsn + size, next_revision
+
+
+@contextmanager
+def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
+    """Hold the locks of append, of flush, of snapshots and of every shard there ever was: log and manifest stand still.
+
+    Waits up to `timeout_s` seconds in all for the dying: SIGKILL takes effect after a write, and not while a disk
+    hangs. The store's own lock is the caller's. Raises `StillRunning`.
+    """
+    give_up_at = time.monotonic() + timeout_s
+    with ExitStack() as held:
+        for path in [*(lock_dir / name for name in ("append", "flush", "snapshot")), *sorted(lock_dir.glob("shard-*"))]:
+            fd = locks.open_lock(path)
+            held.callback(os.close, fd)
+            take = _try_turn if path.name in ("append", "flush") else locks.try_hold
+            while not take(fd):
+                if time.monotonic() >= give_up_at:
+                    raise StillRunning(f"a process of an earlier run still holds {path}")
+                time.sleep(0.01)
+        yield
+
+
+def _try_turn(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,67 @@
+"""Cuts a damaged log knowingly: what stands behind the damage is given up, and a new history begins at the next start.
+
+What cannot be mended: a manifest, for its secret is in no other place, and a snapshot.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from shards.files.disk import DISK
+from shards.log.appender import SEGMENT, segment_name, segment_numbers
+from shards.log.manifest import Manifest
+from shards.log.recovery import Examined, recover
+
+
+class Loss(NamedTuple):
+    """What a cut gives up: the revisions `first` to `last`, as far as they are known; none if `last` is below."""
+
+    first: int
+    last: int
+
+
+def loss_of(found: Examined, manifest: Manifest) -> Loss:
+    """What cutting the log as it was `found` gives up."""
+    behind = [record.next_revision - 1 for record in found.behind]
+    return Loss(found.fold.next_revision, max([manifest.end_revision, *behind]))
+
+
+def repair(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int = SEGMENT) -> None:
+    """Cut the log of the stopped store in `data_dir` at its damage, durably. The snapshot stays, and what it has.
+
+    The caller holds the store. May be killed and called again. Raises `OSError`.
+    """
+    end = recover(
+        data_dir / "log",
+        manifest.secret,
+        manifest.replay_lsn,
+        manifest.replay_revision,
+        last_start=manifest.last_start,
+        end_lsn=manifest.end_lsn,
+        repair=True,
+        segment=segment,
+    )
+    msgspec.structs.replace(
+        manifest,
+        epoch="",
+        end_lsn=end.tail,
+        end_revision=max(loss_of(found, manifest).last, end.next_revision - 1),
+        new_history="the log was cut at damage",
+    ).save(data_dir)
+
+
+def give_up_below(data_dir: Path, manifest: Manifest, lsn: int, *, segment: int = SEGMENT) -> bool:
+    """Remove the segments up to the one with the damage at `lsn`, durably, if no restart needs them; whether they were.
+
+    The caller holds the store. Raises `OSError`.
+    """
+    log_dir, number = data_dir / "log", lsn // segment
+    if (number + 1) * segment > manifest.replay_lsn:
+        return False
+    for doomed in [n for n in segment_numbers(DISK.names(log_dir)) if n <= number]:
+        DISK.unlink(log_dir / segment_name(doomed))
+        DISK.sync_directory(log_dir)
+    return True

@@ -1,0 +1,309 @@
+"""How a shard comes by its map: keep it, or build it from the snapshot, then replay the log.
+
+- **Restart of a shard** (the board names a map of this run): LMDB left the last commit, so all that can be missing is
+  the record in the row's open words. The log is flushed first: nothing is shown before it is durable.
+- **Start of the server**: a map of the same boot, store, epoch and number of shards is kept if the log still reaches
+  back to what is applied to it, and the log is replayed from there.
+- Else it is **built**: the shard's own file of the snapshot, or, if the snapshot has another number of shards, its
+  slots out of all files, and then the log from the manifest's position. Always by slot: who wrote a record says nothing
+  about who owns its keys today. An event is skipped up to what is applied to the file that its key came from.
+
+A map is built under a temporary name, gets its identity last, and is renamed in; only then does the board name it.
+
+What cannot be kept goes before anything is built, so that old and new never have to fit side by side: maps are a view,
+and snapshot and log, of which they are one, are in the data directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shards.host.board import NONE, Board, ShardRow
+from shards.log.appender import Log, LogError, LogReader, Trimmed
+from shards.log.manifest import Manifest, SnapshotFile
+from shards.log.records import HEADER, START
+from shards.maps.layout import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
+from shards.maps.owner import NOT_MINE, MapFull, ShardMap
+from shards.maps.snapshot import Snapshot, SnapshotError
+from shards.maps.space import free_bytes
+from shards.wire.os_errors import NO_SPACE
+from shards.wire.slots import SLOTS, slots_of
+
+_BATCH = 4 << 20  # bytes of log or snapshot in one transaction
+_BALLAST_NAME = re.compile(r"shard-([0-9]{1,3})\.ballast")
+
+log = logging.getLogger(__name__)
+
+
+class RestoreError(Exception):
+    """A map cannot be brought into being; the message says why and what can be done."""
+
+
+def open_map(board: Board, shard: int) -> ShardMap:
+    """The map of `shard`, with everything applied that the log holds of its keys.
+
+    Only the process that holds the shard's lock for life may. Flushes the log; keeps, builds and removes maps in the
+    map directory; beats the row's heart, sets its `map_generation`, clears its open words.
+
+    Raises `RestoreError`, `MapFull` if there is no room, `LogError` if the log cannot be flushed or read.
+    """
+    return _Restore(board, shard).run()
+
+
+def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Look = read_meta) -> list[int]:
+    """For each map that this boot left in `map_dir` of this history: the LSN up to which the log is applied to it.
+
+    What was applied had been in the log. `look`: `Apart.read_meta` where a torn map must not end this process.
+    """
+    found = []
+    for shard, generation in map_generations(map_dir):
+        with contextlib.suppress(MapError):
+            identity, (lsn, _) = look(map_path(map_dir, shard, generation))
+            if identity and (identity.store, identity.boot_id, identity.epoch) == (store, boot_id, epoch):
+                found.append(lsn)
+    return found
+
+
+def discard_maps(board: Board, look: Look = read_meta) -> None:
+    """Remove from the map directory what no shard of the run that `board` begins can keep: maps of another run's
+    history, boot or number of shards, or that the log does not reach; what was left half built or half removed.
+
+    To be called while no shard runs, by who has recovered the log. What cannot be removed is left. `look`: see
+    `kept_applied`.
+    """
+    map_dir, tail = Path(board.facts.map_dir), board.history()[0]
+    kept = set()
+    for shard, generation in map_generations(map_dir):
+        path = map_path(map_dir, shard, generation)
+        with contextlib.suppress(MapError):
+            identity, (lsn, _) = look(path)
+            if identity == identity_of(board, shard) and board.log.oldest <= lsn <= tail:
+                kept.add(shard)
+                continue
+        _remove(path)
+    for path in [*map_dir.glob("shard-*.new"), *map_dir.glob("shard-*.old")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in map_dir.glob("shard-*.ballast"):
+        name = _BALLAST_NAME.fullmatch(path.name)
+        if name and int(name[1]) not in kept:
+            path.unlink(missing_ok=True)
+
+
+def identity_of(board: Board, shard: int) -> Identity:
+    """Whose map a map of `shard` is in the run that `board` shows."""
+    facts = board.facts
+    return Identity(
+        format=FORMAT, store=facts.store, epoch=facts.epoch, boot_id=facts.boot_id, shard=shard, shards=facts.shards
+    )
+
+
+def _remove(path: Path) -> None:
+    """Remove a map. Readers may still be in it; none that comes late may add a file to what is being removed."""
+    old = path.with_name(path.name + ".old")
+    with contextlib.suppress(OSError):
+        path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fill(
+    new: ShardMap, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
+) -> Sequence[int]:
+    """Put the keys of the slots `mine` out of `files` into `new`; the floors for the replay. Calls `beat` now and then.
+
+    Raises `SnapshotError`, `MapFull`.
+    """
+    floors = [0 if slot in mine and not files else NOT_MINE for slot in range(SLOTS)]
+    for file in files:
+        slots = slots_of(file.shard, file.shards)
+        for slot in range(max(mine.start, slots.start), min(mine.stop, slots.stop)):
+            floors[slot] = file.revision
+        for rows in snapshot.read(file, mine):
+            new.load(rows)
+            beat()
+    return floors
+
+
+class _Restore:
+    """One run of `open_map`."""
+
+    def __init__(self, board: Board, shard: int) -> None:
+        facts = board.facts
+        self._board, self._shard, self._row = board, shard, board.shards[shard]
+        self._map_dir, self._data_dir = Path(facts.map_dir), Path(facts.data_dir)
+        self._ballast = self._map_dir / f"shard-{shard}.ballast"
+        self._new = self._map_dir / f"shard-{shard}.new"
+        self._identity = identity_of(board, shard)
+        self._mine = slots_of(shard, facts.shards)
+        self._reader = LogReader(Path(facts.log_dir), facts.secret)
+
+    def run(self) -> ShardMap:
+        try:
+            self._flush()
+            found = self._restart() if self._row.map_generation else None
+            if found is None:
+                # Whoever reads is told that there is no map, so nobody is shown less than the watermark covers.
+                self._row.map_generation = 0
+                self._row.clear_open()
+                found = self._keep() or self._build_alone()
+            generation, kept = found
+        finally:
+            self._reader.close()
+        self._row.tell_of_file(ShardRow.map_generation, generation)
+        self._row.clear_open()
+        self._remove_others(generation)
+        return kept
+
+    def _flush(self) -> None:
+        flusher = Log(self._board, None)
+        try:
+            flusher.flush(self._board.history()[0])
+        finally:
+            flusher.close()
+
+    def _restart(self) -> tuple[int, ShardMap] | None:
+        generation = self._row.map_generation
+        found = self._open(generation)
+        if found is None:
+            log.warning("the map of shard %d is not usable any more", self._shard)
+            return None
+        try:
+            if self._row.open != NONE:
+                self._replay(found, self._row.open, self._floors(found.applied[1]))
+        except MapError as error:
+            log.warning("the map of shard %d is not usable any more: %s", self._shard, error)
+            found.close()
+            return None
+        return generation, found
+
+    def _keep(self) -> tuple[int, ShardMap] | None:
+        """The newest map that an earlier run of this history left."""
+        tail, _ = self._board.history()
+        kept = []
+        for shard, generation in map_generations(self._map_dir):
+            with contextlib.suppress(MapError):
+                if shard == self._shard:
+                    _, (lsn, revision) = read_meta(map_path(self._map_dir, shard, generation))
+                    if self._board.log.oldest <= lsn <= tail and self._continues(lsn, revision):
+                        kept.append((lsn, generation))
+        for lsn, generation in sorted(kept, reverse=True):
+            found = self._open(generation)
+            if found is None:
+                continue
+            if found.full:  # its free pages are no use to large values; built anew it has none
+                found.close()
+                shutil.rmtree(map_path(self._map_dir, self._shard, generation))
+                continue
+            try:
+                self._replay(found, lsn, self._floors(found.applied[1]))
+            except (Trimmed, MapError) as error:
+                log.warning("the map of shard %d is not kept: %s", self._shard, error)
+                found.close()
+                continue
+            log.debug("shard %d keeps its map, replayed %d bytes", self._shard, tail - lsn)
+            return generation, found
+        return None
+
+    def _continues(self, lsn: int, revision: int) -> bool:
+        """Whether the log goes on behind a map to which it is applied up to there. A map of a run that the data
+        directory has lost, put back to an older copy, is of another log."""
+        tail, following = self._board.history()
+        try:
+            found, _ = self._reader.read(lsn, tail, HEADER)
+        except LogError:
+            return False
+        if not found:
+            return following == revision + 1
+        return found[0].revision == revision + 1 or (found[0].kind == START and found[0].revision > revision)
+
+    def _open(self, generation: int) -> ShardMap | None:
+        """The map of `generation` if it is there and this shard's."""
+        path = map_path(self._map_dir, self._shard, generation)
+        try:
+            read_meta(path)
+            found = ShardMap(path, self._ballast)
+        except MapError as error:
+            log.warning("%s", error)
+            return None
+        if found.identity() != self._identity:
+            found.close()
+            return None
+        return found
+
+    def _build_alone(self) -> tuple[int, ShardMap]:
+        """A new map, after what there was is gone. Raises `MapFull`, which says what to do; then nothing is left."""
+        self._remove_others(0)
+        self._ballast.unlink(missing_ok=True)
+        try:
+            return self._build()
+        except (MapFull, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_SPACE:
+                raise
+            shutil.rmtree(self._new, ignore_errors=True)
+            raise MapFull(
+                f"there is no room to build the map of shard {self._shard} in {self._map_dir}, where "
+                f"{free_bytes(self._map_dir) >> 20} MiB are free without it: make room there (docker: --shm-size), or "
+                f"name a directory with more room with --map-dir ({error})"
+            ) from None
+
+    def _build(self) -> tuple[int, ShardMap]:
+        """A new map. Begins again if a new snapshot replaces the one that is being read."""
+        while True:
+            manifest = None if self._board.facts.in_memory else Manifest.load(self._data_dir)
+            try:
+                return self._build_from(manifest)
+            except (Trimmed, SnapshotError) as error:
+                if manifest is None or Manifest.load(self._data_dir) == manifest:
+                    raise RestoreError(
+                        f"the map of shard {self._shard} cannot be built: {error}; restore the store from a backup"
+                    ) from None
+
+    def _build_from(self, manifest: Manifest | None) -> tuple[int, ShardMap]:
+        path = self._new
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+        snapshot = Snapshot(self._data_dir, manifest) if manifest else None
+        files = snapshot.files_of(self._mine) if snapshot else []
+        own = next((f for f in files if (f.shard, f.shards) == (self._shard, self._identity.shards)), None)
+        if snapshot and own:
+            snapshot.copy(own, path / "data.mdb")
+        with contextlib.closing(ShardMap(path)) as new:
+            if own:
+                floors = self._floors(own.revision)
+            elif snapshot and files:
+                floors = fill(new, snapshot, files, self._mine, self._row.beat)
+            else:
+                floors = self._floors(0)
+            begin = manifest.replay_lsn if manifest else 0
+            self._replay(new, begin, floors)
+            tail, following = self._board.history()
+            new.identify(self._identity, tail, following - 1)
+        generation = secrets.randbits(62) + 1
+        path.rename(map_path(self._map_dir, self._shard, generation))
+        log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
+        return generation, ShardMap(map_path(self._map_dir, self._shard, generation), self._ballast)
+
+    def _replay(self, target: ShardMap, lsn: int, floors: Sequence[int] | None) -> None:
+        """Apply what the log holds from `lsn` to its tail."""
+        tail, _ = self._board.history()
+        while lsn < tail:
+            records, lsn = self._reader.read(lsn, tail, _BATCH)
+            target.apply([record for record in records if record.events or record.kind == START], floors)
+            self._row.beat()
+
+    def _floors(self, revision: int) -> Sequence[int] | None:
+        """The floors of a map to whose own slots everything up to `revision` is applied."""
+        if len(self._mine) == SLOTS:
+            return None
+        return [revision if slot in self._mine else NOT_MINE for slot in range(SLOTS)]
+
+    def _remove_others(self, kept: int) -> None:
+        """Remove the shard's other maps."""
+        for shard, generation in map_generations(self._map_dir):
+            if shard == self._shard and generation != kept:
+                _remove(map_path(self._map_dir, shard, generation))

@@ -1,0 +1,404 @@
+"""The directory of the maps: where it is, whose it is, and what becomes of those that nobody needs.
+
+Best in memory: a directory of the store's own under /dev/shm. It holds the maps, a `lock` for life that the supervisor
+takes, and `owner`, which names the data directory it is a view of. A directory left behind there is removed by the
+next server that starts, but only if its lock is free and the store named in it is not in its data directory any more: a
+store that is merely stopped keeps its maps, which makes its next start short.
+
+Nothing is removed but what a server has put there: a directory that holds anything else, at whatever depth, is refused,
+whatever its `owner` says, which anybody can write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from shards.files import locks
+from shards.files.path_text import carried, named
+from shards.files.safe_files import read
+from shards.log.manifest import Manifest, ManifestError, NoManifest
+from shards.maps.space import free_bytes
+from shards.wire.os_errors import what_helps
+
+SHM = Path("/dev/shm")
+MIN_ROOM = 256 << 20
+"""Bytes that must be free beside twice the last snapshot."""
+
+ON_DISK = "maps"
+"""The map directory's name in the data directory."""
+
+_LOCK, _OWNER = "lock", "owner"
+_OURS = re.compile(
+    r"lock|\.lock\..*|owner(?:\.new)?"
+    r"|shard-[0-9]{1,3}\.(?:[0-9a-f]{1,16}(?:\.old)?|new|ballast)"
+    r"|locks|log"  # of a store in memory
+)
+"""The names that a server gives to what is in a map directory."""
+_OURS_WITHIN = (
+    (re.compile(r"shard-.*"), re.compile(r"(?:data|lock)\.mdb")),
+    (re.compile("locks"), re.compile(r"append|flush|snapshot|store|backup|shard-[0-9]{1,3}|\..*")),
+    (re.compile("log"), re.compile(r"[0-9]{12}\.log(?:\.new|\.spare)*")),
+)
+"""The same of what is in a directory of its own there: files, all of it."""
+_NOTHING = re.compile(r"(?!)")
+_MOST_OWNER = 1 << 14
+_LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
+
+
+class MapDirError(Exception):
+    """The maps cannot be put there; the message names the directory, says why and what to do."""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose maps a directory holds. `data_dir`, as `pathtext.carried` makes it, is None for a store in memory, which
+    ends with its server."""
+
+    store: str
+    data_dir: str | None
+    device: int = 0
+    inode: int = 0
+
+    @classmethod
+    def of(cls, store: str, data_dir: Path | None) -> Owner:
+        """The owner that the store `store` in `data_dir` is."""
+        if data_dir is None:
+            return cls(store, None)
+        status = data_dir.stat()
+        return cls(store, carried(str(data_dir.resolve())), status.st_dev, status.st_ino)
+
+    def exists(self) -> bool:
+        """Whether the store is still in its data directory; True if that cannot be seen."""
+        if self.data_dir is None:
+            return False
+        try:
+            status = os.stat(named(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path is like that
+            return False
+        except OSError:
+            return True
+        if (status.st_dev, status.st_ino) != (self.device, self.inode):
+            return False
+        try:
+            return (
+                Manifest.load(Path(named(self.data_dir))).store == self.store
+            )  # inodes of what was removed come again
+        except NoManifest:
+            return False
+        except ManifestError:
+            return True
+
+
+class MapDir:
+    """A map directory that this process has locked. `notice` tells the operator what is unusual about it, or is ''."""
+
+    def __init__(self, path: Path, lock: int, owner: Owner, notice: str) -> None:
+        self.path, self.notice = path, notice
+        self._lock, self._owner = lock, owner
+
+    def remove(self) -> None:
+        """Remove it with all maps, if it is still there, and give it up. What others have put there meanwhile stays.
+        Raises `OSError`."""
+        try:
+            _remove(self.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        self.close()
+
+    def leave(self) -> None:
+        """Give it up. The maps stay for the next start, unless the store is not in its data directory any more."""
+        if self._owner.exists():
+            self.close()
+        else:
+            self.remove()
+
+    def close(self) -> None:
+        """Give it up; the maps stay."""
+        os.close(self._lock)
+
+
+def choose_map_dir(
+    wanted: Path | None, data_dir: Path | None, store: str, snapshot_bytes: int = 0, shm: Path = SHM
+) -> MapDir:
+    """Find, make and lock the map directory of the store with the id `store`.
+
+    `wanted` is what the operator said, taken as it is; otherwise it is a directory under `shm`, or, where less than
+    256 MiB and twice the last snapshot (`snapshot_bytes`) are free there, or not as much as the maps took, one in
+    `data_dir`. A store in memory
+    (`data_dir` None) starts with an empty directory, and not at all where there is too little room.
+    Removes stale directories under `shm`, and the store's own in the place that was not chosen.
+
+    Raises `MapDirError`.
+    """
+    try:
+        return _choose(wanted, data_dir, Owner.of(store, data_dir), snapshot_bytes, shm)
+    except OSError as error:
+        place = error.filename or wanted or shm
+        raise MapDirError(
+            f"the directory of the maps cannot be used: {place}: {error.strerror}: {what_helps(error)}, or name "
+            "another with --map-dir"
+        ) from None
+
+
+def release_all(shm: Path = SHM) -> int:
+    """Remove from `shm` the maps of this user that belong to nobody: whose store is not in its data directory any more,
+    or was in memory, and that no server uses. How many bytes that frees."""
+    return _remove_stale(shm)
+
+
+def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
+    """Remove the maps of the stopped store `store` from those of `places` that hold any; how many bytes that frees.
+
+    The next start builds them again. Raises `MapDirError` if a server uses them, `OSError`.
+    """
+    owner, freed = Owner.of(store, data_dir), 0
+    for path in places:
+        if _owner(path) == owner:
+            lock = _lock(path)
+            try:
+                freed += _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
+                _empty(path)
+            finally:
+                os.close(lock)
+            if path.name in (_name(owner), ON_DISK):  # else the operator has made it
+                with contextlib.suppress(OSError):
+                    (path / _LOCK).unlink()
+                    path.rmdir()
+    return freed
+
+
+def usual_places(store: str, data_dir: Path, shm: Path = SHM) -> list[Path]:
+    """Where the maps of a store are, unless the operator says otherwise."""
+    return [shm / _name(Owner.of(store, data_dir)), data_dir / ON_DISK]
+
+
+def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
+    if wanted is not None:
+        return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
+    in_shm = shm / _name(owner)
+    _remove_stale(shm, owner)
+    on_disk = None if data_dir is None else data_dir / ON_DISK
+    need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
+    if room >= need:
+        chosen = _take(in_shm, owner, "", named=True)
+        if on_disk is not None:
+            _give_up(on_disk, owner)
+        return chosen
+    few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    if not _may_write(shm):
+        few = f"this user cannot write to {shm}"
+    if on_disk is None:
+        raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
+    _give_up(in_shm, owner)
+    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
+
+
+def _name(owner: Owner) -> str:
+    return f"kvserver-{os.getuid()}-{owner.store}-{owner.device:x}-{owner.inode:x}"
+
+
+def _need(snapshot_bytes: int, *places: Path | None) -> int:
+    """Bytes that maps want: to grow to twice the last snapshot, and, where there is none yet or an old one, to be built
+    again as large as they are in one of `places`; and some more."""
+    largest = max(_taken(place, "shard-*/data.mdb") for place in places if place is not None)
+    return max(MIN_ROOM + 2 * snapshot_bytes, MIN_ROOM // 2 + largest)
+
+
+def _room(place: Path, own: Path) -> int:
+    """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
+    kept are removed before others are built."""
+    if not _may_write(place):
+        return 0
+    return free_bytes(place) + _taken(own, "shard-*/data.mdb") + _taken(own, "shard-*.ballast")
+
+
+def _may_write(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK)
+
+
+def _taken(own: Path, pattern: str) -> int:
+    return sum(path.stat().st_blocks * 512 for path in own.glob(pattern))
+
+
+def _little_room(wanted: Path, snapshot_bytes: int) -> str:
+    place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
+    room, need = _room(place, wanted), _need(snapshot_bytes, wanted)
+    return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
+
+
+def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s. `named`: only a server gives a directory this name."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_directory(path, named)
+    lock = _lock(path)
+    try:
+        _settle(path, owner)
+    except BaseException:
+        os.close(lock)
+        raise
+    return MapDir(path, lock, owner, notice)
+
+
+def _check_directory(path: Path, named: bool) -> None:
+    status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
+    strangers = _strangers(path, named)
+    if strangers:
+        raise MapDirError(
+            f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
+        )
+    path.chmod(0o700)
+
+
+def _strangers(path: Path, named: bool = False) -> set[str]:
+    """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
+    unless the directory has a name that only a server gives."""
+    entries = list(path.iterdir())
+    strangers = {entry.name for entry in entries if not _OURS.fullmatch(entry.name) or entry.is_symlink()}
+    for entry in entries:
+        if entry.name not in strangers and entry.is_dir():
+            ours = _within(entry.name)
+            with os.scandir(entry) as files:
+                strangers |= {
+                    f"{entry.name}/{file.name}"
+                    for file in files
+                    if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
+                }
+    if strangers or named or _owner(path) is not None:
+        return strangers
+    return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
+
+
+def _within(directory: str) -> re.Pattern[str]:
+    """The names of what a server puts into the directory of that name in a map directory."""
+    return next((names for pattern, names in _OURS_WITHIN if pattern.fullmatch(directory)), _NOTHING)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        lock = locks.open_lock(path / _LOCK)
+        if not locks.hold(lock, timeout_s=_LOCK_S):
+            os.close(lock)
+            raise MapDirError(f"the map directory {path} is in use by another server: stop it, or give --map-dir")
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == (path / _LOCK).stat().st_ino:
+                return lock
+        os.close(lock)  # somebody took the directory for stale and removed it before we had the lock
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _settle(path: Path, owner: Owner) -> None:
+    before = _owner(path)
+    if before is not None and before != owner and before.exists():
+        raise MapDirError(
+            f"the map directory {path} holds the maps of the store in {named(before.data_dir or '')}: give each its "
+            "own --map-dir"
+        )
+    if before == owner and owner.data_dir is not None:
+        return  # nothing is written: there may be no room for it
+    _empty(path)
+    temporary = path / (_OWNER + ".new")
+    temporary.unlink(missing_ok=True)  # it may be a link
+    temporary.write_bytes(msgspec.json.encode(owner))
+    temporary.rename(path / _OWNER)
+
+
+def _empty(path: Path) -> None:
+    """Remove what is ours but the lock, the owner last: a directory is known by it for as long as there is anything
+    else. What is not ours stays, and the directory that it is in."""
+    for entry in path.iterdir():
+        if not _OURS.fullmatch(entry.name) or entry.name in (_LOCK, _OWNER):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            _remove_directory(entry)
+        else:
+            entry.unlink()
+    (path / _OWNER).unlink(missing_ok=True)
+
+
+def _remove_directory(path: Path) -> None:
+    ours = _within(path.name)
+    for file in path.iterdir():
+        if ours.fullmatch(file.name) and not (file.is_dir() and not file.is_symlink()):
+            file.unlink()
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a map directory. Raises `OSError`."""
+    _empty(path)
+    (path / _LOCK).unlink(missing_ok=True)
+    path.rmdir()
+
+
+def _give_up(path: Path, owner: Owner) -> None:
+    """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
+    with contextlib.suppress(OSError, MapDirError):
+        found = _owner(path)
+        if (found is None or found.store == owner.store) and not _strangers(path):
+            _remove(path)
+
+
+def _owner(path: Path) -> Owner | None:
+    """Whose the map directory `path` is; None: it does not say, or is not there.
+
+    Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
+    somebody's.
+    """
+    try:
+        text = read(path / _OWNER, _MOST_OWNER)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return msgspec.json.decode(text, type=Owner)
+    except (msgspec.MsgspecError, RecursionError):
+        raise MapDirError(
+            f"the map directory {path} holds a file {_OWNER} that this program has not written: name an empty "
+            "directory with --map-dir"
+        ) from None
+
+
+def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
+    """Remove the maps that belong to nobody, `mine` being who asks; how many bytes that frees."""
+    freed = 0
+    for path in _own_directories(shm):
+        with contextlib.suppress(OSError, MapDirError):  # it is being removed by another server, or of another version
+            owner = _owner(path)
+            if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
+                continue  # without an owner, it was being removed by somebody who was killed, or is being made
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if locks.try_hold(lock) and _owner(path) == owner and not _strangers(path, named=True):
+                    taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
+                    _remove(path)
+                    freed += taken
+            finally:
+                os.close(lock)
+    return freed
+
+
+def _is_replaced(owner: Owner, mine: Owner | None) -> bool:
+    """Whether the store `mine` is now where `owner` was, whatever the path to it."""
+    if mine is None or mine.data_dir is None or owner.data_dir is None:
+        return False
+    return (owner.device, owner.inode) == (mine.device, mine.inode) and owner.store != mine.store
+
+
+def _own_directories(shm: Path) -> Iterator[Path]:
+    for path in shm.glob(f"kvserver-{os.getuid()}-*-*-*"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(path.lstat().st_mode) and path.lstat().st_uid == os.getuid():
+                yield path

@@ -1,0 +1,83 @@
+"""Grants against a naive oracle: every key over a small alphabet, one by one."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvserver.access.grants import EVERYTHING, VERBS, Grants, Verb
+from shards.wire.errors import Forbidden
+
+KEYS = [bytes(letters) for size in range(1, 5) for letters in product(b"ab/", repeat=size)]
+prefixes = st.text("ab/", max_size=3).map(str.encode)
+pairs = st.lists(st.tuples(st.sampled_from(VERBS), prefixes), max_size=6)
+
+
+def allowed(given_: list[tuple[Verb, bytes]], verb: Verb, key: bytes) -> bool:
+    return any(each == verb and key.startswith(prefix) for each, prefix in given_)
+
+
+@given(pairs, st.sampled_from(VERBS))
+def test_a_key_is_granted_if_it_starts_with_the_prefix_of_a_grant(pairs: list[tuple[Verb, bytes]], verb: Verb) -> None:
+    grants = Grants.of("n", "i", pairs)
+    for key in KEYS:
+        assert grants.may(verb, key) == allowed(pairs, verb, key)
+        if grants.may(verb, key):
+            grants.require(verb, key)
+        else:
+            with pytest.raises(Forbidden, match=verb):
+                grants.require(verb, key)
+
+
+@given(pairs, st.sampled_from(VERBS), prefixes)
+def test_the_parts_of_a_prefix_hold_exactly_the_keys_that_are_granted(
+    pairs: list[tuple[Verb, bytes]], verb: Verb, prefix: bytes
+) -> None:
+    grants = Grants.of("n", "i", pairs)
+    parts = grants.within(verb, prefix)
+    for key in KEYS:
+        assert key.startswith(parts) == (key.startswith(prefix) and allowed(pairs, verb, key))
+    assert list(parts) == sorted(parts)
+    assert not any(a != b and a.startswith(b) for a in parts for b in parts)
+    assert grants.may_all(verb, prefix) == (parts == (prefix,))
+
+
+@given(pairs, st.sampled_from(VERBS), prefixes)
+def test_a_prefix_is_granted_only_inside_one_grant(pairs: list[tuple[Verb, bytes]], verb: Verb, prefix: bytes) -> None:
+    grants = Grants.of("n", "i", pairs)
+    inside = any(each == verb and prefix.startswith(granted) for each, granted in pairs)
+    assert grants.may_all(verb, prefix) == inside
+    if inside:
+        grants.require_all(verb, prefix)
+    else:
+        with pytest.raises(Forbidden, match=verb):
+            grants.require_all(verb, prefix)
+
+
+@given(pairs, pairs)
+def test_what_grants_the_same_is_the_same(some: list[tuple[Verb, bytes]], others: list[tuple[Verb, bytes]]) -> None:
+    a, b = Grants.of("n", "i", some), Grants.of("n", "i", others)
+    same = all(a.may(verb, key) == b.may(verb, key) for verb in VERBS for key in KEYS)
+    assert same == (a == b)
+    feeds_alike = all(a.may("feed", key) == b.may("feed", key) for key in KEYS)
+    assert feeds_alike == (a.fingerprint() == b.fingerprint())
+
+
+def test_without_tokens_everything_is_granted() -> None:
+    for verb in VERBS:
+        assert EVERYTHING.may(verb, b"k") and EVERYTHING.may_all(verb, b"") and EVERYTHING.within(verb, b"p") == (b"p",)
+
+
+def test_refusals_name_the_verb_and_where_it_is_missing() -> None:
+    grants = Grants.of("n", "i", [("read", b"a/")])
+    with pytest.raises(Forbidden, match=r'write on the key "a/\\u0000"'):
+        grants.require("write", b"a/\0")
+    with pytest.raises(Forbidden, match='read on every key that starts with "b/"'):
+        grants.require_all("read", b"b/")
+    with pytest.raises(Forbidden, match="read on all keys"):
+        grants.require_all("read", b"")
+    with pytest.raises(Forbidden, match=r"does not grant admin$"):
+        grants.require_all("admin", b"")

@@ -1,0 +1,137 @@
+"""Batches read in one go and one by one are the same, in both formats."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvserver.api.batches import JSON, MESSAGE_PACK, Format
+from kvserver.api.turns import in_one_go
+from shards.wire.errors import BadRequest
+from shards.wire.protocol import OfOneKey
+
+KEYS = st.sampled_from(["a", "{t}b", "", "k" * 512, "\u00e9"])
+LIFETIMES = st.sampled_from(
+    [
+        {},
+        {"ttl": 5},
+        {"ttl": 0.25},
+        {"ttl": 0},
+        {"expires": "2100-01-01T00:00:00Z"},
+        {"ttl": 1, "expires": "2100-01-01T00:00:00Z"},
+        {"expires": "soon"},
+    ]
+)
+CONDITIONS = st.sampled_from([{}, {"if_revision": 0}, {"if_revision": 7}, {"if_revision": -1}])
+REST = st.sampled_from(
+    [
+        {"op": "get"},
+        {"op": "delete"},
+        {"op": "put", "value": "v"},
+        {"op": "put", "json": {"n": [1, None]}},
+        {"op": "put", "value": "v", "content_type": "text/plain"},
+        {"op": "put", "value": "v", "content_type": "\r\n"},
+        {"op": "put", "value": "v", "json": 1},
+        {"op": "put"},
+        {"op": "put", "value_base64": "AAE="},
+        {"op": "put", "value_base64": "A"},
+        {"op": "put", "value": 5},
+        {"op": "touch", "persist": True},
+        {"op": "touch"},
+        {"op": "incr", "by": 5},
+        {"op": "incr", "by": "5"},
+        {"op": "incr", "ttl_if_new": 3},
+        {"op": "patch", "patch": {"n": None}},
+        {"op": "patch"},
+        {"op": "append", "value": "v"},
+        {"op": "get", "more": 1},
+    ]
+)
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> dict[str, Any]:
+    given = {"key": draw(KEYS), **draw(REST)}
+    if given["op"] in ("put", "touch"):
+        given |= draw(LIFETIMES)
+    return given | (draw(CONDITIONS) if given["op"] != "get" else {})
+
+
+def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | None:
+    try:
+        envelope = in_one_go(format.envelope(body))
+        return [format.operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.is_atomic
+    except BadRequest:
+        return None
+
+
+@given(st.lists(operations(), max_size=4), st.sampled_from([{}, {"atomic": True}, {"atomic": 1}, {"more": 1}]))
+def test_a_small_batch_is_read_as_a_large_one_is(ops: list[dict[str, Any]], rest: dict[str, Any]) -> None:
+    body = msgspec.json.encode({"ops": ops} | rest)
+    assert JSON.small(body, 9) == one_by_one(JSON, body)
+    packed = msgspec.msgpack.encode({"ops": [in_messagepack(op) for op in ops]} | rest)
+    assert MESSAGE_PACK.small(packed, 9) == one_by_one(MESSAGE_PACK, packed)
+
+
+def in_messagepack(op: dict[str, Any]) -> dict[str, Any]:
+    return op | {"value": op["value"].encode()} if isinstance(op.get("value"), str) else op
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"ops":{}}', b'{"ops":[1]}', b'{"ops":[{"op":"get","key":"\xff"}]}']
+)
+def test_what_is_no_batch_is_none_in_one_go_either(body: bytes) -> None:
+    assert JSON.small(body, 9) is one_by_one(JSON, body) is None
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6))
+def test_results_that_were_written_in_pieces_are_one_answer(sizes: list[int]) -> None:
+    results = [{"status": 200, "value": str(number)} for number in range(sum(sizes))]
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(results[at : at + size])
+        at += size
+    for format in (JSON, MESSAGE_PACK):
+        joined = b"".join(format.fragments(map(format.encode, pieces), len(results)))
+        decoded = (msgspec.json if format is JSON else msgspec.msgpack).decode(joined)
+        assert decoded == {"results": results}
+
+
+def test_long_pieces_are_joined_too() -> None:
+    pieces = [[{"status": number} for number in range(size)] for size in (15, 16, 9000)]
+    count = sum(map(len, pieces))
+    joined = b"".join(MESSAGE_PACK.fragments(map(MESSAGE_PACK.encode, pieces), count))
+    assert msgspec.msgpack.decode(joined)["results"] == [row for piece in pieces for row in piece]
+
+
+@pytest.mark.parametrize(
+    ("format", "element"),
+    [(JSON, b"0,"), (JSON, b'{"op":"get","key":"a"},'), (MESSAGE_PACK, b"\0"), (MESSAGE_PACK, b"\x80")],
+)
+def test_elements_are_counted_before_they_are_kept(format: Format, element: bytes) -> None:
+    count = (2 << 20) // len(element)
+    if format is JSON:
+        body = b'{"ops":[' + element * count + b"0]}"
+    else:
+        body = b"\x81\xa3ops\xdd" + count.to_bytes(4, "big") + element * count
+    tracemalloc.start()
+    with pytest.raises(BadRequest):
+        in_one_go(format.envelope(body))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < len(body), "the body is there already, and nothing is made of it"
+
+
+@pytest.mark.parametrize("count", [10_000, 10_001])
+def test_a_large_batch_has_as_many_operations_as_a_small_one(count: int) -> None:
+    body = msgspec.json.encode({"ops": [{"op": "put", "key": "k", "value": "v" * 100}] * count})
+    if count == 10_000:
+        assert len(in_one_go(JSON.envelope(body)).ops) == count
+    else:
+        with pytest.raises(BadRequest, match="10000"):
+            in_one_go(JSON.envelope(body))

@@ -1,0 +1,82 @@
+"""Accept-Encoding, and codings that decode to what was coded."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvserver.http import compression
+
+DECODERS = {
+    "zstd": lambda body: zstandard.ZstdDecompressor().decompress(body),
+    "br": brotli.decompress,
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "chosen"),
+    [
+        ("", None),
+        ("*", None),
+        ("identity", None),
+        ("gzip", "gzip"),
+        ("x-gzip", "gzip"),
+        ("GZip", "gzip"),
+        ("deflate", "deflate"),
+        ("compress, lzma", None),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("gzip, deflate, br", "br"),
+        ("deflate, gzip", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip;q=0.0, br;q=0", None),
+        ("gzip;q=0.5, deflate;q=0.6", "deflate"),
+        ("zstd;q=0.5, gzip", "gzip"),
+        ("gzip ; q=0.001", "gzip"),
+        ("gzip;q=1.000", "gzip"),
+        ("identity, gzip;q=0.5", None),
+        ("identity;q=0.5, gzip;q=0.5", "gzip"),
+        ("identity;q=0, gzip", "gzip"),
+        ("gzip;q=2", "gzip"),
+        (",,gzip,", "gzip"),
+        (";;q=1", None),
+        ("gzip".ljust(compression.LONGEST_HEADER), "gzip"),
+        ("gzip".ljust(compression.LONGEST_HEADER + 1), None),
+    ],
+)
+def test_choice(accepted: str, chosen: str | None) -> None:
+    assert compression.choose(accepted) == chosen
+
+
+@given(st.text(max_size=80))
+def test_any_header_is_taken(accepted: str) -> None:
+    assert compression.choose(accepted) in (None, *compression.CODERS)
+
+
+@pytest.mark.parametrize("name", compression.CODERS)
+@given(body=st.binary(max_size=5000))
+def test_what_is_coded_decodes(name: str, body: bytes) -> None:
+    assert DECODERS[name](compression.CODERS[name](body)) == body
+
+
+@pytest.mark.parametrize(
+    ("content_type", "codable"),
+    [
+        ("", True),
+        ("text/html; charset=utf-8", True),
+        ("image/png", False),
+        (" Image/JPEG ; a=b", False),
+        ("image/svg+xml", True),
+        ("IMAGE/SVG+XML;charset=utf-8", True),
+        ("application/image", True),
+    ],
+)
+def test_images_are_compressed_already(content_type: str, codable: bool) -> None:
+    assert compression.is_codable(content_type) is codable

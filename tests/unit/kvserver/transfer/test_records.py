@@ -1,0 +1,187 @@
+"""Lines of an export are what was stored, batches what was read; lanes keep the order of what concerns one key."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvserver.api.batches import MESSAGE_PACK
+from kvserver.api.times import parse_rfc3339
+from kvserver.rest.many import describe
+from kvserver.transfer.lanes import Lanes
+from kvserver.transfer.records import (
+    Batch,
+    LineError,
+    Record,
+    batches,
+    body_of,
+    lines_of,
+    put_of,
+    read_record,
+    read_streamed,
+    write_item,
+)
+from kvserver.transfer.remote import Away, Patience, TransferError
+from shards.maps.layout import Item
+from shards.wire.limits import MAX_KEY
+from shards.wire.protocol import Put
+from tests import effort
+
+KEYS = st.text(min_size=1, max_size=MAX_KEY // 4).filter(lambda key: key.isprintable() or len(key) < 9)
+TYPES = st.sampled_from(["", "text/plain; charset=utf-8", 'a/b; q="c\\"d"', "application/octet-stream"])
+LAST_MS = parse_rfc3339("9999-12-31T23:59:59.999Z")
+
+
+@given(KEYS, st.binary() | st.text().map(str.encode), TYPES, st.just(0) | st.integers(1, LAST_MS))
+def test_what_was_stored_is_stored_again(key: str, value: bytes, content_type: str, expires_ms: int) -> None:
+    item = Item(7, 7, expires_ms, 1, 2, content_type, value, len(value))
+    listed = msgspec.json.encode(describe(key.encode(), item, values=True))
+    line = write_item(read_streamed(listed))
+    assert line.count(b"\n") == 1
+    # An item of a list is as good a line as one of an export.
+    for text in (line, listed):
+        (put,), atomic = MESSAGE_PACK.small(body_of([read_record(1, text)]), 9) or ([], True)
+        assert isinstance(put, Put) and not atomic
+        assert (put.key, put.value, put.expires_ms) == (key.encode(), value, expires_ms)
+        assert put.content_type == (content_type or "application/octet-stream")
+        assert (put.condition, put.ttl_ms) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"key":"k","value":"v"', "not JSON: it breaks off"),
+        ("k=v", "not JSON: syntax error at character 0"),
+        ('{"key":"k","value":"\ud800"}', "not JSON: it is not UTF-8"),
+        (r'{"key":"k","value":"\ud800"}', "not JSON: it has half a pair of surrogates, which is no text"),
+        ("[" * 100_000, "array"),
+        ('{"value":"v"}', "`key`"),
+        ('{"key":"k"}', "exactly one of `value` and `value_base64` is wanted"),
+        ('{"key":"k","value":"v","value_base64":"dg=="}', "exactly one of `value` and `value_base64` is wanted"),
+        ('{"key":"k","value":null}', "`$.value`"),
+        ('{"key":"k","value_base64":"dg"}', "value_base64: Base64 of RFC 4648, section 4, padded, is wanted"),
+        ('{"key":"","value":"v"}', "the key has 0 bytes; a key has 1 to 511"),
+        (json.dumps({"key": "\u00e9" * 256, "value": ""}), "the key has 512 bytes; a key has 1 to 511"),
+        ('{"key":"k","value":"v","content_type":"a\\r\\nb"}', "content_type: a media type of at most 255 ASCII "),
+        ('{"key":"k","value":"v","expires":"soon"}', "expires: a time is written as in RFC 3339"),
+        ('{"key":"k","value":"v","ttl":5}', "`ttl`"),
+        ('{"end":{"items":3,"cursor":"a.1"}}', "`end`"),
+    ],
+)
+def test_a_line_that_is_no_record_says_why(line: str, why: str) -> None:
+    with pytest.raises(LineError) as raised:
+        read_record(12, line.encode(errors="surrogatepass"))
+    assert raised.value.line == 12
+    assert why in raised.value.why
+
+
+def record(line: int, key: str, size: int = 0) -> Record:
+    return read_record(line, json.dumps({"key": key, "value": "v" * size}).encode())
+
+
+RECORDS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 300)), max_size=30)
+
+
+@given(RECORDS, st.integers(1, 5), st.integers(1, 500), st.booleans())
+def test_batches_are_all_records_in_order(
+    rows: list[tuple[str, int]], most: int, most_bytes: int, breaks_off: bool
+) -> None:
+    records = [record(number, *row) for number, row in enumerate(rows, 1)]
+
+    def source() -> Iterator[Record]:
+        yield from records
+        if breaks_off:
+            raise LineError(len(records) + 1, "not JSON")
+
+    made: list[Batch] = []
+    try:
+        made.extend(batches(source(), most, most_bytes))
+        assert not breaks_off
+    except LineError:
+        assert breaks_off
+    assert [each for batch in made for each in batch.records] == records
+    for batch in made:
+        names = [each.key for each in batch.records]
+        assert 1 <= len(names) <= most
+        assert len(set(names)) == len(names) and batch.keys == set(names)
+        assert batch.size == sum(len(each.put) for each in batch.records)
+        assert batch.size <= most_bytes or len(names) == 1
+    assert [len(put_of(each).value) for each in records] == [size for _, size in rows]
+
+
+@given(st.lists(st.binary().filter(lambda line: b"\n" not in line)), st.binary(), st.integers(1, 40))
+def test_lines_are_the_same_however_they_come(lines: list[bytes], rest: bytes, size: int) -> None:
+    rest = rest.replace(b"\n", b"")
+    text = b"".join(line + b"\n" for line in lines) + rest
+    assert list(lines_of(text[at : at + size] for at in range(0, len(text), size))) == lines
+
+
+@settings(max_examples=effort.times(10), deadline=None)  # threads have their turn when the machine likes
+@given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True), max_size=12))
+def test_lanes_keep_the_order_of_each_key(batched: list[list[str]]) -> None:
+    done: list[tuple[str, int]] = []
+    going: list[int] = []
+
+    def work(batch: Batch) -> None:
+        going.append(len(done))
+        done.extend((each.key, each.line) for each in batch.records)
+
+    lanes = Lanes(work, 3)
+    for number, keys in enumerate(batched):
+        batch = Batch()
+        for key in keys:
+            batch.add(record(number, key))
+        lanes.submit(batch)
+    lanes.finish()
+    assert len(going) == len(batched)
+    for key in "abcdef":
+        assert [line for name, line in done if name == key] == [n for n, keys in enumerate(batched) if key in keys]
+
+
+def test_lanes_tell_the_error_of_the_first_line() -> None:
+    first_may_fail = threading.Event()
+
+    def work(batch: Batch) -> None:
+        line = batch.records[0].line
+        if line == 1:
+            first_may_fail.wait(20)
+        raise LineError(line, "refused")
+
+    lanes = Lanes(work, 2)
+    for line in (1, 2):
+        batch = Batch()
+        batch.add(record(line, str(line)))
+        lanes.submit(batch)
+    with pytest.raises(LineError) as raised:
+        lanes.submit(Batch())  # there is no room until one of them has failed
+    assert raised.value.line == 2
+    first_may_fail.set()
+    with pytest.raises(LineError) as raised:
+        lanes.finish()
+    assert raised.value.line == 1
+
+
+def test_patience_ends_and_begins_anew_with_progress() -> None:
+    stop = threading.Event()
+    patience = Patience(0.2, stop)
+    for _ in range(2):
+        with pytest.raises(TransferError, match=r"nobody there \(tried for 0\.2 seconds\)"):
+            waits(patience)
+        patience.refresh()
+        patience.wait(Away("nobody there"))
+    patience.refresh()
+    patience.wait(Away("nobody there", retry_after_s=60))  # not longer than there is patience
+    with pytest.raises(TransferError):
+        patience.wait(Away("nobody there"))
+
+
+def waits(patience: Patience) -> Any:
+    for _ in range(100):
+        patience.wait(Away("nobody there"))

@@ -1,0 +1,65 @@
+"""Paths whose names are not UTF-8 go through JSON and come back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.files.path_text import carried, named
+from shards.host.board import Board, Facts
+from shards.maps.directory import Owner
+
+NOT_UTF_8 = os.fsdecode(b"d\xff\xfe")
+
+
+@given(st.binary().filter(lambda name: b"\0" not in name))
+def test_every_path_comes_back(name: bytes) -> None:
+    path = os.fsdecode(name)
+    assert named(msgspec.json.decode(msgspec.json.encode(carried(path)), type=str)) == path
+
+
+@given(st.text().filter(lambda text: "\0" not in text))
+def test_what_is_utf_8_stays_as_it_is(text: str) -> None:
+    assert carried(text) == text
+
+
+def test_the_owner_of_maps_is_known_whatever_the_name_of_its_directory(tmp_path: Path) -> None:
+    (tmp_path / NOT_UTF_8).mkdir()
+    owner = Owner.of("s", tmp_path / NOT_UTF_8)
+    assert msgspec.json.decode(msgspec.json.encode(owner), type=Owner) == owner
+    assert not owner.exists(), "there is no store in it"
+    for wrong in ("\0xyz", "\0" + "00"):
+        assert not Owner("s", wrong).exists()
+
+
+def test_the_board_tells_such_paths(tmp_path: Path) -> None:
+    where = str(tmp_path / NOT_UTF_8)
+    facts = Facts(
+        version="0",
+        store="s",
+        epoch="e",
+        boot_id="b",
+        secret=1,
+        shards=1,
+        sync="os",
+        in_memory=False,
+        data_dir=where,
+        lock_dir=where,
+        log_dir=where,
+        map_dir=where,
+        max_value=1,
+        clock_offset_ms=0,
+        tokens=where,
+        supervisor_pid=1,
+        started_ms=0,
+    )
+    made = Board.create(tmp_path / "board", facts)
+    made.install()
+    found = Board.open(tmp_path / "board")
+    assert found.facts == made.facts == facts
+    found.close()
+    made.close()

@@ -1,0 +1,252 @@
+"""Everything a shard decides, in any order, against an oracle of plain items."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shards.keys.entries import Room
+from shards.keys.eviction import STAMPS, Evictor
+from shards.keys.group import Group
+from shards.keys.keyspace import Keyspace
+from shards.wire.clock import Now
+from shards.wire.protocol import (
+    AtomicBatch,
+    Condition,
+    Delete,
+    Deleted,
+    DeleteEvent,
+    DeletePrefix,
+    Failed,
+    Get,
+    Incr,
+    OfOneKey,
+    Patch,
+    Put,
+    Reply,
+    Results,
+    Touch,
+    size_of,
+)
+from tests.unit.oracle import Item, Memory, Oracle, text_of
+
+MAX_VALUE = 40
+NOW = 1_700_000_000_000
+
+SLOTMATES = [b"t", b"{t}1", b"a/{t}2", "ü{t}".encode()]
+KEYS = st.sampled_from([*SLOTMATES, b"a", b"a/1"])
+NAMES = st.sampled_from(["a", "b", "ü"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "ä\n"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=5,
+)
+DOCUMENTS = st.dictionaries(NAMES, JSON, max_size=3)
+NUMBERS = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**63 - 1, -(2**63)]))
+VALUES = st.one_of(
+    st.binary(max_size=MAX_VALUE + 3),
+    NUMBERS.map(lambda number: b"%d" % number),
+    st.sampled_from([b"-0", b"007", b"+1", b"9223372036854775808", b"1 ", b"\xff", b"{", b""]),
+    (JSON | DOCUMENTS).map(text_of),
+)
+TYPES = st.sampled_from(["", "a/b", "application/json"])
+TTLS = st.integers(0, 6)
+REVISIONS = st.none() | st.just("*") | st.lists(st.integers(0, 40), max_size=12)
+CONDITIONS = st.none() | st.none() | st.builds(Condition, REVISIONS, REVISIONS)
+
+
+def operations(keys: st.SearchStrategy[bytes]) -> st.SearchStrategy[OfOneKey]:
+    return st.one_of(
+        st.builds(Put, keys, VALUES, TYPES, TTLS, st.just(0), st.booleans(), CONDITIONS),
+        st.builds(Put, keys, VALUES, TYPES, st.just(0), TTLS.map(lambda ms: NOW + 1000 + ms), st.just(False)),
+        st.builds(Delete, keys, st.booleans(), CONDITIONS),
+        st.builds(Touch, keys, TTLS, st.just(0), CONDITIONS),
+        st.builds(Incr, keys, NUMBERS, TTLS, CONDITIONS),
+        st.builds(Patch, keys, (JSON | DOCUMENTS).map(text_of), CONDITIONS),
+        st.builds(Get, keys, st.just(1)),
+    )
+
+
+def told(reply: Reply) -> Any:
+    """A reply without its prose."""
+    if isinstance(reply, Results):
+        return [told(each) for each in reply.replies], reply.failed
+    return Failed(reply.code, "", reply.revision) if isinstance(reply, Failed) else reply
+
+
+class Choices(Evictor):
+    """Notes what it finds."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(memoryview(array("I", bytes(4 * STAMPS))), random.Random(1).random, most)
+        self.made: list[bytes | None] = []
+
+    def oldest(self, *args: Any) -> bytes | None:
+        self.made.append(super().oldest(*args))
+        return self.made[-1]
+
+
+class Against(RuleBasedStateMachine):
+    """The keyspace against the oracle. Groups are committed or undone at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: dict[bytes, Item] = {}  # what the map holds
+        self.now = Now(NOW, 3 * NOW)
+        self.revision = 1  # the next one
+        self.group: Group | None = None
+        self.oracle: Oracle | None = None
+        self.awaited: list[tuple[Reply, Reply]] = []
+
+    def read(self, key: bytes) -> tuple[bytes, str]:
+        return self.items[key].value, self.items[key].content_type
+
+    @initialize(
+        loaded=st.dictionaries(KEYS, st.tuples(VALUES, TTLS, st.booleans())),
+        max_memory=st.sampled_from([0, 20, 40, 80]),
+        evicting=st.none() | st.integers(1, 4),
+    )
+    def load(self, loaded: dict[bytes, tuple[bytes, int, bool]], max_memory: int, evicting: int | None) -> None:
+        self.choices = Choices(evicting) if max_memory and evicting else None
+        self.space = Keyspace(0, 1, MAX_VALUE, self.read, max_memory=max_memory, evictor=self.choices)
+        for number, (key, (value, ttl_ms, steady)) in enumerate(loaded.items(), 1):
+            expiry = -(self.now.steady_ms + ttl_ms) if steady else self.now.wall_ms + ttl_ms
+            self.items[key] = Item(value, "", ttl_ms and expiry, number, number)
+        self.revision = len(loaded) + 1
+        self.space.load(
+            (key, item.revision, item.value_revision, item.expires_ms, len(item.value))
+            for key, item in self.items.items()
+        )
+
+    @precondition(lambda self: self.group is None)
+    @rule(
+        elapsed_ms=st.integers(0, 4),
+        step_ms=st.sampled_from([0, 0, 0, 5, -5]),
+        room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]),
+        others=st.sampled_from([0, 0, 0, 9, 100]),
+        size=st.sampled_from([1 << 40, 30, 0]),
+    )
+    def begin(self, elapsed_ms: int, step_ms: int, room: Room, others: int, size: int) -> None:
+        """`step_ms`: the wall clock was set by so much meanwhile."""
+        self.now = Now(self.now.wall_ms + elapsed_ms + step_ms, self.now.steady_ms + elapsed_ms)
+        self.group = self.space.begin(self.now, room, others=others, size=size)
+        self.size_left = size
+        memory, limit = None, self.space.max_memory
+        if limit:
+            chosen, most = (self.choices.made, self.choices.most) if self.choices else (None, 0)
+            memory = Memory(limit, others, limit, chosen, most)
+        self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
+        self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, room, memory)
+        self.awaited = []
+
+    @precondition(lambda self: self.group is not None and not self.group.events)
+    @rule(limit=st.integers(1, 3))
+    def expire(self, limit: int) -> None:
+        assert self.group and self.oracle
+        due = [key for key in self.items if self.oracle.live(key) is None]
+        assert self.group.expire(limit) == min(limit, len(due))
+        for event in self.group.events:
+            assert isinstance(event, DeleteEvent) and event.cause == "expire" and event.key in due
+            self.oracle.log(event)
+
+    @precondition(lambda self: self.group is not None)
+    @rule(operation=operations(KEYS))
+    def decide(self, operation: OfOneKey | AtomicBatch) -> None:
+        assert self.group and self.oracle
+        self.size_left -= sum(size_of(each) for each in self.single(operation) if isinstance(each, Put))
+        if self.size_left < 0:
+            return
+        reply = self.group.decide(operation)
+        expected = self.oracle.answer(operation)
+        assert not self.choices or not self.choices.made
+        assert self.group.starved == self.oracle.starved
+        assert self.group.events == self.oracle.events
+        assert type(reply) is type(expected)
+        self.awaited.append((reply, expected))
+        if self.group.full:
+            self.commit()
+
+    def single(self, operation: OfOneKey | AtomicBatch) -> list[OfOneKey]:
+        return operation.operations if isinstance(operation, AtomicBatch) else [operation]
+
+    @precondition(lambda self: self.group is not None)
+    @rule(batch=st.lists(operations(st.sampled_from(SLOTMATES)), max_size=5))
+    def decide_together(self, batch: list[OfOneKey]) -> None:
+        self.decide(AtomicBatch(batch))
+
+    @precondition(lambda self: self.group is not None)
+    @rule(batch=st.lists(operations(KEYS), min_size=1, max_size=3))
+    def decide_across_slots(self, batch: list[OfOneKey]) -> None:
+        self.decide(AtomicBatch(batch))
+
+    @precondition(lambda self: self.group is not None and not self.group.events)
+    @rule(prefix=st.sampled_from([b"", b"a", b"a/", b"z"]), back=st.integers(-1, 8))
+    def delete_prefix(self, prefix: bytes, back: int) -> None:
+        assert self.group and self.oracle
+        cut = self.revision - back
+        candidates = sorted(key for key in self.items if key.startswith(prefix))
+        expected = [key for key in candidates if (item := self.oracle.live(key)) and item.value_revision <= cut]
+        reply = self.group.delete_prefix(DeletePrefix(prefix, b"", cut, 100), candidates, None)
+        assert reply == Deleted(expected, None)
+        for key in expected:
+            self.oracle.log(DeleteEvent(key, "prefix", cut))
+        assert self.group.events == self.oracle.events
+
+    @precondition(lambda self: self.group is not None)
+    @rule()
+    def commit(self) -> None:
+        assert self.group and self.oracle
+        assert self.group.record() == self.oracle.logged
+        wanted = self.group.commit(self.revision)
+        old = self.replaced()
+        self.group.answer({revision: old[revision] for revision in wanted})
+        for reply, expected in self.awaited:
+            assert told(reply) == told(expected)
+        self.items = self.oracle.items
+        self.revision += len(self.oracle.events)
+        assert self.space.bytes <= self.most_bytes
+        self.group = None
+
+    def replaced(self) -> dict[int, tuple[bytes, str, int]]:
+        """What each event of the group replaced, as the map would say when they are applied."""
+        assert self.oracle
+        walk, old = Oracle(self.items, self.now, self.revision, MAX_VALUE, Room.ALL), {}
+        for event in self.oracle.events:
+            assert not hasattr(event, "prefix")
+            there = walk.live(event.key)
+            revision = walk.log(event)
+            if there:
+                old[revision] = (there.value, there.content_type, there.revision)
+        return old
+
+    @precondition(lambda self: self.group is not None)
+    @rule()
+    def discard(self) -> None:
+        assert self.group
+        self.group.discard()
+        self.group = None
+
+    @invariant()
+    def agrees(self) -> None:
+        if self.group is not None:
+            return  # what was due is not scheduled while its group is open
+        self.space.check()
+        assert self.space.entries() == {
+            key: (item.revision, item.value_revision, item.expires_ms, len(item.value))
+            for key, item in self.items.items()
+        }
+        wall_ms, steady_ms = self.now
+        due_in_ms = [
+            expiry - wall_ms if expiry > 0 else -expiry - steady_ms
+            for item in self.items.values()
+            if (expiry := item.expires_ms)
+        ]
+        told_ms = self.space.due_in_ms(self.now)
+        assert not due_in_ms or (told_ms is not None and told_ms <= min(due_in_ms))
+
+
+TestAgainst = Against.TestCase
