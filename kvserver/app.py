@@ -22,6 +22,7 @@ from kvserver.description.resources import Docs, Error, Errors, OpenAPI, Root
 from kvserver.http import responses
 from kvserver.http import routes as target
 from kvserver.http.responses import PREFLIGHT, WrongMethod
+from kvserver.http.scope import GIVEN_ID, ROUTE
 from kvserver.rest.batch import Batch
 from kvserver.rest.kv import KeyOfVersion1
 from kvserver.rest.many import Many
@@ -30,7 +31,6 @@ from kvserver.rest.status import Live, Ready, ShardStates, Status
 from kvserver.rest.tickets import TicketOffice
 from kvserver.store.client import Router
 from kvserver.web import body_rules
-from kvserver.web.exchange import GIVEN_ID, ROUTE
 from kvserver.web.traffic import Traffic
 from shards.host.board import Board
 from shards.wire.errors import BadRequest, KVError, NoSuchResource

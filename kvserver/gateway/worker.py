@@ -30,9 +30,9 @@ from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens, TokensError
-from kvserver.gateway.feed.envelopes import Ending
 from kvserver.gateway.history.source import Source
 from kvserver.gateway.sessions.access import Door
+from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.handler import Handler, Server
 from kvserver.gateway.transport.handover import Reception
 from kvserver.gateway.transport.websocket import Keeper

@@ -16,13 +16,13 @@ from kvserver.api import batches, query
 from kvserver.api.batches import Format, Sizes
 from kvserver.api.times import rfc3339
 from kvserver.api.turns import in_turns
+from kvserver.http.scope import GRANTS, SHARE
+from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.many import show_value
-from kvserver.rest.memorykv import OCTETS
 from kvserver.rest.values import answer, told_to
 from kvserver.store.client import Router
 from kvserver.web.address_quotas import Share
-from kvserver.web.exchange import GRANTS, SHARE
 from kvserver.web.traffic import Traffic
 from shards.keys.value_edits import unmarked
 from shards.wire.errors import (

@@ -8,11 +8,9 @@ from falcon.asgi import Request
 
 from kvserver.api import duplicate_names, json_scan
 from kvserver.api.turns import in_turns
+from kvserver.http.value_headers import FORM
 from shards.keys.value_edits import unmarked
 from shards.wire.errors import BadRequest, UnsupportedMediaType
-
-FORM: Final = "application/x-www-form-urlencoded"
-"""What `curl -d` says of everything, so it says nothing."""
 
 _OF_PAGES: Final = (b"origin", b"sec-fetch-site")
 """Headers that browsers alone send, and let no page leave out where it could do harm."""
@@ -30,11 +28,6 @@ def content_type(req: Request) -> str:
     if len(given) > 1:
         raise BadRequest("Content-Type: the header is given twice")
     return given[0].decode("latin-1").strip(" \t") if given else ""
-
-
-def stored_type(given: str) -> str:
-    """What is stored of a type that was given: nothing of what says nothing."""
-    return "" if given.partition(";")[0].strip(" \t").lower() == FORM else given
 
 
 def media_type(req: Request) -> str:

@@ -13,11 +13,11 @@ from kvserver.api.conditions import Preconditions
 from kvserver.api.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
 from kvserver.http import responses
 from kvserver.http.responses import BehindTheEnd, NoMergePatch
+from kvserver.http.scope import GRANTS, SCRIPT
+from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, of_revision, of_value, stored_type
 from kvserver.rest import bodies
-from kvserver.rest.memorykv import OCTETS
-from kvserver.rest.values import CACHE_CONTROL, answer, check_room, coded, find, of_revision, of_value, seen_by
+from kvserver.rest.values import answer, check_room, coded, find, seen_by
 from kvserver.store.client import Router
-from kvserver.web.exchange import GRANTS, SCRIPT
 from kvserver.web.traffic import Traffic
 from shards.maps.owner import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
@@ -216,7 +216,7 @@ def _content_type(req: Request) -> str:
     given = bodies.content_type(req)
     if not is_content_type(given):
         raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
-    return bodies.stored_type(given)
+    return stored_type(given)
 
 
 # Answers

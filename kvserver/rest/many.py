@@ -18,11 +18,11 @@ from kvserver.api import query
 from kvserver.api.listing import Range, Row, Walk
 from kvserver.api.query import FLAG, KEY, Parameter, table, within
 from kvserver.api.times import rfc3339
+from kvserver.http.scope import GRANTS, SHARE
+from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
-from kvserver.rest.memorykv import OCTETS
 from kvserver.rest.values import answer
 from kvserver.store.client import PAGE_KEYS, Router
-from kvserver.web.exchange import GRANTS, SHARE
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.owner import PAGE_BYTES, Item
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable

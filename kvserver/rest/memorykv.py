@@ -5,24 +5,20 @@ Everything is `application/octet-stream`, an absent key reads as empty, and a wr
 
 from __future__ import annotations
 
-from typing import Final
-
 from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
 from kvserver.http import compression, handshake, routes
 from kvserver.http.responses import HTML, WrongMethod, names
-from kvserver.rest import bodies
+from kvserver.http.scope import GRANTS, SCRIPT, SHARE
+from kvserver.http.value_headers import OCTETS, stored_type
 from kvserver.rest.lists import answer_list, json_array, nothing, refused_if_full, spooled
 from kvserver.rest.values import answer, check_room
 from kvserver.store.client import Router
-from kvserver.web.exchange import GRANTS, SCRIPT, SHARE
 from kvserver.web.traffic import Traffic
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.wire.limits import MAX_KEY, is_content_type
 from shards.wire.protocol import Delete, Put
-
-OCTETS: Final = "application/octet-stream"
 
 
 class Ping:
@@ -120,7 +116,7 @@ def _require_both(req: Request, key: bytes) -> None:
 def _content_type(req: Request) -> str:
     """The type to store: "" where none is given that could be used. These routes refuse no type."""
     given: str = req.content_type or ""
-    return bodies.stored_type(given) if is_content_type(given) else ""
+    return stored_type(given) if is_content_type(given) else ""
 
 
 class Keys:

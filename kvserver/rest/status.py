@@ -11,7 +11,7 @@ from falcon.asgi import Request, Response
 
 from kvserver.api import query
 from kvserver.api.times import rfc3339
-from kvserver.web.exchange import GRANTS
+from kvserver.http.scope import GRANTS
 from shards.files import locks
 from shards.host.board import Board, Common
 from shards.wire.errors import Unavailable

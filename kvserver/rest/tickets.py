@@ -10,8 +10,8 @@ from falcon.asgi import Request, Response
 from kvserver.access.tickets import Kind, Tickets
 from kvserver.api import query
 from kvserver.api.times import rfc3339
+from kvserver.http.scope import GRANTS
 from kvserver.rest import bodies
-from kvserver.web.exchange import GRANTS
 from shards.wire.errors import BadRequest
 
 JSON: Final = "application/json"

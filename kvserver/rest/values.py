@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
-from kvserver.api.conditions import etag
-from kvserver.api.times import http_date, rfc3339
 from kvserver.http import compression
+from kvserver.http.scope import SHARE
 from kvserver.store.client import Router
-from kvserver.web.exchange import SHARE
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.owner import Item
 from shards.wire.errors import Conflict, KVError, PreconditionFailed
-
-CACHE_CONTROL: Final = "no-cache, no-transform"
-"""Of values in version 1."""
 
 
 def find(req: Request, router: Router, key: bytes) -> Item | None:
@@ -41,24 +35,6 @@ def check_room(req: Request, router: Router, traffic: Traffic, key: bytes) -> No
     share = req.scope[SHARE]
     if traffic.is_full(share) and router.size(key) >= LARGE_ANSWER:
         traffic.check_room(share)
-
-
-def of_revision(revision: int, coding: str = "", expires_ms: int = 0) -> list[tuple[str, str]]:
-    """Headers that say what a key has become, or is: in a content coding, and expiring (0: never)."""
-    headers = [("etag", etag(revision, coding)), ("kv-revision", str(revision))]
-    if expires_ms:
-        headers.append(("kv-expires", rfc3339(expires_ms)))
-    return headers
-
-
-def of_value(item: Item, coding: str = "") -> list[tuple[str, str]]:
-    """Headers of a value that is read, but those of its body."""
-    return [
-        ("cache-control", CACHE_CONTROL),
-        *of_revision(item.revision, coding, item.expires_ms),
-        ("last-modified", http_date(item.modified_ms)),
-        ("accept-ranges", "bytes"),
-    ]
 
 
 async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:

@@ -25,9 +25,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kvserver.http import handshake, proxies, send_queue
 from kvserver.http.responses import Headers
+from kvserver.http.scope import ROUTE
 from kvserver.web import handoff
 from kvserver.web.address_quotas import Stake
-from kvserver.web.exchange import ROUTE, Exchange
+from kvserver.web.exchange import Exchange
 from kvserver.web.parser import Intake, Upgrade
 from kvserver.web.traffic import Traffic
 from shards.wire.errors import BadRequest, KVError, Overloaded, RequestTimeout

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvserver.access.grants import NOTHING
 from kvserver.http import responses, routes
 from kvserver.http.responses import ALLOW_ORIGIN, INERT_NAMES, Headers
+from kvserver.http.scope import GIVEN_ID, GRANTS, ROUTE
 from kvserver.web.address_quotas import Share
 from shards.wire.errors import InvalidToken, KVError, Overloaded
 
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
     from kvserver.web.connection import Protocol
 
 log = logging.getLogger("kvserver.web.http")
-
-ROUTE = "kvserver.route"
-"""Key of the scope under which the application leaves the route it took, for metrics."""
-
-SCRIPT = "kvserver.script"
-"""Key of the scope that is there if a browser asks for the script of a service worker."""
-
-GIVEN_ID = "kvserver.request_id"
-"""Key of the scope under which the request's id is: the client's X-Request-Id, or one that was made for an error."""
-
-SHARE = "kvserver.share"
-"""Key of the scope under which is the `address_quotas.Share` of the client's address, None without."""
-
-GRANTS = "kvserver.grants"
-"""Key of the scope under which is what the client may (`kvserver.access.grants.Grants`)."""
 
 UNCOUNTED: Final = frozenset((routes.LIVE.encode(), routes.READY.encode()))
 """Paths that answer however much the server has to do."""

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kvserver.access.grants import Grants
 from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
-from kvserver.rest import bodies, memorykv
-from kvserver.rest.values import of_revision, of_value
+from kvserver.http.scope import ROUTE
+from kvserver.http.value_headers import OCTETS, of_revision, of_value, stored_type
 from kvserver.store.client import DEADLINE_S, Router
 from kvserver.store.link import Pending
 from kvserver.web.connection import IDLE_S
-from kvserver.web.exchange import ROUTE, Exchange
+from kvserver.web.exchange import Exchange
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.layout import HEADER, HEADER_SIZE, parse, told
 from shards.wire.clock import is_live
@@ -80,7 +80,7 @@ _IGNORED: Final = frozenset(
 """What browsers, curl and other clients send and what changes no answer."""
 _RESERVED: Final = frozenset((b"ping", b"keys", b"wal", b"docs", b"console"))
 """Paths of one segment that are no key, or not only one."""
-_OCTETS: Final = [("content-type", memorykv.OCTETS)]
+_OCTETS: Final = [("content-type", OCTETS)]
 _unpack = HEADER.unpack_from
 _DEADLINE_NS: Final = int(DEADLINE_S * 1e9)
 _LONGEST_BLOCK: Final = 2 << 10
@@ -127,7 +127,7 @@ def read_fields(block: bytes) -> Fields | None:
         b"," + found[b"accept"] if b"accept" in found else b"",
         found.get(b"accept-encoding", b"").decode(),
         found.get(b"authorization", b""),
-        bodies.stored_type(content_type),
+        stored_type(content_type),
         int(length or b"0"),
         length is not None,
         found.get(b"origin", b""),
@@ -234,7 +234,7 @@ class HotPath:
                 b"%bcontent-type: %b\r\n%b"
                 % (
                     heads.of_value,
-                    (item.content_type or memorykv.OCTETS).encode(),
+                    (item.content_type or OCTETS).encode(),
                     _lines(of_value(item)),
                 ),
             )

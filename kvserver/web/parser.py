@@ -22,9 +22,10 @@ from kvserver.access.grants import EVERYTHING, NOTHING
 from kvserver.http import handshake, head_rules, routes
 from kvserver.http.head_rules import HEADERS, MOST_HEADERS
 from kvserver.http.responses import HTML, REQUEST_ID, Headers, lines, names
+from kvserver.http.scope import GIVEN_ID, GRANTS, SCRIPT, SHARE
 from kvserver.web import body_rules
 from kvserver.web.body_end import Cutter
-from kvserver.web.exchange import GIVEN_ID, GRANTS, SCRIPT, SHARE, Exchange
+from kvserver.web.exchange import Exchange
 from shards.wire.errors import BadRequest, HeadersTooLarge, KVError, Overloaded, Unauthorized, ValueTooLarge
 
 if TYPE_CHECKING:

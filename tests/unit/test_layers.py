@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -18,22 +19,76 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
+FLOORS = {
+    "shards": ("wire", "files", "host", "keys", "log", "maps", "server", "backup", "__main__"),
+    "kvserver": (
+        "api",
+        "http",
+        "settings",
+        "access",
+        "store",
+        "web",
+        "rest",
+        "description",
+        "app",
+        "gateway",
+        "transfer",
+        "serve",
+        "commands",
+        "cli",
+        "__main__",
+    ),
+    "kvserver.gateway": ("transport", "feed", "wal", "history", "sessions", "app", "worker"),
+}
+"""The rooms of a house, from the ground up: a room imports from lower floors only."""
+
+WEB = ("kvserver.api", "kvserver.http", "kvserver.store", "kvserver.web", "kvserver.rest")
+GATEWAY = ("kvserver.gateway",)
+WEB_DOOR = frozenset(
+    (
+        "shards.wire.errors",
+        "shards.wire.limits",
+        "shards.wire.slots",
+        "shards.wire.protocol",
+        "shards.wire.clock",
+        "shards.host.board",
+        "shards.host.settings",
+        "shards.maps.owner",
+        "shards.maps.layout",
+    )
+)
+"""What web workers know of the shards: ten modules at most."""
+GATEWAY_DOOR = frozenset(
+    (
+        "shards.wire.errors",
+        "shards.wire.slots",
+        "shards.wire.protocol",
+        "shards.wire.clock",
+        "shards.host.board",
+        "shards.host.settings",
+        "shards.log.appender",
+        "shards.log.records",
+        "shards.maps.owner",
+        "shards.maps.layout",
+    )
+)
+"""What gateways know of them."""
+MOST_FILES = 12
+"""Of a folder."""
+
+
+def _is_pure(name: str) -> bool:
+    folders = ("shards.wire.", "shards.keys.", "kvserver.api.", "kvserver.gateway.feed.", "kvserver.gateway.wal.")
+    return name.startswith(folders) and name != "shards.keys.last_use"
+
+
 PURE = (
-    "shards.wire.errors",
-    "shards.wire.slots",
-    "shards.wire.limits",
-    "shards.wire.protocol",
-    "shards.keys.entries",
-    "shards.keys.keyspace",
-    "shards.keys.group",
-    "shards.keys.rules",
-    "shards.keys.value_edits",
-    "shards.keys.large_json",
-    "shards.server.request_queue",
-    "shards.keys.eviction",
+    *filter(_is_pure, MODULES),
     "shards.log.records",
-    "shards.wire.clock",
-    "shards.keys.expiries",
+    "shards.server.request_queue",
+    "kvserver.access.grants",
+    "kvserver.gateway.transport.frames",
+    "kvserver.gateway.transport.send_budget",
 )
 """Data in, data out."""
 
@@ -77,7 +132,7 @@ NOT_FOR_SHARDS = {
     "kvserver",
 }
 
-ZMQ_ROOMS = ("shards.server.loop", "kvserver.store", "kvserver.gateway")
+WIRE_ENDS = ("shards.server.loop", "kvserver.store", "kvserver.gateway")
 """The ends of the wire."""
 
 
@@ -107,8 +162,63 @@ def within(module: str, room: str) -> bool:
     return module == room or module.startswith(room + ".")
 
 
-def test_the_rooms_are_there() -> None:
-    assert {"shards.host.board", "shards.log.appender", "kvserver.app", "kvserver.gateway.app", *PURE} <= set(MODULES)
+def is_package(module: str) -> bool:
+    return MODULES[module].name == "__init__.py"
+
+
+def ours(module: str) -> set[str]:
+    """The modules of ours that `module` imports."""
+    return {name for name in imports(MODULES[module]) if name in MODULES and not is_package(name)}
+
+
+@pytest.mark.parametrize(("house", "floors"), FLOORS.items())
+def test_the_table_of_floors_names_what_is_there(house: str, floors: tuple[str, ...]) -> None:
+    rooms = {name.removeprefix(house + ".").partition(".")[0] for name in MODULES if name.startswith(house + ".")}
+    assert rooms == set(floors)
+
+
+@pytest.mark.parametrize("house", FLOORS)
+def test_a_floor_imports_lower_ones_alone(house: str) -> None:
+    floor = {f"{house}.{room}": height for height, room in enumerate(FLOORS[house])}
+
+    def height(module: str) -> int | None:
+        return next((floor[room] for room in floor if within(module, room)), None)
+
+    upwards = [
+        f"{module} imports {imported}"
+        for module in MODULES
+        for imported in ours(module)
+        if (at := height(module)) is not None and (other := height(imported)) is not None and other > at
+    ]
+    assert not upwards
+
+
+def test_no_modules_import_each_other() -> None:
+    """By any detour, and not for types either."""
+    rest = {module: ours(module) - {module} for module in MODULES if not is_package(module)}
+    while free := [module for module, imported in rest.items() if not imported & rest.keys()]:
+        for module in free:
+            del rest[module]
+    assert not rest
+
+
+@pytest.mark.parametrize(("users", "door"), [(WEB, WEB_DOOR), (GATEWAY, GATEWAY_DOOR)])
+def test_the_door_to_the_shards_is_narrow(users: tuple[str, ...], door: frozenset[str]) -> None:
+    """But for the two modules that gunicorn starts, which follow the rules of every process of a store."""
+    inside = [name for name in MODULES if any(within(name, user) for user in users) and not name.endswith(".worker")]
+    assert {imported for name in inside for imported in ours(name) if within(imported, "shards")} <= door
+    assert len(door) <= 10
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}))
+def test_a_folder_is_small_and_its_docstring_names_what_is_in_it(folder: Path) -> None:
+    rooms = {path.stem for path in folder.glob("*.py")} | {
+        path.name for path in folder.iterdir() if any(path.glob("*.py"))
+    }
+    assert len(list(folder.glob("*.py"))) <= MOST_FILES
+    described = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    named = set(re.findall("`([a-z_0-9]+)`", described))
+    assert rooms - {"__init__", "__main__"} <= named
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if within(name, "shards")])
@@ -121,13 +231,12 @@ def test_pure_modules_import_nothing_that_does_something(name: str) -> None:
     imported = set(imports(MODULES[name]))
     assert not {top(module) for module in imported} & IO
     # ... nor by a detour over another module of ours.
-    ours = {module for module in imported if module in MODULES and MODULES[module].name != "__init__.py"}
-    assert ours <= set(PURE), f"{name} imports {ours - set(PURE)}, which is not pure"
+    assert ours(name) <= set(PURE), f"{name} imports {ours(name) - set(PURE)}, which is not pure"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_zmq_is_imported_at_the_ends_of_the_wire_alone(name: str) -> None:
-    if not any(within(name, room) for room in ZMQ_ROOMS):
+    if not any(within(name, room) for room in WIRE_ENDS):
         assert "zmq" not in {top(module) for module in imports(MODULES[name])}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from kvserver.api.times import rfc3339
 from shards.wire.protocol import Activity
@@ -11,9 +11,6 @@ MOST_EVENTS: Final = 1000
 """Events in an envelope, and in the answer to a poll."""
 MOST_BYTES: Final = 1 << 20
 """Bytes of an envelope: clients commonly refuse larger messages."""
-
-Ending = Literal["stop", "reload", "revoked"]
-"""Why the server ends a connection."""
 
 _AROUND: Final = 1024  # bytes of an envelope beside its parts, at most: in a cursor there may be a key
 

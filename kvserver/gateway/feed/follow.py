@@ -22,11 +22,12 @@ from kvserver.gateway.feed import cursors
 from kvserver.gateway.feed.conflation import Survivors
 from kvserver.gateway.feed.cursors import Cursor, Reason
 from kvserver.gateway.feed.encodings import Encoding, encoded
-from kvserver.gateway.feed.envelopes import MOST_BYTES, MOST_EVENTS, Ending, Room, activity_fields
+from kvserver.gateway.feed.envelopes import MOST_BYTES, MOST_EVENTS, Room, activity_fields
 from kvserver.gateway.feed.events import Block, Event, Line, Message
 from kvserver.gateway.feed.filters import Filter
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import Fold, Page
+from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import Debt, Debts
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import Activity

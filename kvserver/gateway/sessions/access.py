@@ -58,13 +58,6 @@ def ticket_of(head: Head) -> bytes | None:
     return None
 
 
-def without_ticket(target: str) -> str:
-    """A request target as logs may show it."""
-    path, mark, query = target.partition("?")
-    shown = ["ticket=..." if part.startswith("ticket=") else part for part in query.split("&")]
-    return path + mark + "&".join(shown)
-
-
 def is_told_in_stream(head: Head) -> bool:
     """Whether the client is a page, which cannot see how a handshake failed: it is accepted, and then told.
 

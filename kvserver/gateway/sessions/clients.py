@@ -15,13 +15,12 @@ from kvserver.access.tickets import RENEW_S
 from kvserver.api.feed_query import Wish
 from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
-from kvserver.gateway.feed.envelopes import Ending
 from kvserver.gateway.feed.events import Carry, Message
 from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import Answer, Follow, poll
 from kvserver.gateway.history.source import Source
 from kvserver.gateway.sessions.access import Telling, close_code
-from kvserver.gateway.transport.frames import frame
+from kvserver.gateway.transport.frames import Ending, frame
 from kvserver.gateway.transport.send_budget import Debt, Debts
 from kvserver.gateway.transport.stream import Stream
 from kvserver.gateway.transport.websocket import Piece, WebSocket

@@ -17,11 +17,14 @@ import codecs
 import logging
 import struct
 from io import StringIO
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 from websockets.utils import apply_mask
+
+Ending = Literal["stop", "reload", "revoked"]
+"""Why the server ends a connection."""
 
 _MASKED: Final = 0x80
 _FIN: Final = 0x80

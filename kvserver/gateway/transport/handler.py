@@ -22,8 +22,7 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
-from kvserver.gateway.sessions.access import without_ticket
-from kvserver.gateway.transport.head import Head, accepted, parse_head, preflight, refused
+from kvserver.gateway.transport.head import Head, accepted, parse_head, preflight, refused, without_ticket
 from kvserver.gateway.transport.send_budget import Debt, Debts
 from kvserver.gateway.transport.stream import Stream
 from kvserver.gateway.transport.websocket import Keeper, Limits, WebSocket, breathe

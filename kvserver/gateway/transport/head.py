@@ -177,3 +177,10 @@ def _common(head: Head | None, origins: Origins, status: int = 200) -> Headers:
         *([(ALLOW_ORIGIN, allowed)] if allowed else ()),
         *([(b"x-request-id", request_id)] if request_id and status < 400 else ()),  # a refusal has it among its own
     ]
+
+
+def without_ticket(target: str) -> str:
+    """A request target as logs may show it."""
+    path, mark, query = target.partition("?")
+    shown = ["ticket=..." if part.startswith("ticket=") else part for part in query.split("&")]
+    return path + mark + "&".join(shown)

@@ -10,7 +10,7 @@ import gevent  # type: ignore[import-untyped]
 from gevent import socket as gsocket
 from gevent.event import Event  # type: ignore[import-untyped]
 
-from kvserver.gateway.feed.envelopes import Ending
+from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import Debts
 from kvserver.gateway.transport.websocket import Limits, Outlet, breathe
 

@@ -26,8 +26,7 @@ from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-unt
 from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[import-untyped]
 from websockets.frames import Opcode
 
-from kvserver.gateway.feed.envelopes import Ending
-from kvserver.gateway.transport.frames import Framing, Pong, frame
+from kvserver.gateway.transport.frames import Ending, Framing, Pong, frame
 from kvserver.gateway.transport.send_budget import Debt, Debts
 from kvserver.http.send_queue import unsent
 

@@ -23,7 +23,7 @@ from kvserver.api.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.api.turns import in_one_go
 from kvserver.description import elements, messages, openapi, pages
 from kvserver.gateway.feed.cursors import Reason
-from kvserver.gateway.feed.envelopes import Ending
+from kvserver.gateway.transport.frames import Ending
 from kvserver.http import routes
 from kvserver.rest import batch, kv, many, memorykv, status
 from shards.wire.errors import (

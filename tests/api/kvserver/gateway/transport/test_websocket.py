@@ -16,8 +16,8 @@ import gevent  # type: ignore[import-untyped]
 import pytest
 from gevent import socket as gsocket
 
-from kvserver.gateway.feed.envelopes import Ending
 from kvserver.gateway.transport import websocket as module
+from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import Debt, Debts
 from kvserver.gateway.transport.websocket import Keeper, Limits, Piece, WebSocket
 from kvserver.http.send_queue import unsent
