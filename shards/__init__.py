@@ -1,16 +1,16 @@
-"""The data: who owns which key, how a change is decided, logged, applied and shown.
+"""The data: which shard owns a key, how a change is decided, logged, applied and published.
 
-In reading order:
+From the ground up; a package imports lower ones only (`tests/unit/test_layers.py`):
 
-- pure, without I/O: `errors`, `slots` (key to shard), `protocol` (the wire to a shard), `limits`, `keyspace` (the
-  dict) and `entries` (what it holds), `group` and `rules` (how changes are decided), `edits` (increments, patches),
-  `records` (the log's bytes), `epoch` (which history a run goes on with);
-- the one history: `log` (append, flush, read), `segments` (its files), `recovery` (what survives a crash), `disk`;
-- the view that answers reads: `mapfile` and `maps`, `mapdir` and `room` (where it lives, what if that is full),
-  `restore` (how it comes into being), `manifest` and `snapshot` (short restarts);
-- shared memory: `board`, `locks`;
-- a shard's process: `writer` (one group, in order), `server` (the loop), `process` (rules of life), `settings`,
-  `__main__`.
+- `wire`: what processes say to each other: messages, errors, slots, the two kinds of time. Pure.
+- `host`: the machine: shared memory (the board), fences, locks, files, processes, logs, settings.
+- `keys`: what a change decides: the dict of a shard, the rules, expiry and eviction.
+- `log`: the one history of all changes: records, append, flush, segments, recovery, epochs.
+- `maps`: the view of the log that answers reads: one LMDB file per shard, and its snapshots.
+- `server`: a shard's process: its loop, its request queue, how a group is written.
+- `backup`: backups, restore, verification, and the sandbox for files that may be torn or forged.
+- `__main__`: `python -m shards --index 0`, one shard of a running store.
 
-This package knows no web framework, no gevent and no Prometheus, and imports nothing of `kvserver`.
+Nothing here imports `kvserver`, a web framework, gevent or Prometheus. How the parts work together:
+`kvserver/manual/internals.md`.
 """
