@@ -225,11 +225,3 @@ def test_every_example_is_run() -> None:
         known = [beginning for each, beginning in run if each == language and text.startswith(beginning)]
         known += [beginning for beginning in ELSEWHERE if text.startswith(beginning)]
         assert known, f"a block of {language} that no test runs: {text[:60]}"
-
-
-def test_every_file_of_the_source_is_on_the_map() -> None:
-    text = README.read_text()
-    source = text[text.index("## The map of the source") :]
-    for path in [*ROOT.glob("shards/*.py"), *ROOT.glob("kvserver/*.py")]:
-        if not path.name.startswith("__"):
-            assert re.search(rf"[`/]{path.name}`", source), f"{path.relative_to(ROOT)} is not on the README's map"
