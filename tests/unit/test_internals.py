@@ -105,6 +105,14 @@ def test_sections_and_invariants_are_counted() -> None:
     assert [int(text.partition(".")[0]) for text in INVARIANTS] == list(range(1, len(INVARIANTS) + 1))
 
 
+def test_tables_of_the_chapter_are_whole() -> None:
+    """Each block of rows begins with a head, a rule below it, and has as many cells in each row."""
+    for table in re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE):
+        lines = table.splitlines()
+        assert re.fullmatch(r"\|(?: --- \|)+", lines[1]), table
+        assert len({line.count("|") for line in lines}) == 1, table
+
+
 def test_the_chapter_is_laid_out_for_terminals() -> None:
     assert [line for line in TEXT.splitlines() if len(line) > 120 or line != line.rstrip()] == []
 
