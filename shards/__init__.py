@@ -3,7 +3,8 @@
 From the ground up; a package imports lower ones only (`tests/unit/test_layers.py`):
 
 - `wire`: what processes say to each other: messages, errors, slots, the two kinds of time. Pure.
-- `host`: the machine: shared memory (the board), fences, locks, files, processes, logs, settings.
+- `files`: files as they are found: locks, disks, what can be trusted on the way to them.
+- `host`: the machine: shared memory (the board), fences, processes, logs, settings.
 - `keys`: what a change decides: the dict of a shard, the rules, expiry and eviction.
 - `log`: the one history of all changes: records, append, flush, segments, recovery, epochs.
 - `maps`: the view of the log that answers reads: one LMDB file per shard, and its snapshots.
