@@ -15,7 +15,8 @@ from shards.log.appender import LogError
 from shards.log.manifest import ManifestError
 from shards.maps.build import RestoreError
 from shards.maps.owner import MapError, MapFull
-from shards.server.loop import Server, StartError
+from shards.server.loop import ShardServer
+from shards.server.sockets import StartError
 from shards.wire.errors import KVError
 
 _CANNOT_START = (StartError, BoardError, RestoreError, ManifestError, MapError, MapFull, LogError, KVError, OSError)
@@ -45,8 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise StartError(f"the run of the store that {board_path} shows is over: is `kvserver serve` running?")
         if index >= len(board.shards):
             raise StartError(f"the store has {len(board.shards)} shards: there is no shard {index}")
-        server = Server(board, index, board_path.parent)
-        server.open()
+        server = ShardServer(board, index, board_path.parent)
     except _CANNOT_START as error:
         log.critical("shard %d cannot start: %s", index, error)
         return 1
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stop_on_signals(server: Server, alone: bool) -> None:
+def _stop_on_signals(server: ShardServer, alone: bool) -> None:
     """SIGTERM stops. So does Ctrl-C, but under a supervisor, which stops its children in order; SIGHUP means nothing
     here."""
     reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

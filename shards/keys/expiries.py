@@ -1,21 +1,26 @@
-"""When keys are to be looked at by one clock, because they may have expired. Pure."""
+"""When a shard must look at keys because they may have expired: a heap for each of the two clocks. Pure."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Final
 
+from shards.keys.entries import EXPIRY, Entry, is_live
+from shards.wire.clock import Now
 from shards.wire.limits import MAX_TIME_MS
 
-_SLACK = 4096
+_SLACK: Final = 4096
+"""Stale items that a heap may hold before it is worth compacting."""
 
 
-class Schedule:
-    """A heap of (time, key), which holds an item not later than the time of each key that was added.
+class ExpiryHeap:
+    """A heap of (time, key) by one clock. Each pushed key has an item at its time or earlier.
 
-    An item that is too early, or whose key is gone or expires by the other clock now, is set right when its time comes.
-    The earliest item of a key is known, so that a key whose expiry is moved on again and again has one item, not
-    thousands.
+    Changes and deletes leave items in the heap. An item that is too early, or whose key is gone or expires by the
+    other clock, is corrected when its time comes. `_earliest` holds the earliest item of each key, so a key whose
+    expiry is postponed thousands of times still has one item.
     """
 
     def __init__(self) -> None:
@@ -23,37 +28,89 @@ class Schedule:
         self._earliest: dict[bytes, int] = {}
 
     def load(self, items: Iterable[tuple[int, bytes]]) -> None:
-        """Hold these items alone, one of a key."""
+        """Replace the contents by `items`, one for each key."""
         self._heap = list(items)
         heapq.heapify(self._heap)
         self._earliest = {key: at_ms for at_ms, key in self._heap}
 
-    def add(self, key: bytes, at_ms: int) -> None:
-        """Have `take` give `key` at `at_ms`, if it would not earlier."""
+    def push(self, key: bytes, at_ms: int) -> None:
+        """Make `pop_due` yield `key` at `at_ms`, unless it would earlier."""
         if self._earliest.get(key, MAX_TIME_MS + 1) > at_ms:
             self._earliest[key] = at_ms
             heapq.heappush(self._heap, (at_ms, key))
 
     def next_ms(self) -> int | None:
-        """When `take` may have something to give; None: never."""
+        """Return the time of the first item; None: the heap is empty."""
         return self._heap[0][0] if self._heap else None
 
-    def take(self, now_ms: int) -> Iterator[bytes]:
-        """The keys whose time has come. The item of each is gone when it is given."""
+    def pop_due(self, now_ms: int) -> Iterator[bytes]:
+        """Remove the items whose time has come, and yield their keys."""
         heap, earliest = self._heap, self._earliest
         while heap and heap[0][0] <= now_ms:
             at_ms, key = heapq.heappop(heap)
-            if earliest.get(key) == at_ms:  # else another item of this key came earlier and decided
+            if earliest.get(key) == at_ms:  # else an earlier item of this key was yielded, and it was rescheduled then
                 del earliest[key]
                 yield key
 
-    def is_untidy(self, wanted: int) -> bool:
-        """Whether most items are about keys that are gone, where `wanted` keys have a time."""
-        return len(self._heap) > 2 * wanted + _SLACK
+    def is_mostly_stale(self, expiring: int) -> bool:
+        """Whether most items are of keys that are gone, if `expiring` keys have an expiry."""
+        return len(self._heap) > 2 * expiring + _SLACK
 
-    def check(self, due: dict[bytes, int]) -> None:
-        """Raise AssertionError unless each key of `due` would be given at its time, or earlier."""
+    def check(self, due: Mapping[bytes, int]) -> None:
+        """Raise AssertionError unless `pop_due` would yield each key of `due` at its time, or earlier."""
         items = set(self._heap)
         for key, at_ms in due.items():
             assert self._earliest[key] <= at_ms, (key, "would expire late")
         assert all((at_ms, key) in items for key, at_ms in self._earliest.items()), "known without an item"
+
+
+class ExpiryHeaps:
+    """The expiries of a shard: a heap by wall time, and one by steady time (see `clock`)."""
+
+    def __init__(self) -> None:
+        self._by_wall, self._by_steady = ExpiryHeap(), ExpiryHeap()
+
+    def load(self, entries: Mapping[bytes, Entry]) -> None:
+        """Replace the contents by the expiries of `entries`."""
+        self._by_wall.load((entry[EXPIRY], key) for key, entry in entries.items() if entry[EXPIRY] > 0)
+        self._by_steady.load((-entry[EXPIRY], key) for key, entry in entries.items() if entry[EXPIRY] < 0)
+
+    def schedule(self, key: bytes, expiry: int) -> None:
+        """Make `take_due` look at `key` at `expiry`, unless it would earlier."""
+        if expiry > 0:
+            self._by_wall.push(key, expiry)
+        else:
+            self._by_steady.push(key, -expiry)
+
+    def take_due(self, now: Now, limit: int, entries: Mapping[bytes, Entry]) -> list[bytes]:
+        """Remove and return at most `limit` keys of `entries` that have expired: delete or reschedule them."""
+        keys: list[bytes] = []
+        for key in chain(self._by_steady.pop_due(now.steady_ms), self._by_wall.pop_due(now.wall_ms)):
+            entry = entries.get(key)
+            if entry is None or not entry[EXPIRY]:
+                continue
+            if is_live(entry, now):  # its expiry was postponed after the item was made
+                self.schedule(key, entry[EXPIRY])
+                continue
+            keys.append(key)
+            if len(keys) == limit:
+                break
+        return keys
+
+    def due_in_ms(self, now: Now) -> int | None:
+        """Return how long after `now` `take_due` may find a key; 0 or less: at once; None: never."""
+        by_wall, by_steady = self._by_wall.next_ms(), self._by_steady.next_ms()
+        waits = [] if by_wall is None else [by_wall - now.wall_ms]
+        if by_steady is not None:
+            waits.append(by_steady - now.steady_ms)
+        return min(waits, default=None)
+
+    def compact(self, entries: Mapping[bytes, Entry], expiring: int) -> None:
+        """Rebuild the heaps from `entries`, `expiring` of which have an expiry, if most items are stale."""
+        if self._by_wall.is_mostly_stale(expiring) or self._by_steady.is_mostly_stale(expiring):
+            self.load(entries)
+
+    def check(self, entries: Mapping[bytes, Entry]) -> None:
+        """Raise AssertionError unless each of `entries` that expires will be found in time."""
+        self._by_wall.check({key: entry[EXPIRY] for key, entry in entries.items() if entry[EXPIRY] > 0})
+        self._by_steady.check({key: -entry[EXPIRY] for key, entry in entries.items() if entry[EXPIRY] < 0})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from shards.host.board import Board
-from shards.keys.eviction import STAMPS, stamp
+from shards.keys.eviction import STAMPS, stamp_at
 
 NAME: Final = "stamps"
 
@@ -22,7 +22,7 @@ def make_stamps(run_dir: Path, now_ms: int) -> None:
     temporary = run_dir / f"{NAME}.new"
     temporary.unlink(missing_ok=True)
     temporary.touch(0o600, exist_ok=False)
-    temporary.write_bytes(array("I", [stamp(now_ms)]) * STAMPS)
+    temporary.write_bytes(array("I", [stamp_at(now_ms)]) * STAMPS)
     temporary.rename(run_dir / NAME)
 
 

@@ -1,19 +1,20 @@
 """The rules by which each operation is decided: what it is refused for, what it logs, what it answers. Pure.
 
-They work on an open `Group`, which knows what the operations before decided. An operation that raises has left nothing
-but evictions.
+Each rule works on an open `Group`, which holds what earlier operations decided: checks first, effects last. An
+operation that raises has changed nothing, but evictions made for it stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from shards.keys import value_edits
-from shards.keys.entries import Entry, Room, is_live
+from shards.keys.entries import EXPIRY, REVISION, SIZE, VALUE_REVISION, Entry, WritePolicy, is_live
+from shards.keys.group import Group
+from shards.keys.keyspace import Keyspace
 from shards.wire.clock import unix_ms
 from shards.wire.errors import (
-    AnswerTooLarge,
     BadKey,
     BadRequest,
     BatchTooLarge,
@@ -28,7 +29,6 @@ from shards.wire.errors import (
 )
 from shards.wire.limits import MAX_KEY, check_utf8, expiry, is_content_type
 from shards.wire.protocol import (
-    ANSWER_BYTES,
     BATCH_OPS,
     PATCH_WORK_BYTES,
     RECORD_BYTES,
@@ -59,265 +59,251 @@ from shards.wire.protocol import (
 )
 from shards.wire.slots import slot_of
 
-if TYPE_CHECKING:
-    from shards.keys.group import Group
-
-SMALL_VALUE = 4 << 10
-"""Bytes of a value that is put without being counted: a group has no more than some thousand."""
+SMALL_VALUE: Final = 4 << 10
+"""Bytes of a value that is put without being counted as work: a group has at most some thousand of them."""
 
 _NOT_DONE = Failed("failed_dependency")
 _MAP_FULL = "the map cannot grow any more"
 
 
 def decide(group: Group, operation: Operation) -> Reply:
-    """Decide one operation. Revisions in the reply are right after `commit`, and so are the old values after
-    `answer`; a refusal is a `Failed` and leaves the group as it was. `DeletePrefix` has a method of its own."""
+    """Decide one operation, which is not a `DeletePrefix`.
+
+    Returns its reply; a refusal is a `Failed`, and leaves the group unchanged. The revisions in a reply are right after
+    `Group.commit`, old values after `PendingReplies.fill_old_values`.
+    """
     try:
         reply: Reply = _RULES[type(operation)](group, operation)
         return reply
     except KVError as error:
-        group.refused += 1
         failed = Failed.of(error)
-        if failed.revision < 0:
-            group.numbered.append(failed)
+        group.replies.await_revision(failed)
         return failed
 
 
-def put(group: Group, operation: Put) -> Done:
-    """Set value, type and expiry. An expired key that is not deleted yet expires first."""
-    key, size, now = operation.key, len(operation.value), group.now
-    _check_key(group, key)
-    if size > group.keyspace.max_value:
-        raise ValueTooLarge(f"the value has {size} bytes, at most {group.keyspace.max_value} are allowed")
+def decide_put(group: Group, operation: Put) -> Done:
+    """Set value, type and expiry. If the key has expired and is not deleted yet, its expiry is logged first."""
+    keyspace, key, size, now = group.keyspace, operation.key, len(operation.value), group.now
+    _check_key(keyspace, key)
+    if size > keyspace.max_value:
+        raise ValueTooLarge(f"the value has {size} bytes, at most {keyspace.max_value} are allowed")
     if operation.content_type and not is_content_type(operation.content_type):
         raise BadRequest("the content type is not a media type of RFC 9110 in at most 255 ASCII characters")
     ends = 0
     if operation.expires_ms or operation.ttl_ms:
         ends = expiry(operation.ttl_ms, operation.expires_ms, now)
-    old = group.entry(key)
+    old = group.staged.lookup(key)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
-    if group.guarded:
-        _check_room(group, key, size, old)
+    if group.checks_budget:
+        _check_budget(group, key, size, old)
     if size > SMALL_VALUE:
-        group.count_work(size)
-    existed = wanted = False
+        group.load.count_work(size)
+    existed = wants_old = False
     if old is not None:
         if is_live(old, now):
-            existed, wanted = True, operation.want_previous
-            if wanted:
-                group.count_answer(old[3])
+            existed, wants_old = True, operation.want_previous
+            if wants_old:
+                group.replies.count_answer(old[SIZE])
         else:
-            group.expire_first(key, old)
+            group.expire_key(key, old)
             old = None
-    revision = ~len(group.events)
-    group.events.append(PutEvent(key, operation.value, operation.content_type, ends))
-    group.stage(key, old, (revision, revision, ends, size))
-    return group.done(revision, existed, wanted, ends)
+    revision = group.log(PutEvent(key, operation.value, operation.content_type, ends))
+    group.staged.stage(key, old, (revision, revision, ends, size))
+    return group.replies.add_done(revision, existed, wants_old, ends)
 
 
-def delete(group: Group, operation: Delete) -> Done:
-    """Delete a key. An absent one logs nothing."""
+def decide_delete(group: Group, operation: Delete) -> Done:
+    """Delete a key. Nothing is logged for an absent one."""
     key = operation.key
-    _check_key(group, key)
-    old = group.entry(key)
-    if not is_live(old, group.now):
+    _check_key(group.keyspace, key)
+    old = group.staged.lookup(key)
+    if old is None or not is_live(old, group.now):
         return Done(0, False)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
     if operation.want_previous:
-        group.count_answer(old[3] if old is not None else 0)
-    revision = ~len(group.events)
-    group.events.append(DeleteEvent(key, "request"))
-    group.stage(key, old, None)
-    return group.done(revision, True, operation.want_previous)
+        group.replies.count_answer(old[SIZE])
+    revision = group.log(DeleteEvent(key, "request"))
+    group.staged.stage(key, old, None)
+    return group.replies.add_done(revision, True, operation.want_previous)
 
 
-def touch(group: Group, operation: Touch) -> Done:
-    """Change the expiry alone. An absent key logs nothing."""
+def decide_touch(group: Group, operation: Touch) -> Done:
+    """Change the expiry alone. Nothing is logged for an absent key."""
     key = operation.key
-    _check_key(group, key)
+    _check_key(group.keyspace, key)
     ends = expiry(operation.ttl_ms, operation.expires_ms, group.now)
-    old = group.entry(key)
+    old = group.staged.lookup(key)
     if old is None or not is_live(old, group.now):
         return Done(0, False)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
-    if group.room is Room.DELETES:
-        _check_room(group, key, old[3], old)
-    revision = ~len(group.events)
-    group.events.append(TouchEvent(key, ends))
-    group.stage(key, old, (revision, old[1], ends, old[3]))
-    return group.done(revision, True, False, ends)
+    if group.policy is WritePolicy.DELETES:
+        _check_budget(group, key, old[SIZE], old)
+    revision = group.log(TouchEvent(key, ends))
+    group.staged.stage(key, old, (revision, old[VALUE_REVISION], ends, old[SIZE]))
+    return group.replies.add_done(revision, True, False, ends)
 
 
-def incr(group: Group, operation: Incr) -> Value:
-    """Add to a number. A new key begins with 0, as text: a browser shows it, and nothing else can be meant."""
+def decide_incr(group: Group, operation: Incr) -> Value:
+    """Add to a number. A new key starts at 0, as text: browsers show it, and it is unambiguous."""
     key = operation.key
-    _check_key(group, key)
+    _check_key(group.keyspace, key)
     if not value_edits.MIN_INTEGER <= operation.by <= value_edits.MAX_INTEGER:
         raise BadRequest("the increment does not fit a signed integer of 64 bits")
     ends = expiry(operation.ttl_ms, 0, group.now)
-    old = group.entry(key)
+    old = group.staged.lookup(key)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
     if old is None or not is_live(old, group.now):
-        return _rewrite(group, key, old, value_edits.add(b"0", operation.by), "text/plain", ends)
-    if old[3] > value_edits.INTEGER_BYTES:
-        raise NotAnInteger(f"the value has {old[3]} bytes")
-    value, content_type = group.value(key, old)
-    return _rewrite(group, key, old, value_edits.add(value, operation.by), content_type, old[2])
+        return _put_result(group, key, old, value_edits.add(b"0", operation.by), "text/plain", ends)
+    if old[SIZE] > value_edits.INTEGER_BYTES:
+        raise NotAnInteger(f"the value has {old[SIZE]} bytes")
+    value, content_type = group.value_of(key, old)
+    return _put_result(group, key, old, value_edits.add(value, operation.by), content_type, old[EXPIRY])
 
 
-def patch(group: Group, operation: Patch) -> Value:
-    """Merge JSON into a value. That of a new key is JSON of this server's making, so it gets JSON's type; an old
-    one keeps its type, which may say more (`application/geo+json`)."""
+def decide_patch(group: Group, operation: Patch) -> Value:
+    """Merge JSON into a value. A new key gets JSON's content type, as this server has made its value; an existing one
+    keeps its type, which may be more specific (`application/geo+json`)."""
     key = operation.key
-    _check_key(group, key)
-    old = group.entry(key)
+    _check_key(group.keyspace, key)
+    old = group.staged.lookup(key)
     if operation.condition is not None:
         _check_condition(group, operation.condition, old)
     if old is None or not is_live(old, group.now):
-        return _rewrite(group, key, old, value_edits.merge_patch(None, operation.patch), "application/json", 0)
-    group.count_work(old[3])
-    value, content_type = group.value(key, old)
-    return _rewrite(group, key, old, value_edits.merge_patch(value, operation.patch), content_type, old[2])
+        return _put_result(group, key, old, value_edits.merge_patch(None, operation.patch), "application/json", 0)
+    group.load.count_work(old[SIZE])
+    value, content_type = group.value_of(key, old)
+    return _put_result(group, key, old, value_edits.merge_patch(value, operation.patch), content_type, old[EXPIRY])
 
 
-def get(group: Group, operation: Get) -> Value:
-    """What the key holds, with what the group has decided so far."""
+def answer_get(group: Group, operation: Get) -> Value:
+    """Answer what the key holds after the decisions of the group so far."""
     key = operation.key
-    _check_key(group, key)
-    entry = group.entry(key)
+    _check_key(group.keyspace, key)
+    entry = group.staged.lookup(key)
     if entry is None or not is_live(entry, group.now):
         return Value(0, False)
-    answered = group.answered.get(operation.batch, 0) + entry[3]
-    group.answered[operation.batch] = answered  # too much stays too much: answers end there, they have no holes
-    if answered > ANSWER_BYTES:
-        raise AnswerTooLarge
-    group.count_answer(entry[3])
+    group.replies.count_batch_answer(operation.batch, entry[SIZE])
     if group.keyspace.evictor is not None:
-        group.keyspace.evictor.use(key, group.now.steady_ms)
-    value, content_type = group.value(key, entry)
-    reply = Value(entry[0], True, value, content_type, unix_ms(entry[2], group.now))
-    if entry[0] < 0:
-        group.numbered.append(reply)
+        group.keyspace.evictor.record_read(key, group.now.steady_ms)
+    value, content_type = group.value_of(key, entry)
+    reply = Value(entry[REVISION], True, value, content_type, unix_ms(entry[EXPIRY], group.now))
+    group.replies.await_revision(reply)
     return reply
 
 
-def atomic_batch(group: Group, batch: AtomicBatch) -> Results:
+def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     """Do all operations, or none of them if one fails.
 
-    A get or delete of an absent key is no failure, a touch is one, and so is the delete of one that must exist.
-    What the store refuses for its own sake (no space, overload) is what the whole batch is refused with.
+    A get or delete of an absent key succeeds; a touch of one fails, and so does a delete that requires the key to
+    exist. If the store refuses an operation for lack of space or for overload, the whole batch is refused with that.
     """
     operations = batch.operations
     if len(operations) > BATCH_OPS:
         raise BatchTooLarge(f"the batch has {len(operations)} operations")
     if len({slot_of(operation.key) for operation in operations}) > 1:
         raise CrossSlot
-    begin, begin_bytes = len(group.events), group.weigh()
-    undo = group.undo(operations)
+    begin, begin_bytes = len(group.events), group.load.weigh(group.events)
+    undo = group.set_savepoint(operations)
     replies: list[OfOne] = []
     patched = 0
     for operation in operations:
-        work = group.work
-        reply = _of_batch(group, operation, begin)
+        work_before = group.load.work_bytes
+        reply = _decide_in_batch(group, operation, begin)
         if isinstance(reply, Failed):
             undo()
-            if group.starved:
-                group.make_room_for(operations)
-            if (error := reply.error()).status >= 500:  # the store's trouble, and not that of this operation
+            if group.load.needs_eviction:  # evict for all of it at once, lest each further group does so for one key
+                group.budget.evict_for_batch(operations)
+            if (error := reply.error()).status >= 500:  # the store's condition, not a fault of this operation
                 raise error
-            return _nothing_done(group, operations, len(replies), reply)
+            return _refuse_batch(group, operations, len(replies), reply)
         replies.append(reply)
-        if group.weigh() - begin_bytes > RECORD_BYTES:
+        if group.load.weigh(group.events) - begin_bytes > RECORD_BYTES:
             undo()
             raise BatchTooLarge
         if type(operation) is Patch:
-            patched += group.work - work
+            patched += group.load.work_bytes - work_before
             if patched > PATCH_WORK_BYTES:
                 undo()
                 raise BatchTooLarge(f"its patches read and write more than {PATCH_WORK_BYTES} bytes")
     if len(group.events) - begin > 1:
-        group.atomic.append((begin, len(group.events)))
+        group.batch_spans.append((begin, len(group.events)))
     return Results(replies)
 
 
 def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
-    """Log that the deletes of a prefix follow; the revision is their cut."""
+    """Log that deletes of a prefix follow. The revision of this event is their cut."""
     check_utf8(operation.prefix, "prefix")
-    revision = ~len(group.events)
-    group.events.append(PrefixMarked(operation.prefix))
-    return group.done(revision, False, False)
+    revision = group.log(PrefixMarked(operation.prefix))
+    return group.replies.add_done(revision, False, False)
 
 
 def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], next: bytes | None) -> Deleted:
     """Delete those of `keys`, candidates in key order, that exist and whose value is not newer than the cut.
 
-    Deleted keys, and `next` as it came, make the reply.
+    Returns the reply: the deleted keys, and `next`, unchanged.
     """
     cut = operation.cut
     deleted = []
     for key in keys:
-        entry = group.entry(key)
-        if entry is not None and 0 < entry[1] <= cut and is_live(entry, group.now):
-            group.events.append(DeleteEvent(key, "prefix", cut if operation.marked else 0))
-            group.stage(key, entry, None)
+        entry = group.staged.lookup(key)
+        # The value's revision counts: a touch after the cut does not save a key.
+        if entry is not None and 0 < entry[VALUE_REVISION] <= cut and is_live(entry, group.now):
+            group.log(DeleteEvent(key, "prefix", cut if operation.marked else 0))
+            group.staged.stage(key, entry, None)
             deleted.append(key)
-    group.prefix_deleted += len(deleted)
     return Deleted(deleted, next)
 
 
-def _of_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
-    """Decide an operation of an atomic batch, which began at event `begin`; a `Failed` says that the batch fails."""
-    group.batch_at = begin
+def _decide_in_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
+    """Decide an operation of an atomic batch, whose first event has index `begin`. A `Failed` fails the batch."""
+    group.batch_start = begin
     try:
         reply: OfOne = _RULES[type(operation)](group, operation)
     except KVError as error:
         return Failed.of(error)
     finally:
-        group.batch_at = None
+        group.batch_start = None
     must_exist = isinstance(operation, Touch) or (
         isinstance(operation, Delete) and operation.condition and operation.condition.if_match is not None
     )
     return reply if reply.revision or not must_exist else Failed.of(NotFound("the key does not exist"))
 
 
-def _nothing_done(group: Group, operations: Sequence[OfOneKey], index: int, failed: Failed) -> Results:
-    """The results of a batch that was undone because of `failed`, the operation at `index`."""
-    group.refused += 1
-    if isinstance(failed.error(), PreconditionFailed):  # what is there now, and not what the batch had put there
-        failed.revision = group.live_revision(group.entry(operations[index].key))
-        if failed.revision < 0:
-            group.numbered.append(failed)
+def _refuse_batch(group: Group, operations: Sequence[OfOneKey], index: int, failed: Failed) -> Results:
+    """Make the results of a batch that was undone because of `failed`, the reply to the operation at `index`."""
+    if isinstance(failed.error(), PreconditionFailed):  # the revision it names may have been one of the undone batch
+        failed.revision = group.live_revision(group.staged.lookup(operations[index].key))
+        group.replies.await_revision(failed)
     replies: list[OfOne] = [_NOT_DONE] * len(operations)
     replies[index] = failed
     return Results(replies, index)
 
 
-def _rewrite(group: Group, key: bytes, old: Entry | None, value: bytes, content_type: str, ends: int) -> Value:
-    """Put a value that was made here, and answer it."""
+def _put_result(group: Group, key: bytes, old: Entry | None, value: bytes, content_type: str, ends: int) -> Value:
+    """Put a value that this server has computed, and answer with it."""
     size = len(value)
     if size > group.keyspace.max_value:
         raise ValueTooLarge(f"the result has {size} bytes, at most {group.keyspace.max_value} are allowed")
-    if group.weigh() + size > group.spare and _grows(size, old):
+    if group.load.weigh(group.events) + size > group.map_bytes_left and _grows(size, old):
         raise InsufficientStorage(_MAP_FULL)
-    if group.keyspace.max_memory:  # the sizes of results were not foreseen: from now on all are looked at
-        group.guarded = True
-    if group.guarded:
-        _check_room(group, key, size, old)
-    group.count_answer(size)
+    if group.keyspace.max_memory:  # `put_bytes` does not include the sizes of results: check all puts from now on
+        group.checks_budget = True
+    if group.checks_budget:
+        _check_budget(group, key, size, old)
+    group.replies.count_answer(size)
     existed = is_live(old, group.now)
     if old is not None and not existed:
-        group.expire_first(key, old)
+        group.expire_key(key, old)
         old = None
-    revision = ~len(group.events)
-    group.events.append(PutEvent(key, value, content_type, ends))
-    group.stage(key, old, (revision, revision, ends, size))
-    group.weigh()
+    revision = group.log(PutEvent(key, value, content_type, ends))
+    group.staged.stage(key, old, (revision, revision, ends, size))
+    group.load.weigh(group.events)
     reply = Value(revision, existed, value, content_type, unix_ms(ends, group.now))
-    group.numbered.append(reply)
+    group.replies.await_revision(reply)
     return reply
 
 
@@ -330,45 +316,51 @@ def _check_condition(group: Group, condition: Condition, entry: Entry | None) ->
         raise PreconditionFailed("the key exists, with a revision that it must not have", revision)
 
 
-def _check_key(group: Group, key: bytes) -> None:
-    if not 0 < len(key) <= MAX_KEY or not key.isascii():  # most keys need no closer look
+def _check_key(keyspace: Keyspace, key: bytes) -> None:
+    """Raise `BadKey`, `KeyTooLong` or `ProtocolError` unless `key` is valid and belongs to this shard."""
+    if not 0 < len(key) <= MAX_KEY or not key.isascii():  # most keys are short ASCII and need no closer look
         if not key:
             raise BadKey("the key is empty")
         check_utf8(key, "key")
-    if group.slots is not None and slot_of(key) not in group.slots:
+    if keyspace.owned_slots is not None and slot_of(key) not in keyspace.owned_slots:
         raise ProtocolError("the key belongs to another shard")
 
 
-def _check_room(group: Group, key: bytes, size: int, old: Entry | None) -> None:
-    """Raise `InsufficientStorage` unless `size` bytes may be written for `key`. What is evicted for them stays so, also
-    if the operation is refused for something else after this."""
-    if group.room is Room.DELETES:
+def _check_budget(group: Group, key: bytes, size: int, old: Entry | None) -> None:
+    """Raise `InsufficientStorage`, `MemoryLimit` or `Overloaded` unless a value of `size` bytes may be written for
+    `key`.
+
+    Evicts keys for it. They stay evicted, even if the operation is refused by a later check.
+    """
+    if group.policy is WritePolicy.DELETES:
         raise InsufficientStorage("the log cannot grow any more")
     if not _grows(size, old):
         return
-    if group.room is Room.NO_GROWTH:
+    if group.policy is WritePolicy.NO_GROWTH:
         raise InsufficientStorage(_MAP_FULL)
     if group.keyspace.max_memory:
-        group.make_room(key, size, old)
+        events_before = len(group.events) if group.batch_start is None else group.batch_start
+        group.budget.admit_growth(key, size, old, is_first=events_before == 0)
 
 
 def _grows(size: int, old: Entry | None) -> bool:
-    return old is None or size > old[3]
+    return old is None or size > old[SIZE]
 
 
 def _is_among(revision: int, revisions: Revisions) -> bool:
-    """Whether a key of `revision` (0: it does not exist) is one of `revisions`. Nobody knows those of an open group."""
+    """Whether the key of `revision` (0: it is absent) matches `revisions`. A revision of an open group, which is
+    negative, matches "*" alone: no client can know it."""
     return revision != 0 and (revisions == "*" or (revision > 0 and revision in revisions))
 
 
 _RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {
-    Put: put,
-    Delete: delete,
-    Touch: touch,
-    Incr: incr,
-    Patch: patch,
-    Get: get,
-    AtomicBatch: atomic_batch,
+    Put: decide_put,
+    Delete: decide_delete,
+    Touch: decide_touch,
+    Incr: decide_incr,
+    Patch: decide_patch,
+    Get: answer_get,
+    AtomicBatch: decide_batch,
     MarkPrefix: mark_prefix,
 }
-"""What decides an operation, and gives its reply."""
+"""From the type of an operation to its rule, which returns the reply."""

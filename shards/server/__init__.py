@@ -1,1 +1,7 @@
-"""A shard's process."""
+"""The process of one shard.
+
+- `request_queue`: the messages that wait, and the choice of those for the next group. Pure.
+- `writer`: decides, logs, flushes and applies a group, in this order.
+- `sockets`: the ends of the wire: requests in, replies and events out.
+- `loop`: takes messages, has them written, replies and publishes; and the start and the end of all that.
+"""

@@ -1,11 +1,11 @@
-"""What waits for its turn in a shard, and what comes into the next group. Pure: time is an argument.
+"""The messages that wait in a shard, and the choice of those for the next group. Pure: time is an argument.
 
-Two lines. Small messages stand in the first, in the order of their arrival: all of it goes into the next group. What
-may take long stands in the second, whose messages take turns, a group each. Groups of both alternate. So whatever one
-request asks for, the small ones of others wait for one group, and the large ones for a group of each other.
+There are two lines. Small messages wait in the first, in the order of their arrival; the next group takes all of them.
+Messages that may take long wait in the second, and take turns, a group each. Groups of both lines alternate. So
+whatever one request asks for, small messages of others wait for one group, and large ones for one group of each other.
 
-Operations on one key that came in one message keep their order. Nothing else has one: who wants it waits for an answer
-before he sends the next.
+Operations on one key in one message keep their order. No other order is kept: a client that needs one waits for the
+answer before it sends the next request.
 """
 
 from __future__ import annotations
@@ -32,30 +32,31 @@ from shards.wire.protocol import (
 )
 
 GROUP_BYTES = 4 << 20
-"""Bytes of messages at which a group takes no further one."""
+"""Bytes of messages at which a group takes no further message."""
 COSTLY_BYTES = 64 << 10
-"""Bytes of an old value with which an operation that wants it leaves the line of small messages."""
+"""Bytes of an old value for which an operation that answers it moves to the line of large messages."""
 
 
 @dataclass(slots=True)
-class Unread:
-    """A frame that is too large to be read before its turn, and who sent it."""
+class UnreadMessage:
+    """A message that is too large to be decoded before its turn: the sender's identity and the frame."""
 
     identity: bytes
     frame: bytes
 
 
 @dataclass(slots=True)
-class Unit:
-    """What is left to do of a message.
+class QueuedMessage:
+    """The operations that are left to execute of a message.
 
     Attributes:
-        identity, id: whom to answer.
-        deadline_ns: until when it may begin, by CLOCK_MONOTONIC.
+        identity, id: the sender, and the message's number there.
+        deadline_ns: the latest start, by CLOCK_MONOTONIC.
+        operations: at least one.
         size: bytes of the message.
-        places: where the operations stood in the message; None: they are all there were.
-        patched: bytes that patches of the message have written.
-        is_piece: other pieces of the message follow it in the line, or stood before it.
+        places: the indexes of the operations in the message; None: nothing of it was executed, split off or refused.
+        patched_bytes: bytes that patches of the message have written.
+        is_piece: whether the message was split, and its other pieces are in the line, or were.
     """
 
     identity: bytes
@@ -64,40 +65,41 @@ class Unit:
     operations: Sequence[Operation]
     size: int
     places: Sequence[int] | None = None
-    patched: int = 0
+    patched_bytes: int = 0
     is_piece: bool = False
 
     @property
     def is_prefix_delete(self) -> bool:
-        """Whether it is a `DeletePrefix` and nothing else."""
+        """Whether it is a single `DeletePrefix`."""
         return type(self.operations[0]) is DeletePrefix
 
-    def part(self, begin: int, end: int | None = None) -> Unit:
-        """The operations from `begin` to before `end`."""
-        return replace(self, operations=self.operations[begin:end], places=self._places()[begin:end])
+    def slice_operations(self, begin: int, end: int | None = None) -> QueuedMessage:
+        """Return the operations from `begin` to before `end`."""
+        return replace(self, operations=self.operations[begin:end], places=self._known_places()[begin:end])
 
-    def pieces(self) -> list[Unit]:
-        """All of it, each `DeletePrefix` for itself."""
+    def split_prefix_deletes(self) -> list[QueuedMessage]:
+        """Split it into pieces, in order, so that each `DeletePrefix` is alone."""
         cuts = {0, len(self.operations)}
         for at, operation in enumerate(self.operations):
             if type(operation) is DeletePrefix:
                 cuts |= {at, at + 1}
         if len(cuts) == 2:
             return [self]
-        return [replace(self.part(begin, end), is_piece=True) for begin, end in pairwise(sorted(cuts))]
+        return [replace(self.slice_operations(begin, end), is_piece=True) for begin, end in pairwise(sorted(cuts))]
 
-    def sift(self, leaves: Callable[[Operation], bool]) -> tuple[Unit, Unit]:
-        """What stays, and what `leaves`, with all else on the same keys, whose order it is that counts."""
-        keys = {getattr(operation, "key", b"") for operation in self.operations if leaves(operation)}
-        return self._divide([getattr(operation, "key", None) not in keys for operation in self.operations])
+    def split_costly(self, is_costly: Callable[[Operation], bool]) -> tuple[QueuedMessage, QueuedMessage]:
+        """Split it into the cheap operations and the costly ones. Those on the keys of costly ones go with them, in
+        order."""
+        keys = {getattr(operation, "key", b"") for operation in self.operations if is_costly(operation)}
+        return self._split_by([getattr(operation, "key", None) not in keys for operation in self.operations])
 
-    def without_patches(self) -> tuple[Unit, Unit]:
-        """What stays without them, and the patches."""
-        return self._divide([type(operation) is not Patch for operation in self.operations])
+    def split_patches(self) -> tuple[QueuedMessage, QueuedMessage]:
+        """Split it into the other operations and the patches."""
+        return self._split_by([type(operation) is not Patch for operation in self.operations])
 
-    def _divide(self, first: Sequence[bool]) -> tuple[Unit, Unit]:
-        """Those that belong to the first, and the others."""
-        places = self._places()
+    def _split_by(self, first: Sequence[bool]) -> tuple[QueuedMessage, QueuedMessage]:
+        """Split it into the operations for which `first` is true, and the others."""
+        places = self._known_places()
         lines: tuple[list[int], list[int]] = ([], [])
         for at, is_first in enumerate(first):
             lines[not is_first].append(at)
@@ -107,110 +109,121 @@ class Unit:
         )
         return one, other
 
-    def _places(self) -> Sequence[int]:
+    def _known_places(self) -> Sequence[int]:
         return range(len(self.operations)) if self.places is None else self.places
 
 
-def count(operations: Sequence[Operation]) -> int:
-    """How many operations there are, those of atomic batches singly."""
+def count_operations(operations: Sequence[Operation]) -> int:
+    """Return the number of operations, those of atomic batches counted singly."""
     return sum(map(count_of, operations)) if AtomicBatch in map(type, operations) else len(operations)
 
 
 def is_small(operations: Sequence[Operation], size: int) -> bool:
-    """Whether a message with these operations, of so many bytes, need not wait for large ones."""
+    """Whether a message of `size` bytes with `operations` goes into the line of small ones."""
     return (
-        size <= SMALL_BYTES and len(operations) <= SMALL_OPS and is_plain(operations) and count(operations) <= SMALL_OPS
+        size <= SMALL_BYTES
+        and len(operations) <= SMALL_OPS
+        and is_plain(operations)
+        and count_operations(operations) <= SMALL_OPS
     )
 
 
-class Waiting:
+class RequestQueue:
     """The two lines.
 
     Args:
-        read: what becomes of an unread message in its turn: the unit, or None if it is refused.
-        refuse: is given what is not done, and why: its deadline has passed, or its patches have written too much.
-        stored: bytes of the value that a key has, 0 if none.
+        decode: decodes a message in its turn; returns None after refusing it.
+        refuse: called with operations that will not be executed, and why: their deadline has passed, or patches of the
+            message have written too much.
+        stored_size: returns the bytes of the stored value of a key; 0: it has none.
     """
 
     def __init__(
         self,
-        read: Callable[[Unread], Unit | None],
-        refuse: Callable[[Unit, KVError], None],
-        stored: Callable[[bytes], int],
+        decode: Callable[[UnreadMessage], QueuedMessage | None],
+        refuse: Callable[[QueuedMessage, KVError], None],
+        stored_size: Callable[[bytes], int],
     ) -> None:
-        self._read, self._refuse, self._stored = read, refuse, stored
-        self._small: deque[Unit | Unread] = deque()
-        self._large: deque[Unit | Unread] = deque()
+        self._decode, self._refuse, self._stored_size = decode, refuse, stored_size
+        self._small: deque[QueuedMessage | UnreadMessage] = deque()
+        self._large: deque[QueuedMessage | UnreadMessage] = deque()
 
     def __len__(self) -> int:
         return len(self._small) + len(self._large)
 
-    def add(self, message: Unit | Unread) -> None:
-        """Put a message that has arrived into its line."""
-        if isinstance(message, Unread):
+    def add(self, message: QueuedMessage | UnreadMessage) -> None:
+        """Append a message to its line."""
+        if isinstance(message, UnreadMessage):
             self._large.append(message)
         elif is_small(message.operations, message.size):
             self._small.append(message)
         else:
-            self._large.extend(message.pieces())
+            self._large.extend(message.split_prefix_deletes())
 
-    def take(self, now_ns: int, *, small: bool) -> list[Unit]:
-        """The next group of one of the lines; it may be empty. A `DeletePrefix` is always alone."""
+    def take_group(self, now_ns: int, *, small: bool) -> list[QueuedMessage]:
+        """Remove and return the next group of one of the lines; it may be empty. A `DeletePrefix` is always alone.
+
+        Messages whose deadline is before `now_ns` (CLOCK_MONOTONIC), and patches beyond their limit, are refused.
+        """
         line = self._small if small else self._large
-        group: list[Unit] = []
+        group: list[QueuedMessage] = []
         operations = size = 0
         while line and operations < MESSAGE_OPS and size < GROUP_BYTES:
-            unit = line.popleft()
-            if isinstance(unit, Unread):
-                read = self._read(unit)
-                line.extendleft(reversed(read.pieces()) if read is not None else ())
+            message = line.popleft()
+            if isinstance(message, UnreadMessage):
+                decoded = self._decode(message)
+                line.extendleft(reversed(decoded.split_prefix_deletes()) if decoded is not None else ())
                 continue
-            if unit.deadline_ns < now_ns:
-                self._refuse(unit, DeadlinePassed("the request had not begun at its deadline"))
+            if message.deadline_ns < now_ns:
+                self._refuse(message, DeadlinePassed("the request had not begun at its deadline"))
                 continue
-            if unit.patched >= PATCHED_BYTES:
-                unit, patches = unit.without_patches()
+            if message.patched_bytes >= PATCHED_BYTES:
+                message, patches = message.split_patches()
                 if patches.operations:
                     self._refuse(patches, PatchesTooLarge())
-                if not unit.operations:
+                if not message.operations:
                     continue
-            if unit.is_prefix_delete and group:
-                line.appendleft(unit)
+            if message.is_prefix_delete and group:
+                line.appendleft(message)
                 break
-            group.append(unit)
-            if unit.is_prefix_delete:
+            group.append(message)
+            if message.is_prefix_delete:
                 break
-            operations += count(unit.operations)
-            size += unit.size
+            operations += count_operations(message.operations)
+            size += message.size
         return group
 
-    def take_back(self, group: Sequence[Unit], done: Sequence[int], *, small: bool) -> None:
-        """Let wait again what is left of `group`, of whose units so many operations are `done`. Of the first line,
-        what will take long goes into the second; of the second, what has had a turn goes behind all others."""
+    def return_rest(self, group: Sequence[QueuedMessage], done: Sequence[int], *, small: bool) -> None:
+        """Put back the operations of `group`, which `take_group` returned, that were not executed.
+
+        `done`: how many were, for each message. In the first line, operations that will take long move to the second.
+        In the second, a message that has had its turn goes behind all others.
+        """
         line = self._small if small else self._large
-        for unit, number in zip(reversed(group), reversed(done), strict=True):
-            if number == len(unit.operations):
+        for message, number in zip(reversed(group), reversed(done), strict=True):
+            if number == len(message.operations):
                 continue
-            rest = unit.part(number) if number else unit
+            rest = message.slice_operations(number) if number else message
             if number and small:
-                rest, leaving = rest.sift(self._is_costly)
-                self._large.extend([leaving] if leaving.operations else ())
+                rest, costly = rest.split_costly(self._is_costly)
+                self._large.extend([costly] if costly.operations else ())
                 line.extendleft([rest] if rest.operations else ())
-            elif number and not unit.is_piece:
+            elif number and not message.is_piece:
                 line.append(rest)
-            else:
+            else:  # pieces of a message keep their order
                 line.appendleft(rest)
 
-    def everything(self) -> Iterator[Unit]:
-        """Take out all that waits."""
+    def drain(self) -> Iterator[QueuedMessage]:
+        """Remove and yield everything."""
         for line in (self._small, self._large):
             while line:
                 message = line.popleft()
-                unit = self._read(message) if isinstance(message, Unread) else message
-                if unit is not None:
-                    yield unit
+                decoded = self._decode(message) if isinstance(message, UnreadMessage) else message
+                if decoded is not None:
+                    yield decoded
 
     def _is_costly(self, operation: Operation) -> bool:
+        """Whether `operation` answers a large old value, which its message did not show."""
         if not isinstance(operation, Put | Delete) or not operation.want_previous:
             return False
-        return self._stored(operation.key) > COSTLY_BYTES
+        return self._stored_size(operation.key) > COSTLY_BYTES

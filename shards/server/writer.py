@@ -1,8 +1,8 @@
 """How a shard writes: a group of operations is decided, logged, flushed, applied, in this order.
 
-Nothing is visible in the map, answered or published before it is durable: `Writer.write` returns only then. A record
-that could not be appended has left nothing, and everything in its group is refused, also what needed no record:
-its answer may rest on what the group had decided.
+Nothing is visible in the map, answered or published before it is durable: `Writer.write` returns only then. If a record
+cannot be appended, its group is undone and everything in it is refused, also operations that needed no record: their
+answers may depend on what the group had decided.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
-from typing import Protocol
+from typing import Final, Protocol
 
 from shards.host.board import Board, ShardRow
 from shards.host.logs import TRACE
-from shards.keys.entries import Room
+from shards.keys import rules
+from shards.keys.budget import FULL_BYTES
+from shards.keys.entries import WritePolicy
 from shards.keys.eviction import Evictor
-from shards.keys.group import FULL_BYTES, Group
+from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.keys.last_use import open_stamps
 from shards.log.appender import GivenUp, Log, LogBroken, LogError, LogFull
@@ -30,46 +32,91 @@ from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Unavail
 from shards.wire.limits import check_utf8
 from shards.wire.protocol import (
     PUBLISH_BYTES,
+    Cause,
+    Change,
     DeleteEvent,
     DeletePrefix,
-    Event,
     Failed,
     Operation,
     PutEvent,
     Reply,
+    Results,
     TouchEvent,
     encode_events,
 )
 
-EXPIRE_KEYS = 1024
+EXPIRE_KEYS: Final = 1024
 """Most expiries in one group."""
-PREFIX_KEYS = 1000
-"""Most keys that one step of a prefix delete looks at: some 10 ms."""
-EVICT_GROUPS = 8
-"""Most further groups in one turn, each with `eviction.EVICT_KEYS` keys, to make room for what is written."""
-MAP_RESERVE = 8 << 20
-"""Bytes of the map's file system that only deletes and expiries may take."""
+PREFIX_KEYS: Final = 1000
+"""Most keys that one step of a prefix delete looks at: about 10 ms."""
+EVICT_GROUPS: Final = 8
+"""Most further groups in one turn, each evicting up to `eviction.EVICT_KEYS` keys, to make an operation fit."""
+MAP_RESERVE: Final = 8 << 20
+"""Bytes of the map's file system that are reserved for deletes and expiries."""
 
-_RETRY_S = 0.1  # between attempts to expire what could not be logged
-_MEASURE_S = 0.05  # at most this often the free space is looked up because it seems to run out
+_RETRY_S = 0.1  # between attempts to expire keys while the log refuses appends
+_MEASURE_S = 0.05  # between measurements of the free space while it seems to run out
 _PAGES = 3  # bytes of the map that a byte of a change may take: whole pages, and copies of those above them
+
+_FIGURE_OF_CAUSE: Final[dict[Cause, str]] = {
+    "request": "deletes",
+    "prefix": "prefix_deletes",
+    "expire": "expired",
+    "evict": "evicted",
+}
+"""From the cause of a delete to the figure that counts it."""
 
 log = logging.getLogger("shards")
 
 
 class Clock(Protocol):
-    """Where the time comes from: the board, but for tests."""
+    """A source of time: the board, except in tests."""
 
     def now(self) -> Now:
-        """This moment."""
+        """Return the present moment."""
+
+
+class MapAllowance:
+    """How many bytes may still be written to a map: measured now and then, and estimated in between."""
+
+    def __init__(self, map: ShardMap) -> None:
+        self._map = map
+        self._free = 0  # bytes of the map's file system, without the reserve
+        self._measured_at = 0.0  # by time.monotonic()
+
+    @property
+    def bytes_left(self) -> int:
+        """The bytes of changes that surely fit."""
+        return self._free // _PAGES
+
+    def admits(self, size: int) -> bool:
+        """Whether a group that changes `size` bytes fits. Measures if it seems to be close."""
+        if self._free < _PAGES * (size + FULL_BYTES) and time.monotonic() >= self._measured_at + _MEASURE_S:
+            self.measure()
+        return not self._map.full and self._free >= _PAGES * size
+
+    def spend(self, size: int) -> None:
+        """Count a record of `size` bytes that was applied."""
+        self._free -= _PAGES * size
+
+    def measure(self) -> None:
+        """Ask the file system."""
+        self._free = self._map.free_bytes() - MAP_RESERVE
+        self._measured_at = time.monotonic()
 
 
 class Writer:
-    """The one that changes a shard's dict and map.
+    """The only one that changes a shard's dict and map.
+
+    Args:
+        board, shard: where its figures and positions are shown.
+        log, map: what it writes.
+        clock: None: the board.
 
     Attributes:
-        announcements: what is to be published since they were taken last.
-        figures: what the board shows of this shard; see `ShardRow.FIGURES`.
+        keyspace: the dict.
+        announcements: frames to publish; the caller empties it.
+        figures: the shard's figures for the board; see `ShardRow.FIGURES`.
     """
 
     def __init__(self, board: Board, shard: int, log: Log, map: ShardMap, clock: Clock | None = None) -> None:
@@ -82,150 +129,154 @@ class Writer:
             shard,
             facts.shards,
             facts.max_value,
-            self._stored,
+            self._read_value,
             max_memory=facts.max_memory,
             evictor=Evictor(stamps, random.random) if stamps is not None else None,
         )
         self.announcements: list[bytes] = []
         self.figures = dict.fromkeys(ShardRow.FIGURES, 0)
-        self._expire_at = 0.0  # not before this time.monotonic()
-        self._failing = False  # the last append did
-        self._map_room = 0  # bytes that may still be written before it has to be looked up
-        self._measured_at = 0.0
+        self._allowance = MapAllowance(map)
+        self._expire_at = 0.0  # no expiries before this time.monotonic()
+        self._failing = False  # whether the last append failed
 
     def load(self) -> None:
         """Fill the dict from the map."""
         self.keyspace.load(self._map.entries())
         self._row.bytes_now = self.keyspace.bytes
 
-    def write(self, requests: Sequence[Sequence[Operation]], size: int = 0) -> list[list[Reply]]:
-        """Do `requests`, in order, in one group, joined by what is due to expire, as far as the group takes them.
+    def write(self, requests: Sequence[Sequence[Operation]], put_bytes: int = 0) -> list[list[Reply]]:
+        """Execute `requests` in order in one group, together with due expiries, until the group is full.
 
-        Gives the replies to each. Where they are fewer than the operations, the group was full: the others were not
-        looked at. At least one operation is decided. Further groups come first if more keys have to be evicted than
-        one may.
+        Further groups precede it if more keys have to be evicted than one group may. A `DeletePrefix` comes alone, and
+        is one step of a prefix delete.
 
-        `size`: at least as many bytes as keys and values have. No operation is a `DeletePrefix`.
-        Raises `LogBroken` and `MapFull`: then the process must end without another word.
+        Args:
+            requests: the operations of each request. An empty sequence: due expiries only.
+            put_bytes: at least the bytes of all their keys and values.
+
+        Returns:
+            The replies to each request. Where they are fewer than its operations, the group was full, and the rest was
+            not looked at. At least one operation is executed.
+
+        Raises:
+            LogBroken, MapFull: the process must end without answering.
         """
-        group = self._begin(size)
-        if time.monotonic() >= self._expire_at:
-            group.expire(EXPIRE_KEYS)
-        decide = group.decide
-        replies: list[Reply] = []
-        begun, evicting = 0, EVICT_GROUPS
-        for operation in chain.from_iterable(requests):
-            replies.append(decide(operation))
-            if not group.full:
-                continue
-            while group.starved and evicting:
-                evicting -= 1
-                group.refused -= 1
-                replies.pop()
-                self._end(group, replies, begun)
-                begun, group = len(replies), self._begin(size)
-                decide = group.decide
-                replies.append(decide(operation))
-            if group.full:
-                break
-        self._end(group, replies, begun)
-        self.figures["queue"] = max(self.figures["queue"], len(replies))
+        first = requests[0][0] if requests else None
+        if isinstance(first, DeletePrefix):
+            replies = self._delete_prefix(first)
+        else:
+            replies = self._execute(chain.from_iterable(requests), put_bytes)
+            self.figures["queue"] = max(self.figures["queue"], len(replies))
+        self.figures["refused"] += count_refusals(replies)
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
 
-    def delete_prefix(self, operation: DeletePrefix) -> Reply:
-        """One step of a prefix delete: a group of its own, so that map and dict agree. Raises as `write` does."""
-        try:
-            check_utf8(operation.prefix, "prefix")
-            check_utf8(operation.after, "key to go on after")
-            if operation.limit < 1:
-                raise BadRequest("the limit of a prefix delete is at least 1")
-        except KVError as error:
-            return self._refused(Failed.of(error))
-        limit = min(operation.limit, PREFIX_KEYS)
-        keys = [key for key, _, _ in self._map.range(operation.prefix, operation.after, limit)]
-        group = self.keyspace.begin(self._clock.now())
-        reply = group.delete_prefix(operation, keys, keys[-1] if len(keys) == limit else None)
-        refusal = self._commit(group)
-        if refusal is not None:
-            return self._refused(refusal)
-        self.figures["operations"] += bool(group.events)
-        return reply
-
     def expiry_in_s(self, most_s: float) -> float:
-        """How long until something may be due, at most `most_s`."""
-        due_in_ms = self.keyspace.due_in_ms(self._clock.now())
+        """Return the seconds until an expiry may be due, at most `most_s`."""
+        due_in_ms = self.keyspace.expiries.due_in_ms(self._clock.now())
         if due_in_ms is None:
             return most_s
         wait_s = max(due_in_ms / 1000, self._expire_at - time.monotonic(), 0.0)
         return min(wait_s, most_s)
 
-    def housekeep(self, watermark: tuple[int, int]) -> None:
-        """To be called once a second between groups: free dead readers' slots and room again, note how far the log is
-        covered (`watermark`)."""
+    def maintain_map(self, watermark: tuple[int, int]) -> None:
+        """Free the slots of dead readers and the ballast's space, and store how far the map covers the log.
+
+        To be called once a second, between groups. `watermark`: up to where all shards have applied the log.
+        """
         self._map.reader_check()
         pinned = self._map.pinned(time.monotonic())
         if self._map.full and self._map.restore_ballast():
             log.info("the map has room again")
         with contextlib.suppress(MapFull):  # then a restart replays more
             self._map.advance(*watermark)
-        self._measure()
+        self._allowance.measure()
         self.figures.update(
             map_bytes=self._map.size_bytes(),
             pinned_pid=max(pinned, key=lambda reader: reader[1])[0] if pinned else 0,
         )
 
     def publish_figures(self) -> None:
-        """Show the figures on the board."""
+        """Show the figures on the board, and reset those that are a maximum since the last call."""
         self.figures.update(keys=len(self.keyspace), bytes=self.keyspace.bytes)
         self._row.publish(self.figures)
-        self.figures.update(queue=0, expiry_lag_ms=0)  # these two are the most since they were shown last
+        self.figures.update(queue=0, expiry_lag_ms=0)
 
-    def _begin(self, size: int) -> Group:
-        """A group of `size` bytes."""
-        room = self._room(size)
-        others = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
-        return self.keyspace.begin(self._clock.now(), room, self._map_room // _PAGES, others, size)
+    def _execute(self, operations: Iterable[Operation], put_bytes: int) -> list[Reply]:
+        """Decide `operations` until a group is full, and commit it; return the replies."""
+        group = self._open_group(put_bytes)
+        if time.monotonic() >= self._expire_at:
+            group.expire_due(EXPIRE_KEYS)
+        decide = rules.decide
+        committed: list[Reply] = []
+        replies: list[Reply] = []  # of the open group
+        further_groups = EVICT_GROUPS
+        for operation in operations:
+            reply = decide(group, operation)
+            # A refused operation may fit once more keys are evicted than this group may. Then the group is committed
+            # with the evictions it has made, and the operation is decided again in the next group; its refusal is
+            # forgotten. Each group blocks all clients for some 15 ms, so their number is limited: after that the
+            # refusal, `overloaded`, is the answer.
+            while group.load.needs_eviction and further_groups:
+                further_groups -= 1
+                committed += self._commit(group, replies)
+                group, replies = self._open_group(put_bytes), []
+                reply = decide(group, operation)
+            replies.append(reply)
+            if group.load.is_full:
+                break
+        return committed + self._commit(group, replies)
 
-    def _end(self, group: Group, replies: list[Reply], begun: int) -> None:
-        """Commit `group`, whose replies stand in `replies` from `begun` on; if that fails, they become refusals."""
-        refusal = self._commit(group)
-        if refusal is None:
-            self.figures["refused"] += group.refused
-            if group.events:
-                self.figures["operations"] += len(replies) - begun
-        else:
-            self.figures["refused"] += len(replies) - begun
-            replies[begun:] = [refusal] * (len(replies) - begun)
+    def _delete_prefix(self, operation: DeletePrefix) -> list[Reply]:
+        """Execute one step of a prefix delete in a group of its own: its candidates come from the map, which must agree
+        with the dict."""
+        try:
+            check_utf8(operation.prefix, "prefix")
+            check_utf8(operation.after, "key to go on after")
+            if operation.limit < 1:
+                raise BadRequest("the limit of a prefix delete is at least 1")
+        except KVError as error:
+            return [Failed.of(error)]
+        limit = min(operation.limit, PREFIX_KEYS)
+        keys = [key for key, _, _ in self._map.range(operation.prefix, operation.after, limit)]
+        group = Group(self.keyspace, self._clock.now())
+        reply = rules.delete_prefix(group, operation, keys, keys[-1] if len(keys) == limit else None)
+        return self._commit(group, [reply])
 
-    def _stored(self, key: bytes) -> tuple[bytes, str]:
-        """Value and content type of a key in the dict."""
+    def _open_group(self, put_bytes: int) -> Group:
+        """Open a group whose requests put at most `put_bytes`."""
+        policy = self._write_policy(put_bytes)
+        others_bytes = sum([row.bytes_now for row in self._others]) if self.keyspace.max_memory else 0
+        return Group(self.keyspace, self._clock.now(), policy, self._allowance.bytes_left, others_bytes, put_bytes)
+
+    def _write_policy(self, size: int) -> WritePolicy:
+        """Return which writes a group of `size` bytes accepts."""
+        if self._words.full:
+            return WritePolicy.DELETES
+        full = not self._allowance.admits(size)
+        self.figures["map_full"] = int(full)
+        return WritePolicy.NO_GROWTH if full else WritePolicy.ALL
+
+    def _read_value(self, key: bytes) -> tuple[bytes, str]:
+        """Read value and content type of a key in the dict."""
         item = self._map.get(key, BEGINNING)  # expired or not: the dict decides
         assert item is not None, f"the map has no {key!r}"
         return item.value, item.content_type
 
-    def _commit(self, group: Group) -> Failed | None:
-        """Log, flush and apply what `group` decided; or discard it, and the refusal that answers all of it."""
-        events = group.events
-        if not events:
+    def _commit(self, group: Group, replies: list[Reply]) -> list[Reply]:
+        """Log, flush and apply `group`; return its `replies`, or as many refusals if nothing could be logged."""
+        if not group.events:
             group.commit(0)
-            return None
+            return replies
         begun = time.monotonic_ns()
         payload = encode_events(group.record())
         try:
-            record = self._log.append(payload, len(events), group.now)
+            record = self._log.append(payload, len(group.events), group.now)
         except LogBroken:
             raise
-        except GivenUp:
-            group.discard()
-            return Failed.of(Unavailable("the shard is stopping"))
         except LogError as error:
             group.discard()
-            self._expire_at = time.monotonic() + _RETRY_S
-            if not self._failing:
-                log.warning("nothing can be written: %s", error)
-            self._failing = True
-            return Failed.of(InsufficientStorage(str(error)) if isinstance(error, LogFull) else Unavailable(str(error)))
+            return [self._refuse_append(error)] * len(replies)
         if self._failing:
             log.info("writing goes on")
         self._failing = False
@@ -233,48 +284,53 @@ class Writer:
         if self._flushed_each:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
-        group.answer(self._map.apply_changes(events, record, group.commit(record.revision)))
+        wanted = group.commit(record.revision)
+        group.replies.fill_old_values(self._map.apply_changes(group.events, record, wanted))
         self._row.bytes_now = self.keyspace.bytes
-        self._row.clear_open()
-        self._announce(record)
-        self._map_room -= _PAGES * len(payload)
+        self._row.clear_open()  # the watermark may pass this record only now
+        self._announce_record(record)
+        self._allowance.spend(len(payload))
         figures = self.figures
+        figures["operations"] += len(replies)
         figures["append_ns"] += appended - begun
         figures["flush_ns"] += flushed - appended
         figures["apply_ns"] += time.monotonic_ns() - flushed
-        self._count(events, group)
-        log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(events), len(payload))
-        return None
+        figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.expiry_lag_ms)
+        self._count_events(group.events)
+        log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(group.events), len(payload))
+        return replies
 
-    def _announce(self, record: Record) -> None:
+    def _refuse_append(self, error: LogError) -> Failed:
+        """Note that an append failed; return the refusal for everything in its group."""
+        if isinstance(error, GivenUp):
+            return Failed.of(Unavailable("the shard is stopping"))
+        self._expire_at = time.monotonic() + _RETRY_S
+        if not self._failing:
+            log.warning("nothing can be written: %s", error)
+        self._failing = True
+        return Failed.of(InsufficientStorage(str(error)) if isinstance(error, LogFull) else Unavailable(str(error)))
+
+    def _announce_record(self, record: Record) -> None:
+        """Queue a record for publication; of a large one the header alone."""
         whole = record.end - record.lsn <= PUBLISH_BYTES
         self.announcements.append(self._log.appended if whole else self._log.appended[:HEADER])
 
-    def _count(self, events: Sequence[Event], group: Group) -> None:
+    def _count_events(self, events: Sequence[Change]) -> None:
+        """Add a group with `events` to the figures."""
         figures, kinds = self.figures, list(map(type, events))
         figures["groups"] += 1
         figures["puts"] += kinds.count(PutEvent)
         figures["touches"] += kinds.count(TouchEvent)
-        figures["prefix_deletes"] += group.prefix_deleted
-        figures["deletes"] += kinds.count(DeleteEvent) - group.expired - group.prefix_deleted - group.evicted
-        figures["expired"] += group.expired
-        figures["evicted"] += group.evicted
-        figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.lag_ms)
+        if DeleteEvent in kinds:
+            causes = [event.cause for event in events if isinstance(event, DeleteEvent)]
+            for cause, figure in _FIGURE_OF_CAUSE.items():
+                figures[figure] += causes.count(cause)
 
-    def _refused(self, refusal: Failed) -> Failed:
-        self.figures["refused"] += 1
-        return refusal
 
-    def _room(self, size: int) -> Room:
-        """What a group of `size` bytes may write."""
-        if self._words.full:
-            return Room.DELETES
-        if self._map_room < _PAGES * (size + FULL_BYTES) and time.monotonic() >= self._measured_at + _MEASURE_S:
-            self._measure()
-        full = self._map.full or self._map_room < _PAGES * size
-        self.figures["map_full"] = int(full)
-        return Room.NO_GROWTH if full else Room.ALL
-
-    def _measure(self) -> None:
-        self._map_room = self._map.free_bytes() - MAP_RESERVE
-        self._measured_at = time.monotonic()
+def count_refusals(replies: Sequence[Reply]) -> int:
+    """Return how many operations were refused; an atomic batch is one."""
+    kinds = list(map(type, replies))
+    refused = kinds.count(Failed)
+    if Results in kinds:
+        refused += sum(isinstance(reply, Results) and reply.failed is not None for reply in replies)
+    return refused

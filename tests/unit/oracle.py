@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, NamedTuple, cast
 
-from shards.keys.entries import Room
+from shards.keys.entries import WritePolicy
 from shards.wire.clock import Now
 from shards.wire.protocol import (
     Atomic,
@@ -70,10 +70,10 @@ class Oracle:
         now: Now,
         first: int,
         max_value: int,
-        room: Room,
+        policy: WritePolicy,
         memory: Memory | None = None,
     ) -> None:
-        self.items, self.now, self.first, self.max_value, self.room = dict(items), now, first, max_value, room
+        self.items, self.now, self.first, self.max_value, self.policy = dict(items), now, first, max_value, policy
         self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
         self.starved = False
         self.events: list[Change] = []
@@ -162,7 +162,7 @@ class Oracle:
             case Delete(key=key, want_previous=want):
                 return self.done(self.log(DeleteEvent(key, "request")), old, want)
             case Touch(key=key):
-                if self.room is Room.DELETES:
+                if self.policy is WritePolicy.DELETES:
                     raise Refused("insufficient_storage")
                 expires_ms = operation.expires_ms or self.after(operation.ttl_ms)
                 return Done(self.log(TouchEvent(key, expires_ms)), True, None, self.told(expires_ms))
@@ -188,9 +188,9 @@ class Oracle:
         return Value(self.write(key, value, kind, expires_ms), old is not None, value, kind, self.told(expires_ms))
 
     def write(self, key: bytes, value: bytes, content_type: str, expires_ms: int) -> int:
-        there = self.items.get(key)  # an expired one takes room until it is deleted
+        there = self.items.get(key)  # an expired one counts until it is deleted
         grows = there is None or len(value) > len(there.value)
-        if self.room is Room.DELETES or (self.room is Room.NO_GROWTH and grows):
+        if self.policy is WritePolicy.DELETES or (self.policy is WritePolicy.NO_GROWTH and grows):
             raise Refused("insufficient_storage")
         if self.memory and grows:
             self.fit(self.memory, key, len(value))
@@ -199,7 +199,7 @@ class Oracle:
         return self.log(PutEvent(key, value, content_type, expires_ms))
 
     def fit(self, memory: Memory, key: bytes, size: int) -> None:
-        """Make room for `size` bytes under `key`, by the keys that were chosen."""
+        """Let `key` have `size` bytes, by evicting the keys that were chosen."""
         there = self.items.get(key)
         growth = size - len(there.value) if there else len(key) + size
         free = memory.limit - memory.others

@@ -132,7 +132,7 @@ NOT_FOR_SHARDS = {
     "kvserver",
 }
 
-WIRE_ENDS = ("shards.server.loop", "kvserver.store", "kvserver.gateway")
+WIRE_ENDS = ("shards.server.sockets", "kvserver.store", "kvserver.gateway")
 """The ends of the wire."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards.log.manifest import Manifest
-from shards.server.loop import Server
+from shards.server.loop import ShardServer
 from tests.api.shards.server.tools import Client, client, serving
 from tests.stores import Store, new_store
 
@@ -32,12 +32,12 @@ def store(place: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def server(store: Store) -> Iterator[Server]:
+def server(store: Store) -> Iterator[ShardServer]:
     with serving(store) as made:
         yield made
 
 
 @pytest.fixture
-def asking(store: Store, server: Server) -> Iterator[Client]:
-    with client(store, turn=lambda: server.turn(0.005)) as made:
+def asking(store: Store, server: ShardServer) -> Iterator[Client]:
+    with client(store, turn=lambda: server.run_turn(0.005)) as made:
         yield made

@@ -12,7 +12,8 @@ import pytest
 from shards.host.board import NONE, Board
 from shards.log.appender import Log, LogBroken, LogFull
 from shards.maps.owner import MapFull, ShardMap
-from shards.server.loop import Server, StartError
+from shards.server.loop import ShardServer
+from shards.server.sockets import StartError
 from shards.wire.protocol import (
     Delete,
     Deleted,
@@ -41,7 +42,7 @@ class TestNoRoom:
         ],
     )
     def test_only_want_of_space_is_told_as_such(
-        self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+        self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch, number: int, code: str
     ) -> None:
         def fail(*_: object) -> None:
             raise OSError(number, os.strerror(number))
@@ -55,7 +56,7 @@ class TestNoRoom:
         assert isinstance(asking.do(Put(b"a", b"1")), Done)
 
     def test_failed_append_refuses_the_whole_group_and_undoes_it(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"a", b"1"), Put(b"b", b"2", ttl_ms=1))
 
@@ -95,11 +96,11 @@ class TestNoRoom:
         assert asking.do(Delete(b"k")) == Done(2, True)
 
     def test_a_full_map_refuses_growth(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
         monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
-        server.writer.housekeep(store.board.watermark())
+        server.writer.maintain_map(store.board.watermark())
         replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
         assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
         server.writer.publish_figures()
@@ -108,14 +109,14 @@ class TestNoRoom:
         until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
 
     def test_an_idle_shard_survives_a_full_map(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:
             raise MapFull("no room")
 
         with monkeypatch.context() as patch:
             patch.setattr(ShardMap, "advance", fail)
-            server.writer.housekeep(store.board.watermark())
+            server.writer.maintain_map(store.board.watermark())
         assert isinstance(asking.do(Put(b"k", b"v")), Done)
 
     def test_what_cannot_be_applied_ends_the_process_and_is_not_lost(
@@ -137,7 +138,9 @@ class TestNoRoom:
 
 
 class TestEnds:
-    def test_a_stop_is_noticed_while_waiting_for_a_segment(self, asking: Client, server: Server, store: Store) -> None:
+    def test_a_stop_is_noticed_while_waiting_for_a_segment(
+        self, asking: Client, server: ShardServer, store: Store
+    ) -> None:
         """The one who makes segments may hang as well."""
         asking.do(Put(b"k", b"v"))
         store.board.log.ready = store.board.history()[0]
@@ -151,7 +154,7 @@ class TestEnds:
         assert store.board.history() == before
 
     def test_a_failed_flush_answers_nothing(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:
             raise LogBroken("the disk is gone")
@@ -163,15 +166,15 @@ class TestEnds:
         assert not asking.dealer.poll(50)
         assert store.board.shards[0].incarnation == 0
 
-    def test_a_broken_log_ends_an_idle_shard(self, server: Server, store: Store) -> None:
+    def test_a_broken_log_ends_an_idle_shard(self, server: ShardServer, store: Store) -> None:
         store.board.log.broken = 1
         assert server.run() == 1
 
-    def test_another_board_ends_it(self, server: Server, store: Store) -> None:
+    def test_another_board_ends_it(self, server: ShardServer, store: Store) -> None:
         store.board.path.unlink()
         assert server.run() == 1
 
-    def test_stopping_refuses_what_waits(self, asking: Client, server: Server, store: Store) -> None:
+    def test_stopping_refuses_what_waits(self, asking: Client, server: ShardServer, store: Store) -> None:
         ids = [asking.send(Put(b"k", b"v")) for _ in range(3)]
         server.sockets.wait(20.0)
         server.stop()
@@ -180,41 +183,42 @@ class TestEnds:
         assert refusals == [(id, [Failed("unavailable", "the shard is stopping")]) for id in ids]
         assert logged(store) == []
 
-    def test_only_one_of_it(self, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_one_of_it(self, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.server.loop._LOCK_S", 0.0)
         with pytest.raises(StartError, match="shard 0 is running already"):
-            Server(store.board, 0, store.run_dir).open()
+            ShardServer(store.board, 0, store.run_dir)
 
     def test_a_row_that_another_has(self, store: Store) -> None:
         board = Board.open(store.board.path)
         assert board.claim(board.shards[0])
         with pytest.raises(StartError, match="another process has the row"):
-            Server(store.board, 0, store.run_dir).open()
+            ShardServer(store.board, 0, store.run_dir)
         board.close()
 
     def test_sockets_that_cannot_be_bound(self, store: Store, place: Path) -> None:
         deep = place / ("d" * 100)
         deep.mkdir()
-        server = Server(store.board, 0, deep)
+        board = Board.open(store.board.path)
         with pytest.raises(StartError, match="cannot be bound"):
-            server.open()
-        server.log.close()
-        server.map.close()
+            ShardServer(board, 0, deep)
+        board.close()
+        with serving(store) as again:
+            assert len(again.writer.keyspace) == 0, "map, log and lock were closed"
 
 
 class TestPeers:
-    def test_one_that_is_gone_holds_nobody_up(self, asking: Client, server: Server, store: Store) -> None:
+    def test_one_that_is_gone_holds_nobody_up(self, asking: Client, server: ShardServer, store: Store) -> None:
         with client(store) as leaving:
             leaving.send(Put(b"k", b"1"))
             server.sockets.wait(20.0)
         turn_until(server, lambda: logged(store), "executed")
         assert asking.do(Put(b"k", b"2", want_previous=True)) == Replaced(2, True, b"1", 0, "", 1)
 
-    def test_one_that_does_not_read_holds_nobody_up(self, asking: Client, server: Server) -> None:
+    def test_one_that_does_not_read_holds_nobody_up(self, asking: Client, server: ShardServer) -> None:
         with client(asking.store, turn=asking.turn) as silent:
             for _ in range(20_000):
                 silent.send(Delete(b"x"))
-                server.turn(0)
+                server.run_turn(0)
                 if server.sockets.dropped:
                     break
             assert server.sockets.dropped > 0

@@ -12,7 +12,7 @@ from shards.host.board import NONE, ShardRow
 from shards.log.appender import Log
 from shards.log.manifest import Manifest
 from shards.log.records import HEADER
-from shards.server.loop import Server
+from shards.server.loop import ShardServer
 from shards.wire import protocol
 from shards.wire.limits import MAX_TTL_MS
 from shards.wire.protocol import (
@@ -53,7 +53,7 @@ from tests.stores import Store, new_store
 
 
 class TestAnswers:
-    def test_every_operation_in_order(self, asking: Client, server: Server) -> None:
+    def test_every_operation_in_order(self, asking: Client, server: ShardServer) -> None:
         replies = asking.ask(
             Put(b"k", b"1"),
             Put(b"k", b"2", want_previous=True),
@@ -84,7 +84,7 @@ class TestAnswers:
         ]
         assert logged(store) == []
 
-    def test_what_was_put_can_be_read(self, asking: Client, server: Server) -> None:
+    def test_what_was_put_can_be_read(self, asking: Client, server: ShardServer) -> None:
         before = server.board.now()
         asking.do(Put(b"k", b"v", "text/plain", ttl_ms=MAX_TTL_MS))
         item = server.map.get(b"k", before)
@@ -160,7 +160,7 @@ def test_keys_of_another_shard_are_refused(place: Path) -> None:
     store = new_store(place, shards=2)
     Manifest.create(store.data_dir).save(store.data_dir)
     keys = [b"key-%d" % i for i in range(10)]
-    with serving(store, 1) as server, client(store, 1, turn=lambda: server.turn(0.005)) as asking:
+    with serving(store, 1) as server, client(store, 1, turn=lambda: server.run_turn(0.005)) as asking:
         replies = asking.ask(*[Put(key, b"v") for key in keys])
     mine = [isinstance(reply, Done) for reply in replies]
     assert mine == [shard_of(key, 2) == 1 for key in keys]
@@ -170,7 +170,7 @@ def test_keys_of_another_shard_are_refused(place: Path) -> None:
 
 class TestGroups:
     def test_what_waits_becomes_one_record(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         arrive(
             server,
@@ -184,14 +184,14 @@ class TestGroups:
         assert [record.events for record in logged(store)] == [20]
 
     def test_a_group_closes_when_full_and_messages_stay_whole(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         arrive(server, asking, [[Put(b"k%d" % i, b"v") for i in range(600)] for _ in range(3)], monkeypatch)
         assert [len(asking.receive()[1]) for _ in range(3)] == [600] * 3
         assert [record.events for record in logged(store)] == [1200, 600]
 
     def test_a_group_closes_at_its_size(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         arrive(server, asking, [[Put(b"k%d" % i, bytes(5_000_000))] for i in range(3)], monkeypatch)
         for _ in range(3):
@@ -199,7 +199,7 @@ class TestGroups:
         assert [record.events for record in logged(store)] == [1, 1, 1]
 
     def test_published_after_applied_and_answered(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[tuple[str, bytes | None, int, bool]] = []
 
@@ -228,7 +228,7 @@ class TestGroups:
         assert small[HEADER:] == records[0].payload
         assert len(large) == HEADER
 
-    def test_big_values(self, asking: Client, server: Server, store: Store) -> None:
+    def test_big_values(self, asking: Client, server: ShardServer, store: Store) -> None:
         first, second = b"\1" * store.board.facts.max_value, b"\2" * store.board.facts.max_value
         assert asking.do(Put(b"k", first, want_previous=True)) == Done(1, False)
         assert asking.do(Put(b"k", second, want_previous=True)) == Replaced(2, True, first, 0, "", 1)
@@ -240,7 +240,7 @@ class TestTurns:
     """However much one message asks for, others wait for a group of it and no more."""
 
     def test_a_small_message_does_not_wait_for_a_large_one(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.do(Put(b"document", b'{"text":"%b"}' % (b"x" * 2_000_000)))
         patches: list[Operation] = [Patch(b"document", b'{"n":%d}' % number) for number in range(6)]
@@ -250,7 +250,7 @@ class TestTurns:
         assert [record.events for record in logged(store)] == [1, 2, 2, 2, 2]
 
     def test_large_messages_take_turns(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         large = [[Put(b"%s%d" % (name, number), bytes(2_000_000)) for number in range(4)] for name in (b"a", b"b")]
         arrive(server, asking, large, monkeypatch)
@@ -267,7 +267,7 @@ class TestTurns:
         ]
 
     def test_old_values_count(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What looked small and is not goes to the large ones; who was behind it in the same message is done before."""
         for number in range(4):
@@ -282,7 +282,7 @@ class TestTurns:
         assert value(server, b"large3") == b"new"
 
     def test_what_has_not_begun_at_the_deadline_is_not_done(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(*[Put(b"large%d" % number, bytes(3_000_000)) for number in range(2)])
         asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)], Patch(b"large0", b"{}"))
@@ -300,7 +300,7 @@ class TestTurns:
         assert value(server, b"k1") is not None and value(server, b"k2") is None
 
     def test_what_patches_write_is_bounded(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("shards.server.request_queue.PATCHED_BYTES", 5_000_000)
         asking.do(Put(b"d", b'{"text":"%b"}' % (b"x" * 1_500_000)))
@@ -316,18 +316,20 @@ class TestTurns:
         assert isinstance(replies[9], Value) and replies[9].value == b"last"
         assert value(server, b"d") == b"last"
 
-    def test_what_waits_when_the_shard_stops_is_refused(self, asking: Client, server: Server, store: Store) -> None:
+    def test_what_waits_when_the_shard_stops_is_refused(
+        self, asking: Client, server: ShardServer, store: Store
+    ) -> None:
         id = asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)])
         turn_until(server, lambda: store.board.end() > 0, "a first group")
         server.stop()
-        server._say_goodbye()
+        server._refuse_remaining()
         answered, replies = asking.receive()
         assert answered == id
         assert [type(reply) for reply in replies] == [Done, Done, Failed]
 
 
 class TestPrefixDelete:
-    def test_between_other_operations(self, asking: Client, server: Server, store: Store) -> None:
+    def test_between_other_operations(self, asking: Client, server: ShardServer, store: Store) -> None:
         asking.ask(*[Put(key, b"v") for key in (b"a", b"a/1", b"a/2", b"a/3", b"b")])
         assert asking.do(MarkPrefix(b"a")) == Done(6, False)
         replies = asking.ask(
@@ -360,7 +362,9 @@ class TestPrefixDelete:
         assert found == [b"k%02d" % i for i in range(25)]
         assert steps == 3
 
-    def test_ends_its_turn(self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ends_its_turn(
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Others need not wait until several are done."""
         asking.ask(Put(b"a", b"v"), Put(b"b", b"v"))
         arrive(
@@ -369,7 +373,7 @@ class TestPrefixDelete:
             [[Put(b"c", b"v")], [DeletePrefix(b"a", b"", 9, 9)], [DeletePrefix(b"b", b"", 9, 9)], [Put(b"d", b"v")]],
             monkeypatch,
         )
-        server.turn(0)
+        server.run_turn(0)
         assert store.board.end() == 5, "the puts, which are small, and one of the deletes"
         assert [asking.receive()[1] for _ in range(4)] == [
             [Done(3, False)],
@@ -399,7 +403,7 @@ class TestPrefixDelete:
 
 
 class TestExpiry:
-    def test_is_logged_applied_and_published(self, asking: Client, server: Server, store: Store) -> None:
+    def test_is_logged_applied_and_published(self, asking: Client, server: ShardServer, store: Store) -> None:
         asking.ask(*[Put(b"k%d" % i, b"v", ttl_ms=i) for i in range(1, 6)])
         turn_until(server, lambda: not len(server.writer.keyspace), "all expired")
         found = changes(store)
@@ -410,12 +414,12 @@ class TestExpiry:
         server.writer.publish_figures()
         assert store.board.shards[0].figures()["expired"] == 5
 
-    def test_the_loop_wakes_for_it(self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_loop_wakes_for_it(self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
         asking.do(Put(b"k", b"v", ttl_ms=10_000))
         waits: list[float] = []
         with monkeypatch.context() as patch:
             patch.setattr(server.sockets, "wait", waits.append)
-            server.turn(60.0)
+            server.run_turn(60.0)
         assert len(waits) == 1 and 0 < waits[0] <= 10
         asking.do(Put(b"k", b"v", ttl_ms=30))
         asking.do(Touch(b"k", ttl_ms=50_000))
@@ -424,21 +428,21 @@ class TestExpiry:
 
 
 class TestBoard:
-    def test_row_says_what_is_served(self, server: Server, store: Store) -> None:
+    def test_row_says_what_is_served(self, server: ShardServer, store: Store) -> None:
         row = store.board.shards[0]
         assert (row.state, row.incarnation) == (ShardRow.UP, server.sockets.incarnation)
         assert store.board.is_claimed(row)
 
-    def test_heart_beats_while_idle(self, server: Server, store: Store) -> None:
+    def test_heart_beats_while_idle(self, server: ShardServer, store: Store) -> None:
         row = store.board.shards[0]
         before = row.heartbeat_ns
-        server.turn(0.001)
+        server.run_turn(0.001)
         assert row.heartbeat_ns > before
 
-    def test_figures(self, asking: Client, server: Server, store: Store) -> None:
+    def test_figures(self, asking: Client, server: ShardServer, store: Store) -> None:
         asking.ask(Put(b"a", b"12"), Put(b"b", b"34"), Touch(b"a"), Delete(b"b"), Delete(b"x"), Put(b"", b""))
         asking.ask(Put(b"p/1", b""), DeletePrefix(b"p/", b"", 1 << 52, 9))
-        server.writer.housekeep(store.board.watermark())
+        server.writer.maintain_map(store.board.watermark())
         server.writer.publish_figures()
         figures = store.board.shards[0].figures()
         expected = {
@@ -458,7 +462,7 @@ class TestBoard:
         assert {name: figures[name] for name in expected} == expected
         assert all(figures[name] > 0 for name in ("append_ns", "flush_ns", "apply_ns", "map_bytes"))
 
-    def test_the_queue_is_empty_when_idle(self, asking: Client, server: Server, store: Store) -> None:
+    def test_the_queue_is_empty_when_idle(self, asking: Client, server: ShardServer, store: Store) -> None:
         row = store.board.shards[0]
         server.writer.write([[Put(b"a", b"1"), Put(b"b", b"1")], [Put(b"c", b"1")]])
         server.writer.write([[Put(b"a", b"2")]])
@@ -466,9 +470,9 @@ class TestBoard:
         assert row.figures()["queue"] == 3, "the most since the last time"
         turn_until(server, lambda: row.figures()["queue"] == 0, "nothing waits any more")
 
-    def test_the_map_follows_the_log_of_others(self, server: Server, store: Store) -> None:
+    def test_the_map_follows_the_log_of_others(self, server: ShardServer, store: Store) -> None:
         other = Log(store.board, None)
         other.append_stop(store.board.now())
         other.close()
-        server.writer.housekeep(store.board.watermark())
+        server.writer.maintain_map(store.board.watermark())
         assert server.map.applied == store.board.watermark()

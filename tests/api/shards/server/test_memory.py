@@ -10,7 +10,7 @@ from shards.host.board import Board
 from shards.keys.eviction import EVICT_KEYS, note_use
 from shards.keys.last_use import open_stamps
 from shards.log.manifest import Manifest
-from shards.server.loop import Server
+from shards.server.loop import ShardServer
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Incr, Put, Reply, encode_request
 from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import Client, changes, check, client, folded, serving, value
@@ -28,8 +28,8 @@ def limited(place: Path, shards: int, max_memory: int, on_full: str) -> Iterator
 
 
 @contextmanager
-def asking(store: Store, shard: int = 0) -> Iterator[tuple[Server, Client]]:
-    with serving(store, shard) as server, client(store, shard, lambda: server.turn(0.005)) as made:
+def asking(store: Store, shard: int = 0) -> Iterator[tuple[ShardServer, Client]]:
+    with serving(store, shard) as server, client(store, shard, lambda: server.run_turn(0.005)) as made:
         yield server, made
 
 
@@ -37,10 +37,10 @@ def codes(replies: list[Reply]) -> list[str]:
     return [reply.code if isinstance(reply, Failed) else "" for reply in replies]
 
 
-def check_agreement(server: Server, store: Store) -> None:
+def check_agreement(server: ShardServer, store: Store) -> None:
     """Dict, map and log say the same."""
     check(server)
-    entries = server.writer.keyspace.entries()
+    entries = server.writer.keyspace.entries
     logged = folded(store)
     assert {key: (entry[0], entry[3]) for key, entry in entries.items()} == {
         key: (revision, len(found)) for key, (revision, _, found) in logged.items()

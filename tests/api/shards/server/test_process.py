@@ -42,7 +42,7 @@ STEPS = {
     "between flush and apply": ("shards.log.appender", "Log.flush", "after"),
     "after the apply, with open set": ("shards.maps.owner", "ShardMap.apply_changes", "after"),
     "after open was cleared": ("shards.host.board", "ShardRow.clear_open", "after"),
-    "after the reply": ("shards.server.loop", "Sockets.reply", "after"),
+    "after the reply": ("shards.server.sockets", "Sockets.reply", "after"),
 }
 """Where a shard is killed: module, function, before or after it."""
 
@@ -60,11 +60,11 @@ def die(*arguments):
         function(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 serving = []
-start = shards.server.loop.Server.__init__
+start = shards.server.loop.ShardServer.__init__
 def begin(self, *arguments):
     start(self, *arguments)
     serving.append(self)
-shards.server.loop.Server.__init__ = begin
+shards.server.loop.ShardServer.__init__ = begin
 setattr(holder, name, die)
 """
 

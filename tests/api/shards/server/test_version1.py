@@ -10,7 +10,7 @@ from kvserver.gateway.wal.formats import change_line
 from shards.log.appender import Log, LogFull
 from shards.maps.build import open_map
 from shards.maps.owner import ShardMap
-from shards.server.loop import Server, is_too_large
+from shards.server.loop import ShardServer, is_too_large
 from shards.wire.protocol import (
     MESSAGE_OPS,
     MUST_NOT_EXIST,
@@ -45,7 +45,7 @@ def code(reply: object) -> str:
 
 
 class TestOneKey:
-    def test_every_operation(self, asking: Client, server: Server) -> None:
+    def test_every_operation(self, asking: Client, server: ShardServer) -> None:
         assert asking.ask(
             Incr(b"n", 5),
             Incr(b"n", -6),
@@ -69,7 +69,7 @@ class TestOneKey:
         ]
         assert value(server, b"j") == b'{"a":1.50,"c":2}'
 
-    def test_values_of_earlier_groups(self, asking: Client, server: Server) -> None:
+    def test_values_of_earlier_groups(self, asking: Client, server: ShardServer) -> None:
         at_ms = server.board.now_ms() + 60_000
         asking.ask(Put(b"n", b"1", "x/y", expires_ms=at_ms), Put(b"j", b"[]", "x/y"), Put(b"t", b"text"))
         assert asking.do(Incr(b"n", 1)) == Value(4, True, b"2", "x/y", at_ms)
@@ -81,7 +81,7 @@ class TestOneKey:
             6, True, b"text", 0, "", 3
         )
 
-    def test_an_expired_number_begins_again(self, asking: Client, server: Server) -> None:
+    def test_an_expired_number_begins_again(self, asking: Client, server: ShardServer) -> None:
         asking.do(Incr(b"n", 5, ttl_ms=1))
         turn_until(server, lambda: not len(server.writer.keyspace), "expired")
         assert asking.do(Incr(b"n", 5)) == Value(3, False, b"5", "text/plain", 0)
@@ -99,7 +99,7 @@ class TestOneKey:
         ]
 
     def test_conditions_of_clients_that_race(
-        self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Of ten that saw the same revision, in one group, one wins."""
         asking.do(Put(b"k", b"0"))
@@ -112,7 +112,7 @@ class TestOneKey:
         assert value(server, b"k") == b"0"
 
     def test_failed_append_undoes_increments(
-        self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object) -> None:
             raise LogFull("there is no space")
@@ -127,7 +127,7 @@ class TestOneKey:
 
 
 class TestSizes:
-    def test_results_close_groups(self, asking: Client, server: Server, store: Store) -> None:
+    def test_results_close_groups(self, asking: Client, server: ShardServer, store: Store) -> None:
         """Small patches of a large value: each logs all of it, and a record has to fit into a segment."""
         asking.do(Put(b"j", b'{"text":"%b"}' % (b"x" * 1_000_000)))
         replies = asking.ask(*[Patch(b"j", b'{"n":%d}' % number) for number in range(20)], Put(b"k", b"v"))
@@ -140,14 +140,14 @@ class TestSizes:
         item = server.map.get(b"j", 0)
         assert item is not None and item.value.endswith(b'"n":19}')
 
-    def test_values_of_a_batch(self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.rules.ANSWER_BYTES", 10)
+    def test_values_of_a_batch(self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.keys.replies.ANSWER_BYTES", 10)
         asking.do(Put(b"k", b"123456"))
         replies = asking.ask(Get(b"k", 1), Get(b"k", 1), Get(b"k", 2))
         assert [isinstance(reply, Value) for reply in replies] == [True, False, True]
         assert code(replies[1]) == "answer_too_large"
 
-    def test_an_atomic_batch_that_no_record_takes(self, asking: Client, server: Server, store: Store) -> None:
+    def test_an_atomic_batch_that_no_record_takes(self, asking: Client, server: ShardServer, store: Store) -> None:
         big = bytes(5_000_000)
         count = RECORD_BYTES // 5_000_000
         asking.do(Put(b"t", b"v"))
@@ -172,11 +172,11 @@ class TestSizes:
         assert is_too_large(operations, 10_000) == refused
 
     def test_a_full_map_refuses_results(
-        self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"n", b"99"), Put(b"j", b'{"a":1}'))
         monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
-        server.writer.housekeep(store.board.watermark())
+        server.writer.maintain_map(store.board.watermark())
         replies = asking.ask(Incr(b"n", 1), Patch(b"j", b'{"b":1}'), Incr(b"n", -1), Patch(b"j", b'{"a":2}'))
         assert [type(reply) for reply in replies] == [Failed, Failed, Value, Value]
 

@@ -19,7 +19,7 @@ from shards.host.board import Board, ShardRow
 from shards.host.process import PARENT_VARIABLE
 from shards.log.records import Record
 from shards.maps.owner import MapReader
-from shards.server.loop import Server
+from shards.server.loop import ShardServer
 from shards.wire import protocol
 from shards.wire.clock import BEGINNING, unix_ms
 from shards.wire.protocol import Change, DeleteEvent, Operation, PutEvent, Reply, TouchEvent
@@ -263,11 +263,10 @@ def check_agreement(store: Store) -> None:
 
 
 @contextmanager
-def serving(store: Store, shard: int = 0) -> Iterator[Server]:
+def serving(store: Store, shard: int = 0) -> Iterator[ShardServer]:
     """A shard in this process. If it still serves at the end, it is checked and closed."""
     board = Board.open(store.board.path)
-    made = Server(board, shard, store.run_dir)
-    made.open()
+    made = ShardServer(board, shard, store.run_dir)
     yield made
     if board.shards[shard].incarnation == made.sockets.incarnation:
         check(made)
@@ -275,18 +274,20 @@ def serving(store: Store, shard: int = 0) -> Iterator[Server]:
     board.close()
 
 
-def check(server: Server) -> None:
+def check(server: ShardServer) -> None:
     """Dict and map agree, and so do their own parts."""
     server.writer.keyspace.check()
-    server.map.check(server.board.facts.shards, server.shard, server.writer.keyspace.entries())
+    server.map.check(server.board.facts.shards, server.shard, server.writer.keyspace.entries)
 
 
-def value(server: Server, key: bytes) -> bytes | None:
+def value(server: ShardServer, key: bytes) -> bytes | None:
     item = server.map.get(key, server.board.now())
     return None if item is None else item.value
 
 
-def arrive(server: Server, asking: Client, messages: list[list[Operation]], monkeypatch: pytest.MonkeyPatch) -> None:
+def arrive(
+    server: ShardServer, asking: Client, messages: list[list[Operation]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Have all `messages` wait for the shard when its loop turns next."""
     receive = server.sockets.receive
     waiting: list[list[bytes]] = []
@@ -301,11 +302,11 @@ def arrive(server: Server, asking: Client, messages: list[list[Operation]], monk
     monkeypatch.setattr(server.sockets, "receive", lambda: waiting.pop(0) if waiting else receive())
 
 
-def turn_until(server: Server, condition: Callable[[], object], what: str) -> None:
+def turn_until(server: ShardServer, condition: Callable[[], object], what: str) -> None:
     """Turn the loop until `condition()`."""
 
     def turned() -> object:
-        server.turn(0.005)
+        server.run_turn(0.005)
         return condition()
 
     until(turned, what)

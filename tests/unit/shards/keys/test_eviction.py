@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from array import array
 
+from shards.keys import rules
 from shards.keys.eviction import SAMPLE, STAMPS, Evictor, note_use
+from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.protocol import Put
 from tests.times import at
@@ -28,8 +30,8 @@ def test_what_is_used_all_the_time_stays() -> None:
     def put(key: bytes) -> None:
         nonlocal now_ms, revision
         now_ms += 10
-        group = space.begin(at(now_ms))
-        group.decide(Put(key, b"v" * 10))
+        group = Group(space, at(now_ms))
+        rules.decide(group, Put(key, b"v" * 10))
         revision += len(group.events)
         group.commit(revision - len(group.events))
 
@@ -42,7 +44,7 @@ def test_what_is_used_all_the_time_stays() -> None:
                 note_use(stamps, key, now_ms)
     space.check()
     assert space.bytes <= keys * size
-    stayed = sum(key in space.entries() for key in hot)
+    stayed = sum(key in space.entries for key in hot)
     assert stayed >= 0.98 * len(hot), f"{stayed} of {len(hot)}"
 
 
@@ -53,27 +55,27 @@ def test_the_oldest_of_few_is_found_for_sure() -> None:
     evictor.load(keys)
     for age, key in enumerate((b"c", b"a", b"b")):
         note_use(stamps, key, NOW - 1000 * age)
-    assert evictor.oldest(keys, (), (), NOW) == b"b"
-    evictor.keep([b"b"])
-    assert evictor.oldest(keys, {b"b": None}, (), NOW) == b"a"
-    evictor.keep([b"a"])
-    assert evictor.oldest(keys, {b"b": None}, (b"a",), NOW) == b"c"
-    assert evictor.oldest(keys, {b"b": None, b"c": None}, (b"a",), NOW) is None
+    assert evictor.take_oldest(keys, (), (), NOW) == b"b"
+    evictor.put_back([b"b"])
+    assert evictor.take_oldest(keys, {b"b": None}, (), NOW) == b"a"
+    evictor.put_back([b"a"])
+    assert evictor.take_oldest(keys, {b"b": None}, (b"a",), NOW) == b"c"
+    assert evictor.take_oldest(keys, {b"b": None, b"c": None}, (b"a",), NOW) is None
 
 
 def test_what_was_given_is_not_given_again() -> None:
     evictor = Evictor(table(), random.Random(1).random)
     keys = dict.fromkeys(b"%d" % n for n in range(40))
     evictor.load(keys)
-    assert {evictor.oldest(keys, (), (), NOW) for _ in range(40)} == set(keys)
-    assert evictor.oldest(keys, (), (), NOW) is None
+    assert {evictor.take_oldest(keys, (), (), NOW) for _ in range(40)} == set(keys)
+    assert evictor.take_oldest(keys, (), (), NOW) is None
 
 
 def test_one_that_the_sample_never_meets_is_found_when_all_others_are_spared() -> None:
     evictor = Evictor(table(), lambda: 0.0)  # always draws the first
     keys = dict.fromkeys(b"%d" % n for n in range(100))
     evictor.load(keys)
-    assert evictor.oldest(keys, dict.fromkeys(b"%d" % n for n in range(99)), (), NOW) == b"99"
+    assert evictor.take_oldest(keys, dict.fromkeys(b"%d" % n for n in range(99)), (), NOW) == b"99"
 
 
 def test_ages_are_right_when_the_clock_of_the_stamps_begins_anew() -> None:
@@ -85,11 +87,11 @@ def test_ages_are_right_when_the_clock_of_the_stamps_begins_anew() -> None:
     note_use(stamps, b"new", turn_ms + 1000)
     keys = dict.fromkeys((b"old", b"new"))
     evictor.load(keys)
-    assert evictor.oldest(keys, (), (), turn_ms + 2000) == b"old"
+    assert evictor.take_oldest(keys, (), (), turn_ms + 2000) == b"old"
 
 
 def test_a_store_of_nothing_has_nothing_to_give() -> None:
-    assert Evictor(table(), random.Random(1).random).oldest({}, (), (), NOW) is None
+    assert Evictor(table(), random.Random(1).random).take_oldest({}, (), (), NOW) is None
 
 
 def test_keys_that_come_and_go_are_forgotten() -> None:
@@ -98,13 +100,13 @@ def test_keys_that_come_and_go_are_forgotten() -> None:
     keys: dict[bytes, None] = {}
     for n in range(20_000):
         staged = {b"%d" % (n % 3): (n,)}
-        evictor.use_all(staged, keys, NOW)
+        evictor.record_changes(staged, keys, NOW)
         keys.update(dict.fromkeys(staged))
-        evictor.tidy(keys)
+        evictor.compact(keys)
         keys.clear()
-    evictor.tidy(keys)
+    evictor.compact(keys)
     evictor.check(keys)
-    assert evictor.oldest(keys, (), (), NOW) is None
+    assert evictor.take_oldest(keys, (), (), NOW) is None
 
 
 def test_what_is_gone_is_no_part_of_the_sample() -> None:
@@ -116,8 +118,8 @@ def test_what_is_gone_is_no_part_of_the_sample() -> None:
         note_use(stamps, key, NOW - 8 * n)
     found = []
     for _ in range(200):
-        key = evictor.oldest(keys, (), (), NOW)
+        key = evictor.take_oldest(keys, (), (), NOW)
         assert key is not None
-        evictor.keep([key])
+        evictor.put_back([key])
         found.append(key)
     assert found.count(b"%d" % (SAMPLE - 1)) > 100, "of 16 it is among 16 draws in 64 of 100 cases"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shards.keys.entries import Room
+from shards.keys import rules
+from shards.keys.entries import WritePolicy
+from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import Now
 from shards.wire.limits import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS
@@ -35,9 +37,9 @@ NOW = 1_700_000_000_000
 def keyspace(*operations: Operation, now_ms: int = NOW, first_revision: int = 1) -> Keyspace:
     """A keyspace of all slots in which `operations` were done."""
     made = Keyspace(0, 1, MAX_VALUE)
-    group = made.begin(at(now_ms))
+    group = Group(made, at(now_ms))
     for operation in operations:
-        assert not isinstance(group.decide(operation), Failed)
+        assert not isinstance(rules.decide(group, operation), Failed)
     group.commit(first_revision)
     made.check()
     return made
@@ -45,19 +47,19 @@ def keyspace(*operations: Operation, now_ms: int = NOW, first_revision: int = 1)
 
 def decide(space: Keyspace, operation: Operation, first_revision: int = 100, now_ms: int = NOW) -> Reply:
     """Do one operation in a group of its own."""
-    group = space.begin(at(now_ms))
-    reply = group.decide(operation)
+    group = Group(space, at(now_ms))
+    reply = rules.decide(group, operation)
     wanted = group.commit(first_revision)
-    group.answer(dict.fromkeys(wanted, (b"old", "a/b", 7)))
+    group.replies.fill_old_values(dict.fromkeys(wanted, (b"old", "a/b", 7)))
     space.check()
     return reply
 
 
-def refusal(operation: Operation, space: Keyspace | None = None, room: Room = Room.ALL) -> str:
+def refusal(operation: Operation, space: Keyspace | None = None, policy: WritePolicy = WritePolicy.ALL) -> str:
     """The code with which `operation` is refused, after a look that the refusal left nothing behind."""
     space = space or keyspace()
-    group = space.begin(at(NOW), room)
-    reply = group.decide(operation)
+    group = Group(space, at(NOW), policy)
+    reply = rules.decide(group, operation)
     assert isinstance(reply, Failed)
     assert group.events == []
     group.commit(100)
@@ -82,9 +84,9 @@ class TestPut:
         assert decide(space, Delete(b"k")) == Done(100, True)
 
     def test_event_carries_what_was_put(self) -> None:
-        group = keyspace().begin(at(NOW))
-        group.decide(Put(b"k", b"v", "text/plain", ttl_ms=5))
-        group.decide(Put(b"k", b"v", "", expires_ms=NOW + 9))
+        group = Group(keyspace(), at(NOW))
+        rules.decide(group, Put(b"k", b"v", "text/plain", ttl_ms=5))
+        rules.decide(group, Put(b"k", b"v", "", expires_ms=NOW + 9))
         assert group.events == [
             PutEvent(b"k", b"v", "text/plain", -(NOW + 5)),
             PutEvent(b"k", b"v", "", NOW + 9),
@@ -92,18 +94,18 @@ class TestPut:
 
     def test_on_an_expired_key_expires_it_first(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=10))
-        group = space.begin(at(NOW + 10))
-        reply = group.decide(Put(b"k", b"new", want_previous=True))
+        group = Group(space, at(NOW + 10))
+        reply = rules.decide(group, Put(b"k", b"new", want_previous=True))
         assert group.events == [DeleteEvent(b"k", "expire"), PutEvent(b"k", b"new", "", 0)]
         assert group.commit(50) == set()
         assert reply == Done(51, False, None)
-        assert group.expired == 1
+        assert [event.cause for event in group.events if isinstance(event, DeleteEvent)] == ["expire"]
         space.check()
 
     def test_rewrite_without_ttl_removes_it(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=10), Put(b"k", b"v"))
-        group = space.begin(at(NOW + 11))
-        assert group.expire(10) == 0
+        group = Group(space, at(NOW + 11))
+        assert group.expire_due(10) == 0
 
     @pytest.mark.parametrize(
         ("operation", "code"),
@@ -150,8 +152,8 @@ class TestDelete:
         assert (len(space), space.bytes) == (0, 0)
 
     def test_absent_logs_nothing(self) -> None:
-        group = keyspace().begin(at(NOW))
-        assert group.decide(Delete(b"k", want_previous=True)) == Done(0, False)
+        group = Group(keyspace(), at(NOW))
+        assert rules.decide(group, Delete(b"k", want_previous=True)) == Done(0, False)
         assert group.events == []
 
     def test_expired_is_absent(self) -> None:
@@ -165,8 +167,8 @@ class TestDelete:
 class TestTouch:
     def test_changes_the_expiry_alone(self) -> None:
         space = keyspace(Put(b"k", b"v"))
-        group = space.begin(at(NOW))
-        reply = group.decide(Touch(b"k", ttl_ms=10))
+        group = Group(space, at(NOW))
+        reply = rules.decide(group, Touch(b"k", ttl_ms=10))
         assert group.events == [TouchEvent(b"k", -(NOW + 10))]
         group.commit(7)
         assert reply == Done(7, True, None, NOW + 10)
@@ -187,8 +189,8 @@ class TestTouch:
 
 class TestPrefix:
     def test_mark_takes_a_revision(self) -> None:
-        group = keyspace().begin(at(NOW))
-        replies = [group.decide(MarkPrefix(b"a/")), group.decide(Put(b"k", b"v"))]
+        group = Group(keyspace(), at(NOW))
+        replies = [rules.decide(group, MarkPrefix(b"a/")), rules.decide(group, Put(b"k", b"v"))]
         assert group.events[0] == PrefixMarked(b"a/")
         group.commit(40)
         assert replies == [Done(40, False), Done(41, False)]
@@ -199,9 +201,9 @@ class TestPrefix:
 
     def test_deletes_what_is_not_newer_than_the_cut(self) -> None:
         space = keyspace(Put(b"a", b"1"), Put(b"b", b"2"), Put(b"c", b"3"), Touch(b"a", ttl_ms=99), first_revision=10)
-        group = space.begin(at(NOW))
+        group = Group(space, at(NOW))
         # `a` was touched by revision 13, which does not save it; `c` was written by 12.
-        assert group.delete_prefix(DeletePrefix(b"", b"", 11, 10), [b"a", b"b", b"c"], b"c") == Deleted(
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 11, 10), [b"a", b"b", b"c"], b"c") == Deleted(
             [b"a", b"b"], b"c"
         )
         assert group.events == [DeleteEvent(b"a", "prefix", 11), DeleteEvent(b"b", "prefix", 11)]
@@ -211,105 +213,105 @@ class TestPrefix:
 
     def test_leaves_the_expired_to_their_expiry(self) -> None:
         space = keyspace(Put(b"a", b"1", ttl_ms=10))
-        group = space.begin(at(NOW + 10))
-        assert group.delete_prefix(DeletePrefix(b"", b"", 99, 10), [b"a"], None) == Deleted([], None)
+        group = Group(space, at(NOW + 10))
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 99, 10), [b"a"], None) == Deleted([], None)
 
 
 class TestExpiry:
     def test_due_keys_in_order_of_time(self) -> None:
         space = keyspace(Put(b"b", b"", ttl_ms=2), Put(b"a", b"", ttl_ms=3), Put(b"c", b"", ttl_ms=1), Put(b"d", b""))
-        assert space.due_in_ms(at(NOW)) == 1
-        group = space.begin(at(NOW + 2))
-        assert group.expire(10) == 2
+        assert space.expiries.due_in_ms(at(NOW)) == 1
+        group = Group(space, at(NOW + 2))
+        assert group.expire_due(10) == 2
         assert group.events == [DeleteEvent(b"c", "expire"), DeleteEvent(b"b", "expire")]
         group.commit(9)
         space.check()
-        assert (len(space), space.due_in_ms(at(NOW))) == (2, 3)
+        assert (len(space), space.expiries.due_in_ms(at(NOW))) == (2, 3)
 
     def test_at_most_the_limit(self) -> None:
         space = keyspace(*(Put(b"%d" % i, b"", ttl_ms=1) for i in range(5)))
-        group = space.begin(at(NOW + 1))
-        assert group.expire(3) == 3
+        group = Group(space, at(NOW + 1))
+        assert group.expire_due(3) == 3
         group.commit(9)
         assert len(space) == 2
-        assert space.begin(at(NOW + 1)).expire(3) == 2
+        assert Group(space, at(NOW + 1)).expire_due(3) == 2
 
     def test_moved_on_again_and_again_is_looked_at_once(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=10))
         for i in range(100):
             decide(space, Touch(b"k", ttl_ms=10 + i), first_revision=100 + i)
-        assert space.due_in_ms(at(NOW)) == 10
-        assert space.begin(at(NOW + 50)).expire(10) == 0
-        assert space.due_in_ms(at(NOW)) == 109
-        assert space.begin(at(NOW + 109)).expire(10) == 1
+        assert space.expiries.due_in_ms(at(NOW)) == 10
+        assert Group(space, at(NOW + 50)).expire_due(10) == 0
+        assert space.expiries.due_in_ms(at(NOW)) == 109
+        assert Group(space, at(NOW + 109)).expire_due(10) == 1
 
     def test_shortened_is_punctual(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=100), Touch(b"k", ttl_ms=10))
-        assert space.due_in_ms(at(NOW)) == 10
-        group = space.begin(at(NOW + 10))
-        assert group.expire(10) == 1
+        assert space.expiries.due_in_ms(at(NOW)) == 10
+        group = Group(space, at(NOW + 10))
+        assert group.expire_due(10) == 1
         group.commit(9)
         space.check()
-        assert space.begin(at(NOW + 100)).expire(10) == 0
+        assert Group(space, at(NOW + 100)).expire_due(10) == 0
 
     def test_what_was_deleted_does_not_stay_in_the_heap(self) -> None:
         space = keyspace()
         for i in range(40):
-            group = space.begin(at(NOW))
+            group = Group(space, at(NOW))
             for j in range(1000):
-                group.decide(Put(b"%d" % j, b"", ttl_ms=1000 + i))
-                group.decide(Delete(b"%d" % j))
-                group.decide(Put(b"%d-%d" % (i, j), b"", ttl_ms=1000))
+                rules.decide(group, Put(b"%d" % j, b"", ttl_ms=1000 + i))
+                rules.decide(group, Delete(b"%d" % j))
+                rules.decide(group, Put(b"%d-%d" % (i, j), b"", ttl_ms=1000))
             group.commit(1 + 3000 * i)
-            group = space.begin(at(NOW))
+            group = Group(space, at(NOW))
             for j in range(1000):
-                group.decide(Delete(b"%d-%d" % (i, j)))
+                rules.decide(group, Delete(b"%d-%d" % (i, j)))
             group.commit(200_000 + 1000 * i)
         assert len(space) == 0
-        assert len(space._by_steady._heap) <= 4096
+        assert len(space.expiries._by_steady._heap) <= 4096
 
     def test_discarded_is_due_again(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=1))
-        group = space.begin(at(NOW + 1))
-        assert group.expire(10) == 1
+        group = Group(space, at(NOW + 1))
+        assert group.expire_due(10) == 1
         group.discard()
         space.check()
-        assert space.begin(at(NOW + 1)).expire(10) == 1
+        assert Group(space, at(NOW + 1)).expire_due(10) == 1
 
     def test_loaded_keys_expire(self) -> None:
         space = Keyspace(0, 1, MAX_VALUE)
         space.load([(b"a", 5, 4, NOW + 1, 3), (b"b", 6, 6, 0, 2)])
         space.check()
-        assert (len(space), space.bytes, space.due_in_ms(at(NOW))) == (2, 7, 1)
-        assert space.begin(at(NOW + 1)).expire(10) == 1
+        assert (len(space), space.bytes, space.expiries.due_in_ms(at(NOW))) == (2, 7, 1)
+        assert Group(space, at(NOW + 1)).expire_due(10) == 1
 
     def test_times_are_of_the_clock_as_it_is_set_and_lifetimes_are_not(self) -> None:
         space = keyspace(Put(b"t", b"", expires_ms=NOW + 10), Put(b"l", b"", ttl_ms=10))
-        reply = space.begin(Now(NOW + 99, NOW + 9)).decide(Touch(b"l", ttl_ms=1))
+        reply = rules.decide(Group(space, Now(NOW + 99, NOW + 9)), Touch(b"l", ttl_ms=1))
         assert isinstance(reply, Done)
         assert (reply.existed, reply.expires_ms) == (True, NOW + 100)
-        assert space.due_in_ms(Now(NOW + 99, NOW + 9)) == -89
-        group = space.begin(Now(NOW + 99, NOW + 9))
-        assert group.expire(10) == 1
+        assert space.expiries.due_in_ms(Now(NOW + 99, NOW + 9)) == -89
+        group = Group(space, Now(NOW + 99, NOW + 9))
+        assert group.expire_due(10) == 1
         assert group.events == [DeleteEvent(b"t", "expire")]
-        assert group.lag_ms == 89
+        assert group.expiry_lag_ms == 89
 
     def test_a_clock_that_is_set_back_brings_nothing_back(self) -> None:
         space = keyspace(Put(b"t", b"", expires_ms=NOW + 10), Put(b"l", b"", ttl_ms=10))
-        group = space.begin(Now(NOW - 10**9, NOW + 10))
-        assert group.expire(10) == 1
+        group = Group(space, Now(NOW - 10**9, NOW + 10))
+        assert group.expire_due(10) == 1
         assert group.events == [DeleteEvent(b"l", "expire")]
         group.commit(9)
         space.check()
-        assert space.due_in_ms(Now(NOW - 10**9, NOW + 10)) == 10**9 + 10
+        assert space.expiries.due_in_ms(Now(NOW - 10**9, NOW + 10)) == 10**9 + 10
 
 
 class TestGroup:
     def test_later_operations_see_earlier_ones(self) -> None:
         space = keyspace()
-        group = space.begin(at(NOW))
+        group = Group(space, at(NOW))
         replies = [
-            group.decide(operation)
+            rules.decide(group, operation)
             for operation in (
                 Put(b"k", b"1"),
                 Put(b"k", b"2", want_previous=True),
@@ -320,7 +322,7 @@ class TestGroup:
             )
         ]
         assert group.commit(10) == {11, 12}
-        group.answer({11: (b"1", "", 10), 12: (b"2", "", 11)})
+        group.replies.fill_old_values({11: (b"1", "", 10), 12: (b"2", "", 11)})
         assert replies == [
             Done(10, False),
             Replaced(11, True, b"1", 0, "", 10),
@@ -333,16 +335,16 @@ class TestGroup:
 
     def test_cut_counts_values_of_earlier_groups(self) -> None:
         space = keyspace(Put(b"k", b"v"), Touch(b"k", ttl_ms=5), first_revision=10)
-        group = space.begin(at(NOW))
-        assert group.delete_prefix(DeletePrefix(b"", b"", 9, 10), [b"k"], None).keys == []
-        assert group.delete_prefix(DeletePrefix(b"", b"", 10, 10), [b"k"], None).keys == [b"k"]
+        group = Group(space, at(NOW))
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 9, 10), [b"k"], None).keys == []
+        assert rules.delete_prefix(group, DeletePrefix(b"", b"", 10, 10), [b"k"], None).keys == [b"k"]
 
     def test_discard_leaves_the_dict_alone(self) -> None:
         space = keyspace(Put(b"k", b"v"))
-        group = space.begin(at(NOW))
-        group.decide(Put(b"k", b"longer", ttl_ms=3))
-        group.decide(Delete(b"k"))
-        group.decide(Put(b"x", b"v"))
+        group = Group(space, at(NOW))
+        rules.decide(group, Put(b"k", b"longer", ttl_ms=3))
+        rules.decide(group, Delete(b"k"))
+        rules.decide(group, Put(b"x", b"v"))
         group.discard()
         space.check()
         assert (len(space), space.bytes) == (1, 2)
@@ -351,40 +353,40 @@ class TestGroup:
 
     def test_prefix_delete_is_not_decided_alone(self) -> None:
         with pytest.raises(KeyError):
-            keyspace().begin(at(NOW)).decide(DeletePrefix(b"", b"", 1, 1))
+            rules.decide(Group(keyspace(), at(NOW)), DeletePrefix(b"", b"", 1, 1))
 
     def test_answer_bytes_are_those_of_replies(self) -> None:
-        group = keyspace(Put(b"k", b"12345")).begin(at(NOW))
-        group.decide(Put(b"k", b"", want_previous=True))
-        group.decide(Put(b"k", b"123", want_previous=True))
-        group.decide(Delete(b"k"))
-        assert group.answer_bytes == 5
+        group = Group(keyspace(Put(b"k", b"12345")), at(NOW))
+        rules.decide(group, Put(b"k", b"", want_previous=True))
+        rules.decide(group, Put(b"k", b"123", want_previous=True))
+        rules.decide(group, Delete(b"k"))
+        assert group.replies.bytes == 5
 
     def test_old_values_in_replies_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.group.MAX_ANSWERS", 10)
-        group = keyspace(Put(b"a", b"123456"), Put(b"b", b"12345")).begin(at(NOW))
-        assert isinstance(group.decide(Put(b"a", b"", want_previous=True)), Done)
+        monkeypatch.setattr("shards.keys.replies.MAX_ANSWERS", 10)
+        group = Group(keyspace(Put(b"a", b"123456"), Put(b"b", b"12345")), at(NOW))
+        assert isinstance(rules.decide(group, Put(b"a", b"", want_previous=True)), Done)
         for operation in (Put(b"b", b"", want_previous=True), Delete(b"b", want_previous=True)):
-            reply = group.decide(operation)
+            reply = rules.decide(group, operation)
             assert isinstance(reply, Failed) and reply.code == "overloaded"
-        assert (len(group.events), group.refused) == (1, 2)
-        assert isinstance(group.decide(Delete(b"b")), Done)
+        assert len(group.events) == 1
+        assert isinstance(rules.decide(group, Delete(b"b")), Done)
 
 
 class TestRoom:
     def test_a_full_map_refuses_growth_only(self) -> None:
         space = keyspace(Put(b"k", b"12"))
-        assert refusal(Put(b"x", b""), space, Room.NO_GROWTH) == "insufficient_storage"
-        assert refusal(Put(b"k", b"123"), space, Room.NO_GROWTH) == "insufficient_storage"
-        group = space.begin(at(NOW), Room.NO_GROWTH)
+        assert refusal(Put(b"x", b""), space, WritePolicy.NO_GROWTH) == "insufficient_storage"
+        assert refusal(Put(b"k", b"123"), space, WritePolicy.NO_GROWTH) == "insufficient_storage"
+        group = Group(space, at(NOW), WritePolicy.NO_GROWTH)
         for operation in (Put(b"k", b"21"), Touch(b"k", ttl_ms=1), MarkPrefix(b"k"), Delete(b"k")):
-            assert isinstance(group.decide(operation), Done)
+            assert isinstance(rules.decide(group, operation), Done)
 
     def test_a_full_log_is_for_deletes(self) -> None:
         space = keyspace(Put(b"k", b"12"))
-        assert refusal(Put(b"k", b""), space, Room.DELETES) == "insufficient_storage"
-        assert refusal(Touch(b"k"), space, Room.DELETES) == "insufficient_storage"
-        assert isinstance(space.begin(at(NOW), Room.DELETES).decide(Delete(b"k")), Done)
+        assert refusal(Put(b"k", b""), space, WritePolicy.DELETES) == "insufficient_storage"
+        assert refusal(Touch(b"k"), space, WritePolicy.DELETES) == "insufficient_storage"
+        assert isinstance(rules.decide(Group(space, at(NOW), WritePolicy.DELETES), Delete(b"k")), Done)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 5, 256])
@@ -392,7 +394,7 @@ def test_each_key_is_decided_by_its_shard_alone(shards: int) -> None:
     spaces = [Keyspace(index, shards, MAX_VALUE) for index in range(shards)]
     for number in range(50):
         key = b"key-%d" % number
-        answers = [space.begin(at(NOW)).decide(Delete(key)) for space in spaces]
+        answers = [rules.decide(Group(space, at(NOW)), Delete(key)) for space in spaces]
         owner = answers.pop(shard_of(key, shards))
         assert owner == Done(0, False)
         assert all(isinstance(answer, Failed) and answer.code == "protocol_error" for answer in answers)

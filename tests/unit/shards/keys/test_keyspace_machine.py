@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shards.keys.entries import Room
+from shards.keys import rules
+from shards.keys.entries import WritePolicy
 from shards.keys.eviction import STAMPS, Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
@@ -85,8 +86,8 @@ class Choices(Evictor):
         super().__init__(memoryview(array("I", bytes(4 * STAMPS))), random.Random(1).random, most)
         self.made: list[bytes | None] = []
 
-    def oldest(self, *args: Any) -> bytes | None:
-        self.made.append(super().oldest(*args))
+    def take_oldest(self, *args: Any) -> bytes | None:
+        self.made.append(super().take_oldest(*args))
         return self.made[-1]
 
 
@@ -126,21 +127,21 @@ class Against(RuleBasedStateMachine):
     @rule(
         elapsed_ms=st.integers(0, 4),
         step_ms=st.sampled_from([0, 0, 0, 5, -5]),
-        room=st.sampled_from([Room.ALL] * 4 + [Room.NO_GROWTH, Room.DELETES]),
+        policy=st.sampled_from([WritePolicy.ALL] * 4 + [WritePolicy.NO_GROWTH, WritePolicy.DELETES]),
         others=st.sampled_from([0, 0, 0, 9, 100]),
         size=st.sampled_from([1 << 40, 30, 0]),
     )
-    def begin(self, elapsed_ms: int, step_ms: int, room: Room, others: int, size: int) -> None:
+    def begin(self, elapsed_ms: int, step_ms: int, policy: WritePolicy, others: int, size: int) -> None:
         """`step_ms`: the wall clock was set by so much meanwhile."""
         self.now = Now(self.now.wall_ms + elapsed_ms + step_ms, self.now.steady_ms + elapsed_ms)
-        self.group = self.space.begin(self.now, room, others=others, size=size)
+        self.group = Group(self.space, self.now, policy, others_bytes=others, put_bytes=size)
         self.size_left = size
         memory, limit = None, self.space.max_memory
         if limit:
-            chosen, most = (self.choices.made, self.choices.most) if self.choices else (None, 0)
+            chosen, most = (self.choices.made, self.choices.max_per_group) if self.choices else (None, 0)
             memory = Memory(limit, others, limit, chosen, most)
         self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
-        self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, room, memory)
+        self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, policy, memory)
         self.awaited = []
 
     @precondition(lambda self: self.group is not None and not self.group.events)
@@ -148,7 +149,7 @@ class Against(RuleBasedStateMachine):
     def expire(self, limit: int) -> None:
         assert self.group and self.oracle
         due = [key for key in self.items if self.oracle.live(key) is None]
-        assert self.group.expire(limit) == min(limit, len(due))
+        assert self.group.expire_due(limit) == min(limit, len(due))
         for event in self.group.events:
             assert isinstance(event, DeleteEvent) and event.cause == "expire" and event.key in due
             self.oracle.log(event)
@@ -160,14 +161,14 @@ class Against(RuleBasedStateMachine):
         self.size_left -= sum(size_of(each) for each in self.single(operation) if isinstance(each, Put))
         if self.size_left < 0:
             return
-        reply = self.group.decide(operation)
+        reply = rules.decide(self.group, operation)
         expected = self.oracle.answer(operation)
         assert not self.choices or not self.choices.made
-        assert self.group.starved == self.oracle.starved
+        assert self.group.load.needs_eviction == self.oracle.starved
         assert self.group.events == self.oracle.events
         assert type(reply) is type(expected)
         self.awaited.append((reply, expected))
-        if self.group.full:
+        if self.group.load.is_full:
             self.commit()
 
     def single(self, operation: OfOneKey | AtomicBatch) -> list[OfOneKey]:
@@ -190,7 +191,7 @@ class Against(RuleBasedStateMachine):
         cut = self.revision - back
         candidates = sorted(key for key in self.items if key.startswith(prefix))
         expected = [key for key in candidates if (item := self.oracle.live(key)) and item.value_revision <= cut]
-        reply = self.group.delete_prefix(DeletePrefix(prefix, b"", cut, 100), candidates, None)
+        reply = rules.delete_prefix(self.group, DeletePrefix(prefix, b"", cut, 100), candidates, None)
         assert reply == Deleted(expected, None)
         for key in expected:
             self.oracle.log(DeleteEvent(key, "prefix", cut))
@@ -203,7 +204,7 @@ class Against(RuleBasedStateMachine):
         assert self.group.record() == self.oracle.logged
         wanted = self.group.commit(self.revision)
         old = self.replaced()
-        self.group.answer({revision: old[revision] for revision in wanted})
+        self.group.replies.fill_old_values({revision: old[revision] for revision in wanted})
         for reply, expected in self.awaited:
             assert told(reply) == told(expected)
         self.items = self.oracle.items
@@ -214,7 +215,7 @@ class Against(RuleBasedStateMachine):
     def replaced(self) -> dict[int, tuple[bytes, str, int]]:
         """What each event of the group replaced, as the map would say when they are applied."""
         assert self.oracle
-        walk, old = Oracle(self.items, self.now, self.revision, MAX_VALUE, Room.ALL), {}
+        walk, old = Oracle(self.items, self.now, self.revision, MAX_VALUE, WritePolicy.ALL), {}
         for event in self.oracle.events:
             assert not hasattr(event, "prefix")
             there = walk.live(event.key)
@@ -235,7 +236,7 @@ class Against(RuleBasedStateMachine):
         if self.group is not None:
             return  # what was due is not scheduled while its group is open
         self.space.check()
-        assert self.space.entries() == {
+        assert self.space.entries == {
             key: (item.revision, item.value_revision, item.expires_ms, len(item.value))
             for key, item in self.items.items()
         }
@@ -245,7 +246,7 @@ class Against(RuleBasedStateMachine):
             for item in self.items.values()
             if (expiry := item.expires_ms)
         ]
-        told_ms = self.space.due_in_ms(self.now)
+        told_ms = self.space.expiries.due_in_ms(self.now)
         assert not due_in_ms or (told_ms is not None and told_ms <= min(due_in_ms))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from shards.keys import rules
 from shards.keys.eviction import STAMPS, Evictor, note_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
@@ -54,9 +55,9 @@ def keyspace(limit: int, *keys: bytes, evicting: int = 0, size: int = 9, shards:
 
 def do(space: Keyspace, *operations: Operation, others: int = 0, now_ms: int = NOW) -> tuple[list[Reply], Group]:
     """The replies to one group, which is committed, and the group."""
-    group = space.begin(at(now_ms), others=others)
-    replies = [group.decide(operation) for operation in operations]
-    group.answer(dict.fromkeys(group.commit(100), (b"old", "a/b", 7)))
+    group = Group(space, at(now_ms), others_bytes=others)
+    replies = [rules.decide(group, operation) for operation in operations]
+    group.replies.fill_old_values(dict.fromkeys(group.commit(100), (b"old", "a/b", 7)))
     space.check()
     return replies, group
 
@@ -76,7 +77,7 @@ class TestReject:
         assert reply == Failed(
             "memory_limit", "10 of 20 bytes are used, 11 more are needed", 0, {"limit": 20, "used": 10, "needed": 11}
         )
-        assert (group.events, group.refused) == ([], 1)
+        assert group.events == []
 
     def test_what_other_shards_hold_counts(self) -> None:
         assert codes(do(keyspace(30, b"a"), Put(b"k", b"v" * 9), others=10)[0]) == [""]
@@ -140,7 +141,7 @@ class TestEvict:
         [reply], group = do(space, Put(b"k", b"v" * 9))
         assert group.events == [DeleteEvent(b"a", "evict"), PutEvent(b"k", b"v" * 9, "", 0)]
         assert reply == Done(101, False)
-        assert (group.evicted, space.bytes) == (1, 30)
+        assert space.bytes == 30
         assert evicted(do(space, Put(b"l", b"v" * 10))[1]) == [b"b", b"c"]
 
     def test_the_last_byte_needs_no_eviction(self) -> None:
@@ -157,30 +158,30 @@ class TestEvict:
         space = keyspace(30, b"a", b"b", b"c", evicting=9)
         replies, group = do(space, Put(b"b", b""), Put(b"a", b"v" * 28))
         assert (codes(replies), evicted(group)) == (["", ""], [b"c"])
-        assert set(space.entries()) == {b"a", b"b"}
+        assert set(space.entries) == {b"a", b"b"}
 
     def test_what_no_eviction_can_make_fit_evicts_nothing(self) -> None:
         [reply], group = do(keyspace(30, b"a", b"b", evicting=9), Put(b"k", b"v" * 30))
         assert isinstance(reply, Failed) and reply.code == "memory_limit"
-        assert (group.events, group.starved) == ([], False)
+        assert (group.events, group.load.needs_eviction) == ([], False)
 
     def test_when_its_own_keys_must_go_another_group_goes_on(self) -> None:
         space = keyspace(30, b"a", evicting=9)
         replies, group = do(space, Put(b"k", b"v" * 19), Put(b"l", b"v" * 19))
         assert (codes(replies), evicted(group)) == (["", "overloaded"], [b"a"])
-        assert group.starved and group.full
+        assert group.load.needs_eviction and group.load.is_full
         replies, group = do(space, Put(b"l", b"v" * 19))
         assert (codes(replies), evicted(group)) == ([""], [b"k"])
 
     def test_another_group_goes_on_after_a_batch_too(self) -> None:
         replies, group = do(keyspace(30, evicting=9), AtomicBatch([Put(b"{t}1", b"v" * 16)]), Put(b"l", b"v" * 19))
-        assert (codes(replies), group.starved) == (["", "overloaded"], True)
+        assert (codes(replies), group.load.needs_eviction) == (["", "overloaded"], True)
 
     def test_a_group_evicts_only_so_many(self) -> None:
         space = keyspace(100, *(b"%d" % n for n in range(10)), evicting=4)
         for _ in range(2):
             replies, group = do(space, Put(b"k", b"v" * 99))
-            assert (codes(replies), len(evicted(group)), group.starved) == (["overloaded"], 4, True)
+            assert (codes(replies), len(evicted(group)), group.load.needs_eviction) == (["overloaded"], 4, True)
         replies, group = do(space, Put(b"k", b"v" * 99))
         assert (codes(replies), len(evicted(group))) == ([""], 2)
 
@@ -189,15 +190,15 @@ class TestEvict:
         do(space, Put(b"a", b"v" * 9, ttl_ms=5))
         _, group = do(space, Put(b"b", b"v" * 19), now_ms=NOW + 6)
         assert group.events[0] == DeleteEvent(b"a", "expire")
-        assert (group.evicted, group.expired) == (0, 1)
+        assert evicted(group) == []
 
     def test_a_discarded_group_has_evicted_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", b"c", evicting=9)
-        group = space.begin(at(NOW))
-        group.decide(Put(b"k", b"v" * 29))
+        group = Group(space, at(NOW))
+        rules.decide(group, Put(b"k", b"v" * 29))
         group.discard()
         space.check()
-        assert (set(space.entries()), space.bytes) == ({b"a", b"b", b"c"}, 30)
+        assert (set(space.entries), space.bytes) == ({b"a", b"b", b"c"}, 30)
         assert evicted(do(space, Put(b"k", b"v" * 29))[1]) == [b"a", b"b", b"c"]
 
 
@@ -205,8 +206,8 @@ class TestEvictForABatch:
     def test_what_goes_for_it_is_a_part_of_it(self) -> None:
         space = keyspace(30, b"a", b"b", evicting=9)
         batch = AtomicBatch([Put(b"{t}1", b"v" * 6), Incr(b"{t}2", 1)])
-        group = space.begin(at(NOW))
-        assert isinstance(group.decide(batch), Results)
+        group = Group(space, at(NOW))
+        assert isinstance(rules.decide(group, batch), Results)
         [event] = group.record()
         assert isinstance(event, Atomic) and event.changes[1] == DeleteEvent(b"a", "evict")
         assert sum(isinstance(change, DeleteEvent) for change in event.changes) == 1
@@ -217,19 +218,19 @@ class TestEvictForABatch:
         [reply, _], group = do(space, batch, Put(b"d", b""))
         assert isinstance(reply, Results) and reply.failed == 1
         assert group.events == [DeleteEvent(b"a", "evict"), PutEvent(b"d", b"", "", 0)]
-        assert set(space.entries()) == {b"b", b"c", b"d"}
+        assert set(space.entries) == {b"b", b"c", b"d"}
 
     def test_a_batch_that_can_never_fit_evicts_nothing(self) -> None:
         space = keyspace(30, b"a", b"b", evicting=9)
         replies, group = do(space, AtomicBatch([Put(b"{t}1", b"v" * 12), Put(b"{t}2", b"v" * 12)]))
-        assert (codes(replies), group.events, group.starved) == (["memory_limit"], [], False)
+        assert (codes(replies), group.events, group.load.needs_eviction) == (["memory_limit"], [], False)
 
     def test_one_that_needs_more_than_a_group_may_evict_gets_it_bit_by_bit(self) -> None:
         space = keyspace(100, *(b"%d" % n for n in range(10)), evicting=4)
         batch = AtomicBatch([Put(b"{t}1", b"v" * 40), Put(b"{t}2", b"v" * 40)])
         for left in (6, 2):
             replies, group = do(space, batch)
-            assert (codes(replies), group.starved, len(space)) == (["overloaded"], True, left)
+            assert (codes(replies), group.load.needs_eviction, len(space)) == (["overloaded"], True, left)
         [reply], _ = do(space, batch)
         assert isinstance(reply, Results) and reply.failed is None
 

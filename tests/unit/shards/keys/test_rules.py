@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shards.keys.entries import Room
+from shards.keys import rules
+from shards.keys.entries import WritePolicy
+from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.protocol import (
     BATCH_OPS,
@@ -53,12 +55,12 @@ def keyspace(max_value: int = 100) -> Keyspace:
     return made
 
 
-def decide(*operations: Operation, space: Keyspace | None = None, room: Room = Room.ALL) -> list[Reply]:
+def decide(*operations: Operation, space: Keyspace | None = None, policy: WritePolicy = WritePolicy.ALL) -> list[Reply]:
     """The replies to one group, whose first revision is 20."""
     space = space or keyspace()
-    group = space.begin(at(NOW), room)
-    replies = [group.decide(operation) for operation in operations]
-    group.answer(dict.fromkeys(group.commit(20), (b"old", "a/b", 7)))
+    group = Group(space, at(NOW), policy)
+    replies = [rules.decide(group, operation) for operation in operations]
+    group.replies.fill_old_values(dict.fromkeys(group.commit(20), (b"old", "a/b", 7)))
     space.check()
     return replies
 
@@ -133,8 +135,8 @@ class TestConditions:
 class TestIncr:
     def test_keeps_expiry_and_type(self) -> None:
         space = keyspace()
-        group = space.begin(at(NOW))
-        reply = group.decide(Incr(b"n", 1, ttl_ms=500))
+        group = Group(space, at(NOW))
+        reply = rules.decide(group, Incr(b"n", 1, ttl_ms=500))
         assert group.events == [PutEvent(b"n", b"42", "x/counter", NOW + 9)]
         group.commit(20)
         assert reply == Value(20, True, b"42", "x/counter", NOW + 9)
@@ -198,14 +200,14 @@ class TestPatch:
 
     def test_room(self) -> None:
         for operation in (Patch(b"j", b'{"b":2}'), Incr(b"n", 100), Incr(b"x", 1)):
-            assert failure(decide(operation, room=Room.NO_GROWTH)[0]) == ("insufficient_storage", 0)
+            assert failure(decide(operation, policy=WritePolicy.NO_GROWTH)[0]) == ("insufficient_storage", 0)
         for operation in (Patch(b"j", b'{"a":2}'), Incr(b"n", 1)):
-            assert isinstance(decide(operation, room=Room.NO_GROWTH)[0], Value)
-            assert failure(decide(operation, room=Room.DELETES)[0]) == ("insufficient_storage", 0)
+            assert isinstance(decide(operation, policy=WritePolicy.NO_GROWTH)[0], Value)
+            assert failure(decide(operation, policy=WritePolicy.DELETES)[0]) == ("insufficient_storage", 0)
 
     def test_results_need_room_that_was_not_foreseen(self) -> None:
-        group = keyspace().begin(at(NOW), Room.ALL, spare=40)
-        replies = [group.decide(Patch(b"x", patch)) for patch in (b'{"a":1}', b'{"a":2}', b'{"b":1}')]
+        group = Group(keyspace(), at(NOW), WritePolicy.ALL, map_bytes_left=40)
+        replies = [rules.decide(group, Patch(b"x", patch)) for patch in (b'{"a":1}', b'{"a":2}', b'{"b":1}')]
         assert [isinstance(reply, Value) for reply in replies] == [True, True, False]
         assert failure(replies[2]) == ("insufficient_storage", 0)
 
@@ -227,7 +229,7 @@ class TestGet:
         ]
 
     def test_answers_of_a_batch_end_at_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.rules.ANSWER_BYTES", 8)
+        monkeypatch.setattr("shards.keys.replies.ANSWER_BYTES", 8)
         replies = decide(Get(b"t", 1), Get(b"n", 1), Get(b"t", 1), Get(b"n", 1), Get(b"x", 1), Get(b"t", 2))
         assert [failure(reply)[0] if isinstance(reply, Failed) else reply.existed for reply in replies] == [  # type: ignore[union-attr]
             True,
@@ -239,7 +241,7 @@ class TestGet:
         ]
 
     def test_all_values_in_replies_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.group.MAX_ANSWERS", 10)
+        monkeypatch.setattr("shards.keys.replies.MAX_ANSWERS", 10)
         replies = decide(Get(b"t", 1), Put(b"t", b"", want_previous=True), Get(b"n", 2), Incr(b"n", 1), Get(b"t", 3))
         assert [isinstance(reply, Failed) for reply in replies] == [False, False, False, True, False]
         assert failure(replies[3]) == ("overloaded", 0)
@@ -248,9 +250,10 @@ class TestGet:
 class TestAtomicBatch:
     def test_all(self) -> None:
         space = keyspace()
-        group = space.begin(at(NOW))
-        before = group.decide(Put(b"{t}0", b"v"))
-        reply = group.decide(
+        group = Group(space, at(NOW))
+        before = rules.decide(group, Put(b"{t}0", b"v"))
+        reply = rules.decide(
+            group,
             AtomicBatch(
                 [
                     Put(b"t", b"5", want_previous=True, condition=Condition([13])),
@@ -260,14 +263,14 @@ class TestAtomicBatch:
                     Get(b"{t}1", 1),
                     Delete(b"{t}1"),
                 ]
-            )
+            ),
         )
-        after = group.decide(Delete(b"t", condition=Condition([13])))
+        after = rules.decide(group, Delete(b"t", condition=Condition([13])))
         assert group.record() == [
             PutEvent(b"{t}0", b"v", "", 0),
             Atomic([PutEvent(b"t", b"5", "", 0), PutEvent(b"t", b"6", "", 0), TouchEvent(b"t", -(NOW + 3))]),
         ]
-        group.answer(dict.fromkeys(group.commit(20), (b"text", "text/plain", 13)))
+        group.replies.fill_old_values(dict.fromkeys(group.commit(20), (b"text", "text/plain", 13)))
         assert before == Done(20, False)
         assert reply == Results(
             [
@@ -297,16 +300,17 @@ class TestAtomicBatch:
     )
     def test_or_nothing(self, failing: OfOneKey, code: str, revision: int) -> None:
         space = keyspace()
-        group = space.begin(at(NOW))
-        group.decide(Put(b"t", b"1"))
-        before = (space.bytes, list(group.events), group.answer_bytes)
-        reply = group.decide(
+        group = Group(space, at(NOW))
+        rules.decide(group, Put(b"t", b"1"))
+        before = (space.bytes, list(group.events), group.replies.bytes)
+        reply = rules.decide(
+            group,
             AtomicBatch(
                 [Incr(b"t", 1), Put(b"{t}2", b"v", ttl_ms=1), Delete(b"t"), Put(b"t", b"9"), failing, Get(b"t", 1)]
-            )
+            ),
         )
-        assert (space.bytes, group.events, group.answer_bytes) == before
-        last = group.decide(Get(b"t", 1))
+        assert (space.bytes, group.events, group.replies.bytes) == before
+        last = rules.decide(group, Get(b"t", 1))
         group.commit(20)
         space.check()
         assert isinstance(reply, Results) and reply.failed == 4
@@ -317,11 +321,11 @@ class TestAtomicBatch:
 
     def test_what_the_store_refuses_is_no_fault_of_an_operation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = AtomicBatch([Delete(b"t"), Put(b"t", b"v"), Put(b"{t}1", b"v"), Get(b"t", 1)])
-        assert failure(decide(batch, room=Room.NO_GROWTH)[0]) == ("insufficient_storage", 0)
-        monkeypatch.setattr("shards.keys.group.MAX_ANSWERS", 0)
+        assert failure(decide(batch, policy=WritePolicy.NO_GROWTH)[0]) == ("insufficient_storage", 0)
+        monkeypatch.setattr("shards.keys.replies.MAX_ANSWERS", 0)
         space = keyspace()
-        group = space.begin(at(NOW))
-        assert failure(group.decide(batch)) == ("overloaded", 0)
+        group = Group(space, at(NOW))
+        assert failure(rules.decide(group, batch)) == ("overloaded", 0)
         assert group.events == []
         group.commit(20)
         space.check()
@@ -331,16 +335,15 @@ class TestAtomicBatch:
         both: list[OfOneKey] = [Put(b"gone", b"v"), Touch(b"{gone}")]
         for batch, logged in ((both[:1], expired), (both, [])):
             space = keyspace()
-            group = space.begin(at(NOW))
-            group.decide(AtomicBatch(batch))
+            group = Group(space, at(NOW))
+            rules.decide(group, AtomicBatch(batch))
             assert group.record() == logged
-            assert group.expired == len(logged)
             group.commit(20)
             space.check()
 
     def test_of_one_event_is_logged_as_that(self) -> None:
-        group = keyspace().begin(at(NOW))
-        group.decide(AtomicBatch([Delete(b"t"), Get(b"t", 1)]))
+        group = Group(keyspace(), at(NOW))
+        rules.decide(group, AtomicBatch([Delete(b"t"), Get(b"t", 1)]))
         assert group.record() == [DeleteEvent(b"t", "request")]
 
     def test_of_nothing(self) -> None:
@@ -356,10 +359,10 @@ class TestAtomicBatch:
         assert failure(decide(AtomicBatch([*most, Delete(b"x")]))[0]) == ("batch_too_large", 0)
         monkeypatch.setattr("shards.keys.rules.RECORD_BYTES", 300)
         space = keyspace()
-        group = space.begin(at(NOW))
-        group.decide(Put(b"t", b"v" * 100))
+        group = Group(space, at(NOW))
+        rules.decide(group, Put(b"t", b"v" * 100))
         for count, fits in ((2, True), (3, False)):
-            reply = group.decide(AtomicBatch([Put(b"t", b"v" * 100, "a/b") for _ in range(count)]))
+            reply = rules.decide(group, AtomicBatch([Put(b"t", b"v" * 100, "a/b") for _ in range(count)]))
             assert isinstance(reply, Results) == fits, "24 bytes beside key, type and value, whatever stood before"
         assert len(group.events) == 3
         group.commit(20)
@@ -368,10 +371,10 @@ class TestAtomicBatch:
     def test_what_its_patches_handle_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.keys.rules.PATCH_WORK_BYTES", 50)
         space = keyspace()
-        group = space.begin(NOW)
-        group.decide(Put(b"t", b'{"a":"0123456789"}'))
+        group = Group(space, at(NOW))
+        rules.decide(group, Put(b"t", b'{"a":"0123456789"}'))
         for count, fits in ((1, True), (2, False)):
-            reply = group.decide(AtomicBatch([Patch(b"t", b'{"a":"0123456789"}') for _ in range(count)]))
+            reply = rules.decide(group, AtomicBatch([Patch(b"t", b'{"a":"0123456789"}') for _ in range(count)]))
             assert isinstance(reply, Results) == fits, "read and written, 18 bytes each"
         assert len(group.events) == 2
         group.commit(20)
@@ -394,32 +397,32 @@ class TestFull:
     def test_what_is_read_answered_and_put_closes_a_group(
         self, operation: Operation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shards.keys.group.FULL_BYTES", 150)
+        monkeypatch.setattr("shards.keys.budget.FULL_BYTES", 150)
         monkeypatch.setattr("shards.keys.rules.SMALL_VALUE", 0)
         space = Keyspace(0, 1, 1000, lambda key: (b'{"a":"%b"}' % (b"x" * 192), ""))
         space.load([(b"t", 12, 12, 0, 200)])
-        group = space.begin(NOW)
+        group = Group(space, at(NOW))
         for number in range(4):
-            assert not group.full, f"after {number}"
-            group.decide(operation)
-            if group.full:
+            assert not group.load.is_full, f"after {number}"
+            rules.decide(group, operation)
+            if group.load.is_full:
                 break
-        assert group.full
-        assert 150 < group.work <= 500
+        assert group.load.is_full
+        assert 150 < group.load.work_bytes <= 500
 
     def test_what_results_take_closes_a_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.group.FULL_BYTES", 200)
-        group = keyspace().begin(at(NOW))
-        group.decide(Put(b"k", b"v" * 100))
-        group.decide(Put(b"k", b"v" * 100))
-        assert not group.full, "what was sent was bounded before"
-        group.decide(Incr(b"n", 1))
-        assert group.full
+        monkeypatch.setattr("shards.keys.budget.FULL_BYTES", 200)
+        group = Group(keyspace(), at(NOW))
+        rules.decide(group, Put(b"k", b"v" * 100))
+        rules.decide(group, Put(b"k", b"v" * 100))
+        assert not group.load.is_full, "what was sent was bounded before"
+        rules.decide(group, Incr(b"n", 1))
+        assert group.load.is_full
 
     def test_what_a_batch_did_not_do_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.group.FULL_BYTES", 200)
-        group = keyspace().begin(at(NOW))
-        group.decide(AtomicBatch([Put(b"t", b"v" * 100), Put(b"t", b"v" * 100), Touch(b"{t}x")]))
-        assert not group.full
-        group.decide(AtomicBatch([Put(b"t", b"v" * 100), Put(b"t", b"v" * 100)]))
-        assert group.full
+        monkeypatch.setattr("shards.keys.budget.FULL_BYTES", 200)
+        group = Group(keyspace(), at(NOW))
+        rules.decide(group, AtomicBatch([Put(b"t", b"v" * 100), Put(b"t", b"v" * 100), Touch(b"{t}x")]))
+        assert not group.load.is_full
+        rules.decide(group, AtomicBatch([Put(b"t", b"v" * 100), Put(b"t", b"v" * 100)]))
+        assert group.load.is_full

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.server import request_queue
-from shards.server.request_queue import Unit, Unread, Waiting
+from shards.server.request_queue import QueuedMessage, RequestQueue, UnreadMessage
 from shards.wire.errors import KVError
 from shards.wire.protocol import Delete, DeletePrefix, Operation, Patch, Put
 
@@ -27,17 +27,17 @@ class Lines:
     """The lines, and what was refused."""
 
     def __init__(self, sizes: dict[bytes, int] | None = None) -> None:
-        self.refused: list[tuple[Unit, str]] = []
-        self.waiting = Waiting(self._read, self._refuse, lambda key: (sizes or {}).get(key, 0))
+        self.refused: list[tuple[QueuedMessage, str]] = []
+        self.waiting = RequestQueue(self._read, self._refuse, lambda key: (sizes or {}).get(key, 0))
 
     def add(self, id: int, operations: Sequence[Operation], size: int = 100, deadline_ns: int = 10) -> None:
-        self.waiting.add(Unit(b"", id, deadline_ns, operations, size))
+        self.waiting.add(QueuedMessage(b"", id, deadline_ns, operations, size))
 
-    def _refuse(self, unit: Unit, error: KVError) -> None:
+    def _refuse(self, unit: QueuedMessage, error: KVError) -> None:
         self.refused.append((unit, error.code))
 
-    def _read(self, message: Unread) -> Unit | None:
-        return Unit(b"", 99, 10, [Put(b"read", message.frame)], 100) if message.frame else None
+    def _read(self, message: UnreadMessage) -> QueuedMessage | None:
+        return QueuedMessage(b"", 99, 10, [Put(b"read", message.frame)], 100) if message.frame else None
 
 
 @given(MESSAGES, st.data())
@@ -52,7 +52,7 @@ def test_each_is_done_once_and_those_of_a_key_in_their_order(
     while len(lines.waiting):
         turns += 1
         small = turns % 2 == 0
-        group = lines.waiting.take(0, small=small)
+        group = lines.waiting.take_group(0, small=small)
         total = sum(len(unit.operations) for unit in group)
         left = data.draw(st.integers(1, total)) if total else 0
         numbers = []
@@ -64,7 +64,7 @@ def test_each_is_done_once_and_those_of_a_key_in_their_order(
             places = unit.places if unit.places is not None else range(len(unit.operations))
             assert [messages[unit.id][place] for place in places] == list(unit.operations)
             done[unit.id] += places[:number]
-        lines.waiting.take_back(group, numbers, small=small)
+        lines.waiting.return_rest(group, numbers, small=small)
     assert not lines.refused
     for id, operations in enumerate(messages):
         assert sorted(done[id]) == list(range(len(operations)))
@@ -80,25 +80,25 @@ def test_small_and_large_have_lines_of_their_own() -> None:
     lines.add(3, [Put(b"k", b"v")] * (request_queue.SMALL_OPS + 1))
     lines.add(4, [Put(b"k", b"v")], size=request_queue.SMALL_BYTES + 1)
     lines.add(5, [Put(b"k", b"v")] * request_queue.SMALL_OPS, size=request_queue.SMALL_BYTES)
-    assert [unit.id for unit in lines.waiting.take(0, small=True)] == [2, 5]
-    assert [unit.id for unit in lines.waiting.take(0, small=False)] == [1, 3, 4]
+    assert [unit.id for unit in lines.waiting.take_group(0, small=True)] == [2, 5]
+    assert [unit.id for unit in lines.waiting.take_group(0, small=False)] == [1, 3, 4]
 
 
 def test_who_had_a_turn_goes_behind_the_others() -> None:
     lines = Lines()
     for id in (1, 2, 3):
         lines.add(id, [Patch(b"k", b"{}")] * 3)
-    group = lines.waiting.take(0, small=False)
-    lines.waiting.take_back(group, [1, 0, 0], small=False)
-    assert [unit.id for unit in lines.waiting.take(0, small=False)] == [2, 3, 1]
+    group = lines.waiting.take_group(0, small=False)
+    lines.waiting.return_rest(group, [1, 0, 0], small=False)
+    assert [unit.id for unit in lines.waiting.take_group(0, small=False)] == [2, 3, 1]
 
 
 def test_an_unread_message_is_read_in_its_turn() -> None:
     lines = Lines()
     for frame in (b"", b"v"):
-        lines.waiting.add(Unread(b"", frame))
+        lines.waiting.add(UnreadMessage(b"", frame))
     assert len(lines.waiting) == 2
-    assert [unit.operations for unit in lines.waiting.take(0, small=False)] == [[Put(b"read", b"v")]]
+    assert [unit.operations for unit in lines.waiting.take_group(0, small=False)] == [[Put(b"read", b"v")]]
 
 
 @pytest.mark.parametrize("operation", [Put(b"k", b"v"), Patch(b"k", b"{}")])
@@ -107,7 +107,7 @@ def test_what_is_late_is_refused(operation: Operation) -> None:
     lines.add(1, [operation], deadline_ns=5)
     lines.add(2, [operation], deadline_ns=6)
     small = isinstance(operation, Put)
-    assert [unit.id for unit in lines.waiting.take(6, small=small)] == [2]
+    assert [unit.id for unit in lines.waiting.take_group(6, small=small)] == [2]
     assert [(unit.id, code) for unit, code in lines.refused] == [(1, "deadline_passed")]
 
 
@@ -115,6 +115,6 @@ def test_all_can_be_taken_out() -> None:
     lines = Lines()
     lines.add(1, [Put(b"k", b"v")])
     lines.add(2, [Patch(b"k", b"{}"), DeletePrefix(b"", b"", 1, 1)])
-    lines.waiting.add(Unread(b"", b"v"))
-    assert [unit.id for unit in lines.waiting.everything()] == [1, 2, 2, 99]
+    lines.waiting.add(UnreadMessage(b"", b"v"))
+    assert [unit.id for unit in lines.waiting.drain()] == [1, 2, 2, 99]
     assert not len(lines.waiting)
