@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Final
 
 from shards.keys.entries import EXPIRY, Entry, is_live
@@ -85,16 +84,19 @@ class ExpiryHeaps:
     def take_due(self, now: Now, limit: int, entries: Mapping[bytes, Entry]) -> list[bytes]:
         """Remove and return at most `limit` keys of `entries` that have expired: delete or reschedule them."""
         keys: list[bytes] = []
-        for key in chain(self._by_steady.pop_due(now.steady_ms), self._by_wall.pop_due(now.wall_ms)):
-            entry = entries.get(key)
-            if entry is None or not entry[EXPIRY]:
-                continue
-            if is_live(entry, now):  # its expiry was postponed after the item was made
-                self.schedule(key, entry[EXPIRY])
-                continue
-            keys.append(key)
-            if len(keys) == limit:
-                break
+        for heap, now_ms, sign in ((self._by_steady, now.steady_ms, -1), (self._by_wall, now.wall_ms, 1)):
+            for key in heap.pop_due(now_ms):
+                entry = entries.get(key)
+                # Skip keys that expire never or by the other clock now: its heap has an item of them, and a key with
+                # items in both must not be returned twice.
+                if entry is None or entry[EXPIRY] * sign <= 0:
+                    continue
+                if is_live(entry, now):  # its expiry was postponed after the item was made
+                    heap.push(key, entry[EXPIRY] * sign)
+                    continue
+                keys.append(key)
+                if len(keys) == limit:
+                    return keys
         return keys
 
     def due_in_ms(self, now: Now) -> int | None:
