@@ -1,140 +1,22 @@
-"""What a shard does when there is no room, when it must end, and when a peer does not behave."""
+"""How a shard starts and ends when its lock, its run or its disk are not as they should be."""
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
-from pathlib import Path
 
 import pytest
 
-from shards.host.board import NONE, Board
-from shards.log.appender import Log, LogBroken, LogFull
-from shards.maps.owner import MapFull, ShardMap
+from shards.host.board import Board
+from shards.log.appender import Log, LogBroken
 from shards.server.loop import ShardServer
 from shards.server.sockets import StartError
 from shards.wire.protocol import (
     Delete,
-    Deleted,
-    DeleteEvent,
-    DeletePrefix,
-    Done,
     Failed,
     Put,
-    PutEvent,
-    Replaced,
-    Touch,
 )
-from tests.api.shards.server.tools import Client, changes, check, client, logged, serving, turn_until, until, value
+from tests.api.shards.server.tools import Client, logged
 from tests.stores import Store
-
-
-class TestNoRoom:
-    @pytest.mark.parametrize(
-        ("number", "code"),
-        [
-            (errno.ENOSPC, "insufficient_storage"),
-            (errno.EDQUOT, "insufficient_storage"),
-            (errno.EIO, "unavailable"),
-            (errno.EROFS, "unavailable"),
-            (errno.EMFILE, "unavailable"),
-        ],
-    )
-    def test_only_want_of_space_is_told_as_such(
-        self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch, number: int, code: str
-    ) -> None:
-        def fail(*_: object) -> None:
-            raise OSError(number, os.strerror(number))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Log, "_write", fail)
-            [reply] = asking.ask(Put(b"a", b"1"))
-        assert isinstance(reply, Failed)
-        assert (reply.code, os.strerror(number) in reply.detail) == (code, True)
-        check(server)
-        assert isinstance(asking.do(Put(b"a", b"1")), Done)
-
-    def test_failed_append_refuses_the_whole_group_and_undoes_it(
-        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asking.ask(Put(b"a", b"1"), Put(b"b", b"2", ttl_ms=1))
-
-        def fail(*_: object) -> None:
-            raise LogFull("there is no space")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Log, "append", fail)
-            replies = asking.ask(Put(b"a", b"longer", ttl_ms=9), Delete(b"x"), Put(b"", b""), Delete(b"b"))
-            assert replies == [Failed("insufficient_storage", "there is no space")] * 4
-            check(server)
-        assert value(server, b"a") == b"1"
-        turn_until(server, lambda: len(server.writer.keyspace) == 1, "expired after all")
-        assert asking.do(Put(b"a", b"3", want_previous=True)) == Replaced(4, True, b"1", 0, "", 1)
-        assert [change for _, change in changes(store)][2:] == [
-            DeleteEvent(b"b", "expire"),
-            PutEvent(b"a", b"3", "", 0),
-        ]
-
-    def test_a_full_log_is_for_deletes(self, asking: Client, store: Store) -> None:
-        asking.ask(Put(b"a", b"1"), Put(b"b", b"2"))
-        store.board.log.full = 1
-        replies = asking.ask(Put(b"a", b""), Touch(b"a"), Delete(b"a"))
-        assert [type(reply) for reply in replies] == [Failed, Failed, Done]
-        assert asking.do(DeletePrefix(b"", b"", 1 << 52, 9)) == Deleted([b"b"], None)
-        store.board.log.full = 0
-        assert isinstance(asking.do(Put(b"a", b"")), Done)
-
-    def test_a_log_without_a_next_segment(self, asking: Client, store: Store) -> None:
-        """Even a delete finds no place: 507, until there is room again."""
-        asking.do(Put(b"k", b"v"))
-        store.board.log.ready, store.board.log.full = store.board.history()[0], 1
-        assert asking.do(Delete(b"x")) == Done(0, False)
-        reply = asking.do(Delete(b"k"))
-        assert isinstance(reply, Failed) and reply.code == "insufficient_storage"
-        store.board.log.ready, store.board.log.full = store.segment, 0
-        assert asking.do(Delete(b"k")) == Done(2, True)
-
-    def test_a_full_map_refuses_growth(
-        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
-        monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
-        server.writer.maintain_map(store.board.watermark())
-        replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
-        assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
-        server.writer.publish_figures()
-        assert store.board.shards[0].figures()["map_full"] == 1
-        monkeypatch.undo()
-        until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
-
-    def test_an_idle_shard_survives_a_full_map(
-        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: object) -> None:
-            raise MapFull("no room")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ShardMap, "advance", fail)
-            server.writer.maintain_map(store.board.watermark())
-        assert isinstance(asking.do(Put(b"k", b"v")), Done)
-
-    def test_what_cannot_be_applied_ends_the_process_and_is_not_lost(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: object) -> None:
-            raise MapFull("no room")
-
-        with serving(store) as server, client(store) as asking, monkeypatch.context() as patch:
-            patch.setattr(ShardMap, "apply_changes", fail)
-            asking.send(Put(b"k", b"v"))
-            server.sockets.wait(20.0)
-            assert server.run() == 1
-            assert store.board.shards[0].open != NONE
-            assert not asking.dealer.poll(50)
-        with serving(store) as again:
-            assert value(again, b"k") == b"v"
-            assert store.board.shards[0].open == NONE
 
 
 class TestEnds:
@@ -194,32 +76,3 @@ class TestEnds:
         with pytest.raises(StartError, match="another process has the row"):
             ShardServer(store.board, 0, store.run_dir)
         board.close()
-
-    def test_sockets_that_cannot_be_bound(self, store: Store, place: Path) -> None:
-        deep = place / ("d" * 100)
-        deep.mkdir()
-        board = Board.open(store.board.path)
-        with pytest.raises(StartError, match="cannot be bound"):
-            ShardServer(board, 0, deep)
-        board.close()
-        with serving(store) as again:
-            assert len(again.writer.keyspace) == 0, "map, log and lock were closed"
-
-
-class TestPeers:
-    def test_one_that_is_gone_holds_nobody_up(self, asking: Client, server: ShardServer, store: Store) -> None:
-        with client(store) as leaving:
-            leaving.send(Put(b"k", b"1"))
-            server.sockets.wait(20.0)
-        turn_until(server, lambda: logged(store), "executed")
-        assert asking.do(Put(b"k", b"2", want_previous=True)) == Replaced(2, True, b"1", 0, "", 1)
-
-    def test_one_that_does_not_read_holds_nobody_up(self, asking: Client, server: ShardServer) -> None:
-        with client(asking.store, turn=asking.turn) as silent:
-            for _ in range(20_000):
-                silent.send(Delete(b"x"))
-                server.run_turn(0)
-                if server.sockets.dropped:
-                    break
-            assert server.sockets.dropped > 0
-            assert asking.do(Delete(b"x")) == Done(0, False)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from shards.host.board import Board
 from shards.keys.eviction import EVICT_KEYS, note_use
 from shards.keys.last_use import open_stamps
 from shards.log.manifest import Manifest
@@ -123,18 +122,3 @@ def test_a_restarted_shard_counts_what_it_has(place: Path) -> None:
                 assert store.board.shards[0].bytes_now == 100
                 assert codes(shard.ask(Put(b"c", b""))) == (["memory_limit"] if on_full == "reject" else [""])
                 assert len(evictions(store)) == (on_full == "evict")
-
-
-def test_every_process_has_the_same_stamps(place: Path) -> None:
-    with limited(place, 1, 100, "evict") as store:
-        others = Board.open(store.board.path)
-        ours, theirs = open_stamps(store.board), open_stamps(others)
-        assert ours is not None and theirs is not None
-        ours[5] = 7
-        assert theirs[5] == 7
-        others.close()
-
-
-def test_a_store_that_evicts_nothing_has_no_stamps(place: Path) -> None:
-    with limited(place, 1, 100, "reject") as store:
-        assert open_stamps(store.board) is None

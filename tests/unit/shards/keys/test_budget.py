@@ -1,5 +1,5 @@
-"""The memory limit, rule by rule: what is refused, what goes for what, and what never does. (All at once:
-test_keyspace_machine.)"""
+"""The load of a group, and the memory limit: what is refused, and what is evicted for what. (All at once:
+test_rules_machine.)"""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import pytest
 
 from shards.keys import rules
+from shards.keys.budget import FULL_BYTES, GroupLoad
 from shards.keys.eviction import STAMPS, Evictor, note_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.protocol import (
     Atomic,
     AtomicBatch,
+    Change,
     Condition,
     Delete,
     DeleteEvent,
@@ -25,6 +27,7 @@ from shards.wire.protocol import (
     Incr,
     Operation,
     Patch,
+    PrefixMarked,
     Put,
     PutEvent,
     Reply,
@@ -263,3 +266,33 @@ def test_a_key_that_went_may_come_back_in_the_same_group() -> None:
     replies, group = do(keyspace(20, b"a", b"b", evicting=9), Put(b"k", b"v" * 9), Incr(b"a", 5), Get(b"a", 1))
     assert evicted(group) == [b"a", b"b"]
     assert replies == [Done(101, False), Value(103, False, b"5", "text/plain"), Value(103, True, b"5", "text/plain")]
+
+
+class TestGroupLoad:
+    def test_work_fills_a_group(self) -> None:
+        load = GroupLoad()
+        load.count_work(FULL_BYTES)
+        assert not load.is_full
+        load.count_work(1)
+        assert load.is_full and not load.needs_eviction
+
+    def test_events_are_weighed_once(self) -> None:
+        load = GroupLoad()
+        events: list[Change] = [PutEvent(b"key", b"value", "a/b", 0)]
+        assert load.weigh(events) == load.weigh(events) == 24 + 11
+        events += [DeleteEvent(b"key", "request"), PrefixMarked(b"pre")]
+        assert load.weigh(events) == 3 * 24 + 17
+        assert not load.is_full
+
+    def test_events_fill_a_group_until_they_are_taken_back(self) -> None:
+        load = GroupLoad()
+        load.weigh([PutEvent(b"k", bytes(FULL_BYTES), "", 0)])
+        assert load.is_full
+        load.rewind_events(0, 0)
+        assert (load.is_full, load.weigh([DeleteEvent(b"k", "request")])) == (False, 25)
+
+    def test_a_need_for_eviction_closes_a_group_for_good(self) -> None:
+        load = GroupLoad()
+        load.require_eviction()
+        load.rewind_events(0, 0)
+        assert load.is_full and load.needs_eviction

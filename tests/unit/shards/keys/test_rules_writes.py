@@ -1,4 +1,4 @@
-"""The dict's rules, one by one, and all of them against a plain dict."""
+"""Puts, deletes, touches and deletes of a prefix, rule by rule. (All at once: test_rules_machine.)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from shards.keys import rules
 from shards.keys.entries import WritePolicy
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
-from shards.wire.clock import Now
 from shards.wire.limits import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS
 from shards.wire.protocol import (
     Delete,
@@ -216,164 +215,18 @@ class TestPrefix:
         group = Group(space, at(NOW + 10))
         assert rules.delete_prefix(group, DeletePrefix(b"", b"", 99, 10), [b"a"], None) == Deleted([], None)
 
-
-class TestExpiry:
-    def test_due_keys_in_order_of_time(self) -> None:
-        space = keyspace(Put(b"b", b"", ttl_ms=2), Put(b"a", b"", ttl_ms=3), Put(b"c", b"", ttl_ms=1), Put(b"d", b""))
-        assert space.expiries.due_in_ms(at(NOW)) == 1
-        group = Group(space, at(NOW + 2))
-        assert group.expire_due(10) == 2
-        assert group.events == [DeleteEvent(b"c", "expire"), DeleteEvent(b"b", "expire")]
-        group.commit(9)
-        space.check()
-        assert (len(space), space.expiries.due_in_ms(at(NOW))) == (2, 3)
-
-    def test_at_most_the_limit(self) -> None:
-        space = keyspace(*(Put(b"%d" % i, b"", ttl_ms=1) for i in range(5)))
-        group = Group(space, at(NOW + 1))
-        assert group.expire_due(3) == 3
-        group.commit(9)
-        assert len(space) == 2
-        assert Group(space, at(NOW + 1)).expire_due(3) == 2
-
-    def test_moved_on_again_and_again_is_looked_at_once(self) -> None:
-        space = keyspace(Put(b"k", b"v", ttl_ms=10))
-        for i in range(100):
-            decide(space, Touch(b"k", ttl_ms=10 + i), first_revision=100 + i)
-        assert space.expiries.due_in_ms(at(NOW)) == 10
-        assert Group(space, at(NOW + 50)).expire_due(10) == 0
-        assert space.expiries.due_in_ms(at(NOW)) == 109
-        assert Group(space, at(NOW + 109)).expire_due(10) == 1
-
-    def test_shortened_is_punctual(self) -> None:
-        space = keyspace(Put(b"k", b"v", ttl_ms=100), Touch(b"k", ttl_ms=10))
-        assert space.expiries.due_in_ms(at(NOW)) == 10
-        group = Group(space, at(NOW + 10))
-        assert group.expire_due(10) == 1
-        group.commit(9)
-        space.check()
-        assert Group(space, at(NOW + 100)).expire_due(10) == 0
-
-    def test_what_was_deleted_does_not_stay_in_the_heap(self) -> None:
-        space = keyspace()
-        for i in range(40):
-            group = Group(space, at(NOW))
-            for j in range(1000):
-                rules.decide(group, Put(b"%d" % j, b"", ttl_ms=1000 + i))
-                rules.decide(group, Delete(b"%d" % j))
-                rules.decide(group, Put(b"%d-%d" % (i, j), b"", ttl_ms=1000))
-            group.commit(1 + 3000 * i)
-            group = Group(space, at(NOW))
-            for j in range(1000):
-                rules.decide(group, Delete(b"%d-%d" % (i, j)))
-            group.commit(200_000 + 1000 * i)
-        assert len(space) == 0
-        assert len(space.expiries._by_steady._heap) <= 4096
-
-    def test_discarded_is_due_again(self) -> None:
-        space = keyspace(Put(b"k", b"v", ttl_ms=1))
-        group = Group(space, at(NOW + 1))
-        assert group.expire_due(10) == 1
-        group.discard()
-        space.check()
-        assert Group(space, at(NOW + 1)).expire_due(10) == 1
-
-    def test_loaded_keys_expire(self) -> None:
-        space = Keyspace(0, 1, MAX_VALUE)
-        space.load([(b"a", 5, 4, NOW + 1, 3), (b"b", 6, 6, 0, 2)])
-        space.check()
-        assert (len(space), space.bytes, space.expiries.due_in_ms(at(NOW))) == (2, 7, 1)
-        assert Group(space, at(NOW + 1)).expire_due(10) == 1
-
-    def test_times_are_of_the_clock_as_it_is_set_and_lifetimes_are_not(self) -> None:
-        space = keyspace(Put(b"t", b"", expires_ms=NOW + 10), Put(b"l", b"", ttl_ms=10))
-        reply = rules.decide(Group(space, Now(NOW + 99, NOW + 9)), Touch(b"l", ttl_ms=1))
-        assert isinstance(reply, Done)
-        assert (reply.existed, reply.expires_ms) == (True, NOW + 100)
-        assert space.expiries.due_in_ms(Now(NOW + 99, NOW + 9)) == -89
-        group = Group(space, Now(NOW + 99, NOW + 9))
-        assert group.expire_due(10) == 1
-        assert group.events == [DeleteEvent(b"t", "expire")]
-        assert group.expiry_lag_ms == 89
-
-    def test_a_clock_that_is_set_back_brings_nothing_back(self) -> None:
-        space = keyspace(Put(b"t", b"", expires_ms=NOW + 10), Put(b"l", b"", ttl_ms=10))
-        group = Group(space, Now(NOW - 10**9, NOW + 10))
-        assert group.expire_due(10) == 1
-        assert group.events == [DeleteEvent(b"l", "expire")]
-        group.commit(9)
-        space.check()
-        assert space.expiries.due_in_ms(Now(NOW - 10**9, NOW + 10)) == 10**9 + 10
-
-
-class TestGroup:
-    def test_later_operations_see_earlier_ones(self) -> None:
-        space = keyspace()
-        group = Group(space, at(NOW))
-        replies = [
-            rules.decide(group, operation)
-            for operation in (
-                Put(b"k", b"1"),
-                Put(b"k", b"2", want_previous=True),
-                Delete(b"k", want_previous=True),
-                Delete(b"k"),
-                Put(b"k", b"3", want_previous=True),
-                Touch(b"k", ttl_ms=5),
-            )
-        ]
-        assert group.commit(10) == {11, 12}
-        group.replies.fill_old_values({11: (b"1", "", 10), 12: (b"2", "", 11)})
-        assert replies == [
-            Done(10, False),
-            Replaced(11, True, b"1", 0, "", 10),
-            Replaced(12, True, b"2", 0, "", 11),
-            Done(0, False),
-            Done(13, False, None),
-            Done(14, True, None, NOW + 5),
-        ]
-        space.check()
-
     def test_cut_counts_values_of_earlier_groups(self) -> None:
         space = keyspace(Put(b"k", b"v"), Touch(b"k", ttl_ms=5), first_revision=10)
         group = Group(space, at(NOW))
         assert rules.delete_prefix(group, DeletePrefix(b"", b"", 9, 10), [b"k"], None).keys == []
         assert rules.delete_prefix(group, DeletePrefix(b"", b"", 10, 10), [b"k"], None).keys == [b"k"]
 
-    def test_discard_leaves_the_dict_alone(self) -> None:
-        space = keyspace(Put(b"k", b"v"))
-        group = Group(space, at(NOW))
-        rules.decide(group, Put(b"k", b"longer", ttl_ms=3))
-        rules.decide(group, Delete(b"k"))
-        rules.decide(group, Put(b"x", b"v"))
-        group.discard()
-        space.check()
-        assert (len(space), space.bytes) == (1, 2)
-        assert decide(space, Delete(b"x")) == Done(0, False)
-        assert decide(space, Delete(b"k")) == Done(100, True)
-
     def test_prefix_delete_is_not_decided_alone(self) -> None:
         with pytest.raises(KeyError):
             rules.decide(Group(keyspace(), at(NOW)), DeletePrefix(b"", b"", 1, 1))
 
-    def test_answer_bytes_are_those_of_replies(self) -> None:
-        group = Group(keyspace(Put(b"k", b"12345")), at(NOW))
-        rules.decide(group, Put(b"k", b"", want_previous=True))
-        rules.decide(group, Put(b"k", b"123", want_previous=True))
-        rules.decide(group, Delete(b"k"))
-        assert group.replies.bytes == 5
 
-    def test_old_values_in_replies_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shards.keys.replies.MAX_ANSWERS", 10)
-        group = Group(keyspace(Put(b"a", b"123456"), Put(b"b", b"12345")), at(NOW))
-        assert isinstance(rules.decide(group, Put(b"a", b"", want_previous=True)), Done)
-        for operation in (Put(b"b", b"", want_previous=True), Delete(b"b", want_previous=True)):
-            reply = rules.decide(group, operation)
-            assert isinstance(reply, Failed) and reply.code == "overloaded"
-        assert len(group.events) == 1
-        assert isinstance(rules.decide(group, Delete(b"b")), Done)
-
-
-class TestRoom:
+class TestWritePolicy:
     def test_a_full_map_refuses_growth_only(self) -> None:
         space = keyspace(Put(b"k", b"12"))
         assert refusal(Put(b"x", b""), space, WritePolicy.NO_GROWTH) == "insufficient_storage"

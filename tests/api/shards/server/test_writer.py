@@ -1,0 +1,276 @@
+"""What a shard writes, without its sockets: groups, evictions, figures, and a log or a map without room."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.host.board import NONE, Board
+from shards.keys.eviction import Evictor
+from shards.log.appender import Log, LogFull
+from shards.log.manifest import Manifest
+from shards.maps.build import open_map
+from shards.maps.owner import MapFull, ShardMap
+from shards.server.loop import ShardServer
+from shards.server.writer import MAP_RESERVE, MapAllowance, Writer, count_refusals
+from shards.wire.protocol import (
+    Delete,
+    Deleted,
+    DeleteEvent,
+    DeletePrefix,
+    Done,
+    Failed,
+    Put,
+    PutEvent,
+    Replaced,
+    Reply,
+    Results,
+    Touch,
+)
+from tests.api.shards.server.tools import Client, changes, check, client, logged, serving, turn_until, until, value
+from tests.stores import Store, new_store
+
+
+@contextmanager
+def writing(place: Path, **facts: Any) -> Iterator[tuple[Writer, Store]]:
+    """A writer of the only shard of a new store, which is checked at the end."""
+    store = new_store(place, shards=1, **facts)
+    Manifest.create(store.data_dir).save(store.data_dir)
+    board = Board.open(store.board.path)
+    assert board.claim(board.shards[0])
+    map, log = open_map(board, 0), Log(board, 0)
+    writer = Writer(board, 0, log, map)
+    writer.load()
+    writer.maintain_map(board.watermark())
+    yield writer, store
+    writer.keyspace.check()
+    map.check(1, 0, writer.keyspace.entries)
+    log.close()
+    map.close()
+    board.close()
+    store.close()
+
+
+class TestWrite:
+    def test_one_group_of_several_requests(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            replies = writer.write([[Put(b"a", b"1"), Put(b"b", b"2")], [Delete(b"a")], [Delete(b"x")]])
+            assert replies == [[Done(1, False), Done(2, False)], [Done(3, True)], [Done(0, False)]]
+            assert [record.events for record in logged(store)] == [3]
+            assert [len(writer.announcements), writer.figures["operations"], writer.figures["groups"]] == [1, 4, 1]
+
+    def test_what_a_full_group_did_not_take_is_left_to_the_caller(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            large = Put(b"a", bytes(2_500_000))
+            replies = writer.write([[large, large, Delete(b"a")], [Delete(b"x")]], 5_000_100)
+            assert [len(each) for each in replies] == [2, 0]
+            assert [record.events for record in logged(store)] == [2]
+
+    def test_nothing_to_write_writes_nothing(self, place: Path) -> None:
+        with writing(place) as (writer, store):
+            assert writer.write([]) == []
+            assert writer.write([[Delete(b"x"), Put(b"", b"")]]) == [
+                [Done(0, False), Failed("bad_key", "the key is empty")]
+            ]
+            assert logged(store) == []
+            assert (writer.figures["refused"], writer.figures["operations"]) == (1, 0)
+
+    def test_a_prefix_delete_is_a_step_in_a_group_of_its_own(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shards.server.writer.PREFIX_KEYS", 2)
+        with writing(place) as (writer, store):
+            writer.write([[Put(b"k%d" % number, b"v") for number in range(3)]])
+            assert writer.write([[DeletePrefix(b"k", b"", 9, 9)]]) == [[Deleted([b"k0", b"k1"], b"k1")]]
+            assert writer.write([[DeletePrefix(b"k", b"k1", 9, 9)]]) == [[Deleted([b"k2"], None)]]
+            assert writer.write([[DeletePrefix(b"k", b"k2", 9, 9)]]) == [[Deleted([], None)]]
+            assert [record.events for record in logged(store)] == [3, 2, 1]
+            names = ("operations", "prefix_deletes", "deletes", "queue", "refused")
+            assert [writer.figures[name] for name in names] == [5, 3, 0, 3, 0]
+            [[refused]] = writer.write([[DeletePrefix(b"k", b"", 9, 0)]])
+            assert isinstance(refused, Failed) and writer.figures["refused"] == 1
+
+
+class TestEvictionInSeveralGroups:
+    """An operation that needs more evictions than one group may make."""
+
+    @pytest.fixture(autouse=True)
+    def one_key_a_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def evicting(stamps: memoryview[int], random: Callable[[], float]) -> Evictor:
+            return Evictor(stamps, random, 1)
+
+        monkeypatch.setattr("shards.server.writer.Evictor", evicting)
+
+    def test_it_is_done_after_further_groups(self, place: Path) -> None:
+        with writing(place, max_memory=40, on_full="evict") as (writer, store):
+            writer.write([[Put(b"%d" % number, b"v" * 9) for number in range(4)]])
+            [[before, large, after]] = writer.write([[Delete(b"x"), Put(b"k", b"v" * 29), Delete(b"x")]], 100)
+            assert [before, after] == [Done(0, False)] * 2
+            assert isinstance(large, Done) and large.revision == 8
+            assert [record.events for record in logged(store)] == [4, 1, 1, 2]
+            names = ("evicted", "refused", "operations", "queue")
+            assert [writer.figures[name] for name in names] == [3, 0, 4 + 3, 4]
+
+    def test_or_refused_after_as_many_as_there_may_be(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.server.writer.EVICT_GROUPS", 2)
+        with writing(place, max_memory=90, on_full="evict") as (writer, store):
+            writer.write([[Put(b"%d" % number, b"v" * 9) for number in range(9)]])
+            replies = writer.write([[Put(b"k", b"v" * 89), Delete(b"x")]], 100)
+            assert [reply.code for [reply] in replies if isinstance(reply, Failed)] == ["overloaded"]
+            assert [record.events for record in logged(store)] == [9, 1, 1, 1]
+            assert (writer.figures["evicted"], writer.figures["refused"]) == (3, 1)
+
+
+class TestFigures:
+    def test_deletes_are_told_apart_by_their_cause(self, place: Path) -> None:
+        with writing(place, max_memory=40, on_full="evict") as (writer, _):
+            writer.write([[Put(b"a", b"v"), Put(b"b", b"v"), Put(b"e", b"", ttl_ms=1), Delete(b"a")]])
+            until(lambda: writer.expiry_in_s(1.0) == 0, "due")
+            writer.write([])
+            writer.write([[DeletePrefix(b"b", b"", 9, 9)]])
+            writer.write([[Put(b"c", b"v" * 39)]])
+            writer.write([[Put(b"d", b"v" * 39)]], 100)
+            names = ("deletes", "expired", "prefix_deletes", "evicted", "puts")
+            assert [writer.figures[name] for name in names] == [1, 1, 1, 1, 5]
+            assert writer.figures["expiry_lag_ms"] >= 0
+
+    def test_refusals_are_counted_and_a_batch_is_one(self) -> None:
+        replies: list[Reply] = [
+            Done(1, True),
+            Failed("bad_key", ""),
+            Results([Done(2, True)]),
+            Results([Failed("failed_dependency", ""), Failed("not_found", "")], 1),
+        ]
+        assert count_refusals(replies) == 2
+        assert count_refusals([]) == 0
+
+
+class TestMapAllowance:
+    def test_it_is_estimated_between_measurements(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with writing(place) as (writer, _):
+            allowance = MapAllowance(writer._map)
+            monkeypatch.setattr(ShardMap, "free_bytes", lambda _: MAP_RESERVE + 300)
+            allowance.measure()
+            assert (allowance.bytes_left, allowance.admits(100), allowance.admits(101)) == (100, True, False)
+            allowance.spend(40)
+            assert (allowance.bytes_left, allowance.admits(60), allowance.admits(61)) == (60, True, False)
+
+    def test_it_is_measured_when_it_seems_to_run_out(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with writing(place) as (writer, _):
+            allowance = MapAllowance(writer._map)
+            assert allowance.bytes_left == 0
+            assert allowance.admits(1000)
+            assert allowance.bytes_left > 1000
+
+
+class TestNoSpace:
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [
+            (errno.ENOSPC, "insufficient_storage"),
+            (errno.EDQUOT, "insufficient_storage"),
+            (errno.EIO, "unavailable"),
+            (errno.EROFS, "unavailable"),
+            (errno.EMFILE, "unavailable"),
+        ],
+    )
+    def test_only_want_of_space_is_told_as_such(
+        self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Log, "_write", fail)
+            [reply] = asking.ask(Put(b"a", b"1"))
+        assert isinstance(reply, Failed)
+        assert (reply.code, os.strerror(number) in reply.detail) == (code, True)
+        check(server)
+        assert isinstance(asking.do(Put(b"a", b"1")), Done)
+
+    def test_failed_append_refuses_the_whole_group_and_undoes_it(
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking.ask(Put(b"a", b"1"), Put(b"b", b"2", ttl_ms=1))
+
+        def fail(*_: object) -> None:
+            raise LogFull("there is no space")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Log, "append", fail)
+            replies = asking.ask(Put(b"a", b"longer", ttl_ms=9), Delete(b"x"), Put(b"", b""), Delete(b"b"))
+            assert replies == [Failed("insufficient_storage", "there is no space")] * 4
+            check(server)
+        assert value(server, b"a") == b"1"
+        turn_until(server, lambda: len(server.writer.keyspace) == 1, "expired after all")
+        assert asking.do(Put(b"a", b"3", want_previous=True)) == Replaced(4, True, b"1", 0, "", 1)
+        assert [change for _, change in changes(store)][2:] == [
+            DeleteEvent(b"b", "expire"),
+            PutEvent(b"a", b"3", "", 0),
+        ]
+
+    def test_a_full_log_is_for_deletes(self, asking: Client, store: Store) -> None:
+        asking.ask(Put(b"a", b"1"), Put(b"b", b"2"))
+        store.board.log.full = 1
+        replies = asking.ask(Put(b"a", b""), Touch(b"a"), Delete(b"a"))
+        assert [type(reply) for reply in replies] == [Failed, Failed, Done]
+        assert asking.do(DeletePrefix(b"", b"", 1 << 52, 9)) == Deleted([b"b"], None)
+        store.board.log.full = 0
+        assert isinstance(asking.do(Put(b"a", b"")), Done)
+
+    def test_a_log_without_a_next_segment(self, asking: Client, store: Store) -> None:
+        """Even a delete finds no place: 507, until there is room again."""
+        asking.do(Put(b"k", b"v"))
+        store.board.log.ready, store.board.log.full = store.board.history()[0], 1
+        assert asking.do(Delete(b"x")) == Done(0, False)
+        reply = asking.do(Delete(b"k"))
+        assert isinstance(reply, Failed) and reply.code == "insufficient_storage"
+        store.board.log.ready, store.board.log.full = store.segment, 0
+        assert asking.do(Delete(b"k")) == Done(2, True)
+
+    def test_a_full_map_refuses_growth(
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
+        monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
+        server.writer.maintain_map(store.board.watermark())
+        replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
+        assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
+        server.writer.publish_figures()
+        assert store.board.shards[0].figures()["map_full"] == 1
+        monkeypatch.undo()
+        until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
+
+    def test_an_idle_shard_survives_a_full_map(
+        self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise MapFull("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardMap, "advance", fail)
+            server.writer.maintain_map(store.board.watermark())
+        assert isinstance(asking.do(Put(b"k", b"v")), Done)
+
+    def test_what_cannot_be_applied_ends_the_process_and_is_not_lost(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise MapFull("no room")
+
+        with serving(store) as server, client(store) as asking, monkeypatch.context() as patch:
+            patch.setattr(ShardMap, "apply_changes", fail)
+            asking.send(Put(b"k", b"v"))
+            server.sockets.wait(20.0)
+            assert server.run() == 1
+            assert store.board.shards[0].open != NONE
+            assert not asking.dealer.poll(50)
+        with serving(store) as again:
+            assert value(again, b"k") == b"v"
+            assert store.board.shards[0].open == NONE
