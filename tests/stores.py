@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.host.board import Board, Facts
-from shards.keys.last_use import make_stamps
+from shards.keys.last_use import create_last_use_table
 from shards.log.appender import SEGMENT, LogReader, segment_name
 from shards.log.epoch import boot_id, new_epoch
 from shards.log.records import Start
@@ -114,7 +114,7 @@ def new_store(
         clock_offset_ms=now_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
     )
     if on_full == "evict":
-        make_stamps(run_dir, now_ms)
+        create_last_use_table(run_dir, now_ms)
     board = Board.create(run_dir / "board", facts)
     segments = Segments(board, segment=segment)
     segments.adopt(tail, following)

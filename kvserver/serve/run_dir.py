@@ -107,7 +107,7 @@ class RunDir:
             self.metrics.mkdir(mode=0o700)
             lost.add(_METRICS)
         if board.facts.on_full == "evict" and not (self.path / last_use.NAME).exists():
-            last_use.make_stamps(self.path, board.steady_ms())
+            last_use.create_last_use_table(self.path, board.steady_ms())
             lost.add(last_use.NAME)
         has_cuts = (self.path / cuts.FILE).exists()
         if self._has_cuts and not has_cuts:

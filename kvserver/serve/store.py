@@ -31,7 +31,7 @@ from shards.backup import archive, restore
 from shards.backup.sandbox import Apart
 from shards.files import locks
 from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
-from shards.keys.last_use import make_stamps
+from shards.keys.last_use import create_last_use_table
 from shards.log.appender import SEGMENT, Log, LogError
 from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
@@ -291,7 +291,7 @@ class Store:
         path = self._run_dir.path / "board"
         try:
             if facts.on_full == "evict":
-                make_stamps(self._run_dir.path, facts.started_steady_ms)
+                create_last_use_table(self._run_dir.path, facts.started_steady_ms)
             return Board.create(path, facts)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None

@@ -14,7 +14,7 @@ from shards.keys.eviction import STAMPS, stamp_at
 NAME: Final = "stamps"
 
 
-def make_stamps(run_dir: Path, now_ms: int) -> None:
+def create_last_use_table(run_dir: Path, now_ms: int) -> None:
     """Make the table in `run_dir` anew: all keys were used at `now_ms`. Who has an older one mapped keeps that.
 
     Raises `OSError`.

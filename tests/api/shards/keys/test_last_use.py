@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shards.host.board import Board
 from shards.keys.eviction import STAMPS, note_use, stamp_at
-from shards.keys.last_use import NAME, make_stamps, open_stamps
+from shards.keys.last_use import NAME, create_last_use_table, open_stamps
 from tests.stores import new_store
 
 
@@ -23,7 +23,7 @@ def test_every_process_has_the_same_stamps(tmp_path: Path) -> None:
 
 def test_all_keys_of_a_new_table_were_used_at_its_making(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100, on_full="evict")
-    make_stamps(store.run_dir, 80_000)
+    create_last_use_table(store.run_dir, 80_000)
     stamps = open_stamps(store.board)
     assert stamps is not None
     assert len(stamps) == STAMPS
@@ -35,7 +35,7 @@ def test_a_new_table_leaves_an_open_one_alone(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100, on_full="evict")
     before = open_stamps(store.board)
     assert before is not None
-    make_stamps(store.run_dir, 80_000)
+    create_last_use_table(store.run_dir, 80_000)
     note_use(before, b"k", 160_000)
     after = open_stamps(store.board)
     assert after is not None
@@ -45,7 +45,7 @@ def test_a_new_table_leaves_an_open_one_alone(tmp_path: Path) -> None:
 
 def test_what_an_interrupted_making_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.new").write_bytes(b"half")
-    make_stamps(tmp_path, 80_000)
+    create_last_use_table(tmp_path, 80_000)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     assert (tmp_path / NAME).stat().st_size == 4 * STAMPS
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
