@@ -24,7 +24,7 @@ from kvserver.store.activity import ActivityFeed
 from kvserver.store.link import Link, Pending, Portion, Single
 from shards.host.board import Board
 from shards.keys.eviction import note_use
-from shards.keys.last_use import open_stamps
+from shards.keys.last_use import open_last_use_table
 from shards.maps.owner import Item, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
@@ -88,7 +88,7 @@ class Router:
         self._readers = [MapReader(board, index) for index in range(self._shards)]
         self._links = [Link(self._context, board.shards[index], index, run_dir, loop) for index in range(self._shards)]
         self._activity = ActivityFeed(self._context, board, run_dir, lambda: loop.call_soon(self._activity.flush))
-        self._stamps = open_stamps(board)
+        self._stamps = open_last_use_table(board)
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:

@@ -26,7 +26,7 @@ def create_last_use_table(run_dir: Path, now_ms: int) -> None:
     temporary.rename(run_dir / NAME)
 
 
-def open_stamps(board: Board) -> memoryview[int] | None:
+def open_last_use_table(board: Board) -> memoryview[int] | None:
     """The words of the table; None if the store evicts nothing. Raises `OSError`."""
     if board.facts.on_full != "evict":
         return None

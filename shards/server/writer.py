@@ -23,7 +23,7 @@ from shards.keys.entries import WritePolicy
 from shards.keys.eviction import Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
-from shards.keys.last_use import open_stamps
+from shards.keys.last_use import open_last_use_table
 from shards.log.appender import GivenUp, Log, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
 from shards.maps.owner import MapFull, ShardMap
@@ -124,7 +124,7 @@ class Writer:
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"
         self._others = [row for index, row in enumerate(board.shards) if index != shard]
-        facts, stamps = board.facts, open_stamps(board)
+        facts, stamps = board.facts, open_last_use_table(board)
         self.keyspace = Keyspace(
             shard,
             facts.shards,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from shards.host.board import Board
 from shards.keys.eviction import STAMPS, note_use, stamp_at
-from shards.keys.last_use import NAME, create_last_use_table, open_stamps
+from shards.keys.last_use import NAME, create_last_use_table, open_last_use_table
 from tests.stores import new_store
 
 
 def test_every_process_has_the_same_stamps(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100, on_full="evict")
     others = Board.open(store.board.path)
-    ours, theirs = open_stamps(store.board), open_stamps(others)
+    ours, theirs = open_last_use_table(store.board), open_last_use_table(others)
     assert ours is not None and theirs is not None
     ours[5] = 7
     assert theirs[5] == 7
@@ -24,7 +24,7 @@ def test_every_process_has_the_same_stamps(tmp_path: Path) -> None:
 def test_all_keys_of_a_new_table_were_used_at_its_making(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100, on_full="evict")
     create_last_use_table(store.run_dir, 80_000)
-    stamps = open_stamps(store.board)
+    stamps = open_last_use_table(store.board)
     assert stamps is not None
     assert len(stamps) == STAMPS
     assert set(stamps) == {stamp_at(80_000)}
@@ -33,11 +33,11 @@ def test_all_keys_of_a_new_table_were_used_at_its_making(tmp_path: Path) -> None
 
 def test_a_new_table_leaves_an_open_one_alone(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100, on_full="evict")
-    before = open_stamps(store.board)
+    before = open_last_use_table(store.board)
     assert before is not None
     create_last_use_table(store.run_dir, 80_000)
     note_use(before, b"k", 160_000)
-    after = open_stamps(store.board)
+    after = open_last_use_table(store.board)
     assert after is not None
     assert stamp_at(160_000) in before and stamp_at(160_000) not in after
     store.close()
@@ -53,5 +53,5 @@ def test_what_an_interrupted_making_left_is_replaced(tmp_path: Path) -> None:
 
 def test_a_store_that_evicts_nothing_has_no_stamps(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100)
-    assert open_stamps(store.board) is None
+    assert open_last_use_table(store.board) is None
     store.close()

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shards.keys.eviction import EVICT_KEYS, note_use
-from shards.keys.last_use import open_stamps
+from shards.keys.last_use import open_last_use_table
 from shards.log.manifest import Manifest
 from shards.server.loop import ShardServer
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Incr, Put, Reply, encode_request
@@ -90,7 +90,7 @@ def test_shards_see_what_the_others_hold(place: Path) -> None:
 def test_what_is_evicted_is_logged_before_what_it_is_for(place: Path) -> None:
     with limited(place, 1, 100, "evict") as store, asking(store) as (server, shard):
         shard.ask(*(Put(b"%d" % n, b"v" * 9) for n in range(10)))
-        stamps = open_stamps(store.board)
+        stamps = open_last_use_table(store.board)
         assert stamps is not None
         for n in range(10):
             note_use(stamps, b"%d" % n, store.board.steady_ms() - (1000 if n == 7 else 0))
