@@ -23,7 +23,7 @@ from kvserver.api.listing import Walk
 from kvserver.store.activity import ActivityFeed
 from kvserver.store.link import Link, Pending, Portion, Single
 from shards.host.board import Board
-from shards.keys.eviction import note_use
+from shards.keys.eviction import record_use
 from shards.keys.last_use import open_last_use_table
 from shards.maps.owner import Item, MapReader
 from shards.wire.clock import Now
@@ -159,7 +159,7 @@ class Router:
     def seen(self, key: bytes, there: bool) -> None:
         """Note that `key` was read: what is there is not evicted soon, and who listens is told."""
         if there and self._stamps is not None:
-            note_use(self._stamps, key, self.board.steady_ms())
+            record_use(self._stamps, key, self.board.steady_ms())
         if self._activity.listeners:
             self._activity.add("read", key)
 
@@ -173,7 +173,7 @@ class Router:
         now = self.board.now()
         item = self._readers[shard_of(key, self._shards)].describe(key, now)
         if self._stamps is not None and item is not None:
-            note_use(self._stamps, key, now.steady_ms)
+            record_use(self._stamps, key, now.steady_ms)
         return item
 
     def record(self, key: bytes) -> bytes | None:
@@ -384,7 +384,7 @@ class Router:
         if item is None:
             return _ABSENT
         if self._stamps is not None:
-            note_use(self._stamps, key, now.steady_ms)
+            record_use(self._stamps, key, now.steady_ms)
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
     async def atomic(self, operations: list[OfOneKey]) -> Results:

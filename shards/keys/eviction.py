@@ -29,7 +29,7 @@ def stamp_at(now_ms: int) -> int:
     return now_ms >> 3 & _WORD
 
 
-def note_use(stamps: memoryview[int], key: bytes, now_ms: int) -> None:
+def record_use(stamps: memoryview[int], key: bytes, now_ms: int) -> None:
     """Record that `key` is used at `now_ms`, steady time. Called for each read: one store, no more."""
     stamps[crc32(key) & STAMPS - 1] = now_ms >> 3 & _WORD
 
@@ -63,7 +63,7 @@ class Evictor:
 
     def record_read(self, key: bytes, now_ms: int) -> None:
         """Record that `key` is read at `now_ms`."""
-        note_use(self._stamps, key, now_ms)
+        record_use(self._stamps, key, now_ms)
 
     def take_oldest(
         self, keys: Collection[bytes], staged: Container[bytes], spared: Container[bytes], now_ms: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.host.board import Board
-from shards.keys.eviction import STAMPS, note_use, stamp_at
+from shards.keys.eviction import STAMPS, record_use, stamp_at
 from shards.keys.last_use import NAME, create_last_use_table, open_last_use_table
 from tests.stores import new_store
 
@@ -36,7 +36,7 @@ def test_a_new_table_leaves_an_open_one_alone(tmp_path: Path) -> None:
     before = open_last_use_table(store.board)
     assert before is not None
     create_last_use_table(store.run_dir, 80_000)
-    note_use(before, b"k", 160_000)
+    record_use(before, b"k", 160_000)
     after = open_last_use_table(store.board)
     assert after is not None
     assert stamp_at(160_000) in before and stamp_at(160_000) not in after

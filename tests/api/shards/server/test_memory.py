@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from shards.keys.eviction import EVICT_KEYS, note_use
+from shards.keys.eviction import EVICT_KEYS, record_use
 from shards.keys.last_use import open_last_use_table
 from shards.log.manifest import Manifest
 from shards.server.loop import ShardServer
@@ -93,7 +93,7 @@ def test_what_is_evicted_is_logged_before_what_it_is_for(place: Path) -> None:
         stamps = open_last_use_table(store.board)
         assert stamps is not None
         for n in range(10):
-            note_use(stamps, b"%d" % n, store.board.steady_ms() - (1000 if n == 7 else 0))
+            record_use(stamps, b"%d" % n, store.board.steady_ms() - (1000 if n == 7 else 0))
         assert shard.do(Put(b"k", b"v" * 9)) == Done(12, False)
         assert [change for _, change in changes(store)][10:11] == [DeleteEvent(b"7", "evict")]
         assert value(server, b"7") is None and value(server, b"k") == b"v" * 9

@@ -11,7 +11,7 @@ import pytest
 
 from shards.keys import rules
 from shards.keys.budget import FULL_BYTES, GroupLoad
-from shards.keys.eviction import STAMPS, Evictor, note_use
+from shards.keys.eviction import STAMPS, Evictor, record_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.protocol import (
@@ -52,7 +52,7 @@ def keyspace(limit: int, *keys: bytes, evicting: int = 0, size: int = 9, shards:
     )
     space.load((key, number, number, 0, size) for number, key in enumerate(keys, 1))
     for number, key in enumerate(keys):
-        note_use(stamps, key, NOW - 1000 * (len(keys) - number))
+        record_use(stamps, key, NOW - 1000 * (len(keys) - number))
     return space
 
 

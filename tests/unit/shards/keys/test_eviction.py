@@ -6,7 +6,7 @@ import random
 from array import array
 
 from shards.keys import rules
-from shards.keys.eviction import SAMPLE, STAMPS, Evictor, note_use
+from shards.keys.eviction import SAMPLE, STAMPS, Evictor, record_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.protocol import Put
@@ -41,7 +41,7 @@ def test_what_is_used_all_the_time_stays() -> None:
         put(b"new-%04d" % n)
         if n % 100 == 0:
             for key in hot:
-                note_use(stamps, key, now_ms)
+                record_use(stamps, key, now_ms)
     space.check()
     assert space.bytes <= keys * size
     stayed = sum(key in space.entries for key in hot)
@@ -54,7 +54,7 @@ def test_the_oldest_of_few_is_found_for_sure() -> None:
     keys = dict.fromkeys((b"a", b"b", b"c"))
     evictor.load(keys)
     for age, key in enumerate((b"c", b"a", b"b")):
-        note_use(stamps, key, NOW - 1000 * age)
+        record_use(stamps, key, NOW - 1000 * age)
     assert evictor.take_oldest(keys, (), (), NOW) == b"b"
     evictor.put_back([b"b"])
     assert evictor.take_oldest(keys, {b"b": None}, (), NOW) == b"a"
@@ -83,8 +83,8 @@ def test_ages_are_right_when_the_clock_of_the_stamps_begins_anew() -> None:
     stamps = table()
     evictor = Evictor(stamps, random.Random(1).random)
     turn_ms = NOW - NOW % (8 << 32)
-    note_use(stamps, b"old", turn_ms - 1000)
-    note_use(stamps, b"new", turn_ms + 1000)
+    record_use(stamps, b"old", turn_ms - 1000)
+    record_use(stamps, b"new", turn_ms + 1000)
     keys = dict.fromkeys((b"old", b"new"))
     evictor.load(keys)
     assert evictor.take_oldest(keys, (), (), turn_ms + 2000) == b"old"
@@ -115,7 +115,7 @@ def test_what_is_gone_is_no_part_of_the_sample() -> None:
     evictor.load([b"%d" % n for n in range(32 * SAMPLE)])
     keys = dict.fromkeys(b"%d" % n for n in range(SAMPLE))
     for n, key in enumerate(keys):
-        note_use(stamps, key, NOW - 8 * n)
+        record_use(stamps, key, NOW - 8 * n)
     found = []
     for _ in range(200):
         key = evictor.take_oldest(keys, (), (), NOW)
