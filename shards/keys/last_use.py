@@ -1,4 +1,4 @@
-"""The table of stamps that `eviction` reads, as a file in the run directory that all processes of a store map."""
+"""The last-use table that `eviction` reads, as a file of the run directory that all processes of a store map."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from shards.host.board import Board
 from shards.keys.eviction import STAMPS, stamp_at
 
 NAME: Final = "stamps"
+"""The name of the file."""
 
 
 def create_last_use_table(run_dir: Path, now_ms: int) -> None:
-    """Make the table in `run_dir` anew: all keys were used at `now_ms`. Who has an older one mapped keeps that.
+    """Create the table in `run_dir`, with `now_ms`, steady time, as the last use of all keys.
 
-    Raises `OSError`.
+    Replaces an older table. Processes that have mapped it keep the old one. Raises `OSError`.
     """
     temporary = run_dir / f"{NAME}.new"
     temporary.unlink(missing_ok=True)
@@ -27,7 +28,10 @@ def create_last_use_table(run_dir: Path, now_ms: int) -> None:
 
 
 def open_last_use_table(board: Board) -> memoryview[int] | None:
-    """The words of the table; None if the store evicts nothing. Raises `OSError`."""
+    """Map the table of the run that `board` belongs to; return its words, or None if the store evicts nothing.
+
+    Changes are seen by all processes at once. Raises `OSError`.
+    """
     if board.facts.on_full != "evict":
         return None
     fd = os.open(board.path.parent / NAME, os.O_RDWR | os.O_CLOEXEC)
