@@ -133,7 +133,8 @@ class Group:
 
         Returns the revisions whose old values `replies.fill_old_values` needs.
         """
-        self.budget.put_back_recreated()
+        if self.keyspace.evictor is not None:
+            self.budget.put_back_recreated()
         self.keyspace.commit(self.staged, first_revision, self.now.steady_ms)
         return self.replies.set_revisions(first_revision)
 

@@ -66,6 +66,8 @@ _FIGURE_OF_CAUSE: Final[dict[Cause, str]] = {
 }
 """From the cause of a delete to the figure that counts it."""
 
+_MAY_REFUSE: Final[frozenset[type[Reply]]] = frozenset({Failed, Results})
+
 log = logging.getLogger("shards")
 
 
@@ -77,31 +79,26 @@ class Clock(Protocol):
 
 
 class MapAllowance:
-    """How many bytes may still be written to a map: measured now and then, and estimated in between."""
+    """How many bytes of changes surely fit into a map: measured now and then, and estimated in between.
+
+    Attributes:
+        bytes_left: below 0 if the reserve is in use.
+    """
 
     def __init__(self, map: ShardMap) -> None:
+        self.bytes_left = 0
         self._map = map
-        self._free = 0  # bytes of the map's file system, without the reserve
         self._measured_at = 0.0  # by time.monotonic()
-
-    @property
-    def bytes_left(self) -> int:
-        """The bytes of changes that surely fit."""
-        return self._free // _PAGES
 
     def admits(self, size: int) -> bool:
         """Whether a group that changes `size` bytes fits. Measures if it seems to be close."""
-        if self._free < _PAGES * (size + FULL_BYTES) and time.monotonic() >= self._measured_at + _MEASURE_S:
+        if self.bytes_left < size + FULL_BYTES and time.monotonic() >= self._measured_at + _MEASURE_S:
             self.measure()
-        return not self._map.full and self._free >= _PAGES * size
-
-    def spend(self, size: int) -> None:
-        """Count a record of `size` bytes that was applied."""
-        self._free -= _PAGES * size
+        return not self._map.full and self.bytes_left >= size
 
     def measure(self) -> None:
         """Ask the file system."""
-        self._free = self._map.free_bytes() - MAP_RESERVE
+        self.bytes_left = (self._map.free_bytes() - MAP_RESERVE) // _PAGES
         self._measured_at = time.monotonic()
 
 
@@ -167,7 +164,8 @@ class Writer:
         else:
             replies = self._execute(chain.from_iterable(requests), put_bytes)
             self.figures["queue"] = max(self.figures["queue"], len(replies))
-        self.figures["refused"] += count_refusals(replies)
+        if not _MAY_REFUSE.isdisjoint(map(type, replies)):
+            self.figures["refused"] += count_refusals(replies)
         answers = iter(replies)
         return [list(islice(answers, len(request))) for request in requests]
 
@@ -232,7 +230,7 @@ class Writer:
         with the dict."""
         try:
             check_utf8(operation.prefix, "prefix")
-            check_utf8(operation.after, "key to go on after")
+            check_utf8(operation.after, "key to continue after")
             if operation.limit < 1:
                 raise BadRequest("the limit of a prefix delete is at least 1")
         except KVError as error:
@@ -265,39 +263,40 @@ class Writer:
 
     def _commit(self, group: Group, replies: list[Reply]) -> list[Reply]:
         """Log, flush and apply `group`; return its `replies`, or as many refusals if nothing could be logged."""
-        if not group.events:
+        events = group.events
+        if not events:
             group.commit(0)
             return replies
         begun = time.monotonic_ns()
         payload = encode_events(group.record())
         try:
-            record = self._log.append(payload, len(group.events), group.now)
+            record = self._log.append(payload, len(events), group.now)
         except LogBroken:
             raise
         except LogError as error:
             group.discard()
             return [self._refuse_append(error)] * len(replies)
         if self._failing:
-            log.info("writing goes on")
+            log.info("writes succeed again")
         self._failing = False
         appended = time.monotonic_ns()
         if self._flushed_each:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)
-        group.replies.fill_old_values(self._map.apply_changes(group.events, record, wanted))
+        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted))
         self._row.bytes_now = self.keyspace.bytes
         self._row.clear_open()  # the watermark may pass this record only now
         self._announce_record(record)
-        self._allowance.spend(len(payload))
+        self._allowance.bytes_left -= len(payload)
         figures = self.figures
         figures["operations"] += len(replies)
         figures["append_ns"] += appended - begun
         figures["flush_ns"] += flushed - appended
         figures["apply_ns"] += time.monotonic_ns() - flushed
         figures["expiry_lag_ms"] = max(figures["expiry_lag_ms"], group.expiry_lag_ms)
-        self._count_events(group.events)
-        log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(group.events), len(payload))
+        self._count_events(events)
+        log.log(TRACE, "revision %d: %d events, %d bytes", record.revision, len(events), len(payload))
         return replies
 
     def _refuse_append(self, error: LogError) -> Failed:
@@ -329,8 +328,6 @@ class Writer:
 
 def count_refusals(replies: Sequence[Reply]) -> int:
     """Return how many operations were refused; an atomic batch is one."""
-    kinds = list(map(type, replies))
-    refused = kinds.count(Failed)
-    if Results in kinds:
-        refused += sum(isinstance(reply, Results) and reply.failed is not None for reply in replies)
-    return refused
+    return sum(
+        isinstance(reply, Failed) or (isinstance(reply, Results) and reply.failed is not None) for reply in replies
+    )

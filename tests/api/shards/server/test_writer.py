@@ -158,7 +158,7 @@ class TestMapAllowance:
             monkeypatch.setattr(ShardMap, "free_bytes", lambda _: MAP_RESERVE + 300)
             allowance.measure()
             assert (allowance.bytes_left, allowance.admits(100), allowance.admits(101)) == (100, True, False)
-            allowance.spend(40)
+            allowance.bytes_left -= 40
             assert (allowance.bytes_left, allowance.admits(60), allowance.admits(61)) == (60, True, False)
 
     def test_it_is_measured_when_it_seems_to_run_out(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
