@@ -75,7 +75,7 @@ class Oracle:
     ) -> None:
         self.items, self.now, self.first, self.max_value, self.policy = dict(items), now, first, max_value, policy
         self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
-        self.starved = False
+        self.needs_eviction = False
         self.events: list[Change] = []
         self.logged: list[Event] = []
 
@@ -131,7 +131,7 @@ class Oracle:
                     raise Refused("not_found")
             except Refused as refused:
                 self.items, self.events, self.logged, self.gone, self.batch_at = items, events, logged, gone, None
-                if self.starved:
+                if self.needs_eviction:
                     self.evict_for(operation.operations)
                 if refused.args[0] in ("insufficient_storage", "memory_limit", "overloaded"):
                     return Failed(refused.args[0])
@@ -214,7 +214,7 @@ class Oracle:
             return
         if first_of_the_group and self.gone < memory.most:
             raise Refused("memory_limit")
-        self.starved = True
+        self.needs_eviction = True
         raise Refused("overloaded")
 
     def evict_for(self, operations: list[OfOneKey]) -> None:

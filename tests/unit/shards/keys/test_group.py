@@ -106,6 +106,17 @@ class TestExpiry:
         assert group.events == [DeleteEvent(b"t", "expire")]
         assert group.expiry_lag_ms == 89
 
+    @pytest.mark.parametrize("touch", [Touch(b"k", ttl_ms=9), Touch(b"k", expires_ms=NOW + 9)])
+    def test_a_key_that_changed_its_clock_expires_once(self, touch: Touch) -> None:
+        space = keyspace(Put(b"k", b"v", ttl_ms=10))
+        decide(space, Touch(b"k", expires_ms=NOW + 10))
+        decide(space, touch, first_revision=101)
+        group = Group(space, at(NOW + 20))
+        assert group.expire_due(10) == 1
+        group.commit(102)
+        space.check()
+        assert (space.bytes, len(space)) == (0, 0)
+
     def test_a_clock_that_is_set_back_brings_nothing_back(self) -> None:
         space = keyspace(Put(b"t", b"", expires_ms=NOW + 10), Put(b"l", b"", ttl_ms=10))
         group = Group(space, Now(NOW - 10**9, NOW + 10))

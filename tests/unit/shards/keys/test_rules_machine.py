@@ -164,7 +164,7 @@ class Against(RuleBasedStateMachine):
         reply = rules.decide(self.group, operation)
         expected = self.oracle.answer(operation)
         assert not self.choices or not self.choices.made
-        assert self.group.load.needs_eviction == self.oracle.starved
+        assert self.group.load.needs_eviction == self.oracle.needs_eviction
         assert self.group.events == self.oracle.events
         assert type(reply) is type(expected)
         self.awaited.append((reply, expected))
