@@ -89,7 +89,6 @@ class ShardServer:
                 self.log.flush_every_second()
             self.writer = Writer(board, shard, self.log, self.map)
             self._load_keys()
-            self.sockets.restore_files()
             self.writer.maintain_map(board.watermark())
             self.writer.publish_figures()
             self.sockets = Sockets(run_dir, shard)
@@ -241,6 +240,7 @@ class ShardServer:
                 raise RunOver("the run of the store it belongs to is over")
             if self.board.log.broken:
                 raise LogBroken("a flush of the log failed")
+            self.sockets.restore_files()
             self.writer.maintain_map(self.board.watermark())
             self._housekeeping_at = now + _HOUSEKEEPING_S
         if now >= self._figures_at:
