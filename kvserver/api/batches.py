@@ -8,13 +8,14 @@ not: so a struct that is written again has as many members as its text had, unle
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
-from kvserver.api import duplicate_names, json_scan, msgpack_scan
+from kvserver.api import batch_answers, duplicate_names, json_scan, msgpack_scan
+from kvserver.api.batch_answers import Writing
 from kvserver.api.duplicate_names import Doubles
 from kvserver.api.json_scan import Member, Span
 from kvserver.api.query import SECONDS, TIME
@@ -157,10 +158,6 @@ _BRIEF: Final = frozenset(("op", "key", "content_type", "ttl", "expires", "persi
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-Fragments = Callable[[Iterable[bytes], int], Iterator[bytes | memoryview]]
-"""From pieces of an array of results, each written for itself, and how many results there are, to the answer."""
-
-
 class Sizes(NamedTuple):
     """Bytes of what is read in one go: more would keep others waiting.
 
@@ -186,7 +183,7 @@ class Format:
         put: type[Any],
         json_of: Callable[[Raw], bytes],
         decoder: Callable[[Any], Any],
-        fragments: Fragments,
+        answer: Writing,
         twice: Doubles,
         why_unreadable: Callable[[bytes], str],
         sizes: Sizes,
@@ -196,7 +193,7 @@ class Format:
         least: Callable[[bytes, Member], Steps[int]],
     ) -> None:
         self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
-        self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
+        self.answer, self._doubles, self._why_unreadable = answer, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
         self._read = decoder(operation).decode
@@ -442,24 +439,6 @@ def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]
     return (yield from msgpack_scan.to_json(data, member.begin, most))
 
 
-def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memoryview]:
-    """What joined is the document whose only member is `results`: the arrays that `pieces` are as one."""
-    between = b'{"results":['
-    for piece in pieces:
-        if len(piece) > 2:
-            yield between
-            yield memoryview(piece)[1:-1]
-            between = b","
-    yield b"]}" if between == b"," else between + b"]}"
-
-
-def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes | memoryview]:
-    """The same in MessagePack; there are `count` results, at most `BATCH_OPS`."""
-    yield b"\x81\xa7results\xdc" + count.to_bytes(2, "big")
-    for piece in pieces:
-        yield memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :]
-
-
 JSON: Final = Format(
     "JSON",
     msgspec.json.decode,
@@ -467,7 +446,7 @@ JSON: Final = Format(
     PutInJson,
     _json_of_json,
     msgspec.json.Decoder,
-    _fragments_of_json,
+    batch_answers.JSON,
     duplicate_names.JSON,
     why_unreadable,
     Sizes(64 << 10, 256 << 10, 64 << 10),
@@ -483,7 +462,7 @@ MESSAGE_PACK: Final = Format(
     PutInMessagePack,
     _json_of_msgpack,
     msgspec.msgpack.Decoder,
-    _fragments_of_msgpack,
+    batch_answers.MESSAGE_PACK,
     duplicate_names.MESSAGE_PACK,
     lambda _data: "it is malformed, or breaks off",
     Sizes(16 << 10, 16 << 10, 4 << 10),
