@@ -81,7 +81,7 @@ class TestAsSmallOnes:
             b'{"a":01}',
             b'{"a":1}}',
             b"[1,]",
-            b'{"a":' * 5000 + b"1" + b"}" * 5000,
+            b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         ],
         ids=lambda text: repr(text[:12]),
     )
