@@ -32,14 +32,16 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor to read the regular file `path`, opened without waiting. Raises `OSError`, for a link too."""
+def open_regular(path: Path, flags: int = os.O_RDONLY, directory: int | None = None) -> int:
+    """A descriptor of the regular file `path`, in the open `directory` if one is given, to read it or as `flags` say,
+    opened without waiting. Raises `OSError`, for a link too."""
     try:
-        fd = os.open(path, os.O_RDONLY | _LOOK)
+        fd = os.open(path, flags | _LOOK, dir_fd=directory)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link; a socket
             raise
-        raise _not_a_file(path, path.lstat().st_mode) from None
+        mode = os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode
+        raise _not_a_file(path, mode) from None
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -47,9 +49,10 @@ def open_regular(path: Path) -> int:
     return fd
 
 
-def read(path: Path, most: int) -> bytes:
-    """All of the regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+def read(path: Path, most: int, directory: int | None = None) -> bytes:
+    """All of the regular file `path`, in the open `directory` if one is given. Raises `OSError`, also if it has more
+    than `most` bytes."""
+    with os.fdopen(open_regular(path, directory=directory), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has {size} bytes, at most {most} can be right", str(path))
