@@ -582,7 +582,10 @@ def _see_whose(path: Path, fd: int, believed: Collection[int]) -> None:
     """Raise `BoardNotBelieved` if what is open as `fd` belongs to none of the users `believed`."""
     owner = os.fstat(fd).st_uid
     if owner not in believed:
-        raise BoardNotBelieved(f"{path} belongs to {who(owner)}, so what it says is not believed")
+        raise BoardNotBelieved(
+            f"{path} belongs to {who(owner)}, so what it says is not believed: do this as that user, or as root with "
+            "the --data-dir"
+        )
 
 
 def _wall_ms() -> int:
