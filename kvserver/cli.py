@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import keyword
 import os
 import sys
@@ -81,10 +82,11 @@ class Manual(click.Command):
         """Print it with rich, to the width of the terminal."""
         from rich.console import Console
 
-        console = Console(width=formatter.width + 2, highlight=False)
-        with console.capture() as capture:
-            _print_manual(console, ctx.command_path)
-        formatter.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+        page = io.StringIO()  # rich's own capture would write to standard output, and fail where that does
+        colored = sys.stdout is not None and sys.stdout.isatty()
+        console = Console(file=page, force_terminal=colored, width=formatter.width + 2, highlight=False)
+        _print_manual(console, ctx.command_path)
+        formatter.write("\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n")
 
 
 def _print_manual(console: Console, command: str) -> None:
@@ -165,6 +167,10 @@ class Commands(click.Group):
             status = error.exit_code
         except click.Abort:
             terminal.fail("interrupted")
+        except OSError as error:
+            if not terminal.is_of_output(error):
+                raise
+            terminal.end_for_output(error)
         sys.exit(status if isinstance(status, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -7,17 +7,23 @@ by reading the result.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from kvserver.access import trust
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, is_open, parse
+from kvserver.access.tokenfile import MARK, MOST, TABLE, TokenFileError, is_open, parse
 from kvserver.access.tokens import digest
+from shards.files import locks, safe_files
+from shards.files.kept_file import inode_of
+
+PATIENCE_S: Final = 10.0
+"""How long another command may take to change the file."""
 
 Change = Callable[[str], str]
 """From the old text to the new. Raises `TokenFileError`."""
@@ -99,29 +105,56 @@ def changing(path: Path, change: Change) -> None:
         )
     try:
         real = trust.resolve(path)
-        with _turn(real.parent) as directory:
+        with _turn(real) as directory:
             status = _status(real.name, directory)
             if status is not None:
                 trust.check(real, status)
             try:
-                old = "" if status is None else _content(real.name, directory).decode()
+                old = "" if status is None else safe_files.read(Path(real.name), MOST, directory).decode()
             except UnicodeDecodeError as error:
                 raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
             mark = MARK if old.startswith(MARK) else ""
-            _replace(real.name, directory, (mark + change(old.removeprefix(MARK))).encode(), status)
+            new = (mark + change(old.removeprefix(MARK))).encode()
+            if len(new) > MOST:
+                raise TokenFileError(f"{path} would have more than {MOST >> 20} MiB, which no server reads")
+            _replace(real.name, directory, new, status)
     except trust.Untrusted as error:
         raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
 
 
 @contextlib.contextmanager
-def _turn(directory: Path) -> Iterator[int]:
-    """A descriptor of `directory`, which is locked."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _turn(path: Path) -> Iterator[int]:
+    """A descriptor of the directory of `path`, while no other command changes the file there. Raises `TokenFileError`
+    if one does for too long.
+
+    The lock is a file of its own, for as long, that others cannot open: whoever may read a directory may lock that.
+    """
+    name = path.with_name(f".{path.name}.lock")
+    lock = _locked(name, path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        name.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked(name: Path, path: Path) -> int:
+    """The descriptor of the lock `name` of the file at `path`, held. Raises `TokenFileError`, `OSError`."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        lock = locks.open_lock(name)
+        if not locks.hold(lock, timeout_s=give_up_at - time.monotonic()):
+            os.close(lock)
+            raise TokenFileError(
+                f"another command has been changing {path} for {PATIENCE_S:.0f} s: try again when it has ended"
+            )
+        if inode_of(name) == os.fstat(lock).st_ino:
+            return lock
+        os.close(lock)  # who had it has removed it
 
 
 def _status(name: str, directory: int) -> os.stat_result | None:
@@ -129,12 +162,6 @@ def _status(name: str, directory: int) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def _content(name: str, directory: int) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
 
 
 def _replace(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:

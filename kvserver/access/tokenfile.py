@@ -14,6 +14,7 @@ than a server that does not start.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tomllib
@@ -38,8 +39,9 @@ TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]
 """The line that begins a token."""
 MARK: Final = "\ufeff"
 """The byte order mark that some editors begin a file with."""
+MOST: Final = 16 << 20
+"""Bytes that a file of tokens may have."""
 _NAME_THE_FILE: Final = "name the file of tokens itself with --tokens"
-_MOST_OPEN: Final = 64 << 20  # bytes that are read of what may have no end
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
@@ -67,7 +69,10 @@ def read_open(path: Path) -> list[Token]:
     """The tokens of what this process was given open under the name `path`, such as a pipe. Raises `TokenFileError`."""
     try:
         with open_named(path, Care.READ) as file:
-            return parse(file.read(_MOST_OPEN).decode(), str(path))
+            content = file.read(MOST + 1)  # it may have no end
+            if len(content) > MOST:
+                raise TokenFileError(f"{path} gives more than {MOST >> 20} MiB, which no file of tokens has")
+            return parse(content.decode(), str(path))
     except OSError as error:
         raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -91,8 +96,12 @@ def text_of(path: Path) -> str:
         real = trust.resolve(path)
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
-            trust.check(real, os.fstat(fd))
-            return file.read().decode()
+            status = os.fstat(fd)
+            trust.check(real, status)
+            content = file.read(MOST + 1) if status.st_size <= MOST else b""
+            if max(len(content), status.st_size) > MOST:
+                raise OSError(errno.EFBIG, f"it has more than {MOST >> 20} MiB, which no file of tokens has")
+            return content.decode()
     except FileNotFoundError:
         raise TokenFileError(
             f"there is no file of tokens {path}: kvserver token new NAME --grant read,write --tokens {path} makes it"
@@ -112,6 +121,10 @@ def parse(text: str, path: str) -> list[Token]:
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
         raise _wrong(path, int(place[1]) if place else 0, f"not TOML: {_AT_LINE.sub('', str(error))}") from None
+    except RecursionError:
+        raise _wrong(path, 0, "lists or tables are nested too deeply: those of a token are not nested at all") from None
+    except ValueError as error:  # a number of thousands of digits, for instance
+        raise _wrong(path, 0, f"not TOML that can be read: {error}") from None
     entries = document.pop("token", [])
     if document:
         raise _wrong(path, 0, f"{shown(next(iter(document)).encode())} means nothing here: there are only [[token]]s")

@@ -9,10 +9,13 @@ board which change they go by.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
+import stat
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -72,20 +75,30 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
 
 
 def are_published(board: Board) -> bool:
-    """Whether what `publish` wrote is still there."""
-    return board.path.with_name(FILE).exists()
+    """Whether what `publish` wrote is still there, and nothing else in its place."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_ISREG(board.path.with_name(FILE).lstat().st_mode)
+    return False
 
 
 def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
     """Whether every process of the store that answers clients goes by `tokens`."""
     try:
-        found = _decode(board.path.with_name(FILE).read_bytes())
+        found = _decode(_read_published(board.path.with_name(FILE)))
     except (OSError, msgspec.MsgspecError):
         return False
     rows = [row for rows in (board.workers, board.gateways) for _, row in rows.alive()]
     return found.tokens == list(tokens) and all(
         row.tokens >= found.generation for row in rows if row.state in (Common.UP, Common.STOPPING)
     )
+
+
+def _read_published(path: Path) -> bytes:
+    """What `publish` wrote. What was put in its place is not waited for. Raises `OSError`."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        return file.read()
 
 
 class Tokens:
@@ -119,7 +132,7 @@ class Tokens:
     def _read(self) -> None:
         generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
         if generation:
-            self._tokens = _decode(self._path.read_bytes()).tokens
+            self._tokens = _decode(_read_published(self._path)).tokens
         self.generation = generation
         self.required = generation > 0
 

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from kvserver.commands.backup import reach
-from kvserver.commands.local_store import Refused, end_tidily, let_others_first, running, settings_of, stopped
+from kvserver.commands.local_store import Refused, believed, end_tidily, let_others_first, running, settings_of, stopped
 from kvserver.commands.options import options
 from kvserver.commands.terminal import fail, say
 from kvserver.serve.store import explain
@@ -80,7 +80,7 @@ def _check_store(settings: ServerSettings) -> Iterator[Finding]:
         with contextlib.closing(board):
             if board.facts.in_memory:
                 raise Refused("this server keeps its store in memory: there are no files to check")
-            yield from _check_running(board)
+            yield from _check_running(board, settings.data_dir)
     else:
         if settings.in_memory:
             raise Refused("a store in memory has no files to check")
@@ -89,10 +89,9 @@ def _check_store(settings: ServerSettings) -> Iterator[Finding]:
             yield from _check_stopped(settings, apart)
 
 
-def _check_running(board: Board) -> Iterator[Finding]:
+def _check_running(board: Board, data_dir: Path) -> Iterator[Finding]:
     facts = board.facts
-    data_dir = Path(facts.data_dir)
-    with hold(Path(facts.lock_dir)), Apart() as apart:
+    with hold(data_dir / "locks"), Apart() as apart:
         while True:
             manifest = Manifest.load(data_dir)
             tail, following = board.history()
@@ -105,7 +104,7 @@ def _check_running(board: Board) -> Iterator[Finding]:
                 break
         yield _about(manifest)
         yield found[0]
-        yield check_log(Path(facts.log_dir), manifest, tail).finding
+        yield check_log(data_dir / "log", manifest, tail).finding
         yield check_counters(manifest, board, tail, following)
         yield from found[1:]
 
@@ -144,7 +143,7 @@ def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tupl
         for place in _map_dirs(settings, manifest)
         for lsn in kept_applied(place, manifest.store, boot, manifest.epoch, apart.read_meta)
     ]
-    board = last_board(settings.board_path, manifest, boot)
+    board = last_board(settings.board_path, manifest, boot, believed(settings))
     try:
         found = examine(log_dir, manifest, old_board=board, applied=applied)
     finally:

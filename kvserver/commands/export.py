@@ -44,7 +44,7 @@ def export(to: str, prefix: str, url: str | None, token_file: Path | None, patie
         exporter = Exporter(remote, prefix, patience, lambda done: report(done, None))
         why, target = _run(exporter, to)
     if why:
-        left = "nothing was exported" if target is Target.FILE else f"only {records(exporter.exported)} came out"
+        left = "nothing was exported" if target is Target.FILE else f"at most {records(exporter.exported)} came out"
         fail(f"{why}; {left}")
     if target is not Target.OUTPUT:
         say(f"exported {records(exporter.exported)} to {to}: {size_text(exporter.size)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import click
 from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
 from kvserver.settings import ServerSettings
 from shards.files import locks
-from shards.host.board import Board, BoardError, BoardOutOfReach
+from shards.files.safe_files import open_regular
+from shards.files.trusted_path import is_read_only, trusted, trusted_about
+from shards.host.board import Board, BoardError, BoardNotBelieved, BoardOutOfReach
 from shards.host.logs import complain
 from shards.host.settings import SettingError, links, load
 from shards.log.manifest import Manifest
@@ -36,16 +38,19 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
 
 
 def running(settings: ServerSettings) -> Board | None:
-    """The board of the server that runs on the store; None if none does. Raises `Refused` if it serves another one, or
-    if that cannot be seen."""
+    """The board of the server that runs on the store; None if none does, which is said where something stands in its
+    place that is not believed. Raises `Refused` if it serves another one, or if that cannot be seen."""
     try:
-        board = Board.open(settings.board_path)
+        board = Board.open(settings.board_path, believed(settings))
     except SettingError as error:
         if settings.in_memory:
             raise Refused(str(error)) from None
         return None
     except BoardOutOfReach as error:
         raise Refused(str(error)) from None
+    except BoardNotBelieved as error:
+        complain(f"no server is seen in the run directory: {error}")
+        return None
     except BoardError:
         return None
     if board.is_over():
@@ -60,17 +65,25 @@ def running(settings: ServerSettings) -> Board | None:
     return board
 
 
+def believed(settings: ServerSettings) -> Sequence[int]:
+    """The users whose word on the running server counts: this one, root, and for root the owner of the data
+    directory."""
+    return trusted() if settings.in_memory else trusted_about(settings.data_dir)
+
+
 def serving_pid(data_dir: Path) -> int | None:
-    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does.
+    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does, 0 if
+    it does not say.
 
     Raises `OSError` if that cannot be seen.
     """
     try:
-        fd = os.open(data_dir / "locks" / "store", os.O_RDWR | os.O_CLOEXEC)
+        fd = open_regular(data_dir / "locks" / "store")
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return int(os.pread(fd, 32, 0) or b"0") if locks.is_held(fd) else None
+        pid = os.pread(fd, 32, 0).strip()
+        return (int(pid) if pid.isdigit() else 0) if locks.is_held(fd) else None
     finally:
         os.close(fd)
 
@@ -81,6 +94,11 @@ def stopped(data_dir: Path) -> Iterator[None]:
 
     Raises `Refused`.
     """
+    if is_read_only(data_dir):
+        raise Refused(
+            f"the file system of {data_dir} is mounted read-only, so no lock can be taken that keeps a server away: "
+            "copy the data directory to where it can be written, and name the copy with --data-dir"
+        )
     (data_dir / "locks").mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as stack:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
 from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
+from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
 from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
 from shards.wire.errors import BadRequest
@@ -52,6 +54,7 @@ def _restore(settings: ServerSettings, source: Path, until: Until, report: Repor
     pid = serving_pid(data_dir)
     if pid is not None:
         raise Refused(f"the store in {data_dir} is served by another process (pid {pid}): name an empty directory")
+    _see_that_it_is_ours(data_dir)
     archive = Archive.load(source)
     try:
         cut = find_cut(archive, source, until)
@@ -63,6 +66,19 @@ def _restore(settings: ServerSettings, source: Path, until: Until, report: Repor
         see_that_it_is_empty(data_dir)
         reinstate(archive, source, data_dir, cut, report)
     return archive, cut
+
+
+def _see_that_it_is_ours(data_dir: Path) -> None:
+    """Raises `Refused` if another user could put something else in the place of `data_dir`, or into it."""
+    try:
+        real = resolve(data_dir, Care.WRITE)
+        if real.is_dir():
+            see_that_others_cannot_write(real, Care.WRITE)
+            owner = real.stat().st_uid
+            if owner != os.geteuid():
+                raise Planted(real, f"{real} belongs to {who(owner)}: restore it as that user")
+    except Planted as error:
+        raise Refused(f"nothing is restored to where others could change it: {error}") from None
 
 
 def parse_until(text: str | None) -> Until:

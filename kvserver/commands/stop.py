@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,13 +28,16 @@ Its maps stay in memory, so that the next start is instant. With --release they 
 has left which does not run any more: the next start builds them again from snapshot and log. With --all, too, so are
 those of this user that belong to nobody: their data directory was removed, or their store was in memory.
 
-The status is 1 if no server runs (but with --release), or if it could not end in order.
+The status is 1 if no server runs (but with --release), if it could not end in order, or if it has not ended within
+--patience.
 """
 
 LOOK_S = 0.1
+PATIENCE_S = 600.0
+"""How long to wait for the server's end: far longer than it takes by default."""
 
 
-def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
+def stop(release_maps: bool, of_all: bool, patience: float, **given: str | None) -> None:
     """The command."""
     settings = settings_of(given)
     if of_all and not release_maps:
@@ -43,7 +47,7 @@ def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
         places = [Path(board.facts.map_dir)] if board else []
         if board is not None:
             try:
-                _end(board, settings)
+                _end(board, settings, patience)
             finally:
                 board.close()
         elif (pid := serving_pid(settings.data_dir)) is not None:
@@ -63,8 +67,8 @@ def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
         fail(explain(error, settings.data_dir))
 
 
-def _end(board: Board, settings: ServerSettings) -> None:
-    """Send SIGTERM to the supervisor and wait for its end. Raises `Refused` if it does not end in order."""
+def _end(board: Board, settings: ServerSettings, patience_s: float) -> None:
+    """Send SIGTERM to the supervisor and wait for its end. Raises `Refused` if it does not end in order, or in time."""
     pid = board.facts.supervisor_pid
     try:
         process = os.pidfd_open(pid)
@@ -77,8 +81,14 @@ def _end(board: Board, settings: ServerSettings) -> None:
             signal.pidfd_send_signal(process, signal.SIGTERM)
         except PermissionError:
             raise _is_another_user_s(pid) from None
+        give_up_at = time.monotonic() + patience_s
         with Console(stderr=True).status("stopping") as status:
             while not select.select([process], [], [], LOOK_S)[0]:
+                if time.monotonic() >= give_up_at:
+                    raise Refused(
+                        f"the server (pid {pid}) was told to stop, but has not ended within {patience_s:g} s: it is at "
+                        f"this: {_stage(board)}; wait longer with --patience, or see its messages"
+                    )
                 status.update(f"stopping: {_stage(board)}")
     finally:
         os.close(process)
@@ -141,6 +151,14 @@ COMMAND = click.Command(
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Give back the memory that the maps take."),
         click.Option(["--all", "of_all"], is_flag=True, help="With --release: also of maps that belong to nobody."),
+        click.Option(
+            ["--patience"],
+            metavar="SECONDS",
+            type=click.FloatRange(0),
+            default=PATIENCE_S,
+            show_default=True,
+            help="How long to wait for the server's end.",
+        ),
         *options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,

@@ -33,10 +33,20 @@ def say(line: str) -> None:
     try:
         print(visible(line), flush=True)
     except OSError as error:
-        mute(sys.stdout)
-        if not isinstance(error, BrokenPipeError):  # who has read enough wants to hear no more
-            complain(f"standard output cannot be written: {error.strerror}")
-        sys.exit(1)
+        end_for_output(error)
+
+
+def end_for_output(error: OSError) -> NoReturn:
+    """End the command, with status 1: standard output cannot be written."""
+    mute(sys.stdout)
+    if not isinstance(error, BrokenPipeError):  # who has read enough wants to hear no more
+        complain(f"standard output cannot be written: {error.strerror}")
+    sys.exit(1)
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether `error` was raised while click wrote a help page or the version."""
+    return list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals.get("__name__") == click.utils.__name__
 
 
 def fail(message: object) -> NoReturn:

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
 from kvserver.access import tokenedit, tokenfile
 from kvserver.access.grants import VERBS, Verb, shown
 from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
-from kvserver.commands.local_store import settings_of
+from kvserver.commands.local_store import believed, settings_of
 from kvserver.commands.options import options
 from kvserver.commands.terminal import fail, say
 from kvserver.settings import ServerSettings
-from shards.host.board import Board, BoardError
+from shards.host.board import Board, BoardError, BoardNotBelieved
 from shards.host.logs import complain
 from shards.host.settings import SettingError, default_run_dir, env_name, option_name
 
@@ -94,6 +93,10 @@ def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
     settings = settings_of(given)
     if settings.tokens is None:
         raise click.UsageError(f"name the file of tokens with {option_name('tokens')} or {env_name('tokens')}")
+    if str(settings.tokens) == "-":
+        raise click.UsageError(
+            "- is no file that can be looked at again: name the file of tokens itself (./- if it has that name)"
+        )
     return settings, settings.tokens
 
 
@@ -167,8 +170,12 @@ def _boards(settings: ServerSettings) -> Iterator[Board]:
     named = _board_path(settings)
     for path in dict.fromkeys([*([named] if named else []), *paths]):
         try:
-            board = Board.open(path)
-        except (BoardError, msgspec.MsgspecError, ValueError, OSError):  # of another version, for instance
+            board = Board.open(path, believed(settings))
+        except BoardNotBelieved as error:  # of another version, for instance
+            if path == named:
+                complain(f"no server is seen in the run directory: {error}")
+            continue
+        except (BoardError, OSError):
             continue
         if board.is_over():
             board.close()

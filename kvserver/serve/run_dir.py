@@ -97,18 +97,22 @@ class RunDir:
         (self.path / _BOARD).unlink(missing_ok=True)
 
     def look_after(self, board: Board) -> set[str]:
-        """Make again what somebody has removed and processes may still want; the names of what was removed.
+        """Make again what somebody has removed, or put something else in its place, and processes may still want; the
+        names of what was removed.
 
         The table of cuts is made by the next worker that starts. Sockets are looked after by who has bound them, the
         tokens by their watch. Raises `RunDirError` if another server has taken the directory meanwhile, `OSError`.
         """
         lost = set()
-        if not self.metrics.is_dir():
-            self.metrics.mkdir(mode=0o700)
-            lost.add(_METRICS)
+        for directory in (self.metrics, self.path / tickets.DIRECTORY):
+            if _clear(directory, stat.S_IFDIR) or (directory == self.metrics and not directory.exists()):
+                directory.mkdir(mode=0o700)
+                lost.add(directory.name)
+        _clear(self.path / last_use.NAME, stat.S_IFREG)
         if board.facts.on_full == "evict" and not (self.path / last_use.NAME).exists():
             last_use.create_last_use_table(self.path, board.steady_ms())
             lost.add(last_use.NAME)
+        _clear(self.path / cuts.FILE, stat.S_IFREG)
         has_cuts = (self.path / cuts.FILE).exists()
         if self._has_cuts and not has_cuts:
             lost.add(cuts.FILE)
@@ -119,6 +123,7 @@ class RunDir:
         return lost
 
     def _lock_again(self) -> None:
+        _clear(self.path / _LOCK, stat.S_IFREG)
         new = locks.open_lock(self.path / _LOCK)
         if not locks.try_hold(new):
             os.close(new)
@@ -136,7 +141,19 @@ class RunDir:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
         for directory in (self.metrics, self.path / tickets.DIRECTORY):
+            _clear(directory, stat.S_IFDIR)
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _clear(path: Path, kind: int) -> bool:
+    """Take away what stands at `path` if it is of another kind than processes want there, which might wait for it; a
+    `kind` is as of `stat.S_IFMT`. Whether anything was taken away. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        found = stat.S_IFMT(path.lstat().st_mode)
+        if found != kind:
+            path.rmdir() if found == stat.S_IFDIR else path.unlink()
+            return True
+    return False
 
 
 def _unusable(path: Path, error: OSError) -> RunDirError:

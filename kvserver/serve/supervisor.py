@@ -229,7 +229,7 @@ class Supervisor:
             log.warning("what was removed from the run directory cannot be made again, and is tried again: %s", why)
         self._run_dir_trouble = why
         for name in sorted(lost):
-            log.warning("%s was removed from the run directory by somebody: it is made again", name)
+            log.warning("%s was removed from the run directory by somebody, or replaced: it is made again", name)
         if lost & {last_use.NAME, cuts.FILE, "metrics"}:
             self._replace_web_workers()
         if last_use.NAME in lost:
@@ -247,6 +247,7 @@ class Supervisor:
     def _reload(self) -> None:
         """Tokens are read again, everywhere. New web workers; the old ones finish what they have. Feeds stay where they
         are."""
+        self._look_after_run_dir()  # where it is not as it should be, no new worker could start
         self._store.read_tokens_again()
         self._replace_web_workers()
 

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from shards.files import safe_files
+
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on Linux: l_type, l_whence, l_start, l_len, l_pid
 
 
@@ -25,11 +27,11 @@ def open_lock(path: Path) -> int:
     """A descriptor of the lock file `path`, no link, which is created (mode 0600) if missing and never unlinked.
 
     It belongs to the owner of its directory, also if root creates it, by a command beside a server of another user: the
-    server could not open it otherwise.
+    server could not open it otherwise. Raises `OSError`, also for what is no file: nothing is waited for.
     """
     while True:
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return safe_files.open_regular(path, os.O_RDWR)
         with contextlib.suppress(FileExistsError):
             _create(path)
 

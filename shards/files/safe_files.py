@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,14 +33,16 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor to read the regular file `path`, opened without waiting. Raises `OSError`, for a link too."""
+def open_regular(path: Path, flags: int = os.O_RDONLY, directory: int | None = None) -> int:
+    """A descriptor of the regular file `path`, in the open `directory` if one is given, to read it or as `flags` say,
+    opened without waiting. Raises `OSError`, for a link too."""
     try:
-        fd = os.open(path, os.O_RDONLY | _LOOK)
+        fd = os.open(path, flags | _LOOK, dir_fd=directory)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link; a socket
             raise
-        raise _not_a_file(path, path.lstat().st_mode) from None
+        mode = os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode
+        raise _not_a_file(path, mode) from None
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -47,9 +50,10 @@ def open_regular(path: Path) -> int:
     return fd
 
 
-def read(path: Path, most: int) -> bytes:
-    """All of the regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+def read(path: Path, most: int, directory: int | None = None) -> bytes:
+    """All of the regular file `path`, in the open `directory` if one is given. Raises `OSError`, also if it has more
+    than `most` bytes."""
+    with os.fdopen(open_regular(path, directory=directory), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has {size} bytes, at most {most} can be right", str(path))
@@ -69,15 +73,41 @@ def create(path: Path) -> int:
 
 def open_named(path: Path, care: Care) -> BinaryIO:
     """What a person named, to be read: a file, or what is none, such as a pipe or /dev/stdin. Links on the way are
-    followed only where no other user can have made them. Raises `Planted`, `OSError`."""
+    followed only where no other user can have made them, and no FIFO of another user is waited for. Raises `Planted`,
+    `OSError`."""
     real = resolve(path, care)
     number = _own_descriptor(real)
-    follow = 0 if DESCRIPTOR.fullmatch(str(real)) else os.O_NOFOLLOW  # what is open is named by a link
-    fd = os.dup(number) if number is not None else os.open(real, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | follow)
+    fd = _open_to_read(real) if number is None else _dup(number, path)
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
         raise _not_a_file(path, stat.S_IFDIR)
     return os.fdopen(fd, "rb")
+
+
+def _open_to_read(real: Path) -> int:
+    """A descriptor of what is at `real`, as `resolve` returns it. Raises `Planted`, `OSError`."""
+    opened = DESCRIPTOR.fullmatch(str(real))  # by another process, and named by a link
+    look = os.open(real, os.O_PATH | os.O_CLOEXEC | (0 if opened else os.O_NOFOLLOW))
+    try:
+        status = os.fstat(look)
+        if not opened and stat.S_ISFIFO(status.st_mode):
+            _see_that_it_is_ours(real, status)
+        # What was looked at, whatever is at its path by now; a FIFO of ours is waited for.
+        return os.open(f"/proc/self/fd/{look}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if isinstance(error, Planted):
+            raise
+        raise OSError(error.errno, error.strerror, str(real)) from None
+    finally:
+        os.close(look)
+
+
+def _dup(number: int, path: Path) -> int:
+    """A descriptor more of what this process has open as `number`. Raises `OSError` for a standard stream that was
+    closed when the process began: something else stands in its place now, see `keep_standard_streams`."""
+    if number < 2 and (sys.stdin, sys.stdout)[number] is None:
+        raise OSError(errno.EBADF, "it is closed", str(path))
+    return os.dup(number)
 
 
 @contextlib.contextmanager
@@ -132,7 +162,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     path = resolve(path, Care.WRITE)
     number = _own_descriptor(path)
     if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
-        with os.fdopen(os.dup(number), "wb") as file:
+        with os.fdopen(_dup(number, path), "wb") as file:
             yield file
         return
     opened = DESCRIPTOR.fullmatch(str(path))  # by another process
@@ -144,14 +174,14 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     if mode is not None and (stat.S_ISSOCK(mode) or stat.S_ISDIR(mode)):
         raise _not_a_file(path, mode)
     if not opened:
-        _see_that_it_is_ours(path)
+        _see_that_it_is_ours(path, path.lstat())
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
         yield file
 
 
-def _see_that_it_is_ours(path: Path) -> None:
-    """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it."""
-    status = path.lstat()
+def _see_that_it_is_ours(path: Path, status: os.stat_result) -> None:
+    """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it, or never
+    write what is waited for."""
     if status.st_uid not in trusted():
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
         raise Planted(path, f"{path} is {kind} that belongs to {who(status.st_uid)}: name another")

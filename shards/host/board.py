@@ -26,19 +26,21 @@ that do not change while the board lives (`Facts`) stand in it as JSON.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import secrets
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import add
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, overload
 
 import msgspec
 
-from shards.files import locks, path_text
+from shards.files import locks, path_text, safe_files
+from shards.files.trusted_path import trusted, who
 from shards.host import fences
 from shards.host.fences import Fence
 from shards.wire.clock import Now, counted_ms
@@ -55,6 +57,7 @@ _HEADER_WORDS = 1024  # 8 KiB, facts included
 _ROW_WORDS = 64
 _SEQLOCK_TRIES = 8
 _BIAS = 1 << 62  # words have no sign
+_SIZE = 8 * (_HEADER_WORDS + _ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))  # bytes
 DRIFT_MS = 5
 """By how much the wall clock that all processes agree on may be away from the machine's."""
 
@@ -105,6 +108,10 @@ def _with_paths(facts: Facts, change: Callable[[str], str]) -> Facts:
 
 class BoardError(Exception):
     """The board cannot be used: missing, of another version, or its log is not recovered."""
+
+
+class BoardNotBelieved(BoardError):
+    """Something stands at the board's path, but it is no board, or another user may have put it there."""
 
 
 class BoardOutOfReach(BoardError):
@@ -358,14 +365,16 @@ class Board:
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
-        self._map = mmap.mmap(fd, 0)
+        self._map = mmap.mmap(fd, _SIZE)
         self.words: memoryview[int] = memoryview(self._map).cast("Q")
         self.log = LogWords(self.words, self._LOG_AT)
         self.exporter = Exporter(self.words, self._EXPORTER_AT)
-        length = self.words[self._facts_length]
+        length = min(self.words[self._facts_length], _FACTS_MAX)
         self.facts = _with_paths(
             msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.named
         )
+        if not 0 < self.facts.shards <= MAX_SHARDS:
+            raise ValueError(f"{self.facts.shards} shards")
         self.shards = _Rows(ShardRow, self, 0, self.facts.shards)
         self.workers = _Rows(WorkerRow, self, MAX_SHARDS, MAX_WORKERS)
         self.gateways = _Rows(GatewayRow, self, MAX_SHARDS + MAX_WORKERS, MAX_GATEWAYS)
@@ -385,12 +394,11 @@ class Board:
             raise BoardError(
                 f"the facts of the store take {len(encoded)} bytes, at most {_FACTS_MAX} fit: shorten the paths"
             )
-        size = 8 * (_HEADER_WORDS + _ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))
         temporary = path.with_name(path.name + ".new")
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(fd, 0, size)  # a full tmpfs says so here, not by SIGBUS later
+        os.posix_fallocate(fd, 0, _SIZE)  # a full tmpfs says so here, not by SIGBUS later
         os.pwrite(fd, array("Q", [_MAGIC, secrets.randbits(64), 0, len(encoded)]).tobytes(), 0)
         os.pwrite(fd, encoded, _FACTS_AT)
         board = cls(path, fd)
@@ -406,27 +414,27 @@ class Board:
         self.path.with_name(self.path.name + ".new").rename(self.path)
 
     @classmethod
-    def open(cls, path: Path) -> Board:
-        """Map the board at `path`. Raises `BoardError` if there is none that can be used, `BoardOutOfReach` if that
-        cannot be seen."""
+    def open(cls, path: Path, believed: Collection[int] | None = None) -> Board:
+        """Map the board at `path`, if it and its directory belong to one of the users `believed`: by default this one
+        and root.
+
+        Raises `BoardError` if there is none that can be used, `BoardNotBelieved` if what is there is none or another
+        user's, `BoardOutOfReach` if that cannot be seen.
+        """
+        fd = _open_file(path, trusted() if believed is None else believed)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise BoardError(
-                f"no board at {path} ({error.strerror}): is `kvserver serve` running on this store?"
-            ) from None
-        except OSError as error:
-            raise BoardOutOfReach(
-                f"the board {path} cannot be opened ({error.strerror}): {what_helps(error)}"
-            ) from None
-        head = array("Q", os.pread(fd, 32, 0))
-        if len(head) < 4 or head[0] != _MAGIC:
+            head = array("Q", os.pread(fd, 32, 0).ljust(32, b"\0"))
+            if os.fstat(fd).st_size != _SIZE or head[0] != _MAGIC:
+                raise BoardNotBelieved(f"{path} is not a board of this version")
+            if not head[cls._recovered]:
+                raise BoardError(f"the log of the store at {path} is not recovered")
+            return cls(path, fd)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             os.close(fd)
-            raise BoardError(f"{path} is not a board of this version")
-        board = cls(path, fd)
-        if not board.words[cls._recovered]:
-            raise BoardError(f"the log of the store at {path} is not recovered")
-        return board
+            raise BoardNotBelieved(f"{path} is not a board of this version") from None
+        except BaseException:
+            os.close(fd)
+            raise
 
     @property
     def id(self) -> int:
@@ -439,11 +447,11 @@ class Board:
         if not self._made_here and not locks.is_held(self.fd, self._SUPERVISOR_LOCK):
             return True
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = safe_files.open_regular(self.path)
         except FileNotFoundError:
             return True
-        except OSError:  # no descriptor is free, for instance: that says nothing of the run
-            return False
+        except OSError as error:  # no descriptor is free, for instance: that says nothing of the run
+            return error.errno in (errno.EINVAL, errno.EISDIR)  # it is no file
         try:
             head = array("Q", os.pread(fd, 16, 0))
         finally:
@@ -544,6 +552,40 @@ class Board:
         with contextlib.suppress(BufferError):  # rows handed out may still be referenced
             self._map.close()
         os.close(self.fd)
+
+
+def _open_file(path: Path, believed: Collection[int]) -> int:
+    """A descriptor of the board's file at `path`, which like its directory belongs to one of `believed`. Raises as
+    `Board.open`."""
+    try:
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _see_whose(path.parent, directory, believed)
+            fd = safe_files.open_regular(Path(path.name), os.O_RDWR, directory)
+        finally:
+            os.close(directory)
+        try:
+            _see_whose(path, fd, believed)
+        except BoardNotBelieved:
+            os.close(fd)
+            raise
+        return fd
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BoardError(f"no board at {path} ({error.strerror}): is `kvserver serve` running on this store?") from None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR, errno.ELOOP):
+            raise BoardNotBelieved(f"{path} is not a board: {error.strerror}") from None
+        raise BoardOutOfReach(f"the board {path} cannot be opened ({error.strerror}): {what_helps(error)}") from None
+
+
+def _see_whose(path: Path, fd: int, believed: Collection[int]) -> None:
+    """Raise `BoardNotBelieved` if what is open as `fd` belongs to none of the users `believed`."""
+    owner = os.fstat(fd).st_uid
+    if owner not in believed:
+        raise BoardNotBelieved(
+            f"{path} belongs to {who(owner)}, so what it says is not believed: do this as that user, or as root with "
+            "the --data-dir"
+        )
 
 
 def _wall_ms() -> int:

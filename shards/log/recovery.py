@@ -19,12 +19,10 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from shards.files import locks
 from shards.files.disk import DISK, Disk
@@ -239,17 +237,17 @@ class Examined(NamedTuple):
     damage: Damaged | None
 
 
-def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
+def last_board(path: Path, manifest: Manifest, boot_id: str, believed: Collection[int] | None = None) -> Board | None:
     """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
-    closed by the caller. Else None.
+    closed by the caller. Else None. `believed`: as of `Board.open`.
 
     Raises `BoardOutOfReach`: what it says of the last flush must not be missed.
     """
     try:
-        board = Board.open(path)
+        board = Board.open(path, believed)
     except BoardOutOfReach:
         raise
-    except (BoardError, msgspec.MsgspecError):
+    except BoardError:
         return None
     facts = board.facts
     if (facts.store, facts.boot_id, facts.epoch) == (manifest.store, boot_id, manifest.epoch):

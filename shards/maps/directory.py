@@ -5,8 +5,8 @@ takes, and `owner`, which names the data directory it is a view of. A directory 
 next server that starts, but only if its lock is free and the store named in it is not in its data directory any more: a
 store that is merely stopped keeps its maps, which makes its next start short.
 
-Nothing is removed but what a server has put there: a directory that holds anything else, at whatever depth, is refused,
-whatever its `owner` says, which anybody can write.
+Nothing is removed but what a server has put there, see `contents`: a directory that holds anything else, at whatever
+depth, is refused, whatever its `owner` says, which anybody can write.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from shards.files import locks
 from shards.files.path_text import carried, named
-from shards.files.safe_files import read
+from shards.files.safe_files import open_regular
+from shards.files.trusted_path import Planted, trusted, trusted_about
+from shards.host.logs import complain
 from shards.log.manifest import Manifest, ManifestError, NoManifest
+from shards.maps.contents import LOCK, OWNER, OWNER_NEW, Contents
 from shards.maps.space import free_bytes
 from shards.wire.os_errors import what_helps
 
@@ -35,20 +37,6 @@ MIN_ROOM = 256 << 20
 ON_DISK = "maps"
 """The map directory's name in the data directory."""
 
-_LOCK, _OWNER = "lock", "owner"
-_OURS = re.compile(
-    r"lock|\.lock\..*|owner(?:\.new)?"
-    r"|shard-[0-9]{1,3}\.(?:[0-9a-f]{1,16}(?:\.old)?|new|ballast)"
-    r"|locks|log"  # of a store in memory
-)
-"""The names that a server gives to what is in a map directory."""
-_OURS_WITHIN = (
-    (re.compile(r"shard-.*"), re.compile(r"(?:data|lock)\.mdb")),
-    (re.compile("locks"), re.compile(r"append|flush|snapshot|store|backup|shard-[0-9]{1,3}|\..*")),
-    (re.compile("log"), re.compile(r"[0-9]{12}\.log(?:\.new|\.spare)*")),
-)
-"""The same of what is in a directory of its own there: files, all of it."""
-_NOTHING = re.compile(r"(?!)")
 _MOST_OWNER = 1 << 14
 _LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
 
@@ -107,9 +95,11 @@ class MapDir:
         """Remove it with all maps, if it is still there, and give it up. What others have put there meanwhile stays.
         Raises `OSError`."""
         try:
-            _remove(self.path)
+            with Contents(self.path, [os.getuid()]) as found:
+                if found.holds(self._lock):
+                    found.remove(self._owner.data_dir is None)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOTEMPTY, errno.EEXIST):
                 raise
         self.close()
 
@@ -161,17 +151,30 @@ def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
     """
     owner, freed = Owner.of(store, data_dir), 0
     for path in places:
-        if _owner(path) == owner:
-            lock = _lock(path)
-            try:
-                freed += _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
-                _empty(path)
-            finally:
-                os.close(lock)
-            if path.name in (_name(owner), ON_DISK):  # else the operator has made it
-                with contextlib.suppress(OSError):
-                    (path / _LOCK).unlink()
-                    path.rmdir()
+        try:
+            freed += _release(path, owner, trusted_about(data_dir))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except Planted as error:
+            complain(f"no maps are given back there: {error}")
+    return freed
+
+
+def _release(path: Path, owner: Owner, believed: Collection[int]) -> int:
+    """Remove the maps in `path` if they are `owner`'s, and `path` belongs to one of `believed`; how many bytes that
+    frees."""
+    with Contents(path, believed) as found:
+        if _owner(found) != owner:
+            return 0
+        lock = _lock(found)
+        try:
+            freed = found.taken()
+            found.empty(in_memory=False)
+        finally:
+            os.close(lock)
+        if path.name in (_name(owner), ON_DISK):  # else the operator has made it
+            with contextlib.suppress(OSError):
+                found.remove(in_memory=False)
     return freed
 
 
@@ -236,68 +239,68 @@ def _little_room(wanted: Path, snapshot_bytes: int) -> str:
 
 def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
     """Make `path` if needed, lock it and make it `owner`'s. `named`: only a server gives a directory this name."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_directory(path, named)
-    lock = _lock(path)
+    while True:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _open_own(path) as found:
+            _check_directory(found, named)
+            try:
+                lock = _lock(found)
+            except FileNotFoundError:  # somebody took the directory for stale and removed it before we had the lock
+                continue
+            try:
+                _settle(found, owner)
+            except BaseException:
+                os.close(lock)
+                raise
+        return MapDir(path, lock, owner, notice)
+
+
+def _open_own(path: Path) -> Contents:
+    """Open the map directory `path`. Raises `MapDirError` if it is none of this user: /dev/shm is everybody's, a link
+    or a directory of another user may lie in wait there."""
     try:
-        _settle(path, owner)
-    except BaseException:
-        os.close(lock)
-        raise
-    return MapDir(path, lock, owner, notice)
+        return Contents(path, [os.getuid()])
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.EPERM):
+            raise
+    raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
 
 
-def _check_directory(path: Path, named: bool) -> None:
-    status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
-    strangers = _strangers(path, named)
+def _check_directory(found: Contents, named: bool) -> None:
+    strangers = _strangers(found, named)
     if strangers:
         raise MapDirError(
-            f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
+            f"the map directory {found.path} holds other files ({min(strangers)}): name an empty directory with "
+            "--map-dir"
         )
-    path.chmod(0o700)
+    os.fchmod(found.fd, 0o700)
 
 
-def _strangers(path: Path, named: bool = False) -> set[str]:
-    """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
+def _strangers(found: Contents, named: bool = False) -> set[str]:
+    """The names of what no server has put there. Without an owner that is whatever was there before a server was,
     unless the directory has a name that only a server gives."""
-    entries = list(path.iterdir())
-    strangers = {entry.name for entry in entries if not _OURS.fullmatch(entry.name) or entry.is_symlink()}
-    for entry in entries:
-        if entry.name not in strangers and entry.is_dir():
-            ours = _within(entry.name)
-            with os.scandir(entry) as files:
-                strangers |= {
-                    f"{entry.name}/{file.name}"
-                    for file in files
-                    if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
-                }
-    if strangers or named or _owner(path) is not None:
+    owner = _owner(found)
+    strangers = found.strangers(_in_memory(owner))
+    if strangers or named or owner is not None:
         return strangers
-    return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
+    return found.names() - {LOCK, OWNER_NEW}
 
 
-def _within(directory: str) -> re.Pattern[str]:
-    """The names of what a server puts into the directory of that name in a map directory."""
-    return next((names for pattern, names in _OURS_WITHIN if pattern.fullmatch(directory)), _NOTHING)
+def _in_memory(owner: Owner | None) -> bool:
+    """Whether the maps of `owner` have its log beside them."""
+    return owner is not None and owner.data_dir is None
 
 
-def _lock(path: Path) -> int:
-    while True:
-        lock = locks.open_lock(path / _LOCK)
-        if not locks.hold(lock, timeout_s=_LOCK_S):
-            os.close(lock)
-            raise MapDirError(f"the map directory {path} is in use by another server: stop it, or give --map-dir")
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(lock).st_ino == (path / _LOCK).stat().st_ino:
-                return lock
-        os.close(lock)  # somebody took the directory for stale and removed it before we had the lock
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _lock(found: Contents) -> int:
+    """Raises `MapDirError` if another server has it, `FileNotFoundError` if it was removed meanwhile."""
+    lock = found.lock(_LOCK_S)
+    if lock is None:
+        raise MapDirError(f"the map directory {found.path} is in use by another server: stop it, or give --map-dir")
+    return lock
 
 
-def _settle(path: Path, owner: Owner) -> None:
-    before = _owner(path)
+def _settle(found: Contents, owner: Owner) -> None:
+    before, path = _owner(found), found.path
     if before is not None and before != owner and before.exists():
         raise MapDirError(
             f"the map directory {path} holds the maps of the store in {named(before.data_dir or '')}: give each its "
@@ -305,68 +308,34 @@ def _settle(path: Path, owner: Owner) -> None:
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
-    _empty(path)
-    temporary = path / (_OWNER + ".new")
-    temporary.unlink(missing_ok=True)  # it may be a link
-    temporary.write_bytes(msgspec.json.encode(owner))
-    temporary.rename(path / _OWNER)
-
-
-def _empty(path: Path) -> None:
-    """Remove what is ours but the lock, the owner last: a directory is known by it for as long as there is anything
-    else. What is not ours stays, and the directory that it is in."""
-    for entry in path.iterdir():
-        if not _OURS.fullmatch(entry.name) or entry.name in (_LOCK, _OWNER):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            _remove_directory(entry)
-        else:
-            entry.unlink()
-    (path / _OWNER).unlink(missing_ok=True)
-
-
-def _remove_directory(path: Path) -> None:
-    ours = _within(path.name)
-    for file in path.iterdir():
-        if ours.fullmatch(file.name) and not (file.is_dir() and not file.is_symlink()):
-            file.unlink()
-    try:
-        path.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-def _remove(path: Path) -> None:
-    """Remove a map directory. Raises `OSError`."""
-    _empty(path)
-    (path / _LOCK).unlink(missing_ok=True)
-    path.rmdir()
+    found.empty(_in_memory(before))
+    found.write_owner(msgspec.json.encode(owner))
 
 
 def _give_up(path: Path, owner: Owner) -> None:
     """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
-    with contextlib.suppress(OSError, MapDirError):
-        found = _owner(path)
-        if (found is None or found.store == owner.store) and not _strangers(path):
-            _remove(path)
+    believed = trusted() if owner.data_dir is None else trusted_about(Path(named(owner.data_dir)))
+    with contextlib.suppress(OSError, MapDirError), Contents(path, believed) as found:
+        whose = _owner(found)
+        if (whose is None or whose.store == owner.store) and not _strangers(found):
+            found.remove(_in_memory(whose))
 
 
-def _owner(path: Path) -> Owner | None:
-    """Whose the map directory `path` is; None: it does not say, or is not there.
+def _owner(found: Contents) -> Owner | None:
+    """Whose a map directory is; None: it does not say.
 
     Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
     somebody's.
     """
     try:
-        text = read(path / _OWNER, _MOST_OWNER)
-    except (FileNotFoundError, NotADirectoryError):
+        text = found.read(OWNER, _MOST_OWNER)
+    except FileNotFoundError:
         return None
     try:
         return msgspec.json.decode(text, type=Owner)
     except (msgspec.MsgspecError, RecursionError):
         raise MapDirError(
-            f"the map directory {path} holds a file {_OWNER} that this program has not written: name an empty "
+            f"the map directory {found.path} holds a file {OWNER} that this program has not written: name an empty "
             "directory with --map-dir"
         ) from None
 
@@ -375,15 +344,16 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
     """Remove the maps that belong to nobody, `mine` being who asks; how many bytes that frees."""
     freed = 0
     for path in _own_directories(shm):
-        with contextlib.suppress(OSError, MapDirError):  # it is being removed by another server, or of another version
-            owner = _owner(path)
+        # It may be removed by another server meanwhile, or be of another version.
+        with contextlib.suppress(OSError, MapDirError), Contents(path, [os.getuid()]) as found:
+            owner = _owner(found)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
                 continue  # without an owner, it was being removed by somebody who was killed, or is being made
-            lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            lock = open_regular(Path(LOCK), os.O_RDWR, found.fd)
             try:
-                if locks.try_hold(lock) and _owner(path) == owner and not _strangers(path, named=True):
-                    taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
-                    _remove(path)
+                if locks.try_hold(lock) and _owner(found) == owner and not _strangers(found, named=True):
+                    taken = found.taken()
+                    found.remove(_in_memory(owner))
                     freed += taken
             finally:
                 os.close(lock)

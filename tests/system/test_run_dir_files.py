@@ -141,3 +141,58 @@ def test_board_names_what_is_looked_for(server: Server) -> None:
     for index, row in enumerate(board.shards):
         assert {f"shard-{index}.pub", f"shard-{index}-{row.incarnation:x}.req"} <= names
     board.close()
+
+
+# Something else in the place of a file.
+
+
+def fifo_at(path: Path) -> None:
+    """Take away what is at `path`, and put there what whoever opens it waits for."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", ["metrics", "lock", "stamps", "cuts", "tickets"])
+def test_what_was_put_in_the_place_of_a_file_is_taken_away(server: Server, name: str) -> None:
+    path = server.run_dir / name
+    wait_for(path.exists, f"{name} to be there at all")
+    said = server.log().count(f"{name} was removed from the run directory")
+    fifo_at(path)
+    assert replaced_workers_answer(server), "at once, before anybody has looked"
+    wait_for(lambda: path.exists() and not path.is_fifo(), f"{path} to be made again")
+    wait_for(lambda: ready(server).status_code == 200, "the server to be ready")
+    assert replaced_workers_answer(server)
+    assert server.log().count(f"{name} was removed from the run directory") == said + 1
+    assert "another server has taken it" not in server.log()
+
+
+def test_what_was_put_in_the_place_of_the_tokens_is_taken_away(tmp_path: Path, new_server: NewServer) -> None:
+    (tmp_path / "tokens.toml").write_text(TOKENS.format(sha256(b"secret").hexdigest()))
+    (tmp_path / "tokens.toml").chmod(0o600)
+    server = new_server("--tokens", str(tmp_path / "tokens.toml"), "--workers", "1")
+    with server.start():
+        path = server.run_dir / "tokens"
+        fifo_at(path)
+        wait_for(path.is_file, "the tokens to be there again")
+        headers = {"Authorization": "Bearer secret"}
+        assert httpx.put(f"{server.url}/v1/kv/a", content=b"1", headers=headers, trust_env=False).is_success
+
+
+def test_a_server_starts_where_something_was_put_in_the_place_of_its_metrics(new_server: NewServer) -> None:
+    server = new_server("--workers", "1")
+    with server.start():
+        put(server, "a", b"1")
+        server.kill()
+        fifo_at(server.run_dir / "metrics")
+        server.start()
+        assert get(server, "a") == b"1"
+
+
+def test_a_server_ends_where_something_was_put_in_the_place_of_its_board(new_server: NewServer) -> None:
+    """It waits for nothing: nobody who starts could find the store."""
+    server = new_server("--workers", "1")
+    with server.start():
+        assert server.process is not None
+        fifo_at(server.run_dir / "board")
+        assert server.process.wait(20) == 1
+        assert "was removed, or the board in it" in server.log()

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from kvserver.cli import main
 from kvserver.commands import backup, check, restore
+from kvserver.commands.local_store import serving_pid
 from kvserver.commands.restore import parse_until
 from kvserver.serve.store import StoreError, make_data_dir, take_store_lock
 from shards.backup.archive import UNFINISHED, Archive, Until
@@ -173,6 +175,8 @@ def test_root_does_not_repair_the_store_of_another_user(run: Run, tmp_path: Path
     ("closed", "command", "file", "why"),
     [
         ("stdin", "import", "-", "standard input is closed"),
+        ("stdin", "import", "/dev/stdin", "/dev/stdin cannot be read: it is closed"),
+        ("stdin", "export", "/dev/stdin", "/dev/stdin cannot be written: it is closed"),
         ("stdout", "export", "-", "- cannot be written: it is closed"),
         ("stdout", "export", "/dev/stdout", "/dev/stdout cannot be written: it is closed"),
         ("stdout", "export", "/dev/fd/1", "/dev/fd/1 cannot be written: it is closed"),
@@ -184,6 +188,136 @@ def test_a_closed_stream_is_said(closed: str, command: str, file: str, why: str)
     ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(number), check=False)
     assert ended.returncode == 1
     assert why in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["serve", "--help"], ["backup", "--help"]])
+@pytest.mark.parametrize("full", [True, False], ids=["no space", "nobody reads"])
+def test_a_help_page_that_cannot_be_written_is_said(words: list[str], full: bool) -> None:
+    with Path("/dev/full").open("wb") as device:
+        reader, pipe = os.pipe()
+        os.close(reader)
+        to = device.fileno() if full else pipe
+        ended = subprocess.run(
+            [sys.executable, "-m", "kvserver", *words], stdout=to, stderr=subprocess.PIPE, text=True, check=False
+        )
+        os.close(pipe)
+    assert ended.returncode == 1
+    said = "kvserver: standard output cannot be written: No space left on device\n"
+    assert ended.stderr == (said if full else "")
+
+
+# Run directories in which a stranger may have put something.
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
+@pytest.mark.parametrize("theirs", ["board", "."])
+def test_a_stranger_s_board_is_not_believed(run: Run, kvserver: Command, tmp_path: Path, theirs: str) -> None:
+    (tmp_path / "tokens.toml").touch(mode=0o600)
+    lock = take_store_lock(run.store.data_dir)
+    os.chown(run.store.run_dir / theirs, 12345, 12345)
+    for words in (["backup", tmp_path / "b"], ["stop"], ["stop", "--release"], ["check"], ["check", "--repair"]):
+        done = kvserver(*words, *place(run.store))
+        assert (done.status, done.out) == (1, "")
+        assert "no server is seen in the run directory" in done.error
+        assert "belongs to the user with id 12345, so what it says is not believed" in done.error
+        assert f"pid {os.getpid()}" in done.error, "the one that serves the store"
+    listed = kvserver("token", "list", "--tokens", tmp_path / "tokens.toml", *place(run.store))
+    assert "belongs to the user with id 12345, so what it says is not believed" in listed.error
+    os.chown(run.store.data_dir, 12345, 12345)  # root believes whose store it is
+    assert kvserver("check", *place(run.store)).status == 0
+    assert "belongs to" not in kvserver("token", "list", "--tokens", tmp_path / "tokens.toml", *place(run.store)).error
+    os.close(lock)
+
+
+def make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda path: os.truncate(path, 40), "is not a board of this version"),
+        (lambda path: os.truncate(path, 8192), "is not a board of this version"),
+        (make_fifo, "it is a FIFO, not a file"),
+    ],
+    ids=["40 bytes", "cut", "fifo"],
+)
+def test_what_is_no_board_counts_as_none(
+    kvserver: Command, tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    store = new_store(tmp_path, 1)
+    store.close()
+    spoil(store.run_dir / "board")
+    lock = take_store_lock(store.data_dir)
+    for words in (["backup", tmp_path / "b"], ["stop"], ["check"]):
+        Manifest.create(store.data_dir).save(store.data_dir)
+        done = kvserver(*words, *place(store))
+        assert (done.status, done.out) == (1, "")
+        assert "no server is seen in the run directory" in done.error and why in done.error
+        assert f"pid {os.getpid()}" in done.error
+    os.close(lock)
+
+
+WILL_NOT_END = """
+import os, signal, sys
+from pathlib import Path
+import msgspec
+from shards.host.board import Board, Facts
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+facts = msgspec.structs.replace(msgspec.json.decode(sys.argv[2], type=Facts), supervisor_pid=os.getpid())
+board = Board.create(Path(sys.argv[1]), facts)
+board.install()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_server_that_does_not_end_is_not_waited_for_for_ever(tmp_path: Path, kvserver: Command) -> None:
+    store = new_store(tmp_path, 1)
+    store.close()
+    argv = [sys.executable, "-c", WILL_NOT_END, str(store.run_dir / "board"), msgspec.json.encode(store.board.facts)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None and server.stdout.readline() == b"up\n"
+        done = kvserver("stop", "--patience", "0.2", *place(store))
+        assert server.poll() is None
+        assert server.stdin is not None
+        server.stdin.close()
+    assert (done.status, done.out) == (1, "")
+    assert f"the server (pid {server.pid}) was told to stop, but has not ended within 0.2 s" in done.error
+    assert "the log is closed" in done.error, "what it is at"
+
+
+def test_a_holder_that_does_not_say_its_pid_is_one(tmp_path: Path) -> None:
+    store = new_store(tmp_path, 1)
+    lock = take_store_lock(store.data_dir)
+    os.pwrite(lock, b"no number", 0)
+    assert serving_pid(store.data_dir) == 0
+    os.close(lock)
+    assert serving_pid(store.data_dir) is None
+    store.close()
+
+
+READ_ONLY = """
+mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.parametrize("words", [["backup", "b"], ["check"]])
+def test_a_store_that_is_mounted_read_only_is_said(tmp_path: Path, words: list[str]) -> None:
+    store = new_store(tmp_path, 1)
+    store.close()
+    Manifest.create(store.data_dir).save(store.data_dir)
+    command = [sys.executable, "-m", "kvserver", *words, "--data-dir", store.data_dir, "--run-dir", tmp_path / "none"]
+    argv = ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", store.data_dir, *command]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"the file system of {store.data_dir} is mounted read-only" in done.stderr
 
 
 # Files that a person names, where others may have put something.
@@ -198,7 +332,9 @@ def theirs(tmp_path: Path) -> Path:
     directory = tmp_path / "theirs"
     directory.mkdir()
     (directory / "link").symlink_to(tmp_path / "mine")
-    os.chown(directory, 12345, 12345)
+    os.mkfifo(directory / "fifo")
+    for path in (directory, directory / "fifo"):
+        os.chown(path, 12345, 12345)
     return directory
 
 
@@ -212,6 +348,8 @@ URL = ("--url", "http://127.0.0.1:9")
         ("export", "{}/link", *URL),
         ("export", "-", "--token-file", "{}/link", *URL),
         ("import", "{}/link", *URL),
+        ("import", "{}/fifo", *URL),
+        ("restore", "backup", "--data-dir", "{}/new"),
         ("import", "-", "--token-file", "{}/link", *URL),
         ("token", "list", "--tokens", "{}/link"),
         ("token", "new", "a", "--grant", "read", "--tokens", "{}/link"),

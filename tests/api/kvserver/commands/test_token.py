@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -13,10 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvserver import cli
+from kvserver.access import tokenedit
 from kvserver.access.tokenedit import add, changing
-from kvserver.access.tokenfile import read
+from kvserver.access.tokenfile import MOST, TokenFileError, read
 from kvserver.access.tokens import digest
 from kvserver.commands.remote import _token
+from shards.files import locks
 
 
 @pytest.fixture
@@ -197,3 +200,82 @@ def test_what_is_open_is_listed_and_not_changed(file: Path) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert "is no file but something open" in done.stderr and "name the file of tokens itself" in done.stderr
     assert file.read_bytes() == before
+
+
+def test_a_stranger_who_can_read_the_directory_holds_nobody_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may open it may lock it."""
+    monkeypatch.setattr(tokenedit, "PATIENCE_S", 0.2)
+    fd = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        assert run(file, "new", "deploy", "--grant", "read").exit_code == 0
+        assert run(file, "revoke", "deploy").exit_code == 0
+    finally:
+        os.close(fd)
+    assert [path.name for path in file.parent.iterdir()] == [file.name], "no lock is left"
+
+
+def test_a_command_that_stands_still_is_not_waited_for_for_ever(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenedit, "PATIENCE_S", 0.2)
+    lock = locks.open_lock(file.with_name(f".{file.name}.lock"))
+    assert os.fstat(lock).st_mode & 0o777 == 0o600
+    try:
+        assert locks.try_hold(lock)
+        refused = run(file, "new", "deploy", "--grant", "read")
+    finally:
+        os.close(lock)
+    assert refused.exit_code == 1
+    assert "another command has been changing" in refused.stderr
+    assert run(file, "new", "deploy", "--grant", "read").exit_code == 0
+
+
+NO_TOML = {
+    "deep lists": ("token = " + "[" * 100_000, "nested too deeply"),
+    "deep tables": ("token = " + "{b=" * 3000, "nested too deeply"),
+    "a number of 5,000 digits": ("token = " + "1" * 5000, "not TOML that can be read"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_TOML)
+@pytest.mark.parametrize("words", [["list"], ["new", "a", "--grant", "read"], ["revoke", "a"]])
+def test_what_the_parser_chokes_on_is_said_in_a_line(file: Path, words: list[str], kind: str) -> None:
+    text, message = NO_TOML[kind]
+    file.write_text(text)
+    file.chmod(0o600)
+    refused = run(file, *words)
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert message in refused.stderr
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("words", [["list"], ["new", "a", "--grant", "read"], ["revoke", "a"]])
+def test_a_file_that_is_too_large_is_not_read(file: Path, words: list[str]) -> None:
+    file.touch(mode=0o600)
+    os.truncate(file, 3 << 30)  # sparse
+    refused = run(file, *words)
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert re.search(r"more than 16 MiB|at most 16777216", refused.stderr)
+
+
+def test_a_file_of_tokens_has_at_most_16_mib(file: Path) -> None:
+    file.write_text("#".ljust(MOST - 1, "x") + "\n")
+    file.chmod(0o600)
+    assert read(file) == []
+    refused = run(file, "new", "a", "--grant", "read")
+    assert refused.exit_code == 1
+    assert "would have more than 16 MiB" in refused.stderr
+    with file.open("a") as more:
+        more.write("#")
+    with pytest.raises(TokenFileError, match="more than 16 MiB"):
+        read(file)
+
+
+@pytest.mark.parametrize("words", [["list"], ["new", "a", "--grant", "read"], ["revoke", "a"]])
+def test_the_sign_for_standard_input_is_no_file_of_tokens(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = run(Path("-"), *words)
+    assert refused.exit_code == 2
+    assert "./-" in refused.stderr
+    assert not list(tmp_path.iterdir())

@@ -7,10 +7,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from shards.files import safe_files
 from shards.log.manifest import Manifest
 from shards.maps import directory as mapdir
 from shards.maps.directory import MIN_ROOM, MapDir, MapDirError, Owner, choose_map_dir, release, release_all
@@ -164,14 +166,14 @@ def test_the_owner_is_the_last_to_go(shm: Path, data: Path, monkeypatch: pytest.
     chosen = choose_map_dir(None, None if way == "taken over" else data, STORE, shm=shm)
     (chosen.path / "shard-0.1").mkdir()
     (chosen.path / "shard-0.ballast").touch()
-    left, unlink = [], Path.unlink
+    left, unlink = [], os.unlink
 
-    def look(path: Path, missing_ok: bool = False) -> None:
-        if path.name == "owner":
+    def look(path: Any, *, dir_fd: int | None = None) -> None:
+        if path == "owner":
             left.append(names(chosen.path))
-        unlink(path, missing_ok)
+        unlink(path, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "unlink", look)
+    monkeypatch.setattr(os, "unlink", look)
     if way == "removed":
         chosen.remove()
     else:
@@ -199,10 +201,10 @@ def test_one_that_was_removed_under_the_server_is_given_up(shm: Path, data: Path
 def test_what_the_system_refuses_is_named(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
 ) -> None:
-    def fail(path: Path, _: bytes) -> int:
-        raise OSError(number, os.strerror(number), str(path))
+    def fail(path: str, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), path)
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice}.* another with --map"):
         choose_map_dir(tmp_path / "maps", data, STORE)
 
@@ -294,10 +296,10 @@ def test_an_owner_that_cannot_be_read_is_not_taken_for_none(
     choose_map_dir(wanted, data, STORE).close()
     (wanted / "shard-0.1").mkdir()
 
-    def fail(path: Path, most: int) -> bytes:
+    def fail(path: Path, *_: object) -> bytes:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
 
-    monkeypatch.setattr(mapdir, "read", fail)
+    monkeypatch.setattr(safe_files, "read", fail)
     with pytest.raises(MapDirError, match="Too many open files"):
         choose_map_dir(wanted, data, STORE)
     assert (wanted / "shard-0.1").exists()
@@ -380,8 +382,8 @@ def test_a_directory_removed_as_stale_while_it_is_taken(
         fd = opened(path)
         if not removed:
             removed.append(path)
-            path.unlink()
-            path.parent.rmdir()
+            (wanted / "lock").unlink()
+            wanted.rmdir()
         return fd
 
     monkeypatch.setattr(mapdir.locks, "open_lock", open_and_lose)
@@ -394,10 +396,10 @@ def test_a_directory_removed_as_stale_while_it_is_taken(
 def test_a_directory_that_is_ours_already_wants_no_room(shm: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_map_dir(None, data, STORE, shm=shm).close()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     choose_map_dir(None, data, STORE, shm=shm).close()
 
 
@@ -447,3 +449,69 @@ def test_what_others_put_into_maps_while_they_are_used_is_left(shm: Path) -> Non
     (chosen.path / "log" / "000000000000.log").touch()
     chosen.remove()
     assert sorted(path.name for path in chosen.path.rglob("*") if path.is_file()) == ["diary", "diary"]
+
+
+# A directory in whose place somebody puts another.
+
+
+def test_release_removes_nothing_of_a_directory_that_was_put_in_the_place_of_the_maps(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link, swapped between the look at the owner and the removal, leads to another store."""
+    wanted, victim = tmp_path / "maps", tmp_path / "victim"
+    choose_map_dir(wanted, data, STORE).close()
+    (wanted / "shard-0.1").mkdir()
+    (wanted / "shard-0.1" / "data.mdb").touch()
+    for name in ("log/000000000000.log", "locks/append", "shard-0.1/data.mdb", "owner"):
+        (victim / name).parent.mkdir(parents=True, exist_ok=True)
+        (victim / name).write_text("dear")
+    before = sorted(victim.rglob("*"))
+    hold = mapdir.locks.hold
+
+    def swap_and_hold(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
+        wanted.rename(tmp_path / "moved")
+        wanted.symlink_to(victim)
+        return hold(fd, byte, timeout_s)
+
+    monkeypatch.setattr(mapdir.locks, "hold", swap_and_hold)
+    release([wanted], STORE, data)
+    assert sorted(victim.rglob("*")) == before
+    assert names(tmp_path / "moved") <= {"lock"}
+
+
+def test_release_follows_no_link(tmp_path: Path, data: Path) -> None:
+    wanted = tmp_path / "maps"
+    choose_map_dir(wanted, data, STORE).close()
+    (wanted / "shard-0.1").mkdir()
+    (tmp_path / "link").symlink_to(wanted)
+    assert release([tmp_path / "link"], STORE, data) == 0
+    assert names(wanted) == {"lock", "owner", "shard-0.1"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+def test_release_leaves_what_another_user_has_made(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = tmp_path / "maps"
+    choose_map_dir(wanted, data, STORE).close()
+    (wanted / "shard-0.1").mkdir()
+    os.chown(wanted, 12345, 12345)
+    assert release([wanted], STORE, data) == 0
+    assert "belongs to the user with id 12345" in capsys.readouterr().err
+    assert names(wanted) == {"lock", "owner", "shard-0.1"}
+    os.chown(wanted, 12345, 12345)
+    os.chown(data, 12345, 12345)  # whose store it is may have its maps
+    release([wanted], STORE, data)
+    assert not wanted.exists()
+
+
+def test_a_log_in_the_maps_of_a_store_on_a_disk_is_not_ours(tmp_path: Path, data: Path) -> None:
+    """Only a store in memory has it there."""
+    wanted = tmp_path / "maps"
+    choose_map_dir(wanted, data, STORE).close()
+    (wanted / "log").mkdir()
+    (wanted / "log" / "000000000000.log").write_text("dear")
+    with pytest.raises(MapDirError, match=r"holds other files \(log\)"):
+        choose_map_dir(wanted, data, STORE)
+    release([wanted], STORE, data)
+    assert (wanted / "log" / "000000000000.log").read_text() == "dear"

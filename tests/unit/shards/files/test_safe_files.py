@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shards.files.locks import open_lock
 from shards.files.safe_files import open_named, open_regular, replacing, writing
 from shards.files.trusted_path import Care, Planted, resolve
 
@@ -250,3 +251,27 @@ def test_only_files_are_opened_to_be_read(tmp_path: Path, make: Callable[[Path],
     make(tmp_path / "it")
     with pytest.raises(OSError, match="not a file"):
         open_regular(tmp_path / "it")
+
+
+@AS_ROOT
+def test_a_fifo_of_another_user_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    os.chown(tmp_path / "fifo", OTHER, OTHER)
+    with pytest.raises(Planted, match="is a FIFO that belongs to the user with id 12345"):
+        open_named(tmp_path / "fifo", Care.READ)
+
+
+def test_a_fifo_of_ours_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_text("came"))
+    writer.start()
+    with open_named(tmp_path / "fifo", Care.READ) as file:
+        assert file.read() == b"came"
+    writer.join()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "lock")
+    with pytest.raises(OSError, match="not a file"):
+        open_lock(tmp_path / "lock")

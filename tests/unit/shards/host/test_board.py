@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, Common, Facts, ShardRow
+from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, BoardNotBelieved, Common, Facts, ShardRow
 from shards.wire.clock import Now
 from tests.system.harness import wait_for
 
@@ -124,6 +124,58 @@ def test_what_is_no_board_or_is_not_recovered_is_refused(tmp_path: Path) -> None
     board.close()
 
 
+NO_BOARDS: dict[str, Callable[[bytes], bytes]] = {
+    "40 bytes": lambda found: found[:40],
+    "cut": lambda found: found[:-8],
+    "longer": lambda found: found + bytes(8),
+    "facts that are none": lambda found: found.replace(b'{"', b'["', 1),
+    "facts without end": lambda found: found[:24] + b"\xff" * 8 + found[32:],
+    "no shards": lambda found: found.replace(b'"shards":3', b'"shards":0'),
+    "shards beyond its rows": lambda found: found.replace(b'"shards":3', b'"shards":333').replace(
+        b"/d/locks", b"/locks"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_BOARDS)
+def test_what_is_no_whole_board_is_not_believed(board: Board, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "other").write_bytes(NO_BOARDS[kind](board.path.read_bytes()))
+    with pytest.raises(BoardNotBelieved, match="not a board of this version"):
+        Board.open(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("a FIFO", os.mkfifo),
+        ("a directory", os.mkdir),
+        ("a link", lambda path: path.symlink_to("/dev/zero")),
+    ],
+)
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "board")
+    with pytest.raises(BoardNotBelieved, match=f"it is {kind}, not a file"):
+        Board.open(tmp_path / "board")
+
+
+def test_a_run_is_over_when_a_fifo_is_in_the_place_of_its_board(board: Board) -> None:
+    board.path.unlink()
+    os.mkfifo(board.path)
+    assert board.is_over()
+
+
+STRANGER = 12345
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize("theirs", ["board", "."])
+def test_a_board_of_another_user_is_not_believed(board: Board, tmp_path: Path, theirs: str) -> None:
+    os.chown(tmp_path / theirs, STRANGER, STRANGER)
+    with pytest.raises(BoardNotBelieved, match="belongs to the user with id 12345"):
+        Board.open(board.path)
+    Board.open(board.path, [0, STRANGER]).close()
+
+
 def test_facts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BoardError, match="shorten"):
         Board.create(tmp_path / "board", msgspec.structs.replace(FACTS, data_dir="x" * 9000))
@@ -159,7 +211,7 @@ def test_want_of_descriptors_ends_no_run(tmp_path: Path, monkeypatch: pytest.Mon
     made = Board.create(tmp_path / "board", FACTS)
     made.install()
 
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
