@@ -6,7 +6,7 @@ from binascii import crc32
 from typing import NamedTuple
 
 from kvserver.access.grants import Grants
-from kvserver.api.feed_query import OPS, Wish
+from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed.events import Event
 from kvserver.gateway.feed.selection import Selection
 from shards.wire.protocol import Activity
@@ -17,7 +17,7 @@ class Filter(NamedTuple):
 
     Attributes:
         selection: the keys that are shown.
-        ops: of `wishes.OPS`; None: all.
+        ops: of `queries.OPS`; None: all.
         values: whether they are shown.
         activity: whether it is shown.
         heartbeats: whether those are.
@@ -49,28 +49,28 @@ class Filter(NamedTuple):
         return self.selection.covers(line.subject) if is_of_key else self.selection.covers_all(line.subject)
 
 
-def filter_of(wish: Wish, grants: Grants) -> Filter:
-    """What the bearer of `grants` sees of what it wishes. Raises `Forbidden` if that can never be anything."""
-    prefixes = [part for prefix in wish.prefixes for part in grants.within("feed", prefix)]
-    selection = Selection.of(prefixes, [key for key in wish.keys if grants.may("feed", key)])
+def filter_of(query: FeedQuery, grants: Grants) -> Filter:
+    """What the bearer of `grants` sees of what it queries. Raises `Forbidden` if that can never be anything."""
+    prefixes = [part for prefix in query.prefixes for part in grants.within("feed", prefix)]
+    selection = Selection.of(prefixes, [key for key in query.keys if grants.may("feed", key)])
     if not selection.prefixes and not selection.keys:
-        _forbid(wish, grants)
-    heartbeats = wish.activity and grants.may_all("admin", b"")
-    ops = None if wish.ops == OPS else wish.ops
-    shown = (selection.prefixes, sorted(selection.keys), sorted(ops or ()), wish.values, wish.activity, heartbeats)
-    return Filter(selection, ops, wish.values, wish.activity, heartbeats, _crc(wish, grants), repr(shown))
+        _forbid(query, grants)
+    heartbeats = query.activity and grants.may_all("admin", b"")
+    ops = None if query.ops == OPS else query.ops
+    shown = (selection.prefixes, sorted(selection.keys), sorted(ops or ()), query.values, query.activity, heartbeats)
+    return Filter(selection, ops, query.values, query.activity, heartbeats, _crc(query, grants), repr(shown))
 
 
-def _forbid(wish: Wish, grants: Grants) -> None:
+def _forbid(query: FeedQuery, grants: Grants) -> None:
     """Raise `Forbidden` for the first of what is wanted, none of which is granted."""
-    if wish.prefixes:
-        grants.require_all("feed", wish.prefixes[0])
-    grants.require("feed", wish.keys[0])
+    if query.prefixes:
+        grants.require_all("feed", query.prefixes[0])
+    grants.require("feed", query.keys[0])
 
 
-def _crc(wish: Wish, grants: Grants) -> int:
+def _crc(query: FeedQuery, grants: Grants) -> int:
     crc = grants.fingerprint()
-    wanted = Selection.of(wish.prefixes, wish.keys)
+    wanted = Selection.of(query.prefixes, query.keys)
     for prefix in wanted.prefixes:
         crc = crc32(b"%d:%b" % (len(prefix), prefix), crc)
     for key in sorted(wanted.keys):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.api.times import rfc3339
 from kvserver.gateway.feed import cursors
 from kvserver.gateway.feed.conflation import Survivors
@@ -93,13 +93,13 @@ class Follow:
     """
 
     def __init__(
-        self, history: History, filter: Filter, encoding: Encoding, wish: Wish, debt: Debt | None = None
+        self, history: History, filter: Filter, encoding: Encoding, query: FeedQuery, debt: Debt | None = None
     ) -> None:
-        """`wish.since` is where it goes on, if it can; what is kept for it is its `debt`."""
+        """`query.since` is where it goes on, if it can; what is kept for it is its `debt`."""
         self._debt = debt or Debt(Debts())
         self.filter, self.gaps = filter, 0
         self._history, self._encoding = history, encoding
-        self._snapshot, self._conflate = wish.snapshot, wish.conflate
+        self._snapshot, self._conflate = query.snapshot, query.conflate
         self._shared_name = f"{filter.name} {encoding.index}"
         self._queue: deque[Message] = deque()
         self._given = b""  # the cursor behind the last message taken from the queue
@@ -109,9 +109,9 @@ class Follow:
         self._survivors: Survivors | None = None
         self._line, _ = history.lines(1 << 62)
         self._revision = 0
-        if wish.since is not None:
-            self._resume(wish.since)
-        elif wish.snapshot:
+        if query.since is not None:
+            self._resume(query.since)
+        elif query.snapshot:
             self._begin_snapshot()
         else:
             self._revision = history.watermark()

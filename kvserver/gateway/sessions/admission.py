@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kvserver.api import feed_query
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import cursors
 from kvserver.gateway.history.source import Source
 from kvserver.gateway.sessions.access import Door, is_told_in_stream, ticket_of
@@ -75,19 +75,19 @@ class Admission:
             raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
         if handshake.is_upgrade(head.headers):
             return self._websocket(head, debts)
-        wish, word = _wish(head)
+        query, word = _query(head)
         if handshake.is_event_stream(head.headers):
-            return self._events(head, debts, wish, word)
+            return self._events(head, debts, query, word)
         if ticket_of(head) is not None and self._door.tokens.required:
             raise BadTicket("tickets are for WebSocket and SSE")
         grants = self._door.enter(head, "sse")
         if LINES in head.first(b"accept").lower():
-            return OnStream(self._source, debts, wish, grants, streaming(head, self._origins, LINES), sse=False)
+            return OnStream(self._source, debts, query, grants, streaming(head, self._origins, LINES), sse=False)
         brief, origins = head.brief(), self._origins
         return OnPoll(
             self._source,
             debts,
-            wish,
+            query,
             grants,
             lambda body: answered(brief, origins, JSON_TYPE, body),
             lambda error: refused(error, brief, origins, secrets.token_hex(8).encode()),
@@ -97,31 +97,33 @@ class Admission:
         check_upgrade(head)
         protocol = _protocol(head)
         try:
-            wish, _ = _wish(head)
-            return OnWebSocket(self._source, debts, wish, self._door.enter(head, "websocket"), protocol)
+            query, _ = _query(head)
+            return OnWebSocket(self._source, debts, query, self._door.enter(head, "websocket"), protocol)
         except (Unauthorized, Forbidden, BadCursor) as error:
             if is_told_in_stream(head):
                 return Refusal(error, protocol)
             raise
 
-    def _events(self, head: Head, debts: Debts, wish: Wish, word: bytes) -> Streaming:
+    def _events(self, head: Head, debts: Debts, query: FeedQuery, word: bytes) -> Streaming:
         grants, new_word = self._door.enter_again(head, word)
-        return OnStream(self._source, debts, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word)
+        return OnStream(
+            self._source, debts, query, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word
+        )
 
 
-def _wish(head: Head) -> tuple[Wish, bytes]:
+def _query(head: Head) -> tuple[FeedQuery, bytes]:
     """What the client wants, and the word of its stream if it comes back with one. Raises `BadRequest`.
 
     A `since` that is no cursor is refused. A Last-Event-ID that is none is for the stream to tell: EventSource sends it
     by itself, and would never come again after a refusal.
     """
-    wish = feed_query.parse(head.query)
+    query = feed_query.parse(head.query)
     last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
     if last_event_id:
-        return wish._replace(since=last_event_id), word
-    if wish.since is not None and cursors.parse(wish.since) is None:
+        return query._replace(since=last_event_id), word
+    if query.since is not None and cursors.parse(query.since) is None:
         raise BadCursor("query parameter 'since': it is no cursor")
-    return wish, word
+    return query, word
 
 
 def _protocol(head: Head) -> str:

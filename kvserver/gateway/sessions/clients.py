@@ -12,7 +12,7 @@ from websockets.frames import Opcode
 
 from kvserver.access.grants import Grants
 from kvserver.access.tickets import RENEW_S
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.feed.events import Carry, Message
@@ -54,19 +54,19 @@ class Client:
     """
 
     def __init__(
-        self, source: Source, debts: Debts, wish: Wish, grants: Grants, encoding: Encoding, carry: Carry
+        self, source: Source, debts: Debts, query: FeedQuery, grants: Grants, encoding: Encoding, carry: Carry
     ) -> None:
         """`debts`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
         self.grants, self._debts = grants, debts
-        self._source, self._wish, self._carry = source, wish, carry
+        self._source, self._query, self._carry = source, query, carry
         self._wake: Callable[[], None] = lambda: None
         self._due = self._revoked = self._waits = False
         self._spoke_at = time.monotonic()
-        shown = filter_of(wish, grants)
-        self.listens = wish.activity
+        shown = filter_of(query, grants)
+        self.listens = query.activity
         source.enter(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = Follow(source.history, shown, encoding, wish, Debt(debts))
+            self.follow = Follow(source.history, shown, encoding, query, Debt(debts))
         except BaseException:
             source.exit(self)
             raise
@@ -88,7 +88,7 @@ class Client:
 
     def _sees_the_same(self, grants: Grants) -> bool:
         try:
-            return filter_of(self._wish, grants) == self.follow.filter
+            return filter_of(self._query, grants) == self.follow.filter
         except Forbidden:
             return False
 
@@ -146,11 +146,11 @@ class OnWebSocket(Client):
 
     PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
 
-    def __init__(self, source: Source, debts: Debts, wish: Wish, grants: Grants, protocol: str) -> None:
+    def __init__(self, source: Source, debts: Debts, query: FeedQuery, grants: Grants, protocol: str) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
         encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
-        super().__init__(source, debts, wish, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
+        super().__init__(source, debts, query, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -227,7 +227,7 @@ class OnStream(Client):
         self,
         source: Source,
         debts: Debts,
-        wish: Wish,
+        query: FeedQuery,
         grants: Grants,
         head: bytes,
         sse: bool,
@@ -236,7 +236,7 @@ class OnStream(Client):
         self._stream: Stream | None = None
         self.head = head + (RETRY if sse else b"")
         carry = encodings.sse if new_word is None else _worded(new_word)
-        super().__init__(source, debts, wish, grants, JSON, carry if sse else encodings.ndjson)
+        super().__init__(source, debts, query, grants, JSON, carry if sse else encodings.ndjson)
 
     def end(self) -> None:
         """It is gone."""
@@ -283,16 +283,16 @@ class OnPoll(Client):
         self,
         source: Source,
         debts: Debts,
-        wish: Wish,
+        query: FeedQuery,
         grants: Grants,
         answer: Callable[[bytes], bytes],
         refuse: Callable[[KVError], bytes],
     ) -> None:
         self._answer, self._refuse = answer, refuse
         self._stream: Stream | None = None
-        self._at_once = wish.since is None and not wish.snapshot
-        super().__init__(source, debts, wish, grants, JSON, encodings.ndjson)
-        wait_s = max(wish.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
+        self._at_once = query.since is None and not query.snapshot
+        super().__init__(source, debts, query, grants, JSON, encodings.ndjson)
+        wait_s = max(query.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
         self._until = time.monotonic() + wait_s
         self._due_revision = source.history.watermark()
         self._patient_until = time.monotonic() + CATCH_UP_S

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from kvserver.access.grants import EVERYTHING
-from kvserver.api.feed_query import OPS, Wish
+from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed import conflation, envelopes, follow, snapshots
 from kvserver.gateway.feed.cursors import Cursor, parse
 from kvserver.gateway.feed.encodings import JSON
@@ -243,9 +243,9 @@ class Copy:
 class Client:
     """A client that may come and go."""
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
-        self.filter = filter_of(wish, EVERYTHING)
+    def __init__(self, query: FeedQuery) -> None:
+        self.query = query
+        self.filter = filter_of(query, EVERYTHING)
         self.copies: dict[bytes, Copy] = {}
         self.copy = Copy(0)
         self.at = b""  # the last cursor
@@ -384,21 +384,21 @@ class Following(RuleBasedStateMachine):
     ) -> Client:
         prefixes, keys = wanted
         shown = OPS if snapshot else ops
-        client = Client(Wish(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
+        client = Client(FeedQuery(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
         self.everybody.append(client)
         self.connect(client, gateway, None)
         return client
 
     def connect(self, client: Client, gateway: int, cursor: bytes | None) -> None:
         client.gateway = self.gateways[gateway]
-        client.follow = Follow(client.gateway, client.filter, JSON, client.wish._replace(since=cursor))
+        client.follow = Follow(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
         client.at = cursor or client.follow.cursor
         if cursor is not None:
             client.copy = client.copies[cursor]
             return
         at = parse(client.follow.cursor)
         assert at is not None
-        if client.wish.snapshot:
+        if client.query.snapshot:
             client.copy = Copy(at.revision)
         else:
             client.copy = Copy(at.revision, held=dict(self.store.states[at.revision]))
@@ -443,7 +443,7 @@ class Following(RuleBasedStateMachine):
         if behind != message.cursor:  # what followed of the snapshot holds nothing by now: the client is further
             assert client.follow.in_snapshot
             self.settle(client, behind)
-            if not client.wish.conflate:
+            if not client.query.conflate:
                 self.check_copy(client, behind)
         return True
 
@@ -469,7 +469,7 @@ class Following(RuleBasedStateMachine):
             client.copy = replace(client.copy, base=at.revision, seen=())
         client.copies[cursor], client.at = client.copy, cursor
         self.check_seen(client, cursor)
-        if not client.wish.conflate:
+        if not client.query.conflate:
             self.check_copy(client, cursor)
 
     def forget(self, client: Client, told: dict[str, Any], at: Cursor) -> None:
@@ -515,7 +515,7 @@ class Following(RuleBasedStateMachine):
         """Of what passes the filter all, once, in order."""
         at = parse(cursor)
         assert at is not None
-        if client.wish.conflate or at.last is not None:
+        if client.query.conflate or at.last is not None:
             return
         due = [
             revision
@@ -528,15 +528,15 @@ class Following(RuleBasedStateMachine):
         """The copy is the store at the cursor's revision, as far as its last key."""
         at = parse(cursor)
         assert at is not None
-        if client.wish.ops != OPS:
+        if client.query.ops != OPS:
             return
         store = self.store.states[at.revision]
         wanted = {
             key: held
             for key, held in store.items()
-            if is_wanted(client.wish, key) and (at.last is None or key <= at.last)
+            if is_wanted(client.query, key) and (at.last is None or key <= at.last)
         }
-        has = {key: held for key, held in client.copy.held.items() if is_wanted(client.wish, key)}
+        has = {key: held for key, held in client.copy.held.items() if is_wanted(client.query, key)}
         assert has == wanted
 
     def teardown(self) -> None:
@@ -573,11 +573,11 @@ def passes(client: Client, change: Change) -> bool:
             op = f"delete:{cause}"
         case _:
             return False
-    return op in client.wish.ops and is_wanted(client.wish, key)
+    return op in client.query.ops and is_wanted(client.query, key)
 
 
-def is_wanted(wish: Wish, key: bytes) -> bool:
-    return key in wish.keys or any(key.startswith(prefix) for prefix in wish.prefixes)
+def is_wanted(query: FeedQuery, key: bytes) -> bool:
+    return key in query.keys or any(key.startswith(prefix) for prefix in query.prefixes)
 
 
 TestFollowing = Following.TestCase
