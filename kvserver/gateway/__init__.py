@@ -7,7 +7,7 @@ gevent-websocket), `socket` on `frames` (the connection and its guards), `app` (
 
 Of `/v1/feed`: `events` (decoded, and shared), `encodings` and `envelopes` (messages), `cursors`, `selection` (of keys)
 and `filters`, `snapshots`, `conflation`, and `follow`, which makes of them one client's way; `history` on `index` (what
-clients share), `clients` by what carries them (WebSocket, or `stream`), `admission` (who gets which). `debts` bounds
+clients share), `clients` by what carries them (WebSocket, or `stream`), `admission` (who gets which). `budget` bounds
 what they have not taken.
 
 Not pure are `app`, `door`, `admission`, `clients`, `handler`, `handover`, `history`, `socket`, `source`, `stream` and

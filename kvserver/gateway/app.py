@@ -13,7 +13,7 @@ from kvserver.gateway.sessions.admission import Admission, Places
 from kvserver.gateway.sessions.clients import Client, Parting
 from kvserver.gateway.transport.handler import Session, Streaming, run_session
 from kvserver.gateway.transport.head import Head, check_upgrade, streaming
-from kvserver.gateway.transport.send_budget import Debts
+from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.transport.websocket import Limits, Piece, WebSocket
 from kvserver.gateway.wal import formats
 from kvserver.gateway.wal.views import View
@@ -44,14 +44,14 @@ class Wal:
 
     protocol = ""
 
-    def __init__(self, source: Source, grants: Grants, debts: Debts, peer: str, binary: bool) -> None:
-        """From now on: the position is the history's end at this moment. `debts`: its address's."""
+    def __init__(self, source: Source, grants: Grants, budget: SendBudget, peer: str, binary: bool) -> None:
+        """From now on: the position is the history's end at this moment. `budget`: its address's."""
         self.grants = grants
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
         self._revoked = False
         self._encode = formats.binary_frame if binary else formats.text_frame
-        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake, debts)
+        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake, budget)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -135,7 +135,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.limits = Limits(intake_bytes_s=INTAKE_BYTES_S)
-        self.debts = Debts()
+        self.budget = SendBudget()
         self.pages = Pages(Origins("*"), Hosts())
         self.source: Source | None = None
         self._door: Door | None = None
@@ -176,15 +176,15 @@ class Gateway:
                 return self._part(head)
             raise NoFeed("the gateway is stopping")
         self.refresh()
-        debts = self.debts.of(peer)
-        if debts.are_high:
+        budget = self.budget.of_address(peer)
+        if budget.is_high:
             if path == routes.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)  # EventSource never comes again after a 503
-            whose = "clients" if self.debts.are_high else "clients at this address"
+            whose = "clients" if self.budget.is_high else "clients at this address"
             raise Overloaded(f"too much waits for {whose} to take it")
         give_back = self._places.take(peer)
         try:
-            session = self._admission.admit(head, debts) if path == routes.FEED else self._wal(head, debts, peer)
+            session = self._admission.admit(head, budget) if path == routes.FEED else self._wal(head, budget, peer)
         except BaseException:
             give_back()
             raise
@@ -196,7 +196,7 @@ class Gateway:
         self._here[session] = lambda: None
         return session
 
-    def _wal(self, head: Head, debts: Debts, peer: str) -> Session:
+    def _wal(self, head: Head, budget: SendBudget, peer: str) -> Session:
         assert self.source is not None and self._door is not None
         in_stream = is_told_in_stream(head)
         if in_stream:
@@ -208,7 +208,7 @@ class Gateway:
                 return Farewell(error)
             raise
         check_upgrade(head)
-        return Wal(self.source, grants, debts, peer, head.first(b"content-type") == BINARY)
+        return Wal(self.source, grants, budget, peer, head.first(b"content-type") == BINARY)
 
     def answered(self, head: Head | None, peer: str, status: int, seconds: float, request_id: bytes) -> None:
         """Count a request, and tell of it: a worker that hands a connection over does not."""

@@ -82,7 +82,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         for connections that never end by themselves."""
         allow_many_files()
         process.map_large_memory()
-        self.keeper = Keeper(self.wsgi.limits, self.wsgi.debts)
+        self.keeper = Keeper(self.wsgi.limits, self.wsgi.budget)
         self.servers = [self._server(sock) for sock in self.sockets]
         gevent.spawn(self.keeper.run)
         if self.opened():

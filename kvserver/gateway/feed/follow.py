@@ -28,7 +28,7 @@ from kvserver.gateway.feed.filters import Filter
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import Fold, Page
 from kvserver.gateway.transport.frames import Ending
-from kvserver.gateway.transport.send_budget import Debt, Debts
+from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import Activity
 
@@ -93,10 +93,10 @@ class Follow:
     """
 
     def __init__(
-        self, history: History, filter: Filter, encoding: Encoding, query: FeedQuery, debt: Debt | None = None
+        self, history: History, filter: Filter, encoding: Encoding, query: FeedQuery, charge: BudgetCharge | None = None
     ) -> None:
-        """`query.since` is where it goes on, if it can; what is kept for it is its `debt`."""
-        self._debt = debt or Debt(Debts())
+        """`query.since` is where it goes on, if it can; what is kept for it is its `charge`."""
+        self._charge = charge or BudgetCharge(SendBudget())
         self.filter, self.gaps = filter, 0
         self._history, self._encoding = history, encoding
         self._snapshot, self._conflate = query.snapshot, query.conflate
@@ -146,8 +146,8 @@ class Follow:
                 if message is not None or not self._queue:
                     return message
         message = self._queue.popleft()
-        if self._debt.size:
-            self._debt.owe(max(0, self._debt.size - len(message.body)) if self._queue else 0)
+        if self._charge.size:
+            self._charge.set_bytes(max(0, self._charge.size - len(message.body)) if self._queue else 0)
         self._given = message.cursor
         return message
 
@@ -155,7 +155,7 @@ class Follow:
         """Let go of what is kept for the client, which gets nothing more."""
         self._queue.clear()
         self._page = self._fold = self._survivors = None
-        self._debt.owe(0)
+        self._charge.set_bytes(0)
 
     def bookmark(self) -> Message:
         """Tells where the client is."""
@@ -251,12 +251,12 @@ class Follow:
             left = self._survivors
             if left is None or left.end <= self._revision:
                 left = self._survivors = Survivors(self._among(until), until, self.filter.shows)
-                self._debt.owe(left.size)
+                self._charge.set_bytes(left.size)
             message = self._events(left.end, None if left.all else self._survives)
             if message is not None:
                 return message
         self._survivors = None
-        self._debt.owe(0)
+        self._charge.set_bytes(0)
         return None
 
     def _survives(self, event: Event) -> bool:
@@ -362,13 +362,13 @@ class Follow:
         assert self._last is not None
         if self._history.shown() < self._revision:  # another gateway was further
             return False
-        if self._debt.debts.are_high:
+        if self._charge.budget.is_high:
             return False
         try:
             self._page = self._history.page(self.filter.selection, self._last, self.filter.values)
         except Unavailable:
             return False
-        self._debt.owe(_COPIES * sum(_AROUND + len(item.key) + len(item.value) for item in self._page.items))
+        self._charge.set_bytes(_COPIES * sum(_AROUND + len(item.key) + len(item.value) for item in self._page.items))
         return True
 
     def _covers(self, event: Event) -> bool:
@@ -386,7 +386,7 @@ class Follow:
             self._line, _ = self._history.lines(1 << 62)
             self._queue.append(self._message({"type": "snapshot_end", "cursor": self._at()}))
         self._given = before
-        self._debt.owe(sum(len(message.body) for message in self._queue))
+        self._charge.set_bytes(sum(len(message.body) for message in self._queue))
 
     def _show_items(self, fold: Fold) -> None:
         room, key, is_first = Room(), b"", not self._last

@@ -26,7 +26,7 @@ from gevent.event import Event  # type: ignore[import-untyped]
 from kvserver.gateway.feed.envelopes import MOST_BYTES
 from kvserver.gateway.history.order import Merger, Puts, Waiting, activity_frames, chunks_from_log, merge, pieces
 from kvserver.gateway.history.shared import Member, SharedHistory
-from kvserver.gateway.transport.send_budget import Debts
+from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.transport.websocket import Piece, breathe
 from kvserver.gateway.wal.tail import TAIL_BYTES, Behind, Chunk, Cursor, Frame, Held, Position, Tail
 from kvserver.gateway.wal.views import Marks, View
@@ -65,12 +65,12 @@ class Follower:
     """One client of the feed."""
 
     def __init__(
-        self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None], debts: Debts
+        self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None], budget: SendBudget
     ) -> None:
-        self._debts = debts
+        self._budget = budget
         self.view, self.tail, self.cursor, self.wake = view, tail, cursor, wake
         self.overtaken: Trimmed | None = None
-        self.waits = False  # for others to take what they owe
+        self.waits = False  # for others to take what they set_bytes
         self._source = source
 
     def next(self) -> Piece | None:
@@ -79,7 +79,7 @@ class Follower:
         Raises `Trimmed` if the log does not reach back to where it is, `LogError`.
         """
         cursor, source = self.cursor, self._source
-        self.waits = self._debts.are_full and not cursor.begun
+        self.waits = self._budget.is_full and not cursor.begun
         if self.waits:
             return None
         before = cursor.delivered
@@ -146,10 +146,10 @@ class Source:
 
     # Clients
 
-    def join(self, view: View, wake: Callable[[], None], debts: Debts) -> Follower:
+    def join(self, view: View, wake: Callable[[], None], budget: SendBudget) -> Follower:
         """A client that gets what `view` shows above the history's present end; encoders must be few, each one object.
 
-        `wake` is called when it has something to take. `debts`: of which what it has not taken is part.
+        `wake` is called when it has something to take. `budget`: of which what it has not taken is part.
         """
         self._catch_up()
         self._row.listening += 1  # before the end is read: what is done from now on is reported
@@ -158,7 +158,7 @@ class Source:
             self._tails[view] = Tail(self._shown)
             self._share()
         tail = self._tails[view]
-        follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake, debts)
+        follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake, budget)
         self._followers.add(follower)
         self._count()
         return follower

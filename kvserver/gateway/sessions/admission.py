@@ -15,7 +15,7 @@ from kvserver.gateway.sessions.access import Door, is_told_in_stream, ticket_of
 from kvserver.gateway.sessions.clients import OnPoll, OnStream, OnWebSocket, Refusal
 from kvserver.gateway.transport.handler import Session, Streaming
 from kvserver.gateway.transport.head import Head, answered, check_upgrade, refused, streaming
-from kvserver.gateway.transport.send_budget import Debts
+from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.http import handshake
 from kvserver.http.handshake import EVENT_STREAM
 from kvserver.http.origins import Origins
@@ -69,45 +69,45 @@ class Admission:
     def __init__(self, source: Source, door: Door, origins: Origins) -> None:
         self._source, self._door, self._origins = source, door, origins
 
-    def admit(self, head: Head, debts: Debts) -> Session | Streaming:
-        """A session, what whose client has not taken is part of `debts`. Raises `KVError`, which then is the answer."""
+    def admit(self, head: Head, budget: SendBudget) -> Session | Streaming:
+        """A session, charged to `budget`. Raises `KVError`, which then is the answer."""
         if head.method != "GET":
             raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
         if handshake.is_upgrade(head.headers):
-            return self._websocket(head, debts)
+            return self._websocket(head, budget)
         query, word = _query(head)
         if handshake.is_event_stream(head.headers):
-            return self._events(head, debts, query, word)
+            return self._events(head, budget, query, word)
         if ticket_of(head) is not None and self._door.tokens.required:
             raise BadTicket("tickets are for WebSocket and SSE")
         grants = self._door.enter(head, "sse")
         if LINES in head.first(b"accept").lower():
-            return OnStream(self._source, debts, query, grants, streaming(head, self._origins, LINES), sse=False)
+            return OnStream(self._source, budget, query, grants, streaming(head, self._origins, LINES), sse=False)
         brief, origins = head.brief(), self._origins
         return OnPoll(
             self._source,
-            debts,
+            budget,
             query,
             grants,
             lambda body: answered(brief, origins, JSON_TYPE, body),
             lambda error: refused(error, brief, origins, secrets.token_hex(8).encode()),
         )
 
-    def _websocket(self, head: Head, debts: Debts) -> Session:
+    def _websocket(self, head: Head, budget: SendBudget) -> Session:
         check_upgrade(head)
         protocol = _protocol(head)
         try:
             query, _ = _query(head)
-            return OnWebSocket(self._source, debts, query, self._door.enter(head, "websocket"), protocol)
+            return OnWebSocket(self._source, budget, query, self._door.enter(head, "websocket"), protocol)
         except (Unauthorized, Forbidden, BadCursor) as error:
             if is_told_in_stream(head):
                 return Refusal(error, protocol)
             raise
 
-    def _events(self, head: Head, debts: Debts, query: FeedQuery, word: bytes) -> Streaming:
+    def _events(self, head: Head, budget: SendBudget, query: FeedQuery, word: bytes) -> Streaming:
         grants, new_word = self._door.enter_again(head, word)
         return OnStream(
-            self._source, debts, query, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word
+            self._source, budget, query, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word
         )
 
 

@@ -21,7 +21,7 @@ from kvserver.gateway.feed.follow import Answer, Follow, poll
 from kvserver.gateway.history.source import Source
 from kvserver.gateway.sessions.access import Telling, close_code
 from kvserver.gateway.transport.frames import Ending, frame
-from kvserver.gateway.transport.send_budget import Debt, Debts
+from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.stream import Stream
 from kvserver.gateway.transport.websocket import Piece, WebSocket
 from kvserver.http.handshake import RETRY
@@ -54,10 +54,10 @@ class Client:
     """
 
     def __init__(
-        self, source: Source, debts: Debts, query: FeedQuery, grants: Grants, encoding: Encoding, carry: Carry
+        self, source: Source, budget: SendBudget, query: FeedQuery, grants: Grants, encoding: Encoding, carry: Carry
     ) -> None:
-        """`debts`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
-        self.grants, self._debts = grants, debts
+        """`budget`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
+        self.grants, self._budget = grants, budget
         self._source, self._query, self._carry = source, query, carry
         self._wake: Callable[[], None] = lambda: None
         self._due = self._revoked = self._waits = False
@@ -66,7 +66,7 @@ class Client:
         self.listens = query.activity
         source.enter(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = Follow(source.history, shown, encoding, query, Debt(debts))
+            self.follow = Follow(source.history, shown, encoding, query, BudgetCharge(budget))
         except BaseException:
             source.exit(self)
             raise
@@ -101,7 +101,7 @@ class Client:
         self._wake()
 
     def tick(self) -> None:
-        """Look whether it has heard nothing for long, or waits for a page, or for others to take what they owe."""
+        """Look whether it has heard nothing for long, or waits for a page, or for others to take what they hold."""
         self._due = time.monotonic() - self._spoke_at > SILENCE_S
         if self._due or self._waits or self.follow.in_snapshot:
             self._wake()
@@ -110,7 +110,7 @@ class Client:
         """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
         parts: list[bytes] = []
         size = 0
-        self._waits = self._debts.are_full
+        self._waits = self._budget.is_full
         while size < TURN_BYTES and not self._waits:
             if self.follow.has_everything and not self._due:
                 break
@@ -146,11 +146,11 @@ class OnWebSocket(Client):
 
     PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
 
-    def __init__(self, source: Source, debts: Debts, query: FeedQuery, grants: Grants, protocol: str) -> None:
+    def __init__(self, source: Source, budget: SendBudget, query: FeedQuery, grants: Grants, protocol: str) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
         encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
-        super().__init__(source, debts, query, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
+        super().__init__(source, budget, query, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -226,7 +226,7 @@ class OnStream(Client):
     def __init__(
         self,
         source: Source,
-        debts: Debts,
+        budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
         head: bytes,
@@ -236,7 +236,7 @@ class OnStream(Client):
         self._stream: Stream | None = None
         self.head = head + (RETRY if sse else b"")
         carry = encodings.sse if new_word is None else _worded(new_word)
-        super().__init__(source, debts, query, grants, JSON, carry if sse else encodings.ndjson)
+        super().__init__(source, budget, query, grants, JSON, carry if sse else encodings.ndjson)
 
     def end(self) -> None:
         """It is gone."""
@@ -282,7 +282,7 @@ class OnPoll(Client):
     def __init__(
         self,
         source: Source,
-        debts: Debts,
+        budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
         answer: Callable[[bytes], bytes],
@@ -291,7 +291,7 @@ class OnPoll(Client):
         self._answer, self._refuse = answer, refuse
         self._stream: Stream | None = None
         self._at_once = query.since is None and not query.snapshot
-        super().__init__(source, debts, query, grants, JSON, encodings.ndjson)
+        super().__init__(source, budget, query, grants, JSON, encodings.ndjson)
         wait_s = max(query.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
         self._until = time.monotonic() + wait_s
         self._due_revision = source.history.watermark()
@@ -322,7 +322,7 @@ class OnPoll(Client):
         assert self._stream is not None
         if self._is_behind() and not self._at_once:
             return None
-        if self._debts.are_high and not (self._at_once or self.follow.has_everything):
+        if self._budget.is_high and not (self._at_once or self.follow.has_everything):
             return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
         gaps = self.follow.gaps
         found = Answer(self.follow.cursor, False, []) if self._at_once else self._collect()
@@ -338,12 +338,12 @@ class OnPoll(Client):
         page of a snapshot is counted when it is read, and waits for room itself.)"""
         if self.follow.in_snapshot:
             return poll(self.follow)
-        coming = Debt(self._debts)
-        coming.owe(self._source.largest_answer)
+        coming = BudgetCharge(self._budget)
+        coming.set_bytes(self._source.largest_answer)
         try:
             return poll(self.follow)
         finally:
-            coming.owe(0)
+            coming.set_bytes(0)
 
     def _last(self, answer: bytes) -> bytes:
         assert self._stream is not None

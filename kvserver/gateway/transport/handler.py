@@ -23,7 +23,7 @@ from geventwebsocket.handler import WebSocketHandler  # type: ignore[import-unty
 from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore[import-untyped]
 
 from kvserver.gateway.transport.head import Head, accepted, parse_head, preflight, refused, without_ticket
-from kvserver.gateway.transport.send_budget import Debt, Debts
+from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.stream import Stream
 from kvserver.gateway.transport.websocket import Keeper, Limits, WebSocket, breathe
 from kvserver.http import head_rules
@@ -78,7 +78,7 @@ class Application(Protocol):
 
     limits: Limits
     pages: Pages
-    debts: Debts
+    budget: SendBudget
 
     def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A session for the request, before it is answered. Raises `KVError`, which then is the answer."""
@@ -115,7 +115,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self._session: Session | None = None
         self.environ: dict[str, Any] = {}
         self.peer = _peer(address)
-        self._debt = Debt(server.keeper.debts.of(self.peer))  # its head
+        self._charge = BudgetCharge(server.keeper.budget.of_address(self.peer))  # its head
 
     def handle(self) -> None:
         """Serve the connection to its end. Never raises for what a client does."""
@@ -126,7 +126,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         except OSError:
             pass  # the client went away
         finally:
-            self._debt.owe(0)
+            self._charge.set_bytes(0)
             self._hang_up()
 
     def _serve(self) -> None:
@@ -143,7 +143,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             return
         try:
             self._head = self._head.brief()
-            self._debt.owe(self._head.size)
+            self._charge.set_bytes(self._head.size)
             request_line = raw[: raw.index(b"\r\n") + 2]
             del raw
             if isinstance(session, Streaming):
@@ -186,7 +186,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
 
     def _stream(self, session: Streaming) -> None:
         """Let the answer go on until either side ends it."""
-        stream = Stream(self.socket, self.peer, self._limits, self._debt.debts)
+        stream = Stream(self.socket, self.peer, self._limits, self._charge.budget)
         session.carry(stream)
         self.server.keeper.add(stream)
         self._count(200)
@@ -210,8 +210,8 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
                     if not data:
                         return b""
                     self._received += data
-                    self._debt.owe(len(self._received))
-                    if self._debt.debts.are_full:
+                    self._charge.set_bytes(len(self._received))
+                    if self._charge.budget.is_full:
                         raise Overloaded("too much waits for clients to take it")
                     breathe()
                 head = bytes(self._received[:end])
@@ -271,7 +271,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         """Answer 101: everything was checked before."""
         assert self._head is not None and self._session is not None
         headers = accepted(self._head, self.server.application.pages.origins, self._session.protocol)
-        self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits, self._debt.debts)
+        self.websocket = WebSocket(self.socket, self.peer, bytes(self._received), self._limits, self._charge.budget)
         self.environ.update({"wsgi.websocket_version": "13", "wsgi.websocket": self.websocket})
         self.environ[SESSION_KEY] = self._session
         self._count(101)

@@ -11,7 +11,7 @@ from gevent import socket as gsocket
 from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.gateway.transport.frames import Ending
-from kvserver.gateway.transport.send_budget import Debts
+from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.transport.websocket import Limits, Outlet, breathe
 
 _RECEIVE_BYTES: Final = 16 << 10
@@ -27,12 +27,12 @@ class Stream:
         farewell: what to write before an end that the server makes; it is given the reason.
     """
 
-    def __init__(self, connection: gsocket.socket, peer: str, limits: Limits, debts: Debts | None = None) -> None:
+    def __init__(self, connection: gsocket.socket, peer: str, limits: Limits, budget: SendBudget | None = None) -> None:
         self.peer, self.written = peer, 0
         self.source: Callable[[], bytes | None] = lambda: None
         self.farewell: Callable[[Ending], bytes] = lambda why: b""
         self._socket, self._limits = connection, limits
-        self._outlet = Outlet(connection, limits, debts or Debts())
+        self._outlet = Outlet(connection, limits, budget or SendBudget())
         self._wake = Event()
         self._ending = self._gone = False
         self._why: Ending | None = None
@@ -118,14 +118,14 @@ class Stream:
             self.abort()
 
     @property
-    def debts(self) -> Debts:
-        """The budget that its client's debt is part of."""
-        return self._outlet.debt.debts
+    def budget(self) -> SendBudget:
+        """The budget that its client's charge is part of."""
+        return self._outlet.charge.budget
 
     @property
-    def slow_debt(self) -> int:
+    def slow_bytes(self) -> int:
         """Bytes that its client owes, if that takes next to nothing of them; else 0."""
-        return self._outlet.debt.size if self._outlet.is_slow else 0
+        return self._outlet.charge.size if self._outlet.is_slow else 0
 
     def ping(self) -> None:
         """There are no pings in HTTP."""

@@ -27,7 +27,7 @@ from geventwebsocket.websocket import WebSocket as _WebSocket  # type: ignore[im
 from websockets.frames import Opcode
 
 from kvserver.gateway.transport.frames import Ending, Framing, Pong, frame
-from kvserver.gateway.transport.send_budget import Debt, Debts
+from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.http.send_queue import unsent
 
 PING_PAYLOAD: Final = b"\x01\x02\x03"
@@ -137,13 +137,13 @@ class Outlet:
 
     Attributes:
         heard_at: when the client last gave a sign of life, by the monotonic clock.
-        debt: what the client has not taken.
+        charge: what the client has not taken.
         is_slow: it takes next to nothing of what is being written, as `is_lost` saw it.
     """
 
-    def __init__(self, connection: gsocket.socket, limits: Limits, debts: Debts) -> None:
+    def __init__(self, connection: gsocket.socket, limits: Limits, budget: SendBudget) -> None:
         self.heard_at = time.monotonic()
-        self.debt, self.is_slow, self._lags = Debt(debts), False, False
+        self.charge, self.is_slow, self._lags = BudgetCharge(budget), False, False
         self._written = 0
         self._seen: tuple[float, int] | None = None  # when something was being written, and what had been taken then
         self._socket, self._limits = connection, limits
@@ -178,7 +178,7 @@ class Outlet:
                 self._written += sent
                 self._stalled_at = time.monotonic()
                 if self._unsent:
-                    self._note_debt()
+                    self._charge_unsent()
                 breathe()
         finally:
             self.drop()
@@ -186,22 +186,22 @@ class Outlet:
     def drop(self) -> None:
         """Let go of what was not written."""
         self._unsent, self._whole, self._is_part, self._stalled_at = None, b"", False, None
-        if self.debt.size:
-            self.debt.owe(0)
+        if self.charge.size:
+            self.charge.set_bytes(0)
 
     def _send_some(self) -> int:
         with contextlib.suppress(BlockingIOError):
             return int(self._socket.send(self._unsent, 0, 0.0))
-        self._note_debt()
+        self._charge_unsent()
         return int(self._socket.send(self._unsent))
 
-    def _note_debt(self) -> None:
+    def _charge_unsent(self) -> None:
         """The client does not take all at once."""
         if self._is_part:  # what waits for it must not pin what it is a part of
             self._unsent, self._is_part = memoryview(bytes(self._unsent or b"")), False
-            self.debt.owe(len(self._unsent))
-        elif not self.debt.size:
-            self.debt.owe_shared(self._whole)
+            self.charge.set_bytes(len(self._unsent))
+        elif not self.charge.size:
+            self.charge.set_shared(self._whole)
 
     def shut(self) -> None:
         """End the connection at once."""
@@ -251,7 +251,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     """
 
     def __init__(
-        self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits, debts: Debts | None = None
+        self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits, budget: SendBudget | None = None
     ) -> None:
         # Not calling the base class: it would set up the frame layer that this class replaces.
         self.environ, self.stream, self.handler = None, None, None
@@ -269,8 +269,8 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self._within = False  # a frame of the source's is not whole yet
         self._wake, self._room = Event(), Event()
         self._unanswered = 0
-        self._outlet = Outlet(connection, limits, debts or Debts())
-        self._waiting = Debt(self._outlet.debt.debts)  # in the outbox
+        self._outlet = Outlet(connection, limits, budget or SendBudget())
+        self._waiting = BudgetCharge(self._outlet.charge.budget)  # in the outbox
         self._timer: gevent.Greenlet | None = None
         self._writer = gevent.spawn(self._write)
 
@@ -380,7 +380,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.source = self.on_answer = self.farewell = None
         self._framing.release()
         self._outbox.clear()
-        self._waiting.owe(0)
+        self._waiting.set_bytes(0)
         self._outlet.drop()
         if self._timer is not None:
             self._timer.kill(block=False)
@@ -396,7 +396,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         if data:
             self._outbox.append(data)
             self._outbox_bytes += len(data)
-            self._waiting.owe(self._outbox_bytes)
+            self._waiting.set_bytes(self._outbox_bytes)
         self._wake.set()
 
     def _wait_for_room(self) -> bool:
@@ -443,7 +443,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self._outlet.send_all()
         if self._outbox_bytes:
             self._outbox_bytes = sum(map(len, self._outbox))
-            self._waiting.owe(self._outbox_bytes)
+            self._waiting.set_bytes(self._outbox_bytes)
             self._room.set()
 
     # Looked at from outside
@@ -459,25 +459,25 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self.abort()
 
     @property
-    def debts(self) -> Debts:
-        """The budget that its client's debt is part of."""
-        return self._outlet.debt.debts
+    def budget(self) -> SendBudget:
+        """The budget that its client's charge is part of."""
+        return self._outlet.charge.budget
 
     @property
-    def slow_debt(self) -> int:
+    def slow_bytes(self) -> int:
         """Bytes that its client owes, if that takes next to nothing of them; else 0."""
-        return self._outlet.debt.size if self._outlet.is_slow else 0
+        return self._outlet.charge.size if self._outlet.is_slow else 0
 
 
 class Kept(Protocol):
     """A connection, as its keeper sees it. Nothing of this blocks."""
 
     @property
-    def debts(self) -> Debts:
-        """The budget that its client's debt is part of."""
+    def budget(self) -> SendBudget:
+        """The budget that its client's charge is part of."""
 
     @property
-    def slow_debt(self) -> int:
+    def slow_bytes(self) -> int:
         """Bytes that its client owes, if that takes next to nothing of them; else 0."""
 
     def check(self, now: float) -> None:
@@ -497,11 +497,11 @@ class Keeper:
     """Looks after all connections of a process.
 
     Attributes:
-        debts: what their clients owe.
+        budget: what their clients set_bytes.
     """
 
-    def __init__(self, limits: Limits, debts: Debts | None = None) -> None:
-        self.debts = debts or Debts()
+    def __init__(self, limits: Limits, budget: SendBudget | None = None) -> None:
+        self.budget = budget or SendBudget()
         self._limits = limits
         self._open: set[Kept] = set()
 
@@ -539,20 +539,20 @@ class Keeper:
     def make_room(self) -> None:
         """Where much is owed, by one address or by all, end connections of those who take next to nothing."""
         given_back = 0
-        for part in self.debts.high_parts():
-            given_back += self._make_room(part, [kept for kept in self._open if kept.debts is part], 0)
-        if self.debts.are_high_without(given_back):
-            self._make_room(self.debts, list(self._open), given_back)
+        for part in self.budget.high_parts():
+            given_back += self._make_room(part, [kept for kept in self._open if kept.budget is part], 0)
+        if self.budget.is_high_without(given_back):
+            self._make_room(self.budget, list(self._open), given_back)
 
-    def _make_room(self, debts: Debts, connections: list[Kept], given_back: int) -> int:
-        """End slow ones of `connections`, the largest debts first, until enough of `debts` is left; returns the bytes
+    def _make_room(self, budget: SendBudget, connections: list[Kept], given_back: int) -> int:
+        """End slow ones of `connections`, the largest budget first, until enough of `budget` is left; returns the bytes
         that they give back when their greenlets run, with `given_back`."""
-        for websocket in sorted(connections, key=lambda kept: kept.slow_debt, reverse=True):
-            debt = websocket.slow_debt
-            if not debt or not debts.are_high_without(given_back):
+        for websocket in sorted(connections, key=lambda kept: kept.slow_bytes, reverse=True):
+            charge = websocket.slow_bytes
+            if not charge or not budget.is_high_without(given_back):
                 break
             websocket.abort()
-            given_back += debt
+            given_back += charge
         return given_back
 
     def close_all(self, code: int, reason: str, why: Ending, within_s: float) -> None:

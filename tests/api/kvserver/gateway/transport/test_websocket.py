@@ -18,7 +18,7 @@ from gevent import socket as gsocket
 
 from kvserver.gateway.transport import websocket as module
 from kvserver.gateway.transport.frames import Ending
-from kvserver.gateway.transport.send_budget import Debt, Debts
+from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.websocket import Keeper, Limits, Piece, WebSocket
 from kvserver.http.send_queue import unsent
 
@@ -40,7 +40,7 @@ class Clock:
 class Pair:
     """A connection and its client."""
 
-    def __init__(self, limits: Limits = LIMITS, debts: Debts | None = None) -> None:
+    def __init__(self, limits: Limits = LIMITS, budget: SendBudget | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.socket()
             self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
@@ -48,7 +48,7 @@ class Pair:
             self.client.connect(listener.getsockname())
             accepted, _ = listener.accept()
         self.server = gsocket.socket(fileno=accepted.detach())
-        self.websocket = WebSocket(self.server, "peer", b"", limits, debts)
+        self.websocket = WebSocket(self.server, "peer", b"", limits, budget)
         self.given = 0
 
     def write(self, count: int, size: int = 1 << 20) -> None:
@@ -286,32 +286,32 @@ def test_half_a_frame_that_has_no_rest_ends_the_connection(clock: Clock, pair: P
 
 def test_what_is_given_to_many_is_owed_once() -> None:
     """As long as any of them has not taken it; a part that is left of something larger is each one's own."""
-    debts = Debts()
-    pairs = [Pair(debts=debts) for _ in range(3)]
+    budget = SendBudget()
+    pairs = [Pair(budget=budget) for _ in range(3)]
     try:
         shared = bytes(4 << 20)
         for pair in pairs:
             pieces = [Piece(shared)]
             pair.websocket.source = partial(_pop, pieces)
             pair.websocket.wake()
-        until(lambda: all(pair.queued for pair in pairs) and debts.bytes)
+        until(lambda: all(pair.queued for pair in pairs) and budget.bytes)
         settle()
-        assert debts.bytes == len(shared)
+        assert budget.bytes == len(shared)
         pairs[0].websocket.abort()
         assert pairs[1].take(len(shared)) == len(shared)
         settle()
-        assert debts.bytes == len(shared)
+        assert budget.bytes == len(shared)
         pairs[2].websocket.abort()
-        until(lambda: not debts.bytes)
+        until(lambda: not budget.bytes)
         pieces = [Piece(memoryview(shared)[1:])]
         pairs[1].websocket.source = partial(_pop, pieces)
         pairs[1].websocket.wake()
-        until(lambda: debts.bytes)
-        assert 0 < debts.bytes < len(shared)
+        until(lambda: budget.bytes)
+        assert 0 < budget.bytes < len(shared)
     finally:
         for pair in pairs:
             pair.close()
-    assert debts.bytes == 0
+    assert budget.bytes == 0
 
 
 def _pop(pieces: list[Piece]) -> Piece | None:
@@ -319,15 +319,15 @@ def _pop(pieces: list[Piece]) -> Piece | None:
 
 
 def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
-    """The largest debt first, and no more of them than it takes. Who takes enough stays, however much it owes."""
-    debts = Debts(12 << 20)
-    keeper = Keeper(LIMITS, debts)
-    good, small, large = [Pair(debts=debts) for _ in range(3)]
+    """The largest charge first, and no more of them than it takes. Who takes enough stays, however much it owes."""
+    budget = SendBudget(12 << 20)
+    keeper = Keeper(LIMITS, budget)
+    good, small, large = [Pair(budget=budget) for _ in range(3)]
     try:
         for pair, mib in ((good, 4), (small, 1), (large, 3)):
             keeper.add(pair.websocket)
             pair.write(1, mib << 20)
-        assert debts.bytes == 8 << 20
+        assert budget.bytes == 8 << 20
 
         def look() -> None:
             for pair in (good, small, large):
@@ -341,14 +341,14 @@ def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
             good.take(4 * STEP)
             look()
         assert not any(pair.websocket.closed for pair in (good, small, large))  # as long as there is room
-        more = Debt(debts)
-        more.owe(1 << 20)
+        more = BudgetCharge(budget)
+        more.set_bytes(1 << 20)
         look()
         assert [pair.websocket.closed for pair in (good, small, large)] == [False, False, True]
-        until(lambda: debts.bytes == 6 << 20)
+        until(lambda: budget.bytes == 6 << 20)
         look()
         assert not small.websocket.closed
-        more.owe(6 << 20)
+        more.set_bytes(6 << 20)
         look()
         assert [pair.websocket.closed for pair in (good, small)] == [False, True]
     finally:
@@ -358,10 +358,10 @@ def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
 
 def test_an_address_that_owes_much_loses_its_own_slow_clients(clock: Clock) -> None:
     """While there is room in all, nobody else's go."""
-    debts = Debts(16 << 20)
-    keeper = Keeper(LIMITS, debts)
-    mine, others = debts.of("10.0.0.1:1"), debts.of("10.0.0.2:1")
-    pairs = [Pair(debts=mine), Pair(debts=mine), Pair(debts=others)]
+    budget = SendBudget(16 << 20)
+    keeper = Keeper(LIMITS, budget)
+    mine, others = budget.of_address("10.0.0.1:1"), budget.of_address("10.0.0.2:1")
+    pairs = [Pair(budget=mine), Pair(budget=mine), Pair(budget=others)]
     try:
         for pair, mib in zip(pairs, (5, 1, 5), strict=True):
             keeper.add(pair.websocket)
@@ -373,7 +373,7 @@ def test_an_address_that_owes_much_loses_its_own_slow_clients(clock: Clock) -> N
             keeper.make_room()
             settle()
         assert [pair.websocket.closed for pair in pairs] == [True, False, False]
-        assert not debts.are_high_without(0)
+        assert not budget.is_high_without(0)
     finally:
         for pair in pairs:
             pair.close()
