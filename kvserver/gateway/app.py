@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kvserver.access.grants import Grants
-from kvserver.gateway.history.source import Follower, Source
-from kvserver.gateway.sessions.access import Door, close_code, is_told_in_stream
-from kvserver.gateway.sessions.admission import Admission, Places
-from kvserver.gateway.sessions.clients import Client, Parting
+from kvserver.gateway.history.source import LogFollower, WalReader
+from kvserver.gateway.sessions.access import FeedAccess, close_code, is_page
+from kvserver.gateway.sessions.admission import Admission, ConnectionQuota
+from kvserver.gateway.sessions.clients import Client, EndedStream
 from kvserver.gateway.transport.handler import Session, Streaming, run_session
 from kvserver.gateway.transport.head import Head, check_upgrade, streaming
 from kvserver.gateway.transport.send_budget import SendBudget
-from kvserver.gateway.transport.websocket import Limits, Piece, WebSocket
+from kvserver.gateway.transport.websocket import ConnectionLimits, Piece, WebSocket
 from kvserver.gateway.wal import formats
 from kvserver.gateway.wal.views import View
 from kvserver.http import handshake, routes
@@ -44,14 +44,14 @@ class Wal:
 
     protocol = ""
 
-    def __init__(self, source: Source, grants: Grants, budget: SendBudget, peer: str, binary: bool) -> None:
+    def __init__(self, source: LogFollower, grants: Grants, budget: SendBudget, peer: str, binary: bool) -> None:
         """From now on: the position is the history's end at this moment. `budget`: its address's."""
         self.grants = grants
         self._source, self._peer = source, peer
         self._websocket: WebSocket | None = None
         self._revoked = False
         self._encode = formats.binary_frame if binary else formats.text_frame
-        self._follower: Follower = source.join(View.of(self._encode, grants), self._wake, budget)
+        self._follower: WalReader = source.join(View.of(self._encode, grants), self._wake, budget)
 
     def run(self, websocket: WebSocket) -> None:
         """Until the client is gone. What it sends is read and dropped."""
@@ -102,7 +102,7 @@ class Wal:
         self._source.report("heartbeat", self._peer.encode())
 
 
-class Farewell:
+class WalRefusal:
     """A client that is accepted only to be told why it may not come in, since it cannot see a refusal."""
 
     protocol = ""
@@ -134,26 +134,26 @@ class Gateway:
     """
 
     def __init__(self) -> None:
-        self.limits = Limits(intake_bytes_s=INTAKE_BYTES_S)
+        self.limits = ConnectionLimits(intake_bytes_s=INTAKE_BYTES_S)
         self.budget = SendBudget()
         self.pages = Pages(Origins("*"), Hosts())
-        self.source: Source | None = None
-        self._door: Door | None = None
+        self.source: LogFollower | None = None
+        self._access: FeedAccess | None = None
         self._admission: Admission | None = None
-        self._places = Places(0, 0)
+        self._places = ConnectionQuota(0, 0)
         self._counts: Counts | None = None
         self._access_log: AccessLog | None = None
         self._here: dict[Session | Streaming, Callable[[], None]] = {}
 
-    def open(self, source: Source, door: Door, settings: ServerSettings, counts: Counts) -> None:
-        """Serve clients that come through `door` from `source`, as many and from which pages `settings` say; their
+    def open(self, source: LogFollower, access: FeedAccess, settings: ServerSettings, counts: Counts) -> None:
+        """Serve clients that come through `access` from `source`, as many and from which pages `settings` say; their
         requests are counted in `counts`."""
-        self.source, self._door, self._counts = source, door, counts
-        hosts = Hosts.of(settings.allowed_hosts, settings.host, door.tokens.required)
+        self.source, self._access, self._counts = source, access, counts
+        hosts = Hosts.of(settings.allowed_hosts, settings.host, access.tokens.required)
         self.pages = Pages(Origins(settings.origins), hosts)
         self._access_log = AccessLog() if settings.access_log else None
-        self._admission = Admission(source, door, self.pages.origins)
-        self._places = Places(settings.feed_clients, settings.feed_clients_per_address)
+        self._admission = Admission(source, access, self.pages.origins)
+        self._places = ConnectionQuota(settings.feed_clients, settings.feed_clients_per_address)
 
     def close(self) -> None:
         """Admit nobody any more."""
@@ -161,17 +161,17 @@ class Gateway:
 
     def refresh(self) -> None:
         """Follow changes of the tokens: connections whose grants are gone are closed. Call it a few times a second."""
-        if self._door is not None and self._door.tokens.refresh():
+        if self._access is not None and self._access.tokens.refresh():
             for session in list(self._here):
                 if isinstance(session, Wal | Client):
-                    session.review(self._door.tokens.current(session.grants))
+                    session.review(self._access.tokens.current(session.grants))
 
     def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A feed for a well-formed request. Raises `KVError`."""
         path = head.path.decode()
         if path not in (routes.WAL, routes.FEED):
             raise NoSuchResource
-        if self.source is None or self._door is None or self._admission is None:
+        if self.source is None or self._access is None or self._admission is None:
             if path == routes.FEED and handshake.is_event_stream(head.headers):
                 return self._part(head)
             raise NoFeed("the gateway is stopping")
@@ -192,20 +192,20 @@ class Gateway:
         return session
 
     def _part(self, head: Head) -> Streaming:
-        session = Parting(streaming(head, self.pages.origins, handshake.EVENT_STREAM))
+        session = EndedStream(streaming(head, self.pages.origins, handshake.EVENT_STREAM))
         self._here[session] = lambda: None
         return session
 
     def _wal(self, head: Head, budget: SendBudget, peer: str) -> Session:
-        assert self.source is not None and self._door is not None
-        in_stream = is_told_in_stream(head)
+        assert self.source is not None and self._access is not None
+        in_stream = is_page(head)
         if in_stream:
             check_upgrade(head)
         try:
-            grants = self._door.enter(head, "websocket")
+            grants = self._access.enter(head, "websocket")
         except (Unauthorized, Forbidden) as error:
             if in_stream:
-                return Farewell(error)
+                return WalRefusal(error)
             raise
         check_upgrade(head)
         return Wal(self.source, grants, budget, peer, head.first(b"content-type") == BINARY)

@@ -30,12 +30,12 @@ from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens, TokensError
-from kvserver.gateway.history.source import Source
-from kvserver.gateway.sessions.access import Door
+from kvserver.gateway.history.source import LogFollower
+from kvserver.gateway.sessions.access import FeedAccess
 from kvserver.gateway.transport.frames import Ending
-from kvserver.gateway.transport.handler import Handler, Server
-from kvserver.gateway.transport.handover import Reception
-from kvserver.gateway.transport.websocket import Keeper
+from kvserver.gateway.transport.handler import GatewayHandler, GatewayServer
+from kvserver.gateway.transport.handover import HandoverListener
+from kvserver.gateway.transport.websocket import ConnectionMonitor
 from kvserver.http.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.host import logs, process
@@ -69,8 +69,8 @@ def post_fork(server: Any, worker: Any) -> None:
 class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
     """Hosts an application's connections, and closes them with 1012 when it is told to stop."""
 
-    server_class = Server
-    wsgi_handler = Handler
+    server_class = GatewayServer
+    wsgi_handler = GatewayHandler
 
     def init_process(self) -> None:
         """Called by gunicorn after the fork; calls `run`."""
@@ -82,9 +82,9 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         for connections that never end by themselves."""
         allow_many_files()
         process.map_large_memory()
-        self.keeper = Keeper(self.wsgi.limits, self.wsgi.budget)
+        self.monitor = ConnectionMonitor(self.wsgi.limits, self.wsgi.budget)
         self.servers = [self._server(sock) for sock in self.sockets]
-        gevent.spawn(self.keeper.run)
+        gevent.spawn(self.monitor.run)
         if self.opened():
             for server in self.servers:
                 server.start()
@@ -98,7 +98,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         self._close_all()
         self.closed()
 
-    def _server(self, sock: Any) -> Server:
+    def _server(self, sock: Any) -> GatewayServer:
         sock.setblocking(1)
         environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SERVER_SOFTWARE": "kvserver"}
         pool = Pool(self.worker_connections)
@@ -109,7 +109,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
             log=self.log,
             handler_class=self.wsgi_handler,
             environ=environ,
-            keeper=self.keeper,
+            monitor=self.monitor,
         )
 
     def _close_all(self) -> None:
@@ -117,11 +117,11 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         begun_at = time.monotonic()
         for handler in [handler for server in self.servers for handler in server.shaking_hands]:
             handler.give_up()
-        self.keeper.close_all(1012, "the server is stopping", self.ending(), CLOSE_WITHIN_S)
+        self.monitor.close_all(1012, "the server is stopping", self.ending(), CLOSE_WITHIN_S)
         give_up_at = begun_at + patience_s(time.monotonic() - begun_at)
         for server in self.servers:
             server.pool.join(timeout=max(0.0, give_up_at - time.monotonic()))
-        self.keeper.abort_all()
+        self.monitor.abort_all()
         for server in self.servers:  # to their ends, for which they need what `closed` releases
             server.pool.kill(timeout=END_S)
             self.notify()
@@ -175,11 +175,11 @@ class GatewayWorker(SocketWorker):
             return False
         board, self._tokens = found
         index, self.row = board.gateways.claim()
-        self.source = Source(board, self._run_dir, self.row, index)
+        self.source = LogFollower(board, self._run_dir, self.row, index)
         self._counts = Counts()
-        self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
+        self.wsgi.open(self.source, FeedAccess(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
         server = self.servers[0]
-        self.reception = Reception(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
+        self.reception = HandoverListener(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
         self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._often)]
         self.greenlets[0].link_exception(self._failed)
         gc.freeze()  # what lives as long as this process need not be looked at again
@@ -234,7 +234,7 @@ class GatewayWorker(SocketWorker):
             self.stop()
             return
         self.source.each_second()
-        self.reception.look_after_file()
+        self.reception.restore_file()
 
     def closing(self) -> None:
         """Take no more connections."""

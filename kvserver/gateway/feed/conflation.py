@@ -13,7 +13,7 @@ MOST_KEYS: Final = 10_000
 """Keys among which the latest is looked for at a time: what a client that is far behind holds is a number for each."""
 
 
-class Survivors:
+class LatestEvents:
     """Of the events up to `end` that pass a filter: of each key the latest put or delete, and the latest touch after
     it.
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from kvserver.api.times import rfc3339
-from kvserver.gateway.feed.events import Event, Item, Message
+from kvserver.gateway.feed.events import Event, Message, SnapshotItem
 
 
 class Encoding(Protocol):
@@ -27,7 +27,7 @@ class Encoding(Protocol):
     def event(self, event: Event, values: bool) -> bytes:
         """One event."""
 
-    def item(self, item: Item, values: bool) -> bytes:
+    def item(self, item: SnapshotItem, values: bool) -> bytes:
         """One item of a snapshot."""
 
     def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
@@ -62,7 +62,7 @@ _json = msgspec.json.encode
 _msgpack = msgspec.msgpack.encode
 
 
-class _Json:
+class _JsonEncoding:
     """JSON: a value is text if it is UTF-8, else base64, and then its size is told."""
 
     index = 0
@@ -88,7 +88,7 @@ class _Json:
             _value(event.value, len(event.value), values),
         )
 
-    def item(self, item: Item, values: bool) -> bytes:
+    def item(self, item: SnapshotItem, values: bool) -> bytes:
         return b'{"key":%b,"revision":%d,"modified":"%b","expires":%b,"content_type":%b,%b}' % (
             _json(item.key.decode()),
             item.revision,
@@ -116,7 +116,7 @@ def _value(value: bytes, size: int, wanted: bool) -> bytes:
     return b'"size":%d,"value_base64":"%b"' % (size, base64.b64encode(value))
 
 
-class _MessagePack:
+class _MessagePackEncoding:
     """MessagePack: the same fields, but that a value is always `bin`."""
 
     index = 1
@@ -138,7 +138,7 @@ class _MessagePack:
             fields |= {"value": event.value} if values else {"size": len(event.value)}
         return _msgpack(fields)
 
-    def item(self, item: Item, values: bool) -> bytes:
+    def item(self, item: SnapshotItem, values: bool) -> bytes:
         fields: dict[str, Any] = {
             "key": item.key.decode(),
             "revision": item.revision,
@@ -163,8 +163,8 @@ class _MessagePack:
         return _msgpack(fields)
 
 
-JSON: Final[Encoding] = _Json()
-MESSAGE_PACK: Final[Encoding] = _MessagePack()
+JSON: Final[Encoding] = _JsonEncoding()
+MESSAGE_PACK: Final[Encoding] = _MessagePackEncoding()
 
 
 def sse(message: Message, suffix: bytes = b"") -> bytes:

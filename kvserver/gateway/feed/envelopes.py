@@ -15,7 +15,7 @@ MOST_BYTES: Final = 1 << 20
 _AROUND: Final = 1024  # bytes of an envelope beside its parts, at most: in a cursor there may be a key
 
 
-class Room:
+class EnvelopeBuilder:
     """The parts of an envelope, as many as fit; but what belongs together stays so, and one such unit always fits.
 
     Attributes:

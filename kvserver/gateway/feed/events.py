@@ -88,7 +88,7 @@ class Event:
                 self.op, self.key = "mark", prefix
 
 
-class Item(NamedTuple):
+class SnapshotItem(NamedTuple):
     """What a key holds, as a snapshot shows it. `size` is that of the value, also where it was left out."""
 
     key: bytes
@@ -169,7 +169,7 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
     return Block(begin, end, lsn, events)
 
 
-class Line:
+class ActivityLine:
     """A line of activity that stands behind revision `place`: what was read, listed or deleted without effect."""
 
     __slots__ = ("activity", "place")

@@ -19,14 +19,14 @@ from typing import Any, Final, NamedTuple, Protocol
 from kvserver.api.feed_query import FeedQuery
 from kvserver.api.times import rfc3339
 from kvserver.gateway.feed import cursors
-from kvserver.gateway.feed.conflation import Survivors
+from kvserver.gateway.feed.conflation import LatestEvents
 from kvserver.gateway.feed.cursors import Cursor, Reason
 from kvserver.gateway.feed.encodings import Encoding, encoded
-from kvserver.gateway.feed.envelopes import MOST_BYTES, MOST_EVENTS, Room, activity_fields
-from kvserver.gateway.feed.events import Block, Event, Line, Message
+from kvserver.gateway.feed.envelopes import MOST_BYTES, MOST_EVENTS, EnvelopeBuilder, activity_fields
+from kvserver.gateway.feed.events import ActivityLine, Block, Event, Message
 from kvserver.gateway.feed.filters import Filter
 from kvserver.gateway.feed.selection import Selection
-from kvserver.gateway.feed.snapshots import Fold, Page
+from kvserver.gateway.feed.snapshots import FoldedPage, Page
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from shards.wire.errors import Unavailable
@@ -46,7 +46,7 @@ class Overtaken(Exception):
     """The history is not kept any more where a client wants to go on."""
 
 
-class History(Protocol):
+class FeedHistory(Protocol):
     """What a gateway knows of the history, and of the store.
 
     Attributes:
@@ -80,11 +80,11 @@ class History(Protocol):
     def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         """What the maps have of the keys of `selection` above `after`. Raises `Unavailable`."""
 
-    def lines(self, number: int) -> tuple[int, Line | None]:
+    def lines(self, number: int) -> tuple[int, ActivityLine | None]:
         """The first line of activity that is kept from `number` on, and the number after it; None: there is none."""
 
 
-class Follow:
+class FeedState:
     """One client.
 
     Attributes:
@@ -93,7 +93,12 @@ class Follow:
     """
 
     def __init__(
-        self, history: History, filter: Filter, encoding: Encoding, query: FeedQuery, charge: BudgetCharge | None = None
+        self,
+        history: FeedHistory,
+        filter: Filter,
+        encoding: Encoding,
+        query: FeedQuery,
+        charge: BudgetCharge | None = None,
     ) -> None:
         """`query.since` is where it goes on, if it can; what is kept for it is its `charge`."""
         self._charge = charge or BudgetCharge(SendBudget())
@@ -105,8 +110,8 @@ class Follow:
         self._given = b""  # the cursor behind the last message taken from the queue
         self._last: bytes | None = None
         self._page: Page | None = None
-        self._fold: Fold | None = None
-        self._survivors: Survivors | None = None
+        self._fold: FoldedPage | None = None
+        self._survivors: LatestEvents | None = None
         self._line, _ = history.lines(1 << 62)
         self._revision = 0
         if query.since is not None:
@@ -236,7 +241,7 @@ class Follow:
             return self._conflated(until)
         return self._events(until)
 
-    def _next_line(self) -> Line | None:
+    def _next_line(self) -> ActivityLine | None:
         while True:
             following, line = self._history.lines(self._line)
             if line is None:
@@ -250,7 +255,7 @@ class Follow:
         while self._revision < until:
             left = self._survivors
             if left is None or left.end <= self._revision:
-                left = self._survivors = Survivors(self._among(until), until, self.filter.shows)
+                left = self._survivors = LatestEvents(self._among(until), until, self.filter.shows)
                 self._charge.set_bytes(left.size)
             message = self._events(left.end, None if left.all else self._survives)
             if message is not None:
@@ -282,7 +287,7 @@ class Follow:
 
     def _envelope(self, block: Block, until: int, shows: Shows) -> tuple[Message | None, int]:
         """The first envelope of `block` behind the client's place, and how far it reaches."""
-        room = Room()
+        builder = EnvelopeBuilder()
         reached = min(block.end, until)
         values = self.filter.values
         for event in self.filter.selection.among(block, self._revision):
@@ -291,20 +296,20 @@ class Follow:
             if not shows(event):
                 continue
             if event.op == "mark":
-                if not room.parts:
+                if not builder.parts:
                     cursor = self._at(event.revision)
                     kind: Any = "delete_prefix" if event.key else "delete_all"
                     return self._activity(cursor, Activity(0, kind, event.key, event.time_ms)), event.revision
                 reached = event.revision - 1
                 break
-            if not room.add(encoded(self._encoding, event, values), event.unit):
-                reached = room.unit
+            if not builder.add(encoded(self._encoding, event, values), event.unit):
+                reached = builder.unit
                 break
-        if not room.parts:
+        if not builder.parts:
             return None, reached
         cursor = self._at(reached)
-        body = self._encoding.envelope("events", cursor, "events", room.parts)
-        return Message(cursor, body, len(room.parts)), reached
+        body = self._encoding.envelope("events", cursor, "events", builder.parts)
+        return Message(cursor, body, len(builder.parts)), reached
 
     def _activity(self, cursor: bytes, line: Activity) -> Message:
         return self._message({"type": "activity", "cursor": cursor} | activity_fields(line))
@@ -346,7 +351,7 @@ class Follow:
         shown = self._history.shown()
         if shown < self._page.applied:
             return False
-        fold = Fold(self._page, shown)
+        fold = FoldedPage(self._page, shown)
         fold.add(self._among(shown), self.filter.selection, self._last or b"")
         self._page, self._fold = None, fold
         return True
@@ -375,7 +380,7 @@ class Follow:
         """Whether the client has the event's key."""
         return event.key <= (self._last or b"") and event.op != "mark" and self.filter.shows(event)
 
-    def _end_page(self, fold: Fold) -> None:
+    def _end_page(self, fold: FoldedPage) -> None:
         """The client's copy is as of where the page is: show that."""
         before = self._at()
         self._fold = None
@@ -388,18 +393,18 @@ class Follow:
         self._given = before
         self._charge.set_bytes(sum(len(message.body) for message in self._queue))
 
-    def _show_items(self, fold: Fold) -> None:
-        room, key, is_first = Room(), b"", not self._last
+    def _show_items(self, fold: FoldedPage) -> None:
+        builder, key, is_first = EnvelopeBuilder(), b"", not self._last
         for item in fold.items():
             data = self._encoding.item(item, self.filter.values)
-            if not room.add(data, item.revision):
-                self._post_items(room.parts, key, is_first)
-                room, is_first = Room(), False
-                room.add(data, item.revision)
+            if not builder.add(data, item.revision):
+                self._post_items(builder.parts, key, is_first)
+                builder, is_first = EnvelopeBuilder(), False
+                builder.add(data, item.revision)
             key = item.key
         last = fold.last
-        if room.parts or (is_first and last is not None):  # who goes on behind it knows that the snapshot has begun
-            self._post_items(room.parts, key if last is None else last, is_first)
+        if builder.parts or (is_first and last is not None):  # who goes on behind it knows that the snapshot has begun
+            self._post_items(builder.parts, key if last is None else last, is_first)
 
     def _post_items(self, parts: list[bytes], last: bytes, is_first: bool) -> None:
         cursor = self._at(last=last)
@@ -407,7 +412,7 @@ class Follow:
         self._queue.append(Message(cursor, body, len(parts)))
 
 
-class Answer(NamedTuple):
+class PollAnswer(NamedTuple):
     """What a poll gets."""
 
     cursor: bytes
@@ -415,7 +420,7 @@ class Answer(NamedTuple):
     messages: list[Message]
 
 
-def poll(follow: Follow) -> Answer:
+def collect_answer(follow: FeedState) -> PollAnswer:
     """As many messages as one answer may hold."""
     messages: list[Message] = []
     count = size = 0
@@ -423,9 +428,9 @@ def poll(follow: Follow) -> Answer:
         cursor = follow.cursor
         message = follow.next()
         if message is None:
-            return Answer(follow.cursor, follow.in_snapshot, messages)
+            return PollAnswer(follow.cursor, follow.in_snapshot, messages)
         count += message.events or 1
         size += len(message.body) + 1
         if messages and (count > MOST_EVENTS or size > MOST_BYTES):
-            return Answer(cursor, True, messages)
+            return PollAnswer(cursor, True, messages)
         messages.append(message)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kvserver.gateway.feed.events import Block, Event
 
 
-class Range(NamedTuple):
+class KeyRange(NamedTuple):
     """Neighbours in byte order: the keys that begin with `start`, or `start` alone if `is_key`."""
 
     start: bytes
@@ -44,10 +44,10 @@ class Selection(NamedTuple):
         """Whether every key that begins with `prefix` is in it."""
         return prefix.startswith(self.prefixes)
 
-    def ranges(self) -> list[Range]:
+    def ranges(self) -> list[KeyRange]:
         """What it is made of, in byte order; no two overlap."""
-        keys = [Range(key, True) for key in self.keys]
-        return sorted([*keys, *(Range(prefix, False) for prefix in self.prefixes)])
+        keys = [KeyRange(key, True) for key in self.keys]
+        return sorted([*keys, *(KeyRange(prefix, False) for prefix in self.prefixes)])
 
     def among(self, block: Block, revision: int) -> Iterator[Event]:
         """The events of `block` above `revision` that may be of its keys, in order. Others may be among them, but a

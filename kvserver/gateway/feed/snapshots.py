@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from kvserver.gateway.feed.events import Event, Item
+from kvserver.gateway.feed.events import Event, SnapshotItem
 from kvserver.gateway.feed.selection import Selection
 
 PAGE_ITEMS: Final = 1000
@@ -28,28 +28,28 @@ class Page(NamedTuple):
         applied: the last revision that any of the maps had applied.
     """
 
-    items: list[Item]
+    items: list[SnapshotItem]
     last: bytes | None
     applied: int
 
 
-class Part(NamedTuple):
+class MapPart(NamedTuple):
     """What one map has of a page. `more`: it may have further keys of the prefix, above the last of these."""
 
-    items: list[Item]
+    items: list[SnapshotItem]
     more: bool
     applied: int
 
 
-Read = Callable[[bytes, bytes], Sequence[Part]]
+Read = Callable[[bytes, bytes], Sequence[MapPart]]
 """What all maps have of keys that start with a prefix and stand above a key."""
-ReadKey = Callable[[bytes], Part]
+ReadKey = Callable[[bytes], MapPart]
 """What the maps have of one key."""
 
 
 def read_page(read: Read, read_key: ReadKey, selection: Selection, after: bytes) -> Page:
     """The next page of the keys of `selection` above `after`."""
-    items: list[Item] = []
+    items: list[SnapshotItem] = []
     applied = size = 0
     ranges = selection.ranges()
     for start, is_key in ranges:
@@ -68,7 +68,7 @@ def read_page(read: Read, read_key: ReadKey, selection: Selection, after: bytes)
     return Page(items, None, applied)
 
 
-class Fold:
+class FoldedPage:
     """The keys of a page, and those that come to be in its range.
 
     Attributes:
@@ -92,7 +92,7 @@ class Fold:
     def _fold(self, event: Event) -> None:
         """What the map had already changes nothing in the end: what came after it is folded, too."""
         if event.op == "put":
-            self._items[event.key] = Item(
+            self._items[event.key] = SnapshotItem(
                 event.key,
                 event.revision,
                 event.time_ms,
@@ -108,6 +108,6 @@ class Fold:
         elif event.op != "mark":
             self._items.pop(event.key, None)
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[SnapshotItem]:
         """The page as it is now."""
         return [self._items[key] for key in sorted(self._items)]

@@ -11,7 +11,7 @@ EVERY: Final = 256 << 10
 """Bytes of the log between two places: what has to be read for one revision."""
 
 
-class Index:
+class LogIndex:
     """Places at which records begin, in order: each is behind all revisions up to its own."""
 
     def __init__(self) -> None:

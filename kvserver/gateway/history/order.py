@@ -2,7 +2,7 @@
 
 - `Merger` puts records into that order. They come by PUB from each shard, some of them never, and from the log, which
   has all. A position in the history is all it keeps beside records that came too early.
-- `Waiting` holds activity until the feed is at its place; `Puts` knows what of it has come too late.
+- `PendingActivity` holds activity until the feed is at its place; `LatestPuts` knows what of it has come too late.
 - `pieces` makes frames of records, for each view.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from kvserver.gateway.wal.formats import activity_line, change_line
-from kvserver.gateway.wal.tail import Chunk, Frame, Position, chunks
+from kvserver.gateway.wal.tail import Chunk, PlacedFrame, Position, chunks
 from kvserver.gateway.wal.views import Encode, Marks, View
 from shards.log.records import DATA, HEADER, Record
 from shards.wire.protocol import Activity, PrefixMarked, PutEvent, changes, decode_events
@@ -104,17 +104,17 @@ class Merger:
         self._early_bytes -= HEADER + len(record.payload)
 
 
-def merge(changes: list[Frame], activity: list[Frame]) -> list[Frame]:
+def merge(changes: list[PlacedFrame], activity: list[PlacedFrame]) -> list[PlacedFrame]:
     """Changes and activity in one order; both are in order."""
     return sorted(changes + activity, key=lambda frame: frame.place) if activity else changes
 
 
-def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> list[Frame]:
+def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> list[PlacedFrame]:
     """Activity, encoded. `shown`: the last revision shown already; a line that comes late stands behind that."""
-    return [Frame(2 * max(line.end, shown) + 1, encode(activity_line(line))) for line in lines]
+    return [PlacedFrame(2 * max(line.end, shown) + 1, encode(activity_line(line))) for line in lines]
 
 
-class Puts:
+class LatestPuts:
     """Which keys were put last, and when: a line that says of a key that there is none must not come behind its put."""
 
     def __init__(self, revision: int, most: int = 16_384) -> None:
@@ -146,16 +146,16 @@ def pieces(
     records: Iterable[Record],
     views: Sequence[View],
     marks: Marks,
-    puts: Puts | None = None,
+    puts: LatestPuts | None = None,
     piece_bytes: int = PIECE_BYTES,
-) -> Iterator[tuple[Position, dict[View, list[Frame]]]]:
+) -> Iterator[tuple[Position, dict[View, list[PlacedFrame]]]]:
     """The changes of `records`, each decoded once and encoded once for each format: where a piece ends, and the frames
     that each view shows of it.
 
     A piece ends when it has `piece_bytes`, and with the last record. `puts` is told of the puts, `marks` of the prefix
     deletes. Raises `ProtocolError`.
     """
-    frames: dict[View, list[Frame]] = {view: [] for view in views}
+    frames: dict[View, list[PlacedFrame]] = {view: [] for view in views}
     size, end = 0, None
     for record in records:
         if record.kind != DATA:
@@ -171,7 +171,7 @@ def pieces(
                 shown = view.line_of(change, line, marks)
                 if shown is not None:
                     data = made.get(view.encode) or made.setdefault(view.encode, view.encode(shown))
-                    encoded.append(Frame(2 * revision, data))
+                    encoded.append(PlacedFrame(2 * revision, data))
             size += len(line or b"")
             if size >= piece_bytes:
                 yield Position(record.lsn, revision), frames
@@ -188,7 +188,7 @@ def chunks_from_log(
 
     Raises `ProtocolError`.
     """
-    frames: list[Frame] = []
+    frames: list[PlacedFrame] = []
     for _, encoded in pieces(found, [view], marks):
         frames += encoded[view]
     # The supervisor's records before the one whose middle a client has reached know of less than the client has.
@@ -196,7 +196,7 @@ def chunks_from_log(
     return list(chunks(position, Position(following_lsn, last), frames))
 
 
-class Waiting:
+class PendingActivity:
     """Activity that the feed has not reached."""
 
     def __init__(self) -> None:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from kvserver.gateway.feed.cursors import is_place
-from kvserver.gateway.feed.events import OCTETS, Block, Item, Line, block_of
+from kvserver.gateway.feed.events import OCTETS, ActivityLine, Block, SnapshotItem, block_of
 from kvserver.gateway.feed.follow import Overtaken
 from kvserver.gateway.feed.selection import Selection
-from kvserver.gateway.feed.snapshots import PAGE_BYTES, PAGE_ITEMS, Page, Part, read_page
-from kvserver.gateway.history.index import Index
+from kvserver.gateway.feed.snapshots import PAGE_BYTES, PAGE_ITEMS, MapPart, Page, read_page
+from kvserver.gateway.history.index import LogIndex
 from kvserver.gateway.history.order import MOST_WAITING
 from kvserver.gateway.transport.websocket import breathe
 from kvserver.gateway.wal.tail import Position
@@ -41,7 +41,7 @@ MOST_ANSWERS: Final = 4096
 back, and most from the same place."""
 
 
-class Member(Protocol):
+class HistoryObserver(Protocol):
     """A client, as far as its history knows it.
 
     Attributes:
@@ -63,14 +63,14 @@ class SharedHistory:
     def __init__(self, board: Board, reader: LogReader, counts: Counter[str], position: Position) -> None:
         """`position`: up to where the gateway has come."""
         self.epoch = board.facts.epoch
-        self.members: set[Member] = set()
+        self.observers: set[HistoryObserver] = set()
         self._board, self._reader, self._counts = board, reader, counts
         self._position = position
         self._recent = _Recent()
         self._reread: OrderedDict[int, Block] = OrderedDict()
-        self._index = Index()
+        self._index = LogIndex()
         self._index.note(position)
-        self._lines: deque[Line] = deque(maxlen=MOST_WAITING)
+        self._lines: deque[ActivityLine] = deque(maxlen=MOST_WAITING)
         self._next_line = 0
         self._gave_out: dict[int, bool] = {}
         self._maps = [MapReader(board, shard) for shard in range(board.facts.shards)]
@@ -86,10 +86,10 @@ class SharedHistory:
     def show(self, records: list[Record], activity: list[tuple[Activity, int]]) -> None:
         """Show records that go on from where this is, and activity, each behind its revision. May switch."""
         for line, place in activity:
-            self._lines.append(Line(line, place))
+            self._lines.append(ActivityLine(line, place))
             self._next_line += 1
         begin = 0
-        while self.members and begin < len(records):
+        while self.observers and begin < len(records):
             end, size = begin, 0
             while end < len(records) and (end == begin or size < BLOCK_BYTES):
                 size += records[end].end - records[end].lsn
@@ -119,12 +119,12 @@ class SharedHistory:
 
     def each_second(self) -> None:
         """Let clients look after themselves."""
-        for member in list(self.members):
-            member.tick()
+        for observer in list(self.observers):
+            observer.tick()
 
     def _wake_all(self) -> None:
-        for member in self.members:
-            member.wake()
+        for observer in self.observers:
+            observer.wake()
 
     # What clients ask
 
@@ -148,7 +148,7 @@ class SharedHistory:
         """Unix time by the store's clock."""
         return self._board.now_ms()
 
-    def lines(self, number: int) -> tuple[int, Line | None]:
+    def lines(self, number: int) -> tuple[int, ActivityLine | None]:
         """The first line of activity that is kept from `number` on, and the number after it; None: there is none."""
         first = self._next_line - len(self._lines)
         number = max(number, first)
@@ -255,15 +255,15 @@ class SharedHistory:
     def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         """What the maps have of the keys of `selection` above `after`. Raises `Unavailable`."""
 
-        def read(prefix: bytes, after: bytes) -> Sequence[Part]:
+        def read(prefix: bytes, after: bytes) -> Sequence[MapPart]:
             return [self._part(reader, prefix, after, values) for reader in self._maps]
 
-        def read_key(key: bytes) -> Part:
+        def read_key(key: bytes) -> MapPart:
             return self._part_of_key(self._maps[shard_of(key, len(self._maps))], key, values)
 
         return read_page(read, read_key, selection, after)
 
-    def _part(self, reader: MapReader, prefix: bytes, after: bytes, values: bool) -> Part:
+    def _part(self, reader: MapReader, prefix: bytes, after: bytes, values: bool) -> MapPart:
         most, most_bytes = max(PAGE_ITEMS // len(self._maps), 16), max(PAGE_BYTES // len(self._maps), 16 << 10)
         above = after if after.startswith(prefix) and after else None
         # Expired keys too: what tells their end is an event, and one that keeps them may have come before it.
@@ -273,16 +273,16 @@ class SharedHistory:
         )
         items = [_item(key, item) for key, item in found]
         full = len(items) >= most or sum(len(item.value) for item in items) >= most_bytes
-        return Part(items, full, applied)
+        return MapPart(items, full, applied)
 
-    def _part_of_key(self, reader: MapReader, key: bytes, values: bool) -> Part:
+    def _part_of_key(self, reader: MapReader, key: bytes, values: bool) -> MapPart:
         (_, applied), item = reader.get_at(key, self._board.now(), values=values, expired=True)
-        return Part([] if item is None else [_item(key, item)], False, applied)
+        return MapPart([] if item is None else [_item(key, item)], False, applied)
 
 
-def _item(key: bytes, item: MapItem) -> Item:
+def _item(key: bytes, item: MapItem) -> SnapshotItem:
     content_type = item.content_type or OCTETS
-    return Item(key, item.revision, item.modified_ms, item.expires_ms, content_type, item.value, item.size)
+    return SnapshotItem(key, item.revision, item.modified_ms, item.expires_ms, content_type, item.value, item.size)
 
 
 class _Recent:

@@ -24,11 +24,19 @@ import zmq
 from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.gateway.feed.envelopes import MOST_BYTES
-from kvserver.gateway.history.order import Merger, Puts, Waiting, activity_frames, chunks_from_log, merge, pieces
-from kvserver.gateway.history.shared import Member, SharedHistory
+from kvserver.gateway.history.order import (
+    LatestPuts,
+    Merger,
+    PendingActivity,
+    activity_frames,
+    chunks_from_log,
+    merge,
+    pieces,
+)
+from kvserver.gateway.history.shared import HistoryObserver, SharedHistory
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.transport.websocket import Piece, breathe
-from kvserver.gateway.wal.tail import TAIL_BYTES, Behind, Chunk, Cursor, Frame, Held, Position, Tail
+from kvserver.gateway.wal.tail import TAIL_BYTES, Behind, Chunk, LargeFrameCache, PlacedFrame, Position, Tail, WalCursor
 from kvserver.gateway.wal.views import Marks, View
 from kvserver.store.activity import ActivityFeed
 from shards.files.kept_file import KeptFile
@@ -61,11 +69,17 @@ QUEUE: Final = 256
 _MOST_MESSAGES = 512  # of a socket in one turn
 
 
-class Follower:
+class WalReader:
     """One client of the feed."""
 
     def __init__(
-        self, source: Source, view: View, tail: Tail, cursor: Cursor, wake: Callable[[], None], budget: SendBudget
+        self,
+        source: LogFollower,
+        view: View,
+        tail: Tail,
+        cursor: WalCursor,
+        wake: Callable[[], None],
+        budget: SendBudget,
     ) -> None:
         self._budget = budget
         self.view, self.tail, self.cursor, self.wake = view, tail, cursor, wake
@@ -102,7 +116,7 @@ class Follower:
         return None if data is None else Piece(data, not cursor.begun)
 
 
-class Source:
+class LogFollower:
     """The feed of one gateway process.
 
     Attributes:
@@ -131,13 +145,13 @@ class Source:
         self._merger = Merger(Position(*board.watermark()))
         self._shown = self._merger.position
         self._moved_at = time.monotonic()  # when the position moved last, or was up to date
-        self._waiting = Waiting()
-        self._puts = Puts(self._shown.revision)
+        self._waiting = PendingActivity()
+        self._puts = LatestPuts(self._shown.revision)
         self._marks = Marks()
         self._tails: dict[View, Tail] = {}
-        self._followers: set[Follower] = set()
+        self._followers: set[WalReader] = set()
         self._reread: OrderedDict[tuple[View, int], list[Chunk]] = OrderedDict()
-        self.held = Held()
+        self.held = LargeFrameCache()
         loop = gevent.get_hub().loop
         self._watchers = [loop.io(socket.get(zmq.FD), 1) for socket in (self._published, self._activity)]
         self.counts: Counter[str] = Counter(dict.fromkeys(GatewayRow.FIGURES, 0))
@@ -146,7 +160,7 @@ class Source:
 
     # Clients
 
-    def join(self, view: View, wake: Callable[[], None], budget: SendBudget) -> Follower:
+    def join(self, view: View, wake: Callable[[], None], budget: SendBudget) -> WalReader:
         """A client that gets what `view` shows above the history's present end; encoders must be few, each one object.
 
         `wake` is called when it has something to take. `budget`: of which what it has not taken is part.
@@ -158,12 +172,12 @@ class Source:
             self._tails[view] = Tail(self._shown)
             self._share()
         tail = self._tails[view]
-        follower = Follower(self, view, tail, tail.join(Position(lsn, following - 1)), wake, budget)
+        follower = WalReader(self, view, tail, tail.join(Position(lsn, following - 1)), wake, budget)
         self._followers.add(follower)
         self._count()
         return follower
 
-    def leave(self, follower: Follower) -> None:
+    def leave(self, follower: WalReader) -> None:
         """The client is gone."""
         self._followers.discard(follower)
         self._count()
@@ -174,27 +188,27 @@ class Source:
             self._tails.pop(follower.view, None)
             self._share()
 
-    def enter(self, member: Member) -> None:
+    def enter(self, observer: HistoryObserver) -> None:
         """Show the history to a client of `/v1/feed` from now on."""
         self._catch_up()
-        self.history.members.add(member)
+        self.history.observers.add(observer)
         self._count()
 
-    def exit(self, member: Member) -> None:
+    def exit(self, observer: HistoryObserver) -> None:
         """That client is gone."""
-        self.history.members.discard(member)
+        self.history.observers.discard(observer)
         self._count()
 
     def _catch_up(self) -> None:
         """For the first who looks after nobody did: what could be seen before is behind the position."""
-        if not self._followers and not self.history.members:
+        if not self._followers and not self.history.observers:
             self._skip_to(Position(*self._board.watermark()))
 
     def _count(self) -> None:
-        members = self.history.members
-        self._row.clients = len(self._followers) + len(members)
-        self._row.listening = len(self._followers) + sum(member.listens for member in members)
-        self._subscribe(bool(self._followers or members))
+        observers = self.history.observers
+        self._row.clients = len(self._followers) + len(observers)
+        self._row.listening = len(self._followers) + sum(observer.listens for observer in observers)
+        self._subscribe(bool(self._followers or observers))
         self._arrived.set()  # from now on the pace is that of somebody who looks
 
     def _subscribe(self, wanted: bool) -> None:
@@ -216,7 +230,7 @@ class Source:
         self._others.add(kind, subject, end)
         self._arrived.set()
 
-    def reread(self, view: View, cursor: Cursor, until: Position) -> bytes | memoryview:
+    def reread(self, view: View, cursor: WalCursor, until: Position) -> bytes | memoryview:
         """What comes next, below `until`, for a client that the tail has left behind. Raises `Trimmed`, `LogError`.
 
         Clients that were left behind together share what is read.
@@ -251,7 +265,7 @@ class Source:
 
     def _rest(self, begun: float) -> None:
         """Keep pace with what clients cost: the first change after a silence comes at once, the next ones together."""
-        clients = len(self._followers) + len(self.history.members)
+        clients = len(self._followers) + len(self.history.observers)
         left = begun + min(PACE_S * clients, LONGEST_PACE_S) - time.monotonic()
         if left > 0.001:  # timers know no less
             gevent.sleep(left)
@@ -291,7 +305,7 @@ class Source:
                 self._waiting.add(decode_activity(message))
         self._others.refresh()
         self._others.flush()
-        if not self._followers and not self.history.members:
+        if not self._followers and not self.history.observers:
             self._skip_to(watermark)
             return False
         fresh = self._merger.continuing(watermark)
@@ -359,7 +373,7 @@ class Source:
             self._show_piece(Position(fresh[-1].end, fresh[-1].next_revision - 1), {})
         self.history.show(fresh, told)
 
-    def _show_piece(self, end: Position, frames: dict[View, list[Frame]]) -> list[tuple[Activity, int]]:
+    def _show_piece(self, end: Position, frames: dict[View, list[PlacedFrame]]) -> list[tuple[Activity, int]]:
         """Returns the activity, each with the revision behind which it was shown."""
         shown = self._shown.revision
         lines = [line for line in self._waiting.take(end.revision) if not self._puts.contradict(line, shown)]
@@ -386,7 +400,7 @@ class Source:
         try:
             # ZeroMQ's descriptor says only that something changed: what changed before must be looked for.
             if not any(int(socket.get(zmq.EVENTS)) & zmq.POLLIN for socket in (self._published, self._activity)):
-                self._arrived.wait(LOOK_S if self._followers or self.history.members else IDLE_S)
+                self._arrived.wait(LOOK_S if self._followers or self.history.observers else IDLE_S)
         finally:
             self._arrived.clear()
             for watcher in self._watchers:

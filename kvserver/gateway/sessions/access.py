@@ -16,7 +16,7 @@ from shards.wire.errors import BadCursor, BadRequest, Forbidden, Unauthorized
 _NO_FEED = "the token grants feed on no key"
 
 
-class Door:
+class FeedAccess:
     """One per gateway process."""
 
     def __init__(self, tokens: Tokens, tickets: Tickets) -> None:
@@ -39,7 +39,7 @@ class Door:
             raise Forbidden(_NO_FEED)
         return grants
 
-    def enter_again(self, head: Head, word: bytes) -> tuple[Grants, Callable[[], bytes] | None]:
+    def authorize_resume(self, head: Head, word: bytes) -> tuple[Grants, Callable[[], bytes] | None]:
         """The same for an SSE stream, whose client comes back with the ticket it came with first, and the last `word`
         of its stream; and what makes the words by which it may come back again, None if it came without a ticket."""
         ticket = ticket_of(head)
@@ -58,7 +58,7 @@ def ticket_of(head: Head) -> bytes | None:
     return None
 
 
-def is_told_in_stream(head: Head) -> bool:
+def is_page(head: Head) -> bool:
     """Whether the client is a page, which cannot see how a handshake failed: it is accepted, and then told.
 
     A page sends a ticket, or nothing but its Origin; who can send a header sees the status.
@@ -67,10 +67,10 @@ def is_told_in_stream(head: Head) -> bool:
     return by_page and not head.values(b"authorization")
 
 
-Telling = Unauthorized | Forbidden | BadCursor
+InStreamError = Unauthorized | Forbidden | BadCursor
 """What a page is told in the stream."""
 
 
-def close_code(error: Telling) -> int:
+def close_code(error: InStreamError) -> int:
     """The code with which such a connection is closed."""
     return 3000 if isinstance(error, Unauthorized) else 3003

@@ -10,9 +10,9 @@ from typing import Final
 from kvserver.api import feed_query
 from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import cursors
-from kvserver.gateway.history.source import Source
-from kvserver.gateway.sessions.access import Door, is_told_in_stream, ticket_of
-from kvserver.gateway.sessions.clients import OnPoll, OnStream, OnWebSocket, Refusal
+from kvserver.gateway.history.source import LogFollower
+from kvserver.gateway.sessions.access import FeedAccess, is_page, ticket_of
+from kvserver.gateway.sessions.clients import FeedRefusal, PollFeed, StreamFeed, WebSocketFeed
 from kvserver.gateway.transport.handler import Session, Streaming
 from kvserver.gateway.transport.head import Head, answered, check_upgrade, refused, streaming
 from kvserver.gateway.transport.send_budget import SendBudget
@@ -27,7 +27,7 @@ LINES: Final = b"application/x-ndjson"
 JSON_TYPE: Final = b"application/json"
 
 
-class Places:
+class ConnectionQuota:
     """How many clients there may be, in all and from one address.
 
     The last eighth is for addresses that have less than a sixteenth of all: so one alone keeps nobody out.
@@ -66,8 +66,8 @@ class Places:
 class Admission:
     """Lets clients of `/v1/feed` in."""
 
-    def __init__(self, source: Source, door: Door, origins: Origins) -> None:
-        self._source, self._door, self._origins = source, door, origins
+    def __init__(self, source: LogFollower, access: FeedAccess, origins: Origins) -> None:
+        self._source, self._access, self._origins = source, access, origins
 
     def admit(self, head: Head, budget: SendBudget) -> Session | Streaming:
         """A session, charged to `budget`. Raises `KVError`, which then is the answer."""
@@ -78,13 +78,13 @@ class Admission:
         query, word = _query(head)
         if handshake.is_event_stream(head.headers):
             return self._events(head, budget, query, word)
-        if ticket_of(head) is not None and self._door.tokens.required:
+        if ticket_of(head) is not None and self._access.tokens.required:
             raise BadTicket("tickets are for WebSocket and SSE")
-        grants = self._door.enter(head, "sse")
+        grants = self._access.enter(head, "sse")
         if LINES in head.first(b"accept").lower():
-            return OnStream(self._source, budget, query, grants, streaming(head, self._origins, LINES), sse=False)
+            return StreamFeed(self._source, budget, query, grants, streaming(head, self._origins, LINES), sse=False)
         brief, origins = head.brief(), self._origins
-        return OnPoll(
+        return PollFeed(
             self._source,
             budget,
             query,
@@ -98,15 +98,15 @@ class Admission:
         protocol = _protocol(head)
         try:
             query, _ = _query(head)
-            return OnWebSocket(self._source, budget, query, self._door.enter(head, "websocket"), protocol)
+            return WebSocketFeed(self._source, budget, query, self._access.enter(head, "websocket"), protocol)
         except (Unauthorized, Forbidden, BadCursor) as error:
-            if is_told_in_stream(head):
-                return Refusal(error, protocol)
+            if is_page(head):
+                return FeedRefusal(error, protocol)
             raise
 
     def _events(self, head: Head, budget: SendBudget, query: FeedQuery, word: bytes) -> Streaming:
-        grants, new_word = self._door.enter_again(head, word)
-        return OnStream(
+        grants, new_word = self._access.authorize_resume(head, word)
+        return StreamFeed(
             self._source, budget, query, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word
         )
 
@@ -134,7 +134,7 @@ def _protocol(head: Head) -> str:
         for name in value.split(b",")
         if name.strip()
     ]
-    known = next((name for name in offered if name in OnWebSocket.PROTOCOLS), "")
+    known = next((name for name in offered if name in WebSocketFeed.PROTOCOLS), "")
     if offered and not known:
-        raise BadRequest(f"Sec-WebSocket-Protocol: known are {', '.join(OnWebSocket.PROTOCOLS)}")
+        raise BadRequest(f"Sec-WebSocket-Protocol: known are {', '.join(WebSocketFeed.PROTOCOLS)}")
     return known

@@ -17,9 +17,9 @@ from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.feed.events import Carry, Message
 from kvserver.gateway.feed.filters import filter_of
-from kvserver.gateway.feed.follow import Answer, Follow, poll
-from kvserver.gateway.history.source import Source
-from kvserver.gateway.sessions.access import Telling, close_code
+from kvserver.gateway.feed.follow import FeedState, PollAnswer, collect_answer
+from kvserver.gateway.history.source import LogFollower
+from kvserver.gateway.sessions.access import InStreamError, close_code
 from kvserver.gateway.transport.frames import Ending, frame
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.stream import Stream
@@ -54,7 +54,13 @@ class Client:
     """
 
     def __init__(
-        self, source: Source, budget: SendBudget, query: FeedQuery, grants: Grants, encoding: Encoding, carry: Carry
+        self,
+        source: LogFollower,
+        budget: SendBudget,
+        query: FeedQuery,
+        grants: Grants,
+        encoding: Encoding,
+        carry: Carry,
     ) -> None:
         """`budget`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
         self.grants, self._budget = grants, budget
@@ -66,7 +72,7 @@ class Client:
         self.listens = query.activity
         source.enter(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = Follow(source.history, shown, encoding, query, BudgetCharge(budget))
+            self.follow = FeedState(source.history, shown, encoding, query, BudgetCharge(budget))
         except BaseException:
             source.exit(self)
             raise
@@ -141,12 +147,14 @@ class Client:
         return self._carry(self.follow.closing(reason))
 
 
-class OnWebSocket(Client):
+class WebSocketFeed(Client):
     """A session on a WebSocket; `protocol` is the subprotocol it chose, empty for none."""
 
     PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
 
-    def __init__(self, source: Source, budget: SendBudget, query: FeedQuery, grants: Grants, protocol: str) -> None:
+    def __init__(
+        self, source: LogFollower, budget: SendBudget, query: FeedQuery, grants: Grants, protocol: str
+    ) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
         encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
@@ -174,7 +182,7 @@ class OnWebSocket(Client):
     def revoke(self) -> None:
         """What it may see has changed."""
         if self._websocket is not None:
-            self._websocket.dismiss(REVOKED, "revoked", "revoked")
+            self._websocket.close_with_farewell(REVOKED, "revoked", "revoked")
 
     def _piece(self) -> Piece | None:
         assert self._websocket is not None
@@ -187,18 +195,18 @@ class OnWebSocket(Client):
         return None if data is None else Piece(data)
 
 
-class Refusal:
+class FeedRefusal:
     """Tells a browser on its WebSocket why there is no feed for it: it cannot see how a handshake fails."""
 
     protocol = ""
 
-    def __init__(self, error: Telling, protocol: str) -> None:
+    def __init__(self, error: InStreamError, protocol: str) -> None:
         self._error, self.protocol = error.with_traceback(None), protocol  # its frames lead back to here
 
     def run(self, websocket: WebSocket) -> None:
         """Say it, close, and wait until the client has gone."""
         error = self._error
-        encoding, opcode = OnWebSocket.PROTOCOLS[self.protocol or "kv.json"]
+        encoding, opcode = WebSocketFeed.PROTOCOLS[self.protocol or "kv.json"]
         body = encoding.message(
             {
                 "type": "error",
@@ -217,7 +225,7 @@ class Refusal:
         """Nothing to release."""
 
 
-class OnStream(Client):
+class StreamFeed(Client):
     """A session whose answer goes on: SSE, or lines of JSON.
 
     `new_word`: makes words that end the ids of an SSE stream which a ticket opened; None for any other.
@@ -225,7 +233,7 @@ class OnStream(Client):
 
     def __init__(
         self,
-        source: Source,
+        source: LogFollower,
         budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
@@ -255,10 +263,10 @@ class OnStream(Client):
     def revoke(self) -> None:
         """What it may see has changed."""
         if self._stream is not None:
-            self._stream.dismiss(REVOKED, "", "revoked")
+            self._stream.close_with_farewell(REVOKED, "", "revoked")
 
 
-class Parting:
+class EndedStream:
     """A stream of events that ends before it has begun, where the server stops: EventSource comes back after an end,
     but never after a refusal."""
 
@@ -273,7 +281,7 @@ class Parting:
         """Nothing to release."""
 
 
-class OnPoll(Client):
+class PollFeed(Client):
     """A session of one answer, which may wait for something to tell. `answer` makes it of its body, `refuse` of an
     error."""
 
@@ -281,7 +289,7 @@ class OnPoll(Client):
 
     def __init__(
         self,
-        source: Source,
+        source: LogFollower,
         budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
@@ -316,7 +324,7 @@ class OnPoll(Client):
     def revoke(self) -> None:
         """What it may see has changed: it gets what it could see until now."""
         if self._stream is not None:
-            self._stream.dismiss(REVOKED, "", "revoked")
+            self._stream.close_with_farewell(REVOKED, "", "revoked")
 
     def _whole(self) -> bytes | None:
         assert self._stream is not None
@@ -325,7 +333,7 @@ class OnPoll(Client):
         if self._budget.is_high and not (self._at_once or self.follow.has_everything):
             return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
         gaps = self.follow.gaps
-        found = Answer(self.follow.cursor, False, []) if self._at_once else self._collect()
+        found = PollAnswer(self.follow.cursor, False, []) if self._at_once else self._collect()
         self._source.counts["gaps"] += self.follow.gaps - gaps
         if not found.messages and not self._at_once and time.monotonic() < self._until:
             return None
@@ -333,15 +341,15 @@ class OnPoll(Client):
         self.follow.drop()
         return self._last(self._answer(encodings.poll_answer(*found)))
 
-    def _collect(self) -> Answer:
+    def _collect(self) -> PollAnswer:
         """What there is. May switch: so it owes the largest answer meanwhile, or many would find the budget unspent. (A
         page of a snapshot is counted when it is read, and waits for room itself.)"""
         if self.follow.in_snapshot:
-            return poll(self.follow)
+            return collect_answer(self.follow)
         coming = BudgetCharge(self._budget)
         coming.set_bytes(self._source.largest_answer)
         try:
-            return poll(self.follow)
+            return collect_answer(self.follow)
         finally:
             coming.set_bytes(0)
 

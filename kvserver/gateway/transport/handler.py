@@ -25,7 +25,7 @@ from gunicorn.workers.ggevent import PyWSGIHandler, PyWSGIServer  # type: ignore
 from kvserver.gateway.transport.head import Head, accepted, parse_head, preflight, refused, without_ticket
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.stream import Stream
-from kvserver.gateway.transport.websocket import Keeper, Limits, WebSocket, breathe
+from kvserver.gateway.transport.websocket import ConnectionLimits, ConnectionMonitor, WebSocket, breathe
 from kvserver.http import head_rules
 from kvserver.http.origins import Pages
 from shards.host.logs import Recurring
@@ -76,7 +76,7 @@ class Streaming(Protocol):
 class Application(Protocol):
     """What the handler serves."""
 
-    limits: Limits
+    limits: ConnectionLimits
     pages: Pages
     budget: SendBudget
 
@@ -101,21 +101,21 @@ def run_session(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     return []
 
 
-class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
+class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
     """One connection: a request head, then its WebSocket or a refusal; it is closed after either."""
 
     websocket: WebSocket | None  # no value before the upgrade: the base class looks whether it is there
 
-    def __init__(self, connection: gsocket.socket, address: Any, server: Server, received: bytes = b"") -> None:
+    def __init__(self, connection: gsocket.socket, address: Any, server: GatewayServer, received: bytes = b"") -> None:
         """`received`: what has been read from the connection already."""
         super().__init__(connection, address, server, rfile=io.BytesIO())
         self._received = bytearray(received)
-        self._limits: Limits = server.application.limits
+        self._limits: ConnectionLimits = server.application.limits
         self._head: Head | None = None
         self._session: Session | None = None
         self.environ: dict[str, Any] = {}
         self.peer = _peer(address)
-        self._charge = BudgetCharge(server.keeper.budget.of_address(self.peer))  # its head
+        self._charge = BudgetCharge(server.monitor.budget.of_address(self.peer))  # its head
 
     def handle(self) -> None:
         """Serve the connection to its end. Never raises for what a client does."""
@@ -188,7 +188,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         """Let the answer go on until either side ends it."""
         stream = Stream(self.socket, self.peer, self._limits, self._charge.budget)
         session.carry(stream)
-        self.server.keeper.add(stream)
+        self.server.monitor.add(stream)
         self._count(200)
         try:
             stream.run(session.head)
@@ -197,7 +197,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
                 _failed.tell(self.peer, error=True)
             stream.abort()
         finally:
-            self.server.keeper.remove(stream)
+            self.server.monitor.remove(stream)
         self._log_answer(200, stream.written)
 
     def _read_head(self) -> bytes:
@@ -281,7 +281,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         """Run the application on the connection, whatever happens close it properly."""
         websocket = self.websocket
         assert websocket is not None
-        self.server.keeper.add(websocket)
+        self.server.monitor.add(websocket)
         code = 1011
         try:
             for _ in self.application(self.environ, lambda *_: None):
@@ -293,7 +293,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             _failed.tell(self.peer, error=True)
         finally:
             websocket.finish(code)
-            self.server.keeper.remove(websocket)
+            self.server.monitor.remove(websocket)
             self.environ["wsgi.websocket"] = self.websocket = None
 
     def log_request(self) -> None:
@@ -303,17 +303,17 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         PyWSGIHandler.log_request(self)
 
 
-class Server(PyWSGIServer):  # type: ignore[misc]
+class GatewayServer(PyWSGIServer):  # type: ignore[misc]
     """The connections of one listener, and those that other processes hand over.
 
     Attributes:
         shaking_hands: those whose request has not arrived.
     """
 
-    def __init__(self, *args: Any, keeper: Keeper, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, monitor: ConnectionMonitor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.keeper = keeper
-        self.shaking_hands: set[Handler] = set()
+        self.monitor = monitor
+        self.shaking_hands: set[GatewayHandler] = set()
 
     def has_room(self) -> bool:
         """Whether one more connection would be served at once."""

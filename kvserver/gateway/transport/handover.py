@@ -37,7 +37,7 @@ Adopt = Callable[[gsocket.socket, tuple[str, int] | str, bytes], None]
 """Takes a connection, its client's address, and what was read from it."""
 
 
-class Reception:
+class HandoverListener:
     """Listens at `path` from the moment it is made, and accepts in `run`."""
 
     def __init__(self, path: Path, adopt: Adopt, has_room: Callable[[], bool]) -> None:
@@ -61,7 +61,7 @@ class Reception:
         if former is not None:
             former.close()
 
-    def look_after_file(self) -> None:
+    def restore_file(self) -> None:
         """Listen anew where somebody has removed the socket's file. To be called about every second."""
         if not self._closed:
             self._file.look()

@@ -12,7 +12,7 @@ from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import SendBudget
-from kvserver.gateway.transport.websocket import Limits, Outlet, breathe
+from kvserver.gateway.transport.websocket import ConnectionLimits, Outlet, breathe
 
 _RECEIVE_BYTES: Final = 16 << 10
 
@@ -27,7 +27,9 @@ class Stream:
         farewell: what to write before an end that the server makes; it is given the reason.
     """
 
-    def __init__(self, connection: gsocket.socket, peer: str, limits: Limits, budget: SendBudget | None = None) -> None:
+    def __init__(
+        self, connection: gsocket.socket, peer: str, limits: ConnectionLimits, budget: SendBudget | None = None
+    ) -> None:
         self.peer, self.written = peer, 0
         self.source: Callable[[], bytes | None] = lambda: None
         self.farewell: Callable[[Ending], bytes] = lambda why: b""
@@ -110,7 +112,7 @@ class Stream:
             while self._socket.recv(_RECEIVE_BYTES):
                 breathe()
 
-    # For the keeper
+    # For the monitor
 
     def check(self, now: float) -> None:
         """Drop the connection if the client takes nothing of what is being written."""
@@ -130,7 +132,7 @@ class Stream:
     def ping(self) -> None:
         """There are no pings in HTTP."""
 
-    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+    def close_with_farewell(self, code: int, reason: str, why: Ending) -> None:
         """The farewell, then the end."""
         self._why = why
         self.end()

@@ -6,7 +6,7 @@ frames, loses close codes, and lets two greenlets write at once. Here
 - `kvserver.gateway.transport.frames` parses and builds the frames;
 - one greenlet reads (whoever calls `receive`) and one writes: everything goes through its outbox, pongs and closes
   too, and when that is empty it asks the connection's `source` for more, so a slow client has nothing queued;
-- `Keeper` looks at all connections from outside: it pings, and drops who does not answer or does not read;
+- `ConnectionMonitor` looks at all connections from outside: it pings, and drops who does not answer or does not read;
 - `breathe` lets others run: reading from a socket that always has data never switches greenlets by itself.
 """
 
@@ -45,7 +45,7 @@ STILL_S: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """What a connection may do.
 
     Attributes:
@@ -67,7 +67,7 @@ class Limits:
     intake_bytes_s: int = 0
 
 
-class _Turns:
+class _LoopClock:
     """When the event loop last looked for I/O."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class _Turns:
         self._seen_at = time.monotonic()
 
 
-_turns = _Turns()
+_turns = _LoopClock()
 
 
 def breathe() -> None:
@@ -100,7 +100,7 @@ def breathe() -> None:
         gevent.sleep(0.001)
 
 
-class _Intake:
+class _ThrottledReader:
     """How fast is read what a client sends: where nobody wants it, a flood should cost next to nothing.
 
     Attributes:
@@ -141,7 +141,7 @@ class Outlet:
         is_slow: it takes next to nothing of what is being written, as `is_lost` saw it.
     """
 
-    def __init__(self, connection: gsocket.socket, limits: Limits, budget: SendBudget) -> None:
+    def __init__(self, connection: gsocket.socket, limits: ConnectionLimits, budget: SendBudget) -> None:
         self.heard_at = time.monotonic()
         self.charge, self.is_slow, self._lags = BudgetCharge(budget), False, False
         self._written = 0
@@ -251,7 +251,12 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     """
 
     def __init__(
-        self, connection: gsocket.socket, peer: str, received: bytes, limits: Limits, budget: SendBudget | None = None
+        self,
+        connection: gsocket.socket,
+        peer: str,
+        received: bytes,
+        limits: ConnectionLimits,
+        budget: SendBudget | None = None,
     ) -> None:
         # Not calling the base class: it would set up the frame layer that this class replaces.
         self.environ, self.stream, self.handler = None, None, None
@@ -262,7 +267,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.farewell: Callable[[Ending], bytes] | None = None
         self._socket, self._limits = connection, limits
         self._framing = Framing(limits.max_message)
-        self._intake = _Intake(limits.intake_bytes_s)
+        self._intake = _ThrottledReader(limits.intake_bytes_s)
         self._framing.feed(received)
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
@@ -342,7 +347,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self._post()
             self._timer = gevent.spawn_later(self._limits.linger_s, self.abort)
 
-    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+    def close_with_farewell(self, code: int, reason: str, why: Ending) -> None:
         """`close`, with the farewell before. Does not block."""
         if self.farewell is not None and not self._framing.closing:
             self._put(self.farewell(why))
@@ -469,8 +474,8 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         return self._outlet.charge.size if self._outlet.is_slow else 0
 
 
-class Kept(Protocol):
-    """A connection, as its keeper sees it. Nothing of this blocks."""
+class Watchable(Protocol):
+    """A connection, as its monitor sees it. Nothing of this blocks."""
 
     @property
     def budget(self) -> SendBudget:
@@ -486,33 +491,33 @@ class Kept(Protocol):
     def ping(self) -> None:
         """Ask the client for a sign of life."""
 
-    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+    def close_with_farewell(self, code: int, reason: str, why: Ending) -> None:
         """Say why, and close."""
 
     def abort(self) -> None:
         """End it at once."""
 
 
-class Keeper:
+class ConnectionMonitor:
     """Looks after all connections of a process.
 
     Attributes:
         budget: what their clients set_bytes.
     """
 
-    def __init__(self, limits: Limits, budget: SendBudget | None = None) -> None:
+    def __init__(self, limits: ConnectionLimits, budget: SendBudget | None = None) -> None:
         self.budget = budget or SendBudget()
         self._limits = limits
-        self._open: set[Kept] = set()
+        self._open: set[Watchable] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, websocket: Kept) -> None:
+    def add(self, websocket: Watchable) -> None:
         """Look after `websocket` from now on."""
         self._open.add(websocket)
 
-    def remove(self, websocket: Kept) -> None:
+    def remove(self, websocket: Watchable) -> None:
         """It is gone."""
         self._open.discard(websocket)
 
@@ -534,17 +539,17 @@ class Keeper:
                 if is_time_to_ping:
                     websocket.ping()
                 breathe()
-            self.make_room()
+            self.shed_slow_clients()
 
-    def make_room(self) -> None:
+    def shed_slow_clients(self) -> None:
         """Where much is owed, by one address or by all, end connections of those who take next to nothing."""
         given_back = 0
         for part in self.budget.high_parts():
-            given_back += self._make_room(part, [kept for kept in self._open if kept.budget is part], 0)
+            given_back += self._shed_slow_clients(part, [kept for kept in self._open if kept.budget is part], 0)
         if self.budget.is_high_without(given_back):
-            self._make_room(self.budget, list(self._open), given_back)
+            self._shed_slow_clients(self.budget, list(self._open), given_back)
 
-    def _make_room(self, budget: SendBudget, connections: list[Kept], given_back: int) -> int:
+    def _shed_slow_clients(self, budget: SendBudget, connections: list[Watchable], given_back: int) -> int:
         """End slow ones of `connections`, the largest budget first, until enough of `budget` is left; returns the bytes
         that they give back when their greenlets run, with `given_back`."""
         for websocket in sorted(connections, key=lambda kept: kept.slow_bytes, reverse=True):
@@ -561,7 +566,7 @@ class Keeper:
         pause = min(0.01, within_s / max(1, len(waiting)))
         due_at = time.monotonic()
         for websocket in waiting:
-            websocket.dismiss(code, reason, why)
+            websocket.close_with_farewell(code, reason, why)
             due_at += pause
             early = due_at - time.monotonic()
             if early > 0:  # however long each takes, and a timer oversleeps: the last is in time

@@ -2,8 +2,8 @@
 
 - `Chunk` is what is written at a time: some frames, or a single large one, of which clients are given pieces.
 - `Tail` holds the chunks shown last, encoded once for all clients of a view, up to some size.
-- `Cursor` is one client: a position. A client that the tail has left behind reads the log by itself.
-- `Held` bounds the large frames that are kept only because clients are in the middle of them.
+- `WalCursor` is one client: a position. A client that the tail has left behind reads the log by itself.
+- `LargeFrameCache` bounds the large frames that are kept only because clients are in the middle of them.
 
 A piece is a view of its frame: who cannot write it at once has to copy it, lest a client that does not read pins all.
 """
@@ -39,7 +39,7 @@ class Position(NamedTuple):
     revision: int
 
 
-class Frame(NamedTuple):
+class PlacedFrame(NamedTuple):
     """An encoded event. `place`: twice its revision; of activity one more than twice the revision it stands behind."""
 
     place: int
@@ -57,7 +57,7 @@ class Chunk:
 
     __slots__ = ("_offsets", "_places", "data", "end", "frames")
 
-    def __init__(self, end: Position, frames: Sequence[Frame]) -> None:
+    def __init__(self, end: Position, frames: Sequence[PlacedFrame]) -> None:
         self.end = end
         self.frames = len(frames)
         self.data = b"".join([frame.data for frame in frames])
@@ -81,9 +81,9 @@ class Chunk:
         return memoryview(self.data)[self._offsets[first] :], self.frames - first
 
 
-def chunks(begin: Position, end: Position, frames: Iterable[Frame]) -> Iterator[Chunk]:
+def chunks(begin: Position, end: Position, frames: Iterable[PlacedFrame]) -> Iterator[Chunk]:
     """`frames`, all there is between `begin` and `end`, in chunks: at least one, whose frames may be none."""
-    run: list[Frame] = []
+    run: list[PlacedFrame] = []
     size = 0
     for frame in frames:
         if run and size + len(frame.data) > CHUNK_BYTES:
@@ -95,7 +95,7 @@ def chunks(begin: Position, end: Position, frames: Iterable[Frame]) -> Iterator[
 
 
 @dataclass(slots=True, eq=False)
-class Cursor:
+class WalCursor:
     """How far one client has got.
 
     Attributes:
@@ -152,11 +152,11 @@ class Tail:
         self._bytes = 0
         self._next = 0  # sequence number of the next chunk
 
-    def join(self, position: Position) -> Cursor:
+    def join(self, position: Position) -> WalCursor:
         """A client that has everything up to `position`, which is not before the tail's."""
-        return Cursor(position, self._next)
+        return WalCursor(position, self._next)
 
-    def append(self, end: Position, frames: Sequence[Frame]) -> bool:
+    def append(self, end: Position, frames: Sequence[PlacedFrame]) -> bool:
         """Show what there is up to `end` to everybody; whether it is anything."""
         begin, self.position = self.position, end
         if not frames:
@@ -171,7 +171,7 @@ class Tail:
             self._begin = dropped.end
         return True
 
-    def next(self, cursor: Cursor) -> bytes | memoryview | None:
+    def next(self, cursor: WalCursor) -> bytes | memoryview | None:
         """What `cursor`'s client gets next, which it then has; None if it has everything. Raises `Behind`."""
         while cursor.sequence < self._next:
             index = cursor.sequence - (self._next - len(self._chunks))
@@ -185,12 +185,12 @@ class Tail:
         self.settle(cursor)
         return None
 
-    def settle(self, cursor: Cursor) -> None:
+    def settle(self, cursor: WalCursor) -> None:
         """Let a client that has everything be where the tail is, though what came last had nothing for it."""
         if cursor.sequence == self._next:
             cursor.advance(self.position)
 
-    def rejoin(self, cursor: Cursor) -> bool:
+    def rejoin(self, cursor: WalCursor) -> bool:
         """Let a client that caught up by itself go on here, if it has reached what is kept.
 
         It goes on with the first chunk that holds a change it lacks.
@@ -205,7 +205,7 @@ class Tail:
         return True
 
 
-class Held:
+class LargeFrameCache:
     """The large frames that clients are in the middle of, as many as may be kept.
 
     Who has taken nothing for longest goes first: it will have to look for its frame in the tail, or in the log.
@@ -214,11 +214,11 @@ class Held:
     def __init__(self, most_idle: int = HELD_BYTES, most: int = MOST_HELD_BYTES) -> None:
         """`most_idle`, `most`: bytes, of idle clients and of all."""
         self._most_idle, self._most = most_idle, most
-        self._held: OrderedDict[Cursor, tuple[Chunk, float]] = OrderedDict()
+        self._held: OrderedDict[WalCursor, tuple[Chunk, float]] = OrderedDict()
         self._uses: Counter[Chunk] = Counter()
         self._bytes = 0
 
-    def note(self, cursor: Cursor, now: float) -> None:
+    def note(self, cursor: WalCursor, now: float) -> None:
         """`cursor` was given something, or is gone (then without `large`). `now`: seconds."""
         if cursor.large is None and cursor not in self._held:
             return
@@ -239,7 +239,7 @@ class Held:
             cursor.large = None
             self._release(cursor)
 
-    def _release(self, cursor: Cursor) -> None:
+    def _release(self, cursor: WalCursor) -> None:
         if cursor not in self._held:
             return
         chunk, _ = self._held.pop(cursor)

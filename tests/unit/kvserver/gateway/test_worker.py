@@ -36,7 +36,7 @@ def test_who_is_told_last_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
     stopping: Any = SocketWorker.__new__(SocketWorker)
     pool = SimpleNamespace(join=lambda timeout: waited.append(timeout), kill=lambda timeout: None)
     stopping.servers = [SimpleNamespace(shaking_hands=set(), pool=pool)]
-    stopping.keeper = SimpleNamespace(close_all=tell, abort_all=lambda: None)
+    stopping.monitor = SimpleNamespace(close_all=tell, abort_all=lambda: None)
     stopping.notify = lambda: None
     stopping._close_all()
     assert waited == [pytest.approx(1.0)]

@@ -19,10 +19,10 @@ from gevent import socket as gsocket
 from kvserver.gateway.transport import websocket as module
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
-from kvserver.gateway.transport.websocket import Keeper, Limits, Piece, WebSocket
+from kvserver.gateway.transport.websocket import ConnectionLimits, ConnectionMonitor, Piece, WebSocket
 from kvserver.http.send_queue import unsent
 
-LIMITS = Limits(linger_s=20)
+LIMITS = ConnectionLimits(linger_s=20)
 STEP = 32_768
 """Bytes that a slow client takes at a time: far less than the kernel wants to have free before it takes more."""
 
@@ -40,7 +40,7 @@ class Clock:
 class Pair:
     """A connection and its client."""
 
-    def __init__(self, limits: Limits = LIMITS, budget: SendBudget | None = None) -> None:
+    def __init__(self, limits: ConnectionLimits = LIMITS, budget: SendBudget | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.socket()
             self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
@@ -164,7 +164,7 @@ def test_a_flood_is_read_slowly(clock: Clock, monkeypatch: pytest.MonkeyPatch, k
         clock.now += seconds
         sleep(0)
 
-    pair = Pair(Limits(intake_bytes_s=10_000))
+    pair = Pair(ConnectionLimits(intake_bytes_s=10_000))
     flood = frame * (40_000 // len(frame))
     pair.client.sendall(flood + b"\x88\x80mask")
     pair.client.shutdown(socket.SHUT_WR)
@@ -196,7 +196,7 @@ class Dismissed:
     def abort(self) -> None:
         raise AssertionError
 
-    def dismiss(self, code: int, reason: str, why: Ending) -> None:
+    def close_with_farewell(self, code: int, reason: str, why: Ending) -> None:
         assert (code, reason, why) == (1012, "bye", "stop")
         self._clock.now += 0.0003
         self.told_at = self._clock.now
@@ -213,12 +213,12 @@ def test_all_are_told_in_time_however_many_they_are(clock: Clock, monkeypatch: p
         sleep(0.001)  # the event loop has had a turn
 
     monkeypatch.setattr(gevent, "sleep", oversleep)
-    keeper = Keeper(LIMITS)
+    monitor = ConnectionMonitor(LIMITS)
     connections = [Dismissed(clock) for _ in range(count)]
     for connection in connections:
-        keeper.add(connection)
+        monitor.add(connection)
     begun_at = clock.now
-    keeper.close_all(1012, "bye", "stop", 1.0)
+    monitor.close_all(1012, "bye", "stop", 1.0)
     told = sorted(connection.told_at - begun_at for connection in connections)
     assert told[0] < 0.001 and told[-1] <= 1.01
     assert told[-1] > min(0.9, 0.01 * (count - 1)), "and not all at once"
@@ -321,18 +321,18 @@ def _pop(pieces: list[Piece]) -> Piece | None:
 def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
     """The largest charge first, and no more of them than it takes. Who takes enough stays, however much it owes."""
     budget = SendBudget(12 << 20)
-    keeper = Keeper(LIMITS, budget)
+    monitor = ConnectionMonitor(LIMITS, budget)
     good, small, large = [Pair(budget=budget) for _ in range(3)]
     try:
         for pair, mib in ((good, 4), (small, 1), (large, 3)):
-            keeper.add(pair.websocket)
+            monitor.add(pair.websocket)
             pair.write(1, mib << 20)
         assert budget.bytes == 8 << 20
 
         def look() -> None:
             for pair in (good, small, large):
                 pair.websocket.check(clock.now)
-            keeper.make_room()
+            monitor.shed_slow_clients()
             settle()
 
         look()
@@ -359,18 +359,18 @@ def test_who_takes_next_to_nothing_goes_when_much_is_owed(clock: Clock) -> None:
 def test_an_address_that_owes_much_loses_its_own_slow_clients(clock: Clock) -> None:
     """While there is room in all, nobody else's go."""
     budget = SendBudget(16 << 20)
-    keeper = Keeper(LIMITS, budget)
+    monitor = ConnectionMonitor(LIMITS, budget)
     mine, others = budget.of_address("10.0.0.1:1"), budget.of_address("10.0.0.2:1")
     pairs = [Pair(budget=mine), Pair(budget=mine), Pair(budget=others)]
     try:
         for pair, mib in zip(pairs, (5, 1, 5), strict=True):
-            keeper.add(pair.websocket)
+            monitor.add(pair.websocket)
             pair.write(1, mib << 20)
         for _ in range(3):
             clock.now += 1
             for pair in pairs:
                 pair.websocket.check(clock.now)
-            keeper.make_room()
+            monitor.shed_slow_clients()
             settle()
         assert [pair.websocket.closed for pair in pairs] == [True, False, False]
         assert not budget.is_high_without(0)

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from kvserver.access.grants import EVERYTHING, Grants
 from kvserver.api.feed_query import OPS, FeedQuery, parse
 from kvserver.gateway.feed import conflation, encodings, envelopes
-from kvserver.gateway.feed.conflation import Survivors
+from kvserver.gateway.feed.conflation import LatestEvents
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK
-from kvserver.gateway.feed.envelopes import Room
-from kvserver.gateway.feed.events import Block, Event, Item, Line, Message, block_of
+from kvserver.gateway.feed.envelopes import EnvelopeBuilder
+from kvserver.gateway.feed.events import ActivityLine, Block, Event, Message, SnapshotItem, block_of
 from kvserver.gateway.feed.filters import filter_of
-from kvserver.gateway.feed.follow import Follow
+from kvserver.gateway.feed.follow import FeedState
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import Page
-from kvserver.gateway.history.index import EVERY, Index
-from kvserver.gateway.sessions.admission import Places
+from kvserver.gateway.history.index import EVERY, LogIndex
+from kvserver.gateway.sessions.admission import ConnectionQuota
 from kvserver.gateway.wal.tail import Position
 from shards.log.records import DATA, HEADER, Record
 from shards.wire.clock import Now
@@ -235,7 +235,7 @@ def test_an_event_in_json(change: Change, text: str) -> None:
 )
 def test_messagepack_says_the_same(key: str, value: bytes, expires_ms: int, values: bool, count: int) -> None:
     put = event(PutEvent(key.encode(), value, "t/t", expires_ms))
-    item = Item(key.encode(), 5, T, expires_ms, "t/t", value, len(value))
+    item = SnapshotItem(key.encode(), 5, T, expires_ms, "t/t", value, len(value))
     for plain, packed in (
         (JSON.event(put, values), MESSAGE_PACK.event(put, values)),
         (JSON.item(item, values), MESSAGE_PACK.item(item, values)),
@@ -267,10 +267,10 @@ def test_an_envelope_has_room_for_whole_units(units: list[tuple[int, int]]) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelopes, "MOST_EVENTS", 8)
         patch.setattr(envelopes, "MOST_BYTES", envelopes._AROUND + 100)
-        room = Room()
+        builder = EnvelopeBuilder()
     taken = 0
     for number, (count, size) in enumerate(units, 1):
-        if not all(room.add(b"x" * size, number) for _ in range(count)):
+        if not all(builder.add(b"x" * size, number) for _ in range(count)):
             break
         taken = number
     fitting = 0
@@ -279,8 +279,8 @@ def test_an_envelope_has_room_for_whole_units(units: list[tuple[int, int]]) -> N
         if number > 1 and (len(parts) > 8 or sum(parts) + len(parts) > 100):
             break
         fitting = number
-    assert taken == fitting == room.unit
-    assert len(room.parts) == sum(count for count, _ in units[:taken])
+    assert taken == fitting == builder.unit
+    assert len(builder.parts) == sum(count for count, _ in units[:taken])
 
 
 # Conflation
@@ -296,7 +296,7 @@ def in_order(changes: list[Change]) -> list[Event]:
 
 
 def left(changes: list[Change], shows: Any = lambda event: True) -> list[int]:
-    found = Survivors(in_order(changes), len(changes), shows)
+    found = LatestEvents(in_order(changes), len(changes), shows)
     return [each.revision for block in blocks(changes) for each in block.events if each in found]
 
 
@@ -314,7 +314,7 @@ def test_of_each_key_the_latest_put_or_delete_and_the_latest_touch_after_it() ->
 def test_only_so_many_keys_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conflation, "MOST_KEYS", 2)
     puts: list[Change] = [PutEvent(b"%d" % (i % 3), b"", "", 0) for i in range(9)]
-    found = Survivors(in_order(puts), 9, lambda event: True)
+    found = LatestEvents(in_order(puts), 9, lambda event: True)
     assert found.end == 2 and found.all
 
 
@@ -345,7 +345,7 @@ def test_what_is_shared_is_bounded() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 3 * EVERY), max_size=40), st.integers(0, 60))
 def test_the_index_leads_to_a_place_before(steps: list[int], revision: int) -> None:
-    index, place = Index(), Position(0, 0)
+    index, place = LogIndex(), Position(0, 0)
     for step in steps:
         index.note(place)
         place = Position(place.lsn + step, place.revision + 1)
@@ -361,7 +361,7 @@ def test_the_index_leads_to_a_place_before(steps: list[int], revision: int) -> N
 
 def test_what_is_noted_late_leads_to_what_is_before_all_others() -> None:
     """A gateway that has just begun knows its own place first, and that of older records when it is asked."""
-    index = Index()
+    index = LogIndex()
     index.note(Position(1000, 50))
     assert index.before(49) is None
     index.note(Position(0, 10))
@@ -370,7 +370,7 @@ def test_what_is_noted_late_leads_to_what_is_before_all_others() -> None:
 
 
 def test_places_are_given_back() -> None:
-    places = Places(3, 2)
+    places = ConnectionQuota(3, 2)
     back = [places.take("10.0.0.1:1"), places.take("10.0.0.1:2")]
     with pytest.raises(Overloaded, match="2 feeds"):
         places.take("10.0.0.1:3")
@@ -385,7 +385,7 @@ def test_places_are_given_back() -> None:
 
 def test_the_last_eighth_of_the_places_is_for_who_has_few() -> None:
     """An IPv6 network of 64 bits is one address."""
-    places = Places(32, 0)
+    places = ConnectionQuota(32, 0)
     for port in range(28):
         places.take(f"[fd00::{port}]:{port}")
     with pytest.raises(Overloaded, match="last eighth"):
@@ -405,7 +405,7 @@ class Told:
 
     epoch = "e"
 
-    def __init__(self, changes: list[Change], lines: list[Line]) -> None:
+    def __init__(self, changes: list[Change], lines: list[ActivityLine]) -> None:
         self._blocks = blocks(changes)
         self._lines = lines
         self.dropped = 0
@@ -430,7 +430,7 @@ class Told:
     def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         raise NotImplementedError
 
-    def lines(self, number: int) -> tuple[int, Line | None]:
+    def lines(self, number: int) -> tuple[int, ActivityLine | None]:
         number = max(number, self.dropped)
         return (number + 1, self._lines[number]) if number < len(self._lines) else (len(self._lines), None)
 
@@ -438,11 +438,11 @@ class Told:
 def test_activity_stands_where_it_happened() -> None:
     """Behind the changes before it, before those after it; what does not pass the filter is passed over."""
     puts: list[Change] = [PutEvent(b"a%d" % i, b"", "", 0) for i in range(1, 5)]
-    lines: list[Line] = []
+    lines: list[ActivityLine] = []
     told = Told(puts, lines)
-    follow = Follow(told, filter_of(FeedQuery((b"a",), activity=True), EVERYTHING), JSON, FeedQuery(since=b"e.0"))
+    follow = FeedState(told, filter_of(FeedQuery((b"a",), activity=True), EVERYTHING), JSON, FeedQuery(since=b"e.0"))
     for place, key in ((0, b"a"), (2, b"b"), (2, b"ax"), (2, b"ay"), (4, b"az")):
-        lines.append(Line(Activity(place, "read", key, T), place))
+        lines.append(ActivityLine(Activity(place, "read", key, T), place))
     found: list[Any] = []
     while (message := follow.next()) is not None:
         body = json.loads(message.body)
@@ -460,7 +460,7 @@ def test_a_mark_is_activity() -> None:
     told.end = lambda: 3  # type: ignore[method-assign]
 
     def types(query: FeedQuery) -> list[tuple[str, str]]:
-        follow = Follow(told, filter_of(query, EVERYTHING), JSON, query)
+        follow = FeedState(told, filter_of(query, EVERYTHING), JSON, query)
         found = []
         while (message := follow.next()) is not None:
             found.append((json.loads(message.body)["type"], message.cursor.decode()))

@@ -20,11 +20,11 @@ from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed import conflation, envelopes, follow, snapshots
 from kvserver.gateway.feed.cursors import Cursor, parse
 from kvserver.gateway.feed.encodings import JSON
-from kvserver.gateway.feed.events import Block, Item, Line, block_of
+from kvserver.gateway.feed.events import ActivityLine, Block, SnapshotItem, block_of
 from kvserver.gateway.feed.filters import filter_of
-from kvserver.gateway.feed.follow import Follow, Overtaken, poll
+from kvserver.gateway.feed.follow import FeedState, Overtaken, collect_answer
 from kvserver.gateway.feed.selection import Selection
-from kvserver.gateway.feed.snapshots import Page, Part, read_page
+from kvserver.gateway.feed.snapshots import MapPart, Page, read_page
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import (
@@ -82,7 +82,7 @@ class Store:
         self.changes: dict[int, Change] = {}
         self.states: dict[int, dict[bytes, Held]] = {BASE: {}}
         self.open: dict[int, Record] = {}
-        self.maps: list[dict[bytes, Item]] = [{} for _ in range(SHARDS)]
+        self.maps: list[dict[bytes, SnapshotItem]] = [{} for _ in range(SHARDS)]
         self.applied = [BASE] * SHARDS
         self.trimmed = 0  # records that are gone
         self.has_maps = True
@@ -128,7 +128,9 @@ class Store:
             change = self.changes[revision]
             if isinstance(change, PutEvent):
                 size = len(change.value)
-                held[change.key] = Item(change.key, revision, revision, change.expires_ms, "t/t", change.value, size)
+                held[change.key] = SnapshotItem(
+                    change.key, revision, revision, change.expires_ms, "t/t", change.value, size
+                )
             elif isinstance(change, TouchEvent):
                 held[change.key] = held[change.key]._replace(revision=revision, expires_ms=change.expires_ms)
             elif isinstance(change, DeleteEvent):
@@ -213,19 +215,19 @@ class Gateway:
             raise Unavailable
         return read_page(self.parts, self.part_of_key, selection, after)
 
-    def part_of_key(self, key: bytes) -> Part:
+    def part_of_key(self, key: bytes) -> MapPart:
         shard = shard_of(key) if key in KEYS else 0
         held = self.store.maps[shard]
-        return Part([held[key]] if key in held else [], False, self.store.applied[shard])
+        return MapPart([held[key]] if key in held else [], False, self.store.applied[shard])
 
-    def parts(self, prefix: bytes, after: bytes) -> list[Part]:
+    def parts(self, prefix: bytes, after: bytes) -> list[MapPart]:
         parts = []
         for held, applied in zip(self.store.maps, self.store.applied, strict=True):
             items = [held[key] for key in sorted(held) if key.startswith(prefix) and key > after]
-            parts.append(Part(items[: self.page_limit], len(items) > self.page_limit, applied))
+            parts.append(MapPart(items[: self.page_limit], len(items) > self.page_limit, applied))
         return parts
 
-    def lines(self, number: int) -> tuple[int, Line | None]:
+    def lines(self, number: int) -> tuple[int, ActivityLine | None]:
         return 0, None
 
 
@@ -249,7 +251,7 @@ class Client:
         self.copies: dict[bytes, Copy] = {}
         self.copy = Copy(0)
         self.at = b""  # the last cursor
-        self.follow: Follow | None = None
+        self.follow: FeedState | None = None
         self.gateway: Gateway | None = None
 
 
@@ -391,7 +393,7 @@ class Following(RuleBasedStateMachine):
 
     def connect(self, client: Client, gateway: int, cursor: bytes | None) -> None:
         client.gateway = self.gateways[gateway]
-        client.follow = Follow(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
+        client.follow = FeedState(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
         client.at = cursor or client.follow.cursor
         if cursor is not None:
             client.copy = client.copies[cursor]
@@ -420,7 +422,7 @@ class Following(RuleBasedStateMachine):
         """A poll, with any cursor."""
         self.connect(client, gateway, data.draw(st.sampled_from(sorted(client.copies))))
         assert client.follow is not None
-        answer = poll(client.follow)
+        answer = collect_answer(client.follow)
         for message in answer.messages:
             self.receive(client, json.loads(message.body))
         self.settle(client, answer.cursor)

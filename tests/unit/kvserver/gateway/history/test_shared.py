@@ -11,9 +11,9 @@ import pytest
 from kvserver.gateway.feed.follow import Overtaken
 from kvserver.gateway.history import shared as history
 from kvserver.gateway.history import source
-from kvserver.gateway.history.order import Merger, Puts, Waiting
+from kvserver.gateway.history.order import LatestPuts, Merger, PendingActivity
 from kvserver.gateway.history.shared import SharedHistory
-from kvserver.gateway.history.source import Source
+from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.wal.tail import Position
 from kvserver.gateway.wal.views import Marks
 from shards.log.records import DATA, Record
@@ -23,7 +23,7 @@ LARGE = 300 << 10  # a record of it is a block
 T = 1_795_000_000_123
 
 
-class Member:
+class HistoryObserver:
     """A client that wants changes only."""
 
     listens = False
@@ -69,14 +69,14 @@ def test_who_comes_after_the_last_one_left_loses_nothing(monkeypatch: pytest.Mon
     """Both within one breath of a long round: the history goes on where the newcomer begins, never back."""
     position = Position(LARGE, 0)
     shared = new_history(position)
-    first, second = Member(), Member()
-    shared.members.add(first)
+    first, second = HistoryObserver(), HistoryObserver()
+    shared.observers.add(first)
 
     def change_places() -> None:
-        if first in shared.members:
-            shared.members.discard(first)
-            shared.skip_to(Position(6 * LARGE, 5))  # as `Source.enter` does for the first who looks
-            shared.members.add(second)
+        if first in shared.observers:
+            shared.observers.discard(first)
+            shared.skip_to(Position(6 * LARGE, 5))  # as `LogFollower.enter` does for the first who looks
+            shared.observers.add(second)
 
     monkeypatch.setattr(history, "breathe", change_places)
     shared.show([record(1), record(2), record(3)], [])
@@ -91,7 +91,7 @@ def test_who_comes_after_the_last_one_left_loses_nothing(monkeypatch: pytest.Mon
 def test_a_round_ends_when_the_place_it_shows_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for the round that shows records to clients of `/wal`, and hands them to the history afterwards."""
     shared = new_history(Position(LARGE, 0))
-    feed = Source.__new__(Source)
+    feed = LogFollower.__new__(LogFollower)
     parts: dict[str, Any] = {
         "counts": Counter(),
         "history": shared,
@@ -99,8 +99,8 @@ def test_a_round_ends_when_the_place_it_shows_is_left(monkeypatch: pytest.Monkey
         "_row": SimpleNamespace(listening=1, position=0),
         "_tails": {},
         "_marks": Marks(),
-        "_puts": Puts(0),
-        "_waiting": Waiting(),
+        "_puts": LatestPuts(0),
+        "_waiting": PendingActivity(),
         "_shown": Position(LARGE, 0),
         "_merger": Merger(Position(4 * LARGE, 3)),
     }
