@@ -14,8 +14,9 @@ from typing import Any
 
 from kvserver.gateway.transport.handler import run_session
 from kvserver.gateway.transport.head import Head, check_upgrade
+from kvserver.gateway.transport.limits import ConnectionLimits
 from kvserver.gateway.transport.send_budget import SendBudget
-from kvserver.gateway.transport.websocket import ConnectionLimits, WebSocket
+from kvserver.gateway.transport.websocket import WebSocket
 from kvserver.http.origins import Hosts, Origins, Pages
 
 

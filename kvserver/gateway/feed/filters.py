@@ -1,4 +1,4 @@
-"""What of the history one client gets to see: what it wants, as far as it may. Pure."""
+"""What one client sees of the history: what it asks for, within its grants. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Filter(NamedTuple):
 
     Attributes:
         selection: the keys that are shown.
-        ops: of `queries.OPS`; None: all.
-        values: whether they are shown.
-        activity: whether it is shown.
-        heartbeats: whether those are.
-        crc: of what is wanted and granted: a place in a snapshot is worth nothing under another.
+        ops: the kinds of event that are shown, of `feed_query.OPS`; None: all.
+        values: whether values are shown, or else their sizes.
+        activity: whether activity is shown.
+        heartbeats: whether heartbeats are, with the addresses of clients.
+        crc: of what is asked for and granted: a place in a snapshot is only valid under the same.
         name: the same for filters that show the same.
     """
 
@@ -34,7 +34,7 @@ class Filter(NamedTuple):
     name: str
 
     def shows(self, event: Event) -> bool:
-        """Whether an event is shown, as event or, if it is a mark, as activity."""
+        """Whether an event is shown: as an event or, if it is a mark, as activity."""
         if event.op == "mark":
             return self.activity and self.selection.covers_all(event.key)
         if not self.selection.covers(event.key):
@@ -42,7 +42,7 @@ class Filter(NamedTuple):
         return self.ops is None or event.op in self.ops
 
     def shows_line(self, line: Activity) -> bool:
-        """Whether a line of activity is shown; of a prefix only if all of it may be seen."""
+        """Whether a line of activity is shown; that of a prefix only if all of its keys are."""
         if line.kind == "heartbeat":
             return self.heartbeats
         is_of_key = line.kind in ("read", "delete")
@@ -50,25 +50,28 @@ class Filter(NamedTuple):
 
 
 def filter_of(query: FeedQuery, grants: Grants) -> Filter:
-    """What the bearer of `grants` sees of what it queries. Raises `Forbidden` if that can never be anything."""
+    """Make the filter of a client that asks for `query` and has `grants`.
+
+    Raises `Forbidden` if it could never see anything.
+    """
     prefixes = [part for prefix in query.prefixes for part in grants.within("feed", prefix)]
     selection = Selection.of(prefixes, [key for key in query.keys if grants.may("feed", key)])
     if not selection.prefixes and not selection.keys:
-        _forbid(query, grants)
+        _raise_forbidden(query, grants)
     heartbeats = query.activity and grants.may_all("admin", b"")
     ops = None if query.ops == OPS else query.ops
     shown = (selection.prefixes, sorted(selection.keys), sorted(ops or ()), query.values, query.activity, heartbeats)
-    return Filter(selection, ops, query.values, query.activity, heartbeats, _crc(query, grants), repr(shown))
+    return Filter(selection, ops, query.values, query.activity, heartbeats, _crc_of(query, grants), repr(shown))
 
 
-def _forbid(query: FeedQuery, grants: Grants) -> None:
-    """Raise `Forbidden` for the first of what is wanted, none of which is granted."""
+def _raise_forbidden(query: FeedQuery, grants: Grants) -> None:
+    """Raise `Forbidden` for the first prefix or key of a query of which nothing is granted."""
     if query.prefixes:
         grants.require_all("feed", query.prefixes[0])
     grants.require("feed", query.keys[0])
 
 
-def _crc(query: FeedQuery, grants: Grants) -> int:
+def _crc_of(query: FeedQuery, grants: Grants) -> int:
     crc = grants.fingerprint()
     wanted = Selection.of(query.prefixes, query.keys)
     for prefix in wanted.prefixes:

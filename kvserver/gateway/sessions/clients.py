@@ -15,15 +15,16 @@ from kvserver.access.tickets import RENEW_S
 from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
-from kvserver.gateway.feed.events import Carry, Message
+from kvserver.gateway.feed.events import Framer, Message
 from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import FeedState, PollAnswer, collect_answer
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.sessions.access import InStreamError, close_code
-from kvserver.gateway.transport.frames import Ending, frame
+from kvserver.gateway.sessions.feed_request import PROTOCOLS
+from kvserver.gateway.transport.frames import Ending, Piece, frame
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.stream import Stream
-from kvserver.gateway.transport.websocket import Piece, WebSocket
+from kvserver.gateway.transport.websocket import WebSocket
 from kvserver.http.handshake import RETRY
 from shards.host.logs import Recurring
 from shards.wire.errors import Forbidden, KVError, Overloaded
@@ -32,98 +33,104 @@ log = logging.getLogger(__name__)
 _failed = Recurring(log, logging.ERROR, "feeding %s")
 
 SILENCE_S: Final = 9.0
-"""After which a client gets a bookmark, when it is looked at next: within 10 s."""
+"""A client that got nothing for so long gets a bookmark, when it is looked at next: within 10 s."""
 TURN_BYTES: Final = 64 << 10
 """Messages that wait are written together, up to about so many bytes."""
 SNAPSHOT_WAIT_S: Final = 5.0
-"""How long a poll waits for the next page of a snapshot, whatever it was told."""
+"""How long a poll waits for the next page of a snapshot, even if it asked for less."""
 
 CATCH_UP_S: Final = 2.0
-"""How long a poll that does not want to wait does so for what could be seen before it was asked."""
+"""How long a poll that does not want to wait does so until the gateway has shown what was visible when it came."""
 
 REVOKED: Final = 3000
-"""Close code where the token, or what it grants, is gone."""
+"""Close code where the token was revoked, or grants less."""
 
 
-class Client:
-    """Follows the history, and gives what is to be written.
+class FeedSession:
+    """A client that follows the history: it says what to write next, and subclasses carry that.
 
     Attributes:
-        grants: what it may see, as its token stood when it came.
-        listens: it wants activity.
+        grants: as its token had them when it came.
+        listens: whether it wants activity.
+        state: where it is in the history.
     """
 
     def __init__(
         self,
-        source: LogFollower,
+        follower: LogFollower,
         budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
         encoding: Encoding,
-        carry: Carry,
+        framer: Framer,
     ) -> None:
-        """`budget`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
+        """Follow `follower`, from where `query` says. Raises `Forbidden` if the client can never see anything.
+
+        Args:
+            budget: charged with what is kept for the client.
+            framer: makes what is written of a message.
+        """
         self.grants, self._budget = grants, budget
-        self._source, self._query, self._carry = source, query, carry
+        self._follower, self._query, self._framer = follower, query, framer
         self._wake: Callable[[], None] = lambda: None
-        self._due = self._revoked = self._waits = False
+        self._bookmark_is_due = self._is_revoked = self._waits_for_budget = False
         self._spoke_at = time.monotonic()
         shown = filter_of(query, grants)
         self.listens = query.activity
-        source.enter(self)  # before its place is looked up: from now on everything is shown to it
+        follower.add_observer(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = FeedState(source.history, shown, encoding, query, BudgetCharge(budget))
+            self.state = FeedState(follower.history, shown, encoding, query, BudgetCharge(budget))
         except BaseException:
-            source.exit(self)
+            follower.remove_observer(self)
             raise
-        source.counts["gaps"] += self.follow.gaps
+        follower.counts["gaps"] += self.state.gaps
 
     def end(self) -> None:
-        """It is gone."""
-        self._source.exit(self)
+        """Stop following, and release what is kept for the client."""
+        self._follower.remove_observer(self)
         self._wake = lambda: None
-        self.follow.drop()
+        self.state.discard()
 
-    def review(self, grants: Grants | None) -> None:
-        """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
+    def recheck_grants(self, grants: Grants | None) -> None:
+        """Close the connection if its token was revoked (None), or shows something else than before."""
         if grants is not None and self._sees_the_same(grants):
             self.grants = grants
         else:
-            self._revoked = True
-            self.revoke()
+            self._is_revoked = True
+            self.close_revoked()
 
     def _sees_the_same(self, grants: Grants) -> bool:
         try:
-            return filter_of(self._query, grants) == self.follow.filter
+            return filter_of(self._query, grants) == self.state.filter
         except Forbidden:
             return False
 
-    def revoke(self) -> None:
-        """End the connection, if there is one yet."""
+    def close_revoked(self) -> None:
+        """Close the connection, if there is one yet."""
         raise NotImplementedError
 
     def wake(self) -> None:
-        """There may be something for it."""
+        """Have the carrier ask for more. Does not block."""
         self._wake()
 
-    def tick(self) -> None:
-        """Look whether it has heard nothing for long, or waits for a page, or for others to take what they hold."""
-        self._due = time.monotonic() - self._spoke_at > SILENCE_S
-        if self._due or self._waits or self.follow.in_snapshot:
+    def each_second(self) -> None:
+        """Wake up a client that is due a bookmark, waits for a page, or for others to take what was made for them."""
+        self._bookmark_is_due = time.monotonic() - self._spoke_at > SILENCE_S
+        if self._bookmark_is_due or self._waits_for_budget or self.state.in_snapshot:
             self._wake()
 
-    def next(self) -> bytes | None:
-        """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
+    def next_bytes(self) -> bytes | None:
+        """Return what to write next; None: nothing now. May switch. Raises `LogError`."""
         parts: list[bytes] = []
         size = 0
-        self._waits = self._budget.is_full
-        while size < TURN_BYTES and not self._waits:
-            if self.follow.has_everything and not self._due:
+        self._waits_for_budget = self._budget.is_full
+        while size < TURN_BYTES and not self._waits_for_budget:
+            if self.state.has_everything and not self._bookmark_is_due:
                 break
             message = self._next_message()
             if message is None:
                 break
-            part = message.framed(self._carry)
+            part = message.framed(self._framer)
             parts.append(part)
             size += len(part)
         if not parts:
@@ -132,62 +139,60 @@ class Client:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _next_message(self) -> Message | None:
-        gaps = self.follow.gaps
-        message = self.follow.next()
-        self._source.counts["gaps"] += self.follow.gaps - gaps
+        gaps = self.state.gaps
+        message = self.state.next_message()
+        self._follower.counts["gaps"] += self.state.gaps - gaps
         if message is not None:
-            self._source.counts["deliveries"] += message.events
-        elif self._due:
-            message = self.follow.bookmark()
-        self._due = False
+            self._follower.counts["deliveries"] += message.events
+        elif self._bookmark_is_due:
+            message = self.state.bookmark()
+        self._bookmark_is_due = False
         return message
 
-    def closing(self, reason: Ending) -> bytes:
-        """What tells it that the connection ends."""
-        return self._carry(self.follow.closing(reason))
+    def farewell(self, why: Ending) -> bytes:
+        """Return the message that says why the connection ends."""
+        return self._framer(self.state.closing_message(why))
 
 
-class WebSocketFeed(Client):
-    """A session on a WebSocket; `protocol` is the subprotocol it chose, empty for none."""
-
-    PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
+class WebSocketFeed(FeedSession):
+    """A client on a WebSocket; `protocol` is the subprotocol, empty for none."""
 
     def __init__(
-        self, source: LogFollower, budget: SendBudget, query: FeedQuery, grants: Grants, protocol: str
+        self, follower: LogFollower, budget: SendBudget, query: FeedQuery, grants: Grants, protocol: str
     ) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
-        encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
-        super().__init__(source, budget, query, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
+        encoding, opcode = _FORMATS[protocol or PROTOCOLS[0]]
+        super().__init__(follower, budget, query, grants, encoding, _FRAMERS[opcode])
 
     def run(self, websocket: WebSocket) -> None:
-        """Until the client is gone. What it sends is read and dropped."""
+        """Serve the connection until the client is gone. What it sends is read and dropped."""
         self._websocket = websocket
         self._wake = websocket.wake
-        websocket.farewell = self.closing
-        websocket.on_answer = lambda: self._source.report("heartbeat", websocket.peer.encode())
+        websocket.farewell = self.farewell
+        websocket.on_answer = lambda: self._follower.report_activity("heartbeat", websocket.peer.encode())
         websocket.ping()
-        websocket.source = self._piece
+        websocket.source = self._next_piece
         websocket.wake()
-        if self._revoked:
-            self.revoke()
+        if self._is_revoked:
+            self.close_revoked()
         while websocket.receive() is not None:
             pass
 
     def end(self) -> None:
-        """It is gone."""
+        """Stop following, and let go of the connection."""
         self._websocket = None
         super().end()
 
-    def revoke(self) -> None:
-        """What it may see has changed."""
+    def close_revoked(self) -> None:
+        """Close with 3000, after a `closing` message."""
         if self._websocket is not None:
             self._websocket.close_with_farewell(REVOKED, "revoked", "revoked")
 
-    def _piece(self) -> Piece | None:
+    def _next_piece(self) -> Piece | None:
         assert self._websocket is not None
         try:
-            data = self.next()
+            data = self.next_bytes()
         except Exception:
             _failed.tell(self._websocket.peer, error=True)
             self._websocket.close(1011)
@@ -196,17 +201,15 @@ class WebSocketFeed(Client):
 
 
 class FeedRefusal:
-    """Tells a browser on its WebSocket why there is no feed for it: it cannot see how a handshake fails."""
-
-    protocol = ""
+    """A page's WebSocket that is accepted only to be sent the error, since a page cannot see how a handshake fails."""
 
     def __init__(self, error: InStreamError, protocol: str) -> None:
         self._error, self.protocol = error.with_traceback(None), protocol  # its frames lead back to here
 
     def run(self, websocket: WebSocket) -> None:
-        """Say it, close, and wait until the client has gone."""
+        """Send the error, close, and wait until the client is gone."""
         error = self._error
-        encoding, opcode = WebSocketFeed.PROTOCOLS[self.protocol or "kv.json"]
+        encoding, opcode = _FORMATS[self.protocol or PROTOCOLS[0]]
         body = encoding.message(
             {
                 "type": "error",
@@ -222,168 +225,183 @@ class FeedRefusal:
             pass
 
     def end(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
-class StreamFeed(Client):
-    """A session whose answer goes on: SSE, or lines of JSON.
+class StreamFeed(FeedSession):
+    """A client whose answer lasts: SSE, or lines of JSON.
 
-    `new_word`: makes words that end the ids of an SSE stream which a ticket opened; None for any other.
+    Attributes:
+        head: of the answer.
     """
 
     def __init__(
         self,
-        source: LogFollower,
+        follower: LogFollower,
         budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
         head: bytes,
         sse: bool,
-        new_word: Callable[[], bytes] | None = None,
+        new_token: Callable[[], bytes] | None = None,
     ) -> None:
+        """Follow `follower` in an answer that begins with `head`.
+
+        Args:
+            new_token: makes the resume tokens that end the ids of an SSE stream which a ticket opened; None for others.
+        """
         self._stream: Stream | None = None
         self.head = head + (RETRY if sse else b"")
-        carry = encodings.sse if new_word is None else _worded(new_word)
-        super().__init__(source, budget, query, grants, JSON, carry if sse else encodings.ndjson)
+        framer = encodings.sse_frame if new_token is None else _framer_with_tokens(new_token)
+        super().__init__(follower, budget, query, grants, JSON, framer if sse else encodings.ndjson_line)
 
     def end(self) -> None:
-        """It is gone."""
+        """Stop following, and let go of the connection."""
         self._stream = None
         super().end()
 
     def carry(self, stream: Stream) -> None:
-        """Say what to write to `stream`."""
+        """Write to `stream`, which is about to run."""
         self._stream = stream
         self._wake = stream.wake
-        stream.source = self.next
-        stream.farewell = self.closing
-        if self._revoked:
-            self.revoke()
+        stream.source = self.next_bytes
+        stream.farewell = self.farewell
+        if self._is_revoked:
+            self.close_revoked()
 
-    def revoke(self) -> None:
-        """What it may see has changed."""
+    def close_revoked(self) -> None:
+        """End the answer, after a `closing` message."""
         if self._stream is not None:
             self._stream.close_with_farewell(REVOKED, "", "revoked")
 
 
 class EndedStream:
-    """A stream of events that ends before it has begun, where the server stops: EventSource comes back after an end,
-    but never after a refusal."""
+    """A stream of events that ends at once, where the server stops: EventSource returns after an end, but never after a
+    refusal."""
 
     def __init__(self, head: bytes) -> None:
         self.head = head + RETRY
 
     def carry(self, stream: Stream) -> None:
-        """End it."""
+        """End the stream."""
         stream.end()
 
     def end(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
-class PollFeed(Client):
-    """A session of one answer, which may wait for something to tell. `answer` makes it of its body, `refuse` of an
-    error."""
+class PollFeed(FeedSession):
+    """A client that gets one answer, which may wait for something to show."""
 
     head = b""
 
     def __init__(
         self,
-        source: LogFollower,
+        follower: LogFollower,
         budget: SendBudget,
         query: FeedQuery,
         grants: Grants,
         answer: Callable[[bytes], bytes],
         refuse: Callable[[KVError], bytes],
     ) -> None:
+        """Follow `follower` until there is an answer. `answer` makes it of its body, `refuse` of an error."""
         self._answer, self._refuse = answer, refuse
         self._stream: Stream | None = None
-        self._at_once = query.since is None and not query.snapshot
-        super().__init__(source, budget, query, grants, JSON, encodings.ndjson)
-        wait_s = max(query.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
+        self._wants_cursor_only = query.since is None and not query.snapshot
+        super().__init__(follower, budget, query, grants, JSON, encodings.ndjson_line)
+        wait_s = max(query.wait_s, SNAPSHOT_WAIT_S if self.state.in_snapshot else 0)
         self._until = time.monotonic() + wait_s
-        self._due_revision = source.history.watermark()
-        self._patient_until = time.monotonic() + CATCH_UP_S
+        self._visible_at_start = follower.history.watermark()
+        self._catch_up_until = time.monotonic() + CATCH_UP_S
         self._timer = gevent.spawn_later(wait_s, self.wake)
 
     def carry(self, stream: Stream) -> None:
-        """Say what to write to `stream`."""
+        """Write to `stream`, which is about to run."""
         self._stream = stream
         self._wake = stream.wake
-        stream.source = self._whole
-        stream.farewell = self._empty
-        if self._revoked:
-            self.revoke()
+        stream.source = self._whole_answer
+        stream.farewell = self._empty_answer
+        if self._is_revoked:
+            self.close_revoked()
 
     def end(self) -> None:
-        """It has its answer, or is gone."""
+        """Stop following: the client has its answer, or is gone."""
         self._timer.kill(block=False)
         self._stream = None
         super().end()
 
-    def revoke(self) -> None:
-        """What it may see has changed: it gets what it could see until now."""
+    def close_revoked(self) -> None:
+        """Answer with what the client could see until now: nothing new."""
         if self._stream is not None:
             self._stream.close_with_farewell(REVOKED, "", "revoked")
 
-    def _whole(self) -> bytes | None:
+    def _whole_answer(self) -> bytes | None:
+        """Return the answer and end the stream with it; None: not yet."""
         assert self._stream is not None
-        if self._is_behind() and not self._at_once:
+        if self._is_behind() and not self._wants_cursor_only:
             return None
-        if self._budget.is_high and not (self._at_once or self.follow.has_everything):
-            return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
-        gaps = self.follow.gaps
-        found = PollAnswer(self.follow.cursor, False, []) if self._at_once else self._collect()
-        self._source.counts["gaps"] += self.follow.gaps - gaps
-        if not found.messages and not self._at_once and time.monotonic() < self._until:
+        if self._budget.is_high and not (self._wants_cursor_only or self.state.has_everything):
+            return self._end_with(self._refuse(Overloaded("too many answers wait for clients to take them")))
+        gaps = self.state.gaps
+        found = PollAnswer(self.state.cursor, False, []) if self._wants_cursor_only else self._collect_messages()
+        self._follower.counts["gaps"] += self.state.gaps - gaps
+        if not found.messages and not self._wants_cursor_only and time.monotonic() < self._until:
             return None
-        self._source.counts["deliveries"] += sum(message.events for message in found.messages)
-        self.follow.drop()
-        return self._last(self._answer(encodings.poll_answer(*found)))
+        self._follower.counts["deliveries"] += sum(message.events for message in found.messages)
+        self.state.discard()
+        return self._end_with(self._answer(encodings.poll_answer(*found)))
 
-    def _collect(self) -> PollAnswer:
-        """What there is. May switch: so it owes the largest answer meanwhile, or many would find the budget unspent. (A
-        page of a snapshot is counted when it is read, and waits for room itself.)"""
-        if self.follow.in_snapshot:
-            return collect_answer(self.follow)
+    def _collect_messages(self) -> PollAnswer:
+        """Collect what there is. May switch.
+
+        The budget is charged with the largest answer meanwhile, or many polls would find it unspent. A page of a
+        snapshot is charged when it is read, and waits for the budget itself.
+        """
+        if self.state.in_snapshot:
+            return collect_answer(self.state)
         coming = BudgetCharge(self._budget)
-        coming.set_bytes(self._source.largest_answer)
+        coming.set_bytes(self._follower.largest_answer)
         try:
-            return collect_answer(self.follow)
+            return collect_answer(self.state)
         finally:
             coming.set_bytes(0)
 
-    def _last(self, answer: bytes) -> bytes:
+    def _end_with(self, answer: bytes) -> bytes:
         assert self._stream is not None
-        self._stream.farewell = lambda reason: b""
+        self._stream.farewell = lambda why: b""
         self._stream.end()
         return answer
 
     def _is_behind(self) -> bool:
-        """Whether the gateway has not come to what was visible when it was asked, and may still."""
-        return self._source.history.shown() < self._due_revision and time.monotonic() < self._patient_until
+        """Whether the gateway has not shown yet what was visible when the poll came, and is given time to."""
+        history = self._follower.history
+        return history.shown() < self._visible_at_start and time.monotonic() < self._catch_up_until
 
-    def _empty(self, reason: Ending) -> bytes:
-        return self._answer(encodings.poll_answer(self.follow.cursor, False, []))
+    def _empty_answer(self, why: Ending) -> bytes:
+        return self._answer(encodings.poll_answer(self.state.cursor, False, []))
 
 
-def _text(message: Message) -> bytes:
+def _text_frame(message: Message) -> bytes:
     return frame(Opcode.TEXT, message.body)
 
 
-def _binary(message: Message) -> bytes:
+def _binary_frame(message: Message) -> bytes:
     return frame(Opcode.BINARY, message.body)
 
 
-def _worded(new_word: Callable[[], bytes]) -> Carry:
-    """As SSE frames whose ids end in a word that is never much older than the message."""
-    word, renew_at = b"", 0.0
+_FORMATS: Final = {PROTOCOLS[0]: (JSON, Opcode.TEXT), PROTOCOLS[1]: (MESSAGE_PACK, Opcode.BINARY)}
+_FRAMERS: Final = {Opcode.TEXT: _text_frame, Opcode.BINARY: _binary_frame}
 
-    def carry(message: Message) -> bytes:
-        nonlocal word, renew_at
+
+def _framer_with_tokens(new_token: Callable[[], bytes]) -> Framer:
+    """Make a framer of SSE whose ids end in a resume token that is never much older than the message."""
+    token, renew_at = b"", 0.0
+
+    def frame_message(message: Message) -> bytes:
+        nonlocal token, renew_at
         now = time.monotonic()
         if now >= renew_at:
-            word, renew_at = b"~" + new_word(), now + RENEW_S
-        return encodings.sse(message, word)
+            token, renew_at = b"~" + new_token(), now + RENEW_S
+        return encodings.sse_frame(message, token)
 
-    return carry
+    return frame_message

@@ -17,14 +17,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from kvserver.access.grants import EVERYTHING
 from kvserver.api.feed_query import OPS, FeedQuery
-from kvserver.gateway.feed import conflation, envelopes, follow, snapshots
+from kvserver.gateway.feed import conflation, envelopes, follow, runs, snapshots
 from kvserver.gateway.feed.cursors import Cursor, parse
 from kvserver.gateway.feed.encodings import JSON
 from kvserver.gateway.feed.events import ActivityLine, Block, SnapshotItem, block_of
 from kvserver.gateway.feed.filters import filter_of
-from kvserver.gateway.feed.follow import FeedState, Overtaken, collect_answer
+from kvserver.gateway.feed.follow import FeedState, collect_answer
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import MapPart, Page, read_page
+from kvserver.gateway.feed.walk import Overtaken
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import (
@@ -67,7 +68,7 @@ def small() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for module in (envelopes, follow):
             patch.setattr(module, "MOST_EVENTS", 3)
-        patch.setattr(follow, "_NEAR", 3)
+        patch.setattr(runs, "_NEAR", 3)
         patch.setattr(conflation, "MOST_KEYS", 3)
         patch.setattr(snapshots, "PAGE_ITEMS", 2)
         yield
@@ -194,10 +195,10 @@ class Gateway:
                 self.position = record.next_revision - 1
                 count -= 1
 
-    def gave_out(self, revision: int) -> bool:
+    def was_given_out(self, revision: int) -> bool:
         return True  # `test_lost_branches` is about those that are not there
 
-    def after(self, revision: int) -> Block:
+    def block_after(self, revision: int) -> Block:
         records = self.store.records
         at = next(i for i, record in enumerate(records) if record.next_revision > revision + 1)
         if at < self.store.trimmed:
@@ -210,7 +211,7 @@ class Gateway:
         assert self.blocks[key].end > revision, "it would be asked for again and again"
         return self.blocks[key]
 
-    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
+    def map_page(self, selection: Selection, after: bytes, values: bool) -> Page:
         if not self.store.has_maps:
             raise Unavailable
         return read_page(self.parts, self.part_of_key, selection, after)
@@ -227,7 +228,7 @@ class Gateway:
             parts.append(MapPart(items[: self.page_limit], len(items) > self.page_limit, applied))
         return parts
 
-    def lines(self, number: int) -> tuple[int, ActivityLine | None]:
+    def activity_from(self, number: int) -> tuple[int, ActivityLine | None]:
         return 0, None
 
 
@@ -251,7 +252,7 @@ class Client:
         self.copies: dict[bytes, Copy] = {}
         self.copy = Copy(0)
         self.at = b""  # the last cursor
-        self.follow: FeedState | None = None
+        self.state: FeedState | None = None
         self.gateway: Gateway | None = None
 
 
@@ -393,18 +394,18 @@ class Following(RuleBasedStateMachine):
 
     def connect(self, client: Client, gateway: int, cursor: bytes | None) -> None:
         client.gateway = self.gateways[gateway]
-        client.follow = FeedState(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
-        client.at = cursor or client.follow.cursor
+        client.state = FeedState(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
+        client.at = cursor or client.state.cursor
         if cursor is not None:
             client.copy = client.copies[cursor]
             return
-        at = parse(client.follow.cursor)
+        at = parse(client.state.cursor)
         assert at is not None
         if client.query.snapshot:
             client.copy = Copy(at.revision)
         else:
             client.copy = Copy(at.revision, held=dict(self.store.states[at.revision]))
-        client.copies[client.follow.cursor] = client.copy
+        client.copies[client.state.cursor] = client.copy
 
     @rule(client=clients, gateway=st.integers(0, 1), data=st.data())
     def come_back(self, client: Client, gateway: int, data: st.DataObject) -> None:
@@ -421,29 +422,29 @@ class Following(RuleBasedStateMachine):
     def ask(self, client: Client, gateway: int, data: st.DataObject) -> None:
         """A poll, with any cursor."""
         self.connect(client, gateway, data.draw(st.sampled_from(sorted(client.copies))))
-        assert client.follow is not None
-        answer = collect_answer(client.follow)
+        assert client.state is not None
+        answer = collect_answer(client.state)
         for message in answer.messages:
             self.receive(client, json.loads(message.body))
         self.settle(client, answer.cursor)
         self.connect(client, gateway, answer.cursor)
 
     def take(self, client: Client) -> bool:
-        assert client.follow is not None and client.gateway is not None
-        has_everything = client.follow.has_everything
-        message = client.follow.next()
+        assert client.state is not None and client.gateway is not None
+        has_everything = client.state.has_everything
+        message = client.state.next_message()
         assert message is None or not has_everything
         if message is None:
-            self.settle(client, client.follow.cursor)
-            if not client.follow.in_snapshot and client.gateway.position >= parse_revision(client.follow.cursor):
-                self.check_copy(client, client.follow.cursor)
+            self.settle(client, client.state.cursor)
+            if not client.state.in_snapshot and client.gateway.position >= parse_revision(client.state.cursor):
+                self.check_copy(client, client.state.cursor)
             return False
         told = json.loads(message.body)
         assert told["cursor"].encode() == message.cursor
         self.receive(client, told)
-        behind = client.follow.bookmark().cursor
+        behind = client.state.bookmark().cursor
         if behind != message.cursor:  # what followed of the snapshot holds nothing by now: the client is further
-            assert client.follow.in_snapshot
+            assert client.state.in_snapshot
             self.settle(client, behind)
             if not client.query.conflate:
                 self.check_copy(client, behind)
@@ -555,8 +556,8 @@ class Following(RuleBasedStateMachine):
             for _ in range(10 * (self.store.end - BASE) + 100):
                 if not self.take(client):
                     break
-            assert client.follow is not None and not client.follow.in_snapshot
-            assert parse_revision(client.follow.cursor) == self.store.end
+            assert client.state is not None and not client.state.in_snapshot
+            assert parse_revision(client.state.cursor) == self.store.end
 
 
 def parse_revision(cursor: bytes) -> int:

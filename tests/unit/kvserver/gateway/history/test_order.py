@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,11 +19,11 @@ from kvserver.gateway.history.order import (
     PendingActivity,
     activity_frames,
     chunks_from_log,
-    merge,
-    pieces,
+    encode_pieces,
+    merge_frames,
 )
 from kvserver.gateway.wal import tail
-from kvserver.gateway.wal.tail import IDLE_S, Behind, Chunk, LargeFrameCache, PlacedFrame, Position, Tail, WalCursor
+from kvserver.gateway.wal.tail import IDLE_S, Behind, LargeFrameCache, PlacedFrame, Position, Tail, WalCursor
 from kvserver.gateway.wal.views import Marks, View
 from shards.log.records import DATA, HEADER, MARK, NO_SHARD, Record
 from shards.wire.protocol import Activity, Atomic, Event, PrefixMarked, PutEvent, TouchEvent, encode_events
@@ -201,7 +200,7 @@ class Feed(RuleBasedStateMachine):
     def show(self, fresh: list[Record]) -> None:
         """As `LogFollower` does."""
         assert all(record.next_revision - 1 <= self.watermark().revision for record in fresh)
-        for end, frames in pieces(fresh, [VIEW], self.marks, piece_bytes=100):
+        for end, frames in encode_pieces(fresh, [VIEW], self.marks, piece_bytes=100):
             self.show_piece(end, frames[VIEW])
         self.show_piece(self.shown, [])
 
@@ -211,7 +210,7 @@ class Feed(RuleBasedStateMachine):
         if end == self.shown and not lines:
             return
         activity = activity_frames(lines, self.shown.revision, line_end)
-        self.tail.append(end, merge(frames, activity))
+        self.tail.append(end, merge_frames(frames, activity))
         self.shown = end
 
     @rule()
@@ -270,7 +269,7 @@ class Feed(RuleBasedStateMachine):
     def time_passes(self) -> None:
         """Who is within a frame, and got nothing meanwhile, may have to look for it again."""
         self.now += 2 * IDLE_S
-        self.held.drop(self.now)
+        self.held.evict(self.now)
 
     @rule(client=clients)
     def settle(self, client: Client) -> None:
@@ -408,22 +407,12 @@ def test_activity_waits_for_its_place_and_is_bounded() -> None:
     assert len(waiting) == MOST_WAITING
 
 
-def test_a_tail_keeps_its_last_chunk_however_large() -> None:
-    """A value larger than the tail is still shared by all clients."""
-    shown = Tail(BEGIN, most_bytes=10)
-    cursors: list[Any] = [shown.join(BEGIN) for _ in range(2)]
-    shown.append(Position(2000, 501), [PlacedFrame(1002, b"x" * 1000)])
-    taken = [shown.next(cursor) for cursor in cursors]
-    assert taken[0] is taken[1] is not None
-    assert shown.next(cursors[0]) is None
-
-
 def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     """A large record is shown in pieces; the log is read from records' beginnings."""
     kept = Tail(BEGIN, most_bytes=700)
     cursor, marks = kept.join(BEGIN), Marks()
     record = record_of(0, BEGIN, events_from(501, [0] * 9))
-    shown = [(end, frames[VIEW]) for end, frames in pieces([record], [VIEW], marks, piece_bytes=60)]
+    shown = [(end, frames[VIEW]) for end, frames in encode_pieces([record], [VIEW], marks, piece_bytes=60)]
     assert len(shown) > 2
     kept.append(*shown[0])
     got = bytearray(kept.next(cursor) or b"")
@@ -438,46 +427,6 @@ def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     assert kept.next(cursor) is None
     assert revisions_in(got) == list(range(501, 510))
     assert cursor.position == Position(record.end, 509)
-
-
-def take_piece(shown: Tail, cursor: WalCursor, held: LargeFrameCache, now: float) -> bytes:
-    """As `WalReader` does."""
-    data = cursor.give(cursor.large) if cursor.large is not None else shown.next(cursor)
-    held.note(cursor, now)
-    return bytes(data or b"")
-
-
-def test_frames_that_clients_are_within_take_bounded_memory() -> None:
-    """Who takes something keeps its frame; who took nothing for long looks for it again, and finds the rest."""
-    shown, held = Tail(BEGIN), LargeFrameCache(most_idle=700_000, most=1_500_000)
-    cursors, large = [], []
-    for revision in range(501, 506):
-        large.append(PlacedFrame(2 * revision, b"%d" % revision + b"x" * 600_000))
-        cursors += [shown.join(shown.position) for _ in range(2)]
-        shown.append(Position(1000 * revision, revision), large[-1:])
-    got = [bytearray(take_piece(shown, cursor, held, 0.0)) for cursor in cursors]
-    is_held = [cursor.large is not None for cursor in cursors]
-    assert is_held == [False] * 6 + [True] * 4, "the frame of two clients counts once; two frames are all that may be"
-    got[6] += take_piece(shown, cursors[6], held, IDLE_S)
-    is_held = [cursor.large is not None for cursor in cursors]
-    assert is_held == [False] * 6 + [True, False, False, False], "who takes something keeps its frame"
-    for cursor, taken in zip(cursors, got, strict=True):
-        while cursor.begun:
-            taken += take_piece(shown, cursor, held, 2 * IDLE_S)
-    assert got == [large[index // 2].data for index in range(10)]
-
-
-def test_within_a_frame_nothing_else_is_given() -> None:
-    """Not even what the tail has before it, which a client that read the log did not have."""
-    shown, cursor = Tail(BEGIN), WalCursor(BEGIN, 0)
-    large = PlacedFrame(1006, b"x" * 100_000)
-    got = bytes(cursor.give(Chunk(Position(3000, 503), [large])))
-    cursor.large = None
-    shown.append(Position(2000, 502), [PlacedFrame(1001, b"late")])
-    shown.append(Position(3000, 503), [large])
-    while (data := shown.next(cursor)) is not None:
-        got += data
-    assert got == large.data
 
 
 def absent(key: bytes, end: int) -> Activity:
