@@ -60,7 +60,7 @@ class FeedState:
             self._snapshot.begin()
         else:
             self._walk.revision = history.watermark()
-            self._queue.append(self.bookmark())
+            self._queue.add_notice(self.bookmark())
 
     @property
     def cursor(self) -> bytes:
@@ -75,21 +75,23 @@ class FeedState:
     @property
     def has_everything(self) -> bool:
         """Whether `next_message` certainly has nothing now: a quick check, made for every client at every change."""
-        is_plain = self._walk.snapshot_key is None and not self._queue and not self.filter.activity
-        return is_plain and self._walk.revision >= self._history.shown()
+        walk = self._walk
+        is_plain = walk.snapshot_key is None and not self._queue and not walk.filter.activity
+        return is_plain and walk.revision >= self._history.shown()
 
     def next_message(self) -> Message | None:
         """Return what the client gets next; None: nothing now. May take long, and switch to other clients."""
         if not self._queue:
             try:
-                message = self._snapshot.next_message() if self.in_snapshot else self._live.next_message()
+                run = self._live if self._walk.snapshot_key is None else self._snapshot
+                message = run.next_message()
             except Overtaken:
                 self.discard()
                 self._begin_gap("trimmed")
             else:
                 if message is not None or not self._queue:
                     return message
-                if not self.in_snapshot:  # it has just ended: activity that is older is none of the client's
+                if self._walk.snapshot_key is None:  # it has just ended: activity that is older is none of the client's
                     self._live.skip_activity()
         return self._queue.take()
 
@@ -144,7 +146,7 @@ class FeedState:
             self._snapshot.begin()
         else:
             walk.revision = oldest
-        self._queue.append(
+        self._queue.add_notice(
             walk.message(
                 {
                     "type": "gap",

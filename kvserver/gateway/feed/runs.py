@@ -24,8 +24,10 @@ _COPIES: Final = 3  # of a page: as it was read, encoded, and in messages
 _AROUND: Final = 400  # bytes of memory that an item takes besides key and value
 
 
-class MessageQueue:
+class MessageQueue(deque[Message]):
     """Messages that were made together, until the client takes them one by one.
+
+    A deque, since every client is asked at every change whether its queue is empty.
 
     Attributes:
         cursor: where the client is with the last message it took.
@@ -33,35 +35,28 @@ class MessageQueue:
 
     def __init__(self, charge: BudgetCharge) -> None:
         """Charge `charge` with the messages of a page."""
+        super().__init__()
         self.cursor = b""
-        self._messages: deque[Message] = deque()
         self._charge = charge
 
-    def __bool__(self) -> bool:
-        return bool(self._messages)
-
-    def append(self, message: Message) -> None:
-        """Add a message that is made of nothing but the client's place."""
-        self._messages.append(message)
+    def add_notice(self, message: Message) -> None:
+        """Add a message that is made of nothing but the client's place, and is not charged."""
+        self.append(message)
         self.cursor = message.cursor
 
     def add_page(self, messages: list[Message], cursor: bytes) -> None:
         """Add the messages of a page, and charge them. `cursor`: where the client is until it takes the first one."""
-        self._messages.extend(messages)
+        self.extend(messages)
         self.cursor = cursor
-        self._charge.set_bytes(sum(len(message.body) for message in self._messages))
+        self._charge.set_bytes(sum(len(message.body) for message in self))
 
     def take(self) -> Message:
         """Remove the first message, which the client then has."""
-        message = self._messages.popleft()
+        message = self.popleft()
         if self._charge.size:
-            self._charge.set_bytes(max(0, self._charge.size - len(message.body)) if self._messages else 0)
+            self._charge.set_bytes(max(0, self._charge.size - len(message.body)) if self else 0)
         self.cursor = message.cursor
         return message
-
-    def clear(self) -> None:
-        """Drop all messages; the charge stays."""
-        self._messages.clear()
 
 
 class LiveRun:
@@ -70,6 +65,7 @@ class LiveRun:
     def __init__(self, walk: EventWalk, charge: BudgetCharge, conflates: bool) -> None:
         """Continue where `walk` is. `conflates`: of what the client is behind with, it gets the latest of each key."""
         self._walk, self._charge, self._conflates = walk, charge, conflates
+        self._wants_activity = walk.filter.activity
         self._latest: LatestEvents | None = None
         self._line_number = 0
         self.skip_activity()
@@ -86,7 +82,7 @@ class LiveRun:
         """Return the next message; None if there is none now. May take long. Raises `Overtaken`."""
         walk = self._walk
         until = walk.history.shown()
-        if walk.filter.activity and (line := self._find_line()) is not None:
+        if self._wants_activity and (line := self._find_line()) is not None:
             if line.place <= walk.revision:
                 self._line_number += 1
                 return walk.activity_message(walk.cursor_at(), line.activity)

@@ -76,9 +76,6 @@ class _Outbox:
         self._frames: deque[bytes] = deque()
         self._charge = BudgetCharge(budget)
 
-    def __bool__(self) -> bool:
-        return bool(self._frames)
-
     def append(self, data: bytes) -> None:
         """Add frames, charged to the client's budget."""
         self._frames.append(data)
@@ -93,10 +90,9 @@ class _Outbox:
 
     def note_written(self) -> None:
         """Stop counting what was taken."""
-        if self.size:
-            self.size = sum(map(len, self._frames))
-            self._charge.set_bytes(self.size)
-            self.room.set()
+        self.size = sum(map(len, self._frames))
+        self._charge.set_bytes(self.size)
+        self.room.set()
 
     def clear(self) -> None:
         """Drop all frames."""
@@ -281,11 +277,14 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
                 self._load_next()
                 if self._outlet.is_loaded:
                     self._outlet.write_loaded()
-                    self._outbox.note_written()
-                elif self._framing.closing and not self._outbox:
+                    if self._outbox.size:
+                        self._outbox.note_written()
+                elif self._outbox.size:
+                    pass  # queued while the source was asked
+                elif self._framing.closing:
                     self._outlet.end_writing()
                     return
-                elif not self._outbox:
+                else:
                     self._wake.wait()
         except OSError:
             self.abort()
@@ -296,7 +295,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         Within a frame of the source's only the source is asked: nothing may come between the pieces of a frame.
         """
         if not self._is_within_frame:
-            if self._outbox:
+            if self._outbox.size:
                 self._outlet.load(self._outbox.take_all())
                 return
             if self.source is None or self._framing.closing:
