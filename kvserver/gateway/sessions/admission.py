@@ -7,8 +7,9 @@ from typing import Final
 
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.sessions.access import FeedAccess
-from kvserver.gateway.sessions.clients import FeedRefusal, PollFeed, StreamFeed, WebSocketFeed
+from kvserver.gateway.sessions.clients import FeedRefusal, StreamFeed, WebSocketFeed
 from kvserver.gateway.sessions.feed_request import NDJSON, FeedRequest, read_feed_request
+from kvserver.gateway.sessions.polls import PollFeed
 from kvserver.gateway.transport.handler import StreamSession, WebSocketSession
 from kvserver.gateway.transport.head import Head, answer_bytes, refusal_bytes, stream_head
 from kvserver.gateway.transport.send_budget import SendBudget

@@ -9,20 +9,19 @@ import gevent  # type: ignore[import-untyped]
 
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.limits import ConnectionLimits
+from kvserver.gateway.transport.outlet import Outlet
 from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.transport.send_budget import SendBudget
 
 
 class Watchable(Protocol):
-    """A connection, as its monitor sees it. None of its methods blocks."""
+    """A connection, as its monitor sees it. None of its methods blocks.
 
-    @property
-    def budget(self) -> SendBudget:
-        """The budget that is charged with what the client has not taken."""
+    Attributes:
+        outlet: its sending side.
+    """
 
-    @property
-    def slow_bytes(self) -> int:
-        """Bytes that the client has not taken, if it takes next to nothing of them; else 0."""
+    outlet: Outlet
 
     def drop_if_lost(self, now: float) -> None:
         """End the connection if the client is gone. `now`: by the monotonic clock."""
@@ -84,7 +83,7 @@ class ConnectionMonitor:
         """Where a budget is high, of one address or of all, end connections of clients that take next to nothing."""
         given_back = 0
         for part in self.budget.high_parts():
-            given_back += self._shed_from(part, [each for each in self._open if each.budget is part], 0)
+            given_back += self._shed_from(part, [each for each in self._open if each.outlet.budget is part], 0)
         if self.budget.is_high_without(given_back):
             self._shed_from(self.budget, list(self._open), given_back)
 
@@ -93,8 +92,8 @@ class ConnectionMonitor:
 
         Returns `given_back` plus the bytes that the ended ones give back, which happens when their greenlets run.
         """
-        for connection in sorted(connections, key=lambda each: each.slow_bytes, reverse=True):
-            size = connection.slow_bytes
+        for connection in sorted(connections, key=lambda each: each.outlet.slow_bytes, reverse=True):
+            size = connection.outlet.slow_bytes
             if not size or not budget.is_high_without(given_back):
                 break
             connection.abort()

@@ -55,6 +55,16 @@ class Outlet:
         self._is_part = isinstance(data, memoryview)
 
     @property
+    def budget(self) -> SendBudget:
+        """The budget that is charged with what the client has not taken."""
+        return self.charge.budget
+
+    @property
+    def slow_bytes(self) -> int:
+        """Bytes that the client has not taken, if it takes next to nothing of them; else 0."""
+        return self.charge.size if self.is_slow else 0
+
+    @property
     def is_loaded(self) -> bool:
         """Whether there is something to write."""
         return self._unsent is not None

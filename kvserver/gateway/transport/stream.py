@@ -27,6 +27,7 @@ class Stream:
         written: bytes, with the head.
         source: returns what to write next; None: nothing now (then call `wake` when there is more). May switch.
         farewell: makes what to write before an end that the server begins; it is given the reason.
+        outlet: the sending side.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Stream:
         self.source: Callable[[], bytes | None] = lambda: None
         self.farewell: Callable[[Ending], bytes] = lambda why: b""
         self._socket, self._limits = connection, limits
-        self._outlet = Outlet(connection, limits, budget or SendBudget())
+        self.outlet = Outlet(connection, limits, budget or SendBudget())
         self._wake = Event()
         self._is_ending = self._is_gone = False
         self._why: Ending | None = None
@@ -56,12 +57,12 @@ class Stream:
         self._watcher.start(self._drop_input)
         try:
             self._load(head)
-            self._outlet.write_loaded()
+            self.outlet.write_loaded()
             while not self._is_gone:
                 self._wake.clear()
                 self._load(None if self._is_ending else self.source())
-                if self._outlet.is_loaded:
-                    self._outlet.write_loaded()
+                if self.outlet.is_loaded:
+                    self.outlet.write_loaded()
                 elif self._is_ending:
                     self._write_farewell()
                     return
@@ -73,12 +74,12 @@ class Stream:
     def _release_all(self) -> None:
         """Break the circles between these objects, which otherwise the garbage collector would have to find."""
         self._watcher.close()
-        self._outlet.discard_unsent()
+        self.outlet.discard_unsent()
         del self._watcher, self.source, self.farewell
 
     def _load(self, data: bytes | None) -> None:
         if data:
-            self._outlet.load(data)
+            self.outlet.load(data)
             self.written += len(data)
 
     def wake(self) -> None:
@@ -93,7 +94,7 @@ class Stream:
     def abort(self) -> None:
         """End the connection at once. Does not block."""
         self._is_gone = True
-        self._outlet.shut_down()
+        self.outlet.shut_down()
         self._wake.set()
 
     def _drop_input(self) -> None:
@@ -113,8 +114,8 @@ class Stream:
         self._watcher.stop()
         if self._why is not None:
             self._load(self.farewell(self._why))
-            self._outlet.write_loaded()
-        self._outlet.end_writing()
+            self.outlet.write_loaded()
+        self.outlet.end_writing()
         with gevent.Timeout(self._limits.linger_s, False), contextlib.suppress(OSError):
             while self._socket.recv(_RECEIVE_BYTES):
                 breathe()
@@ -123,18 +124,8 @@ class Stream:
 
     def drop_if_lost(self, now: float) -> None:
         """End the connection if the client takes nothing of what is being written."""
-        if self._outlet.is_lost(now):
+        if self.outlet.is_lost(now):
             self.abort()
-
-    @property
-    def budget(self) -> SendBudget:
-        """The budget that is charged with what the client has not taken."""
-        return self._outlet.charge.budget
-
-    @property
-    def slow_bytes(self) -> int:
-        """Bytes that the client has not taken, if it takes next to nothing of them; else 0."""
-        return self._outlet.charge.size if self._outlet.is_slow else 0
 
     def ping(self) -> None:
         """Do nothing: HTTP has no pings."""

@@ -109,6 +109,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             called in the writing greenlet, and may switch. Where it owes the rest of a frame, None ends the connection.
         on_answer: called when the client answers a ping of ours.
         farewell: makes what to write before a close that the server begins; it is given the reason.
+        outlet: the sending side.
     """
 
     # The base class's; it is not initialised, since that would set up the frame layer that this class replaces.
@@ -136,8 +137,8 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self._framing = Framing(limits.max_message)
         self._framing.feed(received)
         self._reader = _ThrottledReader(connection, limits.intake_bytes_s)
-        self._outlet = Outlet(connection, limits, budget or SendBudget())
-        self._outbox = _Outbox(self._outlet.charge.budget)
+        self.outlet = Outlet(connection, limits, budget or SendBudget())
+        self._outbox = _Outbox(self.outlet.budget)
         self._is_within_frame = False  # a frame of the source's is not whole yet
         self._wake = Event()
         self._unanswered = 0
@@ -166,7 +167,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     def _read_some(self) -> bool:
         """Take what the client sent; False if it is gone."""
         data = self._reader.read()
-        self._outlet.heard_at = time.monotonic()
+        self.outlet.heard_at = time.monotonic()
         self._framing.feed(data)
         return bool(data)
 
@@ -217,7 +218,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         """End the connection at once. Does not block."""
         if not self.closed:
             self.closed = True
-            self._outlet.shut_down()
+            self.outlet.shut_down()
             self._wake.set()
             self._outbox.room.set()
 
@@ -245,7 +246,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         self.source = self.on_answer = self.farewell = None
         self._framing.release()
         self._outbox.clear()
-        self._outlet.discard_unsent()
+        self.outlet.discard_unsent()
         if self._timer is not None:
             self._timer.kill(block=False)
         del self._writer, self._timer
@@ -275,14 +276,14 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             while not self.closed:
                 self._wake.clear()
                 self._load_next()
-                if self._outlet.is_loaded:
-                    self._outlet.write_loaded()
+                if self.outlet.is_loaded:
+                    self.outlet.write_loaded()
                     if self._outbox.size:
                         self._outbox.note_written()
                 elif self._outbox.size:
                     pass  # queued while the source was asked
                 elif self._framing.closing:
-                    self._outlet.end_writing()
+                    self.outlet.end_writing()
                     return
                 else:
                     self._wake.wait()
@@ -296,14 +297,14 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         """
         if not self._is_within_frame:
             if self._outbox.size:
-                self._outlet.load(self._outbox.take_all())
+                self.outlet.load(self._outbox.take_all())
                 return
             if self.source is None or self._framing.closing:
                 return
         assert self.source is not None
         piece = self.source()
         if piece is not None:
-            self._outlet.load(piece.data)
+            self.outlet.load(piece.data)
             self._is_within_frame = not piece.ends
         elif self._is_within_frame:
             self.abort()
@@ -315,15 +316,5 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
 
         A ping waits behind what the client has not read yet, so while there is such a thing reading is a sign of life.
         """
-        if not self.closed and self._outlet.is_lost(now, self._limits.silence_s):
+        if not self.closed and self.outlet.is_lost(now, self._limits.silence_s):
             self.abort()
-
-    @property
-    def budget(self) -> SendBudget:
-        """The budget that is charged with what the client has not taken."""
-        return self._outlet.charge.budget
-
-    @property
-    def slow_bytes(self) -> int:
-        """Bytes that the client has not taken, if it takes next to nothing of them; else 0."""
-        return self._outlet.charge.size if self._outlet.is_slow else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent  # type: ignore[import-untyped]
 import pytest
 
@@ -13,6 +15,8 @@ from tests.api.kvserver.gateway.transport.pairs import LIMITS, STEP, Clock, Pair
 
 class Dismissed:
     """A connection that takes its time to be told."""
+
+    outlet: Any = None
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -81,11 +81,11 @@ def test_a_client_that_takes_nothing_is_dropped(ends: Ends, clock: Clock) -> Non
     assert not ends.running.dead
     ends.parts.append(bytes(20 << 20))
     ends.stream.wake()
-    until(lambda: ends.stream.budget.bytes)
+    until(lambda: ends.stream.outlet.budget.bytes)
     for _ in range(2):
         ends.stream.drop_if_lost(clock.now)
         clock.now += 15
     ends.stream.drop_if_lost(clock.now)
-    assert ends.stream.slow_bytes > 0 or ends.running.dead
+    assert ends.stream.outlet.slow_bytes > 0 or ends.running.dead
     until(lambda: ends.running.dead)
-    assert ends.stream.budget.bytes == 0
+    assert ends.stream.outlet.budget.bytes == 0

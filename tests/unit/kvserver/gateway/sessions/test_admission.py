@@ -8,7 +8,8 @@ import pytest
 
 from kvserver.gateway.sessions.access import FeedAccess
 from kvserver.gateway.sessions.admission import Admission
-from kvserver.gateway.sessions.clients import FeedRefusal, PollFeed, StreamFeed, WebSocketFeed
+from kvserver.gateway.sessions.clients import FeedRefusal, StreamFeed, WebSocketFeed
+from kvserver.gateway.sessions.polls import PollFeed
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.http.origins import Origins
 from shards.wire.errors import BadCursor, BadRequest, BadTicket, Forbidden, Unauthorized
