@@ -249,7 +249,7 @@ class GatewayWorker(SocketWorker):
         if self._board is not None:
             self.row.state = Common.STOPPING
             self.handover.close()
-            gevent.sleep(0)  # clients taken over already are admitted, and told where to continue
+            gevent.sleep(0)  # clients taken over already are admitted, and get a farewell
             self.wsgi.close()
 
     def closed(self) -> None:

@@ -27,7 +27,7 @@ OCTETS: Final = "application/octet-stream"
 """The type of a value that was stored without one."""
 
 _WEIGHT: Final = 400  # bytes that an event takes besides key and value
-_COPIES: Final = 3  # a value is kept as it is, encoded, and in an envelope
+_COPIES: Final = 3  # a value is kept raw, encoded, and in an envelope
 _SHARED_WEIGHT: Final = 300  # bytes that a shared message takes besides its body, also if there is no message
 _SHARED_FREE: Final = 2048  # bytes of shared messages that the smallest block has room for
 _FEW: Final = 8  # events that are faster to scan than to look up

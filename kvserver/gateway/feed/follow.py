@@ -64,7 +64,7 @@ class FeedState:
 
     @property
     def cursor(self) -> bytes:
-        """Where the client is with the messages it got so far."""
+        """The cursor of the client, with the messages it got so far."""
         return self._queue.cursor if self._queue else self._walk.cursor_at()
 
     @property
@@ -160,7 +160,7 @@ class FeedState:
 
 
 class PollAnswer(NamedTuple):
-    """What a poll gets. `more`: the next poll need not wait."""
+    """The messages for one poll. `more`: the next poll need not wait."""
 
     cursor: bytes
     more: bool

@@ -1,6 +1,6 @@
 """The two ways in which a client gets on: `SnapshotRun` through the keys, `LiveRun` along the changes. Pure.
 
-Within a snapshot, a client has, beside the revision, the last key it got: its copy is the store as of that revision, up
+Within a snapshot, a client has, besides the revision, the last key it got: its copy is the store as of that revision, up
 to that key. A page is read from the maps, each of which has applied the history up to some revision of its own. Once
 the gateway has shown what the furthest map had applied, events up to there of the keys that the client has are sent,
 and those in the page's range are folded into the page: then the page, too, is the store as of that very revision.
@@ -79,7 +79,7 @@ class LiveRun:
         self._latest = None
 
     def next_message(self) -> Message | None:
-        """Return the next message; None if there is none now. May take long. Raises `Overtaken`."""
+        """Return the next message; None: nothing now. May take long. Raises `Overtaken`."""
         walk = self._walk
         until = walk.history.shown()
         if self._wants_activity and (line := self._find_line()) is not None:

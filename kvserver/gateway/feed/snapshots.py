@@ -35,7 +35,7 @@ class Page(NamedTuple):
 
 
 class MapPart(NamedTuple):
-    """What one map holds of a page. `more`: it may hold further keys of the prefix, above the last of these."""
+    """The part of a page in one map. `more`: it may hold further keys of the prefix, above the last of these."""
 
     items: list[SnapshotItem]
     more: bool

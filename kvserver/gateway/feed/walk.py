@@ -23,7 +23,7 @@ class Overtaken(Exception):
 
 
 class FeedHistory(Protocol):
-    """What a gateway knows of the history and of the store. Revisions are places in the history.
+    """The history and the store, as a gateway knows them. Revisions are places in the history.
 
     Attributes:
         epoch: the history's name.

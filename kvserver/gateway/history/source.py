@@ -220,19 +220,19 @@ class LogFollower:
     def _show(self, fresh: list[Record]) -> None:
         """Show records and the activity that belongs between and behind them. May switch."""
         self.counts["records"] += len(fresh)
-        told: list[tuple[Activity, int]] = []
+        placed: list[tuple[Activity, int]] = []
         if self._wal or self._row.listening:  # else nothing needs to be decoded here
             for end, frames in encode_pieces(fresh, list(self._wal.tails), self._wal.marks, self._puts):
-                told += self._show_piece(end, frames)
+                placed += self._show_piece(end, frames)
                 breathe()
                 if self._shown != end:
                     return  # the last client left meanwhile, and one that came then begins at the watermark
             if self._pending:
-                told += self._show_piece(self._shown, {})
+                placed += self._show_piece(self._shown, {})
         elif fresh:
             self._puts.forget(fresh[-1].next_revision - 1)
             self._show_piece(Position(fresh[-1].end, fresh[-1].next_revision - 1), {})
-        self.history.show(fresh, told)
+        self.history.show(fresh, placed)
 
     def _show_piece(self, end: Position, frames: dict[View, list[PlacedFrame]]) -> list[tuple[Activity, int]]:
         """Show the history up to `end` to clients of `/wal`, with the activity that is due by then.

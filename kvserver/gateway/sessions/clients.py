@@ -173,7 +173,7 @@ class WebSocketFeed(FeedSession):
             pass
 
     def end(self) -> None:
-        """Stop following, and let go of the connection."""
+        """Stop following, and forget the connection."""
         self._websocket = None
         super().end()
 
@@ -249,7 +249,7 @@ class StreamFeed(FeedSession):
         super().__init__(follower, budget, query, grants, JSON, framer if sse else encodings.ndjson_line)
 
     def end(self) -> None:
-        """Stop following, and let go of the connection."""
+        """Stop following, and forget the connection."""
         self._stream = None
         super().end()
 

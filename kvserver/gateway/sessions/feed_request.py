@@ -22,11 +22,11 @@ NDJSON: Final = b"application/x-ndjson"
 
 
 class Credentials(NamedTuple):
-    """What a request says of who sends it.
+    """Who sends a request, as far as it says.
 
     Attributes:
         authorization: the values of the header.
-        ticket: the one in the query, None if there is none.
+        ticket: the one in the query, None if it has none.
         is_page: whether a page seems to send it: it has a ticket or an Origin, and no Authorization. A page cannot see
             the status of a failed handshake, so it is accepted first, and gets the error in the stream.
     """
@@ -61,7 +61,7 @@ class FeedRequest(NamedTuple):
 
 
 def read_credentials(head: Head) -> Credentials:
-    """Read what `head` says of who sends it."""
+    """Read the credentials in `head`."""
     authorization, ticket = head.values(b"authorization"), _ticket_in(head.query)
     return Credentials(authorization, ticket, not authorization and (ticket is not None or bool(head.first(b"origin"))))
 
@@ -109,7 +109,7 @@ def _choose_protocol(head: Head) -> str:
 
 
 def _ticket_in(query: bytes) -> bytes | None:
-    """Return the ticket in a query string, None if there is none. Works for `/wal`, too, whose query is not parsed."""
+    """Return the ticket in a query string, None if it has none. Works for `/wal`, too, whose query is not parsed."""
     for part in query.split(b"&"):
         name, _, value = part.partition(b"=")
         if name == b"ticket":

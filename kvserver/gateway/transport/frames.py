@@ -23,7 +23,7 @@ from websockets.protocol import Protocol, Side, State
 from websockets.utils import apply_mask
 
 Ending = Literal["stop", "reload", "revoked"]
-"""Why the server ends a connection, as its clients are told."""
+"""Why the server ends a connection, as its clients learn."""
 
 _MASKED: Final = 0x80
 _FIN: Final = 0x80

@@ -51,7 +51,7 @@ _RECEIVE_BYTES = 16 << 10
 
 
 class WebSocketSession(Protocol):
-    """What an application does with one WebSocket.
+    """A session on one WebSocket, made by the application.
 
     Attributes:
         protocol: the subprotocol it chose, empty for none.
@@ -68,7 +68,7 @@ class WebSocketSession(Protocol):
 
 @runtime_checkable
 class StreamSession(Protocol):
-    """What an application does with an answer that lasts.
+    """A session on an answer that lasts, made by the application.
 
     Attributes:
         head: the bytes to write first.
@@ -84,7 +84,7 @@ class StreamSession(Protocol):
 
 
 class Application(Protocol):
-    """What the handler serves."""
+    """The application that the handler serves."""
 
     limits: ConnectionLimits
     pages: Pages
@@ -142,7 +142,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             self._hang_up()
 
     def _serve_request(self) -> None:
-        """Read the head, check it, admit it, run its session, and tell the application when that is over."""
+        """Read the head, check it, admit it, run its session, and report its end to the application."""
         try:
             raw = self._read_head()
             if not raw:

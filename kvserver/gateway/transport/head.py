@@ -152,7 +152,7 @@ def answer_bytes(head: Head, origins: Origins, content_type: bytes, body: bytes)
 
 
 def refusal_bytes(error: KVError, head: Head | None, origins: Origins, request_id: bytes) -> bytes:
-    """The answer that tells `error`; the connection is closed after it. `head`: None if it could not be read."""
+    """Return the answer for `error`, after which the connection is closed. `head`: None if it could not be read."""
     path = head.path if head is not None else b""
     answer = responses.refusal(error, path, head.first(b"accept") if head is not None else b"", request_id)
     return _serialize(answer, head, origins)

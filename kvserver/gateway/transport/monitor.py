@@ -80,7 +80,7 @@ class ConnectionMonitor:
             self.shed_slow_clients()
 
     def shed_slow_clients(self) -> None:
-        """Where a budget is high, of one address or of all, end connections of clients that take next to nothing."""
+        """End connections of clients that take next to nothing, where the budget of an address or of all is high."""
         given_back = 0
         for part in self.budget.high_parts():
             given_back += self._shed_from(part, [each for each in self._open if each.outlet.budget is part], 0)

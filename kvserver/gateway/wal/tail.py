@@ -97,7 +97,7 @@ def chunks(begin: Position, end: Position, frames: Iterable[PlacedFrame]) -> Ite
 
 @dataclass(slots=True, eq=False)
 class WalCursor:
-    """How far one client has got.
+    """The place of one client in the history, and in a large frame.
 
     Attributes:
         position: it has everything up to there.
