@@ -1,7 +1,7 @@
 """The two ways in which a client gets on: `SnapshotRun` through the keys, `LiveRun` along the changes. Pure.
 
-Within a snapshot, a client has, besides the revision, the last key it got: its copy is the store as of that revision, up
-to that key. A page is read from the maps, each of which has applied the history up to some revision of its own. Once
+Within a snapshot, a client has, besides the revision, the last key it got: its copy is the store as of that revision,
+up to that key. A page is read from the maps, each of which has applied the history up to some revision of its own. Once
 the gateway has shown what the furthest map had applied, events up to there of the keys that the client has are sent,
 and those in the page's range are folded into the page: then the page, too, is the store as of that very revision.
 """

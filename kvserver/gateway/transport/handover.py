@@ -1,8 +1,8 @@
 """The receiving end of the hand-over: web workers pass on connections that ask for a feed.
 
 The protocol is that of `kvserver.web.handoff`: one message on a SOCK_SEQPACKET socket, with the connection's descriptor
-as ancillary data; the answer is one byte. A worker that did not get the answer in time asks another
-gateway, so a connection whose worker no longer takes the answer is closed here, untouched.
+as ancillary data; the answer is one byte. A worker that did not get the answer in time asks another gateway,
+so a connection whose worker no longer takes the answer is closed here, untouched.
 """
 
 from __future__ import annotations
