@@ -49,7 +49,7 @@ class FeedQuery(NamedTuple):
     keys: tuple[bytes, ...] = ()
 
 
-def parse(text: bytes) -> FeedQuery:
+def parse_feed_query(text: bytes) -> FeedQuery:
     """Parse the query string of a feed request. Raises `BadRequest`."""
     given = query.parse(text, FEED)
     keys = tuple(given.pop("key", ()))

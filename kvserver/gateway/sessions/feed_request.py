@@ -78,7 +78,7 @@ def read_feed_request(head: Head) -> FeedRequest:
     if carrier == "websocket":
         check_upgrade(head)
         protocol = _choose_protocol(head)
-    query = feed_query.parse(head.query)
+    query = feed_query.parse_feed_query(head.query)
     last_event_id, _, resume_token = head.first(b"last-event-id").partition(b"~")
     has_bad_cursor = not last_event_id and query.since is not None and cursors.parse(query.since) is None
     if last_event_id:
