@@ -21,8 +21,8 @@ OPS: Final = frozenset(("put", "touch", *(f"delete:{cause}" for cause in CAUSES)
 _OP = "put|touch|delete(:(" + "|".join(CAUSES) + "))?"
 
 
-class Wish(NamedTuple):
-    """What a client wants to see.
+class FeedQuery(NamedTuple):
+    """What a client of `/v1/feed` asks for.
 
     Attributes:
         prefixes: of keys; it wants all that start with one of them.
@@ -49,15 +49,15 @@ class Wish(NamedTuple):
     keys: tuple[bytes, ...] = ()
 
 
-def parse(text: bytes) -> Wish:
-    """The wish in a query string. Raises `BadRequest`."""
+def parse_feed_query(text: bytes) -> FeedQuery:
+    """Parse the query string of a feed request. Raises `BadRequest`."""
     given = query.parse(text, FEED)
     keys = tuple(given.pop("key", ()))
     prefixes = tuple(given.pop("prefix", () if keys else (b"",)))
     if len(prefixes) + len(keys) > MOST_SELECTED:
         raise BadRequest(f"at most {MOST_SELECTED} prefixes and keys are wanted")
     since = given.pop("since", None) or None
-    return Wish(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
+    return FeedQuery(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
 
 
 def _ops(text: str) -> frozenset[str]:

@@ -1,17 +1,12 @@
 """The gateway: hosts feed connections. gunicorn's application is `kvserver.gateway:app`.
 
-In reading order, what a connection passes: `head` (what is refused before it is a WebSocket), `handler` (gunicorn,
-gevent-websocket), `socket` on `frames` (the connection and its guards), `app` (which feed) and `door` (for whom),
-`source` on `feed`, `tail`, `views` and `formats` (what is shown on `/wal`). `worker` is gunicorn's worker class,
-`handover` takes connections from the web workers.
-
-Of `/v1/feed`: `events` (decoded, and shared), `encodings` and `envelopes` (messages), `cursors`, `selection` (of keys)
-and `filters`, `snapshots`, `conflation`, and `follow`, which makes of them one client's way; `history` on `index` (what
-clients share), `clients` by what carries them (WebSocket, or `stream`), `admission` (who gets which). `debts` bounds
-what they have not taken.
-
-Not pure are `app`, `door`, `admission`, `clients`, `handler`, `handover`, `history`, `socket`, `source`, `stream` and
-`worker`.
+- `transport`: connections: heads, WebSockets, streams, the send budget.
+- `feed`: `/v1/feed`, from the history to the messages of one client. Pure.
+- `wal`: `/wal`, from the history to lines of text. Pure.
+- `history`: the log, followed, and what clients share of it.
+- `sessions`: clients: who gets which feed, and what carries it.
+- `app`: the application: which feed a request is for.
+- `worker`: gunicorn's worker class, and how it stops.
 """
 
 from kvserver.gateway.app import app

@@ -1,13 +1,13 @@
 """gunicorn workers that host WebSockets.
 
 `SocketWorker` serves any `kvserver.gateway.transport.handler.Application`; `GatewayWorker` is the feed's. gunicorn's
-configuration needs, beside the worker class,
+configuration needs, besides the worker class,
 
     worker_connections = 100_000  # clients of one process; with the default of 1,000 the next ones would wait
     preload_app = False           # nothing of ZeroMQ may exist before the fork
     max_requests = 0              # recycling a worker would end its feeds
     graceful_timeout = 5          # closing all clients takes up to 2 s
-    timeout = 30                  # the event loop shows a sign of life each second
+    timeout = 30                  # the event loop gives a sign of life each second
 
 and has to call `post_fork` below from the hook of that name.
 """
@@ -30,12 +30,12 @@ from gunicorn.http.wsgi import base_environ  # type: ignore[import-untyped]
 
 from kvserver.access.tickets import Tickets
 from kvserver.access.tokens import Tokens, TokensError
-from kvserver.gateway.history.source import Source
-from kvserver.gateway.sessions.access import Door
+from kvserver.gateway.history.source import LogFollower
+from kvserver.gateway.sessions.access import FeedAccess
 from kvserver.gateway.transport.frames import Ending
-from kvserver.gateway.transport.handler import Handler, Server
-from kvserver.gateway.transport.handover import Reception
-from kvserver.gateway.transport.websocket import Keeper
+from kvserver.gateway.transport.handler import GatewayHandler, GatewayServer
+from kvserver.gateway.transport.handover import HandoverListener
+from kvserver.gateway.transport.monitor import ConnectionMonitor
 from kvserver.http.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.host import logs, process
@@ -48,43 +48,46 @@ log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "a connection cannot be taken or served: %s")
 
 CLOSE_WITHIN_S = 0.8
-"""Over how long a stopping process spreads its closes."""
+"""A stopping process spreads its closes over so long."""
 GONE_WITHIN_S = 1.3
-"""When it is over for those, too, who do not go by themselves."""
+"""Connections that do not end by themselves are ended so long after the first close; ..."""
 LATEST_S = 3.0
-"""The same if telling them all took long: the machine has other work, and they are given time in proportion."""
+"""... at most so long if closing them all took long: the machine has other work, so they get time in proportion."""
 LAST_WORDS_S = 0.5
-"""What who is told last has at least."""
+"""The least time between the last close and that end."""
 END_S = 2.0
-"""How long connections that were ended may take to notice."""
-OFTEN_S = 0.2
-"""How often is looked whether tokens have changed, and what was counted is shown."""
+"""How long the greenlets of ended connections may take."""
+REFRESH_S = 0.2
+"""How often tokens are checked for changes, and counted requests are published."""
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """gunicorn's hook, in the new worker: let it die with its master, which otherwise it outlives."""
+    """Have the new worker die with its master, which otherwise it outlives: gunicorn's hook."""
     process.die_with(server.pid)
 
 
 class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
-    """Hosts an application's connections, and closes them with 1012 when it is told to stop."""
+    """Hosts an application's connections, and closes them with 1012 when it stops."""
 
-    server_class = Server
-    wsgi_handler = Handler
+    server_class = GatewayServer
+    wsgi_handler = GatewayHandler
 
     def init_process(self) -> None:
-        """Called by gunicorn after the fork; calls `run`."""
+        """Set up this process and call `run`; called by gunicorn after the fork."""
         self.stopping = Event()  # before signals are handled
         super().init_process()
 
     def run(self) -> None:
-        """Serve until told to stop. The gevent worker's own loop would notice that only within a second, and waits
-        for connections that never end by themselves."""
+        """Serve until `stop`.
+
+        The gevent worker's own loop would notice that only within a second, and would wait for connections that never
+        end by themselves.
+        """
         allow_many_files()
         process.map_large_memory()
-        self.keeper = Keeper(self.wsgi.limits, self.wsgi.debts)
-        self.servers = [self._server(sock) for sock in self.sockets]
-        gevent.spawn(self.keeper.run)
+        self.monitor = ConnectionMonitor(self.wsgi.limits, self.wsgi.budget)
+        self.servers = [self._new_server(sock) for sock in self.sockets]
+        gevent.spawn(self.monitor.run)
         if self.opened():
             for server in self.servers:
                 server.start()
@@ -98,7 +101,7 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         self._close_all()
         self.closed()
 
-    def _server(self, sock: Any) -> Server:
+    def _new_server(self, sock: Any) -> GatewayServer:
         sock.setblocking(1)
         environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SERVER_SOFTWARE": "kvserver"}
         pool = Pool(self.worker_connections)
@@ -109,25 +112,25 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
             log=self.log,
             handler_class=self.wsgi_handler,
             environ=environ,
-            keeper=self.keeper,
+            monitor=self.monitor,
         )
 
     def _close_all(self) -> None:
-        """Close every connection with 1012, and wait until the clients have gone or their time is over."""
+        """Close every connection with 1012, and wait until the clients are gone or their time is over."""
         begun_at = time.monotonic()
         for handler in [handler for server in self.servers for handler in server.shaking_hands]:
             handler.give_up()
-        self.keeper.close_all(1012, "the server is stopping", self.ending(), CLOSE_WITHIN_S)
-        give_up_at = begun_at + patience_s(time.monotonic() - begun_at)
+        self.monitor.close_all(1012, "the server is stopping", self.ending(), CLOSE_WITHIN_S)
+        give_up_at = begun_at + end_after_s(time.monotonic() - begun_at)
         for server in self.servers:
             server.pool.join(timeout=max(0.0, give_up_at - time.monotonic()))
-        self.keeper.abort_all()
-        for server in self.servers:  # to their ends, for which they need what `closed` releases
+        self.monitor.abort_all()
+        for server in self.servers:  # before `closed` releases what their last steps need
             server.pool.kill(timeout=END_S)
             self.notify()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: stop."""
+        """Stop, on SIGTERM."""
         self.stop()
 
     def stop(self) -> None:
@@ -136,82 +139,87 @@ class SocketWorker(GeventWebSocketWorker):  # type: ignore[misc]
         self.stopping.set()
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT and SIGQUIT: stop as properly, since it takes seconds only."""
+        """Stop as properly on SIGINT and SIGQUIT, since it takes only seconds."""
         self.handle_exit(sig, frame)
 
     # For subclasses
 
     def opened(self) -> bool:
-        """Called before the first connection is accepted; False if the worker was told to stop meanwhile."""
+        """Prepare for the first connection; False if the worker was stopped meanwhile."""
         return True
 
     def each_second(self) -> None:
-        """Called about every second; must not block."""
+        """Do what is due about every second. Must not block."""
 
     def ending(self) -> Ending:
-        """Why it ends, as its clients are told."""
+        """Return why it ends, for its clients."""
         return "stop"
 
     def closing(self) -> None:
-        """Called when no more connections are accepted, before those there are get closed."""
+        """Admit no more clients: called before connections are closed."""
 
     def closed(self) -> None:
-        """Called when all connections are gone."""
+        """Release everything: called when all connections are gone."""
 
 
 class GatewayWorker(SocketWorker):
-    """The feed's worker: a row of the board, the source that clients follow, and connections of the web workers."""
+    """The feed's worker: a row of the board, the history that clients follow, and connections of the web workers."""
 
     def opened(self) -> bool:
-        """Claim a row, start to follow the history, listen for connections that are handed over."""
+        """Claim a row, begin to follow the history, and listen for connections that are handed over."""
         self._began_at = time.time()
         settings = load(ServerSettings)
         self._run_dir = settings.resolved_run_dir()
         logs.configure_logging(settings.log_level, "gateway", settings.log_format)
-        gevent.get_hub().print_exception = _failed_greenlet  # else it writes tracebacks by itself
-        found = self._find(settings)
+        gevent.get_hub().print_exception = _log_failed_greenlet
+        found = self._wait_for_store(settings)
         self._board = None if found is None else found[0]
         if found is None:
             return False
         board, self._tokens = found
         index, self.row = board.gateways.claim()
-        self.source = Source(board, self._run_dir, self.row, index)
+        self.follower = LogFollower(board, self._run_dir, self.row, index)
         self._counts = Counts()
-        self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
+        self.wsgi.open(self.follower, FeedAccess(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
         server = self.servers[0]
-        self.reception = Reception(self._run_dir / f"gateway-{index}.handover", server.adopt, server.has_room)
-        self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._often)]
-        self.greenlets[0].link_exception(self._failed)
-        gc.freeze()  # what lives as long as this process need not be looked at again
+        path = self._run_dir / f"gateway-{index}.handover"
+        self.handover = HandoverListener(path, server.adopt, server.has_room)
+        self.greenlets = [gevent.spawn(run) for run in (self.follower.run, self.handover.run, self._refresh_often)]
+        self.greenlets[0].link_exception(self._stop_following)
+        gc.freeze()  # the collector need not look again at what lives as long as this process
         self.row.state = Common.UP
         return True
 
-    def _find(self, settings: ServerSettings) -> tuple[Board, Tokens] | None:
-        """The board and its tokens, once there is one: the store may be between two runs. None if told to stop."""
-        told = False
+    def _wait_for_store(self, settings: ServerSettings) -> tuple[Board, Tokens] | None:
+        """Return the board and its tokens, once there is a board: the store may be between two runs.
+
+        None if the worker is stopped meanwhile.
+        """
+        has_logged = False
         while self.alive:
             try:
                 board = Board.open(settings.board_path)
                 return board, Tokens(board)
             except (BoardError, TokensError) as error:
-                if not told:
+                if not has_logged:
                     log.warning("waiting: %s", error)
-                told = True
+                has_logged = True
             self.notify()
             self.stopping.wait(0.2)
         return None
 
     def ending(self) -> Ending:
-        """Whether others take its place: `deploy/gateway.conf.py` notes when the master was told to see to that."""
+        """Return `reload` if another gateway takes over: `deploy/gateway.conf.py` touches a file when that begins."""
         with contextlib.suppress(OSError):
             if (self._run_dir / "gateway.reload").stat().st_mtime >= self._began_at:
                 return "reload"
         return "stop"
 
-    def _often(self) -> None:
+    def _refresh_often(self) -> None:
+        """Apply changes of the tokens, and publish counted requests, for ever."""
         while True:
-            gevent.sleep(OFTEN_S)
-            self.wsgi.refresh()
+            gevent.sleep(REFRESH_S)
+            self.wsgi.refresh_tokens()
             self.row.tokens = self._tokens.generation
             self._flush_counts()
 
@@ -219,13 +227,13 @@ class GatewayWorker(SocketWorker):
         with contextlib.suppress(OSError):  # the metrics' directory may be gone, with the run directory
             self._counts.flush()
 
-    def _failed(self, greenlet: gevent.Greenlet) -> None:
-        """The history cannot be followed any more: better no feed than one that stands still."""
+    def _stop_following(self, greenlet: gevent.Greenlet) -> None:
+        """Stop, since the history cannot be followed: better no feed than a frozen one."""
         log.error("following the log failed: %r", greenlet.exception)
         self.stop()
 
     def each_second(self) -> None:
-        """Show signs of life; stop if this run of the store is over."""
+        """Give a sign of life on the board; stop if this run of the store is over."""
         if self._board is None:
             return
         self.row.beat()
@@ -233,15 +241,15 @@ class GatewayWorker(SocketWorker):
             log.info("this run of the store is over")
             self.stop()
             return
-        self.source.each_second()
-        self.reception.look_after_file()
+        self.follower.each_second()
+        self.handover.restore_file()
 
     def closing(self) -> None:
-        """Take no more connections."""
+        """Take over no more connections, and admit no more clients."""
         if self._board is not None:
             self.row.state = Common.STOPPING
-            self.reception.close()
-            gevent.sleep(0)  # who was taken over already is let in, and told where to go on
+            self.handover.close()
+            gevent.sleep(0)  # clients taken over already are admitted, and get a farewell
             self.wsgi.close()
 
     def closed(self) -> None:
@@ -249,24 +257,25 @@ class GatewayWorker(SocketWorker):
         if self._board is not None:
             gevent.killall(self.greenlets)
             self._flush_counts()
-            self.source.close()
+            self.follower.close()
             self._board.close()
 
 
-def _failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
+def _log_failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
+    """Log the error of a greenlet; gevent by itself would write a traceback to stderr."""
     if isinstance(error, OSError) and error.errno in EXHAUSTED:  # accepting a connection, again and again
         _exhausted.tell(error.strerror)
     else:
         log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
 
 
-def patience_s(telling_s: float) -> float:
-    """When it is over, from the begin, if it took `telling_s` to tell all clients that the process stops.
+def end_after_s(closing_s: float) -> float:
+    """Return when connections are ended, in seconds after the first close, if closing all of them took `closing_s`.
 
-    What they are told is written after that, by their own greenlets: without time for it they would be cut off.
+    Farewells are written after that, by the connections' own greenlets: without time for it they would be cut off.
     """
-    in_proportion = GONE_WITHIN_S * max(1.0, telling_s / CLOSE_WITHIN_S)
-    return max(min(in_proportion, LATEST_S), telling_s + LAST_WORDS_S)
+    in_proportion = GONE_WITHIN_S * max(1.0, closing_s / CLOSE_WITHIN_S)
+    return max(min(in_proportion, LATEST_S), closing_s + LAST_WORDS_S)
 
 
 def allow_many_files() -> None:

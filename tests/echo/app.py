@@ -14,8 +14,9 @@ from typing import Any
 
 from kvserver.gateway.transport.handler import run_session
 from kvserver.gateway.transport.head import Head, check_upgrade
-from kvserver.gateway.transport.send_budget import Debts
-from kvserver.gateway.transport.websocket import Limits, WebSocket
+from kvserver.gateway.transport.limits import ConnectionLimits
+from kvserver.gateway.transport.send_budget import SendBudget
+from kvserver.gateway.transport.websocket import WebSocket
 from kvserver.http.origins import Hosts, Origins, Pages
 
 
@@ -43,9 +44,11 @@ class EchoApp:
     """Admits everybody."""
 
     def __init__(self) -> None:
-        given = {field.name: os.environ.get(f"ECHO_{field.name.upper()}") for field in fields(Limits)}
-        self.limits = Limits(**{name: type(getattr(Limits, name))(text) for name, text in given.items() if text})
-        self.debts = Debts()
+        given = {field.name: os.environ.get(f"ECHO_{field.name.upper()}") for field in fields(ConnectionLimits)}
+        self.limits = ConnectionLimits(
+            **{name: type(getattr(ConnectionLimits, name))(text) for name, text in given.items() if text}
+        )
+        self.budget = SendBudget()
         self.pages = Pages(Origins(os.environ.get("ECHO_ORIGINS", "*")), Hosts())
 
     def admit(self, head: Head, peer: str) -> Echo:

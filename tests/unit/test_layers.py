@@ -87,6 +87,7 @@ PURE = (
     "shards.log.records",
     "shards.server.request_queue",
     "kvserver.access.grants",
+    "kvserver.http.proxies",
     "kvserver.gateway.transport.frames",
     "kvserver.gateway.transport.send_budget",
 )

@@ -1,4 +1,4 @@
-"""What is left of events when only the latest counts. Pure."""
+"""Conflation: of many events, the latest of each key. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Final
 from kvserver.gateway.feed.events import Event
 
 MOST_KEYS: Final = 10_000
-"""Keys among which the latest is looked for at a time: what a client that is far behind holds is a number for each."""
+"""Keys that are conflated at a time: a client that is far behind keeps a revision for each of them."""
 
 
-class Survivors:
-    """Of the events up to `end` that pass a filter: of each key the latest put or delete, and the latest touch after
-    it.
+class LatestEvents:
+    """Of the events that pass a filter: of each key the latest put or delete, and the latest touch after it.
+
+    Marks of prefix deletes all stay.
 
     Attributes:
-        all: nothing was left out.
+        end: the revision up to which events were conflated.
+        all: whether no event was left out.
     """
 
     def __init__(self, events: Iterable[Event], until: int, shows: Callable[[Event], bool]) -> None:
-        """Looks at `events`, which are in order, up to `until` or until they are of `MOST_KEYS` keys."""
+        """Conflate `events`, which are in order, up to `until` or until they are of `MOST_KEYS` keys."""
         self.end = until
         latest: dict[bytes, tuple[int, int]] = {}
         marks: list[int] = []
@@ -49,11 +51,11 @@ class Survivors:
 
     @property
     def size(self) -> int:
-        """Bytes of memory it takes, about."""
+        """The bytes of memory it takes, about."""
         return self._revisions.itemsize * len(self._revisions)
 
     def __contains__(self, event: Event) -> bool:
-        """Whether `event`, which is one of those looked at, is left."""
+        """Whether `event`, one of those that were conflated, stays."""
         if self.all:
             return True
         at = bisect_left(self._revisions, event.revision)

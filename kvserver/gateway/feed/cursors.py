@@ -1,14 +1,14 @@
-"""Cursors: where a client of `/v1/feed` is in the history, and whether it can go on from there. Pure.
+"""Cursors: where a client of `/v1/feed` is in the history, and whether it can continue from there. Pure.
 
     <epoch>.<revision>                          behind `revision`
     <epoch>.<revision>.<last key>.<crc>         the same, inside a snapshot
 
-Inside a snapshot, the client's copy is the store as it was behind `revision`, but only up to the last key (base64url
-without padding; empty: nothing was sent yet). The CRC is that of the prefixes and grants the snapshot is of: under
-others it would be continued with holes.
+Inside a snapshot, the client's copy is the store as of `revision`, but only up to the last key (base64url without
+padding; empty: nothing was sent yet). The CRC is that of the prefixes and grants of the snapshot: continued under
+others, it would have holes.
 
-To clients a cursor is opaque. It is unsigned, and grants nothing. One text stands for one place: what is not written
-exactly as `Cursor.text` would write it is no cursor.
+To clients a cursor is opaque. It is unsigned, and grants nothing. One place has one text: anything that `Cursor.text`
+would write differently is no cursor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shards.log.records import Record
 _TEXT: Final = re.compile(rb"([0-9a-f]{1,32})\.(0|[1-9][0-9]{0,18})(?:\.([A-Za-z0-9_-]{0,700})\.([0-9a-f]{8}))?")
 
 Reason = Literal["trimmed", "epoch", "bad_cursor"]
-"""Why a client cannot go on from where it was."""
+"""Why a client cannot continue from where it was."""
 
 
 class Cursor(NamedTuple):
@@ -41,14 +41,14 @@ class Cursor(NamedTuple):
     crc: int = 0
 
     def text(self) -> bytes:
-        """As clients get it."""
+        """Return the text that clients get."""
         if self.last is None:
             return b"%b.%d" % (self.epoch.encode(), self.revision)
-        return b"%b.%d.%b.%08x" % (self.epoch.encode(), self.revision, _encode(self.last), self.crc)
+        return b"%b.%d.%b.%08x" % (self.epoch.encode(), self.revision, _encode_key(self.last), self.crc)
 
 
 def parse(text: bytes) -> Cursor | None:
-    """The cursor that `text` is; None if it is none."""
+    """Parse a cursor; None: `text` is no cursor."""
     found = _TEXT.fullmatch(text)
     if found is None:
         return None
@@ -63,15 +63,15 @@ def parse(text: bytes) -> Cursor | None:
     return cursor if cursor.text() == text else None
 
 
-def obstacle(cursor: Cursor | None, *, epoch: str, end: int, oldest: int, crc: int) -> Reason | None:
-    """Why nobody can go on at `cursor`; None: one can, at once or when the feed has come so far.
+def find_obstacle(cursor: Cursor | None, *, epoch: str, end: int, oldest: int, crc: int) -> Reason | None:
+    """Return why a client cannot continue at `cursor`; None: it can, at once or when the feed has come that far.
 
     Args:
-        cursor: None for a text that is none.
+        cursor: None for a text that is no cursor.
         epoch: the history's name.
         end: its last revision, which the feed may not have reached.
         oldest: the first revision that can still be read.
-        crc: of the prefixes and grants that are wanted now.
+        crc: of the prefixes and grants of the client now.
     """
     if cursor is None:
         return "bad_cursor"
@@ -79,21 +79,21 @@ def obstacle(cursor: Cursor | None, *, epoch: str, end: int, oldest: int, crc: i
         return "epoch"
     if cursor.revision > end or (cursor.last is not None and cursor.crc != crc):
         return "bad_cursor"
-    if cursor.revision < oldest - 1 and cursor.last != b"":  # who has got nothing yet lacks nothing
+    if cursor.revision < oldest - 1 and cursor.last != b"":  # a client that has nothing yet lacks nothing
         return "trimmed"
     return None
 
 
 def is_place(revision: int, records: Iterable[Record], reached: int) -> bool | None:
-    """Whether the history was ever at `revision`: behind a change, or where a run of the store began.
+    """Whether this history was ever at `revision`: behind a change, or where a run of the store began.
 
-    Each run's revisions begin further up than the clock had come before. So what was given out by a run that is lost,
-    because the data directory was put back to an older copy, lies in a gap before the start of a later one.
+    The revisions of each run begin above what the clock had reached before. So revisions of a run that was lost,
+    because the data directory was replaced by an older copy, are in a gap before the start of a later run.
 
     Args:
-        records: of the log, in order, from one on that goes on from revision `reached`, which is not above `revision`.
+        records: of the log, in order; the first one follows revision `reached`, which is not above `revision`.
 
-    Returns None if the records end before that can be told.
+    Returns None if the records end too early to know.
     """
     for record in records:
         if reached >= revision or record.revision > revision + 1:
@@ -104,5 +104,5 @@ def is_place(revision: int, records: Iterable[Record], reached: int) -> bool | N
     return reached >= revision
 
 
-def _encode(key: bytes) -> bytes:
+def _encode_key(key: bytes) -> bytes:
     return base64.urlsafe_b64encode(key).rstrip(b"=")

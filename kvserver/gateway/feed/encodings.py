@@ -1,6 +1,6 @@
-"""How messages of `/v1/feed` are written: JSON and MessagePack, and what carries them over plain HTTP. Pure.
+"""Encodings of `/v1/feed`: messages in JSON and MessagePack, and their framing over plain HTTP. Pure.
 
-Events and items are encoded by themselves, envelopes are built around them.
+Events and items are encoded one by one, and envelopes are built around them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from kvserver.api.times import rfc3339
-from kvserver.gateway.feed.events import Event, Item, Message
+from kvserver.gateway.feed.events import Event, Message, SnapshotItem
 
 
 class Encoding(Protocol):
@@ -25,20 +25,20 @@ class Encoding(Protocol):
     index: int
 
     def event(self, event: Event, values: bool) -> bytes:
-        """One event."""
+        """Encode one event; without `values`, with the size of its value."""
 
-    def item(self, item: Item, values: bool) -> bytes:
-        """One item of a snapshot."""
+    def item(self, item: SnapshotItem, values: bool) -> bytes:
+        """Encode one item of a snapshot; without `values`, with the size of its value."""
 
     def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
-        """A message with the list `name` of what is encoded already; `first`: the first one of its kind."""
+        """Encode a message with the list `name` of encoded `parts`. `first`: the first message of a snapshot."""
 
     def message(self, fields: dict[str, Any]) -> bytes:
-        """Any other message."""
+        """Encode any other message."""
 
 
-def encoded(encoding: Encoding, event: Event, values: bool) -> bytes:
-    """`event` in `encoding`, encoded when it is asked for first."""
+def encode_once(encoding: Encoding, event: Event, values: bool) -> bytes:
+    """Return `event` in `encoding`, encoded at the first call and kept."""
     at = 2 * encoding.index + values
     data = event.encoded[at]
     if data is None:
@@ -46,12 +46,12 @@ def encoded(encoding: Encoding, event: Event, values: bool) -> bytes:
     return data
 
 
-def _expires(expires_ms: int) -> str | None:
+def _rfc3339_or_none(expires_ms: int) -> str | None:
     return rfc3339(expires_ms) if expires_ms else None
 
 
-def _text(value: bytes) -> str | None:
-    """`value` as text, if that is what it is."""
+def _decode_text(value: bytes) -> str | None:
+    """Decode `value`; None: it is not UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -62,8 +62,8 @@ _json = msgspec.json.encode
 _msgpack = msgspec.msgpack.encode
 
 
-class _Json:
-    """JSON: a value is text if it is UTF-8, else base64, and then its size is told."""
+class _JsonEncoding:
+    """JSON: a value is text if it is UTF-8, else base64 with its size."""
 
     index = 0
 
@@ -77,7 +77,7 @@ class _Json:
         )
         if op == "delete":
             return b'%b,"cause":"%b"}' % (head, cause.encode())
-        expires = _json(_expires(event.expires_ms))
+        expires = _json(_rfc3339_or_none(event.expires_ms))
         if op == "touch":
             return b'%b,"expires":%b}' % (head, expires)
         content_type = _json(event.content_type)
@@ -85,17 +85,17 @@ class _Json:
             head,
             content_type,
             expires,
-            _value(event.value, len(event.value), values),
+            _json_value(event.value, len(event.value), values),
         )
 
-    def item(self, item: Item, values: bool) -> bytes:
+    def item(self, item: SnapshotItem, values: bool) -> bytes:
         return b'{"key":%b,"revision":%d,"modified":"%b","expires":%b,"content_type":%b,%b}' % (
             _json(item.key.decode()),
             item.revision,
             rfc3339(item.modified_ms).encode(),
-            _json(_expires(item.expires_ms)),
+            _json(_rfc3339_or_none(item.expires_ms)),
             _json(item.content_type),
-            _value(item.value, item.size, values),
+            _json_value(item.value, item.size, values),
         )
 
     def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
@@ -107,17 +107,17 @@ class _Json:
         return _json(fields)
 
 
-def _value(value: bytes, size: int, wanted: bool) -> bytes:
+def _json_value(value: bytes, size: int, wanted: bool) -> bytes:
     if not wanted:
         return b'"size":%d' % size
-    text = _text(value)
+    text = _decode_text(value)
     if text is not None:
         return b'"value":%b' % _json(text)
     return b'"size":%d,"value_base64":"%b"' % (size, base64.b64encode(value))
 
 
-class _MessagePack:
-    """MessagePack: the same fields, but that a value is always `bin`."""
+class _MessagePackEncoding:
+    """MessagePack: the same fields, except that a value is always `bin`."""
 
     index = 1
 
@@ -132,18 +132,18 @@ class _MessagePack:
         if op == "delete":
             fields["cause"] = cause
         elif op == "touch":
-            fields["expires"] = _expires(event.expires_ms)
+            fields["expires"] = _rfc3339_or_none(event.expires_ms)
         else:
-            fields |= {"content_type": event.content_type, "expires": _expires(event.expires_ms)}
+            fields |= {"content_type": event.content_type, "expires": _rfc3339_or_none(event.expires_ms)}
             fields |= {"value": event.value} if values else {"size": len(event.value)}
         return _msgpack(fields)
 
-    def item(self, item: Item, values: bool) -> bytes:
+    def item(self, item: SnapshotItem, values: bool) -> bytes:
         fields: dict[str, Any] = {
             "key": item.key.decode(),
             "revision": item.revision,
             "modified": rfc3339(item.modified_ms),
-            "expires": _expires(item.expires_ms),
+            "expires": _rfc3339_or_none(item.expires_ms),
             "content_type": item.content_type,
         }
         return _msgpack(fields | ({"value": item.value} if values else {"size": item.size}))
@@ -163,21 +163,21 @@ class _MessagePack:
         return _msgpack(fields)
 
 
-JSON: Final[Encoding] = _Json()
-MESSAGE_PACK: Final[Encoding] = _MessagePack()
+JSON: Final[Encoding] = _JsonEncoding()
+MESSAGE_PACK: Final[Encoding] = _MessagePackEncoding()
 
 
-def sse(message: Message, suffix: bytes = b"") -> bytes:
-    """A message as SSE frame, its cursor with a suffix. JSON has no line ends, and neither has a cursor."""
+def sse_frame(message: Message, suffix: bytes = b"") -> bytes:
+    """Frame a message for SSE, with its cursor and `suffix` as id. Neither JSON nor a cursor has line ends."""
     return b"id: %b%b\ndata: %b\n\n" % (message.cursor, suffix, message.body)
 
 
-def ndjson(message: Message) -> bytes:
-    """A message as a line."""
+def ndjson_line(message: Message) -> bytes:
+    """Frame a message as a line of JSON."""
     return message.body + b"\n"
 
 
 def poll_answer(cursor: bytes, more: bool, messages: list[Message]) -> bytes:
-    """The body of a poll's answer; `more`: the next poll need not wait."""
+    """Return the body of a poll's answer; `more`: the next poll need not wait."""
     bodies = b",".join([message.body for message in messages])
     return b'{"cursor":"%b","more":%b,"messages":[%b]}' % (cursor, b"true" if more else b"false", bodies)

@@ -1,4 +1,4 @@
-"""How much goes into one message of `/v1/feed`, and what a message of activity says. Pure."""
+"""Envelopes of `/v1/feed`, as large as they may be, and the fields of a message of activity. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from shards.wire.protocol import Activity
 MOST_EVENTS: Final = 1000
 """Events in an envelope, and in the answer to a poll."""
 MOST_BYTES: Final = 1 << 20
-"""Bytes of an envelope: clients commonly refuse larger messages."""
+"""Bytes of an envelope: many clients refuse larger messages."""
 
-_AROUND: Final = 1024  # bytes of an envelope beside its parts, at most: in a cursor there may be a key
+_AROUND: Final = 1024  # bytes of an envelope besides its parts, at most: in a cursor there may be a key
 
 
-class Room:
-    """The parts of an envelope, as many as fit; but what belongs together stays so, and one such unit always fits.
+class EnvelopeBuilder:
+    """Collects the parts of an envelope, as many as fit.
+
+    Parts of one unit (an atomic batch) stay together, and the first unit always fits.
 
     Attributes:
-        parts: in order.
-        unit: the last one of which there are parts.
+        parts: encoded, in order.
+        unit: that of the last part.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class Room:
         self._unit_at = self._before = 0
 
     def add(self, part: bytes, unit: int) -> bool:
-        """Take `part`, which belongs to `unit`; False if there is no room: then nothing of its unit was taken."""
+        """Add `part` of `unit`; False if there is no room: then no part of its unit stays in the envelope."""
         self._size -= len(part) + 1
         fits = len(self.parts) < self._count and self._size >= 0
         if unit != self.unit:
@@ -46,7 +48,7 @@ class Room:
 
 
 def activity_fields(line: Activity) -> dict[str, Any]:
-    """What a message about `line` says."""
+    """Return the fields of a message about `line`."""
     fields: dict[str, Any] = {"op": line.kind}
     if name := _SUBJECTS[line.kind]:
         fields[name] = line.subject.decode(errors="replace")

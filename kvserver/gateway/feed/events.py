@@ -1,7 +1,7 @@
 """Events as clients of `/v1/feed` share them: decoded once, in blocks of the history. Pure.
 
 A `Block` is a stretch of the history. What a client gets next of it depends on its filter and its place alone, so
-envelopes, too, are made once for all clients that want the same.
+envelopes are shared, too, by all clients that want the same.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from shards.wire.protocol import (
 OCTETS: Final = "application/octet-stream"
 """The type of a value that was stored without one."""
 
-_WEIGHT: Final = 400  # bytes that an event takes beside key and value
-_COPIES: Final = 3  # a value is kept as it is, encoded, and in an envelope
-_SHARED_WEIGHT: Final = 300  # bytes that what is shared takes beside its body, also if it is nothing
-_SHARED_FREE: Final = 2048  # bytes of what is shared that a block has room for, however small it is
-_FEW: Final = 8  # events that are sooner looked at than looked up
+_WEIGHT: Final = 400  # bytes that an event takes besides key and value
+_COPIES: Final = 3  # a value is kept raw, encoded, and in an envelope
+_SHARED_WEIGHT: Final = 300  # bytes that a shared message takes besides its body, also if there is no message
+_SHARED_FREE: Final = 2048  # bytes of shared messages that the smallest block has room for
+_FEW: Final = 8  # events that are faster to scan than to look up
 
 
 class Message:
-    """What a client gets, encoded.
+    """An encoded message.
 
     Attributes:
-        cursor: where it stands with this message.
+        cursor: where a client is once it has this message.
         body: JSON or MessagePack.
-        events: how many it tells.
+        events: how many events or items are in it.
     """
 
     __slots__ = ("_framed", "body", "cursor", "events")
 
     def __init__(self, cursor: bytes, body: bytes, events: int = 0) -> None:
         self.cursor, self.body, self.events = cursor, body, events
-        self._framed: tuple[Carry, bytes] | None = None
+        self._framed: tuple[Framer, bytes] | None = None
 
-    def framed(self, carry: Carry) -> bytes:
-        """As it is written, by `carry`; made once for clients that share the message and come the same way."""
-        if self._framed is None or self._framed[0] is not carry:
-            self._framed = (carry, carry(self))
+    def framed(self, framer: Framer) -> bytes:
+        """Return what is written of the message, made once for all clients that share it and have the same framer."""
+        if self._framed is None or self._framed[0] is not framer:
+            self._framed = (framer, framer(self))
         return self._framed[1]
 
 
-Carry = Callable[[Message], bytes]
-"""From a message to the bytes of a connection."""
+Framer = Callable[[Message], bytes]
+"""Makes what is written to a connection of a message."""
 
 
 class Event:
@@ -64,10 +64,10 @@ class Event:
 
     Attributes:
         op: `put`, `touch`, `delete:<cause>`, as filters name it; `mark` for the mark of a prefix delete.
-        unit: the last revision of what belongs together, its own unless it is part of an atomic batch.
+        unit: the last revision of its atomic batch; its own if it is not part of one.
         time_ms: wall time as the clock was set then.
         expires_ms: of a put or touch, wall time as the clock was set then; 0: never.
-        encoded: by encoding and by whether values are wanted.
+        encoded: itself, by encoding and by whether values are wanted; None where it was not encoded yet.
     """
 
     __slots__ = ("content_type", "encoded", "expires_ms", "key", "op", "revision", "time_ms", "unit", "value")
@@ -88,8 +88,8 @@ class Event:
                 self.op, self.key = "mark", prefix
 
 
-class Item(NamedTuple):
-    """What a key holds, as a snapshot shows it. `size` is that of the value, also where it was left out."""
+class SnapshotItem(NamedTuple):
+    """A key and what it holds, as a snapshot shows it. `size` is that of the value, even where that is left out."""
 
     key: bytes
     revision: int
@@ -104,8 +104,8 @@ class Block:
     """The events of a stretch of the history: of every revision from `begin` + 1 to `end`.
 
     Attributes:
-        lsn: where the log goes on behind it.
-        weight: about the bytes of memory that it takes.
+        lsn: of the log, behind it.
+        weight: the bytes of memory that it takes, about.
     """
 
     __slots__ = ("_places", "_revisions", "_shared", "_shared_bytes", "begin", "end", "events", "lsn", "weight")
@@ -118,27 +118,30 @@ class Block:
         self._revisions = [event.revision for event in events]
         self.weight = _WEIGHT + sum(_WEIGHT + _COPIES * (len(event.key) + len(event.value)) for event in events)
 
-    def find(self, wish: str, revision: int) -> tuple[Message | None, int] | None:
-        """What `share` was told."""
-        return self._shared.get((wish, revision))
+    def find_shared(self, name: str, revision: int) -> tuple[Message | None, int] | None:
+        """Return the message and the revision that `share_message` kept; None: nothing was kept."""
+        return self._shared.get((name, revision))
 
-    def share(self, wish: str, revision: int, message: Message | None, reached: int) -> None:
-        """Clients with the same `wish` that stand at `revision` get `message`, if any, and then stand at `reached`."""
+    def share_message(self, name: str, revision: int, message: Message | None, reached: int) -> None:
+        """Keep `message` for clients at `revision` whose filter and encoding have this `name`, if there is room.
+
+        It brings them to `reached`; None: nothing up to there is for them.
+        """
         size = _SHARED_WEIGHT + (len(message.body) if message is not None else 0)
         if self._shared_bytes + size <= self.weight + _SHARED_FREE:
             self._shared_bytes += size
-            self._shared[wish, revision] = (message, reached)
+            self._shared[name, revision] = (message, reached)
 
-    def after(self, revision: int) -> Iterator[Event]:
-        """The events above `revision`."""
+    def events_after(self, revision: int) -> Iterator[Event]:
+        """Yield the events above `revision`."""
         events = self.events
         return (events[i] for i in range(bisect_right(self._revisions, revision), len(events)))
 
-    def of(self, keys: Collection[bytes], revision: int) -> Iterator[Event]:
-        """The events above `revision` of certain keys; where there are few events, others too."""
+    def events_of(self, keys: Collection[bytes], revision: int) -> Iterator[Event]:
+        """Yield the events above `revision` of certain keys; of a block with few events, all of them."""
         events = self.events
         if len(events) <= _FEW:
-            return self.after(revision)
+            return self.events_after(revision)
         if self._places is None:
             self._places = {}
             for i, event in enumerate(events):
@@ -148,14 +151,14 @@ class Block:
 
 
 def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
-    """The block of records that go on from revision `begin`; behind them the log goes on at `lsn`.
+    """Decode `records`, which follow revision `begin`, to a block. `lsn`: of the log, behind them.
 
-    Raises `ProtocolError`.
+    Changes up to `begin` are left out: the first record may have begun before. Raises `ProtocolError`.
     """
     events: list[Event] = []
     end = begin
     for record in records:
-        end = max(end, record.next_revision - 1)  # the START of a run leads on, too
+        end = max(end, record.next_revision - 1)  # the START of a run has revisions, too
         if record.kind != DATA:
             continue
         revision = record.revision
@@ -169,8 +172,8 @@ def block_of(records: Iterable[Record], begin: int, lsn: int) -> Block:
     return Block(begin, end, lsn, events)
 
 
-class Line:
-    """A line of activity that stands behind revision `place`: what was read, listed or deleted without effect."""
+class ActivityLine:
+    """A line of activity, and the revision `place` behind which it is shown."""
 
     __slots__ = ("activity", "place")
 

@@ -1,7 +1,8 @@
 """Pages of a snapshot, brought to one revision. Pure.
 
-A page is read from the maps of all shards, each of which is somewhere else in the history. Folding the events of its
-range into it, up to a revision that none of the maps had passed, makes of it the store at exactly that revision.
+A page is read from the maps of all shards, each of which has applied the history up to some revision of its own.
+Folding into it the events of its range, up to a revision that no map had passed, makes it the store as of exactly that
+revision.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from kvserver.gateway.feed.events import Event, Item
+from kvserver.gateway.feed.events import Event, SnapshotItem
 from kvserver.gateway.feed.selection import Selection
 
 PAGE_ITEMS: Final = 1000
@@ -17,39 +18,39 @@ PAGE_ITEMS: Final = 1000
 PAGE_BYTES: Final = 512 << 10
 """Bytes of values in a page, about."""
 BEYOND: Final = b"\xff"
-"""Behind a prefix: above all keys that start with it, since keys are UTF-8."""
+"""Appended to a prefix, it sorts above all keys that begin with the prefix, since keys are UTF-8."""
 
 
 class Page(NamedTuple):
-    """Keys in byte order, and what they hold; expired ones too, as long as no event has told their end.
+    """Keys in byte order, and what they hold. Expired ones too, as long as no event has shown their end.
 
     Attributes:
-        last: every key up to it that was there is in the page; None: to the end.
+        last: the page has every key up to it; None: up to the end.
         applied: the last revision that any of the maps had applied.
     """
 
-    items: list[Item]
+    items: list[SnapshotItem]
     last: bytes | None
     applied: int
 
 
-class Part(NamedTuple):
-    """What one map has of a page. `more`: it may have further keys of the prefix, above the last of these."""
+class MapPart(NamedTuple):
+    """The part of a page in one map. `more`: it may hold further keys of the prefix, above the last of these."""
 
-    items: list[Item]
+    items: list[SnapshotItem]
     more: bool
     applied: int
 
 
-Read = Callable[[bytes, bytes], Sequence[Part]]
-"""What all maps have of keys that start with a prefix and stand above a key."""
-ReadKey = Callable[[bytes], Part]
-"""What the maps have of one key."""
+Read = Callable[[bytes, bytes], Sequence[MapPart]]
+"""Reads from all maps the keys that begin with a prefix and are above a key."""
+ReadKey = Callable[[bytes], MapPart]
+"""Reads one key from its map."""
 
 
 def read_page(read: Read, read_key: ReadKey, selection: Selection, after: bytes) -> Page:
-    """The next page of the keys of `selection` above `after`."""
-    items: list[Item] = []
+    """Read the next page of the keys of `selection` above `after`."""
+    items: list[SnapshotItem] = []
     applied = size = 0
     ranges = selection.ranges()
     for start, is_key in ranges:
@@ -68,31 +69,31 @@ def read_page(read: Read, read_key: ReadKey, selection: Selection, after: bytes)
     return Page(items, None, applied)
 
 
-class Fold:
-    """The keys of a page, and those that come to be in its range.
+class FoldedPage:
+    """A page, brought to `revision` with the events of its range.
 
     Attributes:
-        revision: it shall be the store at that.
-        last: every key up to it is in it; None: to the end.
+        revision: it becomes the store as of that.
+        last: it has every key up to it; None: up to the end.
     """
 
     def __init__(self, page: Page, revision: int) -> None:
         self.revision, self.last = revision, page.last
         self._items = {item.key: item for item in page.items}
 
-    def add(self, events: Iterable[Event], selection: Selection, above: bytes) -> None:
-        """Fold those of `events` up to its revision that are of keys of `selection` above `above`."""
+    def add_events(self, events: Iterable[Event], selection: Selection, above: bytes) -> None:
+        """Fold those of `events`, which are in order, that are of keys of `selection` above `above`."""
         for event in events:
             if event.revision > self.revision:
                 return
             key = event.key
             if key > above and (self.last is None or key <= self.last) and selection.covers(key):
-                self._fold(event)
+                self._fold_event(event)
 
-    def _fold(self, event: Event) -> None:
-        """What the map had already changes nothing in the end: what came after it is folded, too."""
+    def _fold_event(self, event: Event) -> None:
+        """Apply one event. One that the map had applied does no harm: what followed it is folded, too."""
         if event.op == "put":
-            self._items[event.key] = Item(
+            self._items[event.key] = SnapshotItem(
                 event.key,
                 event.revision,
                 event.time_ms,
@@ -103,11 +104,11 @@ class Fold:
             )
         elif event.op == "touch":
             item = self._items.get(event.key)
-            if item is not None:  # else the map knows already that the key is gone
+            if item is not None:  # else the map has already lost the key
                 self._items[event.key] = item._replace(revision=event.revision, expires_ms=event.expires_ms)
         elif event.op != "mark":
             self._items.pop(event.key, None)
 
-    def items(self) -> list[Item]:
-        """The page as it is now."""
+    def items(self) -> list[SnapshotItem]:
+        """Return the items of the page, in byte order."""
         return [self._items[key] for key in sorted(self._items)]

@@ -1,4 +1,4 @@
-"""Where in the log a revision stands, roughly: a place every so many bytes. Pure."""
+"""The index of the log: where a revision is, roughly, by a place every so many bytes. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from kvserver.gateway.wal.tail import Position
 
 EVERY: Final = 256 << 10
-"""Bytes of the log between two places: what has to be read for one revision."""
+"""Bytes of the log between two places: so much has to be read to find one revision."""
 
 
-class Index:
-    """Places at which records begin, in order: each is behind all revisions up to its own."""
+class LogIndex:
+    """Places at which records begin, in order. Each is behind all revisions up to its own."""
 
     def __init__(self) -> None:
         self._revisions: list[int] = []
@@ -22,7 +22,7 @@ class Index:
         return len(self._revisions)
 
     def note(self, position: Position) -> None:
-        """A record begins at `position`, or will; kept unless one that is little before is known."""
+        """Add the place `position`, where a record begins or will, unless one shortly before is known."""
         at = bisect_right(self._lsns, position.lsn)
         if at and position.lsn - self._lsns[at - 1] < EVERY:
             return
@@ -30,11 +30,11 @@ class Index:
         self._revisions.insert(at, position.revision)
 
     def before(self, revision: int) -> Position | None:
-        """The last place that is not behind `revision`; None: there is none."""
+        """Return the last place that is not behind `revision`; None: no such place is known."""
         at = bisect_right(self._revisions, revision)
         return Position(self._lsns[at - 1], self._revisions[at - 1]) if at else None
 
     def forget(self, lsn: int) -> None:
-        """What is below `lsn` is not kept any more."""
+        """Remove the places below `lsn`: the log was trimmed."""
         at = bisect_right(self._lsns, lsn - 1)
         del self._lsns[:at], self._revisions[:at]

@@ -1,9 +1,9 @@
-"""The feed's order: from records and activity, as they come, to frames in the order of the history. Pure.
+"""The feed's order: from records and activity, as they arrive, to frames in the order of the history. Pure.
 
-- `Merger` puts records into that order. They come by PUB from each shard, some of them never, and from the log, which
-  has all. A position in the history is all it keeps beside records that came too early.
-- `Waiting` holds activity until the feed is at its place; `Puts` knows what of it has come too late.
-- `pieces` makes frames of records, for each view.
+- `Merger` puts records into that order. They arrive by PUB from each shard, some of them never, and from the log, which
+  has all. All it keeps is a position in the history, and records that arrived too early.
+- `PendingActivity` keeps activity until the feed is at its place; `LatestPuts` knows which of it has come too late.
+- `encode_pieces` makes frames of records, for each view of `/wal`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from kvserver.gateway.wal.formats import activity_line, change_line
-from kvserver.gateway.wal.tail import Chunk, Frame, Position, chunks
+from kvserver.gateway.wal.tail import Chunk, PlacedFrame, Position, chunks
 from kvserver.gateway.wal.views import Encode, Marks, View
 from shards.log.records import DATA, HEADER, Record
 from shards.wire.protocol import Activity, PrefixMarked, PutEvent, changes, decode_events
 
 PIECE_BYTES: Final = 256 << 10
-"""Bytes of lines that are encoded before others have their turn."""
+"""Bytes of lines that are encoded before other greenlets have their turn."""
 EARLY_BYTES: Final = 16 << 20
-"""Bytes of records kept that came before those they follow."""
+"""Bytes of records that arrived before those they follow, and are kept."""
 MOST_WAITING: Final = 10_000
-"""Lines of activity kept; more are dropped."""
+"""Lines of activity that are kept; further ones are dropped."""
 
 
 class FeedBroken(Exception):
-    """The log skips a revision, which it never may."""
+    """The log skips a revision, which must not happen."""
 
 
 def is_announcement(record: Record) -> bool:
-    """Whether `record` came without its payload: it is too large to be published, and stands in the log."""
+    """Whether `record` came without its payload, which is too large to be published: the log has it."""
     return len(record.payload) < record.end - record.lsn - HEADER
 
 
 class Merger:
-    """Records in, in any order and with gaps; the history out."""
+    """Takes records in any order and with gaps, and gives out the history.
+
+    Attributes:
+        position: behind the last record that it gave out.
+    """
 
     def __init__(self, position: Position) -> None:
         self.position = position
@@ -43,11 +47,11 @@ class Merger:
         self._early_bytes = 0
 
     def __len__(self) -> int:
-        """How many records wait for those they follow."""
+        """Return how many records wait for those they follow."""
         return len(self._early)
 
     def offer(self, record: Record) -> None:
-        """Take a record as it was published."""
+        """Take a record as it was published. Keeps it if it is new and of data."""
         if record.revision <= self.position.revision or record.kind != DATA:
             return
         if self._early_bytes > EARLY_BYTES:  # the log has them all
@@ -58,64 +62,67 @@ class Merger:
             self._early_bytes += HEADER + len(record.payload)
 
     def continuing(self, watermark: Position) -> list[Record]:
-        """The offered records that go on from the position, as far as the watermark covers them."""
+        """Give out the offered records that continue the history, up to the watermark."""
         found = []
         while (record := self._early.get(self.position.revision + 1)) is not None:
             if is_announcement(record) or record.next_revision - 1 > watermark.revision:
                 break
-            self._drop(record)
-            self._pass(record)
+            self._drop_early(record)
+            self._advance_past(record)
             found.append(record)
         return found
 
     def must_read(self, watermark: Position) -> bool:
-        """Whether what comes next stands in the log alone, and can be read."""
+        """Whether only the log has the next record, and may be read up to there."""
         record = self._early.get(self.position.revision + 1)
         return record is not None and is_announcement(record) and self.is_behind(watermark)
 
     def is_behind(self, watermark: Position) -> bool:
-        """Whether there is something to show that has not come."""
+        """Whether the watermark is above the position."""
         return self.position.revision < watermark.revision
 
     def read(self, records: Iterable[Record], following_lsn: int) -> list[Record]:
-        """Take what was read from the log at the position; returns what is to be shown. Raises `FeedBroken`."""
+        """Take what was read from the log at the position, and give out what is new of it.
+
+        `following_lsn`: where the next read of the log begins. Raises `FeedBroken`.
+        """
         found = []
         for record in records:
             if record.kind != DATA or record.next_revision - 1 <= self.position.revision:
                 continue
             if record.revision != self.position.revision + 1:
-                raise FeedBroken(f"revision {record.revision} stands behind {self.position.revision}")
-            self._pass(record)
+                raise FeedBroken(f"revision {record.revision} follows {self.position.revision}")
+            self._advance_past(record)
             found.append(record)
         self.jump(Position(max(following_lsn, self.position.lsn), self.position.revision))
         return found
 
     def jump(self, position: Position) -> None:
-        """Go on from `position`, which is not before the present one."""
+        """Continue at `position`, which is not before the present one."""
         self.position = position
         for record in [r for r in self._early.values() if r.revision <= position.revision]:
-            self._drop(record)
+            self._drop_early(record)
 
-    def _pass(self, record: Record) -> None:
+    def _advance_past(self, record: Record) -> None:
         self.position = Position(record.end, record.next_revision - 1)
 
-    def _drop(self, record: Record) -> None:
+    def _drop_early(self, record: Record) -> None:
         del self._early[record.revision]
         self._early_bytes -= HEADER + len(record.payload)
 
 
-def merge(changes: list[Frame], activity: list[Frame]) -> list[Frame]:
-    """Changes and activity in one order; both are in order."""
+def merge_frames(changes: list[PlacedFrame], activity: list[PlacedFrame]) -> list[PlacedFrame]:
+    """Merge the frames of changes and of activity, both in order, into one order."""
     return sorted(changes + activity, key=lambda frame: frame.place) if activity else changes
 
 
-def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> list[Frame]:
-    """Activity, encoded. `shown`: the last revision shown already; a line that comes late stands behind that."""
-    return [Frame(2 * max(line.end, shown) + 1, encode(activity_line(line))) for line in lines]
+def activity_frames(lines: Iterable[Activity], shown: int, encode: Encode) -> list[PlacedFrame]:
+    """Encode lines of activity. `shown`: the last revision shown already; a line that is late is placed behind it."""
+    return [PlacedFrame(2 * max(line.end, shown) + 1, encode(activity_line(line))) for line in lines]
 
 
-class Puts:
-    """Which keys were put last, and when: a line that says of a key that there is none must not come behind its put."""
+class LatestPuts:
+    """The keys that were put last, and when: a line that shows a key absent must not be shown behind its put."""
 
     def __init__(self, revision: int, most: int = 16_384) -> None:
         self._most = most
@@ -123,7 +130,7 @@ class Puts:
         self._revisions: dict[bytes, int] = {}  # in the order of the last puts
 
     def note(self, key: bytes, revision: int) -> None:
-        """`key` was put at `revision`, which is above all before."""
+        """Note that `key` was put at `revision`, which is above all before."""
         self._revisions.pop(key, None)
         self._revisions[key] = revision
         if len(self._revisions) > self._most:
@@ -131,31 +138,34 @@ class Puts:
             self._known_from = self._revisions.pop(oldest)
 
     def forget(self, revision: int) -> None:
-        """What was put up to `revision` was not looked at."""
+        """Forget all puts: those up to `revision` were not decoded."""
         self._revisions.clear()
         self._known_from = revision
 
     def contradict(self, line: Activity, shown: int) -> bool:
-        """Whether `line`, which would stand behind revision `shown`, may take away what was put before it."""
+        """Whether `line`, shown behind revision `shown`, could make a key look absent that was put before that.
+
+        Where that is not known, it could.
+        """
         if line.kind != "delete" or line.end >= shown:
             return False
         return line.end < self._known_from or line.end < self._revisions.get(line.subject, 0) <= shown
 
 
-def pieces(
+def encode_pieces(
     records: Iterable[Record],
     views: Sequence[View],
     marks: Marks,
-    puts: Puts | None = None,
+    puts: LatestPuts | None = None,
     piece_bytes: int = PIECE_BYTES,
-) -> Iterator[tuple[Position, dict[View, list[Frame]]]]:
-    """The changes of `records`, each decoded once and encoded once for each format: where a piece ends, and the frames
-    that each view shows of it.
+) -> Iterator[tuple[Position, dict[View, list[PlacedFrame]]]]:
+    """Decode the changes of `records` once, and encode each once for each format.
 
-    A piece ends when it has `piece_bytes`, and with the last record. `puts` is told of the puts, `marks` of the prefix
-    deletes. Raises `ProtocolError`.
+    Yields pieces of the history: where a piece ends, and the frames that each view shows of it. A piece ends when it
+    has `piece_bytes`, and with the last record. Notes puts in `puts` and prefix deletes in `marks`. Raises
+    `ProtocolError`.
     """
-    frames: dict[View, list[Frame]] = {view: [] for view in views}
+    frames: dict[View, list[PlacedFrame]] = {view: [] for view in views}
     size, end = 0, None
     for record in records:
         if record.kind != DATA:
@@ -171,7 +181,7 @@ def pieces(
                 shown = view.line_of(change, line, marks)
                 if shown is not None:
                     data = made.get(view.encode) or made.setdefault(view.encode, view.encode(shown))
-                    encoded.append(Frame(2 * revision, data))
+                    encoded.append(PlacedFrame(2 * revision, data))
             size += len(line or b"")
             if size >= piece_bytes:
                 yield Position(record.lsn, revision), frames
@@ -184,20 +194,20 @@ def pieces(
 def chunks_from_log(
     found: list[Record], following_lsn: int, position: Position, view: View, marks: Marks
 ) -> list[Chunk]:
-    """What was read from the log at `position`, for clients that have everything up to there, or a little more.
+    """Encode what was read from the log at `position`, for clients that have everything up to there, or a little more.
 
     Raises `ProtocolError`.
     """
-    frames: list[Frame] = []
-    for _, encoded in pieces(found, [view], marks):
+    frames: list[PlacedFrame] = []
+    for _, encoded in encode_pieces(found, [view], marks):
         frames += encoded[view]
     # The supervisor's records before the one whose middle a client has reached know of less than the client has.
     last = max(position.revision, found[-1].next_revision - 1) if found else position.revision
     return list(chunks(position, Position(following_lsn, last), frames))
 
 
-class Waiting:
-    """Activity that the feed has not reached."""
+class PendingActivity:
+    """Lines of activity whose place the feed has not reached."""
 
     def __init__(self) -> None:
         self._lines: list[Activity] = []
@@ -206,17 +216,17 @@ class Waiting:
         return len(self._lines)
 
     def add(self, lines: Iterable[Activity]) -> None:
-        """Keep lines; what is too many is dropped."""
+        """Keep lines, up to `MOST_WAITING`; further ones are dropped."""
         self._lines.extend(lines)
         del self._lines[MOST_WAITING:]
 
     def take(self, revision: int) -> list[Activity]:
-        """The lines that stand behind revisions up to `revision`, in order."""
+        """Remove and return the lines behind revisions up to `revision`, in order."""
         ready = sorted((line for line in self._lines if line.end <= revision), key=lambda line: line.end)
         if ready:
             self._lines = [line for line in self._lines if line.end > revision]
         return ready
 
     def clear(self) -> None:
-        """Nobody listens."""
+        """Drop all lines: there are no clients."""
         self._lines.clear()

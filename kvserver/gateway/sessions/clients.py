@@ -1,4 +1,4 @@
-"""Clients of `/v1/feed`, by what carries them: WebSocket, SSE, lines of JSON, or the answer to one poll."""
+"""Clients of `/v1/feed` on a connection that lasts: a WebSocket, SSE, or lines of JSON. `polls` has the others."""
 
 from __future__ import annotations
 
@@ -7,117 +7,123 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import gevent  # type: ignore[import-untyped]
 from websockets.frames import Opcode
 
 from kvserver.access.grants import Grants
 from kvserver.access.tickets import RENEW_S
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
-from kvserver.gateway.feed.events import Carry, Message
+from kvserver.gateway.feed.events import Framer, Message
 from kvserver.gateway.feed.filters import filter_of
-from kvserver.gateway.feed.follow import Answer, Follow, poll
-from kvserver.gateway.history.source import Source
-from kvserver.gateway.sessions.access import Telling, close_code
-from kvserver.gateway.transport.frames import Ending, frame
-from kvserver.gateway.transport.send_budget import Debt, Debts
+from kvserver.gateway.feed.follow import FeedState
+from kvserver.gateway.history.source import LogFollower
+from kvserver.gateway.sessions.access import InStreamError, close_code
+from kvserver.gateway.sessions.feed_request import PROTOCOLS
+from kvserver.gateway.transport.frames import Ending, Piece, frame
+from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.transport.stream import Stream
-from kvserver.gateway.transport.websocket import Piece, WebSocket
+from kvserver.gateway.transport.websocket import WebSocket
 from kvserver.http.handshake import RETRY
 from shards.host.logs import Recurring
-from shards.wire.errors import Forbidden, KVError, Overloaded
+from shards.wire.errors import Forbidden
 
 log = logging.getLogger(__name__)
 _failed = Recurring(log, logging.ERROR, "feeding %s")
 
 SILENCE_S: Final = 9.0
-"""After which a client gets a bookmark, when it is looked at next: within 10 s."""
+"""A client that got nothing for so long gets a bookmark, when it is looked at next: within 10 s."""
 TURN_BYTES: Final = 64 << 10
 """Messages that wait are written together, up to about so many bytes."""
-SNAPSHOT_WAIT_S: Final = 5.0
-"""How long a poll waits for the next page of a snapshot, whatever it was told."""
-
-CATCH_UP_S: Final = 2.0
-"""How long a poll that does not want to wait does so for what could be seen before it was asked."""
-
 REVOKED: Final = 3000
-"""Close code where the token, or what it grants, is gone."""
+"""Close code where the token was revoked, or grants less."""
 
 
-class Client:
-    """Follows the history, and gives what is to be written.
+class FeedSession:
+    """A client that follows the history: it says what to write next, and subclasses carry that.
 
     Attributes:
-        grants: what it may see, as its token stood when it came.
-        listens: it wants activity.
+        grants: as its token had them when it came.
+        listens: whether it wants activity.
+        state: where it is in the history.
     """
 
     def __init__(
-        self, source: Source, debts: Debts, wish: Wish, grants: Grants, encoding: Encoding, carry: Carry
+        self,
+        follower: LogFollower,
+        budget: SendBudget,
+        query: FeedQuery,
+        grants: Grants,
+        encoding: Encoding,
+        framer: Framer,
     ) -> None:
-        """`debts`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
-        self.grants, self._debts = grants, debts
-        self._source, self._wish, self._carry = source, wish, carry
+        """Follow `follower`, from where `query` says. Raises `Forbidden` if the client can never see anything.
+
+        Args:
+            budget: charged with what is kept for the client.
+            framer: makes what is written of a message.
+        """
+        self.grants, self._budget = grants, budget
+        self._follower, self._query, self._framer = follower, query, framer
         self._wake: Callable[[], None] = lambda: None
-        self._due = self._revoked = self._waits = False
+        self._bookmark_is_due = self._is_revoked = self._waits_for_budget = False
         self._spoke_at = time.monotonic()
-        shown = filter_of(wish, grants)
-        self.listens = wish.activity
-        source.enter(self)  # before its place is looked up: from now on everything is shown to it
+        shown = filter_of(query, grants)
+        self.listens = query.activity
+        follower.add_observer(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = Follow(source.history, shown, encoding, wish, Debt(debts))
+            self.state = FeedState(follower.history, shown, encoding, query, BudgetCharge(budget))
         except BaseException:
-            source.exit(self)
+            follower.remove_observer(self)
             raise
-        source.counts["gaps"] += self.follow.gaps
+        follower.counts["gaps"] += self.state.gaps
 
     def end(self) -> None:
-        """It is gone."""
-        self._source.exit(self)
+        """Stop following, and release what is kept for the client."""
+        self._follower.remove_observer(self)
         self._wake = lambda: None
-        self.follow.drop()
+        self.state.discard()
 
-    def review(self, grants: Grants | None) -> None:
-        """What it may has changed; None: its token is no more. Ends it, unless it sees the same as before."""
+    def recheck_grants(self, grants: Grants | None) -> None:
+        """Close the connection if its token was revoked (None), or shows something else than before."""
         if grants is not None and self._sees_the_same(grants):
             self.grants = grants
         else:
-            self._revoked = True
-            self.revoke()
+            self._is_revoked = True
+            self.close_revoked()
 
     def _sees_the_same(self, grants: Grants) -> bool:
         try:
-            return filter_of(self._wish, grants) == self.follow.filter
+            return filter_of(self._query, grants) == self.state.filter
         except Forbidden:
             return False
 
-    def revoke(self) -> None:
-        """End the connection, if there is one yet."""
+    def close_revoked(self) -> None:
+        """Close the connection, if there is one yet."""
         raise NotImplementedError
 
     def wake(self) -> None:
-        """There may be something for it."""
+        """Have the carrier ask for more. Does not block."""
         self._wake()
 
-    def tick(self) -> None:
-        """Look whether it has heard nothing for long, or waits for a page, or for others to take what they owe."""
-        self._due = time.monotonic() - self._spoke_at > SILENCE_S
-        if self._due or self._waits or self.follow.in_snapshot:
+    def each_second(self) -> None:
+        """Wake up a client that is due a bookmark, waits for a page, or for others to take what was made for them."""
+        self._bookmark_is_due = time.monotonic() - self._spoke_at > SILENCE_S
+        if self._bookmark_is_due or self._waits_for_budget or self.state.in_snapshot:
             self._wake()
 
-    def next(self) -> bytes | None:
-        """What it is to be written next; None: nothing now. May switch. Raises `LogError`."""
+    def next_bytes(self) -> bytes | None:
+        """Return what to write next; None: nothing now. May switch. Raises `LogError`."""
         parts: list[bytes] = []
         size = 0
-        self._waits = self._debts.are_full
-        while size < TURN_BYTES and not self._waits:
-            if self.follow.has_everything and not self._due:
+        self._waits_for_budget = self._budget.is_full
+        while size < TURN_BYTES and not self._waits_for_budget:
+            if self.state.has_everything and not self._bookmark_is_due:
                 break
             message = self._next_message()
             if message is None:
                 break
-            part = message.framed(self._carry)
+            part = message.framed(self._framer)
             parts.append(part)
             size += len(part)
         if not parts:
@@ -126,60 +132,60 @@ class Client:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _next_message(self) -> Message | None:
-        gaps = self.follow.gaps
-        message = self.follow.next()
-        self._source.counts["gaps"] += self.follow.gaps - gaps
+        gaps = self.state.gaps
+        message = self.state.next_message()
+        self._follower.counts["gaps"] += self.state.gaps - gaps
         if message is not None:
-            self._source.counts["deliveries"] += message.events
-        elif self._due:
-            message = self.follow.bookmark()
-        self._due = False
+            self._follower.counts["deliveries"] += message.events
+        elif self._bookmark_is_due:
+            message = self.state.bookmark()
+        self._bookmark_is_due = False
         return message
 
-    def closing(self, reason: Ending) -> bytes:
-        """What tells it that the connection ends."""
-        return self._carry(self.follow.closing(reason))
+    def farewell(self, why: Ending) -> bytes:
+        """Return the message that says why the connection ends."""
+        return self._framer(self.state.closing_message(why))
 
 
-class OnWebSocket(Client):
-    """A session on a WebSocket; `protocol` is the subprotocol it chose, empty for none."""
+class WebSocketFeed(FeedSession):
+    """A client on a WebSocket; `protocol` is the subprotocol, empty for none."""
 
-    PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
-
-    def __init__(self, source: Source, debts: Debts, wish: Wish, grants: Grants, protocol: str) -> None:
+    def __init__(
+        self, follower: LogFollower, budget: SendBudget, query: FeedQuery, grants: Grants, protocol: str
+    ) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
-        encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
-        super().__init__(source, debts, wish, grants, encoding, _binary if encoding is MESSAGE_PACK else _text)
+        encoding, opcode = _FORMATS[protocol or PROTOCOLS[0]]
+        super().__init__(follower, budget, query, grants, encoding, _FRAMERS[opcode])
 
     def run(self, websocket: WebSocket) -> None:
-        """Until the client is gone. What it sends is read and dropped."""
+        """Serve the connection until the client is gone. What it sends is read and dropped."""
         self._websocket = websocket
         self._wake = websocket.wake
-        websocket.farewell = self.closing
-        websocket.on_answer = lambda: self._source.report("heartbeat", websocket.peer.encode())
+        websocket.farewell = self.farewell
+        websocket.on_answer = lambda: self._follower.report_activity("heartbeat", websocket.peer.encode())
         websocket.ping()
-        websocket.source = self._piece
+        websocket.source = self._next_piece
         websocket.wake()
-        if self._revoked:
-            self.revoke()
+        if self._is_revoked:
+            self.close_revoked()
         while websocket.receive() is not None:
             pass
 
     def end(self) -> None:
-        """It is gone."""
+        """Stop following, and forget the connection."""
         self._websocket = None
         super().end()
 
-    def revoke(self) -> None:
-        """What it may see has changed."""
+    def close_revoked(self) -> None:
+        """Close with 3000, after a `closing` message."""
         if self._websocket is not None:
-            self._websocket.dismiss(REVOKED, "revoked", "revoked")
+            self._websocket.close_with_farewell(REVOKED, "revoked", "revoked")
 
-    def _piece(self) -> Piece | None:
+    def _next_piece(self) -> Piece | None:
         assert self._websocket is not None
         try:
-            data = self.next()
+            data = self.next_bytes()
         except Exception:
             _failed.tell(self._websocket.peer, error=True)
             self._websocket.close(1011)
@@ -187,18 +193,16 @@ class OnWebSocket(Client):
         return None if data is None else Piece(data)
 
 
-class Refusal:
-    """Tells a browser on its WebSocket why there is no feed for it: it cannot see how a handshake fails."""
+class FeedRefusal:
+    """A page's WebSocket that is accepted only to be sent the error, since a page cannot see how a handshake fails."""
 
-    protocol = ""
-
-    def __init__(self, error: Telling, protocol: str) -> None:
+    def __init__(self, error: InStreamError, protocol: str) -> None:
         self._error, self.protocol = error.with_traceback(None), protocol  # its frames lead back to here
 
     def run(self, websocket: WebSocket) -> None:
-        """Say it, close, and wait until the client has gone."""
+        """Send the error, close, and wait until the client is gone."""
         error = self._error
-        encoding, opcode = OnWebSocket.PROTOCOLS[self.protocol or "kv.json"]
+        encoding, opcode = _FORMATS[self.protocol or PROTOCOLS[0]]
         body = encoding.message(
             {
                 "type": "error",
@@ -214,168 +218,92 @@ class Refusal:
             pass
 
     def end(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
-class OnStream(Client):
-    """A session whose answer goes on: SSE, or lines of JSON.
+class StreamFeed(FeedSession):
+    """A client whose answer lasts: SSE, or lines of JSON.
 
-    `new_word`: makes words that end the ids of an SSE stream which a ticket opened; None for any other.
+    Attributes:
+        head: of the answer.
     """
 
     def __init__(
         self,
-        source: Source,
-        debts: Debts,
-        wish: Wish,
+        follower: LogFollower,
+        budget: SendBudget,
+        query: FeedQuery,
         grants: Grants,
         head: bytes,
         sse: bool,
-        new_word: Callable[[], bytes] | None = None,
+        new_token: Callable[[], bytes] | None = None,
     ) -> None:
+        """Follow `follower` in an answer that begins with `head`.
+
+        Args:
+            new_token: makes the resume tokens that end the ids of an SSE stream which a ticket opened; None for others.
+        """
         self._stream: Stream | None = None
         self.head = head + (RETRY if sse else b"")
-        carry = encodings.sse if new_word is None else _worded(new_word)
-        super().__init__(source, debts, wish, grants, JSON, carry if sse else encodings.ndjson)
+        framer = encodings.sse_frame if new_token is None else _framer_with_tokens(new_token)
+        super().__init__(follower, budget, query, grants, JSON, framer if sse else encodings.ndjson_line)
 
     def end(self) -> None:
-        """It is gone."""
+        """Stop following, and forget the connection."""
         self._stream = None
         super().end()
 
     def carry(self, stream: Stream) -> None:
-        """Say what to write to `stream`."""
+        """Write to `stream`, which is about to run."""
         self._stream = stream
         self._wake = stream.wake
-        stream.source = self.next
-        stream.farewell = self.closing
-        if self._revoked:
-            self.revoke()
+        stream.source = self.next_bytes
+        stream.farewell = self.farewell
+        if self._is_revoked:
+            self.close_revoked()
 
-    def revoke(self) -> None:
-        """What it may see has changed."""
+    def close_revoked(self) -> None:
+        """End the answer, after a `closing` message."""
         if self._stream is not None:
-            self._stream.dismiss(REVOKED, "", "revoked")
+            self._stream.close_with_farewell(REVOKED, "", "revoked")
 
 
-class Parting:
-    """A stream of events that ends before it has begun, where the server stops: EventSource comes back after an end,
-    but never after a refusal."""
+class EndedStream:
+    """A stream of events that ends at once, where the server stops: EventSource returns after an end, but never after a
+    refusal."""
 
     def __init__(self, head: bytes) -> None:
         self.head = head + RETRY
 
     def carry(self, stream: Stream) -> None:
-        """End it."""
+        """End the stream."""
         stream.end()
 
     def end(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
-class OnPoll(Client):
-    """A session of one answer, which may wait for something to tell. `answer` makes it of its body, `refuse` of an
-    error."""
-
-    head = b""
-
-    def __init__(
-        self,
-        source: Source,
-        debts: Debts,
-        wish: Wish,
-        grants: Grants,
-        answer: Callable[[bytes], bytes],
-        refuse: Callable[[KVError], bytes],
-    ) -> None:
-        self._answer, self._refuse = answer, refuse
-        self._stream: Stream | None = None
-        self._at_once = wish.since is None and not wish.snapshot
-        super().__init__(source, debts, wish, grants, JSON, encodings.ndjson)
-        wait_s = max(wish.wait_s, SNAPSHOT_WAIT_S if self.follow.in_snapshot else 0)
-        self._until = time.monotonic() + wait_s
-        self._due_revision = source.history.watermark()
-        self._patient_until = time.monotonic() + CATCH_UP_S
-        self._timer = gevent.spawn_later(wait_s, self.wake)
-
-    def carry(self, stream: Stream) -> None:
-        """Say what to write to `stream`."""
-        self._stream = stream
-        self._wake = stream.wake
-        stream.source = self._whole
-        stream.farewell = self._empty
-        if self._revoked:
-            self.revoke()
-
-    def end(self) -> None:
-        """It has its answer, or is gone."""
-        self._timer.kill(block=False)
-        self._stream = None
-        super().end()
-
-    def revoke(self) -> None:
-        """What it may see has changed: it gets what it could see until now."""
-        if self._stream is not None:
-            self._stream.dismiss(REVOKED, "", "revoked")
-
-    def _whole(self) -> bytes | None:
-        assert self._stream is not None
-        if self._is_behind() and not self._at_once:
-            return None
-        if self._debts.are_high and not (self._at_once or self.follow.has_everything):
-            return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
-        gaps = self.follow.gaps
-        found = Answer(self.follow.cursor, False, []) if self._at_once else self._collect()
-        self._source.counts["gaps"] += self.follow.gaps - gaps
-        if not found.messages and not self._at_once and time.monotonic() < self._until:
-            return None
-        self._source.counts["deliveries"] += sum(message.events for message in found.messages)
-        self.follow.drop()
-        return self._last(self._answer(encodings.poll_answer(*found)))
-
-    def _collect(self) -> Answer:
-        """What there is. May switch: so it owes the largest answer meanwhile, or many would find the budget unspent. (A
-        page of a snapshot is counted when it is read, and waits for room itself.)"""
-        if self.follow.in_snapshot:
-            return poll(self.follow)
-        coming = Debt(self._debts)
-        coming.owe(self._source.largest_answer)
-        try:
-            return poll(self.follow)
-        finally:
-            coming.owe(0)
-
-    def _last(self, answer: bytes) -> bytes:
-        assert self._stream is not None
-        self._stream.farewell = lambda reason: b""
-        self._stream.end()
-        return answer
-
-    def _is_behind(self) -> bool:
-        """Whether the gateway has not come to what was visible when it was asked, and may still."""
-        return self._source.history.shown() < self._due_revision and time.monotonic() < self._patient_until
-
-    def _empty(self, reason: Ending) -> bytes:
-        return self._answer(encodings.poll_answer(self.follow.cursor, False, []))
-
-
-def _text(message: Message) -> bytes:
+def _text_frame(message: Message) -> bytes:
     return frame(Opcode.TEXT, message.body)
 
 
-def _binary(message: Message) -> bytes:
+def _binary_frame(message: Message) -> bytes:
     return frame(Opcode.BINARY, message.body)
 
 
-def _worded(new_word: Callable[[], bytes]) -> Carry:
-    """As SSE frames whose ids end in a word that is never much older than the message."""
-    word, renew_at = b"", 0.0
+_FORMATS: Final = {PROTOCOLS[0]: (JSON, Opcode.TEXT), PROTOCOLS[1]: (MESSAGE_PACK, Opcode.BINARY)}
+_FRAMERS: Final = {Opcode.TEXT: _text_frame, Opcode.BINARY: _binary_frame}
 
-    def carry(message: Message) -> bytes:
-        nonlocal word, renew_at
+
+def _framer_with_tokens(new_token: Callable[[], bytes]) -> Framer:
+    """Make a framer of SSE whose ids end in a resume token that is never much older than the message."""
+    token, renew_at = b"", 0.0
+
+    def frame_message(message: Message) -> bytes:
+        nonlocal token, renew_at
         now = time.monotonic()
         if now >= renew_at:
-            word, renew_at = b"~" + new_word(), now + RENEW_S
-        return encodings.sse(message, word)
+            token, renew_at = b"~" + new_token(), now + RENEW_S
+        return encodings.sse_frame(message, token)
 
-    return carry
+    return frame_message

@@ -14,46 +14,69 @@ frame at a time:
 from __future__ import annotations
 
 import codecs
-import logging
 import struct
 from io import StringIO
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 from websockets.utils import apply_mask
 
 Ending = Literal["stop", "reload", "revoked"]
-"""Why the server ends a connection."""
+"""Why the server ends a connection, as its clients learn."""
 
 _MASKED: Final = 0x80
 _FIN: Final = 0x80
 _RESERVED: Final = 0x70
 _LONGEST_CONTROL: Final = 125
-_QUIET = logging.getLogger("kvserver.gateway.frames.protocol")
-_QUIET.setLevel(logging.CRITICAL + 1)  # what a client does is no news for the log
 
 _OPCODES: Final = frozenset(Opcode)
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
+class _NoLog:
+    """A logger for `Protocol` that drops everything: what clients do wrong is not logged."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return False
+
+    def info(self, *_: object, **__: object) -> None: ...
+
+    error = info
+
+
+_NO_LOG: Final[Any] = _NoLog()
+
+
 class Pong(NamedTuple):
-    """The client answered a ping, or says it is alive."""
+    """A pong: the answer to a ping, or a sign of life."""
 
     payload: bytes
 
 
 class Handled(NamedTuple):
-    """A frame that makes no message: a ping, or a fragment. Shown so that the caller can let others run."""
+    """A frame that completes no message: a ping, or a fragment. Returned so that the caller can let others run."""
 
 
 Received = str | bytes | Pong | Handled
-"""What a client sent: a text, a binary message, a pong, or less."""
+"""What one frame of a client brings: a text, a binary message, a pong, or none of these."""
+
+
+class Piece(NamedTuple):
+    """Bytes of frames to write.
+
+    Attributes:
+        ends: whether the last frame in it is whole; if not, the next piece must be its rest, and nothing may come
+            between.
+    """
+
+    data: bytes | memoryview
+    ends: bool = True
 
 
 def frame(opcode: Opcode, payload: bytes) -> bytes:
-    """One whole frame from the server."""
+    """Make one whole frame of the server."""
     return Frame(opcode, payload).serialize(mask=False)
 
 
@@ -68,8 +91,8 @@ class _Fault(Exception):
     """A header that RFC 6455 forbids."""
 
 
-def _header(buffer: bytearray) -> _Header | None:
-    """The frame header at the start of `buffer`; None if more bytes are needed. Raises `_Fault`."""
+def _parse_header(buffer: bytearray) -> _Header | None:
+    """Parse the frame header at the start of `buffer`; None if more bytes are needed. Raises `_Fault`."""
     if len(buffer) < 2:
         return None
     first, second = buffer[0], buffer[1]
@@ -112,17 +135,17 @@ class _Text:
             raise UnicodeDecodeError("utf-8", waiting, 0, 2, "invalid continuation byte")
 
     def end(self) -> str:
-        """The whole text. Raises `UnicodeDecodeError` if it ends within a character."""
+        """Return the whole text. Raises `UnicodeDecodeError` if it ends within a character."""
         self._decoder.decode(b"", final=True)
         return self._text.getvalue()
 
 
 class Framing:
-    """One connection's frames. Bytes go in by `feed`, messages come out of `next`, answers out of `output`."""
+    """The frames of one connection: `feed` takes bytes, `next` returns messages, `output` what to send."""
 
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
-        self._protocol = Protocol(Side.SERVER, max_size=max_message, logger=_QUIET)
+        self._protocol = Protocol(Side.SERVER, max_size=max_message, logger=_NO_LOG)
         self._buffer = bytearray()
         self._header: _Header | None = None
         self._mask = b""
@@ -132,17 +155,17 @@ class Framing:
 
     @property
     def closing(self) -> bool:
-        """A close frame was sent: nothing but control frames may follow."""
+        """Whether a close frame was sent: only control frames may follow."""
         return self._protocol.state is not State.OPEN
 
     @property
     def over(self) -> bool:
-        """Whatever else the client sends is of no interest: it closed, or broke the protocol."""
+        """Whether further input is ignored: the client closed, or broke the protocol."""
         return self._protocol.eof_sent
 
     @property
     def close_code(self) -> int | None:
-        """Code of the close frame that was sent, None if there is none."""
+        """The code of the close frame that was sent, None if none was."""
         return self._protocol.close_sent.code if self._protocol.close_sent else None
 
     def feed(self, data: bytes) -> None:
@@ -151,25 +174,25 @@ class Framing:
             self._buffer += data
 
     def next(self) -> Received | None:
-        """What the next frame brings; None if more bytes are needed or nothing will come (`over`).
+        """Return what the next frame brings; None if more bytes are needed, or no more will come (`over`).
 
-        Pings are answered and closes replied to in `output`. A fault closes with the code that RFC 6455 has for it.
+        Pings and closes are answered in `output`. A fault closes with the code that RFC 6455 (7.4.1) has for it.
         """
         received = None
-        if not self.over and (self._header is not None or self._begin()):
+        if not self.over and (self._header is not None or self._begin_frame()):
             assert self._header is not None
-            if not self.over and self._payload() and self._arrived == self._header.length:
+            if not self.over and self._take_payload() and self._arrived == self._header.length:
                 header, self._header = self._header, None
-                received = self._complete(header)
+                received = self._end_frame(header)
         if self.over:
             self._buffer.clear()
             self._text = self._binary = None
         return received
 
-    def _begin(self) -> bool:
-        """Take the header of the next frame; False if it is not there yet or is a fault."""
+    def _begin_frame(self) -> bool:
+        """Take the header of the next frame; False if it has not arrived, or is a fault."""
         try:
-            header = _header(self._buffer)
+            header = _parse_header(self._buffer)
             if header is None:
                 return False
             self._check_order(header.opcode)
@@ -197,7 +220,7 @@ class Framing:
         if opcode in (Opcode.TEXT, Opcode.BINARY) and within_message:
             raise _Fault("expected a continuation frame")
 
-    def _payload(self) -> bool:
+    def _take_payload(self) -> bool:
         """Take what has arrived of the frame's payload; False if it is bad UTF-8."""
         assert self._header is not None
         part = bytes(self._buffer[: self._header.length - self._arrived])
@@ -214,8 +237,8 @@ class Framing:
         self._arrived += len(part)
         return True
 
-    def _complete(self, header: _Header) -> Received | None:
-        """The message that this frame completes, or the pong it is."""
+    def _end_frame(self, header: _Header) -> Received | None:
+        """Return the message that this frame completes, or the pong it is."""
         for whole in self._protocol.events_received():
             assert isinstance(whole, Frame)
             if whole.opcode is Opcode.PONG:
@@ -226,10 +249,10 @@ class Framing:
                 return Handled()
             if self._binary is not None:
                 self._binary += whole.data
-            return self._message() if header.fin else Handled()
+            return self._end_message() if header.fin else Handled()
         return None
 
-    def _message(self) -> str | bytes | None:
+    def _end_message(self) -> str | bytes | None:
         text, binary, self._text, self._binary = self._text, self._binary, None, None
         if text is None:
             return bytes(binary or b"")
@@ -245,21 +268,21 @@ class Framing:
             self._protocol.send_ping(payload)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake; without effect if it has begun. `reason`: 123 bytes of UTF-8 at most."""
+        """Begin the closing handshake, unless it has begun. `reason`: 123 bytes of UTF-8 at most."""
         if not self.closing:
             self._protocol.send_close(code, reason)
 
     def fail(self, code: int, reason: str) -> None:
-        """Close because of a fault: what the client sends from now on is not looked at."""
+        """Close because of a fault: further input is ignored."""
         if not self.over:
             self._protocol.fail(code, reason)
 
     def release(self) -> None:
-        """Take no bytes any more. The parser and its protocol refer to each other, which only a collector would see."""
+        """Release the parser. It and its protocol refer to each other: only the garbage collector would find them."""
         self._buffer.clear()
         self._text = self._binary = None
         self._protocol.parser.close()
 
     def output(self) -> bytes:
-        """Bytes that must be sent now: pongs, closes."""
+        """Return the bytes that must be sent now: pings, pongs, closes."""
         return b"".join(self._protocol.data_to_send())

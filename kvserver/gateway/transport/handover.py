@@ -1,8 +1,8 @@
-"""The receiving end of a hand-over: web workers give us connections that ask for a feed.
+"""The receiving end of the hand-over: web workers pass on connections that ask for a feed.
 
 The protocol is that of `kvserver.web.handoff`: one message on a SOCK_SEQPACKET socket, with the connection's descriptor
-beside it; the answer is one byte. A worker that did not get it in time has told its client that there is no gateway,
-so a connection whose worker does not take the answer any more is let go, untouched.
+as ancillary data; the answer is one byte. A worker that did not get the answer in time asks another gateway,
+so a connection whose worker no longer takes the answer is closed here, untouched.
 """
 
 from __future__ import annotations
@@ -37,21 +37,24 @@ Adopt = Callable[[gsocket.socket, tuple[str, int] | str, bytes], None]
 """Takes a connection, its client's address, and what was read from it."""
 
 
-class Reception:
-    """Listens at `path` from the moment it is made, and accepts in `run`."""
+class HandoverListener:
+    """Listens from the moment it is made, and accepts in `run`."""
 
     def __init__(self, path: Path, adopt: Adopt, has_room: Callable[[], bool]) -> None:
-        """`has_room`: whether one more connection can be served; without, workers are left without an answer."""
+        """Listen at `path`. `has_room`: whether one more connection can be served; if not, workers get no answer.
+
+        Raises `OSError`.
+        """
         self._adopt, self._has_room = adopt, has_room
         self._closed = False
         self._listener: gsocket.socket | None = None
-        self._file = KeptFile(path, partial(self._listen, path))
+        self._file = KeptFile(path, partial(self._listen_at, path))
 
-    def _listen(self, path: Path) -> None:
-        """Listen at `path` instead of where we did. Raises `OSError`."""
+    def _listen_at(self, path: Path) -> None:
+        """Listen at `path` with a new socket, then close the former one. Raises `OSError`."""
         listener = gsocket.socket(gsocket.AF_UNIX, gsocket.SOCK_SEQPACKET)
         try:
-            path.unlink(missing_ok=True)  # of a process that died with this row
+            path.unlink(missing_ok=True)  # left by a process that died with this row
             listener.bind(str(path))
             listener.listen(_BACKLOG)
         except OSError:
@@ -61,13 +64,13 @@ class Reception:
         if former is not None:
             former.close()
 
-    def look_after_file(self) -> None:
-        """Listen anew where somebody has removed the socket's file. To be called about every second."""
+    def restore_file(self) -> None:
+        """Listen again if the socket's file was removed. To be called about every second."""
         if not self._closed:
             self._file.look()
 
     def run(self) -> None:
-        """Accept until `close`."""
+        """Accept connections until `close`. Blocks."""
         while True:
             listener = self._listener
             assert listener is not None
@@ -79,23 +82,23 @@ class Reception:
                 if error.errno not in EXHAUSTED:
                     return
                 _exhausted.tell(error.strerror)
-                gevent.sleep(EXHAUSTED_S)  # some will have gone
+                gevent.sleep(EXHAUSTED_S)  # some descriptors may be free by then
             else:
-                gevent.spawn(self._receive, channel)
+                gevent.spawn(self._take_over, channel)
 
     def close(self) -> None:
-        """Take nothing any more. Workers whose offer was not answered go to the next gateway."""
+        """Take over no more connections. Workers that got no answer go to the next gateway."""
         self._closed = True
         if self._listener is not None:
             self._listener.close()
         self._file.remove()
 
-    def _receive(self, channel: gsocket.socket) -> None:
-        """Take one connection."""
+    def _take_over(self, channel: gsocket.socket) -> None:
+        """Receive one connection, answer its worker, and adopt it."""
         with channel, gevent.Timeout(ACCEPT_S, False), contextlib.suppress(OSError):
             message, fds, whole = _receive_fds(channel)
             if not whole:
-                _close(fds)
+                _close_all(fds)
                 _not_taken.tell()
                 return
             try:
@@ -103,18 +106,18 @@ class Reception:
                 if version != VERSION or len(fds) != 1:
                     raise ValueError(f"version {version} with {len(fds)} descriptors")
             except (ValueError, msgspec.MsgspecError) as error:
-                _close(fds)
+                _close_all(fds)
                 if message:
                     _unknown_form.tell(error)
                 return
-            if self._closed or not self._has_room() or not _answer(channel):
-                _close(fds)
+            if self._closed or not self._has_room() or not _send_answer(channel):
+                _close_all(fds)
                 return
-            self._adopt(gsocket.socket(fileno=fds[0]), _address(address), head + rest)
+            self._adopt(gsocket.socket(fileno=fds[0]), _parse_address(address), head + rest)
 
 
 def _receive_fds(channel: gsocket.socket) -> tuple[bytes, list[int], bool]:
-    """What was sent, the descriptors beside it, and whether that is all of them."""
+    """Receive a message; return it, its descriptors, and whether none of these was lost."""
     fds = array.array("i")
     message, ancillary, flags, _ = channel.recvmsg(
         MOST_BYTES, gsocket.CMSG_SPACE(fds.itemsize), gsocket.MSG_CMSG_CLOEXEC
@@ -125,7 +128,7 @@ def _receive_fds(channel: gsocket.socket) -> tuple[bytes, list[int], bool]:
     return message, list(fds), not flags & gsocket.MSG_CTRUNC
 
 
-def _answer(channel: gsocket.socket) -> bool:
+def _send_answer(channel: gsocket.socket) -> bool:
     try:
         channel.sendall(ACCEPTED)
     except OSError:
@@ -133,11 +136,11 @@ def _answer(channel: gsocket.socket) -> bool:
     return True
 
 
-def _close(fds: list[int]) -> None:
+def _close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
 
 
-def _address(text: str) -> tuple[str, int] | str:
+def _parse_address(text: str) -> tuple[str, int] | str:
     host, _, port = text.rpartition(":")
     return (host.strip("[]"), int(port)) if port.isdigit() else ""

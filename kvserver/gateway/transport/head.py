@@ -1,8 +1,7 @@
-"""The head of a request to the gateway, what is refused, and the answers' bytes. Pure.
+"""The head of a request to the gateway: parsed, checked, and answered in bytes. Pure.
 
 The whole head is checked here before gevent-websocket sees it, because that library answers many a malformed
-handshake with 101, or with a traceback in the log. What a web worker would refuse is refused in the same words, by
-the same parser.
+handshake with 101, or with a traceback in the log. The parser and the refusals are those of a web worker.
 """
 
 from __future__ import annotations
@@ -44,26 +43,26 @@ class Head(NamedTuple):
     headers: Headers
 
     def values(self, name: bytes) -> list[bytes]:
-        """All values of a header."""
+        """Return all values of a header; `name` in lower case."""
         return [value for header, value in self.headers if header == name]
 
     def first(self, name: bytes) -> bytes:
-        """The first value of a header, empty if it is missing."""
+        """Return the first value of a header, empty if it is missing; `name` in lower case."""
         return next(iter(self.values(name)), b"")
 
     @property
     def request_id(self) -> bytes:
-        """The client's X-Request-Id, empty if it gave none that is taken over."""
+        """The client's X-Request-Id, empty if it gave none or a malformed one."""
         given = self.first(b"x-request-id")
         return given if REQUEST_ID.fullmatch(given) else b""
 
     def brief(self) -> Head:
-        """What of it is needed as long as the connection lasts."""
+        """Return the head with only those headers that are needed as long as the connection lasts."""
         return self._replace(headers=[header for header in self.headers if header[0] in _LASTING])
 
     @property
     def size(self) -> int:
-        """About the bytes of memory it takes, if it is large."""
+        """The bytes of its target and headers: about the memory it takes, if it is large."""
         return len(self.target) + len(self.path) + len(self.query) + sum(len(n) + len(v) for n, v in self.headers)
 
 
@@ -71,7 +70,7 @@ _LASTING = frozenset((b"accept", b"connection", b"origin", b"sec-websocket-key",
 
 
 class _Parsed:
-    """httptools' callbacks."""
+    """The target and headers that httptools' parser reports."""
 
     def __init__(self) -> None:
         self.target = b""
@@ -85,7 +84,10 @@ class _Parsed:
 
 
 def parse_head(head: bytes) -> Head:
-    """The request in `head`, which ends with a blank line. Raises `BadRequest`, `HeadersTooLarge`, `WrongMethod`."""
+    """Parse the request in `head`, which ends with a blank line.
+
+    Raises `BadRequest`, `HeadersTooLarge`, `WrongMethod`.
+    """
     if head_rules.other_method(head):
         raise WrongMethod("GET,HEAD")
     parsed = _Parsed()
@@ -101,11 +103,12 @@ def parse_head(head: bytes) -> Head:
         raise HeadersTooLarge
     method, version = parser.get_method().decode("ascii"), parser.get_http_version()
     found = Head(method, parsed.target, *split(parsed.target), version, parsed.headers)
-    _check(found)
+    _check_message_rules(found)
     return found
 
 
-def _check(head: Head) -> None:
+def _check_message_rules(head: Head) -> None:
+    """Raise `BadRequest` unless Host, Transfer-Encoding and Content-Length are as RFC 9112 (3.2, 6) wants them."""
     hosts, codings, lengths = (head.values(name) for name in (b"host", b"transfer-encoding", b"content-length"))
     if any(head_rules.HOST.fullmatch(host.strip()) is None for host in hosts):
         raise BadRequest(head_rules.NOT_A_HOST)
@@ -117,7 +120,7 @@ def _check(head: Head) -> None:
 
 
 def check_upgrade(head: Head) -> None:
-    """Raise `KVError` unless `head` asks for a WebSocket as RFC 6455 wants it."""
+    """Raise `WrongMethod` or `BadRequest` unless `head` asks for a WebSocket as RFC 6455 (4.2.1) wants it."""
     if head.method != "GET":
         raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
     refusal = handshake.refusal(head.version, head.headers)
@@ -127,48 +130,48 @@ def check_upgrade(head: Head) -> None:
         raise BadRequest("A WebSocket handshake has no body")
 
 
-def accepted(head: Head, origins: Origins, protocol: str) -> list[tuple[str, str]]:
-    """Headers of the 101 that answers `head`; `protocol` is the subprotocol, empty for none."""
+def upgrade_headers(head: Head, origins: Origins, protocol: str) -> list[tuple[str, str]]:
+    """Return the headers of the 101 that answers `head`; `protocol`: the subprotocol, empty for none."""
     key = head.first(b"sec-websocket-key").decode("ascii")
     upgrade = [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", accept_key(key))]
-    cors = [(name.decode(), value.decode("latin-1")) for name, value in _common(head, origins)]
+    cors = [(name.decode(), value.decode("latin-1")) for name, value in _common_headers(head, origins)]
     return upgrade + ([("sec-websocket-protocol", protocol)] if protocol else []) + cors
 
 
-def streaming(head: Head, origins: Origins, content_type: bytes) -> bytes:
-    """The head of an answer that goes on until the connection ends."""
-    headers = [(b"content-type", content_type), (b"x-accel-buffering", b"no"), *_common(head, origins)]
+def stream_head(head: Head, origins: Origins, content_type: bytes) -> bytes:
+    """Return the head of a 200 that lasts until the connection ends."""
+    headers = [(b"content-type", content_type), (b"x-accel-buffering", b"no"), *_common_headers(head, origins)]
     inert = [(name, value if name != b"cache-control" else b"no-store, no-transform") for name, value in INERT]
     return STATUS_LINES[200] + lines([*headers, *inert, (b"connection", b"close")]) + b"\r\n"
 
 
-def answered(head: Head, origins: Origins, content_type: bytes, body: bytes) -> bytes:
-    """A whole answer; the connection is closed after it."""
+def answer_bytes(head: Head, origins: Origins, content_type: bytes, body: bytes) -> bytes:
+    """Return a whole 200, after which the connection is closed."""
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    return _bytes(Answer(200, headers, body), head, origins)
+    return _serialize(Answer(200, headers, body), head, origins)
 
 
-def refused(error: KVError, head: Head | None, origins: Origins, request_id: bytes) -> bytes:
-    """The answer that tells `error`; the connection is closed after it. `head`: None if it could not be read."""
+def refusal_bytes(error: KVError, head: Head | None, origins: Origins, request_id: bytes) -> bytes:
+    """Return the answer for `error`, after which the connection is closed. `head`: None if it could not be read."""
     path = head.path if head is not None else b""
     answer = responses.refusal(error, path, head.first(b"accept") if head is not None else b"", request_id)
-    return _bytes(answer, head, origins)
+    return _serialize(answer, head, origins)
 
 
-def preflight(head: Head, origins: Origins) -> bytes:
-    """The answer to OPTIONS."""
+def preflight_bytes(head: Head, origins: Origins) -> bytes:
+    """Return the answer to OPTIONS, which every page may send."""
     headers = [(name.encode(), value.encode()) for name, value in responses.PREFLIGHT]
-    return _bytes(Answer(200, [*headers, (b"allow", b"GET,HEAD"), (b"content-length", b"0")], b""), head, origins)
+    return _serialize(Answer(200, [*headers, (b"allow", b"GET,HEAD"), (b"content-length", b"0")], b""), head, origins)
 
 
-def _bytes(answer: Answer, head: Head | None, origins: Origins) -> bytes:
-    headers = [*answer.headers, *_common(head, origins, answer.status), *INERT, (b"connection", b"close")]
+def _serialize(answer: Answer, head: Head | None, origins: Origins) -> bytes:
+    headers = [*answer.headers, *_common_headers(head, origins, answer.status), *INERT, (b"connection", b"close")]
     body = b"" if head is not None and head.method == "HEAD" else answer.body
     return STATUS_LINES[answer.status] + lines(headers) + b"\r\n" + body
 
 
-def _common(head: Head | None, origins: Origins, status: int = 200) -> Headers:
-    """What every answer to `head` carries, as those of web workers do."""
+def _common_headers(head: Head | None, origins: Origins, status: int = 200) -> Headers:
+    """Return the headers that every answer to `head` carries, as those of web workers do."""
     origin, request_id = (b"", b"") if head is None else (b", ".join(head.values(b"origin")), head.request_id)
     allowed = origins.allowed(origin)
     return [
@@ -179,8 +182,8 @@ def _common(head: Head | None, origins: Origins, status: int = 200) -> Headers:
     ]
 
 
-def without_ticket(target: str) -> str:
-    """A request target as logs may show it."""
+def redact_ticket(target: str) -> str:
+    """Return a request target with its ticket replaced, as logs may show it."""
     path, mark, query = target.partition("?")
     shown = ["ticket=..." if part.startswith("ticket=") else part for part in query.split("&")]
     return path + mark + "&".join(shown)

@@ -1,11 +1,12 @@
-"""What the clients of a gateway owe: bytes that were made for them, and that they have not taken. Pure.
+"""The send budget: bytes that were made for clients and that they have not taken yet. Pure.
 
-All of them have one budget together. What several clients are given alike counts once, however many still have to take
-it. When most of the budget is spent, nobody new is let in and no snapshot goes on; when all of it is, nobody is
-given anything. `transport.websocket.Keeper` then ends the connections of those who take next to nothing.
+All clients of a gateway share one budget. Bytes that several clients are given alike count once, however many of them
+still have to take them. When three quarters are spent, no new client is admitted and no snapshot continues; when all is
+spent, no client is given anything. `transport.monitor.ConnectionMonitor` then ends the connections of clients that take
+next to nothing.
 
-Each address has a budget of its own within that, half as large, to which the same applies: so one alone can never spend
-so much that others are not let in.
+Each address has a part of that budget, half as large, with the same rules: so one address alone can never spend so much
+that clients of others are refused.
 """
 
 from __future__ import annotations
@@ -17,110 +18,112 @@ from weakref import WeakValueDictionary
 from kvserver.http.proxies import group
 
 MOST_BYTES: Final = 256 << 20
-"""Bytes that all clients of a gateway may owe together."""
+"""Bytes that all clients of a gateway together may leave untaken."""
 
 
-class Debts:
+class SendBudget:
     """A budget: that of a gateway, or of one address within it.
 
     Attributes:
-        bytes: that are owed.
+        bytes: charged to it now.
     """
 
-    def __init__(self, most: int = MOST_BYTES, whole: Debts | None = None) -> None:
-        """`whole`: of which it is a part, None if it is none."""
+    def __init__(self, most: int = MOST_BYTES, whole: SendBudget | None = None) -> None:
+        """Make a budget of `most` bytes. `whole`: the budget it is a part of, None for that of a gateway."""
         self.bytes = 0
         self._most, self._whole = most, whole
-        self._shared: dict[int, int] = {}  # by the object's id: how many owe it
-        self._parts: WeakValueDictionary[str, Debts] = WeakValueDictionary()
+        self._shared: dict[int, int] = {}  # by the object's id: how many clients have not taken it
+        self._parts: WeakValueDictionary[str, SendBudget] = WeakValueDictionary()
 
-    def of(self, peer: str) -> Debts:
-        """The part of the address of `peer` (`ip:port`), as long as somebody refers to it; a Unix socket has none, and
-        is given the whole."""
+    def of_address(self, peer: str) -> SendBudget:
+        """Return the part of the address in `peer` (`ip:port`), which lives as long as something refers to it.
+
+        Clients of a Unix socket have no address: they share the whole.
+        """
         host = peer.rpartition(":")[0].strip("[]")
         if not host:
             return self
         name = group(host)
         part = self._parts.get(name)
         if part is None:
-            part = self._parts[name] = Debts(self._most // 2, self)
+            part = self._parts[name] = SendBudget(self._most // 2, self)
         return part
 
     @property
-    def are_high(self) -> bool:
-        """Whether there is no room for anybody new, nor for what is large."""
-        return self.are_high_without(0) or (self._whole is not None and self._whole.are_high)
+    def is_high(self) -> bool:
+        """Whether new clients and large answers have to wait."""
+        return self.is_high_without(0) or (self._whole is not None and self._whole.is_high)
 
-    def are_high_without(self, size: int) -> bool:
-        """Whether this budget itself, not the whole, would be high if `size` bytes less were owed."""
+    def is_high_without(self, size: int) -> bool:
+        """Whether this budget itself, not the whole, would still be high with `size` bytes less."""
         return self.bytes - size >= self._most * 3 // 4
 
     @property
-    def are_full(self) -> bool:
-        """Whether there is no room for anything."""
-        return self.bytes >= self._most or (self._whole is not None and self._whole.are_full)
+    def is_full(self) -> bool:
+        """Whether nothing more may be made for any client."""
+        return self.bytes >= self._most or (self._whole is not None and self._whole.is_full)
 
-    def high_parts(self) -> list[Debts]:
-        """Those of addresses that owe so much that they are high by themselves."""
-        return [part for part in list(self._parts.values()) if part.are_high_without(0)]
+    def high_parts(self) -> list[SendBudget]:
+        """Return the parts of addresses that are high by themselves."""
+        return [part for part in list(self._parts.values()) if part.is_high_without(0)]
 
-    def levels(self) -> Iterator[Debts]:
-        """It, and the whole that it is part of."""
+    def levels(self) -> Iterator[SendBudget]:
+        """Yield this budget, then the whole that it is a part of."""
         yield self
         if self._whole is not None:
             yield self._whole
 
-    def share(self, data: bytes) -> bool:
-        """Somebody owes `data`, an object that others may owe, too; whether nobody else does."""
+    def add_sharer(self, data: bytes) -> bool:
+        """Note that one more client has not taken the object `data`; return whether it is the only one."""
         count = self._shared[id(data)] = self._shared.get(id(data), 0) + 1
         return count == 1
 
-    def unshare(self, data: bytes) -> bool:
-        """Somebody who owed `data` does not any more; whether nobody does."""
+    def remove_sharer(self, data: bytes) -> bool:
+        """Note that one client less has not taken the object `data`; return whether it was the last one."""
         count = self._shared[id(data)] = self._shared[id(data)] - 1
         if not count:
             del self._shared[id(data)]
         return not count
 
 
-class Debt:
-    """What one client owes in one place.
+class BudgetCharge:
+    """The bytes that one client has not taken, in one place: its head, its outbox, what is being written.
 
     Attributes:
-        size: bytes, whether or not others owe the same.
+        size: bytes, whether or not other clients share them.
     """
 
-    __slots__ = ("_debts", "_shared", "size")
+    __slots__ = ("_budget", "_shared", "size")
 
-    def __init__(self, debts: Debts) -> None:
+    def __init__(self, budget: SendBudget) -> None:
         self.size = 0
-        self._debts = debts
-        self._shared: bytes | None = None  # held, so that no other object gets its id
+        self._budget = budget
+        self._shared: bytes | None = None  # referred to, so that no other object gets its id
 
     @property
-    def debts(self) -> Debts:
-        """The budget that it is part of."""
-        return self._debts
+    def budget(self) -> SendBudget:
+        """The budget that this is charged to."""
+        return self._budget
 
-    def owe(self, size: int) -> None:
-        """It owes `size` bytes of its own now, and nothing else."""
+    def set_bytes(self, size: int) -> None:
+        """Charge `size` bytes of this client's own, instead of what was charged before."""
         if self._shared is not None:
-            self._let_go()
-        for debts in self._debts.levels():
-            debts.bytes += size - self.size
+            self._release_shared()
+        for budget in self._budget.levels():
+            budget.bytes += size - self.size
         self.size = size
 
-    def owe_shared(self, data: bytes) -> None:
-        """It owes `data` now, an object that others may owe, too, and nothing else."""
-        self.owe(0)
+    def set_shared(self, data: bytes) -> None:
+        """Charge `data`, an object that other clients may be given too, instead of what was charged before."""
+        self.set_bytes(0)
         self.size, self._shared = len(data), data
-        for debts in self._debts.levels():
-            if debts.share(data):
-                debts.bytes += len(data)
+        for budget in self._budget.levels():
+            if budget.add_sharer(data):
+                budget.bytes += len(data)
 
-    def _let_go(self) -> None:
+    def _release_shared(self) -> None:
         assert self._shared is not None
-        for debts in self._debts.levels():
-            if debts.unshare(self._shared):
-                debts.bytes -= len(self._shared)
+        for budget in self._budget.levels():
+            if budget.remove_sharer(self._shared):
+                budget.bytes -= len(self._shared)
         self.size, self._shared = 0, None

@@ -1,4 +1,4 @@
-"""An HTTP answer that goes on: what carries `/v1/feed` where there is no WebSocket."""
+"""An HTTP answer that lasts: what carries `/v1/feed` where there is no WebSocket."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from gevent import socket as gsocket
 from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.gateway.transport.frames import Ending
-from kvserver.gateway.transport.send_budget import Debts
-from kvserver.gateway.transport.websocket import Limits, Outlet, breathe
+from kvserver.gateway.transport.limits import ConnectionLimits
+from kvserver.gateway.transport.outlet import Outlet
+from kvserver.gateway.transport.scheduling import breathe
+from kvserver.gateway.transport.send_budget import SendBudget
 
 _RECEIVE_BYTES: Final = 16 << 10
 
@@ -22,73 +24,81 @@ class Stream:
 
     Attributes:
         peer: the client's address, `ip:port`.
-        written: bytes.
-        source: what to write next; None: nothing now (then `wake` when there is more). May switch.
-        farewell: what to write before an end that the server makes; it is given the reason.
+        written: bytes, with the head.
+        source: returns what to write next; None: nothing now (then call `wake` when there is more). May switch.
+        farewell: makes what to write before an end that the server begins; it is given the reason.
+        outlet: the sending side.
     """
 
-    def __init__(self, connection: gsocket.socket, peer: str, limits: Limits, debts: Debts | None = None) -> None:
+    def __init__(
+        self, connection: gsocket.socket, peer: str, limits: ConnectionLimits, budget: SendBudget | None = None
+    ) -> None:
+        """Serve `connection`, on which the kernel gives up a client that acknowledges nothing for `limits.stall_s`.
+
+        Args:
+            budget: of the client's address; None: one of its own.
+        """
         self.peer, self.written = peer, 0
         self.source: Callable[[], bytes | None] = lambda: None
         self.farewell: Callable[[Ending], bytes] = lambda why: b""
         self._socket, self._limits = connection, limits
-        self._outlet = Outlet(connection, limits, debts or Debts())
+        self.outlet = Outlet(connection, limits, budget or SendBudget())
         self._wake = Event()
-        self._ending = self._gone = False
+        self._is_ending = self._is_gone = False
         self._why: Ending | None = None
         if connection.family != gsocket.AF_UNIX:
-            # Nobody has to answer on a stream, so a client that vanished shows only by what it does not take.
+            # A client of a stream need not answer anything, so one that vanished shows only by what it does not take.
             timeout_ms = int(limits.stall_s * 1000)
             connection.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_USER_TIMEOUT, timeout_ms)
         self._watcher: Any = gevent.get_hub().loop.io(connection.fileno(), 1)
 
     def run(self, head: bytes) -> None:
-        """Write `head`, and what `source` gives, until either side ends. Raises `OSError`."""
-        self._watcher.start(self._arrived)
+        """Write `head`, then what `source` gives, until either side ends. Blocks. Raises `OSError`."""
+        self._watcher.start(self._drop_input)
         try:
-            self._put(head)
-            self._outlet.send_all()
-            while not self._gone:
+            self._load(head)
+            self.outlet.write_loaded()
+            while not self._is_gone:
                 self._wake.clear()
-                self._put(None if self._ending else self.source())
-                if self._outlet.loaded:
-                    self._outlet.send_all()
-                elif self._ending:
-                    self._finish()
+                self._load(None if self._is_ending else self.source())
+                if self.outlet.is_loaded:
+                    self.outlet.write_loaded()
+                elif self._is_ending:
+                    self._write_farewell()
                     return
                 else:
                     self._wake.wait()
         finally:
-            self._release()
+            self._release_all()
 
-    def _release(self) -> None:
-        """Hold nothing any more, lest the collector has to find what refers to each other here."""
+    def _release_all(self) -> None:
+        """Break the circles between these objects, which otherwise the garbage collector would have to find."""
         self._watcher.close()
-        self._outlet.drop()
+        self.outlet.discard_unsent()
         del self._watcher, self.source, self.farewell
 
-    def _put(self, data: bytes | None) -> None:
+    def _load(self, data: bytes | None) -> None:
         if data:
-            self._outlet.put(data)
+            self.outlet.load(data)
             self.written += len(data)
 
     def wake(self) -> None:
-        """`source` may have more. Does not block."""
+        """Have `run` ask `source` again. Does not block."""
         self._wake.set()
 
     def end(self) -> None:
-        """Write nothing more, and close. Does not block."""
-        self._ending = True
+        """Close when everything is written, without asking `source` again. Does not block."""
+        self._is_ending = True
         self._wake.set()
 
     def abort(self) -> None:
         """End the connection at once. Does not block."""
-        self._gone = True
-        self._outlet.shut()
+        self._is_gone = True
+        self.outlet.shut_down()
         self._wake.set()
 
-    def _arrived(self) -> None:
-        """In the hub: the client sent something, which is dropped, or has gone."""
+    def _drop_input(self) -> None:
+        """Read and drop what the client sent; end the connection if it has gone. Runs in the hub, so never blocks."""
         try:
             data = self._socket._sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -99,38 +109,28 @@ class Stream:
             self._watcher.stop()
             self.abort()
 
-    def _finish(self) -> None:
-        """Write the last words and let the client read them: unread input would reset the connection."""
+    def _write_farewell(self) -> None:
+        """Write the farewell, and wait until the client has read it: unread input would reset the connection."""
         self._watcher.stop()
         if self._why is not None:
-            self._put(self.farewell(self._why))
-            self._outlet.send_all()
-        self._socket.shutdown(gsocket.SHUT_WR)
+            self._load(self.farewell(self._why))
+            self.outlet.write_loaded()
+        self.outlet.end_writing()
         with gevent.Timeout(self._limits.linger_s, False), contextlib.suppress(OSError):
             while self._socket.recv(_RECEIVE_BYTES):
                 breathe()
 
-    # For the keeper
+    # What the monitor asks
 
-    def check(self, now: float) -> None:
-        """Drop the connection if the client takes nothing of what is being written."""
-        if self._outlet.is_lost(now):
+    def drop_if_lost(self, now: float) -> None:
+        """End the connection if the client takes nothing of what is being written."""
+        if self.outlet.is_lost(now):
             self.abort()
 
-    @property
-    def debts(self) -> Debts:
-        """The budget that its client's debt is part of."""
-        return self._outlet.debt.debts
-
-    @property
-    def slow_debt(self) -> int:
-        """Bytes that its client owes, if that takes next to nothing of them; else 0."""
-        return self._outlet.debt.size if self._outlet.is_slow else 0
-
     def ping(self) -> None:
-        """There are no pings in HTTP."""
+        """Do nothing: HTTP has no pings."""
 
-    def dismiss(self, code: int, reason: str, why: Ending) -> None:
-        """The farewell, then the end."""
+    def close_with_farewell(self, code: int, reason: str, why: Ending) -> None:
+        """Write the farewell, then end; `code` and `reason` are for WebSockets. Does not block."""
         self._why = why
         self.end()

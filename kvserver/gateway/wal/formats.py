@@ -1,9 +1,9 @@
-"""MemoryKV's text: one line for each change and each activity. Pure.
+"""The format of `/wal`, which is MemoryKV's: one line of text for each change and each activity. Pure.
 
     Insert { key: k, value: v }    Delete { key: k }    DeletePrefix { key: p }    DeleteAll
     Read { key: k}    List    ListPrefix { prefix: p}    Heartbeat from 127.0.0.1:36460
 
-The spaces are MemoryKV's. What is not UTF-8 is shown with U+FFFD, one for each maximal ill-formed part.
+The spaces are MemoryKV's. Bytes that are not UTF-8 are shown as U+FFFD, one for each maximal ill-formed part.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ _ACTIVITY = {
 
 
 def change_line(change: Change) -> bytes | None:
-    """The line of a change; None for what MemoryKV's feed doesn't show.
+    """Return the line of a change; None for changes that MemoryKV's feed does not show.
 
-    That is a touch, and a delete that belongs to a prefix delete: its mark shows the request, in one line.
+    These are touches, and deletes that belong to a prefix delete, whose mark shows the request in one line.
     """
     match change:
         case PutEvent(key=key, value=value):
-            return b"Insert { key: %b, value: %b }" % (_text(key), _text(value))
+            return b"Insert { key: %b, value: %b }" % (_replace_ill_formed(key), _replace_ill_formed(value))
         case DeleteEvent(key=key, cut=0):
             return delete_line(key)
         case PrefixMarked(prefix=b""):
             return b"DeleteAll"
         case PrefixMarked(prefix=prefix):
-            return b"DeletePrefix { key: %b }" % _text(prefix)
+            return b"DeletePrefix { key: %b }" % _replace_ill_formed(prefix)
         case _:
             return None
 
 
 def delete_line(key: bytes) -> bytes:
-    """The line of a key that is gone."""
-    return b"Delete { key: %b }" % _text(key)
+    """Return the line of a deleted key."""
+    return b"Delete { key: %b }" % _replace_ill_formed(key)
 
 
 def activity_line(activity: Activity) -> bytes:
-    """The line of something that changed nothing."""
+    """Return the line of an activity, which changed nothing."""
     line = _ACTIVITY[activity.kind]
-    return line % _text(activity.subject) if b"%" in line else line
+    return line % _replace_ill_formed(activity.subject) if b"%" in line else line
 
 
 def text_frame(line: bytes) -> bytes:
-    """The WebSocket frame that carries a line as text."""
+    """Make the WebSocket frame that carries a line as text."""
     return frame(Opcode.TEXT, line)
 
 
 def binary_frame(line: bytes) -> bytes:
-    """The same as binary, for who asked for it."""
+    """Make the WebSocket frame that carries a line as bytes, for clients that ask for it."""
     return frame(Opcode.BINARY, line)
 
 
-def _text(raw: bytes) -> bytes:
+def _replace_ill_formed(raw: bytes) -> bytes:
     if raw.isascii():
         return raw
     return raw.decode("utf-8", "replace").encode()

@@ -1,11 +1,12 @@
-"""What was shown last, and how far each client has got with it. Pure.
+"""The tail of `/wal`: what was shown last, and how far each client has got with it. Pure.
 
-- `Chunk` is what is written at a time: some frames, or a single large one, of which clients are given pieces.
-- `Tail` holds the chunks shown last, encoded once for all clients of a view, up to some size.
-- `Cursor` is one client: a position. A client that the tail has left behind reads the log by itself.
-- `Held` bounds the large frames that are kept only because clients are in the middle of them.
+- `Chunk` is what is written at a time: some frames, or a single large one, of which clients get pieces.
+- `Tail` keeps the chunks shown last, encoded once for all clients of a view, up to some size.
+- `WalCursor` is one client: a position. A client that the tail has left behind reads the log by itself.
+- `LargeFrameCache` bounds the large frames that are kept only because clients are in the middle of them.
 
-A piece is a view of its frame: who cannot write it at once has to copy it, lest a client that does not read pins all.
+A piece is a view of its frame. A sender that cannot write it at once has to copy it, or a client that does not read
+would pin the whole frame.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ CHUNK_BYTES: Final = 256 << 10
 TAIL_BYTES: Final = 8 << 20
 """Bytes of chunks kept for clients that are a little behind."""
 HELD_BYTES: Final = 16 << 20
-"""Bytes of large frames kept for clients in the middle of them that take nothing; the log has them all."""
+"""Bytes of large frames that are kept for idle clients in the middle of them; the log has them all."""
 MOST_HELD_BYTES: Final = 256 << 20
-"""The same with those of clients that do take something."""
+"""The same, with those of clients that do take something."""
 IDLE_S: Final = 1.0
-"""Who got nothing for so long takes nothing."""
+"""A client that was given nothing for so long is idle."""
 
 _CHUNK_OVERHEAD: Final = 512
 
 
 class Position(NamedTuple):
-    """A place in the history: behind `revision`. What comes next stands in the log at `lsn`, where a record begins, or
-    behind it."""
+    """A place in the history: behind `revision`. What follows is in the log at `lsn`, where a record begins, or behind
+    it."""
 
     lsn: int
     revision: int
 
 
-class Frame(NamedTuple):
-    """An encoded event. `place`: twice its revision; of activity one more than twice the revision it stands behind."""
+class PlacedFrame(NamedTuple):
+    """An encoded line. `place`: twice its revision; of activity one more than twice the revision it is behind."""
 
     place: int
     data: bytes
 
 
 class Chunk:
-    """Encoded events of a part of the history, and where each revision begins in them.
+    """The encoded lines of a part of the history, and where each revision begins in them.
 
     Attributes:
         end: the position behind it.
@@ -57,7 +58,7 @@ class Chunk:
 
     __slots__ = ("_offsets", "_places", "data", "end", "frames")
 
-    def __init__(self, end: Position, frames: Sequence[Frame]) -> None:
+    def __init__(self, end: Position, frames: Sequence[PlacedFrame]) -> None:
         self.end = end
         self.frames = len(frames)
         self.data = b"".join([frame.data for frame in frames])
@@ -72,7 +73,7 @@ class Chunk:
         return len(self.data) + 16 * self.frames + _CHUNK_OVERHEAD
 
     def after(self, revision: int) -> tuple[bytes | memoryview, int]:
-        """The frames of what is behind `revision`, and how many they are."""
+        """Return the frames of what is behind `revision`, and how many they are."""
         first = bisect_right(self._places, 2 * revision)
         if first == 0:
             return self.data, self.frames
@@ -81,9 +82,9 @@ class Chunk:
         return memoryview(self.data)[self._offsets[first] :], self.frames - first
 
 
-def chunks(begin: Position, end: Position, frames: Iterable[Frame]) -> Iterator[Chunk]:
-    """`frames`, all there is between `begin` and `end`, in chunks: at least one, whose frames may be none."""
-    run: list[Frame] = []
+def chunks(begin: Position, end: Position, frames: Iterable[PlacedFrame]) -> Iterator[Chunk]:
+    """Cut `frames`, all between `begin` and `end`, into chunks; yields at least one, which may have no frames."""
+    run: list[PlacedFrame] = []
     size = 0
     for frame in frames:
         if run and size + len(frame.data) > CHUNK_BYTES:
@@ -95,16 +96,15 @@ def chunks(begin: Position, end: Position, frames: Iterable[Frame]) -> Iterator[
 
 
 @dataclass(slots=True, eq=False)
-class Cursor:
-    """How far one client has got.
+class WalCursor:
+    """The place of one client in the history, and in a large frame.
 
     Attributes:
-        position: everything up to there was given to it.
+        position: it has everything up to there.
         sequence: of the chunk it gets next from the tail.
-        delivered: how many frames it was given.
-        begun: bytes it was given of the large frame that comes next, of which it must get the rest before anything
-            else.
-        large: the chunk with that frame, while it is held for this client.
+        delivered: how many frames it has.
+        begun: how many bytes it has of the large frame that comes next; it must get the rest before anything else.
+        large: the chunk with that frame, while it is kept for this client.
     """
 
     position: Position
@@ -114,10 +114,10 @@ class Cursor:
     large: Chunk | None = None
 
     def give(self, chunk: Chunk) -> bytes | memoryview:
-        """What of `chunk` is new to this client, or the next piece of it, which the client then has."""
+        """Return what of `chunk` is new to this client, or the next piece of it; the client then has that."""
         data, count = chunk.after(self.position.revision)
         if self.begun and len(data) <= CHUNK_BYTES:
-            data, count = b"", 0  # activity that another way here did not have: it comes too late, within a frame
+            data, count = b"", 0  # activity that is not in the log: within a frame it is too late for it
         if len(data) > CHUNK_BYTES:
             piece = memoryview(data)[self.begun : self.begun + CHUNK_BYTES]
             self.begun += len(piece)
@@ -130,7 +130,7 @@ class Cursor:
         return data
 
     def advance(self, position: Position) -> None:
-        """It has, or needs, nothing of what is before `position`."""
+        """Move forward to `position`; a position behind stays."""
         lsn, revision = position
         if revision >= self.position.revision:
             if revision == self.position.revision:  # both are right; the later one spares reading
@@ -139,11 +139,16 @@ class Cursor:
 
 
 class Behind(Exception):
-    """What a client needs next is not in the tail any more."""
+    """The tail no longer has what a client needs next."""
 
 
 class Tail:
-    """The chunks shown last."""
+    """The chunks shown last, of one view.
+
+    Attributes:
+        position: up to where the history was shown.
+        most_bytes: of chunks to keep; the last one always stays.
+    """
 
     def __init__(self, position: Position, most_bytes: int = TAIL_BYTES) -> None:
         self.position = self._begin = position  # what is kept comes behind `_begin`
@@ -152,12 +157,12 @@ class Tail:
         self._bytes = 0
         self._next = 0  # sequence number of the next chunk
 
-    def join(self, position: Position) -> Cursor:
-        """A client that has everything up to `position`, which is not before the tail's."""
-        return Cursor(position, self._next)
+    def join(self, position: Position) -> WalCursor:
+        """Make the cursor of a client that has everything up to `position`, which is not before the tail's."""
+        return WalCursor(position, self._next)
 
-    def append(self, end: Position, frames: Sequence[Frame]) -> bool:
-        """Show what there is up to `end` to everybody; whether it is anything."""
+    def append(self, end: Position, frames: Sequence[PlacedFrame]) -> bool:
+        """Add the frames up to `end`; return whether there are any."""
         begin, self.position = self.position, end
         if not frames:
             return False
@@ -171,8 +176,8 @@ class Tail:
             self._begin = dropped.end
         return True
 
-    def next(self, cursor: Cursor) -> bytes | memoryview | None:
-        """What `cursor`'s client gets next, which it then has; None if it has everything. Raises `Behind`."""
+    def next(self, cursor: WalCursor) -> bytes | memoryview | None:
+        """Return what `cursor`'s client gets next, which it then has; None if it has everything. Raises `Behind`."""
         while cursor.sequence < self._next:
             index = cursor.sequence - (self._next - len(self._chunks))
             if index < 0:
@@ -185,15 +190,15 @@ class Tail:
         self.settle(cursor)
         return None
 
-    def settle(self, cursor: Cursor) -> None:
-        """Let a client that has everything be where the tail is, though what came last had nothing for it."""
+    def settle(self, cursor: WalCursor) -> None:
+        """Move a client that has everything to the tail's position, though what came last had nothing for it."""
         if cursor.sequence == self._next:
             cursor.advance(self.position)
 
-    def rejoin(self, cursor: Cursor) -> bool:
-        """Let a client that caught up by itself go on here, if it has reached what is kept.
+    def rejoin(self, cursor: WalCursor) -> bool:
+        """Let a client that caught up by itself continue here; False if it has not reached what is kept.
 
-        It goes on with the first chunk that holds a change it lacks.
+        It continues with the first chunk that holds a change it lacks.
         """
         if cursor.position.revision < self._begin.revision:
             return False
@@ -205,44 +210,44 @@ class Tail:
         return True
 
 
-class Held:
+class LargeFrameCache:
     """The large frames that clients are in the middle of, as many as may be kept.
 
-    Who has taken nothing for longest goes first: it will have to look for its frame in the tail, or in the log.
+    The client that has taken nothing for longest loses its frame first, and has to find it in the tail, or in the log.
     """
 
     def __init__(self, most_idle: int = HELD_BYTES, most: int = MOST_HELD_BYTES) -> None:
-        """`most_idle`, `most`: bytes, of idle clients and of all."""
+        """Keep `most_idle` bytes of frames for idle clients, and `most` for all."""
         self._most_idle, self._most = most_idle, most
-        self._held: OrderedDict[Cursor, tuple[Chunk, float]] = OrderedDict()
+        self._frames: OrderedDict[WalCursor, tuple[Chunk, float]] = OrderedDict()
         self._uses: Counter[Chunk] = Counter()
         self._bytes = 0
 
-    def note(self, cursor: Cursor, now: float) -> None:
-        """`cursor` was given something, or is gone (then without `large`). `now`: seconds."""
-        if cursor.large is None and cursor not in self._held:
+    def note(self, cursor: WalCursor, now: float) -> None:
+        """Note that `cursor` was given something, or is gone (then without `large`). `now`: seconds."""
+        if cursor.large is None and cursor not in self._frames:
             return
         self._release(cursor)
         if cursor.large is not None:
-            self._held[cursor] = cursor.large, now
+            self._frames[cursor] = cursor.large, now
             self._uses[cursor.large] += 1
             if self._uses[cursor.large] == 1:
                 self._bytes += len(cursor.large)
-        self.drop(now)
+        self.evict(now)
 
-    def drop(self, now: float) -> None:
-        """Let go of what is too much."""
-        while self._bytes > self._most_idle and len(self._held) > 1:
-            cursor, (_, given_at) = next(iter(self._held.items()))
+    def evict(self, now: float) -> None:
+        """Release frames until the limits hold. `now`: seconds."""
+        while self._bytes > self._most_idle and len(self._frames) > 1:
+            cursor, (_, given_at) = next(iter(self._frames.items()))
             if now - given_at < IDLE_S and self._bytes <= self._most:
                 break
             cursor.large = None
             self._release(cursor)
 
-    def _release(self, cursor: Cursor) -> None:
-        if cursor not in self._held:
+    def _release(self, cursor: WalCursor) -> None:
+        if cursor not in self._frames:
             return
-        chunk, _ = self._held.pop(cursor)
+        chunk, _ = self._frames.pop(cursor)
         self._uses[chunk] -= 1
         if not self._uses[chunk]:
             del self._uses[chunk]

@@ -1,6 +1,6 @@
-"""What clients of `/wal` see, by what their token grants. Pure.
+"""Views: what clients of `/wal` see, by their grants. Pure.
 
-Clients of the same format with the same grants share a view, and all that is encoded for it.
+Clients with the same format and the same grants share a view, and every frame that is encoded for it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from kvserver.gateway.wal.formats import delete_line
 from shards.wire.protocol import Activity, Change, DeleteEvent, PrefixMarked, PutEvent
 
 Encode = Callable[[bytes], bytes]
-"""From a line to a WebSocket frame."""
+"""Makes a WebSocket frame of a line."""
 
 
 class View(NamedTuple):
     """A format, and what is shown in it.
 
     Attributes:
+        encode: of the format.
         prefixes: of the keys whose lines are shown.
-        heartbeats: whether the addresses of clients are.
+        heartbeats: whether heartbeats are shown, with the addresses of clients.
     """
 
     encode: Encode
@@ -30,21 +31,21 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, encode: Encode, grants: Grants) -> View:
-        """What the bearer of `grants` sees."""
+        """Make the view of a client with `grants`."""
         return cls(encode, grants.feed, grants.may_all("admin", b""))
 
     @property
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether every change is shown."""
         return self.prefixes == (b"",)
 
     def line_of(self, change: Change, line: bytes | None, marks: Marks) -> bytes | None:
-        """What is shown of `change`, whose line is `line` for who sees everything; None: nothing.
+        """Return the line that shows `change` in this view; None: it is not shown. `line`: that of a whole view.
 
-        A key that goes with its prefix has a line of its own where the line of the prefix was not shown, or may not
-        have been.
+        A key that was deleted with its prefix has a line of its own where the line of the prefix was not shown, or may
+        not have been.
         """
-        if self.whole:
+        if self.is_whole:
             return line
         match change:
             case PutEvent(key=name) | DeleteEvent(key=name, cut=0) | PrefixMarked(prefix=name):
@@ -57,7 +58,7 @@ class View(NamedTuple):
                 return None
 
     def shows(self, activity: Activity) -> bool:
-        """Whether a line of something that changed nothing is shown."""
+        """Whether a line of activity is shown."""
         if activity.kind == "heartbeat":
             return self.heartbeats
         subject = b"" if activity.kind in ("list", "delete_all") else activity.subject
@@ -65,18 +66,18 @@ class View(NamedTuple):
 
 
 class Marks:
-    """The prefix deletes seen last: which prefix, by the revision of the mark."""
+    """The prefix deletes seen last: the prefix, by the revision of its mark."""
 
     def __init__(self, most: int = 1024) -> None:
         self._most = most
         self._prefixes: dict[int, bytes] = {}
 
     def note(self, revision: int, prefix: bytes) -> None:
-        """A mark of `prefix` was seen at `revision`."""
+        """Note that the mark of `prefix` is at `revision`."""
         self._prefixes[revision] = prefix
         if len(self._prefixes) > self._most:
             del self._prefixes[next(iter(self._prefixes))]
 
     def prefix(self, revision: int) -> bytes | None:
-        """The prefix of the mark at `revision`; None if that is not known any more, or never was."""
+        """Return the prefix of the mark at `revision`; None if it is not known any more, or never was."""
         return self._prefixes.get(revision)

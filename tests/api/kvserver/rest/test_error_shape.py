@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvserver.description import openapi
-from kvserver.gateway.transport.head import parse_head, refused
+from kvserver.gateway.transport.head import parse_head, refusal_bytes
 from kvserver.http.origins import Origins
 from shards.wire.errors import ERRORS, KVError
 from tests.api.web import Answer, Web, request, scenario
@@ -178,7 +178,7 @@ async def test_the_id_of_a_request_is_its_clients(web: Web) -> None:
 @pytest.mark.parametrize("code", sorted(set(ERRORS) - {"method_not_allowed"}))
 def test_what_the_gateway_refuses(code: str) -> None:
     for head in (parse_head(request("GET", "/v1/feed")), parse_head(request("GET", "/wal", PROBLEM))):
-        told = refused(ERRORS[code](), head, Origins("*"), b"id")
+        told = refusal_bytes(ERRORS[code](), head, Origins("*"), b"id")
         lines, _, body = told.partition(b"\r\n\r\n")
         line, *fields = lines.decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}

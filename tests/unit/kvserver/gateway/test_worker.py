@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvserver.gateway import worker
-from kvserver.gateway.worker import SocketWorker, patience_s
+from kvserver.gateway.worker import SocketWorker, end_after_s
 
 
 class Clock:
@@ -20,9 +20,9 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("telling_s", "most_s"), [(0.1, 1.3), (0.8, 1.3), (1.6, 2.6), (2.4, 3.0), (4.0, 4.5)])
-def test_a_busy_machine_is_given_time(telling_s: float, most_s: float) -> None:
-    assert patience_s(telling_s) == pytest.approx(most_s)
+@pytest.mark.parametrize(("closing_s", "most_s"), [(0.1, 1.3), (0.8, 1.3), (1.6, 2.6), (2.4, 3.0), (4.0, 4.5)])
+def test_a_busy_machine_is_given_time(closing_s: float, most_s: float) -> None:
+    assert end_after_s(closing_s) == pytest.approx(most_s)
 
 
 def test_who_is_told_last_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_who_is_told_last_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
     stopping: Any = SocketWorker.__new__(SocketWorker)
     pool = SimpleNamespace(join=lambda timeout: waited.append(timeout), kill=lambda timeout: None)
     stopping.servers = [SimpleNamespace(shaking_hands=set(), pool=pool)]
-    stopping.keeper = SimpleNamespace(close_all=tell, abort_all=lambda: None)
+    stopping.monitor = SimpleNamespace(close_all=tell, abort_all=lambda: None)
     stopping.notify = lambda: None
     stopping._close_all()
     assert waited == [pytest.approx(1.0)]

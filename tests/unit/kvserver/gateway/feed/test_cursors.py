@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvserver.gateway.feed.cursors import Cursor, obstacle, parse
+from kvserver.gateway.feed.cursors import Cursor, find_obstacle, parse
 
 EPOCH = "1f0cafe5"
 
@@ -75,4 +75,4 @@ def test_what_is_not_canonical_is_no_cursor(text: str) -> None:
     ],
 )
 def test_whether_one_can_go_on(cursor: Cursor | None, reason: str | None) -> None:
-    assert obstacle(cursor, epoch=EPOCH, end=200, oldest=100, crc=7) == reason
+    assert find_obstacle(cursor, epoch=EPOCH, end=200, oldest=100, crc=7) == reason

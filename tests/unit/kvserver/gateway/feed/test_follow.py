@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from kvserver.access.grants import EVERYTHING
-from kvserver.api.feed_query import OPS, Wish
-from kvserver.gateway.feed import conflation, envelopes, follow, snapshots
+from kvserver.api.feed_query import OPS, FeedQuery
+from kvserver.gateway.feed import conflation, envelopes, follow, runs, snapshots
 from kvserver.gateway.feed.cursors import Cursor, parse
 from kvserver.gateway.feed.encodings import JSON
-from kvserver.gateway.feed.events import Block, Item, Line, block_of
+from kvserver.gateway.feed.events import ActivityLine, Block, SnapshotItem, block_of
 from kvserver.gateway.feed.filters import filter_of
-from kvserver.gateway.feed.follow import Follow, Overtaken, poll
+from kvserver.gateway.feed.follow import FeedState, collect_answer
 from kvserver.gateway.feed.selection import Selection
-from kvserver.gateway.feed.snapshots import Page, Part, read_page
+from kvserver.gateway.feed.snapshots import MapPart, Page, read_page
+from kvserver.gateway.feed.walk import Overtaken
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import (
@@ -67,7 +68,7 @@ def small() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for module in (envelopes, follow):
             patch.setattr(module, "MOST_EVENTS", 3)
-        patch.setattr(follow, "_NEAR", 3)
+        patch.setattr(runs, "_NEAR", 3)
         patch.setattr(conflation, "MOST_KEYS", 3)
         patch.setattr(snapshots, "PAGE_ITEMS", 2)
         yield
@@ -82,7 +83,7 @@ class Store:
         self.changes: dict[int, Change] = {}
         self.states: dict[int, dict[bytes, Held]] = {BASE: {}}
         self.open: dict[int, Record] = {}
-        self.maps: list[dict[bytes, Item]] = [{} for _ in range(SHARDS)]
+        self.maps: list[dict[bytes, SnapshotItem]] = [{} for _ in range(SHARDS)]
         self.applied = [BASE] * SHARDS
         self.trimmed = 0  # records that are gone
         self.has_maps = True
@@ -128,7 +129,9 @@ class Store:
             change = self.changes[revision]
             if isinstance(change, PutEvent):
                 size = len(change.value)
-                held[change.key] = Item(change.key, revision, revision, change.expires_ms, "t/t", change.value, size)
+                held[change.key] = SnapshotItem(
+                    change.key, revision, revision, change.expires_ms, "t/t", change.value, size
+                )
             elif isinstance(change, TouchEvent):
                 held[change.key] = held[change.key]._replace(revision=revision, expires_ms=change.expires_ms)
             elif isinstance(change, DeleteEvent):
@@ -192,10 +195,10 @@ class Gateway:
                 self.position = record.next_revision - 1
                 count -= 1
 
-    def gave_out(self, revision: int) -> bool:
+    def was_given_out(self, revision: int) -> bool:
         return True  # `test_lost_branches` is about those that are not there
 
-    def after(self, revision: int) -> Block:
+    def block_after(self, revision: int) -> Block:
         records = self.store.records
         at = next(i for i, record in enumerate(records) if record.next_revision > revision + 1)
         if at < self.store.trimmed:
@@ -208,24 +211,24 @@ class Gateway:
         assert self.blocks[key].end > revision, "it would be asked for again and again"
         return self.blocks[key]
 
-    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
+    def map_page(self, selection: Selection, after: bytes, values: bool) -> Page:
         if not self.store.has_maps:
             raise Unavailable
         return read_page(self.parts, self.part_of_key, selection, after)
 
-    def part_of_key(self, key: bytes) -> Part:
+    def part_of_key(self, key: bytes) -> MapPart:
         shard = shard_of(key) if key in KEYS else 0
         held = self.store.maps[shard]
-        return Part([held[key]] if key in held else [], False, self.store.applied[shard])
+        return MapPart([held[key]] if key in held else [], False, self.store.applied[shard])
 
-    def parts(self, prefix: bytes, after: bytes) -> list[Part]:
+    def parts(self, prefix: bytes, after: bytes) -> list[MapPart]:
         parts = []
         for held, applied in zip(self.store.maps, self.store.applied, strict=True):
             items = [held[key] for key in sorted(held) if key.startswith(prefix) and key > after]
-            parts.append(Part(items[: self.page_limit], len(items) > self.page_limit, applied))
+            parts.append(MapPart(items[: self.page_limit], len(items) > self.page_limit, applied))
         return parts
 
-    def lines(self, number: int) -> tuple[int, Line | None]:
+    def activity_from(self, number: int) -> tuple[int, ActivityLine | None]:
         return 0, None
 
 
@@ -243,13 +246,13 @@ class Copy:
 class Client:
     """A client that may come and go."""
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
-        self.filter = filter_of(wish, EVERYTHING)
+    def __init__(self, query: FeedQuery) -> None:
+        self.query = query
+        self.filter = filter_of(query, EVERYTHING)
         self.copies: dict[bytes, Copy] = {}
         self.copy = Copy(0)
         self.at = b""  # the last cursor
-        self.follow: Follow | None = None
+        self.state: FeedState | None = None
         self.gateway: Gateway | None = None
 
 
@@ -384,25 +387,25 @@ class Following(RuleBasedStateMachine):
     ) -> Client:
         prefixes, keys = wanted
         shown = OPS if snapshot else ops
-        client = Client(Wish(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
+        client = Client(FeedQuery(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
         self.everybody.append(client)
         self.connect(client, gateway, None)
         return client
 
     def connect(self, client: Client, gateway: int, cursor: bytes | None) -> None:
         client.gateway = self.gateways[gateway]
-        client.follow = Follow(client.gateway, client.filter, JSON, client.wish._replace(since=cursor))
-        client.at = cursor or client.follow.cursor
+        client.state = FeedState(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
+        client.at = cursor or client.state.cursor
         if cursor is not None:
             client.copy = client.copies[cursor]
             return
-        at = parse(client.follow.cursor)
+        at = parse(client.state.cursor)
         assert at is not None
-        if client.wish.snapshot:
+        if client.query.snapshot:
             client.copy = Copy(at.revision)
         else:
             client.copy = Copy(at.revision, held=dict(self.store.states[at.revision]))
-        client.copies[client.follow.cursor] = client.copy
+        client.copies[client.state.cursor] = client.copy
 
     @rule(client=clients, gateway=st.integers(0, 1), data=st.data())
     def come_back(self, client: Client, gateway: int, data: st.DataObject) -> None:
@@ -419,31 +422,31 @@ class Following(RuleBasedStateMachine):
     def ask(self, client: Client, gateway: int, data: st.DataObject) -> None:
         """A poll, with any cursor."""
         self.connect(client, gateway, data.draw(st.sampled_from(sorted(client.copies))))
-        assert client.follow is not None
-        answer = poll(client.follow)
+        assert client.state is not None
+        answer = collect_answer(client.state)
         for message in answer.messages:
             self.receive(client, json.loads(message.body))
         self.settle(client, answer.cursor)
         self.connect(client, gateway, answer.cursor)
 
     def take(self, client: Client) -> bool:
-        assert client.follow is not None and client.gateway is not None
-        has_everything = client.follow.has_everything
-        message = client.follow.next()
+        assert client.state is not None and client.gateway is not None
+        has_everything = client.state.has_everything
+        message = client.state.next_message()
         assert message is None or not has_everything
         if message is None:
-            self.settle(client, client.follow.cursor)
-            if not client.follow.in_snapshot and client.gateway.position >= parse_revision(client.follow.cursor):
-                self.check_copy(client, client.follow.cursor)
+            self.settle(client, client.state.cursor)
+            if not client.state.in_snapshot and client.gateway.position >= parse_revision(client.state.cursor):
+                self.check_copy(client, client.state.cursor)
             return False
         told = json.loads(message.body)
         assert told["cursor"].encode() == message.cursor
         self.receive(client, told)
-        behind = client.follow.bookmark().cursor
+        behind = client.state.bookmark().cursor
         if behind != message.cursor:  # what followed of the snapshot holds nothing by now: the client is further
-            assert client.follow.in_snapshot
+            assert client.state.in_snapshot
             self.settle(client, behind)
-            if not client.wish.conflate:
+            if not client.query.conflate:
                 self.check_copy(client, behind)
         return True
 
@@ -469,7 +472,7 @@ class Following(RuleBasedStateMachine):
             client.copy = replace(client.copy, base=at.revision, seen=())
         client.copies[cursor], client.at = client.copy, cursor
         self.check_seen(client, cursor)
-        if not client.wish.conflate:
+        if not client.query.conflate:
             self.check_copy(client, cursor)
 
     def forget(self, client: Client, told: dict[str, Any], at: Cursor) -> None:
@@ -515,7 +518,7 @@ class Following(RuleBasedStateMachine):
         """Of what passes the filter all, once, in order."""
         at = parse(cursor)
         assert at is not None
-        if client.wish.conflate or at.last is not None:
+        if client.query.conflate or at.last is not None:
             return
         due = [
             revision
@@ -528,15 +531,15 @@ class Following(RuleBasedStateMachine):
         """The copy is the store at the cursor's revision, as far as its last key."""
         at = parse(cursor)
         assert at is not None
-        if client.wish.ops != OPS:
+        if client.query.ops != OPS:
             return
         store = self.store.states[at.revision]
         wanted = {
             key: held
             for key, held in store.items()
-            if is_wanted(client.wish, key) and (at.last is None or key <= at.last)
+            if is_wanted(client.query, key) and (at.last is None or key <= at.last)
         }
-        has = {key: held for key, held in client.copy.held.items() if is_wanted(client.wish, key)}
+        has = {key: held for key, held in client.copy.held.items() if is_wanted(client.query, key)}
         assert has == wanted
 
     def teardown(self) -> None:
@@ -553,8 +556,8 @@ class Following(RuleBasedStateMachine):
             for _ in range(10 * (self.store.end - BASE) + 100):
                 if not self.take(client):
                     break
-            assert client.follow is not None and not client.follow.in_snapshot
-            assert parse_revision(client.follow.cursor) == self.store.end
+            assert client.state is not None and not client.state.in_snapshot
+            assert parse_revision(client.state.cursor) == self.store.end
 
 
 def parse_revision(cursor: bytes) -> int:
@@ -573,11 +576,11 @@ def passes(client: Client, change: Change) -> bool:
             op = f"delete:{cause}"
         case _:
             return False
-    return op in client.wish.ops and is_wanted(client.wish, key)
+    return op in client.query.ops and is_wanted(client.query, key)
 
 
-def is_wanted(wish: Wish, key: bytes) -> bool:
-    return key in wish.keys or any(key.startswith(prefix) for prefix in wish.prefixes)
+def is_wanted(query: FeedQuery, key: bytes) -> bool:
+    return key in query.keys or any(key.startswith(prefix) for prefix in query.prefixes)
 
 
 TestFollowing = Following.TestCase

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,14 +16,14 @@ from kvserver.gateway.history.order import (
     MOST_WAITING,
     FeedBroken,
     Merger,
-    Waiting,
+    PendingActivity,
     activity_frames,
     chunks_from_log,
-    merge,
-    pieces,
+    encode_pieces,
+    merge_frames,
 )
 from kvserver.gateway.wal import tail
-from kvserver.gateway.wal.tail import IDLE_S, Behind, Chunk, Cursor, Frame, Held, Position, Tail
+from kvserver.gateway.wal.tail import IDLE_S, Behind, LargeFrameCache, PlacedFrame, Position, Tail, WalCursor
 from kvserver.gateway.wal.views import Marks, View
 from shards.log.records import DATA, HEADER, MARK, NO_SHARD, Record
 from shards.wire.protocol import Activity, Atomic, Event, PrefixMarked, PutEvent, TouchEvent, encode_events
@@ -79,7 +78,7 @@ def revisions_in(data: bytes) -> list[int]:
 class Client:
     """A client of the feed and what it got."""
 
-    cursor: Cursor
+    cursor: WalCursor
     tail: Tail
     joined_at: int
     got: bytearray = field(default_factory=bytearray)
@@ -102,10 +101,10 @@ class Feed(RuleBasedStateMachine):
         self.small = pytest.MonkeyPatch()
         self.small.setattr(tail, "CHUNK_BYTES", 60)  # some lines have more
         self.tail = Tail(BEGIN, most_bytes=2500)
-        self.held = Held(most_idle=200, most=2000)
+        self.held = LargeFrameCache(most_idle=200, most=2000)
         self.now = 0.0
         self.marks = Marks()
-        self.waiting = Waiting()
+        self.waiting = PendingActivity()
         self.shown = BEGIN
         self.here: list[Client] = []
 
@@ -199,19 +198,19 @@ class Feed(RuleBasedStateMachine):
         return [record for record in self.log if record.lsn >= lsn and record.end <= until][:most]
 
     def show(self, fresh: list[Record]) -> None:
-        """As `Source` does."""
+        """As `LogFollower` does."""
         assert all(record.next_revision - 1 <= self.watermark().revision for record in fresh)
-        for end, frames in pieces(fresh, [VIEW], self.marks, piece_bytes=100):
+        for end, frames in encode_pieces(fresh, [VIEW], self.marks, piece_bytes=100):
             self.show_piece(end, frames[VIEW])
         self.show_piece(self.shown, [])
 
-    def show_piece(self, end: Position, frames: list[Frame]) -> None:
-        """As `Source` does."""
+    def show_piece(self, end: Position, frames: list[PlacedFrame]) -> None:
+        """As `LogFollower` does."""
         lines = self.waiting.take(end.revision)
         if end == self.shown and not lines:
             return
         activity = activity_frames(lines, self.shown.revision, line_end)
-        self.tail.append(end, merge(frames, activity))
+        self.tail.append(end, merge_frames(frames, activity))
         self.shown = end
 
     @rule()
@@ -245,7 +244,7 @@ class Feed(RuleBasedStateMachine):
             self.take_once(client, most)
 
     def take_once(self, client: Client, most: int) -> None:
-        """As `Follower` does."""
+        """As `WalReader` does."""
         cursor = client.cursor
         begun = cursor.begun
         try:
@@ -270,11 +269,11 @@ class Feed(RuleBasedStateMachine):
     def time_passes(self) -> None:
         """Who is within a frame, and got nothing meanwhile, may have to look for it again."""
         self.now += 2 * IDLE_S
-        self.held.drop(self.now)
+        self.held.evict(self.now)
 
     @rule(client=clients)
     def settle(self, client: Client) -> None:
-        """As `Source` does now and then."""
+        """As `LogFollower` does now and then."""
         client.tail.settle(client.cursor)
 
     @rule(client=consumes(clients))
@@ -401,21 +400,11 @@ def test_nothing_above_the_watermark_is_shown() -> None:
 
 def test_activity_waits_for_its_place_and_is_bounded() -> None:
     """Lines behind what is shown wait; of too many the newest are dropped."""
-    waiting = Waiting()
+    waiting = PendingActivity()
     waiting.add(Activity(end, "read", b"", 0) for end in (7, 5, 6))
     assert [line.end for line in waiting.take(6)] == [5, 6]
     waiting.add(Activity(9, "read", b"", 0) for _ in range(MOST_WAITING + 5))
     assert len(waiting) == MOST_WAITING
-
-
-def test_a_tail_keeps_its_last_chunk_however_large() -> None:
-    """A value larger than the tail is still shared by all clients."""
-    shown = Tail(BEGIN, most_bytes=10)
-    cursors: list[Any] = [shown.join(BEGIN) for _ in range(2)]
-    shown.append(Position(2000, 501), [Frame(1002, b"x" * 1000)])
-    taken = [shown.next(cursor) for cursor in cursors]
-    assert taken[0] is taken[1] is not None
-    assert shown.next(cursors[0]) is None
 
 
 def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
@@ -423,7 +412,7 @@ def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     kept = Tail(BEGIN, most_bytes=700)
     cursor, marks = kept.join(BEGIN), Marks()
     record = record_of(0, BEGIN, events_from(501, [0] * 9))
-    shown = [(end, frames[VIEW]) for end, frames in pieces([record], [VIEW], marks, piece_bytes=60)]
+    shown = [(end, frames[VIEW]) for end, frames in encode_pieces([record], [VIEW], marks, piece_bytes=60)]
     assert len(shown) > 2
     kept.append(*shown[0])
     got = bytearray(kept.next(cursor) or b"")
@@ -440,52 +429,12 @@ def test_a_client_left_behind_within_a_record_goes_on_within_it() -> None:
     assert cursor.position == Position(record.end, 509)
 
 
-def take_piece(shown: Tail, cursor: Cursor, held: Held, now: float) -> bytes:
-    """As `Follower` does."""
-    data = cursor.give(cursor.large) if cursor.large is not None else shown.next(cursor)
-    held.note(cursor, now)
-    return bytes(data or b"")
-
-
-def test_frames_that_clients_are_within_take_bounded_memory() -> None:
-    """Who takes something keeps its frame; who took nothing for long looks for it again, and finds the rest."""
-    shown, held = Tail(BEGIN), Held(most_idle=700_000, most=1_500_000)
-    cursors, large = [], []
-    for revision in range(501, 506):
-        large.append(Frame(2 * revision, b"%d" % revision + b"x" * 600_000))
-        cursors += [shown.join(shown.position) for _ in range(2)]
-        shown.append(Position(1000 * revision, revision), large[-1:])
-    got = [bytearray(take_piece(shown, cursor, held, 0.0)) for cursor in cursors]
-    is_held = [cursor.large is not None for cursor in cursors]
-    assert is_held == [False] * 6 + [True] * 4, "the frame of two clients counts once; two frames are all that may be"
-    got[6] += take_piece(shown, cursors[6], held, IDLE_S)
-    is_held = [cursor.large is not None for cursor in cursors]
-    assert is_held == [False] * 6 + [True, False, False, False], "who takes something keeps its frame"
-    for cursor, taken in zip(cursors, got, strict=True):
-        while cursor.begun:
-            taken += take_piece(shown, cursor, held, 2 * IDLE_S)
-    assert got == [large[index // 2].data for index in range(10)]
-
-
-def test_within_a_frame_nothing_else_is_given() -> None:
-    """Not even what the tail has before it, which a client that read the log did not have."""
-    shown, cursor = Tail(BEGIN), Cursor(BEGIN, 0)
-    large = Frame(1006, b"x" * 100_000)
-    got = bytes(cursor.give(Chunk(Position(3000, 503), [large])))
-    cursor.large = None
-    shown.append(Position(2000, 502), [Frame(1001, b"late")])
-    shown.append(Position(3000, 503), [large])
-    while (data := shown.next(cursor)) is not None:
-        got += data
-    assert got == large.data
-
-
 def absent(key: bytes, end: int) -> Activity:
     return Activity(end, "delete", key, 0)
 
 
 def test_a_line_that_comes_too_late_never_takes_away_what_was_put() -> None:
-    puts = order.Puts(10)
+    puts = order.LatestPuts(10)
     puts.note(b"k", 12)
     assert puts.contradict(absent(b"k", 11), 13), "the put is shown already"
     assert not puts.contradict(absent(b"k", 12), 13), "it was put before"
@@ -495,7 +444,7 @@ def test_a_line_that_comes_too_late_never_takes_away_what_was_put() -> None:
 
 
 def test_what_is_not_known_to_be_harmless_is_not_shown() -> None:
-    puts = order.Puts(10, most=2)
+    puts = order.LatestPuts(10, most=2)
     assert puts.contradict(absent(b"k", 9), 11), "from before the gateway looked"
     for revision, key in enumerate([b"a", b"b", b"a", b"c"], start=11):
         puts.note(key, revision)  # `b` at 12 is forgotten

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvserver.access.grants import EVERYTHING, Grants
-from kvserver.gateway.history.order import pieces
+from kvserver.gateway.history.order import encode_pieces
 from kvserver.gateway.wal.formats import activity_line, change_line
 from kvserver.gateway.wal.views import Marks, View
 from shards.log.records import DATA, HEADER, Record
@@ -27,7 +27,7 @@ def shown(view: View, *events: Change, marks: Marks | None = None) -> list[bytes
     """The lines of a record of `events`, the first of which has revision 100."""
     payload = encode_events(list(events))
     record = Record(DATA, 0, len(events), 0, HEADER + len(payload), 0, 100, 0, payload)
-    return [frame.data for _, frames in pieces([record], [view], marks or Marks()) for frame in frames[view]]
+    return [frame.data for _, frames in encode_pieces([record], [view], marks or Marks()) for frame in frames[view]]
 
 
 def put(key: bytes) -> PutEvent:
