@@ -15,7 +15,7 @@ import click
 
 from kvserver import __version__
 from kvserver.commands import terminal
-from kvserver.commands.options import options
+from kvserver.commands.options import setting_options
 from kvserver.settings import ServerSettings
 from shards.host.process import keep_standard_streams
 from shards.host.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
@@ -116,11 +116,11 @@ def _print_setting(console: Console, name: str, spec: Spec) -> None:
     value = "" if spec.parse is boolean else f" {spec.metavar}"
     variables = ", ".join([env_name(name), *spec.aliases])
     console.print(Padding(Text(f"{option_name(name)}{value}", style="bold cyan"), (0, 0, 0, 2)))
-    console.print(Padding(Text(f"{spec.help}{_default(name, spec)}"), (0, 0, 0, 6)))
+    console.print(Padding(Text(f"{spec.help}{_default_text(name, spec)}"), (0, 0, 0, 6)))
     console.print(Padding(Text(f"[{variables}]", style="dim"), (0, 0, 0, 6)))
 
 
-def _default(name: str, spec: Spec) -> str:
+def _default_text(name: str, spec: Spec) -> str:
     default = next(field.default for field in dataclasses.fields(ServerSettings) if field.name == name)
     if default is None or isinstance(default, bool) or "Default:" in spec.help:
         return ""
@@ -129,7 +129,7 @@ def _default(name: str, spec: Spec) -> str:
     return f" Default: {default}."
 
 
-def serve(**options: str | None) -> None:
+def run_serve(**options: str | None) -> None:
     """Run the server in the foreground."""
     try:
         settings = load(ServerSettings, options, os.environ)
@@ -141,7 +141,7 @@ def serve(**options: str | None) -> None:
 
 
 class Commands(click.Group):
-    """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
+    """`run_serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
 
     MODULES = ("import", "export", "backup", "restore", "check", "stop", "token")
 
@@ -157,14 +157,14 @@ class Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         keep_standard_streams()
-        terminal.prepare()
+        terminal.prepare_streams()
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             terminal.show_misuse(error)
             status = error.exit_code
         except click.Abort:
-            terminal.fail("interrupted")
+            terminal.exit_with("interrupted")
         sys.exit(status if isinstance(status, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -196,8 +196,8 @@ def main() -> None:
 main.add_command(
     Manual(
         "serve",
-        callback=serve,
-        params=options(*specs(ServerSettings)),
+        callback=run_serve,
+        params=setting_options(*specs(ServerSettings)),
         short_help="Run the server in the foreground.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -16,11 +16,11 @@ from shards.host.settings import ProcessSettings, SettingError, boolean, choice,
 MAX_VALUE_LIMIT = 32 << 20
 
 
-def _only(text: str) -> str:
+def _parse_only(text: str) -> str:
     return choice("store")(text)
 
 
-def _host(text: str) -> str:
+def _parse_host(text: str) -> str:
     if text == "localhost":
         return "127.0.0.1"
     try:
@@ -29,7 +29,7 @@ def _host(text: str) -> str:
         raise ValueError("expected an IP address, for instance 127.0.0.1, ::1 or 0.0.0.0") from None
 
 
-def _origins(text: str) -> str:
+def _parse_origins(text: str) -> str:
     given = [origin.strip() for origin in text.split(",")]
     normal = [origin if origin == ANY else normal_origin(origin.removesuffix("/")) for origin in given]
     if None in normal:
@@ -37,7 +37,7 @@ def _origins(text: str) -> str:
     return ",".join(str(origin) for origin in normal)
 
 
-def _hosts(text: str) -> str:
+def _parse_hosts(text: str) -> str:
     given = [name.strip() for name in text.split(",")]
     normal = [name if name == ANY else normal_name(name) for name in given]
     if None in normal:
@@ -45,7 +45,7 @@ def _hosts(text: str) -> str:
     return ",".join(str(name) for name in normal)
 
 
-def _networks(text: str) -> str:
+def _parse_networks(text: str) -> str:
     networks(text)
     return text
 
@@ -57,7 +57,7 @@ CORES = len(os.sched_getaffinity(0))
 class ServerSettings(ProcessSettings):
     """Everything `kvserver serve` can be told."""
 
-    host: str = setting("127.0.0.1", _host, "ADDRESS", "Address REST and the feed listen on.")
+    host: str = setting("127.0.0.1", _parse_host, "ADDRESS", "Address REST and the feed listen on.")
     port: int = setting(
         8080,
         integer(0, 65535),
@@ -196,7 +196,7 @@ class ServerSettings(ProcessSettings):
     )
     trusted_proxies: str | None = setting(
         None,
-        _networks,
+        _parse_networks,
         "ADDRESSES",
         "Addresses or networks of proxies in front, separated by commas: of what comes from them, the last address in "
         "X-Forwarded-For that is none of these is the client's, for limits, the access log and the feed. From anybody "
@@ -204,14 +204,14 @@ class ServerSettings(ProcessSettings):
     )
     origins: str = setting(
         "*",
-        _origins,
+        _parse_origins,
         "ORIGINS",
         "Origins whose pages may use the store from a browser, separated by commas; * allows all. With a list, what "
         "comes from pages of others is refused with 403, whatever it is: REST, feed and WebSocket.",
     )
     allowed_hosts: str | None = setting(
         None,
-        _hosts,
+        _parse_hosts,
         "NAMES",
         "Host names under which the server may be asked, separated by commas, beside localhost and addresses; * allows "
         "all. Others get 421: a page may have given its own name this server's address. Default: none on a loopback "
@@ -225,7 +225,7 @@ class ServerSettings(ProcessSettings):
     )
     only: str | None = setting(
         None,
-        _only,
+        _parse_only,
         "store",
         "store: supervise the store alone (recovery, segments, snapshots, metrics); shards, gateway and web workers "
         "are started by somebody else.",

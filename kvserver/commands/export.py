@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.local_store import end_tidily, size_text
-from kvserver.commands.remote import open_remote, records, remote_options
-from kvserver.commands.terminal import bar, fail, say
+from kvserver.commands.local_store import interruptible, size_text
+from kvserver.commands.remote import open_remote, records_text, remote_options
+from kvserver.commands.terminal import exit_with, print_line, progress_bar
 from kvserver.transfer.exporter import Exporter
 from kvserver.transfer.remote import TransferError
 from shards.files.safe_files import writing
@@ -33,24 +33,26 @@ With a token, those keys are written that it may read.
 """
 
 
-def export(to: str, prefix: str, url: str | None, token_file: Path | None, patience: float) -> None:
+def export_items(to: str, prefix: str, url: str | None, token_file: Path | None, patience: float) -> None:
     """The command."""
     try:
         prefix.encode()
     except UnicodeEncodeError:
         raise click.UsageError("the prefix is not UTF-8, which all keys are") from None
-    end_tidily()
-    with open_remote(url, token_file, 1) as remote, bar("export") as report:
+    interruptible()
+    with open_remote(url, token_file, 1) as remote, progress_bar("export") as report:
         exporter = Exporter(remote, prefix, patience, lambda done: report(done, None))
-        why, target = _run(exporter, to)
+        why, target = _run_export(exporter, to)
     if why:
-        left = "nothing was exported" if target is Target.FILE else f"only {records(exporter.exported)} came out"
-        fail(f"{why}; {left}")
-    if target is not Target.OUTPUT:
-        say(f"exported {records(exporter.exported)} to {to}: {size_text(exporter.size)}")
+        left = (
+            "nothing was exported" if target is OutputKind.FILE else f"only {records_text(exporter.exported)} came out"
+        )
+        exit_with(f"{why}; {left}")
+    if target is not OutputKind.OUTPUT:
+        print_line(f"exported {records_text(exporter.exported)} to {to}: {size_text(exporter.size)}")
 
 
-class Target(Enum):
+class OutputKind(Enum):
     """Where an export goes."""
 
     FILE = auto()
@@ -61,12 +63,12 @@ class Target(Enum):
     """Standard output, by whatever name: nothing else may be written there."""
 
 
-def _run(exporter: Exporter, to: str) -> tuple[str, Target]:
+def _run_export(exporter: Exporter, to: str) -> tuple[str, OutputKind]:
     """Export; why it ended early, if it did, and where it went."""
-    target = Target.FILE
+    target = OutputKind.FILE
     try:
-        with _opened(to) as file:
-            target = _target(to, file)
+        with _open_target(to) as file:
+            target = _kind_of(to, file)
             exporter.run(file)
     except TransferError as error:
         return str(error), target
@@ -79,21 +81,21 @@ def _run(exporter: Exporter, to: str) -> tuple[str, Target]:
     return "", target
 
 
-def _target(to: str, file: BinaryIO) -> Target:
+def _kind_of(to: str, file: BinaryIO) -> OutputKind:
     if to == "-":
-        return Target.OUTPUT
+        return OutputKind.OUTPUT
     status = os.fstat(file.fileno())
     with suppress(OSError):  # it is closed
         if sys.stdout is not None and os.path.samestat(status, os.fstat(sys.stdout.fileno())):
-            return Target.OUTPUT
-    return Target.FILE if stat.S_ISREG(status.st_mode) else Target.OPEN
+            return OutputKind.OUTPUT
+    return OutputKind.FILE if stat.S_ISREG(status.st_mode) else OutputKind.OPEN
 
 
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @contextmanager
-def _opened(to: str) -> Iterator[BinaryIO]:
+def _open_target(to: str) -> Iterator[BinaryIO]:
     """Where to write. A file gets its name when it is whole; what is none, such as a pipe, is written to."""
     if sys.stdout is None and to in _STANDARD_OUTPUT:  # as after >&-
         raise OSError(errno.EBADF, "it is closed")
@@ -107,7 +109,7 @@ def _opened(to: str) -> Iterator[BinaryIO]:
 
 COMMAND = click.Command(
     "export",
-    callback=export,
+    callback=export_items,
     params=[
         click.Argument(["to"], metavar="FILE"),
         click.Option(["--prefix"], metavar="PREFIX", default="", help="Only keys that begin with this."),

@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.local_store import end_tidily
-from kvserver.commands.remote import open_remote, records, remote_options
-from kvserver.commands.terminal import bar, fail, say
+from kvserver.commands.local_store import interruptible
+from kvserver.commands.remote import open_remote, records_text, remote_options
+from kvserver.commands.terminal import exit_with, print_line, progress_bar
 from kvserver.transfer.importer import LANES, Importer
 from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import TransferError
@@ -35,24 +35,24 @@ is left out, and counted.
 """
 
 
-def import_(source: str, url: str | None, token_file: Path | None, patience: float) -> None:
+def import_items(source: str, url: str | None, token_file: Path | None, patience: float) -> None:
     """The command."""
-    end_tidily()
+    interruptible()
     begun = time.monotonic()
-    with _opened(source) as file, open_remote(url, token_file, LANES) as remote, bar("import") as report:
-        size = _size(file)
+    with _open_source(source) as file, open_remote(url, token_file, LANES) as remote, progress_bar("import") as report:
+        size = _file_size(file)
         importer = Importer(remote, patience, lambda done: report(done, size))
-        why, status = _run(importer, file, "standard input" if source == "-" else source)
-    stored = f"stored {records(importer.imported)}"
-    expired = f", left out {records(importer.expired)} expired by now" if importer.expired else ""
+        why, status = _run_import(importer, file, "standard input" if source == "-" else source)
+    stored = f"stored {records_text(importer.imported)}"
+    expired = f", left out {records_text(importer.expired)} expired by now" if importer.expired else ""
     if status:
         complain(why)
         complain(f"{stored}{expired}; all of it can be imported again")
         sys.exit(status)
-    say(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
+    print_line(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
 
 
-def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
+def _run_import(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
     """Import; why it ended early, if it did, and the status that says so."""
     try:
         importer.run(file)
@@ -70,21 +70,21 @@ def _run(importer: Importer, file: BinaryIO, name: str) -> tuple[str, int]:
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[BinaryIO]:
+def _open_source(source: str) -> Iterator[BinaryIO]:
     if source == "-":
         if sys.stdin is None:  # as after <&-
-            fail("standard input is closed")
+            exit_with("standard input is closed")
         yield sys.stdin.buffer
         return
     try:
         file = open_named(Path(source), Care.READ)  # what fails later is no failure to open it
     except OSError as error:
-        fail(f"{source} cannot be read: {error.strerror}")
+        exit_with(f"{source} cannot be read: {error.strerror}")
     with file:
         yield file
 
 
-def _size(file: BinaryIO) -> int | None:
+def _file_size(file: BinaryIO) -> int | None:
     """Its bytes, if it is a file."""
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -92,7 +92,7 @@ def _size(file: BinaryIO) -> int | None:
 
 COMMAND = click.Command(
     "import",
-    callback=import_,
+    callback=import_items,
     params=[click.Argument(["source"], metavar="FILE"), *remote_options()],
     help=HELP,
     short_help="Store the lines of a file in a running server.",

@@ -20,7 +20,7 @@ from shards.log.manifest import Manifest
 from shards.log.recovery import StillRunning, quiesce
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """The command cannot do it; the message says why and what would be right."""
 
 
@@ -35,17 +35,19 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
         raise click.UsageError(str(error)) from None
 
 
-def running(settings: ServerSettings) -> Board | None:
-    """The board of the server that runs on the store; None if none does. Raises `Refused` if it serves another one, or
-    if that cannot be seen."""
+def open_running_board(settings: ServerSettings) -> Board | None:
+    """Open the board of the server that runs on the store; None if no server does.
+
+    Raises `CommandRefused` if that server serves another store, or if this cannot be determined.
+    """
     try:
         board = Board.open(settings.board_path)
     except SettingError as error:
         if settings.in_memory:
-            raise Refused(str(error)) from None
+            raise CommandRefused(str(error)) from None
         return None
     except BoardOutOfReach as error:
-        raise Refused(str(error)) from None
+        raise CommandRefused(str(error)) from None
     except BoardError:
         return None
     if board.is_over():
@@ -53,7 +55,7 @@ def running(settings: ServerSettings) -> Board | None:
         return None
     data_dir = Path(board.facts.data_dir)
     if not board.facts.in_memory and not (settings.data_dir.exists() and data_dir.samefile(settings.data_dir)):
-        raise Refused(
+        raise CommandRefused(
             f"the server in the run directory {settings.resolved_run_dir()} serves {data_dir}, not "
             f"{settings.data_dir}: name it with --data-dir"
         )
@@ -76,10 +78,10 @@ def serving_pid(data_dir: Path) -> int | None:
 
 
 @contextmanager
-def stopped(data_dir: Path) -> Iterator[None]:
+def stopped_store(data_dir: Path) -> Iterator[None]:
     """Hold the store in `data_dir` as a server would: nobody serves it, nothing of an earlier run writes to it.
 
-    Raises `Refused`.
+    Raises `CommandRefused`.
     """
     (data_dir / "locks").mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as stack:
@@ -87,20 +89,20 @@ def stopped(data_dir: Path) -> Iterator[None]:
             stack.callback(os.close, take_store_lock(data_dir))
             stack.enter_context(quiesce(data_dir / "locks", WAIT_S))
         except StoreError as error:
-            raise Refused(f"{error}; if it has a --run-dir, it is needed here, too") from None
+            raise CommandRefused(f"{error}; if it has a --run-dir, it is needed here, too") from None
         except StillRunning as error:
-            raise Refused(str(error)) from None
+            raise CommandRefused(str(error)) from None
         yield
 
 
-def see_that_it_is_a_store(settings: ServerSettings) -> None:
-    """Raises `Refused` for a store in memory, `ManifestError` where there is no store."""
+def require_store(settings: ServerSettings) -> None:
+    """Raises `CommandRefused` for a store in memory, `ManifestError` where there is no store."""
     if settings.in_memory:
-        raise Refused("a store in memory has nothing on a disk")
+        raise CommandRefused("a store in memory has nothing on a disk")
     Manifest.load(settings.data_dir)
 
 
-def end_tidily() -> None:
+def interruptible() -> None:
     """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can take away what it has begun."""
 
     def end(number: int, _: object) -> None:
@@ -110,7 +112,7 @@ def end_tidily() -> None:
         signal.signal(number, end)
 
 
-def let_others_first() -> None:
+def lower_priority() -> None:
     """Give processor time up to whoever wants it: a server that answers is more urgent."""
     with suppress(OSError):
         os.nice(10)

@@ -11,13 +11,13 @@ from kvserver.settings import ServerSettings
 from shards.host.settings import Spec, boolean, option_name, specs
 
 
-def options(*names: str) -> list[click.Parameter]:
+def setting_options(*names: str) -> list[click.Parameter]:
     """Options for the settings `names`, all of which may come from the environment as well."""
     table = specs(ServerSettings)
-    return [option(name, table[name]) for name in names]
+    return [setting_option(name, table[name]) for name in names]
 
 
-def option(name: str, spec: Spec) -> click.Option:
+def setting_option(name: str, spec: Spec) -> click.Option:
     """The option of one setting."""
     flag: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if spec.parse is boolean else {}
     return click.Option([option_name(name), name], type=str, metavar=spec.metavar, help=spec.help, **flag)

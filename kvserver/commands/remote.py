@@ -52,14 +52,14 @@ def remote_options() -> list[click.Parameter]:
 def open_remote(url: str | None, token_file: Path | None, connections: int) -> Iterator[Remote]:
     """The server that the options say. Raises `click.UsageError`."""
     try:
-        remote = Remote(url or _url_here(), _token(token_file), connections)
+        remote = Remote(url or _url_here(), _read_token(token_file), connections)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with closing(remote):
         yield remote
 
 
-def records(count: int) -> str:
+def records_text(count: int) -> str:
     """`1,500 records`."""
     return f"{count:,} record{'' if count == 1 else 's'}"
 
@@ -71,7 +71,7 @@ def _url_here() -> str:
     return f"http://localhost:{port}"
 
 
-def _token(path: Path | None) -> str | None:
+def _read_token(path: Path | None) -> str | None:
     """The token of the file, or of the environment; None without. Raises ValueError."""
     if path is None:
         where, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "").strip()

@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kvserver.commands.local_store import Refused, running, serving_pid, settings_of, size_text
-from kvserver.commands.options import options
-from kvserver.commands.terminal import fail, say
-from kvserver.serve.store import explain
+from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid, settings_of, size_text
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import exit_with, print_line
+from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.host.board import Board
 from shards.log.manifest import Manifest, ManifestError, NoManifest
@@ -33,38 +33,38 @@ The status is 1 if no server runs (but with --release), or if it could not end i
 LOOK_S = 0.1
 
 
-def stop(release_maps: bool, of_all: bool, **given: str | None) -> None:
+def stop_server(release_maps: bool, of_all: bool, **given: str | None) -> None:
     """The command."""
     settings = settings_of(given)
     if of_all and not release_maps:
         raise click.UsageError("--all says whose maps --release gives back: give both")
     try:
-        board = running(settings)
+        board = open_running_board(settings)
         places = [Path(board.facts.map_dir)] if board else []
         if board is not None:
             try:
-                _end(board, settings)
+                _stop_and_wait(board, settings)
             finally:
                 board.close()
         elif (pid := serving_pid(settings.data_dir)) is not None:
-            raise Refused(
+            raise CommandRefused(
                 f"a server (pid {pid}) runs on {settings.data_dir}, but not in the run directory "
                 f"{settings.resolved_run_dir()}: name its own with --run-dir"
             )
         elif not release_maps:
-            raise Refused(f"no server runs on the store in {settings.data_dir}")
+            raise CommandRefused(f"no server runs on the store in {settings.data_dir}")
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
-            say(f"{size_text(_release(settings, places))} of maps were given back")
+            print_line(f"{size_text(_release_maps(settings, places))} of maps were given back")
         if of_all:
-            say(f"{size_text(release_all())} of maps that belonged to nobody were given back")
-    except (Refused, ManifestError, MapDirError) as error:
-        fail(error)
+            print_line(f"{size_text(release_all())} of maps that belonged to nobody were given back")
+    except (CommandRefused, ManifestError, MapDirError) as error:
+        exit_with(error)
     except OSError as error:
-        fail(explain(error, settings.data_dir))
+        exit_with(explain_os_error(error, settings.data_dir))
 
 
-def _end(board: Board, settings: ServerSettings) -> None:
-    """Send SIGTERM to the supervisor and wait for its end. Raises `Refused` if it does not end in order."""
+def _stop_and_wait(board: Board, settings: ServerSettings) -> None:
+    """Send SIGTERM to the supervisor and wait for its end. Raises `CommandRefused` if it does not end in order."""
     pid = board.facts.supervisor_pid
     try:
         process = os.pidfd_open(pid)
@@ -72,19 +72,21 @@ def _end(board: Board, settings: ServerSettings) -> None:
         return
     try:
         if not _has_open(pid, board):
-            raise Refused(f"pid {pid} is not the server that runs here: it lives in another PID namespace")
+            raise CommandRefused(f"pid {pid} is not the server that runs here: it lives in another PID namespace")
         try:
             signal.pidfd_send_signal(process, signal.SIGTERM)
         except PermissionError:
-            raise _is_another_user_s(pid) from None
+            raise _other_user_error(pid) from None
         with Console(stderr=True).status("stopping") as status:
             while not select.select([process], [], [], LOOK_S)[0]:
-                status.update(f"stopping: {_stage(board)}")
+                status.update(f"stopping: {_stopping_stage(board)}")
     finally:
         os.close(process)
     # It takes them away last, when the log is closed.
     if (settings.resolved_run_dir() / "metrics").exists():
-        raise Refused(f"the server (pid {pid}) has ended, but not in order: its messages say why; start it again")
+        raise CommandRefused(
+            f"the server (pid {pid}) has ended, but not in order: its messages say why; start it again"
+        )
 
 
 def _has_open(pid: int, board: Board) -> bool:
@@ -93,15 +95,15 @@ def _has_open(pid: int, board: Board) -> bool:
     return any(os.path.samestat(each, ours) for each in _open_files(pid))
 
 
-def _is_another_user_s(pid: int) -> Refused:
-    return Refused(f"the server (pid {pid}) belongs to another user: stop it as that user, or as root")
+def _other_user_error(pid: int) -> CommandRefused:
+    return CommandRefused(f"the server (pid {pid}) belongs to another user: stop it as that user, or as root")
 
 
 def _open_files(pid: int) -> Iterator[os.stat_result]:
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
-        raise _is_another_user_s(pid) from None
+        raise _other_user_error(pid) from None
     except (FileNotFoundError, ProcessLookupError):
         return
     for entry in entries:
@@ -109,7 +111,7 @@ def _open_files(pid: int) -> Iterator[os.stat_result]:
             yield entry.stat()
 
 
-def _stage(board: Board) -> str:
+def _stopping_stage(board: Board) -> str:
     if board.workers.alive():
         return "requests are answered"
     if board.gateways.alive():
@@ -126,7 +128,7 @@ def _is_a_store(data_dir: Path) -> bool:
     return True
 
 
-def _release(settings: ServerSettings, places: list[Path]) -> int:
+def _release_maps(settings: ServerSettings, places: list[Path]) -> int:
     """Remove the maps of the store, in `places` or wherever they should be; the bytes of them."""
     data_dir = settings.data_dir
     store = Manifest.load(data_dir).store
@@ -137,11 +139,11 @@ def _release(settings: ServerSettings, places: list[Path]) -> int:
 
 COMMAND = click.Command(
     "stop",
-    callback=stop,
+    callback=stop_server,
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Give back the memory that the maps take."),
         click.Option(["--all", "of_all"], is_flag=True, help="With --release: also of maps that belong to nobody."),
-        *options("data_dir", "run_dir", "map_dir", "in_memory"),
+        *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,
     short_help="Stop the running server, and wait for it.",

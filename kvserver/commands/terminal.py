@@ -20,7 +20,7 @@ Report = Callable[[int, int | None], object]
 """Told how much is done, and of how much; None: nobody knows."""
 
 
-def prepare() -> None:
+def prepare_streams() -> None:
     """Have nothing that is written to the standard streams fail for its characters, or reach them unseen."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -28,7 +28,7 @@ def prepare() -> None:
     sys.excepthook = show_uncaught
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Write `line` to standard output. Where that cannot be done, the command ends with status 1."""
     try:
         print(visible(line), flush=True)
@@ -39,14 +39,14 @@ def say(line: str) -> None:
         sys.exit(1)
 
 
-def fail(message: object) -> NoReturn:
+def exit_with(message: object) -> NoReturn:
     """End the command: `message` to standard error, status 1."""
     complain(str(message))
     sys.exit(1)
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Report]:
+def progress_bar(title: str) -> Iterator[Report]:
     """A function to tell progress to, in bytes; shown if standard error is a terminal. `title` is the command's own."""
     # Here, because it takes longer to load than most commands to run.
     from rich.console import Console

@@ -20,8 +20,8 @@ from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
 from kvserver.commands.local_store import settings_of
-from kvserver.commands.options import options
-from kvserver.commands.terminal import fail, say
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import exit_with, print_line
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError
 from shards.host.logs import complain
@@ -50,44 +50,44 @@ that start with that prefix. Without one, on all keys.
 HELP_REVOKE: Final = "Take the token NAME out of the file, with the comment right above it."
 
 
-def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
+def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None:
     """The command."""
     settings, path = _file_of(given)
     if not re.fullmatch(tokenfile.NAME, name):
         raise click.UsageError("NAME is letters, digits and . _ -, at most 64, and does not begin with a sign")
-    grants = [_grant(text) for text in grant]
+    grants = [_parse_grant(text) for text in grant]
     token = tokenedit.new_token()
-    _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
-    say(token)
+    _edit_file(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
+    print_line(token)
     complain(f"{path} has the token {name} now")
-    _tell(settings, path)
+    _report_servers(settings, path)
 
 
-def revoke(name: str, **given: str | None) -> None:
+def revoke_token(name: str, **given: str | None) -> None:
     """The command."""
     settings, path = _file_of(given)
     if not path.exists():
-        fail(f"there is no file of tokens {path}")
-    _change(path, lambda text: tokenedit.remove(text, str(path), name))
+        exit_with(f"there is no file of tokens {path}")
+    _edit_file(path, lambda text: tokenedit.remove(text, str(path), name))
     complain(f"{path} has the token {name} no more")
-    _tell(settings, path)
+    _report_servers(settings, path)
 
 
-def list_(**given: str | None) -> None:
+def list_tokens(**given: str | None) -> None:
     """The command."""
     settings, path = _file_of(given)
     given_open = tokenfile.is_open(path)
     try:
         tokens = tokenfile.read_open(path) if given_open else tokenfile.read(path)
     except TokenFileError as error:
-        fail(error)
+        exit_with(error)
     width = max((len(token.grants.name) for token in tokens), default=0)
     for token in tokens:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
-        say(f"{token.grants.name:<{width}}  {' '.join(words)}")
+        print_line(f"{token.grants.name:<{width}}  {' '.join(words)}")
     if not given_open:  # no server goes by it
-        _tell(settings, path)
+        _report_servers(settings, path)
 
 
 def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
@@ -97,7 +97,7 @@ def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
     return settings, settings.tokens
 
 
-def _grant(text: str) -> tuple[str, list[Verb]]:
+def _parse_grant(text: str) -> tuple[str, list[Verb]]:
     """Prefix and verbs of `read,write:flags/`."""
     words, colon, prefix = text.partition(":")
     if colon and not prefix:  # as of a variable that is not set
@@ -113,24 +113,24 @@ def _grant(text: str) -> tuple[str, list[Verb]]:
     return prefix, list(dict.fromkeys(verb for verb, _ in pairs))
 
 
-def _change(path: Path, change: Change) -> None:
+def _edit_file(path: Path, change: Change) -> None:
     try:
         changing(path, change)
     except TokenFileError as error:
-        fail(error)
+        exit_with(error)
     except OSError as error:
-        fail(f"the file of tokens {path} cannot be written: {error.strerror} ({error.filename})")
+        exit_with(f"the file of tokens {path} cannot be written: {error.strerror} ({error.filename})")
 
 
-def _tell(settings: ServerSettings, path: Path) -> None:
+def _report_servers(settings: ServerSettings, path: Path) -> None:
     """Say which running servers go by the file, and wait until they do. Ends the command with 1 if one does not."""
     try:
         tokens = tokenfile.read(path)
     except TokenFileError as error:
-        fail(error)
+        exit_with(error)
     served = behind = False
-    for board in _boards(settings):
-        who = f"the server of {_store(board)} (pid {board.facts.supervisor_pid})"
+    for board in _running_boards(settings):
+        who = f"the server of {_store_name(board)} (pid {board.facts.supervisor_pid})"
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
@@ -155,15 +155,15 @@ def _tell(settings: ServerSettings, path: Path) -> None:
         sys.exit(1)
 
 
-def _store(board: Board) -> str:
+def _store_name(board: Board) -> str:
     return "a store in memory" if board.facts.in_memory else board.facts.data_dir
 
 
-def _boards(settings: ServerSettings) -> Iterator[Board]:
+def _running_boards(settings: ServerSettings) -> Iterator[Board]:
     """Boards of running servers: of the one that the settings name, and of all that use a run directory of this user's
     by default."""
     pattern = default_run_dir("*")
-    paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_ours(path)]
+    paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_own_directory(path)]
     named = _board_path(settings)
     for path in dict.fromkeys([*([named] if named else []), *paths]):
         try:
@@ -183,7 +183,7 @@ def _board_path(settings: ServerSettings) -> Path | None:
         return None
 
 
-def _is_ours(directory: Path) -> bool:
+def _is_own_directory(directory: Path) -> bool:
     """Where everybody can make directories, one of that name may be somebody else's."""
     try:
         status = directory.lstat()
@@ -223,8 +223,10 @@ COMMAND = click.Group(
     help=HELP,
     short_help="Make, list and revoke tokens.",
     commands=[
-        click.Command("new", callback=new, params=[_NAME, _GRANT, *options(*_WHERE)], help=HELP_NEW),
-        click.Command("list", callback=list_, params=options(*_WHERE), help="Print names and grants of all tokens."),
-        click.Command("revoke", callback=revoke, params=[_NAME, *options(*_WHERE)], help=HELP_REVOKE),
+        click.Command("new", callback=create_token, params=[_NAME, _GRANT, *setting_options(*_WHERE)], help=HELP_NEW),
+        click.Command(
+            "list", callback=list_tokens, params=setting_options(*_WHERE), help="Print names and grants of all tokens."
+        ),
+        click.Command("revoke", callback=revoke_token, params=[_NAME, *setting_options(*_WHERE)], help=HELP_REVOKE),
     ],
 )

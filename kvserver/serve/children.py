@@ -271,7 +271,7 @@ class Children:
             if child.stage == stage and waited_s >= min(patience_s, child.grace_s):
                 child.send(signal.SIGKILL)
 
-    def gone(self, stage: int) -> bool:
+    def is_stage_gone(self, stage: int) -> bool:
         """Whether nothing is left of a stage."""
         return all(child.gone for child in self._children if child.stage == stage)
 

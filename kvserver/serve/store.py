@@ -107,7 +107,7 @@ class Store:
                         self._token_watch = TokenWatch(self.board, self.settings.tokens, tokens)
                     self.board.install()
             except OSError as error:
-                raise StoreError(explain(error, self._data_dir)) from error
+                raise StoreError(explain_os_error(error, self._data_dir)) from error
             except _EXPECTED as error:
                 raise StoreError(str(error)) from error
             self._stack = stack.pop_all()
@@ -424,7 +424,7 @@ def make_data_dir(path: Path) -> None:
     (path / "locks").mkdir(mode=0o700, exist_ok=True)
 
 
-def explain(error: OSError, data_dir: Path | None) -> str:
+def explain_os_error(error: OSError, data_dir: Path | None) -> str:
     """Say what file or directory `error` is about and what to do; `data_dir` if it does not name one."""
     path = Path(error.filename or data_dir or "the map directory")
     ours = data_dir is not None and (path.is_relative_to(data_dir) or data_dir.is_relative_to(path))

@@ -168,7 +168,7 @@ class Supervisor:
                 complain_at += SLOW_START_S
                 missing = [child.name for child in self._children if not child.up]
                 log.warning("still waiting for: %s", ", ".join(missing) or "an answer over HTTP")
-            self._signals.wait(TURN_S)
+            self._signals.wait_for_signal(TURN_S)
 
     def _turn(self) -> None:
         """One look at everything."""
@@ -324,7 +324,7 @@ class Supervisor:
         while now < give_up_at and now - quiet_since < QUIET_S and self._signals.stops < 2:
             with contextlib.suppress(CannotStart):
                 self._children.turn(now)
-            self._signals.wait(0.02)
+            self._signals.wait_for_signal(0.02)
             now = time.monotonic()
             if any(listening.waiting(listener) for listener in listeners):
                 quiet_since = now
@@ -332,13 +332,13 @@ class Supervisor:
     def _stop_stage(self, stage: int, patience_s: float, hurry: bool = True) -> None:
         self._children.stop(stage, signal.SIGTERM)
         began = time.monotonic()
-        while not self._children.gone(stage):
+        while not self._children.is_stage_gone(stage):
             now = time.monotonic()
             in_a_hurry = hurry and self._signals.stops > 1
             self._children.kill_late(stage, now - began, 0.0 if in_a_hurry else patience_s)
             with contextlib.suppress(CannotStart):
                 self._children.turn(now)
-            self._signals.wait(0.02)
+            self._signals.wait_for_signal(0.02)
 
 
 def _address(listener: socket.socket | None) -> str | None:

@@ -43,7 +43,7 @@ ODD = [
 @pytest.fixture(autouse=True)
 def signals_of_this_process_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (importlib.import_module("kvserver.commands.import_"), export):
-        monkeypatch.setattr(module, "end_tidily", lambda: None)
+        monkeypatch.setattr(module, "interruptible", lambda: None)
 
 
 def run(server: Server, *arguments: object, given: bytes = b"", token: str = "") -> subprocess.CompletedProcess[bytes]:

@@ -192,12 +192,12 @@ def test_stopping_a_stage_leaves_the_others(children: Children) -> None:
     late = children.add(program("late", FOREVER, 1))
     wait_until(children, lambda: children.all_up(), "both")
     children.stop(1, signal.SIGTERM)
-    wait_until(children, lambda: children.gone(1), "the late one's end")
+    wait_until(children, lambda: children.is_stage_gone(1), "the late one's end")
     for _ in range(10):
         children.turn(time.monotonic())
     assert late.pid is None
     assert early.up
-    assert not children.gone(0)
+    assert not children.is_stage_gone(0)
 
 
 def test_what_somebody_stopped_ends_by_itself_when_it_is_told_to(children: Children, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_what_somebody_stopped_ends_by_itself_when_it_is_told_to(children: Child
     assert leader.pid is not None
     os.killpg(leader.pid, signal.SIGSTOP)
     children.stop(0, signal.SIGTERM)
-    wait_until(children, lambda: children.gone(0), "the end of the group")
+    wait_until(children, lambda: children.is_stage_gone(0), "the end of the group")
     assert leader.status == 3
 
 
@@ -233,7 +233,7 @@ def test_who_does_not_end_within_its_grace_is_killed_and_nobody_else(children: C
     wait_until(children, lambda: short.gone, "the end of the one that has nothing to finish")
     assert long.pid is not None
     children.kill_late(0, 15.0, 15.0)
-    wait_until(children, lambda: children.gone(0), "the end of the other")
+    wait_until(children, lambda: children.is_stage_gone(0), "the end of the other")
 
 
 def test_sigkill_reaches_the_whole_group(children: Children, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_sigkill_reaches_the_whole_group(children: Children, tmp_path: Path) -> 
     leader = children.add(program("leader", code, is_up=lambda _: note.exists()))
     wait_until(children, lambda: leader.up and note.read_text().endswith("\n"), "the group")
     children.stop(0, signal.SIGKILL)
-    wait_until(children, lambda: children.gone(0), "the end of the group")
+    wait_until(children, lambda: children.is_stage_gone(0), "the end of the group")
     assert not lives(int(note.read_text()))
 
 
