@@ -135,9 +135,9 @@ def run_serve(**options: str | None) -> None:
         settings = load(ServerSettings, options, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
-    from kvserver.serve.supervisor import run  # with all its libraries, which `--help` does not need
+    from kvserver.serve.supervisor import run_server  # with all its libraries, which `--help` does not need
 
-    sys.exit(run(settings))
+    sys.exit(run_server(settings))
 
 
 class Commands(click.Group):

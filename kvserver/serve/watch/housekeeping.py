@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvserver.access import tickets
-from kvserver.serve.watch.scarcity import Patience
+from kvserver.serve.watch.scarcity import ScarcityRetry
 from shards.host.board import Board
 from shards.log import pins
 from shards.log.appender import Log, LogBroken, LogError
@@ -40,12 +40,12 @@ class Housekeeping:
         self.failure: Exception | None = None
         self._board, self._retention, self._replay_lsn = board, retention, replay_lsn
         board.log.snapshot = replay_lsn
-        self._segments, self._full, self._patience = segments, False, Patience()
+        self._segments, self._full, self._scarcity = segments, False, ScarcityRetry()
         self._stopping, self._stop_marks = threading.Event(), threading.Event()
         self._threads = {
-            "segments": self._thread(self._keep_segments),
-            "marks": self._thread(self._mark),
-            "tickets": self._thread(self._sweep_tickets),
+            "segments": self._make_thread(self._keep_segments),
+            "marks": self._make_thread(self._write_marks),
+            "tickets": self._make_thread(self._sweep_tickets),
         }
 
     def start(self) -> None:
@@ -53,7 +53,7 @@ class Housekeeping:
         for thread in self._threads.values():
             thread.start()
 
-    def snapshot_taken(self, replay_lsn: int) -> None:
+    def note_snapshot(self, replay_lsn: int) -> None:
         """A restart replays from there now, as the durable manifest says."""
         self._replay_lsn = replay_lsn
         self._board.log.snapshot = replay_lsn
@@ -61,20 +61,20 @@ class Housekeeping:
     def stop_marking(self) -> None:
         """Append nothing more."""
         self._stop_marks.set()
-        self._join("marks")
+        self._join_thread("marks")
 
     def stop(self) -> None:
         """End the threads. One that waits for a hung disk is left behind: it dies with the process."""
         self._stopping.set()
         self.stop_marking()
-        self._join("segments")
-        self._join("tickets")
+        self._join_thread("segments")
+        self._join_thread("tickets")
 
-    def _join(self, name: str) -> None:
+    def _join_thread(self, name: str) -> None:
         if self._threads[name].is_alive():
             self._threads[name].join(STOP_S)
 
-    def _thread(self, work: Callable[[], None]) -> threading.Thread:
+    def _make_thread(self, work: Callable[[], None]) -> threading.Thread:
         def run() -> None:
             try:
                 work()
@@ -88,37 +88,37 @@ class Housekeeping:
         trim_in_s = 0.0
         while True:
             # A full disk leaves no room for what only the feed would read.
-            self._patience.attempt("making room for the log", self._make_room)
-            self._tell_of_a_full_disk()
+            self._scarcity.attempt("making room for the log", self._make_room)
+            self._log_disk_state()
             pause_s = FULL_S if self._board.log.full else LOOK_S
             trim_in_s -= pause_s
             if trim_in_s <= 0:
-                self._patience.attempt("trimming the log", self._trim)
+                self._scarcity.attempt("trimming the log", self._trim_log)
                 trim_in_s = TRIM_S
             if self._stopping.wait(pause_s):
                 return
 
     def _make_room(self) -> None:
-        self._segments.prepare(self._expendable)
+        self._segments.prepare(self._expendable_lsn)
 
-    def _trim(self) -> None:
-        needed = self._needed()  # before the holds are looked at: see `holds`
-        self._segments.trim(trim_limit(self._board.history()[0], needed, self._retention, self._holds()))
+    def _trim_log(self) -> None:
+        needed = self._needed_lsn()  # before the holds are looked at: see `holds`
+        self._segments.trim(trim_limit(self._board.history()[0], needed, self._retention, self._pinned_lsns()))
 
-    def _expendable(self) -> int:
+    def _expendable_lsn(self) -> int:
         """The LSN below which the log may go if there is no space otherwise."""
-        needed = self._needed()
-        return min((needed, *self._holds()))
+        needed = self._needed_lsn()
+        return min((needed, *self._pinned_lsns()))
 
-    def _holds(self) -> tuple[int, ...]:
+    def _pinned_lsns(self) -> tuple[int, ...]:
         return pins.held(Path(self._board.facts.lock_dir))
 
-    def _needed(self) -> int:
+    def _needed_lsn(self) -> int:
         """The LSN from which on a restart needs the log."""
         # In memory there is no restart of the server, but a shard that restarts replays what it left open.
         return self._board.watermark()[0] if self._board.facts.in_memory else self._replay_lsn
 
-    def _tell_of_a_full_disk(self) -> None:
+    def _log_disk_state(self) -> None:
         full = bool(self._board.log.full)
         if full and not self._full:
             log.warning("there is no space for more of the log: soon only deletes are taken, until there is")
@@ -133,9 +133,9 @@ class Housekeeping:
             except OSError as error:
                 log.debug("tickets that have ended stay for now: %s", error)
 
-    def _mark(self) -> None:
+    def _write_marks(self) -> None:
         opened: list[Log] = []
-        while not self._patience.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
+        while not self._scarcity.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
             if self._stop_marks.wait(MARK_S):
                 return
         marks = opened[0]

@@ -19,7 +19,7 @@ def is_scarcity(error: OSError) -> bool:
     return error.errno in _PASSING
 
 
-class Patience:
+class ScarcityRetry:
     """Takes steps that are repeated anyway, and bears with those that want something which is short.
 
     It is told once when a step begins to fail, and once when it works again. Any other error is the caller's.

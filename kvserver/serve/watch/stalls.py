@@ -36,7 +36,7 @@ class Unchanged:
     def __init__(self) -> None:
         self._seen: dict[Hashable, tuple[object, float]] = {}
 
-    def seconds(self, name: Hashable, value: object, now: float) -> float:
+    def unchanged_s(self, name: Hashable, value: object, now: float) -> float:
         """How long `name` has had this value, at every look; None counts as nothing to watch."""
         if value is None:
             self._seen.pop(name, None)
@@ -52,7 +52,7 @@ class Unchanged:
         self._seen.pop(name, None)
 
 
-def flocks(proc_locks: str, inode: int) -> tuple[list[int], set[int]]:
+def parse_flocks(proc_locks: str, inode: int) -> tuple[list[int], set[int]]:
     """Pids that hold a flock on a file of this inode, and pids that wait for it, of the text of /proc/locks. Pure.
 
     A line: `1: FLOCK ADVISORY WRITE 4242 08:01:131 0 EOF`; of one that waits, an arrow stands after the number.
@@ -85,7 +85,7 @@ def has_open(pid: int, status: os.stat_result) -> bool:
     return False
 
 
-class Watch:
+class StallWatch:
     """Looks at the board, each fraction of a second."""
 
     def __init__(self, board: Board, is_ours: Callable[[int], bool], is_exempt: Callable[[int], bool]) -> None:
@@ -96,12 +96,12 @@ class Watch:
         self._locks = {"append": lock_dir / "append", "flush": lock_dir / "flush"}
         self._lives = [locks.open_lock(lock_dir / f"shard-{i}") for i in range(len(board.shards))]
 
-    def culprits(self, now: float) -> Iterator[Culprit]:
+    def find_culprits(self, now: float) -> Iterator[Culprit]:
         """Whom to kill now."""
         held, waiting = self._look_at_locks()
-        yield from self._stuck_in_a_lock(now, held, waiting)
-        yield from self._stuck_before_applying(now, waiting)
-        yield from self._pinning(now)
+        yield from self._stalled_in_a_lock(now, held, waiting)
+        yield from self._stalled_before_applying(now, waiting)
+        yield from self._pinning_a_map(now)
 
     def _may_kill(self, pid: int) -> bool:
         return pid != os.getpid() and (self._is_ours(pid) or self._is_shard(pid))
@@ -118,13 +118,13 @@ class Watch:
         for name, path in self._locks.items():
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                holders, waiters = flocks(text, status.st_ino)
+                holders, waiters = parse_flocks(text, status.st_ino)
                 if holders:
                     held[name] = holders[0], status
                 waiting |= waiters
         return held, waiting
 
-    def _stuck_in_a_lock(
+    def _stalled_in_a_lock(
         self, now: float, held: dict[str, tuple[int, os.stat_result]], waiting: set[int]
     ) -> Iterator[Culprit]:
         # A busy shard may hold the lock at every look, so the word that the lock guards must stand still as well.
@@ -132,21 +132,21 @@ class Watch:
         for name in self._locks:
             holder, status = held.get(name, (0, None))
             state = (holder, progress[name]) if status and holder not in waiting else None
-            stalled = self._unchanged.seconds(name, state, now) >= STALLED_S
+            stalled = self._unchanged.unchanged_s(name, state, now) >= STALLED_S
             if stalled and status and self._may_kill(holder) and has_open(holder, status):
                 self._unchanged.forget(name)  # not named again at every look while the kernel ends it
                 yield Culprit(holder, f"it has held the log's {name} lock for {STALLED_S:.0f} s")
 
-    def _stuck_before_applying(self, now: float, waiting: set[int]) -> Iterator[Culprit]:
+    def _stalled_before_applying(self, now: float, waiting: set[int]) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
             # A shard that starts may take long to replay what its predecessor left open.
             serving = row.state == Common.UP and row.open != NONE and row.pid not in waiting
             state = (row.pid, row.incarnation, row.open) if serving else None
-            if self._unchanged.seconds(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
+            if self._unchanged.unchanged_s(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
                 self._unchanged.forget(("open", i))
                 yield Culprit(row.pid, f"as shard {i} it has not applied what it appended {STALLED_S:.0f} s ago")
 
-    def _pinning(self, now: float) -> Iterator[Culprit]:
+    def _pinning_a_map(self, now: float) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
             pid = row.figures()["pinned_pid"]
             # What a shard reported before it died, or stood still, may be over.

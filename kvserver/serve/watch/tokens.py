@@ -24,7 +24,7 @@ which may be a file of tokens, too."""
 STOP_S = 1.0
 
 
-class Found(NamedTuple):
+class FileContent(NamedTuple):
     """What a look has found: the file's text, or what is wrong with the file."""
 
     text: str
@@ -40,11 +40,11 @@ class TokenWatch:
     def __init__(self, board: Board, path: Path, tokens: Sequence[Token]) -> None:
         """`tokens`: those of `path` that are in effect."""
         self._board, self._path, self._in_effect = board, path, list(tokens)
-        self._seen: Found | None = None
-        self._settled: Found | None = None  # what was acted upon last
+        self._seen: FileContent | None = None
+        self._settled: FileContent | None = None  # what was acted upon last
         self._wrong = ""  # what kept it from counting
         self._asked, self._wake, self._stopping = False, threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="tokens", daemon=True)
+        self._thread = threading.Thread(target=self._watch_file, name="tokens", daemon=True)
 
     def start(self) -> None:
         """Start to look."""
@@ -57,12 +57,12 @@ class TokenWatch:
         if self._thread.is_alive():
             self._thread.join(STOP_S)
 
-    def look_now(self) -> None:
+    def check_now(self) -> None:
         """Look at once, and count what is there; say again what is wrong with it."""
         self._asked = True
         self._wake.set()
 
-    def _run(self) -> None:
+    def _watch_file(self) -> None:
         while True:
             self._wake.wait(LOOK_S)
             self._wake.clear()
@@ -70,25 +70,25 @@ class TokenWatch:
                 return
             asked, self._asked = self._asked, False
             try:
-                self.look(asked)
+                self.check_file(asked)
             except Exception:  # whatever it is: the tokens in effect hold, and it is looked again
                 _not_looked_at.tell(self._path, error=True)
 
-    def look(self, asked: bool = False) -> None:
+    def check_file(self, asked: bool = False) -> None:
         """One look. `asked`: what it finds counts though it was not seen before. Also sees to it that the tokens in
         effect are where processes that start look for them."""
         if not are_published(self._board):
             log.warning("the tokens were removed from the run directory by somebody: they are put there again")
             publish(self._board, self._in_effect)
         try:
-            found = Found(tokenfile.text_of(self._path), "")
+            found = FileContent(tokenfile.text_of(self._path), "")
         except TokenFileError as error:
-            found = Found("", str(error))
+            found = FileContent("", str(error))
         stands, self._seen = found == self._seen, found
         if asked or (stands and found != self._settled):
-            self._settle(found, asked)
+            self._act_on(found, asked)
 
-    def _settle(self, found: Found, asked: bool) -> None:
+    def _act_on(self, found: FileContent, asked: bool) -> None:
         self._settled, wrong = found, found.wrong
         if not wrong:
             try:

@@ -174,27 +174,27 @@ def test_run_directories_of_two_stores_differ() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
 def test_loopback_may_be_listened_on(host: str) -> None:
-    listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=False)
+    listening.refuse_open_access(load(ServerSettings, {"host": host}, {}), has_tokens=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1"])
 def test_anything_else_only_if_it_is_meant(host: str) -> None:
     with pytest.raises(SettingError, match=r"no access control.*--tokens.*--insecure"):
-        listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=False)
-    listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=True)
-    listening.refuse_openly(load(ServerSettings, {"host": host, "insecure": "true"}, {}), has_tokens=False)
+        listening.refuse_open_access(load(ServerSettings, {"host": host}, {}), has_tokens=False)
+    listening.refuse_open_access(load(ServerSettings, {"host": host}, {}), has_tokens=True)
+    listening.refuse_open_access(load(ServerSettings, {"host": host, "insecure": "true"}, {}), has_tokens=False)
 
 
 def test_the_banner_warns_of_browsers_while_every_page_may_use_the_store() -> None:
-    assert "any web page" in banner.warning(load(ServerSettings, {}, {}))
-    assert "any web page" not in banner.warning(load(ServerSettings, {"origins": "https://a.example"}, {}))
-    assert "everybody" in banner.warning(load(ServerSettings, {"insecure": "true"}, {}))
+    assert "any web page" in banner.access_warning(load(ServerSettings, {}, {}))
+    assert "any web page" not in banner.access_warning(load(ServerSettings, {"origins": "https://a.example"}, {}))
+    assert "everybody" in banner.access_warning(load(ServerSettings, {"insecure": "true"}, {}))
 
 
 def test_with_tokens_the_banner_warns_of_listeners_alone() -> None:
     tokens = {"tokens": "/etc/tokens.toml", "insecure": "true"}
-    assert banner.warning(load(ServerSettings, tokens, {})) == ""
-    assert "unencrypted" in banner.warning(load(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
+    assert banner.access_warning(load(ServerSettings, tokens, {})) == ""
+    assert "unencrypted" in banner.access_warning(load(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
 
 
 # The command line.

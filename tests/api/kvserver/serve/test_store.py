@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from kvserver.serve.run_dir import LONGEST_NAME, RunDir, RunDirError
-from kvserver.serve.store import Store, StoreError, make_data_dir, snapshot_after, take_store_lock
+from kvserver.serve.store import Store, StoreError, make_data_dir, take_store_lock
+from kvserver.serve.watch.snapshots import snapshot_after
 from kvserver.settings import ServerSettings
 from shards.host.board import Common
 from shards.log.appender import SEGMENT, Log, LogReader
@@ -94,7 +95,7 @@ def test_a_run_directory_keeps_the_board_of_a_run_that_was_killed_and_nothing_el
     taken = RunDir(tmp_path / "run")
     assert {entry.name for entry in taken.path.iterdir()} == {"board", "lock", "metrics", "tickets"}
     assert list(taken.metrics.iterdir()) == list((taken.path / "tickets").iterdir()) == []
-    taken.clean()
+    taken.remove_contents()
     assert {entry.name for entry in taken.path.iterdir()} == {"lock"}
     taken.close()
 
@@ -170,13 +171,13 @@ def test_run_directories_of_dead_servers_in_memory_are_removed(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvserver.serve.run_dir.default_run_dir", lambda name: short_path / name)
-    dead = RunDir.of_a_store_in_memory()
-    living = RunDir.of_a_store_in_memory()
+    dead = RunDir.for_memory_store()
+    living = RunDir.for_memory_store()
     dead.close()
-    new = RunDir.of_a_store_in_memory()
+    new = RunDir.for_memory_store()
     assert not dead.path.exists()
     assert living.path.exists()
-    new.clean()
+    new.remove_contents()
     assert not new.path.exists()
     for run_dir in (living, new):
         run_dir.close()
@@ -206,7 +207,7 @@ def run_once(directory: Path, clean: bool = True) -> tuple[int, int]:
         log.close()
         store.board.shards[0].clear_open()
         if clean:
-            store.finish()
+            store.close_log()
     return records[-1].lsn, records[-1].revision
 
 
@@ -329,7 +330,7 @@ def test_the_store_s_clock_is_right_however_long_it_takes_to_begin(
         time.sleep(0.05)
         return begun
 
-    monkeypatch.setattr("kvserver.serve.store.begin_history", slowly)
+    monkeypatch.setattr("kvserver.serve.bringup.begin_history", slowly)
     with Store(settings_of(tmp_path)) as store:
         before = time.time_ns() // 1_000_000
         shown = store.board.now_ms()
@@ -341,19 +342,19 @@ def test_the_store_s_clock_is_right_however_long_it_takes_to_begin(
 
 
 def test_a_snapshot_waits_until_every_shard_has_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvserver.serve.store.snapshot_after", lambda _: 0)
+    monkeypatch.setattr("kvserver.serve.watch.snapshots.snapshot_after", lambda _: 0)
     with Store(settings_of(tmp_path)) as store:
         row = store.board.shards[0]
-        assert not store.wants_snapshot(1.0)
+        assert not store.snapshots.is_due(1.0)
         row.state = Common.UP
-        assert not store.wants_snapshot(1.0)
+        assert not store.snapshots.is_due(1.0)
         row.state, row.map_generation = Common.STARTING, 1
-        assert not store.wants_snapshot(1.0)
+        assert not store.snapshots.is_due(1.0)
         row.state = Common.UP
-        assert store.wants_snapshot(1.0)
-        store.snapshot_ended(1, 1.0)
-        assert not store.wants_snapshot(60.0)
-        assert store.wants_snapshot(61.0)
+        assert store.snapshots.is_due(1.0)
+        store.snapshots.note_end(1, 1.0)
+        assert not store.snapshots.is_due(60.0)
+        assert store.snapshots.is_due(61.0)
 
 
 def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path) -> None:
@@ -361,21 +362,21 @@ def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path)
         row, words = store.board.shards[0], store.board.log
         row.state, row.map_generation = Common.UP, 1
         words.full = 1
-        assert not store.wants_snapshot(1.0), "all is in one segment"
+        assert not store.snapshots.is_due(1.0), "all is in one segment"
         tail, following = store.board.history()
         store.board.advance(tail + SEGMENT, following)
-        assert store.wants_snapshot(1.0)
+        assert store.snapshots.is_due(1.0)
         words.full = 0
-        assert not store.wants_snapshot(1.0), "it would not pay"
+        assert not store.snapshots.is_due(1.0), "it would not pay"
         words.full = 1
-        store.snapshot_ended(1, 1.0)
-        assert not store.wants_snapshot(5.9)
-        assert store.wants_snapshot(6.0)
+        store.snapshots.note_end(1, 1.0)
+        assert not store.snapshots.is_due(5.9)
+        assert store.snapshots.is_due(6.0)
         row.publish(dict.fromkeys(row.FIGURES, 1 << 60))
-        assert not store.wants_snapshot(6.0), "it would not fit"
+        assert not store.snapshots.is_due(6.0), "it would not fit"
         row.publish(dict.fromkeys(row.FIGURES, 0))
         words.snapshot = tail + SEGMENT
-        assert not store.wants_snapshot(6.0), "it was taken, and the log is not trimmed yet"
+        assert not store.snapshots.is_due(6.0), "it was taken, and the log is not trimmed yet"
 
 
 # Directories that cannot be had.
@@ -411,9 +412,9 @@ def test_what_others_put_into_the_directory_of_a_dead_server_in_memory_is_left(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvserver.serve.run_dir.default_run_dir", lambda name: short_path / name)
-    dead = RunDir.of_a_store_in_memory()
+    dead = RunDir.for_memory_store()
     (dead.path / "diary").write_text("dear")
     dead.close()
-    new = RunDir.of_a_store_in_memory()
+    new = RunDir.for_memory_store()
     new.close()
     assert (dead.path / "diary").read_text() == "dear"

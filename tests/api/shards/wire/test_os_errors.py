@@ -11,7 +11,7 @@ import pytest
 
 from kvserver.commands import local_store
 from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid
-from kvserver.serve.deployment import see_that_it_runs
+from kvserver.serve.deployment import exit_if_run_is_over
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup import check
@@ -93,7 +93,7 @@ def test_a_board_that_cannot_be_opened_is_not_taken_for_none(
         open_running_board(settings)
     with pytest.raises(OSError, match=os.strerror(number)):
         serving_pid(store.data_dir)
-    see_that_it_runs(settings)  # ends no master
+    exit_if_run_is_over(settings)  # ends no master
 
 
 def test_a_board_that_is_not_there_is_none(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.serve.children import Backoff
-from kvserver.serve.watch.stalls import Unchanged, flocks
+from kvserver.serve.watch.stalls import Unchanged, parse_flocks
 
 
 def test_at_once_then_ever_longer_up_to_five_seconds() -> None:
@@ -30,19 +30,19 @@ def test_it_never_waits_longer_nor_less_than_nothing(lives: list[float]) -> None
 
 def test_unchanged_counts_from_the_first_look() -> None:
     unchanged = Unchanged()
-    assert [unchanged.seconds("a", 1, now) for now in (5, 6, 8)] == [0, 1, 3]
+    assert [unchanged.unchanged_s("a", 1, now) for now in (5, 6, 8)] == [0, 1, 3]
 
 
 def test_a_change_and_a_pause_start_the_count_again() -> None:
     unchanged = Unchanged()
-    assert [unchanged.seconds("a", value, now) for now, value in ((0, 1), (2, 2), (3, 2))] == [0, 0, 1]
-    assert [unchanged.seconds("a", value, now) for now, value in ((4, None), (5, 2), (6, 2))] == [0, 0, 1]
+    assert [unchanged.unchanged_s("a", value, now) for now, value in ((0, 1), (2, 2), (3, 2))] == [0, 0, 1]
+    assert [unchanged.unchanged_s("a", value, now) for now, value in ((4, None), (5, 2), (6, 2))] == [0, 0, 1]
 
 
 def test_names_are_counted_apart() -> None:
     unchanged = Unchanged()
-    unchanged.seconds("a", 1, 0)
-    assert [unchanged.seconds("b", 1, 2), unchanged.seconds("a", 1, 2)] == [0, 2]
+    unchanged.unchanged_s("a", 1, 0)
+    assert [unchanged.unchanged_s("b", 1, 2), unchanged.unchanged_s("a", 1, 2)] == [0, 2]
 
 
 LOCKS = """\
@@ -58,6 +58,6 @@ LOCKS = """\
 
 
 def test_holders_of_a_flock_are_told_from_those_who_wait_and_from_other_locks() -> None:
-    assert flocks(LOCKS, 131) == ([4242], {17})  # 0: the holder is outside of this PID namespace
-    assert flocks(LOCKS, 132) == ([78], set())
-    assert flocks(LOCKS, 31) == flocks("", 131) == ([], set())
+    assert parse_flocks(LOCKS, 131) == ([4242], {17})  # 0: the holder is outside of this PID namespace
+    assert parse_flocks(LOCKS, 132) == ([78], set())
+    assert parse_flocks(LOCKS, 31) == parse_flocks("", 131) == ([], set())
