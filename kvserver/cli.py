@@ -1,5 +1,5 @@
-"""The command line. Every option of `kvserver serve` is made of the table of settings, so that an option, a variable
-of the environment and a line of the manual cannot be missing."""
+"""The command line. All options of `kvserver serve` come from the table of settings, so that no option, environment
+variable or line of the manual can be missing."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Messages": ("log_level", "log_format", "access_log"),
 }
-"""The manual's order of the settings; one that is not named here comes last."""
+"""Order of the settings in the manual; one that is missing here comes last."""
 
 SERVE_INTRO = """
-Runs the whole server in the foreground: shards, web workers, the feed gateway, and what watches over them.
+Runs the whole server in the foreground: shards, web workers, the feed gateway, and their supervisor.
 
-When everything answers, the addresses are printed to standard output, ending with the line "ready". Everything else
-goes to standard error, and there is nothing to say while all is well.
+When everything answers, the server prints its addresses to standard output, ending with the line "ready". All other
+messages go to standard error; there are none while all is well.
 
-SIGTERM or Ctrl-C stops it in order: requests are answered, feeds are told, the log is closed; a second Ctrl-C hurries.
-SIGHUP reads the tokens at once, and replaces the web workers without failing a request.
+SIGTERM or Ctrl-C stops the server in order: it answers running requests, closes the feeds and closes the log. A second
+Ctrl-C stops it faster. SIGHUP reads the tokens at once and replaces the web workers without failing a request.
 """
 
 SERVE_PRECEDENCE = """
-Each option can also be given as the variable of the environment shown in brackets; the option wins, then the
-KVSERVER_ variable, then other names. An empty variable counts as not given, and so does what container platforms set
-for a service of the same name (KVSERVER_PORT=tcp://10.96.12.7:8080).
+Each option can also be set by the environment variable in brackets. The option wins over the KVSERVER_ variable, and
+that over other names. An empty variable counts as not set, and so does one that container platforms set for a service
+of the same name (KVSERVER_PORT=tcp://10.96.12.7:8080).
 """
 
 
@@ -78,7 +78,7 @@ class Manual(click.Command):
     """A command whose --help is a manual page of the settings."""
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print it with rich, to the width of the terminal."""
+        """Format the page with rich, to the width of the terminal."""
         from rich.console import Console
 
         console = Console(width=formatter.width + 2, highlight=False)
@@ -141,7 +141,7 @@ def run_serve(**options: str | None) -> None:
 
 
 class Commands(click.Group):
-    """`run_serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
+    """`serve` and the commands in `kvserver/commands`; a command's module is loaded on use."""
 
     MODULES = ("import", "export", "backup", "restore", "check", "stop", "token")
 
@@ -153,7 +153,7 @@ class Commands(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line. In `standalone_mode` it exits with its status, and says itself what was wrong."""
+        """Run the command line. In `standalone_mode`, print errors and exit with the status."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         keep_standard_streams()
@@ -168,11 +168,11 @@ class Commands(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names."""
+        """Return the names of all commands."""
         return [*super().list_commands(ctx), *self.MODULES]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command `name`: `COMMAND` of its module."""
+        """Return the command `name`, which is `COMMAND` in its module, or None."""
         if name not in self.MODULES:
             return super().get_command(ctx, name)
         module = f"{name}_" if keyword.iskeyword(name) else name

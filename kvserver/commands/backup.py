@@ -1,4 +1,4 @@
-"""`kvserver backup`: the whole store at one revision, copied beside the running server."""
+"""`kvserver backup`: copies the whole store at one revision, while a server may run."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from shards.log.recovery import Damaged
 
 HELP = """Copy the whole store, as it is at one revision, to the new or empty directory TO.
 
-The server may run, and is not held up. The backup can be restored to that revision and to every earlier one back to
-the last snapshot that the store took by itself; what it reaches is printed.
+The server may run and is not slowed down. The backup can be restored to that revision and to every earlier one back
+to the store's own last snapshot; the command prints that range.
 """
 
 
 def back_up_store(to: str, **given: str | None) -> None:
-    """The command."""
+    """Run the command: print the backup's range, or exit with 1."""
     settings, target = settings_of(given), Path(to)
     interruptible()
     lower_priority()
@@ -55,13 +55,13 @@ def back_up_store(to: str, **given: str | None) -> None:
 
 def _back_up(settings: ServerSettings, target: Path, report: Report) -> Archive:
     if settings.in_memory:
-        raise CommandRefused("a store in memory cannot be backed up: it has no snapshots and keeps no history")
+        raise CommandRefused("a store in memory cannot be backed up: it has no snapshots and no history")
     board = open_running_board(settings)
     if board is not None:
         try:
             if board.facts.in_memory:
                 raise CommandRefused(
-                    "this server keeps its store in memory, which cannot be backed up: it keeps no history"
+                    "this server keeps its store in memory, which cannot be backed up: it has no history"
                 )
             return back_up(RunningStore(board), target, __version__, report)
         finally:
@@ -72,7 +72,7 @@ def _back_up(settings: ServerSettings, target: Path, report: Report) -> Archive:
 
 
 def restorable_range(archive: Archive) -> str:
-    """The states that a backup can be restored to, in words."""
+    """Describe the states that a backup can be restored to."""
     return (
         f"revisions {archive.first_revision} to {archive.last_revision}, "
         f"times {rfc3339(archive.first_ms)} to {rfc3339(archive.taken_ms)}"

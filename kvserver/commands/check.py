@@ -1,4 +1,4 @@
-"""`kvserver check`: is the store what it should be? And, knowingly, the cut of a damaged log."""
+"""`kvserver check`: verifies a store or a backup, and repairs a damaged log by cutting it."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from shards.maps.layout import MapError, map_generations, map_path
 
 HELP = """Verify the store of --data-dir, also while a server runs on it; or the backup in the directory BACKUP.
 
-Reads everything: manifest, snapshot, each record of the log, and each map against what snapshot and log make of it.
-Prints what it saw, a line each. The status is 0 if all is well, else 1.
+Reads everything: manifest, snapshot, each record of the log, and each map, which it compares with snapshot and log.
+Prints a line for each part. The status is 0 if all is well, else 1.
 
---repair cuts the log of a stopped store where it is damaged. It says what is lost, and asks before it does. Whoever
-follows the feed starts anew afterwards. A backup, if there is one, is the better way.
+--repair cuts the log of a stopped store where it is damaged. It prints what is lost, and asks first. Feed readers must
+start anew afterwards. Prefer a backup, if there is one.
 """
 
 
 def check_command(backup: str | None, cut: bool, yes: bool, **given: str | None) -> None:
-    """The command."""
+    """Run the command; exit with 1 if anything is wrong."""
     settings = settings_of(given)
     interruptible()
     lower_priority()
@@ -64,7 +64,7 @@ def check_command(backup: str | None, cut: bool, yes: bool, **given: str | None)
 
 
 def _print_findings(findings: Iterator[Finding]) -> bool:
-    """Print what is found; whether all of it is good."""
+    """Print each finding; return whether all are good."""
     good = True
     with Console(stderr=True).status("checking"):
         for finding in findings:
@@ -144,7 +144,7 @@ def _map_dirs(settings: ServerSettings, manifest: Manifest) -> list[Path]:
 
 
 def _examine_log(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tuple[Examined, LogCheck]:
-    """What the next start would find."""
+    """Examine the log as the next start would. Changes nothing."""
     boot, log_dir = boot_id(), settings.data_dir / "log"
     applied = [
         lsn
@@ -161,7 +161,7 @@ def _examine_log(settings: ServerSettings, manifest: Manifest, apart: Apart) -> 
 
 
 def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Apart) -> Iterator[tuple[Path, int, int]]:
-    """The maps that the next start may keep: path, shard, number of shards."""
+    """Yield path, shard and number of shards of each map that the next start may keep."""
     history = (manifest.store, manifest.epoch, boot_id())
     for place in _map_dirs(settings, manifest):
         for shard, generation in map_generations(place):
@@ -186,13 +186,13 @@ def _repair_log(settings: ServerSettings, yes: bool) -> None:
         manifest = Manifest.load(settings.data_dir)
         found, log = _examine_log(settings, manifest, apart)
         if log.damaged_at is None:
-            print_line("the log is whole, nothing is to be repaired")
+            print_line("the log is whole, nothing to repair")
             return
         print_line(log.finding.text)
         if found.damage is None:
-            _confirm_cut("Readers of the feed that are behind it must start anew, nothing else is lost.", yes)
+            _confirm_cut("Feed readers behind it must start anew; nothing else is lost.", yes)
             if not give_up_below(settings.data_dir, manifest, log.damaged_at):
-                raise CommandRefused("that segment is needed by a restart: the damage goes with the next snapshots")
+                raise CommandRefused("a restart needs that segment: the next snapshots will remove the damage")
         else:
             _confirm_cut(_describe_loss(loss_of(found, manifest), isinstance(found.damage, OlderCopy)), yes)
             repair(settings.data_dir, manifest, found)
@@ -200,7 +200,7 @@ def _repair_log(settings: ServerSettings, yes: bool) -> None:
 
 
 def _require_own_store(data_dir: Path) -> None:
-    """Raises `CommandRefused` if the store is another user's, who could not read the manifest that root would write."""
+    """Raise `CommandRefused` if another user owns the store: the owner could not read a manifest written by root."""
     owner = (data_dir / NAME).stat().st_uid
     if owner != os.geteuid():
         raise CommandRefused(f"the store in {data_dir} belongs to the user with id {owner}: repair it as that user")
@@ -209,19 +209,19 @@ def _require_own_store(data_dir: Path) -> None:
 def _describe_loss(loss: Loss, is_older_copy: bool) -> str:
     if is_older_copy:
         return (
-            f"Everything that was acknowledged after revision {loss.first - 1} is given up: this copy never held it, "
-            "so how many changes that is cannot be told. Readers of the feed must start anew."
+            f"All changes acknowledged after revision {loss.first - 1} are given up: this copy never held them, so "
+            "their number is unknown. Feed readers must start anew."
         )
     if loss.last < loss.first:
-        return "No change is lost as far as is known, but readers of the feed must start anew."
-    return f"Of the changes {loss.first} to {loss.last}, and any after, only those remain that the snapshot has."
+        return "No change is known to be lost, but feed readers must start anew."
+    return f"Of the changes {loss.first} to {loss.last} and any later ones, only those in the snapshot remain."
 
 
 def _confirm_cut(what: str, yes: bool) -> None:
-    """Say what is lost, and go on only if that is wanted."""
+    """Print what is lost and ask for confirmation. Raises `CommandRefused` without it."""
     print_line(what)
     if not yes and not sys.stdin.isatty():
-        raise CommandRefused("nothing was done: --yes is needed where nobody can be asked")
+        raise CommandRefused("nothing was done: --yes is needed without a terminal")
     if not yes and not click.confirm("Cut the log there?"):
         raise CommandRefused("nothing was done")
 
@@ -232,7 +232,7 @@ COMMAND = click.Command(
     params=[
         click.Argument(["backup"], required=False, metavar="[BACKUP]"),
         click.Option(["--repair", "cut"], is_flag=True, help="Cut the log of a stopped store where it is damaged."),
-        click.Option(["--yes"], is_flag=True, help="Do not ask before it is cut."),
+        click.Option(["--yes"], is_flag=True, help="Do not ask for confirmation."),
         *setting_options("data_dir", "run_dir", "map_dir"),
     ],
     help=HELP,

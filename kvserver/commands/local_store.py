@@ -1,4 +1,4 @@
-"""The store a command is about: named by the settings that `kvserver serve` has, served by somebody or not."""
+"""The store that a command works on: named by the settings of `kvserver serve`, running or stopped."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from shards.log.recovery import StillRunning, quiesce
 
 
 class CommandRefused(Exception):
-    """The command cannot do it; the message says why and what would be right."""
+    """The command refuses to run; the message says why and what to do instead."""
 
 
 def settings_of(given: dict[str, str | None]) -> ServerSettings:
-    """The settings that the options `given` and the environment make. Says which variables are ignored. Raises
-    `click.UsageError`."""
+    """Load the settings from the options `given` and the environment. Prints which variables are ignored.
+
+    Raises `click.UsageError`.
+    """
     for sentence in links(ServerSettings):
         complain(sentence)
     try:
@@ -63,9 +65,9 @@ def open_running_board(settings: ServerSettings) -> Board | None:
 
 
 def serving_pid(data_dir: Path) -> int | None:
-    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does.
+    """Return the pid of the server that holds the store in `data_dir`, whatever its run directory, or None.
 
-    Raises `OSError` if that cannot be seen.
+    Raises `OSError` if this cannot be determined.
     """
     try:
         fd = os.open(data_dir / "locks" / "store", os.O_RDWR | os.O_CLOEXEC)
@@ -79,9 +81,9 @@ def serving_pid(data_dir: Path) -> int | None:
 
 @contextmanager
 def stopped_store(data_dir: Path) -> Iterator[None]:
-    """Hold the store in `data_dir` as a server would: nobody serves it, nothing of an earlier run writes to it.
+    """Lock the store in `data_dir` as a server does, so that no server runs and no earlier process writes to it.
 
-    Raises `CommandRefused`.
+    Creates the directory of locks. Raises `CommandRefused`.
     """
     (data_dir / "locks").mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as stack:
@@ -89,21 +91,21 @@ def stopped_store(data_dir: Path) -> Iterator[None]:
             stack.callback(os.close, take_store_lock(data_dir))
             stack.enter_context(quiesce(data_dir / "locks", WAIT_S))
         except StoreError as error:
-            raise CommandRefused(f"{error}; if it has a --run-dir, it is needed here, too") from None
+            raise CommandRefused(f"{error}; if it was started with --run-dir, pass the same here") from None
         except StillRunning as error:
             raise CommandRefused(str(error)) from None
         yield
 
 
 def require_store(settings: ServerSettings) -> None:
-    """Raises `CommandRefused` for a store in memory, `ManifestError` where there is no store."""
+    """Check that there is a store on disk. Raises `CommandRefused` for a store in memory, else `ManifestError`."""
     if settings.in_memory:
-        raise CommandRefused("a store in memory has nothing on a disk")
+        raise CommandRefused("a store in memory has no files")
     Manifest.load(settings.data_dir)
 
 
 def interruptible() -> None:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can take away what it has begun."""
+    """Make SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can remove unfinished files."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -113,13 +115,13 @@ def interruptible() -> None:
 
 
 def lower_priority() -> None:
-    """Give processor time up to whoever wants it: a server that answers is more urgent."""
+    """Lower the priority of this process: a running server is more urgent."""
     with suppress(OSError):
         os.nice(10)
 
 
 def size_text(size: float) -> str:
-    """`12.3 MiB`."""
+    """Format a size as `12.3 MiB`."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1 << 10:
             return f"{size:.4g} {unit}"

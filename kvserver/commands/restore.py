@@ -1,4 +1,4 @@
-"""`kvserver restore`: a data directory made of a backup, as it was at its end or at any moment it reaches."""
+"""`kvserver restore`: makes a data directory from a backup, at its end or at any earlier point in its range."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
 from shards.wire.errors import BadRequest
 
-HELP = """Make a data directory of the backup in FROM: --data-dir, which must be new or empty.
+HELP = """Make a data directory from the backup in FROM: --data-dir, which must be new or empty.
 
---until takes it to an earlier revision, or to an earlier time, that the backup reaches (`kvserver check FROM` tells).
-Of an atomic batch all is restored or nothing. Keys whose expiry has passed meanwhile expire when the server starts.
-The restored store begins a new history: whoever follows its feed starts anew.
+--until restores an earlier revision or time within the backup's range, which `kvserver check FROM` prints. An atomic
+batch is restored entirely or not at all. Keys that have expired since then expire when the server starts. The restored
+store begins a new history: feed readers must start anew.
 """
 
 
 def restore_store(source: str, until: str | None, **given: str | None) -> None:
-    """The command."""
+    """Run the command: print the restored revision, or exit with 1."""
     settings, place = settings_of(given), parse_until(until)
     interruptible()
     try:
@@ -70,7 +70,7 @@ def _restore_backup(settings: ServerSettings, source: Path, until: Until, report
 
 
 def parse_until(text: str | None) -> Until:
-    """What --until says. Raises `click.BadParameter`."""
+    """Parse the value of --until. Raises `click.BadParameter`."""
     if text is None:
         return Until()
     if text.isascii() and text.isdigit() and len(text) < 20:
@@ -95,5 +95,5 @@ COMMAND = click.Command(
         *setting_options("data_dir"),
     ],
     help=HELP,
-    short_help="Make a data directory of a backup.",
+    short_help="Make a data directory from a backup.",
 )

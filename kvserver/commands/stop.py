@@ -1,4 +1,4 @@
-"""`kvserver stop`: ask the running server to end, and wait for it; give back the memory of its maps."""
+"""`kvserver stop`: stops the running server and waits for its end; frees the memory of its maps."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from shards.maps.directory import MapDirError, release, release_all, usual_place
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 
-Its maps stay in memory, so that the next start is instant. With --release they are removed, also those that a server
-has left which does not run any more: the next start builds them again from snapshot and log. With --all, too, so are
-those of this user that belong to nobody: their data directory was removed, or their store was in memory.
+Its maps stay in memory, so that the next start is instant. --release removes them, including maps left by a server
+that no longer runs; the next start rebuilds them from snapshot and log. --all also removes this user's maps without a
+store: their data directory was removed, or their store was in memory.
 
-The status is 1 if no server runs (but with --release), or if it could not end in order.
+The status is 1 if no server runs (except with --release), or if the server did not end in order.
 """
 
 LOOK_S = 0.1
 
 
 def stop_server(release_maps: bool, of_all: bool, **given: str | None) -> None:
-    """The command."""
+    """Run the command, or exit with 1."""
     settings = settings_of(given)
     if of_all and not release_maps:
-        raise click.UsageError("--all says whose maps --release gives back: give both")
+        raise click.UsageError("--all only works together with --release")
     try:
         board = open_running_board(settings)
         places = [Path(board.facts.map_dir)] if board else []

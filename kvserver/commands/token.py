@@ -1,4 +1,4 @@
-"""`kvserver token`: makes, lists and revokes the tokens in the file that `kvserver serve --tokens` reads."""
+"""`kvserver token`: creates, lists and revokes tokens in the file that `kvserver serve --tokens` reads."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from shards.host.board import Board, BoardError
 from shards.host.logs import complain
 from shards.host.settings import SettingError, default_run_dir, env_name, option_name
 
-HELP: Final = f"""Make, list and revoke tokens.
+HELP: Final = f"""Create, list and revoke tokens.
 
-They stand in the file that {option_name("tokens")} names ({env_name("tokens")}), by their SHA-256 alone. A running
-server takes a change over within two seconds. Each command waits for that and says which server has done so: of the one
-that {option_name("data_dir")} or {option_name("run_dir")} names, and of all that have their run directory where it is
-by default. If one has not, the command ends with status 1.
+The file that {option_name("tokens")} names ({env_name("tokens")}) stores only their SHA-256. A running server applies a
+change within two seconds. Each command waits for that and prints which servers have applied it: the one that
+{option_name("data_dir")} or {option_name("run_dir")} names, and all with a default run directory. If one of them has
+not, the status is 1.
 
-The file and its directory must be such that none but this user and root can write them.
+Only this user and root may be able to write the file and its directory.
 """
 PATIENCE_S: Final = 5.0
-"""How long a server may take to take a change over."""
+"""Seconds that a server may take to apply a change."""
 
-HELP_NEW: Final = """Make the token NAME and print it, once: it cannot be told again.
+HELP_NEW: Final = """Create the token NAME and print it. It is printed only once.
 
---grant says what its bearer may: read, write, feed, admin, or several with commas; behind a colon, on which keys: all
-that start with that prefix. Without one, on all keys.
+--grant gives its permissions: read, write, feed, admin, or several separated by commas. A colon and a prefix limit them
+to the keys that start with it; without a prefix they apply to all keys.
 
 \b
     kvserver token new deploy --grant read,write:flags/ --grant feed
 """
-HELP_REVOKE: Final = "Take the token NAME out of the file, with the comment right above it."
+HELP_REVOKE: Final = "Remove the token NAME from the file, with the comment directly above it."
 
 
 def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None:
@@ -69,7 +69,7 @@ def revoke_token(name: str, **given: str | None) -> None:
     if not path.exists():
         exit_with(f"there is no file of tokens {path}")
     _edit_file(path, lambda text: tokenedit.remove(text, str(path), name))
-    complain(f"{path} has the token {name} no more")
+    complain(f"{path} no longer has the token {name}")
     _report_servers(settings, path)
 
 
@@ -86,7 +86,7 @@ def list_tokens(**given: str | None) -> None:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
         print_line(f"{token.grants.name:<{width}}  {' '.join(words)}")
-    if not given_open:  # no server goes by it
+    if not given_open:  # no server uses it
         _report_servers(settings, path)
 
 
@@ -98,7 +98,7 @@ def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
 
 
 def _parse_grant(text: str) -> tuple[str, list[Verb]]:
-    """Prefix and verbs of `read,write:flags/`."""
+    """Parse `read,write:flags/` into prefix and verbs. Raises `click.UsageError`."""
     words, colon, prefix = text.partition(":")
     if colon and not prefix:  # as of a variable that is not set
         raise click.UsageError(f"--grant {text!r}: the prefix is empty; on all keys that is {words!r}, without a colon")
@@ -123,7 +123,7 @@ def _edit_file(path: Path, change: Change) -> None:
 
 
 def _report_servers(settings: ServerSettings, path: Path) -> None:
-    """Say which running servers go by the file, and wait until they do. Ends the command with 1 if one does not."""
+    """Wait until the running servers that use the file apply it, and print them. Exits with 1 if one does not."""
     try:
         tokens = tokenfile.read(path)
     except TokenFileError as error:
@@ -134,21 +134,21 @@ def _report_servers(settings: ServerSettings, path: Path) -> None:
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
-                complain(f"{who} has taken it over")
+                complain(f"{who} has applied it")
             else:
                 behind = True
-                complain(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
+                complain(f"{who} has not applied it within {PATIENCE_S:.0f} s: its log says why")
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
             complain(
-                f"{who} goes by another file of tokens: {theirs}"
+                f"{who} uses another token file: {theirs}"
                 if theirs
-                else f"{who} has no tokens: start it anew with {option_name('tokens')} {path}"
+                else f"{who} has no tokens: restart it with {option_name('tokens')} {path}"
             )
         board.close()
     if not served:
         complain(
-            "no running server that is known here goes by it; one that does takes it over within two seconds "
+            "no running server that is known here uses it; a server that does applies it within two seconds "
             f"({option_name('run_dir')} makes it known)"
         )
     if behind:
@@ -160,15 +160,15 @@ def _store_name(board: Board) -> str:
 
 
 def _running_boards(settings: ServerSettings) -> Iterator[Board]:
-    """Boards of running servers: of the one that the settings name, and of all that use a run directory of this user's
-    by default."""
+    """Yield the boards of running servers: the one that the settings name, and all with a default run directory of
+    this user. The caller closes them."""
     pattern = default_run_dir("*")
     paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_own_directory(path)]
     named = _board_path(settings)
     for path in dict.fromkeys([*([named] if named else []), *paths]):
         try:
             board = Board.open(path)
-        except (BoardError, msgspec.MsgspecError, ValueError, OSError):  # of another version, for instance
+        except (BoardError, msgspec.MsgspecError, ValueError, OSError):  # such as the board of another version
             continue
         if board.is_over():
             board.close()
@@ -179,12 +179,12 @@ def _running_boards(settings: ServerSettings) -> Iterator[Board]:
 def _board_path(settings: ServerSettings) -> Path | None:
     try:
         return settings.board_path
-    except SettingError:  # a store in memory, whose run directory nobody knows beforehand
+    except SettingError:  # a store in memory has a random run directory
         return None
 
 
 def _is_own_directory(directory: Path) -> bool:
-    """Where everybody can make directories, one of that name may be somebody else's."""
+    """Return whether this user owns `directory`: any user can create one of that name in a shared place."""
     try:
         status = directory.lstat()
     except OSError:
@@ -215,13 +215,17 @@ def _wait_until(condition: Callable[[], bool]) -> bool:
 _WHERE: Final = ("tokens", "data_dir", "run_dir")
 _NAME: Final = click.Argument(["name"], metavar="NAME")
 _GRANT: Final = click.Option(
-    ["--grant"], multiple=True, required=True, metavar="VERBS[:PREFIX]", help="What it allows; may be repeated."
+    ["--grant"],
+    multiple=True,
+    required=True,
+    metavar="VERBS[:PREFIX]",
+    help="Permissions of the token; may be repeated.",
 )
 
 COMMAND = click.Group(
     "token",
     help=HELP,
-    short_help="Make, list and revoke tokens.",
+    short_help="Create, list and revoke tokens.",
     commands=[
         click.Command("new", callback=create_token, params=[_NAME, _GRANT, *setting_options(*_WHERE)], help=HELP_NEW),
         click.Command(

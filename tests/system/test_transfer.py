@@ -131,7 +131,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
         (("export", "file", "--url", "http://127.0.0.1:1"), 1, "kvserver: the server at http://127.0.0.1:1 cannot be "),
         (("export", "file", "--url", "localhost:8080"), 2, "Error: the URL of a server is like http://localhost:8080"),
         (("export", "file", "--url", "http://me:secret@[::1]"), 2, "Error: the URL of a server is like http://local"),
-        (("export", "-", "--token-file", "absent"), 2, "Error: the token cannot be read: No such file or directory"),
+        (("export", "-", "--token-file", "absent"), 2, "Error: cannot read the token: No such file or directory"),
         (("export", "-", "--token-file", "empty"), 2, "Error: empty holds no token"),
         (("export", "-", "--prefix", "\udcff"), 2, "Error: the prefix is not UTF-8"),
     ],

@@ -32,7 +32,8 @@ class ClockWatch:
         if abs(self._behind_ms) > TOLERATED_MS:
             return (
                 f"the clock is {_span_text(self._behind_ms)} {_direction(self._behind_ms)} the time that "
-                "lifetimes (ttl) count by, because it was set while they ran. Lifetimes keep their length; --clock-reset aligns the two"
+                "lifetimes (ttl) count by, because it was set while they ran. Lifetimes keep their length; "
+                "--clock-reset aligns the two"
             )
         return None
 

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from kvserver.transfer import remote
-from kvserver.transfer.exporter import Exporter
-from kvserver.transfer.importer import Importer
+from kvserver.transfer.exporter import ItemExporter
+from kvserver.transfer.importer import ItemImporter
 from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import Remote, TransferError
 
@@ -68,15 +68,15 @@ def once(*lines: bytes) -> Answer:
 
 
 ITEMS: dict[str, tuple[Answer, str]] = {
-    "the same for ever": (for_ever(line("p/a")), 'the key "p/a" behind "p/a": keys are to ascend'),
-    "a circle": (for_ever(line("p/a"), line("p/b")), 'the key "p/a" behind "p/b"'),
-    "a broken stream that begins anew": (once(line("p/b")), 'the key "p/b" behind "p/b"'),
-    "backwards": (once(line("p/\U0001f600"), line("p/\uffff")), "keys are to ascend"),
+    "the same for ever": (for_ever(line("p/a")), 'the key "p/a" after "p/a": keys must ascend'),
+    "a circle": (for_ever(line("p/a"), line("p/b")), 'the key "p/a" after "p/b"'),
+    "a broken stream that begins anew": (once(line("p/b")), 'the key "p/b" after "p/b"'),
+    "backwards": (once(line("p/\U0001f600"), line("p/\uffff")), "keys must ascend"),
     "another prefix": (once(line("q")), 'which does not begin with "p/"'),
     "a key that is too long": (once(line("p/" + "k" * 600)), "a key of 602 bytes"),
     "no value": (once(b'{"key":"p/a"}\n'), "exactly one of"),
     "two values": (once(line("p/a", value_base64="")), "exactly one of"),
-    "another number of items": (once(line("p/a"), b'{"end":{"items":7}}\n'), "has sent 7 items, but 1 have come"),
+    "another number of items": (once(line("p/a"), b'{"end":{"items":7}}\n'), "has sent 7 items, but 1 have arrived"),
     "a line without an end": (for_ever(b"x" * 65536), "a line has more than"),
     "nothing but ends of lines": (for_ever(b"\n"), "no kvserver"),
 }
@@ -87,7 +87,7 @@ def test_an_export_ends(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, says = ITEMS[what]
     monkeypatch.setattr("kvserver.transfer.records.lines_of.__defaults__", (1 << 20,))
     with answering(answer) as server, pytest.raises(TransferError) as ended:
-        Exporter(server, "p/", 60.0, lambda _: None).run(io.BytesIO())
+        ItemExporter(server, "p/", 60.0, lambda _: None).run(io.BytesIO())
     assert says in str(ended.value)
     assert server.url in str(ended.value) or "has sent" in says
 
@@ -111,7 +111,7 @@ RESULTS: dict[str, tuple[Answer, str]] = {
 def test_an_import_ends_and_counts_nothing(what: str) -> None:
     answer, says = RESULTS[what]
     with answering(answer) as server:
-        importer = Importer(server, 60.0, lambda _: None)
+        importer = ItemImporter(server, 60.0, lambda _: None)
         with pytest.raises((TransferError, LineError), match=says):
             importer.run(io.BytesIO(line("a")))
         assert importer.imported == 0
@@ -120,7 +120,7 @@ def test_an_import_ends_and_counts_nothing(what: str) -> None:
 def test_an_error_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_ANSWER_BYTES", 1 << 20)
     with answering(for_ever(b"x" * 65536), 500) as server, pytest.raises(TransferError, match="more than 1 MiB"):
-        Exporter(server, "", 60.0, lambda _: None).run(io.BytesIO())
+        ItemExporter(server, "", 60.0, lambda _: None).run(io.BytesIO())
 
 
 def test_keys_that_ascend_by_their_bytes_are_taken() -> None:
@@ -128,5 +128,5 @@ def test_keys_that_ascend_by_their_bytes_are_taken() -> None:
     answer = once(*map(line, keys), b'{"end":{"items":%d}}\n' % len(keys))
     target = io.BytesIO()
     with answering(answer) as server:
-        Exporter(server, "p/", 60.0, lambda _: None).run(target)
+        ItemExporter(server, "p/", 60.0, lambda _: None).run(target)
     assert [json.loads(each)["key"] for each in target.getvalue().splitlines()] == keys

@@ -17,11 +17,11 @@ from kvserver.api.times import parse_rfc3339
 from kvserver.rest.many import describe
 from kvserver.transfer.lanes import Lanes
 from kvserver.transfer.records import (
-    Batch,
+    ImportBatch,
+    ImportRecord,
     LineError,
-    Record,
-    batches,
     body_of,
+    group_into_batches,
     lines_of,
     put_of,
     read_record,
@@ -82,7 +82,7 @@ def test_a_line_that_is_no_record_says_why(line: str, why: str) -> None:
     assert why in raised.value.why
 
 
-def record(line: int, key: str, size: int = 0) -> Record:
+def record(line: int, key: str, size: int = 0) -> ImportRecord:
     return read_record(line, json.dumps({"key": key, "value": "v" * size}).encode())
 
 
@@ -95,14 +95,14 @@ def test_batches_are_all_records_in_order(
 ) -> None:
     records = [record(number, *row) for number, row in enumerate(rows, 1)]
 
-    def source() -> Iterator[Record]:
+    def source() -> Iterator[ImportRecord]:
         yield from records
         if breaks_off:
             raise LineError(len(records) + 1, "not JSON")
 
-    made: list[Batch] = []
+    made: list[ImportBatch] = []
     try:
-        made.extend(batches(source(), most, most_bytes))
+        made.extend(group_into_batches(source(), most, most_bytes))
         assert not breaks_off
     except LineError:
         assert breaks_off
@@ -129,13 +129,13 @@ def test_lanes_keep_the_order_of_each_key(batched: list[list[str]]) -> None:
     done: list[tuple[str, int]] = []
     going: list[int] = []
 
-    def work(batch: Batch) -> None:
+    def work(batch: ImportBatch) -> None:
         going.append(len(done))
         done.extend((each.key, each.line) for each in batch.records)
 
     lanes = Lanes(work, 3)
     for number, keys in enumerate(batched):
-        batch = Batch()
+        batch = ImportBatch()
         for key in keys:
             batch.add(record(number, key))
         lanes.submit(batch)
@@ -148,7 +148,7 @@ def test_lanes_keep_the_order_of_each_key(batched: list[list[str]]) -> None:
 def test_lanes_tell_the_error_of_the_first_line() -> None:
     first_may_fail = threading.Event()
 
-    def work(batch: Batch) -> None:
+    def work(batch: ImportBatch) -> None:
         line = batch.records[0].line
         if line == 1:
             first_may_fail.wait(20)
@@ -156,11 +156,11 @@ def test_lanes_tell_the_error_of_the_first_line() -> None:
 
     lanes = Lanes(work, 2)
     for line in (1, 2):
-        batch = Batch()
+        batch = ImportBatch()
         batch.add(record(line, str(line)))
         lanes.submit(batch)
     with pytest.raises(LineError) as raised:
-        lanes.submit(Batch())  # there is no room until one of them has failed
+        lanes.submit(ImportBatch())  # there is no room until one of them has failed
     assert raised.value.line == 2
     first_may_fail.set()
     with pytest.raises(LineError) as raised:
@@ -174,9 +174,9 @@ def test_patience_ends_and_begins_anew_with_progress() -> None:
     for _ in range(2):
         with pytest.raises(TransferError, match=r"nobody there \(tried for 0\.2 seconds\)"):
             waits(patience)
-        patience.refresh()
+        patience.note_progress()
         patience.wait(Away("nobody there"))
-    patience.refresh()
+    patience.note_progress()
     patience.wait(Away("nobody there", retry_after_s=60))  # not longer than there is patience
     with pytest.raises(TransferError):
         patience.wait(Away("nobody there"))
