@@ -1,21 +1,18 @@
-"""Lines of an export are what was stored, batches what was read; lanes keep the order of what concerns one key."""
+"""Lines of an export are what was stored, batches what was read."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.batches import MESSAGE_PACK
 from kvserver.api.times import parse_rfc3339
 from kvserver.rest.many import describe
-from kvserver.transfer.lanes import Lanes
 from kvserver.transfer.records import (
     ImportBatch,
     ImportRecord,
@@ -28,11 +25,9 @@ from kvserver.transfer.records import (
     read_streamed,
     write_item,
 )
-from kvserver.transfer.remote import Away, Patience, TransferError
 from shards.maps.layout import Item
 from shards.wire.limits import MAX_KEY
 from shards.wire.protocol import Put
-from tests import effort
 
 KEYS = st.text(min_size=1, max_size=MAX_KEY // 4).filter(lambda key: key.isprintable() or len(key) < 9)
 TYPES = st.sampled_from(["", "text/plain; charset=utf-8", 'a/b; q="c\\"d"', "application/octet-stream"])
@@ -121,67 +116,3 @@ def test_lines_are_the_same_however_they_come(lines: list[bytes], rest: bytes, s
     rest = rest.replace(b"\n", b"")
     text = b"".join(line + b"\n" for line in lines) + rest
     assert list(lines_of(text[at : at + size] for at in range(0, len(text), size))) == lines
-
-
-@settings(max_examples=effort.times(10), deadline=None)  # threads have their turn when the machine likes
-@given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True), max_size=12))
-def test_lanes_keep_the_order_of_each_key(batched: list[list[str]]) -> None:
-    done: list[tuple[str, int]] = []
-    going: list[int] = []
-
-    def work(batch: ImportBatch) -> None:
-        going.append(len(done))
-        done.extend((each.key, each.line) for each in batch.records)
-
-    lanes = Lanes(work, 3)
-    for number, keys in enumerate(batched):
-        batch = ImportBatch()
-        for key in keys:
-            batch.add(record(number, key))
-        lanes.submit(batch)
-    lanes.finish()
-    assert len(going) == len(batched)
-    for key in "abcdef":
-        assert [line for name, line in done if name == key] == [n for n, keys in enumerate(batched) if key in keys]
-
-
-def test_lanes_tell_the_error_of_the_first_line() -> None:
-    first_may_fail = threading.Event()
-
-    def work(batch: ImportBatch) -> None:
-        line = batch.records[0].line
-        if line == 1:
-            first_may_fail.wait(20)
-        raise LineError(line, "refused")
-
-    lanes = Lanes(work, 2)
-    for line in (1, 2):
-        batch = ImportBatch()
-        batch.add(record(line, str(line)))
-        lanes.submit(batch)
-    with pytest.raises(LineError) as raised:
-        lanes.submit(ImportBatch())  # there is no room until one of them has failed
-    assert raised.value.line == 2
-    first_may_fail.set()
-    with pytest.raises(LineError) as raised:
-        lanes.finish()
-    assert raised.value.line == 1
-
-
-def test_patience_ends_and_begins_anew_with_progress() -> None:
-    stop = threading.Event()
-    patience = Patience(0.2, stop)
-    for _ in range(2):
-        with pytest.raises(TransferError, match=r"nobody there \(tried for 0\.2 seconds\)"):
-            waits(patience)
-        patience.note_progress()
-        patience.wait(Away("nobody there"))
-    patience.note_progress()
-    patience.wait(Away("nobody there", retry_after_s=60))  # not longer than there is patience
-    with pytest.raises(TransferError):
-        patience.wait(Away("nobody there"))
-
-
-def waits(patience: Patience) -> Any:
-    for _ in range(100):
-        patience.wait(Away("nobody there"))
