@@ -65,7 +65,7 @@ def _run_import(importer: ItemImporter, file: BinaryIO, name: str) -> tuple[str,
     except KeyboardInterrupt:
         return "interrupted", 128 + signal.SIGINT
     except SystemExit as ended:
-        return "told to end", int(ended.code or 1)
+        return "stopped by a signal", int(ended.code or 1)
     return "", 0
 
 

@@ -56,7 +56,7 @@ def stop_server(release_maps: bool, of_all: bool, **given: str | None) -> None:
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
             print_line(f"{size_text(_release_maps(settings, places))} of maps were given back")
         if of_all:
-            print_line(f"{size_text(release_all())} of maps that belonged to nobody were given back")
+            print_line(f"{size_text(release_all())} of maps without a store were given back")
     except (CommandRefused, ManifestError, MapDirError) as error:
         exit_with(error)
     except OSError as error:
@@ -82,15 +82,13 @@ def _stop_and_wait(board: Board, settings: ServerSettings) -> None:
                 status.update(f"stopping: {_stopping_stage(board)}")
     finally:
         os.close(process)
-    # It takes them away last, when the log is closed.
+    # The server removes this directory last, after it has closed the log.
     if (settings.resolved_run_dir() / "metrics").exists():
-        raise CommandRefused(
-            f"the server (pid {pid}) has ended, but not in order: its messages say why; start it again"
-        )
+        raise CommandRefused(f"the server (pid {pid}) did not end in order: its log says why; start it again")
 
 
 def _has_open(pid: int, board: Board) -> bool:
-    """Whether process `pid` has the board open: the number alone may mean another process."""
+    """Return whether process `pid` has the board open: the pid alone may belong to another process by now."""
     ours = os.fstat(board.fd)
     return any(os.path.samestat(each, ours) for each in _open_files(pid))
 
@@ -113,14 +111,14 @@ def _open_files(pid: int) -> Iterator[os.stat_result]:
 
 def _stopping_stage(board: Board) -> str:
     if board.workers.alive():
-        return "requests are answered"
+        return "finishing requests"
     if board.gateways.alive():
-        return "feeds are told"
-    return "the log is closed"
+        return "closing feeds"
+    return "closing the log"
 
 
 def _is_a_store(data_dir: Path) -> bool:
-    """Whether there is a store. Raises `ManifestError` if that cannot be read."""
+    """Return whether there is a store. Raises `ManifestError` for an unreadable manifest."""
     try:
         Manifest.load(data_dir)
     except NoManifest:
@@ -129,7 +127,7 @@ def _is_a_store(data_dir: Path) -> bool:
 
 
 def _release_maps(settings: ServerSettings, places: list[Path]) -> int:
-    """Remove the maps of the store, in `places` or wherever they should be; the bytes of them."""
+    """Remove the maps of the store in `places` and in all default places. Returns their size in bytes."""
     data_dir = settings.data_dir
     store = Manifest.load(data_dir).store
     if settings.map_dir is not None:
@@ -141,10 +139,10 @@ COMMAND = click.Command(
     "stop",
     callback=stop_server,
     params=[
-        click.Option(["--release", "release_maps"], is_flag=True, help="Give back the memory that the maps take."),
-        click.Option(["--all", "of_all"], is_flag=True, help="With --release: also of maps that belong to nobody."),
+        click.Option(["--release", "release_maps"], is_flag=True, help="Free the memory of the maps."),
+        click.Option(["--all", "of_all"], is_flag=True, help="With --release: also remove maps without a store."),
         *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,
-    short_help="Stop the running server, and wait for it.",
+    short_help="Stop the running server and wait for its end.",
 )

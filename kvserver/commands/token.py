@@ -51,7 +51,7 @@ HELP_REVOKE: Final = "Remove the token NAME from the file, with the comment dire
 
 
 def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None:
-    """The command."""
+    """Create a token and print it; exit with 1 if a server does not apply it."""
     settings, path = _file_of(given)
     if not re.fullmatch(tokenfile.NAME, name):
         raise click.UsageError("NAME is letters, digits and . _ -, at most 64, and does not begin with a sign")
@@ -64,7 +64,7 @@ def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None
 
 
 def revoke_token(name: str, **given: str | None) -> None:
-    """The command."""
+    """Remove a token from the file; exit with 1 if a server does not apply the change."""
     settings, path = _file_of(given)
     if not path.exists():
         exit_with(f"there is no file of tokens {path}")
@@ -74,7 +74,7 @@ def revoke_token(name: str, **given: str | None) -> None:
 
 
 def list_tokens(**given: str | None) -> None:
-    """The command."""
+    """Print name and grants of all tokens."""
     settings, path = _file_of(given)
     given_open = tokenfile.is_open(path)
     try:
@@ -130,20 +130,20 @@ def _report_servers(settings: ServerSettings, path: Path) -> None:
         exit_with(error)
     served = behind = False
     for board in _running_boards(settings):
-        who = f"the server of {_store_name(board)} (pid {board.facts.supervisor_pid})"
+        server = f"the server of {_store_name(board)} (pid {board.facts.supervisor_pid})"
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
-                complain(f"{who} has applied it")
+                complain(f"{server} has applied it")
             else:
                 behind = True
-                complain(f"{who} has not applied it within {PATIENCE_S:.0f} s: its log says why")
+                complain(f"{server} has not applied it within {PATIENCE_S:.0f} s: its log says why")
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
             complain(
-                f"{who} uses another token file: {theirs}"
+                f"{server} uses another token file: {theirs}"
                 if theirs
-                else f"{who} has no tokens: restart it with {option_name('tokens')} {path}"
+                else f"{server} has no tokens: restart it with {option_name('tokens')} {path}"
             )
         board.close()
     if not served:

@@ -101,7 +101,7 @@ class Child:
 
     @property
     def given_up(self) -> bool:
-        """Whether a child that was up before now fails to start. It is still retried every few seconds."""
+        """Whether the child fails to start at least TRIES times in a row. It is still retried every few seconds."""
         return self.failures >= TRIES
 
     @property

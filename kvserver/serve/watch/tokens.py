@@ -86,8 +86,8 @@ class TokenWatch:
             found = FileContent(tokenfile.text_of(self._path), "")
         except TokenFileError as error:
             found = FileContent("", str(error))
-        stands, self._seen = found == self._seen, found
-        if asked or (stands and found != self._settled):
+        unchanged, self._seen = found == self._seen, found
+        if asked or (unchanged and found != self._settled):
             self._act_on(found, asked)
 
     def _act_on(self, found: FileContent, asked: bool) -> None:

@@ -140,7 +140,7 @@ def test_killed_processes_cost_an_import_and_an_export_nothing(new_server: NewSe
 def test_a_signal_ends_them_with_nothing_half_done(server: Server, tmp_path: Path) -> None:
     with server.client() as client:
         client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
-    for number, status, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told to end")):
+    for number, status, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by a signal")):
         importing = subprocess.Popen(
             command("import", "-"), env=environ(server), stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
