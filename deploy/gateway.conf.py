@@ -11,7 +11,7 @@ Feed connections come from the web workers, over a Unix socket in the run direct
 KVSERVER_FEED_PORT says so.
 """
 
-from kvserver.serve.deployment import bind_address, gunicorn_log_level, join_store, see_that_it_runs, worker_tmp
+from kvserver.serve.deployment import bind_address, exit_if_run_is_over, gunicorn_log_level, join_store, worker_tmp
 
 _settings, _run_dir = join_store("gateway")
 
@@ -45,7 +45,7 @@ def on_reload(server):
 
 def post_fork(server, worker):
     """In each new worker: rules of life first."""
-    see_that_it_runs(_settings)
+    exit_if_run_is_over(_settings)
     from kvserver.gateway.worker import post_fork
 
     post_fork(server, worker)

@@ -8,7 +8,7 @@ KVSERVER_PORT, KVSERVER_WORKERS, KVSERVER_GRACE, KVSERVER_LOG_LEVEL and
 KVSERVER_LOG_FORMAT.
 """
 
-from kvserver.serve.deployment import bind_address, gunicorn_log_level, join_store, see_that_it_runs, worker_tmp
+from kvserver.serve.deployment import bind_address, exit_if_run_is_over, gunicorn_log_level, join_store, worker_tmp
 
 _settings, _run_dir = join_store("web")
 
@@ -27,7 +27,7 @@ accesslog = None
 
 def post_fork(server, worker):
     """In each new worker: rules of life first."""
-    see_that_it_runs(_settings)
+    exit_if_run_is_over(_settings)
     from kvserver.web.worker import post_fork
 
     post_fork(server, worker)

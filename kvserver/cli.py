@@ -1,5 +1,5 @@
-"""The command line. Every option of `kvserver serve` is made of the table of settings, so that an option, a variable
-of the environment and a line of the manual cannot be missing."""
+"""The command line. All options of `kvserver serve` come from the table of settings, so that no option, environment
+variable or line of the manual can be missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 
 from kvserver import __version__
 from kvserver.commands import terminal
-from kvserver.commands.options import options
+from kvserver.commands.options import setting_options
 from kvserver.settings import ServerSettings
 from shards.host.process import keep_standard_streams
 from shards.host.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
@@ -56,22 +56,22 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Messages": ("log_level", "log_format", "access_log"),
 }
-"""The manual's order of the settings; one that is not named here comes last."""
+"""Order of the settings in the manual; one that is missing here comes last."""
 
 SERVE_INTRO = """
-Runs the whole server in the foreground: shards, web workers, the feed gateway, and what watches over them.
+Runs the whole server in the foreground: shards, web workers, the feed gateway, and their supervisor.
 
-When everything answers, the addresses are printed to standard output, ending with the line "ready". Everything else
-goes to standard error, and there is nothing to say while all is well.
+When everything answers, the server prints its addresses to standard output, ending with the line "ready". All other
+messages go to standard error; there are none while all is well.
 
-SIGTERM or Ctrl-C stops it in order: requests are answered, feeds are told, the log is closed; a second Ctrl-C hurries.
-SIGHUP reads the tokens at once, and replaces the web workers without failing a request.
+SIGTERM or Ctrl-C stops the server in order: it answers running requests, closes the feeds and closes the log. A second
+Ctrl-C stops it faster. SIGHUP reads the tokens at once and replaces the web workers without failing a request.
 """
 
 SERVE_PRECEDENCE = """
-Each option can also be given as the variable of the environment shown in brackets; the option wins, then the
-KVSERVER_ variable, then other names. An empty variable counts as not given, and so does what container platforms set
-for a service of the same name (KVSERVER_PORT=tcp://10.96.12.7:8080).
+Each option can also be set by the environment variable in brackets. The option wins over the KVSERVER_ variable, and
+that over other names. An empty variable counts as not set, and so does one that container platforms set for a service
+of the same name (KVSERVER_PORT=tcp://10.96.12.7:8080).
 """
 
 
@@ -79,7 +79,7 @@ class Manual(click.Command):
     """A command whose --help is a manual page of the settings."""
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print it with rich, to the width of the terminal."""
+        """Format the page with rich, to the width of the terminal."""
         from rich.console import Console
 
         page = io.StringIO()  # rich's own capture would write to standard output, and fail where that does
@@ -118,11 +118,11 @@ def _print_setting(console: Console, name: str, spec: Spec) -> None:
     value = "" if spec.parse is boolean else f" {spec.metavar}"
     variables = ", ".join([env_name(name), *spec.aliases])
     console.print(Padding(Text(f"{option_name(name)}{value}", style="bold cyan"), (0, 0, 0, 2)))
-    console.print(Padding(Text(f"{spec.help}{_default(name, spec)}"), (0, 0, 0, 6)))
+    console.print(Padding(Text(f"{spec.help}{_default_text(name, spec)}"), (0, 0, 0, 6)))
     console.print(Padding(Text(f"[{variables}]", style="dim"), (0, 0, 0, 6)))
 
 
-def _default(name: str, spec: Spec) -> str:
+def _default_text(name: str, spec: Spec) -> str:
     default = next(field.default for field in dataclasses.fields(ServerSettings) if field.name == name)
     if default is None or isinstance(default, bool) or "Default:" in spec.help:
         return ""
@@ -131,19 +131,19 @@ def _default(name: str, spec: Spec) -> str:
     return f" Default: {default}."
 
 
-def serve(**options: str | None) -> None:
+def run_serve(**options: str | None) -> None:
     """Run the server in the foreground."""
     try:
         settings = load(ServerSettings, options, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
-    from kvserver.serve.supervisor import run  # with all its libraries, which `--help` does not need
+    from kvserver.serve.supervisor import run_server  # with all its libraries, which `--help` does not need
 
-    sys.exit(run(settings))
+    sys.exit(run_server(settings))
 
 
 class Commands(click.Group):
-    """`serve`, and the commands in `kvserver/commands`, each loaded when it is asked for."""
+    """`serve` and the commands in `kvserver/commands`; a command's module is loaded on use."""
 
     MODULES = ("import", "export", "backup", "restore", "check", "stop", "token")
 
@@ -155,30 +155,30 @@ class Commands(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line. In `standalone_mode` it exits with its status, and says itself what was wrong."""
+        """Run the command line. In `standalone_mode`, print errors and exit with the status."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         keep_standard_streams()
-        terminal.prepare()
+        terminal.prepare_streams()
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             terminal.show_misuse(error)
             status = error.exit_code
         except click.Abort:
-            terminal.fail("interrupted")
+            terminal.exit_with("interrupted")
         except OSError as error:
             if not terminal.is_of_output(error):
                 raise
-            terminal.end_for_output(error)
+            terminal.exit_for_output(error)
         sys.exit(status if isinstance(status, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names."""
+        """Return the names of all commands."""
         return [*super().list_commands(ctx), *self.MODULES]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command `name`: `COMMAND` of its module."""
+        """Return the command `name`, which is `COMMAND` in its module, or None."""
         if name not in self.MODULES:
             return super().get_command(ctx, name)
         module = f"{name}_" if keyword.iskeyword(name) else name
@@ -202,8 +202,8 @@ def main() -> None:
 main.add_command(
     Manual(
         "serve",
-        callback=serve,
-        params=options(*specs(ServerSettings)),
+        callback=run_serve,
+        params=setting_options(*specs(ServerSettings)),
         short_help="Run the server in the foreground.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -1,4 +1,4 @@
-"""`kvserver backup`: the whole store at one revision, copied beside the running server."""
+"""`kvserver backup`: copies the whole store at one revision, while a server may run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import click
 from kvserver import __version__
 from kvserver.api.times import rfc3339
 from kvserver.commands.local_store import (
-    Refused,
-    end_tidily,
-    let_others_first,
-    running,
-    see_that_it_is_a_store,
+    CommandRefused,
+    interruptible,
+    lower_priority,
+    open_running_board,
+    require_store,
     settings_of,
     size_text,
-    stopped,
+    stopped_store,
 )
-from kvserver.commands.options import options
-from kvserver.commands.terminal import Report, bar, fail, say
-from kvserver.serve.store import explain
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import Report, exit_with, print_line, progress_bar
+from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive
 from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
@@ -31,46 +31,48 @@ from shards.log.recovery import Damaged
 
 HELP = """Copy the whole store, as it is at one revision, to the new or empty directory TO.
 
-The server may run, and is not held up. The backup can be restored to that revision and to every earlier one back to
-the last snapshot that the store took by itself; what it reaches is printed.
+The server may run and is not slowed down. The backup can be restored to that revision and to every earlier one back
+to the store's own last snapshot; the command prints that range.
 """
 
 
-def backup(to: str, **given: str | None) -> None:
-    """The command."""
+def back_up_store(to: str, **given: str | None) -> None:
+    """Run the command: print the backup's range, or exit with 1."""
     settings, target = settings_of(given), Path(to)
-    end_tidily()
-    let_others_first()
+    interruptible()
+    lower_priority()
     try:
-        with bar("backup") as report:
+        with progress_bar("backup") as report:
             archive = _back_up(settings, target, report)
-    except (Refused, BackupError, ManifestError, LogError, NoPlace, Damaged) as error:
-        fail(error)
+    except (CommandRefused, BackupError, ManifestError, LogError, NoPlace, Damaged) as error:
+        exit_with(error)
     except OSError as error:
-        fail(f"no backup was taken: {explain(error, None)}")
+        exit_with(f"no backup was taken: {explain_os_error(error, None)}")
     files = len(archive.manifest.files) + len(archive.log) + 1
-    say(f"revision {archive.last_revision} is in {target}: {size_text(archive.size)} in {files} files")
-    say(f"it can be restored to {reach(archive)}")
+    print_line(f"revision {archive.last_revision} is in {target}: {size_text(archive.size)} in {files} files")
+    print_line(f"it can be restored to {restorable_range(archive)}")
 
 
 def _back_up(settings: ServerSettings, target: Path, report: Report) -> Archive:
     if settings.in_memory:
-        raise Refused("a store in memory cannot be backed up: it has no snapshots and keeps no history")
-    board = running(settings)
+        raise CommandRefused("a store in memory cannot be backed up: it has no snapshots and no history")
+    board = open_running_board(settings)
     if board is not None:
         try:
             if board.facts.in_memory:
-                raise Refused("this server keeps its store in memory, which cannot be backed up: it keeps no history")
+                raise CommandRefused(
+                    "this server keeps its store in memory, which cannot be backed up: it has no history"
+                )
             return back_up(RunningStore(board), target, __version__, report)
         finally:
             board.close()
-    see_that_it_is_a_store(settings)
-    with stopped(settings.data_dir):
+    require_store(settings)
+    with stopped_store(settings.data_dir):
         return back_up(StoppedStore(settings.data_dir), target, __version__, report)
 
 
-def reach(archive: Archive) -> str:
-    """The states that a backup can be restored to, in words."""
+def restorable_range(archive: Archive) -> str:
+    """Describe the states that a backup can be restored to."""
     return (
         f"revisions {archive.first_revision} to {archive.last_revision}, "
         f"times {rfc3339(archive.first_ms)} to {rfc3339(archive.taken_ms)}"
@@ -79,8 +81,8 @@ def reach(archive: Archive) -> str:
 
 COMMAND = click.Command(
     "backup",
-    callback=backup,
-    params=[click.Argument(["to"], metavar="TO"), *options("data_dir", "run_dir")],
+    callback=back_up_store,
+    params=[click.Argument(["to"], metavar="TO"), *setting_options("data_dir", "run_dir")],
     help=HELP,
     short_help="Copy the store while it runs.",
 )

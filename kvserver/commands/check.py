@@ -1,4 +1,4 @@
-"""`kvserver check`: is the store what it should be? And, knowingly, the cut of a damaged log."""
+"""`kvserver check`: verifies a store or a backup, and repairs a damaged log by cutting it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kvserver.commands.backup import reach
-from kvserver.commands.local_store import Refused, believed, end_tidily, let_others_first, running, settings_of, stopped
-from kvserver.commands.options import options
-from kvserver.commands.terminal import fail, say
-from kvserver.serve.store import explain
+from kvserver.commands.backup import restorable_range
+from kvserver.commands.local_store import (
+    CommandRefused,
+    believed,
+    interruptible,
+    lower_priority,
+    open_running_board,
+    settings_of,
+    stopped_store,
+)
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import exit_with, print_line
+from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive, ArchiveError
 from shards.backup.check import Finding, LogCheck, check_archived_log, check_counters, check_log
@@ -32,60 +40,60 @@ from shards.maps.layout import MapError, map_generations, map_path
 
 HELP = """Verify the store of --data-dir, also while a server runs on it; or the backup in the directory BACKUP.
 
-Reads everything: manifest, snapshot, each record of the log, and each map against what snapshot and log make of it.
-Prints what it saw, a line each. The status is 0 if all is well, else 1.
+Reads everything: manifest, snapshot, each record of the log, and each map, which it compares with snapshot and log.
+Prints a line for each part. The status is 0 if all is well, else 1.
 
---repair cuts the log of a stopped store where it is damaged. It says what is lost, and asks before it does. Whoever
-follows the feed starts anew afterwards. A backup, if there is one, is the better way.
+--repair cuts the log of a stopped store where it is damaged. It prints what is lost, and asks first. Feed readers must
+start anew afterwards. Prefer a backup, if there is one.
 """
 
 
-def check(backup: str | None, cut: bool, yes: bool, **given: str | None) -> None:
-    """The command."""
+def check_command(backup: str | None, cut: bool, yes: bool, **given: str | None) -> None:
+    """Run the command; exit with 1 if anything is wrong."""
     settings = settings_of(given)
-    end_tidily()
-    let_others_first()
+    interruptible()
+    lower_priority()
     try:
         if cut:
-            _repair(settings, yes)
-        elif not _show(_check_backup(Path(backup)) if backup is not None else _check_store(settings)):
-            fail(f"{backup or settings.data_dir} is not as it should be")
-    except (Refused, ManifestError, ArchiveError, NoPlace, BoardError) as error:
-        fail(error)
+            _repair_log(settings, yes)
+        elif not _print_findings(_check_backup(Path(backup)) if backup is not None else _check_store(settings)):
+            exit_with(f"{backup or settings.data_dir} is not as it should be")
+    except (CommandRefused, ManifestError, ArchiveError, NoPlace, BoardError) as error:
+        exit_with(error)
     except OSError as error:
-        fail(explain(error, settings.data_dir))
+        exit_with(explain_os_error(error, settings.data_dir))
 
 
-def _show(findings: Iterator[Finding]) -> bool:
-    """Print what is found; whether all of it is good."""
+def _print_findings(findings: Iterator[Finding]) -> bool:
+    """Print each finding; return whether all are good."""
     good = True
     with Console(stderr=True).status("checking"):
         for finding in findings:
             good = good and finding.good
-            say(f"{finding.subject:<10}{'' if finding.good else 'WRONG: '}{finding.text}")
+            print_line(f"{finding.subject:<10}{'' if finding.good else 'WRONG: '}{finding.text}")
     return good
 
 
 def _check_backup(directory: Path) -> Iterator[Finding]:
     archive = Archive.load(directory)
-    yield Finding("backup", True, f"of store {archive.manifest.store}: {reach(archive)}")
+    yield Finding("backup", True, f"of store {archive.manifest.store}: {restorable_range(archive)}")
     with Apart() as apart:
         yield apart.check_snapshot(directory, archive.manifest)
     yield check_archived_log(directory, archive)
 
 
 def _check_store(settings: ServerSettings) -> Iterator[Finding]:
-    board = running(settings)
+    board = open_running_board(settings)
     if board is not None:
         with contextlib.closing(board):
             if board.facts.in_memory:
-                raise Refused("this server keeps its store in memory: there are no files to check")
+                raise CommandRefused("this server keeps its store in memory: there are no files to check")
             yield from _check_running(board, settings.data_dir)
     else:
         if settings.in_memory:
-            raise Refused("a store in memory has no files to check")
+            raise CommandRefused("a store in memory has no files to check")
         Manifest.load(settings.data_dir)
-        with stopped(settings.data_dir), Apart() as apart:
+        with stopped_store(settings.data_dir), Apart() as apart:
             yield from _check_stopped(settings, apart)
 
 
@@ -102,7 +110,7 @@ def _check_running(board: Board, data_dir: Path) -> Iterator[Finding]:
                     found.append(apart.check_map(path, shard, facts.shards, data_dir, manifest, served=True))
             if Manifest.load(data_dir) == manifest:  # else a new snapshot took the place of the one that was read
                 break
-        yield _about(manifest)
+        yield _describe_manifest(manifest)
         yield found[0]
         yield check_log(data_dir / "log", manifest, tail).finding
         yield check_counters(manifest, board, tail, following)
@@ -112,10 +120,10 @@ def _check_running(board: Board, data_dir: Path) -> Iterator[Finding]:
 def _check_stopped(settings: ServerSettings, apart: Apart) -> Iterator[Finding]:
     data_dir = settings.data_dir
     manifest = Manifest.load(data_dir)
-    yield _about(manifest)
+    yield _describe_manifest(manifest)
     snapshot = apart.check_snapshot(data_dir, manifest)
     yield snapshot
-    found, log = _examine(settings, manifest, apart)
+    found, log = _examine_log(settings, manifest, apart)
     yield log.finding
     if snapshot.good and log.damaged_at is None:
         end = found.fold.next_revision - 1
@@ -127,7 +135,7 @@ def _check_stopped(settings: ServerSettings, apart: Apart) -> Iterator[Finding]:
             yield apart.check_map(path, shard, shards, data_dir, manifest, served=False)
 
 
-def _about(manifest: Manifest) -> Finding:
+def _describe_manifest(manifest: Manifest) -> Finding:
     return Finding("manifest", True, f"store {manifest.store}, epoch {manifest.epoch or 'to begin'}")
 
 
@@ -135,8 +143,8 @@ def _map_dirs(settings: ServerSettings, manifest: Manifest) -> list[Path]:
     return [settings.map_dir] if settings.map_dir else usual_places(manifest.store, settings.data_dir)
 
 
-def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tuple[Examined, LogCheck]:
-    """What the next start would find."""
+def _examine_log(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tuple[Examined, LogCheck]:
+    """Examine the log as the next start would. Changes nothing."""
     boot, log_dir = boot_id(), settings.data_dir / "log"
     applied = [
         lsn
@@ -153,7 +161,7 @@ def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tupl
 
 
 def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Apart) -> Iterator[tuple[Path, int, int]]:
-    """The maps that the next start may keep: path, shard, number of shards."""
+    """Yield path, shard and number of shards of each map that the next start may keep."""
     history = (manifest.store, manifest.epoch, boot_id())
     for place in _map_dirs(settings, manifest):
         for shard, generation in map_generations(place):
@@ -165,67 +173,67 @@ def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Apart) -> It
                     yield path, shard, identity.shards
 
 
-def _repair(settings: ServerSettings, yes: bool) -> None:
-    board = running(settings)
+def _repair_log(settings: ServerSettings, yes: bool) -> None:
+    board = open_running_board(settings)
     if board is not None:
         board.close()
-        raise Refused(f"a server runs on {settings.data_dir}: stop it first")
+        raise CommandRefused(f"a server runs on {settings.data_dir}: stop it first")
     if settings.in_memory:
-        raise Refused("a store in memory has nothing to repair")
+        raise CommandRefused("a store in memory has nothing to repair")
     Manifest.load(settings.data_dir)
-    _see_that_it_is_ours(settings.data_dir)
-    with stopped(settings.data_dir), Apart() as apart:
+    _require_own_store(settings.data_dir)
+    with stopped_store(settings.data_dir), Apart() as apart:
         manifest = Manifest.load(settings.data_dir)
-        found, log = _examine(settings, manifest, apart)
+        found, log = _examine_log(settings, manifest, apart)
         if log.damaged_at is None:
-            say("the log is whole, nothing is to be repaired")
+            print_line("the log is whole, nothing to repair")
             return
-        say(log.finding.text)
+        print_line(log.finding.text)
         if found.damage is None:
-            _agree("Readers of the feed that are behind it must start anew, nothing else is lost.", yes)
+            _confirm_cut("Feed readers behind it must start anew; nothing else is lost.", yes)
             if not give_up_below(settings.data_dir, manifest, log.damaged_at):
-                raise Refused("that segment is needed by a restart: the damage goes with the next snapshots")
+                raise CommandRefused("a restart needs that segment: the next snapshots will remove the damage")
         else:
-            _agree(_say(loss_of(found, manifest), isinstance(found.damage, OlderCopy)), yes)
+            _confirm_cut(_describe_loss(loss_of(found, manifest), isinstance(found.damage, OlderCopy)), yes)
             repair(settings.data_dir, manifest, found)
-        say("done: start the server")
+        print_line("done: start the server")
 
 
-def _see_that_it_is_ours(data_dir: Path) -> None:
-    """Raises `Refused` if the store is another user's, who could not read the manifest that root would write."""
+def _require_own_store(data_dir: Path) -> None:
+    """Raise `CommandRefused` if another user owns the store: the owner could not read a manifest written by root."""
     owner = (data_dir / NAME).stat().st_uid
     if owner != os.geteuid():
-        raise Refused(f"the store in {data_dir} belongs to the user with id {owner}: repair it as that user")
+        raise CommandRefused(f"the store in {data_dir} belongs to the user with id {owner}: repair it as that user")
 
 
-def _say(loss: Loss, is_older_copy: bool) -> str:
+def _describe_loss(loss: Loss, is_older_copy: bool) -> str:
     if is_older_copy:
         return (
-            f"Everything that was acknowledged after revision {loss.first - 1} is given up: this copy never held it, "
-            "so how many changes that is cannot be told. Readers of the feed must start anew."
+            f"All changes acknowledged after revision {loss.first - 1} are given up: this copy never held them, so "
+            "their number is unknown. Feed readers must start anew."
         )
     if loss.last < loss.first:
-        return "No change is lost as far as is known, but readers of the feed must start anew."
-    return f"Of the changes {loss.first} to {loss.last}, and any after, only those remain that the snapshot has."
+        return "No change is known to be lost, but feed readers must start anew."
+    return f"Of the changes {loss.first} to {loss.last} and any later ones, only those in the snapshot remain."
 
 
-def _agree(what: str, yes: bool) -> None:
-    """Say what is lost, and go on only if that is wanted."""
-    say(what)
+def _confirm_cut(what: str, yes: bool) -> None:
+    """Print what is lost and ask for confirmation. Raises `CommandRefused` without it."""
+    print_line(what)
     if not yes and not sys.stdin.isatty():
-        raise Refused("nothing was done: --yes is needed where nobody can be asked")
+        raise CommandRefused("nothing was done: --yes is needed without a terminal")
     if not yes and not click.confirm("Cut the log there?"):
-        raise Refused("nothing was done")
+        raise CommandRefused("nothing was done")
 
 
 COMMAND = click.Command(
     "check",
-    callback=check,
+    callback=check_command,
     params=[
         click.Argument(["backup"], required=False, metavar="[BACKUP]"),
         click.Option(["--repair", "cut"], is_flag=True, help="Cut the log of a stopped store where it is damaged."),
-        click.Option(["--yes"], is_flag=True, help="Do not ask before it is cut."),
-        *options("data_dir", "run_dir", "map_dir"),
+        click.Option(["--yes"], is_flag=True, help="Do not ask for confirmation."),
+        *setting_options("data_dir", "run_dir", "map_dir"),
     ],
     help=HELP,
     short_help="Verify a store or a backup; repair a log.",

@@ -1,4 +1,4 @@
-"""`kvserver export`: what a running server holds, as the lines of a file."""
+"""`kvserver export`: writes the keys of a running server as the lines of a file."""
 
 from __future__ import annotations
 
@@ -14,87 +14,92 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.local_store import end_tidily, size_text
-from kvserver.commands.remote import open_remote, records, remote_options
-from kvserver.commands.terminal import bar, fail, say
-from kvserver.transfer.exporter import Exporter
+from kvserver.commands.local_store import interruptible, size_text
+from kvserver.commands.remote import open_remote, records_text, remote_options
+from kvserver.commands.terminal import exit_with, print_line, progress_bar
+from kvserver.transfer.exporter import ItemExporter
 from kvserver.transfer.remote import TransferError
 from shards.files.safe_files import writing
 
 HELP = """Write every key of a running server, with value, content type and expiry, to FILE, or - for standard output.
 
-A line is a record of JSON, as `kvserver import` reads it; they are in the order of keys, so that two exports can be
-compared. It is not the state of one moment: what is written meanwhile may be in it or not. `kvserver backup` is.
+Each line is a JSON record that `kvserver import` reads. Lines are sorted by key, so that two exports can be compared.
+An export is not a snapshot: it may or may not contain writes made meanwhile. For a consistent copy use
+`kvserver backup`.
 
-FILE gets its name when it is whole; its owner alone can read it. What is no file, such as a FIFO or /dev/stdout, is
-written to. A link that another user may have made is not followed.
+FILE appears under its name when it is complete, and only its owner can read it. A FIFO or a device such as /dev/stdout
+is written to directly. A link that another user may have made is not followed.
 
-With a token, those keys are written that it may read.
+With a token, only the keys that it may read are exported.
 """
 
 
-def export(to: str, prefix: str, url: str | None, token_file: Path | None, patience: float) -> None:
-    """The command."""
+def export_items(to: str, prefix: str, url: str | None, token_file: Path | None, patience: float) -> None:
+    """Run the command: print how many records were exported, or exit with 1."""
     try:
         prefix.encode()
     except UnicodeEncodeError:
         raise click.UsageError("the prefix is not UTF-8, which all keys are") from None
-    end_tidily()
-    with open_remote(url, token_file, 1) as remote, bar("export") as report:
-        exporter = Exporter(remote, prefix, patience, lambda done: report(done, None))
-        why, target = _run(exporter, to)
+    interruptible()
+    with open_remote(url, token_file, 1) as remote, progress_bar("export") as report:
+        exporter = ItemExporter(remote, prefix, patience, lambda done: report(done, None))
+        why, target = _run_export(exporter, to)
     if why:
-        left = "nothing was exported" if target is Target.FILE else f"at most {records(exporter.exported)} came out"
-        fail(f"{why}; {left}")
-    if target is not Target.OUTPUT:
-        say(f"exported {records(exporter.exported)} to {to}: {size_text(exporter.size)}")
+        left = (
+            "nothing was exported"
+            if target is OutputKind.FILE
+            else f"at most {records_text(exporter.exported)} came out"
+        )
+        exit_with(f"{why}; {left}")
+    if target is not OutputKind.OUTPUT:
+        print_line(f"exported {records_text(exporter.exported)} to {to}: {size_text(exporter.size)}")
 
 
-class Target(Enum):
-    """Where an export goes."""
+class OutputKind(Enum):
+    """Kind of output of an export."""
 
     FILE = auto()
-    """A file that gets its name when it is whole."""
+    """A regular file, which gets its name when it is complete."""
     OPEN = auto()
-    """What is no file, such as a FIFO."""
+    """Something else that can be opened, such as a FIFO."""
     OUTPUT = auto()
-    """Standard output, by whatever name: nothing else may be written there."""
+    """Standard output under any name: nothing else may be written there."""
 
 
-def _run(exporter: Exporter, to: str) -> tuple[str, Target]:
-    """Export; why it ended early, if it did, and where it went."""
-    target = Target.FILE
+def _run_export(exporter: ItemExporter, to: str) -> tuple[str, OutputKind]:
+    """Run the export. Return why it ended early, or an empty text, and the kind of its output."""
+    target = OutputKind.FILE
     try:
-        with _opened(to) as file:
-            target = _target(to, file)
+        with _open_target(to) as file:
+            target = _kind_of(to, file)
             exporter.run(file)
     except TransferError as error:
         return str(error), target
     except BrokenPipeError:
-        if sys.stdout is not None:  # Python would say so once more when it flushes what is left
+        if sys.stdout is not None:  # otherwise Python reports it again when it flushes the rest
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "nobody reads the output any more", target
+        return "the output is no longer read", target
     except OSError as error:
         return f"{to} cannot be written: {error.strerror}", target
     return "", target
 
 
-def _target(to: str, file: BinaryIO) -> Target:
+def _kind_of(to: str, file: BinaryIO) -> OutputKind:
     if to == "-":
-        return Target.OUTPUT
+        return OutputKind.OUTPUT
     status = os.fstat(file.fileno())
     with suppress(OSError):  # it is closed
         if sys.stdout is not None and os.path.samestat(status, os.fstat(sys.stdout.fileno())):
-            return Target.OUTPUT
-    return Target.FILE if stat.S_ISREG(status.st_mode) else Target.OPEN
+            return OutputKind.OUTPUT
+    return OutputKind.FILE if stat.S_ISREG(status.st_mode) else OutputKind.OPEN
 
 
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @contextmanager
-def _opened(to: str) -> Iterator[BinaryIO]:
-    """Where to write. A file gets its name when it is whole; what is none, such as a pipe, is written to."""
+def _open_target(to: str) -> Iterator[BinaryIO]:
+    """Open the output. A file gets its name when it is complete; a pipe or device is written to directly."""
     if sys.stdout is None and to in _STANDARD_OUTPUT:  # as after >&-
         raise OSError(errno.EBADF, "it is closed")
     if to == "-":
@@ -107,7 +112,7 @@ def _opened(to: str) -> Iterator[BinaryIO]:
 
 COMMAND = click.Command(
     "export",
-    callback=export,
+    callback=export_items,
     params=[
         click.Argument(["to"], metavar="FILE"),
         click.Option(["--prefix"], metavar="PREFIX", default="", help="Only keys that begin with this."),

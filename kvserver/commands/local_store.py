@@ -1,4 +1,4 @@
-"""The store a command is about: named by the settings that `kvserver serve` has, served by somebody or not."""
+"""The store that a command works on: named by the settings of `kvserver serve`, running or stopped."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from shards.log.manifest import Manifest
 from shards.log.recovery import StillRunning, quiesce
 
 
-class Refused(Exception):
-    """The command cannot do it; the message says why and what would be right."""
+class CommandRefused(Exception):
+    """The command refuses to run; the message says why and what to do instead."""
 
 
 def settings_of(given: dict[str, str | None]) -> ServerSettings:
-    """The settings that the options `given` and the environment make. Says which variables are ignored. Raises
-    `click.UsageError`."""
+    """Load the settings from the options `given` and the environment. Prints which variables are ignored.
+
+    Raises `click.UsageError`.
+    """
     for sentence in links(ServerSettings):
         complain(sentence)
     try:
@@ -37,17 +39,20 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
         raise click.UsageError(str(error)) from None
 
 
-def running(settings: ServerSettings) -> Board | None:
-    """The board of the server that runs on the store; None if none does, which is said where something stands in its
-    place that is not believed. Raises `Refused` if it serves another one, or if that cannot be seen."""
+def open_running_board(settings: ServerSettings) -> Board | None:
+    """Open the board of the server that runs on the store; None if no server does.
+
+    Says on standard error if a board is there that is not trusted. Raises `CommandRefused` if the server serves another
+    store, or if this cannot be determined.
+    """
     try:
         board = Board.open(settings.board_path, believed(settings))
     except SettingError as error:
         if settings.in_memory:
-            raise Refused(str(error)) from None
+            raise CommandRefused(str(error)) from None
         return None
     except BoardOutOfReach as error:
-        raise Refused(str(error)) from None
+        raise CommandRefused(str(error)) from None
     except BoardNotBelieved as error:
         complain(f"no server is seen in the run directory: {error}")
         return None
@@ -58,7 +63,7 @@ def running(settings: ServerSettings) -> Board | None:
         return None
     data_dir = Path(board.facts.data_dir)
     if not board.facts.in_memory and not (settings.data_dir.exists() and data_dir.samefile(settings.data_dir)):
-        raise Refused(
+        raise CommandRefused(
             f"the server in the run directory {settings.resolved_run_dir()} serves {data_dir}, not "
             f"{settings.data_dir}: name it with --data-dir"
         )
@@ -72,10 +77,10 @@ def believed(settings: ServerSettings) -> Sequence[int]:
 
 
 def serving_pid(data_dir: Path) -> int | None:
-    """The pid of the server that holds the store in `data_dir`, whatever its run directory; None if nobody does, 0 if
-    it does not say.
+    """Return the pid of the server that holds the store in `data_dir`, whatever its run directory; None if no server
+    does, 0 if the lock does not name its owner.
 
-    Raises `OSError` if that cannot be seen.
+    Raises `OSError` if this cannot be determined.
     """
     try:
         fd = open_regular(data_dir / "locks" / "store")
@@ -89,13 +94,13 @@ def serving_pid(data_dir: Path) -> int | None:
 
 
 @contextmanager
-def stopped(data_dir: Path) -> Iterator[None]:
-    """Hold the store in `data_dir` as a server would: nobody serves it, nothing of an earlier run writes to it.
+def stopped_store(data_dir: Path) -> Iterator[None]:
+    """Lock the store in `data_dir` as a server does, so that no server runs and no earlier process writes to it.
 
-    Raises `Refused`.
+    Creates the directory of locks. Raises `CommandRefused`.
     """
     if is_read_only(data_dir):
-        raise Refused(
+        raise CommandRefused(
             f"the file system of {data_dir} is mounted read-only, so no lock can be taken that keeps a server away: "
             "copy the data directory to where it can be written, and name the copy with --data-dir"
         )
@@ -105,21 +110,21 @@ def stopped(data_dir: Path) -> Iterator[None]:
             stack.callback(os.close, take_store_lock(data_dir))
             stack.enter_context(quiesce(data_dir / "locks", WAIT_S))
         except StoreError as error:
-            raise Refused(f"{error}; if it has a --run-dir, it is needed here, too") from None
+            raise CommandRefused(f"{error}; if it was started with --run-dir, pass the same here") from None
         except StillRunning as error:
-            raise Refused(str(error)) from None
+            raise CommandRefused(str(error)) from None
         yield
 
 
-def see_that_it_is_a_store(settings: ServerSettings) -> None:
-    """Raises `Refused` for a store in memory, `ManifestError` where there is no store."""
+def require_store(settings: ServerSettings) -> None:
+    """Check that there is a store on disk. Raises `CommandRefused` for a store in memory, else `ManifestError`."""
     if settings.in_memory:
-        raise Refused("a store in memory has nothing on a disk")
+        raise CommandRefused("a store in memory has no files")
     Manifest.load(settings.data_dir)
 
 
-def end_tidily() -> None:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can take away what it has begun."""
+def interruptible() -> None:
+    """Make SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can remove unfinished files."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -128,14 +133,14 @@ def end_tidily() -> None:
         signal.signal(number, end)
 
 
-def let_others_first() -> None:
-    """Give processor time up to whoever wants it: a server that answers is more urgent."""
+def lower_priority() -> None:
+    """Lower the priority of this process: a running server is more urgent."""
     with suppress(OSError):
         os.nice(10)
 
 
 def size_text(size: float) -> str:
-    """`12.3 MiB`."""
+    """Format a size as `12.3 MiB`."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1 << 10:
             return f"{size:.4g} {unit}"

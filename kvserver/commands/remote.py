@@ -1,4 +1,4 @@
-"""The server a command is about that goes by its public API: named by a URL, wherever it runs."""
+"""The server that a command uses through the public API: named by a URL, wherever it runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_TOKEN = 1 << 16  # bytes: /dev/zero has no end
 
 
 def remote_options() -> list[click.Parameter]:
-    """Options that say which server, with which token, and how patiently.
+    """Return the options for server, token and patience.
 
-    A token is never the value of one: everybody on the machine can read command lines.
+    No option takes a token itself: every user of the machine can read command lines.
     """
     return [
         click.Option(
@@ -29,13 +29,13 @@ def remote_options() -> list[click.Parameter]:
             metavar="URL",
             envvar=URL_VARIABLE,
             show_envvar=True,
-            help="Where the server is. Default: on this machine, at the port that `kvserver serve` takes.",
+            help="URL of the server. Default: this machine, at the port of `kvserver serve`.",
         ),
         click.Option(
             ["--token-file"],
             metavar="FILE",
             type=click.Path(path_type=Path, dir_okay=False),
-            help=f"A file with the token, if the server wants one. Default: the variable {TOKEN_VARIABLE}.",
+            help=f"File with the token, if the server needs one. Default: the variable {TOKEN_VARIABLE}.",
         ),
         click.Option(
             ["--patience"],
@@ -43,36 +43,36 @@ def remote_options() -> list[click.Parameter]:
             type=click.FloatRange(0),
             default=PATIENCE_S,
             show_default=True,
-            help="How long to go on trying while the server does not answer, or says that it cannot.",
+            help="How long to keep trying while the server is unreachable or unavailable.",
         ),
     ]
 
 
 @contextmanager
 def open_remote(url: str | None, token_file: Path | None, connections: int) -> Iterator[Remote]:
-    """The server that the options say. Raises `click.UsageError`."""
+    """Yield the server that the options name. Raises `click.UsageError`."""
     try:
-        remote = Remote(url or _url_here(), _token(token_file), connections)
+        remote = Remote(url or _url_here(), _read_token(token_file), connections)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with closing(remote):
         yield remote
 
 
-def records(count: int) -> str:
-    """`1,500 records`."""
+def records_text(count: int) -> str:
+    """Format a count as `1,500 records`."""
     return f"{count:,} record{'' if count == 1 else 's'}"
 
 
 def _url_here() -> str:
     port = settings_of({}).port
     if not port:
-        raise click.UsageError(f"name the server with --url or {URL_VARIABLE}: its port may be any")
+        raise click.UsageError(f"name the server with --url or {URL_VARIABLE}: its port is not fixed")
     return f"http://localhost:{port}"
 
 
-def _token(path: Path | None) -> str | None:
-    """The token of the file, or of the environment; None without. Raises ValueError."""
+def _read_token(path: Path | None) -> str | None:
+    """Return the token from the file or the environment, or None. Raises `ValueError`."""
     if path is None:
         where, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "").strip()
         if not text:
@@ -82,7 +82,7 @@ def _token(path: Path | None) -> str | None:
             with open_named(path, Care.READ) as file:
                 where, text = str(path), file.read(_MOST_TOKEN).decode("utf-8-sig", "replace").strip()
         except OSError as error:
-            raise ValueError(f"the token cannot be read: {error.strerror} ({path})") from None
+            raise ValueError(f"cannot read the token: {error.strerror} ({path})") from None
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(f"{where} holds no token")
     return text

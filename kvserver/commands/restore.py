@@ -1,4 +1,4 @@
-"""`kvserver restore`: a data directory made of a backup, as it was at its end or at any moment it reaches."""
+"""`kvserver restore`: makes a data directory from a backup, at its end or at any earlier point in its range."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from kvserver.api.times import parse_rfc3339, rfc3339
-from kvserver.commands.backup import reach
-from kvserver.commands.local_store import Refused, end_tidily, serving_pid, settings_of, stopped
-from kvserver.commands.options import options
-from kvserver.commands.terminal import Report, bar, fail, say
-from kvserver.serve.store import explain
+from kvserver.commands.backup import restorable_range
+from kvserver.commands.local_store import CommandRefused, interruptible, serving_pid, settings_of, stopped_store
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import Report, exit_with, print_line, progress_bar
+from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
 from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
@@ -21,55 +21,59 @@ from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
 from shards.wire.errors import BadRequest
 
-HELP = """Make a data directory of the backup in FROM: --data-dir, which must be new or empty.
+HELP = """Make a data directory from the backup in FROM: --data-dir, which must be new or empty.
 
---until takes it to an earlier revision, or to an earlier time, that the backup reaches (`kvserver check FROM` tells).
-Of an atomic batch all is restored or nothing. Keys whose expiry has passed meanwhile expire when the server starts.
-The restored store begins a new history: whoever follows its feed starts anew.
+--until restores an earlier revision or time within the backup's range, which `kvserver check FROM` prints. An atomic
+batch is restored entirely or not at all. Keys that have expired since then expire when the server starts. The restored
+store begins a new history: feed readers must start anew.
 """
 
 
-def restore(source: str, until: str | None, **given: str | None) -> None:
-    """The command."""
+def restore_store(source: str, until: str | None, **given: str | None) -> None:
+    """Run the command: print the restored revision, or exit with 1."""
     settings, place = settings_of(given), parse_until(until)
-    end_tidily()
+    interruptible()
     try:
-        with bar("restore") as report:
-            archive, cut = _restore(settings, Path(source), place, report)
-    except (Refused, NotEmpty, ArchiveError, SnapshotError, MapError, MapFull) as error:
-        fail(error)
+        with progress_bar("restore") as report:
+            archive, cut = _restore_backup(settings, Path(source), place, report)
+    except (CommandRefused, NotEmpty, ArchiveError, SnapshotError, MapError, MapFull) as error:
+        exit_with(error)
     except OSError as error:
-        fail(f"the restore was not finished: {explain(error, settings.data_dir)}")
+        exit_with(f"the restore was not finished: {explain_os_error(error, settings.data_dir)}")
     if cut.within_batch:
-        say(f"revision {place.revision} lies within an atomic batch, which is left out as a whole")
+        print_line(f"revision {place.revision} lies within an atomic batch, which is left out as a whole")
     whole = "" if cut.revision < archive.last_revision else ", all of the backup"
-    say(f"{settings.data_dir} is at revision {cut.revision} of {rfc3339(cut.time_ms)}{whole}")
-    say(f"start it with: kvserver serve --data-dir {settings.data_dir}")
+    print_line(f"{settings.data_dir} is at revision {cut.revision} of {rfc3339(cut.time_ms)}{whole}")
+    print_line(f"start it with: kvserver serve --data-dir {settings.data_dir}")
 
 
-def _restore(settings: ServerSettings, source: Path, until: Until, report: Report) -> tuple[Archive, Cut]:
+def _restore_backup(settings: ServerSettings, source: Path, until: Until, report: Report) -> tuple[Archive, Cut]:
     if settings.in_memory:
-        raise Refused("a store in memory cannot be restored: restore into a data directory")
+        raise CommandRefused("a store in memory cannot be restored: restore into a data directory")
     data_dir = settings.data_dir
     pid = serving_pid(data_dir)
     if pid is not None:
-        raise Refused(f"the store in {data_dir} is served by another process (pid {pid}): name an empty directory")
-    _see_that_it_is_ours(data_dir)
+        raise CommandRefused(
+            f"the store in {data_dir} is served by another process (pid {pid}): name an empty directory"
+        )
+    _require_own_directory(data_dir)
     archive = Archive.load(source)
     try:
         cut = find_cut(archive, source, until)
     except OutOfReach:
-        raise Refused(f"the backup in {source} does not reach that: it can be restored to {reach(archive)}") from None
+        raise CommandRefused(
+            f"the backup in {source} does not reach that: it can be restored to {restorable_range(archive)}"
+        ) from None
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     see_that_it_is_empty(data_dir)
-    with stopped(data_dir):
+    with stopped_store(data_dir):
         see_that_it_is_empty(data_dir)
         reinstate(archive, source, data_dir, cut, report)
     return archive, cut
 
 
-def _see_that_it_is_ours(data_dir: Path) -> None:
-    """Raises `Refused` if another user could put something else in the place of `data_dir`, or into it."""
+def _require_own_directory(data_dir: Path) -> None:
+    """Raise `CommandRefused` if another user could replace `data_dir`, or put something into it."""
     try:
         real = resolve(data_dir, Care.WRITE)
         if real.is_dir():
@@ -78,11 +82,11 @@ def _see_that_it_is_ours(data_dir: Path) -> None:
             if owner != os.geteuid():
                 raise Planted(real, f"{real} belongs to {who(owner)}: restore it as that user")
     except Planted as error:
-        raise Refused(f"nothing is restored to where others could change it: {error}") from None
+        raise CommandRefused(f"nothing is restored to where others could change it: {error}") from None
 
 
 def parse_until(text: str | None) -> Until:
-    """What --until says. Raises `click.BadParameter`."""
+    """Parse the value of --until. Raises `click.BadParameter`."""
     if text is None:
         return Until()
     if text.isascii() and text.isdigit() and len(text) < 20:
@@ -95,7 +99,7 @@ def parse_until(text: str | None) -> Until:
 
 COMMAND = click.Command(
     "restore",
-    callback=restore,
+    callback=restore_store,
     params=[
         click.Argument(["source"], metavar="FROM"),
         click.Option(
@@ -104,8 +108,8 @@ COMMAND = click.Command(
             help="The last revision to restore, or a time like 2026-11-22T11:40:00.123Z: the store as it was then. "
             "Default: all of the backup.",
         ),
-        *options("data_dir"),
+        *setting_options("data_dir"),
     ],
     help=HELP,
-    short_help="Make a data directory of a backup.",
+    short_help="Make a data directory from a backup.",
 )

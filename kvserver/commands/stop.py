@@ -1,4 +1,4 @@
-"""`kvserver stop`: ask the running server to end, and wait for it; give back the memory of its maps."""
+"""`kvserver stop`: stops the running server and waits for its end; frees the memory of its maps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kvserver.commands.local_store import Refused, running, serving_pid, settings_of, size_text
-from kvserver.commands.options import options
-from kvserver.commands.terminal import fail, say
-from kvserver.serve.store import explain
+from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid, settings_of, size_text
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import exit_with, print_line
+from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.host.board import Board
 from shards.log.manifest import Manifest, ManifestError, NoManifest
@@ -24,11 +24,11 @@ from shards.maps.directory import MapDirError, release, release_all, usual_place
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 
-Its maps stay in memory, so that the next start is instant. With --release they are removed, also those that a server
-has left which does not run any more: the next start builds them again from snapshot and log. With --all, too, so are
-those of this user that belong to nobody: their data directory was removed, or their store was in memory.
+Its maps stay in memory, so that the next start is instant. --release removes them, including maps left by a server
+that no longer runs; the next start rebuilds them from snapshot and log. --all also removes this user's maps without a
+store: their data directory was removed, or their store was in memory.
 
-The status is 1 if no server runs (but with --release), if it could not end in order, or if it has not ended within
+The status is 1 if no server runs (except with --release), if it did not end in order, or if it has not ended within
 --patience.
 """
 
@@ -37,38 +37,41 @@ PATIENCE_S = 600.0
 """How long to wait for the server's end: far longer than it takes by default."""
 
 
-def stop(release_maps: bool, of_all: bool, patience: float, **given: str | None) -> None:
-    """The command."""
+def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str | None) -> None:
+    """Run the command, or exit with 1."""
     settings = settings_of(given)
     if of_all and not release_maps:
-        raise click.UsageError("--all says whose maps --release gives back: give both")
+        raise click.UsageError("--all only works together with --release")
     try:
-        board = running(settings)
+        board = open_running_board(settings)
         places = [Path(board.facts.map_dir)] if board else []
         if board is not None:
             try:
-                _end(board, settings, patience)
+                _stop_and_wait(board, settings, patience)
             finally:
                 board.close()
         elif (pid := serving_pid(settings.data_dir)) is not None:
-            raise Refused(
+            raise CommandRefused(
                 f"a server (pid {pid}) runs on {settings.data_dir}, but not in the run directory "
                 f"{settings.resolved_run_dir()}: name its own with --run-dir"
             )
         elif not release_maps:
-            raise Refused(f"no server runs on the store in {settings.data_dir}")
+            raise CommandRefused(f"no server runs on the store in {settings.data_dir}")
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
-            say(f"{size_text(_release(settings, places))} of maps were given back")
+            print_line(f"{size_text(_release_maps(settings, places))} of maps were given back")
         if of_all:
-            say(f"{size_text(release_all())} of maps that belonged to nobody were given back")
-    except (Refused, ManifestError, MapDirError) as error:
-        fail(error)
+            print_line(f"{size_text(release_all())} of maps without a store were given back")
+    except (CommandRefused, ManifestError, MapDirError) as error:
+        exit_with(error)
     except OSError as error:
-        fail(explain(error, settings.data_dir))
+        exit_with(explain_os_error(error, settings.data_dir))
 
 
-def _end(board: Board, settings: ServerSettings, patience_s: float) -> None:
-    """Send SIGTERM to the supervisor and wait for its end. Raises `Refused` if it does not end in order, or in time."""
+def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) -> None:
+    """Send SIGTERM to the supervisor and wait for its end.
+
+    Raises `CommandRefused` if it does not end in order, or within `patience_s` seconds.
+    """
     pid = board.facts.supervisor_pid
     try:
         process = os.pidfd_open(pid)
@@ -76,42 +79,42 @@ def _end(board: Board, settings: ServerSettings, patience_s: float) -> None:
         return
     try:
         if not _has_open(pid, board):
-            raise Refused(f"pid {pid} is not the server that runs here: it lives in another PID namespace")
+            raise CommandRefused(f"pid {pid} is not the server that runs here: it lives in another PID namespace")
         try:
             signal.pidfd_send_signal(process, signal.SIGTERM)
         except PermissionError:
-            raise _is_another_user_s(pid) from None
+            raise _other_user_error(pid) from None
         give_up_at = time.monotonic() + patience_s
         with Console(stderr=True).status("stopping") as status:
             while not select.select([process], [], [], LOOK_S)[0]:
                 if time.monotonic() >= give_up_at:
-                    raise Refused(
-                        f"the server (pid {pid}) was told to stop, but has not ended within {patience_s:g} s: it is at "
-                        f"this: {_stage(board)}; wait longer with --patience, or see its messages"
+                    raise CommandRefused(
+                        f"the server (pid {pid}) was told to stop, but has not ended within {patience_s:g} s; it is "
+                        f"{_stopping_stage(board)}: wait longer with --patience, or see its messages"
                     )
-                status.update(f"stopping: {_stage(board)}")
+                status.update(f"stopping: {_stopping_stage(board)}")
     finally:
         os.close(process)
-    # It takes them away last, when the log is closed.
+    # The server removes this directory last, after it has closed the log.
     if (settings.resolved_run_dir() / "metrics").exists():
-        raise Refused(f"the server (pid {pid}) has ended, but not in order: its messages say why; start it again")
+        raise CommandRefused(f"the server (pid {pid}) did not end in order: its log says why; start it again")
 
 
 def _has_open(pid: int, board: Board) -> bool:
-    """Whether process `pid` has the board open: the number alone may mean another process."""
+    """Return whether process `pid` has the board open: the pid alone may belong to another process by now."""
     ours = os.fstat(board.fd)
     return any(os.path.samestat(each, ours) for each in _open_files(pid))
 
 
-def _is_another_user_s(pid: int) -> Refused:
-    return Refused(f"the server (pid {pid}) belongs to another user: stop it as that user, or as root")
+def _other_user_error(pid: int) -> CommandRefused:
+    return CommandRefused(f"the server (pid {pid}) belongs to another user: stop it as that user, or as root")
 
 
 def _open_files(pid: int) -> Iterator[os.stat_result]:
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
-        raise _is_another_user_s(pid) from None
+        raise _other_user_error(pid) from None
     except (FileNotFoundError, ProcessLookupError):
         return
     for entry in entries:
@@ -119,16 +122,16 @@ def _open_files(pid: int) -> Iterator[os.stat_result]:
             yield entry.stat()
 
 
-def _stage(board: Board) -> str:
+def _stopping_stage(board: Board) -> str:
     if board.workers.alive():
-        return "requests are answered"
+        return "finishing requests"
     if board.gateways.alive():
-        return "feeds are told"
-    return "the log is closed"
+        return "closing feeds"
+    return "closing the log"
 
 
 def _is_a_store(data_dir: Path) -> bool:
-    """Whether there is a store. Raises `ManifestError` if that cannot be read."""
+    """Return whether there is a store. Raises `ManifestError` for an unreadable manifest."""
     try:
         Manifest.load(data_dir)
     except NoManifest:
@@ -136,8 +139,8 @@ def _is_a_store(data_dir: Path) -> bool:
     return True
 
 
-def _release(settings: ServerSettings, places: list[Path]) -> int:
-    """Remove the maps of the store, in `places` or wherever they should be; the bytes of them."""
+def _release_maps(settings: ServerSettings, places: list[Path]) -> int:
+    """Remove the maps of the store in `places` and in all default places. Returns their size in bytes."""
     data_dir = settings.data_dir
     store = Manifest.load(data_dir).store
     if settings.map_dir is not None:
@@ -147,10 +150,10 @@ def _release(settings: ServerSettings, places: list[Path]) -> int:
 
 COMMAND = click.Command(
     "stop",
-    callback=stop,
+    callback=stop_server,
     params=[
-        click.Option(["--release", "release_maps"], is_flag=True, help="Give back the memory that the maps take."),
-        click.Option(["--all", "of_all"], is_flag=True, help="With --release: also of maps that belong to nobody."),
+        click.Option(["--release", "release_maps"], is_flag=True, help="Free the memory of the maps."),
+        click.Option(["--all", "of_all"], is_flag=True, help="With --release: also remove maps without a store."),
         click.Option(
             ["--patience"],
             metavar="SECONDS",
@@ -159,8 +162,8 @@ COMMAND = click.Command(
             show_default=True,
             help="How long to wait for the server's end.",
         ),
-        *options("data_dir", "run_dir", "map_dir", "in_memory"),
+        *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,
-    short_help="Stop the running server, and wait for it.",
+    short_help="Stop the running server and wait for its end.",
 )

@@ -1,5 +1,5 @@
-"""What commands say to people. All of it goes through here, and so through `shards.host.logs.visible`: whatever a
-server or a file holds, a terminal shows it and does not obey it."""
+"""Output of the commands. All of it passes through `shards.host.logs.visible`, so that text from a server or a file
+cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -17,48 +17,51 @@ from shards.host.logs import complain, visible
 from shards.host.process import mute
 
 Report = Callable[[int, int | None], object]
-"""Told how much is done, and of how much; None: nobody knows."""
+"""Takes the bytes done and the total, None if it is unknown."""
 
 
-def prepare() -> None:
-    """Have nothing that is written to the standard streams fail for its characters, or reach them unseen."""
+def prepare_streams() -> None:
+    """Make the standard streams accept every character, and escape tracebacks. Installs `sys.excepthook`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = show_uncaught
 
 
-def say(line: str) -> None:
-    """Write `line` to standard output. Where that cannot be done, the command ends with status 1."""
+def print_line(line: str) -> None:
+    """Write `line` to standard output. Exits with status 1 if that fails."""
     try:
         print(visible(line), flush=True)
     except OSError as error:
-        end_for_output(error)
+        exit_for_output(error)
 
 
-def end_for_output(error: OSError) -> NoReturn:
-    """End the command, with status 1: standard output cannot be written."""
+def exit_for_output(error: OSError) -> NoReturn:
+    """Exit with status 1: standard output cannot be written."""
     mute(sys.stdout)
-    if not isinstance(error, BrokenPipeError):  # who has read enough wants to hear no more
-        complain(f"standard output cannot be written: {error.strerror}")
+    if not isinstance(error, BrokenPipeError):  # a reader that has closed the pipe needs no message
+        complain(f"cannot write to standard output: {error.strerror}")
     sys.exit(1)
 
 
 def is_of_output(error: OSError) -> bool:
-    """Whether `error` was raised while click wrote a help page or the version."""
+    """Return whether `error` was raised while click wrote a help page or the version."""
     return list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals.get("__name__") == click.utils.__name__
 
 
-def fail(message: object) -> NoReturn:
-    """End the command: `message` to standard error, status 1."""
+def exit_with(message: object) -> NoReturn:
+    """Print `message` to standard error and exit with status 1."""
     complain(str(message))
     sys.exit(1)
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Report]:
-    """A function to tell progress to, in bytes; shown if standard error is a terminal. `title` is the command's own."""
-    # Here, because it takes longer to load than most commands to run.
+def progress_bar(title: str) -> Iterator[Report]:
+    """Show progress in bytes if standard error is a terminal; yield the function to report it to.
+
+    `title`: a constant of the command, never text from elsewhere.
+    """
+    # Imported here, because loading rich takes longer than most commands.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -72,7 +75,7 @@ def bar(title: str) -> Iterator[Report]:
 
 
 def show_misuse(error: click.ClickException) -> None:
-    """Write what is wrong with a command line to standard error. What it quotes may come from anywhere."""
+    """Print a usage error to standard error, escaped, because it may quote any text."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     lines = []
     if context is not None:
@@ -81,7 +84,7 @@ def show_misuse(error: click.ClickException) -> None:
 
 
 def show_uncaught(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    """`sys.excepthook` of commands: the traceback, a line for each of its lines."""
+    """Print a traceback, escaped line by line; the `sys.excepthook` of commands."""
     _to_stderr("".join(traceback.format_exception(kind, error, frames)).splitlines())
 
 

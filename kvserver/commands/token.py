@@ -1,4 +1,4 @@
-"""`kvserver token`: makes, lists and revokes the tokens in the file that `kvserver serve --tokens` reads."""
+"""`kvserver token`: creates, lists and revokes tokens in the file that `kvserver serve --tokens` reads."""
 
 from __future__ import annotations
 
@@ -19,74 +19,74 @@ from kvserver.access.tokenedit import Change, changing
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
 from kvserver.commands.local_store import believed, settings_of
-from kvserver.commands.options import options
-from kvserver.commands.terminal import fail, say
+from kvserver.commands.options import setting_options
+from kvserver.commands.terminal import exit_with, print_line
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardNotBelieved
 from shards.host.logs import complain
 from shards.host.settings import SettingError, default_run_dir, env_name, option_name
 
-HELP: Final = f"""Make, list and revoke tokens.
+HELP: Final = f"""Create, list and revoke tokens.
 
-They stand in the file that {option_name("tokens")} names ({env_name("tokens")}), by their SHA-256 alone. A running
-server takes a change over within two seconds. Each command waits for that and says which server has done so: of the one
-that {option_name("data_dir")} or {option_name("run_dir")} names, and of all that have their run directory where it is
-by default. If one has not, the command ends with status 1.
+The file that {option_name("tokens")} names ({env_name("tokens")}) stores only their SHA-256. A running server applies a
+change within two seconds. Each command waits for that and prints which servers have applied it: the one that
+{option_name("data_dir")} or {option_name("run_dir")} names, and all with a default run directory. If one of them has
+not, the status is 1.
 
-The file and its directory must be such that none but this user and root can write them.
+Only this user and root may be able to write the file and its directory.
 """
 PATIENCE_S: Final = 5.0
-"""How long a server may take to take a change over."""
+"""Seconds that a server may take to apply a change."""
 
-HELP_NEW: Final = """Make the token NAME and print it, once: it cannot be told again.
+HELP_NEW: Final = """Create the token NAME and print it. It is printed only once.
 
---grant says what its bearer may: read, write, feed, admin, or several with commas; behind a colon, on which keys: all
-that start with that prefix. Without one, on all keys.
+--grant gives its permissions: read, write, feed, admin, or several separated by commas. A colon and a prefix limit them
+to the keys that start with it; without a prefix they apply to all keys.
 
 \b
     kvserver token new deploy --grant read,write:flags/ --grant feed
 """
-HELP_REVOKE: Final = "Take the token NAME out of the file, with the comment right above it."
+HELP_REVOKE: Final = "Remove the token NAME from the file, with the comment directly above it."
 
 
-def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
-    """The command."""
+def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None:
+    """Create a token and print it; exit with 1 if a server does not apply it."""
     settings, path = _file_of(given)
     if not re.fullmatch(tokenfile.NAME, name):
         raise click.UsageError("NAME is letters, digits and . _ -, at most 64, and does not begin with a sign")
-    grants = [_grant(text) for text in grant]
+    grants = [_parse_grant(text) for text in grant]
     token = tokenedit.new_token()
-    _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
-    say(token)
+    _edit_file(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
+    print_line(token)
     complain(f"{path} has the token {name} now")
-    _tell(settings, path)
+    _report_servers(settings, path)
 
 
-def revoke(name: str, **given: str | None) -> None:
-    """The command."""
+def revoke_token(name: str, **given: str | None) -> None:
+    """Remove a token from the file; exit with 1 if a server does not apply the change."""
     settings, path = _file_of(given)
     if not path.exists():
-        fail(f"there is no file of tokens {path}")
-    _change(path, lambda text: tokenedit.remove(text, str(path), name))
-    complain(f"{path} has the token {name} no more")
-    _tell(settings, path)
+        exit_with(f"there is no file of tokens {path}")
+    _edit_file(path, lambda text: tokenedit.remove(text, str(path), name))
+    complain(f"{path} no longer has the token {name}")
+    _report_servers(settings, path)
 
 
-def list_(**given: str | None) -> None:
-    """The command."""
+def list_tokens(**given: str | None) -> None:
+    """Print name and grants of all tokens."""
     settings, path = _file_of(given)
     given_open = tokenfile.is_open(path)
     try:
         tokens = tokenfile.read_open(path) if given_open else tokenfile.read(path)
     except TokenFileError as error:
-        fail(error)
+        exit_with(error)
     width = max((len(token.grants.name) for token in tokens), default=0)
     for token in tokens:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
         words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
-        say(f"{token.grants.name:<{width}}  {' '.join(words)}")
-    if not given_open:  # no server goes by it
-        _tell(settings, path)
+        print_line(f"{token.grants.name:<{width}}  {' '.join(words)}")
+    if not given_open:  # no server uses it
+        _report_servers(settings, path)
 
 
 def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
@@ -100,8 +100,8 @@ def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
     return settings, settings.tokens
 
 
-def _grant(text: str) -> tuple[str, list[Verb]]:
-    """Prefix and verbs of `read,write:flags/`."""
+def _parse_grant(text: str) -> tuple[str, list[Verb]]:
+    """Parse `read,write:flags/` into prefix and verbs. Raises `click.UsageError`."""
     words, colon, prefix = text.partition(":")
     if colon and not prefix:  # as of a variable that is not set
         raise click.UsageError(f"--grant {text!r}: the prefix is empty; on all keys that is {words!r}, without a colon")
@@ -116,57 +116,57 @@ def _grant(text: str) -> tuple[str, list[Verb]]:
     return prefix, list(dict.fromkeys(verb for verb, _ in pairs))
 
 
-def _change(path: Path, change: Change) -> None:
+def _edit_file(path: Path, change: Change) -> None:
     try:
         changing(path, change)
     except TokenFileError as error:
-        fail(error)
+        exit_with(error)
     except OSError as error:
-        fail(f"the file of tokens {path} cannot be written: {error.strerror} ({error.filename})")
+        exit_with(f"the file of tokens {path} cannot be written: {error.strerror} ({error.filename})")
 
 
-def _tell(settings: ServerSettings, path: Path) -> None:
-    """Say which running servers go by the file, and wait until they do. Ends the command with 1 if one does not."""
+def _report_servers(settings: ServerSettings, path: Path) -> None:
+    """Wait until the running servers that use the file apply it, and print them. Exits with 1 if one does not."""
     try:
         tokens = tokenfile.read(path)
     except TokenFileError as error:
-        fail(error)
+        exit_with(error)
     served = behind = False
-    for board in _boards(settings):
-        who = f"the server of {_store(board)} (pid {board.facts.supervisor_pid})"
+    for board in _running_boards(settings):
+        server = f"the server of {_store_name(board)} (pid {board.facts.supervisor_pid})"
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
-                complain(f"{who} has taken it over")
+                complain(f"{server} has applied it")
             else:
                 behind = True
-                complain(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
+                complain(f"{server} has not applied it within {PATIENCE_S:.0f} s: its log says why")
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
             complain(
-                f"{who} goes by another file of tokens: {theirs}"
+                f"{server} uses another token file: {theirs}"
                 if theirs
-                else f"{who} has no tokens: start it anew with {option_name('tokens')} {path}"
+                else f"{server} has no tokens: restart it with {option_name('tokens')} {path}"
             )
         board.close()
     if not served:
         complain(
-            "no running server that is known here goes by it; one that does takes it over within two seconds "
+            "no running server that is known here uses it; a server that does applies it within two seconds "
             f"({option_name('run_dir')} makes it known)"
         )
     if behind:
         sys.exit(1)
 
 
-def _store(board: Board) -> str:
+def _store_name(board: Board) -> str:
     return "a store in memory" if board.facts.in_memory else board.facts.data_dir
 
 
-def _boards(settings: ServerSettings) -> Iterator[Board]:
-    """Boards of running servers: of the one that the settings name, and of all that use a run directory of this user's
-    by default."""
+def _running_boards(settings: ServerSettings) -> Iterator[Board]:
+    """Yield the boards of running servers: the one that the settings name, and all with a default run directory of
+    this user. The caller closes them."""
     pattern = default_run_dir("*")
-    paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_ours(path)]
+    paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_own_directory(path)]
     named = _board_path(settings)
     for path in dict.fromkeys([*([named] if named else []), *paths]):
         try:
@@ -186,12 +186,12 @@ def _boards(settings: ServerSettings) -> Iterator[Board]:
 def _board_path(settings: ServerSettings) -> Path | None:
     try:
         return settings.board_path
-    except SettingError:  # a store in memory, whose run directory nobody knows beforehand
+    except SettingError:  # a store in memory has a random run directory
         return None
 
 
-def _is_ours(directory: Path) -> bool:
-    """Where everybody can make directories, one of that name may be somebody else's."""
+def _is_own_directory(directory: Path) -> bool:
+    """Return whether this user owns `directory`: any user can create one of that name in a shared place."""
     try:
         status = directory.lstat()
     except OSError:
@@ -222,16 +222,22 @@ def _wait_until(condition: Callable[[], bool]) -> bool:
 _WHERE: Final = ("tokens", "data_dir", "run_dir")
 _NAME: Final = click.Argument(["name"], metavar="NAME")
 _GRANT: Final = click.Option(
-    ["--grant"], multiple=True, required=True, metavar="VERBS[:PREFIX]", help="What it allows; may be repeated."
+    ["--grant"],
+    multiple=True,
+    required=True,
+    metavar="VERBS[:PREFIX]",
+    help="Permissions of the token; may be repeated.",
 )
 
 COMMAND = click.Group(
     "token",
     help=HELP,
-    short_help="Make, list and revoke tokens.",
+    short_help="Create, list and revoke tokens.",
     commands=[
-        click.Command("new", callback=new, params=[_NAME, _GRANT, *options(*_WHERE)], help=HELP_NEW),
-        click.Command("list", callback=list_, params=options(*_WHERE), help="Print names and grants of all tokens."),
-        click.Command("revoke", callback=revoke, params=[_NAME, *options(*_WHERE)], help=HELP_REVOKE),
+        click.Command("new", callback=create_token, params=[_NAME, _GRANT, *setting_options(*_WHERE)], help=HELP_NEW),
+        click.Command(
+            "list", callback=list_tokens, params=setting_options(*_WHERE), help="Print names and grants of all tokens."
+        ),
+        click.Command("revoke", callback=revoke_token, params=[_NAME, *setting_options(*_WHERE)], help=HELP_REVOKE),
     ],
 )

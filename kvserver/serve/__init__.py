@@ -1,8 +1,12 @@
-"""`kvserver serve`: everything is started, watched and stopped from here.
+"""`kvserver serve`: starts, watches and stops all processes of a store.
 
-In reading order: `supervisor` (the loop), `store` (the store is found, recovered, put on a board, closed), `children`
-(start, reap, back off), `scarcity` (what has to wait for descriptors or memory), `stalls` (who stands still and holds
-others up), `housekeeping` (segments, trimming, marks, tickets), `tokenwatch` (tokens follow their file), `listening`
-and `rundir` (ports and directories), `signals`, `deployment` (what the gunicorn configurations share), `banner`.
-`exporter` is a process of its own, which serves /metrics.
+- `supervisor`: the main loop.
+- `store`: takes directories and locks, publishes the board, closes the log.
+- `bringup`: recovers the log and begins a run.
+- `run_dir`, `listening`: the run directory; the TCP listeners.
+- `children`, `child_specs`: starts, reaps and restarts processes; which processes these are.
+- `signals`, `banner`: requests to stop or reload; the text printed when the server is ready.
+- `watch`: checks and maintenance while the store runs.
+- `metrics`: /metrics, in a process of its own.
+- `deployment`: code that the gunicorn configurations in `deploy` share.
 """

@@ -1,4 +1,4 @@
-"""What `kvserver serve` says when everything answers: the last line is `ready`."""
+"""The banner that `kvserver serve` prints when everything answers; its last line is `ready`."""
 
 from __future__ import annotations
 
@@ -20,42 +20,43 @@ log = logging.getLogger(__name__)
 
 SYNC = {
     "always": "every write is flushed to the disk before it is acknowledged",
-    "everysec": "flushed every second: if the machine fails, at most the last second of writes is lost",
-    "os": "flushed when the kernel likes: if the machine fails, what it had not written is lost",
+    "everysec": "flushed every second: a failure of the machine loses at most the last second of writes",
+    "os": "flushed when the kernel decides: a failure of the machine loses the writes not flushed yet",
 }
 
 
-def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str | None, metrics: str) -> None:
-    """Print it to standard output. `rest`, `feed`, `metrics`: host and port as in URLs; None: not listened on.
+def print_banner(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str | None, metrics: str) -> None:
+    """Print the banner to standard output.
 
-    Where it cannot be written (nobody reads it any more, the disk is full), the log says so and nothing else happens.
+    `rest`, `feed`, `metrics`: host and port as in URLs; None if the server does not listen there. A write error, such
+    as a closed pipe or a full disk, is only logged.
     """
     if sys.stdout is None:  # as after >&-
         return
-    text = _text(settings, lines(settings, map_dir, rest, feed, metrics), sys.stdout.isatty())
+    text = _banner_text(settings, banner_lines(settings, map_dir, rest, feed, metrics), sys.stdout.isatty())
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (OSError, ValueError) as error:
-        log.warning("the server is ready, but standard output cannot be written: %s", error)
+        log.warning("the server is ready, but cannot write to standard output: %s", error)
         mute(sys.stdout)
 
 
-def _text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
-    """The banner, in colours on a terminal. Made without rich, whose libraries would make each start longer."""
+def _banner_text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
+    """Return the banner, coloured on a terminal. Does without rich, which would slow down each start."""
     written = [click.style(f"kvserver {__version__}", bold=True)]
     written += [f"  {name:<11}{visible(text)}" for name, text in rows]
-    if settings.only is None and (text := warning(settings)):
+    if settings.only is None and (text := access_warning(settings)):
         written.append(click.style(text, fg="yellow"))
     written.append(click.style("ready", fg="green", bold=True))
     text = "\n".join(written) + "\n"
     return text if is_terminal and not os.environ.get("NO_COLOR") else click.unstyle(text)
 
 
-def lines(
+def banner_lines(
     settings: ServerSettings, map_dir: Path, rest: str | None, feed: str | None, metrics: str
 ) -> Iterator[tuple[str, str]]:
-    """Name and text of each line."""
+    """Yield name and text of each line."""
     if rest:
         yield "REST", f"http://{rest}"
         yield "feed", f"ws://{feed or rest}/wal, and http://{feed or rest}/v1/feed"
@@ -64,24 +65,24 @@ def lines(
     yield "shards", str(settings.shards) if settings.only is None else f"{settings.shards}, not started here"
     if settings.only is None:
         yield "workers", f"{settings.workers} web, {settings.gateways} feed"
-    yield "access", "everybody: there are no tokens" if settings.tokens is None else f"tokens in {settings.tokens}"
+    yield "access", "everybody (no tokens)" if settings.tokens is None else f"tokens in {settings.tokens}"
     yield "data", "in memory only" if settings.in_memory else str(settings.data_dir)
     yield "run", str(settings.run_dir)
     yield "maps", str(map_dir)
     yield (
         "durability",
-        "none: everything is gone when the server stops"
+        "none: all data is lost when the server stops"
         if settings.in_memory
         else (f"{settings.sync}: {SYNC[settings.sync]}"),
     )
 
 
-def warning(settings: ServerSettings) -> str:
-    """Who can use a store without access control; what is in the clear with it, if others can listen in."""
+def access_warning(settings: ServerSettings) -> str:
+    """Return a warning about missing access control or unencrypted traffic, or an empty text."""
     if settings.tokens is not None:
         if ipaddress.ip_address(settings.host).is_loopback:
             return ""
-        return "warning: tokens and values travel unencrypted: put TLS in front, unless you trust the network"
+        return "warning: tokens and values travel unencrypted: put a TLS proxy in front, unless you trust the network"
     if settings.insecure:
         return "warning: there is no access control: everybody who can reach this address can read and change the store"
     if settings.origins == "*":

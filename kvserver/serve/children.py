@@ -1,11 +1,12 @@
 """Child processes: spawned, watched, restarted with back-off, stopped.
 
-Nothing here blocks: `Children.turn` is called again and again, with the time, and does what is due. A child leads a
-process group of its own, so that Ctrl-C in a terminal reaches the supervisor alone (which then stops its children in
-order), and so that what a dead gunicorn master leaves behind is killed with one call. A child is started again only
-after its predecessor and the whole group are reaped.
+Nothing here blocks: the supervisor calls `Children.reap_and_start` several times a second with the current time. Each
+child leads its own process group. So Ctrl-C in a terminal reaches only the supervisor, which then stops its children in
+order, and one call kills whatever a dead gunicorn master left behind. A child is restarted only after its predecessor
+and the predecessor's whole group are reaped.
 
-Only the main thread may spawn: the kernel's "die with your parent" follows the thread that spawned.
+Only the main thread may spawn: the kernel's parent-death signal (prctl(2), PR_SET_PDEATHSIG) follows the thread that
+spawned the child.
 """
 
 from __future__ import annotations
@@ -26,21 +27,20 @@ from kvserver.serve.watch import scarcity
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""Deaths in a row before a child has ever been up that end the server; after that, that make it `given_up`."""
-
+"""Consecutive failures that end the server if the child was never up, and otherwise mark the child `given_up`."""
 
 SPAWN_FAILED = 127
-"""The exit status of a child that could not even be spawned, as of shells."""
+"""Exit status of a child that could not be spawned; shells use the same number."""
 
 
 class CannotStart(Exception):
-    """A child dies again and again before it has ever been up; the message names it."""
+    """A child keeps dying before it was ever up; the message names it."""
 
 
 class Backoff:
-    """How long to wait before a process that died is started again. Pure.
+    """Delay before a dead process is restarted. Pure.
 
-    The first time at once, then 0.05 s, doubling up to 5 s; a life of 10 s makes everything forgotten.
+    The first restart is immediate, the next waits 0.05 s, and the delay doubles up to 5 s. A life of 10 s resets it.
     """
 
     FIRST_S, MOST_S, LONG_LIFE_S = 0.05, 5.0, 10.0
@@ -49,7 +49,7 @@ class Backoff:
         self._short_lives = 0
 
     def after_life_of(self, lived_s: float) -> float:
-        """Seconds to wait after a death that ended a life of `lived_s` seconds."""
+        """Return the seconds to wait after a process died that lived for `lived_s` seconds."""
         if lived_s >= self.LONG_LIFE_S:
             self._short_lives = 0
         self._short_lives += 1
@@ -61,22 +61,22 @@ class Backoff:
 
 @dataclass
 class Child:
-    """One child and what is known of it.
+    """One child process and its state.
 
     Attributes:
-        name: for messages and metrics.
+        name: used in messages and metrics.
         argv: command line.
-        is_up: whether the process of that pid does its work; asked at each turn until it is true.
-        stage: children are stopped by it.
-        after: a child is started for the first time when all of lower stages than this are up; None: than its own.
+        is_up: takes the pid and returns whether the process works; called on each pass until it returns True.
+        stage: children are stopped stage by stage.
+        after: the first start waits until all children of stages below this one are up; None: below its own stage.
         environ, pass_fds: as for subprocess.Popen.
-        grace_s: how long it may take to end when it is told to, at most; then it is killed.
-        pid: of the living process; None if there is none.
-        up: `is_up` was true in this life.
-        ever_up: it was true in some life.
-        failures: deaths in a row before being up.
-        wanted: it shall be started again when it dies.
-        status: exit status of its last life; negative: the signal.
+        grace_s: seconds the child may take to exit after SIGTERM; then it is killed.
+        pid: pid of the living process, or None.
+        up: `is_up` returned True for the living process.
+        ever_up: `is_up` has returned True at least once.
+        failures: consecutive deaths before the child was up.
+        wanted: restart the child when it dies.
+        status: exit status of the last process; a negative number is a signal.
     """
 
     name: str
@@ -101,16 +101,16 @@ class Child:
 
     @property
     def given_up(self) -> bool:
-        """It was up once, and now fails to start again and again. It is still tried, every few seconds."""
+        """Whether the child fails to start at least TRIES times in a row. It is still retried every few seconds."""
         return self.failures >= TRIES
 
     @property
-    def gone(self) -> bool:
-        """No process of it is left."""
+    def is_gone(self) -> bool:
+        """Whether neither the process nor its group is left."""
         return self.pid is None and self._group is None
 
-    def spawn(self, now: float, cwd: Path) -> None:
-        """Start the process. Its standard output goes to standard error, which is where logs belong."""
+    def start_process(self, now: float, cwd: Path) -> None:
+        """Start the process. Its standard output goes to standard error, where logs belong. Raises `OSError`."""
         self._process = subprocess.Popen(
             self.argv,
             env=dict(self.environ),
@@ -123,25 +123,27 @@ class Child:
         self.pid = self._group = self._process.pid
         self.up, self._started_at = False, now
 
-    def not_spawned(self, now: float, error: OSError) -> None:
-        """Note that no process could be made and plan the next try. Want of descriptors or of memory passes: it counts
-        as no failure of the child's."""
+    def note_spawn_failure(self, now: float, error: OSError) -> None:
+        """Record that spawning failed and schedule the next attempt.
+
+        A shortage of descriptors or memory is temporary, so it does not count as a failure of the child.
+        """
         self.status = SPAWN_FAILED
         self.failures += not scarcity.is_scarcity(error)
         self._start_at = now + max(self._backoff.after_life_of(0.0), Backoff.FIRST_S)
 
-    def buried(self, now: float, wait_status: int) -> None:
-        """Note that the process was reaped and plan the next start."""
+    def note_death(self, now: float, wait_status: int) -> None:
+        """Record that the process was reaped and schedule the next start."""
         self.status = os.waitstatus_to_exitcode(wait_status)
         assert self._process is not None
-        self._process.returncode = self.status  # reaped by us: subprocess must not wait for it
+        self._process.returncode = self.status  # we reaped it, so subprocess must not wait for it
         self._process = self.pid = None
         self.failures = 0 if self.up else self.failures + 1
         self.up = False
         self._start_at = now + self._backoff.after_life_of(now - self._started_at)
 
     def clear_group(self) -> None:
-        """Kill what a dead leader left of its group; forget the group when nothing is left."""
+        """Kill the remaining group of a dead leader; drop the group once it is empty."""
         if self.pid is None and self._group is not None:
             try:
                 os.killpg(self._group, signal.SIGKILL)
@@ -149,13 +151,13 @@ class Child:
                 self._group = None
 
     def is_due(self, now: float) -> bool:
-        """Whether it shall be started now."""
-        return self.wanted and self.gone and now >= self._start_at
+        """Return whether to start the child now."""
+        return self.wanted and self.is_gone and now >= self._start_at
 
-    def send(self, number: int) -> None:
-        """Send a signal to the process, if there is one; SIGKILL to its whole group.
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, if it lives; SIGKILL goes to its whole group.
 
-        SIGTERM is followed by SIGCONT to the group: a process that somebody stopped would not see it.
+        SIGCONT follows a SIGTERM: a stopped process would not handle it.
         """
         with contextlib.suppress(ProcessLookupError):
             if self.pid is not None:
@@ -167,14 +169,14 @@ class Child:
 
 
 class Children:
-    """All children of this process.
+    """All children of the supervisor.
 
     Attributes:
-        restarts: how often each was started again.
+        restarts: number of restarts by child name.
     """
 
     def __init__(self, cwd: Path) -> None:
-        """`cwd`: where children run; `python -m` finds its modules there first."""
+        """`cwd`: working directory of the children; `python -m` looks for modules there first."""
         self._cwd = cwd
         self._children: list[Child] = []
         self.restarts: Counter[str] = Counter()
@@ -183,54 +185,57 @@ class Children:
         return iter(self._children)
 
     def add(self, child: Child) -> Child:
-        """Start `child` when its stage comes, and keep it alive."""
+        """Add `child`: it is started when its stage is reached, and restarted when it dies."""
         self._children.append(child)
         self.restarts[child.name] = 0
         return child
 
-    def once(self, name: str, argv: Sequence[str], environ: Mapping[str, str], now: float) -> Child:
-        """Start a child that is not started again when it ends; see its `gone` and `status`, then `forget` it.
+    def start_once(self, name: str, argv: Sequence[str], environ: Mapping[str, str], now: float) -> Child:
+        """Start a child that is never restarted. Poll its `is_gone` and `status`, then call `drop_child`.
 
         Raises `OSError`.
         """
         child = Child(name, argv, lambda _: False, stage=-1, environ=environ, wanted=False)
-        child.spawn(now, self._cwd)
+        child.start_process(now, self._cwd)
         self._children.append(child)
         return child
 
-    def forget(self, child: Child) -> None:
-        """Drop a child that is gone."""
+    def drop_child(self, child: Child) -> None:
+        """Remove a child that is gone."""
         self._children.remove(child)
 
     def all_up(self, below: int | None = None) -> bool:
-        """Whether all children (of stages lower than `below`) are up."""
+        """Return whether all wanted children (of stages lower than `below`) are up."""
         return all(child.up for child in self._children if child.wanted and (below is None or child.stage < below))
 
-    def turn(self, now: float) -> None:
-        """Reap, start what is due, see who is up. `now`: time.monotonic(). Raises `CannotStart`."""
-        self._reap(now)
+    def reap_and_start(self, now: float) -> None:
+        """Reap dead children, start those that are due, and check which are up.
+
+        `now`: time.monotonic(). Raises `CannotStart`.
+        """
+        self._reap_dead(now)
         for child in self._children:
             child.clear_group()
             below = child.stage if child.after is None else child.after
             if child.is_due(now) and (child.ever_up or self.all_up(below=below)):
-                self._spawn(child, now)
+                self._spawn_child(child, now)
             if child.pid is not None and not child.up and child.is_up(child.pid):
                 child.up = child.ever_up = True
                 child.failures = 0
 
-    def _spawn(self, child: Child, now: float) -> None:
+    def _spawn_child(self, child: Child, now: float) -> None:
         try:
-            child.spawn(now, self._cwd)
+            child.start_process(now, self._cwd)
         except OSError as error:
-            child.not_spawned(now, error)
-            log.warning("%s cannot be started now, and is tried again: %s", child.name, error)
+            child.note_spawn_failure(now, error)
+            log.warning("cannot start %s now, will retry: %s", child.name, error)
             self._refuse_hopeless(child, f"cannot be spawned ({error})")
             return
         if child.ever_up or child.failures:
             self.restarts[child.name] += 1
 
-    def _reap(self, now: float) -> None:
-        """Bury every dead child, orphans of dead children included, without waiting."""
+    def _reap_dead(self, now: float) -> None:
+        """Reap every dead child without blocking, including orphans of dead children."""
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -240,53 +245,54 @@ class Children:
                 return
             for child in self._children:
                 if child.pid == pid:
-                    self._bury(child, now, wait_status)
+                    self._handle_death(child, now, wait_status)
 
-    def _bury(self, child: Child, now: float, wait_status: int) -> None:
+    def _handle_death(self, child: Child, now: float, wait_status: int) -> None:
         pid, was_up = child.pid, child.up
-        child.buried(now, wait_status)
+        child.note_death(now, wait_status)
         if not child.wanted:
             return
         status = child.status
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         log.warning("%s (pid %s) %s%s", child.name, pid, how, "" if was_up else " before it was up")
-        self._refuse_hopeless(child, f"{how}, {TRIES} times; its own words are above")
+        self._refuse_hopeless(child, f"{how}, {TRIES} times; see its messages above")
 
     @staticmethod
     def _refuse_hopeless(child: Child, how: str) -> None:
+        # Only a child that was never up ends the server: a restart loop would hide a wrong installation.
         if not child.ever_up and child.failures >= TRIES:
-            raise CannotStart(f"{child.name} cannot be started: it {how}")
+            raise CannotStart(f"cannot start {child.name}: it {how}")
 
-    def stop(self, stage: int, number: int) -> None:
-        """Send signal `number` to all children of a stage, which are not wanted any more."""
+    def stop_stage(self, stage: int, number: int) -> None:
+        """Send signal `number` to all children of a stage, and stop restarting them."""
         for child in self._children:
             if child.stage == stage:
                 child.wanted = False
-                child.send(number)
+                child.send_signal(number)
 
     def kill_late(self, stage: int, waited_s: float, patience_s: float) -> None:
-        """Kill those of a stage that do not end, `waited_s` after they were told to: nobody waits for longer than
-        `patience_s`, nor than the child's own grace."""
+        """Kill the children of a stage that are still alive `waited_s` seconds after SIGTERM, once that exceeds
+        `patience_s` or the child's own `grace_s`."""
         for child in self._children:
             if child.stage == stage and waited_s >= min(patience_s, child.grace_s):
-                child.send(signal.SIGKILL)
+                child.send_signal(signal.SIGKILL)
 
-    def gone(self, stage: int) -> bool:
-        """Whether nothing is left of a stage."""
-        return all(child.gone for child in self._children if child.stage == stage)
+    def is_stage_gone(self, stage: int) -> bool:
+        """Return whether all children of a stage are gone."""
+        return all(child.is_gone for child in self._children if child.stage == stage)
 
 
 def parent_of(pid: int) -> int:
-    """The parent of `pid`, 0 if there is no such process."""
+    """Return the parent pid of `pid`, or 0 if no such process exists."""
     try:
-        # The name in parentheses may hold anything, so what follows its last parenthesis is read: state, parent.
+        # The name in parentheses may contain anything, so parse only what follows the last one: state, parent, ...
         return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
     except (OSError, IndexError, ValueError):
         return 0
 
 
 def is_descendant(pid: int, ancestor: int) -> bool:
-    """Whether `pid` is a living process that `ancestor`, or one of its descendants, started."""
+    """Return whether `pid` is a living process started by `ancestor` or by one of its descendants."""
     seen = 0
     while pid > 1 and seen < 64:
         pid, seen = parent_of(pid), seen + 1

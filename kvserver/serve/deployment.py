@@ -1,4 +1,4 @@
-"""What the two gunicorn configurations in `deploy/` share: finding the running store, and values made of settings."""
+"""Code that the two gunicorn configurations in `deploy/` share: find the running store, derive values from settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
-from kvserver.serve.listening import refuse_openly
+from kvserver.serve.listening import refuse_open_access
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.host.logs import configure_logging, give_up
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def join_store(name: str) -> tuple[ServerSettings, Path]:
-    """The settings in the environment and the run directory of the running store, for a gunicorn master.
+    """Return the settings in the environment and the run directory of the running store. For a gunicorn master.
 
-    From now on it logs as `name`. Ties the process's life to the supervisor's, if one started it, and names the
-    directory of metrics to prometheus_client, which looks for it when it is imported. Exits with a
-    sentence if there is no running store.
+    Side effects: the process logs as `name` from now on and ends with the supervisor that started it, and the
+    environment names the metrics directory, which prometheus_client reads when it is imported. Prints a message and
+    exits with 1 if no store is running.
     """
     keep_standard_streams()
     die_with_starter()
@@ -38,7 +38,7 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
             log.warning("%s", sentence)
         run_dir = settings.resolved_run_dir()
         if is_over(settings):
-            raise BoardError(f"the run of the store that {settings.board_path} shows is over: is it running?")
+            raise BoardError(f"the run of the store on the board {settings.board_path} is over: is the server running?")
     except (SettingError, BoardError) as error:
         give_up(str(error))
         sys.exit(1)
@@ -48,37 +48,42 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
 
 
 def is_over(settings: ServerSettings) -> bool:
-    """Whether nobody runs the store any more that the board shows. Raises `BoardError`, `SettingError`."""
+    """Return whether the run of the store on the board is over. Raises `BoardError`, `SettingError`."""
     with contextlib.closing(Board.open(settings.board_path)) as board:
         return board.is_over()
 
 
-def see_that_it_runs(settings: ServerSettings) -> None:
-    """To be called in each new worker: where the store is gone, the master ends too, which would put one worker after
-    another into the place of those that went. Who started the master starts it again."""
+def exit_if_run_is_over(settings: ServerSettings) -> None:
+    """Stop the gunicorn master and exit if the store's run is over. Call it in each new worker.
+
+    Without this the master would replace exiting workers for ever. Whatever started the master restarts it.
+    """
     try:
         over = is_over(settings)
     except (SettingError, BoardError) as error:
-        over = not isinstance(error, BoardOutOfReach)  # that passes, and says nothing of the run
+        over = not isinstance(error, BoardOutOfReach)  # temporary, and no evidence about the run
     if over:
         os.kill(os.getppid(), signal.SIGTERM)
         sys.exit(0)
 
 
 def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
-    """gunicorn's `bind`: the descriptor in the environment's `variable`, if the supervisor passed one, else host and
-    `port`. Exits with a sentence if the store would be open to everybody: what counts is whether the running store has
-    tokens."""
+    """Return gunicorn's `bind`: the descriptor in the environment's `variable` if the supervisor passed one, else host
+    and `port`.
+
+    Prints a message and exits with 1 if the store would be open to everybody; the running store decides whether there
+    are tokens.
+    """
     if variable in os.environ:
-        # The supervisor keeps the socket, so that no connection is refused while this master is restarted.
+        # The supervisor keeps the socket open, so clients can connect while this master is restarted.
         return f"fd://{os.environ[variable]}"
     try:
         board = Board.open(settings.board_path)
         has_tokens = board.log.tokens > 0
         board.close()
         if settings.tokens is not None and not has_tokens:
-            raise SettingError(f"{env_name('tokens')} is given, but the running store was started without tokens")
-        refuse_openly(settings, has_tokens)
+            raise SettingError(f"{env_name('tokens')} is set, but the running store was started without tokens")
+        refuse_open_access(settings, has_tokens)
     except (BoardError, SettingError) as error:
         give_up(str(error))
         sys.exit(1)
@@ -87,20 +92,20 @@ def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
 
 
 def gunicorn_log_level(level: str) -> str:
-    """gunicorn's level for one of ours: what it tells at `info` about each start is news only to who debugs."""
+    """Return gunicorn's level for one of ours: gunicorn's info messages belong to our debug level."""
     return {"trace": "debug", "debug": "info", "info": "warning"}.get(level, level)
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """gunicorn's messages, and uvicorn's, which are given its handlers, go where all others go and look like them."""
+    """Sends messages of gunicorn, and of uvicorn, which uses its handlers, to our log in our format."""
 
     def setup(self, cfg: Any) -> None:
-        """Called by gunicorn, in the master."""
+        """Replace the handlers; gunicorn calls this in the master."""
         super().setup(cfg)
         self.error_log.handlers = list(logging.getLogger().handlers)
 
 
 def worker_tmp(run_dir: Path) -> str:
-    """Where gunicorn's workers show their master that they live: in memory, so that a slow disk kills no worker."""
+    """Return the directory of the workers' heartbeat files: in memory, so that a slow disk kills no worker."""
     memory = Path("/dev/shm")
     return str(memory if os.access(memory, os.W_OK | os.X_OK) else run_dir)

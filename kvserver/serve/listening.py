@@ -1,4 +1,4 @@
-"""TCP sockets the server listens on: who may reach them, and messages that help if they cannot be had."""
+"""TCP sockets the server listens on: which addresses are allowed, and helpful errors if binding fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import struct
 from kvserver.settings import ServerSettings
 from shards.host.settings import SettingError, option_name
 
-# Classic BPF, of a TCP segment: drop it if it asks for a new connection (SYN set, in the flags at byte 13).
+# Classic BPF program for a TCP segment: drop requests for a new connection (SYN in the flags at byte 13).
 _DROP_NEW = struct.pack(
     "HBBI" * 4,
     0x30,
@@ -22,78 +22,113 @@ _DROP_NEW = struct.pack(
     0x45,
     0,
     1,
-    0x02,  # if none of these bits is set, skip one
+    0x02,  # skip one instruction unless SYN is set
     0x06,
     0,
     0,
-    0,  # return 0: drop
+    0,  # return 0: drop the segment
     0x06,
     0,
     0,
-    0xFFFF_FFFF,  # return all of it
+    0xFFFF_FFFF,  # return its length: keep it
 )
 _SO_ATTACH_FILTER = 26
-_TCP_INFO_UNACKED = struct.Struct("24xI")  # of a listening socket: how many connections wait to be accepted
-
+_TCP_INFO_UNACKED = struct.Struct("24xI")  # for a listening socket: connections not accepted yet
 
 METRICS_HOST = "127.0.0.1"
 METRICS_FD_VARIABLE = "KVSERVER_METRICS_FD"
-"""Environment variable that tells the process which serves /metrics the descriptor of its listening socket."""
+"""Environment variable with the descriptor of the exporter's listening socket."""
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; the message says why and which option to change."""
+    """The server cannot listen on an address; the message says why and which option to change."""
 
 
-def refuse_openly(settings: ServerSettings, has_tokens: bool) -> None:
-    """Raise `SettingError` if others than this machine could reach the store without any access control."""
+def refuse_open_access(settings: ServerSettings, has_tokens: bool) -> None:
+    """Raise `SettingError` if other machines could reach the store without access control."""
     if has_tokens or settings.insecure or ipaddress.ip_address(settings.host).is_loopback:
         return
     raise SettingError(
         f"{option_name('host')} {settings.host} lets everybody who can reach this machine read, change and delete "
-        f"everything, because the store has no access control. Give it tokens ({option_name('tokens')}), listen on "
-        f"127.0.0.1 behind a proxy that asks who comes, or say {option_name('insecure')} if that is meant."
+        f"everything, because the store has no access control. Use tokens ({option_name('tokens')}), listen on "
+        f"127.0.0.1 behind a proxy that authenticates clients, or pass {option_name('insecure')} to allow it."
     )
 
 
-def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening TCP socket; with port 0 on a free port. Raises `ListenError`, naming the option of `setting`."""
+class Listeners:
+    """The TCP listeners, bound before any slow step.
+
+    The supervisor keeps them open for its whole life, so that clients can connect while the processes that accept are
+    restarted. The supervisor itself never accepts.
+
+    Attributes:
+        rest, feed: None if the server does not listen there.
+        metrics: always there.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Raises `ListenError`."""
+        with contextlib.ExitStack() as stack:
+            self.rest = self.feed = None
+            if settings.only is None:
+                self.rest = stack.enter_context(bind_listener(settings.host, settings.port, "port"))
+                if settings.feed_port is not None:
+                    self.feed = stack.enter_context(bind_listener(settings.host, settings.feed_port, "feed_port"))
+            self.metrics = stack.enter_context(bind_listener(METRICS_HOST, settings.metrics_port, "metrics_port"))
+            stack.pop_all()
+
+    @property
+    def client_facing(self) -> list[socket.socket]:
+        """The listeners that clients of the store connect to."""
+        return [listener for listener in (self.rest, self.feed) if listener is not None]
+
+    def close(self) -> None:
+        """Close all listeners. New connections are refused once the workers have closed theirs as well."""
+        for listener in (*self.client_facing, self.metrics):
+            listener.close()
+
+
+def bind_listener(host: str, port: int, setting: str) -> socket.socket:
+    """Return a listening TCP socket; port 0 picks a free port.
+
+    Raises `ListenError`, which names the option of `setting`.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # A predecessor's connections may linger in TIME_WAIT; this does not share the port with a living listener.
+        # Allows a port with connections in TIME_WAIT, but does not share it with a living listener.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise ListenError(_why(error, host, port, setting)) from None
+        raise ListenError(_explain_bind_error(error, host, port, setting)) from None
     return listener
 
 
-def _why(error: OSError, host: str, port: int, setting: str) -> str:
+def _explain_bind_error(error: OSError, host: str, port: int, setting: str) -> str:
     option = option_name(setting)
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken: choose another with {option}, or end the process that has it"
+        return f"port {port} on {host} is taken: choose another with {option}, or stop the process that uses it"
     if error.errno == errno.EACCES:
-        return f"port {port} on {host} needs privileges: choose one from 1024 on with {option}"
+        return f"port {port} on {host} needs privileges: choose 1024 or above with {option}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"this machine has no address {host}: choose another with {option_name('host')}"
     return f"cannot listen on {host} port {port} ({option}): {error.strerror}"
 
 
-def address(listener: socket.socket) -> str:
-    """Host and port of a socket as they stand in a URL."""
+def url_address(listener: socket.socket) -> str:
+    """Return host and port of a socket as written in a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def take_no_more(listener: socket.socket) -> None:
-    """Have the kernel not answer to whoever wants to connect from now on, whatever process accepts here.
+def drop_new_connections(listener: socket.socket) -> None:
+    """Make the kernel drop requests for new connections to `listener`, whichever process accepts there.
 
-    Connections that are made already can be accepted, and when none is left, the last process can close the socket
-    without cutting anybody off: closing resets what waits. Who was not answered asks again within a second or so, and
-    is refused then. Where the kernel does not let us, nothing changes.
+    Established connections can still be accepted. Once none is left, closing the socket cuts off no client, although
+    closing resets connections that were not accepted. A client whose SYN was dropped retries after about a second and
+    is refused then. If the kernel does not allow the filter, nothing changes.
     """
     program = ctypes.create_string_buffer(_DROP_NEW)
     described = struct.pack("HxxxxxxP", len(_DROP_NEW) // 8, ctypes.addressof(program))
@@ -101,8 +136,8 @@ def take_no_more(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
-def waiting(listener: socket.socket) -> int:
-    """How many connections wait to be accepted; 0 if the kernel does not say."""
+def count_unaccepted(listener: socket.socket) -> int:
+    """Return the number of connections not accepted yet; 0 if the kernel does not report it."""
     try:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED.size)
     except OSError:

@@ -1,7 +1,7 @@
-"""The run directory: sockets, the board and metrics of one running server. Locked for as long as it lives.
+"""The run directory: sockets, board and metrics of one running server, locked for the server's life.
 
-It is emptied at each start, so it has to be the server's own: its `lock` says so. A directory that holds anything else
-is refused as it is, also if that has the names of ours.
+Each start empties it, so it must belong to the server: a mark in its `lock` says so. A directory that holds any other
+file is refused and left unchanged, even if the file has one of our names.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
 _LOCK, _BOARD, _METRICS = "lock", "board", "metrics"
 _MARK = b"the run directory of a kvserver\n"
 _SOCKETS = ("shard-*.req", "shard-*.pub", "gateway-*.handover", "gateway-*.activity", "gateway.sock", "gateway.reload")
-_FILES = (tokens.FILE, cuts.FILE, last_use.NAME, _BOARD)  # each may also be there as `.new`
+_FILES = (tokens.FILE, cuts.FILE, last_use.NAME, _BOARD)  # each may also exist as `.new`
 _OURS = re.compile(
     r"shard-[0-9]+-[0-9a-f]+\.req|shard-[0-9]+\.pub|gateway-[0-9]+\.(?:handover|activity)|gateway\.(?:sock|reload)"
     rf"|(?:{'|'.join(_FILES)})(?:\.new)?|{_LOCK}|\.{_LOCK}\..*|{_METRICS}|{tickets.DIRECTORY}"
 )
-"""The names that a server gives to what is in its run directory."""
+"""Names that a server uses in its run directory."""
 _OURS_WITHIN = {_METRICS: re.compile(r"[a-z_]+_[0-9a-z]+\.db.*"), tickets.DIRECTORY: re.compile(r"[0-9a-f]{64}.*")}
-"""The names of files below its directories."""
+"""Names of files in its subdirectories."""
 
 
 class RunDirError(Exception):
@@ -45,29 +45,29 @@ class RunDirError(Exception):
 
 
 class RunDir:
-    """A run directory that this process has made or taken, empty of what a predecessor left but its board."""
+    """A run directory that this process has created or taken over; only the board of a predecessor is kept."""
 
     def __init__(self, path: Path, wait_s: float = 5.0, transient: bool = False) -> None:
-        """Make `path` if it is missing and lock it, waiting `wait_s` seconds for a predecessor that is dying.
+        """Create `path` if it is missing and lock it, waiting up to `wait_s` seconds for a dying predecessor.
 
-        `transient`: the directory is this run's alone and removed at the end. Raises `RunDirError`.
+        `transient`: the directory belongs to this run only and is removed at its end. Raises `RunDirError`.
         """
         self.path, self._transient = path, transient
         if len(os.fsencode(path / LONGEST_NAME)) > LONGEST_SOCKET_PATH:
             raise RunDirError(
-                f"the run directory {path} has too long a path: socket paths are limited to {LONGEST_SOCKET_PATH} "
-                "bytes; name a shorter one with --run-dir"
+                f"the path of the run directory {path} is too long: socket paths are limited to {LONGEST_SOCKET_PATH} "
+                "bytes; choose a shorter one with --run-dir"
             )
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check(path)
+            _check_directory(path)
             self._lock = locks.open_lock(path / _LOCK)
         except OSError as error:
-            raise _unusable(path, error) from None
+            raise _unusable_error(path, error) from None
         if not locks.hold(self._lock, timeout_s=wait_s):
             os.close(self._lock)
             raise RunDirError(
-                f"the run directory {path} is in use by another server: stop it, or name another with --run-dir"
+                f"the run directory {path} is in use by another server: stop it, or choose another with --run-dir"
             )
         self.metrics, self._has_cuts = path / _METRICS, False
         try:
@@ -77,31 +77,30 @@ class RunDir:
             (path / tickets.DIRECTORY).mkdir(mode=0o700)
         except OSError as error:
             os.close(self._lock)
-            raise _unusable(path, error) from None
+            raise _unusable_error(path, error) from None
 
     @classmethod
-    def of_a_store_in_memory(cls) -> RunDir:
-        """A new one for this run alone. Removes those that dead servers left."""
+    def for_memory_store(cls) -> RunDir:
+        """Create one for this run only. Removes those left by dead servers."""
         pattern = default_run_dir("memory-*")
         for old in pattern.parent.glob(pattern.name):
             with contextlib.suppress(OSError, RunDirError):
                 _remove_if_free(old)
         return cls(default_run_dir(f"memory-{secrets.token_hex(4)}"), transient=True)
 
-    def clean(self) -> None:
-        """Remove what is in it: the run is over."""
+    def remove_contents(self) -> None:
+        """Remove all its files at the end of the run. Raises `OSError`."""
         if self._transient:
             shutil.rmtree(self.path, ignore_errors=True)
             return
         self._remove_all_but_board()
         (self.path / _BOARD).unlink(missing_ok=True)
 
-    def look_after(self, board: Board) -> set[str]:
-        """Make again what somebody has removed, or put something else in its place, and processes may still want; the
-        names of what was removed.
+    def restore_missing(self, board: Board) -> set[str]:
+        """Restore files that processes may still need and that were removed, or replaced. Return their names.
 
-        The table of cuts is made by the next worker that starts. Sockets are looked after by who has bound them, the
-        tokens by their watch. Raises `RunDirError` if another server has taken the directory meanwhile, `OSError`.
+        The next worker that starts creates the table of cuts. Sockets are restored by the processes that bound them,
+        tokens by the token watch. Raises `RunDirError` if another server has taken the directory, `OSError`.
         """
         lost = set()
         for directory in (self.metrics, self.path / tickets.DIRECTORY):
@@ -118,11 +117,11 @@ class RunDir:
             lost.add(cuts.FILE)
         self._has_cuts = has_cuts
         if inode_of(self.path / _LOCK) != os.fstat(self._lock).st_ino:
-            self._lock_again()
+            self._retake_lock()
             lost.add(_LOCK)
         return lost
 
-    def _lock_again(self) -> None:
+    def _retake_lock(self) -> None:
         _clear(self.path / _LOCK, stat.S_IFREG)
         new = locks.open_lock(self.path / _LOCK)
         if not locks.try_hold(new):
@@ -133,7 +132,7 @@ class RunDir:
         self._lock = new
 
     def close(self) -> None:
-        """Give the directory up."""
+        """Release the directory."""
         os.close(self._lock)
 
     def _remove_all_but_board(self) -> None:
@@ -146,8 +145,10 @@ class RunDir:
 
 
 def _clear(path: Path, kind: int) -> bool:
-    """Take away what stands at `path` if it is of another kind than processes want there, which might wait for it; a
-    `kind` is as of `stat.S_IFMT`. Whether anything was taken away. Raises `OSError`."""
+    """Remove what is at `path` if it is of another kind than processes need there; they might wait for it.
+
+    `kind` is as of `stat.S_IFMT`. Returns whether anything was removed. Raises `OSError`.
+    """
     with contextlib.suppress(FileNotFoundError):
         found = stat.S_IFMT(path.lstat().st_mode)
         if found != kind:
@@ -156,16 +157,19 @@ def _clear(path: Path, kind: int) -> bool:
     return False
 
 
-def _unusable(path: Path, error: OSError) -> RunDirError:
+def _unusable_error(path: Path, error: OSError) -> RunDirError:
     about = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
     return RunDirError(
-        f"the run directory {path} cannot be used: {error.strerror}{about}: {what_helps(error)}, or name another with "
-        "--run-dir"
+        f"the run directory {path} cannot be used: {error.strerror}{about}: {what_helps(error)}, or choose another "
+        "with --run-dir"
     )
 
 
-def _check(path: Path) -> None:
-    """The default is below /tmp, where another user may have put something in wait. Raises `RunDirError`."""
+def _check_directory(path: Path) -> None:
+    """Check that `path` is ours: its default is below /tmp, where another user may have prepared it.
+
+    Sets its permissions. Raises `RunDirError`, `OSError`.
+    """
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RunDirError(f"the run directory {path} must be a directory of this user: choose another with --run-dir")
@@ -173,26 +177,26 @@ def _check(path: Path) -> None:
     strangers = {name for name in names if not _OURS.fullmatch(name)}
     for directory, ours in _OURS_WITHIN.items():
         strangers |= {str(found) for found in _files_below(path, directory) if not ours.fullmatch(found.name)}
-    if not strangers and not _is_a_server_s(path):
-        strangers = names if _mark(path) else names - {_LOCK}
+    if not strangers and not _was_used_by_server(path):
+        strangers = names if _read_mark(path) else names - {_LOCK}
     if strangers:
         raise RunDirError(
-            f"the run directory {path} holds other files ({min(strangers)}): name a new or an empty directory with "
-            "--run-dir"
+            f"the run directory {path} holds other files ({min(strangers)}): choose a new or an empty directory "
+            "with --run-dir"
         )
-    path.chmod(0o700)  # its sockets let whoever reaches them write
+    path.chmod(0o700)  # every process that reaches its sockets can write to the store
 
 
 def _files_below(path: Path, directory: str) -> Iterator[Path]:
-    """The files below `directory` in `path`, relative to `path`. No link is followed."""
+    """Return the files below `directory` in `path`, relative to `path`. Follows no links."""
     for where, directories, files in os.walk(path / directory):
         links = [name for name in directories if (Path(where) / name).is_symlink()]
         yield from ((Path(where) / name).relative_to(path) for name in files + links)
 
 
-def _is_a_server_s(path: Path) -> bool:
-    """Whether a server has had the run directory `path`: it has marked the lock, or left a board there."""
-    if _mark(path) == _MARK:
+def _was_used_by_server(path: Path) -> bool:
+    """Return whether a server has used the run directory `path`: it marked the lock, or left a board."""
+    if _read_mark(path) == _MARK:
         return True
     with contextlib.suppress(BoardError):
         Board.open(path / _BOARD).close()
@@ -200,8 +204,8 @@ def _is_a_server_s(path: Path) -> bool:
     return False
 
 
-def _mark(path: Path) -> bytes:
-    """What stands in the lock of the run directory `path`; nothing if it has none. Raises `OSError`."""
+def _read_mark(path: Path) -> bytes:
+    """Return the content of the lock of the run directory `path`; empty if it has no lock. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
         return read(path / _LOCK, len(_MARK))
     return b""
@@ -213,7 +217,7 @@ def _remove_if_free(path: Path) -> None:
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if locks.try_hold(lock):
-            _check(path)
+            _check_directory(path)
             shutil.rmtree(path)
     finally:
         os.close(lock)

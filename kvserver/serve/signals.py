@@ -1,4 +1,4 @@
-"""What the supervisor was asked for by signals."""
+"""Signals to the supervisor: flags that its loop reads, and a wake-up."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _HANG_UP_S = 0.05
 
 
 class Signals:
-    """Handlers only set flags and wake the loop.
+    """Signal handlers that only set flags and wake the loop. Installs them at construction.
 
     Attributes:
-        stops: how often it was asked to stop.
-        reload: it was asked to reload, and that is not done yet.
+        stops: number of requests to stop.
+        reload: a reload was requested and not done yet.
     """
 
     def __init__(self, ends_with_terminal: bool) -> None:
-        """`ends_with_terminal`: see `ends_with_terminal`, asked when the process started."""
+        """`ends_with_terminal`: what the function of that name returned when the process started."""
         self._ends_with_terminal = ends_with_terminal
         self.stops = int(ends_with_terminal and not has_terminal())
         self.reload = False
@@ -32,29 +32,29 @@ class Signals:
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._reload)
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up is what matters
 
-    def _stop(self, *_: object) -> None:
+    def _on_stop(self, *_: object) -> None:
         self.stops += 1
 
-    def _reload(self, *_: object) -> None:
+    def _on_reload(self, *_: object) -> None:
         self.reload = True
 
     def take_reload(self) -> bool:
-        """Whether a reload was asked for since the last call. A SIGHUP because the terminal was closed asks to stop."""
+        """Return whether a reload was requested since the last call. A SIGHUP of a closed terminal is a stop."""
         if not self.reload:
             return False
         self.reload = False
         if self._ends_with_terminal:
-            time.sleep(_HANG_UP_S)  # the kernel may tell a moment before it takes the terminal away
+            time.sleep(_HANG_UP_S)  # the kernel may send the signal just before it removes the terminal
             if not has_terminal():
                 self.stops += 1
                 return False
         return True
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_signal(self, seconds: float) -> None:
         """Sleep until a signal arrives, at most `seconds`."""
         if select.select([self._reader], [], [], seconds)[0]:
             with contextlib.suppress(BlockingIOError):
@@ -62,21 +62,21 @@ class Signals:
                     pass
 
     def close(self) -> None:
-        """Forget the wake-up; the handlers stay."""
+        """Remove the wake-up; the handlers stay installed."""
         signal.set_wakeup_fd(-1)
         self._reader.close()
         self._writer.close()
 
 
 def has_terminal() -> bool:
-    """Whether this process has a controlling terminal. It loses it when that is closed."""
+    """Return whether this process has a controlling terminal, which it loses when the terminal closes."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:
-        return is_scarcity(error)  # then nobody knows, and a server does not end for that
+        return is_scarcity(error)  # unknown then, and no reason to stop the server
     return True
 
 
 def ends_with_terminal() -> bool:
-    """Whether this process was started in a terminal and is to end with it: but for `nohup`, which ignores SIGHUP."""
+    """Return whether this process started in a terminal and ends with it: not under `nohup`, which ignores SIGHUP."""
     return has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN

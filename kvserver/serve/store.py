@@ -1,8 +1,8 @@
-"""The store under its supervisor: found or made, recovered, shown on a board, kept in order, closed.
+"""The store under its supervisor: found or created, recovered, published on a board, maintained, closed.
 
-The order is what makes it safe: nobody else serves this data directory (lock), nobody of an earlier run still writes
-(locks of append, flush and every shard), then the log's end is found and made durable, then the run begins with a START
-record, and only then is there a board that others can open.
+The order makes it safe. First the lock on the data directory shows that no other server uses it; then the locks of
+append, flush and every shard show that no process of an earlier run still writes. Then `bringup` finds the log's end,
+makes it durable and begins the run with a START record. Only then does a board exist that other processes can open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import secrets
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,37 +21,33 @@ from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import publish
+from kvserver.serve.bringup import Bringup, Run
 from kvserver.serve.run_dir import RunDir, RunDirError
-from kvserver.serve.watch.clock import ClockWatch, is_away, out_of_range
 from kvserver.serve.watch.housekeeping import Housekeeping
+from kvserver.serve.watch.snapshots import SnapshotSchedule
 from kvserver.serve.watch.tokens import TokenWatch
 from kvserver.settings import ServerSettings
 from shards.backup import archive, restore
 from shards.backup.sandbox import Apart
 from shards.files import locks
-from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
+from shards.host.board import Board, BoardError, Facts
 from shards.keys.last_use import create_last_use_table
-from shards.log.appender import SEGMENT, Log, LogError
-from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
+from shards.log.appender import Log, LogError
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
-from shards.log.records import Start
-from shards.log.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover
+from shards.log.recovery import Damaged, StillRunning, quiesce
 from shards.log.segments import Segments
-from shards.maps.build import discard_maps, kept_applied
+from shards.maps.build import discard_maps
 from shards.maps.directory import MapDirError, choose_map_dir
-from shards.wire.clock import Now, counted_ms, resumed
+from shards.maps.layout import Look
 from shards.wire.os_errors import NO_SPACE, what_helps
 
 log = logging.getLogger(__name__)
 
 STORE_WAIT_S, WAIT_S = 2.0, 5.0
-"""How long to wait for a supervisor that is dying, and for its children, which may be in the middle of a write."""
+"""Seconds to wait for a dying supervisor, and for its children, which may be in the middle of a write."""
 
 FOREIGN_GRACE_S = 10.0
-"""How long processes that were started by somebody else may take to see that the run is over."""
-
-SNAPSHOT_RETRY_S, FULL_RETRY_S = 60.0, 5.0
-"""Until a snapshot that failed is tried again: while the disk has space for the log, and while writes wait for it."""
+"""Seconds that processes not started by this supervisor may take to notice that the run is over."""
 
 IN_MEMORY_RETENTION = 64 << 20
 
@@ -60,7 +55,7 @@ _OURS = {"manifest", "manifest.new", "log", "locks", "snapshots", "maps", "lost+
 
 
 class StoreError(Exception):
-    """The store cannot be brought up, or cannot go on; the message says why and what to do."""
+    """The store cannot start or cannot continue; the message says why and what to do."""
 
 
 _EXPECTED = (
@@ -80,34 +75,41 @@ class Store:
     """A store that is up: locked, recovered, with a board for its processes. A context manager.
 
     Attributes:
-        settings: as given, with every directory resolved and absolute.
-        board: installed.
-        map_dir, metrics_dir: where they are.
+        settings: as given, with absolute directories.
+        board: installed, so other processes can open it.
+        map_dir: the map directory in use.
+        snapshots: decides when a snapshot is due.
     """
 
     def __init__(self, given: ServerSettings) -> None:
-        """Bring it up. Makes directories and files; may take as long as reading the log does. Raises `StoreError`."""
-        self._given, self._finished, self._snapshot_failed_at = given, False, float("-inf")
+        """Bring the store up. Creates directories and files; takes as long as reading the log. Raises `StoreError`."""
+        self._given, self._finished = given, False
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
-        with ExitStack() as stack, Apart() as self._apart:
+        with ExitStack() as stack, Apart() as apart:
             try:
                 tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
-                    start, tail, next_revision, now = self._begin()
-                    self.board = self._make_board(start, next_revision, now)
+                    run = self._bringup(apart.read_meta).begin_run()
+                    self._clock = run.clock
+                    self.board = self._make_board(run)
                     stack.callback(self.board.close)
                     segments = Segments(self.board)
-                    segments.adopt(tail, next_revision)
-                    self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
-                    discard_maps(self.board, self._apart.read_meta)
+                    segments.adopt(run.tail, run.next_revision)
+                    self._housekeeping = Housekeeping(
+                        self.board, segments, self._retention_bytes, run.manifest.replay_lsn
+                    )
+                    self.snapshots = SnapshotSchedule(self.board, self._data_dir, self._housekeeping)
+                    discard_maps(self.board, apart.read_meta)
                     self._token_watch = None
                     if tokens is not None and self.settings.tokens is not None:
-                        publish(self.board, tokens)  # before anybody can see a board without
+                        publish(
+                            self.board, tokens
+                        )  # before the board is installed: no process may see it without tokens
                         self._token_watch = TokenWatch(self.board, self.settings.tokens, tokens)
                     self.board.install()
             except OSError as error:
-                raise StoreError(explain(error, self._data_dir)) from error
+                raise StoreError(explain_os_error(error, self._data_dir)) from error
             except _EXPECTED as error:
                 raise StoreError(str(error)) from error
             self._stack = stack.pop_all()
@@ -116,15 +118,15 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the threads, remove what only the living need, and give the locks up."""
+        """Stop the threads, empty the run directory if the run ended in order, and release the locks."""
         self._housekeeping.stop()
         if self._token_watch is not None:
             self._token_watch.stop()
         if self._finished or self._data_dir is None:
             try:
-                self._run_dir.clean()  # else the board stays: recovery looks at what it says of the last flush
+                self._run_dir.remove_contents()  # otherwise keep the board: recovery reads from it what was flushed
             except OSError as error:
-                log.warning("the run directory %s is not tidied up: %s", self._run_dir.path, error)
+                log.warning("cannot clean up the run directory %s: %s", self._run_dir.path, error)
         self._stack.close()
 
     # Coming up.
@@ -141,7 +143,7 @@ class Store:
         stack.callback(maps.leave if data_dir is not None else maps.remove)
         if maps.notice:
             log.warning("%s", maps.notice)
-        self.map_dir, self.metrics_dir = maps.path, self._run_dir.metrics
+        self.map_dir = maps.path
         home = data_dir or maps.path
         self._lock_dir, self._log_dir = home / "locks", home / "log"
         for directory in (self._lock_dir, self._log_dir):
@@ -155,121 +157,34 @@ class Store:
         )
 
     @property
-    def _retention(self) -> int:
+    def metrics_dir(self) -> Path:
+        """Directory of the counter files of web workers and gateways."""
+        return self._run_dir.metrics
+
+    @property
+    def _retention_bytes(self) -> int:
         return IN_MEMORY_RETENTION if self._given.in_memory else self._given.wal_retention
 
-    def _begin(self) -> tuple[Start, int, int, Now]:
-        """Find the log's end and begin a run there: its START, the new tail and next revision, and when it began."""
-        boot = boot_id()
-        if self._data_dir is not None:
-            self._manifest = Manifest.load(
-                self._data_dir
-            )  # a snapshot of the last run may have been finished meanwhile
-        found = self._recover(boot)
-        now, offset_ms, reset_ms = self._time(found, boot)
-        epoch, next_revision = self._epoch(found, boot, now.wall_ms)
-        start = Start(
-            store=self._manifest.store,
-            epoch=epoch,
-            boot_id=boot,
-            sync=self._given.sync,
-            version=__version__,
-            clock_offset_ms=offset_ms,
-            reset_ms=reset_ms,
-        )
-        tail, next_revision = begin_history(self._log_dir, self._manifest.secret, start, found.tail, next_revision, now)
-        self._save_manifest(start, tail, next_revision, now)
-        return start, tail, next_revision, now
-
-    def _time(self, found: Recovered, boot: str) -> tuple[Now, int, int | None]:
-        """This moment, what makes steady time of CLOCK_BOOTTIME, and by how much that is moved now, if it is."""
-        clock_ms, boottime_ms, last = time.time_ns() // 1_000_000, _boottime_ms(), found.last_start
-        wall_ms = counted_ms(clock_ms)
-        offset_ms = resumed(
-            found.last, wall_ms, boottime_ms, last.clock_offset_ms if last and last.boot_id == boot else None
-        )
-        now, reset_ms = Now(wall_ms, boottime_ms + offset_ms), None
-        if abs(found.last.behind_ms - now.behind_ms) <= DRIFT_MS:  # so that lifetimes are told to end when they were
-            now = Now(now.steady_ms - found.last.behind_ms, now.steady_ms)
-        if self._given.clock_reset and is_away(found.last, now):
-            log.warning("the clock is taken as right: what was written when it was ahead counts as written now")
-            reset_ms = -now.behind_ms
-            now, offset_ms = Now(wall_ms, wall_ms), offset_ms + reset_ms
-            self._clock = ClockWatch(now, now)
-        else:
-            self._clock = ClockWatch(found.last, now)
-        if wall_ms != clock_ms:
-            log.warning("%s", out_of_range(clock_ms))
-        if (message := self._clock.at_start()) is not None:
-            log.warning("%s", message)
-        return now, offset_ms, reset_ms
-
-    def _recover(self, boot: str) -> Recovered:
-        manifest = self._manifest
-        old = last_board(self._run_dir.path / "board", manifest, boot)
-        try:
-            return recover(
-                self._log_dir,
-                manifest.secret,
-                manifest.replay_lsn,
-                manifest.replay_revision,
-                last_start=manifest.last_start,
-                last=manifest.end_now,
-                end_lsn=manifest.end_lsn,
-                old_board=old,
-                applied=kept_applied(self.map_dir, manifest.store, boot, manifest.epoch, self._apart.read_meta),
-            )
-        finally:
-            if old is not None:
-                old.close()
-
-    def _epoch(self, found: Recovered, boot: str, now_ms: int) -> tuple[str, int]:
-        """The name of the history that the run goes on with, or begins, and its next revision."""
-        reason = reason_for_new_epoch(
-            found.last_start,
-            boot,
-            stopped_clean=found.stopped_clean,
-            in_memory=self._given.in_memory,
-            copied=self._is_copy(),
-            repaired=found.repaired,
-            asked=self._manifest.new_history,
-        )
-        last_known = max(found.next_revision - 1, self._manifest.end_revision)
-        if reason is None and found.last_start is not None:
-            return found.last_start.epoch, first_revision_of_run(last_known, now_ms)
-        if found.last_start is not None:
-            log.warning("a new history begins, and readers of the feed must start anew: %s", reason)
-        return new_epoch(), first_revision(last_known, now_ms)
-
-    def _is_copy(self) -> bool:
-        # Not by device: its number may be another after each boot.
-        return self._data_dir is not None and self._data_dir.stat().st_ino != self._manifest.inode
-
-    def _save_manifest(self, start: Start, tail: int, next_revision: int, now: Now) -> None:
-        """Put the run on record, before any snapshot can put its START out of the log's reach."""
-        self._manifest = msgspec.structs.replace(
+    def _bringup(self, read_meta: Look) -> Bringup:
+        return Bringup(
+            self._given,
+            self._data_dir,
             self._manifest,
-            epoch=start.epoch,
-            last_start=start,
-            end_lsn=tail,
-            end_revision=next_revision - 1,
-            end_wall_ms=now.wall_ms,
-            end_steady_ms=now.steady_ms,
-            new_history="",
+            self._run_dir.path / "board",
+            self._log_dir,
+            self.map_dir,
+            read_meta,
         )
-        if self._data_dir is not None:
-            status = self._data_dir.stat()
-            self._manifest = msgspec.structs.replace(self._manifest, device=status.st_dev, inode=status.st_ino)
-            self._manifest.save(self._data_dir)
 
-    def _make_board(self, start: Start, first_revision: int, now: Now) -> Board:
+    def _make_board(self, run: Run) -> Board:
+        start, now = run.start, run.now
         assert start.clock_offset_ms is not None
         facts = Facts(
             version=__version__,
             store=start.store,
             epoch=start.epoch,
             boot_id=start.boot_id,
-            secret=self._manifest.secret,
+            secret=run.manifest.secret,
             shards=self._given.shards,
             sync=start.sync,
             in_memory=self._given.in_memory,
@@ -286,7 +201,7 @@ class Store:
             supervisor_pid=os.getpid(),
             started_ms=now.wall_ms,
             started_steady_ms=now.steady_ms,
-            first_revision=first_revision,
+            first_revision=run.next_revision,
         )
         path = self._run_dir.path / "board"
         try:
@@ -299,78 +214,41 @@ class Store:
     # While it is up.
 
     def start_threads(self) -> None:
-        """Keep segments ready, trim, mark, follow the file of tokens: from now on."""
+        """Start housekeeping and the watch on the token file."""
         self._housekeeping.start()
         if self._token_watch is not None:
             self._token_watch.start()
 
     def read_tokens_again(self) -> None:
-        """Have the file of tokens looked at now, if there is one, and what is wrong with it said again."""
+        """Check the token file now, if there is one, and report any error in it again."""
         if self._token_watch is not None:
-            self._token_watch.look_now()
+            self._token_watch.check_now()
 
     def watch_clock(self) -> None:
-        """Say so if the clock was set. To be called every few seconds."""
-        message = self._clock.observe(self.board.now())
+        """Log a warning if the clock was set. Call it every few seconds."""
+        message = self._clock.step_message(self.board.now())
         if message is not None:
             log.warning("%s", message)
 
-    def look_after_run_dir(self) -> set[str]:
-        """See `RunDir.look_after`. Raises `StoreError`, `OSError`."""
+    def restore_run_dir(self) -> set[str]:
+        """Call `RunDir.restore_missing` and return its result. Raises `StoreError`, `OSError`."""
         try:
-            return self._run_dir.look_after(self.board)
+            return self._run_dir.restore_missing(self.board)
         except RunDirError as error:
             raise StoreError(str(error)) from None
 
     def raise_failure(self) -> None:
-        """Raise `StoreError` if a thread of the store has failed."""
+        """Raise `StoreError` if a housekeeping thread has failed."""
         if self._housekeeping.failure is not None:
-            raise StoreError(f"the log cannot be kept in order: {self._housekeeping.failure}")
-
-    def wants_snapshot(self, now: float) -> bool:
-        """Whether a restart would have to replay so much that a snapshot pays, or the disk is full and a snapshot lets
-        the log be trimmed. `now`: time.monotonic()."""
-        words, shards = self.board.log, self.board.shards
-        retry_s = FULL_RETRY_S if words.full else SNAPSHOT_RETRY_S
-        if self._data_dir is None or now < self._snapshot_failed_at + retry_s:
-            return False
-        if words.full:
-            wanted = self._snapshot_makes_room()
-        else:
-            maps = sum(row.figures()["map_bytes"] for row in shards)
-            wanted = self.board.history()[0] - words.snapshot > snapshot_after(maps)
-        return wanted and all(row.state == Common.UP and row.map_generation for row in shards)
-
-    def _snapshot_makes_room(self) -> bool:
-        """Whether a snapshot would let a segment be trimmed, and may fit: it takes at least its keys and values."""
-        assert self._data_dir is not None
-        if self.board.watermark()[0] // SEGMENT <= self.board.log.snapshot // SEGMENT:
-            return False
-        status = os.statvfs(self._data_dir)
-        return sum(row.figures()["bytes"] for row in self.board.shards) < status.f_bavail * status.f_frsize
-
-    def snapshot_ended(self, status: int, now: float) -> None:
-        """Take note of a snapshot's end: the log may be trimmed, or it is tried again later."""
-        if status != 0:
-            log.warning("a snapshot failed with exit status %d; it will be tried again", status)
-            self._snapshot_failed_at = now
-            return
-        assert self._data_dir is not None
-        try:
-            self._manifest = Manifest.load(self._data_dir)
-        except ManifestError as error:
-            log.warning("a snapshot was taken, but nothing is trimmed by it, and another one will be taken: %s", error)
-            self._snapshot_failed_at = now
-            return
-        self._housekeeping.snapshot_taken(self._manifest.replay_lsn)
+            raise StoreError(f"log maintenance failed: {self._housekeeping.failure}")
 
     # Going down.
 
-    def finish(self) -> None:
-        """End the run in order: nobody appends any more, everything is flushed, the log says so.
+    def close_log(self) -> None:
+        """End the run in order: wait until no process appends, flush everything, and append a STOP record.
 
-        Processes that were started by somebody else go when they see that the board is gone. Without this, a start
-        finds everything as after a crash, which takes longer but loses nothing.
+        Processes started by others exit when they see that the board is gone. Without this call the next start recovers
+        as after a crash, which takes longer but loses nothing.
         """
         self._housekeeping.stop_marking()
         self.board.path.unlink(missing_ok=True)
@@ -383,7 +261,7 @@ class Store:
             finally:
                 closing.close()
             if self._data_dir is not None:
-                # From now on this end is known: without it a lost tail would look like a shorter history.
+                # Record the end, so that a lost tail cannot pass for a shorter history.
                 manifest = Manifest.load(self._data_dir)
                 msgspec.structs.replace(
                     manifest,
@@ -393,18 +271,13 @@ class Store:
                     end_steady_ms=stop.now.steady_ms,
                 ).save(self._data_dir)
         except (LogError, StillRunning, ManifestError, OSError) as error:
-            log.warning("the log could not be closed: %s", error)
+            log.warning("cannot close the log: %s", error)
             return
         self._finished = True
 
 
-def snapshot_after(map_bytes: int) -> int:
-    """How many bytes of log since the last snapshot make a new one worth while, if maps take `map_bytes`. Pure."""
-    return min(max(256 << 20, map_bytes // 4), 2 << 30)
-
-
 def make_data_dir(path: Path) -> None:
-    """Make the data directory, or see that what is there may be one. Raises `StoreError`, `OSError`."""
+    """Create the data directory, or check that an existing one is usable. Raises `StoreError`, `OSError`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = {entry.name for entry in path.iterdir()}
     if restore.UNFINISHED in names:
@@ -424,8 +297,11 @@ def make_data_dir(path: Path) -> None:
     (path / "locks").mkdir(mode=0o700, exist_ok=True)
 
 
-def explain(error: OSError, data_dir: Path | None) -> str:
-    """Say what file or directory `error` is about and what to do; `data_dir` if it does not name one."""
+def explain_os_error(error: OSError, data_dir: Path | None) -> str:
+    """Return a message that names the file or directory of `error` and says what to do.
+
+    `data_dir` is named if the error names no file.
+    """
     path = Path(error.filename or data_dir or "the map directory")
     ours = data_dir is not None and (path.is_relative_to(data_dir) or data_dir.is_relative_to(path))
     option = " with --data-dir" if ours else ""
@@ -437,7 +313,10 @@ def explain(error: OSError, data_dir: Path | None) -> str:
 
 
 def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:
-    """Hold the lock of the store for life; its descriptor. Raises `StoreError` that names the holder."""
+    """Take the store's lock for the life of the process and return its descriptor.
+
+    Raises `StoreError`, naming the holder, if the lock is not free within `wait_s` seconds.
+    """
     path = data_dir / "locks" / "store"
     fd = locks.open_lock(path)
     if not locks.hold(fd, timeout_s=wait_s):
@@ -447,19 +326,22 @@ def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:
             f"the store in {data_dir} is served by another process" + (f" (pid {holder})" if holder else "")
         )
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # locks for life do not say who holds them
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # such a lock does not tell who holds it
     return fd
 
 
 def run_dir_of(settings: ServerSettings) -> RunDir:
-    """The run directory that the settings ask for, taken. Raises `RunDirError`, `SettingError`."""
+    """Take the run directory that the settings name. Raises `RunDirError`, `SettingError`."""
     if settings.run_dir is None and settings.in_memory:
-        return RunDir.of_a_store_in_memory()
+        return RunDir.for_memory_store()
     return RunDir(settings.resolved_run_dir().absolute(), STORE_WAIT_S)
 
 
 def load_manifest(data_dir: Path | None) -> Manifest:
-    """The manifest of the store in `data_dir`, made and saved for a new one; of a store in memory, of no file."""
+    """Load the manifest of the store in `data_dir`, or create and save one for a new store.
+
+    `data_dir`: None for a store in memory, whose manifest is never saved. Raises `ManifestError`, `OSError`.
+    """
     if data_dir is None:
         return Manifest(format=FORMAT, store=secrets.token_hex(16), secret=secrets.randbits(64), device=0, inode=0)
     try:
@@ -468,7 +350,3 @@ def load_manifest(data_dir: Path | None) -> Manifest:
         manifest = Manifest.create(data_dir)
         manifest.save(data_dir)
         return manifest
-
-
-def _boottime_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

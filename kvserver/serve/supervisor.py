@@ -1,8 +1,8 @@
-"""`kvserver serve`: brings the store up, starts everything else in order, watches, and stops in reverse order.
+"""`kvserver serve`: brings the store up, starts all processes in order, watches them, and stops them in reverse order.
 
-One loop in the main thread, a few times a second and whenever a signal arrives. Signals only set flags; all that may
-block (making segments, flushing) is in threads of the store; everything that is started is started from this thread,
-because the kernel's "die with your parent" follows the thread.
+One loop runs in the main thread, several times a second and whenever a signal arrives. Signal handlers only set flags.
+Work that may block, such as creating segments or flushing, runs in threads of the store. All children are started from
+the main thread, because the kernel's parent-death signal follows the thread.
 """
 
 from __future__ import annotations
@@ -17,226 +17,175 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
-import kvserver
 from kvserver.access import cuts
 from kvserver.serve import banner, listening
+from kvserver.serve.child_specs import CWD, GATEWAY, SHARDS, WEB, ChildSpecs
 from kvserver.serve.children import SPAWN_FAILED, CannotStart, Child, Children, is_descendant
+from kvserver.serve.listening import Listeners
 from kvserver.serve.signals import Signals, ends_with_terminal
 from kvserver.serve.store import Store, StoreError
-from kvserver.serve.watch.scarcity import Patience
-from kvserver.serve.watch.stalls import Watch
+from kvserver.serve.watch.scarcity import ScarcityRetry
+from kvserver.serve.watch.stalls import StallWatch
 from kvserver.settings import ServerSettings
-from shards.host.board import BoardError, Common
+from shards.host.board import BoardError
 from shards.host.fences import TESTED
 from shards.host.logs import configure_logging, give_up
-from shards.host.process import PARENT_VARIABLE, become_subreaper, notify
-from shards.host.settings import SettingError, links, to_environ
+from shards.host.process import become_subreaper, notify
+from shards.host.settings import SettingError, links
 from shards.keys import last_use
 
 log = logging.getLogger(__name__)
 
-SHARDS, GATEWAY, WEB = range(3)
-"""Stages: the shards are started first, then all others; they are stopped in the reverse of this order. What serves
-/metrics goes with the shards, so that it can be seen how far they are."""
-
 TURN_S = 0.05
-WATCH_S = 0.25
-SLOW_START_S = 15.0
-GATEWAY_GRACE_S = 10.0
-FAILED_GRACE_S = 1.0
-QUIET_S, LAST_CONNECTIONS_S = 0.1, 3.0
-"""For how long nobody may wait to be accepted before the listeners are closed, and for how long that is waited for."""
-SHARD_GRACE_S = 15.0
-EXPORTER_GRACE_S = 2.0
-"""It has nothing to finish."""
+"""Longest pause between two passes of the loop."""
 
-_NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID")
+WATCH_S = 0.25
+"""Interval of the slower checks: directories, clock, stalled processes."""
+
+SLOW_START_S = 15.0
+"""Interval of the warnings about processes that are not up yet."""
+
+GATEWAY_GRACE_S = 10.0
+"""Time for the gateways to close their feeds."""
+
+FAILED_GRACE_S = 1.0
+"""Time for the web workers after a failure, when no request can be answered."""
+
+SHARD_GRACE_S = 15.0
+"""Time for the shards to apply what they have appended."""
+
+QUIET_S, LAST_CONNECTIONS_S = 0.1, 3.0
+"""Listeners are closed once no connection has waited for QUIET_S, but at most LAST_CONNECTIONS_S after a stop."""
+
+STOP_TURN_S = 0.02
+"""Pause between two passes while stopping."""
 
 
 class Failure(Exception):
-    """The server cannot go on; the message says why."""
+    """The server cannot continue; the message says why."""
 
 
-class Listeners:
-    """The TCP sockets, bound before anything slow. The supervisor keeps them open as long as it lives, so that no
-    connection is refused while who accepts there is restarted. It never accepts one itself."""
+class Every:
+    """An interval on a clock that the caller reads."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        """Raises `ListenError`."""
-        with contextlib.ExitStack() as stack:
-            self.rest = self.feed = None
-            if settings.only is None:
-                self.rest = stack.enter_context(listening.bind(settings.host, settings.port, "port"))
-                if settings.feed_port is not None:
-                    self.feed = stack.enter_context(listening.bind(settings.host, settings.feed_port, "feed_port"))
-            self.metrics = stack.enter_context(
-                listening.bind(listening.METRICS_HOST, settings.metrics_port, "metrics_port")
-            )
-            stack.pop_all()
+    def __init__(self, seconds: float, due_at: float = 0.0) -> None:
+        """`due_at`: when it is due for the first time."""
+        self._seconds, self._due_at = seconds, due_at
 
-    def close(self) -> None:
-        """Close what is not closed yet; new connections are refused when the workers have closed theirs as well."""
-        for listener in (self.rest, self.feed, self.metrics):
-            if listener is not None:
-                listener.close()
+    def is_due(self, now: float) -> bool:
+        """Return whether the interval has passed, and if so begin the next one at `now`."""
+        if now < self._due_at:
+            return False
+        self._due_at = now + self._seconds
+        return True
 
 
 class Supervisor:
-    """A store that is up, its children, and the loop over both."""
+    """Runs the main loop over a store that is up and its child processes."""
 
     def __init__(self, settings: ServerSettings, listeners: Listeners, store: Store, signals: Signals) -> None:
         self._settings, self._listeners, self._store, self._signals = settings, listeners, store, signals
         self._board = store.board
-        self._children = Children(cwd=Path(kvserver.__file__).parent.parent)
+        self._children = Children(CWD)
+        self._specs = ChildSpecs(settings, listeners, self._board, store.metrics_dir)
         self._snapshot: Child | None = None
-        self._watch = Watch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
-        self._watch_at = 0.0
-        self._patience = Patience()
+        self._watch = StallWatch(self._board, lambda pid: is_descendant(pid, os.getpid()), self._is_snapshot)
+        self._watch_interval = Every(WATCH_S)
+        self._scarcity = ScarcityRetry()
         self._run_dir_trouble = ""
         self._map_lock = store.map_dir / "lock"
         self._map_lock_inode = self._map_lock.stat().st_ino
         self._shards: list[Child] = []
-        self._children.add(self._exporter())
+        self._children.add(self._specs.exporter())
         if settings.only is None:
-            self._shards = [self._children.add(self._shard(i)) for i in range(settings.shards)]
-            self._children.add(self._gunicorn("gateway", GATEWAY, "gateway.conf.py", "kvserver.gateway:app"))
-            self._children.add(self._gunicorn("web", WEB, "gunicorn.conf.py", "kvserver.app:app"))
-
-    # The children.
-
-    def _exporter(self) -> Child:
-        argv = [sys.executable, "-m", "kvserver.serve.metrics.exporter"]  # not imported: this process needs none of it
-        environ, fd = self._environ(), self._listeners.metrics.fileno()
-        environ[listening.METRICS_FD_VARIABLE] = str(fd)
-        return Child(
-            "metrics", argv, lambda pid: self._board.exporter.pid == pid, SHARDS, environ, [fd], EXPORTER_GRACE_S
-        )
-
-    def _shard(self, index: int) -> Child:
-        argv = [sys.executable, "-m", "shards", "--index", str(index)]
-        return Child(f"shard {index}", argv, self._is_shard_up(index), SHARDS, self._environ())
-
-    def _gunicorn(self, name: str, stage: int, conf: str, app: str) -> Child:
-        """A gunicorn master, which is told the descriptor of its listener, if it has one."""
-        argv = [sys.executable, "-m", "gunicorn", "-c", str(conf_file(conf)), app]
-        listener, variable, is_up = (
-            (self._listeners.rest, "KVSERVER_LISTEN_FD", self._is_web_up)
-            if stage == WEB
-            else (self._listeners.feed, "KVSERVER_FEED_FD", self._is_gateway_up)
-        )
-        environ, fds = self._environ(), []
-        if listener is not None:
-            fds.append(listener.fileno())
-            environ[variable] = str(listener.fileno())
-        return Child(name, argv, is_up, stage, environ, fds, after=GATEWAY)  # web does not wait for the gateway
-
-    def _environ(self) -> dict[str, str]:
-        base = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
-        return to_environ(self._settings, base) | {
-            PARENT_VARIABLE: str(os.getpid()),
-            "PROMETHEUS_MULTIPROC_DIR": str(self._store.metrics_dir),
-        }
-
-    def _is_shard_up(self, index: int) -> Callable[[int], bool]:
-        row = self._board.shards[index]
-        return lambda pid: row.pid == pid and row.state == Common.UP
-
-    def _is_gateway_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.gateways.alive() if row.state == Common.UP]
-        return len(rows) >= self._settings.gateways
-
-    def _is_web_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.workers.alive() if row.state == Common.UP]
-        return len(rows) >= self._settings.workers
+            self._shards = [self._children.add(shard) for shard in self._specs.shards()]
+            self._children.add(self._specs.gateway())
+            self._children.add(self._specs.web())
 
     # The loop.
 
     def run(self) -> None:
-        """Serve until a signal asks to stop. Raises `Failure` or `CannotStart` if the server cannot go on."""
-        announced, complain_at = False, time.monotonic() + SLOW_START_S
+        """Serve until a signal asks to stop. Raises `Failure`, `CannotStart` or `StoreError` if the server must end."""
+        announced, slow_start = False, Every(SLOW_START_S, due_at=time.monotonic() + SLOW_START_S)
         while not self._signals.stops:
-            self._turn()
+            self._check_everything()
             if self._signals.take_reload():
-                self._reload()
-            if not announced and self._children.all_up() and self._answers():
+                self._reload_tokens()
+            if not announced and self._children.all_up() and self._is_answering():
                 announced = True
-                self._announce()
-            if not announced and time.monotonic() >= complain_at:
-                complain_at += SLOW_START_S
+                self._announce_ready()
+            if not announced and slow_start.is_due(time.monotonic()):
                 missing = [child.name for child in self._children if not child.up]
                 log.warning("still waiting for: %s", ", ".join(missing) or "an answer over HTTP")
-            self._signals.wait(TURN_S)
+            self._signals.wait_for_signal(TURN_S)
 
-    def _turn(self) -> None:
-        """One look at everything."""
+    def _check_everything(self) -> None:
+        """Make one pass over directories, children, log and snapshots."""
         now = time.monotonic()
-        watching = now >= self._watch_at
-        if watching:  # first: children that find the ground gone would be started again and again
-            self._look_at_directories()
-            self._look_after_run_dir()
-        self._children.turn(now)
-        self._tell_board()
+        watching = self._watch_interval.is_due(now)
+        if watching:  # before the children: without these directories they would be restarted in vain
+            self._require_directories()
+            self._restore_run_dir()
+        self._children.reap_and_start(now)
+        self._publish_restarts()
         if self._board.log.broken:
             raise Failure(
-                "the log could not be flushed to the disk, so nothing more may be acknowledged: see the kernel's log "
-                "for the disk's error; a restart checks what is there"
+                "the log could not be flushed to the disk, so no further write may be acknowledged: see the kernel's "
+                "log for the disk's error; a restart checks the log"
             )
         self._store.raise_failure()
-        self._patience.attempt("the look after snapshots", lambda: self._snapshots(now))
+        self._scarcity.attempt("starting a snapshot", lambda: self._manage_snapshots(now))
         if watching:
-            self._watch_at = now + WATCH_S
             self._store.watch_clock()
-            self._patience.attempt("the watch over who stands still", lambda: self._kill_culprits(now))
+            self._scarcity.attempt("the check for stalled processes", lambda: self._kill_culprits(now))
 
     def _kill_culprits(self, now: float) -> None:
-        for culprit in self._watch.culprits(now):
-            log.warning("pid %s is killed: %s", culprit.pid, culprit.why)
+        for culprit in self._watch.find_culprits(now):
+            log.warning("killing pid %s: %s", culprit.pid, culprit.why)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(culprit.pid, signal.SIGKILL)
 
-    def _look_at_directories(self) -> None:
-        """Raise `Failure` if what all processes of the store meet in was removed under it."""
+    def _require_directories(self) -> None:
+        """Raise `Failure` if a directory that all processes of the store share was removed."""
         if self._board.is_over():
             raise Failure(
-                f"the run directory {self._settings.run_dir} was removed, or the board in it, so no process can find "
-                "the store any more: start the server again; nothing is lost (--run-dir names another place)"
+                f"the run directory {self._settings.run_dir} was removed, or the board in it, so processes can no "
+                "longer find the store: start the server again; nothing is lost (--run-dir names another place)"
             )
         try:
             if self._map_lock.stat().st_ino == self._map_lock_inode:
                 return
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except OSError as error:  # that says nothing of what is there
-            log.debug("%s cannot be looked at: %s", self._map_lock, error)
+        except OSError as error:  # does not prove that the directory is gone
+            log.debug("cannot check %s: %s", self._map_lock, error)
             return
         raise Failure(
-            f"the map directory {self._settings.map_dir} was removed, so nothing can be read any more: start the "
+            f"the map directory {self._settings.map_dir} was removed, so no key can be read any more: start the "
             f"server again, {'in memory everything is lost' if self._settings.in_memory else 'nothing is lost'} "
             "(--map-dir names another place)"
         )
 
-    def _look_after_run_dir(self) -> None:
-        """Have made again what somebody has removed there, and replace those who have the removed one: they and who
-        starts later would go by different ones. Raises `StoreError`."""
+    def _restore_run_dir(self) -> None:
+        """Restore files that were removed from the run directory, and replace the processes that still use a removed
+        one: they and later processes would use different files. Raises `StoreError`."""
         try:
-            lost, why = self._store.look_after_run_dir(), ""
+            lost, why = self._store.restore_run_dir(), ""
         except OSError as error:
             lost, why = set(), str(error)
         if why and why != self._run_dir_trouble:
-            log.warning("what was removed from the run directory cannot be made again, and is tried again: %s", why)
+            log.warning("cannot restore what was removed from the run directory, will retry: %s", why)
         self._run_dir_trouble = why
         for name in sorted(lost):
-            log.warning("%s was removed from the run directory by somebody, or replaced: it is made again", name)
+            log.warning("%s was removed from the run directory, or replaced, and has been restored", name)
         if lost & {last_use.NAME, cuts.FILE, "metrics"}:
             self._replace_web_workers()
         if last_use.NAME in lost:
             for shard in self._shards:
-                shard.send(signal.SIGTERM)
+                shard.send_signal(signal.SIGTERM)
 
-    def _tell_board(self) -> None:
+    def _publish_restarts(self) -> None:
         board, restarts = self._board, self._children.restarts
         board.log.restarts = restarts.total()
         for row, child in zip(board.shards, self._shards, strict=False):
@@ -244,32 +193,31 @@ class Supervisor:
         for name in board.exporter.OTHERS:
             board.exporter.show_restarts(name, restarts[name])
 
-    def _reload(self) -> None:
-        """Tokens are read again, everywhere. New web workers; the old ones finish what they have. Feeds stay where they
-        are."""
-        self._look_after_run_dir()  # where it is not as it should be, no new worker could start
+    def _reload_tokens(self) -> None:
+        """Read the tokens again and replace the web workers; the old ones finish their requests. Feeds stay open."""
+        self._restore_run_dir()  # a new worker could not start where it is damaged
         self._store.read_tokens_again()
         self._replace_web_workers()
 
     def _replace_web_workers(self) -> None:
-        """New ones come, the old ones finish what they have."""
+        """Start new web workers; the old ones finish their requests."""
         for child in self._children:
             if child.stage == WEB:
-                child.send(signal.SIGHUP)
+                child.send_signal(signal.SIGHUP)
 
-    def _answers(self) -> bool:
-        """Whether everything that a client can ask answers: really asked."""
-        if not asks_well(self._listeners.metrics, "/metrics"):
+    def _is_answering(self) -> bool:
+        """Return whether /metrics and REST answer real requests."""
+        if not answers_ok(self._listeners.metrics, "/metrics"):
             return False
-        return self._listeners.rest is None or asks_well(self._listeners.rest, "/health/ready")
+        return self._listeners.rest is None or answers_ok(self._listeners.rest, "/health/ready")
 
-    def _announce(self) -> None:
-        banner.show(
+    def _announce_ready(self) -> None:
+        banner.print_banner(
             self._settings,
             map_dir=self._store.map_dir,
-            rest=_address(self._listeners.rest),
-            feed=_address(self._listeners.feed),
-            metrics=listening.address(self._listeners.metrics),
+            rest=_url_address(self._listeners.rest),
+            feed=_url_address(self._listeners.feed),
+            metrics=listening.url_address(self._listeners.metrics),
         )
         notify("READY=1")
 
@@ -278,99 +226,93 @@ class Supervisor:
     def _is_snapshot(self, pid: int) -> bool:
         return self._snapshot is not None and self._snapshot.pid == pid
 
-    def _snapshots(self, now: float) -> None:
-        if self._snapshot is None and self._store.wants_snapshot(now):
+    def _manage_snapshots(self, now: float) -> None:
+        if self._snapshot is None and self._store.snapshots.is_due(now):
             try:
-                self._snapshot = self._children.once(
-                    "snapshot", [sys.executable, "-m", "shards.maps.snapshot"], self._environ(), now
+                self._snapshot = self._children.start_once(
+                    "snapshot", [sys.executable, "-m", "shards.maps.snapshot"], self._specs.child_environ(), now
                 )
             except OSError as error:
-                log.warning("no snapshot can be begun: %s", error)
-                self._store.snapshot_ended(SPAWN_FAILED, now)
-        elif self._snapshot is not None and self._snapshot.gone:
-            self._store.snapshot_ended(self._snapshot.status, now)
-            self._children.forget(self._snapshot)
+                log.warning("cannot start a snapshot: %s", error)
+                self._store.snapshots.note_end(SPAWN_FAILED, now)
+        elif self._snapshot is not None and self._snapshot.is_gone:
+            self._store.snapshots.note_end(self._snapshot.status, now)
+            self._children.drop_child(self._snapshot)
             self._snapshot = None
 
     # The end.
 
     def stop(self, orderly: bool = True) -> None:
-        """Stop all children: web first, so that requests are answered, then the feeds, then the shards.
+        """Stop all children, and return when they are gone.
 
-        A second signal cuts the waiting short; unless `orderly`, requests are not waited for, but feeds are told.
-        Returns when nothing is left of them.
+        Web workers stop first, so that requests are answered, then gateways, then shards.
+
+        A second signal cuts the waiting short. Unless `orderly`, running requests are dropped; feeds are still closed
+        properly.
         """
         notify("STOPPING=1")
-        self._let_in_the_last(orderly)
+        self._drain_accept_queues(orderly)
         if not orderly:
             for child in self._children:
-                child.wanted = False  # what ends meanwhile would only end again
-        for listener in (self._listeners.rest, self._listeners.feed):
-            if listener is not None:
-                listener.close()
+                child.wanted = False  # do not restart a child that dies meanwhile
+        for listener in self._listeners.client_facing:
+            listener.close()
         if self._snapshot is not None:
-            self._snapshot.send(signal.SIGKILL)
+            self._snapshot.send_signal(signal.SIGKILL)
         self._stop_stage(WEB, self._settings.grace + 2.0 if orderly else FAILED_GRACE_S)
         self._stop_stage(GATEWAY, GATEWAY_GRACE_S)
         self._stop_stage(SHARDS, SHARD_GRACE_S, hurry=False)
         self._listeners.metrics.close()
 
-    def _let_in_the_last(self, orderly: bool) -> None:
-        """Take no new connections, and wait until the workers have accepted those there are: closing resets them."""
-        listeners = [each for each in (self._listeners.rest, self._listeners.feed) if each is not None]
+    def _drain_accept_queues(self, orderly: bool) -> None:
+        """Refuse new connections and wait until the workers have accepted the queued ones: closing would reset them."""
+        listeners = self._listeners.client_facing
         for listener in listeners:
-            listening.take_no_more(listener)
+            listening.drop_new_connections(listener)
         now = quiet_since = time.monotonic()
         give_up_at = now + LAST_CONNECTIONS_S if orderly and listeners else 0.0
         while now < give_up_at and now - quiet_since < QUIET_S and self._signals.stops < 2:
             with contextlib.suppress(CannotStart):
-                self._children.turn(now)
-            self._signals.wait(0.02)
+                self._children.reap_and_start(now)
+            self._signals.wait_for_signal(STOP_TURN_S)
             now = time.monotonic()
-            if any(listening.waiting(listener) for listener in listeners):
+            if any(listening.count_unaccepted(listener) for listener in listeners):
                 quiet_since = now
 
     def _stop_stage(self, stage: int, patience_s: float, hurry: bool = True) -> None:
-        self._children.stop(stage, signal.SIGTERM)
+        self._children.stop_stage(stage, signal.SIGTERM)
         began = time.monotonic()
-        while not self._children.gone(stage):
+        while not self._children.is_stage_gone(stage):
             now = time.monotonic()
             in_a_hurry = hurry and self._signals.stops > 1
             self._children.kill_late(stage, now - began, 0.0 if in_a_hurry else patience_s)
             with contextlib.suppress(CannotStart):
-                self._children.turn(now)
-            self._signals.wait(0.02)
+                self._children.reap_and_start(now)
+            self._signals.wait_for_signal(STOP_TURN_S)
 
 
-def _address(listener: socket.socket | None) -> str | None:
-    return None if listener is None else listening.address(listener)
+def _url_address(listener: socket.socket | None) -> str | None:
+    return None if listener is None else listening.url_address(listener)
 
 
-def conf_file(name: str) -> Path:
-    """gunicorn's configuration file `name`: installed within the package, or beside it in a checkout."""
-    package = Path(kvserver.__file__).parent
-    installed = package / "deploy" / name
-    return installed if installed.exists() else package.parent / "deploy" / name
-
-
-def asks_well(listener: socket.socket, path: str) -> bool:
-    """Whether a GET of `path` at our own socket is answered with 200 within a second."""
+def answers_ok(listener: socket.socket, path: str) -> bool:
+    """Return whether a GET of `path` at our own socket is answered with 200 within a second."""
     host, port = listener.getsockname()[:2]
-    # What is bound to all addresses is asked at the loopback address.
+    # A socket bound to all addresses answers at the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     connection = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         with connection.getresponse() as response:
             return response.status == 200
-    except (OSError, http.client.HTTPException, LookupError):  # the last: a codec wants a descriptor to be loaded
+    except (OSError, http.client.HTTPException, LookupError):  # LookupError: loading a codec needs a descriptor
         return False
     finally:
         connection.close()
 
 
 def raise_open_files() -> None:
-    """As many descriptors as may be had, for this process and its children: each client takes one."""
+    """Raise the limit of open files, for this process and its children, to the hard limit: each client needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1 << 20 if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -378,30 +320,30 @@ def raise_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _interrupted(*_: object) -> None:
+def _exit_at_once(*_: object) -> None:
     raise SystemExit(0)
 
 
-def run(settings: ServerSettings) -> int:
-    """Run the server until it is told to stop. Returns the exit status: 0, or 1 after a message on standard error."""
+def run_server(settings: ServerSettings) -> int:
+    """Run the server until it is stopped. Returns the exit status: 0, or 1 after a message on standard error."""
     configure_logging(settings.log_level, "kvserver", settings.log_format)
     if platform.machine() not in TESTED:
-        log.warning("kvserver was never tested on a processor of this kind (%s)", platform.machine())
+        log.warning("kvserver is not tested on this processor type (%s)", platform.machine())
     for sentence in links(ServerSettings):
         log.warning("%s", sentence)
-    # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
+    # Until the store is up, exit at once on a signal: recovery may be interrupted at any point.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupted)
+        signal.signal(number, _exit_at_once)
     with_terminal = ends_with_terminal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         if settings.only is None:
-            listening.refuse_openly(settings, settings.tokens is not None)
+            listening.refuse_open_access(settings, settings.tokens is not None)
         raise_open_files()
         become_subreaper()
         listeners = Listeners(settings)
         try:
-            return _run(settings, listeners, with_terminal)
+            return _serve_store(settings, listeners, with_terminal)
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
@@ -409,7 +351,7 @@ def run(settings: ServerSettings) -> int:
         return 1
 
 
-def _run(settings: ServerSettings, listeners: Listeners, with_terminal: bool) -> int:
+def _serve_store(settings: ServerSettings, listeners: Listeners, with_terminal: bool) -> int:
     with Store(settings) as store:
         signals = Signals(with_terminal)
         try:
@@ -422,7 +364,7 @@ def _run(settings: ServerSettings, listeners: Listeners, with_terminal: bool) ->
                 supervisor.stop(orderly=False)
                 return 1
             supervisor.stop()
-            store.finish()
+            store.close_log()
         finally:
             signals.close()
     return 0

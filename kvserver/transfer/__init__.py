@@ -1,6 +1,9 @@
-"""Import and export: a store's items as lines of a file, in and out by its public API alone.
+"""Import and export: a store's items as lines of a file, through the public API only.
 
-`records` is pure: lines, items, batches. `remote` is the client of the API: what an answer means, and how long to be
-patient. `lanes` keeps a few batches on their way at a time. `importer` and `exporter` put them together. Nothing here
-knows of a data directory or of a terminal: the server may be anywhere.
+- `records`: lines, items and batches; pure.
+- `remote`: client of the API: the meaning of answers, and retries.
+- `lanes`: runs a few batches at a time.
+- `importer`, `exporter`: the two directions, made of the parts above.
+
+No module here knows of a data directory or a terminal: the server may run anywhere.
 """

@@ -1,4 +1,4 @@
-"""A server's items into a file's lines."""
+"""Export: writes a server's items as the lines of a file."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ import msgspec
 from msgspec import UNSET
 
 from kvserver.access.grants import shown
-from kvserver.transfer.records import Streamed, escaped, read_streamed, write_item
+from kvserver.transfer.records import StreamLine, escape_controls, read_streamed, write_item
 from kvserver.transfer.remote import Away, Patience, Remote, TransferError
 from shards.wire.limits import MAX_KEY
 
 
-class Exporter:
-    """Exports all items whose keys begin with a prefix, in the order of keys.
+class ItemExporter:
+    """Exports all items whose keys begin with a prefix, sorted by key.
 
     Attributes:
-        exported: items that were written.
-        size: their bytes.
+        exported: number of items written.
+        size: bytes written.
     """
 
     def __init__(self, remote: Remote, prefix: str, patience_s: float, report: Callable[[int], object]) -> None:
-        """`report` is told how many bytes were written."""
+        """`patience_s`: see `Patience`. `report`: called with the number of bytes written so far."""
         self._remote, self._prefix, self._patience_s, self._report = remote, prefix, patience_s, report
         self._last: str | None = None
         self._to_terminal = False
         self.exported = self.size = 0
 
     def run(self, target: BinaryIO) -> None:
-        """Write all of it. Where the stream breaks off, another goes on behind the last key that came.
+        """Write all items to `target`. If a stream breaks off, another one continues after the last key.
 
-        Raises `TransferError`, OSError of `target`.
+        Raises `TransferError`, and `OSError` of `target`.
         """
         self._to_terminal = target.isatty()
         patience = Patience(self._patience_s, Event())
         while True:
             before = self.exported
             try:
-                self._follow(target)
+                self._write_stream(target)
                 return
             except Away as away:
                 if self.exported > before:
-                    patience.refresh()
+                    patience.note_progress()
                 patience.wait(away)
 
-    def _follow(self, target: BinaryIO) -> None:
-        """Write one stream. Raises `Away` if it has no end."""
+    def _write_stream(self, target: BinaryIO) -> None:
+        """Write the items of one stream. Raises `Away` if it breaks off."""
         before = self.exported
-        with self._remote.items(self._prefix, self._last) as lines:
+        with self._remote.stream_items(self._prefix, self._last) as lines:
             for line in lines:
-                item = self._read(line)
+                item = self._read_item(line)
                 if item.end is None:
-                    self._see_that_it_follows(item)
-                    self._write(target, item)
+                    self._check_order(item)
+                    self._write_item(target, item)
                     continue
                 came = self.exported - before
                 if item.end.items != came:
-                    raise TransferError(f"the server has sent {item.end.items} items, but {came} have come")
+                    raise TransferError(f"the server has sent {item.end.items} items, but {came} have arrived")
                 return
         raise Away("the list broke off")
 
-    def _read(self, line: bytes) -> Streamed:
+    def _read_item(self, line: bytes) -> StreamLine:
         try:
             item = read_streamed(line)
         except (msgspec.DecodeError, ValueError) as error:
@@ -72,23 +72,23 @@ class Exporter:
             raise Away(f"the list broke off: {item.error.title}. {item.error.detail}")
         return item
 
-    def _see_that_it_follows(self, item: Streamed) -> None:
-        """Raise `TransferError` if `item` cannot come here in a list: what repeats itself never ends."""
+    def _check_order(self, item: StreamLine) -> None:
+        """Raise `TransferError` if `item` is invalid here: a list that repeats keys would never end."""
         key = shown(item.key.encode())
         if not item.key.startswith(self._prefix):
             why = f"the key {key}, which does not begin with {shown(self._prefix.encode())}"
-        elif self._last is not None and item.key <= self._last:  # code points are in the order of their UTF-8
-            why = f"the key {key} behind {shown(self._last.encode())}: keys are to ascend"
+        elif self._last is not None and item.key <= self._last:  # code points sort like their UTF-8
+            why = f"the key {key} after {shown(self._last.encode())}: keys must ascend"
         elif not 0 < len(item.key.encode()) <= MAX_KEY:
             why = f"a key of {len(item.key.encode())} bytes: one has 1 to {MAX_KEY}"
         elif (item.value is UNSET) == (item.value_base64 is UNSET):
             why = f"the key {key} with not exactly one of `value` and `value_base64`"
         else:
             return
-        raise TransferError(f"the list of the server at {self._remote.url} is wrong, it has {why}")
+        raise TransferError(f"the list of the server at {self._remote.url} is invalid, it has {why}")
 
-    def _write(self, target: BinaryIO, item: Streamed) -> None:
+    def _write_item(self, target: BinaryIO, item: StreamLine) -> None:
         line = write_item(item)
-        target.write(escaped(line) if self._to_terminal else line)
+        target.write(escape_controls(line) if self._to_terminal else line)
         self.exported, self.size, self._last = self.exported + 1, self.size + len(line), item.key
         self._report(self.size)

@@ -1,4 +1,4 @@
-"""A file's lines into a server."""
+"""Import: stores the lines of a file in a server."""
 
 from __future__ import annotations
 
@@ -9,46 +9,55 @@ from threading import Event, Lock
 from typing import BinaryIO, Final
 
 from kvserver.transfer.lanes import Lanes
-from kvserver.transfer.records import LINE_BYTES, Batch, LineError, Record, batches, body_of, put_of, read_record
+from kvserver.transfer.records import (
+    LINE_BYTES,
+    ImportBatch,
+    ImportRecord,
+    LineError,
+    body_of,
+    group_into_batches,
+    put_of,
+    read_record,
+)
 from kvserver.transfer.remote import Away, Patience, Remote, Result, Stopped, TooMuch, TransferError
 from shards.keys.value_edits import unmarked
 
 LANES: Final = 4
-"""Batches on their way at a time: enough for shards and workers to be busy while another is made."""
+"""Batches in flight: enough to keep shards and workers busy while the next batch is prepared."""
 
 _END_S: Final = 10.0
 
 
-class Importer:
-    """Imports lines, in their order for each key.
+class ItemImporter:
+    """Imports lines; the order of the lines of each key is kept.
 
-    Everything is a put, so that whatever is uncertain is sent again, and the same file can be imported again.
+    Every operation is a put, so it can be repeated if its outcome is unknown, and a file can be imported again.
 
     Attributes:
-        imported: records that the server has answered for.
-        expired: records whose expiry has passed, by the server's clock: it takes them no more.
+        imported: number of records that the server has stored.
+        expired: number of records that the server refused because they have expired by its clock.
     """
 
     def __init__(self, remote: Remote, patience_s: float, report: Callable[[int], object]) -> None:
-        """`report` is told how many bytes of lines are done, by any thread."""
+        """`patience_s`: see `Patience`. `report`: called by any thread with the bytes of lines done so far."""
         self._remote, self._patience_s, self._report = remote, patience_s, report
         self._stop = Event()
         self._lock = Lock()
-        self._lanes = Lanes(self._store, LANES)
+        self._lanes = Lanes(self._store_batch, LANES)
         self._done_bytes = 0
         self.imported = self.expired = 0
 
     def run(self, source: BinaryIO) -> None:
-        """Import all of `source`. Raises `LineError`, `TransferError`, OSError of `source`.
+        """Import all of `source`. Raises `LineError`, `TransferError`, and `OSError` of `source`.
 
-        When it raises, also for a signal, what was on its way has ended, or could not within some seconds.
+        Before it raises, also on a signal, it waits up to 10 s for the batches in flight.
         """
         try:
-            for batch in batches(_records(source)):
+            for batch in group_into_batches(_read_records(source)):
                 self._lanes.submit(batch)
             self._lanes.finish()
         except LineError:
-            self._lanes.finish()  # raises what is wrong with an earlier line
+            self._lanes.finish()  # raises the error of an earlier line, if any
             raise
         except BaseException:
             self._stop.set()
@@ -56,18 +65,18 @@ class Importer:
                 self._lanes.finish(_END_S)
             raise
 
-    def _store(self, batch: Batch) -> None:
+    def _store_batch(self, batch: ImportBatch) -> None:
         self._store_all(batch.records)
         with self._lock:
             self._done_bytes += sum(record.length for record in batch.records)
             self._report(self._done_bytes)
 
-    def _store_all(self, records: list[Record]) -> None:
-        """Store `records`, however often that has to be tried. Raises `LineError`, `TransferError`, `Stopped`."""
+    def _store_all(self, records: list[ImportRecord]) -> None:
+        """Store `records`, retrying as needed. Raises `LineError`, `TransferError`, `Stopped`."""
         patience = Patience(self._patience_s, self._stop)
         while records:
             try:
-                left, away = self._take(records, self._ask(records))
+                left, away = self._sort_results(records, self._send_batch(records))
             except TooMuch:
                 middle = len(records) // 2
                 self._store_all(records[:middle])
@@ -76,32 +85,34 @@ class Importer:
             except Away as error:
                 left, away = records, error
             if len(left) < len(records):
-                patience.refresh()
+                patience.note_progress()
             if away is not None:
                 patience.wait(away)
             records = left
 
-    def _ask(self, records: list[Record]) -> list[Result]:
-        """What became of each. Raises `Away`; `TooMuch` if there are several, and fewer of them might do."""
+    def _send_batch(self, records: list[ImportRecord]) -> list[Result]:
+        """Send a batch and return the result of each record. Raises `Away`; `TooMuch` if a smaller one may fit."""
         try:
-            results = self._remote.batch(body_of(records))
+            results = self._remote.send_batch(body_of(records))
         except TooMuch:
             if len(records) > 1:
                 raise
-            return [self._ask_for_one(records[0])]
+            return [self._send_one(records[0])]
         if len(results) != len(records):
             raise TransferError(f"the server answered {len(results)} results for {len(records)} records")
         return results
 
-    def _ask_for_one(self, record: Record) -> Result:
+    def _send_one(self, record: ImportRecord) -> Result:
         try:
-            return self._remote.put(put_of(record))
+            return self._remote.send_put(put_of(record))
         except TooMuch as error:
             raise LineError(record.line, str(error)) from None
 
-    def _take(self, records: list[Record], results: list[Result]) -> tuple[list[Record], Away | None]:
-        """Count what is done. The records to be sent again, and why. Raises `LineError` for the first refused one."""
-        left: list[Record] = []
+    def _sort_results(
+        self, records: list[ImportRecord], results: list[Result]
+    ) -> tuple[list[ImportRecord], Away | None]:
+        """Count the finished records; return those to send again, and why. Raises `LineError` for the first refused."""
+        left: list[ImportRecord] = []
         away: Away | None = None
         refused: LineError | None = None
         imported = expired = 0
@@ -112,7 +123,7 @@ class Importer:
                 left.append(record)
                 away = Away(f"a shard of the server at {self._remote.url} does not answer: {result.detail}")
             elif result.status == HTTPStatus.BAD_REQUEST and record.expires:
-                expired += 1  # all else that could be wrong with it was looked at when it was read
+                expired += 1  # the only possible reason: everything else was checked when the line was read
             elif refused is None:
                 refused = LineError(record.line, f"the server answers {result.status}: {result.detail or result.code}")
         with self._lock:
@@ -123,8 +134,8 @@ class Importer:
         return left, away
 
 
-def _records(source: BinaryIO) -> Iterator[Record]:
-    """The records of the lines of `source`; blank lines are none. Raises `LineError`."""
+def _read_records(source: BinaryIO) -> Iterator[ImportRecord]:
+    """Yield the records in the lines of `source`; skip blank lines. Raises `LineError`."""
     number = 0
     while line := source.readline(LINE_BYTES):
         number += 1

@@ -1,49 +1,49 @@
-"""A few batches on their way at a time, none of which has a key of another."""
+"""Runs a few batches at a time; no two running batches share a key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Condition, Thread
 
-from kvserver.transfer.records import Batch, LineError
+from kvserver.transfer.records import ImportBatch, LineError
 
 
 class Lanes:
-    """Does `work` with batches, at most `width` at a time, each in a thread of its own.
+    """Runs `work` on batches, at most `width` at a time, each in a thread of its own.
 
-    The order of what concerns one key is kept: a batch waits for those before it with which it has a key in common.
-    Threads are daemons: whoever does not wait for `finish` can end.
+    The order per key is kept: a batch waits for earlier ones that share a key with it. The threads are daemons, so the
+    process can exit without `finish`.
     """
 
-    def __init__(self, work: Callable[[Batch], None], width: int) -> None:
+    def __init__(self, work: Callable[[ImportBatch], None], width: int) -> None:
         self._work, self._width = work, width
         self._changed = Condition()
-        self._going: list[Batch] = []
+        self._going: list[ImportBatch] = []
         self._errors: list[Exception] = []
 
-    def submit(self, batch: Batch) -> None:
-        """Begin with `batch` once there is room. Raises what `work` raised for an earlier one."""
+    def submit(self, batch: ImportBatch) -> None:
+        """Start `batch` when a lane is free. Raises what `work` raised for an earlier batch."""
         with self._changed:
             self._changed.wait_for(lambda: self._errors or self._is_free_for(batch))
-            self._raise()
+            self._raise_first_error()
             self._going.append(batch)
-        Thread(target=self._run, args=(batch,), daemon=True).start()
+        Thread(target=self._run_batch, args=(batch,), daemon=True).start()
 
     def finish(self, timeout_s: float | None = None) -> None:
-        """Wait, for at most `timeout_s` seconds, until nothing is on its way. Raises what `work` raised."""
+        """Wait until no batch is running, at most `timeout_s` seconds. Raises what `work` raised."""
         with self._changed:
             self._changed.wait_for(lambda: not self._going, timeout_s)
-            self._raise()
+            self._raise_first_error()
 
-    def _is_free_for(self, batch: Batch) -> bool:
+    def _is_free_for(self, batch: ImportBatch) -> bool:
         return len(self._going) < self._width and all(batch.keys.isdisjoint(other.keys) for other in self._going)
 
-    def _raise(self) -> None:
-        """Of several errors, raise that of the first line."""
+    def _raise_first_error(self) -> None:
+        """Raise the error of the first line, if there are errors."""
         if self._errors:
             raise min(self._errors, key=lambda error: error.line if isinstance(error, LineError) else 0)
 
-    def _run(self, batch: Batch) -> None:
+    def _run_batch(self, batch: ImportBatch) -> None:
         error: Exception | None = None
         try:
             self._work(batch)

@@ -1,7 +1,7 @@
 """Items as lines of JSON, and lines as the operations of batches. Pure.
 
-A line is an item of a list (`GET /v1/kv?values=true`): `key`, one of `value` and `value_base64`, and if need be
-`content_type` and `expires`. What else an item of a list tells is accepted and left out.
+A line is an item of a list (`GET /v1/kv?values=true`): `key`, either `value` or `value_base64`, and optionally
+`content_type` and `expires`. Other members of a list's items are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from shards.wire.errors import BadRequest
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
 LINE_BYTES: Final = 256 << 20
-"""The longest line: the largest value, with every byte escaped."""
+"""Longest line in bytes: the largest value with every byte escaped."""
 BATCH_RECORDS: Final = 1000
 BATCH_BYTES: Final = 1 << 20
-"""A batch ends before it has more of either; one record may be larger by itself."""
+"""Limits of a batch; a single larger record forms its own batch."""
 
 
 class LineError(Exception):
-    """A record that cannot be imported: `line`, counted from 1, and why."""
+    """A record that cannot be imported: `line`, counted from 1, and `why`."""
 
     def __init__(self, line: int, why: str) -> None:
         super().__init__(f"line {line}: {why}")
@@ -48,8 +48,8 @@ class _Line(Struct, forbid_unknown_fields=True):
     modified: Raw | UnsetType = UNSET
 
 
-class Put(Struct, tag_field="op", tag="put", omit_defaults=True):
-    """The operation of a batch in MessagePack that stores a record."""
+class PutOperation(Struct, tag_field="op", tag="put", omit_defaults=True):
+    """Operation of a MessagePack batch that stores a record."""
 
     key: str
     value: bytes
@@ -58,12 +58,14 @@ class Put(Struct, tag_field="op", tag="put", omit_defaults=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A line that was read.
+class ImportRecord:
+    """A parsed line.
 
     Attributes:
-        line: its number in the file, from 1. `length`: its bytes.
-        put: `Put` in MessagePack.
+        line: its number in the file, from 1.
+        length: its length in bytes.
+        key: key of the item.
+        put: `PutOperation` in MessagePack.
         expires: whether it has an expiry.
     """
 
@@ -76,11 +78,11 @@ class Record:
 
 _read_line: Final = msgspec.json.Decoder(_Line).decode
 _pack: Final = msgspec.msgpack.Encoder().encode
-_unpack_put: Final = msgspec.msgpack.Decoder(Put).decode
+_unpack_put: Final = msgspec.msgpack.Decoder(PutOperation).decode
 
 
-def read_record(number: int, text: bytes) -> Record:
-    """The record that line `number`, `text`, is. Raises `LineError`."""
+def read_record(number: int, text: bytes) -> ImportRecord:
+    """Parse line `number`, which is `text`. Raises `LineError`."""
     length, text = len(text), unmarked(text)
     try:
         line = _read_line(text)
@@ -93,25 +95,30 @@ def read_record(number: int, text: bytes) -> Record:
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise LineError(number, f"not JSON: {why_unreadable(text)}") from None
     try:
-        put = Put(_key(line.key), _value(line), _content_type(line.content_type), _expires(line.expires))
+        put = PutOperation(
+            _checked_key(line.key),
+            _decode_value(line),
+            _checked_content_type(line.content_type),
+            _normal_expires(line.expires),
+        )
     except BadRequest as error:
         raise LineError(number, error.detail) from None
-    return Record(number, length, put.key, _pack(put), put.expires is not UNSET)
+    return ImportRecord(number, length, put.key, _pack(put), put.expires is not UNSET)
 
 
-def put_of(record: Record) -> Put:
-    """What `record` stores."""
+def put_of(record: ImportRecord) -> PutOperation:
+    """Return the put operation of `record`."""
     return _unpack_put(record.put)
 
 
-def _key(key: str) -> str:
+def _checked_key(key: str) -> str:
     size = len(key.encode())
     if not 0 < size <= MAX_KEY:
         raise BadRequest(f"the key has {size} bytes; a key has 1 to {MAX_KEY}")
     return key
 
 
-def _value(line: _Line) -> bytes:
+def _decode_value(line: _Line) -> bytes:
     if (line.value is UNSET) == (line.value_base64 is UNSET):
         raise BadRequest("exactly one of `value` and `value_base64` is wanted")
     if line.value is not UNSET:
@@ -123,7 +130,7 @@ def _value(line: _Line) -> bytes:
         raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
 
 
-def _content_type(text: str | UnsetType | None) -> str | UnsetType:
+def _checked_content_type(text: str | UnsetType | None) -> str | UnsetType:
     if not text:
         return UNSET
     if not is_content_type(text):
@@ -131,7 +138,7 @@ def _content_type(text: str | UnsetType | None) -> str | UnsetType:
     return text
 
 
-def _expires(text: str | UnsetType | None) -> str | UnsetType:
+def _normal_expires(text: str | UnsetType | None) -> str | UnsetType:
     if text is None or text is UNSET:
         return UNSET
     try:
@@ -141,37 +148,39 @@ def _expires(text: str | UnsetType | None) -> str | UnsetType:
 
 
 @dataclass(slots=True)
-class Batch:
-    """Records of different keys. `size`: the bytes of their operations."""
+class ImportBatch:
+    """Records with distinct keys. `size`: bytes of their operations."""
 
-    records: list[Record] = field(default_factory=list)
+    records: list[ImportRecord] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     size: int = 0
 
-    def takes(self, record: Record, most: int, most_bytes: int) -> bool:
-        """Whether there is room for `record`, and its key is not in it yet."""
+    def has_room_for(self, record: ImportRecord, most: int, most_bytes: int) -> bool:
+        """Return whether `record` fits and its key is not in the batch yet."""
         full = len(self.records) >= most or self.size + len(record.put) > most_bytes
         return not self.records or not (full or record.key in self.keys)
 
-    def add(self, record: Record) -> None:
-        """Put `record` behind the others."""
+    def add(self, record: ImportRecord) -> None:
+        """Append `record`."""
         self.records.append(record)
         self.keys.add(record.key)
         self.size += len(record.put)
 
 
-def batches(records: Iterable[Record], most: int = BATCH_RECORDS, most_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
-    """`records` in their order, in batches of at most so many and so many bytes.
+def group_into_batches(
+    records: Iterable[ImportRecord], most: int = BATCH_RECORDS, most_bytes: int = BATCH_BYTES
+) -> Iterator[ImportBatch]:
+    """Group `records`, in order, into batches of at most `most` records and `most_bytes` bytes.
 
-    No key is twice in a batch: what is sent again of one could overwrite what came after it. A `LineError` of `records`
-    is raised behind the batch of what came before it.
+    No key occurs twice in a batch: a retry of the first record could overwrite the second. A `LineError` of `records`
+    is raised after the batch of the preceding records.
     """
-    batch = Batch()
+    batch = ImportBatch()
     try:
         for record in records:
-            if not batch.takes(record, most, most_bytes):
+            if not batch.has_room_for(record, most, most_bytes):
                 yield batch
-                batch = Batch()
+                batch = ImportBatch()
             batch.add(record)
     except LineError:
         if batch.records:
@@ -181,34 +190,34 @@ def batches(records: Iterable[Record], most: int = BATCH_RECORDS, most_bytes: in
         yield batch
 
 
-def body_of(records: list[Record]) -> bytes:
-    """The batch that stores `records`, in MessagePack."""
+def body_of(records: list[ImportRecord]) -> bytes:
+    """Encode the batch that stores `records` in MessagePack."""
     return _pack({"ops": [Raw(record.put) for record in records]})
 
 
-class End(Struct):
-    """How the stream of a list says that it is whole, and of how many items."""
+class StreamEnd(Struct):
+    """End marker of a complete list stream: its number of items."""
 
     items: int
 
 
-class Broken(Struct):
-    """How the stream of a list says that it broke off."""
+class StreamError(Struct):
+    """Error marker of a list stream that broke off."""
 
     title: str = ""
     detail: str = ""
 
 
-class Streamed(Struct):
-    """A line of the stream of a list: an item, or its last line."""
+class StreamLine(Struct):
+    """Line of a list stream: an item, or the last line."""
 
     key: str = ""
     content_type: str | None = None
     expires: str | None = None
     value: str | UnsetType = UNSET
     value_base64: str | UnsetType = UNSET
-    end: End | None = None
-    error: Broken | None = None
+    end: StreamEnd | None = None
+    error: StreamError | None = None
 
 
 class _Exported(Struct):
@@ -219,30 +228,30 @@ class _Exported(Struct):
     value_base64: str | UnsetType
 
 
-read_streamed: Final = msgspec.json.Decoder(Streamed).decode
-"""A line of a stream. Raises `msgspec.DecodeError`, ValueError."""
+read_streamed: Final = msgspec.json.Decoder(StreamLine).decode
+"""Parse a line of a stream. Raises `msgspec.DecodeError`, `ValueError`."""
 _write_line: Final = msgspec.json.Encoder().encode
 
 
 _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What JSON lets stand in a string, and a terminal would obey; see `shards.host.logs.visible`."""
+"""Characters that JSON allows in strings and terminals interpret; see `shards.host.logs.visible`."""
 
 
-def escaped(line: bytes) -> bytes:
-    """A line of JSON that means the same, with nothing in it but its end that a terminal obeys."""
+def escape_controls(line: bytes) -> bytes:
+    """Escape the control characters of a line of JSON; its meaning and its end stay the same."""
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
 
 
-def write_item(item: Streamed) -> bytes:
-    """The line of an export that `item` is, with its end: what does not depend on the store it came from."""
+def write_item(item: StreamLine) -> bytes:
+    """Format `item` as a line of an export, without members that depend on the store."""
     line = _Exported(item.key, item.content_type, item.expires, item.value, item.value_base64)
     return _write_line(line) + b"\n"
 
 
 def lines_of(pieces: Iterable[bytes], most_bytes: int = LINE_BYTES) -> Iterator[bytes]:
-    """The lines, without their ends, of a text that comes in `pieces`; what has no end is no line.
+    """Yield the lines, without their ends, of a text that arrives in `pieces`; drop an incomplete last line.
 
-    Raises ValueError for one that has more than `most_bytes`.
+    Raises `ValueError` for a line of more than `most_bytes`.
     """
     begun: list[bytes] = []
     size = 0

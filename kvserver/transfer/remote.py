@@ -1,4 +1,4 @@
-"""A server somewhere, asked by its public API: what its answers mean, and how long to be patient with it."""
+"""Client of a server's public API: requests, the meaning of answers, and retries."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from kvserver.transfer.records import Put, lines_of
+from kvserver.transfer.records import PutOperation, lines_of
 
 MESSAGE_PACK: Final = "application/vnd.msgpack"
 LINES: Final = "application/x-ndjson"
 OCTETS: Final = "application/octet-stream"
 TOKEN_VARIABLE: Final = "KVSERVER_TOKEN"
 PATIENCE_S: Final = 60.0
-"""For how long, by default, a server that is not there is asked again."""
+"""Default of --patience: seconds during which an unreachable server is retried."""
 
 _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
 _ANSWER_BYTES: Final = 16 << 20
-"""More than the answer to a batch, or an error, has."""
+"""More than any answer to a batch, or any error, has."""
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 2.0
 _AWAY: Final = (429, 502, 503, 504)
-"""Statuses of what may be asked again as it is: an import may, for it only puts."""
+"""Statuses after which a request is repeated; puts may be."""
 _OF_A_RECORD: Final = (400, 403, 507)
-"""Statuses that tell of the record that was put, as the result of an operation would."""
+"""Statuses about the record itself, like the result of an operation in a batch."""
 
 
 class TransferError(Exception):
-    """It cannot go on; the message says why."""
+    """The transfer cannot continue; the message says why."""
 
 
 class Away(Exception):
-    """The server is not there, or has no time: to be asked again, after `retry_after_s` at the earliest."""
+    """The server is unreachable or unavailable: retry after at least `retry_after_s` seconds."""
 
     def __init__(self, why: str, retry_after_s: float = 0.0) -> None:
         super().__init__(why)
@@ -49,15 +49,15 @@ class Away(Exception):
 
 
 class TooMuch(Exception):
-    """The request is larger than the server takes, or takes longer to arrive than it waits."""
+    """The request is larger than the server accepts, or too slow to arrive."""
 
 
 class Stopped(Exception):
-    """Whoever waited shall not go on."""
+    """Waiting was stopped by the caller."""
 
 
 class Result(Struct):
-    """What became of an operation."""
+    """Result of an operation."""
 
     status: int
     code: str = ""
@@ -75,19 +75,19 @@ class _Problem(Struct):
 
 
 class Patience:
-    """How long is waited for a server that is away: `seconds` without any progress. `stop` ends waiting."""
+    """Waits between retries, for at most `seconds` without progress. Setting `stop` ends the wait."""
 
     def __init__(self, seconds: float, stop: Event) -> None:
         self._seconds, self._stop = seconds, stop
-        self.refresh()
+        self.note_progress()
 
-    def refresh(self) -> None:
-        """There was progress."""
+    def note_progress(self) -> None:
+        """Restart the time limit after progress."""
         self._until: float | None = None
         self._next_s = _FIRST_WAIT_S
 
     def wait(self, away: Away) -> None:
-        """Wait before the next try. Raises `TransferError` if there was no progress for too long, `Stopped`."""
+        """Wait before the next retry. Raises `TransferError` after too long without progress, `Stopped`."""
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._seconds
@@ -101,10 +101,10 @@ class Patience:
 
 
 class Remote:
-    """The server at `url`. May be used by several threads.
+    """The server at `url`. Thread-safe.
 
-    `token`: what its bearer may do, the requests may; None: the server has no tokens. Raises ValueError for a URL that
-    is none. Every method raises `TransferError`, and `Away`.
+    `token`: sent with each request, unless it is None. Raises `ValueError` for an invalid URL. Every method raises
+    `TransferError` and `Away`.
     """
 
     def __init__(self, url: str, token: str | None, connections: int) -> None:
@@ -115,52 +115,54 @@ class Remote:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            mounts={"http://": None, "https://": None} if _is_here(_host(url)) else None,  # a proxy has no way to here
+            mounts={"http://": None, "https://": None}
+            if _is_here(_checked_host(url))
+            else None,  # a proxy cannot reach this machine
         )
 
     def close(self) -> None:
         """Close its connections."""
         self._http.close()
 
-    def batch(self, body: bytes) -> list[Result]:
-        """Do the batch `body`, in MessagePack. Raises `TooMuch`."""
-        answer = self._ask("POST", "v1/batch", body, MESSAGE_PACK)
+    def send_batch(self, body: bytes) -> list[Result]:
+        """Execute the batch `body`, in MessagePack. Raises `TooMuch`."""
+        answer = self._request("POST", "v1/batch", body, MESSAGE_PACK)
         try:
             return msgspec.msgpack.decode(answer.content, type=_Results).results
         except (msgspec.DecodeError, ValueError):
             raise TransferError(f"what answers at {self.url} is no kvserver: its answer to a batch is none") from None
 
-    def put(self, put: Put) -> Result:
-        """Do one put by itself, which may be larger than a batch. Raises `TooMuch`."""
+    def send_put(self, put: PutOperation) -> Result:
+        """Execute a single put, which may be larger than a batch. Raises `TooMuch`."""
         target = f"v1/kv/{quote(put.key, safe='')}"
         if put.expires:
             target += "?" + urlencode({"expires": put.expires})
-        answer = self._ask("PUT", target, put.value, put.content_type or OCTETS, also=_OF_A_RECORD)
-        return Result(answer.status_code, detail="" if answer.is_success else _told(answer))
+        answer = self._request("PUT", target, put.value, put.content_type or OCTETS, also=_OF_A_RECORD)
+        return Result(answer.status_code, detail="" if answer.is_success else _problem_text(answer))
 
     @contextmanager
-    def items(self, prefix: str, after: str | None) -> Iterator[Iterator[bytes]]:
-        """The lines of the list of all keys that begin with `prefix` and come behind `after`, with their values.
+    def stream_items(self, prefix: str, after: str | None) -> Iterator[Iterator[bytes]]:
+        """Yield the lines of the list of all items whose keys begin with `prefix` and sort after `after`.
 
-        The iterator raises `Away` where the stream breaks off.
+        The iterator raises `Away` if the stream breaks off.
         """
         query = {"values": "true", "prefix": prefix} | ({} if after is None else {"after": after})
         target = "v1/kv?" + urlencode(query, quote_via=quote, safe="")
         headers = {"Accept": LINES, "Accept-Encoding": "identity"}
-        with self._away(), self._http.stream("GET", target, headers=headers) as answer:
+        with self._translate_errors(), self._http.stream("GET", target, headers=headers) as answer:
             if answer.status_code != HTTPStatus.OK:
-                self._check(self._whole(answer))
+                self._checked_answer(self._read_whole(answer))
             self._answered = True
-            yield self._lines(answer)
+            yield self._stream_lines(answer)
 
-    def _lines(self, answer: httpx.Response) -> Iterator[bytes]:
+    def _stream_lines(self, answer: httpx.Response) -> Iterator[bytes]:
         try:
             yield from lines_of(answer.iter_raw())
         except ValueError as error:
             raise TransferError(f"what answers at {self.url} is no kvserver: {error}") from None
 
-    def _whole(self, answer: httpx.Response) -> httpx.Response:
-        """`answer`, read to its end, if it has one. Raises `TransferError`."""
+    def _read_whole(self, answer: httpx.Response) -> httpx.Response:
+        """Read `answer` to its end, up to a limit. Raises `TransferError`."""
         found = bytearray()
         try:
             for piece in answer.iter_bytes():
@@ -174,18 +176,18 @@ class Remote:
         headers = {"Retry-After": answer.headers.get("Retry-After", "")}
         return httpx.Response(answer.status_code, headers=headers, content=bytes(found))
 
-    def _ask(
+    def _request(
         self, method: str, target: str, body: bytes, content_type: str, also: tuple[int, ...] = ()
     ) -> httpx.Response:
-        """The answer, if it is a success or its status is one of `also`."""
+        """Send a request; return its answer if it is a success or its status is in `also`."""
         headers = {"Content-Type": content_type}
-        with self._away(), self._http.stream(method, target, content=body, headers=headers) as stream:
-            answer = self._whole(stream)
-        return answer if answer.status_code in also else self._check(answer)
+        with self._translate_errors(), self._http.stream(method, target, content=body, headers=headers) as stream:
+            answer = self._read_whole(stream)
+        return answer if answer.status_code in also else self._checked_answer(answer)
 
     @contextmanager
-    def _away(self) -> Iterator[None]:
-        """Raise `Away` for a connection that fails; at the very first, where nobody listens, `TransferError`."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Turn connection errors into `Away`; a refused first connection into `TransferError`."""
         try:
             yield
         except httpx.TransportError as error:
@@ -194,24 +196,24 @@ class Remote:
                 raise TransferError(why) from None
             raise Away(why) from None
 
-    def _check(self, answer: httpx.Response) -> httpx.Response:
-        """`answer`, if it is a success."""
+    def _checked_answer(self, answer: httpx.Response) -> httpx.Response:
+        """Return `answer` if it is a success, else raise."""
         self._answered = True
         status = answer.status_code
         if answer.is_success:
             return answer
-        why = f"the server at {self.url} answers {status}: {_told(answer)}"
+        why = f"the server at {self.url} answers {status}: {_problem_text(answer)}"
         if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
             raise TooMuch(why)
         if status == HTTPStatus.UNAUTHORIZED:
-            raise TransferError(f"{why}. It is taken from {TOKEN_VARIABLE}, or from the file of --token-file")
+            raise TransferError(f"{why}. The token comes from {TOKEN_VARIABLE}, or from the file of --token-file")
         if status in _AWAY:
             raise Away(why, _retry_after(answer))
         raise TransferError(why)
 
 
-def _told(answer: httpx.Response) -> str:
-    """What an error says of itself, in a line."""
+def _problem_text(answer: httpx.Response) -> str:
+    """Format the problem document of an error in one line."""
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)
     except (msgspec.DecodeError, ValueError):
@@ -225,8 +227,8 @@ def _retry_after(answer: httpx.Response) -> float:
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
-def _host(url: str) -> str:
-    """The host of the URL of a server. Raises ValueError."""
+def _checked_host(url: str) -> str:
+    """Return the host of a server's URL. Raises `ValueError`."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:

@@ -111,8 +111,8 @@ def revoke(server: Server, file: Path, name: str) -> None:
     argv = [sys.executable, "-m", "kvserver", "token", "revoke", name, *where]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     assert server.process is not None
-    who = f"the server of {server.data_dir} (pid {server.process.pid}) has taken it over"
-    assert (done.stdout, done.stderr) == ("", f"kvserver: {file} has the token {name} no more\nkvserver: {who}\n")
+    who = f"the server of {server.data_dir} (pid {server.process.pid}) has applied it"
+    assert (done.stdout, done.stderr) == ("", f"kvserver: {file} no longer has the token {name}\nkvserver: {who}\n")
 
 
 def test_the_file_may_be_replaced_and_links_to_it_be_turned(new_server: NewServer, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_command_says_that_a_server_does_not_follow(server: Server, file: Path
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     assert done.returncode == 1 and done.stdout.startswith("kv_")
-    assert f"(pid {server.process.pid}) has not taken it over within 5 s" in done.stderr
+    assert f"(pid {server.process.pid}) has not applied it within 5 s" in done.stderr
     revoke(server, file, "carl")
 
 

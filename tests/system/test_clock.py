@@ -81,7 +81,7 @@ def test_a_start_with_the_clock_ahead_harms_nothing(server: Server, clock: SetCl
     assert "clock" not in server.log()
 
     server.start()
-    assert "which is still to come" in server.log()
+    assert "which is in the future" in server.log()
     with server.client() as client:
         assert client.put(f"/v1/kv/hour?expires={at(clock, 3600)}", content=b"v").status_code == 201
         assert client.put(f"/v1/kv/past?expires={at(clock, -1)}", content=b"v").status_code == 400

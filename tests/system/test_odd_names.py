@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.system.harness import Server
-from tests.system.test_supervisor import get, put
+from tests.system.kvserver.serve.test_supervisor import get, put
 
 NAME = os.fsdecode(b"d\xff\xfe")
 

@@ -100,7 +100,7 @@ def test_a_server_needs_no_standard_stream(closed: str, new_server: Callable[...
     server.host, server.port = "127.0.0.1", free_port
     wait_for(lambda: is_ready(server), "an answer", 60)
     if closed in (">/dev/full", "| true"):
-        wait_for(lambda: "standard output cannot be written" in server.log(), "a word of the banner")
+        wait_for(lambda: "cannot write to standard output" in server.log(), "a word of the banner")
     done = subprocess.run(command(server, "stop"), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), done
     server.process.wait(30)

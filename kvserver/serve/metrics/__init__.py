@@ -1,1 +1,5 @@
-"""What /metrics shows, and the process that answers with it."""
+"""The figures of the server at /metrics.
+
+- `collectors`: reads them from the board and from the counter files of workers.
+- `exporter`: the process that answers scrapes.
+"""

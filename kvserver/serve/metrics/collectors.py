@@ -1,10 +1,10 @@
-"""What /metrics shows, as collectors of prometheus_client; `serve.exporter` answers with it.
+"""The metrics of the server as collectors of prometheus_client; `exporter` serves them.
 
-Two sources: what web workers and gateways count themselves (prometheus_client in multiprocess mode, files in the run
-directory), and the board, where shards, gateways and log keep their figures. Scraping costs no worker anything.
+There are two sources: files in the run directory, written by web workers and gateways (prometheus_client's multiprocess
+mode), and the board, where shards, gateways and log keep their figures. A scrape costs the workers nothing.
 
-Names follow Prometheus' conventions: seconds and bytes, `_total` for what only grows. It goes on growing when a process
-is replaced: who is killed takes along what it had not shown yet, less than a second's worth.
+Names follow Prometheus' conventions: seconds and bytes, and `_total` for counters. Counters keep growing when a process
+is replaced; a killed process loses less than a second of its counts.
 """
 
 from __future__ import annotations
@@ -41,81 +41,91 @@ OPERATIONS = {
 """Figure of a shard to value of the label `kind`."""
 
 SHARD_GAUGES = {
-    "keys": ("kvserver_shard_keys", "Keys in the shard, expired ones that are not deleted yet included.", 1.0),
+    "keys": ("kvserver_shard_keys", "Keys in the shard, including expired ones not deleted yet.", 1.0),
     "bytes": ("kvserver_shard_bytes", "Bytes of keys and values in the shard.", 1.0),
-    "queue": ("kvserver_shard_queue_operations", "Most operations that were waiting at once, of late.", 1.0),
+    "queue": ("kvserver_shard_queue_operations", "Peak number of queued operations, recently.", 1.0),
     "expiry_lag_ms": (
         "kvserver_shard_expiry_lag_seconds",
-        "How far deleting of expired keys is behind their time.",
+        "Delay between the expiry of keys and their deletion.",
         MS,
     ),
-    "map_bytes": ("kvserver_shard_map_bytes", "Bytes the shard's map takes in the map directory.", 1.0),
-    "map_full": ("kvserver_shard_map_full", "1 while the shard refuses growth for want of room for its map.", 1.0),
+    "map_bytes": ("kvserver_shard_map_bytes", "Size of the shard's map in the map directory.", 1.0),
+    "map_full": ("kvserver_shard_map_full", "1 while the shard refuses growth because its map cannot grow.", 1.0),
 }
-"""Figure to name, help and factor."""
+"""Figure of a shard: name, help and factor."""
 
 SHARD_COUNTERS = {
-    "groups": ("kvserver_shard_groups", "Groups of operations that were logged together.", 1.0),
-    "operations": ("kvserver_shard_group_operations", "Operations in those groups; divided by them: group size.", 1.0),
+    "groups": ("kvserver_shard_groups", "Groups of operations logged together.", 1.0),
+    "operations": (
+        "kvserver_shard_group_operations",
+        "Operations in those groups; divide by groups for the mean group size.",
+        1.0,
+    ),
     "append_ns": ("kvserver_shard_append_seconds", "Time spent appending to the log.", NS),
-    "flush_ns": ("kvserver_shard_flush_seconds", "Time spent waiting for the log to be flushed.", NS),
+    "flush_ns": ("kvserver_shard_flush_seconds", "Time spent waiting for flushes of the log.", NS),
     "apply_ns": ("kvserver_shard_apply_seconds", "Time spent applying groups to the map.", NS),
 }
 
 GATEWAY_COUNTERS = {
-    "events": ("kvserver_feed_events", "Changes shown to the feed, each counted once."),
+    "events": ("kvserver_feed_events", "Changes published to the feed, each counted once."),
     "deliveries": ("kvserver_feed_deliveries", "Messages written to feed clients."),
-    "activity": ("kvserver_feed_activity", "Lines of activity (reads, lists, heartbeats) shown to the feed."),
-    "gaps": ("kvserver_feed_gaps", "Clients told that changes they asked for are not in the log any more."),
-    "log_reads": ("kvserver_feed_log_reads", "Reads of the log because messages of a shard were missed."),
-    "lag_closed": ("kvserver_feed_lag_closed", "Clients closed because they did not take what was sent."),
-    "records": ("kvserver_feed_records", "Records of the log decoded for the feed."),
+    "activity": ("kvserver_feed_activity", "Activity lines (reads, lists, heartbeats) published to the feed."),
+    "gaps": ("kvserver_feed_gaps", "Clients that asked for changes no longer in the log."),
+    "log_reads": ("kvserver_feed_log_reads", "Reads of the log after missed messages of a shard."),
+    "lag_closed": ("kvserver_feed_lag_closed", "Clients disconnected for reading too slowly."),
+    "records": ("kvserver_feed_records", "Log records decoded for the feed."),
 }
 
 WORKER_COUNTERS = {
     "requests": ("kvserver_worker_requests", "Requests answered."),
     "messages": ("kvserver_worker_messages", "Messages sent to shards."),
-    "operations": ("kvserver_worker_operations", "Operations in those messages; divided by them: batching."),
-    "unknown_outcomes": ("kvserver_worker_unknown_outcomes", "Writes whose outcome could not be told."),
+    "operations": (
+        "kvserver_worker_operations",
+        "Operations in those messages; divide by messages for the mean batch size.",
+    ),
+    "unknown_outcomes": ("kvserver_worker_unknown_outcomes", "Writes with an unknown outcome."),
     "refused_overload": ("kvserver_worker_overload_refusals", "Requests refused because too many were in flight."),
 }
 
-
-STARTS = "kvserver_process_starts", "Processes that gunicorn started, those in the place of others included."
+STARTS = "kvserver_process_starts", "Processes started by gunicorn, including replacements."
 
 
 class BoardCollector(Collector):
-    """Renders the board. Reads words only; asks nobody and takes no lock for longer than a probe."""
+    """Collects the board's figures. Only reads words of shared memory; sends no message and holds no lock."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
 
     def collect(self) -> Iterable[Metric]:
-        """All families, as prometheus_client wants them."""
-        yield from self._server()
-        yield from self._log()
-        yield from self._shards()
-        yield from self._workers()
-        yield from self._gateways()
+        """Yield all metric families."""
+        yield from self._server_families()
+        yield from self._log_families()
+        yield from self._shard_families()
+        yield from self._worker_families()
+        yield from self._gateway_families()
 
-    def _server(self) -> Iterator[Metric]:
+    def _server_families(self) -> Iterator[Metric]:
         facts = self._board.facts
         info = GaugeMetricFamily(
-            "kvserver_info", "1; the labels tell version, epoch and sync mode.", labels=["version", "epoch", "sync"]
+            "kvserver_info", "1; labels give version, epoch and sync mode.", labels=["version", "epoch", "sync"]
         )
         info.add_metric([facts.version, facts.epoch, "memory" if facts.in_memory else facts.sync], 1)
         yield info
-        yield _gauge("kvserver_start_time_seconds", "Unix time of the server's start.", facts.started_ms * MS)
-        yield _gauge(
+        yield _gauge_family("kvserver_start_time_seconds", "Unix time of the server's start.", facts.started_ms * MS)
+        yield _gauge_family(
             "kvserver_clock_ahead_seconds",
-            "How far the clock is ahead of the time that lifetimes count by; jumps when the clock is set.",
+            "How far the wall clock is ahead of the time that lifetimes count by; jumps when the clock is set.",
             -self._board.now().behind_ms * MS,
         )
         used = sum(row.bytes_now for row in self._board.shards)
-        yield _gauge("kvserver_memory_used_bytes", "Bytes of keys and values that count towards the limit.", used)
-        yield _gauge("kvserver_memory_limit_bytes", "Most bytes of keys and values; 0: no limit.", facts.max_memory)
+        yield _gauge_family(
+            "kvserver_memory_used_bytes", "Bytes of keys and values that count towards the limit.", used
+        )
+        yield _gauge_family(
+            "kvserver_memory_limit_bytes", "Limit of bytes of keys and values; 0: no limit.", facts.max_memory
+        )
         restarts = CounterMetricFamily(
-            "kvserver_process_restarts", "How often a process of the server was started again.", labels=["process"]
+            "kvserver_process_restarts", "Restarts of the server's processes.", labels=["process"]
         )
         for i, row in enumerate(self._board.shards):
             restarts.add_metric([f"shard {i}"], row.restarts)
@@ -127,35 +137,45 @@ class BoardCollector(Collector):
         starts.add_metric(["web"], sum(row.starts for row in self._board.workers))
         yield starts
 
-    def _log(self) -> Iterator[Metric]:
+    def _log_families(self) -> Iterator[Metric]:
         words = self._board.log
         watermark_lsn, watermark = self._board.watermark()
         synced = words.synced
-        tail, following = self._board.history()  # last: it is never behind the others
-        yield _gauge("kvserver_log_next_revision", "Revision the next change will get.", following)
-        yield _gauge("kvserver_log_oldest_revision", "First revision that can still be read.", words.oldest_revision)
-        yield _gauge("kvserver_log_watermark_revision", "Revision up to which all is durable and shown.", watermark)
-        yield _counter("kvserver_log_appended_bytes", "Position of the log's end since the store was made.", tail)
-        yield _gauge("kvserver_log_bytes", "Bytes of the log that are kept.", max(0, tail - words.oldest))
-        segments = max(0, words.ready - words.oldest) // SEGMENT
-        yield _gauge("kvserver_log_segments", "Segments of the log, those that are ready included.", segments)
-        yield _gauge("kvserver_log_ready_bytes", "Room in segments that are ready.", max(0, words.ready - tail))
-        yield _gauge("kvserver_log_unsynced_bytes", "Bytes that are not flushed yet.", max(0, tail - synced))
-        yield _gauge("kvserver_log_unapplied_bytes", "Bytes that are not applied yet.", max(0, tail - watermark_lsn))
-        yield _gauge(
-            "kvserver_log_since_snapshot_bytes", "Bytes a restart would replay.", max(0, tail - words.snapshot)
+        tail, following = self._board.history()  # read last: it is never behind the others
+        yield _gauge_family("kvserver_log_next_revision", "Revision of the next change.", following)
+        yield _gauge_family(
+            "kvserver_log_oldest_revision", "Oldest revision that can still be read.", words.oldest_revision
         )
-        yield _gauge("kvserver_log_full", "1 while no further segment can be made.", words.full)
-        yield _gauge("kvserver_log_broken", "1 after a flush failed; the server is ending.", words.broken)
+        yield _gauge_family(
+            "kvserver_log_watermark_revision", "Revision up to which all changes are durable and published.", watermark
+        )
+        yield _counter_family(
+            "kvserver_log_appended_bytes", "Bytes appended to the log since the store was created.", tail
+        )
+        yield _gauge_family("kvserver_log_bytes", "Bytes of the log kept on disk.", max(0, tail - words.oldest))
+        segments = max(0, words.ready - words.oldest) // SEGMENT
+        yield _gauge_family("kvserver_log_segments", "Segments of the log, including prepared ones.", segments)
+        yield _gauge_family("kvserver_log_ready_bytes", "Free bytes in prepared segments.", max(0, words.ready - tail))
+        yield _gauge_family("kvserver_log_unsynced_bytes", "Bytes of the log not flushed yet.", max(0, tail - synced))
+        yield _gauge_family(
+            "kvserver_log_unapplied_bytes", "Bytes of the log not applied yet.", max(0, tail - watermark_lsn)
+        )
+        yield _gauge_family(
+            "kvserver_log_since_snapshot_bytes",
+            "Bytes of the log that a restart would replay.",
+            max(0, tail - words.snapshot),
+        )
+        yield _gauge_family("kvserver_log_full", "1 while no new segment can be created.", words.full)
+        yield _gauge_family("kvserver_log_broken", "1 after a failed flush; the server is stopping.", words.broken)
 
-    def _shards(self) -> Iterator[Metric]:
+    def _shard_families(self) -> Iterator[Metric]:
         rows = [(str(i), row, row.figures()) for i, row in enumerate(self._board.shards)]
-        up = GaugeMetricFamily("kvserver_shard_up", "1 if the shard serves.", labels=["shard"])
+        up = GaugeMetricFamily("kvserver_shard_up", "1 if the shard is serving.", labels=["shard"])
         for shard, row, _ in rows:
-            up.add_metric([shard], float(row.state == Common.UP and not row.given_up and _lives(row)))
+            up.add_metric([shard], float(row.state == Common.UP and not row.given_up and _is_alive(row)))
         yield up
         operations = CounterMetricFamily(
-            "kvserver_shard_operations", "What the shard did, by kind.", labels=["shard", "kind"]
+            "kvserver_shard_operations", "Operations of the shard by kind.", labels=["shard", "kind"]
         )
         for shard, _, figures in rows:
             for figure, kind in OPERATIONS.items():
@@ -172,31 +192,35 @@ class BoardCollector(Collector):
                 counter.add_metric([shard], figures[figure] * factor)
             yield counter
 
-    def _workers(self) -> Iterator[Metric]:
+    def _worker_families(self) -> Iterator[Metric]:
         living = [row for _, row in self._board.workers.alive()]
-        yield _gauge("kvserver_workers", "Living web workers.", len(living))
-        yield _gauge("kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for row in living))
-        yield _gauge("kvserver_connections", "Open connections of clients.", sum(row.connections for row in living))
-        yield from _counters(WORKER_COUNTERS, "worker", self._board.workers.used())
+        yield _gauge_family("kvserver_workers", "Running web workers.", len(living))
+        yield _gauge_family(
+            "kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for row in living)
+        )
+        yield _gauge_family("kvserver_connections", "Open client connections.", sum(row.connections for row in living))
+        yield from _counter_families(WORKER_COUNTERS, "worker", self._board.workers.used())
 
-    def _gateways(self) -> Iterator[Metric]:
+    def _gateway_families(self) -> Iterator[Metric]:
         living = self._board.gateways.alive()
-        yield _gauge("kvserver_gateways", "Living feed gateways.", len(living))
+        yield _gauge_family("kvserver_gateways", "Running feed gateways.", len(living))
         clients = GaugeMetricFamily("kvserver_feed_clients", "Open feed connections.", labels=["gateway"])
-        lag = GaugeMetricFamily("kvserver_feed_lag_revisions", "Shown changes not sent yet.", labels=["gateway"])
+        lag = GaugeMetricFamily(
+            "kvserver_feed_lag_revisions", "Published changes not sent to clients yet.", labels=["gateway"]
+        )
         watermark = self._board.watermark()[1]
         for i, row in living:
             clients.add_metric([str(i)], row.clients)
             lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == Common.UP else 0)
         yield clients
         yield lag
-        yield from _counters(GATEWAY_COUNTERS, "gateway", self._board.gateways.used())
+        yield from _counter_families(GATEWAY_COUNTERS, "gateway", self._board.gateways.used())
 
 
-def _counters(
+def _counter_families(
     families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, Common]]
 ) -> Iterator[Metric]:
-    """A family for each figure of rows: those of the dead stay."""
+    """Yield a counter for each figure of the rows, including rows of dead processes."""
     figures = [(str(i), row.figures()) for i, row in rows]
     for figure, (name, text) in families.items():
         counter = CounterMetricFamily(name, text, labels=[label])
@@ -205,23 +229,23 @@ def _counters(
         yield counter
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
+def _gauge_family(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _counter(name: str, text: str, value: float) -> Metric:
+def _counter_family(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=value)
 
 
-def _lives(row: ShardRow) -> bool:
+def _is_alive(row: ShardRow) -> bool:
     return row.pid not in (0, NONE) and Path(f"/proc/{row.pid}").exists()
 
 
-class CountedByWorkers(Collector):
-    """What web workers and gateways count themselves, one set of files for each process that ever lived.
+class ProcessFilesCollector(Collector):
+    """Collects what web workers and gateways count in files, one set of files per process.
 
-    Files of the dead are folded into one, or each scrape would cost more with every restart; their sums must stay. A
-    process that is killed, or has no space, may leave a file in any state: no such file may cost the others' figures.
+    Files of dead processes are folded into one file: their sums must stay, but each scrape would get slower with every
+    restart. A process that is killed or runs out of space may leave a damaged file, which is skipped.
     """
 
     def __init__(self, metrics_dir: Path) -> None:
@@ -229,13 +253,13 @@ class CountedByWorkers(Collector):
         self._collector = MultiProcessCollector(None, path=os.fspath(metrics_dir))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterable[Metric]:
-        """All families, summed over the processes."""
+        """Return all metric families, summed over the processes."""
         with self._lock:
             files = [os.fspath(file) for file in self._dir.glob("*.db") if _is_readable(file)]
             return list(self._collector.merge(files))  # type: ignore[no-untyped-call]
 
-    def sweep(self) -> None:
-        """Fold what the dead have counted; remove what they said of the living."""
+    def fold_dead(self) -> None:
+        """Fold the counters of dead processes into one file, and remove their gauges."""
         with self._lock:
             for file in self._dir.glob("*_*.db"):
                 kind, pid = file.stem.partition("_")[0], file.stem.rpartition("_")[2]
@@ -244,19 +268,19 @@ class CountedByWorkers(Collector):
                 try:
                     if kind in ("counter", "histogram"):
                         if _is_readable(file):
-                            _fold(file, file.with_name(f"{kind}_{_FOLDED}.db"))
+                            _fold_file(file, file.with_name(f"{kind}_{_FOLDED}.db"))
                         file.unlink()
                     elif kind == "gauge":
                         mark_process_dead(int(pid), os.fspath(self._dir))  # type: ignore[no-untyped-call]
                 except OSError as error:
-                    log.debug("%s stays: %s", file, error)
+                    log.debug("cannot fold %s: %s", file, error)
 
 
 _FOLDED = "0"  # no process has this pid
 
 
-def _fold(file: Path, into: Path) -> None:
-    """Add the values of `file` to those of `into`. Buckets of histograms are kept unsummed in files."""
+def _fold_file(file: Path, into: Path) -> None:
+    """Add the values of `file` to those of `into`. Files hold the buckets of histograms without cumulation."""
     total = MmapedDict(os.fspath(into))  # type: ignore[no-untyped-call]
     try:
         for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(os.fspath(file)):  # type: ignore[no-untyped-call]
@@ -267,7 +291,7 @@ def _fold(file: Path, into: Path) -> None:
 
 
 def _is_readable(file: Path) -> bool:
-    """Whether `file` can be read to its end: not one that was just made, or broke off."""
+    """Return whether `file` can be read to its end, unlike a new or a truncated one."""
     try:
         for _ in MmapedDict.read_all_values_from_file(os.fspath(file)):  # type: ignore[no-untyped-call]
             pass

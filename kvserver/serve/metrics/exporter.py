@@ -1,12 +1,12 @@
 """`python -m kvserver.serve.metrics.exporter`: the process that answers GET /metrics.
 
-Whoever reaches the port may ask, so this is a process of its own: it may be held up, or die, and nothing else is
-touched. The supervisor keeps the listening socket, so that scrapers wait instead of being refused while it is started
-again.
+Every client that reaches the port may scrape, so a separate process serves it: if it hangs or dies, nothing else is
+affected. The supervisor keeps the listening socket open, so that scrapers wait during a restart instead of being
+refused.
 
-A connection is for one request. It may last `DEADLINE_S`, whatever its client sends or leaves unread; there are at most
-`MOST` of them, and where one more comes, the oldest is dropped that has not finished asking: silent clients keep no
-scraper out, and however many come, who is being answered is.
+A connection serves one request and lasts at most `DEADLINE_S`, whatever its client sends or leaves unread. There are at
+most `MOST` connections. A further one replaces the oldest whose request has not arrived, so that silent clients keep no
+scraper out; a request that is being answered is not cut off.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prometheus_client.exposition import MetricsHandler
 
 from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.serve.listening import METRICS_FD_VARIABLE, METRICS_HOST
-from kvserver.serve.metrics.collectors import BoardCollector, CountedByWorkers
+from kvserver.serve.metrics.collectors import BoardCollector, ProcessFilesCollector
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError
 from shards.host.logs import configure_logging, give_up
@@ -47,15 +47,15 @@ LOOK_S: Final = 0.1
 SWEEP_S: Final = 2.0
 ROOM_WAIT_S: Final = 1.0
 _END_OF_GZIP_S: Final = 1 << 32
-"""What is compressed says when, in 32 bits: until 2106. By a clock that says a later time nothing is compressed."""
+"""Gzip's time stamp has 32 bits, which end in 2106. With a later clock, answers are not compressed."""
 
 
 class HeadTooLong(ConnectionError):
     """A client sent more than `MAX_HEAD` bytes before its request ended."""
 
 
-class _Bounded(io.RawIOBase):
-    """What a client sends, up to `MAX_HEAD` bytes."""
+class _BoundedReader(io.RawIOBase):
+    """Reads from a client, up to `MAX_HEAD` bytes."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._left = connection, MAX_HEAD
@@ -64,7 +64,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Raises `HeadTooLong`, `OSError`."""
+        """Read into `buffer`. Raises `HeadTooLong`, `OSError`."""
         if not self._left:
             raise HeadTooLong
         count = self._connection.recv_into(memoryview(buffer)[: self._left])
@@ -72,11 +72,11 @@ class _Bounded(io.RawIOBase):
         return count
 
 
-class Handler(MetricsHandler):
-    """GET and HEAD of /metrics, nothing else, and not for pages in a browser.
+class MetricsRequestHandler(MetricsHandler):
+    """Answers GET and HEAD of /metrics; refuses web pages that are not allowed.
 
     Attributes:
-        pages: which pages may ask. Nobody needs a token here, so the Host counts whether there are tokens or not.
+        pages: which web pages may ask. No token is needed here, so Host is checked whether there are tokens or not.
     """
 
     pages = Pages(Origins("*"), Hosts())
@@ -84,15 +84,15 @@ class Handler(MetricsHandler):
     request_version = "HTTP/1.0"
 
     def setup(self) -> None:
-        """Bound what is read."""
+        """Limit the bytes read from the client."""
         super().setup()
-        self.rfile = io.BufferedReader(_Bounded(self.connection))
+        self.rfile = io.BufferedReader(_BoundedReader(self.connection))
 
     def parse_request(self) -> bool:
-        """Read the head, note that the client has asked, and refuse pages that may not."""
+        """Read the head, mark the request as arrived, and refuse web pages that are not allowed."""
         well_formed = super().parse_request()
-        assert isinstance(self.server, Server)
-        self.server.asked(self.connection)
+        assert isinstance(self.server, MetricsServer)
+        self.server.mark_asked(self.connection)
         if not well_formed:
             return False
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
@@ -102,7 +102,7 @@ class Handler(MetricsHandler):
         return refusal is None
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """The Date of an answer. The library would fail behind the year 9999."""
+        """Format the Date of an answer. The library fails after the year 9999."""
         return super().date_time_string(counted_ms(round(1000 * (timestamp or time.time()))) / 1000)
 
     def handle(self) -> None:
@@ -113,76 +113,78 @@ class Handler(MetricsHandler):
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def do_GET(self) -> None:
-        """The text."""
+        """Answer with the metrics as text."""
         path, _, _ = self.path.partition("?")
         if path == "/metrics":
             if not 0 <= time.time() < _END_OF_GZIP_S:
                 del self.headers["Accept-Encoding"]
-            self.path = path  # the library would take a query for a choice of names, which it cannot make of ours
+            self.path = path  # without the query: the library would filter names by it, which fails with ours
             super().do_GET()
         else:
             self.send_error(404)
 
     def do_HEAD(self) -> None:
-        """What GET would say, without the text."""
+        """Answer as GET does, without the text."""
         self.send_response(200 if self.path.partition("?")[0] == "/metrics" else 404)
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.end_headers()
 
 
-class Server(ThreadingHTTPServer):
+class MetricsServer(ThreadingHTTPServer):
     """Serves what `registry` collects, in a thread for each connection.
 
     Attributes:
-        each_second: called about once a second, between requests.
+        each_second: function called about once a second, between requests.
     """
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, registry: CollectorRegistry, pages: Pages = Handler.pages) -> None:
+    def __init__(
+        self, listener: socket.socket, registry: CollectorRegistry, pages: Pages = MetricsRequestHandler.pages
+    ) -> None:
         self.address_family = listener.family
-        handler = Handler.factory(registry)
+        handler = MetricsRequestHandler.factory(registry)
         handler.pages = pages  # type: ignore[attr-defined]  # of a class made for this registry
         super().__init__(listener.getsockname(), handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        listener.setblocking(False)  # who has gone between select and accept must not stop the loop
+        listener.setblocking(False)  # a client that leaves between select and accept must not block the loop
         self.each_second: Callable[[], None] = lambda: None
         self._second_at = 0.0
         self._room = threading.Condition()
         self._asking: dict[socket.socket, float] = {}
         self._answered: dict[socket.socket, float] = {}
-        """Connections, oldest first, and when they are cut off, by time.monotonic()."""
+        """Connections, oldest first, with their deadlines by time.monotonic()."""
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """The next connection. Raises `OSError`."""
+        """Accept the next connection. Raises `OSError`."""
         try:
             connection, address = super().get_request()
         except BlockingIOError:
             raise
         except OSError:
-            # Want of descriptors, most likely. What waits makes the loop turn at once, so it must rest here.
-            self._drop(self._asking or self._answered)
+            # Most likely out of descriptors. The waiting connection would make the loop spin, so pause here.
+            self._drop_oldest(self._asking or self._answered)
             time.sleep(LOOK_S)
             raise
         connection.setblocking(True)
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start its thread, when there is room."""
+        """Start a thread for the request, dropping the oldest connection if there are too many."""
         with self._room:
             if not self._has_room():
-                self._drop(self._asking)
+                self._drop_oldest(self._asking)
                 if not self._room.wait_for(self._has_room, ROOM_WAIT_S):
-                    self._drop(self._answered)
+                    self._drop_oldest(self._answered)
             self._asking[request] = time.monotonic() + DEADLINE_S
         super().process_request(request, client_address)
 
     def _has_room(self) -> bool:
         return len(self._asking) + len(self._answered) < MOST
 
-    def asked(self, connection: socket.socket) -> None:
-        """Note that a client's request has arrived."""
+    def mark_asked(self, connection: socket.socket) -> None:
+        """Mark the request of `connection` as arrived: it is no longer dropped for a new one."""
         with self._room:
             ends_at = self._asking.pop(connection, None)
             if ends_at is not None:
@@ -197,58 +199,58 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Cut off who is late; called again and again."""
+        """Close connections past their deadline; the server loop calls this after each turn."""
         now = time.monotonic()
         with self._room:
             for connections in (self._asking, self._answered):
                 for connection in [each for each, ends_at in connections.items() if ends_at <= now]:
-                    _cut(connection)
+                    _shut_down(connection)
         if now >= self._second_at:
             self._second_at = now + 1.0
             self.each_second()
 
-    def _drop(self, connections: dict[socket.socket, float]) -> None:
-        """Drop the oldest of `connections`, if there is one."""
+    def _drop_oldest(self, connections: dict[socket.socket, float]) -> None:
+        """Close the oldest of `connections`, if there is one."""
         with self._room:
             oldest = next(iter(connections), None)
             if oldest is not None:
-                _cut(oldest)
+                _shut_down(oldest)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that went away in the middle is no event."""
-        log.debug("%s went away", client_address, exc_info=True)
+        """Ignore a scraper that disconnected during its request."""
+        log.debug("%s disconnected", client_address, exc_info=True)
 
 
-def _cut(connection: socket.socket) -> None:
-    """Wake the thread that waits for a client; it closes the connection."""
+def _shut_down(connection: socket.socket) -> None:
+    """Wake the thread that waits for the client; it then closes the connection."""
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError as error:
-        log.debug("a connection is gone already: %s", error)
+        log.debug("a connection is already closed: %s", error)
 
 
 class Chores:
-    """What is done beside answering, about once a second."""
+    """Periodic work next to answering, about once a second."""
 
-    def __init__(self, board: Board, counted: CountedByWorkers) -> None:
+    def __init__(self, board: Board, counted: ProcessFilesCollector) -> None:
         self._board, self._counted, self._sweep_at = board, counted, 0.0
 
     def __call__(self) -> None:
-        """End with the run of the store; fold what the dead have counted."""
+        """Exit when the store's run is over; fold the counters of dead processes."""
         if self._board.is_over():
-            log.info("this run of the store is over: /metrics ends")
+            log.info("the run of the store is over: stopping /metrics")
             sys.exit(0)
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             try:
-                self._counted.sweep()
+                self._counted.fold_dead()
             except OSError as error:
-                log.debug("what the dead have counted stays where it is: %s", error)
+                log.debug("cannot fold the counters of dead processes: %s", error)
 
 
 def main() -> int:
-    """Serve until SIGTERM; the exit status."""
+    """Serve until SIGTERM. Returns the exit status."""
     die_with_starter()
     try:
         settings = load(ServerSettings)
@@ -263,12 +265,12 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    counted = CountedByWorkers(Path(board.path.with_name("metrics")))
+    counted = ProcessFilesCollector(Path(board.path.with_name("metrics")))
     registry = CollectorRegistry()
     registry.register(BoardCollector(board))
     registry.register(counted)
     hosts = Hosts.of(settings.allowed_hosts, METRICS_HOST, has_tokens=False)
-    server = Server(listener, registry, Pages(Origins(settings.origins), hosts))
+    server = MetricsServer(listener, registry, Pages(Origins(settings.origins), hosts))
     server.each_second = Chores(board, counted)
     board.exporter.pid = os.getpid()
     server.serve_forever(LOOK_S)

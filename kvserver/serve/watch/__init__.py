@@ -1,1 +1,9 @@
-"""What a running store needs looked after: its clock, tokens, files, and processes that stand still."""
+"""Checks and maintenance while a store runs.
+
+- `scarcity`: tolerates temporary shortages of descriptors, processes or memory.
+- `stalls`: finds stalled processes that block others.
+- `clock`: reports a clock that is wrong or was set.
+- `housekeeping`: prepares and trims segments, appends marks, removes expired tickets.
+- `snapshots`: decides when a snapshot is due.
+- `tokens`: applies changes of the token file.
+"""

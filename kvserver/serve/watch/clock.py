@@ -1,4 +1,4 @@
-"""What the operator is told of the clock. Pure: see `shards.wire.clock` for the two kinds of time."""
+"""Messages to the operator about the clock. Pure. `shards.wire.clock` explains the two kinds of time."""
 
 from __future__ import annotations
 
@@ -8,71 +8,72 @@ from kvserver.api.times import rfc3339
 from shards.wire.clock import Now, counted_ms
 
 TOLERATED_MS: Final = 60_000
-"""By how much the clock may be away before anything is said of it."""
+"""Largest deviation of the clock, in milliseconds, that is not reported."""
 
 _UNITS: Final = ((86_400_000, "day"), (3_600_000, "hour"), (60_000, "minute"))
 
 
 class ClockWatch:
-    """Compares the clocks of one run of the server."""
+    """Compares the two clocks during one run of the server."""
 
     def __init__(self, last: Now, now: Now) -> None:
-        """`last`: the latest moment on record before the run; (0, 0) for a new store."""
+        """`last`: latest moment recorded before the run; (0, 0) for a new store."""
         self._last, self._behind_ms = last, now.behind_ms
         self._in_the_future = last.wall_ms - now.wall_ms > TOLERATED_MS
 
-    def at_start(self) -> str | None:
-        """What is to be said when the run begins; None: nothing."""
+    def start_message(self) -> str | None:
+        """Return the message to log when the run begins, or None."""
         if self._in_the_future:
             return (
-                f"the last record of the store says {rfc3339(self._last.wall_ms)}, which is still to come: the clock "
-                "was ahead then, or is behind now. Everything works by the clock as it is; what was written then is "
-                "shown as modified now until the clock has passed that time, or counts as written now, at once, with "
-                "--clock-reset"
+                f"the store's last record is dated {rfc3339(self._last.wall_ms)}, which is in the future: the clock "
+                "was ahead then, or is behind now. The server uses the current clock. Items written then are shown as "
+                "modified now until the clock has passed that time; with --clock-reset they count as written now"
             )
         if abs(self._behind_ms) > TOLERATED_MS:
             return (
-                f"the clock is {_span(self._behind_ms)} {_behind(self._behind_ms)} the time that lifetimes (ttl) count "
-                "by: it was set while they ran. They last as long as was said; --clock-reset makes the two one again"
+                f"the clock is {_span_text(self._behind_ms)} {_direction(self._behind_ms)} the time that "
+                "lifetimes (ttl) count by, because it was set while they ran. Lifetimes keep their length; "
+                "--clock-reset aligns the two"
             )
         return None
 
-    def observe(self, now: Now) -> str | None:
-        """What is to be said at `now`, called every few seconds; None: nothing."""
+    def step_message(self, now: Now) -> str | None:
+        """Return a message if the clock was set since the last call, or has caught up; else None. Call it every few
+        seconds."""
         step_ms = self._behind_ms - now.behind_ms
         if abs(step_ms) > TOLERATED_MS:
             self._behind_ms = now.behind_ms
             way = "forwards" if step_ms > 0 else "back"
             return (
-                f"the clock was set {way} by {_span(step_ms)}, to {rfc3339(now.wall_ms)}: `expires` goes by it at "
-                "once, lifetimes (ttl) last as long as was said"
+                f"the clock was set {way} by {_span_text(step_ms)}, to {rfc3339(now.wall_ms)}: `expires` follows it "
+                "immediately, lifetimes (ttl) keep their length"
             )
         if self._in_the_future and now.wall_ms >= self._last.wall_ms:
             self._in_the_future = False
-            return "the clock has passed the last record that was written before this start"
+            return "the clock has passed the last record written before this start"
         return None
 
 
 def out_of_range(clock_ms: int) -> str:
-    """What is to be said of a clock that says a time which does not count."""
+    """Return the message for a clock outside the supported range."""
     counted = counted_ms(clock_ms)
     return (
-        f"the clock says a time {'before 1970' if clock_ms < counted else 'after the year 8999'}, which counts as "
+        f"the clock shows a time {'before 1970' if clock_ms < counted else 'after the year 8999'}, which counts as "
         f"{rfc3339(counted)} until it is set"
     )
 
 
 def is_away(last: Now, now: Now) -> bool:
-    """Whether there is something for `--clock-reset` to do at a start."""
+    """Return whether `--clock-reset` has an effect at this start."""
     return abs(now.behind_ms) > TOLERATED_MS or last.wall_ms - now.wall_ms > TOLERATED_MS
 
 
-def _behind(behind_ms: int) -> str:
+def _direction(behind_ms: int) -> str:
     return "behind" if behind_ms > 0 else "ahead of"
 
 
-def _span(ms: int) -> str:
-    """`3 days`, `1 hour`: rounded, in the largest unit that there is one of."""
+def _span_text(ms: int) -> str:
+    """Format a duration as `3 days` or `1 hour`: rounded, in the largest unit that is not zero."""
     ms = round(abs(ms), -3)  # the two clocks are read one after the other: a day may come as a millisecond less
     size, unit = next(((size, unit) for size, unit in _UNITS if ms >= size), (1000, "second"))
     count = round(ms / size)

@@ -1,4 +1,4 @@
-"""What a running store needs done beside its processes, in threads: all of it may take as long as the disk does."""
+"""Maintenance of a running store's log and tickets, in threads, because every step may wait for the disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvserver.access import tickets
-from kvserver.serve.watch.scarcity import Patience
+from kvserver.serve.watch.scarcity import ScarcityRetry
 from shards.host.board import Board
 from shards.log import pins
 from shards.log.appender import Log, LogBroken, LogError
@@ -17,10 +17,10 @@ from shards.log.segments import Segments, trim_limit
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.02
-"""Between looks at whether a segment is wanted: a burst of large values writes tens of megabytes in that time."""
+"""Interval of checks for a new segment: a burst of large values writes tens of megabytes in that time."""
 
 FULL_S = 0.5
-"""Between tries to make a segment where there was no space for one."""
+"""Interval of attempts to create a segment while the disk is full."""
 
 TRIM_S = 1.0
 MARK_S = 1.0
@@ -29,10 +29,10 @@ STOP_S = 5.0
 
 
 class Housekeeping:
-    """Keeps segments ready and trimmed, marks the log's end when it is idle, removes tickets that have ended.
+    """Prepares and trims segments, appends marks to an idle log, and removes expired tickets.
 
     Attributes:
-        failure: what ended a thread, if anything did: the server must end too.
+        failure: the exception that ended a thread, or None; the server must stop then.
     """
 
     def __init__(self, board: Board, segments: Segments, retention: int, replay_lsn: int) -> None:
@@ -40,12 +40,12 @@ class Housekeeping:
         self.failure: Exception | None = None
         self._board, self._retention, self._replay_lsn = board, retention, replay_lsn
         board.log.snapshot = replay_lsn
-        self._segments, self._full, self._patience = segments, False, Patience()
+        self._segments, self._full, self._scarcity = segments, False, ScarcityRetry()
         self._stopping, self._stop_marks = threading.Event(), threading.Event()
         self._threads = {
-            "segments": self._thread(self._keep_segments),
-            "marks": self._thread(self._mark),
-            "tickets": self._thread(self._sweep_tickets),
+            "segments": self._make_thread(self._keep_segments),
+            "marks": self._make_thread(self._write_marks),
+            "tickets": self._make_thread(self._sweep_tickets),
         }
 
     def start(self) -> None:
@@ -53,32 +53,32 @@ class Housekeeping:
         for thread in self._threads.values():
             thread.start()
 
-    def snapshot_taken(self, replay_lsn: int) -> None:
-        """A restart replays from there now, as the durable manifest says."""
+    def note_snapshot(self, replay_lsn: int) -> None:
+        """Record that a restart now replays from `replay_lsn`, as the durable manifest says: the log may be trimmed."""
         self._replay_lsn = replay_lsn
         self._board.log.snapshot = replay_lsn
 
     def stop_marking(self) -> None:
-        """Append nothing more."""
+        """Stop appending marks."""
         self._stop_marks.set()
-        self._join("marks")
+        self._join_thread("marks")
 
     def stop(self) -> None:
-        """End the threads. One that waits for a hung disk is left behind: it dies with the process."""
+        """Stop the threads. A thread that waits for a hung disk is abandoned and dies with the process."""
         self._stopping.set()
         self.stop_marking()
-        self._join("segments")
-        self._join("tickets")
+        self._join_thread("segments")
+        self._join_thread("tickets")
 
-    def _join(self, name: str) -> None:
+    def _join_thread(self, name: str) -> None:
         if self._threads[name].is_alive():
             self._threads[name].join(STOP_S)
 
-    def _thread(self, work: Callable[[], None]) -> threading.Thread:
+    def _make_thread(self, work: Callable[[], None]) -> threading.Thread:
         def run() -> None:
             try:
                 work()
-            except Exception as error:  # whatever it is: without this thread the server cannot go on
+            except Exception as error:  # any error: the server cannot continue without this thread
                 log.debug("housekeeping failed", exc_info=True)
                 self.failure = error
 
@@ -87,43 +87,43 @@ class Housekeeping:
     def _keep_segments(self) -> None:
         trim_in_s = 0.0
         while True:
-            # A full disk leaves no room for what only the feed would read.
-            self._patience.attempt("making room for the log", self._make_room)
-            self._tell_of_a_full_disk()
+            # On a full disk, segments that only the feed needs make way for new ones.
+            self._scarcity.attempt("making room for the log", self._prepare_segments)
+            self._log_disk_state()
             pause_s = FULL_S if self._board.log.full else LOOK_S
             trim_in_s -= pause_s
             if trim_in_s <= 0:
-                self._patience.attempt("trimming the log", self._trim)
+                self._scarcity.attempt("trimming the log", self._trim_log)
                 trim_in_s = TRIM_S
             if self._stopping.wait(pause_s):
                 return
 
-    def _make_room(self) -> None:
-        self._segments.prepare(self._expendable)
+    def _prepare_segments(self) -> None:
+        self._segments.prepare(self._expendable_lsn)
 
-    def _trim(self) -> None:
-        needed = self._needed()  # before the holds are looked at: see `holds`
-        self._segments.trim(trim_limit(self._board.history()[0], needed, self._retention, self._holds()))
+    def _trim_log(self) -> None:
+        needed = self._needed_lsn()  # before the pins are read: see `shards.log.pins`
+        self._segments.trim(trim_limit(self._board.history()[0], needed, self._retention, self._pinned_lsns()))
 
-    def _expendable(self) -> int:
-        """The LSN below which the log may go if there is no space otherwise."""
-        needed = self._needed()
-        return min((needed, *self._holds()))
+    def _expendable_lsn(self) -> int:
+        """Return the LSN below which the log may be dropped if the disk is full."""
+        needed = self._needed_lsn()
+        return min((needed, *self._pinned_lsns()))
 
-    def _holds(self) -> tuple[int, ...]:
+    def _pinned_lsns(self) -> tuple[int, ...]:
         return pins.held(Path(self._board.facts.lock_dir))
 
-    def _needed(self) -> int:
-        """The LSN from which on a restart needs the log."""
-        # In memory there is no restart of the server, but a shard that restarts replays what it left open.
+    def _needed_lsn(self) -> int:
+        """Return the LSN from which a restart needs the log."""
+        # A store in memory does not outlive the server, but a restarted shard replays what it left unapplied.
         return self._board.watermark()[0] if self._board.facts.in_memory else self._replay_lsn
 
-    def _tell_of_a_full_disk(self) -> None:
+    def _log_disk_state(self) -> None:
         full = bool(self._board.log.full)
         if full and not self._full:
-            log.warning("there is no space for more of the log: soon only deletes are taken, until there is")
+            log.warning("no space left for the log: soon only deletes are accepted until space is freed")
         elif self._full and not full:
-            log.info("there is space for the log again")
+            log.info("space for the log is available again")
         self._full = full
 
     def _sweep_tickets(self) -> None:
@@ -131,11 +131,11 @@ class Housekeeping:
             try:
                 tickets.sweep(self._board)
             except OSError as error:
-                log.debug("tickets that have ended stay for now: %s", error)
+                log.debug("cannot remove expired tickets yet: %s", error)
 
-    def _mark(self) -> None:
+    def _write_marks(self) -> None:
         opened: list[Log] = []
-        while not self._patience.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
+        while not self._scarcity.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
             if self._stop_marks.wait(MARK_S):
                 return
         marks = opened[0]
@@ -144,8 +144,8 @@ class Housekeeping:
                 try:
                     marks.append_mark(self._board.now())
                 except LogBroken:
-                    return  # the board says so to everybody
+                    return  # the board reports it to all processes
                 except LogError as error:
-                    log.debug("no mark was written: %s", error)  # nothing depends on it
+                    log.debug("cannot append a mark: %s", error)  # nothing depends on a single mark
         finally:
             marks.close()

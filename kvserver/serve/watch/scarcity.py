@@ -1,4 +1,4 @@
-"""Want of descriptors, processes or memory: it passes, so it ends nothing that is tried again anyway."""
+"""Temporary shortage of descriptors, processes or memory: steps that are repeated anyway survive it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _PASSING: Final = EXHAUSTED | {errno.EAGAIN, errno.EINTR}
 
 
 def is_scarcity(error: OSError) -> bool:
-    """Whether `error` says that the process, the user or the machine has no more of something for the moment."""
+    """Return whether `error` reports a temporary shortage in the process, for the user or on the machine."""
     return error.errno in _PASSING
 
 
-class Patience:
-    """Takes steps that are repeated anyway, and bears with those that want something which is short.
+class ScarcityRetry:
+    """Runs steps that are repeated anyway, and tolerates shortages.
 
-    It is told once when a step begins to fail, and once when it works again. Any other error is the caller's.
+    Logs once when a step begins to fail and once when it works again. Other errors propagate.
     """
 
     def __init__(self) -> None:
         self._failing: set[str] = set()
 
     def attempt(self, what: str, step: Callable[[], object]) -> bool:
-        """Take `step`, which is for `what` (as a message names it); whether it worked.
+        """Run `step` and return whether it worked. `what`: its name in messages.
 
-        Raises what `step` raises but for `OSError` of scarcity.
+        Exceptions of `step` propagate, except for an `OSError` of scarcity.
         """
         try:
             step()
@@ -40,7 +40,7 @@ class Patience:
                 raise
             if what not in self._failing:
                 self._failing.add(what)
-                log.warning("%s has to wait, and is tried again and again: %s", what, error)
+                log.warning("%s has to wait, will retry: %s", what, error)
             return False
         if what in self._failing:
             self._failing.discard(what)

@@ -1,4 +1,4 @@
-"""Keeps the tokens in effect what the file of tokens says, while the server runs."""
+"""Applies changes of the token file while the server runs."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ from shards.host.board import Board
 from shards.host.logs import Recurring
 
 log = logging.getLogger(__name__)
-_not_looked_at = Recurring(log, logging.ERROR, "the file of tokens %s was not looked at")
+_not_looked_at = Recurring(log, logging.ERROR, "cannot check the token file %s")
 
 LOOK_S = 0.4
-"""Between looks at the file. What two of them have seen counts: who writes it in place leaves half of it for a moment,
-which may be a file of tokens, too."""
+"""Interval of checks. A content counts once two checks have seen it: a program that writes the file in place leaves
+half of it for a moment, which may be a valid token file, too."""
 
 STOP_S = 1.0
 
 
-class Found(NamedTuple):
-    """What a look has found: the file's text, or what is wrong with the file."""
+class FileContent(NamedTuple):
+    """Result of a check: the file's text, or the error in `wrong`."""
 
     text: str
     wrong: str
 
 
 class TokenWatch:
-    """Looks at the file of tokens in a thread of its own: it may be on a disk that hangs.
+    """Checks the token file in a thread of its own: the file may be on a disk that hangs.
 
-    The file is read each time, by its path: it may be replaced, or a link on the way, and time stamps may stay.
+    Each check reads the file by its path: the file or a link on the way may be replaced without new time stamps.
     """
 
     def __init__(self, board: Board, path: Path, tokens: Sequence[Token]) -> None:
-        """`tokens`: those of `path` that are in effect."""
+        """`tokens`: the tokens of `path`, already in effect."""
         self._board, self._path, self._in_effect = board, path, list(tokens)
-        self._seen: Found | None = None
-        self._settled: Found | None = None  # what was acted upon last
-        self._wrong = ""  # what kept it from counting
+        self._seen: FileContent | None = None
+        self._settled: FileContent | None = None  # the last content acted upon
+        self._wrong = ""  # its error, if it was not applied
         self._asked, self._wake, self._stopping = False, threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="tokens", daemon=True)
+        self._thread = threading.Thread(target=self._watch_file, name="tokens", daemon=True)
 
     def start(self) -> None:
-        """Start to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. One that waits for a hung disk is left behind: it dies with the process."""
+        """Stop the thread. If it waits for a hung disk it is abandoned and dies with the process."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(STOP_S)
 
-    def look_now(self) -> None:
-        """Look at once, and count what is there; say again what is wrong with it."""
+    def check_now(self) -> None:
+        """Check now, apply the content at once, and report an error in it again."""
         self._asked = True
         self._wake.set()
 
-    def _run(self) -> None:
+    def _watch_file(self) -> None:
         while True:
             self._wake.wait(LOOK_S)
             self._wake.clear()
@@ -70,25 +70,27 @@ class TokenWatch:
                 return
             asked, self._asked = self._asked, False
             try:
-                self.look(asked)
-            except Exception:  # whatever it is: the tokens in effect hold, and it is looked again
+                self.check_file(asked)
+            except Exception:  # any error: the tokens stay in effect, and the next check retries
                 _not_looked_at.tell(self._path, error=True)
 
-    def look(self, asked: bool = False) -> None:
-        """One look. `asked`: what it finds counts though it was not seen before. Also sees to it that the tokens in
-        effect are where processes that start look for them."""
+    def check_file(self, asked: bool = False) -> None:
+        """Check the file once, and publish the tokens in effect again if their file in the run directory is missing.
+
+        `asked`: apply the content although only this check has seen it. Raises `OSError`.
+        """
         if not are_published(self._board):
-            log.warning("the tokens were removed from the run directory by somebody: they are put there again")
+            log.warning("the tokens were removed from the run directory and are published again")
             publish(self._board, self._in_effect)
         try:
-            found = Found(tokenfile.text_of(self._path), "")
+            found = FileContent(tokenfile.text_of(self._path), "")
         except TokenFileError as error:
-            found = Found("", str(error))
-        stands, self._seen = found == self._seen, found
-        if asked or (stands and found != self._settled):
-            self._settle(found, asked)
+            found = FileContent("", str(error))
+        unchanged, self._seen = found == self._seen, found
+        if asked or (unchanged and found != self._settled):
+            self._act_on(found, asked)
 
-    def _settle(self, found: Found, asked: bool) -> None:
+    def _act_on(self, found: FileContent, asked: bool) -> None:
         self._settled, wrong = found, found.wrong
         if not wrong:
             try:
@@ -96,8 +98,8 @@ class TokenWatch:
             except TokenFileError as error:
                 wrong = str(error)
             except OSError as error:
-                self._settled = None  # want of space or of descriptors passes: it is tried again
-                wrong = f"they cannot be handed to the other processes: {error}"
+                self._settled = None  # a shortage of space or descriptors is temporary: retry
+                wrong = f"cannot pass the new ones to the other processes: {error}"
         if wrong and (asked or wrong != self._wrong):
             log.error("the tokens that are in effect stay: %s", wrong)
         self._wrong = wrong

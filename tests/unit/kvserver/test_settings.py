@@ -1,17 +1,13 @@
-"""The table of settings: precedence, parsers, and a manual that leaves nothing out."""
+"""The table of settings: precedence and parsers."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver import cli
-from kvserver.serve import banner, listening
 from kvserver.settings import ServerSettings
 from shards.host.settings import (
     ProcessSettings,
@@ -19,10 +15,8 @@ from shards.host.settings import (
     boolean,
     choice,
     default_run_dir,
-    env_name,
     integer,
     load,
-    option_name,
     size,
     specs,
     to_environ,
@@ -167,84 +161,6 @@ def test_the_run_directory_of_a_store_without_a_directory_must_be_given() -> Non
 
 def test_run_directories_of_two_stores_differ() -> None:
     assert default_run_dir("1-2") != default_run_dir("1-3")
-
-
-# Who may reach the server.
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
-def test_loopback_may_be_listened_on(host: str) -> None:
-    listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=False)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1"])
-def test_anything_else_only_if_it_is_meant(host: str) -> None:
-    with pytest.raises(SettingError, match=r"no access control.*--tokens.*--insecure"):
-        listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=False)
-    listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=True)
-    listening.refuse_openly(load(ServerSettings, {"host": host, "insecure": "true"}, {}), has_tokens=False)
-
-
-def test_the_banner_warns_of_browsers_while_every_page_may_use_the_store() -> None:
-    assert "any web page" in banner.warning(load(ServerSettings, {}, {}))
-    assert "any web page" not in banner.warning(load(ServerSettings, {"origins": "https://a.example"}, {}))
-    assert "everybody" in banner.warning(load(ServerSettings, {"insecure": "true"}, {}))
-
-
-def test_with_tokens_the_banner_warns_of_listeners_alone() -> None:
-    tokens = {"tokens": "/etc/tokens.toml", "insecure": "true"}
-    assert banner.warning(load(ServerSettings, tokens, {})) == ""
-    assert "unencrypted" in banner.warning(load(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
-
-
-# The command line.
-
-
-def manual() -> str:
-    result = CliRunner().invoke(cli.main, ["serve", "--help"])
-    assert result.exit_code == 0
-    return result.output
-
-
-def test_the_manual_names_every_setting_its_variables_and_its_help() -> None:
-    text = " ".join(manual().split())
-    for name, spec in specs(ServerSettings).items():
-        assert option_name(name) in text
-        assert all(variable in text for variable in (env_name(name), *spec.aliases))
-        assert " ".join(spec.help.split()) in text
-
-
-def test_the_manual_names_the_defaults() -> None:
-    text = " ".join(manual().split())
-    for field in dataclasses.fields(ServerSettings):
-        if isinstance(field.default, str | Path) or (field.name in ("port", "metrics_port", "grace")):
-            assert f"Default: {field.default}." in text
-
-
-def test_the_manual_s_sections_name_real_settings_once() -> None:
-    named = [name for names in cli.SECTIONS.values() for name in names]
-    assert sorted(named) == sorted(specs(ServerSettings))
-
-
-def test_the_first_page_of_help_names_the_commands() -> None:
-    result = CliRunner().invoke(cli.main, ["--help"])
-    assert result.exit_code == 0
-    assert "serve" in result.output
-
-
-def test_a_bad_option_is_a_usage_error() -> None:
-    result = CliRunner().invoke(cli.main, ["serve", "--port", "x"])
-    assert result.exit_code == 2
-    assert "--port is 'x'" in result.output
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [([], None), (["--in-memory"], "true"), (["--in-memory", "--port", "1"], "true"), (["--in-memory=false"], "false")],
-)
-def test_a_switch_takes_a_value_or_none(argv: list[str], expected: str | None) -> None:
-    command = cli.main.commands["serve"]
-    assert command.make_context("serve", list(argv)).params["in_memory"] == expected
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,9 @@ Command = Callable[..., Ended]
 @pytest.fixture
 def kvserver(monkeypatch: pytest.MonkeyPatch) -> Command:
     for module in (backup, check, restore):
-        monkeypatch.setattr(module, "end_tidily", lambda: None)  # the signals are this process's
+        monkeypatch.setattr(module, "interruptible", lambda: None)  # the signals are this process's
     for module in (backup, check):
-        monkeypatch.setattr(module, "let_others_first", lambda: None)
+        monkeypatch.setattr(module, "lower_priority", lambda: None)
     monkeypatch.setattr(take_store_lock, "__defaults__", (0.0,))
 
     def run(*arguments: object) -> Ended:

@@ -18,7 +18,6 @@ from kvserver.access import tokenedit
 from kvserver.access.tokenedit import add, changing
 from kvserver.access.tokenfile import MOST, TokenFileError, read
 from kvserver.access.tokens import digest
-from kvserver.commands.remote import _token
 from shards.files import locks
 
 
@@ -166,16 +165,6 @@ def test_a_file_with_a_byte_order_mark_keeps_it(file: Path) -> None:
     assert run(file, "list").stdout == "deploy  read\n"
     assert run(file, "revoke", "deploy").exit_code == 0
     assert file.read_text().startswith("\ufeff# ours\n") and read(file) == []
-
-
-@pytest.mark.parametrize("text", ["kv_secret\n", "kv_secret\r\n", " kv_secret \n", "\ufeffkv_secret\n"])
-def test_a_token_in_the_environment_is_as_in_a_file(file: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    file.write_bytes(text.encode())
-    assert _token(file) == "kv_secret"
-    monkeypatch.setenv("KVSERVER_TOKEN", text.replace("\ufeff", ""))
-    assert _token(None) == "kv_secret"
-    monkeypatch.setenv("KVSERVER_TOKEN", "\n")
-    assert _token(None) is None
 
 
 def test_what_is_open_is_listed_and_not_changed(file: Path) -> None:

@@ -30,8 +30,8 @@ def children(tmp_path: Path) -> Iterator[Children]:
     yield made
     for child in made:
         child.wanted = False
-        child.send(signal.SIGKILL)
-    wait_until(made, lambda: all(child.gone for child in made), "the end of all")
+        child.send_signal(signal.SIGKILL)
+    wait_until(made, lambda: all(child.is_gone for child in made), "the end of all")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # other tests' orphans are not ours to reap
 
 
@@ -39,7 +39,7 @@ def wait_until(children: Children, condition: Callable[[], object], what: str) -
     """Turn until `condition()`."""
 
     def turned() -> object:
-        children.turn(time.monotonic())
+        children.reap_and_start(time.monotonic())
         return condition()
 
     wait_for(turned, what)
@@ -58,7 +58,7 @@ def test_later_stages_wait_until_earlier_ones_are_up(children: Children, tmp_pat
     first = children.add(program("first", FOREVER, 0, lambda _: ready.exists()))
     second = children.add(program("second", FOREVER, 1))
     for _ in range(20):
-        children.turn(time.monotonic())
+        children.reap_and_start(time.monotonic())
     assert first.pid is not None
     assert second.pid is None
     ready.touch()
@@ -78,10 +78,10 @@ def test_what_dies_is_started_again_at_once_and_counted(children: Children) -> N
     child = children.add(program("one", FOREVER))
     wait_until(children, lambda: child.up, "the start")
     first = child.pid
-    child.send(signal.SIGKILL)
+    child.send_signal(signal.SIGKILL)
     # The same instant: a first restart does not wait for the clock.
     now = time.monotonic()
-    wait_for(lambda: children.turn(now) or child.pid not in (None, first), "the restart")
+    wait_for(lambda: children.reap_and_start(now) or child.pid not in (None, first), "the restart")
     assert children.restarts == {"one": 1}
 
 
@@ -90,8 +90,8 @@ def test_a_restart_does_not_wait_for_other_stages(children: Children) -> None:
     late = children.add(program("late", FOREVER, 1))
     wait_until(children, lambda: children.all_up(), "both")
     before, early.is_up = late.pid, lambda _: False
-    early.send(signal.SIGKILL)
-    late.send(signal.SIGKILL)
+    early.send_signal(signal.SIGKILL)
+    late.send_signal(signal.SIGKILL)
     wait_until(children, lambda: late.up and late.pid != before, "the late one again")
     assert not early.up
 
@@ -104,7 +104,7 @@ def test_what_never_came_up_ends_it_all_with_its_name(children: Children) -> Non
 
 def test_what_cannot_be_spawned_counts_as_dead(children: Children, tmp_path: Path) -> None:
     child = children.add(Child("missing", [str(tmp_path / "nothing")], lambda _: True, 0, {}))
-    with pytest.raises(CannotStart, match=r"missing cannot be started: it cannot be spawned .*No such file"):
+    with pytest.raises(CannotStart, match=r"cannot start missing: it cannot be spawned .*No such file"):
         wait_until(children, lambda: False, "nothing")
     assert child.failures == TRIES
 
@@ -119,13 +119,13 @@ def test_want_of_descriptors_only_delays_a_start(children: Children, caplog: pyt
     try:
         now = time.monotonic()
         for _ in range(3 * TRIES):
-            children.turn(now)
+            children.reap_and_start(now)
             now += Backoff.MOST_S
         assert (child.pid, child.failures) == (None, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert "one cannot be started now" in caplog.text and "Too many open files" in caplog.text
-    children.turn(now)
+    assert "cannot start one now" in caplog.text and "Too many open files" in caplog.text
+    children.reap_and_start(now)
     assert child.pid is not None
     assert children.restarts == {"one": 0}
 
@@ -138,7 +138,7 @@ def test_what_was_up_once_is_given_up_but_tried_again(children: Children, tmp_pa
     wait_until(children, lambda: child.up, "the start")
     up[0] = False
     fails.touch()
-    child.send(signal.SIGKILL)
+    child.send_signal(signal.SIGKILL)
     wait_until(children, lambda: child.given_up, "giving up")
     fails.unlink()
     up[0] = True
@@ -171,18 +171,20 @@ def test_orphans_of_children_are_reaped(children: Children, tmp_path: Path) -> N
         "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, start_new_session=True)\n"
         f"open({str(note)!r}, 'w').write(str(child.pid) + '\\n')\n"
     )
-    once = children.once("parent", [sys.executable, "-c", code], dict(os.environ), time.monotonic())
-    wait_until(children, lambda: once.gone, "the parent's end")
+    once = children.start_once("parent", [sys.executable, "-c", code], dict(os.environ), time.monotonic())
+    wait_until(children, lambda: once.is_gone, "the parent's end")
     wait_until(children, lambda: not lives(int(note.read_text())), "the orphan's end")
 
 
 def test_a_child_for_once_tells_its_status_and_is_not_started_again(children: Children) -> None:
-    once = children.once("once", [sys.executable, "-c", "raise SystemExit(3)"], dict(os.environ), time.monotonic())
-    wait_until(children, lambda: once.gone, "its end")
+    once = children.start_once(
+        "once", [sys.executable, "-c", "raise SystemExit(3)"], dict(os.environ), time.monotonic()
+    )
+    wait_until(children, lambda: once.is_gone, "its end")
     for _ in range(10):
-        children.turn(time.monotonic())
+        children.reap_and_start(time.monotonic())
     assert (once.status, once.pid) == (3, None)
-    children.forget(once)
+    children.drop_child(once)
     assert list(children) == []
     assert "once" not in children.restarts
 
@@ -191,13 +193,13 @@ def test_stopping_a_stage_leaves_the_others(children: Children) -> None:
     early = children.add(program("early", FOREVER, 0))
     late = children.add(program("late", FOREVER, 1))
     wait_until(children, lambda: children.all_up(), "both")
-    children.stop(1, signal.SIGTERM)
-    wait_until(children, lambda: children.gone(1), "the late one's end")
+    children.stop_stage(1, signal.SIGTERM)
+    wait_until(children, lambda: children.is_stage_gone(1), "the late one's end")
     for _ in range(10):
-        children.turn(time.monotonic())
+        children.reap_and_start(time.monotonic())
     assert late.pid is None
     assert early.up
-    assert not children.gone(0)
+    assert not children.is_stage_gone(0)
 
 
 def test_what_somebody_stopped_ends_by_itself_when_it_is_told_to(children: Children, tmp_path: Path) -> None:
@@ -210,8 +212,8 @@ def test_what_somebody_stopped_ends_by_itself_when_it_is_told_to(children: Child
     wait_until(children, lambda: leader.up, "the start")
     assert leader.pid is not None
     os.killpg(leader.pid, signal.SIGSTOP)
-    children.stop(0, signal.SIGTERM)
-    wait_until(children, lambda: children.gone(0), "the end of the group")
+    children.stop_stage(0, signal.SIGTERM)
+    wait_until(children, lambda: children.is_stage_gone(0), "the end of the group")
     assert leader.status == 3
 
 
@@ -225,15 +227,15 @@ def test_who_does_not_end_within_its_grace_is_killed_and_nobody_else(children: C
 
     short, long = ignores("short", 2.0), ignores("long", 100.0)
     wait_until(children, lambda: children.all_up(), "both")
-    children.stop(0, signal.SIGTERM)
+    children.stop_stage(0, signal.SIGTERM)
     children.kill_late(0, 1.9, 15.0)
-    children.turn(time.monotonic())
+    children.reap_and_start(time.monotonic())
     assert short.pid is not None and long.pid is not None
     children.kill_late(0, 2.0, 15.0)
-    wait_until(children, lambda: short.gone, "the end of the one that has nothing to finish")
+    wait_until(children, lambda: short.is_gone, "the end of the one that has nothing to finish")
     assert long.pid is not None
     children.kill_late(0, 15.0, 15.0)
-    wait_until(children, lambda: children.gone(0), "the end of the other")
+    wait_until(children, lambda: children.is_stage_gone(0), "the end of the other")
 
 
 def test_sigkill_reaches_the_whole_group(children: Children, tmp_path: Path) -> None:
@@ -244,16 +246,16 @@ def test_sigkill_reaches_the_whole_group(children: Children, tmp_path: Path) -> 
     )
     leader = children.add(program("leader", code, is_up=lambda _: note.exists()))
     wait_until(children, lambda: leader.up and note.read_text().endswith("\n"), "the group")
-    children.stop(0, signal.SIGKILL)
-    wait_until(children, lambda: children.gone(0), "the end of the group")
+    children.stop_stage(0, signal.SIGKILL)
+    wait_until(children, lambda: children.is_stage_gone(0), "the end of the group")
     assert not lives(int(note.read_text()))
 
 
 def test_standard_output_of_children_goes_to_standard_error(
     children: Children, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    once = children.once("once", [sys.executable, "-c", "print('said')"], dict(os.environ), time.monotonic())
-    wait_until(children, lambda: once.gone, "its end")
+    once = children.start_once("once", [sys.executable, "-c", "print('said')"], dict(os.environ), time.monotonic())
+    wait_until(children, lambda: once.is_gone, "its end")
     out, err = capfd.readouterr()
     assert (out, err) == ("", "said\n")
 

@@ -541,8 +541,8 @@ def test_nothing_that_a_backup_needs_is_trimmed(tmp_path: Path) -> None:
     keeping = Housekeeping(run.board, run.store.segments, retention=0, replay_lsn=tail)
 
     def oldest() -> int:
-        keeping._trim()
-        assert keeping._expendable() == min([tail, *held(run.store.data_dir / "locks")])
+        keeping._trim_log()
+        assert keeping._expendable_lsn() == min([tail, *held(run.store.data_dir / "locks")])
         return run.board.log.oldest
 
     with hold(run.store.data_dir / "locks") as whole:

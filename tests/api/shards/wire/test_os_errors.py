@@ -10,9 +10,9 @@ import lmdb
 import pytest
 
 from kvserver.commands import local_store
-from kvserver.commands.local_store import Refused, running, serving_pid
-from kvserver.serve.deployment import see_that_it_runs
-from kvserver.serve.store import explain
+from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid
+from kvserver.serve.deployment import exit_if_run_is_over
+from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup import check
 from shards.backup.check import check_log
@@ -66,7 +66,7 @@ def test_a_client_is_told_of_space_only_where_there_is_none(number: int) -> None
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_an_operator_is_told_of_space_only_where_there_is_none(number: int, tmp_path: Path) -> None:
-    told = explain(failing(number, tmp_path / "x"), tmp_path)
+    told = explain_os_error(failing(number, tmp_path / "x"), tmp_path)
     assert str(tmp_path / "x") in told
     assert ("no space left" in told) == (number in NO_SPACE)
     assert ("ulimit -n" in told) == (number == errno.EMFILE)
@@ -89,11 +89,11 @@ def test_a_board_that_cannot_be_opened_is_not_taken_for_none(
         Board.open(store.run_dir / "board")
     with pytest.raises(BoardOutOfReach):  # what it says of the last flush would be missed
         last_board(store.run_dir / "board", manifest, boot)
-    with pytest.raises(Refused, match=os.strerror(number)):
-        running(settings)
+    with pytest.raises(CommandRefused, match=os.strerror(number)):
+        open_running_board(settings)
     with pytest.raises(OSError, match=os.strerror(number)):
         serving_pid(store.data_dir)
-    see_that_it_runs(settings)  # ends no master
+    exit_if_run_is_over(settings)  # ends no master
 
 
 def test_a_board_that_is_not_there_is_none(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_board_that_is_not_there_is_none(tmp_path: Path) -> None:
             Board.open(path)
         assert not isinstance(raised.value, BoardOutOfReach)
     assert serving_pid(tmp_path) is None
-    assert local_store.running(ServerSettings(data_dir=tmp_path, run_dir=tmp_path)) is None
+    assert local_store.open_running_board(ServerSettings(data_dir=tmp_path, run_dir=tmp_path)) is None
 
 
 @pytest.mark.parametrize("number", PASSING)

@@ -1,38 +1,33 @@
-"""Lines of an export are what was stored, batches what was read; lanes keep the order of what concerns one key."""
+"""Lines of an export are what was stored, batches what was read."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.batches import MESSAGE_PACK
 from kvserver.api.times import parse_rfc3339
 from kvserver.rest.many import describe
-from kvserver.transfer.lanes import Lanes
 from kvserver.transfer.records import (
-    Batch,
+    ImportBatch,
+    ImportRecord,
     LineError,
-    Record,
-    batches,
     body_of,
+    group_into_batches,
     lines_of,
     put_of,
     read_record,
     read_streamed,
     write_item,
 )
-from kvserver.transfer.remote import Away, Patience, TransferError
 from shards.maps.layout import Item
 from shards.wire.limits import MAX_KEY
 from shards.wire.protocol import Put
-from tests import effort
 
 KEYS = st.text(min_size=1, max_size=MAX_KEY // 4).filter(lambda key: key.isprintable() or len(key) < 9)
 TYPES = st.sampled_from(["", "text/plain; charset=utf-8", 'a/b; q="c\\"d"', "application/octet-stream"])
@@ -82,7 +77,7 @@ def test_a_line_that_is_no_record_says_why(line: str, why: str) -> None:
     assert why in raised.value.why
 
 
-def record(line: int, key: str, size: int = 0) -> Record:
+def record(line: int, key: str, size: int = 0) -> ImportRecord:
     return read_record(line, json.dumps({"key": key, "value": "v" * size}).encode())
 
 
@@ -95,14 +90,14 @@ def test_batches_are_all_records_in_order(
 ) -> None:
     records = [record(number, *row) for number, row in enumerate(rows, 1)]
 
-    def source() -> Iterator[Record]:
+    def source() -> Iterator[ImportRecord]:
         yield from records
         if breaks_off:
             raise LineError(len(records) + 1, "not JSON")
 
-    made: list[Batch] = []
+    made: list[ImportBatch] = []
     try:
-        made.extend(batches(source(), most, most_bytes))
+        made.extend(group_into_batches(source(), most, most_bytes))
         assert not breaks_off
     except LineError:
         assert breaks_off
@@ -121,67 +116,3 @@ def test_lines_are_the_same_however_they_come(lines: list[bytes], rest: bytes, s
     rest = rest.replace(b"\n", b"")
     text = b"".join(line + b"\n" for line in lines) + rest
     assert list(lines_of(text[at : at + size] for at in range(0, len(text), size))) == lines
-
-
-@settings(max_examples=effort.times(10), deadline=None)  # threads have their turn when the machine likes
-@given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True), max_size=12))
-def test_lanes_keep_the_order_of_each_key(batched: list[list[str]]) -> None:
-    done: list[tuple[str, int]] = []
-    going: list[int] = []
-
-    def work(batch: Batch) -> None:
-        going.append(len(done))
-        done.extend((each.key, each.line) for each in batch.records)
-
-    lanes = Lanes(work, 3)
-    for number, keys in enumerate(batched):
-        batch = Batch()
-        for key in keys:
-            batch.add(record(number, key))
-        lanes.submit(batch)
-    lanes.finish()
-    assert len(going) == len(batched)
-    for key in "abcdef":
-        assert [line for name, line in done if name == key] == [n for n, keys in enumerate(batched) if key in keys]
-
-
-def test_lanes_tell_the_error_of_the_first_line() -> None:
-    first_may_fail = threading.Event()
-
-    def work(batch: Batch) -> None:
-        line = batch.records[0].line
-        if line == 1:
-            first_may_fail.wait(20)
-        raise LineError(line, "refused")
-
-    lanes = Lanes(work, 2)
-    for line in (1, 2):
-        batch = Batch()
-        batch.add(record(line, str(line)))
-        lanes.submit(batch)
-    with pytest.raises(LineError) as raised:
-        lanes.submit(Batch())  # there is no room until one of them has failed
-    assert raised.value.line == 2
-    first_may_fail.set()
-    with pytest.raises(LineError) as raised:
-        lanes.finish()
-    assert raised.value.line == 1
-
-
-def test_patience_ends_and_begins_anew_with_progress() -> None:
-    stop = threading.Event()
-    patience = Patience(0.2, stop)
-    for _ in range(2):
-        with pytest.raises(TransferError, match=r"nobody there \(tried for 0\.2 seconds\)"):
-            waits(patience)
-        patience.refresh()
-        patience.wait(Away("nobody there"))
-    patience.refresh()
-    patience.wait(Away("nobody there", retry_after_s=60))  # not longer than there is patience
-    with pytest.raises(TransferError):
-        patience.wait(Away("nobody there"))
-
-
-def waits(patience: Patience) -> Any:
-    for _ in range(100):
-        patience.wait(Away("nobody there"))

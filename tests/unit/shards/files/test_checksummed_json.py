@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvserver.commands.backup import reach
+from kvserver.commands.backup import restorable_range
 from shards.backup import archive
 from shards.backup.archive import Archive
 from shards.files import checksummed_json
@@ -148,7 +148,7 @@ def test_whatever_a_file_says_its_slots_can_be_told(member: str, number: object)
 def test_whatever_a_backup_says_it_reaches_can_be_told(member: str, number: object) -> None:
     found = decoded(BACKUP | {member: number}, Archive)
     if found is not None:
-        assert reach(found).isprintable()
+        assert restorable_range(found).isprintable()
 
 
 @settings(deadline=None)

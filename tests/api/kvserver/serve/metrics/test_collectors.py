@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kvserver.serve.metrics.collectors import CountedByWorkers
+from kvserver.serve.metrics.collectors import ProcessFilesCollector
 from kvserver.settings import ServerSettings
 from kvserver.web.connection import ARRIVAL_S
 from kvserver.web.traffic import MOST_IN_FLIGHT
@@ -37,7 +37,7 @@ def metrics_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def samples(counted: CountedByWorkers) -> dict[tuple[str, str], float]:
+def samples(counted: ProcessFilesCollector) -> dict[tuple[str, str], float]:
     registry = CollectorRegistry()
     registry.register(counted)
     return {
@@ -48,26 +48,26 @@ def samples(counted: CountedByWorkers) -> dict[tuple[str, str], float]:
 
 
 def test_sums_stay_files_go_and_the_dead_are_not_counted_as_living(metrics_dir: Path) -> None:
-    counted = CountedByWorkers(metrics_dir)
+    counted = ProcessFilesCollector(metrics_dir)
     before = samples(counted)
     assert before["seen_total", "a"] == 9
     assert before["took_seconds_count", ""] == before["took_seconds_bucket", "+Inf"] == 12
     assert before["took_seconds_bucket", "0.1"] == 3
     assert before["living", ""] == 3
-    counted.sweep()
+    counted.fold_dead()
     after = samples(counted)
     assert before.pop(("living", "")) == 3
     assert after == before
     assert sorted(path.name for path in metrics_dir.iterdir()) == ["counter_0.db", "histogram_0.db"]
-    counted.sweep()
+    counted.fold_dead()
     assert samples(counted) == before
 
 
 def test_the_living_keep_their_files(metrics_dir: Path) -> None:
     mine = metrics_dir / f"counter_{os.getpid()}.db"
     next(metrics_dir.glob("counter_*.db")).rename(mine)
-    counted = CountedByWorkers(metrics_dir)
-    counted.sweep()
+    counted = ProcessFilesCollector(metrics_dir)
+    counted.fold_dead()
     assert mine.exists()
     assert samples(counted)["seen_total", "a"] == 9
 
@@ -77,11 +77,11 @@ def test_a_file_that_broke_off_costs_no_other_its_figures(metrics_dir: Path) -> 
     (metrics_dir / "counter_999999991.db").touch()
     whole = next(metrics_dir.glob("histogram_*.db"))
     (metrics_dir / "histogram_999999992.db").write_bytes(whole.read_bytes()[:300])
-    counted = CountedByWorkers(metrics_dir)
+    counted = ProcessFilesCollector(metrics_dir)
     before = samples(counted)
     assert before["seen_total", "a"] == 9
     assert before["took_seconds_count", ""] == 12
-    counted.sweep()
+    counted.fold_dead()
     assert samples(counted)["took_seconds_count", ""] == 12
     assert sorted(path.name for path in metrics_dir.iterdir()) == ["counter_0.db", "histogram_0.db"]
 

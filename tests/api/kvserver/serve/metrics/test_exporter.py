@@ -14,25 +14,25 @@ from prometheus_client.registry import Collector
 
 from kvserver.serve import listening
 from kvserver.serve.metrics import exporter
-from kvserver.serve.metrics.exporter import MAX_HEAD, Server
+from kvserver.serve.metrics.exporter import MAX_HEAD, MetricsServer
 from tests.system.harness import wait_for
 
 ASKED = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
-NewServer = Callable[..., Server]
+NewServer = Callable[..., MetricsServer]
 
 
 @pytest.fixture
 def new_server() -> Iterator[NewServer]:
     """Starts one on a free port; stops it at the end."""
-    started: list[tuple[Server, threading.Thread]] = []
+    started: list[tuple[MetricsServer, threading.Thread]] = []
 
-    def start(*collectors: Collector) -> Server:
+    def start(*collectors: Collector) -> MetricsServer:
         registry = CollectorRegistry()
         for collector in collectors:
             registry.register(collector)
         Gauge("answer", "To everything.", registry=registry).set(42)
-        server = Server(listening.bind("127.0.0.1", 0, "metrics_port"), registry)
+        server = MetricsServer(listening.bind_listener("127.0.0.1", 0, "metrics_port"), registry)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         started.append((server, thread))
         thread.start()
@@ -45,7 +45,7 @@ def new_server() -> Iterator[NewServer]:
         server.server_close()
 
 
-def connect(server: Server) -> socket.socket:
+def connect(server: MetricsServer) -> socket.socket:
     return socket.create_connection(server.server_address[:2], 20)  # type: ignore[arg-type]
 
 
@@ -55,7 +55,7 @@ def answer(connection: socket.socket) -> bytes:
         return file.read()
 
 
-def ask(server: Server, data: bytes = ASKED) -> bytes:
+def ask(server: MetricsServer, data: bytes = ASKED) -> bytes:
     connection = connect(server)
     connection.sendall(data)
     return answer(connection)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.serve.watch.stalls import STALLED_S, Watch, has_open
+from kvserver.serve.watch.stalls import STALLED_S, StallWatch, has_open
 from shards.files import locks
 from shards.host.board import NONE, Board, Common, Facts, ShardRow
 from tests.system.harness import wait_for
@@ -77,12 +77,12 @@ def holding(path: Path, *first: str) -> Iterator[int]:
         process.communicate()
 
 
-def watch(board: Board, *ours: int, exempt: int = 0) -> Watch:
-    return Watch(board, lambda pid: pid in ours, lambda pid: pid == exempt)
+def watch(board: Board, *ours: int, exempt: int = 0) -> StallWatch:
+    return StallWatch(board, lambda pid: pid in ours, lambda pid: pid == exempt)
 
 
-def named(watcher: Watch, now: float) -> list[int]:
-    return [culprit.pid for culprit in watcher.culprits(now)]
+def named(watcher: StallWatch, now: float) -> list[int]:
+    return [culprit.pid for culprit in watcher.find_culprits(now)]
 
 
 @pytest.mark.parametrize("name", ["append", "flush"])

@@ -47,7 +47,7 @@ def watch(board: Board, file: Path) -> TokenWatch:
     publish(board, tokens)
     watch = TokenWatch(board, file, tokens)
     for _ in range(3):
-        watch.look()
+        watch.check_file()
     assert board.log.tokens == 1
     return watch
 
@@ -58,18 +58,18 @@ def names(board: Board) -> list[str]:
 
 def test_two_looks_take_a_change_over(board: Board, file: Path, watch: TokenWatch) -> None:
     file.write_text(ONE)
-    watch.look()
+    watch.check_file()
     assert names(board) == ["one", "two"]
-    watch.look()
+    watch.check_file()
     assert names(board) == ["one"]
     for _ in range(3):
-        watch.look()
+        watch.check_file()
     assert board.log.tokens == 2
 
 
 def test_who_asks_has_it_at_once(board: Board, file: Path, watch: TokenWatch) -> None:
     file.write_text(ONE)
-    watch.look(asked=True)
+    watch.check_file(asked=True)
     assert names(board) == ["one"]
 
 
@@ -78,11 +78,11 @@ def test_what_is_half_written_never_counts(board: Board, file: Path, watch: Toke
     whole = remove(BOTH, "f", "one")
     for end in range(len(whole)):
         file.write_text(whole[:end])
-        watch.look()
+        watch.check_file()
         assert names(board) == ["one", "two"]
     file.write_text(whole)
-    watch.look()
-    watch.look()
+    watch.check_file()
+    watch.check_file()
     assert names(board) == ["two"]
 
 
@@ -101,18 +101,18 @@ def test_while_the_file_cannot_be_used_the_old_tokens_hold(
         caplog.clear()
         spoil()
         for _ in range(4):
-            watch.look()
+            watch.check_file()
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         assert "the tokens that are in effect stay" in caplog.text and str(file) in caplog.text
         assert names(board) == ["one", "two"]
     caplog.clear()
-    watch.look(asked=True)
+    watch.check_file(asked=True)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     file.rmdir()
     file.write_text(BOTH)
     caplog.clear()
     for _ in range(4):
-        watch.look()
+        watch.check_file()
     assert [record.getMessage() for record in caplog.records] == ["tokens are in effect: one, two"]
     assert board.log.tokens == 1
 
@@ -122,15 +122,15 @@ def test_what_cannot_be_handed_on_is_tried_again(board: Board, file: Path, watch
     obstacle.mkdir()
     file.write_text(ONE)
     for _ in range(4):
-        watch.look()
+        watch.check_file()
     assert names(board) == ["one", "two"]
     obstacle.rmdir()
-    watch.look()
+    watch.check_file()
     assert names(board) == ["one"]
 
 
 def test_comments_change_nothing(board: Board, file: Path, watch: TokenWatch) -> None:
     file.write_text("# new\n" + BOTH)
     for _ in range(3):
-        watch.look()
+        watch.check_file()
     assert board.log.tokens == 1

@@ -24,12 +24,12 @@ DAY_MS = 86_400_000
 def test_a_step_is_told_in_the_largest_unit(step_ms: int, words: str) -> None:
     """The two clocks are read one after the other, so a step may seem a millisecond shorter than it was."""
     watch = ClockWatch(Now(0, 0), Now(100 * DAY_MS, 5))
-    message = watch.observe(Now(100 * DAY_MS + step_ms, 5))
+    message = watch.step_message(Now(100 * DAY_MS + step_ms, 5))
     assert message is not None and words in message
 
 
 def test_a_minute_is_no_step() -> None:
     watch = ClockWatch(Now(0, 0), Now(DAY_MS, 5))
-    assert watch.observe(Now(DAY_MS + 60_000, 5)) is None
-    assert watch.observe(Now(DAY_MS + 60_001, 5)) is not None
-    assert watch.observe(Now(DAY_MS + 60_001, 5)) is None
+    assert watch.step_message(Now(DAY_MS + 60_000, 5)) is None
+    assert watch.step_message(Now(DAY_MS + 60_001, 5)) is not None
+    assert watch.step_message(Now(DAY_MS + 60_001, 5)) is None

@@ -24,7 +24,7 @@ def test_a_store_is_checked_damaged_and_repaired(new_server: NewServer, tmp_path
     server.stop()
     whole = succeed(server, "check", *maps)
     assert whole.count("keys are what snapshot and log make of them") == 2
-    assert "nothing is to be repaired" in succeed(server, "check", "--repair", *maps)
+    assert "nothing to repair" in succeed(server, "check", "--repair", *maps)
 
     damage(server, b"last-7")
     found = kvserver(server, "check", *maps)

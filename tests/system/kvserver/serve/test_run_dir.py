@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from shards.host.board import Board
 from tests.system.harness import Server, wait_for
-from tests.system.test_supervisor import NewServer, get, put
+from tests.system.kvserver.serve.test_supervisor import NewServer, get, put
 
 TOKENS = '[[token]]\nname = "all"\nsha256 = "{}"\ngrants = [{{ prefix = "", allow = ["read", "write"] }}]\n'
 

@@ -128,7 +128,7 @@ def test_want_of_descriptors_in_the_supervisor_ends_nothing(new_server: NewServe
     with server.start():
         shard = server.shard_pids()[0]
         with no_descriptor_left(supervisor(server)):
-            wait_for(lambda: "the watch over who stands still has to wait" in server.log(), "a look at the locks")
+            wait_for(lambda: "the check for stalled processes has to wait" in server.log(), "a look at the locks")
             # Of the log, more than is ready: another segment has to be made.
             for number in range(14):
                 assert put(server, f"large-{number}", bytes(5_000_000)) == 200
@@ -138,8 +138,8 @@ def test_want_of_descriptors_in_the_supervisor_ends_nothing(new_server: NewServe
                 wait_for(lambda: get(server, "large-0") == 200, "an answer")
             os.kill(exporter(server), signal.SIGKILL)
             os.kill(shard, signal.SIGKILL)
-            wait_for(lambda: "shard 0 cannot be started now" in server.log(), "the first try")
-            wait_for(lambda: "metrics cannot be started now" in server.log(), "the first try")
+            wait_for(lambda: "cannot start shard 0 now" in server.log(), "the first try")
+            wait_for(lambda: "cannot start metrics now" in server.log(), "the first try")
             assert get(server, "large-0") == 200
             late: list[int] = []
             waiting = threading.Thread(target=lambda: late.append(put(server, "late", b"x")))

@@ -1,9 +1,7 @@
-"""`kvserver import` and `export` against the real server: exact, within limits and grants, beside kills."""
+"""`kvserver import` against the real server: within limits and grants, while others are killed, beside an export."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import os
 import random
@@ -11,102 +9,16 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from click.testing import CliRunner
 
-from kvserver.cli import main
-from kvserver.commands import export
 from tests.system.commands import kvserver
 from tests.system.harness import Server, wait_for
+from tests.system.kvserver.commands.transfers import FAR, client_keys, command, environ, exported, rows, run, text_of
 
 NewServer = Callable[..., Server]
-
-FAR = "2100-01-01T00:00:00.007Z"
-ODD = [
-    {"key": "../a//b%2F?c#d", "value": ""},
-    {"key": "\u2028\u0085\n\r\t\x00", "value": "a line\u2028 and\u0085 another\n"},
-    {"key": "\U0001f600" * 127, "value": "\u00e9", "content_type": 'text/plain; a="\\"b"', "expires": FAR},
-    {"key": "bytes", "value_base64": b64encode(bytes(range(256))).decode(), "content_type": "image/png"},
-    {"key": "twice", "value": "first"},
-    {"key": "twice", "value": "then", "revision": 5, "size": 5, "created": None, "modified": FAR, "expires": None},
-    {"key": "gone", "value": "v", "expires": "2001-01-01T00:00:00Z"},
-]
-
-
-@pytest.fixture(autouse=True)
-def signals_of_this_process_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (importlib.import_module("kvserver.commands.import_"), export):
-        monkeypatch.setattr(module, "end_tidily", lambda: None)
-
-
-def run(server: Server, *arguments: object, given: bytes = b"", token: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Run a command: with standard input as a process, else in this one, which costs less."""
-    variables = {"KVSERVER_URL": server.url, "KVSERVER_TOKEN": token}
-    words = [str(argument) for argument in arguments]
-    if given:
-        return subprocess.run(command(*words), input=given, capture_output=True, timeout=60, env=os.environ | variables)
-    done = CliRunner().invoke(main, words, env=variables, catch_exceptions=False)
-    return subprocess.CompletedProcess(words, done.exit_code, done.stdout_bytes, done.stderr_bytes)
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "kvserver", *map(str, arguments)]
-
-
-def environ(server: Server) -> dict[str, str]:
-    return os.environ | {"KVSERVER_URL": server.url}
-
-
-def text_of(records: list[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
-
-
-def exported(server: Server, *arguments: object, token: str = "") -> list[dict[str, Any]]:
-    done = run(server, "export", "-", *arguments, token=token)
-    assert (done.returncode, done.stderr) == (0, b""), done
-    return [json.loads(line) for line in done.stdout.split(b"\n")[:-1]]
-
-
-def test_what_is_exported_is_what_was_imported(server: Server, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.write_bytes(b"\n" + text_of(ODD) + b" \r\n")
-    done = run(server, "import", first)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert re.fullmatch(rb"stored 6 records in [0-9.]+ s, left out 1 record expired by now\n", done.stdout)
-
-    records = {record["key"]: record for record in exported(server)}
-    assert list(records) == sorted({record["key"] for record in ODD} - {"gone"}, key=str.encode)
-    assert records["\U0001f600" * 127] == ODD[2]
-    assert records["bytes"] == ODD[3] | {"expires": None}
-    plain = {"content_type": "application/octet-stream", "expires": None}
-    assert records["twice"] == {"key": "twice", "value": "then", **plain}
-    assert records["../a//b%2F?c#d"] == ODD[0] | plain
-
-    second.write_text("something else")
-    link = tmp_path / "link"
-    link.symlink_to(second)
-    assert run(server, "export", link).stdout.startswith(b"exported 5 records to ")
-    assert link.is_symlink() and second.stat().st_mode & 0o777 == 0o600
-    with server.client() as client:
-        client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
-    assert run(server, "import", "-", given=second.read_bytes()).returncode == 0
-    assert run(server, "export", "-").stdout == second.read_bytes()
-    assert [record["key"] for record in exported(server, "--prefix", "b")] == ["bytes"]
-    # What is no file, such as a pipe, is written to, not replaced.
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
-    assert run(server, "export", fifo).returncode == 0
-    assert reader.communicate(timeout=20) == (second.read_bytes(), None)
-    assert fifo.is_fifo()
-    assert {path.name for path in tmp_path.iterdir()} == {"first", "second", "link", "fifo"}
 
 
 def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) -> None:
@@ -131,7 +43,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
         (("export", "file", "--url", "http://127.0.0.1:1"), 1, "kvserver: the server at http://127.0.0.1:1 cannot be "),
         (("export", "file", "--url", "localhost:8080"), 2, "Error: the URL of a server is like http://localhost:8080"),
         (("export", "file", "--url", "http://me:secret@[::1]"), 2, "Error: the URL of a server is like http://local"),
-        (("export", "-", "--token-file", "absent"), 2, "Error: the token cannot be read: No such file or directory"),
+        (("export", "-", "--token-file", "absent"), 2, "Error: cannot read the token: No such file or directory"),
         (("export", "-", "--token-file", "empty"), 2, "Error: empty holds no token"),
         (("export", "-", "--prefix", "\udcff"), 2, "Error: the prefix is not UTF-8"),
     ],
@@ -191,19 +103,6 @@ def test_limits_and_grants_of_the_server_are_kept_to(new_server: NewServer, tmp_
     assert not (tmp_path / "file").exists()
 
 
-def rows(server: Server, kind: str) -> list[dict[str, Any]]:
-    """What the status says of `kind`, once all shards are up."""
-
-    def look() -> list[dict[str, Any]]:
-        with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):  # who was killed may not be back
-            status = server.status()
-            if all(shard["state"] == "up" for shard in status["shards"]):
-                return list(status[kind])
-        return []
-
-    return list(wait_for(look, "a status", 40))
-
-
 def test_killed_processes_cost_an_import_and_an_export_nothing(new_server: NewServer, tmp_path: Path) -> None:
     server = new_server("--shards", "2", "--workers", "2").start()
     records = [
@@ -241,7 +140,7 @@ def test_killed_processes_cost_an_import_and_an_export_nothing(new_server: NewSe
 def test_a_signal_ends_them_with_nothing_half_done(server: Server, tmp_path: Path) -> None:
     with server.client() as client:
         client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
-    for number, status, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told to end")):
+    for number, status, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by a signal")):
         importing = subprocess.Popen(
             command("import", "-"), env=environ(server), stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -268,44 +167,3 @@ def test_a_signal_ends_them_with_nothing_half_done(server: Server, tmp_path: Pat
         assert exporting.wait(20) == 143
     with exporting.stderr:
         assert (exporting.stderr.read(), list(tmp_path.iterdir()), target.read_text()) == (b"", [target], "as it was")
-
-
-@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
-def test_an_export_to_standard_output_is_all_that_stands_there(server: Server, tmp_path: Path, name: str) -> None:
-    """By whatever name: behind what stood there, before what comes, and without a word of the command's."""
-    with server.client() as client:
-        client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
-        client.put("/k", content="v").raise_for_status()
-    path = tmp_path / "all"
-    for mode in ("w", "a"):
-        with path.open(mode) as file:
-            file.write("before\n")
-            file.flush()
-            assert subprocess.run(command("export", name), stdout=file, env=environ(server), timeout=60).returncode == 0
-            file.seek(0, os.SEEK_END)
-            file.write("behind\n")
-    first, record, last, *again = path.read_text().splitlines()
-    assert (first, json.loads(record)["key"], last) == ("before", "k", "behind")
-    assert again == [first, record, last]
-    piped = subprocess.run(command("export", name), capture_output=True, env=environ(server), timeout=60)
-    assert (piped.stdout.decode().splitlines(), piped.stderr) == ([record], b"")
-
-
-def test_an_export_to_a_fifo_or_a_device_leaves_it_there(server: Server, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    with subprocess.Popen(["cat", tmp_path / "fifo"], stdout=subprocess.PIPE) as reader:
-        assert run(server, "export", tmp_path / "fifo").returncode == 0
-        came, _ = reader.communicate(timeout=20)
-    assert came == run(server, "export", "-").stdout
-    assert (tmp_path / "fifo").is_fifo()
-    assert run(server, "export", "/dev/null").returncode == 0
-    assert Path("/dev/null").is_char_device()
-    full = run(server, "export", "/dev/full").stderr
-    assert b"No space left on device; at most " in full, "nobody knows how much of it came out"
-    assert b"it is a directory, not a file" in run(server, "export", tmp_path).stderr
-
-
-def client_keys(server: Server) -> list[str]:
-    with server.client() as client:
-        keys: list[str] = client.get("/keys").json()
-        return keys
