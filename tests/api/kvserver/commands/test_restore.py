@@ -202,7 +202,7 @@ def test_a_help_page_that_cannot_be_written_is_said(words: list[str], full: bool
         )
         os.close(pipe)
     assert ended.returncode == 1
-    said = "kvserver: standard output cannot be written: No space left on device\n"
+    said = "kvserver: cannot write to standard output: No space left on device\n"
     assert ended.stderr == (said if full else "")
 
 
@@ -285,7 +285,7 @@ def test_a_server_that_does_not_end_is_not_waited_for_for_ever(tmp_path: Path, k
         server.stdin.close()
     assert (done.status, done.out) == (1, "")
     assert f"the server (pid {server.pid}) was told to stop, but has not ended within 0.2 s" in done.error
-    assert "the log is closed" in done.error, "what it is at"
+    assert "closing the log" in done.error, "what it is at"
 
 
 def test_a_holder_that_does_not_say_its_pid_is_one(tmp_path: Path) -> None:
