@@ -173,7 +173,10 @@ class AnswerTooLarge(KVError):
 class BatchTooLarge(KVError):
     code, status = "batch_too_large", 413
     title = "The atomic batch is too large to be written as one"
-    hint = "An atomic batch has at most 10,000 operations and writes at most 48 MiB; its patches handle at most 24 MiB."
+    hint = (
+        "An atomic batch has at most 10,000 operations and writes at most 48 MiB, values that it touches included; "
+        "its patches handle at most 24 MiB."
+    )
 
 
 class PatchesTooLarge(KVError):
