@@ -30,7 +30,7 @@ MOST_OWED_BYTES: Final = MOST_BYTES // 2
 """Bytes of answers that were not taken yet by one address."""
 LARGE_ANSWER: Final = 64 << 10
 """Answers below are written whole whatever the client does, and not counted."""
-MOST_DROPPED: Final = 16 << 20
+MOST_DROPPED: Final = 8 << 20
 """Bytes that a worker reads of all connections in a tenth of a second only to drop them."""
 
 
