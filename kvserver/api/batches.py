@@ -150,7 +150,9 @@ class Envelope(Struct, forbid_unknown_fields=True):
 
 _SHORT: Final = 4 << 10
 """Bytes of a member up to which it is read in one go."""
-_COUNTED: Final = 256 << 10
+_BASE64_STEP: Final = 64 << 10
+"""Characters of Base64 that one step looks at; whole groups of four."""
+_NO_BASE64: Final = "value_base64: Base64 of RFC 4648, section 4, padded, is wanted"
 
 _BRIEF: Final = frozenset(("op", "key", "content_type", "ttl", "expires", "persist", "if_revision", "by", "ttl_if_new"))
 """Members that are shorter, however they are written."""
@@ -190,9 +192,9 @@ class Format:
         members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
         document: Callable[[bytes, Member, int], Steps[bytes]],
         kind: Callable[[bytes, int], Any],
-        least: Callable[[bytes, Member], Steps[int]],
+        octets: Callable[[bytes, Member, int], Steps[bytes]],
     ) -> None:
-        self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
+        self.sizes, self._members, self._document, self._kind, self._octets = sizes, members, document, kind, octets
         self.answer, self._doubles, self._why_unreadable = answer, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
@@ -269,12 +271,10 @@ class Format:
                 kept[member.name] = {}
             elif size > _SHORT and member.name in _BRIEF:
                 raise (BadKey if member.name == "key" else BadRequest)(f"{member.name}: more than {_SHORT:,} bytes")
-            elif size > most and member.name in ("value", "value_base64"):
-                least = yield from self._least(text, member)
-                if least > most:  # then it is no value in any case
-                    ready, kept[member.name] = text[member.begin : member.end], self._kind(text, member.begin)
-            elif size > _SHORT and member.name != "value" and member.name != "value_base64":
-                kept[member.name] = self._kind(text, member.begin)
+            elif size > _SHORT:
+                stub = kept[member.name] = self._kind(text, member.begin)
+                if member.name in ("value", "value_base64") and isinstance(stub, str | bytes):
+                    ready = yield from self._octets(text, member, most)
         return self._for_shard(self._read(self.encode(kept)), batch, [], ready)
 
     def operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
@@ -363,7 +363,7 @@ class Format:
             try:
                 return b64decode(coded, validate=True), content_type
             except ValueError:
-                raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
+                raise BadRequest(_NO_BASE64) from None
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
 
 
@@ -420,19 +420,31 @@ def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
     return document
 
 
-def _least_of_json(text: bytes, member: Member) -> Steps[int]:
-    """Bytes that the value of a put has at least, which is written as a string of JSON."""
-    least = member.end - member.begin - 2
-    for at in range(member.begin, member.end, _COUNTED):
-        end = min(at + _COUNTED, member.end)
-        least -= text.count(b"\\", at, end) + 5 * text.count(b"\\u", at, min(end + 1, member.end))
+def _octets_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
+    """The value of a put, which is written as a string."""
+    if member.name == "value":
+        return (yield from json_scan.decode_string(text, member.begin, member.end, most))
+    coded = yield from json_scan.decode_string(text, member.begin, member.end, most * 4 // 3 + 4)
+    octets = bytearray()
+    for at in range(0, len(coded), _BASE64_STEP):
+        part = coded[at : at + _BASE64_STEP]
+        try:
+            if len(octets) > most:  # then it is no value in any case
+                break
+            if b"=" in part and at + _BASE64_STEP < len(coded):  # strict in parts, too
+                raise ValueError
+            octets += b64decode(part, validate=True)
+        except ValueError:
+            raise BadRequest(_NO_BASE64) from None
         yield
-    return least * 3 // 4 - 2 if member.name == "value_base64" else least
+    return bytes(octets)
 
 
-def _least_of_msgpack(_: bytes, member: Member) -> Steps[int]:
+def _octets_of_msgpack(data: bytes, member: Member, _: int) -> Steps[bytes]:
+    """The value of a put, which is of type bin."""
+    begin, end, _, _ = msgpack_scan.head(data, member.begin)
     yield
-    return member.end - member.begin - 5
+    return data[begin:end]
 
 
 def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]:
@@ -453,7 +465,7 @@ JSON: Final = Format(
     json_scan.members,
     _document_of_json,
     json_scan.kind,
-    _least_of_json,
+    _octets_of_json,
 )
 MESSAGE_PACK: Final = Format(
     "MessagePack",
@@ -469,7 +481,7 @@ MESSAGE_PACK: Final = Format(
     msgpack_scan.members,
     _document_of_msgpack,
     msgpack_scan.kind,
-    _least_of_msgpack,
+    _octets_of_msgpack,
 )
 
 

@@ -11,13 +11,18 @@ import re
 from itertools import accumulate
 from typing import Any, Final
 
+import msgspec
+
 from kvserver.api.turns import Steps
+from shards.wire.errors import BadRequest
 
 _WINDOW: Final = 16 << 10
 """Bytes that one step looks at."""
 _TOKENS: Final = 500
 """Names and braces that one step looks at."""
 _MEMBERS: Final = 1000
+_NAME_BYTES: Final = 1000
+"""Bytes up to which a name may be one that is known, however it is written."""
 _KEPT: Final = 20_000
 """Names of open objects that are kept as they are. Of more, only a byte each."""
 _ROUNDS: Final = 4
@@ -32,6 +37,13 @@ _STRING: Final = rb'"' + _INNER + rb'"'
 _FLAT: Final = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*"
 _LOW: Final = rb'(?:[^"\[\]{}]++|' + _STRING + rb"|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])*"
 
+_UNIT: Final = (
+    rb'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
+    rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4})*"
+)
+"""Of the inside of a string what does not break up a character that is written as one or two escapes."""
+
+_units: Final = re.compile(_UNIT, re.DOTALL)
 _inside: Final = re.compile(_INNER, re.DOTALL)
 _blank: Final = re.compile(_BLANK)
 _scalar: Final = re.compile(rb'[^ \t\n\r,:"\[\]{}]*+')
@@ -143,7 +155,7 @@ def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
     """The members of the object at `at`, and of the array that is the one named `array` where its elements are.
 
     Of elements up to `most` and one more, or up to the first that is no object: then nothing behind it is looked at.
-    Raises `Broken`, for more than a thousand members, too.
+    Raises `Broken`, for more than a thousand members, too, and `BadRequest` for a name that is too long to be one.
     """
     found: list[Member] = []
     spans: list[Span] | None = None
@@ -153,6 +165,7 @@ def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
     at = yield from blank_end(text, at + 1)
     while text[at : at + 1] == b'"' and len(found) < _MEMBERS:
         end = yield from string_end(text, at)
+        refuse_long_name(end - at - 2)
         name = decode_name(text[at + 1 : end - 1])
         at = yield from blank_end(text, end)
         if text[at : at + 1] != b":":
@@ -202,6 +215,34 @@ def _elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
         if text[at : at + 1] != b",":
             raise Broken
         at = yield from blank_end(text, at + 1)
+
+
+def refuse_long_name(size: int) -> None:
+    """Raise `BadRequest` if a name of `size` bytes cannot be that of a known member."""
+    if size > _NAME_BYTES:
+        raise BadRequest(f"a member has a name of {size:,} bytes; none that is known is so long")
+
+
+def decode_string(text: bytes | bytearray, begin: int, end: int, most: int) -> Steps[bytes]:
+    """The UTF-8 of the string whose quotes are at `begin` and before `end`: all of it, or more than `most` bytes of its
+    begin. Raises `Broken`."""
+    at, end = begin + 1, end - 1
+    found = bytearray()
+    while at < end and len(found) <= most:
+        match = _units.match(text, at, min(at + _WINDOW, end))
+        cut = match.end() if match else at
+        for _ in range(3):
+            if cut < end and text[cut] & 0xC0 == 0x80:  # inside of a character
+                cut -= 1
+        if cut <= at:
+            raise Broken
+        try:
+            found += msgspec.json.decode(b"".join((b'"', text[at:cut], b'"')), type=str).encode()
+        except (msgspec.MsgspecError, ValueError):
+            raise Broken from None
+        at = cut
+        yield
+    return bytes(found)
 
 
 def decode_name(name: bytes) -> str:
@@ -315,10 +356,23 @@ def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
                 end = yield from string_end(text, at)
             except Broken:
                 return None
-            name, at = bytes(text[at + 1 : end - 1]), (yield from blank_end(text, end))
-            if text[at : at + 1] == b":" and names.comes_twice(_plain(name)):
-                return _shown(name)
+            begin, at = at, (yield from blank_end(text, end))
+            if text[at : at + 1] == b":":
+                name = yield from _plain_long(text, begin, end)
+                if names.comes_twice(name):
+                    return name[:_NAME_BYTES].decode(errors="replace")
     return None
+
+
+def _plain_long(text: bytes | bytearray, begin: int, end: int) -> Steps[bytes]:
+    """As `_plain`, of a name of any length; its quotes are at `begin` and before `end`."""
+    name = bytes(text[begin + 1 : end - 1])
+    if b"\\" not in name:
+        return name
+    try:
+        return (yield from decode_string(text, begin, end, len(name)))
+    except Broken:
+        return name
 
 
 def _plain(name: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from kvserver.api import duplicate_names
-from kvserver.api.json_scan import Broken, Member, Span
+from kvserver.api.json_scan import Broken, Member, Span, refuse_long_name
 from kvserver.api.turns import Steps
 from shards.wire.errors import BadRequest
 
@@ -22,6 +22,11 @@ _OBJECTS: Final = 50
 """Objects, or runs of them, that one step looks at."""
 
 _MEMBERS: Final = 1000
+_WINDOW: Final = 16 << 10
+"""Bytes of a text that one step looks at."""
+
+_NO_NAME: Final = "in JSON the names of a map are text"
+_NO_FORM: Final = "JSON has no bytes, times and extension types; as `value` a put takes bytes"
 
 _ONE: Final = rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff\x80\x90\xa0]"
 _SMALL: Final = (
@@ -78,6 +83,7 @@ def members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
         raise Broken
     for _ in range(count):
         begin, at, _, _ = head(data, at)
+        refuse_long_name(at - begin)
         try:
             name = data[begin:at].decode()
         except UnicodeDecodeError:
@@ -147,8 +153,24 @@ class _Writer:
         assert names is not None
         name = data[begin:end]
         if name in names:
-            raise duplicate_names.told(name.decode(errors="replace"))
+            raise duplicate_names.told(name[:_WINDOW].decode(errors="replace"))
         names.add(name)
+
+    def begin_scalar(self, data: bytes, at: int, begin: int, end: int) -> None:
+        """Begin to write the object at `at`, no array and no map, whose content is there. Raises `BadRequest`."""
+        if not self.open:
+            return
+        top = self.open[-1]
+        is_name = top.names is not None and top.left % 2 == 0
+        top.left -= 1
+        if is_name:
+            if not _is_text(data[at]):
+                raise BadRequest(_NO_NAME)
+            self.name(data, begin, end)
+
+
+class _LargeText(Exception):
+    """What comes next is to be written in steps."""
 
 
 def to_json(data: bytes, at: int, most: int) -> Steps[bytes]:
@@ -160,7 +182,10 @@ def to_json(data: bytes, at: int, most: int) -> Steps[bytes]:
     writer = _Writer()
     while True:
         for _ in range(_OBJECTS):
-            at = _write_next(writer, data, at)
+            try:
+                at = _write_next(writer, data, at)
+            except _LargeText:
+                at = yield from _write_large(writer, data, at, most)
             if not writer.open or len(writer.text) > most:
                 return bytes(writer.text)
         yield
@@ -178,21 +203,44 @@ def _write_next(writer: _Writer, data: bytes, at: int) -> int:
                 writer.close()
                 return match.end()
     begin, end, count, per = head(data, at)
-    is_name = top is not None and top.names is not None and top.left % 2 == 0
-    if top is not None:
-        top.left -= 1
-    if is_name:
-        if not _is_text(data[at]):
-            raise BadRequest("in JSON the names of a map are text")
-        writer.name(data, begin, end)
+    if end - begin > _WINDOW:
+        raise _LargeText
     if per:
+        if top is not None:
+            if top.names is not None and top.left % 2 == 0:
+                raise BadRequest(_NO_NAME)
+            top.left -= 1
         writer.begin(count, per)
     else:
+        writer.begin_scalar(data, at, begin, end)
         value = msgspec.msgpack.decode(memoryview(data)[at:end])
         check(value)
         writer.text += msgspec.json.encode(value)
     if not count or not per:
         writer.close()
+    return end
+
+
+def _write_large(writer: _Writer, data: bytes, at: int, most: int) -> Steps[int]:
+    """Write the text at `at`, or more of it than may be; return where it ends. Raises `BadRequest` if it is none."""
+    begin, end, _, _ = head(data, at)
+    if not _is_text(data[at]):
+        raise BadRequest(_NO_FORM)
+    if len(writer.text) + end - begin > most:
+        writer.text += data[begin : begin + most + 1]
+        return end
+    writer.begin_scalar(data, at, begin, end)
+    writer.text += b'"'
+    while begin < end and len(writer.text) <= most:
+        cut = min(begin + _WINDOW, end)
+        for _ in range(3):
+            if cut < end and data[cut] & 0xC0 == 0x80:  # inside of a character
+                cut -= 1
+        writer.text += memoryview(msgspec.json.encode(data[begin:cut].decode()))[1:-1]
+        begin = cut
+        yield
+    writer.text += b'"'
+    writer.close()
     return end
 
 
@@ -206,7 +254,7 @@ def check(document: Any) -> None:
     if isinstance(document, dict):
         for name, value in document.items():
             if not isinstance(name, str):
-                raise BadRequest("in JSON the names of a map are text")
+                raise BadRequest(_NO_NAME)
             check(value)
     elif isinstance(document, list):
         for value in document:
@@ -214,7 +262,7 @@ def check(document: Any) -> None:
     elif isinstance(document, float) and not isfinite(document):
         raise BadRequest("JSON has no NaN and no infinity")
     elif not isinstance(document, str | int | float | None):
-        raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
+        raise BadRequest(_NO_FORM)
 
 
 def kind(data: bytes, at: int) -> Any:

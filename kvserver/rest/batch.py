@@ -23,7 +23,7 @@ from kvserver.rest import bodies
 from kvserver.rest.values import answer, told_to
 from kvserver.store.client import Router
 from kvserver.web.address_quotas import Share
-from kvserver.web.traffic import Traffic
+from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.keys.value_edits import unmarked
 from shards.wire.errors import (
     AnswerTooLarge,
@@ -56,6 +56,8 @@ _PORTION: Final = 500
 """Operations that are read before other requests get their turn."""
 _SMALL: Final = 128 << 10
 """Bytes of values up to which an answer is made in one go."""
+_RESULT_BYTES: Final = 160
+"""Bytes of a result without a value, at most."""
 _PART: Final = 256 << 10
 """About how many bytes of a large answer are given to its client at a time."""
 
@@ -75,7 +77,7 @@ class Batch:
             format, unmarked(body) if format is batches.JSON else body, self._traffic.max_value
         )
         kinds = set(map(type, operations))
-        if not kinds.isdisjoint((Get, Patch)):
+        if not kinds.isdisjoint((Get, Patch)) or len(operations) * _RESULT_BYTES >= LARGE_ANSWER:
             self._traffic.check_room(req.scope[SHARE])
         told = Told(format, req.scope[GRANTS], self._traffic, req.scope[SHARE], kinds == {Get})
         try:

@@ -2,7 +2,8 @@
 
 Requests are taken in and answered in their order, one at a time; what a client sends ahead waits as it came. After a
 refusal, and after the last request of a connection, nothing that still arrives is taken for a request: it is read and
-dropped for a moment, so that the client sees the answer and not a reset. There are no timers: the worker calls `check`
+dropped for a moment, but no faster than others can bear (`DROP_BYTES`), so that the client sees the answer and not a
+reset. There are no timers: the worker calls `check`
 of every connection a few times a second.
 
 What has not arrived whole has no place among the requests in flight; it counts towards the share of its client's
@@ -30,7 +31,7 @@ from kvserver.web import handoff
 from kvserver.web.address_quotas import Stake
 from kvserver.web.exchange import Exchange
 from kvserver.web.parser import Intake, Upgrade
-from kvserver.web.traffic import Traffic
+from kvserver.web.traffic import MOST_DROPPED, Traffic
 from shards.wire.errors import BadRequest, KVError, Overloaded, RequestTimeout
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ QUIET_S: Final = 1.0
 """The same while the worker stops: a client that is about to send one has sent it by then."""
 LINGER_S: Final = 5.0
 """How long what a client still sends after its last answer is read and dropped."""
+DROP_BYTES: Final = 8 << 20
+"""Bytes of a connection that are read and dropped between two checks; the rest waits in the kernel, or at its end."""
 STALL_S: Final = 30.0
 """How long a client may take nothing of its answer."""
 _BURST: Final = 32
@@ -77,6 +80,7 @@ class Protocol(HttpToolsProtocol):
         self._intake = Intake(self)
         self._handing_over: tuple[Exchange, bytearray] | None = None
         self._unsent = 0  # bytes the client had not taken when last checked
+        self._dropped = 0  # bytes since it was last checked
         self._broken = False  # the descriptor is closed, or about to be
         self._eof = False  # the client sends nothing more
         self._unparsed = b""  # what came behind a request that is not answered yet
@@ -134,7 +138,9 @@ class Protocol(HttpToolsProtocol):
         """Bytes of the client."""
         if self._handing_over is not None:
             self._handing_over[1].extend(data)
-        elif not self.over:
+        elif self.over:
+            self._drop(len(data))
+        else:
             if (
                 self.answering is None
                 and self._intake.receiving is None
@@ -145,6 +151,13 @@ class Protocol(HttpToolsProtocol):
                 return
             self._burst = 0
             self._feed(self._unparsed + data if self._unparsed else data)
+
+    def _drop(self, size: int) -> None:
+        """Count bytes that nobody wants; beyond what may be dropped at a time, read no more until the next check."""
+        self._dropped += size
+        self.traffic.dropped += size
+        if self._dropped >= DROP_BYTES or self.traffic.dropped >= MOST_DROPPED:
+            self.flow.pause_reading()
 
     # Requests as they arrive
 
@@ -358,6 +371,9 @@ class Protocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Called a few times a second: end what takes too long."""
         transport = self.transport
+        if self._dropped:
+            self._dropped = 0
+            self.flow.resume_reading()
         if self.answering is not None or transport.is_closing():
             unsent = self._count_unsent()
             if not unsent or unsent != self._unsent:

@@ -17,6 +17,7 @@ from kvserver.http import responses, routes
 from kvserver.http.responses import ALLOW_ORIGIN, INERT_NAMES, Headers
 from kvserver.http.scope import GIVEN_ID, GRANTS, ROUTE
 from kvserver.web.address_quotas import Share
+from kvserver.web.traffic import LARGE_ANSWER
 from shards.wire.errors import InvalidToken, KVError, Overloaded
 
 if TYPE_CHECKING:
@@ -158,12 +159,23 @@ class Exchange:
             self.status, self.start = message["status"], message["headers"]
             return
         more: bool = message.get("more_body", False)
-        self._write(message.get("body", b""), more)
+        body = message.get("body", b"")
+        if len(body) >= LARGE_ANSWER and self.method == "GET" and not self._started:
+            self._check_room()
+        self._write(body, more)
         flow = self.protocol.flow
         if flow.write_paused:
-            await self._drained(len(message.get("body", b"")), more)
+            await self._drained(len(body), more)
         if not more:
             self._finish()
+
+    def _check_room(self) -> None:
+        """Answer `Overloaded` in place of a large answer for which there is no room, and raise `ClientGone`."""
+        try:
+            self.protocol.traffic.check_room(self.share)
+        except Overloaded as error:
+            self.refuse(error)
+            raise ClientGone from None
 
     def _ends(self, message: dict[str, Any]) -> bool:
         if message["type"] == "http.response.start" or message.get("more_body", False):

@@ -30,6 +30,8 @@ MOST_OWED_BYTES: Final = MOST_BYTES // 2
 """Bytes of answers that were not taken yet by one address."""
 LARGE_ANSWER: Final = 64 << 10
 """Answers below are written whole whatever the client does, and not counted."""
+MOST_DROPPED: Final = 8 << 20
+"""Bytes that a worker reads of all connections in a tenth of a second only to drop them."""
 
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Traffic(ServerState):
         stopping: answers end their connection.
         bytes_held: of requests that arrive, and of bodies until they are answered.
         bytes_owed: of answers that were not taken yet.
+        dropped: bytes behind last requests that were read and dropped since the last tick.
         shares: what each address holds, and each token.
         easy_bytes: while no more than that are held, nobody can have more than its share of them.
         proxies: peers that say on whose behalf they ask.
@@ -77,7 +80,7 @@ class Traffic(ServerState):
         self.max_value, self.max_batch = board.facts.max_value, board.facts.max_batch
         self.clock, self.unix_ms = 0.0, 0
         self.stopping = False
-        self.bytes_held = self.bytes_owed = 0
+        self.bytes_held = self.bytes_owed = self.dropped = 0
         self._in_flight = 0
         self._words = board.words
         self._own_word = row.base + WorkerRow.in_flight.index
@@ -209,7 +212,7 @@ class Traffic(ServerState):
 
     def set_time(self, clock: float, unix_s: float) -> None:
         """Called every fraction of a second."""
-        self.clock, self.unix_ms = clock, int(unix_s * 1000)
+        self.clock, self.unix_ms, self.dropped = clock, int(unix_s * 1000), 0
         date = formatdate(unix_s, usegmt=True).encode()
         if date != self._date:
             self._date = date

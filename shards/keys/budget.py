@@ -26,7 +26,8 @@ class GroupLoad:
         is_full: whether further operations must be decided in another group.
         needs_eviction: whether it is full because it has evicted as much as it may, and the last operation, which was
             refused for it, needs more. It may be decided again in another group.
-        work_bytes: bytes of the values that were read, answered or put, small ones excepted.
+        work_bytes: bytes of the values that were read, answered, put or touched, small ones excepted. The map writes a
+            value again that is touched, once a group.
         event_bytes: bytes of the events that `weigh` has seen.
     """
 

@@ -20,9 +20,9 @@ LARGE_BYTES = 64 << 10
 """Bytes from which on a text is large."""
 MOST_NAMES = 16
 """Most members of one object that are exchanged in place."""
-LOOKED_THROUGH = 24 << 20
+LOOKED_THROUGH = 35 << 20
 """Bytes that one patch may look through: all of a document, and again what an object in it holds, for each level that
-the patch names. Every patch may look twice."""
+the patch names; of an object whose members cannot be exchanged in place, twice. Every patch may look twice."""
 
 TWICE = "a member comes twice in one object, and which of them the patch means is not known"
 
@@ -136,6 +136,7 @@ def _merge(document: bytes, changes: dict[str, Any], budget: _Budget) -> bytes:
             return _exchange(document, changes, _lookup(names), budget)
         except _Ambiguous:
             pass
+    budget.spend(len(document))  # what follows takes as long again
     members: dict[str, Any] = _members(document)
     if colons(document) != colons(_encode(members)):
         raise NotJson(TWICE)

@@ -60,7 +60,7 @@ from shards.wire.protocol import (
 from shards.wire.slots import slot_of
 
 SMALL_VALUE: Final = 4 << 10
-"""Bytes of a value that is put without being counted as work: a group has at most some thousand of them."""
+"""Bytes of a value that is put or touched without being counted as work: a group has at most some thousand of them."""
 
 _NOT_DONE = Failed("failed_dependency")
 _MAP_FULL = "the map cannot grow any more"
@@ -141,9 +141,16 @@ def decide_touch(group: Group, operation: Touch) -> Done:
         _check_condition(group, operation.condition, old)
     if group.policy is WritePolicy.DELETES:
         _check_budget(group, key, old[SIZE], old)
+    if old[SIZE] > SMALL_VALUE and not _is_touched(old):
+        group.load.count_work(old[SIZE])
     revision = group.log(TouchEvent(key, ends))
     group.staged.stage(key, old, (revision, old[VALUE_REVISION], ends, old[SIZE]))
     return group.replies.add_done(revision, True, False, ends)
+
+
+def is_no_work(group: Group, operation: Operation) -> bool:
+    """Whether even a full group can take `operation`: the touch of a key that the group has touched last."""
+    return type(operation) is Touch and _is_touched(group.staged.changes.get(operation.key))
 
 
 def decide_incr(group: Group, operation: Incr) -> Value:
@@ -209,7 +216,7 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     begin, begin_bytes = len(group.events), group.load.weigh(group.events)
     undo = group.set_savepoint(operations)
     replies: list[OfOne] = []
-    patched = 0
+    patched = touched = 0
     for operation in operations:
         work_before = group.load.work_bytes
         reply = _decide_in_batch(group, operation, begin)
@@ -221,7 +228,9 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
                 raise error
             return _refuse_batch(group, operations, len(replies), reply)
         replies.append(reply)
-        if group.load.weigh(group.events) - begin_bytes > RECORD_BYTES:
+        if type(operation) is Touch:
+            touched += group.load.work_bytes - work_before
+        if group.load.weigh(group.events) - begin_bytes + touched > RECORD_BYTES:
             undo()
             raise BatchTooLarge
         if type(operation) is Patch:
@@ -345,6 +354,12 @@ def _check_budget(group: Group, key: bytes, size: int, old: Entry | None) -> Non
 
 def _grows(size: int, old: Entry | None) -> bool:
     return old is None or size > old[SIZE]
+
+
+def _is_touched(entry: Entry | None) -> bool:
+    """Whether the last change of a key with `entry` is a touch of the open group. Its value is written again once,
+    however many touches follow."""
+    return entry is not None and entry[REVISION] < 0 and entry[REVISION] != entry[VALUE_REVISION]
 
 
 def _is_among(revision: int, revisions: Revisions) -> bool:

@@ -65,6 +65,9 @@ NOT_MINE = 1 << 63
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 
+_LARGE = 4 << 10
+"""Bytes of a record from which on a touch, which has to write the value again, waits for later ones of its record."""
+
 T = TypeVar("T")
 Old = tuple[bytes, str, int]
 """What a key held before: value, content type, revision."""
@@ -491,6 +494,7 @@ def _apply_events(
     replaced: dict[int, Old],
 ) -> None:
     get, put, now, time_ms = txn.get, txn.put, record.now, record.time_ms
+    touched: dict[bytes, tuple[int, int, int, int, int, int]] = {}  # headers to be written, each once, at the end
     for revision, change in changes(events, record.revision):
         if isinstance(change, PrefixMarked):
             continue  # changes nothing by itself
@@ -500,7 +504,8 @@ def _apply_events(
         old = get(key)
         created_ms = time_ms
         if old is not None:
-            old_revision, value_revision, expires_ms, old_created_ms, modified_ms, length = _unpack(old)
+            header = (touched.pop(key, None) if touched else None) or _unpack(old)
+            old_revision, value_revision, expires_ms, old_created_ms, modified_ms, length = header
             if is_live(expires_ms, now):
                 created_ms = min(old_created_ms, time_ms)  # the clock may have been set back
                 if revision in previous:
@@ -515,5 +520,12 @@ def _apply_events(
         elif isinstance(change, DeleteEvent):
             txn.delete(key)
         else:
-            header = _pack(revision, value_revision, change.expires_ms, old_created_ms, modified_ms, length)
-            put(key, header + bytes(old[HEADER_SIZE:]))
+            header = revision, value_revision, change.expires_ms, old_created_ms, modified_ms, length
+            if len(old) < _LARGE:
+                put(key, _pack(*header) + bytes(old[HEADER_SIZE:]))
+            else:
+                touched[key] = header
+    for key, header in touched.items():
+        old = get(key)
+        assert old is not None, f"the map has no {key!r}"
+        put(key, b"".join((_pack(*header), old[HEADER_SIZE:])))  # one copy: it may have megabytes

@@ -27,6 +27,7 @@ from shards.wire.protocol import (
     Operation,
     Patch,
     Put,
+    Touch,
     count_of,
     is_plain,
 )
@@ -34,7 +35,8 @@ from shards.wire.protocol import (
 GROUP_BYTES = 4 << 20
 """Bytes of messages at which a group takes no further message."""
 COSTLY_BYTES = 64 << 10
-"""Bytes of an old value for which an operation that answers it moves to the line of large messages."""
+"""Bytes of an old value for which an operation that answers it, or writes it again, moves to the line of large
+messages."""
 
 
 @dataclass(slots=True)
@@ -200,18 +202,21 @@ class RequestQueue:
         In the second, a message that has had its turn goes behind all others.
         """
         line = self._small if small else self._large
+        slow: list[QueuedMessage] = []
         for message, number in zip(reversed(group), reversed(done), strict=True):
             if number == len(message.operations):
                 continue
             rest = message.slice_operations(number) if number else message
-            if number and small:
-                rest, costly = rest.split_costly(self._is_costly)
-                self._large.extend([costly] if costly.operations else ())
+            if small:
+                if any(map(self._is_costly, rest.operations)):
+                    rest, costly = rest.split_costly(self._is_costly)
+                    slow.append(costly)
                 line.extendleft([rest] if rest.operations else ())
             elif number and not message.is_piece:
                 line.append(rest)
             else:  # pieces of a message keep their order
                 line.appendleft(rest)
+        self._large.extend(reversed(slow))
 
     def drain(self) -> Iterator[QueuedMessage]:
         """Remove and yield everything."""
@@ -223,7 +228,7 @@ class RequestQueue:
                     yield decoded
 
     def _is_costly(self, operation: Operation) -> bool:
-        """Whether `operation` answers a large old value, which its message did not show."""
-        if not isinstance(operation, Put | Delete) or not operation.want_previous:
+        """Whether `operation` answers a large old value, or writes it again, which its message did not show."""
+        if type(operation) is not Touch and not (isinstance(operation, Put | Delete) and operation.want_previous):
             return False
         return self._stored_size(operation.key) > COSTLY_BYTES

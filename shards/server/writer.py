@@ -210,6 +210,8 @@ class Writer:
         replies: list[Reply] = []  # of the open group
         further_groups = EVICT_GROUPS
         for operation in operations:
+            if group.load.is_full and replies and not rules.is_no_work(group, operation):
+                break
             reply = decide(group, operation)
             # A refused operation may fit once more keys are evicted than this group may. Then the group is committed
             # with the evictions it has made, and the operation is decided again in the next group; its refusal is
@@ -221,8 +223,6 @@ class Writer:
                 group, replies = self._open_group(put_bytes), []
                 reply = decide(group, operation)
             replies.append(reply)
-            if group.load.is_full:
-                break
         return committed + self._commit(group, replies)
 
     def _delete_prefix(self, operation: DeletePrefix) -> list[Reply]:

@@ -6,7 +6,10 @@ is rendered by the one error handler of the REST application. Pure.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+DETAIL_CHARACTERS: Final = 1000
+"""Most characters of a detail: it may quote what a client has sent, and that may be megabytes."""
 
 
 class KVError(Exception):
@@ -17,7 +20,7 @@ class KVError(Exception):
         status: HTTP status.
         title: the code in words, the same for every occurrence.
         hint: what would be right instead.
-        detail: what was wrong this time; empty if the title says it all.
+        detail: what was wrong this time, in at most `DETAIL_CHARACTERS`; empty if the title says it all.
         revision: of `PreconditionFailed`, the revision of what is there, 0 if nothing is; else 0.
         members: what a client can go on with, beside the rest in the problem that tells the error.
     """
@@ -28,6 +31,8 @@ class KVError(Exception):
     hint: ClassVar[str] = "Repeat the request; if it fails again, see the server's log."
 
     def __init__(self, detail: str = "") -> None:
+        if len(detail) > DETAIL_CHARACTERS:
+            detail = detail[: DETAIL_CHARACTERS - 1] + "…"
         super().__init__(detail or self.title)
         self.detail = detail
         self.revision = 0
@@ -173,7 +178,10 @@ class AnswerTooLarge(KVError):
 class BatchTooLarge(KVError):
     code, status = "batch_too_large", 413
     title = "The atomic batch is too large to be written as one"
-    hint = "An atomic batch has at most 10,000 operations and writes at most 48 MiB; its patches handle at most 24 MiB."
+    hint = (
+        "An atomic batch has at most 10,000 operations and writes at most 48 MiB, values that it touches included; "
+        "its patches handle at most 24 MiB."
+    )
 
 
 class PatchesTooLarge(KVError):

@@ -17,7 +17,7 @@ from kvserver.api.batch_answers import Late, show_value
 from kvserver.rest import many
 from kvserver.store.client import PAGE_KEYS
 from kvserver.web.traffic import MOST_BYTES
-from shards.wire.errors import Unavailable
+from shards.wire.errors import DETAIL_CHARACTERS, Unavailable
 from shards.wire.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
 from shards.wire.slots import shard_of
 from tests.api.site import Site, running_site
@@ -489,6 +489,31 @@ def test_what_is_no_batch(site: Site) -> None:
     assert site.batch() == site.batch(atomic=True) == []
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_a_refusal_does_not_repeat_what_was_sent(site: Site, kind: str) -> None:
+    coder: Any = msgspec.json if kind == "application/json" else msgspec.msgpack
+    name = "n\u00e9" * 700_000
+    get = {"op": "get", "key": "k"}
+    for batch in (
+        {name: 1},
+        {"ops": [{name: 1}]},
+        {"ops": [get | {name: 1}]},
+        {"ops": [get | {"n" * 60_000: 1}]},
+        {"ops": [get | {"op": name}]},
+        {"ops": [get | {"op": "n" * 60_000}]},
+        {"ops": [get | {"key": name}]},
+        {"ops": [get], "atomic": name},
+    ):
+        answer = site.ask("POST", "/v1/batch", f"Content-Type: {kind}", body=coder.encode(batch))
+        assert (answer.status, len(answer.body) < 2 * DETAIL_CHARACTERS) == (400, True), answer.body[:200]
+    for method, path, header in (
+        ("POST", "/v1/tickets", "Content-Type: application/json"),
+        ("PATCH", "/v1/kv/k", "Content-Type: " + "t" * 9_000),
+    ):
+        answer = site.ask(method, path, header, body=json.dumps({"n" * 60_000: 1}).encode())
+        assert 400 <= answer.status < 500 and len(answer.body) < 2 * DETAIL_CHARACTERS
+
+
 def test_answers_stop_at_32_mebibytes(site: Site) -> None:
     count = ANSWER_BYTES // MAX_VALUE
     site.fill(["big"], b"x" * MAX_VALUE)
@@ -665,8 +690,10 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
             site.ask("PATCH", "/v1/kv/json", patch, body=b'{"b":1}'),
             site.ask("GET", "/v1/kv?values=true"),
             site.ask("POST", "/v1/batch", body=get),
+            site.ask("POST", "/v1/batch", body=json.dumps({"ops": [{"op": "delete", "key": "small"}] * 410}).encode()),
+            site.ask("GET", "/v1/openapi.json"),
         ]
-        assert [(answer.status, answer.headers.get("retry-after")) for answer in refused] == [(503, "1")] * 5
+        assert [(answer.status, answer.headers.get("retry-after")) for answer in refused] == [(503, "1")] * 7
         done = [
             site.ask("GET", "/v1/kv/small"),
             site.ask("HEAD", "/v1/kv/large"),

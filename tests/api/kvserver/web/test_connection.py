@@ -15,9 +15,9 @@ from kvserver.http.head_rules import MOST_HEADERS
 from kvserver.http.responses import COMMON, INERT
 from kvserver.settings import ServerSettings
 from kvserver.web import handoff
-from kvserver.web.connection import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
+from kvserver.web.connection import ARRIVAL_S, DROP_BYTES, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from kvserver.web.handoff import LATE_NS
-from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT, MOST_OWED_BYTES
+from kvserver.web.traffic import MOST_BYTES, MOST_DROPPED, MOST_IN_FLIGHT, MOST_OWED_BYTES
 from shards.wire.errors import NoFeed, OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
 
@@ -202,6 +202,60 @@ async def test_a_client_that_goes_on_sending_reads_the_refusal(web: Web) -> None
     assert web.shards.values == {}
     await web.advance(LINGER_S + 1)
     await web.until(lambda: not web.traffic.connections)
+
+
+@scenario
+async def test_what_a_refused_client_still_sends_is_read_no_faster_than_others_can_bear(web: Web) -> None:
+    """It reads its answer all the same."""
+    client = await web.connect()
+    await client.send(b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n")
+    await web.until(lambda: web.counts.requests == 1)
+    (connection,) = web.traffic.connections
+    body = 3 * DROP_BYTES
+    client.writer.write(bytes(body))
+    sent = 0
+    while sent + DROP_BYTES <= body:
+        await web.until(lambda: web.traffic.dropped >= DROP_BYTES)
+        await web.settle()
+        assert web.traffic.dropped < DROP_BYTES + (1 << 20), "no more until the next check"
+        sent += web.traffic.dropped
+        web.tick()
+    assert (await client.answer()).status == 413
+    await client.writer.drain()
+    assert await client.ended()
+    assert connection in web.traffic.connections
+    await leave(web, client)
+
+
+async def leave(web: Web, *clients: Client) -> None:
+    """They close; while nothing is read of a connection, only the next check sees that."""
+    for client in clients:
+        client.writer.close()
+    while web.traffic.connections:
+        await web.settle()
+        web.tick()
+
+
+@scenario
+async def test_what_refused_clients_send_is_bounded_in_sum(web: Web) -> None:
+    clients = [await web.connect() for _ in range(6)]
+    for client in clients:
+        await client.send(b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n")
+    await web.until(lambda: web.counts.requests == len(clients))
+    for client in clients:
+        client.writer.write(bytes(DROP_BYTES - 1))
+    await web.until(lambda: web.traffic.dropped >= MOST_DROPPED)
+    await web.settle()
+    assert web.traffic.dropped < MOST_DROPPED + (1 << 20) * len(clients)
+    assert (await web.ask(GET)).status == 200
+    for client in clients:
+        assert (await client.answer()).status == 413
+    while any(client.writer.transport.get_write_buffer_size() for client in clients):
+        await web.settle()
+        web.tick()
+    for client in clients:
+        assert await client.ended()
+    await leave(web, *clients)
 
 
 @scenario

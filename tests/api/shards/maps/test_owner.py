@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import lmdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.host.board import Board
+from shards.maps import owner
 from shards.maps.layout import Identity, MapError, map_path, read_meta
 from shards.maps.owner import NOT_MINE, MapReader, ShardMap
 from shards.wire.clock import BEGINNING
@@ -93,6 +95,39 @@ def test_a_touch_changes_revision_and_expiry_alone(map: ShardMap) -> None:
     assert map.get(b"k", at(1000)) == before._replace(revision=2, expires_ms=9000)
 
 
+class Puts:
+    """A transaction that notes the keys it puts."""
+
+    def __init__(self, txn: lmdb.Transaction[memoryview]) -> None:
+        self._txn, self.keys = txn, list[bytes]()
+        self.get, self.delete = txn.get, txn.delete
+
+    def put(self, key: bytes, record: bytes) -> bool:
+        self.keys.append(key)
+        return self._txn.put(key, record)
+
+
+def test_a_group_writes_a_large_value_once_however_often_it_is_touched(map: ShardMap) -> None:
+    size = owner._LARGE
+    apply(
+        map, put(b"a", bytes(size), "x/y"), put(b"b", bytes(size)), put(b"s", b"v"), put(b"d", bytes(size)), revision=1
+    )
+    events: list[Event] = [TouchEvent(key, 9000 + n) for n in range(50) for key in (b"a", b"b", b"s", b"d")]
+    events += [put(b"b", b"new"), TouchEvent(b"b", 7000), delete(b"d"), TouchEvent(b"d", 1)]
+    replaced: dict[int, tuple[bytes, str, int]] = {}
+    with map._env.begin(map._data, write=True, buffers=True) as txn:
+        noting = Puts(txn)
+        owner._apply_events(noting, events, record_of(events, 10, 100), None, {210}, replaced)  # type: ignore[arg-type]
+    assert noting.keys.count(b"a") == 1 and noting.keys.count(b"d") == 0 and noting.keys.count(b"b") == 2
+    assert replaced == {210: (bytes(size), "", 10 + 49 * 4 + 1)}
+    items = {key: map.get(key, BEGINNING) for key in (b"a", b"b", b"s", b"d")}
+    assert items[b"d"] is None
+    assert items[b"a"] is not None and items[b"a"][:6] == (206, 1, 9049, 1000, 1000, "x/y")
+    assert items[b"a"].value == bytes(size)
+    assert items[b"b"] is not None and (items[b"b"].revision, items[b"b"].value) == (211, b"new")
+    assert items[b"s"] is not None and items[b"s"].revision == 208
+
+
 def test_previous_values_only_where_asked_and_live(map: ShardMap) -> None:
     apply(map, put(b"a", b"1"), put(b"b", b"2", "x/y", 1500), put(b"c", b"3", "x/y"), put(b"d", b""), revision=1)
     apply(map, TouchEvent(b"c", 9000), revision=5)
@@ -140,9 +175,18 @@ GROUPS = st.lists(
 )
 
 
+@pytest.mark.parametrize("large", [0, owner._LARGE])
 @settings(max_examples=effort.times(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(GROUPS, st.data())
-def test_any_records_in_any_portions_replayed_from_anywhere(groups: list[list[Event]], data: st.DataObject) -> None:
+@given(groups=GROUPS, data=st.data())
+def test_any_records_in_any_portions_replayed_from_anywhere(
+    large: int, groups: list[list[Event]], data: st.DataObject
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, "_LARGE", large)
+        check_any_records_in_any_portions(groups, data)
+
+
+def check_any_records_in_any_portions(groups: list[list[Event]], data: st.DataObject) -> None:
     oracle, records, revision, lsn = Oracle(), [], 1, 0
     for time_ms, events in enumerate(groups):
         records.append(record_of(events, revision, lsn, time_ms * 10))

@@ -19,6 +19,7 @@ from shards.maps.build import open_map
 from shards.maps.owner import MapFull, ShardMap
 from shards.server.loop import ShardServer
 from shards.server.writer import MAP_RESERVE, MapAllowance, Writer, count_refusals
+from shards.wire.clock import BEGINNING
 from shards.wire.protocol import (
     Delete,
     Deleted,
@@ -71,6 +72,19 @@ class TestWrite:
             replies = writer.write([[large, large, Delete(b"a")], [Delete(b"x")]], 5_000_100)
             assert [len(each) for each in replies] == [2, 0]
             assert [record.events for record in logged(store)] == [2]
+
+    def test_touches_of_one_large_value_share_a_group_and_those_of_several_do_not(self, place: Path) -> None:
+        with writing(place, max_value=6 << 20) as (writer, store):
+            for key in (b"a", b"b"):
+                writer.write([[Put(key, bytes(5 << 20), "a/b")]], 5 << 20)
+            touches = [Touch(b"a", 1000 + number) for number in range(1000)]
+            replies = writer.write([[*touches, Touch(b"b"), Touch(b"a")]])
+            assert replies[0][-1] == Done(1002, True, None, replies[0][-1].expires_ms) and len(replies[0]) == 1000
+            assert [len(each) for each in writer.write([[Touch(b"b"), Delete(b"x")]])] == [1]
+            assert [record.events for record in logged(store)] == [1, 1, 1000, 1]
+            with_value = writer._map.get(b"a", BEGINNING)
+            assert with_value is not None and (with_value.revision, with_value.value_revision) == (1002, 1)
+            assert (with_value.content_type, with_value.value) == ("a/b", bytes(5 << 20))
 
     def test_nothing_to_write_writes_nothing(self, place: Path) -> None:
         with writing(place) as (writer, store):

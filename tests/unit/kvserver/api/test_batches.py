@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -80,6 +82,45 @@ def test_a_small_batch_is_read_as_a_large_one_is(ops: list[dict[str, Any]], rest
 
 def in_messagepack(op: dict[str, Any]) -> dict[str, Any]:
     return op | {"value": op["value"].encode()} if isinstance(op.get("value"), str) else op
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"value": "v" * 5_000},
+        {"value": "\u00e9\x01" * 5_000},
+        {"value_base64": b64encode(bytes(range(256)) * 20).decode()},
+        {"value_base64": b64encode(bytes(200_000)).decode()},
+        {"value_base64": b64encode(bytes(200_001)).decode()},
+        {"value_base64": "A" * 100_000 + "=" + "A" * 100_003},
+        {"value_base64": "A" * 65_533 + "===" + "A" * 100},
+        {"value_base64": "A" * 65_535 + "=" + "A" * 100},
+        {"value_base64": "A" * 100_001},
+        {"value_base64": "\u00e9" * 5_000},
+        {"value_base64": "AAA\n" * 5_000},
+        {"value": "v" * 5_000, "value_base64": "A" * 5_000},
+        {"value": "v" * 5_000, "json": ["v" * 5_000]},
+        {"value": [1] * 5_000},
+        {"value": "v" * 5_000, "op": "get"},
+        {"json": "\x01" * 20_000},
+    ],
+)
+def test_a_large_operation_is_read_in_steps_as_in_one_go(rest: dict[str, Any]) -> None:
+    op = {"op": "put", "key": "k"} | rest
+    for format, text in (
+        (JSON, json.dumps(op).encode()),
+        (MESSAGE_PACK, msgspec.msgpack.encode(in_messagepack(op))),
+    ):
+        found: list[OfOneKey | None] = []
+        for read in (
+            lambda f, t: f.operation(0, msgspec.Raw(t), 9),
+            lambda f, t: in_one_go(f.large(0, msgspec.Raw(t), 9, 1 << 20)),
+        ):
+            try:
+                found.append(read(format, text))
+            except BadRequest:
+                found.append(None)
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -167,15 +167,94 @@ def test_many_names_in_one_object() -> None:
 
 
 @pytest.mark.parametrize("value", ["x" * 10_001, "\n" * 10_001, "\u00e9" * 5_001, "\\" * 30_000])
-def test_text_that_is_too_large_is_not_decoded(value: str) -> None:
+def test_of_text_that_is_too_large_no_more_is_decoded_than_tells_it(value: str) -> None:
     body = json.dumps({"ops": [{"op": "put", "key": "x", "value": value}]}, ensure_ascii=False).encode()
     raw = in_one_go(batches.JSON.envelope(body)).ops[0]
     for most in (5_000, 10_000, 100_000):
         put = in_one_go(batches.JSON.large(0, raw, 9, most))
         assert isinstance(put, Put)
-        if most == 5_000 and value[0] in "x\n":
-            assert put.value == json.dumps(value).encode(), "as it is written"
-        assert put.value == value.encode() or len(put.value) > len(value.encode()) > most
+        whole = value.encode()
+        assert put.value == whole or (len(put.value) > most and whole.startswith(put.value))
+        assert len(put.value) <= most + json_scan._WINDOW
+
+
+TEXTS = st.text(st.sampled_from('a\x01"\\/\u00e9\u20ac\U0001f600\ud7ff'), max_size=60)
+
+
+@given(TEXTS, st.booleans(), st.sampled_from([16, 17, 18, 19, 20, 23, 16384]))
+def test_a_string_is_decoded_in_steps_as_in_one(text: str, escaped: bool, window: int) -> None:
+    written = json.dumps(text, ensure_ascii=escaped).encode()
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(json_scan, "_WINDOW", window)
+        context.setattr(msgpack_scan, "_WINDOW", window)
+        found = in_one_go(json_scan.decode_string(b"?" + written + b"?", 1, 1 + len(written), 1 << 20))
+        assert found == text.encode()
+        packed = msgspec.msgpack.encode({text: [text, text]})
+        whole = msgspec.json.encode({text: [text, text]})
+        assert in_one_go(msgpack_scan.to_json(packed, 0, 1 << 20)) == whole
+
+
+@pytest.mark.parametrize(
+    "inside", [b"\\ud83d", b"\\ud83dx", b"\\ud83d\\u0041", b"\\ude00", b"\\x", b"\\u12z", b"\xff", b"\x01", b"\x80" * 9]
+)
+def test_what_is_no_string_is_broken_in_steps_too(inside: bytes) -> None:
+    for before in range(8, 20):
+        text = b'"' + b"a" * before + inside + b"a" * 20 + b'"'
+        with pytest.raises((msgspec.MsgspecError, ValueError)):
+            msgspec.json.decode(text, type=str)
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr(json_scan, "_WINDOW", 16)
+            with pytest.raises(json_scan.Broken):
+                in_one_go(json_scan.decode_string(text, 0, len(text), 1 << 20))
+
+
+def test_long_strings_take_many_steps_and_stop_at_what_is_too_large() -> None:
+    text = "\x01" * 1_000_000
+    written, packed = json.dumps(text).encode(), msgspec.msgpack.encode(text)
+    for steps, whole in (
+        (lambda most: json_scan.decode_string(written, 0, len(written), most), text.encode()),
+        (lambda most: msgpack_scan.to_json(packed, 0, most), written),
+        (lambda most: msgpack_scan.to_json(msgspec.msgpack.encode({text: 1}), 0, most), b"{%b:1}" % written),
+    ):
+        count, found = count_steps(steps(10_000_000))
+        assert found == whole and count >= 1_000_000 // json_scan._WINDOW
+        for most in (10, 999_999):
+            count, found = count_steps(steps(most))
+            assert most < len(found) <= most + 7 * json_scan._WINDOW
+    count, found = count_steps(json_scan.decode_string(written, 0, len(written), 999_999))
+    with pytest.raises(BadRequest, match="no bytes"):
+        in_one_go(msgpack_scan.to_json(msgspec.msgpack.encode([bytes(100_000)]), 0, 10))
+    with pytest.raises(BadRequest, match="no bytes"):
+        in_one_go(msgpack_scan.to_json(msgspec.msgpack.encode({bytes(100_000): 1}), 0, 10))
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("window", [100, 16384])
+def test_a_long_name_that_comes_twice_is_found_however_it_is_written(escaped: bool, window: int) -> None:
+    name = "\u00e9" * 50_000
+    once = json.dumps(name, ensure_ascii=False).encode() + b":1"
+    again = json.dumps(name, ensure_ascii=escaped).encode() + b":2"
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(json_scan, "_WINDOW", window)
+        found = in_one_go(json_scan.find_double(b'{"a":{%b,"b":1,%b}}' % (once, again)))
+        assert found is not None and len(found) <= 1000 and name.startswith(found)
+        assert in_one_go(json_scan.find_double(b'{"a":{%b},"b":{%b}}' % (once, again))) is None
+
+
+@pytest.mark.parametrize("format", [batches.JSON, batches.MESSAGE_PACK])
+def test_names_of_members_are_bounded_before_they_are_read(format: Format) -> None:
+    for size, known in ((json_scan._NAME_BYTES, True), (json_scan._NAME_BYTES + 1, False)):
+        why = "unknown field" if known else f"a name of {size:,} bytes"
+        with pytest.raises(BadRequest, match=why):
+            in_one_go(format.envelope(format.encode({"n" * size: 1})))
+        if format is batches.JSON:
+            text = b'{"ops":[{"op":"put","key":"x","value":"%b","%b":1}]}' % (b"v" * 70_000, b"n" * size)
+        else:
+            text = format.encode({"ops": [{"op": "put", "key": "x", "value": bytes(70_000), "n" * size: 1}]})
+        raw = in_one_go(format.envelope(text)).ops[0]
+        with pytest.raises(BadRequest, match=why) as refused:
+            in_one_go(format.large(0, raw, 9, 1 << 20))
+        assert refused.value.members == {"index": 0}
 
 
 @pytest.mark.parametrize("name", ["key", "content_type", "expires", "op"])

@@ -114,9 +114,9 @@ class TestCost:
     def test_the_way_down_has_an_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(large_json, "LOOKED_THROUGH", 10 * large_json.LARGE_BYTES)
         inner = b'{"text":"' + b"x" * large_json.LARGE_BYTES + b'"}'
-        for levels, allowed in ((8, True), (10, False)):
-            document = b'{"a":' * levels + inner + b"}" * levels
-            patch = b'{"a":' * levels + b'{"n":1}' + b"}" * levels
+        for names, allowed in (("abcdefgh", True), ("abcdefghij", False), ("aaaa", True), ("aaaaa", False)):
+            way = b"".join(b'{"%b":' % name.encode() for name in names)
+            document, patch = (way + end + b"}" * len(names) for end in (inner, b'{"n":1}'))
             if allowed:
                 assert value_edits.merge_patch(document, patch) == document.replace(b'"}', b'","n":1}', 1)
             else:

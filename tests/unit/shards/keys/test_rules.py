@@ -380,6 +380,20 @@ class TestAtomicBatch:
         group.commit(20)
         space.check()
 
+    def test_the_values_that_it_touches_count_once_each_as_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.keys.rules.SMALL_VALUE", 0)
+        monkeypatch.setattr("shards.keys.rules.RECORD_BYTES", 4 * 25 + 2 * 100)
+        space = keyspace()
+        setup = Group(space, at(NOW))
+        for number in range(3):
+            rules.decide(setup, Put(b"{t}%d" % number, b"v" * 100))
+        setup.commit(20)
+        for keys, fits in (("0000", True), ("0101", False), ("01", True), ("012", False)):
+            group = Group(space, at(NOW))
+            reply = rules.decide(group, AtomicBatch([Touch(b"{t}%s" % bytes([ord(key)]), 5) for key in keys]))
+            assert isinstance(reply, Results) == fits, keys
+            group.discard()
+
 
 class TestFull:
     @pytest.mark.parametrize(

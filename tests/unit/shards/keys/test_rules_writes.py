@@ -164,6 +164,29 @@ class TestDelete:
 
 
 class TestTouch:
+    def test_a_large_value_is_counted_once_as_it_is_written_again_once(self) -> None:
+        size = rules.SMALL_VALUE + 1
+        space = Keyspace(0, 1, 9999, lambda key: (bytes(size), ""))
+        space.load((key, 5, 5, 0, length) for key, length in ((b"k", size), (b"l", size), (b"s", size - 1)))
+        group = Group(space, at(NOW))
+        for operation, counted in (
+            (Touch(b"s", 9), 0),
+            (Touch(b"x", 9), 0),
+            (Touch(b"k", 9), size),
+            (Touch(b"k"), size),
+            (Touch(b"l", 9), 2 * size),
+            (Touch(b"k", 7), 2 * size),
+            (Put(b"k", bytes(size)), 3 * size),
+            (Touch(b"k", 7), 4 * size),
+            (Touch(b"k", 8), 4 * size),
+        ):
+            free = rules.is_no_work(group, operation)
+            before = group.load.work_bytes
+            rules.decide(group, operation)
+            assert group.load.work_bytes == counted, operation
+            assert not free or group.load.work_bytes == before, operation
+        assert rules.is_no_work(group, Touch(b"k")) and not rules.is_no_work(group, Touch(b"x"))
+
     def test_changes_the_expiry_alone(self) -> None:
         space = keyspace(Put(b"k", b"v"))
         group = Group(space, at(NOW))

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from shards.server import request_queue
 from shards.server.request_queue import QueuedMessage, RequestQueue, UnreadMessage
 from shards.wire.errors import KVError
-from shards.wire.protocol import Delete, DeletePrefix, Operation, Patch, Put
+from shards.wire.protocol import Delete, DeletePrefix, Operation, Patch, Put, Touch
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
 OPERATIONS = st.one_of(
     st.builds(lambda key, previous: Put(key, b"v", want_previous=previous), KEYS, st.booleans()),
     st.builds(lambda key: Delete(key, want_previous=True), KEYS),
     st.builds(lambda key: Patch(key, b"{}"), KEYS),
+    st.builds(Touch, KEYS),
     st.just(DeletePrefix(b"", b"", 1, 1)),
 )
 MESSAGES = st.lists(st.lists(OPERATIONS, min_size=1, max_size=6), min_size=1, max_size=6)
@@ -82,6 +83,24 @@ def test_small_and_large_have_lines_of_their_own() -> None:
     lines.add(5, [Put(b"k", b"v")] * request_queue.SMALL_OPS, size=request_queue.SMALL_BYTES)
     assert [unit.id for unit in lines.waiting.take_group(0, small=True)] == [2, 5]
     assert [unit.id for unit in lines.waiting.take_group(0, small=False)] == [1, 3, 4]
+
+
+def test_what_turns_out_to_take_long_goes_behind_the_small_ones() -> None:
+    lines = Lines({b"large": request_queue.COSTLY_BYTES + 1, b"small": request_queue.COSTLY_BYTES})
+    lines.add(1, [Touch(b"large")])
+    lines.add(2, [Touch(b"large"), Put(b"k", b"v"), Delete(b"large")])
+    lines.add(3, [Touch(b"small")])
+    lines.add(4, [Put(b"large", b"v", want_previous=True)])
+    group = lines.waiting.take_group(0, small=True)
+    lines.waiting.return_rest(group, [1, 0, 0, 0], small=True)
+    assert [(unit.id, unit.operations) for unit in lines.waiting.take_group(0, small=True)] == [
+        (2, [Put(b"k", b"v")]),
+        (3, [Touch(b"small")]),
+    ]
+    assert [(unit.id, unit.operations) for unit in lines.waiting.take_group(0, small=False)] == [
+        (2, [Touch(b"large"), Delete(b"large")]),
+        (4, [Put(b"large", b"v", want_previous=True)]),
+    ]
 
 
 def test_who_had_a_turn_goes_behind_the_others() -> None:
