@@ -45,17 +45,17 @@ CODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
 _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
-def choose(accept_encoding: str) -> str | None:
+def choose_coding(accept_encoding: str) -> str | None:
     """The coding to use, None for none: the client's highest quality, among equals the first of `CODERS`.
 
     Only codings that are named count; `*` asks for nothing in particular. Nobody means a header beyond
     `LONGEST_HEADER`.
     """
-    return _choose(accept_encoding) if len(accept_encoding) <= LONGEST_HEADER else None
+    return _choose_coding(accept_encoding) if len(accept_encoding) <= LONGEST_HEADER else None
 
 
 @lru_cache(maxsize=256)
-def _choose(accept_encoding: str) -> str | None:
+def _choose_coding(accept_encoding: str) -> str | None:
     wanted: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))

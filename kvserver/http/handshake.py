@@ -32,7 +32,7 @@ def is_event_stream(headers: Headers) -> bool:
     return any(EVENT_STREAM in value.lower() for value in _values(headers, b"accept")) and not is_upgrade(headers)
 
 
-def refusal(http_version: str, headers: Headers) -> BadRequest | None:
+def find_handshake_fault(http_version: str, headers: Headers) -> BadRequest | None:
     """Why a GET of a feed is no WebSocket handshake, in MemoryKV's words; None if it is one."""
     if http_version != "1.1":
         return BadRequest("a WebSocket needs HTTP/1.1")
@@ -63,3 +63,14 @@ def _is_key(text: bytes) -> bool:
         return len(binascii.a2b_base64(text, strict_mode=True)) == 16
     except binascii.Error:
         return False
+
+
+def is_for_gateway(method: str, path: bytes, http_version: str, headers: Headers) -> bool:
+    """Whether a request for another protocol, or for a feed, is handed over to a gateway: `path` is as sent.
+
+    Raises `BadRequest` for CONNECT.
+    """
+    if method == "CONNECT":
+        raise BadRequest("this is no proxy")
+    is_wal = path == WAL and find_handshake_fault(http_version, headers) is None
+    return method == "GET" and (is_wal or path == FEED)

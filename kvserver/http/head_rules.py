@@ -36,7 +36,7 @@ _BEGINNING = re.compile(_METHOD + rb"(?: ([^ \r\n]*))?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
-def end(received: bytes | bytearray, searched: int = 0) -> int:
+def find_end(received: bytes | bytearray, searched: int = 0) -> int:
     """Where the head in `received` ends, its blank line included; 0 if it has not arrived whole.
 
     `searched`: so many bytes of it were searched before. Raises `UriTooLong` or `HeadersTooLarge` as soon as that is
@@ -64,19 +64,19 @@ def is_malformed(received: bytes | bytearray, searched: int = 0) -> bool:
     return _BEGINNING.match(received) is None
 
 
-def other_method(head: bytes) -> bytes:
+def find_other_method(head: bytes) -> bytes:
     """The method of a whole head if it is none of `METHODS`; empty if it is one of them, or the head is malformed."""
     line = _REQUEST_LINE.match(head)
     return b"" if line is None or line[1] in METHODS else line[1]
 
 
-def beginning(received: bytes | bytearray) -> tuple[bytes, bytes]:
+def find_beginning(received: bytes | bytearray) -> tuple[bytes, bytes]:
     """Method and target of a head, as far as they have arrived; empty where there is none."""
     found = _BEGINNING.match(received)
     return (b"", b"") if found is None else (bytes(found[1]), bytes(found[2] or b""))
 
 
-def fault(version: str, hosts: int, codings: int, has_length: bool) -> str | None:
+def find_fault(version: str, hosts: int, codings: int, has_length: bool) -> str | None:
     """What is wrong with a head of `version` that has so many headers Host and Transfer-Encoding; None if nothing."""
     if version not in ("1.1", "1.0"):
         return UNKNOWN_VERSION

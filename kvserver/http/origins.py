@@ -18,7 +18,7 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from kvserver.http.responses import Headers
-from kvserver.http.routes import authority
+from kvserver.http.routes import find_authority
 from shards.wire.errors import ForbiddenOrigin, KVError, Misdirected
 
 ANY: Final = "*"
@@ -62,18 +62,18 @@ class Origins:
         self.all = ANY in given
         self._listed = frozenset(normal_origin(origin) for origin in given) - {None}
 
-    def allowed(self, origin: bytes) -> bytes:
+    def allow_header(self, origin: bytes) -> bytes:
         """The value of Access-Control-Allow-Origin for a page of `origin`; empty: no such header."""
         if self.all:
             return b"*"
         return origin if normal_origin(origin.decode("latin-1")) in self._listed else b""
 
-    def refuse(self, origins: list[bytes], sites: list[bytes]) -> bool:
+    def is_refused(self, origins: list[bytes], sites: list[bytes]) -> bool:
         """Whether a request with these headers Origin and Sec-Fetch-Site comes from a page that may not ask."""
         if self.all:
             return False
         if origins:
-            return not all(self.allowed(origin) for origin in origins)
+            return not all(self.allow_header(origin) for origin in origins)
         return any(_is_cross_site(site) for site in sites)
 
 
@@ -106,7 +106,7 @@ class Hosts:
             return cls(listed.split(","))
         return cls(() if ipaddress.ip_address(address).is_loopback and not has_tokens else (ANY,))
 
-    def accept(self, host: bytes) -> bool:
+    def is_accepted(self, host: bytes) -> bool:
         """Whether a Host, with or without a port, is one of them. What was asked before is remembered."""
         if self.all:
             return True
@@ -136,7 +136,7 @@ class Pages(NamedTuple):
     origins: Origins
     hosts: Hosts
 
-    def refusal(self, method: str, target: bytes, headers: Headers) -> KVError | None:
+    def find_refusal(self, method: str, target: bytes, headers: Headers) -> KVError | None:
         """Why a request is refused: `Misdirected` or `ForbiddenOrigin`; None if it is not.
 
         `target` and `headers` as sent, names in lower case. An authority in the target counts instead of the Host (RFC
@@ -144,16 +144,16 @@ class Pages(NamedTuple):
         every origin: a preflight has to be, and does nothing.
         """
         if not self.hosts.all:
-            named = authority(target)
+            named = find_authority(target)
             hosts = [value for name, value in headers if name == b"host"] if named is None else [named]
             for host in hosts:
-                if not self.hosts.accept(host):
+                if not self.hosts.is_accepted(host):
                     return Misdirected(f"{_shown(host)} is not a name of this server")
         if self.origins.all or method == "OPTIONS":
             return None
         origins = [value.strip() for name, value in headers if name == b"origin"]
         sites = [value for name, value in headers if name == b"sec-fetch-site"]
-        if not self.origins.refuse(origins, sites):
+        if not self.origins.is_refused(origins, sites):
             return None
         whose = f"of {_shown(origins[0])}" if origins else "of another site"
         return ForbiddenOrigin(f"pages {whose} may not use this store")

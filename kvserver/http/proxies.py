@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 _Network = IPv4Network | IPv6Network
 
 
-def networks(text: str) -> tuple[_Network, ...]:
+def parse_networks(text: str) -> tuple[_Network, ...]:
     """The addresses and networks in a list separated by commas. Raises ValueError with what would be right."""
     try:
         return tuple(ip_network(part.strip(), strict=False) for part in text.split(",")) if text else ()
@@ -27,15 +27,15 @@ class Proxies:
     """Peers whose X-Forwarded-For is believed."""
 
     def __init__(self, text: str) -> None:
-        """`text`: see `networks`; empty: nobody is."""
-        self._networks = networks(text)
+        """`text`: see `parse_networks`; empty: nobody is."""
+        self._networks = parse_networks(text)
 
     def trusts(self, address: str) -> bool:
         """Whether `address` is one of them."""
         parsed = _parse(address) if self._networks else None
         return parsed is not None and any(parsed in network for network in self._networks)
 
-    def client(self, peer: str, forwarded: list[bytes]) -> str:
+    def find_client(self, peer: str, forwarded: list[bytes]) -> str:
         """The address of the client on whose behalf `peer`, which is trusted, sends a request with these values of
         X-Forwarded-For: the last one that is no trusted proxy, or, where what is named is no address, the proxy that
         named it."""
@@ -51,7 +51,7 @@ class Proxies:
 
 
 @lru_cache(1024)
-def group(address: str) -> str:
+def limited_address(address: str) -> str:
     """What counts as one address for limits: an IPv6 network of 64 bits, since any host in one has all of its
     addresses; an IPv4 address, however it is written."""
     parsed = _parse(address)

@@ -105,7 +105,7 @@ class BehindTheEnd(RangeNotSatisfiable):
         self.size = size
 
 
-class Answer(NamedTuple):
+class ErrorAnswer(NamedTuple):
     """A whole answer, without what every answer carries."""
 
     status: int
@@ -113,7 +113,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> Answer:
+def render_error(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> ErrorAnswer:
     """How `error` is told to a client that asked for `path` (as sent) and accepts `accept`.
 
     Paths of version 1 and clients that name `application/problem+json` get a problem. All others get MemoryKV's
@@ -121,25 +121,25 @@ def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> An
     browser, which names HTML, is told in words who may not ask.
     """
     headers: Headers = [(b"x-request-id", request_id), *_headers_of(error)]
-    if tells_problems(path) or names(accept, _PROBLEM):
+    if uses_problems(path) or accepts_type(accept, _PROBLEM):
         content_type, body = _PROBLEM, _problem(error, request_id)
     else:
-        told = text(error)
-        if not told and error.status in _TOLD_TO_PEOPLE and names(accept, HTML):
+        told = render_memorykv_text(error)
+        if not told and error.status in _TOLD_TO_PEOPLE and accepts_type(accept, HTML):
             told = f"{error.title}. {error.hint}\nThe manual is at {DOCS}, for everybody.\n"
         content_type, body = _PLAIN, told.encode()
     if body:
         headers.append((b"content-type", content_type))
     headers.append((b"content-length", b"%d" % len(body)))
-    return Answer(error.status, headers, body)
+    return ErrorAnswer(error.status, headers, body)
 
 
-def tells_problems(path: bytes) -> bool:
+def uses_problems(path: bytes) -> bool:
     """Whether errors at `path` are problems, whatever the client accepts."""
     return path.startswith(b"/v1/")
 
 
-def names(accept: bytes, content_type: bytes) -> bool:
+def accepts_type(accept: bytes, content_type: bytes) -> bool:
     """Whether an Accept header names a type, and does not refuse it."""
     for item in accept.lower().split(b","):
         name, *parameters = (part.strip() for part in item.split(b";"))
@@ -167,7 +167,7 @@ def _headers_of(error: KVError) -> Headers:
     return [(b"retry-after", b"%d" % RETRY_AFTER_S)] if error.status == 503 else []
 
 
-def text(error: KVError) -> str:
+def render_memorykv_text(error: KVError) -> str:
     """MemoryKV's body for `error`."""
     if isinstance(error, BadRequest):
         return error.detail
@@ -192,38 +192,41 @@ def _problem(error: KVError, request_id: bytes) -> bytes:
     )
 
 
-class Heads:
+class ResponseHeads:
     """What answers begin with: status line, Date, and the headers that come with every answer. Made once a second."""
 
     def __init__(self, to_page: bool, allow_all: bool) -> None:
         """`to_page`: of requests that have an Origin. `allow_all`: pages of every origin may read them."""
         common = [*COMMON, *(EXPOSED if to_page else ()), *([(ALLOW_ORIGIN, b"*")] if allow_all else ())]
-        self._common = lines(common)
+        self._common = format_headers(common)
         self._inert: dict[int, bytes] = {}
         self._bare: dict[int, bytes] = {}
+        self._date = b"-"
         self.set_date(b"")
 
     def set_date(self, date: bytes) -> None:
-        """The Date of answers from now on."""
+        """Set the Date of answers from now on."""
+        if date == self._date:
+            return
         self._date = date
         self._inert.clear()
         self._bare.clear()
-        self.of_octets = self.of(200) + b"content-type: application/octet-stream\r\n"
-        self.of_value = self.without(200, [(b"cache-control", b"")])
+        self.of_octets = self.of_status(200) + b"content-type: application/octet-stream\r\n"
+        self.of_value = self.without_own(200, [(b"cache-control", b"")])
 
-    def of(self, status: int) -> bytes:
+    def of_status(self, status: int) -> bytes:
         """The head of an answer of that status."""
         head = self._inert.get(status)
         if head is None:
-            head = self._inert[status] = self.without(status, [])
+            head = self._inert[status] = self.without_own(status, [])
         return head
 
-    def without(self, status: int, own: Headers) -> bytes:
+    def without_own(self, status: int, own: Headers) -> bytes:
         """The same, but for those of `INERT` that are in `own`."""
         names = {name for name, _ in own}
-        return self._of_status(status) + lines([header for header in INERT if header[0] not in names])
+        return self._start_of(status) + format_headers([header for header in INERT if header[0] not in names])
 
-    def _of_status(self, status: int) -> bytes:
+    def _start_of(self, status: int) -> bytes:
         head = self._bare.get(status)
         if head is None:
             line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
@@ -231,6 +234,6 @@ class Heads:
         return head
 
 
-def lines(headers: Headers) -> bytes:
+def format_headers(headers: Headers) -> bytes:
     """Headers as they are sent."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -111,7 +111,7 @@ _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _END_OF_PATH = re.compile(rb"[?#]")
 
 
-def nearest(path: bytes) -> str:
+def find_nearest_route(path: bytes) -> str:
     """Of the routes below `/v1/` the one that is most like `path`, as it is described: `/v1/kv/{key}`."""
     name, *rest = path.removeprefix(b"/v1/").decode("ascii", "replace")[:_LONGEST_NAME].lower().split("/")
     route = _CALLED[max(_CALLED, key=lambda known: SequenceMatcher(None, known, name).ratio())]
@@ -128,7 +128,7 @@ def is_page_name(path: bytes) -> bool:
     return path[:1] == b"/" and path[1:] in PAGES
 
 
-def split(target: bytes) -> tuple[bytes, bytes]:
+def split_target(target: bytes) -> tuple[bytes, bytes]:
     """Path and query of a request target, both as sent; of the absolute form (`http://host/path`) its path.
 
     The path is `*` or starts with `/`. Raises `BadRequest`.
@@ -146,7 +146,7 @@ def split(target: bytes) -> tuple[bytes, bytes]:
     return path, rest[1:]
 
 
-def authority(target: bytes) -> bytes | None:
+def find_authority(target: bytes) -> bytes | None:
     """Host and port in a target of the absolute form, None in others. Checks nothing."""
     absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     return None if absolute is None else absolute[0].partition(b"://")[2]
@@ -161,7 +161,7 @@ def without_authority(target: bytes) -> bytes:
     return target if target.startswith(b"/") else b"/" + target
 
 
-def resolve(path: bytes) -> Target:
+def resolve_path(path: bytes) -> Target:
     """Route and key of a path from `split`. Raises `BadKey`."""
     named = _NAMED.get(path)
     if named is not None:
@@ -180,11 +180,11 @@ def resolve(path: bytes) -> Target:
     return _NOWHERE
 
 
-def route_of(path: bytes) -> str:
+def find_route(path: bytes) -> str:
     """The route of a path, or of the begin of a target, that may be malformed."""
     path, *_ = _END_OF_PATH.split(path, 1)
     try:
-        return resolve(path).route
+        return resolve_path(path).route
     except BadKey:
         return KV if path.startswith(_KV_PATH) else PREFIX if path.startswith(b"/keys/") else KEY
 

@@ -13,8 +13,8 @@ SCRIPT: Final = "kvserver.script"
 GIVEN_ID: Final = "kvserver.request_id"
 """Key of the scope under which the request's id is: the client's X-Request-Id, or one that was made for an error."""
 
-SHARE: Final = "kvserver.share"
-"""Key of the scope under which is the `address_quotas.Share` of the client's address, None without."""
+QUOTA: Final = "kvserver.quota"
+"""The `address_quotas.Quota` of the client's address, None without."""
 
 GRANTS: Final = "kvserver.grants"
 """Key of the scope under which is what the client may (`kvserver.access.grants.Grants`)."""

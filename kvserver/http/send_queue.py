@@ -8,7 +8,7 @@ import sys
 import termios
 
 
-def unsent(fd: int) -> int:
+def count_unsent(fd: int) -> int:
     """Bytes written to the socket `fd` that its peer has not taken, 0 if the socket is gone (and `fd` maybe -1).
 
     A kernel may hold so many that a slow client takes long until there is room for more: that it takes something shows

@@ -18,7 +18,7 @@ CACHE_CONTROL: Final = "no-cache, no-transform"
 """Of values in version 1."""
 
 
-def of_revision(revision: int, coding: str = "", expires_ms: int = 0) -> list[tuple[str, str]]:
+def revision_headers(revision: int, coding: str = "", expires_ms: int = 0) -> list[tuple[str, str]]:
     """Headers that say what a key has become, or is: in a content coding, and expiring (0: never)."""
     headers = [("etag", etag(revision, coding)), ("kv-revision", str(revision))]
     if expires_ms:
@@ -26,16 +26,16 @@ def of_revision(revision: int, coding: str = "", expires_ms: int = 0) -> list[tu
     return headers
 
 
-def of_value(item: Item, coding: str = "") -> list[tuple[str, str]]:
+def item_headers(item: Item, coding: str = "") -> list[tuple[str, str]]:
     """Headers of a value that is read, but those of its body."""
     return [
         ("cache-control", CACHE_CONTROL),
-        *of_revision(item.revision, coding, item.expires_ms),
+        *revision_headers(item.revision, coding, item.expires_ms),
         ("last-modified", http_date(item.modified_ms)),
         ("accept-ranges", "bytes"),
     ]
 
 
-def stored_type(given: str) -> str:
+def choose_stored_type(given: str) -> str:
     """What is stored of a type that was given: nothing of what says nothing."""
     return "" if given.partition(";")[0].strip(" \t").lower() == FORM else given

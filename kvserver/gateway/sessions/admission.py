@@ -19,7 +19,7 @@ from kvserver.gateway.transport.send_budget import Debts
 from kvserver.http import handshake
 from kvserver.http.handshake import EVENT_STREAM
 from kvserver.http.origins import Origins
-from kvserver.http.proxies import group
+from kvserver.http.proxies import limited_address
 from kvserver.http.responses import WrongMethod
 from shards.wire.errors import BadCursor, BadRequest, BadTicket, Forbidden, Overloaded, Unauthorized
 
@@ -41,7 +41,7 @@ class Places:
 
     def take(self, peer: str) -> Callable[[], None]:
         """A place for a client at `peer` (`ip:port`); call the result to give it back. Raises `Overloaded`."""
-        address = group(peer.rpartition(":")[0].strip("[]") or peer)
+        address = limited_address(peer.rpartition(":")[0].strip("[]") or peer)
         if self._count >= self._most:
             raise Overloaded(f"this gateway has its {self._most} clients")
         if self._taken[address] >= self._most_of_one:

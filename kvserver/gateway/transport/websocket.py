@@ -28,7 +28,7 @@ from websockets.frames import Opcode
 
 from kvserver.gateway.transport.frames import Ending, Framing, Pong, frame
 from kvserver.gateway.transport.send_budget import Debt, Debts
-from kvserver.http.send_queue import unsent
+from kvserver.http.send_queue import count_unsent
 
 PING_PAYLOAD: Final = b"\x01\x02\x03"
 
@@ -214,7 +214,7 @@ class Outlet:
         life for `silence_s`. To be asked again and again."""
         if not self._open:
             return False
-        queued = unsent(self._socket.fileno())
+        queued = count_unsent(self._socket.fileno())
         if 0 < queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
             self.heard_at = now
             if self._stalled_at is not None:

@@ -13,7 +13,7 @@ import pytest
 
 from kvserver.rest import many
 from kvserver.store.client import PAGE_KEYS
-from kvserver.web.traffic import MOST_BYTES
+from kvserver.web.limits.load import MOST_BYTES
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
 from shards.wire.slots import shard_of
@@ -653,8 +653,8 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
     site.run(site.router.request(Put(b"json", b'{"a":"%b"}' % (b"x" * 70_000))))
     patch = "Content-Type: application/merge-patch+json"
     get = json.dumps({"ops": [{"op": "get", "key": "small"}]}).encode()
-    traffic = site.front.traffic
-    traffic.bytes_owed += MOST_BYTES
+    context = site.front.context
+    context.load.bytes_owed += MOST_BYTES
     try:
         refused = [
             site.ask("GET", "/v1/kv/large"),
@@ -674,10 +674,10 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
         ]
         assert [answer.status for answer in done] == [200, 200, 201, 200, 200, 200]
     finally:
-        traffic.bytes_owed -= MOST_BYTES
+        context.load.bytes_owed -= MOST_BYTES
     assert len(site.ask("GET", "/v1/kv/large").body) == 70_000
     assert b'"b"' not in site.ask("GET", "/v1/kv/json").body
-    assert not traffic.bytes_owed
+    assert not context.load.bytes_owed
 
 
 def test_batches_count_while_their_answers_are_made(site: Site) -> None:
@@ -693,4 +693,4 @@ def test_batches_count_while_their_answers_are_made(site: Site) -> None:
     assert statuses.count(200) >= 1
     assert statuses.count(503) >= 1
     assert set(statuses) == {200, 503}
-    assert not site.front.traffic.bytes_owed
+    assert not site.front.context.load.bytes_owed

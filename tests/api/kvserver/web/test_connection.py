@@ -15,9 +15,9 @@ from kvserver.http.head_rules import MOST_HEADERS
 from kvserver.http.responses import COMMON, INERT
 from kvserver.settings import ServerSettings
 from kvserver.web import handoff
-from kvserver.web.connection import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from kvserver.web.handoff import LATE_NS
-from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT, MOST_OWED_BYTES
+from kvserver.web.limits.load import MOST_BYTES, MOST_IN_FLIGHT, MOST_OWED_BYTES
+from kvserver.web.ports import ARRIVAL_S, IDLE_S, LINGER_S, QUIET_S, STALL_S
 from shards.wire.errors import NoFeed, OutcomeUnknown, Unavailable
 from tests.api.web import Answer, Client, Web, request, scenario
 
@@ -201,7 +201,7 @@ async def test_a_client_that_goes_on_sending_reads_the_refusal(web: Web) -> None
     assert await client.ended()
     assert web.shards.values == {}
     await web.advance(LINGER_S + 1)
-    await web.until(lambda: not web.traffic.connections)
+    await web.until(lambda: not web.context.connections)
 
 
 @scenario
@@ -275,7 +275,7 @@ async def test_slow_requests_time_out(web: Web) -> None:
         client = await web.connect()
         await client.send(part)
         await web.advance(ARRIVAL_S - 1)
-        assert len(web.traffic.connections) == 1
+        assert len(web.context.connections) == 1
         await web.advance(2)
         answer = await client.answer()
         assert (answer.status, answer.body) == (408, b"request timed out")
@@ -283,7 +283,7 @@ async def test_slow_requests_time_out(web: Web) -> None:
         await client.send(GET)
         assert await client.ended()
         await web.advance(LINGER_S + 1)
-        await web.until(lambda: not web.traffic.connections)
+        await web.until(lambda: not web.context.connections)
     assert web.shards.seen == []
 
 
@@ -305,7 +305,7 @@ async def test_idle_connections_are_closed_quietly(web: Web) -> None:
     fresh, used = await web.connect(), await web.connect()
     assert (await used.ask(GET)).status == 200
     await web.advance(IDLE_S - 1)
-    assert len(web.traffic.connections) == 2
+    assert len(web.context.connections) == 2
     await web.advance(2)
     assert await fresh.ended() and await used.ended()
 
@@ -314,7 +314,7 @@ async def test_idle_connections_are_closed_quietly(web: Web) -> None:
 async def test_beyond_the_limit_in_flight_requests_are_shed(web: Web) -> None:
     """Workers share the limit: what others have in flight stands on the board."""
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT + SPARE - 1
     web.shards.gate.clear()
     first, second = await web.connect(), await web.connect()
@@ -333,7 +333,7 @@ async def test_beyond_the_limit_in_flight_requests_are_shed(web: Web) -> None:
 
 @scenario
 async def test_health_can_be_asked_beyond_the_limit_in_flight(web: Web) -> None:
-    web.traffic._other_words.append(web.board.workers[1].base + type(web.row).in_flight.index)
+    web.context.load._peer_words.append(web.board.workers[1].base + type(web.row).in_flight.index)
     web.board.workers[1].in_flight = MOST_IN_FLIGHT + SPARE
     assert (await web.ask(GET)).status == 503
     for data in (request("GET", "/health/live"), request("OPTIONS", "/k"), request("OPTIONS", "/k", body=b"x")):
@@ -345,25 +345,25 @@ async def test_health_can_be_asked_beyond_the_limit_in_flight(web: Web) -> None:
 
 @scenario
 async def test_bodies_are_bounded_in_sum(web: Web) -> None:
-    web.traffic.bytes_held = MOST_BYTES - 10
+    web.context.load.bytes_held = MOST_BYTES - 10
     await refused(web, request("PUT", "/k", body=b"x" * 11), 503)
     await refused(web, request("PUT", "/k", "Transfer-Encoding: chunked") + b"b\r\n" + b"x" * 11 + b"\r\n", 503)
     assert (await web.ask(request("PUT", "/k", body=b"x" * 10))).status == 200
-    web.traffic.bytes_held -= MOST_BYTES - 10
+    web.context.load.bytes_held -= MOST_BYTES - 10
 
 
 @scenario
 async def test_answers_that_are_not_taken_are_bounded_in_sum(web: Web) -> None:
     """Beyond, what is large is refused before anything is done; all else goes on."""
-    web.traffic.max_value = 5_000_000
+    web.context.max_value = 5_000_000
     values = {b"big": (b"x" * 5_000_000, ""), b"small": (b"x", "")} | {b"%0500d" % i: (b"", "") for i in range(200)}
     web.shards.values = values.copy()
     readers = [await web.connect(f"127.0.0.{2 + i % 2}") for i in range(1 + MOST_BYTES // 5_000_000)]
     for reader in readers:
         reader.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await reader.send(request("GET", "/big"))
-    await web.until(lambda: web.traffic.is_full(None))
-    assert web.traffic.bytes_held == 0 == web.traffic.in_flight
+    await web.until(lambda: web.context.load.answers_full(None))
+    assert web.context.load.bytes_held == 0 == web.context.load.in_flight
     for method, path in (
         ("GET", "/big"),
         ("PUT", "/big"),
@@ -386,16 +386,16 @@ async def test_answers_that_are_not_taken_are_bounded_in_sum(web: Web) -> None:
 @scenario
 async def test_half_of_what_is_not_taken_is_for_others(web: Web) -> None:
     """Who does not take answers of 128 MiB gets no further large one; everybody else does."""
-    web.traffic.max_value = 5_000_000
+    web.context.max_value = 5_000_000
     web.shards.values = {b"big": (b"x" * 5_000_000, ""), b"small": (b"x", "")}
     readers = [await web.connect() for _ in range(1 + MOST_OWED_BYTES // 5_000_000)]
     for reader in readers[:-1]:
         reader.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await reader.send(request("GET", "/big"))
-    await web.until(lambda: web.traffic.bytes_owed == 5_000_000 * (len(readers) - 1))
+    await web.until(lambda: web.context.load.bytes_owed == 5_000_000 * (len(readers) - 1))
     readers[-1].writer.transport.pause_reading()  # type: ignore[attr-defined]
     await readers[-1].send(request("GET", "/big"))  # one that is under it may pass it
-    await web.until(lambda: web.traffic.bytes_owed == 5_000_000 * len(readers))
+    await web.until(lambda: web.context.load.bytes_owed == 5_000_000 * len(readers))
     answer = await web.ask(request("GET", "/big", "Accept: application/problem+json"))
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert "this address" in json.loads(answer.body)["detail"]
@@ -410,13 +410,13 @@ async def test_half_of_what_is_not_taken_is_for_others(web: Web) -> None:
 
 @scenario
 async def test_a_body_counts_as_answer_while_its_client_does_not_read(web: Web) -> None:
-    web.traffic.max_value = 5_000_000
+    web.context.max_value = 5_000_000
     web.shards.values[b"k"] = (b"x" * 5_000_000, "")
     client = await web.connect()
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await client.send(request("PUT", "/k", body=b"y" * 5_000_000))
-    await web.until(lambda: web.traffic.bytes_owed)
-    assert (web.traffic.bytes_held, web.traffic.bytes_owed) == (0, 10_000_000)
+    await web.until(lambda: web.context.load.bytes_owed)
+    assert (web.context.load.bytes_held, web.context.load.bytes_owed) == (0, 10_000_000)
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     assert len((await client.answer()).body) == 5_000_000
 
@@ -477,7 +477,7 @@ async def test_a_write_whose_client_left_is_done(web: Web) -> None:
     await client.send(request("PUT", "/k", body=b"1"))
     await web.until(lambda: web.row.in_flight == 1)
     client.reset()
-    await web.until(lambda: not web.traffic.connections)
+    await web.until(lambda: not web.context.connections)
     web.shards.gate.set()
     await web.until(lambda: web.shards.values.get(b"k"))
 
@@ -502,14 +502,14 @@ async def test_a_client_that_reads_nothing_is_cut_off(web: Web) -> None:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.setblocking(False)
         await web.loop.sock_sendall(slow, GET * 200)
-        await web.until(lambda: web.traffic.bytes_owed > 0)
+        await web.until(lambda: web.context.load.bytes_owed > 0)
         await web.settle()
-        assert web.traffic.in_flight == 0
+        assert web.context.load.in_flight == 0
         await web.advance(STALL_S - 1)
         await web.advance(2)
-        assert len(web.traffic.connections) == 1, "it was taken in between"
+        assert len(web.context.connections) == 1, "it was taken in between"
         await web.advance(STALL_S + 1)
-        await web.until(lambda: not web.traffic.connections)
+        await web.until(lambda: not web.context.connections)
 
 
 def _slow_client(web: Web) -> socket.socket:
@@ -537,10 +537,10 @@ async def test_a_client_that_reads_slowly_is_not_cut_off(web: Web) -> None:
         for _ in range(5):
             await _read(web, slow, 65536)
             await web.advance(STALL_S - 1)
-            assert len(web.traffic.connections) == 1
+            assert len(web.context.connections) == 1
         await web.advance(STALL_S + 1)
         await web.advance(STALL_S + 1)
-        await web.until(lambda: not web.traffic.connections)
+        await web.until(lambda: not web.context.connections)
 
 
 @scenario
@@ -551,15 +551,15 @@ async def test_an_answer_that_is_cut_off_does_not_look_whole(web: Web) -> None:
         with _slow_client(web) as slow:
             await web.loop.sock_sendall(slow, b"GET /keys HTTP/1.0\r\n\r\n")
             await _read(web, slow, 1)
-            await web.until(lambda: web.traffic.bytes_owed)
+            await web.until(lambda: web.context.load.bytes_owed)
             await web.settle()
-            (connection,) = web.traffic.connections
+            (connection,) = web.context.connections
             if stall:
                 await web.advance(0)
                 await web.advance(STALL_S + 1)
             else:
-                connection.cut_off()  # type: ignore[union-attr]
-            await web.until(lambda: not web.traffic.connections)
+                connection.flow.cut_off(True)  # type: ignore[union-attr]
+            await web.until(lambda: not web.context.connections)
             try:
                 while await web.loop.sock_recv(slow, 1 << 20):
                     pass
@@ -611,7 +611,7 @@ async def test_a_prefix_delete_does_not_wait_for_its_client(web: Web) -> None:
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await client.send(request("DELETE", "/keys/0"))
     await web.until(lambda: not web.shards.values)
-    assert web.traffic.bytes_owed > 10_000_000
+    assert web.context.load.bytes_owed > 10_000_000
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     assert len(json.loads((await client.answer("DELETE")).body)) == 40_000
     web.shards.values = {b"%0500d" % i: (b"", "") for i in range(8000)}
@@ -628,8 +628,8 @@ async def test_a_stopping_worker_answers_and_closes(web: Web) -> None:
     web.shards.gate.clear()
     await busy.send(request("PUT", "/k", body=b"1") + GET)
     await web.until(lambda: web.row.in_flight == 1)
-    web.traffic.stopping = True
-    for connection in list(web.traffic.connections):
+    web.context.load.stopping = True
+    for connection in list(web.context.connections):
         connection.shutdown()
     answer = await late.ask(GET)
     assert (answer.status, answer.headers["connection"]) == (200, "close")
@@ -650,15 +650,15 @@ async def test_a_stopping_worker_waits_for_bodies_and_not_for_heads(web: Web) ->
     put = request("PUT", "/k", body=b"1234")
     await half_body.send(put[:-1])
     await web.settle()
-    web.traffic.stopping = True
-    for connection in list(web.traffic.connections):
+    web.context.load.stopping = True
+    for connection in list(web.context.connections):
         connection.shutdown()
     await web.advance(QUIET_S + 0.1)
     answer = await half_head.answer()
     assert (answer.status, answer.headers["connection"]) == (408, "close")
     await web.advance(QUIET_S + 0.1)
     assert await half_head.ended()
-    await web.until(lambda: len(web.traffic.connections) == 1)
+    await web.until(lambda: len(web.context.connections) == 1)
     answer = await half_body.ask(put[-1:])
     assert (answer.status, answer.headers["connection"]) == (200, "close")
 
@@ -725,7 +725,7 @@ def test_each_refusal_is_logged_with_the_id_that_its_answer_has(
     ]
 
     async def test(web: Web) -> None:
-        web.traffic.access_log = AccessLog()
+        web.context.access_log = AccessLog()
         for data in refused:
             for sent in (data, data.replace(b"\r\n", b"\r\nX-Request-Id: abc\r\n", 1)):
                 caplog.clear()
@@ -820,7 +820,7 @@ async def test_a_handshake_is_handed_over_behind_earlier_answers(web: Web) -> No
             await client.send(b"more")
             await web.settle()
             channel.send(b"\x01")
-            await web.until(lambda: not web.traffic.connections)
+            await web.until(lambda: not web.context.connections)
             assert await web.loop.sock_recv(connection, 100) == b"more"
             await web.loop.sock_sendall(connection, b"HTTP/1.1 101 \r\n\r\n")
             assert (await client.answer()).status == 101
@@ -838,7 +838,7 @@ async def test_a_gateway_that_stands_still_is_asked_last(web: Web) -> None:
             _, connection, channel = await _hand_over(web, client, request("GET", "/wal", *HANDSHAKE))
             with connection, channel:
                 channel.send(b"\x01")
-                await web.until(lambda: not web.traffic.connections)
+                await web.until(lambda: not web.context.connections)
             with pytest.raises(BlockingIOError):
                 stands_still.accept()
         client = await web.connect()
@@ -846,7 +846,7 @@ async def test_a_gateway_that_stands_still_is_asked_last(web: Web) -> None:
         _, connection, channel = await _hand_over(web, client, request("GET", "/wal", *HANDSHAKE))
         with connection, channel:  # there is no other any more
             channel.send(b"\x01")
-            await web.until(lambda: not web.traffic.connections)
+            await web.until(lambda: not web.context.connections)
 
 
 @scenario
@@ -859,7 +859,7 @@ async def test_a_client_that_comes_while_gateways_are_replaced_waits_for_the_nex
         _, connection, channel = await _hand_over(web, client, b"")
         with connection, channel:
             channel.send(b"\x01")
-            await web.until(lambda: not web.traffic.connections)
+            await web.until(lambda: not web.context.connections)
 
 
 EVENTS = request("GET", "/v1/feed", "Accept: text/event-stream", "Origin: https://a.example")
@@ -881,7 +881,7 @@ async def test_who_waits_at_a_gateway_that_dies_goes_to_the_next(web: Web) -> No
             _, connection, channel = await _hand_over(web, client, b"")
             with connection, channel:
                 channel.send(b"\x01")
-        await web.until(lambda: not web.traffic.connections)
+        await web.until(lambda: not web.context.connections)
 
 
 def test_a_gateway_that_stands_still_too_long_cannot_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -896,7 +896,7 @@ def test_a_gateway_that_stands_still_too_long_cannot_accept(tmp_path: Path, monk
                 with pytest.raises(BrokenPipeError):
                     channel.send(b"\x01")
                 later.send(b"\x01")
-                await web.until(lambda: not web.traffic.connections)
+                await web.until(lambda: not web.context.connections)
             with pytest.raises(BlockingIOError):
                 stands_still.accept()
 
@@ -911,7 +911,7 @@ def test_without_a_gateway_a_handshake_is_503_but_eventsource_comes_again(
     """After an answer with 200 it does, after any other never."""
 
     async def test(web: Web) -> None:
-        web.traffic.stopping = is_stopping
+        web.context.load.stopping = is_stopping
         for more in ((), ("Accept: text/event-stream",)):
             answer = await web.ask(request("GET", "/v1/feed", *HANDSHAKE, *more))
             assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")

@@ -20,7 +20,7 @@ from kvserver.gateway.transport import websocket as module
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import Debt, Debts
 from kvserver.gateway.transport.websocket import Keeper, Limits, Piece, WebSocket
-from kvserver.http.send_queue import unsent
+from kvserver.http.send_queue import count_unsent
 
 LIMITS = Limits(linger_s=20)
 STEP = 32_768
@@ -63,7 +63,7 @@ class Pair:
     @property
     def queued(self) -> int:
         """Bytes that the kernel has."""
-        return unsent(self.server.fileno())
+        return count_unsent(self.server.fileno())
 
     def take(self, size: int) -> int:
         """Read as a client; how many bytes came."""

@@ -34,7 +34,7 @@ class NoBody(ValueTooLarge):
         super().__init__("this request takes no body")
 
 
-class Allowance(NamedTuple):
+class BodyAllowance(NamedTuple):
     """What of a body is taken.
 
     Attributes:
@@ -50,7 +50,7 @@ class Allowance(NamedTuple):
     forbidden: bool = False
 
 
-def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allowance:
+def find_allowance(method: str, path: bytes, max_value: int, max_batch: int) -> BodyAllowance:
     """What may come behind a head of `method` for `path` (as sent).
 
     Of a body that is not stored, the responder is given the first byte, so that it can refuse it; the client may send
@@ -58,16 +58,16 @@ def allowance(method: str, path: bytes, max_value: int, max_batch: int) -> Allow
     everybody (`target.is_open`), nobody makes the server wait for one.
     """
     if method == "OPTIONS" or routes.is_open(path):
-        return Allowance(max_value, 0, NoBody, True)
+        return BodyAllowance(max_value, 0, NoBody, True)
     try:
-        asked = routes.resolve(path).route, method
+        asked = routes.resolve_path(path).route, method
     except BadKey:
-        return Allowance(max_value, 0)
+        return BodyAllowance(max_value, 0)
     if asked == (routes.BATCH, "POST"):
-        return Allowance(max_batch, max_batch, LargeBatch)
+        return BodyAllowance(max_batch, max_batch, LargeBatch)
     if asked == (routes.TICKETS, "POST"):
         most = min(TICKET, max_value)
-        return Allowance(most, most)
+        return BodyAllowance(most, most)
     if asked in _STORED:
-        return Allowance(max_value, max_value)
-    return Allowance(max_value, 1)
+        return BodyAllowance(max_value, max_value)
+    return BodyAllowance(max_value, 1)

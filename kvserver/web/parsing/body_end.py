@@ -7,7 +7,7 @@ from typing import Final
 _BLANK: Final = b"\r\n\r\n"
 
 
-class Cutter:
+class BodyCutter:
     """Cuts what arrives of one body into pieces, none of which goes beyond its end.
 
     Where the length is not known the body is chunked, and ends with two line ends in a row (RFC 9112, section 7.1): a
@@ -21,7 +21,7 @@ class Cutter:
         self._left = length
         self._last = b""  # up to three bytes that came before
 
-    def end(self, data: bytes, at: int) -> int:
+    def find_end(self, data: bytes, at: int) -> int:
         """Where the piece of `data` ends that begins at `at`; the next one begins there."""
         if self._left is not None:
             end = min(len(data), at + self._left)
