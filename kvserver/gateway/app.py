@@ -18,9 +18,9 @@ from kvserver.gateway.transport.websocket import Limits, Piece, WebSocket
 from kvserver.gateway.wal import formats
 from kvserver.gateway.wal.views import View
 from kvserver.http import handshake, routes
-from kvserver.http.access_log import AccessLog
-from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
+from kvserver.http.reports.access_log import AccessLog
+from kvserver.http.reports.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.host.logs import Recurring
 from shards.log.appender import Trimmed

@@ -10,10 +10,10 @@ from typing import Any, Final, Protocol
 from uvicorn.server import ServerState
 
 from kvserver.access.tokens import Tokens
-from kvserver.http.access_log import AccessLog
-from kvserver.http.counting import Counts
 from kvserver.http.origins import Pages
 from kvserver.http.proxies import Proxies
+from kvserver.http.reports.access_log import AccessLog
+from kvserver.http.reports.counting import Counts
 from kvserver.http.responses import ResponseHeads
 from kvserver.settings import ServerSettings
 from kvserver.web.limits.address_quotas import QuotaLimits

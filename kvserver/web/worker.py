@@ -23,9 +23,9 @@ from uvicorn.server import Server as UvicornServer
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from kvserver.access.tokens import Tokens, TokensError
-from kvserver.http.access_log import AccessLog
-from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
+from kvserver.http.reports.access_log import AccessLog
+from kvserver.http.reports.counting import Counts
 from kvserver.settings import ServerSettings
 from kvserver.store.client import Router
 from kvserver.web import acceptor

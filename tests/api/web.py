@@ -20,8 +20,8 @@ from uvicorn.config import Config
 
 from kvserver.access.tokens import Tokens
 from kvserver.app import create_app
-from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
+from kvserver.http.reports.counting import Counts
 from kvserver.web.connection import HttpConnection
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hotpath import HotPath

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvserver.access.grants import Grants
-from kvserver.http.counting import Counts
+from kvserver.http.reports.counting import Counts
 from kvserver.web.limits.address_quotas import Quota, QuotaLimits, Quotas
 from shards.host.board import Board, WorkerRow
 from shards.wire.errors import Overloaded

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.http.access_log import AccessLog
 from kvserver.http.head_rules import MOST_HEADERS
+from kvserver.http.reports.access_log import AccessLog
 from kvserver.http.responses import COMMON, INERT
 from kvserver.settings import ServerSettings
 from kvserver.web import handoff

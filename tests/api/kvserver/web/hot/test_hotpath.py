@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, digest, publish
 from kvserver.http.origins import Hosts, Origins, Pages
-from kvserver.web.hot.fields import read_fields
 from kvserver.web.hot.hotpath import HotPath
 from kvserver.web.limits.address_quotas import Quota
 from kvserver.web.limits.load import MOST_IN_FLIGHT
@@ -614,18 +613,3 @@ def test_a_stopping_worker_closes_after_the_answer(roads: Roads) -> None:
     finally:
         for site in (roads.hot, roads.plain):
             site.front.context.load.stopping = False
-
-
-def test_fields_of_the_subset() -> None:
-    read = read_fields(b"Host: h\r\nAccept: a/b, c\r\ncontent-length: 12\r\nUser-Agent:\r\n")
-    assert read is not None
-    assert (read.accept, read.length, read.has_body) == (b",a/b, c", 12, True)
-    for block in (
-        b"",
-        b"Host: a\r\nHost: b\r\n",
-        b"Host: a\r\nX-Other: b\r\n",
-        b"Host: a b\r\n",
-        b"Host: a\r\n\r\n",
-        b"Host: a\n",
-    ):
-        assert read_fields(block) is None, block
