@@ -26,6 +26,7 @@ UNKNOWN_VERSION: Final = "HTTP version: only 1.1 and 1.0 are known"
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"PUT", b"POST", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT"))
 """Methods that mean something to the parser or to a route. All others are alike: 405."""
+_LONGEST_METHOD: Final = max(map(len, METHODS))
 STAND_IN: Final = b"POST"
 """The method that the parser is told instead of another: it would refuse what it does not know, or read it otherwise.
 Of POST it assumes nothing."""
@@ -66,6 +67,8 @@ def is_malformed(received: bytes | bytearray, searched: int = 0) -> bool:
 
 def find_other_method(head: bytes) -> bytes:
     """The method of a whole head if it is none of `METHODS`; empty if it is one of them, or the head is malformed."""
+    if head[: head.find(b" ", 0, _LONGEST_METHOD + 1)] in METHODS:  # saves nearly every request the search below
+        return b""
     line = _REQUEST_LINE.match(head)
     return b"" if line is None or line[1] in METHODS else line[1]
 

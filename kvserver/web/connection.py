@@ -210,7 +210,8 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._input, self._at = b"", 0
         self._is_processing = False
-        if self._input or self.peer.size or self._parser.is_unfinished:
+        parser = self._parser
+        if self._input or self.peer.size or parser.receiving is not None or parser.partial_head:
             self._check_pending_input()
         if self.answering is None and not self._input and self._state in _TAKES_REQUESTS:
             self._await_more()
@@ -235,8 +236,8 @@ class HttpConnection(asyncio.Protocol):
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if parser.receiving is not None:
             self._at = parser.feed_body(data, self._at)
-        request = parser.take_completed()
-        if request is not None:
+        if parser.completed is not None:
+            request, parser.completed = parser.completed, None
             self._answer_request(request)
 
     def _await_more(self) -> None:
@@ -245,9 +246,10 @@ class HttpConnection(asyncio.Protocol):
             self._drop_pending_input()
             self.transport.close()
             return
-        self.flow.resume_reading()
-        parser = self._parser
-        if not parser.is_unfinished:
+        parser, flow = self._parser, self.flow
+        if flow.read_paused:
+            flow.resume_reading()
+        if parser.receiving is None and not parser.partial_head:
             self._arrival = None
             self.deadline = self.context.clock + IDLE_S
         elif self._arrival is None or self._arrival.request is not parser.receiving:

@@ -8,39 +8,32 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-
-def run_eagerly(
-    loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]], work: Coroutine[Any, None, None]
-) -> None:
-    """Run `work` up to its first wait; add a task of the rest, if any, to `tasks` until it is done.
-
-    Raises what `work` raises before its first wait.
-    """
-    task = _start_eagerly(loop, work)
-    if task is not None:
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-
 if sys.version_info >= (3, 12):
 
-    def _start_eagerly(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, None, None]) -> asyncio.Task[None] | None:
-        """Run `work` up to its first wait; return the task of the rest, None if it has ended."""
+    def run_eagerly(
+        loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]], work: Coroutine[Any, None, None]
+    ) -> None:
+        """Run `work` up to its first wait; add a task of the rest, if any, to `tasks` until it is done.
+
+        Raises what `work` raises before its first wait.
+        """
         task = asyncio.Task(work, loop=loop, eager_start=True)
-        if not task.done():
-            return task
-        task.result()
-        return None
+        if task.done():
+            task.result()
+        else:
+            _keep_task(tasks, task)
 
 else:
 
-    def _start_eagerly(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, None, None]) -> asyncio.Task[None] | None:
+    def run_eagerly(
+        loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]], work: Coroutine[Any, None, None]
+    ) -> None:
         """Do what an eager task of Python 3.12 does. Code before the first wait has no `asyncio.current_task`."""
         try:
             awaited = work.send(None)
         except StopIteration:
-            return None
-        return loop.create_task(_finish_work(work, awaited))
+            return
+        _keep_task(tasks, loop.create_task(_finish_work(work, awaited)))
 
     async def _finish_work(work: Coroutine[Any, None, None], awaited: Any) -> None:
         """Run the rest of `work`, which waits for `awaited`."""
@@ -60,3 +53,9 @@ else:
                 awaited = resume(argument)
             except StopIteration:
                 return
+
+
+def _keep_task(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    """Hold a reference to `task` until it is done: the event loop has none."""
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)

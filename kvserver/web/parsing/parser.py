@@ -60,12 +60,12 @@ class RequestParser:
     Attributes:
         partial_head: what has arrived of a head that is not whole yet.
         receiving: the request whose head is whole, and whose body is still to come; None if there is none.
+        completed: a request that has arrived whole; whoever takes it sets None.
         message: what is noted of the latest request.
     """
 
     __slots__ = (
         "_begun_at",
-        "_completed",
         "_context",
         "_httptools",
         "_ignored_upgrade",
@@ -73,6 +73,7 @@ class RequestParser:
         "_known_host",
         "_other_method",
         "_peer",
+        "completed",
         "message",
         "partial_head",
         "receiving",
@@ -86,9 +87,9 @@ class RequestParser:
         self._begun_at = 0.0
         self._other_method = ""  # if httptools is given a stand-in for it
         self._known_host = b""  # the latest valid Host
-        self._completed: IncomingRequest | None = None
         self.partial_head: bytes | bytearray = b""
         self.receiving: IncomingRequest | None = None
+        self.completed: IncomingRequest | None = None
         self.message = _NO_HEAD
 
     @property
@@ -107,7 +108,7 @@ class RequestParser:
     def feed_head(self, data: bytes, at: int) -> int:
         """Take in `data` from `at` on, up to the end of a head at most; return where the rest begins.
 
-        Afterwards `receiving` is the request if a body follows; without a body, `take_completed` returns it. Raises
+        Afterwards `receiving` is the request if a body follows, `completed` if none does. Raises
         `KVError` if the request is refused and the connection cannot continue, `Upgrade`.
         """
         known = len(self.partial_head)
@@ -143,11 +144,6 @@ class RequestParser:
             self._parse_body(data if end - at == len(data) else memoryview(data)[at:end])
             at, pieces = end, pieces + 1
         return at
-
-    def take_completed(self) -> IncomingRequest | None:
-        """The request that has arrived whole, once; None if there is none."""
-        request, self._completed = self._completed, None
-        return request
 
     def take_partial(self) -> IncomingRequest:
         """What has arrived of a request, if anything: it goes no further."""
@@ -322,7 +318,6 @@ class RequestParser:
         if self._is_malformed:
             raise BadRequest("malformed request")
         message.is_whole = True
-        message.cutter = BodyCutter(message.length)
         message.overhead = 0
         message.is_upgrade = parser.should_upgrade()
         request.version = parser.get_http_version()
@@ -374,6 +369,7 @@ class RequestParser:
         if message.has_body:
             if request.error is not None:
                 raise request.error
+            message.cutter = BodyCutter(message.length)
             message.allowance = body_rules.find_allowance(
                 request.method, request.path, context.max_value, context.max_batch
             )
@@ -398,7 +394,7 @@ class RequestParser:
     def on_message_complete(self) -> None:
         """The request is whole."""
         if not self.message.is_upgrade:
-            self._completed, self.receiving = self.receiving, None
+            self.completed, self.receiving = self.receiving, None
 
 
 _NOTED: Final = {
