@@ -7,8 +7,6 @@ import errno
 import socket
 from typing import Any
 
-import pytest
-
 from kvserver.web.acceptor import Acceptor
 
 
@@ -98,11 +96,3 @@ def test_a_shortage_is_reported_and_passes() -> None:
         assert [error.errno for error in reported] == [errno.EMFILE]
 
     asyncio.run(main())
-
-
-def test_a_worker_raises_what_is_no_shortage() -> None:
-    from kvserver.web.worker import report_exhausted
-
-    report_exhausted(OSError(errno.ENFILE, "too many"))
-    with pytest.raises(OSError, match="bad"):
-        report_exhausted(OSError(errno.EBADF, "bad"))
