@@ -48,7 +48,7 @@ class ConnectionState(enum.Enum):
     DRAINING = enum.auto()
     """They are dropped, until the client has read its last answer."""
     HANDING_OVER = enum.auto()
-    """They are kept for the gateway."""
+    """They are kept for the gateway. If none takes the connection, the refusal is the last answer."""
     CLOSED = enum.auto()
     """None arrive, and nothing is written."""
 
@@ -169,26 +169,26 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
         if self._state is _OPEN:
-            parser = self._parser
-            if self.answering is not None:
-                self._append_input(data)
+            parser, hot_path = self._parser, self.context.hot_path
+            if (
+                self.answering is None
+                # `has_pending_input`, unrolled: every request on the hot path comes through here.
+                and not (self._input or parser.receiving is not None or parser.partial_head)
+                and not self.flow.write_paused
+                and hot_path is not None
+                and hot_path.take(self, data)
+            ):
+                return
+            self._input = self._input + data if self._input else data
+            if self.answering is None:
+                self._process_input()
+            else:
                 self.flow.pause_reading()
                 self._check_pending_input()
-                return
-            # `has_pending_input`, unrolled: every request on the hot path comes through here.
-            if not self._input and parser.receiving is None and not parser.partial_head and not self.flow.write_paused:
-                hot_path = self.context.hot_path
-                if hot_path is not None and hot_path.take(self, data):
-                    return
-            self._append_input(data)
-            self._process_input()
         elif self._state is ConnectionState.HANDING_OVER:
             self._feed_input += data
 
     # Requests as they arrive
-
-    def _append_input(self, data: bytes) -> None:
-        self._input = self._input + data if self._input else data
 
     def _process_input(self) -> None:
         """Take in request after request, as long as each is answered at once, and only a few at a time."""
@@ -306,7 +306,7 @@ class HttpConnection(asyncio.Protocol):
         """The hot path has answered a write: take the next request, or wait for it."""
         self.answering = None
         if self._input or self._state is not _OPEN:
-            self._continue()
+            self._take_next()
         else:
             self.deadline = self.context.clock + IDLE_S
 
@@ -319,9 +319,9 @@ class HttpConnection(asyncio.Protocol):
         if not keep_alive:
             self._finish_connection()
         elif not self._is_processing:
-            self._continue()
+            self._take_next()
 
-    def _continue(self) -> None:
+    def _take_next(self) -> None:
         if self._input:
             self.loop.call_soon(self._process_input)
         else:
@@ -348,12 +348,8 @@ class HttpConnection(asyncio.Protocol):
         request.scope[ROUTE] = request.path.decode()
         self.answering = exchange = Exchange(self, request)
         self._feed_input += self._input[self._at :]
-        head = parser.format_head(request, request.headers)
+        head = parser.message.format_head(request, request.headers)
         run_eagerly(self.loop, self.context.tasks, hand_over_connection(self, exchange, head, self._feed_input))
-
-    def end_handoff(self) -> None:
-        """No gateway took the connection: the request is refused, and no other follows."""
-        self._state = ConnectionState.DRAINING
 
     # Time
 

@@ -93,7 +93,7 @@ class Exchange:
         """Begin to answer: refuse the request, or run the application up to its first wait."""
         error = self.request.error
         if error is None:
-            error = self.recheck_grants() or self._enter()
+            error = self.recheck_grants() or self._begin_request()
         if error is not None:
             self.refuse(error)
             return
@@ -114,7 +114,7 @@ class Exchange:
         scope[GRANTS] = tokens.current(grants) or NOTHING
         return InvalidToken() if scope[GRANTS] is NOTHING else None
 
-    def _enter(self) -> KVError | None:
+    def _begin_request(self) -> KVError | None:
         """Count the request as in flight; return `Overloaded` if there is no place for its client.
 
         Questions about health, and preflights, are not counted.

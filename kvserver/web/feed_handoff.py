@@ -39,7 +39,6 @@ async def hand_over_connection(connection: ConnectionPort, exchange: Exchange, h
             )
     except KVError as error:
         exchange.keep_alive = False
-        connection.end_handoff()
         if transport.is_closing():
             return
         if isinstance(error, handoff.NoGateway) and handshake.is_event_stream(exchange.request.headers):

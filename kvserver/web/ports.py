@@ -53,7 +53,3 @@ class ConnectionPort(Protocol):
     def finish_write(self) -> None:
         """The write has its whole answer, and the connection stays open."""
         ...
-
-    def end_handoff(self) -> None:
-        """No gateway takes the connection."""
-        ...

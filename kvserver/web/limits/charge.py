@@ -49,7 +49,8 @@ class Charge:
     def release(self) -> None:
         """Give everything back."""
         if self.places is not None:
-            self.end()
+            self._load.end_request(self.places)
+            self.places = None
         if self.bytes_held:
             self.hold_bytes(-self.bytes_held)
         if self.bytes_owed:

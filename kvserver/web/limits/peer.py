@@ -25,14 +25,12 @@ class Peer:
     def __init__(self, load: WorkerLoad, proxies: Proxies) -> None:
         self._load = load
         self._proxies: Proxies | None = proxies  # None: not connected from one of them
-        self.address = self._socket_address = None
+        self.address: tuple[str, int] | None = None
+        self._socket_address: tuple[str, int] | None = None
         self.quota: Quota | None = None
         self._connected: Quota | None = None  # the quota that counts the connection itself
         self._unfinished = False
         self.size = 0
-
-    _socket_address: tuple[str, int] | None
-    address: tuple[str, int] | None
 
     def connect(self, peername: tuple[str, int]) -> int:
         """Count the connection; return by how many its address exceeds the limit, 0 or less within it.

@@ -1,4 +1,4 @@
-"""Which requests have a body that somebody reads, and how much of it is taken. Pure."""
+"""Which requests have a body that is read, and how much of it is taken. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _STORED: Final = frozenset(
 )
 _NOTICED: Final = frozenset(((routes.KV, "POST"), (routes.KV, "DELETE"), (routes.MANY, "DELETE")))
 READ: Final = _STORED | _NOTICED
-"""Routes and methods whose responders read the body. They check first what the head alone decides, and change nothing
-before they have read it: so they can be asked whether they would refuse a request whose body is still to come."""
+"""Routes and methods whose responders read the body. They first check what the head alone decides, and change nothing
+before they have read it: so they can be run to find whether they refuse a request whose body is still to come."""
 
 
 class LargeBatch(ValueTooLarge):
@@ -26,7 +26,7 @@ class LargeBatch(ValueTooLarge):
 
 
 class NoBody(ValueTooLarge):
-    """A request has a body that nobody would read."""
+    """A request has a body that no responder reads."""
 
     hint = "Send the request without a body."
 
@@ -35,13 +35,13 @@ class NoBody(ValueTooLarge):
 
 
 class BodyAllowance(NamedTuple):
-    """What of a body is taken.
+    """How much of a body is taken.
 
     Attributes:
         most: bytes that it may have.
-        kept: bytes of its begin that are kept for the responder; the rest is dropped as it arrives.
+        kept: bytes of its beginning that are kept for the responder; the rest is dropped as it arrives.
         too_large: the refusal of a larger one.
-        forbidden: one that is still to come is refused, whatever it is.
+        forbidden: a body that is still to come is refused, whatever its size.
     """
 
     most: int
@@ -51,11 +51,11 @@ class BodyAllowance(NamedTuple):
 
 
 def find_allowance(method: str, path: bytes, max_value: int, max_batch: int) -> BodyAllowance:
-    """What may come behind a head of `method` for `path` (as sent).
+    """Find which body may follow a head of `method` for `path` (as sent).
 
-    Of a body that is not stored, the responder is given the first byte, so that it can refuse it; the client may send
-    up to `max_value` bytes. With OPTIONS, and to what is open to
-    everybody (`target.is_open`), nobody makes the server wait for one.
+    The responder gets the first byte of a body that is not stored, so that it can refuse it; the client may send up to
+    `max_value` bytes. OPTIONS, and paths that are open without a token (`routes.is_open`), cannot make the server wait
+    for a body.
     """
     if method == "OPTIONS" or routes.is_open(path):
         return BodyAllowance(max_value, 0, NoBody, True)

@@ -12,20 +12,19 @@ from __future__ import annotations
 import contextlib
 import logging
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import httptools
 
 from kvserver.access.grants import EVERYTHING
 from kvserver.http import handshake, head_rules, routes
 from kvserver.http.head_rules import HEADERS, MOST_HEADERS
-from kvserver.http.responses import REQUEST_ID, Headers, format_headers
-from kvserver.http.scope import GIVEN_ID, GRANTS, QUOTA, SCRIPT
+from kvserver.http.scope import GRANTS
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.peer import Peer
 from kvserver.web.parsing import body_rules, head_checks
 from kvserver.web.parsing.body_end import BodyCutter
-from kvserver.web.parsing.request import IncomingRequest, RequestHead
+from kvserver.web.parsing.request import NOTED_HEADERS, IncomingRequest, RequestHead, create_scope
 from shards.wire.errors import BadRequest, HeadersTooLarge, KVError, ValueTooLarge
 
 log = logging.getLogger("kvserver.web.http")
@@ -36,7 +35,6 @@ _FIELD: Final = 150
 """Bytes of memory that a header field takes in addition to its own."""
 _PIECES: Final = 64
 """Pieces of a chunked body that are parsed before other connections have their turn: there can be very many."""
-_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
 class Upgrade(Exception):
@@ -51,7 +49,7 @@ class _FeedRequested(Exception):
     """Raised in a callback to stop httptools: the gateway answers, and no request can follow on this connection."""
 
 
-_NO_HEAD: Final = RequestHead()
+_NO_HEAD: Final = RequestHead(b"", False)
 
 
 class RequestParser:
@@ -60,7 +58,7 @@ class RequestParser:
     Attributes:
         partial_head: what has arrived of a head that is not whole yet.
         receiving: the request whose head is whole, and whose body is still to come; None if there is none.
-        completed: a request that has arrived whole; whoever takes it sets None.
+        completed: the request that has just arrived whole; the connection takes it, and sets None.
         message: what is noted of the latest request.
     """
 
@@ -70,7 +68,6 @@ class RequestParser:
         "_httptools",
         "_ignored_upgrade",
         "_is_malformed",
-        "_known_host",
         "_other_method",
         "_peer",
         "completed",
@@ -86,7 +83,6 @@ class RequestParser:
         self._is_malformed = False
         self._begun_at = 0.0
         self._other_method = ""  # if httptools is given a stand-in for it
-        self._known_host = b""  # the latest valid Host
         self.partial_head: bytes | bytearray = b""
         self.receiving: IncomingRequest | None = None
         self.completed: IncomingRequest | None = None
@@ -141,7 +137,12 @@ class RequestParser:
         pieces, message = 0, self.message
         while self.receiving is not None and at < len(data) and pieces < _PIECES:
             end = message.cutter.find_end(data, at)
-            self._parse_body(data if end - at == len(data) else memoryview(data)[at:end])
+            before = message.body_bytes
+            self._feed_httptools(data if end - at == len(data) else memoryview(data)[at:end])
+            if self.receiving is not None and message.body_bytes == before:
+                message.overhead += end - at
+                if message.overhead > _OVERHEAD:
+                    raise ValueTooLarge
             at, pieces = end, pieces + 1
         return at
 
@@ -167,13 +168,8 @@ class RequestParser:
         self._ignored_upgrade = b", ".join(value for name, value in request.headers if name == b"upgrade")
         self._create_httptools()
         self._parse_head(
-            self.format_head(request, [header for header in request.headers if header[0] != b"upgrade"]), 0
+            self.message.format_head(request, [header for header in request.headers if header[0] != b"upgrade"]), 0
         )
-
-    def format_head(self, request: IncomingRequest, headers: Headers) -> bytes:
-        """The head of the latest request with `headers`, as it is sent."""
-        request_line = b"%b %b HTTP/%b\r\n" % (request.method.encode(), self.message.target, request.version.encode())
-        return request_line + format_headers(headers) + b"\r\n"
 
     def _parse_head(self, head: bytes, at: int) -> None:
         """Parse the head of the next request; `at`: where the rest of the buffer begins. Raises as `feed_head`."""
@@ -208,15 +204,6 @@ class RequestParser:
         except httptools.HttpParserError as error:
             raise BadRequest(f"malformed request: {error}") from None
 
-    def _parse_body(self, piece: bytes | memoryview) -> None:
-        message = self.message
-        before = message.body_bytes
-        self._feed_httptools(piece)
-        if self.receiving is not None and message.body_bytes == before:
-            message.overhead += len(piece)
-            if message.overhead > _OVERHEAD:
-                raise ValueTooLarge
-
     def _parse_partial_head(self) -> None:
         """Find in a part of a head what its refusal needs: what the client accepts, for instance."""
         head, self.partial_head = bytes(self.partial_head), b""
@@ -230,7 +217,7 @@ class RequestParser:
         self.receiving = self.receiving or IncomingRequest(perf_counter())
         method, target = head_rules.find_beginning(head)
         if self.message is _NO_HEAD:
-            self.message = RequestHead()
+            self.message = RequestHead(b"", False)
         self.message.target = target
         self.receiving.method = method.decode()
 
@@ -239,7 +226,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         """First byte of a head."""
         self.receiving = request = IncomingRequest(self._begun_at, self._other_method)
-        self.message = RequestHead()
+        self.message = RequestHead(self.message.known_host, self._context.tokens.required)
         if self._ignored_upgrade is not None:
             request.headers.append((b"upgrade", self._ignored_upgrade))
             self._ignored_upgrade = None
@@ -262,51 +249,9 @@ class RequestParser:
         name = name.lower()
         assert request is not None
         request.headers.append((name, value))
-        note = _NOTED.get(name)
+        note = NOTED_HEADERS.get(name)
         if note is not None:
-            note(self, request, value.strip())
-
-    def _note_host(self, request: IncomingRequest, value: bytes) -> None:
-        self.message.hosts += 1
-        if value != self._known_host:  # it seldom changes on a connection
-            if head_rules.HOST.fullmatch(value) is None:
-                raise BadRequest(head_rules.NOT_A_HOST)
-            self._known_host = value
-
-    def _note_expect(self, request: IncomingRequest, value: bytes) -> None:
-        self.message.expects_continue = value.lower() == b"100-continue"
-
-    def _note_length(self, request: IncomingRequest, value: bytes) -> None:
-        if not value.isdigit():
-            raise BadRequest(head_rules.NOT_A_LENGTH)
-        self.message.length = int(value)  # httptools has refused a second one
-
-    def _note_encoding(self, request: IncomingRequest, value: bytes) -> None:
-        self.message.codings += 1
-        if value.lower() != b"chunked" or self.message.codings > 1:
-            raise BadRequest(head_rules.UNKNOWN_CODING)
-
-    def _note_forwarded(self, request: IncomingRequest, value: bytes) -> None:
-        self.message.forwarded.append(value)
-
-    def _note_accept(self, request: IncomingRequest, value: bytes) -> None:
-        request.accept += b"," + value
-
-    def _note_origin(self, request: IncomingRequest, value: bytes) -> None:
-        request.origin += b", " + value if request.origin else value  # a list of several is in no list of origins
-
-    def _note_request_id(self, request: IncomingRequest, value: bytes) -> None:
-        self.message.ids += 1
-        if self.message.ids == 1 and REQUEST_ID.fullmatch(value):
-            request.id = value
-
-    def _note_service_worker(self, request: IncomingRequest, value: bytes) -> None:
-        request.is_script = value.lower() == b"script"
-
-    def _note_authorization(self, request: IncomingRequest, value: bytes) -> None:
-        if request.authorization is not None and self._context.tokens.required:
-            raise BadRequest(head_rules.ONE_AUTHORIZATION)
-        request.authorization = value
+            note(message, request, value.strip())
 
     def on_headers_complete(self) -> None:
         """The head is whole. Raises `KVError` if it is refused, `_FeedRequested` if it asks for a feed.
@@ -327,34 +272,12 @@ class RequestParser:
         request.path, query = routes.split_target(message.target)
         request.keep_alive = parser.should_keep_alive()
         self._peer.identify(message.forwarded)
-        request.scope = self._create_scope(request, query)
+        request.scope = create_scope(request, query, self._peer.address, self._peer.quota)
         if message.is_upgrade:
             return
         if request.method == "GET" and request.path == handshake.FEED:
             raise _FeedRequested
         self._admit(request, message)
-
-    def _create_scope(self, request: IncomingRequest, query: bytes) -> dict[str, Any]:
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": request.version,
-            "method": request.method,
-            "scheme": "http",
-            "path": request.path.decode(),  # still percent-encoded: nothing may route by a decoded path
-            "raw_path": request.path,
-            "query_string": query,
-            "root_path": "",
-            "headers": request.headers,
-            "client": self._peer.address,
-            "server": None,
-            QUOTA: self._peer.quota,
-        }
-        if request.is_script:
-            scope[SCRIPT] = True
-        if request.id:
-            scope[GIVEN_ID] = request.id
-        return scope
 
     def _admit(self, request: IncomingRequest, message: RequestHead) -> None:
         """Check the page and the token that ask. A refused request without a body is answered in its turn; a body that
@@ -395,18 +318,3 @@ class RequestParser:
         """The request is whole."""
         if not self.message.is_upgrade:
             self.completed, self.receiving = self.receiving, None
-
-
-_NOTED: Final = {
-    b"host": RequestParser._note_host,
-    b"expect": RequestParser._note_expect,
-    b"content-length": RequestParser._note_length,
-    b"transfer-encoding": RequestParser._note_encoding,
-    b"accept": RequestParser._note_accept,
-    b"authorization": RequestParser._note_authorization,
-    b"origin": RequestParser._note_origin,
-    b"x-request-id": RequestParser._note_request_id,
-    b"service-worker": RequestParser._note_service_worker,
-    b"x-forwarded-for": RequestParser._note_forwarded,
-}
-"""Headers that the parser looks at."""

@@ -76,7 +76,7 @@ def examine(
     load, _ = make_load(unfinished_bytes=1000, spare=0)
     load._in_flight = in_flight
     context: Any = SimpleNamespace(load=load, find_refusal=lambda scope: refusal)
-    head = RequestHead()
+    head = RequestHead(b"", False)
     head.allowance = allowed or BodyAllowance(500, 500)
     for name, value in message.items():
         setattr(head, name, value)
