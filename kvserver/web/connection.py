@@ -19,11 +19,9 @@ from typing import Any, Final
 from uvicorn.config import Config
 
 from kvserver.http import handshake
-from kvserver.http.scope import ROUTE
 from kvserver.web.context import WorkerContext
-from kvserver.web.eager import run_eagerly
 from kvserver.web.exchange import Exchange
-from kvserver.web.feed_handoff import hand_over_connection
+from kvserver.web.feed_handoff import begin_handoff
 from kvserver.web.flow import ClientFlow
 from kvserver.web.limits.peer import Peer
 from kvserver.web.parsing.head_checks import examine_head
@@ -226,7 +224,10 @@ class HttpConnection(asyncio.Protocol):
                 self._at = upgrade.at
                 assert parser.receiving is not None
                 if _is_for_gateway(parser.receiving):
-                    self._begin_handoff()
+                    self._state = ConnectionState.HANDING_OVER
+                    self.flow.pause_reading()
+                    self._feed_input += data[upgrade.at :]
+                    begin_handoff(self, parser.take_partial(), parser.message, self._feed_input)
                     return
                 parser.ignore_upgrade()
             request = parser.receiving
@@ -305,10 +306,12 @@ class HttpConnection(asyncio.Protocol):
     def finish_write(self) -> None:
         """The hot path has answered a write: take the next request, or wait for it."""
         self.answering = None
-        if self._input or self._state is not _OPEN:
-            self._take_next()
-        else:
+        if self._input:
+            self.loop.call_soon(self._process_input)
+        elif self._state is _OPEN:
             self.deadline = self.context.clock + IDLE_S
+        else:
+            self._await_more()
 
     def finish_exchange(self, keep_alive: bool) -> None:
         """The whole answer of a request is written: take the next one, or unless `keep_alive` end the connection."""
@@ -318,11 +321,9 @@ class HttpConnection(asyncio.Protocol):
             return
         if not keep_alive:
             self._finish_connection()
-        elif not self._is_processing:
-            self._take_next()
-
-    def _take_next(self) -> None:
-        if self._input:
+        elif self._is_processing:
+            return  # `_process_input` takes the next one
+        elif self._input:
             self.loop.call_soon(self._process_input)
         else:
             self._await_more()
@@ -338,18 +339,6 @@ class HttpConnection(asyncio.Protocol):
         self.flow.resume_reading()
         self.transport.write_eof()
         self.deadline = self.context.clock + (QUIET_S if self.context.load.stopping else LINGER_S)
-
-    def _begin_handoff(self) -> None:
-        """Give the connection to a gateway, with the request that asks for a feed and all bytes behind it."""
-        self._state = ConnectionState.HANDING_OVER
-        self.flow.pause_reading()
-        parser = self._parser
-        request = parser.take_partial()
-        request.scope[ROUTE] = request.path.decode()
-        self.answering = exchange = Exchange(self, request)
-        self._feed_input += self._input[self._at :]
-        head = parser.message.format_head(request, request.headers)
-        run_eagerly(self.loop, self.context.tasks, hand_over_connection(self, exchange, head, self._feed_input))
 
     # Time
 
