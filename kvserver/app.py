@@ -30,8 +30,8 @@ from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
 from kvserver.rest.status import Live, Ready, ShardStates, Status
 from kvserver.rest.tickets import TicketOffice
 from kvserver.store.client import Router
-from kvserver.web import body_rules
-from kvserver.web.traffic import Traffic
+from kvserver.web.context import WorkerContext
+from kvserver.web.parsing import body_rules
 from shards.host.board import Board
 from shards.wire.errors import BadRequest, KVError, NoSuchResource
 
@@ -40,26 +40,26 @@ log = logging.getLogger("kvserver.app")
 _ORDER = ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE")
 
 
-def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.App[Request, Response]:
-    """The application of one worker: writes and reads go through `router`, figures come from `board`, `traffic` says
+def create_app(router: Router, board: Board, context: WorkerContext) -> falcon.asgi.App[Request, Response]:
+    """The application of one worker: writes and reads go through `router`, figures come from `board`, `context` says
     whether there is room for large answers, and who may do what."""
     states = ShardStates(board)
     routes = Routes()
     routes.add_route(target.ROOT, Root())
     routes.add_route(target.PING, Ping())
-    routes.add_route(target.KEY, Key(router, traffic))
-    routes.add_route(target.KEYS, Keys(router, traffic))
-    routes.add_route(target.PREFIX, Prefix(router, traffic))
+    routes.add_route(target.KEY, Key(router, context))
+    routes.add_route(target.KEYS, Keys(router, context))
+    routes.add_route(target.PREFIX, Prefix(router, context))
     routes.add_route(target.WAL, Wal())
     routes.add_route(target.FEED, Feed())
-    routes.add_route(target.KV, KeyOfVersion1(router, traffic))
-    routes.add_route(target.MANY, Many(router, traffic))
-    routes.add_route(target.BATCH, Batch(router, traffic))
-    routes.add_route(target.TICKETS, TicketOffice(Tickets(board, traffic.tokens)))
+    routes.add_route(target.KV, KeyOfVersion1(router, context))
+    routes.add_route(target.MANY, Many(router, context))
+    routes.add_route(target.BATCH, Batch(router, context))
+    routes.add_route(target.TICKETS, TicketOffice(Tickets(board, context.tokens)))
     routes.add_route(target.STATUS, Status(board, states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(board, states))
-    routes.add_route(target.OPENAPI, OpenAPI(traffic.tokens))
+    routes.add_route(target.OPENAPI, OpenAPI(context.tokens))
     routes.add_route(target.DOCS, Docs())
     routes.add_route(target.ERRORS, Errors())
     routes.add_route(target.ERROR, Error())
@@ -68,7 +68,7 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> falcon.asgi.Ap
     app.add_error_handler(KVError, _on_error)
     app.add_error_handler(falcon.HTTPError, _on_falcon_error)
     app.add_error_handler(Exception, _on_fault)
-    traffic.foresee = Foresight(app, routes).refusal
+    context.find_refusal = Foresight(app, routes).refusal
     return app
 
 
@@ -110,7 +110,7 @@ class Preflight:
 
 
 class Routes:
-    """Falcon's interface of a router, over `target.resolve`."""
+    """Falcon's interface of a router, over `target.resolve_path`."""
 
     def __init__(self) -> None:
         self._routes: dict[str, tuple[object, Methods]] = {}
@@ -126,18 +126,18 @@ class Routes:
         scope = req.scope
         if req.method == "OPTIONS":
             return self._find_preflight(scope)
-        route, argument = target.resolve(scope["raw_path"])
+        route, argument = target.resolve_path(scope["raw_path"])
         scope[ROUTE] = route
         found = self._routes.get(route)
         if route == target.V1_OTHER:
-            raise NoSuchRoute(f"the nearest route is {target.nearest(scope['raw_path'])}")
+            raise NoSuchRoute(f"the nearest route is {target.find_nearest_route(scope['raw_path'])}")
         if found is None or (route == target.ROOT and req.method in ("PUT", "DELETE")):  # the empty key
             raise NoSuchResource
         return *found, {"key": argument} if argument else {}, route
 
     def _find_preflight(self, scope: dict[str, Any]) -> tuple[object, Methods, dict[str, Any], str]:
         try:
-            route = target.resolve(scope["raw_path"]).route
+            route = target.resolve_path(scope["raw_path"]).route
         except BadRequest:
             route = target.NOWHERE
         scope[ROUTE] = route
@@ -187,7 +187,7 @@ class Foresight:
 async def _on_error(req: Request, resp: Response, error: KVError, params: dict[str, Any]) -> None:
     """The one place that tells an error of the application."""
     request_id = _request_id(req)
-    answer = responses.refusal(error, req.scope["raw_path"], req.accept.encode(), request_id)
+    answer = responses.render_error(error, req.scope["raw_path"], req.accept.encode(), request_id)
     resp.status = answer.status
     resp.stream = None
     resp.data = answer.body

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvserver.http.origins import ANY, normal_name, normal_origin
-from kvserver.http.proxies import networks
+from kvserver.http.proxies import parse_networks
 from shards.host.board import MAX_GATEWAYS, MAX_SHARDS
 from shards.host.settings import ProcessSettings, SettingError, boolean, choice, integer, path, setting, size
 
@@ -48,7 +48,7 @@ def _parse_hosts(text: str) -> str:
 
 
 def _parse_networks(text: str) -> str:
-    networks(text)
+    parse_networks(text)
     return text
 
 

@@ -200,7 +200,7 @@ def _errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
     by_status = sorted(operation.all_errors, key=lambda error: (error.status, error.code))
     for status, errors in groupby(by_status, key=lambda error: error.status):
         listed = list(errors)
-        is_plain = not answers.tells_problems(operation.route.encode())
+        is_plain = not answers.uses_problems(operation.route.encode())
         name = ".".join([*(["plain"] if is_plain else []), *(error.code for error in listed)])
         responses[name] = _error(status, listed, is_plain)
         found[str(status)] = {"$ref": f"#/components/responses/{name}"}
@@ -209,7 +209,7 @@ def _errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
 
 def _error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str, Any]:
     content: dict[str, Any] = {PROBLEM: {"schema": bodies.ref("Problem")}}
-    if is_plain and any(answers.text(error("why")) for error in errors):
+    if is_plain and any(answers.render_memorykv_text(error("why")) for error in errors):
         content["text/plain"] = {"schema": {"type": "string"}}
     explained = "\n".join(f"- `{error.code}`: {error.title}" for error in errors)
     return {

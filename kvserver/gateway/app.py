@@ -17,9 +17,9 @@ from kvserver.gateway.transport.head import Head, check_upgrade, stream_head
 from kvserver.gateway.transport.limits import ConnectionLimits
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.http import handshake, routes
-from kvserver.http.access_log import AccessLog
-from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
+from kvserver.http.reports.access_log import AccessLog
+from kvserver.http.reports.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.wire.errors import Forbidden, NoFeed, NoSuchResource, Overloaded, Unauthorized
 

@@ -36,7 +36,7 @@ from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.handler import GatewayHandler, GatewayServer
 from kvserver.gateway.transport.handover import HandoverListener
 from kvserver.gateway.transport.monitor import ConnectionMonitor
-from kvserver.http.counting import Counts
+from kvserver.http.reports.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.host import logs, process
 from shards.host.board import Board, BoardError, Common

@@ -1,4 +1,4 @@
-"""Content codings of answers: which one a client wants, and the bytes. Pure, but not for free: see `LARGE`."""
+"""Content codings of answers: the choice, and the coded bytes. Pure, but slow for large bodies: see `LARGE`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import brotli  # type: ignore[import-untyped]
 import zstandard
 
 LONGEST_HEADER: Final = 1 << 10
-"""Length of an Accept-Encoding that is looked at, and may be kept."""
+"""Bytes of the longest Accept-Encoding that is parsed, and remembered."""
 SMALLEST: Final = 1 << 10
 LARGEST: Final = 1 << 20
-"""Bodies of other sizes are sent as they are."""
+"""Bodies of other sizes are sent uncoded."""
 LARGE: Final = 16 << 10
-"""From this size on coding takes so long that it belongs into a thread; all codecs here release the GIL."""
+"""Bodies from this size on are coded in a thread, since it takes long; all codecs here release the GIL."""
 
 
 def _gzip(body: bytes) -> bytes:
@@ -40,22 +40,21 @@ CODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "gzip": _gzip,
     "deflate": zlib.compress,  # RFC 9110 means the zlib format by this name
 }
-"""In the order of liking."""
+"""In order of preference."""
 
 _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
-def choose(accept_encoding: str) -> str | None:
-    """The coding to use, None for none: the client's highest quality, among equals the first of `CODERS`.
+def choose_coding(accept_encoding: str) -> str | None:
+    """Choose the coding of the client's highest quality, among equals the first of `CODERS`; None: send uncoded.
 
-    Only codings that are named count; `*` asks for nothing in particular. Nobody means a header beyond
-    `LONGEST_HEADER`.
+    Only codings that the header names count, not `*`. Headers longer than `LONGEST_HEADER` are ignored.
     """
-    return _choose(accept_encoding) if len(accept_encoding) <= LONGEST_HEADER else None
+    return _choose_coding(accept_encoding) if len(accept_encoding) <= LONGEST_HEADER else None
 
 
 @lru_cache(maxsize=256)
-def _choose(accept_encoding: str) -> str | None:
+def _choose_coding(accept_encoding: str) -> str | None:
     wanted: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
@@ -70,6 +69,6 @@ def _choose(accept_encoding: str) -> str | None:
 
 
 def is_codable(content_type: str) -> bool:
-    """Whether a value of this type may be coded: images but SVG are compressed already, events must not wait."""
+    """Whether values of this type are coded: images other than SVG are compressed already, and events must not wait."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "image/svg+xml" or not (kind.startswith("image/") or kind == "text/event-stream")

@@ -1,4 +1,4 @@
-"""Which requests become feed connections, and what the others are told. Pure."""
+"""Which requests become feed connections, and why others do not. Pure."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from kvserver.http.responses import Headers, OtherVersion
 from shards.wire.errors import BadRequest
 
 WAL = routes.WAL.encode()
-"""Its WebSocket connections are for the gateway."""
+"""The path whose WebSocket handshakes go to the gateway."""
 FEED = routes.FEED.encode()
-"""Whoever asks for it is for the gateway."""
+"""The path of which every GET goes to the gateway."""
 EVENT_STREAM = b"text/event-stream"
 RETRY_MS: Final = 2000
-"""After which time EventSource comes back."""
+"""Milliseconds after which EventSource reconnects."""
 RETRY: Final = b"retry: %d\n" % RETRY_MS
-"""How a stream of events begins, in the block of whatever message comes first: a block of its own would be an event
-without data, which many clients hand on."""
+"""The start of a stream of events, in the block of the first message: a block of its own would be an event without
+data, which many clients report."""
 
 
 def is_upgrade(headers: Headers) -> bool:
-    """Whether a WebSocket is asked for, rightly or not."""
+    """Whether a WebSocket is requested, in a valid handshake or not."""
     return b"websocket" in _tokens(headers, b"upgrade")
 
 
 def is_event_stream(headers: Headers) -> bool:
-    """Whether server-sent events are asked for."""
+    """Whether server-sent events are requested."""
     return any(EVENT_STREAM in value.lower() for value in _values(headers, b"accept")) and not is_upgrade(headers)
 
 
-def refusal(http_version: str, headers: Headers) -> BadRequest | None:
-    """Why a GET of a feed is no WebSocket handshake, in MemoryKV's words; None if it is one."""
+def find_handshake_fault(http_version: str, headers: Headers) -> BadRequest | None:
+    """Say in MemoryKV's words why a GET of a feed is no WebSocket handshake (RFC 6455, 4.2.1); None if it is one."""
     if http_version != "1.1":
         return BadRequest("a WebSocket needs HTTP/1.1")
     if not any(token == b"upgrade" for token in _tokens(headers, b"connection")):
@@ -63,3 +63,14 @@ def _is_key(text: bytes) -> bool:
         return len(binascii.a2b_base64(text, strict_mode=True)) == 16
     except binascii.Error:
         return False
+
+
+def is_for_gateway(method: str, path: bytes, http_version: str, headers: Headers) -> bool:
+    """Whether a request for another protocol, or for a feed, is handed over to a gateway: `path` is as sent.
+
+    Raises `BadRequest` for CONNECT.
+    """
+    if method == "CONNECT":
+        raise BadRequest("this is no proxy")
+    is_wal = path == WAL and find_handshake_fault(http_version, headers) is None
+    return method == "GET" and (is_wal or path == FEED)

@@ -1,10 +1,10 @@
-"""Which web pages may use the store: by the origin their browser tells, and by the name it has for the server. Pure.
+"""Which web pages may use the store: by the origin that their browser sends, and by its name for the server. Pure.
 
 CORS only keeps an answer from the page that asked. A browser sends what needs no preflight (Fetch, 2.2.2: a GET, a POST
 without a type or with that of a form) to any server, whatever headers the answer will have. So a request is refused
 before anything is done for it:
 
-- `Origins`: where origins are listed, a page of another one gets 403. Browsers tell the origin with every request that
+- `Origins`: where origins are listed, a page of another one gets 403. Browsers send the origin with every request that
   changes something, and where a request comes from another site, `Sec-Fetch-Site` says so (Fetch Metadata, 2.1).
 - `Hosts`: a page may give its own name the address of this server (DNS rebinding) and then is of the server's origin.
   Its requests have that name as their Host, so a Host is accepted only if it is an address, `localhost` or listed.
@@ -18,11 +18,11 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from kvserver.http.responses import Headers
-from kvserver.http.routes import authority
+from kvserver.http.routes import find_authority
 from shards.wire.errors import ForbiddenOrigin, KVError, Misdirected
 
 ANY: Final = "*"
-"""What stands in a list for all origins, or all names."""
+"""The entry of a list that means all origins, or all names."""
 
 _ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -34,8 +34,8 @@ _MOST_HOSTS: Final = 256
 
 
 def normal_origin(text: str) -> str | None:
-    """An origin as browsers write it: in lower case, without the default port (RFC 6454, 6.2). None if it is none of
-    `http` or `https`."""
+    """Normalize an origin as browsers do: lower case, without the default port (RFC 6454, 6.2). None if it is not an
+    `http` or `https` origin."""
     found = _ORIGIN.fullmatch(text.lower())
     if found is None:
         return None
@@ -44,7 +44,7 @@ def normal_origin(text: str) -> str | None:
 
 
 def normal_name(text: str) -> str | None:
-    """A host name in lower case, without the dot that may end it; None if it is none."""
+    """Normalize a host name: lower case, without a final dot. None if it is not a host name."""
     name = text.lower().removesuffix(".")
     return name if _NAME.fullmatch(name) else None
 
@@ -53,7 +53,7 @@ class Origins:
     """The origins whose pages may use the store.
 
     Attributes:
-        all: every origin, and what has none.
+        all: every origin may, and requests without one.
     """
 
     def __init__(self, text: str) -> None:
@@ -62,28 +62,28 @@ class Origins:
         self.all = ANY in given
         self._listed = frozenset(normal_origin(origin) for origin in given) - {None}
 
-    def allowed(self, origin: bytes) -> bytes:
-        """The value of Access-Control-Allow-Origin for a page of `origin`; empty: no such header."""
+    def allow_header(self, origin: bytes) -> bytes:
+        """Return the value of Access-Control-Allow-Origin for a page of `origin`; empty: no such header."""
         if self.all:
             return b"*"
         return origin if normal_origin(origin.decode("latin-1")) in self._listed else b""
 
-    def refuse(self, origins: list[bytes], sites: list[bytes]) -> bool:
-        """Whether a request with these headers Origin and Sec-Fetch-Site comes from a page that may not ask."""
+    def is_refused(self, origins: list[bytes], sites: list[bytes]) -> bool:
+        """Whether a request with these headers Origin and Sec-Fetch-Site comes from a page without access."""
         if self.all:
             return False
         if origins:
-            return not all(self.allowed(origin) for origin in origins)
+            return not all(self.allow_header(origin) for origin in origins)
         return any(_is_cross_site(site) for site in sites)
 
 
 def _is_cross_site(value: bytes) -> bool:
-    """Whether a header Sec-Fetch-Site, which should be one word, has `cross-site` in it."""
+    """Whether a header Sec-Fetch-Site, which should be one word, contains `cross-site`."""
     return any(word.partition(b";")[0].strip().lower() == b"cross-site" for word in value.split(b","))
 
 
 class Hosts:
-    """The names under which the server may be asked. Addresses and `localhost` always are among them.
+    """The names of the server that a Host may have. Addresses and `localhost` are always among them.
 
     Attributes:
         all: every name.
@@ -97,17 +97,17 @@ class Hosts:
 
     @classmethod
     def of(cls, listed: str | None, address: str, has_tokens: bool) -> Hosts:
-        """Those of a server that listens on `address`, where `listed` was given: names separated by commas, or nothing.
+        """Return the names of a server that listens on `address`. `listed`: the setting, names separated by commas.
 
-        With nothing, every name is good where a rebound one gives a page no more than it has anyway: where a token is
-        wanted, and where others than this machine may ask without one.
+        Without the setting, every name is accepted where a rebound one gains a page nothing: if tokens are required, or
+        if other machines may ask without one.
         """
         if listed is not None:
             return cls(listed.split(","))
         return cls(() if ipaddress.ip_address(address).is_loopback and not has_tokens else (ANY,))
 
-    def accept(self, host: bytes) -> bool:
-        """Whether a Host, with or without a port, is one of them. What was asked before is remembered."""
+    def is_accepted(self, host: bytes) -> bool:
+        """Whether a Host, with or without a port, is one of them. Earlier results are remembered."""
         if self.all:
             return True
         known = self._known.get(host)
@@ -131,33 +131,33 @@ class Hosts:
 
 
 class Pages(NamedTuple):
-    """Who may ask, as far as browsers tell it."""
+    """Which web pages may use the store, as far as browsers report it."""
 
     origins: Origins
     hosts: Hosts
 
-    def refusal(self, method: str, target: bytes, headers: Headers) -> KVError | None:
-        """Why a request is refused: `Misdirected` or `ForbiddenOrigin`; None if it is not.
+    def find_refusal(self, method: str, target: bytes, headers: Headers) -> KVError | None:
+        """Return why a request is refused: `Misdirected` or `ForbiddenOrigin`; None if it is not.
 
         `target` and `headers` as sent, names in lower case. An authority in the target counts instead of the Host (RFC
         9112, 3.2.2). A request of HTTP/1.0 may be without either, one of a browser never is. OPTIONS is answered to
         every origin: a preflight has to be, and does nothing.
         """
         if not self.hosts.all:
-            named = authority(target)
+            named = find_authority(target)
             hosts = [value for name, value in headers if name == b"host"] if named is None else [named]
             for host in hosts:
-                if not self.hosts.accept(host):
-                    return Misdirected(f"{_shown(host)} is not a name of this server")
+                if not self.hosts.is_accepted(host):
+                    return Misdirected(f"{_quote(host)} is not a name of this server")
         if self.origins.all or method == "OPTIONS":
             return None
         origins = [value.strip() for name, value in headers if name == b"origin"]
         sites = [value for name, value in headers if name == b"sec-fetch-site"]
-        if not self.origins.refuse(origins, sites):
+        if not self.origins.is_refused(origins, sites):
             return None
-        whose = f"of {_shown(origins[0])}" if origins else "of another site"
+        whose = f"of {_quote(origins[0])}" if origins else "of another site"
         return ForbiddenOrigin(f"pages {whose} may not use this store")
 
 
-def _shown(value: bytes) -> str:
+def _quote(value: bytes) -> str:
     return repr(value[:100].decode("ascii", "backslashreplace"))

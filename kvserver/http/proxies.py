@@ -1,8 +1,7 @@
-"""Whose request it is that a proxy passes on. Pure.
+"""The client on whose behalf a proxy sends a request. Pure.
 
-A proxy appends the address that it was connected from to X-Forwarded-For, so what stands furthest to the right was said
-by the peer. It is believed only if the peer is one that the settings name (`--trusted-proxies`): anybody can send the
-header.
+A proxy appends the address of its own client to X-Forwarded-For, so the rightmost entry is the peer's. It is believed
+only if the settings name the peer (`--trusted-proxies`): anybody can send the header.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 _Network = IPv4Network | IPv6Network
 
 
-def networks(text: str) -> tuple[_Network, ...]:
-    """The addresses and networks in a list separated by commas. Raises ValueError with what would be right."""
+def parse_networks(text: str) -> tuple[_Network, ...]:
+    """Parse addresses and networks separated by commas. Raises ValueError, which says what is expected."""
     try:
         return tuple(ip_network(part.strip(), strict=False) for part in text.split(",")) if text else ()
     except ValueError:
@@ -27,18 +26,20 @@ class Proxies:
     """Peers whose X-Forwarded-For is believed."""
 
     def __init__(self, text: str) -> None:
-        """`text`: see `networks`; empty: nobody is."""
-        self._networks = networks(text)
+        """`text`: see `parse_networks`; empty: no peer is believed."""
+        self._networks = parse_networks(text)
 
     def trusts(self, address: str) -> bool:
         """Whether `address` is one of them."""
         parsed = _parse(address) if self._networks else None
         return parsed is not None and any(parsed in network for network in self._networks)
 
-    def client(self, peer: str, forwarded: list[bytes]) -> str:
-        """The address of the client on whose behalf `peer`, which is trusted, sends a request with these values of
-        X-Forwarded-For: the last one that is no trusted proxy, or, where what is named is no address, the proxy that
-        named it."""
+    def find_client(self, peer: str, forwarded: list[bytes]) -> str:
+        """Return the client's address: the last entry of X-Forwarded-For that is no trusted proxy.
+
+        `peer`: is trusted. `forwarded`: the values of the header. If an entry is not an address, the client is the
+        proxy that sent it.
+        """
         address = peer
         for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
             parsed = _parse(_without_port(hop.strip()))
@@ -51,9 +52,9 @@ class Proxies:
 
 
 @lru_cache(1024)
-def group(address: str) -> str:
-    """What counts as one address for limits: an IPv6 network of 64 bits, since any host in one has all of its
-    addresses; an IPv4 address, however it is written."""
+def limited_address(address: str) -> str:
+    """Return the form of `address` that limits count by: for IPv6 its network of 64 bits, since any host in one has all
+    of its addresses; for IPv4 the address, however it is written."""
     parsed = _parse(address)
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, 64), strict=False))

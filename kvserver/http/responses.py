@@ -1,4 +1,4 @@
-"""What is the same for answers of every layer: the headers all of them carry, and how an error is told. Pure.
+"""The headers that answers of every layer carry, and how an error is rendered. Pure.
 
 The protocol writes `COMMON` on every answer, `EXPOSED` where the request has an Origin, and `INERT` where the
 application set nothing else, so no answer, not even a refusal before the request was read, can be without CORS headers.
@@ -42,7 +42,7 @@ EXPOSED: Final[Headers] = [
         b"Retry-After, WWW-Authenticate, X-Request-Id",
     ),
 ]
-"""On every answer to a page of another origin: what it may read of it."""
+"""On every answer to a page of another origin: the headers it may read."""
 INERT: Final[Headers] = [
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"sandbox; default-src 'none'"),
@@ -60,19 +60,19 @@ PREFLIGHT: Final = (
     ),
     ("access-control-max-age", "7200"),
 )
-"""What an answer to OPTIONS adds: what pages may send, libraries for SSE and tracing included."""
+"""Headers of an answer to OPTIONS: what pages may send, including libraries for SSE and tracing."""
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-"""A client's X-Request-Id that is taken over."""
+"""A valid X-Request-Id of a client."""
 RETRY_AFTER_S: Final = 1
 MERGE_PATCH: Final = b"application/merge-patch+json"
 """The one type of a PATCH."""
 
 HTML: Final = b"text/html"
-"""Who names it in Accept is a browser, for somebody who looks at the answer."""
+"""A client that names it in Accept is a browser, and a person reads the answer."""
 _PLAIN = b"text/plain; charset=utf-8"
 _PROBLEM = b"application/problem+json"
-_TOLD_TO_PEOPLE: Final = (401, 403, 421)
+_EXPLAINED: Final = (401, 403, 421)
 _REFUSES = re.compile(rb"q=0(?:\.0{0,3})?")
 
 STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -98,48 +98,48 @@ class NoMergePatch(UnsupportedMediaType):
 
 
 class BehindTheEnd(RangeNotSatisfiable):
-    """No byte of the `size` that there are is in the range."""
+    """The range begins behind the end of a value of `size` bytes."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the value has {size} bytes")
         self.size = size
 
 
-class Answer(NamedTuple):
-    """A whole answer, without what every answer carries."""
+class ErrorAnswer(NamedTuple):
+    """A rendered error, without the headers that every answer carries."""
 
     status: int
     headers: Headers
     body: bytes
 
 
-def refusal(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> Answer:
-    """How `error` is told to a client that asked for `path` (as sent) and accepts `accept`.
+def render_error(error: KVError, path: bytes, accept: bytes, request_id: bytes) -> ErrorAnswer:
+    """Render `error` for a client that asked for `path` (as sent) and sent the header Accept `accept`.
 
-    Paths of version 1 and clients that name `application/problem+json` get a problem. All others get MemoryKV's
-    bodies, some of them empty: its C client takes a body as the result without looking at the status. A person at a
-    browser, which names HTML, is told in words who may not ask.
+    Paths of version 1 and clients that name `application/problem+json` get a problem (RFC 9457). All others get
+    MemoryKV's bodies, some of them empty: its C client takes a body as the result without looking at the status. A
+    browser, which names HTML, gets an explanation of missing rights.
     """
     headers: Headers = [(b"x-request-id", request_id), *_headers_of(error)]
-    if tells_problems(path) or names(accept, _PROBLEM):
-        content_type, body = _PROBLEM, _problem(error, request_id)
+    if uses_problems(path) or accepts_type(accept, _PROBLEM):
+        content_type, body = _PROBLEM, _render_problem(error, request_id)
     else:
-        told = text(error)
-        if not told and error.status in _TOLD_TO_PEOPLE and names(accept, HTML):
-            told = f"{error.title}. {error.hint}\nThe manual is at {DOCS}, for everybody.\n"
-        content_type, body = _PLAIN, told.encode()
+        text = render_memorykv_text(error)
+        if not text and error.status in _EXPLAINED and accepts_type(accept, HTML):
+            text = f"{error.title}. {error.hint}\nThe manual is at {DOCS}, for everybody.\n"
+        content_type, body = _PLAIN, text.encode()
     if body:
         headers.append((b"content-type", content_type))
     headers.append((b"content-length", b"%d" % len(body)))
-    return Answer(error.status, headers, body)
+    return ErrorAnswer(error.status, headers, body)
 
 
-def tells_problems(path: bytes) -> bool:
+def uses_problems(path: bytes) -> bool:
     """Whether errors at `path` are problems, whatever the client accepts."""
     return path.startswith(b"/v1/")
 
 
-def names(accept: bytes, content_type: bytes) -> bool:
+def accepts_type(accept: bytes, content_type: bytes) -> bool:
     """Whether an Accept header names a type, and does not refuse it."""
     for item in accept.lower().split(b","):
         name, *parameters = (part.strip() for part in item.split(b";"))
@@ -149,7 +149,7 @@ def names(accept: bytes, content_type: bytes) -> bool:
 
 
 def _headers_of(error: KVError) -> Headers:
-    """What a client can go on with."""
+    """Headers that tell the client how to continue."""
     if isinstance(error, WrongMethod):
         return [(b"allow", error.allow.encode())]
     if isinstance(error, PreconditionFailed) and error.revision:
@@ -167,8 +167,8 @@ def _headers_of(error: KVError) -> Headers:
     return [(b"retry-after", b"%d" % RETRY_AFTER_S)] if error.status == 503 else []
 
 
-def text(error: KVError) -> str:
-    """MemoryKV's body for `error`."""
+def render_memorykv_text(error: KVError) -> str:
+    """Render `error` as MemoryKV does."""
     if isinstance(error, BadRequest):
         return error.detail
     if isinstance(error, RequestTimeout | ValueTooLarge):
@@ -176,7 +176,7 @@ def text(error: KVError) -> str:
     return Overloaded.title if error.status == 503 else ""
 
 
-def _problem(error: KVError, request_id: bytes) -> bytes:
+def _render_problem(error: KVError, request_id: bytes) -> bytes:
     """RFC 9457."""
     return msgspec.json.encode(
         {
@@ -192,38 +192,41 @@ def _problem(error: KVError, request_id: bytes) -> bytes:
     )
 
 
-class Heads:
-    """What answers begin with: status line, Date, and the headers that come with every answer. Made once a second."""
+class ResponseHeads:
+    """The start of answers: status line, Date, and the headers of every answer. Rendered once a second."""
 
     def __init__(self, to_page: bool, allow_all: bool) -> None:
-        """`to_page`: of requests that have an Origin. `allow_all`: pages of every origin may read them."""
+        """`to_page`: for requests with an Origin. `allow_all`: pages of every origin may read the answers."""
         common = [*COMMON, *(EXPOSED if to_page else ()), *([(ALLOW_ORIGIN, b"*")] if allow_all else ())]
-        self._common = lines(common)
+        self._common = format_headers(common)
         self._inert: dict[int, bytes] = {}
         self._bare: dict[int, bytes] = {}
+        self._date = b"-"
         self.set_date(b"")
 
     def set_date(self, date: bytes) -> None:
-        """The Date of answers from now on."""
+        """Set the Date of answers from now on."""
+        if date == self._date:
+            return
         self._date = date
         self._inert.clear()
         self._bare.clear()
-        self.of_octets = self.of(200) + b"content-type: application/octet-stream\r\n"
-        self.of_value = self.without(200, [(b"cache-control", b"")])
+        self.of_octets = self.of_status(200) + b"content-type: application/octet-stream\r\n"
+        self.of_value = self.without_own(200, [(b"cache-control", b"")])
 
-    def of(self, status: int) -> bytes:
-        """The head of an answer of that status."""
+    def of_status(self, status: int) -> bytes:
+        """Return the head of an answer of this status."""
         head = self._inert.get(status)
         if head is None:
-            head = self._inert[status] = self.without(status, [])
+            head = self._inert[status] = self.without_own(status, [])
         return head
 
-    def without(self, status: int, own: Headers) -> bytes:
-        """The same, but for those of `INERT` that are in `own`."""
+    def without_own(self, status: int, own: Headers) -> bytes:
+        """Return the same without those of `INERT` that the answer's `own` headers replace."""
         names = {name for name, _ in own}
-        return self._of_status(status) + lines([header for header in INERT if header[0] not in names])
+        return self._render_start(status) + format_headers([header for header in INERT if header[0] not in names])
 
-    def _of_status(self, status: int) -> bytes:
+    def _render_start(self, status: int) -> bytes:
         head = self._bare.get(status)
         if head is None:
             line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
@@ -231,6 +234,6 @@ class Heads:
         return head
 
 
-def lines(headers: Headers) -> bytes:
-    """Headers as they are sent."""
+def format_headers(headers: Headers) -> bytes:
+    """Render headers as they are sent."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -62,14 +62,14 @@ LABELS: Final = (
 
 
 class Target(NamedTuple):
-    """A route, one of `LABELS`, and what it names: the decoded key or prefix, a code; empty where there is none."""
+    """A route, one of `LABELS`, and the decoded key, prefix or error code that the path names; empty without one."""
 
     route: str
     argument: bytes = b""
 
 
 PAGES: Final = {b"docs": DOCS, b"console": DOCS}
-"""Keys at the root, by whose name a browser is led to a page. There is no console yet."""
+"""Keys at the root whose name leads a browser to a page. There is no console yet."""
 
 _NAMED: Final = {
     route.encode(): Target(route)
@@ -103,7 +103,7 @@ _CALLED: Final = {
     "openapi.json": OPENAPI,
     "docs": OPENAPI,
 }
-"""What stands behind `/v1/`, here or in other stores, and the route that is meant."""
+"""Names behind `/v1/`, here or in other stores, and the route that is meant."""
 _ERROR_PATH: Final = ERRORS.encode()
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
@@ -111,15 +111,15 @@ _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _END_OF_PATH = re.compile(rb"[?#]")
 
 
-def nearest(path: bytes) -> str:
-    """Of the routes below `/v1/` the one that is most like `path`, as it is described: `/v1/kv/{key}`."""
+def find_nearest_route(path: bytes) -> str:
+    """Return the route below `/v1/` that is most like `path`, in the form of the documentation: `/v1/kv/{key}`."""
     name, *rest = path.removeprefix(b"/v1/").decode("ascii", "replace")[:_LONGEST_NAME].lower().split("/")
     route = _CALLED[max(_CALLED, key=lambda known: SequenceMatcher(None, known, name).ratio())]
     return KV.replace(":key", "{key}") if route == MANY and any(rest) else route
 
 
 def is_open(path: bytes) -> bool:
-    """Whether what is at `path`, as sent, is for everybody, with a token or without: health and pages, never data."""
+    """Whether `path`, as sent, is open without a token: health and pages, never data."""
     return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
@@ -128,8 +128,8 @@ def is_page_name(path: bytes) -> bool:
     return path[:1] == b"/" and path[1:] in PAGES
 
 
-def split(target: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request target, both as sent; of the absolute form (`http://host/path`) its path.
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Split a request target (RFC 9112, 3.2) into path and query, both as sent; the authority is dropped.
 
     The path is `*` or starts with `/`. Raises `BadRequest`.
     """
@@ -146,14 +146,14 @@ def split(target: bytes) -> tuple[bytes, bytes]:
     return path, rest[1:]
 
 
-def authority(target: bytes) -> bytes | None:
-    """Host and port in a target of the absolute form, None in others. Checks nothing."""
+def find_authority(target: bytes) -> bytes | None:
+    """Return host and port of a target in absolute form, None for others. Checks nothing."""
     absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     return None if absolute is None else absolute[0].partition(b"://")[2]
 
 
 def without_authority(target: bytes) -> bytes:
-    """What stands behind the authority of a target of the absolute form, others as they are. Checks nothing."""
+    """Return a target in absolute form without scheme and authority, others unchanged. Checks nothing."""
     absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     if absolute is None:
         return target
@@ -161,8 +161,8 @@ def without_authority(target: bytes) -> bytes:
     return target if target.startswith(b"/") else b"/" + target
 
 
-def resolve(path: bytes) -> Target:
-    """Route and key of a path from `split`. Raises `BadKey`."""
+def resolve_path(path: bytes) -> Target:
+    """Find route and key of a path from `split_target`. Raises `BadKey`."""
     named = _NAMED.get(path)
     if named is not None:
         return named
@@ -180,17 +180,17 @@ def resolve(path: bytes) -> Target:
     return _NOWHERE
 
 
-def route_of(path: bytes) -> str:
-    """The route of a path, or of the begin of a target, that may be malformed."""
+def find_route(path: bytes) -> str:
+    """Find the route of a path, or of the beginning of a target, even if it is malformed."""
     path, *_ = _END_OF_PATH.split(path, 1)
     try:
-        return resolve(path).route
+        return resolve_path(path).route
     except BadKey:
         return KV if path.startswith(_KV_PATH) else PREFIX if path.startswith(b"/keys/") else KEY
 
 
 def _decode(part: bytes, name: str) -> bytes:
-    """Percent-decoding that leaves a malformed `%zz` as it stands, and strict UTF-8."""
+    """Decode percent-encoding, but leave a malformed `%zz` unchanged. Raises `BadKey` unless the result is UTF-8."""
     if b"%" in part:
         part = unquote_to_bytes(part)
     if not part.isascii():
@@ -202,7 +202,7 @@ def _decode(part: bytes, name: str) -> bytes:
 
 
 def _decode_strictly(text: bytes) -> bytes:
-    """The key of a path of version 1, which is refused where the routes at the root guess or lead nowhere."""
+    """Decode the key of a path of version 1. Raises `BadKey` where routes at the root would guess or lead nowhere."""
     if not text:
         raise BadKey("the key is empty")
     if _MALFORMED.search(text):

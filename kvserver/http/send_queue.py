@@ -1,4 +1,4 @@
-"""What the kernel still holds of what was written to a connection."""
+"""Bytes that the kernel holds of what was written to a connection."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import termios
 
 
-def unsent(fd: int) -> int:
-    """Bytes written to the socket `fd` that its peer has not taken, 0 if the socket is gone (and `fd` maybe -1).
+def count_unsent(fd: int) -> int:
+    """Count the bytes written to the socket `fd` that its peer has not acknowledged; 0 if the socket is gone (-1).
 
-    A kernel may hold so many that a slow client takes long until there is room for more: that it takes something shows
-    here first.
+    A kernel may hold so many that it takes long until a slow client lets it accept more; progress shows here first.
+    See tcp(7), SIOCOUTQ.
     """
     queued = bytearray(4)
     with contextlib.suppress(OSError, ValueError):

@@ -17,13 +17,14 @@ from kvserver.api.batches import Format, Sizes
 from kvserver.api.times import rfc3339
 from kvserver.api.turns import in_turns, joined_in_turns
 from kvserver.http import compression
-from kvserver.http.scope import GRANTS, SHARE
+from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.values import answer, told_to
 from kvserver.store.client import Router
-from kvserver.web.address_quotas import Share
-from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from kvserver.web.context import WorkerContext
+from kvserver.web.limits.address_quotas import Quota
+from kvserver.web.limits.load import LARGE_ANSWER
 from shards.keys.value_edits import unmarked
 from shards.wire.errors import (
     AnswerTooLarge,
@@ -65,8 +66,8 @@ _PART: Final = 256 << 10
 class Batch:
     """`/v1/batch`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context = router, context
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
@@ -74,12 +75,12 @@ class Batch:
         content_type, format = _format(req)
         body = await req.stream.read()
         operations, atomic = await _read(
-            format, unmarked(body) if format is batches.JSON else body, self._traffic.max_value
+            format, unmarked(body) if format is batches.JSON else body, self._context.max_value
         )
         kinds = set(map(type, operations))
         if not kinds.isdisjoint((Get, Patch)) or len(operations) * _RESULT_BYTES >= LARGE_ANSWER:
-            self._traffic.check_room(req.scope[SHARE])
-        told = Told(format, req.scope[GRANTS], self._traffic, req.scope[SHARE], kinds == {Get})
+            self._context.load.check_answer_budget(req.scope[QUOTA])
+        told = Told(format, req.scope[GRANTS], self._context, req.scope[QUOTA], kinds == {Get})
         try:
             if atomic and operations:
                 await self._do_atomic(operations, told)
@@ -208,11 +209,13 @@ class Told:
         full: no value more is told: a get is `answer_too_large` from now on.
     """
 
-    def __init__(self, format: Format, grants: Grants, traffic: Traffic, share: Share | None, reads_only: bool) -> None:
-        """`share`: of whose address the answer is counted."""
-        self._share = share
+    def __init__(
+        self, format: Format, grants: Grants, context: WorkerContext, quota: Quota | None, reads_only: bool
+    ) -> None:
+        """`quota`: of whose address the answer is counted."""
+        self._quota = quota
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
-        self._traffic, self._reads_only = traffic, reads_only
+        self._context, self._reads_only = context, reads_only
         self._unrestricted = grants is EVERYTHING
         self._held = self._patched = self._shown = 0
         self.results: list[Result] = []
@@ -222,9 +225,9 @@ class Told:
         """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
         nothing was changed."""
         self._held += size
-        self._traffic.owe(self._share, size)
+        self._context.load.owe_bytes(self._quota, size)
         if self._reads_only:
-            self._traffic.check_room(self._share, self._held)
+            self._context.load.check_answer_budget(self._quota, self._held)
 
     def count_values(self) -> None:
         """Hold as many bytes as the values have that are told so far. Raises as `hold`."""
@@ -232,13 +235,13 @@ class Told:
 
     def release(self) -> None:
         """The answer is made, and counted by whoever sends it; or it was given to its client, or to nobody."""
-        self._traffic.owe(self._share, -self._held)
+        self._context.load.owe_bytes(self._quota, -self._held)
         self._held = 0
 
     def follow_tokens(self) -> None:
         """What is asked from now on is judged by the tokens in effect now."""
         if not self._unrestricted:
-            self._grants = self._traffic.tokens.current(self._grants) or NOTHING
+            self._grants = self._context.tokens.current(self._grants) or NOTHING
 
     @property
     def asks_all(self) -> bool:

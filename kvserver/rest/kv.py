@@ -14,11 +14,11 @@ from kvserver.api.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of,
 from kvserver.http import responses
 from kvserver.http.responses import BehindTheEnd, NoMergePatch
 from kvserver.http.scope import GRANTS, SCRIPT
-from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, of_revision, of_value, stored_type
+from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, choose_stored_type, item_headers, revision_headers
 from kvserver.rest import bodies
 from kvserver.rest.values import answer, check_room, coded, find, seen_by
 from kvserver.store.client import Router
-from kvserver.web.traffic import Traffic
+from kvserver.web.context import WorkerContext
 from shards.maps.owner import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
 from shards.wire.limits import MAX_KEY, is_content_type
@@ -47,8 +47,8 @@ class NoChange(BadRequest):
 class KeyOfVersion1:
     """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context = router, context
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
@@ -58,7 +58,7 @@ class KeyOfVersion1:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
         if req.method == "GET":
-            check_room(req, self._router, self._traffic, key)
+            check_room(req, self._router, self._context, key)
         item = find(req, self._router, key)
         if item is None:
             raise NotFound
@@ -75,7 +75,7 @@ class KeyOfVersion1:
             coding = await _give_body(req, resp, item.value, item.content_type)
             if req.method == "HEAD" and not coding:
                 resp.content_length = item.size
-        resp.set_headers(of_value(item, coding))
+        resp.set_headers(item_headers(item, coding))
 
     on_head = on_get
 
@@ -85,7 +85,7 @@ class KeyOfVersion1:
         grants, want_previous = _require_write(req, key), "return" in parameters
         if want_previous:
             grants.require("read", key)
-            check_room(req, self._router, self._traffic, key)
+            check_room(req, self._router, self._context, key)
         ttl_ms, expires_ms = query.expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
@@ -95,7 +95,7 @@ class KeyOfVersion1:
         with seen_by(grants, key):
             put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
             done = await self._router.request(put)
-        resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
+        resp.set_headers(revision_headers(done.revision, expires_ms=done.expires_ms))
         if isinstance(done, Replaced):
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
             await _give_body(req, resp, done.previous or b"", done.previous_type)
@@ -111,7 +111,7 @@ class KeyOfVersion1:
         kind = bodies.media_type(req)
         if kind.encode() != responses.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {responses.MERGE_PATCH.decode()} is known")
-        check_room(req, self._router, self._traffic, key)
+        check_room(req, self._router, self._context, key)
         body = await bodies.read_json(req)
         with seen_by(grants, key):
             result = await self._router.request(Patch(key, body, self._condition(req, key)))
@@ -141,7 +141,7 @@ class KeyOfVersion1:
             done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
         if not done.existed:
             raise NotFound
-        resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
+        resp.set_headers(revision_headers(done.revision, expires_ms=done.expires_ms))
         resp.status = 204
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
@@ -216,7 +216,7 @@ def _content_type(req: Request) -> str:
     given = bodies.content_type(req)
     if not is_content_type(given):
         raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
-    return stored_type(given)
+    return choose_stored_type(given)
 
 
 # Answers
@@ -225,11 +225,11 @@ def _content_type(req: Request) -> str:
 async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
     """What a change made of the value."""
     if not req.scope[GRANTS].may("read", key):
-        resp.set_headers(of_revision(result.revision))
+        resp.set_headers(revision_headers(result.revision))
         resp.status = 204
         return
     coding = await _give_body(req, resp, result.value, result.content_type)
-    resp.set_headers(of_revision(result.revision, coding, result.expires_ms))
+    resp.set_headers(revision_headers(result.revision, coding, result.expires_ms))
     resp.status = 200 if result.existed else 201
 
 

@@ -10,8 +10,9 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from kvserver.rest.values import answer
-from kvserver.web.address_quotas import Share
-from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from kvserver.web.context import WorkerContext
+from kvserver.web.limits.address_quotas import Quota
+from kvserver.web.limits.load import LARGE_ANSWER
 
 STREAM_FROM: Final = 1 << 20
 """Lists from this size on are streamed; smaller ones have a Content-Length, which MemoryKV's C client needs."""
@@ -54,8 +55,10 @@ async def nothing() -> AsyncIterator[list[bytes]]:
     yield []  # makes it an iterator
 
 
-async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
-    """`chunks`, to the address of `share`; raises `Overloaded` if they turn out to be a large answer for which there is
+async def refused_if_full(
+    chunks: AsyncIterator[bytes], context: WorkerContext, quota: Quota | None
+) -> AsyncIterator[bytes]:
+    """`chunks`, to the address of `quota`; raises `Overloaded` if they turn out to be a large answer for which there is
     no room.
 
     Where the answer has begun, it goes on: then each chunk has waited for the one before to be taken.
@@ -65,33 +68,36 @@ async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share:
         if size < STREAM_FROM:
             size += len(chunk)
             if size >= LARGE_ANSWER:
-                traffic.check_room(share)
+                context.load.check_answer_budget(quota)
         yield chunk
 
 
-async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
+async def spooled(chunks: AsyncIterator[bytes], context: WorkerContext, quota: Quota | None) -> AsyncIterator[bytes]:
     """`chunks`, which are taken as fast as they come, by a task that goes on whatever becomes of this iterator.
 
-    Those that were not asked for yet count as an answer that the address of `share` has not taken yet.
+    Those that were not asked for yet count as an answer that the address of `quota` has not taken yet.
     """
     spool: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, traffic, share))
-    traffic.tasks.add(task)
-    task.add_done_callback(traffic.tasks.discard)
+    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, context, quota))
+    context.tasks.add(task)
+    task.add_done_callback(context.tasks.discard)
     while (chunk := await spool.get()) is not None:
         if isinstance(chunk, Exception):
             raise chunk
-        traffic.owe(share, -len(chunk))
+        context.load.owe_bytes(quota, -len(chunk))
         yield chunk
 
 
 async def _fill(
-    spool: asyncio.Queue[bytes | Exception | None], chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None
+    spool: asyncio.Queue[bytes | Exception | None],
+    chunks: AsyncIterator[bytes],
+    context: WorkerContext,
+    quota: Quota | None,
 ) -> None:
     """Ends with None, or with what was raised."""
     try:
         async for chunk in chunks:
-            traffic.owe(share, len(chunk))
+            context.load.owe_bytes(quota, len(chunk))
             spool.put_nowait(chunk)
     except Exception as error:
         spool.put_nowait(error)

@@ -18,12 +18,13 @@ from kvserver.api.batch_answers import show_value
 from kvserver.api.listing import Range, Row, Walk
 from kvserver.api.query import FLAG, KEY, Parameter, table, within
 from kvserver.api.times import rfc3339
-from kvserver.http.scope import GRANTS, SHARE
+from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.values import answer
 from kvserver.store.client import PAGE_KEYS, Router
-from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from kvserver.web.context import WorkerContext
+from kvserver.web.limits.load import LARGE_ANSWER
 from shards.maps.owner import PAGE_BYTES, Item
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
 
@@ -64,9 +65,9 @@ class ForeignCut(Forbidden):
 class Many:
     """`/v1/kv`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic, self._board = router, traffic, traffic.board
-        self._cuts = Cuts(traffic.board)
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context, self._board = router, context, context.board
+        self._cuts = Cuts(context.board)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with a page of the list, all of it as lines, or how many rows it has."""
@@ -99,7 +100,7 @@ class Many:
         else:
             body = await self._page(resp, wanted, given)
             if len(body) >= LARGE_ANSWER:
-                self._traffic.check_room(req.scope[SHARE])
+                self._context.load.check_answer_budget(req.scope[QUOTA])
         await answer(req, resp, body, JSON)
 
     on_head = on_get
@@ -184,7 +185,7 @@ class Many:
                 if walk.done:
                     break
                 await asyncio.sleep(0)
-                if self._traffic.tokens.current(grants) != grants:  # its client takes its time
+                if self._context.tokens.current(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
                 self._router.walk(walk, values=values)
         except Exception as error:

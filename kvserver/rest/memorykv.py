@@ -9,13 +9,13 @@ from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
 from kvserver.http import compression, handshake, routes
-from kvserver.http.responses import HTML, WrongMethod, names
-from kvserver.http.scope import GRANTS, SCRIPT, SHARE
-from kvserver.http.value_headers import OCTETS, stored_type
+from kvserver.http.responses import HTML, WrongMethod, accepts_type
+from kvserver.http.scope import GRANTS, QUOTA, SCRIPT
+from kvserver.http.value_headers import OCTETS, choose_stored_type
 from kvserver.rest.lists import answer_list, json_array, nothing, refused_if_full, spooled
 from kvserver.rest.values import answer, check_room
 from kvserver.store.client import Router
-from kvserver.web.traffic import Traffic
+from kvserver.web.context import WorkerContext
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.wire.limits import MAX_KEY, is_content_type
 from shards.wire.protocol import Delete, Put
@@ -39,8 +39,8 @@ class Key:
     While there is no room for large answers, 503 where the value, or the one that is replaced, is large.
     """
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context = router, context
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value, empty if there is none."""
@@ -57,7 +57,7 @@ class Key:
             self._router.activity("read", key)
             resp.data = b""
             return
-        check_room(req, self._router, self._traffic, key)
+        check_room(req, self._router, self._context, key)
         item = self._router.get(key)
         if item is None:
             resp.data = b""
@@ -75,7 +75,7 @@ class Key:
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
-        check_room(req, self._router, self._traffic, key)
+        check_room(req, self._router, self._context, key)
         value = await req.stream.read()
         done = await self._router.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
@@ -87,7 +87,7 @@ class Key:
         if len(key) > MAX_KEY:
             self._router.activity("delete", key)
             raise NotFound
-        check_room(req, self._router, self._traffic, key)
+        check_room(req, self._router, self._context, key)
         done = await self._router.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound
@@ -97,7 +97,7 @@ class Key:
 
 def wants_page(req: Request) -> bool:
     """Whether a browser asks, for something to show: HTML is named, and wanted (RFC 9110, 12.5.1)."""
-    return names(req.accept.encode(), HTML)
+    return accepts_type(req.accept.encode(), HTML)
 
 
 def lead(resp: Response, page: str) -> None:
@@ -116,20 +116,20 @@ def _require_both(req: Request, key: bytes) -> None:
 def _content_type(req: Request) -> str:
     """The type to store: "" where none is given that could be used. These routes refuse no type."""
     given: str = req.content_type or ""
-    return stored_type(given) if is_content_type(given) else ""
+    return choose_stored_type(given) if is_content_type(given) else ""
 
 
 class Keys:
     """`/keys`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context = router, context
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
         req.scope[GRANTS].require_all("read", b"")
         keys = json_array(self._router.keys(b""))
-        await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
+        await answer_list(req, resp, refused_if_full(keys, self._context, req.scope[QUOTA]))
 
     on_head = on_get
 
@@ -144,8 +144,8 @@ class Keys:
 class Prefix:
     """`/keys/{prefix}`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context = router, context
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the JSON array of the keys that start with the prefix."""
@@ -155,7 +155,7 @@ class Prefix:
             await answer_list(req, resp, json_array(nothing()))
         else:
             keys = json_array(self._router.keys(key))
-            await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
+            await answer_list(req, resp, refused_if_full(keys, self._context, req.scope[QUOTA]))
 
     on_head = on_get
 
@@ -171,9 +171,9 @@ class Prefix:
             self._router.activity("delete_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
-            share = req.scope[SHARE]
-            self._traffic.check_room(share)
-            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._traffic, share))
+            quota = req.scope[QUOTA]
+            self._context.load.check_answer_budget(quota)
+            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._context, quota))
 
 
 class Feed:
@@ -181,7 +181,7 @@ class Feed:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """400, naming what is missing."""
-        why = handshake.refusal(req.scope["http_version"], req.scope["headers"])
+        why = handshake.find_handshake_fault(req.scope["http_version"], req.scope["headers"])
         raise why or BadRequest("this connection cannot be given to the gateway")
 
 

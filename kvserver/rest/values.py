@@ -10,9 +10,10 @@ from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
 from kvserver.http import compression
-from kvserver.http.scope import SHARE
+from kvserver.http.scope import QUOTA
 from kvserver.store.client import Router
-from kvserver.web.traffic import LARGE_ANSWER, Traffic
+from kvserver.web.context import WorkerContext
+from kvserver.web.limits.load import LARGE_ANSWER
 from shards.maps.owner import Item
 from shards.wire.errors import Conflict, KVError, PreconditionFailed
 
@@ -30,11 +31,11 @@ def find(req: Request, router: Router, key: bytes) -> Item | None:
     return item
 
 
-def check_room(req: Request, router: Router, traffic: Traffic, key: bytes) -> None:
+def check_room(req: Request, router: Router, context: WorkerContext, key: bytes) -> None:
     """Raise `Overloaded` if the value of `key` is a large answer for which there is no room."""
-    share = req.scope[SHARE]
-    if traffic.is_full(share) and router.size(key) >= LARGE_ANSWER:
-        traffic.check_room(share)
+    quota = req.scope[QUOTA]
+    if context.load.answers_full(quota) and router.size(key) >= LARGE_ANSWER:
+        context.load.check_answer_budget(quota)
 
 
 async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:
@@ -51,7 +52,7 @@ async def answer(req: Request, resp: Response, body: bytes, content_type: str = 
 async def coded(req: Request, body: bytes, content_type: str) -> tuple[str, bytes]:
     """The coding in which `answer` sends `body`, empty for none, and `body` in it."""
     if compression.SMALLEST <= len(body) <= compression.LARGEST and (accepted := req.get_header("Accept-Encoding")):
-        name = compression.choose(accepted)
+        name = compression.choose_coding(accepted)
         if name is not None and compression.is_codable(content_type):
             coder = compression.CODERS[name]
             if len(body) < compression.LARGE:

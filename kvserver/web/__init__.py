@@ -1,9 +1,18 @@
-"""A client's connection to a web worker: what stands between the socket and the Falcon application.
+"""A client's connection to a web worker: everything between the socket and the Falcon application.
 
-In reading order: `acceptor` (which worker takes a connection), `target` (which route and key a path names), `answers`
-(headers of every answer, how errors are told), `heads`, `bodies` and `cutter` (where the parts of a request end, and
-what of them is taken), `intake` (the request as it arrives, guards and limits), `exchange` (one request and its
-answer), `http` (the connection: order, time limits, the end), `shares` and `proxies` (what one address may hold before
-it has asked, and whose address that is), `handshake` and `handoff` (feed connections go to the gateway), `traffic` and
-`counting` (what connections share: limits, clock, metrics), `coding` (compression).
+| module | what is in it |
+| --- | --- |
+| `acceptor` | which worker takes a new connection |
+| `limits` | what one address, one token and all clients together may hold of a worker |
+| `context` | what all connections of a worker share: clock, limits, tokens, counts, heads of answers |
+| `parsing` | from bytes to requests |
+| `ports` | the time limits of a connection, and what others need of it |
+| `exchange` | one request and its answer: the ASGI side |
+| `flow` | back-pressure, clients that stop reading, and resets |
+| `eager` | runs a coroutine up to its first wait at once |
+| `handoff` | the sending end of a hand-over: how a gateway gets a connection |
+| `feed_handoff` | when a feed connection is handed over, and what its client gets without a gateway |
+| `connection` | order of requests, time limits, the end |
+| `hot` | the hot path of plain reads and writes |
+| `worker` | gunicorn's worker class |
 """

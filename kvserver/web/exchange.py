@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from kvserver.access.grants import NOTHING
 from kvserver.http import responses, routes
 from kvserver.http.responses import ALLOW_ORIGIN, INERT_NAMES, Headers
 from kvserver.http.scope import GIVEN_ID, GRANTS, ROUTE
-from kvserver.web.address_quotas import Share
-from kvserver.web.traffic import LARGE_ANSWER
+from kvserver.web.eager import run_eagerly
+from kvserver.web.limits.charge import Charge
+from kvserver.web.limits.load import LARGE_ANSWER
+from kvserver.web.parsing.request import IncomingRequest
+from kvserver.web.ports import ConnectionPort
 from shards.wire.errors import InvalidToken, KVError, Overloaded
-
-if TYPE_CHECKING:
-    from kvserver.web.connection import Protocol
 
 log = logging.getLogger("kvserver.web.http")
 
@@ -29,13 +28,13 @@ UNCOUNTED: Final = frozenset((routes.LIVE.encode(), routes.READY.encode()))
 """Paths that answer however much the server has to do."""
 
 LEFT: Final = 499
-"""What is counted as the status where the client left before it had any of its answer (nginx's number for that)."""
+"""The status that is counted if the client left before it had any of its answer (as nginx does)."""
 
-_JOIN_UP_TO = 16 << 10
-"""Bodies up to this size are copied behind the head, larger ones written beside it."""
-_COPY_BELOW = 1 << 20
-"""Bodies of requests from this size on are given to the application as they were gathered, as a bytearray: a copy of
-the largest takes longer than others shall wait."""
+_JOIN_UP_TO: Final = 16 << 10
+"""Bodies of answers up to this size are copied behind the head, larger ones written next to it."""
+_COPY_BELOW: Final = 1 << 20
+"""Bodies of requests from this size on reach the application as they were gathered, as a bytearray: copying the largest
+would block the event loop for too long."""
 
 
 class ClientGone(OSError):
@@ -43,166 +42,191 @@ class ClientGone(OSError):
 
 
 class Exchange:
-    """One request, from its first byte to the last of its answer.
+    """One request that is being answered.
 
     Attributes:
-        headers: as received, names in lower case.
-        authorization: the header of that name, None without.
-        body: what has arrived of it.
-        error: the refusal that is the answer; the application is not asked.
+        request: what arrived.
+        charge: what it adds to the worker's load.
+        disconnected: set by the connection when the client has left.
         keep_alive: whether another request may follow on the connection.
-        last: it has arrived whole, and its client wants no other to follow.
-        counted: it is one of the requests in flight.
-        judged_by: generation of the tokens by which its grants were found.
-        bytes_held, bytes_owed: what it has added to the worker's.
-        share: that of its client's address, to which both are added, too; None: nobody's.
-        places: the shares in which it is one of the requests in flight.
+        is_complete: the whole answer is written, or given up.
+        request_id: names the request to the client and in the log; empty without an error and an X-Request-Id.
+        status: of the answer; 0 before.
+        response_headers: that the application, or a refusal, sets.
     """
 
     __slots__ = (
-        "_chunked",
-        "_started",
-        "accept",
-        "authorization",
-        "begun_at",
-        "body",
-        "bytes_held",
-        "bytes_owed",
-        "complete",
-        "counted",
+        "_is_chunked",
+        "_is_started",
+        "charge",
+        "connection",
         "disconnected",
-        "error",
-        "headers",
-        "judged_by",
+        "is_complete",
         "keep_alive",
-        "last",
-        "method",
-        "origin",
-        "path",
-        "places",
-        "protocol",
+        "request",
         "request_id",
-        "scope",
-        "script",
-        "share",
-        "start",
+        "response_headers",
         "status",
-        "version",
     )
 
-    def __init__(self, protocol: Protocol) -> None:
-        self.protocol = protocol
-        self.method, self.path, self.version = "", b"", "1.1"
-        self.headers: Headers = []
-        self.body: bytes | bytearray = b""
-        self.error: KVError | None = None
-        self.scope: dict[str, Any] = {}
-        self.authorization: bytes | None = None
-        self.keep_alive = self.last = self.counted = self.script = False
-        self.accept = self.origin = self.request_id = b""
-        self.bytes_held = self.bytes_owed = self.judged_by = 0
-        self.begun_at = perf_counter()
+    def __init__(self, connection: ConnectionPort, request: IncomingRequest) -> None:
+        self.connection, self.request = connection, request
+        self.charge = Charge(connection.context.load)
+        self.keep_alive = request.keep_alive
+        self.request_id = request.id
         self.status = 0
-        self.start: Headers = []
-        self.share: Share | None = None
-        self.places: tuple[Share, ...] = ()
-        self.disconnected = self.complete = self._started = self._chunked = False
+        self.response_headers: Headers = []
+        self.disconnected = self.is_complete = self._is_started = self._is_chunked = False
+
+    @classmethod
+    def for_hot_path(
+        cls, connection: ConnectionPort, request: IncomingRequest, charge: Charge, disconnected: bool
+    ) -> Exchange:
+        """The exchange of a write that the hot path has begun, and whose answer is not plain.
+
+        `charge`: what the write has added to the load.
+        """
+        exchange = cls(connection, request)
+        exchange.charge, exchange.disconnected = charge, disconnected
+        return exchange
+
+    def start(self) -> None:
+        """Begin to answer: refuse the request, or run the application up to its first wait."""
+        error = self.request.error
+        if error is None:
+            error = self.recheck_grants() or self._begin_request()
+        if error is not None:
+            self.refuse(error)
+            return
+        connection = self.connection
+        run_eagerly(connection.loop, connection.context.tasks, self.run())
+
+    def recheck_grants(self) -> KVError | None:
+        """Update the client's grants if other tokens came into effect since its head arrived; return the refusal of a
+        token that was revoked."""
+        tokens, request = self.connection.context.tokens, self.request
+        if request.token_generation == tokens.generation:
+            return None
+        scope = request.scope
+        grants = scope.get(GRANTS)
+        if grants is None or grants is NOTHING:
+            return None
+        request.token_generation = tokens.generation
+        scope[GRANTS] = tokens.current(grants) or NOTHING
+        return InvalidToken() if scope[GRANTS] is NOTHING else None
+
+    def _begin_request(self) -> KVError | None:
+        """Count the request as in flight; return `Overloaded` if there is no place for its client.
+
+        Questions about health, and preflights, are not counted.
+        """
+        request = self.request
+        if request.path in UNCOUNTED or request.method == "OPTIONS":
+            return None
+        connection = self.connection
+        load = connection.context.load
+        places = load.find_quotas(connection.peer.quota, request.scope.get(GRANTS))
+        try:
+            load.check_in_flight(places)
+        except Overloaded as error:
+            return error
+        self.charge.begin(places)
+        return None
 
     # The application's side
 
     async def run(self) -> None:
-        """Have the application answer. Never raises but for cancellation, which breaks the connection."""
+        """Have the application answer. Raises nothing but `CancelledError`, after a reset of the connection."""
         try:
-            await self.protocol.app(self.scope, self.receive, self.send)
-            if not self.complete:
+            await self.connection.app(self.request.scope, self.receive, self.send)
+            if not self.is_complete:
                 raise RuntimeError("the application did not finish its answer")
         except ClientGone:
             pass
         except asyncio.CancelledError:
-            self.protocol.reset()
+            self.connection.flow.reset()
             raise
         except Exception as error:
-            self._fail(error)
+            self._abandon(error)
         finally:
-            if not self.complete:
+            if not self.is_complete:
                 self._finish()
 
-    def _fail(self, error: Exception) -> None:
-        """A client must see that an answer is broken off: no end of the chunks, no full length."""
-        request_id = (self.request_id if self._started else self._id()).decode() or "without an id"
+    def _abandon(self, error: Exception) -> None:
+        """Refuse the request, or break its answer off visibly: without the last chunk, or short of its length."""
+        request = self.request
+        request_id = (self.request_id if self._is_started else self.ensure_request_id()).decode() or "without an id"
         if isinstance(error, KVError):
-            log.warning("%s %r broke off: %s (request %s)", self.method, self.path, error, request_id)
+            log.warning("%s %r broke off: %s (request %s)", request.method, request.path, error, request_id)
         else:
-            log.error("%s %r failed (request %s)", self.method, self.path, request_id, exc_info=error)
-        if not self._started and not self.disconnected:
+            log.error("%s %r failed (request %s)", request.method, request.path, request_id, exc_info=error)
+        if not self._is_started and not self.disconnected:
             self.refuse(error if isinstance(error, KVError) else KVError())
-        elif self._chunked:
-            self.protocol.transport.close()
+        elif self._is_chunked:
+            self.connection.transport.close()
         else:
-            self.protocol.reset()
+            self.connection.flow.reset()
 
     async def receive(self) -> dict[str, Any]:
         """ASGI: the whole body at once."""
-        body, self.body = self.body, b""
+        request = self.request
+        body, request.body = request.body, b""
         if len(body) < _COPY_BELOW:
             body = bytes(body)
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: dict[str, Any]) -> None:
-        """ASGI: the answer. Raises `ClientGone` in a read whose client left; a write goes on to its end."""
+        """ASGI: the answer. Raises `ClientGone` in a read whose client left; a write continues to its end."""
         if self.disconnected:
-            if self.method in ("GET", "HEAD"):
+            if self.request.method in ("GET", "HEAD"):
                 raise ClientGone
-            self.complete = self.complete or self._ends(message)
+            is_last = message["type"] != "http.response.start" and not message.get("more_body", False)
+            if is_last and not self.is_complete:
+                self._finish()
             return
         if message["type"] == "http.response.start":
-            self.status, self.start = message["status"], message["headers"]
+            self.status, self.response_headers = message["status"], message["headers"]
             return
+        body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
-        body = message.get("body", b"")
-        if len(body) >= LARGE_ANSWER and self.method == "GET" and not self._started:
-            self._check_room()
+        if len(body) >= LARGE_ANSWER and self.request.method == "GET" and not self._is_started:
+            self._check_answer_budget()
         self._write(body, more)
-        flow = self.protocol.flow
-        if flow.write_paused:
-            await self._drained(len(body), more)
+        if self.connection.flow.write_paused:
+            await self._wait_until_read(len(body), more)
         if not more:
             self._finish()
 
-    def _check_room(self) -> None:
-        """Answer `Overloaded` in place of a large answer for which there is no room, and raise `ClientGone`."""
+    def _check_answer_budget(self) -> None:
+        """If there is no room for a large answer, answer `Overloaded` instead and raise `ClientGone`."""
         try:
-            self.protocol.traffic.check_room(self.share)
+            self.connection.context.load.check_answer_budget(self.charge.quota)
         except Overloaded as error:
             self.refuse(error)
             raise ClientGone from None
 
-    def _ends(self, message: dict[str, Any]) -> bool:
-        if message["type"] == "http.response.start" or message.get("more_body", False):
-            return False
-        self._finish()
-        return True
+    async def _wait_until_read(self, size: int, more: bool) -> None:
+        """Wait until the client has read what was written. Meanwhile it takes memory, but is not in flight.
 
-    async def _drained(self, size: int, more: bool) -> None:
-        """Wait until the client has taken what was written; it takes memory, but no place among those in flight.
-
-        Its body is still in memory too, and now for the sake of the answer.
+        The request's body is still in memory too, now for the sake of the answer.
         """
-        self._owe(size + self.bytes_held)
-        self.hold(-self.bytes_held)
-        self.leave()
-        await self.protocol.flow.drain()
+        charge = self.charge
+        charge.owe_bytes(size + charge.bytes_held)
+        charge.hold_bytes(-charge.bytes_held)
+        charge.end()
+        await self.connection.flow.drain()
         if more:
-            self._owe(-size)
+            charge.owe_bytes(-size)
 
     # The connection's side
 
     def refuse(self, error: KVError) -> None:
         """Answer with `error`."""
-        path, request_id = self.path.partition(b"?")[0], self._id().decode()  # a ticket may stand in the query
-        log.debug("%s %r: %s: %s (request %s)", self.method or "-", path, error.code, error, request_id)
-        answer = responses.refusal(error, self.path, self.accept, self._id())
-        self.status, self.start = answer.status, answer.headers
+        request, request_id = self.request, self.ensure_request_id()
+        path = request.path.partition(b"?")[0]  # a ticket may be in the query
+        log.debug("%s %r: %s: %s (request %s)", request.method or "-", path, error.code, error, request_id.decode())
+        answer = responses.render_error(error, request.path, request.accept, request_id)
+        self.status, self.response_headers = answer.status, answer.headers
         self._write(answer.body, False)
         self._finish()
 
@@ -211,132 +235,95 @@ class Exchange:
         if self.disconnected:
             self._finish()
             return
-        self.status, self.start = status, headers
+        self.status, self.response_headers = status, headers
         self._write(body, False)
-        if self.protocol.flow.write_paused:
-            self.protocol.run(self._finish_when_drained(len(body)))
+        connection = self.connection
+        if connection.flow.write_paused:
+            run_eagerly(connection.loop, connection.context.tasks, self._finish_when_read(len(body)))
         else:
             self._finish()
 
-    async def _finish_when_drained(self, size: int) -> None:
-        await self._drained(size, False)
+    async def _finish_when_read(self, size: int) -> None:
+        await self._wait_until_read(size, False)
         self._finish()
 
     def answer_error(self, error: KVError) -> None:
-        """Answer at once with `error`, of a request that was well-formed."""
+        """Answer at once with `error`, unless the client has left."""
         if self.disconnected:
             self._finish()
         else:
             self.refuse(error)
 
-    def _id(self) -> bytes:
-        """By what the client and the log know it, from the first error on."""
+    def ensure_request_id(self) -> bytes:
+        """The id by which client and log know the request; made at its first error, if the client gave none."""
         self.request_id = self.request_id or secrets.token_hex(8).encode()
         return self.request_id
 
-    def hold(self, size: int) -> None:
-        """Count bytes of a body that take memory; negative ones give it back."""
-        self.bytes_held += size
-        self.protocol.traffic.bytes_held += size
-        if self.share is not None:
-            self.share.bytes += size
-
-    def _owe(self, size: int) -> None:
-        self.bytes_owed += size
-        self.protocol.traffic.owe(self.share, size)
-
-    def enter(self) -> None:
-        """Count as in flight, if there is a place for its client; else `Overloaded` is the answer.
-
-        Questions about health, and about what may be asked, are not counted.
-        """
-        if self.path in UNCOUNTED or self.method == "OPTIONS":
-            return
-        try:
-            self.places = self.check_places()
-        except Overloaded as error:
-            self.error = error
-            return
-        self.counted = True
-        self.protocol.traffic.enter(self.places)
-
-    def check_places(self) -> tuple[Share, ...]:
-        """Where it will count when it is in flight. Raises `Overloaded` if there is no place for its client."""
-        traffic = self.protocol.traffic
-        places = traffic.places(self.protocol.stake.share, self.scope.get(GRANTS))
-        traffic.check_places(places)
-        return places
-
-    def judge_again(self) -> None:
-        """See what its client may do now: since its head arrived, other tokens may have come into effect."""
-        tokens, grants = self.protocol.traffic.tokens, self.scope.get(GRANTS)
-        if self.judged_by == tokens.generation or grants is None or grants is NOTHING:
-            return
-        self.judged_by = tokens.generation
-        self.scope[GRANTS] = tokens.current(grants) or NOTHING
-        if self.scope[GRANTS] is NOTHING:
-            self.error = InvalidToken()
-
-    def leave(self) -> None:
-        """Count no longer as in flight."""
-        if self.counted:
-            self.counted = False
-            self.protocol.traffic.leave(self.places)
-
     def _finish(self) -> None:
-        self.complete = True
-        self.leave()
-        if self.bytes_held:
-            self.hold(-self.bytes_held)
-        if self.bytes_owed:
-            self._owe(-self.bytes_owed)
-        route = self.scope.get(ROUTE) or routes.route_of(self.path)
-        request_id = self.request_id or self.scope.get(GIVEN_ID, b"")
-        self.protocol.note(self.method, route, self.path, self.status or LEFT, self.begun_at, request_id)
-        self.protocol.answered(self)
+        """Give back what the request was charged, count and log it, and let the connection continue."""
+        self.is_complete = True
+        self.charge.release()
+        request, connection = self.request, self.connection
+        scope, path = request.scope, request.path
+        connection.context.record_answer(
+            connection.peer.address,
+            request.method,
+            scope.get(ROUTE) or routes.find_route(path),
+            path,
+            self.status or LEFT,
+            request.begun_at,
+            self.request_id or scope.get(GIVEN_ID, b""),
+        )
+        connection.finish_exchange(self.keep_alive)
 
     def _write(self, body: bytes, more: bool) -> None:
-        transport = self.protocol.transport
+        """Write a part of the body, the last unless `more`, and the head before the first part."""
+        transport = self.connection.transport
         head = b""
-        if not self._started:
-            self._started = True
-            head = self._head(len(body), more)
-        if self.method == "HEAD" or self.status in (204, 304):
+        if not self._is_started:
+            self._is_started = True
+            head = self._format_head(len(body), more)
+        if self.request.method == "HEAD" or self.status in (204, 304):
             body = b""
-        elif self._chunked:
+        elif self._is_chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
         if len(body) <= _JOIN_UP_TO:
             transport.write(head + body)
         else:
             transport.writelines((head, body) if head else (body,))
 
-    def _head(self, length: int, more: bool) -> bytes:
-        traffic, own = self.protocol.traffic, self.start
-        heads, origins = traffic.heads[bool(self.origin)], traffic.pages.origins
-        parts = [heads.of(self.status)]
-        sized = self.method == "HEAD" or self.status in (204, 304)
+    def _format_head(self, length: int, more: bool) -> bytes:
+        """The head of the answer; decides whether it is chunked, and whether the connection stays open.
+
+        `length`: of the first part of the body, the only one unless `more`.
+        """
+        request, connection, status, own = self.request, self.connection, self.status, self.response_headers
+        context = connection.context
+        heads, origins = context.heads[bool(request.origin)], context.pages.origins
+        parts = [heads.of_status(status)]
+        is_sized = request.method == "HEAD" or status in (204, 304)
         for name, value in own:
             if name == b"content-length":
-                sized = True
+                is_sized = True
             elif name in INERT_NAMES:
-                parts[0] = heads.without(self.status, own)
+                parts[0] = heads.without_own(status, own)
             parts += (name, b": ", value, b"\r\n")
-        if not origins.all and (origin := origins.allowed(self.origin)):
+        if not origins.all and (origin := origins.allow_header(request.origin)):
             parts += (ALLOW_ORIGIN, b": ", origin, b"\r\n")
-        if self.request_id and self.status < 400:  # a refusal has it among its own
+        if self.request_id and status < 400:  # a refusal has it among its own
             parts += (b"x-request-id: ", self.request_id, b"\r\n")
-        if not sized:
+        if not is_sized:
             if not more:
                 parts.append(b"content-length: %d\r\n" % length)
-            elif self.version == "1.1":
-                self._chunked = True
+            elif request.version == "1.1":
+                self._is_chunked = True
                 parts.append(b"transfer-encoding: chunked\r\n")
             else:
                 self.keep_alive = False  # the end of the connection is the end of the body
-        if not self.keep_alive or (traffic.stopping and self.protocol.idle_but_for(self)):
+        if not self.keep_alive or (context.load.stopping and not connection.has_pending_input):
             self.keep_alive = False
             parts.append(b"connection: close\r\n")
-        elif self.version == "1.0":
+        elif request.version == "1.0":
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)

@@ -2,15 +2,15 @@
 
 A gateway listens on `gateway-<row>.handover` (SOCK_SEQPACKET) in the run directory. The worker connects and sends one
 message: a MessagePack array of version (1), the client's address, the request's head from its first line to the blank
-line, and the bytes that came behind it; the connection's descriptor travels beside it (SCM_RIGHTS, unix(7)). The
+line, and the bytes that arrived behind it; the connection's descriptor travels with it (SCM_RIGHTS, unix(7)). The
 gateway answers one byte, 1, and owns the connection from then on.
 
 The worker afterwards closes its own descriptor, and does not shut the connection down: that would end it for both.
 
-A gateway that dies, stops or stands still has not answered, and the connection is still the worker's: it goes to the
-next one, or waits for it. EventSource never comes again after a refusal, so nobody is refused while one may come. One
-that dies behind its answer leaves an end without a byte: a network error, after which EventSource does come again. (If
-it answered only when it has written a head, a death in between would have two of them written.)
+If a gateway dies, stops or hangs without an answer, the connection is still the worker's: it goes to the next gateway,
+or waits for one. EventSource never reconnects after a refusal, so no request is refused while a gateway may come. A
+gateway that dies behind its answer leaves a connection that ends without a byte: a network error, after which
+EventSource does reconnect. (If it answered only after it has written a head, a death in between would cause two heads.)
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from shards.wire.errors import BadRequest, NoFeed
 
 VERSION: Final = 1
 MOST_BYTES: Final = 128 << 10
-"""Length of a message."""
+"""Bytes of the longest message."""
 ACCEPTED: Final = b"\x01"
 ACCEPT_S: Final = 1.0
-"""How long a gateway may take to accept; after that another is asked, or the same again."""
+"""Seconds a gateway may take to accept; after that another is tried, or the same again."""
 COME_S: Final = 10.0
-"""How long is waited for a gateway that accepts, as for a shard."""
+"""Seconds to wait for a gateway that accepts, as for a shard."""
 _PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
-"""Between two looks whether one has come: all clients of a gateway may come at once when it is gone."""
+"""Between two looks for a gateway: when one is gone, all of its clients may come at once."""
 LATE_NS: Final = 2_500_000_000
-"""A gateway whose heartbeat is older stands still: others are asked first."""
+"""A gateway whose heartbeat is older hangs: others are tried first."""
 
 
 class NoGateway(NoFeed):
-    """No gateway takes feed connections, or not soon enough. The next one may."""
+    """No gateway takes feed connections, or not soon enough. A later attempt may succeed."""
 
 
 _under_way: Final[Counter[int]] = Counter()
-"""By row: what this worker is about to give to a gateway, which has not counted it yet."""
+"""By row: connections that this worker is about to give to a gateway, which has not counted them yet."""
 
 
 async def until_written(transport: asyncio.Transport) -> None:
@@ -67,14 +67,14 @@ async def hand_over(
     rest: bytes | bytearray,
     is_stopping: Callable[[], bool],
 ) -> None:
-    """Give the connection to the gateway with the fewest clients; nothing may be read or written here afterwards.
+    """Give the connection to the gateway with the fewest clients. Afterwards, do not read or write it here.
 
-    While no gateway takes it, this waits for one, `COME_S` seconds at most, and not when this worker stops.
+    Waits for a gateway, up to `COME_S` seconds, unless this worker stops. `rest`: bytes that arrived behind `head`.
 
-    Raises `NoGateway` if none takes it, `NoFeed` if none ever could, `BadRequest` if the client sent too much
-    before it was answered.
+    Raises `NoGateway` if none takes it, `NoFeed` if none ever could, `BadRequest` if the client sent too much before an
+    answer.
     """
-    message = msgspec.msgpack.encode([VERSION, _address(client), head, bytes(rest)])
+    message = msgspec.msgpack.encode([VERSION, _format_address(client), head, bytes(rest)])
     if len(message) > MOST_BYTES:
         raise BadRequest("frames were sent before the handshake was answered")
     if transport.get_extra_info("sslcontext") is not None:
@@ -82,29 +82,31 @@ async def hand_over(
     descriptor = transport.get_extra_info("socket").fileno()
     give_up_at, pause_s = loop.time() + COME_S, _PAUSE_S
     while True:
-        for index in _gateways(board):
-            with _counted(index):
-                if await _give(loop, board.path.with_name(f"gateway-{index}.handover"), message, descriptor):
+        for index in _list_gateways(board):
+            with _count_under_way(index):
+                if await _offer_connection(
+                    loop, board.path.with_name(f"gateway-{index}.handover"), message, descriptor
+                ):
                     return
         if loop.time() >= give_up_at or transport.is_closing() or is_stopping():
-            raise NoGateway("none was there, or had time for the connection")
+            raise NoGateway("no gateway took the connection in time")
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-async def _give(loop: asyncio.AbstractEventLoop, path: Path, message: bytes, descriptor: int) -> bool:
-    """Offer the connection to the gateway that listens at `path`; False: that does not have it, and never will."""
+async def _offer_connection(loop: asyncio.AbstractEventLoop, path: Path, message: bytes, descriptor: int) -> bool:
+    """Offer the connection to the gateway that listens at `path`; False: it does not have it, and never will."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as channel:
         try:
             channel.connect(str(path))
             socket.send_fds(channel, [message], [descriptor])
         except OSError:
             return False  # gone, or its queue is full: nothing was sent
-        return await _answer(loop, channel) == ACCEPTED
+        return await _receive_answer(loop, channel) == ACCEPTED
 
 
 @contextlib.contextmanager
-def _counted(index: int) -> Iterator[None]:
+def _count_under_way(index: int) -> Iterator[None]:
     _under_way[index] += 1
     try:
         yield
@@ -112,8 +114,8 @@ def _counted(index: int) -> Iterator[None]:
         _under_way[index] -= 1
 
 
-def _gateways(board: Board) -> list[int]:
-    """Rows of living gateways: those whose loop turns before those that stand still, the least busy first."""
+def _list_gateways(board: Board) -> list[int]:
+    """Return the rows of living gateways: responsive ones before hanging ones, the least busy first."""
     late_ns = time.monotonic_ns() - LATE_NS
     rows = [
         (row.heartbeat_ns < late_ns, row.clients + _under_way[index], index)
@@ -123,9 +125,8 @@ def _gateways(board: Board) -> list[int]:
     return [index for _, _, index in sorted(rows)]
 
 
-async def _answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:
-    """What the gateway answers, nothing if it dies or stands still: from then on it cannot answer any more, and lets go
-    of the connection."""
+async def _receive_answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:
+    """Return the gateway's answer; empty if it dies or hangs: then it cannot answer later, and drops the connection."""
     with contextlib.suppress(OSError):
         try:
             return await asyncio.wait_for(loop.sock_recv(channel, 1), ACCEPT_S)
@@ -135,7 +136,7 @@ async def _answer(loop: asyncio.AbstractEventLoop, channel: Any) -> bytes:
     return b""
 
 
-def _address(client: tuple[str, int] | None) -> str:
+def _format_address(client: tuple[str, int] | None) -> str:
     if client is None:
         return ""
     host, port = client

@@ -20,11 +20,11 @@ from uvicorn.config import Config
 
 from kvserver.access.tokens import Tokens
 from kvserver.app import create_app
-from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
-from kvserver.web.connection import Protocol
-from kvserver.web.hotpath import HotPath
-from kvserver.web.traffic import Traffic
+from kvserver.http.reports.counting import Counts
+from kvserver.web.connection import HttpConnection
+from kvserver.web.context import WorkerContext
+from kvserver.web.hot.hotpath import HotPath
 from shards.host.board import Board, Facts, WorkerRow
 from shards.maps.owner import Item
 from shards.wire.protocol import Delete, Done, Put
@@ -171,27 +171,27 @@ class Front:
         self.board, self.row, self.router = board, row, router
         self.registry = CollectorRegistry()
         self.counts = Counts(self.registry)
-        self.traffic = Traffic(board, self.row, self.counts, pages or Pages(Origins("*"), Hosts()), Tokens(board))
+        self.context = WorkerContext(board, self.row, self.counts, pages or Pages(Origins("*"), Hosts()), Tokens(board))
         if hot:
-            self.traffic.hot_path = HotPath(router, self.traffic)
+            self.context.hot_path = HotPath(router, self.context)
         self._passed = 0.0
         self._clients: list[Client] = []
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        app = create_app(self.router, self.board, self.traffic)  # type: ignore[arg-type]
+        app = create_app(self.router, self.board, self.context)  # type: ignore[arg-type]
         config = Config(app, ws="none", lifespan="off", interface="asgi3", proxy_headers=False, log_config=None)
         self.tick()
         self._server = await self.loop.create_server(
-            lambda: Protocol(config, self.traffic, {}, self.loop), "127.0.0.1", 0
+            lambda: HttpConnection(config, self.context, {}, self.loop), "127.0.0.1", 0
         )
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def tick(self) -> None:
         """What the worker does several times a second."""
-        self.traffic.set_time(self.loop.time() + self._passed, time.time())
-        for connection in list(self.traffic.connections):
-            connection.check(self.traffic.clock)  # type: ignore[union-attr]
+        self.context.set_time(self.loop.time() + self._passed, time.time())
+        for connection in list(self.context.connections):
+            connection.check_deadline(self.context.clock)  # type: ignore[union-attr]
 
     async def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -235,11 +235,11 @@ class Front:
             client.writer.close()
             with contextlib.suppress(OSError):
                 await client.writer.wait_closed()
-        await self.until(lambda: not self.traffic.connections and not self.traffic.tasks)
-        assert self.traffic.in_flight == 0 == self.row.in_flight
-        assert self.traffic.bytes_held == 0 == self.traffic.bytes_owed
-        assert self.traffic.shares.is_empty
-        del self.row, self.traffic
+        await self.until(lambda: not self.context.connections and not self.context.tasks)
+        assert self.context.load.in_flight == 0 == self.row.in_flight
+        assert self.context.load.bytes_held == 0 == self.context.load.bytes_owed
+        assert self.context.load.quotas.is_empty
+        del self.row, self.context
 
 
 class Web(Front):

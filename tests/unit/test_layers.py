@@ -87,7 +87,11 @@ PURE = (
     "shards.log.records",
     "shards.server.request_queue",
     "kvserver.access.grants",
+    "kvserver.http.compression",
+    "kvserver.http.head_rules",
     "kvserver.http.proxies",
+    "kvserver.http.scope",
+    "kvserver.web.parsing.body_end",
     "kvserver.gateway.transport.frames",
     "kvserver.gateway.transport.send_budget",
 )

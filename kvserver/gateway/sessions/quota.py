@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from kvserver.http.proxies import group
+from kvserver.http.proxies import limited_address
 from shards.wire.errors import Overloaded
 
 
@@ -24,7 +24,7 @@ class ConnectionQuota:
 
     def take_place(self, peer: str) -> Callable[[], None]:
         """Take a place for a client at `peer` (`ip:port`); call the result to give it back. Raises `Overloaded`."""
-        address = group(peer.rpartition(":")[0].strip("[]") or peer)
+        address = limited_address(peer.rpartition(":")[0].strip("[]") or peer)
         if self._count >= self._most:
             raise Overloaded(f"this gateway has its {self._most} clients")
         if self._taken[address] >= self._most_of_one:

@@ -175,7 +175,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
     def _admit_request(self, head: Head) -> WebSocketSession | StreamSession | None:
         """Return what serves the request, None if it is answered already. Raises `KVError`."""
         application = self.server.application
-        refusal = application.pages.refusal(head.method, head.target, head.headers)
+        refusal = application.pages.find_refusal(head.method, head.target, head.headers)
         if refusal is not None:
             raise refusal
         if head.method == "OPTIONS":
@@ -222,7 +222,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         self.server.shaking_hands.add(self)
         try:
             with gevent.Timeout(limits.handshake_s, False):
-                while not (end := head_rules.end(self._received)):
+                while not (end := head_rules.find_end(self._received)):
                     data = self.socket.recv(_RECEIVE_BYTES)
                     if not data:
                         return b""

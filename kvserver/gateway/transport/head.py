@@ -22,12 +22,12 @@ from kvserver.http.responses import (
     INERT,
     REQUEST_ID,
     STATUS_LINES,
-    Answer,
+    ErrorAnswer,
     Headers,
     WrongMethod,
-    lines,
+    format_headers,
 )
-from kvserver.http.routes import split
+from kvserver.http.routes import split_target
 from shards.wire.errors import BadRequest, HeadersTooLarge, KVError
 
 
@@ -88,7 +88,7 @@ def parse_head(head: bytes) -> Head:
 
     Raises `BadRequest`, `HeadersTooLarge`, `WrongMethod`.
     """
-    if head_rules.other_method(head):
+    if head_rules.find_other_method(head):
         raise WrongMethod("GET,HEAD")
     parsed = _Parsed()
     parser = httptools.HttpRequestParser(parsed)
@@ -102,7 +102,7 @@ def parse_head(head: bytes) -> Head:
     if len(parsed.headers) > MOST_HEADERS:
         raise HeadersTooLarge
     method, version = parser.get_method().decode("ascii"), parser.get_http_version()
-    found = Head(method, parsed.target, *split(parsed.target), version, parsed.headers)
+    found = Head(method, parsed.target, *split_target(parsed.target), version, parsed.headers)
     _check_message_rules(found)
     return found
 
@@ -114,7 +114,7 @@ def _check_message_rules(head: Head) -> None:
         raise BadRequest(head_rules.NOT_A_HOST)
     if codings and [coding.lower() for coding in codings] != [b"chunked"]:
         raise BadRequest(head_rules.UNKNOWN_CODING)
-    fault = head_rules.fault(head.version, len(hosts), len(codings), bool(lengths))
+    fault = head_rules.find_fault(head.version, len(hosts), len(codings), bool(lengths))
     if fault is not None:
         raise BadRequest(fault)
 
@@ -123,7 +123,7 @@ def check_upgrade(head: Head) -> None:
     """Raise `WrongMethod` or `BadRequest` unless `head` asks for a WebSocket as RFC 6455 (4.2.1) wants it."""
     if head.method != "GET":
         raise WrongMethod("GET" if head.method == "HEAD" else "GET,HEAD")
-    refusal = handshake.refusal(head.version, head.headers)
+    refusal = handshake.find_handshake_fault(head.version, head.headers)
     if refusal is not None:
         raise refusal
     if head.values(b"transfer-encoding") or any(length != b"0" for length in head.values(b"content-length")):
@@ -142,38 +142,40 @@ def stream_head(head: Head, origins: Origins, content_type: bytes) -> bytes:
     """Return the head of a 200 that lasts until the connection ends."""
     headers = [(b"content-type", content_type), (b"x-accel-buffering", b"no"), *_common_headers(head, origins)]
     inert = [(name, value if name != b"cache-control" else b"no-store, no-transform") for name, value in INERT]
-    return STATUS_LINES[200] + lines([*headers, *inert, (b"connection", b"close")]) + b"\r\n"
+    return STATUS_LINES[200] + format_headers([*headers, *inert, (b"connection", b"close")]) + b"\r\n"
 
 
 def answer_bytes(head: Head, origins: Origins, content_type: bytes, body: bytes) -> bytes:
     """Return a whole 200, after which the connection is closed."""
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    return _serialize(Answer(200, headers, body), head, origins)
+    return _serialize(ErrorAnswer(200, headers, body), head, origins)
 
 
 def refusal_bytes(error: KVError, head: Head | None, origins: Origins, request_id: bytes) -> bytes:
     """Return the answer for `error`, after which the connection is closed. `head`: None if it could not be read."""
     path = head.path if head is not None else b""
-    answer = responses.refusal(error, path, head.first(b"accept") if head is not None else b"", request_id)
+    answer = responses.render_error(error, path, head.first(b"accept") if head is not None else b"", request_id)
     return _serialize(answer, head, origins)
 
 
 def preflight_bytes(head: Head, origins: Origins) -> bytes:
     """Return the answer to OPTIONS, which every page may send."""
     headers = [(name.encode(), value.encode()) for name, value in responses.PREFLIGHT]
-    return _serialize(Answer(200, [*headers, (b"allow", b"GET,HEAD"), (b"content-length", b"0")], b""), head, origins)
+    return _serialize(
+        ErrorAnswer(200, [*headers, (b"allow", b"GET,HEAD"), (b"content-length", b"0")], b""), head, origins
+    )
 
 
-def _serialize(answer: Answer, head: Head | None, origins: Origins) -> bytes:
+def _serialize(answer: ErrorAnswer, head: Head | None, origins: Origins) -> bytes:
     headers = [*answer.headers, *_common_headers(head, origins, answer.status), *INERT, (b"connection", b"close")]
     body = b"" if head is not None and head.method == "HEAD" else answer.body
-    return STATUS_LINES[answer.status] + lines(headers) + b"\r\n" + body
+    return STATUS_LINES[answer.status] + format_headers(headers) + b"\r\n" + body
 
 
 def _common_headers(head: Head | None, origins: Origins, status: int = 200) -> Headers:
     """Return the headers that every answer to `head` carries, as those of web workers do."""
     origin, request_id = (b"", b"") if head is None else (b", ".join(head.values(b"origin")), head.request_id)
-    allowed = origins.allowed(origin)
+    allowed = origins.allow_header(origin)
     return [
         *COMMON,
         *(EXPOSED if origin else ()),

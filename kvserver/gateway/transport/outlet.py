@@ -11,7 +11,7 @@ from gevent import socket as gsocket  # type: ignore[import-untyped]
 from kvserver.gateway.transport.limits import ConnectionLimits
 from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
-from kvserver.http.send_queue import unsent
+from kvserver.http.send_queue import count_unsent
 
 _UNSENT_BYTES: Final = 128 << 10  # that the kernel takes for a client, which it doubles; left alone it takes 4 MiB
 SLOW_BYTES_S: Final = 16 << 10
@@ -126,7 +126,7 @@ class Outlet:
         """
         if not self._open:
             return False
-        queued = unsent(self._socket.fileno())
+        queued = count_unsent(self._socket.fileno())
         if 0 < queued < self._queued_before:  # the kernel takes more only when much of what it has is gone
             self.heard_at = now
             if self._stalled_at is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 from weakref import WeakValueDictionary
 
-from kvserver.http.proxies import group
+from kvserver.http.proxies import limited_address
 
 MOST_BYTES: Final = 256 << 20
 """Bytes that all clients of a gateway together may leave untaken."""
@@ -43,7 +43,7 @@ class SendBudget:
         host = peer.rpartition(":")[0].strip("[]")
         if not host:
             return self
-        name = group(host)
+        name = limited_address(host)
         part = self._parts.get(name)
         if part is None:
             part = self._parts[name] = SendBudget(self._most // 2, self)

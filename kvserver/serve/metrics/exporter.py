@@ -96,7 +96,7 @@ class MetricsRequestHandler(MetricsHandler):
         if not well_formed:
             return False
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
-        refusal = self.pages.refusal(self.command, self.path.encode("latin-1"), headers)
+        refusal = self.pages.find_refusal(self.command, self.path.encode("latin-1"), headers)
         if refusal is not None:
             self.send_error(refusal.status, explain=f"{refusal}. {refusal.hint}")
         return refusal is None

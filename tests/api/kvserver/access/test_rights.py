@@ -64,7 +64,7 @@ def running() -> Iterator[Site]:
         for row in made.store.board.shards:
             assert row.pid
         publish(made.store.board, TOKENS)
-        made.front.traffic.tokens.refresh()
+        made.front.context.tokens.refresh()
         (made.store.board.path.parent / DIRECTORY).mkdir()
         yield made
 
@@ -139,7 +139,7 @@ WITHOUT_DATA: Final = {
 
 
 def test_the_table_has_every_route(site: Site) -> None:
-    app: Any = create_app(site.router, site.store.board, site.front.traffic)
+    app: Any = create_app(site.router, site.store.board, site.front.context)
     routes = {
         (label, method)
         for label, (_, methods) in app._router._routes.items()
@@ -624,7 +624,7 @@ def test_a_body_without_a_token_is_not_waited_for(site: Site) -> None:
     ):
         answer, ended = site.run(asyncio.wait_for(ask(*fields), 10))
         assert (answer.status, answer.headers["connection"], ended) == (401, "close", True)
-    assert site.front.traffic.bytes_held == 0
+    assert site.front.context.load.bytes_held == 0
     assert value(site) == SECRET
 
 
@@ -641,12 +641,12 @@ def test_a_revoked_token_ends_with_the_next_look(running: Site) -> None:
     try:
         kept = [each for each in TOKENS if each.grants.name != secret_of(("read",), "a/")]
         publish(site.store.board, kept)
-        site.front.traffic.tokens.refresh()
+        site.front.context.tokens.refresh()
         assert site.ask("GET", "/a%2Fk", bearer(("read",), "a/")).status == 401
         assert site.ask("GET", "/a%2Fk", bearer(("read",), "b/")).status == 403
     finally:
         publish(site.store.board, TOKENS)
-        site.front.traffic.tokens.refresh()
+        site.front.context.tokens.refresh()
     assert site.ask("GET", "/a%2Fk", bearer(("read",), "a/")).status == 200
 
 
@@ -662,7 +662,7 @@ def test_a_ticket_is_for_the_bearer_s_grants(site: Site) -> None:
         assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
         told = json.loads(answer.body)
         assert set(told) == {"ticket", "expires"}
-        tickets = Tickets(site.store.board, site.front.traffic.tokens)
+        tickets = Tickets(site.store.board, site.front.context.tokens)
         grants = tickets.redeem(told["ticket"].encode(), kind)  # type: ignore[arg-type]
         assert grants == token(("read", "feed"), "a/").grants
 
@@ -705,7 +705,7 @@ def test_who_has_no_grant_of_feed_gets_no_ticket(site: Site) -> None:
 
 def test_no_task_is_left(site: Site) -> None:
     async def main() -> None:
-        await site.front.until(lambda: not site.front.traffic.tasks)
+        await site.front.until(lambda: not site.front.context.tasks)
 
     site.run(asyncio.wait_for(main(), 10))
 
@@ -715,12 +715,12 @@ def test_no_task_is_left(site: Site) -> None:
 
 def revoke(site: Site, *left: Token) -> None:
     publish(site.store.board, left)
-    assert site.front.traffic.tokens.refresh()
+    assert site.front.context.tokens.refresh()
 
 
 def give_back(site: Site) -> None:
     publish(site.store.board, TOKENS)
-    assert site.front.traffic.tokens.refresh()
+    assert site.front.context.tokens.refresh()
 
 
 def test_a_request_is_judged_by_the_tokens_of_its_turn(site: Site) -> None:
@@ -730,7 +730,7 @@ def test_a_request_is_judged_by_the_tokens_of_its_turn(site: Site) -> None:
         client = await site.front.connect()
         put = request("PUT", "/v1/kv/a/k", ALL, body=b"xyz")
         await client.send(put[:-1])
-        await site.front.until(lambda: bool(site.front.traffic.bytes_held))
+        await site.front.until(lambda: bool(site.front.context.load.bytes_held))
         revoke(site)
         await client.send(put[-1:] + request("GET", "/a%2Fk", ALL) + request("PUT", "/v1/kv/a/new", ALL, body=b"x"))
         return [(await client.answer()).status for _ in range(3)]
@@ -747,7 +747,7 @@ def test_who_gets_other_grants_meanwhile_has_those(site: Site) -> None:
         client = await site.front.connect()
         put = request("PUT", "/v1/kv/a/k", ALL, body=b"xyz")
         await client.send(put[:-1])
-        await site.front.until(lambda: bool(site.front.traffic.bytes_held))
+        await site.front.until(lambda: bool(site.front.context.load.bytes_held))
         mine = token(VERBS, "")
         revoke(site, Token(mine.sha256, msgspec.structs.replace(mine.grants, write=(b"b/",))))
         await client.send(put[-1:])
@@ -768,7 +768,7 @@ def test_a_stream_ends_when_its_token_does(site: Site) -> None:
         client = await site.front.connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(request("GET", "/v1/kv?values=true", ALL, "Accept: application/x-ndjson"))
-        await site.front.until(lambda: bool(site.front.traffic.bytes_owed))
+        await site.front.until(lambda: bool(site.front.context.load.bytes_owed))
         revoke(site)
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         return await client.reader.read()

@@ -93,7 +93,7 @@ async def test_a_body_of_another_page_is_not_waited_for(web: Web) -> None:
         client = await web.connect()
         await client.send(request("POST", path, OTHERS, "Content-Length: 90000", "Expect: 100-continue"))
         assert (await client.answer()).status == 403
-        assert web.traffic.bytes_held == 0 and web.traffic.in_flight == 0
+        assert web.context.load.bytes_held == 0 and web.context.load.in_flight == 0
         assert await client.ended()
 
 

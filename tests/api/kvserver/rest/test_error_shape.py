@@ -130,9 +130,9 @@ async def test_what_takes_too_long_and_what_is_too_much(web: Web) -> None:
     await client.send(request("PUT", "/v1/kv/k", PROBLEM, "Content-Length: 5").replace(b"Content-Length: 0\r\n", b""))
     await web.advance(11)
     assert check(await client.answer())["code"] == "request_timeout"
-    web.traffic._in_flight = 5000
+    web.context.load._in_flight = 5000
     assert check(await web.ask(request("PUT", "/k", PROBLEM, body=b"1")))["code"] == "overloaded"
-    web.traffic._in_flight = 0
+    web.context.load._in_flight = 0
 
 
 @scenario

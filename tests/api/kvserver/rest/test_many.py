@@ -16,7 +16,7 @@ import pytest
 from kvserver.api.batch_answers import Late, show_value
 from kvserver.rest import many
 from kvserver.store.client import PAGE_KEYS
-from kvserver.web.traffic import MOST_BYTES
+from kvserver.web.limits.load import MOST_BYTES
 from shards.wire.errors import DETAIL_CHARACTERS, Unavailable
 from shards.wire.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
 from shards.wire.slots import shard_of
@@ -681,8 +681,8 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
     site.run(site.router.request(Put(b"json", b'{"a":"%b"}' % (b"x" * 70_000))))
     patch = "Content-Type: application/merge-patch+json"
     get = json.dumps({"ops": [{"op": "get", "key": "small"}]}).encode()
-    traffic = site.front.traffic
-    traffic.bytes_owed += MOST_BYTES
+    context = site.front.context
+    context.load.bytes_owed += MOST_BYTES
     try:
         refused = [
             site.ask("GET", "/v1/kv/large"),
@@ -704,10 +704,10 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
         ]
         assert [answer.status for answer in done] == [200, 200, 201, 200, 200, 200]
     finally:
-        traffic.bytes_owed -= MOST_BYTES
+        context.load.bytes_owed -= MOST_BYTES
     assert len(site.ask("GET", "/v1/kv/large").body) == 70_000
     assert b'"b"' not in site.ask("GET", "/v1/kv/json").body
-    assert not traffic.bytes_owed
+    assert not context.load.bytes_owed
 
 
 def test_batches_count_while_their_answers_are_made(site: Site) -> None:
@@ -723,7 +723,7 @@ def test_batches_count_while_their_answers_are_made(site: Site) -> None:
     assert statuses.count(200) >= 1
     assert statuses.count(503) >= 1
     assert set(statuses) == {200, 503}
-    assert not site.front.traffic.bytes_owed
+    assert not site.front.context.load.bytes_owed
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -734,22 +734,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_a_large_answer_counts_until_its_client_has_taken_it(site: Site) -> None:
     """Its values, not what is made of them: six times as much."""
-    traffic, count = site.front.traffic, ANSWER_BYTES // MAX_VALUE
+    context, count = site.front.context, ANSWER_BYTES // MAX_VALUE
     site.run(site.router.request(Put(b"large", bytes(MAX_VALUE))))
     ask = request("POST", "/v1/batch", body=json.dumps({"ops": [{"op": "get", "key": "large"}] * count}).encode())
 
     async def main() -> None:
-        before = traffic.in_flight
+        before = context.load.in_flight
         client = await site.front.connect()
         await client.send(ask)
         await client.reader.readuntil(b"\r\n\r\n")
-        await until(lambda: traffic.in_flight == before)
-        assert count * MAX_VALUE <= traffic.bytes_owed <= count * MAX_VALUE + (4 << 20)
+        await until(lambda: context.load.in_flight == before)
+        assert count * MAX_VALUE <= context.load.bytes_owed <= count * MAX_VALUE + (4 << 20)
         client.reset()
-        await until(lambda: not traffic.bytes_owed)
+        await until(lambda: not context.load.bytes_owed)
 
     site.run(main())
-    assert not site.front.traffic.bytes_owed
+    assert not site.front.context.load.bytes_owed
 
 
 AWKWARD = 100_000
@@ -791,7 +791,7 @@ def test_a_large_answer_is_what_the_encoder_makes_of_it(site: Site, kind: str, b
     assert results[-1]["status"] == 404
     assert answer.body == coder.encode({"results": wanted})
     assert "content-encoding" not in answer.headers
-    assert not site.front.traffic.bytes_owed
+    assert not site.front.context.load.bytes_owed
 
 
 def test_no_value_of_a_batch_waits_for_the_collector_of_cycles(site: Site) -> None:

@@ -17,7 +17,7 @@ VALID = [
 
 
 def refusal(version: str, headers: Headers) -> str | None:
-    found = handshake.refusal(version, headers)
+    found = handshake.find_handshake_fault(version, headers)
     assert isinstance(found, OtherVersion) == (found is not None and "Version" in found.detail)
     return found and found.detail
 

@@ -47,11 +47,11 @@ def test_origins_are_compared_as_browsers_write_them(text: str, normal: str | No
 
 
 def test_what_a_page_may_read() -> None:
-    assert OPEN.allowed(b"http://x") == Origins("https://a.example,*").allowed(b"") == b"*"
+    assert OPEN.allow_header(b"http://x") == Origins("https://a.example,*").allow_header(b"") == b"*"
     for own in (b"https://a.example", b"http://b.example:1", b"https://A.example:443", b"http://[::1]:3000"):
-        assert LISTED.allowed(own) == own, "a browser compares with what it sent"
+        assert LISTED.allow_header(own) == own, "a browser compares with what it sent"
     for other in (b"http://a.example", b"http://b.example", b"null", b"", b"https://a.example.evil", b"\xff"):
-        assert LISTED.allowed(other) == b""
+        assert LISTED.allow_header(other) == b""
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_what_a_page_may_read() -> None:
 def test_pages_that_may_not_ask(headers: list[tuple[str, bytes]], refused: bool) -> None:
     sent = [(name.encode(), value) for name, value in headers]
     for method in METHODS:
-        refusal = Pages(LISTED, Hosts()).refusal(method, b"/k", sent)
+        refusal = Pages(LISTED, Hosts()).find_refusal(method, b"/k", sent)
         assert isinstance(refusal, ForbiddenOrigin) == refused == (refusal is not None)
-    assert Pages(LISTED, Hosts()).refusal("OPTIONS", b"/k", sent) is None
-    assert Pages(OPEN, Hosts()).refusal("GET", b"/k", sent) is None
+    assert Pages(LISTED, Hosts()).find_refusal("OPTIONS", b"/k", sent) is None
+    assert Pages(OPEN, Hosts()).find_refusal("GET", b"/k", sent) is None
 
 
 HOSTS = Hosts(("kv.example", "Other.Example."))
@@ -114,8 +114,8 @@ HOSTS = Hosts(("kv.example", "Other.Example."))
     ],
 )
 def test_names_of_the_server(host: str) -> None:
-    assert HOSTS.accept(host.encode())
-    assert HOSTS.accept(host.encode()), "from memory, too"
+    assert HOSTS.is_accepted(host.encode())
+    assert HOSTS.is_accepted(host.encode()), "from memory, too"
 
 
 @pytest.mark.parametrize(
@@ -176,26 +176,26 @@ def test_names_of_the_server(host: str) -> None:
     ],
 )
 def test_names_that_a_page_could_have_given_it(host: str) -> None:
-    assert not HOSTS.accept(host.encode("latin-1"))
-    assert Hosts().accept(host.encode("latin-1")) and Hosts(("*", "x")).accept(host.encode("latin-1"))
+    assert not HOSTS.is_accepted(host.encode("latin-1"))
+    assert Hosts().is_accepted(host.encode("latin-1")) and Hosts(("*", "x")).is_accepted(host.encode("latin-1"))
 
 
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
     hosts = Hosts(())
     for number in range(10_000):
-        assert not hosts.accept(b"%d.evil.example" % number)
-    assert len(hosts._known) < 1000 and hosts.accept(b"localhost")
+        assert not hosts.is_accepted(b"%d.evil.example" % number)
+    assert len(hosts._known) < 1000 and hosts.is_accepted(b"localhost")
 
 
 @given(st.ip_addresses(), st.integers(0, 65535))
 def test_every_address_is_accepted(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
     host = str(address) if address.version == 4 else f"[{address}]"
-    assert Hosts(()).accept(host.encode()) and Hosts(()).accept(f"{host}:{port}".encode())
+    assert Hosts(()).is_accepted(host.encode()) and Hosts(()).is_accepted(f"{host}:{port}".encode())
 
 
 @given(st.binary(max_size=40))
 def test_whatever_a_host_is_it_is_judged(host: bytes) -> None:
-    if Hosts(()).accept(host):
+    if Hosts(()).is_accepted(host):
         name = host.strip().decode("latin-1").lower().rpartition(":")[0] or host.strip().decode("latin-1").lower()
         assert normal_name(name) == "localhost" or any(digit in name for digit in "0123456789:")
 
@@ -220,7 +220,7 @@ def test_the_authority_of_the_target_counts_before_the_host(
     target: bytes, hosts: list[bytes], misdirected: bool
 ) -> None:
     for method in (*METHODS, "OPTIONS"):
-        refusal = Pages(OPEN, Hosts(())).refusal(method, target, [(b"host", host) for host in hosts])
+        refusal = Pages(OPEN, Hosts(())).find_refusal(method, target, [(b"host", host) for host in hosts])
         assert isinstance(refusal, Misdirected) == misdirected == (refusal is not None)
 
 
@@ -229,7 +229,7 @@ def test_where_names_count() -> None:
         assert not Hosts.of(None, address, has_tokens=False).all
         assert Hosts.of(None, address, has_tokens=True).all
         assert Hosts.of("*", address, has_tokens=False).all
-        assert Hosts.of("kv.example", address, has_tokens=False).accept(b"kv.example")
+        assert Hosts.of("kv.example", address, has_tokens=False).is_accepted(b"kv.example")
     for address in ("0.0.0.0", "::", "192.168.0.1"):
         assert Hosts.of(None, address, has_tokens=False).all
-        assert not Hosts.of("kv.example", address, has_tokens=False).accept(b"evil.example"), "it was asked for"
+        assert not Hosts.of("kv.example", address, has_tokens=False).is_accepted(b"evil.example"), "it was asked for"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kvserver.http.responses import WrongMethod, refusal
+from kvserver.http.responses import WrongMethod, render_error
 from shards.wire.errors import (
     ERRORS,
     BadKey,
@@ -45,7 +45,7 @@ from shards.wire.errors import (
     ],
 )
 def test_memorykvs_bodies(error: KVError, status: int, body: bytes) -> None:
-    answer = refusal(error, b"/k", b"*/*", b"id")
+    answer = render_error(error, b"/k", b"*/*", b"id")
     headers = dict(answer.headers)
     assert (answer.status, answer.body) == (status, body)
     assert headers.get(b"content-type") == (b"text/plain; charset=utf-8" if body else None)
@@ -60,7 +60,7 @@ def test_memorykvs_bodies(error: KVError, status: int, body: bytes) -> None:
     ("path", "accept"), [(b"/v1/status", b""), (b"/k", b"text/plain, Application/Problem+JSON;q=0.5")]
 )
 def test_problems(error: type[KVError], path: bytes, accept: bytes) -> None:
-    answer = refusal(error("what was wrong"), path, accept, b"a-1")
+    answer = render_error(error("what was wrong"), path, accept, b"a-1")
     assert dict(answer.headers)[b"content-type"] == b"application/problem+json"
     assert json.loads(answer.body) == {
         "type": f"/docs/errors/{error.code}",
@@ -88,5 +88,5 @@ def test_problems(error: type[KVError], path: bytes, accept: bytes) -> None:
     ],
 )
 def test_who_wants_problems(accept: bytes, problem: bool) -> None:
-    headers = dict(refusal(NotFound(), b"/k", accept, b"a-1").headers)
+    headers = dict(render_error(NotFound(), b"/k", accept, b"a-1").headers)
     assert (headers.get(b"content-type") == b"application/problem+json") is problem

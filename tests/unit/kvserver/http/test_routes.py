@@ -74,38 +74,38 @@ from shards.wire.errors import BadKey, BadRequest
     ],
 )
 def test_where_a_target_leads(sent: bytes, expected: Target) -> None:
-    assert routes.resolve(routes.split(sent)[0]) == expected
+    assert routes.resolve_path(routes.split_target(sent)[0]) == expected
 
 
 def test_query_is_what_stands_between_question_mark_and_fragment() -> None:
-    assert routes.split(b"/a?x=1&y=%20?#z?") == (b"/a", b"x=1&y=%20?")
-    assert routes.split(b"/a#z?x=1") == (b"/a", b"")
+    assert routes.split_target(b"/a?x=1&y=%20?#z?") == (b"/a", b"x=1&y=%20?")
+    assert routes.split_target(b"/a#z?x=1") == (b"/a", b"")
 
 
 @pytest.mark.parametrize("byte", [*range(0x21), ord("<"), ord(">"), ord("`"), *range(0x7F, 0x100)])
 def test_bytes_that_must_be_encoded_are_refused_anywhere(byte: int) -> None:
     for sent in (b"/a%c", b"/a?b%c", b"http://h%c/"):
         with pytest.raises(BadRequest):
-            routes.split(sent % byte)
+            routes.split_target(sent % byte)
 
 
 @pytest.mark.parametrize("sent", [b"", b"a", b"*a", b"http:/a", b"http:///a", b"kv.example:80", b"?a", b"1http://h/"])
 def test_what_is_neither_path_nor_url_is_refused(sent: bytes) -> None:
     with pytest.raises(BadRequest):
-        routes.split(sent)
+        routes.split_target(sent)
 
 
 @pytest.mark.parametrize(("path", "name"), [(b"/%FF", "key"), (b"/a%C3", "key"), (b"/keys/%ED%A0%80", "prefix")])
 def test_bad_utf8_is_named(path: bytes, name: str) -> None:
     with pytest.raises(BadKey) as caught:
-        routes.resolve(path)
+        routes.resolve_path(path)
     assert caught.value.detail == f"Invalid URL: Invalid UTF-8 in `{name}`"
 
 
 @pytest.mark.parametrize("path", [b"/v1/kv/", b"/v1/kv/%zz", b"/v1/kv/a%", b"/v1/kv/%2", b"/v1/kv/%FF", b"/v1/kv/%+1"])
 def test_version_1_guesses_at_no_key(path: bytes) -> None:
     with pytest.raises(BadKey):
-        routes.resolve(path)
+        routes.resolve_path(path)
 
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.encode)
@@ -116,17 +116,17 @@ def test_every_key_can_be_named_in_exactly_one_way_of_full_encoding(key: bytes) 
     everything = b"".join(b"%%%02X" % byte for byte in key)
     for encoded in (everything, everything.lower(), quote_from_bytes(key, safe="").encode()):
         if encoded not in (b"ping", b"keys", b"wal"):
-            assert routes.resolve(b"/" + encoded) == Target(KEY, key)
-        assert routes.resolve(b"/keys/" + encoded) == Target(PREFIX, key)
-        assert routes.resolve(b"/v1/kv/" + encoded) == Target(KV, key)
+            assert routes.resolve_path(b"/" + encoded) == Target(KEY, key)
+        assert routes.resolve_path(b"/keys/" + encoded) == Target(PREFIX, key)
+        assert routes.resolve_path(b"/v1/kv/" + encoded) == Target(KV, key)
 
 
 @given(st.binary(max_size=30).map(lambda tail: b"/" + tail))
 def test_a_list_or_delete_of_everything_has_one_spelling(sent: bytes) -> None:
     """`DELETE /keys` wipes the store: nothing but these five bytes may lead there, nor a prefix be empty."""
     try:
-        path, _ = routes.split(sent)
-        found = routes.resolve(path)
+        path, _ = routes.split_target(sent)
+        found = routes.resolve_path(path)
     except BadRequest:
         return
     if found.route == KEYS:
@@ -173,4 +173,4 @@ def test_what_is_open_leads_to_no_data(path: str) -> None:
             routes.ERROR,
             NOWHERE,
         }
-        assert routes.resolve(sent).route in open_routes
+        assert routes.resolve_path(sent).route in open_routes

@@ -14,7 +14,7 @@ from kvserver.gateway.transport.frames import Piece
 from kvserver.gateway.transport.limits import ConnectionLimits
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.transport.websocket import WebSocket
-from kvserver.http.send_queue import unsent
+from kvserver.http.send_queue import count_unsent
 
 LIMITS = ConnectionLimits(linger_s=20)
 
@@ -58,7 +58,7 @@ class Pair:
     @property
     def queued(self) -> int:
         """Bytes that the kernel has."""
-        return unsent(self.server.fileno())
+        return count_unsent(self.server.fileno())
 
     def take(self, size: int) -> int:
         """Read as a client; how many bytes came."""

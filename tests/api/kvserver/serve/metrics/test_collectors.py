@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kvserver.serve.metrics.collectors import ProcessFilesCollector
 from kvserver.settings import ServerSettings
-from kvserver.web.connection import ARRIVAL_S
-from kvserver.web.traffic import MOST_IN_FLIGHT
+from kvserver.web.limits.load import MOST_IN_FLIGHT
+from kvserver.web.ports import ARRIVAL_S
 from tests.api.web import Web, request, scenario
 
 SPARE = ServerSettings().spare_places
@@ -147,11 +147,11 @@ async def test_what_comes_late_too_much_or_for_nobody_is_counted(web: Web) -> No
     await gone.send(request("PUT", "/gone", body=b"1"))
     await web.until(lambda: web.row.in_flight == 1)
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT + SPARE
     assert (await web.ask(request("GET", "/much"))).status == 503
     gone.reset()
-    await web.until(lambda: len(web.traffic.connections) == 1)
+    await web.until(lambda: len(web.context.connections) == 1)
     web.shards.gate.set()
     await web.until(lambda: web.row.in_flight == 0)
     assert requests_counted(web) == {

@@ -13,11 +13,11 @@ from kvserver.access.tokens import Token, digest, publish
 from kvserver.http.head_rules import HEADERS, REQUEST_LINE
 from kvserver.http.proxies import Proxies
 from kvserver.settings import ServerSettings
-from kvserver.web.address_quotas import Limits
-from kvserver.web.body_rules import TICKET
-from kvserver.web.connection import ARRIVAL_S, LINGER_S, QUIET_S
-from kvserver.web.exchange import Exchange
-from kvserver.web.traffic import MOST_BYTES, MOST_IN_FLIGHT
+from kvserver.web.limits.address_quotas import QuotaLimits
+from kvserver.web.limits.load import MOST_BYTES, MOST_IN_FLIGHT
+from kvserver.web.parsing.body_rules import TICKET
+from kvserver.web.parsing.request import IncomingRequest
+from kvserver.web.ports import ARRIVAL_S, LINGER_S, QUIET_S
 from shards.host.settings import SettingError, load
 from tests.api.web import Client, Web, request, scenario
 
@@ -31,8 +31,8 @@ OTHER = "X-Forwarded-For: 203.0.113.%d"
 
 def limit(web: Web, **limits: int) -> None:
     """Let these be the limits; there must be no connection."""
-    assert not web.traffic.connections
-    web.traffic.set_limits(web.traffic.limits._replace(**limits))
+    assert not web.context.connections
+    web.context.load.set_limits(web.context.load.limits._replace(**limits))
 
 
 def begun(method: str, path: str, *fields: str, length: int | None = 10) -> bytes:
@@ -55,13 +55,13 @@ async def refused(client: Client, status: int) -> bytes:
 @scenario
 async def test_what_has_not_arrived_whole_has_no_place_in_flight(web: Web) -> None:
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT - 1
     clients = [await web.connect() for _ in range(20)]
     for client in clients:
         await client.send(begun("PUT", "/k", length=4) + b"12")
     await web.settle()
-    assert web.traffic.in_flight == 0
+    assert web.context.load.in_flight == 0
     assert (await web.ask(GET)).status == 200
     for client in clients:
         await client.send(b"34")
@@ -71,7 +71,7 @@ async def test_what_has_not_arrived_whole_has_no_place_in_flight(web: Web) -> No
 @scenario
 async def test_a_body_is_not_asked_for_while_there_is_no_place(web: Web) -> None:
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT + SPARE
     client = await web.connect()
     await client.send(begun("PUT", "/k"))
@@ -128,7 +128,7 @@ def test_what_the_head_decides_is_refused_before_the_body_comes(tmp_path: object
                 answer = await client.answer(method)
                 assert (answer.status, answer.headers["connection"]) == (status, "close"), (method, path, answer)
                 assert await client.ended()
-        assert web.traffic.bytes_held == 0
+        assert web.context.load.bytes_held == 0
         assert web.shards.values == {b"k": (b"1", "")}
 
     test(tmp_path)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ async def test_what_a_responder_reads_is_waited_for(web: Web) -> None:
             await client.send(begun(method, path, "Expect: 100-continue", *fields, length=length))
             assert (await client.answer()).status == 100, (method, path)
             client.reset()
-    await web.until(lambda: not web.traffic.connections)
+    await web.until(lambda: not web.context.connections)
     assert web.shards.values == {} and not web.shards.seen
 
 
@@ -172,20 +172,20 @@ async def test_a_body_that_nobody_reads_is_not_kept(web: Web) -> None:
     for method in ("GET", "DELETE"):
         client = await web.connect()
         await client.send(begun(method, "/k", length=90_000) + b"x" * 80_000)
-        await web.until(lambda: web.traffic.bytes_held > 0)
+        await web.until(lambda: web.context.load.bytes_held > 0)
         await web.settle()
-        assert web.traffic.bytes_held < 2_000
+        assert web.context.load.bytes_held < 2_000
         assert (await client.ask(b"x" * 10_000)).body == b"1"
     client = await web.connect()
     await client.send(begun("DELETE", "/v1/kv/k", length=None) + b"13880\r\n" + b"x" * 80_000 + b"\r\n")
-    await web.until(lambda: web.traffic.bytes_held > 0)
-    assert web.traffic.bytes_held < 2_000
+    await web.until(lambda: web.context.load.bytes_held > 0)
+    assert web.context.load.bytes_held < 2_000
     assert (await client.ask(b"0\r\n\r\n")).status == 400
 
 
 @scenario
 async def test_a_ticket_wants_a_small_body(web: Web) -> None:
-    web.traffic.max_value = 5_000_000
+    web.context.max_value = 5_000_000
     client = await web.connect()
     await client.send(begun("POST", "/v1/tickets", length=TICKET + 1))
     assert json.loads(await refused(client, 413))["code"] == "value_too_large"
@@ -263,15 +263,15 @@ async def test_an_unfinished_head_takes_its_bytes_and_no_more(web: Web) -> None:
     head = b"GET /k HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 400
     for client in clients:
         await client.send(head)
-    await web.until(lambda: web.traffic.bytes_held == 10 * len(head))
+    await web.until(lambda: web.context.load.bytes_held == 10 * len(head))
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, Exchange)]
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, IncomingRequest)]
     assert (await clients[0].ask(b"\r\n")).status == 200
-    await web.until(lambda: web.traffic.bytes_held == 9 * len(head))
+    await web.until(lambda: web.context.load.bytes_held == 9 * len(head))
     await web.advance(ARRIVAL_S + 1)
     for client in clients[1:]:
         assert await refused(client, 408) == b"request timed out"
-    assert web.traffic.bytes_held == 0
+    assert web.context.load.bytes_held == 0
 
 
 @scenario
@@ -290,11 +290,11 @@ async def test_a_refused_head_is_told_as_its_client_wants(web: Web) -> None:
 
 @scenario
 async def test_heads_count_towards_the_bytes_that_a_worker_holds(web: Web) -> None:
-    web.traffic.bytes_held = MOST_BYTES - 100
+    web.context.load.bytes_held = MOST_BYTES - 100
     client = await web.connect()
     await client.send(b"GET /k HTTP/1.1\r\nX: " + b"v" * 200)
     await refused(client, 503)
-    web.traffic.bytes_held -= MOST_BYTES - 100
+    web.context.load.bytes_held -= MOST_BYTES - 100
 
 
 # Progress
@@ -309,7 +309,7 @@ async def test_an_upload_that_makes_progress_may_take_long(web: Web) -> None:
         await client.send(b"x" * 1_000)
         await web.advance(ARRIVAL_S - 1)
         await web.advance(1.1)
-        assert len(web.traffic.connections) == 1 and web.traffic.in_flight == 0
+        assert len(web.context.connections) == 1 and web.context.load.in_flight == 0
     assert (await client.ask(b"x" * 1_000)).status == 200
     assert len(web.shards.values[b"k"][0]) == 5_000
 
@@ -328,7 +328,7 @@ async def test_an_upload_that_makes_too_little_progress_is_refused(web: Web) -> 
         await web.advance(ARRIVAL_S + 1)
         await refused(client, 408)
         await web.advance(LINGER_S + 1)
-        await web.until(lambda: not web.traffic.connections)
+        await web.until(lambda: not web.context.connections)
     client = await web.connect()
     await client.send(begun("PUT", "/v1/kv/k", length=5_000) + b"x" * 1_000)
     await web.advance(ARRIVAL_S + 1)
@@ -358,11 +358,11 @@ async def test_what_is_sent_ahead_waits_as_it_came(web: Web) -> None:
     web.shards.gate.clear()
     ahead = GET * 2000
     await client.send(request("PUT", "/k", body=b"1") + ahead)
-    await web.until(lambda: web.traffic.bytes_held > 1000)
+    await web.until(lambda: web.context.load.bytes_held > 1000)
     await web.settle()
-    assert web.traffic.bytes_held <= len(ahead) + 1
+    assert web.context.load.bytes_held <= len(ahead) + 1
     gc.collect()
-    assert len([thing for thing in gc.get_objects() if isinstance(thing, Exchange)]) == 1
+    assert len([thing for thing in gc.get_objects() if isinstance(thing, IncomingRequest)]) == 1
     client.writer.write_eof()
     await web.settle()
     web.shards.gate.set()
@@ -385,7 +385,7 @@ async def test_what_is_sent_ahead_counts_in_the_share(web: Web) -> None:
     assert web.counts.requests == 1
 
 
-# Shares
+# Quotas
 
 
 @scenario
@@ -400,7 +400,7 @@ async def test_connections_of_an_address_are_limited(web: Web) -> None:
         assert (await client.ask(GET)).status == 200
     clients[0].writer.close()
     further.writer.close()
-    await web.until(lambda: len(web.traffic.connections) == 2)
+    await web.until(lambda: len(web.context.connections) == 2)
     assert (await web.ask(GET)).status == 200
     assert web.counts.overloads == 1
 
@@ -417,7 +417,7 @@ async def test_who_is_turned_away_does_not_stay(web: Web) -> None:
     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
         await abrupt.answer()
     await web.advance(QUIET_S + 0.1)
-    await web.until(lambda: len(web.traffic.connections) == 1)
+    await web.until(lambda: len(web.context.connections) == 1)
     assert (await first.ask(GET)).status == 200
 
 
@@ -455,15 +455,15 @@ async def test_bytes_of_unfinished_requests_of_an_address_are_limited(web: Web) 
     assert (await one.ask(b"x" * 1_000)).status == 200
     assert (await web.ask(request("PUT", "/k", body=b"x" * 9_000))).status == 200
     assert (await web.ask(request("PUT", "/k", body=b"x" * 20_000))).status == 503  # although it came whole
-    assert web.traffic.shares.is_empty or len(web.traffic.connections) > 0
+    assert web.context.load.quotas.is_empty or len(web.context.connections) > 0
 
 
 @scenario
 async def test_each_client_of_a_trusted_proxy_has_its_own_share(web: Web) -> None:
     limit(web, unfinished=1, connections=2)
-    web.traffic.proxies = Proxies("127.0.0.1")
+    web.context.proxies = Proxies("127.0.0.1")
     log: list[str] = []
-    web.traffic.access_log = lambda client, *_: log.append(client)  # type: ignore[assignment]
+    web.context.access_log = lambda client, *_: log.append(client)  # type: ignore[assignment]
     proxy = [await web.connect() for _ in range(5)]
     for number, client in enumerate(proxy[:3]):
         await client.send(begun("PUT", "/k", OTHER % number, length=4) + b"12")
@@ -489,7 +489,7 @@ async def test_each_client_of_a_trusted_proxy_has_its_own_share(web: Web) -> Non
 @scenario
 async def test_nobody_else_can_say_that_it_asks_for_others(web: Web) -> None:
     limit(web, unfinished=1)
-    web.traffic.proxies = Proxies("10.0.0.0/8")
+    web.context.proxies = Proxies("10.0.0.0/8")
     one, two = await web.connect(), await web.connect()
     await one.send(begun("PUT", "/k", OTHER % 1))
     await web.settle()
@@ -511,7 +511,7 @@ async def test_the_last_places_are_for_those_who_have_few(web: Web) -> None:
     """Of 8 spare places each of 2 workers lets one address have 2, whatever it had before they were touched."""
     limit(web, spare=8)
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT - 3
     web.shards.gate.clear()
     first = await put_without_answer(web, "127.0.0.2", 3)  # the last ones that are for everybody
@@ -551,7 +551,7 @@ async def test_who_is_alone_may_have_all_places_but_the_spare_ones(web: Web) -> 
 async def test_no_place_is_spare(web: Web) -> None:
     limit(web, spare=0)
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT - 5
     web.shards.gate.clear()
     clients = await put_without_answer(web, "127.0.0.2", 5)
@@ -564,9 +564,9 @@ async def test_no_place_is_spare(web: Web) -> None:
 @scenario
 async def test_each_client_of_a_trusted_proxy_has_its_own_places(web: Web) -> None:
     limit(web, spare=8)
-    web.traffic.proxies = Proxies("127.0.0.1")
+    web.context.proxies = Proxies("127.0.0.1")
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT
     web.shards.gate.clear()
     clients = await put_without_answer(web, "127.0.0.1", 2, OTHER % 1)
@@ -581,10 +581,10 @@ async def test_each_client_of_a_trusted_proxy_has_its_own_places(web: Web) -> No
 @scenario
 async def test_each_token_has_its_own_places_wherever_it_is_sent_from(web: Web) -> None:
     publish(web.board, [Token(digest(name), Grants.of(name.decode(), name.hex(), ALL)) for name in (b"one", b"two")])
-    web.traffic.tokens.refresh()
+    web.context.tokens.refresh()
     limit(web, spare=8)
     other = web.board.workers[1]
-    web.traffic._other_words.append(other.base + type(other).in_flight.index)
+    web.context.load._peer_words.append(other.base + type(other).in_flight.index)
     other.in_flight = MOST_IN_FLIGHT
     web.shards.gate.clear()
     one, two = "Authorization: Bearer one", "Authorization: Bearer two"
@@ -619,8 +619,8 @@ async def test_no_limit(web: Web) -> None:
     for client in clients:
         assert (await client.ask(b"34")).status == 200
         client.writer.close()
-    await web.until(lambda: not web.traffic.connections)
-    assert web.traffic.shares.is_empty
+    await web.until(lambda: not web.context.connections)
+    assert web.context.load.quotas.is_empty
 
 
 def test_the_largest_request_must_fit_into_the_share() -> None:
@@ -631,4 +631,4 @@ def test_the_largest_request_must_fit_into_the_share() -> None:
         )
     with pytest.raises(SettingError, match=f"at least {least}"):
         load(ServerSettings, {"unfinished_bytes_per_address": str(least - 1)}, {})
-    assert Limits.of(ServerSettings()) == (4096, 1024, 160 << 20, 16 << 10, 128)
+    assert QuotaLimits.of(ServerSettings()) == (4096, 1024, 160 << 20, 16 << 10, 128)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from kvserver.http.counting import BUCKETS, Counts
+from kvserver.http.reports.counting import BUCKETS, Counts
 
 
 def test_what_is_counted_is_rendered() -> None:

@@ -1,4 +1,4 @@
-"""What a worker counts of its requests, for Prometheus.
+"""Figures of answered requests, for Prometheus.
 
 The hot code adds whole numbers to a list; a few times a second they are moved into prometheus_client's files, which
 the supervisor renders. Names, labels and buckets are MemoryKV's, without its label `uri` (a series for every key).
@@ -20,7 +20,7 @@ _METHODS: Final = frozenset(("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "O
 
 
 class Counts:
-    """Requests by method, route and status, and how long they took."""
+    """Requests by method, route and status, and their durations in seconds."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._requests = Counter("http_requests_total", "Requests answered.", _LABELS, registry=registry)
@@ -44,18 +44,18 @@ class Counts:
             if method not in _METHODS:
                 self.add(_OTHER_METHOD, route, status, seconds)
                 return
-            buckets = self._new(key)
+            buckets = self._add_series(key)
         buckets[0 if seconds <= _FIRST else bisect_left(BUCKETS, seconds)] += 1
         self._seconds[key] += seconds
         self.requests += 1
 
-    def _new(self, key: tuple[str, str, int]) -> list[int]:
+    def _add_series(self, key: tuple[str, str, int]) -> list[int]:
         self._counted[key] = [0] * (len(BUCKETS) + 1)
         self._seconds[key] = 0.0
         return self._counted[key]
 
     def flush(self) -> None:
-        """Move what was counted since the last flush into the registry."""
+        """Move the figures since the last flush into the registry."""
         for (method, route, status), buckets in self._counted.items():
             total = sum(buckets)
             if not total:

@@ -1,4 +1,4 @@
-"""A line for each request that was answered, if it is asked for: by web workers on both roads, and by gateways."""
+"""A log line for each answered request, by web workers (on both roads) and gateways; see `--access-log`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LOG: Final = logging.getLogger("kvserver.access")
 
 
 class AccessLog:
-    """Writes to the log of the process, whatever its level. Not a query: tickets stand there, and no header."""
+    """Writes to the log of the process, whatever its level; neither queries, which may hold tickets, nor headers."""
 
     def __init__(self) -> None:
         _LOG.setLevel(logging.INFO)
@@ -17,8 +17,11 @@ class AccessLog:
     def __call__(
         self, client: str, method: str, path: bytes, status: int, seconds: float, request_id: bytes = b""
     ) -> None:
-        """Tell of one request. `client`: its address. `path`: as it was sent; its query is left out. `request_id`: the
-        X-Request-Id of its answer, empty if it has none."""
+        """Log one request.
+
+        `client`: its address. `path`: as sent, its query is left out. `request_id`: the X-Request-Id of its answer,
+        empty if it has none.
+        """
         fields = {
             "client": client,
             "method": method,

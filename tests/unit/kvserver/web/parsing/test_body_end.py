@@ -8,7 +8,7 @@ import httptools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.web.body_end import Cutter
+from kvserver.web.parsing.body_end import BodyCutter
 
 HEAD = b"PUT /k HTTP/1.1\r\nHost: a\r\n%b\r\n"
 BEHIND = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n0\r\n\r\n"
@@ -37,7 +37,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(places) if start < end]
 
 
-def read(head: bytes, cutter: Cutter, arriving: list[bytes]) -> tuple[Parsed, bytes]:
+def read(head: bytes, cutter: BodyCutter, arriving: list[bytes]) -> tuple[Parsed, bytes]:
     """What the parser made of the first request, and what was left for the next one."""
     parsed = Parsed()
     parser = httptools.HttpRequestParser(parsed)
@@ -46,7 +46,7 @@ def read(head: bytes, cutter: Cutter, arriving: list[bytes]) -> tuple[Parsed, by
     for data in arriving:
         at = 0
         while at < len(data) and not parsed.complete:
-            end = cutter.end(data, at)
+            end = cutter.find_end(data, at)
             assert end > at
             parser.feed_data(data[at:end])
             at = end
@@ -61,7 +61,7 @@ def test_of_a_chunked_body_nothing_behind_its_end_is_parsed(
     body = b"".join(b"%x;x=y\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk)
     body += b"0\r\n" + (b"X: y\r\n" if trailer else b"") + b"\r\n"
     arriving = pieces(body + BEHIND + extra, cuts)
-    parsed, rest = read(HEAD % b"Transfer-Encoding: chunked\r\n", Cutter(None), arriving)
+    parsed, rest = read(HEAD % b"Transfer-Encoding: chunked\r\n", BodyCutter(None), arriving)
     assert (parsed.complete, parsed.body) == (1, b"".join(chunks))
     assert rest == BEHIND + extra
 
@@ -69,5 +69,5 @@ def test_of_a_chunked_body_nothing_behind_its_end_is_parsed(
 @given(contents.filter(bool), st.lists(st.integers(0, 10_000), max_size=8))
 def test_of_a_body_with_a_length_nothing_behind_its_end_is_parsed(body: bytes, cuts: list[int]) -> None:
     head = HEAD % (b"Content-Length: %d\r\n" % len(body))
-    parsed, rest = read(head, Cutter(len(body)), pieces(body + BEHIND, cuts))
+    parsed, rest = read(head, BodyCutter(len(body)), pieces(body + BEHIND, cuts))
     assert (parsed.complete, parsed.body, rest) == (1, body, BEHIND)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, digest, publish
 from kvserver.http.origins import Hosts, Origins, Pages
-from kvserver.web.address_quotas import Share
-from kvserver.web.hotpath import HotPath, read_fields
-from kvserver.web.traffic import MOST_IN_FLIGHT
+from kvserver.web.hot.hotpath import HotPath
+from kvserver.web.limits.address_quotas import Quota
+from kvserver.web.limits.load import MOST_IN_FLIGHT
 from tests import effort
 from tests.api.site import Site, running_site
 
@@ -70,7 +70,7 @@ _CLOSE = re.compile(rb"connection: close\r\n")
 _REFUSED_LAST = re.compile(rb"HTTP/1\.1 4(?:(?!HTTP/1\.1 ).)*connection: close\r\n(?:(?!HTTP/1\.1 ).)*\Z", re.DOTALL)
 """The last answer is a refusal, and ends the connection."""
 TURNS = 8
-"""Of the loop that client and server share, in which what is written to a loopback connection has been read."""
+"""Of the loop that client and server quota, in which what is written to a loopback connection has been read."""
 
 
 async def transcript(site: Site, pieces: list[bytes], patient: bool) -> bytes:
@@ -86,14 +86,14 @@ async def transcript(site: Site, pieces: list[bytes], patient: bool) -> bytes:
             for _ in range(TURNS):
                 await asyncio.sleep(0)
             if patient:
-                await front.until(lambda: all(connection.answering is None for connection in front.traffic.connections))
+                await front.until(lambda: all(connection.answering is None for connection in front.context.connections))
         if not transport.is_closing():
             transport.write_eof()
         async with asyncio.timeout(20):
             await listener.over.wait()
     finally:
         transport.close()  # whatever went wrong: what comes next waits for the end of all connections
-    await front.until(lambda: not front.traffic.connections and not front.traffic.in_flight)
+    await front.until(lambda: not front.context.connections and not front.context.load.in_flight)
     return bytes(listener.found)
 
 
@@ -492,7 +492,7 @@ def test_tokens_count_on_both(roads: Roads) -> None:
         sites = [stack.enter_context(running_site(1, MAX_VALUE, hot=hot)) for hot in (True, False)]
         for site in sites:
             publish(site.store.board, tokens)
-            assert site.front.traffic.tokens.refresh()
+            assert site.front.context.tokens.refresh()
         closed = Roads(*sites, roads.taken)
         for bearer in ("all", "reads", "writes", "other", "nobody", ""):
             fields = [f"Authorization: Bearer {bearer}"] if bearer else []
@@ -542,7 +542,7 @@ def test_who_may_ask_counts_on_both(roads: Roads, origins: str, names: tuple[str
         sites = [stack.enter_context(running_site(1, MAX_VALUE, hot=hot, pages=pages)) for hot in (True, False)]
         guarded = Roads(*sites, roads.taken)
         for host, fields in product(HOSTS, ASKERS):
-            expected = (421,) * 4 if not pages.hosts.accept(host.encode()) else _statuses(origins, fields)
+            expected = (421,) * 4 if not pages.hosts.is_accepted(host.encode()) else _statuses(origins, fields)
             asked = [
                 put("/a", b"x", *fields),
                 get("/v1/kv/a", *fields),
@@ -577,10 +577,10 @@ def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: p
     """On either road, and reads have no place; when only the spare places are left, both refuse who has many."""
     held: list[tuple[int, int]] = []
     for site in (roads.hot, roads.plain):
-        enqueue, share = site.router.enqueue, site.front.traffic.shares.of_address("127.0.0.1")
+        enqueue, quota = site.router.enqueue, site.front.context.load.quotas.of_address("127.0.0.1")
 
-        def noted(key: bytes, write: Any, enqueue: Any = enqueue, share: Share = share) -> None:
-            held.append((share.in_flight, share.bytes))
+        def noted(key: bytes, write: Any, enqueue: Any = enqueue, quota: Quota = quota) -> None:
+            held.append((quota.in_flight, quota.bytes))
             enqueue(key, write)
 
         monkeypatch.setattr(site.router, "enqueue", noted)
@@ -588,11 +588,11 @@ def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: p
     same(roads, put("/a", b"xyz"), get("/a"), delete("/a"))
     assert len(roads.taken) == 3
     assert held == [(1, 3), (1, 0)] * 2
-    shares = [site.front.traffic.shares.of_address("127.0.0.1") for site in (roads.hot, roads.plain)]
-    assert all(share.is_empty for share in shares)
-    for site, share in zip((roads.hot, roads.plain), shares, strict=True):
-        share.in_flight = 64
-        monkeypatch.setattr(site.front.traffic, "_in_flight", MOST_IN_FLIGHT)
+    quotas = [site.front.context.load.quotas.of_address("127.0.0.1") for site in (roads.hot, roads.plain)]
+    assert all(quota.is_empty for quota in quotas)
+    for site, quota in zip((roads.hot, roads.plain), quotas, strict=True):
+        quota.in_flight = 64
+        monkeypatch.setattr(site.front.context.load, "_in_flight", MOST_IN_FLIGHT)
     roads.taken.clear()
     try:
         for request in (put("/a", b"x"), get("/a"), delete("/a")):
@@ -600,31 +600,16 @@ def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: p
                 assert site.run(site.front.ask(request)).status == 503
         assert not roads.taken
     finally:
-        for share in shares:
-            share.in_flight = 0
+        for quota in quotas:
+            quota.in_flight = 0
 
 
 def test_a_stopping_worker_closes_after_the_answer(roads: Roads) -> None:
     for site in (roads.hot, roads.plain):
-        site.front.traffic.stopping = True
+        site.front.context.load.stopping = True
     try:
         assert b"connection: close" in same(roads, get("/a"))
         assert b"connection: close" in same(roads, put("/a", b"x"))
     finally:
         for site in (roads.hot, roads.plain):
-            site.front.traffic.stopping = False
-
-
-def test_fields_of_the_subset() -> None:
-    read = read_fields(b"Host: h\r\nAccept: a/b, c\r\ncontent-length: 12\r\nUser-Agent:\r\n")
-    assert read is not None
-    assert (read.accept, read.length, read.has_body) == (b",a/b, c", 12, True)
-    for block in (
-        b"",
-        b"Host: a\r\nHost: b\r\n",
-        b"Host: a\r\nX-Other: b\r\n",
-        b"Host: a b\r\n",
-        b"Host: a\r\n\r\n",
-        b"Host: a\n",
-    ):
-        assert read_fields(block) is None, block
+            site.front.context.load.stopping = False

@@ -1,4 +1,4 @@
-"""Where the body of a request ends, so that its parser is given nothing that stands behind. Pure."""
+"""Where the body of a request ends, so that its parser gets no byte behind it. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 _BLANK: Final = b"\r\n\r\n"
 
 
-class Cutter:
-    """Cuts what arrives of one body into pieces, none of which goes beyond its end.
+class BodyCutter:
+    """Cuts the bytes of one body into pieces, none of which goes beyond its end.
 
     Where the length is not known the body is chunked, and ends with two line ends in a row (RFC 9112, section 7.1): a
-    piece goes up to the next two. Whether they are the end is for the parser to say.
+    piece ends with the next two. The parser decides whether they are the end of the body.
     """
 
     __slots__ = ("_last", "_left")
@@ -21,8 +21,8 @@ class Cutter:
         self._left = length
         self._last = b""  # up to three bytes that came before
 
-    def end(self, data: bytes, at: int) -> int:
-        """Where the piece of `data` ends that begins at `at`; the next one begins there."""
+    def find_end(self, data: bytes, at: int) -> int:
+        """Find where the piece of `data` ends that begins at `at`; the next one begins there."""
         if self._left is not None:
             end = min(len(data), at + self._left)
             self._left -= end - at

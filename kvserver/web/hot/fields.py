@@ -1,0 +1,114 @@
+"""Which header fields the hot path understands, and what a block of them means. Pure.
+
+The hot path takes a request only if each of its fields changes nothing, or is looked at here in the one form that
+leaves nothing to interpret.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from kvserver.http.responses import Headers
+from kvserver.http.value_headers import choose_stored_type
+from shards.wire.limits import is_content_type
+
+_FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
+_HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")
+_LENGTH = re.compile(rb"[0-9]{1,10}")
+
+_LOOKED_AT: Final = frozenset(
+    (
+        b"host",
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"content-type",
+        b"content-length",
+        b"connection",
+        b"origin",
+        b"sec-fetch-site",
+    )
+)
+_ORIGIN_FIELDS: Final = (b"host", b"origin", b"sec-fetch-site")
+"""By these `Pages` judges which web page sends the request."""
+_IGNORED: Final = frozenset(
+    (
+        b"accept-language",
+        b"cache-control",
+        b"cookie",
+        b"dnt",
+        b"pragma",
+        b"priority",
+        b"referer",
+        b"sec-ch-ua",
+        b"sec-ch-ua-mobile",
+        b"sec-ch-ua-platform",
+        b"sec-fetch-dest",
+        b"sec-fetch-mode",
+        b"sec-fetch-user",
+        b"sec-gpc",
+        b"upgrade-insecure-requests",
+        b"user-agent",
+    )
+)
+"""Fields of browsers, curl and other clients that change no answer."""
+
+
+class HeaderFields(NamedTuple):
+    """The meaning of a block of header fields; a field that is not there is empty.
+
+    Attributes:
+        accept: as `IncomingRequest` has it.
+        accept_encoding: the header of that name.
+        authorization: the header of that name.
+        content_type: as it is stored.
+        length: Content-Length, in bytes.
+        has_body: whether there is a Content-Length, be it 0.
+        origin: the header Origin.
+        origin_fields: those by which `Pages` judges the request.
+    """
+
+    accept: bytes
+    accept_encoding: str
+    authorization: bytes
+    content_type: str
+    length: int
+    has_body: bool
+    origin: bytes
+    origin_fields: Headers
+
+
+def read_fields(block: bytes) -> HeaderFields | None:
+    """Parse the header fields of a request; None if the hot path does not take them.
+
+    `block`: the lines, each with its CR LF.
+    """
+    found: dict[bytes, bytes] = {}
+    for line in block.split(b"\r\n")[:-1]:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            return None
+        name, value = field[1].lower(), field[2] or b""
+        if name in _LOOKED_AT and name not in found:
+            found[name] = value
+        elif name not in _IGNORED:
+            return None
+    length = found.get(b"content-length")
+    if _HOST.fullmatch(found.get(b"host", b"/")) is None or (length is not None and not _LENGTH.fullmatch(length)):
+        return None
+    if found.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        return None
+    content_type = found.get(b"content-type", b"").decode()
+    if not is_content_type(content_type):
+        return None
+    return HeaderFields(
+        b"," + found[b"accept"] if b"accept" in found else b"",
+        found.get(b"accept-encoding", b"").decode(),
+        found.get(b"authorization", b""),
+        choose_stored_type(content_type),
+        int(length or b"0"),
+        length is not None,
+        found.get(b"origin", b""),
+        [(name, found[name]) for name in _ORIGIN_FIELDS if name in found],
+    )

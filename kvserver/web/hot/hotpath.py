@@ -1,0 +1,186 @@
+"""The hot path: plain reads and writes of one key, answered without the parser and the application.
+
+A buffer that is exactly one request of the subset below, and arrives where a request begins, is answered from the map
+or sent to its shard at once. Everything else, and every answer that is not plain, takes the ordinary road. The subset
+leaves nothing to interpret: GET, PUT or DELETE of one key, no query, HTTP/1.1, exactly one Host, and only the header
+fields of `fields`. So both roads answer alike, but for Date, X-Request-Id and revisions.
+
+Clients repeat their header fields from request to request: the meaning of a block of them is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from time import perf_counter
+from typing import Final
+
+from kvserver.access.grants import Grants
+from kvserver.http import compression, routes
+from kvserver.http.responses import Headers
+from kvserver.http.value_headers import OCTETS, item_headers
+from kvserver.store.client import Router
+from kvserver.web.context import WorkerContext
+from kvserver.web.hot.fields import HeaderFields, read_fields
+from kvserver.web.hot.hot_write import HotRemoval, HotWrite, format_lines
+from kvserver.web.limits.load import LARGE_ANSWER
+from kvserver.web.ports import IDLE_S, ConnectionPort
+from shards.maps.layout import HEADER, HEADER_SIZE, parse, told
+from shards.wire.clock import is_live
+from shards.wire.errors import BadKey, Unauthorized, Unavailable
+from shards.wire.limits import MAX_KEY
+from shards.wire.protocol import Delete, Put
+
+_REQUEST = re.compile(
+    rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
+    rb" HTTP/1\.1\r\n"
+)
+_RESERVED: Final = frozenset((b"ping", b"keys", b"wal", b"docs", b"console"))
+"""Paths of one segment that are no key, or not only one."""
+_unpack = HEADER.unpack_from
+_LONGEST_BLOCK: Final = 2 << 10
+_MOST_BLOCKS: Final = 512
+_LONGEST_RECORD: Final = 2 * LARGE_ANSWER
+"""Bytes of a record that surely has a value which is not answered here: it is not even copied out of its record."""
+
+
+class HotPath:
+    """One per worker. Connections offer their buffers to `take`."""
+
+    def __init__(self, router: Router, context: WorkerContext) -> None:
+        self._router, self._context, self._load = router, context, context.load
+        self._blocks: dict[bytes, HeaderFields] = {}
+
+    def take(self, connection: ConnectionPort, data: bytes) -> bool:
+        """Answer the request in `data`, or send it to its shard; return False, with nothing done, if it has to take the
+        ordinary road.
+
+        `connection` expects a request, has none to answer, and its client reads what is written.
+        """
+        request = _REQUEST.match(data)
+        if request is None:
+            return False
+        begun_at, begin = perf_counter(), request.end()
+        end = data.find(b"\r\n\r\n", begin - 2) + 2
+        block = data[begin:end]
+        fields = self._blocks.get(block) or self._read_block(block)
+        if fields is None or not self._load.accepts_fast_path:
+            return False
+        method, path, of_v1, of_root = request.groups()
+        # The buffer ends with the request: bytes behind it would be taken for another one by the parser alone.
+        if of_root in _RESERVED or len(data) != end + 2 + fields.length:
+            return False
+        key = of_v1 or of_root
+        if len(key) > MAX_KEY or b"%" in key:
+            key = _decode_key(path)
+            if not key:
+                return False
+        grants = None
+        if self._context.tokens.required:
+            grants = self._find_grants(fields.authorization, method, key)
+            if grants is None:
+                return False
+        if method == b"GET":
+            return not fields.has_body and self._answer_get(connection, path, key, of_root is None, fields, begun_at)
+        if (method == b"PUT") != fields.has_body or not self._has_room(fields.length):
+            return False
+        at_root, size = of_root is not None, len(key) + fields.length
+        write: HotWrite
+        if method == b"PUT":
+            put = Put(key, data[end + 2 :], fields.content_type, 0, 0, at_root)
+            write = HotWrite(connection, path, at_root, fields, begun_at, grants, put, size)
+        else:
+            delete = Delete(key, at_root)
+            write = HotRemoval(connection, path, at_root, fields, begun_at, grants, delete, size, self._router)
+        connection.answering = write
+        self._router.enqueue(key, write)
+        return True
+
+    def _read_block(self, block: bytes) -> HeaderFields | None:
+        """The meaning of a block of header fields, remembered; None if its requests take the ordinary road."""
+        if len(block) > _LONGEST_BLOCK:
+            return None
+        fields = read_fields(block)
+        if fields is None or not self._is_open_to(fields.origin_fields):
+            return None
+        if len(self._blocks) >= _MOST_BLOCKS:
+            self._blocks.clear()
+        self._blocks[block] = fields
+        return fields
+
+    def _is_open_to(self, origin_fields: Headers) -> bool:
+        """Whether the page that asks, if any, gets the same answer as everybody: where origins are listed, an answer
+        names the page's own."""
+        pages = self._context.pages
+        if not pages.origins.all and any(name == b"origin" for name, _ in origin_fields):
+            return False
+        return pages.find_refusal("", b"/", origin_fields) is None
+
+    def _find_grants(self, authorization: bytes, method: bytes, key: bytes) -> Grants | None:
+        """The client's grants, if they allow the request and let its answer show the value; else None."""
+        try:
+            grants = self._context.tokens.authenticate(authorization)
+        except Unauthorized:
+            return None
+        may = grants.may("read", key) and (method == b"GET" or grants.may("write", key))
+        return grants if may else None
+
+    def _has_room(self, length: int) -> bool:
+        load = self._load
+        return length <= self._context.max_value and load.bytes_held + length <= load.relaxed_bytes
+
+    def _answer_get(
+        self, connection: ConnectionPort, path: bytes, key: bytes, v1: bool, fields: HeaderFields, begun_at: float
+    ) -> bool:
+        """Answer with a small value, or at the root with the emptiness of a key that is not stored."""
+        router, context = self._router, self._context
+        heads = context.heads[fields.origin != b""]
+        try:
+            record = router.record(key)
+        except Unavailable:
+            return False
+        if record is not None and len(record) > _LONGEST_RECORD:
+            return False
+        if v1:
+            item = None if record is None else parse(memoryview(record))
+            if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
+                return False
+            if item.expires_ms or item.modified_ms > context.unix_ms:  # its times are shown by the store's clock
+                item = told(item, router.board.now())
+            content_type = (item.content_type or OCTETS).encode()
+            value, head = (
+                item.value,
+                b"%bcontent-type: %b\r\n%b" % (heads.of_value, content_type, format_lines(item_headers(item))),
+            )
+        elif record is None:
+            value, head = b"", heads.of_octets
+        else:
+            # `parse`, unrolled: most GETs of the hot path need no more of the record than its value.
+            _, _, expiry, _, _, length = _unpack(record)
+            value, head = record[HEADER_SIZE + length :], heads.of_octets
+            kind = record[HEADER_SIZE : HEADER_SIZE + length]
+            special = expiry or len(value) >= compression.SMALLEST
+            if special and not self._is_plain(value, expiry, kind.decode(), fields):
+                return False
+        router.seen(key, record is not None)
+        connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
+        connection.deadline = context.clock + IDLE_S
+        route = routes.KV if v1 else routes.KEY
+        context.record_answer(connection.peer.address, "GET", route, path, 200, begun_at)
+        return True
+
+    def _is_plain(self, value: bytes, expiry: int, content_type: str, fields: HeaderFields) -> bool:
+        """Whether the ordinary road would send `value` unchanged and at once."""
+        if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._router.board.now())):
+            return False
+        if len(value) < compression.SMALLEST or not fields.accept_encoding:
+            return True
+        return compression.choose_coding(fields.accept_encoding) is None or not compression.is_codable(content_type)
+
+
+def _decode_key(path: bytes) -> bytes:
+    """The key that `path` names; empty if it names none."""
+    try:
+        key = routes.resolve_path(path).argument
+    except BadKey:
+        return b""
+    return key if len(key) <= MAX_KEY else b""
