@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from kvserver.api.feed_query import FeedQuery
 from kvserver.api.times import rfc3339
 from kvserver.gateway.feed import cursors
-from kvserver.gateway.feed.cursors import Cursor, Reason
+from kvserver.gateway.feed.cursors import FeedCursor, Reason
 from kvserver.gateway.feed.encodings import Encoding
 from kvserver.gateway.feed.envelopes import MOST_BYTES, MOST_EVENTS
 from kvserver.gateway.feed.events import Message
@@ -152,7 +152,7 @@ class FeedState:
                     "type": "gap",
                     "cursor": walk.cursor_at(),
                     "reason": reason,
-                    "oldest": Cursor(history.epoch, oldest).text().decode(),
+                    "oldest": FeedCursor(history.epoch, oldest).text().decode(),
                     "snapshot": self._wants_snapshot,
                 }
             )

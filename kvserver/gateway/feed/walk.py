@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from kvserver.gateway.feed.cursors import Cursor
+from kvserver.gateway.feed.cursors import FeedCursor
 from kvserver.gateway.feed.encodings import Encoding, encode_once
 from kvserver.gateway.feed.envelopes import EnvelopeBuilder, activity_fields
 from kvserver.gateway.feed.events import ActivityLine, Block, Event, Message
@@ -87,7 +87,7 @@ class EventWalk:
         """Return the cursor of this place; `revision` and `snapshot_key` replace its own."""
         revision = self.revision if revision is None else revision
         last = self.snapshot_key if snapshot_key is None else snapshot_key
-        return Cursor(self.history.epoch, revision, last, self.filter.crc if last is not None else 0).text()
+        return FeedCursor(self.history.epoch, revision, last, self.filter.crc if last is not None else 0).text()
 
     def message(self, fields: dict[str, Any]) -> Message:
         """Encode a message of `fields`, one of which is the `cursor`, in bytes."""

@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from kvserver.access.grants import EVERYTHING
 from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed import conflation, envelopes, follow, runs, snapshots
-from kvserver.gateway.feed.cursors import Cursor, parse
+from kvserver.gateway.feed.cursors import FeedCursor, parse
 from kvserver.gateway.feed.encodings import JSON
 from kvserver.gateway.feed.events import ActivityLine, Block, SnapshotItem, block_of
 from kvserver.gateway.feed.filters import filter_of
@@ -475,7 +475,7 @@ class Following(RuleBasedStateMachine):
         if not client.query.conflate:
             self.check_copy(client, cursor)
 
-    def forget(self, client: Client, told: dict[str, Any], at: Cursor) -> None:
+    def forget(self, client: Client, told: dict[str, Any], at: FeedCursor) -> None:
         assert told["reason"] == "trimmed" and parse_revision(client.at) < self.store.oldest - 1
         oldest = parse(told["oldest"].encode())
         assert oldest is not None and oldest.revision < self.store.oldest  # it may have been trimmed since
@@ -486,7 +486,7 @@ class Following(RuleBasedStateMachine):
             assert at == oldest
             client.copy = Copy(at.revision, held=dict(self.store.states[at.revision]))
 
-    def change(self, client: Client, events: list[dict[str, Any]], at: Cursor) -> None:
+    def change(self, client: Client, events: list[dict[str, Any]], at: FeedCursor) -> None:
         held, seen = dict(client.copy.held), list(client.copy.seen)
         units = [self.store.units[event["revision"]] for event in events]
         assert len(events) <= 3 or len(set(units)) == 1
