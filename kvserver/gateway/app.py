@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kvserver.access.grants import Grants
+from kvserver.gateway.feed.turns import ClientGone
 from kvserver.gateway.history.source import LogFollower, WalReader
 from kvserver.gateway.sessions.access import FeedAccess, close_code, is_page
 from kvserver.gateway.sessions.admission import Admission, ConnectionQuota
@@ -58,6 +59,7 @@ class Wal:
         self._websocket = websocket
         if self._revoked:
             self._end_revoked()
+        self._follower.turn.is_over = lambda: websocket.closed
         websocket.on_answer = self._answered
         websocket.ping()
         websocket.source = self._next
@@ -89,6 +91,8 @@ class Wal:
         except Trimmed:
             self._source.counts["lag_closed"] += 1
             self._websocket.close(1013, "too far behind: what comes next is no longer kept")
+        except ClientGone:
+            pass
         except Exception:
             _failed.tell(self._peer, error=True)
             self._websocket.close(1011)

@@ -77,6 +77,13 @@ class FeedHistory(Protocol):
     def after(self, revision: int) -> Block:
         """The block that holds the revision after `revision`, which is below `shown`. Raises `Overtaken`."""
 
+    def is_near(self, revision: int) -> bool:
+        """Whether a client at `revision` lacks only what was shown just now."""
+
+    def passed_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        """How far a client at `revision` that wants these keys and ops (None: all) has nothing to look at; it is
+        `revision` where that is not known, and never above `shown`. Does not switch."""
+
     def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         """What the maps have of the keys of `selection` above `after`. Raises `Unavailable`."""
 
@@ -99,9 +106,13 @@ class FeedState:
         encoding: Encoding,
         query: FeedQuery,
         charge: BudgetCharge | None = None,
+        await_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """`query.since` is where it goes on, if it can; what is kept for it is its `charge`."""
-        self._charge = charge or BudgetCharge(SendBudget())
+        """`query.since` is where it goes on, if it can; what is kept for it is its `charge`.
+
+        `await_turn` is called before each step of catching up; it may switch, and raise `ClientGone`.
+        """
+        self._charge, self._await_turn = charge or BudgetCharge(SendBudget()), await_turn
         self.filter, self.gaps = filter, 0
         self._history, self._encoding = history, encoding
         self._snapshot, self._conflate = query.snapshot, query.conflate
@@ -140,7 +151,10 @@ class FeedState:
         return is_plain and self._revision >= self._history.shown()
 
     def next(self) -> Message | None:
-        """What the client gets next; None if there is nothing now. May take long, and switch to other clients."""
+        """What the client gets next; None if there is nothing now. May take long, and switch to other clients.
+
+        Raises `ClientGone`; it can be called again all the same.
+        """
         if not self._queue:
             try:
                 message = self._snapshot_message() if self._last is not None else self._live_message()
@@ -272,8 +286,9 @@ class FeedState:
 
         Without `shows` the filter alone decides, and the envelope is shared.
         """
-        while self._revision < until:
-            block = self._history.after(self._revision)
+        while (revision := self._pass_over(self._revision, until, self.filter.ops)) < until:
+            self._revision = revision
+            block = self._history.after(revision)
             is_shared = shows is None and block.end <= until
             found = block.find(self._shared_name, self._revision) if is_shared else None
             if found is None:
@@ -283,7 +298,19 @@ class FeedState:
             message, self._revision = found
             if message is not None:
                 return message
+        self._revision = max(self._revision, until)
         return None
+
+    def _pass_over(self, revision: int, until: int, ops: frozenset[str] | None) -> int:
+        """How far, up to `until`, a client at `revision` has nothing to look at; waits for its turn to look further,
+        unless all it lacks was shown just now."""
+        while revision < until and not self._history.is_near(revision):
+            self._await_turn()
+            passed = min(self._history.passed_over(revision, self.filter.selection, ops), until)
+            if passed <= revision:
+                break
+            revision = passed
+        return revision
 
     def _envelope(self, block: Block, until: int, shows: Shows) -> tuple[Message | None, int]:
         """The first envelope of `block` behind the client's place, and how far it reaches."""
@@ -317,7 +344,7 @@ class FeedState:
     def _among(self, until: int) -> Iterator[Event]:
         """The events behind the client's place up to `until` that it may get to see; some behind `until`, too."""
         after = self._revision
-        while after < until:
+        while (after := self._pass_over(after, until, None)) < until:
             block = self._history.after(after)
             yield from self.filter.selection.among(block, after)
             after = block.end
@@ -368,6 +395,9 @@ class FeedState:
         if self._history.shown() < self._revision:  # another gateway was further
             return False
         if self._charge.budget.is_high:
+            return False
+        self._await_turn()
+        if self._must_catch_up() or self._charge.budget.is_high:  # it may have waited for long
             return False
         try:
             self._page = self._history.page(self.filter.selection, self._last, self.filter.values)

@@ -18,6 +18,7 @@ from kvserver.gateway.feed.events import OCTETS, ActivityLine, Block, SnapshotIt
 from kvserver.gateway.feed.follow import Overtaken
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import PAGE_BYTES, PAGE_ITEMS, MapPart, Page, read_page
+from kvserver.gateway.feed.summaries import BlockSummaries, BlockSummary
 from kvserver.gateway.history.index import LogIndex
 from kvserver.gateway.history.order import MOST_WAITING
 from kvserver.gateway.transport.websocket import breathe
@@ -36,6 +37,10 @@ RECENT_BYTES: Final = 16 << 20
 """Memory for blocks that were shown last."""
 REREAD_BYTES: Final = 16 << 20
 """Memory for blocks that were read from the log."""
+NEAR_BYTES: Final = 1 << 20
+"""Memory of the blocks shown last: who lacks no more than them, or than one, is up to date enough to go first."""
+MOST_PASSED: Final = 64
+"""Blocks that are passed over in one step."""
 MOST_ANSWERS: Final = 4096
 """Revisions of earlier runs of which it is remembered whether they were given out: after a restart, all clients come
 back, and most from the same place."""
@@ -68,6 +73,7 @@ class SharedHistory:
         self._position = position
         self._recent = _Recent()
         self._reread: OrderedDict[int, Block] = OrderedDict()
+        self._summaries = BlockSummaries()
         self._index = LogIndex()
         self._index.note(position)
         self._lines: deque[ActivityLine] = deque(maxlen=MOST_WAITING)
@@ -194,6 +200,23 @@ class SharedHistory:
                 block = self._read_log(revision)
         return block
 
+    def is_near(self, revision: int) -> bool:
+        """Whether a client at `revision` lacks only what was shown just now."""
+        return self._recent.weight_after(revision) <= NEAR_BYTES
+
+    def passed_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        """See `kvserver.gateway.feed.follow.FeedHistory`."""
+        for _ in range(MOST_PASSED):
+            summary = self._summaries.find(revision) or self._summary_of_recent(revision)
+            if summary is None or summary.may_show(selection, ops):
+                break
+            revision = summary.end
+        return revision
+
+    def _summary_of_recent(self, revision: int) -> BlockSummary | None:
+        block = self._recent.find(revision)
+        return None if block is None else self._summaries.note(block)
+
     @contextmanager
     def _overtaken_if_trimmed(self) -> Iterator[None]:
         """Raise `Overtaken` where the log does not reach back far enough any more."""
@@ -217,6 +240,7 @@ class SharedHistory:
             records, following = self._reader.read(place.lsn, until.lsn, BLOCK_BYTES)
             self._counts["log_reads"] += 1
             block = block_of(records, place.revision, following)
+            self._summaries.note(block)
             if block.end > revision:
                 break
             if following >= until.lsn:
@@ -292,11 +316,13 @@ class _Recent:
         self._blocks: list[Block] = []
         self._begins: list[int] = []
         self._weight = 0
+        self._ends_at: list[int] = []  # the weight of all there ever was, up to the end of each block
 
     def append(self, block: Block) -> None:
         self._blocks.append(block)
         self._begins.append(block.begin)
         self._weight += block.weight
+        self._ends_at.append((self._ends_at[-1] if self._ends_at else 0) + block.weight)
         if self._weight > RECENT_BYTES and len(self._blocks) > 1:
             self._drop()
 
@@ -306,8 +332,13 @@ class _Recent:
         while self._weight > RECENT_BYTES * 3 // 4 and count < len(self._blocks) - 1:
             self._weight -= self._blocks[count].weight
             count += 1
-        del self._blocks[:count], self._begins[:count]
+        del self._blocks[:count], self._begins[:count], self._ends_at[:count]
 
     def find(self, revision: int) -> Block | None:
         at = bisect_right(self._begins, revision) - 1
         return self._blocks[at] if at >= 0 and revision < self._blocks[at].end else None
+
+    def weight_after(self, revision: int) -> float:
+        """Weight of the blocks behind the one that holds the revision after `revision`; without end if none does."""
+        at = bisect_right(self._begins, revision) - 1
+        return self._ends_at[-1] - self._ends_at[at] if at >= 0 and revision < self._blocks[at].end else float("inf")

@@ -24,6 +24,7 @@ import zmq
 from gevent.event import Event  # type: ignore[import-untyped]
 
 from kvserver.gateway.feed.envelopes import MOST_BYTES
+from kvserver.gateway.history.catch_up import CatchUpTurns
 from kvserver.gateway.history.order import (
     LatestPuts,
     Merger,
@@ -83,6 +84,7 @@ class WalReader:
     ) -> None:
         self._budget = budget
         self.view, self.tail, self.cursor, self.wake = view, tail, cursor, wake
+        self.turn = source.turns.of(budget)
         self.overtaken: Trimmed | None = None
         self.waits = False  # for others to take what they set_bytes
         self._source = source
@@ -90,7 +92,7 @@ class WalReader:
     def next(self) -> Piece | None:
         """What this client gets next; None if it has everything. May switch.
 
-        Raises `Trimmed` if the log does not reach back to where it is, `LogError`.
+        Raises `Trimmed` if the log does not reach back to where it is, `LogError`, `ClientGone`.
         """
         cursor, source = self.cursor, self._source
         self.waits = self._budget.is_full and not cursor.begun
@@ -108,6 +110,7 @@ class WalReader:
                 data = self.tail.next(cursor)
             except Behind:
                 if not self.tail.rejoin(cursor):
+                    self.turn.wait()
                     data = source.reread(self.view, cursor, self.tail.position)
                     self.tail.rejoin(cursor)
                 breathe()
@@ -122,6 +125,7 @@ class LogFollower:
     Attributes:
         counts: figures for the board.
         history: what clients of `/v1/feed` follow.
+        turns: of clients that catch up.
         held: what clients are in the middle of.
         largest_answer: bytes that one poll may be answered.
     """
@@ -152,6 +156,7 @@ class LogFollower:
         self._followers: set[WalReader] = set()
         self._reread: OrderedDict[tuple[View, int], list[Chunk]] = OrderedDict()
         self.held = LargeFrameCache()
+        self.turns = CatchUpTurns()
         loop = gevent.get_hub().loop
         self._watchers = [loop.io(socket.get(zmq.FD), 1) for socket in (self._published, self._activity)]
         self.counts: Counter[str] = Counter(dict.fromkeys(GatewayRow.FIGURES, 0))
@@ -182,6 +187,7 @@ class LogFollower:
         self._followers.discard(follower)
         self._count()
         follower.wake = lambda: None
+        follower.turn.end()
         follower.cursor.large = None
         self.held.note(follower.cursor, time.monotonic())
         if not any(other.view == follower.view for other in self._followers):

@@ -18,6 +18,7 @@ from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.feed.events import Carry, Message
 from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import FeedState, PollAnswer, collect_answer
+from kvserver.gateway.feed.turns import ClientGone
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.sessions.access import InStreamError, close_code
 from kvserver.gateway.transport.frames import Ending, frame
@@ -70,9 +71,10 @@ class Client:
         self._spoke_at = time.monotonic()
         shown = filter_of(query, grants)
         self.listens = query.activity
+        self._turn = source.turns.of(budget)
         source.enter(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.follow = FeedState(source.history, shown, encoding, query, BudgetCharge(budget))
+            self.follow = FeedState(source.history, shown, encoding, query, BudgetCharge(budget), self._turn.wait)
         except BaseException:
             source.exit(self)
             raise
@@ -81,6 +83,7 @@ class Client:
     def end(self) -> None:
         """It is gone."""
         self._source.exit(self)
+        self._turn.end()
         self._wake = lambda: None
         self.follow.drop()
 
@@ -120,7 +123,10 @@ class Client:
         while size < TURN_BYTES and not self._waits:
             if self.follow.has_everything and not self._due:
                 break
-            message = self._next_message()
+            try:
+                message = self._next_message()
+            except ClientGone:
+                break
             if message is None:
                 break
             part = message.framed(self._carry)
@@ -164,6 +170,7 @@ class WebSocketFeed(Client):
         """Until the client is gone. What it sends is read and dropped."""
         self._websocket = websocket
         self._wake = websocket.wake
+        self._turn.is_over = lambda: websocket.is_ending
         websocket.farewell = self.closing
         websocket.on_answer = lambda: self._source.report("heartbeat", websocket.peer.encode())
         websocket.ping()
@@ -255,6 +262,7 @@ class StreamFeed(Client):
         """Say what to write to `stream`."""
         self._stream = stream
         self._wake = stream.wake
+        self._turn.is_over = lambda: stream.is_ending
         stream.source = self.next
         stream.farewell = self.closing
         if self._revoked:
@@ -310,6 +318,7 @@ class PollFeed(Client):
         """Say what to write to `stream`."""
         self._stream = stream
         self._wake = stream.wake
+        self._turn.is_over = lambda: stream.is_gone  # what it was to be told is not lost if only the server ends
         stream.source = self._whole
         stream.farewell = self._empty
         if self._revoked:
@@ -333,7 +342,10 @@ class PollFeed(Client):
         if self._budget.is_high and not (self._at_once or self.follow.has_everything):
             return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
         gaps = self.follow.gaps
-        found = PollAnswer(self.follow.cursor, False, []) if self._at_once else self._collect()
+        try:
+            found = PollAnswer(self.follow.cursor, False, []) if self._at_once else self._collect()
+        except ClientGone:
+            return None
         self._source.counts["gaps"] += self.follow.gaps - gaps
         if not found.messages and not self._at_once and time.monotonic() < self._until:
             return None

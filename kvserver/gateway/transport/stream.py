@@ -78,6 +78,16 @@ class Stream:
         """`source` may have more. Does not block."""
         self._wake.set()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is written any more."""
+        return self._gone
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more of `source` will be written, but for what it is about to give."""
+        return self._gone or self._ending
+
     def end(self) -> None:
         """Write nothing more, and close. Does not block."""
         self._ending = True

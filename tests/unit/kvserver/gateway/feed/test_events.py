@@ -427,6 +427,12 @@ class Told:
     def after(self, revision: int) -> Block:
         return self._blocks[revision]
 
+    def is_near(self, revision: int) -> bool:
+        return False
+
+    def passed_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        return revision
+
     def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         raise NotImplementedError
 

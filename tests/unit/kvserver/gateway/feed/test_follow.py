@@ -25,6 +25,7 @@ from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import FeedState, Overtaken, collect_answer
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import MapPart, Page, read_page
+from kvserver.gateway.feed.summaries import BlockSummaries
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import (
@@ -168,6 +169,8 @@ class Gateway:
         self.position = store.watermark()
         self.records_in_block = 1
         self.page_limit = 1
+        self.near = 0
+        self.summaries = BlockSummaries(4000)  # of a few blocks
         self.blocks: dict[tuple[int, int], Block] = {}
 
     def shown(self) -> int:
@@ -208,7 +211,15 @@ class Gateway:
             begin = records[at - 1].next_revision - 1 if at else part[0].revision - 1
             self.blocks[key] = block_of(part, begin, part[-1].end)
         assert self.blocks[key].end > revision, "it would be asked for again and again"
+        self.summaries.note(self.blocks[key])
         return self.blocks[key]
+
+    def is_near(self, revision: int) -> bool:
+        return revision >= self.position - self.near
+
+    def passed_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        summary = self.summaries.find(revision)
+        return revision if summary is None or summary.may_show(selection, ops) else summary.end
 
     def page(self, selection: Selection, after: bytes, values: bool) -> Page:
         if not self.store.has_maps:
@@ -315,9 +326,16 @@ class Following(RuleBasedStateMachine):
         if shard in self.store.open:
             self.store.apply(shard)
 
-    @rule(gateway=st.integers(0, 1), count=st.integers(1, 4), block=st.integers(1, 3), page=st.integers(1, 3))
-    def show(self, gateway: int, count: int, block: int, page: int) -> None:
+    @rule(
+        gateway=st.integers(0, 1),
+        count=st.integers(1, 4),
+        block=st.integers(1, 3),
+        page=st.integers(1, 3),
+        near=st.sampled_from([0, 0, 2]),
+    )
+    def show(self, gateway: int, count: int, block: int, page: int, near: int) -> None:
         self.gateways[gateway].advance(count)
+        self.gateways[gateway].near = near
         self.gateways[gateway].records_in_block = block
         self.gateways[gateway].page_limit = page
 

@@ -1,0 +1,166 @@
+"""What is done for a client ends when the client has gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket as gsocket
+
+from kvserver.access.grants import EVERYTHING
+from kvserver.api.feed_query import FeedQuery
+from kvserver.gateway.feed.events import ActivityLine, Block, block_of
+from kvserver.gateway.feed.selection import Selection
+from kvserver.gateway.feed.snapshots import Page
+from kvserver.gateway.history.catch_up import CatchUpTurns
+from kvserver.gateway.sessions.clients import PollFeed, StreamFeed, WebSocketFeed
+from kvserver.gateway.transport.send_budget import SendBudget
+from kvserver.gateway.transport.stream import Stream
+from kvserver.gateway.transport.websocket import ConnectionLimits, WebSocket, breathe
+from shards.log.records import DATA, Record
+from shards.wire.protocol import PutEvent, encode_events
+
+MOST_LOOKS = 20_000
+"""After the client has gone: far more than it takes to notice."""
+PAYLOAD = encode_events([PutEvent(b"a/k", b"v", "", 0)])
+QUERY = FeedQuery((b"a/none",), since=b"e.0")
+
+
+class EndlessHistory:
+    """One of which no client ever comes to the end, and that has nothing of what is wanted."""
+
+    epoch = "e"
+
+    def __init__(self) -> None:
+        self.looks = self.looks_when_gone = 0
+        self.has_gone = False
+
+    def shown(self) -> int:
+        """Far away."""
+        return 1 << 40
+
+    watermark = end = shown
+
+    def oldest(self) -> int:
+        """All is kept."""
+        return 1
+
+    def now_ms(self) -> int:
+        """Never mind."""
+        return 0
+
+    def gave_out(self, revision: int) -> bool:
+        """All was."""
+        return True
+
+    def is_near(self, revision: int) -> bool:
+        """No client is."""
+        return False
+
+    def passed_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        """Nothing is known of what is in it."""
+        return revision
+
+    def after(self, revision: int) -> Block:
+        """A block with one event, decoded again each time."""
+        breathe()
+        self.looks += 1
+        self.looks_when_gone += self.has_gone
+        assert self.looks_when_gone < MOST_LOOKS, "the walk goes on without the client"
+        record = Record(DATA, 0, 1, revision, revision + 1, 0, revision + 1, 1, PAYLOAD)
+        return block_of([record], revision, revision + 1)
+
+    def page(self, selection: Selection, after: bytes, values: bool) -> Page:
+        """Nobody wants one."""
+        raise NotImplementedError
+
+    def lines(self, number: int) -> tuple[int, ActivityLine | None]:
+        """No activity."""
+        return 0, None
+
+
+class Source:
+    """What sessions know of `LogFollower`."""
+
+    largest_answer = 1 << 20
+
+    def __init__(self) -> None:
+        self.history = EndlessHistory()
+        self.counts: Counter[str] = Counter()
+        self.turns = CatchUpTurns()
+        self.observers: set[Any] = set()
+
+    def enter(self, observer: Any) -> None:
+        """A client comes."""
+        self.observers.add(observer)
+
+    def exit(self, observer: Any) -> None:
+        """A client goes."""
+        self.observers.discard(observer)
+
+
+def serve_stream(source: Any, connection: gsocket.socket) -> None:
+    """SSE, to its end."""
+    session = StreamFeed(source, SendBudget(), QUERY, EVERYTHING, b"", sse=True)
+    _carry(session, connection)
+
+
+def serve_poll(source: Any, connection: gsocket.socket) -> None:
+    """A poll, to its end."""
+    session = PollFeed(source, SendBudget(), QUERY, EVERYTHING, lambda body: body, lambda error: b"")
+    _carry(session, connection)
+
+
+def _carry(session: StreamFeed | PollFeed, connection: gsocket.socket) -> None:
+    stream = Stream(connection, "peer:1", ConnectionLimits())
+    session.carry(stream)
+    stream.run(session.head)
+    session.end()
+
+
+def serve_websocket(source: Any, connection: gsocket.socket) -> None:
+    """A WebSocket, to its end."""
+    session = WebSocketFeed(source, SendBudget(), QUERY, EVERYTHING, "")
+    websocket = WebSocket(connection, "peer:1", b"", ConnectionLimits())
+    session.run(websocket)
+    websocket.finish()
+    session.end()
+
+
+@pytest.mark.parametrize("serve", [serve_stream, serve_poll, serve_websocket])
+def test_a_walk_ends_when_its_client_has_gone(serve: Callable[[Any, gsocket.socket], None]) -> None:
+    source = Source()
+    here, there = gsocket.socketpair()
+    serving = gevent.spawn(serve, source, here)
+    while source.history.looks < 100:  # it is under way
+        assert not serving.dead
+        gevent.sleep(0.001)
+    source.history.has_gone = True
+    there.close()
+    serving.get(timeout=60)
+    here.close()
+    assert not source.observers
+
+
+def test_a_client_that_stays_is_served_on() -> None:
+    """The server's end of a stream ends its walk, too, and the client gets the farewell."""
+    source = Source()
+    here, there = gsocket.socketpair()
+    session = StreamFeed(source, SendBudget(), QUERY, EVERYTHING, b"", sse=True)  # type: ignore[arg-type]
+    stream = Stream(here, "peer:1", ConnectionLimits())
+    session.carry(stream)
+    serving = gevent.spawn(stream.run, b"")
+    while source.history.looks < 100:
+        assert not serving.dead
+        gevent.sleep(0.001)
+    source.history.has_gone = True  # for it nothing more is looked at
+    stream.close_with_farewell(1012, "", "stop")
+    told = b""
+    while b'"type":"closing"' not in told:
+        told += there.recv(1 << 16)
+    there.close()
+    serving.get(timeout=60)
+    here.close()
