@@ -289,6 +289,8 @@ class FeedState:
         while (revision := self._pass_over(self._revision, until, self.filter.ops)) < until:
             self._revision = revision
             block = self._history.after(revision)
+            if not self._history.is_near(revision):
+                self._await_turn()  # reading it may have taken long, and encoding may, too
             is_shared = shows is None and block.end <= until
             found = block.find(self._shared_name, self._revision) if is_shared else None
             if found is None:
