@@ -288,20 +288,22 @@ class FeedState:
         """
         while (revision := self._pass_over(self._revision, until, self.filter.ops)) < until:
             self._revision = revision
-            block = self._history.after(revision)
-            if not self._history.is_near(revision):
-                self._await_turn()  # reading it may have taken long, and encoding may, too
-            is_shared = shows is None and block.end <= until
-            found = block.find(self._shared_name, self._revision) if is_shared else None
-            if found is None:
-                found = self._envelope(block, until, shows or self.filter.shows)
-                if is_shared:
-                    block.share(self._shared_name, self._revision, *found)
-            message, self._revision = found
+            message, self._revision = self._look(self._history.after(revision), until, shows)
             if message is not None:
                 return message
         self._revision = max(self._revision, until)
         return None
+
+    def _look(self, block: Block, until: int, shows: Shows | None) -> tuple[Message | None, int]:
+        """What `block` has for the client, made or shared, and how far that reaches. Its caller holds no block: many
+        clients may wait for their turns, each with another one."""
+        is_shared = shows is None and block.end <= until
+        found = block.find(self._shared_name, self._revision) if is_shared else None
+        if found is None:
+            found = self._envelope(block, until, shows or self.filter.shows)
+            if is_shared:
+                block.share(self._shared_name, self._revision, *found)
+        return found
 
     def _pass_over(self, revision: int, until: int, ops: frozenset[str] | None) -> int:
         """How far, up to `until`, a client at `revision` has nothing to look at; waits for its turn to look further,
@@ -350,6 +352,7 @@ class FeedState:
             block = self._history.after(after)
             yield from self.filter.selection.among(block, after)
             after = block.end
+            del block  # lest it is kept while the client waits for its turn
 
     # A snapshot
 
