@@ -106,11 +106,12 @@ class FeedState:
         encoding: Encoding,
         query: FeedQuery,
         charge: BudgetCharge | None = None,
-        await_turn: Callable[[], None] = lambda: None,
+        await_turn: Callable[[bool], None] = lambda may_break: None,
     ) -> None:
         """`query.since` is where it goes on, if it can; what is kept for it is its `charge`.
 
-        `await_turn` is called before each step of catching up; it may switch, and raise `ClientGone`.
+        `await_turn` is called before each step of catching up; it may switch, and raise `ClientGone`. It is given
+        whether it may raise `Interrupted`, too: whether little would be done again.
         """
         self._charge, self._await_turn = charge or BudgetCharge(SendBudget()), await_turn
         self.filter, self.gaps = filter, 0
@@ -153,7 +154,7 @@ class FeedState:
     def next(self) -> Message | None:
         """What the client gets next; None if there is nothing now. May take long, and switch to other clients.
 
-        Raises `ClientGone`; it can be called again all the same.
+        Raises `ClientGone`, `Interrupted`; it can be called again all the same.
         """
         if not self._queue:
             try:
@@ -286,12 +287,14 @@ class FeedState:
 
         Without `shows` the filter alone decides, and the envelope is shared.
         """
-        while (revision := self._pass_over(self._revision, until, self.filter.ops)) < until:
-            self._revision = revision
-            message, self._revision = self._look(self._history.after(revision), until, shows)
+        while self._revision < until:
+            passed = self._pass_over(self._revision, until, self.filter.ops, True)
+            if passed > self._revision:
+                self._revision = passed
+                continue
+            message, self._revision = self._look(self._history.after(passed), until, shows)
             if message is not None:
                 return message
-        self._revision = max(self._revision, until)
         return None
 
     def _look(self, block: Block, until: int, shows: Shows | None) -> tuple[Message | None, int]:
@@ -305,16 +308,13 @@ class FeedState:
                 block.share(self._shared_name, self._revision, *found)
         return found
 
-    def _pass_over(self, revision: int, until: int, ops: frozenset[str] | None) -> int:
-        """How far, up to `until`, a client at `revision` has nothing to look at; waits for its turn to look further,
+    def _pass_over(self, revision: int, until: int, ops: frozenset[str] | None, may_break: bool) -> int:
+        """How far, up to `until`, a client at `revision` is known to have nothing to look at; waits for its turn,
         unless all it lacks was shown just now."""
-        while revision < until and not self._history.is_near(revision):
-            self._await_turn()
-            passed = min(self._history.passed_over(revision, self.filter.selection, ops), until)
-            if passed <= revision:
-                break
-            revision = passed
-        return revision
+        if self._history.is_near(revision):
+            return revision
+        self._await_turn(may_break)
+        return min(self._history.passed_over(revision, self.filter.selection, ops), until)
 
     def _envelope(self, block: Block, until: int, shows: Shows) -> tuple[Message | None, int]:
         """The first envelope of `block` behind the client's place, and how far it reaches."""
@@ -348,7 +348,11 @@ class FeedState:
     def _among(self, until: int) -> Iterator[Event]:
         """The events behind the client's place up to `until` that it may get to see; some behind `until`, too."""
         after = self._revision
-        while (after := self._pass_over(after, until, None)) < until:
+        while after < until:
+            passed = self._pass_over(after, until, None, False)
+            if passed > after:
+                after = passed
+                continue
             block = self._history.after(after)
             yield from self.filter.selection.among(block, after)
             after = block.end
@@ -401,7 +405,7 @@ class FeedState:
             return False
         if self._charge.budget.is_high:
             return False
-        self._await_turn()
+        self._await_turn(True)
         if self._must_catch_up() or self._charge.budget.is_high:  # it may have waited for long
             return False
         try:

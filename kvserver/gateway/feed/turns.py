@@ -18,6 +18,10 @@ class ClientGone(Exception):
     """Nobody wants any more what is being looked for."""
 
 
+class Interrupted(Exception):
+    """The client gets what there is for it before it waits on; what it looks for goes on from where it is."""
+
+
 class TurnQueue(Generic[Waiting]):
     """Clients that wait for a turn."""
 

@@ -14,7 +14,7 @@ from typing import Final
 import gevent  # type: ignore[import-untyped]
 from gevent.hub import Waiter  # type: ignore[import-untyped]
 
-from kvserver.gateway.feed.turns import ClientGone, TurnQueue
+from kvserver.gateway.feed.turns import ClientGone, Interrupted, TurnQueue
 
 TURN_S: Final = 0.004
 """Seconds of catching up between two turns of the event loop, shared out among all clients that catch up."""
@@ -27,21 +27,29 @@ class CatchUpTurn:
 
     Attributes:
         is_over: whether the client is gone, so that nothing more is to be done for it.
+        is_due: there is something that the client gets before it waits for another turn.
     """
 
     def __init__(self, turns: CatchUpTurns, address: Hashable) -> None:
         self.is_over: Callable[[], bool] = lambda: False
+        self.is_due = False
         self.waiter: Waiter | None = None
         self.address, self._turns = address, turns
 
-    def wait(self) -> None:
-        """Wait until the client may do one more step of catching up. Raises `ClientGone`."""
+    def wait(self, may_break: bool = False) -> None:
+        """Wait until the client may do one more step of catching up. Raises `ClientGone`, and `Interrupted` if it
+        `may_break` off here."""
+        self._look(False)
+        if not self._turns.lasts(self):
+            self._look(may_break)
+            self._turns.wait(self)
+            self._look(may_break)
+
+    def _look(self, may_break: bool) -> None:
         if self.is_over():
             raise ClientGone
-        if not self._turns.lasts(self):
-            self._turns.wait(self)
-            if self.is_over():
-                raise ClientGone
+        if may_break and self.is_due:
+            raise Interrupted
 
     def end(self) -> None:
         """Nothing more is to be done for the client."""

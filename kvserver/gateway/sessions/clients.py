@@ -18,7 +18,7 @@ from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.feed.events import Carry, Message
 from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import FeedState, PollAnswer, collect_answer
-from kvserver.gateway.feed.turns import ClientGone
+from kvserver.gateway.feed.turns import ClientGone, Interrupted
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.sessions.access import InStreamError, close_code
 from kvserver.gateway.transport.frames import Ending, frame
@@ -112,6 +112,7 @@ class Client:
     def tick(self) -> None:
         """Look whether it has heard nothing for long, or waits for a page, or for others to take what they hold."""
         self._due = time.monotonic() - self._spoke_at > SILENCE_S
+        self._turn.is_due |= self._due
         if self._due or self._waits or self.follow.in_snapshot:
             self._wake()
 
@@ -120,6 +121,7 @@ class Client:
         parts: list[bytes] = []
         size = 0
         self._waits = self._budget.is_full
+        self._turn.is_due = self._due
         while size < TURN_BYTES and not self._waits:
             if self.follow.has_everything and not self._due:
                 break
@@ -132,6 +134,7 @@ class Client:
             part = message.framed(self._carry)
             parts.append(part)
             size += len(part)
+            self._turn.is_due = True
         if not parts:
             return None
         self._spoke_at = time.monotonic()
@@ -139,7 +142,10 @@ class Client:
 
     def _next_message(self) -> Message | None:
         gaps = self.follow.gaps
-        message = self.follow.next()
+        try:
+            message = self.follow.next()
+        except Interrupted:
+            message = None
         self._source.counts["gaps"] += self.follow.gaps - gaps
         if message is not None:
             self._source.counts["deliveries"] += message.events
@@ -329,6 +335,11 @@ class PollFeed(Client):
         self._timer.kill(block=False)
         self._stream = None
         super().end()
+
+    def tick(self) -> None:
+        """Look whether it waits for a page. It gets no bookmarks, so none interrupts it."""
+        super().tick()
+        self._turn.is_due = False
 
     def revoke(self) -> None:
         """What it may see has changed: it gets what it could see until now."""

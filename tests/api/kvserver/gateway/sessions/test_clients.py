@@ -16,6 +16,7 @@ from kvserver.gateway.feed.events import ActivityLine, Block, block_of
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import Page
 from kvserver.gateway.history.catch_up import CatchUpTurns
+from kvserver.gateway.sessions import clients
 from kvserver.gateway.sessions.clients import PollFeed, StreamFeed, WebSocketFeed
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.transport.stream import Stream
@@ -145,8 +146,33 @@ def test_a_walk_ends_when_its_client_has_gone(serve: Callable[[Any, gsocket.sock
     assert not source.observers
 
 
-def test_a_client_that_stays_is_served_on() -> None:
-    """The server's end of a stream ends its walk, too, and the client gets the farewell."""
+def test_a_long_walk_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bookmark comes in the middle of it, with a cursor that has moved on."""
+    monkeypatch.setattr(clients, "SILENCE_S", -1.0)
+    source = Source()
+    here, there = gsocket.socketpair()
+    session = StreamFeed(source, SendBudget(), QUERY, EVERYTHING, b"", sse=True)  # type: ignore[arg-type]
+    stream = Stream(here, "peer:1", ConnectionLimits())
+    session.carry(stream)
+    serving = gevent.spawn(stream.run, b"")
+    told = b""
+    for bookmarks in (1, 2):
+        looks = source.history.looks
+        while source.history.looks < looks + 100:
+            assert not serving.dead
+            gevent.sleep(0.001)
+        session.tick()
+        while told.count(b'"type":"bookmark"') < bookmarks:
+            told += there.recv(1 << 16)
+    first, second = (int(part.split(b"\n")[0]) for part in told.split(b"id: e.")[1:3])
+    assert 0 < first < second
+    there.close()
+    serving.get(timeout=60)
+    here.close()
+
+
+def test_an_end_that_the_server_makes_ends_the_walk() -> None:
+    """And the client gets the farewell."""
     source = Source()
     here, there = gsocket.socketpair()
     session = StreamFeed(source, SendBudget(), QUERY, EVERYTHING, b"", sse=True)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from kvserver.gateway.feed.follow import FeedState, Overtaken, collect_answer
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import MapPart, Page, read_page
 from kvserver.gateway.feed.summaries import BlockSummaries
+from kvserver.gateway.feed.turns import Interrupted
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import (
@@ -264,6 +265,14 @@ class Client:
         self.at = b""  # the last cursor
         self.follow: FeedState | None = None
         self.gateway: Gateway | None = None
+        self.turns = 0
+        self.is_poll = False
+
+    def await_turn(self, may_break: bool) -> None:
+        """Every third time the client, which looks further, is given what there is."""
+        self.turns += 1
+        if may_break and not self.is_poll and self.turns % 3 == 0:
+            raise Interrupted
 
 
 class Following(RuleBasedStateMachine):
@@ -411,7 +420,8 @@ class Following(RuleBasedStateMachine):
 
     def connect(self, client: Client, gateway: int, cursor: bytes | None) -> None:
         client.gateway = self.gateways[gateway]
-        client.follow = FeedState(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
+        query = client.query._replace(since=cursor)
+        client.follow = FeedState(client.gateway, client.filter, JSON, query, None, client.await_turn)
         client.at = cursor or client.follow.cursor
         if cursor is not None:
             client.copy = client.copies[cursor]
@@ -440,7 +450,9 @@ class Following(RuleBasedStateMachine):
         """A poll, with any cursor."""
         self.connect(client, gateway, data.draw(st.sampled_from(sorted(client.copies))))
         assert client.follow is not None
+        client.is_poll = True
         answer = collect_answer(client.follow)
+        client.is_poll = False
         for message in answer.messages:
             self.receive(client, json.loads(message.body))
         self.settle(client, answer.cursor)
@@ -449,7 +461,11 @@ class Following(RuleBasedStateMachine):
     def take(self, client: Client) -> bool:
         assert client.follow is not None and client.gateway is not None
         has_everything = client.follow.has_everything
-        message = client.follow.next()
+        try:
+            message = client.follow.next()
+        except Interrupted:
+            self.settle(client, client.follow.cursor)
+            return True
         assert message is None or not has_everything
         if message is None:
             self.settle(client, client.follow.cursor)
