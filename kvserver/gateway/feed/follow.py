@@ -27,6 +27,7 @@ from kvserver.gateway.feed.events import ActivityLine, Block, Event, Message
 from kvserver.gateway.feed.filters import Filter
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import FoldedPage, Page
+from kvserver.gateway.feed.turns import Interrupted
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from shards.wire.errors import Unavailable
@@ -459,13 +460,19 @@ class PollAnswer(NamedTuple):
     messages: list[Message]
 
 
-def collect_answer(follow: FeedState) -> PollAnswer:
-    """As many messages as one answer may hold."""
+def collect_answer(follow: FeedState, found_some: Callable[[], None] = lambda: None) -> PollAnswer:
+    """As many messages as one answer may hold; those there are when the client would have to wait for another turn.
+
+    `found_some` is called when there is one: from then on the client shall be interrupted.
+    """
     messages: list[Message] = []
     count = size = 0
     while True:
         cursor = follow.cursor
-        message = follow.next()
+        try:
+            message = follow.next()
+        except Interrupted:
+            return PollAnswer(follow.cursor, True, messages)
         if message is None:
             return PollAnswer(follow.cursor, follow.in_snapshot, messages)
         count += message.events or 1
@@ -473,3 +480,4 @@ def collect_answer(follow: FeedState) -> PollAnswer:
         if messages and (count > MOST_EVENTS or size > MOST_BYTES):
             return PollAnswer(cursor, True, messages)
         messages.append(message)
+        found_some()

@@ -338,8 +338,13 @@ class PollFeed(Client):
 
     def tick(self) -> None:
         """Look whether it waits for a page. It gets no bookmarks, so none interrupts it."""
+        has_some = self._turn.is_due
         super().tick()
-        self._turn.is_due = False
+        self._turn.is_due = has_some
+
+    def _found_some(self) -> None:
+        """What was found is held for this client alone: it does not wait for further turns."""
+        self._turn.is_due = True
 
     def revoke(self) -> None:
         """What it may see has changed: it gets what it could see until now."""
@@ -350,14 +355,16 @@ class PollFeed(Client):
         assert self._stream is not None
         if self._is_behind() and not self._at_once:
             return None
-        if self._budget.is_high and not (self._at_once or self.follow.has_everything):
-            return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
+        if self._is_refused():
+            return self._last_refusal()
         gaps = self.follow.gaps
         try:
             found = PollAnswer(self.follow.cursor, False, []) if self._at_once else self._collect()
         except ClientGone:
             return None
         self._source.counts["gaps"] += self.follow.gaps - gaps
+        if not found.messages and self._is_refused():  # much was made for others while it waited for its turn
+            return self._last_refusal()
         if not found.messages and not self._at_once and time.monotonic() < self._until:
             return None
         self._source.counts["deliveries"] += sum(message.events for message in found.messages)
@@ -367,14 +374,21 @@ class PollFeed(Client):
     def _collect(self) -> PollAnswer:
         """What there is. May switch: so it owes the largest answer meanwhile, or many would find the budget unspent. (A
         page of a snapshot is counted when it is read, and waits for room itself.)"""
+        self._turn.is_due = False
         if self.follow.in_snapshot:
-            return collect_answer(self.follow)
+            return collect_answer(self.follow, self._found_some)
         coming = BudgetCharge(self._budget)
         coming.set_bytes(self._source.largest_answer)
         try:
-            return collect_answer(self.follow)
+            return collect_answer(self.follow, self._found_some)
         finally:
             coming.set_bytes(0)
+
+    def _is_refused(self) -> bool:
+        return self._budget.is_high and not (self._at_once or self.follow.has_everything)
+
+    def _last_refusal(self) -> bytes:
+        return self._last(self._refuse(Overloaded("too many answers wait for clients to take them")))
 
     def _last(self, answer: bytes) -> bytes:
         assert self._stream is not None

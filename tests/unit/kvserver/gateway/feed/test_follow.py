@@ -266,6 +266,10 @@ class Client:
         self.follow: FeedState | None = None
         self.gateway: Gateway | None = None
         self.turns = 0
+        self.is_poll = False  # whose answer is empty still
+
+    def found_some(self) -> None:
+        """Its answer is not empty."""
         self.is_poll = False
 
     def await_turn(self, may_break: bool) -> None:
@@ -451,7 +455,7 @@ class Following(RuleBasedStateMachine):
         self.connect(client, gateway, data.draw(st.sampled_from(sorted(client.copies))))
         assert client.follow is not None
         client.is_poll = True
-        answer = collect_answer(client.follow)
+        answer = collect_answer(client.follow, client.found_some)
         client.is_poll = False
         for message in answer.messages:
             self.receive(client, json.loads(message.body))
