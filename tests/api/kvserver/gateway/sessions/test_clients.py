@@ -147,6 +147,7 @@ def test_a_walk_ends_when_its_client_has_gone(serve: Callable[[Any, gsocket.sock
     serving.get(timeout=60)
     here.close()
     assert not follower.observers
+    assert follower.history.looks_when_gone < MOST_LOOKS  # a WebSocket's session catches what the history raises
 
 
 def test_a_long_walk_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
