@@ -8,7 +8,7 @@
 - `envelopes`: how many events fit into one message.
 - `snapshots`: pages of the maps, brought to one revision.
 - `conflation`: the latest event of each key.
-- `walk`: the client's way along the history, and what it needs of that.
+- `walk`: the client's way along the history, what it needs of that, and how it waits for its turns.
 - `runs`: the snapshot, and the changes as they come.
 - `follow`: one client: where it begins, what it gets next.
 """

@@ -7,8 +7,8 @@ Inside a snapshot, the client's copy is the store as of `revision`, but only up 
 padding; empty: nothing was sent yet). The CRC is that of the prefixes and grants of the snapshot: continued under
 others, it would have holes.
 
-To clients a cursor is opaque. It is unsigned, and grants nothing. One place has one text: anything that `Cursor.text`
-would write differently is no cursor.
+To clients a cursor is opaque. It is unsigned, and grants nothing. One place has one text: anything that
+`FeedCursor.text` would write differently is no cursor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Reason = Literal["trimmed", "epoch", "bad_cursor"]
 """Why a client cannot continue from where it was."""
 
 
-class Cursor(NamedTuple):
+class FeedCursor(NamedTuple):
     """A place in the history.
 
     Attributes:
@@ -47,23 +47,23 @@ class Cursor(NamedTuple):
         return b"%b.%d.%b.%08x" % (self.epoch.encode(), self.revision, _encode_key(self.last), self.crc)
 
 
-def parse(text: bytes) -> Cursor | None:
+def parse(text: bytes) -> FeedCursor | None:
     """Parse a cursor; None: `text` is no cursor."""
     found = _TEXT.fullmatch(text)
     if found is None:
         return None
     epoch, revision, last, crc = found.groups()
     if last is None:
-        return Cursor(epoch.decode(), int(revision))
+        return FeedCursor(epoch.decode(), int(revision))
     try:
         key = base64.b64decode(last + b"=" * (-len(last) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
         return None
-    cursor = Cursor(epoch.decode(), int(revision), key, int(crc, 16))
+    cursor = FeedCursor(epoch.decode(), int(revision), key, int(crc, 16))
     return cursor if cursor.text() == text else None
 
 
-def find_obstacle(cursor: Cursor | None, *, epoch: str, end: int, oldest: int, crc: int) -> Reason | None:
+def find_obstacle(cursor: FeedCursor | None, *, epoch: str, end: int, oldest: int, crc: int) -> Reason | None:
     """Return why a client cannot continue at `cursor`; None: it can, at once or when the feed has come that far.
 
     Args:

@@ -80,40 +80,36 @@ class _JsonEncoding:
         expires = _json(_rfc3339_or_none(event.expires_ms))
         if op == "touch":
             return b'%b,"expires":%b}' % (head, expires)
-        content_type = _json(event.content_type)
-        return b'%b,"content_type":%b,"expires":%b,%b}' % (
-            head,
-            content_type,
-            expires,
-            _json_value(event.value, len(event.value), values),
-        )
+        head = b'%b,"content_type":%b,"expires":%b,' % (head, _json(event.content_type), expires)
+        return _with_value(head, event.value, len(event.value), values)
 
     def item(self, item: SnapshotItem, values: bool) -> bytes:
-        return b'{"key":%b,"revision":%d,"modified":"%b","expires":%b,"content_type":%b,%b}' % (
+        head = b'{"key":%b,"revision":%d,"modified":"%b","expires":%b,"content_type":%b,' % (
             _json(item.key.decode()),
             item.revision,
             rfc3339(item.modified_ms).encode(),
             _json(_rfc3339_or_none(item.expires_ms)),
             _json(item.content_type),
-            _json_value(item.value, item.size, values),
         )
+        return _with_value(head, item.value, item.size, values)
 
     def envelope(self, type: str, cursor: bytes, name: str, parts: list[bytes], first: bool = False) -> bytes:
         mark = b'"first":true,' if first else b""
-        list_ = b'"%b":[%b]' % (name.encode(), b",".join(parts))
-        return b'{"type":"%b","cursor":"%b",%b%b}' % (type.encode(), cursor, mark, list_)
+        head = b'{"type":"%b","cursor":"%b",%b"%b":[' % (type.encode(), cursor, mark, name.encode())
+        return b"".join((head, b",".join(parts), b"]}"))  # formatting would copy large values once more
 
     def message(self, fields: dict[str, Any]) -> bytes:
         return _json(fields)
 
 
-def _json_value(value: bytes, size: int, wanted: bool) -> bytes:
+def _with_value(head: bytes, value: bytes, size: int, wanted: bool) -> bytes:
+    """Return `head` and the last fields of an object, those of its value, which is copied as seldom as can be."""
     if not wanted:
-        return b'"size":%d' % size
+        return b'%b"size":%d}' % (head, size)
     text = _decode_text(value)
     if text is not None:
-        return b'"value":%b' % _json(text)
-    return b'"size":%d,"value_base64":"%b"' % (size, base64.b64encode(value))
+        return b"".join((head, b'"value":', _json(text), b"}"))
+    return b"".join((head, b'"size":%d,"value_base64":"' % size, base64.b64encode(value), b'"}'))
 
 
 class _MessagePackEncoding:

@@ -7,18 +7,19 @@ gateway. See `kvserver.gateway.feed.runs` for snapshots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kvserver.api.feed_query import FeedQuery
 from kvserver.api.times import rfc3339
 from kvserver.gateway.feed import cursors
-from kvserver.gateway.feed.cursors import Cursor, Reason
+from kvserver.gateway.feed.cursors import FeedCursor, Reason
 from kvserver.gateway.feed.encodings import Encoding
 from kvserver.gateway.feed.envelopes import MOST_BYTES, MOST_EVENTS
 from kvserver.gateway.feed.events import Message
 from kvserver.gateway.feed.filters import Filter
 from kvserver.gateway.feed.runs import LiveRun, MessageQueue, SnapshotRun
-from kvserver.gateway.feed.walk import EventWalk, FeedHistory, Overtaken
+from kvserver.gateway.feed.walk import AwaitTurn, EventWalk, FeedHistory, Interrupted, Overtaken, never_wait
 from kvserver.gateway.transport.frames import Ending
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 
@@ -41,16 +42,18 @@ class FeedState:
         encoding: Encoding,
         query: FeedQuery,
         charge: BudgetCharge | None = None,
+        await_turn: AwaitTurn = never_wait,
     ) -> None:
         """Begin behind `query.since` if that is possible; else with a snapshot, or at the watermark, as the query says.
 
         Args:
             charge: of what is kept for the client; None: one of its own.
+            await_turn: called before each step of catching up.
         """
         self._charge = charge or BudgetCharge(SendBudget())
         self.filter, self.gaps = filter, 0
         self._history, self._wants_snapshot = history, query.snapshot
-        self._walk = EventWalk(history, filter, encoding)
+        self._walk = EventWalk(history, filter, encoding, await_turn)
         self._queue = MessageQueue(self._charge)
         self._live = LiveRun(self._walk, self._charge, query.conflate)
         self._snapshot = SnapshotRun(self._walk, self._charge, self._queue)
@@ -80,7 +83,10 @@ class FeedState:
         return is_plain and walk.revision >= self._history.shown()
 
     def next_message(self) -> Message | None:
-        """Return what the client gets next; None: nothing now. May take long, and switch to other clients."""
+        """Return what the client gets next; None: nothing now. May take long, and switch to other clients.
+
+        Raises `ClientGone`, `Interrupted`; it can be called again all the same.
+        """
         if not self._queue:
             try:
                 run = self._live if self._walk.snapshot_key is None else self._snapshot
@@ -152,7 +158,7 @@ class FeedState:
                     "type": "gap",
                     "cursor": walk.cursor_at(),
                     "reason": reason,
-                    "oldest": Cursor(history.epoch, oldest).text().decode(),
+                    "oldest": FeedCursor(history.epoch, oldest).text().decode(),
                     "snapshot": self._wants_snapshot,
                 }
             )
@@ -167,13 +173,22 @@ class PollAnswer(NamedTuple):
     messages: list[Message]
 
 
-def collect_answer(state: FeedState) -> PollAnswer:
-    """Take as many messages as one answer may hold. May take long, and switch to other clients."""
+def collect_answer(state: FeedState, note_found: Callable[[], None] = lambda: None) -> PollAnswer:
+    """Take as many messages as one answer may hold. May take long, and switch to other clients.
+
+    Where the client is interrupted, the answer is what it has. Raises `ClientGone`.
+
+    Args:
+        note_found: called once there is a message: from then on, `state` is to be interrupted rather than to wait.
+    """
     messages: list[Message] = []
     count = size = 0
     while True:
         cursor = state.cursor
-        message = state.next_message()
+        try:
+            message = state.next_message()
+        except Interrupted:
+            return PollAnswer(state.cursor, True, messages)
         if message is None:
             return PollAnswer(state.cursor, state.in_snapshot, messages)
         count += message.events or 1
@@ -181,3 +196,4 @@ def collect_answer(state: FeedState) -> PollAnswer:
         if messages and (count > MOST_EVENTS or size > MOST_BYTES):
             return PollAnswer(cursor, True, messages)
         messages.append(message)
+        note_found()

@@ -79,7 +79,10 @@ class LiveRun:
         self._latest = None
 
     def next_message(self) -> Message | None:
-        """Return the next message; None: nothing now. May take long. Raises `Overtaken`."""
+        """Return the next message; None: nothing now. May take long.
+
+        Raises `Overtaken`, `ClientGone`, `Interrupted`.
+        """
         walk = self._walk
         until = walk.history.shown()
         if self._wants_activity and (line := self._find_line()) is not None:
@@ -142,7 +145,7 @@ class SnapshotRun:
         """Return the next envelope of events that the snapshot needs, or fill the queue with the messages of a page.
 
         None with an empty queue: the next page cannot be read or brought up to date now. May take long. Raises
-        `Overtaken`.
+        `Overtaken`, `ClientGone`, `Interrupted`.
         """
         walk = self._walk
         while walk.snapshot_key is not None and not self._queue:
@@ -190,6 +193,9 @@ class SnapshotRun:
         if walk.history.shown() < walk.revision:  # the client was at a gateway that is further
             return False
         if self._charge.budget.is_high:
+            return False
+        walk.await_turn(True)
+        if self._must_catch_up() or self._charge.budget.is_high:  # it may have waited for long
             return False
         try:
             self._page = walk.history.map_page(walk.filter.selection, walk.snapshot_key, walk.filter.values)

@@ -12,6 +12,7 @@ from kvserver.gateway.feed.events import Block, block_of
 from kvserver.gateway.feed.walk import Overtaken
 from kvserver.gateway.history.index import LogIndex
 from kvserver.gateway.history.reread import RereadCache
+from kvserver.gateway.history.summaries import BlockSummaries
 from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.wal.tail import Position
 from shards.host.board import Board
@@ -32,11 +33,13 @@ class LogBlocks:
 
     Attributes:
         index: where in the log revisions are; it grows as the log is read.
+        summaries: of the blocks that were read.
     """
 
     def __init__(self, board: Board, reader: LogReader, counts: Counter[str], shown: Callable[[], Position]) -> None:
         """Read with `reader`. `shown`: returns up to where the gateway has come."""
         self.index = LogIndex()
+        self.summaries = BlockSummaries()
         self._board, self._reader, self._counts, self._shown = board, reader, counts, shown
         self._blocks: RereadCache[int, Block] = RereadCache(REREAD_BYTES)
         self._given_out: dict[int, bool] = {}
@@ -104,6 +107,7 @@ class LogBlocks:
             records, following = self._reader.read(place.lsn, until.lsn, BLOCK_BYTES)
             self._counts["log_reads"] += 1
             block = block_of(records, place.revision, following)
+            self.summaries.note(block)
             if block.end > revision:
                 break
             if following >= until.lsn:

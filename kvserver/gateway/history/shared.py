@@ -16,6 +16,7 @@ from kvserver.gateway.feed.snapshots import Page
 from kvserver.gateway.history.log_blocks import BLOCK_BYTES, LogBlocks
 from kvserver.gateway.history.map_pages import MapPages
 from kvserver.gateway.history.order import MOST_WAITING
+from kvserver.gateway.history.summaries import BlockSummary
 from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.wal.tail import Position
 from shards.host.board import Board
@@ -25,6 +26,10 @@ from shards.wire.protocol import Activity
 
 RECENT_BYTES: Final = 16 << 20
 """Memory for the blocks that were shown last."""
+NEAR_BYTES: Final = 1 << 20
+"""Memory of the blocks shown last: a client that lacks no more than them, or than one, need not wait for its turn."""
+MOST_PASSED: Final = 64
+"""Blocks that are passed over in one step."""
 
 
 class HistoryObserver(Protocol):
@@ -153,6 +158,23 @@ class SharedHistory:
         breathe()
         return self._recent.find(revision) or self._log.find(revision) or self._log.read(revision)
 
+    def is_near(self, revision: int) -> bool:
+        """Whether a client at `revision` lacks only what was shown just now."""
+        return self._recent.weight_after(revision) <= NEAR_BYTES
+
+    def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        """Return how far behind `revision` nothing is known to be of these keys and ops (None: all of them)."""
+        for _ in range(MOST_PASSED):
+            summary = self._log.summaries.find(revision) or self._summary_of_recent(revision)
+            if summary is None or summary.may_show(selection, ops):
+                break
+            revision = summary.end
+        return revision
+
+    def _summary_of_recent(self, revision: int) -> BlockSummary | None:
+        block = self._recent.find(revision)
+        return None if block is None else self._log.summaries.note(block)
+
     def map_page(self, selection: Selection, after: bytes, values: bool) -> Page:
         """Return what the maps hold of the keys of `selection` above `after`. Raises `Unavailable`."""
         return self._maps.read(selection, after, values)
@@ -165,11 +187,13 @@ class _RecentBlocks:
         self._blocks: list[Block] = []
         self._begins: list[int] = []
         self._weight = 0
+        self._ends_at: list[int] = []  # the weight of all there ever was, up to the end of each block
 
     def append(self, block: Block) -> None:
         self._blocks.append(block)
         self._begins.append(block.begin)
         self._weight += block.weight
+        self._ends_at.append((self._ends_at[-1] if self._ends_at else 0) + block.weight)
         if self._weight > RECENT_BYTES and len(self._blocks) > 1:
             self._drop_oldest()
 
@@ -179,8 +203,13 @@ class _RecentBlocks:
         while self._weight > RECENT_BYTES * 3 // 4 and count < len(self._blocks) - 1:
             self._weight -= self._blocks[count].weight
             count += 1
-        del self._blocks[:count], self._begins[:count]
+        del self._blocks[:count], self._begins[:count], self._ends_at[:count]
 
     def find(self, revision: int) -> Block | None:
         at = bisect_right(self._begins, revision) - 1
         return self._blocks[at] if at >= 0 and revision < self._blocks[at].end else None
+
+    def weight_after(self, revision: int) -> float:
+        """Return the weight of the blocks behind that with the revision after `revision`; infinite if none has it."""
+        at = bisect_right(self._begins, revision) - 1
+        return self._ends_at[-1] - self._ends_at[at] if at >= 0 and revision < self._blocks[at].end else float("inf")

@@ -20,6 +20,7 @@ from typing import Final
 import gevent  # type: ignore[import-untyped]
 
 from kvserver.gateway.feed.envelopes import MOST_BYTES
+from kvserver.gateway.history.catch_up import CatchUpTurns
 from kvserver.gateway.history.inputs import GatewayInputs
 from kvserver.gateway.history.order import LatestPuts, Merger, PendingActivity, encode_pieces
 from kvserver.gateway.history.shared import HistoryObserver, SharedHistory
@@ -52,6 +53,7 @@ class LogFollower:
     Attributes:
         counts: figures for the board.
         history: what clients of `/v1/feed` share.
+        turns: of all clients that catch up.
         largest_answer: bytes that the answer to one poll may have.
     """
 
@@ -67,7 +69,8 @@ class LogFollower:
         self._moved_at = time.monotonic()  # when the position moved last, or was up to date
         self._pending = PendingActivity()
         self._puts = LatestPuts(self._shown.revision)
-        self._wal = WalReaders(self._reader, self.counts)
+        self.turns = CatchUpTurns()
+        self._wal = WalReaders(self._reader, self.counts, self.turns)
         block_reader = LogReader(Path(board.facts.log_dir), board.facts.secret)
         self.history = SharedHistory(board, block_reader, self.counts, self._shown)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from kvserver.gateway.history.catch_up import CatchUpTurns
 from kvserver.gateway.history.order import activity_frames, chunks_from_log, merge_frames
 from kvserver.gateway.history.reread import RereadCache
 from kvserver.gateway.transport.frames import Piece
@@ -42,6 +43,7 @@ class WalReader:
         tail: of its view.
         cursor: how far it has got.
         wake: called when there may be more for it.
+        turn: to read the log, where the tail has left it behind.
         overtaken: why what it lacks is gone; None: it is not.
         waits: whether it got nothing because its budget is full.
     """
@@ -52,6 +54,7 @@ class WalReader:
         """Begin at `position`, with a tail of `readers` for `view`."""
         self.view, self.tail, self.wake = view, readers.tails[view], wake
         self.cursor = self.tail.join(position)
+        self.turn = readers.turns.of(budget)
         self.overtaken: Trimmed | None = None
         self.waits = False
         self._readers, self._budget = readers, budget
@@ -59,7 +62,7 @@ class WalReader:
     def next_piece(self) -> Piece | None:
         """Return what this client gets next, which it then has; None if it has everything. May switch.
 
-        Raises `Trimmed` if the log does not reach back to where it is, `LogError`.
+        Raises `Trimmed` if the log does not reach back to where it is, `LogError`, `ClientGone`.
         """
         cursor, readers = self.cursor, self._readers
         self.waits = self._budget.is_full and not cursor.begun  # the rest of a frame must follow
@@ -77,6 +80,7 @@ class WalReader:
                 data = self.tail.next(cursor)
             except Behind:
                 if not self.tail.rejoin(cursor):
+                    self.turn.wait()
                     data = readers.reread(self.view, cursor, self.tail.position)
                     self.tail.rejoin(cursor)
                 breathe()
@@ -93,11 +97,12 @@ class WalReaders:
         tails: what was shown last, for each view in use.
         marks: the prefix deletes that were shown last.
         large_frames: those that clients are in the middle of.
+        turns: of clients that are left behind.
     """
 
-    def __init__(self, log_reader: LogReader, counts: Counter[str]) -> None:
+    def __init__(self, log_reader: LogReader, counts: Counter[str], turns: CatchUpTurns) -> None:
         """Read the log with `log_reader` for clients that are left behind."""
-        self.counts = counts
+        self.counts, self.turns = counts, turns
         self.tails: dict[View, Tail] = {}
         self.marks = Marks()
         self.large_frames = LargeFrameCache()
@@ -123,6 +128,7 @@ class WalReaders:
         """Remove a client, and its tail if no other client has the view."""
         self._readers.discard(reader)
         reader.wake = lambda: None
+        reader.turn.end()
         reader.cursor.large = None
         self.large_frames.note(reader.cursor, time.monotonic())
         if not any(other.view == reader.view for other in self._readers):

@@ -17,6 +17,7 @@ from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.feed.events import Framer, Message
 from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import FeedState
+from kvserver.gateway.feed.walk import ClientGone, Interrupted
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.sessions.access import InStreamError, close_code
 from kvserver.gateway.sessions.feed_request import PROTOCOLS
@@ -70,9 +71,10 @@ class FeedSession:
         self._spoke_at = time.monotonic()
         shown = filter_of(query, grants)
         self.listens = query.activity
+        self._turn = follower.turns.of(budget)
         follower.add_observer(self)  # before its place is looked up: from now on everything is shown to it
         try:
-            self.state = FeedState(follower.history, shown, encoding, query, BudgetCharge(budget))
+            self.state = FeedState(follower.history, shown, encoding, query, BudgetCharge(budget), self._turn.wait)
         except BaseException:
             follower.remove_observer(self)
             raise
@@ -81,6 +83,7 @@ class FeedSession:
     def end(self) -> None:
         """Stop following, and release what is kept for the client."""
         self._follower.remove_observer(self)
+        self._turn.end()
         self._wake = lambda: None
         self.state.discard()
 
@@ -109,6 +112,7 @@ class FeedSession:
     def each_second(self) -> None:
         """Wake up a client that is due a bookmark, waits for a page, or for others to take what was made for them."""
         self._bookmark_is_due = time.monotonic() - self._spoke_at > SILENCE_S
+        self._turn.is_due |= self._bookmark_is_due
         if self._bookmark_is_due or self._waits_for_budget or self.state.in_snapshot:
             self._wake()
 
@@ -117,15 +121,20 @@ class FeedSession:
         parts: list[bytes] = []
         size = 0
         self._waits_for_budget = self._budget.is_full
+        self._turn.is_due = self._bookmark_is_due
         while size < TURN_BYTES and not self._waits_for_budget:
             if self.state.has_everything and not self._bookmark_is_due:
                 break
-            message = self._next_message()
+            try:
+                message = self._next_message()
+            except ClientGone:
+                break
             if message is None:
                 break
             part = message.framed(self._framer)
             parts.append(part)
             size += len(part)
+            self._turn.is_due = True
         if not parts:
             return None
         self._spoke_at = time.monotonic()
@@ -133,7 +142,10 @@ class FeedSession:
 
     def _next_message(self) -> Message | None:
         gaps = self.state.gaps
-        message = self.state.next_message()
+        try:
+            message = self.state.next_message()
+        except Interrupted:
+            message = None
         self._follower.counts["gaps"] += self.state.gaps - gaps
         if message is not None:
             self._follower.counts["deliveries"] += message.events
@@ -162,6 +174,7 @@ class WebSocketFeed(FeedSession):
         """Serve the connection until the client is gone. What it sends is read and dropped."""
         self._websocket = websocket
         self._wake = websocket.wake
+        self._turn.is_over = lambda: websocket.is_ending
         websocket.farewell = self.farewell
         websocket.on_answer = lambda: self._follower.report_activity("heartbeat", websocket.peer.encode())
         websocket.ping()
@@ -257,6 +270,7 @@ class StreamFeed(FeedSession):
         """Write to `stream`, which is about to run."""
         self._stream = stream
         self._wake = stream.wake
+        self._turn.is_over = lambda: stream.is_ending
         stream.source = self.next_bytes
         stream.farewell = self.farewell
         if self._is_revoked:

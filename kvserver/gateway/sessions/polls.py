@@ -13,6 +13,7 @@ from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON
 from kvserver.gateway.feed.follow import PollAnswer, collect_answer
+from kvserver.gateway.feed.walk import ClientGone
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.sessions.clients import REVOKED, FeedSession
 from kvserver.gateway.transport.frames import Ending
@@ -56,6 +57,7 @@ class PollFeed(FeedSession):
         """Write to `stream`, which is about to run."""
         self._stream = stream
         self._wake = stream.wake
+        self._turn.is_over = lambda: stream.is_gone  # if only the server ends, the client still gets what it can
         stream.source = self._whole_answer
         stream.farewell = self._empty_answer
         if self._is_revoked:
@@ -67,6 +69,12 @@ class PollFeed(FeedSession):
         self._stream = None
         super().end()
 
+    def each_second(self) -> None:
+        """Wake up a client that waits for a page. It gets no bookmarks, so none interrupts it."""
+        has_some = self._turn.is_due
+        super().each_second()
+        self._turn.is_due = has_some
+
     def close_revoked(self) -> None:
         """Answer with what the client could see until now: nothing new."""
         if self._stream is not None:
@@ -77,11 +85,16 @@ class PollFeed(FeedSession):
         assert self._stream is not None
         if self._is_behind() and not self._wants_cursor_only:
             return None
-        if self._budget.is_high and not (self._wants_cursor_only or self.state.has_everything):
-            return self._end_with(self._refuse(Overloaded("too many answers wait for clients to take them")))
+        if self._is_refused():
+            return self._end_with_refusal()
         gaps = self.state.gaps
-        found = PollAnswer(self.state.cursor, False, []) if self._wants_cursor_only else self._collect_messages()
+        try:
+            found = PollAnswer(self.state.cursor, False, []) if self._wants_cursor_only else self._collect_messages()
+        except ClientGone:
+            return None
         self._follower.counts["gaps"] += self.state.gaps - gaps
+        if not found.messages and self._is_refused():  # much was made for others while it waited for its turn
+            return self._end_with_refusal()
         if not found.messages and not self._wants_cursor_only and time.monotonic() < self._until:
             return None
         self._follower.counts["deliveries"] += sum(message.events for message in found.messages)
@@ -94,14 +107,25 @@ class PollFeed(FeedSession):
         The budget is charged with the largest answer meanwhile, or many polls would find it unspent. A page of a
         snapshot is charged when it is read, and waits for the budget itself.
         """
+        self._turn.is_due = False
         if self.state.in_snapshot:
-            return collect_answer(self.state)
+            return collect_answer(self.state, self._note_found)
         coming = BudgetCharge(self._budget)
         coming.set_bytes(self._follower.largest_answer)
         try:
-            return collect_answer(self.state)
+            return collect_answer(self.state, self._note_found)
         finally:
             coming.set_bytes(0)
+
+    def _note_found(self) -> None:
+        """Have the client wait for no further turns: what was found is held for it alone."""
+        self._turn.is_due = True
+
+    def _is_refused(self) -> bool:
+        return self._budget.is_high and not (self._wants_cursor_only or self.state.has_everything)
+
+    def _end_with_refusal(self) -> bytes:
+        return self._end_with(self._refuse(Overloaded("too many answers wait for clients to take them")))
 
     def _end_with(self, answer: bytes) -> bytes:
         assert self._stream is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from kvserver.access.grants import Grants
+from kvserver.gateway.feed.walk import ClientGone
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.history.wal_readers import WalReader
 from kvserver.gateway.sessions.access import close_code
@@ -49,6 +50,7 @@ class WalSession:
         self._websocket = websocket
         if self._is_revoked:
             self._close_revoked()
+        self._reader.turn.is_over = lambda: websocket.closed
         websocket.on_answer = self._report_heartbeat
         websocket.ping()
         websocket.source = self._next_piece
@@ -80,6 +82,8 @@ class WalSession:
         except Trimmed:
             self._follower.counts["lag_closed"] += 1
             self._websocket.close(1013, "too far behind: what comes next is no longer kept")
+        except ClientGone:
+            pass
         except Exception:
             _failed.tell(self._peer, error=True)
             self._websocket.close(1011)

@@ -86,6 +86,16 @@ class Stream:
         """Have `run` ask `source` again. Does not block."""
         self._wake.set()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is written any more."""
+        return self._is_gone
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more of `source` will be written, but for what it is about to give."""
+        return self._is_gone or self._is_ending
+
     def end(self) -> None:
         """Close when everything is written, without asking `source` again. Does not block."""
         self._is_ending = True

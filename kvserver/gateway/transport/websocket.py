@@ -214,6 +214,11 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
             self._queue(self.farewell(why))
         self.close(code, reason)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more of `source` will be written, but for what it is about to give."""
+        return self.closed or self._framing.closing
+
     def abort(self) -> None:
         """End the connection at once. Does not block."""
         if not self.closed:

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kvserver.gateway.feed.cursors import Cursor, find_obstacle, is_place
+from kvserver.gateway.feed.cursors import FeedCursor, find_obstacle, is_place
 from shards.log.epoch import first_revision, first_revision_of_run
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from tests import effort
@@ -97,7 +97,7 @@ class LostBranches(RuleBasedStateMachine):
     def why_not(self, revision: int) -> str | None:
         """As a gateway finds out."""
         data = self.data
-        reason = find_obstacle(Cursor(EPOCH, revision), epoch=EPOCH, end=data.end, oldest=data.oldest, crc=0)
+        reason = find_obstacle(FeedCursor(EPOCH, revision), epoch=EPOCH, end=data.end, oldest=data.oldest, crc=0)
         if reason is not None:
             return reason
         reached = data.oldest - 1

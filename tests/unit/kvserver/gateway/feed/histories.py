@@ -49,6 +49,12 @@ class Told:
     def block_after(self, revision: int) -> Block:
         return self._blocks[revision]
 
+    def is_near(self, revision: int) -> bool:
+        return False
+
+    def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        return revision
+
     def map_page(self, selection: Selection, after: bytes, values: bool) -> Page:
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvserver.gateway.feed.cursors import Cursor, find_obstacle, parse
+from kvserver.gateway.feed.cursors import FeedCursor, find_obstacle, parse
 
 EPOCH = "1f0cafe5"
 
@@ -14,7 +14,7 @@ EPOCH = "1f0cafe5"
 @settings(deadline=None)
 @given(revision=st.integers(0, 1 << 53), last=st.none() | st.binary(max_size=512), crc=st.integers(0, (1 << 32) - 1))
 def test_each_place_has_one_text(revision: int, last: bytes | None, crc: int) -> None:
-    cursor = Cursor(EPOCH, revision, last, 0 if last is None else crc)
+    cursor = FeedCursor(EPOCH, revision, last, 0 if last is None else crc)
     text = cursor.text()
     assert parse(text) == cursor
     assert text.decode("ascii").isprintable() and b" " not in text and b"~" not in text
@@ -61,18 +61,18 @@ def test_what_is_not_canonical_is_no_cursor(text: str) -> None:
     ("cursor", "reason"),
     [
         (None, "bad_cursor"),
-        (Cursor("other", 150), "epoch"),
-        (Cursor("other", 10**9, b"k", 7), "epoch"),
-        (Cursor(EPOCH, 98), "trimmed"),
-        (Cursor(EPOCH, 99), None),  # the first that is kept is the next
-        (Cursor(EPOCH, 200), None),
-        (Cursor(EPOCH, 201), "bad_cursor"),
-        (Cursor(EPOCH, 150, b"k", 7), None),
-        (Cursor(EPOCH, 150, b"k", 8), "bad_cursor"),
-        (Cursor(EPOCH, 98, b"k", 7), "trimmed"),
-        (Cursor(EPOCH, 98, b"", 7), None),  # it has nothing yet
-        (Cursor(EPOCH, 201, b"", 7), "bad_cursor"),
+        (FeedCursor("other", 150), "epoch"),
+        (FeedCursor("other", 10**9, b"k", 7), "epoch"),
+        (FeedCursor(EPOCH, 98), "trimmed"),
+        (FeedCursor(EPOCH, 99), None),  # the first that is kept is the next
+        (FeedCursor(EPOCH, 200), None),
+        (FeedCursor(EPOCH, 201), "bad_cursor"),
+        (FeedCursor(EPOCH, 150, b"k", 7), None),
+        (FeedCursor(EPOCH, 150, b"k", 8), "bad_cursor"),
+        (FeedCursor(EPOCH, 98, b"k", 7), "trimmed"),
+        (FeedCursor(EPOCH, 98, b"", 7), None),  # it has nothing yet
+        (FeedCursor(EPOCH, 201, b"", 7), "bad_cursor"),
     ],
 )
-def test_whether_one_can_go_on(cursor: Cursor | None, reason: str | None) -> None:
+def test_whether_one_can_go_on(cursor: FeedCursor | None, reason: str | None) -> None:
     assert find_obstacle(cursor, epoch=EPOCH, end=200, oldest=100, crc=7) == reason

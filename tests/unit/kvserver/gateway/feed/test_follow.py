@@ -18,14 +18,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from kvserver.access.grants import EVERYTHING
 from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed import conflation, envelopes, follow, runs, snapshots
-from kvserver.gateway.feed.cursors import Cursor, parse
+from kvserver.gateway.feed.cursors import FeedCursor, parse
 from kvserver.gateway.feed.encodings import JSON
 from kvserver.gateway.feed.events import ActivityLine, Block, SnapshotItem, block_of
 from kvserver.gateway.feed.filters import filter_of
 from kvserver.gateway.feed.follow import FeedState, collect_answer
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import MapPart, Page, read_page
-from kvserver.gateway.feed.walk import Overtaken
+from kvserver.gateway.feed.walk import Interrupted, Overtaken
+from kvserver.gateway.history.summaries import BlockSummaries
 from shards.log.records import DATA, HEADER, NO_SHARD, START, Record
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import (
@@ -169,6 +170,8 @@ class Gateway:
         self.position = store.watermark()
         self.records_in_block = 1
         self.page_limit = 1
+        self.near = 0
+        self.summaries = BlockSummaries(4000)  # of a few blocks
         self.blocks: dict[tuple[int, int], Block] = {}
 
     def shown(self) -> int:
@@ -209,7 +212,15 @@ class Gateway:
             begin = records[at - 1].next_revision - 1 if at else part[0].revision - 1
             self.blocks[key] = block_of(part, begin, part[-1].end)
         assert self.blocks[key].end > revision, "it would be asked for again and again"
+        self.summaries.note(self.blocks[key])
         return self.blocks[key]
+
+    def is_near(self, revision: int) -> bool:
+        return revision >= self.position - self.near
+
+    def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
+        summary = self.summaries.find(revision)
+        return revision if summary is None or summary.may_show(selection, ops) else summary.end
 
     def map_page(self, selection: Selection, after: bytes, values: bool) -> Page:
         if not self.store.has_maps:
@@ -254,6 +265,18 @@ class Client:
         self.at = b""  # the last cursor
         self.state: FeedState | None = None
         self.gateway: Gateway | None = None
+        self.turns = 0
+        self.is_poll = False  # whose answer is empty still
+
+    def note_found(self) -> None:
+        """Its answer is not empty."""
+        self.is_poll = False
+
+    def await_turn(self, may_interrupt: bool) -> None:
+        """Every third time the client, which looks further, is given what there is."""
+        self.turns += 1
+        if may_interrupt and not self.is_poll and self.turns % 3 == 0:
+            raise Interrupted
 
 
 class Following(RuleBasedStateMachine):
@@ -316,9 +339,16 @@ class Following(RuleBasedStateMachine):
         if shard in self.store.open:
             self.store.apply(shard)
 
-    @rule(gateway=st.integers(0, 1), count=st.integers(1, 4), block=st.integers(1, 3), page=st.integers(1, 3))
-    def show(self, gateway: int, count: int, block: int, page: int) -> None:
+    @rule(
+        gateway=st.integers(0, 1),
+        count=st.integers(1, 4),
+        block=st.integers(1, 3),
+        page=st.integers(1, 3),
+        near=st.sampled_from([0, 0, 2]),
+    )
+    def show(self, gateway: int, count: int, block: int, page: int, near: int) -> None:
         self.gateways[gateway].advance(count)
+        self.gateways[gateway].near = near
         self.gateways[gateway].records_in_block = block
         self.gateways[gateway].page_limit = page
 
@@ -394,7 +424,8 @@ class Following(RuleBasedStateMachine):
 
     def connect(self, client: Client, gateway: int, cursor: bytes | None) -> None:
         client.gateway = self.gateways[gateway]
-        client.state = FeedState(client.gateway, client.filter, JSON, client.query._replace(since=cursor))
+        query = client.query._replace(since=cursor)
+        client.state = FeedState(client.gateway, client.filter, JSON, query, None, client.await_turn)
         client.at = cursor or client.state.cursor
         if cursor is not None:
             client.copy = client.copies[cursor]
@@ -423,7 +454,9 @@ class Following(RuleBasedStateMachine):
         """A poll, with any cursor."""
         self.connect(client, gateway, data.draw(st.sampled_from(sorted(client.copies))))
         assert client.state is not None
-        answer = collect_answer(client.state)
+        client.is_poll = True
+        answer = collect_answer(client.state, client.note_found)
+        client.is_poll = False
         for message in answer.messages:
             self.receive(client, json.loads(message.body))
         self.settle(client, answer.cursor)
@@ -432,7 +465,11 @@ class Following(RuleBasedStateMachine):
     def take(self, client: Client) -> bool:
         assert client.state is not None and client.gateway is not None
         has_everything = client.state.has_everything
-        message = client.state.next_message()
+        try:
+            message = client.state.next_message()
+        except Interrupted:
+            self.settle(client, client.state.cursor)
+            return True
         assert message is None or not has_everything
         if message is None:
             self.settle(client, client.state.cursor)
@@ -475,7 +512,7 @@ class Following(RuleBasedStateMachine):
         if not client.query.conflate:
             self.check_copy(client, cursor)
 
-    def forget(self, client: Client, told: dict[str, Any], at: Cursor) -> None:
+    def forget(self, client: Client, told: dict[str, Any], at: FeedCursor) -> None:
         assert told["reason"] == "trimmed" and parse_revision(client.at) < self.store.oldest - 1
         oldest = parse(told["oldest"].encode())
         assert oldest is not None and oldest.revision < self.store.oldest  # it may have been trimmed since
@@ -486,7 +523,7 @@ class Following(RuleBasedStateMachine):
             assert at == oldest
             client.copy = Copy(at.revision, held=dict(self.store.states[at.revision]))
 
-    def change(self, client: Client, events: list[dict[str, Any]], at: Cursor) -> None:
+    def change(self, client: Client, events: list[dict[str, Any]], at: FeedCursor) -> None:
         held, seen = dict(client.copy.held), list(client.copy.seen)
         units = [self.store.units[event["revision"]] for event in events]
         assert len(events) <= 3 or len(set(units)) == 1

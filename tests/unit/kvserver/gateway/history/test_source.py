@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kvserver.gateway.history import source
+from kvserver.gateway.history.catch_up import CatchUpTurns
 from kvserver.gateway.history.order import LatestPuts, Merger, PendingActivity
 from kvserver.gateway.history.source import LogFollower
 from kvserver.gateway.history.wal_readers import WalReaders
@@ -25,7 +26,7 @@ def test_a_round_ends_when_the_place_it_shows_is_left(monkeypatch: pytest.Monkey
         "counts": Counter(),
         "history": shared,
         "_row": SimpleNamespace(listening=1, position=0),
-        "_wal": WalReaders(reader, Counter()),
+        "_wal": WalReaders(reader, Counter(), CatchUpTurns()),
         "_puts": LatestPuts(0),
         "_pending": PendingActivity(),
         "_shown": Position(LARGE, 0),

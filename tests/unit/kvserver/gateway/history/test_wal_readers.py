@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from kvserver.gateway.feed.walk import ClientGone
+from kvserver.gateway.history.catch_up import CatchUpTurns
 from kvserver.gateway.history.order import encode_pieces
 from kvserver.gateway.history.wal_readers import MOST_TAIL_BYTES, WalReader, WalReaders
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
@@ -47,7 +49,7 @@ class House:
 
     def __init__(self, count: int = 12) -> None:
         self.log: Any = FakeLog(count)
-        self.readers = WalReaders(self.log, Counter())
+        self.readers = WalReaders(self.log, Counter(), CatchUpTurns())
         self.shown = BEGIN
         self.woken: list[str] = []
 
@@ -108,6 +110,18 @@ def test_clients_left_behind_read_the_log_together() -> None:
         house.show(until)
     assert [taken(reader) for reader in readers] == [list(range(1, 13))] * 3
     assert house.log.reads == house.readers.counts["log_reads"] == 3
+
+
+def test_a_client_left_behind_that_has_gone_reads_no_log() -> None:
+    house = House()
+    reader = house.add()
+    house.readers.tails[View(encode)].most_bytes = 1
+    for until in range(1, 13):
+        house.show(until)
+    reader.turn.is_over = lambda: True
+    with pytest.raises(ClientGone):
+        reader.next_piece()
+    assert not house.log.reads
 
 
 def test_nothing_is_given_while_the_budget_is_full() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from kvserver.gateway.history.catch_up import CatchUpTurns
 from kvserver.gateway.history.shared import HistoryObserver
 from shards.wire.protocol import Change, PutEvent
 from tests.unit.kvserver.gateway.feed.histories import Told
@@ -19,6 +20,8 @@ class FakeFollower:
         self.counts: Counter[str] = Counter()
         puts: list[Change] = [PutEvent(b"k", b"%d" % number, "", 0) for number in range(1, changes + 1)]
         self.history: Any = Told(puts, [])
+        self.history.is_near = lambda revision: True  # nobody waits for a turn
+        self.turns = CatchUpTurns()
         self.observers: set[HistoryObserver] = set()
         self.reported: list[tuple[str, bytes]] = []
 
@@ -36,6 +39,7 @@ class FakeWebSocket:
     """Its client is gone when somebody receives."""
 
     peer = "10.0.0.1:5"
+    closed = is_ending = False
 
     def __init__(self) -> None:
         self.source: Any = None
@@ -64,6 +68,8 @@ class FakeWebSocket:
 
 class FakeStream:
     """Notes how it is ended."""
+
+    is_gone = is_ending = False
 
     def __init__(self) -> None:
         self.source: Any = None

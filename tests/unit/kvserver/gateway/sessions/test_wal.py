@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from kvserver.access.grants import EVERYTHING, Grants
+from kvserver.gateway.feed.walk import ClientGone
 from kvserver.gateway.sessions.wal import WalRefusal, WalSession, close_reason
 from kvserver.gateway.transport.frames import Piece
 from kvserver.gateway.transport.send_budget import SendBudget
@@ -26,7 +27,7 @@ class FakeFollower:
         self.removed = 0
 
     def add_wal_reader(self, view: Any, wake: Any, budget: SendBudget) -> Any:
-        return SimpleNamespace(view=view, wake=wake, next_piece=self._next_piece)
+        return SimpleNamespace(view=view, wake=wake, next_piece=self._next_piece, turn=SimpleNamespace())
 
     def _next_piece(self) -> Any:
         if isinstance(self.gives, Exception):
@@ -69,6 +70,16 @@ def test_a_client_that_is_too_far_behind_is_closed() -> None:
     assert follower.counts["lag_closed"] == 1
     follower.gives = ValueError("of ours")
     assert websocket.source() is None and websocket.calls[-1][:2] == ("close", 1011)
+
+
+def test_a_client_that_is_gone_gets_nothing_more() -> None:
+    follower, session, websocket = new_session()
+    session.run(websocket)
+    assert not session._reader.turn.is_over()
+    websocket.closed = True
+    assert session._reader.turn.is_over()
+    calls, follower.gives = list(websocket.calls), ClientGone()
+    assert websocket.source() is None and websocket.calls == calls
 
 
 def test_grants_that_show_the_same_leave_the_connection_alone() -> None:
