@@ -20,8 +20,8 @@ from kvserver.api.json_scan import Member, Span
 from kvserver.api.query import SECONDS, TIME
 from kvserver.api.times import parse_expires, parse_ttl
 from kvserver.api.turns import Steps
-from shards.keys.value_edits import why_unreadable
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
+from shards.wire.json_text import explain_unreadable
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
 from shards.wire.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
 from shards.wire.protocol import Delete as ShardDelete
@@ -469,7 +469,7 @@ JSON: Final = Format(
     msgspec.json.Decoder,
     _fragments_of_json,
     duplicate_names.JSON,
-    why_unreadable,
+    explain_unreadable,
     Sizes(64 << 10, 256 << 10, 64 << 10),
     json_scan.members,
     _document_of_json,

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from shards.keys.large_json import colons as count_colons
 from shards.wire.errors import BadRequest
+from shards.wire.json_text import count_colons
 
 LARGE: Final = 64 << 10
 """Bytes of a text from which on a search takes so long that it is made in steps: see `jsonscan`."""
@@ -25,7 +25,6 @@ _read: Final = msgspec.json.Decoder().decode
 _read_msgpack: Final = msgspec.msgpack.Decoder().decode
 write_json: Final = msgspec.json.Encoder().encode
 write_msgpack: Final = msgspec.msgpack.Encoder().encode
-colons: Final = count_colons
 
 
 class _Twice(Exception):
@@ -55,7 +54,7 @@ def may_be_in_json(documents: Sequence[bytes]) -> bool:
 
 def _looks_doubled(text: bytes) -> bool:
     try:
-        return colons(text) != colons(write_json(_read(text)))
+        return count_colons(text) != count_colons(write_json(_read(text)))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return True
 
@@ -210,7 +209,7 @@ class _Json(Doubles):
         return find_in_json(text)
 
     def may_be(self, text: bytes, read: Any) -> bool:
-        return colons(text) != colons(write_json(read))
+        return count_colons(text) != count_colons(write_json(read))
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return self.may_be(b",".join(raws), read)

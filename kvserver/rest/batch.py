@@ -24,7 +24,6 @@ from kvserver.rest.values import answer, told_to
 from kvserver.store.client import Router
 from kvserver.web.address_quotas import Share
 from kvserver.web.traffic import Traffic
-from shards.keys.value_edits import unmarked
 from shards.wire.errors import (
     AnswerTooLarge,
     BatchFailed,
@@ -34,6 +33,7 @@ from shards.wire.errors import (
     NotFound,
     PatchesTooLarge,
 )
+from shards.wire.json_text import strip_byte_order_mark
 from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
@@ -69,7 +69,7 @@ class Batch:
         content_type, format = _format(req)
         body = await req.stream.read()
         operations, atomic = await _read(
-            format, unmarked(body) if format is batches.JSON else body, self._traffic.max_value
+            format, strip_byte_order_mark(body) if format is batches.JSON else body, self._traffic.max_value
         )
         kinds = set(map(type, operations))
         if not kinds.isdisjoint((Get, Patch)):

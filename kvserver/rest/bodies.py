@@ -9,8 +9,8 @@ from falcon.asgi import Request
 from kvserver.api import duplicate_names, json_scan
 from kvserver.api.turns import in_turns
 from kvserver.http.value_headers import FORM
-from shards.keys.value_edits import unmarked
 from shards.wire.errors import BadRequest, UnsupportedMediaType
+from shards.wire.json_text import strip_byte_order_mark
 
 _OF_PAGES: Final = (b"origin", b"sec-fetch-site")
 """Headers that browsers alone send, and let no page leave out where it could do harm."""
@@ -61,7 +61,7 @@ def refuse_coded(req: Request) -> None:
 async def read_json(req: Request) -> bytes:
     """The body, which is to be JSON, without a byte order mark. Raises `BadRequest` if a name comes twice in an object
     of it."""
-    text = unmarked(await req.stream.read())
+    text = strip_byte_order_mark(await req.stream.read())
     if len(text) <= duplicate_names.LARGE:
         duplicate_names.refuse_in_json(text)
     elif (name := await in_turns(json_scan.find_double(text))) is not None:

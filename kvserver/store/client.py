@@ -23,8 +23,7 @@ from kvserver.api.listing import Walk
 from kvserver.store.activity import ActivityFeed
 from kvserver.store.link import Link, Pending, Portion, Single
 from shards.host.board import Board
-from shards.keys.eviction import note_use
-from shards.keys.last_use import open_stamps
+from shards.keys.last_use import open_use_recorder
 from shards.maps.owner import Item, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
@@ -88,7 +87,7 @@ class Router:
         self._readers = [MapReader(board, index) for index in range(self._shards)]
         self._links = [Link(self._context, board.shards[index], index, run_dir, loop) for index in range(self._shards)]
         self._activity = ActivityFeed(self._context, board, run_dir, lambda: loop.call_soon(self._activity.flush))
-        self._stamps = open_stamps(board)
+        self._record_use = open_use_recorder(board)
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -158,8 +157,8 @@ class Router:
 
     def seen(self, key: bytes, there: bool) -> None:
         """Note that `key` was read: what is there is not evicted soon, and who listens is told."""
-        if there and self._stamps is not None:
-            note_use(self._stamps, key, self.board.steady_ms())
+        if there and self._record_use is not None:
+            self._record_use(key, self.board.steady_ms())
         if self._activity.listeners:
             self._activity.add("read", key)
 
@@ -172,8 +171,8 @@ class Router:
         """`get` without the value, which is not shown on `/wal`."""
         now = self.board.now()
         item = self._readers[shard_of(key, self._shards)].describe(key, now)
-        if self._stamps is not None and item is not None:
-            note_use(self._stamps, key, now.steady_ms)
+        if self._record_use is not None and item is not None:
+            self._record_use(key, now.steady_ms)
         return item
 
     def record(self, key: bytes) -> bytes | None:
@@ -383,8 +382,8 @@ class Router:
             return Failed.of(error)
         if item is None:
             return _ABSENT
-        if self._stamps is not None:
-            note_use(self._stamps, key, now.steady_ms)
+        if self._record_use is not None:
+            self._record_use(key, now.steady_ms)
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
     async def atomic(self, operations: list[OfOneKey]) -> Results:

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 from kvserver.transfer.lanes import Lanes
 from kvserver.transfer.records import LINE_BYTES, Batch, LineError, Record, batches, body_of, put_of, read_record
 from kvserver.transfer.remote import Away, Patience, Remote, Result, Stopped, TooMuch, TransferError
-from shards.keys.value_edits import unmarked
+from shards.wire.json_text import strip_byte_order_mark
 
 LANES: Final = 4
 """Batches on their way at a time: enough for shards and workers to be busy while another is made."""
@@ -130,5 +130,5 @@ def _records(source: BinaryIO) -> Iterator[Record]:
         number += 1
         if len(line) == LINE_BYTES and not line.endswith(b"\n"):
             raise LineError(number, f"longer than {LINE_BYTES >> 20} MiB")
-        if unmarked(line).strip():
+        if strip_byte_order_mark(line).strip():
             yield read_record(number, line)

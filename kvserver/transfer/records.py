@@ -17,8 +17,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kvserver.api import duplicate_names
 from kvserver.api.times import parse_expires, rfc3339
-from shards.keys.value_edits import unmarked, why_unreadable
 from shards.wire.errors import BadRequest
+from shards.wire.json_text import explain_unreadable, strip_byte_order_mark
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
 LINE_BYTES: Final = 256 << 20
@@ -81,7 +81,7 @@ _unpack_put: Final = msgspec.msgpack.Decoder(Put).decode
 
 def read_record(number: int, text: bytes) -> Record:
     """The record that line `number`, `text`, is. Raises `LineError`."""
-    length, text = len(text), unmarked(text)
+    length, text = len(text), strip_byte_order_mark(text)
     try:
         line = _read_line(text)
         if duplicate_names.JSON.may_be(text, line):
@@ -91,7 +91,7 @@ def read_record(number: int, text: bytes) -> Record:
     except msgspec.ValidationError as error:
         raise LineError(number, str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise LineError(number, f"not JSON: {why_unreadable(text)}") from None
+        raise LineError(number, f"not JSON: {explain_unreadable(text)}") from None
     try:
         put = Put(_key(line.key), _value(line), _content_type(line.content_type), _expires(line.expires))
     except BadRequest as error:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from shards.wire.errors import BadRequest, NotJson
+from shards.wire.json_text import count_colons
 
 LARGE_BYTES = 64 << 10
 """Bytes from which on a text is large."""
@@ -39,18 +40,6 @@ _decode = msgspec.json.Decoder(float_hook=Raw).decode
 _skip = msgspec.json.Decoder(Raw).decode
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
-
-
-def colons(text: bytes) -> int:
-    """How many colons the JSON `text` has, when its escapes are read.
-
-    Each member has one, and those in strings are kept when a text is read and written again. So the count shrinks if,
-    and only if, a member was lost on the way.
-    """
-    if b"\\" not in text:
-        return text.count(b":")
-    single = text.replace(b"\\\\", b"")  # now each backslash begins an escape
-    return single.count(b":") + single.count(b"\\u003a") + single.count(b"\\u003A")
 
 
 class _Ambiguous(Exception):
@@ -137,7 +126,7 @@ def _merge(document: bytes, changes: dict[str, Any], budget: _Budget) -> bytes:
         except _Ambiguous:
             pass
     members: dict[str, Any] = _members(document)
-    if colons(document) != colons(_encode(members)):
+    if count_colons(document) != count_colons(_encode(members)):
         raise NotJson(TWICE)
     for name, change in changes.items():
         if change is None:

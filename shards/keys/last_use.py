@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from shards.host.board import Board
-from shards.keys.eviction import STAMPS, stamp
+from shards.keys.eviction import STAMPS, note_use, stamp
 
 NAME: Final = "stamps"
 
@@ -35,3 +37,12 @@ def open_stamps(board: Board) -> memoryview[int] | None:
         return memoryview(mmap.mmap(fd, 4 * STAMPS)).cast("I")
     finally:
         os.close(fd)
+
+
+def open_use_recorder(board: Board) -> Callable[[bytes, int], None] | None:
+    """Return what records a use: a function of the key and of the steady time in milliseconds, for readers of the maps.
+
+    None if the store evicts nothing. Raises `OSError`.
+    """
+    stamps = open_stamps(board)
+    return None if stamps is None else partial(note_use, stamps)
