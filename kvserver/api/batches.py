@@ -18,8 +18,8 @@ from kvserver.api import duplicate_names, json_scan, msgpack_scan
 from kvserver.api.duplicate_names import Doubles
 from kvserver.api.json_scan import Member, Span
 from kvserver.api.query import SECONDS, TIME
+from kvserver.api.steps import Steps
 from kvserver.api.times import parse_expires, parse_ttl
-from kvserver.api.turns import Steps
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
 from shards.wire.json_text import explain_unreadable
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type

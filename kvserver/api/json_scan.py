@@ -1,7 +1,7 @@
 """JSON looked through in steps: where its parts end, and which names come twice. Nothing is built of it. Pure.
 
 What is found of text that is no JSON has no meaning, but it is found in as few steps: whoever reads the text says what
-is wrong. `Steps` are those of `kvserver.api.turns`.
+is wrong. `Steps` are those of `kvserver.api.steps`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from itertools import accumulate
 from typing import Any, Final
 
-from kvserver.api.turns import Steps
+from kvserver.api.steps import Steps
 
 _WINDOW: Final = 16 << 10
 """Bytes that one step looks at."""

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from shards.maps.layout import Item
-
+Item = TypeVar("Item")
+"""What a cursor reads of a key."""
+ItemRead = TypeVar("ItemRead", covariant=True)
 Row = tuple[bytes, Item | None]
 """Name, and what the key holds; None: a prefix."""
 
 
-class Cursor(Protocol):
+class Cursor(Protocol[ItemRead]):
     """A place among a shard's keys, expired ones included. What moves it gives the key there, None if there is none."""
 
     def seek(self, key: bytes) -> bytes | None:
@@ -42,7 +43,7 @@ class Cursor(Protocol):
     def size(self) -> int | None:
         """Bytes of the value that `item` would read, None if the key is expired."""
 
-    def item(self) -> Item:
+    def item(self) -> ItemRead:
         """What the key holds, whose size was just asked for."""
 
 
@@ -61,7 +62,7 @@ class Range(NamedTuple):
     parts: tuple[bytes, ...] = ()
 
 
-class Walk:
+class Walk(Generic[Item]):
     """Reads the rows of a range, as many as are wanted at a time.
 
     Attributes:
@@ -74,7 +75,7 @@ class Walk:
         """`rows` holds at most `limit` rows, and `max_bytes` of values, but at least one row."""
         self._wanted, self._reverse = wanted, wanted.reverse
         self._limit, self._max_bytes = limit, max_bytes
-        self.rows: list[Row] = []
+        self.rows: list[Row[Item]] = []
         self.done = self.full = False
         self._bytes = 0
         self._at = self._highest() if wanted.reverse else self._lowest()  # where to go on: seek's argument
@@ -83,17 +84,17 @@ class Walk:
         self._part = self._parts[0]
         self._enter_next()
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[Row[Item]]:
         """The rows read so far; there is room for as many again."""
         rows, self.rows = self.rows, []
         self._bytes, self.full = 0, False
         return rows
 
-    def advance(self, cursors: Sequence[Cursor], steps: int) -> None:
+    def advance(self, cursors: Sequence[Cursor[Item]], steps: int) -> None:
         """Read rows until the walk is `done` or `full`, or has looked at `steps` keys."""
         _, after, before, reverse, delimiter, _ = self._wanted
         end = after if reverse else before
-        heads: dict[bytes, Cursor] = {}
+        heads: dict[bytes, Cursor[Item]] = {}
         self._place(heads, cursors)
         nearest = max if reverse else min
         for _ in range(steps):
@@ -167,7 +168,7 @@ class Walk:
             return True
         return False
 
-    def _place(self, heads: dict[bytes, Cursor], cursors: Sequence[Cursor]) -> None:
+    def _place(self, heads: dict[bytes, Cursor[Item]], cursors: Sequence[Cursor[Item]]) -> None:
         for cursor in cursors:
             if self._wanted.reverse:
                 key = cursor.seek_below(self._at)
@@ -177,7 +178,7 @@ class Walk:
             if key is not None:
                 heads[key] = cursor
 
-    def _pass(self, heads: dict[bytes, Cursor], key: bytes) -> None:
+    def _pass(self, heads: dict[bytes, Cursor[Item]], key: bytes) -> None:
         """Go to the key behind `key`."""
         cursor = heads.pop(key)
         if self._reverse:
@@ -187,7 +188,7 @@ class Walk:
         if following is not None:
             heads[following] = cursor
 
-    def _leap(self, heads: dict[bytes, Cursor], name: bytes) -> None:
+    def _leap(self, heads: dict[bytes, Cursor[Item]], name: bytes) -> None:
         """Go behind everything that starts with `name`."""
         self._at = name if self._wanted.reverse else beyond(name)
         inside = [heads.pop(key) for key in list(heads) if key.startswith(name)]

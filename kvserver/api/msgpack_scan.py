@@ -13,7 +13,7 @@ import msgspec
 
 from kvserver.api import duplicate_names
 from kvserver.api.json_scan import Broken, Member, Span
-from kvserver.api.turns import Steps
+from kvserver.api.steps import Steps
 from shards.wire.errors import BadRequest
 
 MAX_DEPTH: Final = 512

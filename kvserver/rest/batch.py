@@ -15,11 +15,11 @@ from kvserver.access.grants import EVERYTHING, NOTHING, Grants
 from kvserver.api import batches, query
 from kvserver.api.batches import Format, Sizes
 from kvserver.api.times import rfc3339
-from kvserver.api.turns import in_turns
 from kvserver.http.scope import GRANTS, SHARE
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.many import show_value
+from kvserver.rest.turns import run_in_turns
 from kvserver.rest.values import answer, told_to
 from kvserver.store.client import Router
 from kvserver.web.address_quotas import Share
@@ -142,11 +142,11 @@ async def _read(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey],
     whole = format.small(body, number) if len(body) <= format.sizes.whole else None
     if whole is not None:
         return whole
-    envelope = await in_turns(format.envelope(body))
+    envelope = await run_in_turns(format.envelope(body))
     operations: list[OfOneKey] = []
     for portion in _portions(envelope.ops, format.sizes):
         if len(memoryview(portion[0])) > format.sizes.single:
-            operations.append(await in_turns(format.large(len(operations), portion[0], number, most)))
+            operations.append(await run_in_turns(format.large(len(operations), portion[0], number, most)))
         else:
             operations += format.operations(len(operations), portion, number)
         await asyncio.sleep(0)

@@ -7,8 +7,8 @@ from typing import Final
 from falcon.asgi import Request
 
 from kvserver.api import duplicate_names, json_scan
-from kvserver.api.turns import in_turns
 from kvserver.http.value_headers import FORM
+from kvserver.rest.turns import run_in_turns
 from shards.wire.errors import BadRequest, UnsupportedMediaType
 from shards.wire.json_text import strip_byte_order_mark
 
@@ -64,7 +64,7 @@ async def read_json(req: Request) -> bytes:
     text = strip_byte_order_mark(await req.stream.read())
     if len(text) <= duplicate_names.LARGE:
         duplicate_names.refuse_in_json(text)
-    elif (name := await in_turns(json_scan.find_double(text))) is not None:
+    elif (name := await run_in_turns(json_scan.find_double(text))) is not None:
         raise duplicate_names.told(name)
     return text
 

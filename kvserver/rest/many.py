@@ -135,7 +135,7 @@ class Many:
     # Lists
 
     async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
-        walk = Walk(wanted, given.get("limit", _LIMIT), PAGE_BYTES)
+        walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
             self._router.walk(walk, values=given.get("values", False))
             if walk.done or walk.full:
@@ -158,7 +158,7 @@ class Many:
                 async for portion in self._router.count(part, wanted.after, wanted.before):
                     count += portion
             return count
-        walk = Walk(wanted, PAGE_KEYS, PAGE_BYTES)
+        walk = Walk[Item](wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:
             self._router.walk(walk)
             count += len(walk.take())
@@ -167,12 +167,12 @@ class Many:
 
     async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
         resp.content_type = LINES
-        walk = Walk(wanted, PAGE_KEYS, _PORTION_BYTES)
+        walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
         self._router.walk(walk, values=values)  # what fails at once can still be told by the status
         if req.method == "GET":
             resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
 
-    async def _lines(self, walk: Walk, values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
+    async def _lines(self, walk: Walk[Item], values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
         items, last = 0, None
         try:
             while True:
@@ -251,7 +251,7 @@ def show_value(value: bytes) -> tuple[str, str]:
         return "value_base64", b64encode(value).decode()
 
 
-def _line(row: Row, values: bool) -> dict[str, Any]:
+def _line(row: Row[Item], values: bool) -> dict[str, Any]:
     name, item = row
     return {"prefix": name.decode()} if item is None else describe(name, item, values)
 

@@ -404,7 +404,7 @@ class Router:
                 elif type(operation) is Delete and isinstance(reply, Done) and not reply.existed:
                     self.absent(operation.key, end)
 
-    def walk(self, walk: Walk, *, values: bool = False) -> None:
+    def walk(self, walk: Walk[Item], *, values: bool = False) -> None:
         """Let `walk` go on, not for long. Raises `Unavailable`."""
         now = self.board.now()
         with ExitStack() as stack:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.batches import JSON, MESSAGE_PACK, Format
-from kvserver.api.turns import in_one_go
+from kvserver.api.steps import run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import OfOneKey
 
@@ -64,7 +64,7 @@ def operations(draw: st.DrawFn) -> dict[str, Any]:
 
 def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | None:
     try:
-        envelope = in_one_go(format.envelope(body))
+        envelope = run_at_once(format.envelope(body))
         return [format.operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.is_atomic
     except BadRequest:
         return None
@@ -121,7 +121,7 @@ def test_elements_are_counted_before_they_are_kept(format: Format, element: byte
         body = b"\x81\xa3ops\xdd" + count.to_bytes(4, "big") + element * count
     tracemalloc.start()
     with pytest.raises(BadRequest):
-        in_one_go(format.envelope(body))
+        run_at_once(format.envelope(body))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < len(body), "the body is there already, and nothing is made of it"
@@ -131,7 +131,7 @@ def test_elements_are_counted_before_they_are_kept(format: Format, element: byte
 def test_a_large_batch_has_as_many_operations_as_a_small_one(count: int) -> None:
     body = msgspec.json.encode({"ops": [{"op": "put", "key": "k", "value": "v" * 100}] * count})
     if count == 10_000:
-        assert len(in_one_go(JSON.envelope(body)).ops) == count
+        assert len(run_at_once(JSON.envelope(body)).ops) == count
     else:
         with pytest.raises(BadRequest, match="10000"):
-            in_one_go(JSON.envelope(body))
+            run_at_once(JSON.envelope(body))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from kvserver.api import batches, feed_query
 from kvserver.api.query import EXPIRY, INTEGER, Parameter, parse
-from kvserver.api.turns import in_one_go
+from kvserver.api.steps import run_at_once
 from kvserver.description import elements, messages, openapi, pages
 from kvserver.gateway.feed.cursors import Reason
 from kvserver.gateway.transport.frames import Ending
@@ -133,7 +133,7 @@ def test_the_words_of_the_feed_are_those_it_uses() -> None:
 
 def test_examples_of_batches_are_read() -> None:
     media = DOCUMENT["paths"]["/v1/batch"]["post"]["requestBody"]["content"]["application/json"]
-    envelope = in_one_go(batches.JSON.envelope(json.dumps(media["example"]).encode()))
+    envelope = run_at_once(batches.JSON.envelope(json.dumps(media["example"]).encode()))
     for index, raw in enumerate(envelope.ops):
         batches.JSON.operation(index, raw, 1)
 

@@ -1,0 +1,34 @@
+"""Long work between the other requests of a worker: the steps of all works in progress share the event loop's time."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Final
+
+from kvserver.api.steps import Result, Steps
+
+SLICE_S: Final = 0.002
+"""Seconds of steps between two turns of the event loop, shared out among all works in progress."""
+
+_in_progress = 0
+
+
+async def run_in_turns(steps: Steps[Result]) -> Result:
+    """Run `steps` to their end, other tasks in between, and return their result. Raises what they raise."""
+    global _in_progress
+    _in_progress += 1
+    try:
+        while True:
+            until = perf_counter() + SLICE_S / _in_progress
+            try:
+                next(steps)
+                while perf_counter() < until:
+                    next(steps)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            await asyncio.sleep(0)
+    finally:
+        _in_progress -= 1
+        steps.close()
