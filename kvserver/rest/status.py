@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,46 +11,15 @@ from falcon.asgi import Request, Response
 from kvserver.api import query
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
-from shards.files import locks
 from shards.host.board import Board, Common
 from shards.wire.errors import Unavailable
-
-_STATES = {Common.STARTING: "starting", Common.UP: "up", Common.STOPPING: "stopping"}
-
-
-class ShardStates:
-    """What each shard is doing. A shard holds a lock on its own file for life: free means dead."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._locks: dict[int, int] = {}  # shard to descriptor
-
-    def state(self, index: int) -> str:
-        """starting, up, stopping, down, or given_up (the supervisor does not start it again)."""
-        row = self._board.shards[index]
-        if row.given_up:
-            return "given_up"
-        return _STATES.get(row.state, "starting") if self._lives(index) else "down"
-
-    def _lives(self, index: int) -> bool:
-        if index not in self._locks:
-            try:
-                path = Path(self._board.facts.lock_dir) / f"shard-{index}"
-                self._locks[index] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return False
-        return locks.is_held(self._locks[index])
-
-    def all(self) -> list[str]:
-        """The state of every shard, in order."""
-        return [self.state(index) for index in range(self._board.facts.shards)]
 
 
 class Status:
     """`/v1/status`"""
 
-    def __init__(self, board: Board, states: ShardStates) -> None:
-        self._board, self._states = board, states
+    def __init__(self, board: Board, read_states: Callable[[], list[str]]) -> None:
+        self._board, self._read_states = board, read_states
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with processes, history, log and snapshot of the store."""
@@ -84,7 +52,7 @@ class Status:
 
     def _shards(self) -> list[dict[str, Any]]:
         result = []
-        for index, (row, state) in enumerate(zip(self._board.shards, self._states.all(), strict=True)):
+        for index, (row, state) in enumerate(zip(self._board.shards, self._read_states(), strict=True)):
             figures = row.figures()
             result.append(
                 {"index": index, "pid": row.pid, "state": state, "keys": figures["keys"], "bytes": figures["bytes"]}
@@ -132,12 +100,12 @@ class Live:
 class Ready:
     """`/health/ready`"""
 
-    def __init__(self, board: Board, states: ShardStates) -> None:
-        self._board, self._states = board, states
+    def __init__(self, board: Board, read_states: Callable[[], list[str]]) -> None:
+        self._board, self._read_states = board, read_states
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 if every shard is up, and every socket is where it is looked for, else 503."""
-        states = self._states.all()
+        states = self._read_states()
         wrong = [f"shard {index} is {state}" for index, state in enumerate(states) if state != "up"]
         wrong += [f"the socket {name} was removed from the run directory" for name in self._missing(states)]
         if wrong:
