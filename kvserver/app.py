@@ -14,17 +14,17 @@ from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
 from kvserver.rest.routing import App, Foresight, Routes, add_error_handlers
 from kvserver.rest.status import Live, Ready, Status
 from kvserver.rest.tickets import TicketOffice
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.traffic import Traffic
 from shards.host.board import Board
 from shards.host.shard_states import ShardStates
 
 
-def create_app(router: Router, board: Board, traffic: Traffic) -> App:
+def create_app(store: StoreClient, board: Board, traffic: Traffic) -> App:
     """Build the application of one worker.
 
     Args:
-        router: what reads and writes go through.
+        store: what reads and writes go through.
         board: where figures come from.
         traffic: the worker's load, tokens and limits; it is given the application's `foresee`.
     """
@@ -32,14 +32,14 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> App:
     routes = Routes()
     routes.add_route(target.ROOT, Root())
     routes.add_route(target.PING, Ping())
-    routes.add_route(target.KEY, Key(router, traffic))
-    routes.add_route(target.KEYS, Keys(router, traffic))
-    routes.add_route(target.PREFIX, Prefix(router, traffic))
+    routes.add_route(target.KEY, Key(store, traffic))
+    routes.add_route(target.KEYS, Keys(store, traffic))
+    routes.add_route(target.PREFIX, Prefix(store, traffic))
     routes.add_route(target.WAL, Wal())
     routes.add_route(target.FEED, Feed())
-    routes.add_route(target.KV, KeyOfVersion1(router, traffic))
-    routes.add_route(target.MANY, Many(router, traffic))
-    routes.add_route(target.BATCH, Batch(router, traffic))
+    routes.add_route(target.KV, KeyOfVersion1(store, traffic))
+    routes.add_route(target.MANY, Many(store, traffic))
+    routes.add_route(target.BATCH, Batch(store, traffic))
     routes.add_route(target.TICKETS, TicketOffice(Tickets(board, traffic.tokens)))
     routes.add_route(target.STATUS, Status(board, read_states))
     routes.add_route(target.LIVE, Live())
@@ -56,4 +56,4 @@ def create_app(router: Router, board: Board, traffic: Traffic) -> App:
 
 
 app = create_app
-"""What gunicorn loads. The worker calls it after its fork, with its router and board."""
+"""What gunicorn loads. The worker calls it after its fork, with its client of the store and its board."""

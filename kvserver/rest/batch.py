@@ -21,7 +21,7 @@ from kvserver.rest import bodies
 from kvserver.rest.many import show_value
 from kvserver.rest.turns import run_in_turns
 from kvserver.rest.values import answer, told_to
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.address_quotas import Share
 from kvserver.web.traffic import Traffic
 from shards.wire.errors import (
@@ -60,8 +60,8 @@ _PORTION_BYTES: Final = 1 << 20
 class Batch:
     """`/v1/batch`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic = store, traffic
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
@@ -92,11 +92,11 @@ class Batch:
             portion = operations[start : start + MESSAGE_OPS]
             told.follow_tokens()
             if told.asks_all:
-                replies = await self._router.each(portion, silent, told.hold)
+                replies = await self._store.each(portion, silent, told.hold)
             else:
                 refused = [told.refuses(op) for op in portion]
                 asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
-                answers = iter(await self._router.each(asked, silent, told.hold))
+                answers = iter(await self._store.each(asked, silent, told.hold))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
                 if told.add(op, reply):
@@ -104,7 +104,7 @@ class Batch:
 
     async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
         batches.check_one_slot(operations)
-        done = _refused(operations, told) or await self._router.atomic(operations)
+        done = _refused(operations, told) or await self._store.atomic(operations)
         for operation, reply in zip(operations, done.replies, strict=True):
             told.add(operation, reply)
         if done.failed is not None:

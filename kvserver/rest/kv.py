@@ -17,7 +17,7 @@ from kvserver.http.scope import GRANTS, SCRIPT
 from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, of_revision, of_value, stored_type
 from kvserver.rest import bodies
 from kvserver.rest.values import answer, check_room, coded, find, seen_by
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.traffic import Traffic
 from shards.maps.owner import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
@@ -47,8 +47,8 @@ class NoChange(BadRequest):
 class KeyOfVersion1:
     """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic = store, traffic
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
@@ -58,8 +58,8 @@ class KeyOfVersion1:
             raise Forbidden("a value is not given out as a service worker")
         wanted = conditions.read(req.get_header)
         if req.method == "GET":
-            check_room(req, self._router, self._traffic, key)
-        item = find(req, self._router, key)
+            check_room(req, self._store, self._traffic, key)
+        item = find(req, self._store, key)
         if item is None:
             raise NotFound
         _check(wanted, item)
@@ -85,7 +85,7 @@ class KeyOfVersion1:
         grants, want_previous = _require_write(req, key), "return" in parameters
         if want_previous:
             grants.require("read", key)
-            check_room(req, self._router, self._traffic, key)
+            check_room(req, self._store, self._traffic, key)
         ttl_ms, expires_ms = query.expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
@@ -94,7 +94,7 @@ class KeyOfVersion1:
         body = await req.stream.read()
         with seen_by(grants, key):
             put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
-            done = await self._router.request(put)
+            done = await self._store.request(put)
         resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
         if isinstance(done, Replaced):
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
@@ -111,10 +111,10 @@ class KeyOfVersion1:
         kind = bodies.media_type(req)
         if kind.encode() != responses.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {responses.MERGE_PATCH.decode()} is known")
-        check_room(req, self._router, self._traffic, key)
+        check_room(req, self._store, self._traffic, key)
         body = await bodies.read_json(req)
         with seen_by(grants, key):
-            result = await self._router.request(Patch(key, body, self._condition(req, key)))
+            result = await self._store.request(Patch(key, body, self._condition(req, key)))
         await _give_result(req, resp, key, result)
 
     async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
@@ -134,11 +134,11 @@ class KeyOfVersion1:
         if "incr" in parameters:
             with seen_by(grants, key):
                 incr = Incr(key, parameters["incr"], ttl_if_new, self._condition(req, key))
-                result = await self._router.request(incr)
+                result = await self._store.request(incr)
             await _give_result(req, resp, key, result)
             return
         with seen_by(grants, key):
-            done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
+            done = await self._store.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
         if not done.existed:
             raise NotFound
         resp.set_headers(of_revision(done.revision, expires_ms=done.expires_ms))
@@ -150,7 +150,7 @@ class KeyOfVersion1:
         grants = _require_write(req, key)
         await bodies.refuse_any(req)
         with seen_by(grants, key):
-            done = await self._router.request(Delete(key, condition=self._condition(req, key)))
+            done = await self._store.request(Delete(key, condition=self._condition(req, key)))
         if not done.existed:
             raise NotFound
         resp.set_header("KV-Revision", str(done.revision))
@@ -162,7 +162,7 @@ class KeyOfVersion1:
         if wanted.unmodified_since is not None:
             # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
             # An absent key has no date, so the write goes on, but not over what somebody else may create meanwhile.
-            item = self._router.describe(key)
+            item = self._store.describe(key)
             if item is None:
                 return wanted._replace(if_none_match="*").of_shard()
             _check(wanted, item)

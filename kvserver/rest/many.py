@@ -22,7 +22,7 @@ from kvserver.http.scope import GRANTS, SHARE
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.values import answer
-from kvserver.store.client import PAGE_KEYS, Router
+from kvserver.store.client import PAGE_KEYS, StoreClient
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.owner import PAGE_BYTES, Item
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
@@ -64,8 +64,8 @@ class ForeignCut(Forbidden):
 class Many:
     """`/v1/kv`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic, self._board = router, traffic, traffic.board
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic, self._board = store, traffic, traffic.board
         self._cuts = Cuts(traffic.board)
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -89,7 +89,7 @@ class Many:
             raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
         cursor = f"{self._board.facts.epoch}.{self._board.watermark()[1]}"
         resp.set_header("KV-Cursor", cursor)
-        self._router.activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
+        self._store.activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
         if lines:
             await self._stream(req, resp, wanted, given.get("values", False), cursor)
             return
@@ -137,7 +137,7 @@ class Many:
     async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
         walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
-            self._router.walk(walk, values=given.get("values", False))
+            self._store.walk(walk, values=given.get("values", False))
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
@@ -155,12 +155,12 @@ class Many:
         count = 0
         if not wanted.delimiter:
             for part in wanted.parts:
-                async for portion in self._router.count(part, wanted.after, wanted.before):
+                async for portion in self._store.count(part, wanted.after, wanted.before):
                     count += portion
             return count
         walk = Walk[Item](wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:
-            self._router.walk(walk)
+            self._store.walk(walk)
             count += len(walk.take())
             await asyncio.sleep(0)
         return count
@@ -168,7 +168,7 @@ class Many:
     async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
-        self._router.walk(walk, values=values)  # what fails at once can still be told by the status
+        self._store.walk(walk, values=values)  # what fails at once can still be told by the status
         if req.method == "GET":
             resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
 
@@ -186,7 +186,7 @@ class Many:
                 await asyncio.sleep(0)
                 if self._traffic.tokens.current(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
-                self._router.walk(walk, values=values)
+                self._store.walk(walk, values=values)
         except Exception as error:
             told = error if isinstance(error, KVError) else KVError()
             why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
@@ -200,7 +200,7 @@ class Many:
         deleted, complete = 0, False
         until = asyncio.get_running_loop().time() + DELETE_S
         try:
-            async with aclosing(self._router.delete_range(prefix, cut, limit)) as steps:
+            async with aclosing(self._store.delete_range(prefix, cut, limit)) as steps:
                 async for count, is_last in steps:
                     deleted, complete = deleted + count, is_last
                     if asyncio.get_running_loop().time() >= until:
@@ -218,7 +218,7 @@ class Many:
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
         count = 0
         until = asyncio.get_running_loop().time() + DELETE_S
-        async with aclosing(self._router.count(prefix, cut=cut)) as portions:
+        async with aclosing(self._store.count(prefix, cut=cut)) as portions:
             async for portion in portions:
                 count += portion
                 if count > limit or asyncio.get_running_loop().time() >= until:

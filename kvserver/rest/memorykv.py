@@ -14,7 +14,7 @@ from kvserver.http.scope import GRANTS, SCRIPT, SHARE
 from kvserver.http.value_headers import OCTETS, stored_type
 from kvserver.rest.lists import answer_list, json_array, nothing, refused_if_full, spooled
 from kvserver.rest.values import answer, check_room
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.traffic import Traffic
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.wire.limits import MAX_KEY, is_content_type
@@ -39,8 +39,8 @@ class Key:
     While there is no room for large answers, 503 where the value, or the one that is replaced, is large.
     """
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic = store, traffic
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value, empty if there is none."""
@@ -54,11 +54,11 @@ class Key:
             raise Forbidden("a value is not given out as a service worker")
         resp.content_type = OCTETS
         if len(key) > MAX_KEY:
-            self._router.activity("read", key)
+            self._store.activity("read", key)
             resp.data = b""
             return
-        check_room(req, self._router, self._traffic, key)
-        item = self._router.get(key)
+        check_room(req, self._store, self._traffic, key)
+        item = self._store.get(key)
         if item is None:
             resp.data = b""
             if may_lead:
@@ -75,9 +75,9 @@ class Key:
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
-        check_room(req, self._router, self._traffic, key)
+        check_room(req, self._store, self._traffic, key)
         value = await req.stream.read()
-        done = await self._router.request(Put(key, value, _content_type(req), want_previous=True))
+        done = await self._store.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
         resp.data = done.previous or b""
 
@@ -85,10 +85,10 @@ class Key:
         """200 with the value that was deleted, 404 if there was none."""
         _require_both(req, key)
         if len(key) > MAX_KEY:
-            self._router.activity("delete", key)
+            self._store.activity("delete", key)
             raise NotFound
-        check_room(req, self._router, self._traffic, key)
-        done = await self._router.request(Delete(key, want_previous=True))
+        check_room(req, self._store, self._traffic, key)
+        done = await self._store.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound
         resp.content_type = OCTETS
@@ -122,13 +122,13 @@ def _content_type(req: Request) -> str:
 class Keys:
     """`/keys`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic = store, traffic
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
         req.scope[GRANTS].require_all("read", b"")
-        keys = json_array(self._router.keys(b""))
+        keys = json_array(self._store.keys(b""))
         await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
@@ -136,7 +136,7 @@ class Keys:
     async def on_delete(self, req: Request, resp: Response) -> None:
         """Delete everything: 200, empty."""
         req.scope[GRANTS].require_all("write", b"")
-        async for _ in self._router.delete_prefix(b""):
+        async for _ in self._store.delete_prefix(b""):
             pass
         resp.data = b""
 
@@ -144,17 +144,17 @@ class Keys:
 class Prefix:
     """`/keys/{prefix}`"""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic = store, traffic
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the JSON array of the keys that start with the prefix."""
         req.scope[GRANTS].require_all("read", key)
         if len(key) > MAX_KEY:
-            self._router.activity("list_prefix", key)
+            self._store.activity("list_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
-            keys = json_array(self._router.keys(key))
+            keys = json_array(self._store.keys(key))
             await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
@@ -168,12 +168,12 @@ class Prefix:
         grants.require_all("read", key)
         grants.require_all("write", key)
         if len(key) > MAX_KEY:
-            self._router.activity("delete_prefix", key)
+            self._store.activity("delete_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
             share = req.scope[SHARE]
             self._traffic.check_room(share)
-            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._traffic, share))
+            await answer_list(req, resp, spooled(json_array(self._store.delete_prefix(key)), self._traffic, share))
 
 
 class Feed:

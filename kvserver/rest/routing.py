@@ -65,7 +65,7 @@ class Preflight:
 
 
 Match = tuple[object, Methods, dict[str, Any], str]
-"""What Falcon wants of a router: the resource, its methods, the responder's arguments, the route."""
+"""What Falcon expects of a router: the resource, its methods, the responder's arguments, the route."""
 
 
 class Routes:

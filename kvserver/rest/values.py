@@ -11,29 +11,29 @@ from falcon.asgi import Request, Response
 from kvserver.access.grants import Grants
 from kvserver.http import compression
 from kvserver.http.scope import SHARE
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.owner import Item
 from shards.wire.errors import Conflict, KVError, PreconditionFailed
 
 
-def find(req: Request, router: Router, key: bytes) -> Item | None:
+def find(req: Request, store: StoreClient, key: bytes) -> Item | None:
     """What `key` holds, None if it is absent or expired. For a HEAD without the value, unless that may be coded: then
     only coding it tells its length. Raises `Unavailable`."""
     if req.method != "HEAD":
-        return router.get(key)
-    item = router.describe(key)
+        return store.get(key)
+    item = store.describe(key)
     fits = item is not None and compression.SMALLEST <= item.size <= compression.LARGEST
     if fits and req.get_header("Accept-Encoding"):
-        return router.get(key)
-    router.activity("read", key)
+        return store.get(key)
+    store.activity("read", key)
     return item
 
 
-def check_room(req: Request, router: Router, traffic: Traffic, key: bytes) -> None:
+def check_room(req: Request, store: StoreClient, traffic: Traffic, key: bytes) -> None:
     """Raise `Overloaded` if the value of `key` is a large answer for which there is no room."""
     share = req.scope[SHARE]
-    if traffic.is_full(share) and router.size(key) >= LARGE_ANSWER:
+    if traffic.is_full(share) and store.size(key) >= LARGE_ANSWER:
         traffic.check_room(share)
 
 

@@ -71,7 +71,7 @@ def _uncounted(size: int) -> None:
     """Of whoever does not want to know how much is held."""
 
 
-class Router:
+class StoreClient:
     """One per worker process, made after the fork, used from one event loop. No method blocks.
 
     Args:

@@ -73,12 +73,12 @@ def running() -> Iterator[Site]:
 def site(running: Site) -> Site:
     """A store with one key."""
     assert running.ask("DELETE", "/v1/kv?all=true", ALL).status == 200
-    running.run(running.router.request(Put(b"a/k", SECRET, "text/plain")))
+    running.run(running.client.request(Put(b"a/k", SECRET, "text/plain")))
     return running
 
 
 def value(site: Site, key: bytes = b"a/k") -> bytes | None:
-    item = site.router.get(key)
+    item = site.client.get(key)
     return None if item is None else bytes(item.value)
 
 
@@ -139,7 +139,7 @@ WITHOUT_DATA: Final = {
 
 
 def test_the_table_has_every_route(site: Site) -> None:
-    app: Any = create_app(site.router, site.store.board, site.front.traffic)
+    app: Any = create_app(site.client, site.store.board, site.front.traffic)
     routes = {
         (label, method)
         for label, (_, methods) in app._router._routes.items()
@@ -153,7 +153,7 @@ def test_the_table_has_every_route(site: Site) -> None:
 def test_a_route_wants_each_of_its_verbs_and_no_other(site: Site, row: Row) -> None:
     for verbs in SUBSETS:
         for prefix in ("", "a/", "b/"):
-            site.run(site.router.request(Put(b"a/k", SECRET, "text/plain")))
+            site.run(site.client.request(Put(b"a/k", SECRET, "text/plain")))
             end = site.store.board.end()
             answer = site.ask(row.method, row.path, bearer(verbs, prefix), *row.fields, body=row.body)
             covered = prefix == "" or (prefix == "a/" and not row.everywhere) or row.route == target.TICKETS
@@ -207,7 +207,7 @@ def test_what_needs_no_token(site: Site) -> None:
 
 def test_who_may_only_write_learns_nothing_of_what_is_there(site: Site) -> None:
     writer, path = bearer(("write",), "a/"), "/v1/kv/a/k"
-    at = site.router.describe(b"a/k")
+    at = site.client.describe(b"a/k")
     assert at is not None
     for method, query, fields, body in (
         ("PUT", "", ('If-Match: "1"',), b"x"),
@@ -785,24 +785,24 @@ def test_a_stream_ends_when_its_token_does(site: Site) -> None:
 async def fill(site: Site, count: int) -> None:
     """Keys with large values."""
     for at in range(0, count, 100):
-        await site.router.each([Put(b"a/%05d" % number, bytes(20_000)) for number in range(at, at + 100)])
+        await site.client.each([Put(b"a/%05d" % number, bytes(20_000)) for number in range(at, at + 100)])
 
 
 def test_what_is_left_of_a_batch_is_judged_anew(site: Site) -> None:
     async def main() -> list[dict[str, Any]]:
-        each = site.router.each
+        each = site.client.each
 
         async def revoking(*arguments: Any) -> Any:
             replies = await each(*arguments)
             revoke(site)
             return replies
 
-        site.router.each = revoking  # type: ignore[method-assign]
+        site.client.each = revoking  # type: ignore[method-assign]
         try:
             ops = [{"op": "put", "key": f"a/{number}", "value": ""} for number in range(1500)]
             answer = await site.front.ask(request("POST", "/v1/batch", ALL, body=json.dumps({"ops": ops}).encode()))
         finally:
-            site.router.each = each  # type: ignore[method-assign]
+            site.client.each = each  # type: ignore[method-assign]
         results: list[dict[str, Any]] = json.loads(answer.body)["results"]
         return results
 

@@ -161,14 +161,14 @@ def test_who_gets_lines(site: Site, accept: str, lines: bool) -> None:
 
 def test_a_stream_that_fails_says_where_and_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fill([f"s/{n:05}" for n in range(PAGE_KEYS + 1)])
-    walk, turns = site.router.walk, iter([True, False])
+    walk, turns = site.client.walk, iter([True, False])
 
     def fail_late(*args: Any, **options: Any) -> None:
         if not next(turns):
             raise Unavailable("gone")
         walk(*args, **options)
 
-    monkeypatch.setattr(site.router, "walk", fail_late)
+    monkeypatch.setattr(site.client, "walk", fail_late)
 
     async def main() -> bytes:
         client = await site.front.connect()
@@ -186,7 +186,7 @@ def test_a_list_without_a_map_is_refused(site: Site, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise Unavailable("no map")
 
-    monkeypatch.setattr(site.router, "walk", fail)
+    monkeypatch.setattr(site.client, "walk", fail)
     for accept in ("*/*", "application/x-ndjson"):
         site.problem(503, "GET", "/v1/kv", f"Accept: {accept}")
 
@@ -267,7 +267,7 @@ def test_a_delete_that_loses_a_shard(site: Site, monkeypatch: pytest.MonkeyPatch
     lost = sum(shard_of(b"d/%05d" % n, SHARDS) == 1 for n in range(300))
     monkeypatch.setattr("kvserver.store.client.DEADLINE_S", 0.3)
     incarnation, row.incarnation = row.incarnation, 0  # as a shard that stops leaves it
-    link = site.router._links[1]
+    link = site.client._links[1]
     link._disconnect()
     try:
         told = site.problem(504, "DELETE", "/v1/kv?prefix=d/")
@@ -635,12 +635,12 @@ def test_other_requests_run_while_a_stream_is_made(site: Site) -> None:
     async def main() -> None:
         client = await site.front.connect()
         await client.send(request("GET", "/v1/kv", "Accept: application/x-ndjson"))
-        await site.router.each([Put(b"s/zzz", b"")])
+        await site.client.each([Put(b"s/zzz", b"")])
         assert b"s/zzz" in (await client.answer()).body, "written while the list was read"
 
     site.run(main())
-    assert isinstance(site.run(site.router.each([Get(b"s/zzz", 1)]))[0], Value)
-    assert isinstance(site.run(site.router.each([Put(b"", b"")]))[0], Failed)
+    assert isinstance(site.run(site.client.each([Get(b"s/zzz", 1)]))[0], Value)
+    assert isinstance(site.run(site.client.each([Put(b"", b"")]))[0], Failed)
 
 
 # Room for large answers
@@ -649,8 +649,8 @@ def test_other_requests_run_while_a_stream_is_made(site: Site) -> None:
 def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
     """Others go on, and nothing is done of what is refused."""
     site.fill(["small"])
-    site.run(site.router.request(Put(b"large", bytes(70_000))))
-    site.run(site.router.request(Put(b"json", b'{"a":"%b"}' % (b"x" * 70_000))))
+    site.run(site.client.request(Put(b"large", bytes(70_000))))
+    site.run(site.client.request(Put(b"json", b'{"a":"%b"}' % (b"x" * 70_000))))
     patch = "Content-Type: application/merge-patch+json"
     get = json.dumps({"ops": [{"op": "get", "key": "small"}]}).encode()
     traffic = site.front.traffic
@@ -682,7 +682,7 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
 
 def test_batches_count_while_their_answers_are_made(site: Site) -> None:
     """What they would hold together counts before the first of it is written."""
-    site.run(site.router.request(Put(b"large", bytes(90_000))))
+    site.run(site.client.request(Put(b"large", bytes(90_000))))
     body = json.dumps({"ops": [{"op": "get", "key": "large"}] * 300}).encode()
 
     async def main() -> list[int]:
