@@ -92,11 +92,11 @@ class Batch:
             portion = operations[start : start + MESSAGE_OPS]
             told.follow_tokens()
             if told.asks_all:
-                replies = await self._store.each(portion, silent, told.hold)
+                replies = await self._store.execute(portion, silent, told.hold)
             else:
                 refused = [told.refuses(op) for op in portion]
                 asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
-                answers = iter(await self._store.each(asked, silent, told.hold))
+                answers = iter(await self._store.execute(asked, silent, told.hold))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
                 if told.add(op, reply):
@@ -104,7 +104,7 @@ class Batch:
 
     async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
         batches.check_one_slot(operations)
-        done = _refused(operations, told) or await self._store.atomic(operations)
+        done = _refused(operations, told) or await self._store.execute_atomic(operations)
         for operation, reply in zip(operations, done.replies, strict=True):
             told.add(operation, reply)
         if done.failed is not None:

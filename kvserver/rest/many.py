@@ -89,7 +89,7 @@ class Many:
             raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
         cursor = f"{self._board.facts.epoch}.{self._board.watermark()[1]}"
         resp.set_header("KV-Cursor", cursor)
-        self._store.activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
+        self._store.report_activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
         if lines:
             await self._stream(req, resp, wanted, given.get("values", False), cursor)
             return
@@ -137,7 +137,7 @@ class Many:
     async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
         walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
-            self._store.walk(walk, values=given.get("values", False))
+            self._store.advance(walk, values=given.get("values", False))
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
@@ -155,12 +155,12 @@ class Many:
         count = 0
         if not wanted.delimiter:
             for part in wanted.parts:
-                async for portion in self._store.count(part, wanted.after, wanted.before):
+                async for portion in self._store.count_keys(part, wanted.after, wanted.before):
                     count += portion
             return count
         walk = Walk[Item](wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:
-            self._store.walk(walk)
+            self._store.advance(walk)
             count += len(walk.take())
             await asyncio.sleep(0)
         return count
@@ -168,7 +168,7 @@ class Many:
     async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
-        self._store.walk(walk, values=values)  # what fails at once can still be told by the status
+        self._store.advance(walk, values=values)  # what fails at once can still be told by the status
         if req.method == "GET":
             resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
 
@@ -186,7 +186,7 @@ class Many:
                 await asyncio.sleep(0)
                 if self._traffic.tokens.current(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
-                self._store.walk(walk, values=values)
+                self._store.advance(walk, values=values)
         except Exception as error:
             told = error if isinstance(error, KVError) else KVError()
             why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
@@ -218,7 +218,7 @@ class Many:
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
         count = 0
         until = asyncio.get_running_loop().time() + DELETE_S
-        async with aclosing(self._store.count(prefix, cut=cut)) as portions:
+        async with aclosing(self._store.count_keys(prefix, cut=cut)) as portions:
             async for portion in portions:
                 count += portion
                 if count > limit or asyncio.get_running_loop().time() >= until:

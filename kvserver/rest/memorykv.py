@@ -54,7 +54,7 @@ class Key:
             raise Forbidden("a value is not given out as a service worker")
         resp.content_type = OCTETS
         if len(key) > MAX_KEY:
-            self._store.activity("read", key)
+            self._store.report_activity("read", key)
             resp.data = b""
             return
         check_room(req, self._store, self._traffic, key)
@@ -85,7 +85,7 @@ class Key:
         """200 with the value that was deleted, 404 if there was none."""
         _require_both(req, key)
         if len(key) > MAX_KEY:
-            self._store.activity("delete", key)
+            self._store.report_activity("delete", key)
             raise NotFound
         check_room(req, self._store, self._traffic, key)
         done = await self._store.request(Delete(key, want_previous=True))
@@ -128,7 +128,7 @@ class Keys:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
         req.scope[GRANTS].require_all("read", b"")
-        keys = json_array(self._store.keys(b""))
+        keys = json_array(self._store.list_keys(b""))
         await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
@@ -151,10 +151,10 @@ class Prefix:
         """200 with the JSON array of the keys that start with the prefix."""
         req.scope[GRANTS].require_all("read", key)
         if len(key) > MAX_KEY:
-            self._store.activity("list_prefix", key)
+            self._store.report_activity("list_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
-            keys = json_array(self._store.keys(key))
+            keys = json_array(self._store.list_keys(key))
             await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
@@ -168,7 +168,7 @@ class Prefix:
         grants.require_all("read", key)
         grants.require_all("write", key)
         if len(key) > MAX_KEY:
-            self._store.activity("delete_prefix", key)
+            self._store.report_activity("delete_prefix", key)
             await answer_list(req, resp, json_array(nothing()))
         else:
             share = req.scope[SHARE]

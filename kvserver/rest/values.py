@@ -26,7 +26,7 @@ def find(req: Request, store: StoreClient, key: bytes) -> Item | None:
     fits = item is not None and compression.SMALLEST <= item.size <= compression.LARGEST
     if fits and req.get_header("Accept-Encoding"):
         return store.get(key)
-    store.activity("read", key)
+    store.report_activity("read", key)
     return item
 
 

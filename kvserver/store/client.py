@@ -146,16 +146,16 @@ class StoreClient:
         reply = await future
         assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
-            self.absent(operation.key, end)
+            self.report_missed_delete(operation.key, end)
         return reply
 
     def get(self, key: bytes) -> Item | None:
         """What `key` holds now, None if it is absent or expired. Raises `Unavailable` without a map."""
         item = self._readers[shard_of(key, self._shards)].get(key, self.board.now())
-        self.seen(key, item is not None)
+        self.record_read(key, item is not None)
         return item
 
-    def seen(self, key: bytes, there: bool) -> None:
+    def record_read(self, key: bytes, there: bool) -> None:
         """Note that `key` was read: what is there is not evicted soon, and who listens is told."""
         if there and self._record_use is not None:
             self._record_use(key, self.board.steady_ms())
@@ -175,14 +175,14 @@ class StoreClient:
             self._record_use(key, now.steady_ms)
         return item
 
-    def record(self, key: bytes) -> bytes | None:
+    def get_record(self, key: bytes) -> bytes | None:
         """`MapReader.record` of the shard that owns `key`, not yet `seen`. Raises `Unavailable`."""
         shards = self._shards
         return self._readers[shard_of(key, shards) if shards > 1 else 0].record(key)
 
     # Many keys
 
-    async def keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+    async def list_keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         """All keys that start with `prefix`, in byte order, in pages; other tasks run between them.
 
         Not a snapshot: a key that exists throughout is listed once, one that comes or goes meanwhile may be.
@@ -269,7 +269,7 @@ class StoreClient:
                 lost = type(reply)(f"shard {shard} was lost midway: {reply}")
         return deleted, lost
 
-    async def each(
+    async def execute(
         self, operations: Sequence[OfOneKey], silent: set[int] | None = None, held: Callable[[int], None] = _uncounted
     ) -> list[Reply]:
         """Do the operations, those of one key in their order, and give their replies in theirs; an error is a
@@ -386,7 +386,7 @@ class StoreClient:
             self._record_use(key, now.steady_ms)
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
-    async def atomic(self, operations: list[OfOneKey]) -> Results:
+    async def execute_atomic(self, operations: list[OfOneKey]) -> Results:
         """Do all of them, whose keys have one slot, or nothing. Raises `KVError`."""
         end = self.board.end()
         reply = await self._ask(shard_of(operations[0].key, self._shards), AtomicBatch(operations))
@@ -402,16 +402,16 @@ class StoreClient:
                 if type(operation) is Get and isinstance(reply, Value):
                     self._activity.add("read", operation.key)
                 elif type(operation) is Delete and isinstance(reply, Done) and not reply.existed:
-                    self.absent(operation.key, end)
+                    self.report_missed_delete(operation.key, end)
 
-    def walk(self, walk: Walk[Item], *, values: bool = False) -> None:
+    def advance(self, walk: Walk[Item], *, values: bool = False) -> None:
         """Let `walk` go on, not for long. Raises `Unavailable`."""
         now = self.board.now()
         with ExitStack() as stack:
             cursors = [stack.enter_context(reader.cursor(now, values=values)) for reader in self._readers]
             walk.advance(cursors, PAGE_KEYS)
 
-    async def count(
+    async def count_keys(
         self, prefix: bytes, after: bytes | None = None, before: bytes | None = None, cut: int | None = None
     ) -> AsyncGenerator[int, None]:
         """How many keys there are that start with `prefix` and stand between `after` and `before` (and, with a cut,
@@ -425,7 +425,7 @@ class StoreClient:
                 if place is None:
                     break
 
-    def absent(self, key: bytes, end: int) -> None:
+    def report_missed_delete(self, key: bytes, end: int) -> None:
         """Show on `/wal` that a delete found nothing. `end`: the history's end before it was sent.
 
         Where exactly it was decided, nobody knows here. Behind that end, whoever put the key in between has deleted it
@@ -433,7 +433,7 @@ class StoreClient:
         """
         self._activity.add("delete", key, end)
 
-    def activity(self, kind: ActivityKind, subject: bytes) -> None:
+    def report_activity(self, kind: ActivityKind, subject: bytes) -> None:
         """Show on `/wal` something that changed nothing."""
         self._activity.add(kind, subject)
 

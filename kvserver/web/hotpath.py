@@ -220,7 +220,7 @@ class HotPath:
         store, traffic = self._store, self._traffic
         heads = traffic.heads[fields.origin != b""]
         try:
-            record = store.record(key)
+            record = store.get_record(key)
         except Unavailable:
             return False
         if v1:
@@ -247,7 +247,7 @@ class HotPath:
             special = expiry or len(value) >= compression.SMALLEST
             if special and not self._is_plain(value, expiry, kind.decode(), fields):
                 return False
-        store.seen(key, record is not None)
+        store.record_read(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = traffic.clock + IDLE_S
         connection.note("GET", routes.KV if v1 else routes.KEY, path, 200, begun_at)
@@ -378,7 +378,7 @@ class Removal(Write):
         if done.existed:
             super().tell(done)
         else:
-            self.store.absent(self.operations[0].key, self.end)
+            self.store.report_missed_delete(self.operations[0].key, self.end)
             self.fail(NotFound())
 
     def tell_version1(self, done: Done) -> None:

@@ -83,7 +83,7 @@ class Site:
         return results
 
     def fill(self, keys: list[str], value: bytes = b"v") -> None:
-        replies = self.run(self.client.each([Put(key.encode(), value) for key in keys]))
+        replies = self.run(self.client.execute([Put(key.encode(), value) for key in keys]))
         assert all(isinstance(reply, Done) for reply in replies)
 
     def keys(self, target: str) -> list[str]:

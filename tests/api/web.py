@@ -67,7 +67,7 @@ class Shards:
             self.values[operation.key] = (operation.value, operation.content_type)
         return Done(1, old is not None, old[0] if old else None)
 
-    async def keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+    async def list_keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         found = sorted(key for key in self.values if key.startswith(prefix))
         for page, start in enumerate(range(0, len(found), self.page)):
             if page == self.break_list_after:
@@ -76,13 +76,13 @@ class Shards:
             await asyncio.sleep(0)
 
     async def delete_prefix(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        async for page in self.keys(prefix):
+        async for page in self.list_keys(prefix):
             self.deleted += page
             yield page
         for key in self.deleted:
             self.values.pop(key, None)
 
-    def activity(self, kind: str, subject: bytes) -> None:
+    def report_activity(self, kind: str, subject: bytes) -> None:
         self.seen.append((kind, subject))
 
 

@@ -785,24 +785,24 @@ def test_a_stream_ends_when_its_token_does(site: Site) -> None:
 async def fill(site: Site, count: int) -> None:
     """Keys with large values."""
     for at in range(0, count, 100):
-        await site.client.each([Put(b"a/%05d" % number, bytes(20_000)) for number in range(at, at + 100)])
+        await site.client.execute([Put(b"a/%05d" % number, bytes(20_000)) for number in range(at, at + 100)])
 
 
 def test_what_is_left_of_a_batch_is_judged_anew(site: Site) -> None:
     async def main() -> list[dict[str, Any]]:
-        each = site.client.each
+        each = site.client.execute
 
         async def revoking(*arguments: Any) -> Any:
             replies = await each(*arguments)
             revoke(site)
             return replies
 
-        site.client.each = revoking  # type: ignore[method-assign]
+        site.client.execute = revoking  # type: ignore[method-assign]
         try:
             ops = [{"op": "put", "key": f"a/{number}", "value": ""} for number in range(1500)]
             answer = await site.front.ask(request("POST", "/v1/batch", ALL, body=json.dumps({"ops": ops}).encode()))
         finally:
-            site.client.each = each  # type: ignore[method-assign]
+            site.client.execute = each  # type: ignore[method-assign]
         results: list[dict[str, Any]] = json.loads(answer.body)["results"]
         return results
 

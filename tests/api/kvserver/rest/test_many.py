@@ -161,14 +161,14 @@ def test_who_gets_lines(site: Site, accept: str, lines: bool) -> None:
 
 def test_a_stream_that_fails_says_where_and_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fill([f"s/{n:05}" for n in range(PAGE_KEYS + 1)])
-    walk, turns = site.client.walk, iter([True, False])
+    walk, turns = site.client.advance, iter([True, False])
 
     def fail_late(*args: Any, **options: Any) -> None:
         if not next(turns):
             raise Unavailable("gone")
         walk(*args, **options)
 
-    monkeypatch.setattr(site.client, "walk", fail_late)
+    monkeypatch.setattr(site.client, "advance", fail_late)
 
     async def main() -> bytes:
         client = await site.front.connect()
@@ -186,7 +186,7 @@ def test_a_list_without_a_map_is_refused(site: Site, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise Unavailable("no map")
 
-    monkeypatch.setattr(site.client, "walk", fail)
+    monkeypatch.setattr(site.client, "advance", fail)
     for accept in ("*/*", "application/x-ndjson"):
         site.problem(503, "GET", "/v1/kv", f"Accept: {accept}")
 
@@ -635,12 +635,12 @@ def test_other_requests_run_while_a_stream_is_made(site: Site) -> None:
     async def main() -> None:
         client = await site.front.connect()
         await client.send(request("GET", "/v1/kv", "Accept: application/x-ndjson"))
-        await site.client.each([Put(b"s/zzz", b"")])
+        await site.client.execute([Put(b"s/zzz", b"")])
         assert b"s/zzz" in (await client.answer()).body, "written while the list was read"
 
     site.run(main())
-    assert isinstance(site.run(site.client.each([Get(b"s/zzz", 1)]))[0], Value)
-    assert isinstance(site.run(site.client.each([Put(b"", b"")]))[0], Failed)
+    assert isinstance(site.run(site.client.execute([Get(b"s/zzz", 1)]))[0], Value)
+    assert isinstance(site.run(site.client.execute([Put(b"", b"")]))[0], Failed)
 
 
 # Room for large answers

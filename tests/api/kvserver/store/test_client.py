@@ -104,7 +104,7 @@ def test_gets_of_a_batch_see_what_stands_before_them_and_nothing_behind(store: S
                 Get(b"b", 1),
                 Get(b"c", 1),
             ]
-            replies = await client.each(operations)
+            replies = await client.execute(operations)
             values = [reply.value if reply.existed else None for reply in replies if isinstance(reply, Value)]
             assert values == [b"va", b"new", b"vb", None, None]
             assert replies[2] == Value(replies[1].revision, True, b"new")  # type: ignore[union-attr]
@@ -117,14 +117,14 @@ def test_gets_of_a_batch_go_on_without_their_shard(store: Store, monkeypatch: py
         async with routing(store) as client:
             await put(client, b"a")
             monkeypatch.setattr("kvserver.store.client.Link.enqueue", _refuse)
-            got, failed = await client.each([Get(b"a", 1), Put(b"a", b"new")])
+            got, failed = await client.execute([Get(b"a", 1), Put(b"a", b"new")])
             assert isinstance(got, Value) and got.value == b"va"
             assert isinstance(failed, Failed) and failed.code == Unavailable.code
             store.board.shards[shard_of(b"a", SHARDS)].map_generation, generation = (
                 0,
                 store.board.shards[shard_of(b"a", SHARDS)].map_generation,
             )
-            (lost,) = await client.each([Get(b"a", 1)])
+            (lost,) = await client.execute([Get(b"a", 1)])
             store.board.shards[shard_of(b"a", SHARDS)].map_generation = generation
             assert isinstance(lost, Failed) and lost.code == Unavailable.code
 
@@ -140,7 +140,7 @@ def test_a_batch_travels_in_messages_that_are_not_too_large(store: Store) -> Non
             large = [Put(b"{t}%d" % n, bytes(MESSAGE_BYTES // 3)) for n in range(5)]
             many = [Put(b"{t}", b"%d" % n) for n in range(MESSAGE_OPS + 1)]
             before = client.counters()
-            replies = await client.each([*large, *many])
+            replies = await client.execute([*large, *many])
             after = client.counters()
             assert all(isinstance(reply, Done) for reply in replies)
             revisions = [reply.revision for reply in replies]  # type: ignore[union-attr]
@@ -158,10 +158,10 @@ def test_a_list_merges_all_shards_in_byte_order_over_pages(store: Store) -> None
             few = [b"li", b"list", b"list0", "lü".encode()]
             await put(client, *many, *few)
             assert {shard_of(key, SHARDS) for key in many} == set(range(SHARDS))
-            assert await collect(client.keys(b"")) == sorted(many + few)
-            assert await collect(client.keys(b"list/")) == many
-            assert await collect(client.keys(b"list/0000")) == many[:100]
-            assert await collect(client.keys(b"zzz")) == []
+            assert await collect(client.list_keys(b"")) == sorted(many + few)
+            assert await collect(client.list_keys(b"list/")) == many
+            assert await collect(client.list_keys(b"list/0000")) == many[:100]
+            assert await collect(client.list_keys(b"zzz")) == []
 
     asyncio.run(main())
 
@@ -171,7 +171,7 @@ def test_one_tag_is_one_shard_and_its_list_is_whole(store: Store) -> None:
         async with routing(store) as client:
             tagged = [b"{t}%04d" % n for n in range(PAGE_KEYS * 2)]
             await put(client, b"a", b"z", *tagged)
-            assert await collect(client.keys(b"")) == sorted([b"a", b"z", *tagged])
+            assert await collect(client.list_keys(b"")) == sorted([b"a", b"z", *tagged])
 
     asyncio.run(main())
 
@@ -183,7 +183,7 @@ def test_a_prefix_delete_takes_what_has_the_prefix_and_nothing_else(store: Store
             outside = [b"o", b"q", b"P", b"o\xff"[:1] + "ÿ".encode()]
             await put(client, *inside, *outside)
             assert sorted(await collect(client.delete_prefix(b"p"))) == sorted(inside), "the prefix is a key, too"
-            assert await collect(client.keys(b"")) == sorted(outside)
+            assert await collect(client.list_keys(b"")) == sorted(outside)
             assert await collect(client.delete_prefix(b"p")) == []
 
     asyncio.run(main())
@@ -201,7 +201,7 @@ def test_a_prefix_delete_with_a_shard_down_does_nothing(store: Store, monkeypatc
                     await collect(client.delete_prefix(b""))
             finally:
                 row.incarnation = incarnation
-            assert await collect(client.keys(b"")) == [b"a", b"b", b"c"]
+            assert await collect(client.list_keys(b"")) == [b"a", b"b", b"c"]
 
     asyncio.run(main())
 
@@ -228,11 +228,11 @@ def test_activity_goes_to_gateways_only_while_somebody_listens(store: Store) -> 
                 await asyncio.sleep(0)
                 done = await client.request(Put(b"here", b""))
                 client.get(b"here")
-                await collect(client.keys(b""))
-                await collect(client.keys(b"he"))
+                await collect(client.list_keys(b""))
+                await collect(client.list_keys(b"he"))
                 await client.request(Delete(b"absent"))
                 await client.request(Delete(b"here"))
-                client.activity("read", b"last")
+                client.report_activity("read", b"last")
                 async with asyncio.timeout(20):
                     while not lines or lines[-1].subject != b"last":
                         await asyncio.sleep(0.01)
@@ -274,8 +274,8 @@ def test_a_silent_shard_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPa
 
             monkeypatch.setattr("kvserver.store.client.Link.enqueue", lose)
             silent: set[int] = set()
-            (first,) = await client.each([Put(b"a", b"1")], silent)
-            (second,) = await client.each([Put(b"a", b"2")], silent)
+            (first,) = await client.execute([Put(b"a", b"1")], silent)
+            (second,) = await client.execute([Put(b"a", b"2")], silent)
             assert isinstance(first, Failed) and first.code == OutcomeUnknown.code
             assert isinstance(second, Failed) and second.code == Unavailable.code
             assert silent == {shard_of(b"a", SHARDS)}

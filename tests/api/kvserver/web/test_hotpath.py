@@ -568,7 +568,7 @@ def _statuses(origins: str, fields: list[str]) -> tuple[int, ...]:
 def test_reads_are_shown_and_kept_from_eviction(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bytes, bool]] = []
     for site in (roads.hot, roads.plain):
-        monkeypatch.setattr(site.client, "seen", lambda key, there: seen.append((key, there)))
+        monkeypatch.setattr(site.client, "record_read", lambda key, there: seen.append((key, there)))
     same(roads, put("/there", b"x"), get("/there"), get("/v1/kv/there"), get("/absent"), get("/v1/kv/absent"))
     assert seen == [(b"there", True), (b"there", True), (b"absent", False), (b"absent", False)] * 2
 
