@@ -22,7 +22,8 @@ from kvserver.http.scope import GRANTS, SHARE
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.values import answer
-from kvserver.store.client import PAGE_KEYS, StoreClient
+from kvserver.store.client import StoreClient
+from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.owner import PAGE_BYTES, Item
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
@@ -137,7 +138,7 @@ class Many:
     async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
         walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
-            self._store.advance(walk, values=given.get("values", False))
+            self._store.maps.advance(walk, values=given.get("values", False))
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
@@ -155,12 +156,12 @@ class Many:
         count = 0
         if not wanted.delimiter:
             for part in wanted.parts:
-                async for portion in self._store.count_keys(part, wanted.after, wanted.before):
+                async for portion in self._store.maps.count_keys(part, wanted.after, wanted.before):
                     count += portion
             return count
         walk = Walk[Item](wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:
-            self._store.advance(walk)
+            self._store.maps.advance(walk)
             count += len(walk.take())
             await asyncio.sleep(0)
         return count
@@ -168,7 +169,7 @@ class Many:
     async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
-        self._store.advance(walk, values=values)  # what fails at once can still be told by the status
+        self._store.maps.advance(walk, values=values)  # what fails at once can still be told by the status
         if req.method == "GET":
             resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
 
@@ -186,7 +187,7 @@ class Many:
                 await asyncio.sleep(0)
                 if self._traffic.tokens.current(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
-                self._store.advance(walk, values=values)
+                self._store.maps.advance(walk, values=values)
         except Exception as error:
             told = error if isinstance(error, KVError) else KVError()
             why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
@@ -218,7 +219,7 @@ class Many:
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
         count = 0
         until = asyncio.get_running_loop().time() + DELETE_S
-        async with aclosing(self._store.count_keys(prefix, cut=cut)) as portions:
+        async with aclosing(self._store.maps.count_keys(prefix, cut=cut)) as portions:
             async for portion in portions:
                 count += portion
                 if count > limit or asyncio.get_running_loop().time() >= until:

@@ -33,8 +33,10 @@ def find(req: Request, store: StoreClient, key: bytes) -> Item | None:
 def check_room(req: Request, store: StoreClient, traffic: Traffic, key: bytes) -> None:
     """Raise `Overloaded` if the value of `key` is a large answer for which there is no room."""
     share = req.scope[SHARE]
-    if traffic.is_full(share) and store.size(key) >= LARGE_ANSWER:
-        traffic.check_room(share)
+    if traffic.is_full(share):
+        item = store.describe(key)
+        if item is not None and item.size >= LARGE_ANSWER:
+            traffic.check_room(share)
 
 
 async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:

@@ -21,8 +21,9 @@ from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
 from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import OCTETS, of_revision, of_value, stored_type
-from kvserver.store.client import DEADLINE_S, StoreClient
-from kvserver.store.link import Pending
+from kvserver.store.client import StoreClient
+from kvserver.store.links import DEADLINE_S
+from kvserver.store.pending import Pending
 from kvserver.web.connection import IDLE_S
 from kvserver.web.exchange import Exchange
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
@@ -220,7 +221,7 @@ class HotPath:
         store, traffic = self._store, self._traffic
         heads = traffic.heads[fields.origin != b""]
         try:
-            record = store.get_record(key)
+            record = store.maps.get_record(key)
         except Unavailable:
             return False
         if v1:

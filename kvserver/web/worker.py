@@ -93,7 +93,8 @@ class Server(UvicornServer):
     def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
         row.publish(
-            self._store.counters() | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
+            self._store.links.counters()
+            | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
 
     def _make_protocol(self) -> Protocol:

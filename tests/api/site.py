@@ -46,7 +46,7 @@ class Site:
     async def start(self) -> None:
         self.client.start()
         async with asyncio.timeout(20):
-            while not all(link.up for link in self.client._links):
+            while self.client.links.find_disconnected() is not None:
                 await asyncio.sleep(0.005)
         await self.front.start()
 

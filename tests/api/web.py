@@ -55,9 +55,6 @@ class Shards:
         value, content_type = self.values[key]
         return Item(1, 1, 0, 0, 0, content_type, value, len(value))
 
-    def size(self, key: bytes) -> int:
-        return len(self.values.get(key, (b"",))[0])
-
     async def request(self, operation: Put | Delete) -> Done:
         await self.gate.wait()
         if self.fail is not None:

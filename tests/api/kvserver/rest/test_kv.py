@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvserver.api.times import rfc3339
+from kvserver.store.link import LinkState
 from shards.maps.owner import Item
 from shards.wire.errors import NotAnInteger, PreconditionFailed
 from shards.wire.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
-from shards.wire.slots import shard_of
 from tests import effort
 from tests.api.site import Site, running_site
 from tests.api.web import Answer, request
@@ -149,8 +149,8 @@ def test_errors_name_themselves(site: Site) -> None:
 
 def test_a_shard_that_is_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.ask("PUT", "/v1/kv/down", body=b"1")
-    link = site.client._links[shard_of(b"down", SHARDS)]
-    monkeypatch.setattr(link, "_open", False)
+    link = site.client.links.of_key(b"down")
+    monkeypatch.setattr(link, "_state", LinkState.DOWN)
     monkeypatch.setattr("kvserver.store.link.MOST_WAITING", 0)
     for method, query, body in (
         ("PUT", "", b"2"),

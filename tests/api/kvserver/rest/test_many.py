@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from kvserver.rest import many
-from kvserver.store.client import PAGE_KEYS
+from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.traffic import MOST_BYTES
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
@@ -161,14 +161,14 @@ def test_who_gets_lines(site: Site, accept: str, lines: bool) -> None:
 
 def test_a_stream_that_fails_says_where_and_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fill([f"s/{n:05}" for n in range(PAGE_KEYS + 1)])
-    walk, turns = site.client.advance, iter([True, False])
+    walk, turns = site.client.maps.advance, iter([True, False])
 
     def fail_late(*args: Any, **options: Any) -> None:
         if not next(turns):
             raise Unavailable("gone")
         walk(*args, **options)
 
-    monkeypatch.setattr(site.client, "advance", fail_late)
+    monkeypatch.setattr(site.client.maps, "advance", fail_late)
 
     async def main() -> bytes:
         client = await site.front.connect()
@@ -186,7 +186,7 @@ def test_a_list_without_a_map_is_refused(site: Site, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise Unavailable("no map")
 
-    monkeypatch.setattr(site.client, "advance", fail)
+    monkeypatch.setattr(site.client.maps, "advance", fail)
     for accept in ("*/*", "application/x-ndjson"):
         site.problem(503, "GET", "/v1/kv", f"Accept: {accept}")
 
@@ -265,9 +265,9 @@ def test_a_delete_that_loses_a_shard(site: Site, monkeypatch: pytest.MonkeyPatch
     site.fill([f"d/{n:05}" for n in range(300)])
     row = site.store.board.shards[1]
     lost = sum(shard_of(b"d/%05d" % n, SHARDS) == 1 for n in range(300))
-    monkeypatch.setattr("kvserver.store.client.DEADLINE_S", 0.3)
+    monkeypatch.setattr("kvserver.store.links.DEADLINE_S", 0.3)
     incarnation, row.incarnation = row.incarnation, 0  # as a shard that stops leaves it
-    link = site.client._links[1]
+    link = site.client.links.of_shard(1)
     link._disconnect()
     try:
         told = site.problem(504, "DELETE", "/v1/kv?prefix=d/")

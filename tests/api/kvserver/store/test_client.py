@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import zmq
 
-from kvserver.store.client import PAGE_KEYS, StoreClient
+from kvserver.store.client import StoreClient
+from kvserver.store.maps import PAGE_KEYS
 from shards.log.manifest import Manifest
 from shards.wire.errors import OutcomeUnknown, Unavailable
 from shards.wire.protocol import (
@@ -57,7 +58,7 @@ async def routing(store: Store) -> AsyncIterator[StoreClient]:
     try:
         async with asyncio.timeout(20):
             await client.request(Put(b"connected?", b""))
-            while not all(link.up for link in client._links):
+            while client.links.find_disconnected() is not None:
                 await asyncio.sleep(0.005)
             await collect(client.delete_prefix(b""))
         yield client
@@ -82,7 +83,7 @@ def test_a_write_is_read_as_soon_as_it_is_answered(store: Store) -> None:
                 assert item is not None and (item.value, item.revision) == (b"%d" % n, done.revision)
             assert (await client.request(Delete(b"k1", want_previous=True))).previous == b"1"
             assert client.get(b"k1") is None
-            assert (client.size(b"k1"), client.size(b"k49"), client.size(b"k4")) == (0, 2, 1)
+            assert [item and item.size for item in map(client.describe, (b"k1", b"k49", b"k4"))] == [None, 2, 1]
             await client.request(Put(b"k2", b"", ttl_ms=1))
             await asyncio.sleep(0.002)
             assert client.get(b"k2") is None, "an expired value is never served"
@@ -116,7 +117,7 @@ def test_gets_of_a_batch_go_on_without_their_shard(store: Store, monkeypatch: py
     async def main() -> None:
         async with routing(store) as client:
             await put(client, b"a")
-            monkeypatch.setattr("kvserver.store.client.Link.enqueue", _refuse)
+            monkeypatch.setattr("kvserver.store.link.Link.enqueue", _refuse)
             got, failed = await client.execute([Get(b"a", 1), Put(b"a", b"new")])
             assert isinstance(got, Value) and got.value == b"va"
             assert isinstance(failed, Failed) and failed.code == Unavailable.code
@@ -139,9 +140,9 @@ def test_a_batch_travels_in_messages_that_are_not_too_large(store: Store) -> Non
         async with routing(store) as client:
             large = [Put(b"{t}%d" % n, bytes(MESSAGE_BYTES // 3)) for n in range(5)]
             many = [Put(b"{t}", b"%d" % n) for n in range(MESSAGE_OPS + 1)]
-            before = client.counters()
+            before = client.links.counters()
             replies = await client.execute([*large, *many])
-            after = client.counters()
+            after = client.links.counters()
             assert all(isinstance(reply, Done) for reply in replies)
             revisions = [reply.revision for reply in replies]  # type: ignore[union-attr]
             assert revisions == sorted(revisions), "one slot, so one order"
@@ -261,7 +262,7 @@ def received(subscriber: zmq.Socket[Any]) -> list[Activity]:
     return lines
 
 
-def test_a_silent_shard_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresponsive_shard_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """By who does a request in parts: it would wait as often."""
 
     async def main() -> None:
@@ -272,13 +273,13 @@ def test_a_silent_shard_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPa
                 asked.append(link)
                 pending.fail(OutcomeUnknown("no answer"))
 
-            monkeypatch.setattr("kvserver.store.client.Link.enqueue", lose)
-            silent: set[int] = set()
-            (first,) = await client.execute([Put(b"a", b"1")], silent)
-            (second,) = await client.execute([Put(b"a", b"2")], silent)
+            monkeypatch.setattr("kvserver.store.link.Link.enqueue", lose)
+            unresponsive: set[int] = set()
+            (first,) = await client.execute([Put(b"a", b"1")], unresponsive)
+            (second,) = await client.execute([Put(b"a", b"2")], unresponsive)
             assert isinstance(first, Failed) and first.code == OutcomeUnknown.code
             assert isinstance(second, Failed) and second.code == Unavailable.code
-            assert silent == {shard_of(b"a", SHARDS)}
+            assert unresponsive == {shard_of(b"a", SHARDS)}
             assert len(asked) == 1
 
     asyncio.run(main())

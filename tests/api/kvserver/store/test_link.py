@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import pytest
 import zmq
 
-from kvserver.store.link import MOST_WAITING, MOST_WAITING_BYTES, Link, Portion, Single
+from kvserver.store.link import MOST_WAITING, MOST_WAITING_BYTES, Link
+from kvserver.store.pending import Portion, Single
 from shards.host.board import Board, Facts, ShardRow
 from shards.wire import protocol
 from shards.wire.errors import (
@@ -179,7 +180,7 @@ async def test_one_turn_of_the_loop_is_one_message(bench: Bench) -> None:
     shard.reply(identity, request.id, [Done(i + 1, False) for i in range(64)])
     answers = await bench.answered(64)
     assert [answer.revision for answer in answers] == list(range(1, 65))  # type: ignore[union-attr]
-    assert (bench.link.messages, bench.link.operations) == (1, 64)
+    assert (bench.link.counters.messages, bench.link.counters.operations) == (1, 64)
 
 
 @scenario
@@ -312,7 +313,7 @@ async def test_answers_go_to_who_asked_one_or_several(bench: Bench) -> None:
     await bench.answered(2)
     assert bench.answers == [Done(1, True), Done(4, True)]
     assert several == [[Done(2, True), Done(3, True)], [Done(5, True)]]
-    assert bench.link.operations == 5
+    assert bench.link.counters.operations == 5
 
 
 @scenario
@@ -324,7 +325,7 @@ async def test_several_that_were_lost_are_all_unknown(bench: Bench) -> None:
     shard.close()
     (answer,) = await bench.answered(1)
     assert isinstance(answer, OutcomeUnknown)
-    assert bench.link.unknown == 2
+    assert bench.link.counters.unknown == 2
 
 
 @scenario
@@ -344,7 +345,7 @@ async def test_a_shard_that_dies_with_the_message_leaves_the_outcome_unknown(ben
     shard.close()
     (answer,) = await bench.answered(1)
     assert isinstance(answer, OutcomeUnknown)
-    assert bench.link.unknown == 1
+    assert bench.link.counters.unknown == 1
 
 
 @scenario

@@ -577,13 +577,13 @@ def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: p
     """On either road, and reads have no place; when only the spare places are left, both refuse who has many."""
     held: list[tuple[int, int]] = []
     for site in (roads.hot, roads.plain):
-        enqueue, share = site.client.enqueue, site.front.traffic.shares.of_address("127.0.0.1")
+        link, share = site.client.links.of_key(b"a"), site.front.traffic.shares.of_address("127.0.0.1")
 
-        def noted(key: bytes, write: Any, enqueue: Any = enqueue, share: Share = share) -> None:
+        def noted(pending: Any, enqueue: Any = link.enqueue, share: Share = share) -> None:
             held.append((share.in_flight, share.bytes))
-            enqueue(key, write)
+            enqueue(pending)
 
-        monkeypatch.setattr(site.client, "enqueue", noted)
+        monkeypatch.setattr(link, "enqueue", noted)
     roads.taken.clear()
     same(roads, put("/a", b"xyz"), get("/a"), delete("/a"))
     assert len(roads.taken) == 3
