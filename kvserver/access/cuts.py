@@ -37,17 +37,17 @@ class Cuts:
             log.warning("deletes go on only where they began: %s: %s", error.filename or FILE, error.strerror)
             self._words = memoryview(bytearray(SLOTS * _WORD)).cast("Q")
 
-    def tell(self, grants: Grants, prefix: bytes, cut: int) -> None:
+    def disclose(self, grants: Grants, prefix: bytes, cut: int) -> None:
         """Note that an answer to the bearer of `grants` tells `cut`, of a delete of `prefix`."""
-        slot, word = self._place(grants, prefix, cut)
+        slot, word = self._locate(grants, prefix, cut)
         self._words[slot] = word
 
-    def was_told(self, grants: Grants, prefix: bytes, cut: int) -> bool:
-        """Whether `tell` was called with the same, by any process of this run."""
-        slot, word = self._place(grants, prefix, cut)
+    def was_disclosed(self, grants: Grants, prefix: bytes, cut: int) -> bool:
+        """Whether `disclose` was called with the same, by any process of this run."""
+        slot, word = self._locate(grants, prefix, cut)
         return self._words[slot] == word
 
-    def _place(self, grants: Grants, prefix: bytes, cut: int) -> tuple[int, int]:
+    def _locate(self, grants: Grants, prefix: bytes, cut: int) -> tuple[int, int]:
         text = b"%b %d %b" % (grants.id.encode(), cut, prefix)
         digest = hashlib.blake2b(text, digest_size=16, key=self._key).digest()
         return int.from_bytes(digest[8:], "big") % SLOTS, int.from_bytes(digest[:8], "big")

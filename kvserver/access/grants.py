@@ -45,7 +45,7 @@ class Grants(msgspec.Struct, frozen=True):
     def of(cls, name: str, id: str, allowed: Iterable[tuple[Verb, bytes]]) -> Grants:
         """Grants of pairs of a verb and a prefix, in any order, of which some may lie inside others."""
         pairs = list(allowed)
-        return cls(name, id, **{verb: _outermost(prefix for each, prefix in pairs if each == verb) for verb in VERBS})
+        return cls(name, id, **{verb: _drop_nested(prefix for each, prefix in pairs if each == verb) for verb in VERBS})
 
     def may(self, verb: Verb, key: bytes) -> bool:
         """Whether `verb` is granted on `key`."""
@@ -55,7 +55,7 @@ class Grants(msgspec.Struct, frozen=True):
         """Whether `verb` is granted on every key that starts with `prefix`, those that are not there yet included."""
         return self.may(verb, prefix)
 
-    def within(self, verb: Verb, prefix: bytes) -> tuple[bytes, ...]:
+    def prefixes_within(self, verb: Verb, prefix: bytes) -> tuple[bytes, ...]:
         """The parts of `prefix` on which `verb` is granted, in byte order, none inside another: itself if that is all
         of it, nothing if it is none."""
         if self.may_all(verb, prefix):
@@ -66,12 +66,12 @@ class Grants(msgspec.Struct, frozen=True):
     def require(self, verb: Verb, key: bytes) -> None:
         """Raise `Forbidden` unless `verb` is granted on `key`."""
         if not key.startswith(getattr(self, verb)):
-            raise Forbidden(f"the token does not grant {verb} on the key {shown(key)}")
+            raise Forbidden(f"the token does not grant {verb} on the key {show_key(key)}")
 
     def require_all(self, verb: Verb, prefix: bytes) -> None:
         """Raise `Forbidden` unless `verb` is granted on every key that starts with `prefix`."""
         if not self.may_all(verb, prefix):
-            what = f"every key that starts with {shown(prefix)}" if prefix else "all keys"
+            what = f"every key that starts with {show_key(prefix)}" if prefix else "all keys"
             raise Forbidden(f"the token does not grant {verb}" + ("" if verb == "admin" else f" on {what}"))
 
     def fingerprint(self) -> int:
@@ -82,7 +82,7 @@ class Grants(msgspec.Struct, frozen=True):
         return crc
 
 
-def _outermost(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
+def _drop_nested(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
     """`prefixes` without those that start with another, in byte order."""
     result: list[bytes] = []
     for prefix in sorted(prefixes):
@@ -98,6 +98,6 @@ EVERYTHING: Final = Grants.of("", "", [(verb, b"") for verb in VERBS])
 """What everybody may on a server without tokens."""
 
 
-def shown(key: bytes) -> str:
+def show_key(key: bytes) -> str:
     """A key or prefix in quotes, as messages show it."""
     return msgspec.json.encode(key.decode(errors="replace")).decode()

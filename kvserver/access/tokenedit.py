@@ -1,7 +1,8 @@
 """Changes to the file of tokens that leave everything else in it as its author wrote it: comments, order, line ends.
 
-Pure but for `changing`. Text is changed, not a document that is written anew; whether that did what was meant is seen
-by reading the result.
+Pure but for `change_file`. Text is edited, not a document written anew, and the result is parsed to verify the edit. A
+library that keeps the style of a TOML document does not do: for tomlkit the comment above a token belongs to the token
+before it, so the comment goes, or stays, with the wrong one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from kvserver.access import trust
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, is_open, parse
-from kvserver.access.tokens import digest
+from kvserver.access.tokenfile import MARK, TABLE, TokenFileError, is_open, parse_tokens
+from kvserver.access.tokens import hash_token
 
 Change = Callable[[str], str]
 """From the old text to the new. Raises `TokenFileError`."""
@@ -28,24 +29,29 @@ def new_token() -> str:
     return "kv_" + secrets.token_urlsafe(32)
 
 
-def add(text: str, path: str, name: str, token: str, grants: Sequence[tuple[str, Sequence[Verb]]]) -> str:
+def add_token(text: str, path: str, name: str, token: str, grants: Sequence[tuple[str, Sequence[Verb]]]) -> str:
     """`text` with a token more, which allows on each prefix the verbs beside it. Raises `TokenFileError`."""
-    old = parse(text, path)
+    old = parse_tokens(text, path)
     if any(each.grants.name == name for each in old):
         raise TokenFileError(f"{path} has a token {name} already: revoke that first, or choose another name")
-    lines = ["[[token]]", f"name = {_quoted(name)}", f'sha256 = "{digest(token.encode()).hex()}"', "grants = ["]
+    lines = [
+        "[[token]]",
+        f"name = {_quote(name)}",
+        f'sha256 = "{hash_token(token.encode()).hex()}"',
+        "grants = [",
+    ]
     for prefix, verbs in grants:
-        lines.append(f"    {{ prefix = {_quoted(prefix)}, allow = [{', '.join(map(_quoted, verbs))}] }},")
+        lines.append(f"    {{ prefix = {_quote(prefix)}, allow = [{', '.join(map(_quote, verbs))}] }},")
     between = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     result = text + between + "\n".join([*lines, "]", ""])
-    if parse(result, path)[:-1] != old:
-        raise _by_hand(path)
+    if parse_tokens(result, path)[:-1] != old:
+        raise _unreadable_layout(path)
     return result
 
 
-def remove(text: str, path: str, name: str) -> str:
+def remove_token(text: str, path: str, name: str) -> str:
     """`text` without the token `name` and the comment right above it. Raises `TokenFileError`."""
-    old = parse(text, path)
+    old = parse_tokens(text, path)
     names = [each.grants.name for each in old]
     if name not in names:
         raise TokenFileError(f"{path} has no token of the name {name}; it has {', '.join(names) or 'none'}")
@@ -53,15 +59,15 @@ def remove(text: str, path: str, name: str) -> str:
     lines = text.splitlines(keepends=True)
     headers = [number for number, line in enumerate(lines) if TABLE.match(line)]
     if len(headers) != len(old):
-        raise _by_hand(path)
-    begin, end = _extent(lines, headers[index], [*headers, len(lines)][index + 1])
+        raise _unreadable_layout(path)
+    begin, end = _find_extent(lines, headers[index], [*headers, len(lines)][index + 1])
     result = "".join(lines[:begin] + lines[end:])
-    if parse(result, path) != old[:index] + old[index + 1 :]:
-        raise _by_hand(path)
+    if parse_tokens(result, path) != old[:index] + old[index + 1 :]:
+        raise _unreadable_layout(path)
     return result
 
 
-def _extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
+def _find_extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
     """First line of a token, and the one behind its last and the empty ones that follow. What stands right above the
     next token is about that."""
     begin = header
@@ -77,16 +83,16 @@ def _extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
     return begin, end
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """As a string of TOML: JSON's escapes are among its own."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _by_hand(path: str) -> TokenFileError:
+def _unreadable_layout(path: str) -> TokenFileError:
     return TokenFileError(f"{path} is written in a way that is left to its author: change it by hand")
 
 
-def changing(path: Path, change: Change) -> None:
+def change_file(path: Path, change: Change) -> None:
     """Put what `change` makes of the file at `path` in its place, whole or not at all.
 
     A file that is missing is empty; a new one is for its owner alone to read. Who changes it at the same time waits.
@@ -98,23 +104,23 @@ def changing(path: Path, change: Change) -> None:
             "tokens itself with --tokens (a new token is printed to standard output anyway)"
         )
     try:
-        real = trust.resolve(path)
-        with _turn(real.parent) as directory:
-            status = _status(real.name, directory)
+        real = trust.resolve_trusted(path)
+        with _locked_directory(real.parent) as directory:
+            status = _read_status(real.name, directory)
             if status is not None:
-                trust.check(real, status)
+                trust.check_file(real, status)
             try:
-                old = "" if status is None else _content(real.name, directory).decode()
+                old = "" if status is None else _read_content(real.name, directory).decode()
             except UnicodeDecodeError as error:
                 raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
             mark = MARK if old.startswith(MARK) else ""
-            _replace(real.name, directory, (mark + change(old.removeprefix(MARK))).encode(), status)
+            _replace_file(real.name, directory, (mark + change(old.removeprefix(MARK))).encode(), status)
     except trust.Untrusted as error:
         raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
 
 
 @contextlib.contextmanager
-def _turn(directory: Path) -> Iterator[int]:
+def _locked_directory(directory: Path) -> Iterator[int]:
     """A descriptor of `directory`, which is locked."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -124,20 +130,20 @@ def _turn(directory: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _status(name: str, directory: int) -> os.stat_result | None:
+def _read_status(name: str, directory: int) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
 
 
-def _content(name: str, directory: int) -> bytes:
+def _read_content(name: str, directory: int) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     with os.fdopen(fd, "rb") as file:
         return file.read()
 
 
-def _replace(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:
+def _replace_file(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:
     """Put `content` in the place of the file `name`, whose owner, group and mode stay."""
     temporary = name + ".new"
     with contextlib.suppress(FileNotFoundError):

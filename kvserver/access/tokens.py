@@ -53,12 +53,12 @@ class TokensError(Exception):
     """The tokens in effect cannot be read."""
 
 
-def digest(token: bytes) -> bytes:
+def hash_token(token: bytes) -> bytes:
     """By what a token is known."""
     return hashlib.sha256(token).digest()
 
 
-def publish(board: Board, tokens: Sequence[Token]) -> None:
+def publish_tokens(board: Board, tokens: Sequence[Token]) -> None:
     """Put `tokens` into effect in all processes of the store. For the supervisor. Raises `OSError`."""
     path = board.path.with_name(FILE)
     temporary = path.with_name(FILE + ".new")
@@ -72,7 +72,7 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
 
 
 def are_published(board: Board) -> bool:
-    """Whether what `publish` wrote is still there."""
+    """Whether what `publish_tokens` wrote is still there."""
     return board.path.with_name(FILE).exists()
 
 
@@ -103,7 +103,7 @@ class Tokens:
         self.generation = 0
         self._tokens: list[Token] = []
         try:
-            self._read()
+            self._read_published()
         except (OSError, msgspec.MsgspecError) as error:
             raise TokensError(f"{self._path} cannot be read: {error}") from None
 
@@ -112,11 +112,11 @@ class Tokens:
         if self._board.log.tokens == self.generation:
             return False
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            self._read()
+            self._read_published()
             return True
         return False
 
-    def _read(self) -> None:
+    def _read_published(self) -> None:
         generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
         if generation:
             self._tokens = _decode(self._path.read_bytes()).tokens
@@ -134,7 +134,7 @@ class Tokens:
         scheme, _, text = (authorization or b"").strip(b" \t").partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthorized
-        sent, found = digest(text.lstrip(b" ")), None
+        sent, found = hash_token(text.lstrip(b" ")), None
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, sent):
                 found = token.grants
@@ -147,16 +147,16 @@ class Tokens:
         """How many tokens there are."""
         return len(self._tokens)
 
-    def all(self) -> Iterator[Grants]:
+    def all_grants(self) -> Iterator[Grants]:
         """What each token grants."""
         return (token.grants for token in self._tokens)
 
-    def current(self, grants: Grants) -> Grants | None:
+    def current_grants(self, grants: Grants) -> Grants | None:
         """What the bearer of the token that gave `grants` may now; None: the token is no more."""
-        return self.of(grants.id)
+        return self.grants_of(grants.id)
 
-    def of(self, id: str) -> Grants | None:
+    def grants_of(self, id: str) -> Grants | None:
         """What the bearer of the token `id` may; None: there is none."""
         if not self.required:
             return EVERYTHING if id == EVERYTHING.id else None
-        return next((grants for grants in self.all() if grants.id == id), None)
+        return next((grants for grants in self.all_grants() if grants.id == id), None)

@@ -71,7 +71,7 @@ class _Operation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op
 class _Conditional(_Operation, kw_only=True):
     if_revision: Revision | UnsetType = UNSET
 
-    def condition(self) -> Condition | None:
+    def shard_condition(self) -> Condition | None:
         """0: the key must not exist."""
         if self.if_revision is UNSET:
             return None
@@ -82,7 +82,7 @@ class _Expiring(_Conditional, kw_only=True):
     ttl: Seconds | UnsetType = UNSET
     expires: Time | UnsetType = UNSET
 
-    def expiry(self) -> tuple[int, int]:
+    def shard_expiry(self) -> tuple[int, int]:
         """`ttl_ms` and `expires_ms`."""
         if self.ttl is not UNSET and self.expires is not UNSET:
             raise BadRequest("either ttl or expires, not both")
@@ -206,9 +206,11 @@ class Format:
             )
         ).decode
 
-    def small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
-        """The operations in `body` for their shards, and whether they are atomic: what `envelope` and `operation` give
-        at a third of their cost, but in one go. None: let those say what is wrong."""
+    def read_small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
+        """Read the operations in `body` for their shards, and whether they are atomic, in one go.
+
+        Costs a third of `read_envelope` and `read_operation`. None: something is wrong, and those say what.
+        """
         try:
             whole = self._read_whole(body)
             if len(whole.ops) > BATCH_OPS or self._doubles.may_be(body, whole):
@@ -219,14 +221,14 @@ class Format:
         except (BadRequest, *_UNREADABLE):
             return None
 
-    def envelope(self, body: bytes) -> Steps[Envelope]:
-        """The batch in `body`. Raises `BadRequest`, also if a member of the batch itself comes twice."""
+    def read_envelope(self, body: bytes) -> Steps[Envelope]:
+        """Read the batch in `body`, but not its operations. Raises `BadRequest`, also for members that come twice."""
         try:
             members, spans = yield from self._members(body, 0, "ops", BATCH_OPS)
-            found = {member.name: self._stub(body, member) for member in members}
+            found = {member.name: self._make_stub(body, member) for member in members}
             envelope: Envelope = self._decode(self.encode(found), type=Envelope)
         except msgspec.ValidationError as error:
-            raise BadRequest(f"not a batch in {self.name}: {self._why(body, error)}") from None
+            raise BadRequest(f"not a batch in {self.name}: {self._explain(body, error)}") from None
         except _UNREADABLE:
             raise BadRequest(f"not a batch in {self.name}: {self._why_unreadable(body)}") from None
         refuse_twice(members)
@@ -235,29 +237,31 @@ class Format:
         if len(spans) > BATCH_OPS:
             raise BadRequest(f"more than {BATCH_OPS} operations")
         if spans and not isinstance(kind := self._kind(body, spans[-1][0]), dict):
-            self.operation(len(spans) - 1, Raw(self.encode(kind)), 0)
+            self.read_operation(len(spans) - 1, Raw(self.encode(kind)), 0)
         view = memoryview(body)
         envelope.ops = [Raw(view[begin:end]) for begin, end in spans]
         return envelope
 
-    def _stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
+    def _make_stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
         """A member as it is, if it is short; of operations, and of what is long, something of the same kind."""
         kind = self._kind(body, member.begin)
         if (member.name == array and kind == []) or member.end - member.begin > _SHORT:
             return kind
         return Raw(body[member.begin : member.end])
 
-    def large(self, index: int, raw: Raw, batch: int, most: int) -> Steps[OfOneKey]:
-        """The operation `raw`, the one at `index`, of any size; as `operations`. A document of more than `most` bytes
-        is no value in any case, so nobody looks what it holds."""
-        try:
-            return (yield from self._large(bytes(raw), batch, most))
-        except BadRequest as error:
-            raise malformed(index, error.detail, type(error)) from None
-        except _UNREADABLE as error:
-            raise malformed(index, self._why(raw, error)) from None
+    def read_large(self, index: int, raw: Raw, batch: int, most: int) -> Steps[OfOneKey]:
+        """Read the operation `raw` at `index`, of any size, as `read_operations` does.
 
-    def _large(self, text: bytes, batch: int, most: int) -> Steps[OfOneKey]:
+        A document of more than `most` bytes is refused as a value in any case, so it is not examined.
+        """
+        try:
+            return (yield from self._read_large(bytes(raw), batch, most))
+        except BadRequest as error:
+            raise malformed_operation(index, error.detail, type(error)) from None
+        except _UNREADABLE as error:
+            raise malformed_operation(index, self._explain(raw, error)) from None
+
+    def _read_large(self, text: bytes, batch: int, most: int) -> Steps[OfOneKey]:
         if not isinstance(self._kind(text, 0), dict):
             self._read(self.encode(self._kind(text, 0)))
         members, _ = yield from self._members(text, 0, "", 0)
@@ -280,8 +284,8 @@ class Format:
                 kept[member.name] = self._kind(text, member.begin)
         return self._for_shard(self._read(self.encode(kept)), batch, [], ready)
 
-    def operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
-        """The operations `raws`, the first of which is the one at `first`, for their shards; `batch` goes into gets.
+    def read_operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
+        """Read the operations `raws` for their shards. `first`: index of the first of them; `batch`: goes into gets.
 
         None of them is longer than `sizes.single`. Raises `BadRequest`.
         """
@@ -293,10 +297,10 @@ class Format:
                     return operations
         except (BadRequest, *_UNREADABLE):
             pass
-        return [self.operation(first + index, raw, batch) for index, raw in enumerate(raws)]
+        return [self.read_operation(first + index, raw, batch) for index, raw in enumerate(raws)]
 
-    def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
-        """The operation `raw`, the one at `index`; as `operations`."""
+    def read_operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
+        """Read the operation `raw` at `index`, as `read_operations` does."""
         try:
             op, documents = self._read(raw), list[bytes]()
             operation = self._for_shard(op, batch, documents)
@@ -304,17 +308,17 @@ class Format:
                 self._look_through(raw)
             return operation
         except BadRequest as error:
-            raise malformed(index, error.detail, type(error)) from None
+            raise malformed_operation(index, error.detail, type(error)) from None
         except _UNREADABLE as error:
-            raise malformed(index, self._why(raw, error)) from None
+            raise malformed_operation(index, self._explain(raw, error)) from None
 
     def _look_through(self, raw: Raw) -> None:
         """Raise `BadRequest` if an object in `raw` has a name twice, at any depth. Exact, and slow."""
         name = self._doubles.find(bytes(raw))
         if name is not None:
-            raise duplicate_names.told(name)
+            raise duplicate_names.duplicate_error(name)
 
-    def _why(self, text: Any, error: Exception) -> str:
+    def _explain(self, text: Any, error: Exception) -> str:
         """In plain words, why `text` cannot be read."""
         if not isinstance(error, msgspec.ValidationError):
             return self._why_unreadable(bytes(text))
@@ -331,25 +335,25 @@ class Format:
         if kind is Get:
             return ShardGet(key, batch)
         if kind is PutInJson or kind is PutInMessagePack:
-            value, content_type = self._value(op, ready)
+            value, content_type = self._value_of_put(op, ready)
             if op.json is not UNSET:
                 documents.append(value)
             if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
                 return ShardPut(key, value, content_type)
-            ttl_ms, expires_ms = op.expiry()
-            return ShardPut(key, value, content_type, ttl_ms, expires_ms, False, op.condition())
+            ttl_ms, expires_ms = op.shard_expiry()
+            return ShardPut(key, value, content_type, ttl_ms, expires_ms, False, op.shard_condition())
         if kind is Delete:
-            return ShardDelete(key, False, op.condition())
+            return ShardDelete(key, False, op.shard_condition())
         if kind is Touch:
-            return ShardTouch(key, *_touch(op), op.condition())
+            return ShardTouch(key, *_touch_expiry(op), op.shard_condition())
         if kind is Incr:
             by = 1 if op.by is UNSET else op.by
-            return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.condition())
+            return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.shard_condition())
         patch = self._json_of(op.patch) if ready is None else ready
         documents.append(patch)
-        return ShardPatch(key, patch, op.condition())
+        return ShardPatch(key, patch, op.shard_condition())
 
-    def _value(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
+    def _value_of_put(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
         """Value and content type of a put."""
         coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
@@ -375,21 +379,21 @@ def refuse_twice(members: Sequence[Member]) -> None:
     seen: set[str] = set()
     for member in members:
         if member.name in seen:
-            raise duplicate_names.told(member.name)
+            raise duplicate_names.duplicate_error(member.name)
         seen.add(member.name)
 
 
-def malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
+def malformed_operation(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
     """The error of the operation at `index`."""
     error = kind(f"ops[{index}]: {why}")
     error.members = {"index": index}
     return error
 
 
-def _touch(op: Touch) -> tuple[int, int]:
+def _touch_expiry(op: Touch) -> tuple[int, int]:
     if op.persist is False or (op.ttl is UNSET) + (op.expires is UNSET) + (op.persist is UNSET) != 2:
         raise BadRequest("exactly one of ttl, expires and persist (true) is wanted")
-    return op.expiry()
+    return op.shard_expiry()
 
 
 def _ttl_ms(seconds: Seconds | UnsetType) -> int:
@@ -405,7 +409,7 @@ def _json_of_json(raw: Raw) -> bytes:
 def _json_of_msgpack(raw: Raw) -> bytes:
     document = msgspec.msgpack.decode(raw)
     duplicate_names.refuse_in_msgpack(bytes(raw), duplicate_names.write_msgpack(document))
-    msgpack_scan.check(document)
+    msgpack_scan.refuse_beyond_json(document)
     return msgspec.json.encode(document)
 
 
@@ -419,7 +423,7 @@ def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
     yield
     name = yield from json_scan.find_double(document)
     if name is not None:
-        raise duplicate_names.told(name)
+        raise duplicate_names.duplicate_error(name)
     return document
 
 
@@ -471,9 +475,9 @@ JSON: Final = Format(
     duplicate_names.JSON,
     explain_unreadable,
     Sizes(64 << 10, 256 << 10, 64 << 10),
-    json_scan.members,
+    json_scan.find_members,
     _document_of_json,
-    json_scan.kind,
+    json_scan.sample_of_kind,
     _least_of_json,
 )
 MESSAGE_PACK: Final = Format(
@@ -487,9 +491,9 @@ MESSAGE_PACK: Final = Format(
     duplicate_names.MESSAGE_PACK,
     lambda _data: "it is malformed, or breaks off",
     Sizes(16 << 10, 16 << 10, 4 << 10),
-    msgpack_scan.members,
+    msgpack_scan.find_members,
     _document_of_msgpack,
-    msgpack_scan.kind,
+    msgpack_scan.sample_of_kind,
     _least_of_msgpack,
 )
 

@@ -44,18 +44,18 @@ class Preconditions(NamedTuple):
     modified_since: int | None = None
     unmodified_since: int | None = None
 
-    def of_shard(self) -> Condition | None:
+    def for_shard(self) -> Condition | None:
         """What a shard is to check; None: nothing. It knows no dates: see `unmodified_since`."""
         if self.if_match is None and self.if_none_match is None:
             return None
-        return Condition(_revisions(self.if_match, weak=False), _revisions(self.if_none_match, weak=True))
+        return Condition(_revisions_of(self.if_match, weak=False), _revisions_of(self.if_none_match, weak=True))
 
-    def matches(self, revision: int) -> bool:
+    def holds_for(self, revision: int) -> bool:
         """Whether If-Match holds for a key that has `revision`."""
-        wanted = _revisions(self.if_match, weak=False)
+        wanted = _revisions_of(self.if_match, weak=False)
         return wanted is None or wanted == _ANY or revision in wanted
 
-    def fresh(self, revision: int, modified: int) -> Sequence[str] | None:
+    def fresh_codings(self, revision: int, modified: int) -> Sequence[str] | None:
         """The codings in which the client has that of `revision`, modified at `modified`; None: it does not have it.
 
         Empty if it has it, and did not say in which.
@@ -68,7 +68,7 @@ class Preconditions(NamedTuple):
         return [tag.coding for tag in self.if_none_match if tag.revision == revision] or None
 
 
-def _revisions(tags: Tags | None, *, weak: bool) -> Revisions | None:
+def _revisions_of(tags: Tags | None, *, weak: bool) -> Revisions | None:
     if tags is None:
         return None
     if isinstance(tags, str):
@@ -76,7 +76,7 @@ def _revisions(tags: Tags | None, *, weak: bool) -> Revisions | None:
     return [tag.revision for tag in tags if weak or not tag.weak]
 
 
-def read(header: Callable[[str], str | None]) -> Preconditions:
+def read_conditions(header: Callable[[str], str | None]) -> Preconditions:
     """The conditions of a request whose headers `header` gives. Raises `BadRequest`.
 
     Dates that are none are ignored, and so are dates beside tags, as RFC 9110 says.
@@ -101,10 +101,10 @@ def parse_tags(name: str, text: str | None) -> Tags | None:
     if text == _ANY:
         return _ANY
     tags: list[Tag] = []
-    at = _skip(text, 0)
+    at = _skip_between(text, 0)
     while at < len(text):
         found = _TAG.match(text, at)
-        end = _skip(text, found.end()) if found else 0
+        end = _skip_between(text, found.end()) if found else 0
         if found is None or (end < len(text) and "," not in text[found.end() : end]):
             raise BadRequest(f'{name}: a list of ETags in quotes is wanted, like "57", or *')
         ours = _OURS.fullmatch(found[2])
@@ -114,7 +114,7 @@ def parse_tags(name: str, text: str | None) -> Tags | None:
     return tags
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_between(text: str, at: int) -> int:
     between = _BETWEEN.match(text, at)
     return between.end() if between else at
 

@@ -43,7 +43,7 @@ def refuse_in_json(text: bytes) -> None:
         return
     name = find_in_json(text)
     if name is not None:
-        raise told(name)
+        raise duplicate_error(name)
 
 
 def may_be_in_json(documents: Sequence[bytes]) -> bool:
@@ -96,7 +96,7 @@ def _first_double(names: Iterable[str]) -> str:
     raise AssertionError("no name comes twice")
 
 
-def told(name: str) -> BadRequest:
+def duplicate_error(name: str) -> BadRequest:
     """What a client is told that sent the member `name` twice."""
     shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
     return BadRequest(f"the member {json.dumps(shown, ensure_ascii=False)} comes twice in one object")
@@ -108,7 +108,7 @@ def refuse_in_msgpack(data: bytes, written: bytes) -> None:
     if written != data:
         name = find_in_msgpack(data)
         if name is not None:
-            raise told(name)
+            raise duplicate_error(name)
 
 
 _FIXED: Final = {

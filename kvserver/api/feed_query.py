@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, get_args
 
 from kvserver.api import query
-from kvserver.api.query import FLAG, KEY, Kind, Parameter, within
+from kvserver.api.query import FLAG, KEY, Kind, Parameter, whole_number
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Cause
 
@@ -21,7 +21,7 @@ OPS: Final = frozenset(("put", "touch", *(f"delete:{cause}" for cause in CAUSES)
 _OP = "put|touch|delete(:(" + "|".join(CAUSES) + "))?"
 
 
-class Wish(NamedTuple):
+class FeedQuery(NamedTuple):
     """What a client wants to see.
 
     Attributes:
@@ -49,7 +49,7 @@ class Wish(NamedTuple):
     keys: tuple[bytes, ...] = ()
 
 
-def parse(text: bytes) -> Wish:
+def parse_feed_query(text: bytes) -> FeedQuery:
     """The wish in a query string. Raises `BadRequest`."""
     given = query.parse(text, FEED)
     keys = tuple(given.pop("key", ()))
@@ -57,10 +57,10 @@ def parse(text: bytes) -> Wish:
     if len(prefixes) + len(keys) > MOST_SELECTED:
         raise BadRequest(f"at most {MOST_SELECTED} prefixes and keys are wanted")
     since = given.pop("since", None) or None
-    return Wish(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
+    return FeedQuery(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
 
 
-def _ops(text: str) -> frozenset[str]:
+def _read_ops(text: str) -> frozenset[str]:
     wanted: set[str] = set()
     for op in text.split(","):
         found = {known for known in OPS if known == op or (op == "delete" and known.startswith("delete:"))}
@@ -70,21 +70,21 @@ def _ops(text: str) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _ascii(text: str) -> bytes:
+def _read_opaque(text: str) -> bytes:
     return text.encode("ascii", "replace")  # what is not ASCII is no cursor and no ticket
 
 
-def _key(text: str) -> bytes:
+def _read_key(text: str) -> bytes:
     key: bytes = KEY.read(text)
     if not key:
         raise BadRequest("a key of 1 to 511 bytes is wanted")
     return key
 
 
-_LIST: Final = Kind(_ops, {"type": "string", "pattern": f"^({_OP})(,({_OP}))*$"})
+_LIST: Final = Kind(_read_ops, {"type": "string", "pattern": f"^({_OP})(,({_OP}))*$"})
 _YES_BY_DEFAULT: Final = Kind(FLAG.read, {"type": "boolean", "default": True})
-_OPAQUE: Final = Kind(_ascii, {"type": "string"})
-_WHOLE_KEY: Final = Kind(_key, {**KEY.schema, "minLength": 1})
+_OPAQUE: Final = Kind(_read_opaque, {"type": "string"})
+_WHOLE_KEY: Final = Kind(_read_key, {**KEY.schema, "minLength": 1})
 
 FEED: Final = query.table(
     Parameter("prefix", KEY, "Only keys that begin with this. May be given several times.", repeats=True),
@@ -102,7 +102,7 @@ FEED: Final = query.table(
     ),
     Parameter("snapshot", FLAG, "What there is first, then what changes, unless it can go on behind a cursor."),
     Parameter("conflate", FLAG, "Of what the client is behind with only the latest put or delete of each key."),
-    Parameter("wait", within(0, LONGEST_WAIT_S), "Seconds that a poll may wait for something to tell."),
+    Parameter("wait", whole_number(0, LONGEST_WAIT_S), "Seconds that a poll may wait for something to tell."),
     Parameter("ticket", _OPAQUE, "Instead of a token, where no header can be sent."),
 )
 """The parameters of `/v1/feed`."""

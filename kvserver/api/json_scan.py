@@ -104,7 +104,7 @@ def _nested_end(text: bytes, at: int) -> Steps[int]:
         yield
         match = _whole_strings.match(text, at, at + _WINDOW)
         end = match.end() if match else at
-        lowest, change = _balance(_string.sub(b"", text[at:end]))
+        lowest, change = _depth_change(_string.sub(b"", text[at:end]))
         if depth + lowest > 0:
             depth += change
         else:
@@ -118,7 +118,7 @@ def _nested_end(text: bytes, at: int) -> Steps[int]:
     raise Broken
 
 
-def _balance(text: bytes) -> tuple[int, int]:
+def _depth_change(text: bytes) -> tuple[int, int]:
     """By how much the depth sinks at most within `text`, which has no strings, and changes from begin to end."""
     left = text.translate(_SQUARE, _NO_BRACKETS)
     for _ in range(_ROUNDS):
@@ -139,7 +139,7 @@ class Member:
         self.name, self.begin, self.end = name, begin, end
 
 
-def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
+def find_members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
     """The members of the object at `at`, and of the array that is the one named `array` where its elements are.
 
     Of elements up to `most` and one more, or up to the first that is no object: then nothing behind it is looked at.
@@ -159,7 +159,7 @@ def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
             raise Broken
         begin = yield from blank_end(text, at + 1)
         if name == array and array and text[begin : begin + 1] == b"[":
-            spans, end = yield from _elements(text, begin, most)
+            spans, end = yield from _find_elements(text, begin, most)
         else:
             end = yield from value_end(text, begin)
         found.append(Member(name, begin, end))
@@ -183,7 +183,7 @@ def _nothing_behind(text: bytes, at: int) -> Steps[None]:
         raise Broken
 
 
-def _elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
+def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
     """Where the elements of the array at `at` begin and end, and where it ends itself: -1 if not all were looked at."""
     found: list[Span] = []
     at = yield from blank_end(text, at + 1)
@@ -246,11 +246,11 @@ class _Names:
         self._told: set[tuple[int, bytes]] = set()
         self.suspects: set[int] = set()
 
-    def open(self) -> None:
+    def open_object(self) -> None:
         self._serial += 1
         self._open.append((self._serial, set()))
 
-    def close(self) -> None:
+    def close_object(self) -> None:
         if self._open:
             self._held -= len(self._open.pop()[1])
 
@@ -284,13 +284,13 @@ class _Names:
 def find_double(text: bytes | bytearray) -> Steps[str | None]:
     """A name that an object in `text` has twice, None if there is none."""
     names = _Names(len(text))
-    name = yield from _find(text, names)
+    name = yield from _find_double(text, names)
     if name is None and names.suspects:
-        name = yield from _find(text, _Names(len(text), frozenset(names.suspects)))
+        name = yield from _find_double(text, _Names(len(text), frozenset(names.suspects)))
     return name
 
 
-def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
+def _find_double(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
     at, size = 0, len(text)
     while at < size:
         yield
@@ -301,11 +301,11 @@ def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
                 break
             at = match.end()
             if match.lastindex == 1:
-                names.open()
+                names.open_object()
             elif match.lastindex == 2:
-                names.close()
-            elif names.comes_twice(_plain(match[3])):
-                return _shown(match[3])
+                names.close_object()
+            elif names.comes_twice(_unescape_name(match[3])):
+                return _decode_shown(match[3])
         else:
             continue
         skipped = _skip.match(text, at, window)
@@ -316,12 +316,12 @@ def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
             except Broken:
                 return None
             name, at = bytes(text[at + 1 : end - 1]), (yield from blank_end(text, end))
-            if text[at : at + 1] == b":" and names.comes_twice(_plain(name)):
-                return _shown(name)
+            if text[at : at + 1] == b":" and names.comes_twice(_unescape_name(name)):
+                return _decode_shown(name)
     return None
 
 
-def _plain(name: bytes) -> bytes:
+def _unescape_name(name: bytes) -> bytes:
     """`name` as it is written without escapes."""
     if b"\\" not in name:
         return name
@@ -331,14 +331,14 @@ def _plain(name: bytes) -> bytes:
         return name
 
 
-def _shown(name: bytes) -> str:
-    return _plain(name).decode(errors="surrogatepass")
+def _decode_shown(name: bytes) -> str:
+    return _unescape_name(name).decode(errors="surrogatepass")
 
 
 _KINDS: Final = {0x5B: list, 0x7B: dict, 0x22: str, 0x74: bool, 0x66: bool}
 
 
-def kind(text: bytes, at: int) -> Any:
+def sample_of_kind(text: bytes, at: int) -> Any:
     """Something of the same kind as the value at `at`."""
     made = _KINDS.get(text[at], int) if at < len(text) else int
     return made()

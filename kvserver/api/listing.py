@@ -68,7 +68,7 @@ class Walk(Generic[Item]):
     Attributes:
         rows: read and not taken yet.
         done: there are no others.
-        full: there is another one that did not fit; `take` makes room.
+        full: there is another one that did not fit; `take_rows` makes room.
     """
 
     def __init__(self, wanted: Range, limit: int, max_bytes: int) -> None:
@@ -78,13 +78,13 @@ class Walk(Generic[Item]):
         self.rows: list[Row[Item]] = []
         self.done = self.full = False
         self._bytes = 0
-        self._at = self._highest() if wanted.reverse else self._lowest()  # where to go on: seek's argument
+        self._at = self._highest_start() if wanted.reverse else self._lowest_start()  # where to go on: seek's argument
         parts = wanted.parts or (wanted.prefix,)
         self._parts = deque(reversed(parts) if wanted.reverse else parts)
         self._part = self._parts[0]
         self._enter_next()
 
-    def take(self) -> list[Row[Item]]:
+    def take_rows(self) -> list[Row[Item]]:
         """The rows read so far; there is room for as many again."""
         rows, self.rows = self.rows, []
         self._bytes, self.full = 0, False
@@ -95,37 +95,37 @@ class Walk(Generic[Item]):
         _, after, before, reverse, delimiter, _ = self._wanted
         end = after if reverse else before
         heads: dict[bytes, Cursor[Item]] = {}
-        self._place(heads, cursors)
+        self._place_cursors(heads, cursors)
         nearest = max if reverse else min
         for _ in range(steps):
             key = nearest(heads) if heads else None
             if key is not None and not key.startswith(self._part) and self._enter_next():
                 heads.clear()
-                self._place(heads, cursors)
+                self._place_cursors(heads, cursors)
                 continue
             if key is None or not key.startswith(self._part):
                 self.done = True
                 return
-            folded = self._fold(key) if delimiter else None
+            folded = self._fold_key(key) if delimiter else None
             if end is not None and ((folded or key) <= end if reverse else (folded or key) >= end):
                 self.done = True
                 return
             cursor = heads[key]
             size = cursor.size()
             if size is None:
-                self._pass(heads, key)
+                self._pass_key(heads, key)
             elif self.rows and (len(self.rows) >= self._limit or self._bytes + size > self._max_bytes):
                 self.full = True
                 return
             elif folded is None:
                 self.rows.append((key, cursor.item()))
                 self._bytes += size
-                self._pass(heads, key)
+                self._pass_key(heads, key)
             else:
                 self.rows.append((folded, None))
-                self._leap(heads, folded)
+                self._leap_over(heads, folded)
 
-    def _fold(self, key: bytes) -> bytes | None:
+    def _fold_key(self, key: bytes) -> bytes | None:
         """The prefix whose row the key is in, None if it is a row of its own."""
         if not self._wanted.delimiter:
             return None
@@ -134,26 +134,26 @@ class Walk(Generic[Item]):
 
     # Places. Upwards, one is the lowest key that may follow; downwards, a bound that every key must be below.
 
-    def _lowest(self) -> bytes:
+    def _lowest_start(self) -> bytes:
         prefix, after, *_ = self._wanted
         if after is None or after < prefix:
             return prefix
-        name = self._fold(after)
-        return after + b"\0" if name is None else beyond(name) or after
+        name = self._fold_key(after)
+        return after + b"\0" if name is None else end_of_prefix(name) or after
 
-    def _highest(self) -> bytes | None:
+    def _highest_start(self) -> bytes | None:
         prefix, _, before, *_ = self._wanted
-        end = beyond(prefix)
+        end = end_of_prefix(prefix)
         if before is None or (end is not None and before >= end):
             return end
-        name = self._fold(before) if before.startswith(prefix) else None
-        return before if name in (None, before) else beyond(name)
+        name = self._fold_key(before) if before.startswith(prefix) else None
+        return before if name in (None, before) else end_of_prefix(name)
 
     def _enter_next(self) -> bool:
         """Go to the next part that has keys where the walk has not been; False: there is none."""
         while self._parts:
             part = self._parts.popleft()
-            end = beyond(part)
+            end = end_of_prefix(part)
             if self._wanted.reverse:
                 if self._at is not None and self._at <= part:
                     continue
@@ -168,7 +168,7 @@ class Walk(Generic[Item]):
             return True
         return False
 
-    def _place(self, heads: dict[bytes, Cursor[Item]], cursors: Sequence[Cursor[Item]]) -> None:
+    def _place_cursors(self, heads: dict[bytes, Cursor[Item]], cursors: Sequence[Cursor[Item]]) -> None:
         for cursor in cursors:
             if self._wanted.reverse:
                 key = cursor.seek_below(self._at)
@@ -178,7 +178,7 @@ class Walk(Generic[Item]):
             if key is not None:
                 heads[key] = cursor
 
-    def _pass(self, heads: dict[bytes, Cursor[Item]], key: bytes) -> None:
+    def _pass_key(self, heads: dict[bytes, Cursor[Item]], key: bytes) -> None:
         """Go to the key behind `key`."""
         cursor = heads.pop(key)
         if self._reverse:
@@ -188,13 +188,13 @@ class Walk(Generic[Item]):
         if following is not None:
             heads[following] = cursor
 
-    def _leap(self, heads: dict[bytes, Cursor[Item]], name: bytes) -> None:
+    def _leap_over(self, heads: dict[bytes, Cursor[Item]], name: bytes) -> None:
         """Go behind everything that starts with `name`."""
-        self._at = name if self._wanted.reverse else beyond(name)
+        self._at = name if self._wanted.reverse else end_of_prefix(name)
         inside = [heads.pop(key) for key in list(heads) if key.startswith(name)]
-        self._place(heads, inside)
+        self._place_cursors(heads, inside)
 
 
-def beyond(prefix: bytes) -> bytes | None:
+def end_of_prefix(prefix: bytes) -> bytes | None:
     """The lowest text above everything that starts with `prefix`, which is UTF-8; None: there is none."""
     return prefix[:-1] + bytes((prefix[-1] + 1,)) if prefix else None

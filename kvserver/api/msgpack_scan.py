@@ -37,7 +37,7 @@ _SMALL: Final = (
 _RUNS: Final = tuple((count, re.compile(_SMALL + b"{%d}" % count, re.DOTALL)) for count in (64, 8))
 
 
-def head(data: bytes, at: int) -> tuple[int, int, int, int]:
+def checked_head(data: bytes, at: int) -> tuple[int, int, int, int]:
     """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
     many objects each (0: it is neither). Raises `Broken`."""
     try:
@@ -59,7 +59,7 @@ def end_of(data: bytes, at: int) -> Steps[int]:
                     at, left = match.end(), left - count
                     break
             else:
-                _, at, count, per = head(data, at)
+                _, at, count, per = checked_head(data, at)
                 left += count * per - 1
             if not left:
                 return at
@@ -69,22 +69,22 @@ def end_of(data: bytes, at: int) -> Steps[int]:
     return at
 
 
-def members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
+def find_members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
     """As `jsonscan.members`, of the map at `at`."""
     found: list[Member] = []
     spans: list[Span] | None = None
-    _, at, count, per = head(data, at)
+    _, at, count, per = checked_head(data, at)
     if per != 2 or count > _MEMBERS:
         raise Broken
     for _ in range(count):
-        begin, at, _, _ = head(data, at)
+        begin, at, _, _ = checked_head(data, at)
         try:
             name = data[begin:at].decode()
         except UnicodeDecodeError:
             raise Broken from None
-        begin, (_, inner, length, kind) = at, head(data, at)
+        begin, (_, inner, length, kind) = at, checked_head(data, at)
         if name == array and array and kind == 1:
-            spans, at = yield from _elements(data, inner, length, most)
+            spans, at = yield from _find_elements(data, inner, length, most)
         else:
             at = yield from end_of(data, at)
         found.append(Member(name, begin, at))
@@ -95,10 +95,10 @@ def members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
     return found, spans
 
 
-def _elements(data: bytes, at: int, count: int, most: int) -> Steps[tuple[list[Span], int]]:
+def _find_elements(data: bytes, at: int, count: int, most: int) -> Steps[tuple[list[Span], int]]:
     found: list[Span] = []
     for _ in range(count):
-        kind = head(data, at)[3]
+        kind = checked_head(data, at)[3]
         end = yield from end_of(data, at)
         found.append((at, end))
         if len(found) > most or kind != 2:
@@ -125,13 +125,13 @@ class _Writer:
         self.text = bytearray()
         self.open: list[_Open] = []
 
-    def begin(self, count: int, per: int) -> None:
+    def open_container(self, count: int, per: int) -> None:
         if len(self.open) >= MAX_DEPTH:
             raise Broken
         self.text += b"{" if per == 2 else b"["
         self.open.append(_Open(count * per, set() if per == 2 else None))
 
-    def close(self) -> None:
+    def close_complete(self) -> None:
         """Close what is complete, and separate it from what follows."""
         while self.open:
             top = self.open[-1]
@@ -141,13 +141,13 @@ class _Writer:
             self.open.pop()
             self.text += b"]" if top.names is None else b"}"
 
-    def name(self, data: bytes, begin: int, end: int) -> None:
+    def write_name(self, data: bytes, begin: int, end: int) -> None:
         """Write the name of a member, whose content is there. Raises `BadRequest` if the map has it already."""
         names = self.open[-1].names
         assert names is not None
         name = data[begin:end]
         if name in names:
-            raise duplicate_names.told(name.decode(errors="replace"))
+            raise duplicate_names.duplicate_error(name.decode(errors="replace"))
         names.add(name)
 
 
@@ -172,27 +172,27 @@ def _write_next(writer: _Writer, data: bytes, at: int) -> int:
         for count, run in _RUNS:
             if top.left >= count and (match := run.match(data, at)):
                 elements = msgspec.msgpack.decode(b"\xdc" + count.to_bytes(2, "big") + match[0])
-                check(elements)
+                refuse_beyond_json(elements)
                 writer.text += memoryview(msgspec.json.encode(elements))[1:-1]
                 top.left -= count
-                writer.close()
+                writer.close_complete()
                 return match.end()
-    begin, end, count, per = head(data, at)
+    begin, end, count, per = checked_head(data, at)
     is_name = top is not None and top.names is not None and top.left % 2 == 0
     if top is not None:
         top.left -= 1
     if is_name:
         if not _is_text(data[at]):
             raise BadRequest("in JSON the names of a map are text")
-        writer.name(data, begin, end)
+        writer.write_name(data, begin, end)
     if per:
-        writer.begin(count, per)
+        writer.open_container(count, per)
     else:
         value = msgspec.msgpack.decode(memoryview(data)[at:end])
-        check(value)
+        refuse_beyond_json(value)
         writer.text += msgspec.json.encode(value)
     if not count or not per:
-        writer.close()
+        writer.close_complete()
     return end
 
 
@@ -200,26 +200,26 @@ def _is_text(first: int) -> bool:
     return 0xA0 <= first <= 0xBF or 0xD9 <= first <= 0xDB
 
 
-def check(document: Any) -> None:
+def refuse_beyond_json(document: Any) -> None:
     """Raise `BadRequest` for what JSON has no form for: the encoder would make something else of it, of NaN a null,
     which in a patch deletes."""
     if isinstance(document, dict):
         for name, value in document.items():
             if not isinstance(name, str):
                 raise BadRequest("in JSON the names of a map are text")
-            check(value)
+            refuse_beyond_json(value)
     elif isinstance(document, list):
         for value in document:
-            check(value)
+            refuse_beyond_json(value)
     elif isinstance(document, float) and not isfinite(document):
         raise BadRequest("JSON has no NaN and no infinity")
     elif not isinstance(document, str | int | float | None):
         raise BadRequest("JSON has no bytes, times and extension types; as `value` a put takes bytes")
 
 
-def kind(data: bytes, at: int) -> Any:
+def sample_of_kind(data: bytes, at: int) -> Any:
     """Something of the same kind as the object at `at`. Raises `Broken`."""
-    per = head(data, at)[3]
+    per = checked_head(data, at)[3]
     if per:
         return {} if per == 2 else []
     return "" if _is_text(data[at]) else b"" if 0xC4 <= data[at] <= 0xC6 else 0

@@ -13,7 +13,7 @@ class Unsatisfiable(Exception):
     """The range lies behind the end."""
 
 
-def parse(header: str | None, size: int) -> tuple[int, int] | None:
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and the one after the last that `header` asks for of `size` bytes; None: all of them.
 
     All is also the answer to what is no range of bytes, and to several ranges. Raises `Unsatisfiable`.

@@ -82,21 +82,21 @@ def parse_expires(text: str) -> int:
 def rfc3339(unix_ms: int) -> str:
     """`2026-11-22T11:40:00.123Z`; what lies beyond the year 9999 is told as its last millisecond."""
     minutes, rest_ms = divmod(min(unix_ms, _LAST_MS), 60_000)
-    return f"{_minute(minutes)}:{rest_ms // 1000:02}.{rest_ms % 1000:03}Z"
+    return f"{_format_minute(minutes)}:{rest_ms // 1000:02}.{rest_ms % 1000:03}Z"
 
 
 @lru_cache(4096)  # lists are full of times that lie close together
-def _minute(minutes: int) -> str:
+def _format_minute(minutes: int) -> str:
     return (_EPOCH + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M")
 
 
 def http_date(unix_ms: int) -> str:
     """`Sun, 22 Nov 2026 11:40:00 GMT`, whatever the locale."""
-    return _http_date(min(unix_ms, _LAST_MS) // 1000)
+    return _format_http_date(min(unix_ms, _LAST_MS) // 1000)
 
 
 @lru_cache(maxsize=4096)
-def _http_date(unix_s: int) -> str:
+def _format_http_date(unix_s: int) -> str:
     moment = _EPOCH + timedelta(seconds=unix_s)
     return f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} {moment.year} {moment:%H:%M:%S} GMT"
 

@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from kvserver.access import tokenedit, tokenfile
-from kvserver.access.grants import VERBS, Verb, shown
-from kvserver.access.tokenedit import Change, changing
+from kvserver.access.grants import VERBS, Verb, show_key
+from kvserver.access.tokenedit import Change, change_file
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
 from kvserver.commands.local_store import settings_of
@@ -57,7 +57,7 @@ def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
         raise click.UsageError("NAME is letters, digits and . _ -, at most 64, and does not begin with a sign")
     grants = [_grant(text) for text in grant]
     token = tokenedit.new_token()
-    _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
+    _change(path, lambda text: tokenedit.add_token(text, str(path), name, token, grants))
     say(token)
     complain(f"{path} has the token {name} now")
     _tell(settings, path)
@@ -68,7 +68,7 @@ def revoke(name: str, **given: str | None) -> None:
     settings, path = _file_of(given)
     if not path.exists():
         fail(f"there is no file of tokens {path}")
-    _change(path, lambda text: tokenedit.remove(text, str(path), name))
+    _change(path, lambda text: tokenedit.remove_token(text, str(path), name))
     complain(f"{path} has the token {name} no more")
     _tell(settings, path)
 
@@ -78,13 +78,13 @@ def list_(**given: str | None) -> None:
     settings, path = _file_of(given)
     given_open = tokenfile.is_open(path)
     try:
-        tokens = tokenfile.read_open(path) if given_open else tokenfile.read(path)
+        tokens = tokenfile.read_open(path) if given_open else tokenfile.read_file(path)
     except TokenFileError as error:
         fail(error)
     width = max((len(token.grants.name) for token in tokens), default=0)
     for token in tokens:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
-        words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
+        words = [f"{verb}:{show_key(prefix)}" if prefix else verb for verb, prefix in grants]
         say(f"{token.grants.name:<{width}}  {' '.join(words)}")
     if not given_open:  # no server goes by it
         _tell(settings, path)
@@ -115,7 +115,7 @@ def _grant(text: str) -> tuple[str, list[Verb]]:
 
 def _change(path: Path, change: Change) -> None:
     try:
-        changing(path, change)
+        change_file(path, change)
     except TokenFileError as error:
         fail(error)
     except OSError as error:
@@ -125,7 +125,7 @@ def _change(path: Path, change: Change) -> None:
 def _tell(settings: ServerSettings, path: Path) -> None:
     """Say which running servers go by the file, and wait until they do. Ends the command with 1 if one does not."""
     try:
-        tokens = tokenfile.read(path)
+        tokens = tokenfile.read_file(path)
     except TokenFileError as error:
         fail(error)
     served = behind = False

@@ -311,7 +311,9 @@ _FEED: Final = (
 )
 
 
-def _page(route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()) -> Operation:
+def _page_operation(
+    route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
+) -> Operation:
     """What is made once, and the same until the server is replaced."""
     return Operation(
         route=route,
@@ -385,10 +387,10 @@ _SERVER: Final = (
         ),
         examples=("curl http://localhost:8080/",),
     ),
-    _page(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
-    _page(routes.DOCS, "This description for people"),
-    _page(routes.ERRORS, "All errors"),
-    _page(routes.ERROR, "One error", errors=(NoSuchResource,)),
+    _page_operation(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
+    _page_operation(routes.DOCS, "This description for people"),
+    _page_operation(routes.ERRORS, "All errors"),
+    _page_operation(routes.ERROR, "One error", errors=(NoSuchResource,)),
 )
 
 OPERATIONS: Final = (*_KEY, *_MANY, *_FEED, *_SERVER)

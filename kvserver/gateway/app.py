@@ -164,7 +164,7 @@ class Gateway:
         if self._door is not None and self._door.tokens.refresh():
             for session in list(self._here):
                 if isinstance(session, Wal | Client):
-                    session.review(self._door.tokens.current(session.grants))
+                    session.review(self._door.tokens.current_grants(session.grants))
 
     def admit(self, head: Head, peer: str) -> Session | Streaming:
         """A feed for a well-formed request. Raises `KVError`."""

@@ -20,7 +20,7 @@ from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
 from kvserver.rest.many import show_value
 from kvserver.rest.turns import run_in_turns
-from kvserver.rest.values import answer, told_to
+from kvserver.rest.values import answer_body, redact
 from kvserver.store.client import StoreClient
 from kvserver.web.address_quotas import Share
 from kvserver.web.traffic import Traffic
@@ -68,55 +68,55 @@ class Batch:
         query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
         body = await req.stream.read()
-        operations, atomic = await _read(
+        operations, atomic = await _read_operations(
             format, strip_byte_order_mark(body) if format is batches.JSON else body, self._traffic.max_value
         )
         kinds = set(map(type, operations))
         if not kinds.isdisjoint((Get, Patch)):
             self._traffic.check_room(req.scope[SHARE])
-        told = Told(format, req.scope[GRANTS], self._traffic, req.scope[SHARE], kinds == {Get})
+        answer = BatchAnswer(format, req.scope[GRANTS], self._traffic, req.scope[SHARE], kinds == {Get})
         try:
             if atomic and operations:
-                await self._do_atomic(operations, told)
+                await self._do_atomic(operations, answer)
             else:
-                await self._do_each(operations, told)
+                await self._do_each(operations, answer)
             resp.content_type = content_type
-            await answer(req, resp, await told.encode(), content_type)
+            await answer_body(req, resp, await answer.encode_results(), content_type)
         finally:
-            told.release()
+            answer.release_bytes()
 
-    async def _do_each(self, operations: list[OfOneKey], told: Told) -> None:
+    async def _do_each(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
         """In portions, so that no more values are held than one of them and the answer."""
-        silent: set[int] = set()
+        unresponsive: set[int] = set()
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
-            told.follow_tokens()
-            if told.asks_all:
-                replies = await self._store.execute(portion, silent, told.hold)
+            answer.recheck_grants()
+            if answer.asks_all:
+                replies = await self._store.execute(portion, unresponsive, answer.charge_bytes)
             else:
-                refused = [told.refuses(op) for op in portion]
+                refused = [answer.find_refusal(op) for op in portion]
                 asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
-                answers = iter(await self._store.execute(asked, silent, told.hold))
+                answers = iter(await self._store.execute(asked, unresponsive, answer.charge_bytes))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
-                if told.add(op, reply):
+                if answer.add(op, reply):
                     await asyncio.sleep(0)
 
-    async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
+    async def _do_atomic(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
         batches.check_one_slot(operations)
-        done = _refused(operations, told) or await self._store.execute_atomic(operations)
+        done = _refuse_atomic(operations, answer) or await self._store.execute_atomic(operations)
         for operation, reply in zip(operations, done.replies, strict=True):
-            told.add(operation, reply)
+            answer.add(operation, reply)
         if done.failed is not None:
-            error = BatchFailed(f"ops[{done.failed}]: {told.results[done.failed].get('detail', '')}")
-            error.members = {"failed": done.failed, "results": told.results}
+            error = BatchFailed(f"ops[{done.failed}]: {answer.results[done.failed].get('detail', '')}")
+            error.members = {"failed": done.failed, "results": answer.results}
             raise error
 
 
-def _refused(operations: list[OfOneKey], told: Told) -> Results | None:
+def _refuse_atomic(operations: list[OfOneKey], answer: BatchAnswer) -> Results | None:
     """What becomes of an atomic batch with an operation that is refused; None if none is."""
     for index, operation in enumerate(operations):
-        refusal = told.refuses(operation)
+        refusal = answer.find_refusal(operation)
         if refusal is not None:
             replies: list[OfOne] = [_NOT_DONE] * len(operations)
             replies[index] = refusal
@@ -136,24 +136,24 @@ def _format(req: Request) -> tuple[str, Format]:
     return (name, batches.MESSAGE_PACK) if name in MESSAGE_PACK else (JSON, batches.JSON)
 
 
-async def _read(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
+async def _read_operations(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
     """The operations in `body`, and whether they are all or nothing. Values have `most` bytes. Raises `BadRequest`."""
     number = secrets.randbits(64)
-    whole = format.small(body, number) if len(body) <= format.sizes.whole else None
+    whole = format.read_small(body, number) if len(body) <= format.sizes.whole else None
     if whole is not None:
         return whole
-    envelope = await run_in_turns(format.envelope(body))
+    envelope = await run_in_turns(format.read_envelope(body))
     operations: list[OfOneKey] = []
-    for portion in _portions(envelope.ops, format.sizes):
+    for portion in _divide_operations(envelope.ops, format.sizes):
         if len(memoryview(portion[0])) > format.sizes.single:
-            operations.append(await run_in_turns(format.large(len(operations), portion[0], number, most)))
+            operations.append(await run_in_turns(format.read_large(len(operations), portion[0], number, most)))
         else:
-            operations += format.operations(len(operations), portion, number)
+            operations += format.read_operations(len(operations), portion, number)
         await asyncio.sleep(0)
     return operations, envelope.is_atomic
 
 
-def _portions(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
+def _divide_operations(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
     """Operations that are read together; each of the large ones for itself."""
     portion: list[Raw] = []
     size = 0
@@ -171,11 +171,11 @@ def _portions(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
         yield portion
 
 
-class Told:
-    """The results of a batch, in order, as they are told to its client.
+class BatchAnswer:
+    """The results of a batch, in order, as they are answer to its client.
 
     Attributes:
-        full: no value more is told: a get is `answer_too_large` from now on.
+        full: no value more is answer: a get is `answer_too_large` from now on.
     """
 
     def __init__(self, format: Format, grants: Grants, traffic: Traffic, share: Share | None, reads_only: bool) -> None:
@@ -190,7 +190,7 @@ class Told:
         self._cuts = [0]  # between these places in `results` values have some `_PORTION_BYTES`
         self._cut_at = ANSWER_BYTES - _PORTION_BYTES  # bytes left at the next one
 
-    def hold(self, size: int) -> None:
+    def charge_bytes(self, size: int) -> None:
         """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
         nothing was changed."""
         self._held += size
@@ -198,22 +198,22 @@ class Told:
         if self._reads_only:
             self._traffic.check_room(self._share, self._held)
 
-    def release(self) -> None:
+    def release_bytes(self) -> None:
         """The answer is made, and counted by whoever sends it."""
         self._traffic.owe(self._share, -self._held)
         self._held = 0
 
-    def follow_tokens(self) -> None:
+    def recheck_grants(self) -> None:
         """What is asked from now on is judged by the tokens in effect now."""
         if not self._unrestricted:
-            self._grants = self._traffic.tokens.current(self._grants) or NOTHING
+            self._grants = self._traffic.tokens.current_grants(self._grants) or NOTHING
 
     @property
     def asks_all(self) -> bool:
         """Whether nothing at all is refused without a shard's being asked."""
         return self._unrestricted and not self.full and self._patched < PATCHED_BYTES
 
-    def refuses(self, operation: OfOneKey) -> Failed | None:
+    def find_refusal(self, operation: OfOneKey) -> Failed | None:
         """What becomes of the operation without a shard's being asked; None: ask."""
         is_get = type(operation) is Get
         if not self._unrestricted:
@@ -228,7 +228,7 @@ class Told:
     def add(self, operation: OfOneKey, reply: Reply) -> bool:
         """The result of the next operation. Whether there was enough to do for others to get their turn."""
         if isinstance(reply, Done):
-            self.results.append(_done(operation, reply))
+            self.results.append(_result_of_done(operation, reply))
             return False
         if isinstance(reply, Value) and isinstance(operation, Get):
             self.full = self.full or len(reply.value) > self._left
@@ -236,22 +236,22 @@ class Told:
                 reply = _TOO_MUCH
         if isinstance(reply, Failed):
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
-            error = told_to(self._grants, operation.key, reply.error())
-            self.results.append(_error(error, self._grants.may("read", operation.key)))
+            error = redact(self._grants, operation.key, reply.error())
+            self.results.append(_result_of_error(error, self._grants.may("read", operation.key)))
             return False
         assert isinstance(reply, Value)
         if type(operation) is Patch:
             self._patched += len(reply.value)
-        self.results.append(self._value(operation, reply))
+        self.results.append(self._result_of_value(operation, reply))
         if self._left >= self._cut_at:
             return False
         self._cuts.append(len(self.results))
         self._cut_at = self._left - _PORTION_BYTES
         return True
 
-    def _value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
+    def _result_of_value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
         if not reply.existed and isinstance(operation, Get):
-            return _error(NotFound())
+            return _result_of_error(NotFound())
         if not (self._unrestricted or self._grants.may("read", operation.key)):
             return {"status": 204, "revision": reply.revision}
         result: dict[str, Any] = {
@@ -271,7 +271,7 @@ class Told:
             result["value"] = value
         return result
 
-    async def encode(self) -> bytes:
+    async def encode_results(self) -> bytes:
         """The whole answer."""
         if len(self._cuts) == 1:
             return self._format.encode({"results": self.results})
@@ -279,18 +279,18 @@ class Told:
         body = bytearray()
         for fragment in self._format.fragments(map(self._format.encode, pieces), len(self.results)):
             body += fragment
-            self.hold(len(fragment))
+            self.charge_bytes(len(fragment))
             await asyncio.sleep(0)
         return cast(bytes, body)  # a copy of so much would hold up others
 
 
-def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
+def _result_of_done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
     if reply.existed:
         return {"status": 204, "revision": reply.revision}
-    return {"status": 201, "revision": reply.revision} if isinstance(operation, Put) else _error(NotFound())
+    return {"status": 201, "revision": reply.revision} if isinstance(operation, Put) else _result_of_error(NotFound())
 
 
-def _error(error: KVError, may_read: bool = True) -> dict[str, Any]:
+def _result_of_error(error: KVError, may_read: bool = True) -> dict[str, Any]:
     """`may_read`: whether its client may know the revision that is there; a 0 would say that nothing is."""
     result = {"status": error.status, "code": error.code, "detail": error.detail or error.title}
     return {**result, "revision": error.revision} if error.status == 412 and may_read else result

@@ -65,7 +65,7 @@ async def read_json(req: Request) -> bytes:
     if len(text) <= duplicate_names.LARGE:
         duplicate_names.refuse_in_json(text)
     elif (name := await run_in_turns(json_scan.find_double(text))) is not None:
-        raise duplicate_names.told(name)
+        raise duplicate_names.duplicate_error(name)
     return text
 
 

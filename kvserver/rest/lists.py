@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from falcon.asgi import Request, Response
 
-from kvserver.rest.values import answer
+from kvserver.rest.values import answer_body
 from kvserver.web.address_quotas import Share
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 
@@ -26,19 +26,19 @@ async def answer_list(req: Request, resp: Response, chunks: AsyncIterator[bytes]
         begun.append(chunk)
         size += len(chunk)
         if size >= STREAM_FROM:
-            resp.stream = _go_on(begun, chunks)
+            resp.stream = _stream_on(begun, chunks)
             return
-    await answer(req, resp, b"".join(begun))
+    await answer_body(req, resp, b"".join(begun))
 
 
-async def _go_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _stream_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield b"".join(begun)
     begun.clear()
     async for chunk in chunks:
         yield chunk
 
 
-async def json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+async def encode_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
     """The JSON array of the keys on `pages`, page by page."""
     before = b"["
     async for page in pages:
@@ -48,13 +48,13 @@ async def json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
     yield b"]" if before == b"," else b"[]"
 
 
-async def nothing() -> AsyncIterator[list[bytes]]:
+async def no_pages() -> AsyncIterator[list[bytes]]:
     """No page."""
     return
     yield []  # makes it an iterator
 
 
-async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
+async def refuse_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
     """`chunks`, to the address of `share`; raises `Overloaded` if they turn out to be a large answer for which there is
     no room.
 
@@ -69,13 +69,13 @@ async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share:
         yield chunk
 
 
-async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
+async def spool_chunks(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
     """`chunks`, which are taken as fast as they come, by a task that goes on whatever becomes of this iterator.
 
     Those that were not asked for yet count as an answer that the address of `share` has not taken yet.
     """
     spool: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, traffic, share))
+    task = asyncio.get_running_loop().create_task(_fill_spool(spool, chunks, traffic, share))
     traffic.tasks.add(task)
     task.add_done_callback(traffic.tasks.discard)
     while (chunk := await spool.get()) is not None:
@@ -85,7 +85,7 @@ async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share |
         yield chunk
 
 
-async def _fill(
+async def _fill_spool(
     spool: asyncio.Queue[bytes | Exception | None], chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None
 ) -> None:
     """Ends with None, or with what was raised."""

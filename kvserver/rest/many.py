@@ -16,12 +16,12 @@ from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
 from kvserver.api import query
 from kvserver.api.listing import Range, Row, Walk
-from kvserver.api.query import FLAG, KEY, Parameter, table, within
+from kvserver.api.query import FLAG, KEY, Parameter, table, whole_number
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS, SHARE
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
-from kvserver.rest.values import answer
+from kvserver.rest.values import answer_body
 from kvserver.store.client import StoreClient
 from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
@@ -37,7 +37,7 @@ LIST: Final = table(
     Parameter("prefix", KEY, "Only keys that begin with this."),
     Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
     Parameter("before", KEY, "Only keys before this one."),
-    Parameter("limit", within(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
+    Parameter("limit", whole_number(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
     Parameter("reverse", FLAG, "From the last key to the first. Go on with `before`, not `after`."),
     Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
     Parameter("delimiter", KEY, "Keys that have this behind the prefix are one line in `prefixes`, as in a directory."),
@@ -46,9 +46,9 @@ LIST: Final = table(
 DELETE: Final = table(
     Parameter("prefix", KEY, "Keys that begin with this."),
     Parameter("dry_run", FLAG, "Delete nothing, answer what would be."),
-    Parameter("limit", within(1, (1 << 63) - 1), "Delete at most so many keys."),
+    Parameter("limit", whole_number(1, (1 << 63) - 1), "Delete at most so many keys."),
     Parameter("all", FLAG, "Needed where there is no prefix: everything is meant."),
-    Parameter("cut", within(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
+    Parameter("cut", whole_number(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
 )
 _LIMIT: Final = 100
 _PORTION_BYTES: Final = 256 << 10
@@ -74,7 +74,7 @@ class Many:
         given = query.parse(req.scope["query_string"], LIST)
         grants: Grants = req.scope[GRANTS]
         prefix = given.get("prefix", b"")
-        parts = grants.within("read", prefix)
+        parts = grants.prefixes_within("read", prefix)
         if not parts:
             grants.require_all("read", prefix)
         wanted = Range(
@@ -92,16 +92,16 @@ class Many:
         resp.set_header("KV-Cursor", cursor)
         self._store.report_activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
         if lines:
-            await self._stream(req, resp, wanted, given.get("values", False), cursor)
+            await self._stream_lines(req, resp, wanted, given.get("values", False), cursor)
             return
         resp.content_type = JSON
         if given.get("count"):
-            body = _encoder.encode({"count": await self._count(wanted)})
+            body = _encoder.encode({"count": await self._count_rows(wanted)})
         else:
-            body = await self._page(resp, wanted, given)
+            body = await self._make_page(resp, wanted, given)
             if len(body) >= LARGE_ANSWER:
                 self._traffic.check_room(req.scope[SHARE])
-        await answer(req, resp, body, JSON)
+        await answer_body(req, resp, body, JSON)
 
     on_head = on_get
 
@@ -122,29 +122,29 @@ class Many:
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not come that far")
         if not grants.may_all("read", prefix):
-            self._cuts.tell(grants, prefix, cut)
-        work = self._count_deletable if dry_run else self._delete
+            self._cuts.disclose(grants, prefix, cut)
+        work = self._count_deletable if dry_run else self._delete_in_time
         deleted, complete = await work(prefix, cut, given.get("limit", 1 << 63))
         resp.content_type = JSON
         resp.data = _encoder.encode({"deleted": deleted, "complete": complete, "cut": cut})
 
     def _require_cut(self, grants: Grants, prefix: bytes, cut: int) -> None:
         """Raise `ForeignCut` for one that no answer told this client, unless it may read."""
-        if not grants.may_all("read", prefix) and not self._cuts.was_told(grants, prefix, cut):
+        if not grants.may_all("read", prefix) and not self._cuts.was_disclosed(grants, prefix, cut):
             raise ForeignCut(f"{cut} is not the cut of a delete of this prefix that this token began")
 
     # Lists
 
-    async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
+    async def _make_page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
         walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
-            self._store.maps.advance(walk, values=given.get("values", False))
+            self._store.maps.advance_walk(walk, values=given.get("values", False))
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
-        rows = walk.take()
+        rows = walk.take_rows()
         page = {
-            "items": [describe(name, item, given.get("values", False)) for name, item in rows if item is not None],
+            "items": [describe_item(name, item, given.get("values", False)) for name, item in rows if item is not None],
             "prefixes": [name.decode() for name, item in rows if item is None],
             "next": None if walk.done else rows[-1][0].decode(),
         }
@@ -152,7 +152,7 @@ class Many:
             resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
         return _encoder.encode(page)
 
-    async def _count(self, wanted: Range) -> int:
+    async def _count_rows(self, wanted: Range) -> int:
         count = 0
         if not wanted.delimiter:
             for part in wanted.parts:
@@ -161,33 +161,33 @@ class Many:
             return count
         walk = Walk[Item](wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:
-            self._store.maps.advance(walk)
-            count += len(walk.take())
+            self._store.maps.advance_walk(walk)
+            count += len(walk.take_rows())
             await asyncio.sleep(0)
         return count
 
-    async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
+    async def _stream_lines(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
-        self._store.maps.advance(walk, values=values)  # what fails at once can still be told by the status
+        self._store.maps.advance_walk(walk, values=values)  # what fails at once can still be told by the status
         if req.method == "GET":
-            resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
+            resp.stream = self._make_lines(walk, values, cursor, req.scope[GRANTS])
 
-    async def _lines(self, walk: Walk[Item], values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
+    async def _make_lines(self, walk: Walk[Item], values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
         items, last = 0, None
         try:
             while True:
-                rows = walk.take()
+                rows = walk.take_rows()
                 if rows:
-                    yield _encoder.encode_lines([_line(row, values) for row in rows])
+                    yield _encoder.encode_lines([_row_as_line(row, values) for row in rows])
                     items += sum(item is not None for _, item in rows)
                     last = rows[-1][0].decode()
                 if walk.done:
                     break
                 await asyncio.sleep(0)
-                if self._traffic.tokens.current(grants) != grants:  # its client takes its time
+                if self._traffic.tokens.current_grants(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
-                self._store.maps.advance(walk, values=values)
+                self._store.maps.advance_walk(walk, values=values)
         except Exception as error:
             told = error if isinstance(error, KVError) else KVError()
             why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
@@ -197,7 +197,7 @@ class Many:
 
     # Deletes
 
-    async def _delete(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
+    async def _delete_in_time(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
         deleted, complete = 0, False
         until = asyncio.get_running_loop().time() + DELETE_S
         try:
@@ -227,7 +227,7 @@ class Many:
         return count, True
 
 
-def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
+def describe_item(name: bytes, item: Item, values: bool) -> dict[str, Any]:
     """An item of a list as JSON shows it."""
     shown: dict[str, Any] = {
         "key": name.decode(),
@@ -252,9 +252,9 @@ def show_value(value: bytes) -> tuple[str, str]:
         return "value_base64", b64encode(value).decode()
 
 
-def _line(row: Row[Item], values: bool) -> dict[str, Any]:
+def _row_as_line(row: Row[Item], values: bool) -> dict[str, Any]:
     name, item = row
-    return {"prefix": name.decode()} if item is None else describe(name, item, values)
+    return {"prefix": name.decode()} if item is None else describe_item(name, item, values)
 
 
 def _next_target(given: dict[str, Any], last: bytes) -> str:

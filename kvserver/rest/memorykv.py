@@ -12,8 +12,8 @@ from kvserver.http import compression, handshake, routes
 from kvserver.http.responses import HTML, WrongMethod, names
 from kvserver.http.scope import GRANTS, SCRIPT, SHARE
 from kvserver.http.value_headers import OCTETS, stored_type
-from kvserver.rest.lists import answer_list, json_array, nothing, refused_if_full, spooled
-from kvserver.rest.values import answer, check_room
+from kvserver.rest.lists import answer_list, encode_array, no_pages, refuse_if_full, spool_chunks
+from kvserver.rest.values import answer_body, check_answer_budget
 from kvserver.store.client import StoreClient
 from kvserver.web.traffic import Traffic
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
@@ -46,7 +46,7 @@ class Key:
         """200 with the value, empty if there is none."""
         may_lead = key in routes.PAGES and wants_page(req)
         if may_lead and not req.scope[GRANTS].may("read", key):  # whether there is such a key is not told
-            lead(resp, routes.PAGES[key])
+            lead_to_page(resp, routes.PAGES[key])
             resp.data = b""
             return
         req.scope[GRANTS].require("read", key)
@@ -57,16 +57,16 @@ class Key:
             self._store.report_activity("read", key)
             resp.data = b""
             return
-        check_room(req, self._store, self._traffic, key)
+        check_answer_budget(req, self._store, self._traffic, key)
         item = self._store.get(key)
         if item is None:
             resp.data = b""
             if may_lead:
-                lead(resp, routes.PAGES[key])
+                lead_to_page(resp, routes.PAGES[key])
         elif len(item.value) < compression.SMALLEST:
             resp.data = item.value
         else:
-            await answer(req, resp, item.value, item.content_type)
+            await answer_body(req, resp, item.value, item.content_type)
 
     on_head = on_get
 
@@ -75,7 +75,7 @@ class Key:
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
-        check_room(req, self._store, self._traffic, key)
+        check_answer_budget(req, self._store, self._traffic, key)
         value = await req.stream.read()
         done = await self._store.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
@@ -87,7 +87,7 @@ class Key:
         if len(key) > MAX_KEY:
             self._store.report_activity("delete", key)
             raise NotFound
-        check_room(req, self._store, self._traffic, key)
+        check_answer_budget(req, self._store, self._traffic, key)
         done = await self._store.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound
@@ -100,7 +100,7 @@ def wants_page(req: Request) -> bool:
     return names(req.accept.encode(), HTML)
 
 
-def lead(resp: Response, page: str) -> None:
+def lead_to_page(resp: Response, page: str) -> None:
     """Lead a browser to `page`, for once: who stores a value there is shown that."""
     resp.content_type, resp.status = None, 302
     resp.set_header("Location", page)
@@ -128,8 +128,8 @@ class Keys:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
         req.scope[GRANTS].require_all("read", b"")
-        keys = json_array(self._store.list_keys(b""))
-        await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
+        keys = encode_array(self._store.list_keys(b""))
+        await answer_list(req, resp, refuse_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
 
@@ -152,10 +152,10 @@ class Prefix:
         req.scope[GRANTS].require_all("read", key)
         if len(key) > MAX_KEY:
             self._store.report_activity("list_prefix", key)
-            await answer_list(req, resp, json_array(nothing()))
+            await answer_list(req, resp, encode_array(no_pages()))
         else:
-            keys = json_array(self._store.list_keys(key))
-            await answer_list(req, resp, refused_if_full(keys, self._traffic, req.scope[SHARE]))
+            keys = encode_array(self._store.list_keys(key))
+            await answer_list(req, resp, refuse_if_full(keys, self._traffic, req.scope[SHARE]))
 
     on_head = on_get
 
@@ -169,11 +169,13 @@ class Prefix:
         grants.require_all("write", key)
         if len(key) > MAX_KEY:
             self._store.report_activity("delete_prefix", key)
-            await answer_list(req, resp, json_array(nothing()))
+            await answer_list(req, resp, encode_array(no_pages()))
         else:
             share = req.scope[SHARE]
             self._traffic.check_room(share)
-            await answer_list(req, resp, spooled(json_array(self._store.delete_prefix(key)), self._traffic, share))
+            await answer_list(
+                req, resp, spool_chunks(encode_array(self._store.delete_prefix(key)), self._traffic, share)
+            )
 
 
 class Feed:

@@ -34,23 +34,23 @@ class Status:
             "oldest": board.log.oldest_revision,
             "sync": "memory" if facts.in_memory else facts.sync,
             "uptime_s": round(max(0, board.steady_ms() - facts.started_steady_ms) / 1000, 3),
-            "clock": self._clock(),
+            "clock": self._describe_clock(),
             "supervisor": {"pid": facts.supervisor_pid},
-            "shards": self._shards(),
+            "shards": self._describe_shards(),
             "workers": [
                 {"pid": row.pid, "in_flight": row.in_flight, "connections": row.connections}
                 for _, row in board.workers.alive()
             ],
             "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.alive()],
-            "memory": self._memory(),
-            "log": self._log(),
+            "memory": self._describe_memory(),
+            "log": self._describe_log(),
             "snapshot": {"replay_from": board.log.snapshot, "bytes_since": board.history()[0] - board.log.snapshot},
         }
         _answer_json(resp, answer)
 
     on_head = on_get
 
-    def _shards(self) -> list[dict[str, Any]]:
+    def _describe_shards(self) -> list[dict[str, Any]]:
         result = []
         for index, (row, state) in enumerate(zip(self._board.shards, self._read_states(), strict=True)):
             figures = row.figures()
@@ -59,12 +59,12 @@ class Status:
             )
         return result
 
-    def _clock(self) -> dict[str, Any]:
+    def _describe_clock(self) -> dict[str, Any]:
         """The clock's time, and by how many seconds it is ahead of the time that lifetimes count by."""
         now = self._board.now()
         return {"time": rfc3339(now.wall_ms), "ahead_s": -now.behind_ms / 1000}
 
-    def _memory(self) -> dict[str, Any]:
+    def _describe_memory(self) -> dict[str, Any]:
         """Bytes of keys and values; keys evicted since the shards were started."""
         facts, shards = self._board.facts, self._board.shards
         return {
@@ -74,7 +74,7 @@ class Status:
             "evicted": sum(row.figures()["evicted"] for row in shards),
         }
 
-    def _log(self) -> dict[str, Any]:
+    def _describe_log(self) -> dict[str, Any]:
         board = self._board
         lsn, revision = board.watermark()
         return {
@@ -107,14 +107,14 @@ class Ready:
         """200 if every shard is up, and every socket is where it is looked for, else 503."""
         states = self._read_states()
         wrong = [f"shard {index} is {state}" for index, state in enumerate(states) if state != "up"]
-        wrong += [f"the socket {name} was removed from the run directory" for name in self._missing(states)]
+        wrong += [f"the socket {name} was removed from the run directory" for name in self._missing_sockets(states)]
         if wrong:
             raise Unavailable(", ".join(wrong))
         _answer_json(resp, {"status": "ready"})
 
     on_head = on_get
 
-    def _missing(self, states: list[str]) -> list[str]:
+    def _missing_sockets(self, states: list[str]) -> list[str]:
         """The sockets that processes which are up have bound and that are not there: nobody new gets to them."""
         wanted = []
         for index, (row, state) in enumerate(zip(self._board.shards, states, strict=True)):

@@ -17,7 +17,7 @@ from shards.maps.owner import Item
 from shards.wire.errors import Conflict, KVError, PreconditionFailed
 
 
-def find(req: Request, store: StoreClient, key: bytes) -> Item | None:
+def find_item(req: Request, store: StoreClient, key: bytes) -> Item | None:
     """What `key` holds, None if it is absent or expired. For a HEAD without the value, unless that may be coded: then
     only coding it tells its length. Raises `Unavailable`."""
     if req.method != "HEAD":
@@ -30,7 +30,7 @@ def find(req: Request, store: StoreClient, key: bytes) -> Item | None:
     return item
 
 
-def check_room(req: Request, store: StoreClient, traffic: Traffic, key: bytes) -> None:
+def check_answer_budget(req: Request, store: StoreClient, traffic: Traffic, key: bytes) -> None:
     """Raise `Overloaded` if the value of `key` is a large answer for which there is no room."""
     share = req.scope[SHARE]
     if traffic.is_full(share):
@@ -39,19 +39,19 @@ def check_room(req: Request, store: StoreClient, traffic: Traffic, key: bytes) -
             traffic.check_room(share)
 
 
-async def answer(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:
+async def answer_body(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:
     """Make `body` the answer's, coded if the client accepts that, and if a body of `content_type` is worth it.
 
     Returns the coding, empty for none.
     """
-    name, resp.data = await coded(req, body, content_type)
+    name, resp.data = await encode_body(req, body, content_type)
     if name:
         resp.set_header("Content-Encoding", name)
     return name
 
 
-async def coded(req: Request, body: bytes, content_type: str) -> tuple[str, bytes]:
-    """The coding in which `answer` sends `body`, empty for none, and `body` in it."""
+async def encode_body(req: Request, body: bytes, content_type: str) -> tuple[str, bytes]:
+    """The coding in which `answer_body` sends `body`, empty for none, and `body` in it."""
     if compression.SMALLEST <= len(body) <= compression.LARGEST and (accepted := req.get_header("Accept-Encoding")):
         name = compression.choose(accepted)
         if name is not None and compression.is_codable(content_type):
@@ -66,15 +66,15 @@ async def coded(req: Request, body: bytes, content_type: str) -> tuple[str, byte
 
 
 @contextmanager
-def seen_by(grants: Grants, key: bytes) -> Iterator[None]:
-    """What is raised inside about `key` goes on as `told_to` tells it."""
+def redacting_errors(grants: Grants, key: bytes) -> Iterator[None]:
+    """What is raised inside about `key` goes on as `redact` tells it."""
     try:
         yield
     except KVError as error:
-        raise told_to(grants, key, error) from None
+        raise redact(grants, key, error) from None
 
 
-def told_to(grants: Grants, key: bytes, error: KVError) -> KVError:
+def redact(grants: Grants, key: bytes, error: KVError) -> KVError:
     """`error` about `key` for the bearer of `grants`: who may not read learns that it is as it is, and nothing else of
     what is there."""
     if isinstance(error, Conflict | PreconditionFailed) and not grants.may("read", key):

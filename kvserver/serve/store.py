@@ -21,7 +21,7 @@ import msgspec
 from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
-from kvserver.access.tokens import publish
+from kvserver.access.tokens import publish_tokens
 from kvserver.serve.run_dir import RunDir, RunDirError
 from kvserver.serve.watch.clock import ClockWatch, is_away, out_of_range
 from kvserver.serve.watch.housekeeping import Housekeeping
@@ -91,7 +91,7 @@ class Store:
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
         with ExitStack() as stack, Apart() as self._apart:
             try:
-                tokens = None if given.tokens is None else tokenfile.read(given.tokens)
+                tokens = None if given.tokens is None else tokenfile.read_file(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
                     start, tail, next_revision, now = self._begin()
@@ -103,7 +103,7 @@ class Store:
                     discard_maps(self.board, self._apart.read_meta)
                     self._token_watch = None
                     if tokens is not None and self.settings.tokens is not None:
-                        publish(self.board, tokens)  # before anybody can see a board without
+                        publish_tokens(self.board, tokens)  # before anybody can see a board without
                         self._token_watch = TokenWatch(self.board, self.settings.tokens, tokens)
                     self.board.install()
             except OSError as error:

@@ -39,7 +39,7 @@ class ActivityFeed:
         self._lines: list[Activity] = []
 
     @property
-    def listeners(self) -> bool:
+    def has_listeners(self) -> bool:
         """Whether a client of any of the gateways wants activity."""
         words = self._board.words  # asked for by every read: a generator would take longer than the look
         for at in self._listening_at:  # noqa: SIM110
@@ -58,7 +58,7 @@ class ActivityFeed:
 
     def add(self, kind: ActivityKind, subject: bytes, end: int | None = None) -> None:
         """Send a line with this turn's, if somebody listens. `end`: where it belongs, else the history's end by now."""
-        if not self.listeners or len(self._lines) >= _MOST_LINES:
+        if not self.has_listeners or len(self._lines) >= _MOST_LINES:
             return
         if not self._lines:
             self._soon()

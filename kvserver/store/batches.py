@@ -70,7 +70,7 @@ class BatchRun:
         unanswered: Sequence[int] = range(len(self._operations))
         if Get in map(type, self._operations):
             unanswered = await self._answer_gets()
-        for shard, indices, size in portions(self._operations, unanswered, self._links.count):
+        for shard, indices, size in divide_into_messages(self._operations, unanswered, self._links.count):
             self._unsent.setdefault(shard, deque()).append((indices, size))
         self._busy = len(self._unsent)
         for shard in list(self._unsent):
@@ -118,13 +118,13 @@ class BatchRun:
             return
         indices, size = unsent.popleft()
         operations = [self._operations[index] for index in indices]
-        pending = Portion(operations, size, deadline_from_now(), partial(self._deliver, shard, indices))
+        pending = Portion(operations, size, deadline_from_now(), partial(self._deliver_portion, shard, indices))
         if shard in self._unresponsive:
             pending.fail(Unavailable(f"shard {shard} did not answer before"))
         else:
             self._links.enqueue(shard, pending)
 
-    def _deliver(self, shard: int, indices: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
+    def _deliver_portion(self, shard: int, indices: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
         if isinstance(answers, KVError):
             if isinstance(answers, Unavailable | OutcomeUnknown):
                 self._unresponsive.add(shard)
@@ -134,7 +134,7 @@ class BatchRun:
         self._send_next(shard)
 
 
-def portions(
+def divide_into_messages(
     operations: Sequence[OfOneKey], indices: Sequence[int], shards: int
 ) -> Iterator[tuple[int, Sequence[int], int]]:
     """Divide the operations at `indices` into portions that fit into one message each.

@@ -99,7 +99,7 @@ class StoreClient:
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
         """
         end = self.board.end()
-        reply = await self.links.ask(shard_of(operation.key, self.links.count), operation)
+        reply = await self.links.ask_shard(shard_of(operation.key, self.links.count), operation)
         assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
             self.report_missed_delete(operation.key, end)
@@ -119,7 +119,7 @@ class StoreClient:
         """Record that `key` was read from `maps`: protect it from eviction if it is `there`, and report the read."""
         if there:
             self.maps.record_use(key)
-        if self._activity.listeners:
+        if self._activity.has_listeners:
             self._activity.add("read", key)
 
     # Many keys
@@ -156,7 +156,7 @@ class StoreClient:
     async def execute_atomic(self, operations: list[OfOneKey]) -> Results:
         """Execute all of the operations, whose keys have one slot, or none. Raises `KVError`."""
         end = self.board.end()
-        reply = await self.links.ask(shard_of(operations[0].key, self.links.count), AtomicBatch(operations))
+        reply = await self.links.ask_shard(shard_of(operations[0].key, self.links.count), AtomicBatch(operations))
         assert isinstance(reply, Results)
         if reply.failed is None:
             self._report_all(operations, reply.replies, end)
@@ -178,7 +178,7 @@ class StoreClient:
 
     def _report_all(self, operations: Sequence[OfOneKey], replies: Sequence[Reply], end: int) -> None:
         """Report what changed nothing of a batch. `end`: the history's end before it was sent."""
-        if self._activity.listeners:
+        if self._activity.has_listeners:
             for operation, reply in zip(operations, replies, strict=True):
                 if type(operation) is Get and isinstance(reply, Value):
                     self._activity.add("read", operation.key)

@@ -28,14 +28,14 @@ class PrefixDelete:
     def unfinished(self) -> list[int]:
         return list(self._after)
 
-    async def step(self, shards: Sequence[int], limit: int) -> tuple[list[bytes], KVError | None]:
+    async def step_shards(self, shards: Sequence[int], limit: int) -> tuple[list[bytes], KVError | None]:
         """Let `shards` delete at most `limit` keys each, side by side.
 
         Returns the deleted keys, and the error of a shard that was lost: one whose outcome is unknown before one that
         did nothing.
         """
         steps = [
-            self._links.ask(shard, DeletePrefix(self._prefix, self._after[shard], self._cut, limit, self._marked))
+            self._links.ask_shard(shard, DeletePrefix(self._prefix, self._after[shard], self._cut, limit, self._marked))
             for shard in shards
         ]
         replies = await asyncio.gather(*steps, return_exceptions=True)
@@ -65,11 +65,11 @@ async def delete_prefix(links: ShardLinks, prefix: bytes) -> AsyncIterator[list[
     down = links.find_disconnected()
     if down is not None:
         raise Unavailable(f"shard {down} is down")
-    mark = await links.ask(shard_of(prefix, links.count), MarkPrefix(prefix))
+    mark = await links.ask_shard(shard_of(prefix, links.count), MarkPrefix(prefix))
     assert isinstance(mark, Done)
     delete = PrefixDelete(links, prefix, mark.revision, marked=True)
     while shards := delete.unfinished:
-        deleted, lost = await delete.step(shards, PAGE_KEYS)
+        deleted, lost = await delete.step_shards(shards, PAGE_KEYS)
         if lost is not None:
             raise OutcomeUnknown(str(lost)) from lost
         if deleted:
@@ -88,7 +88,7 @@ async def delete_range(
     while limit and (shards := delete.unfinished):
         if limit < PAGE_KEYS * len(shards):  # side by side they could exceed the limit together
             shards = shards[:1]
-        deleted, lost = await delete.step(shards, min(limit, PAGE_KEYS))
+        deleted, lost = await delete.step_shards(shards, min(limit, PAGE_KEYS))
         limit -= len(deleted)
         yield len(deleted), not delete.unfinished
         if lost is not None:

@@ -93,7 +93,7 @@ class Link:
         self.counters = LinkCounters()
 
     @property
-    def up(self) -> bool:
+    def is_up(self) -> bool:
         """Whether the shard that serves now is connected."""
         return self._state is _UP and self._incarnation == self._row.incarnation
 
@@ -157,7 +157,7 @@ class Link:
             if not self._send(self._socket, requests):
                 self._waiting.extendleft(reversed(requests))
                 break
-        self._receive()  # the descriptor is edge-triggered: sending may have swallowed the edge
+        self._receive_replies()  # the descriptor is edge-triggered: sending may have swallowed the edge
 
     def _take_message(self) -> list[Pending]:
         """Take what travels in one message: what may take long alone, the rest as far as a message stays small."""
@@ -190,19 +190,19 @@ class Link:
 
     # Receiving
 
-    def _receive(self) -> None:
+    def _receive_replies(self) -> None:
         if self._socket is None:
             return
         for frame in self._socket.receive():
             try:
                 if protocol.is_part(frame):
-                    self._answer_some(*protocol.decode_part(frame))
+                    self._answer_part(*protocol.decode_part(frame))
                 else:
-                    self._answer(*protocol.decode_reply(frame))
+                    self._answer_message(*protocol.decode_reply(frame))
             except ProtocolError as error:
                 log.error("shard %d sent a malformed reply: %s", self._index, error)
 
-    def _answer_some(self, id: int, places: list[int], replies: list[Reply]) -> None:
+    def _answer_part(self, id: int, places: list[int], replies: list[Reply]) -> None:
         message = self._in_flight.get(id)
         if message is None:
             return  # it was late, and its requests have failed
@@ -212,7 +212,7 @@ class Link:
         for pending, answers in complete:
             pending.answer(answers)
 
-    def _answer(self, id: int, replies: list[Reply]) -> None:
+    def _answer_message(self, id: int, replies: list[Reply]) -> None:
         message = self._in_flight.pop(id, None)
         if message is None:
             return
@@ -259,12 +259,12 @@ class Link:
         if incarnation in (0, self._dead_incarnation):
             return
         self._disconnect()
-        self._socket = self._make_socket(incarnation, self._receive, self._on_connected, self._on_lost)
-        self._socket.check()
+        self._socket = self._make_socket(incarnation, self._receive_replies, self._on_connected, self._on_lost)
+        self._socket.check_monitor()
 
     def _disconnect(self) -> None:
         """Close the socket. The outcome of what was sent and not answered is unknown."""
-        self._receive()
+        self._receive_replies()
         if self._socket is None:
             return
         self._socket.close()

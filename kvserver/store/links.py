@@ -49,16 +49,16 @@ class ShardLinks:
 
     def find_disconnected(self) -> int | None:
         """Return the first shard that is not connected; None if all are."""
-        return next((index for index, link in enumerate(self._links) if not link.up), None)
+        return next((index for index, link in enumerate(self._links) if not link.is_up), None)
 
     def enqueue(self, shard: int, pending: Pending) -> None:
         """Send `pending` to a shard. It is answered, or fails, once."""
         self._links[shard].enqueue(pending)
 
-    def ask(self, shard: int, operation: Operation) -> asyncio.Future[Reply]:
+    def ask_shard(self, shard: int, operation: Operation) -> asyncio.Future[Reply]:
         """Send one operation to a shard; the future holds its reply, or the `KVError` that it failed with."""
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self._links[shard].enqueue(Single(operation, deadline_from_now(), _settle(future)))
+        self._links[shard].enqueue(Single(operation, deadline_from_now(), _settle_future(future)))
         return future
 
     def tick(self) -> None:
@@ -71,7 +71,7 @@ class ShardLinks:
         for link in self._links:
             link.close()
 
-    def counters(self) -> dict[str, int]:
+    def read_counters(self) -> dict[str, int]:
         """Return the messages and operations sent, and the outcomes that are unknown, since the start."""
         counters = [link.counters for link in self._links]
         return {
@@ -81,7 +81,7 @@ class ShardLinks:
         }
 
 
-def _settle(future: asyncio.Future[Reply]) -> Callable[[Reply | KVError], None]:
+def _settle_future(future: asyncio.Future[Reply]) -> Callable[[Reply | KVError], None]:
     def deliver(answer: Reply | KVError) -> None:
         if future.done():  # its caller was cancelled
             return

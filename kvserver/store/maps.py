@@ -71,7 +71,7 @@ class StoreMaps:
         if self._record_use is not None:
             self._record_use(key, self._board.steady_ms())
 
-    def advance(self, walk: Walk[Item], *, values: bool = False) -> None:
+    def advance_walk(self, walk: Walk[Item], *, values: bool = False) -> None:
         """Let `walk` read on, for one transaction."""
         now = self._board.now()
         with ExitStack() as stack:

@@ -48,7 +48,7 @@ class ShardSocket:
         self._monitor = socket.get_monitor_socket(_WATCHED)
         socket.connect(f"ipc://{path}-{incarnation:x}.req")
         loop.add_reader(socket.FD, on_readable)
-        loop.add_reader(self._monitor.FD, self.check)
+        loop.add_reader(self._monitor.FD, self.check_monitor)
 
     def send(self, frame: bytes | bytearray) -> bool:
         """Hand a message to ZeroMQ; False if ZeroMQ did not accept it, and so surely did not send it."""
@@ -63,7 +63,7 @@ class ShardSocket:
         while not self._socket.closed and int(self._socket.get(_EVENTS)) & _POLLIN:
             yield self._socket.recv(_DONTWAIT)
 
-    def check(self) -> None:
+    def check_monitor(self) -> None:
         """Read the monitor, so that the death of a shard is known at once."""
         while not self._monitor.closed:
             try:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import UNSET
 
-from kvserver.access.grants import shown
+from kvserver.access.grants import show_key
 from kvserver.transfer.records import Streamed, escaped, read_streamed, write_item
 from kvserver.transfer.remote import Away, Patience, Remote, TransferError
 from shards.wire.limits import MAX_KEY
@@ -74,11 +74,11 @@ class Exporter:
 
     def _see_that_it_follows(self, item: Streamed) -> None:
         """Raise `TransferError` if `item` cannot come here in a list: what repeats itself never ends."""
-        key = shown(item.key.encode())
+        key = show_key(item.key.encode())
         if not item.key.startswith(self._prefix):
-            why = f"the key {key}, which does not begin with {shown(self._prefix.encode())}"
+            why = f"the key {key}, which does not begin with {show_key(self._prefix.encode())}"
         elif self._last is not None and item.key <= self._last:  # code points are in the order of their UTF-8
-            why = f"the key {key} behind {shown(self._last.encode())}: keys are to ascend"
+            why = f"the key {key} behind {show_key(self._last.encode())}: keys are to ascend"
         elif not 0 < len(item.key.encode()) <= MAX_KEY:
             why = f"a key of {len(item.key.encode())} bytes: one has 1 to {MAX_KEY}"
         elif (item.value is UNSET) == (item.value_base64 is UNSET):

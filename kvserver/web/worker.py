@@ -93,7 +93,7 @@ class Server(UvicornServer):
     def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
         row.publish(
-            self._store.links.counters()
+            self._store.links.read_counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
 

@@ -6,7 +6,7 @@ from binascii import crc32
 from typing import NamedTuple
 
 from kvserver.access.grants import Grants
-from kvserver.api.feed_query import OPS, Wish
+from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed.events import Event
 from kvserver.gateway.feed.selection import Selection
 from shards.wire.protocol import Activity
@@ -49,9 +49,9 @@ class Filter(NamedTuple):
         return self.selection.covers(line.subject) if is_of_key else self.selection.covers_all(line.subject)
 
 
-def filter_of(wish: Wish, grants: Grants) -> Filter:
+def filter_of(wish: FeedQuery, grants: Grants) -> Filter:
     """What the bearer of `grants` sees of what it wishes. Raises `Forbidden` if that can never be anything."""
-    prefixes = [part for prefix in wish.prefixes for part in grants.within("feed", prefix)]
+    prefixes = [part for prefix in wish.prefixes for part in grants.prefixes_within("feed", prefix)]
     selection = Selection.of(prefixes, [key for key in wish.keys if grants.may("feed", key)])
     if not selection.prefixes and not selection.keys:
         _forbid(wish, grants)
@@ -61,14 +61,14 @@ def filter_of(wish: Wish, grants: Grants) -> Filter:
     return Filter(selection, ops, wish.values, wish.activity, heartbeats, _crc(wish, grants), repr(shown))
 
 
-def _forbid(wish: Wish, grants: Grants) -> None:
+def _forbid(wish: FeedQuery, grants: Grants) -> None:
     """Raise `Forbidden` for the first of what is wanted, none of which is granted."""
     if wish.prefixes:
         grants.require_all("feed", wish.prefixes[0])
     grants.require("feed", wish.keys[0])
 
 
-def _crc(wish: Wish, grants: Grants) -> int:
+def _crc(wish: FeedQuery, grants: Grants) -> int:
     crc = grants.fingerprint()
     wanted = Selection.of(wish.prefixes, wish.keys)
     for prefix in wanted.prefixes:

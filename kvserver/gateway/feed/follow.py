@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.api.times import rfc3339
 from kvserver.gateway.feed import cursors
 from kvserver.gateway.feed.conflation import Survivors
@@ -93,7 +93,7 @@ class Follow:
     """
 
     def __init__(
-        self, history: History, filter: Filter, encoding: Encoding, wish: Wish, debt: Debt | None = None
+        self, history: History, filter: Filter, encoding: Encoding, wish: FeedQuery, debt: Debt | None = None
     ) -> None:
         """`wish.since` is where it goes on, if it can; what is kept for it is its `debt`."""
         self._debt = debt or Debt(Debts())

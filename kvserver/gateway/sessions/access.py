@@ -45,8 +45,8 @@ class Door:
         ticket = ticket_of(head)
         if not self.tokens.required or ticket is None or head.values(b"authorization"):
             return self.enter(head, "sse"), None
-        grants = self._tickets.resume(ticket, word) if word else self.enter(head, "sse")
-        return grants, partial(self._tickets.word, ticket)
+        grants = self._tickets.resume_stream(ticket, word) if word else self.enter(head, "sse")
+        return grants, partial(self._tickets.make_resume_token, ticket)
 
 
 def ticket_of(head: Head) -> bytes | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kvserver.api import feed_query
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import cursors
 from kvserver.gateway.history.source import Source
 from kvserver.gateway.sessions.access import Door, is_told_in_stream, ticket_of
@@ -104,18 +104,18 @@ class Admission:
                 return Refusal(error, protocol)
             raise
 
-    def _events(self, head: Head, debts: Debts, wish: Wish, word: bytes) -> Streaming:
+    def _events(self, head: Head, debts: Debts, wish: FeedQuery, word: bytes) -> Streaming:
         grants, new_word = self._door.enter_again(head, word)
         return OnStream(self._source, debts, wish, grants, streaming(head, self._origins, EVENT_STREAM), True, new_word)
 
 
-def _wish(head: Head) -> tuple[Wish, bytes]:
+def _wish(head: Head) -> tuple[FeedQuery, bytes]:
     """What the client wants, and the word of its stream if it comes back with one. Raises `BadRequest`.
 
     A `since` that is no cursor is refused. A Last-Event-ID that is none is for the stream to tell: EventSource sends it
     by itself, and would never come again after a refusal.
     """
-    wish = feed_query.parse(head.query)
+    wish = feed_query.parse_feed_query(head.query)
     last_event_id, _, word = head.first(b"last-event-id").partition(b"~")
     if last_event_id:
         return wish._replace(since=last_event_id), word

@@ -12,7 +12,7 @@ from websockets.frames import Opcode
 
 from kvserver.access.grants import Grants
 from kvserver.access.tickets import RENEW_S
-from kvserver.api.feed_query import Wish
+from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.feed import encodings
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK, Encoding
 from kvserver.gateway.feed.events import Carry, Message
@@ -54,7 +54,7 @@ class Client:
     """
 
     def __init__(
-        self, source: Source, debts: Debts, wish: Wish, grants: Grants, encoding: Encoding, carry: Carry
+        self, source: Source, debts: Debts, wish: FeedQuery, grants: Grants, encoding: Encoding, carry: Carry
     ) -> None:
         """`debts`: of which what it has not taken is part. Raises `Forbidden` if it can never see anything."""
         self.grants, self._debts = grants, debts
@@ -146,7 +146,7 @@ class OnWebSocket(Client):
 
     PROTOCOLS: Final = {"kv.json": (JSON, Opcode.TEXT), "kv.msgpack": (MESSAGE_PACK, Opcode.BINARY)}
 
-    def __init__(self, source: Source, debts: Debts, wish: Wish, grants: Grants, protocol: str) -> None:
+    def __init__(self, source: Source, debts: Debts, wish: FeedQuery, grants: Grants, protocol: str) -> None:
         self.protocol = protocol
         self._websocket: WebSocket | None = None
         encoding, _ = self.PROTOCOLS[protocol or "kv.json"]
@@ -227,7 +227,7 @@ class OnStream(Client):
         self,
         source: Source,
         debts: Debts,
-        wish: Wish,
+        wish: FeedQuery,
         grants: Grants,
         head: bytes,
         sse: bool,
@@ -283,7 +283,7 @@ class OnPoll(Client):
         self,
         source: Source,
         debts: Debts,
-        wish: Wish,
+        wish: FeedQuery,
         grants: Grants,
         answer: Callable[[bytes], bytes],
         refuse: Callable[[KVError], bytes],

@@ -129,7 +129,7 @@ class Housekeeping:
     def _sweep_tickets(self) -> None:
         while not self._stopping.wait(TICKETS_S):
             try:
-                tickets.sweep(self._board)
+                tickets.sweep_tickets(self._board)
             except OSError as error:
                 log.debug("tickets that have ended stay for now: %s", error)
 

@@ -15,7 +15,7 @@ import pytest
 from kvserver.access.cuts import Cuts
 from kvserver.access.grants import VERBS, Grants, Verb
 from kvserver.access.tickets import DIRECTORY, Tickets
-from kvserver.access.tokens import Token, digest, publish
+from kvserver.access.tokens import Token, hash_token, publish_tokens
 from kvserver.app import create_app
 from kvserver.http import routes as target
 from shards.wire.protocol import Put
@@ -36,7 +36,7 @@ def bearer(verbs: tuple[Verb, ...], *prefixes: str) -> str:
 
 
 def token(verbs: tuple[Verb, ...], *prefixes: str) -> Token:
-    sha256 = digest(secret_of(verbs, *prefixes).encode())
+    sha256 = hash_token(secret_of(verbs, *prefixes).encode())
     pairs = [(verb, prefix.encode()) for verb in verbs for prefix in prefixes]
     return Token(sha256, Grants.of(secret_of(verbs, *prefixes), sha256.hex()[:16], pairs))
 
@@ -63,7 +63,7 @@ def running() -> Iterator[Site]:
     with running_site(2, 100_000) as made:
         for row in made.store.board.shards:
             assert row.pid
-        publish(made.store.board, TOKENS)
+        publish_tokens(made.store.board, TOKENS)
         made.front.traffic.tokens.refresh()
         (made.store.board.path.parent / DIRECTORY).mkdir()
         yield made
@@ -371,11 +371,11 @@ def test_who_may_read_counts_and_cuts_as_it_likes(site: Site) -> None:
 def test_a_cut_is_known_to_all_workers_of_a_run(site: Site) -> None:
     one, other = Cuts(site.store.board), Cuts(site.store.board)
     grants = TOKENS[-1].grants
-    assert not other.was_told(grants, b"a/", 7)
-    one.tell(grants, b"a/", 7)
-    assert other.was_told(grants, b"a/", 7)
+    assert not other.was_disclosed(grants, b"a/", 7)
+    one.disclose(grants, b"a/", 7)
+    assert other.was_disclosed(grants, b"a/", 7)
     assert not any(
-        other.was_told(*each) for each in ((grants, b"a/", 8), (grants, b"a", 7), (TOKENS[0].grants, b"a/", 7))
+        other.was_disclosed(*each) for each in ((grants, b"a/", 8), (grants, b"a", 7), (TOKENS[0].grants, b"a/", 7))
     )
 
 
@@ -640,12 +640,12 @@ def test_a_revoked_token_ends_with_the_next_look(running: Site) -> None:
     site = running
     try:
         kept = [each for each in TOKENS if each.grants.name != secret_of(("read",), "a/")]
-        publish(site.store.board, kept)
+        publish_tokens(site.store.board, kept)
         site.front.traffic.tokens.refresh()
         assert site.ask("GET", "/a%2Fk", bearer(("read",), "a/")).status == 401
         assert site.ask("GET", "/a%2Fk", bearer(("read",), "b/")).status == 403
     finally:
-        publish(site.store.board, TOKENS)
+        publish_tokens(site.store.board, TOKENS)
         site.front.traffic.tokens.refresh()
     assert site.ask("GET", "/a%2Fk", bearer(("read",), "a/")).status == 200
 
@@ -714,12 +714,12 @@ def test_no_task_is_left(site: Site) -> None:
 
 
 def revoke(site: Site, *left: Token) -> None:
-    publish(site.store.board, left)
+    publish_tokens(site.store.board, left)
     assert site.front.traffic.tokens.refresh()
 
 
 def give_back(site: Site) -> None:
-    publish(site.store.board, TOKENS)
+    publish_tokens(site.store.board, TOKENS)
     assert site.front.traffic.tokens.refresh()
 
 

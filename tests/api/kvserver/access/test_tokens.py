@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from kvserver.access import tickets, tokens
 from kvserver.access.grants import EVERYTHING, Grants
-from kvserver.access.tickets import LIFETIME_S, MOST, RESUME_S, Tickets, share_of, sweep
-from kvserver.access.tokens import Token, Tokens, TokensError, digest, publish
+from kvserver.access.tickets import LIFETIME_S, MOST, RESUME_S, Tickets, max_tickets, sweep_tickets
+from kvserver.access.tokens import Token, Tokens, TokensError, hash_token, publish_tokens
 from shards.host.board import Board, Facts
 from shards.wire.clock import Now
 from shards.wire.errors import BadTicket, Forbidden, InvalidToken, Overloaded, Unauthorized
@@ -71,7 +71,7 @@ def board(tmp_path: Path) -> Iterator[Clock]:
 
 
 def token(name: str, secret: bytes, **grants: tuple[bytes, ...]) -> Token:
-    return Token(digest(secret), Grants(name, digest(secret).hex()[:16], **grants))
+    return Token(hash_token(secret), Grants(name, hash_token(secret).hex()[:16], **grants))
 
 
 def test_without_tokens_everybody_may_do_everything(board: Clock) -> None:
@@ -79,12 +79,12 @@ def test_without_tokens_everybody_may_do_everything(board: Clock) -> None:
     assert not here.required
     for authorization in (None, b"Bearer x", b"nonsense"):
         assert here.authenticate(authorization) is EVERYTHING
-    assert here.current(EVERYTHING) is EVERYTHING
+    assert here.current_grants(EVERYTHING) is EVERYTHING
 
 
 def test_who_is_let_in(board: Clock) -> None:
     a, b = token("a", b"secret-a", read=(b"",)), token("b", b"secret-b")
-    publish(board, [a, b])
+    publish_tokens(board, [a, b])
     here = Tokens(board)
     assert here.required
     for sent in (b"Bearer secret-a", b"bearer secret-a", b"BEARER   secret-a", b" Bearer secret-a\t"):
@@ -97,7 +97,7 @@ def test_who_is_let_in(board: Clock) -> None:
         b"Bearer secret-a2",
         b"Bearer secret-a secret-b",
         b"Bearer secret-a,Bearer secret-b",
-        b"Bearer " + digest(b"secret-a").hex().encode(),
+        b"Bearer " + hash_token(b"secret-a").hex().encode(),
         b"Bearer a",
         b"Bearer =",
         b"Bearer \xff",
@@ -111,7 +111,7 @@ def test_who_is_let_in(board: Clock) -> None:
 
 
 def test_a_file_without_tokens_lets_nobody_in(board: Clock) -> None:
-    publish(board, [])
+    publish_tokens(board, [])
     here = Tokens(board)
     with pytest.raises(Unauthorized):
         here.authenticate(None)
@@ -121,25 +121,25 @@ def test_a_file_without_tokens_lets_nobody_in(board: Clock) -> None:
 
 def test_processes_follow(board: Clock) -> None:
     a, b = token("a", b"secret-a", read=(b"",)), token("b", b"secret-b")
-    publish(board, [a, b])
+    publish_tokens(board, [a, b])
     here = Tokens(board)
     grants = here.authenticate(b"Bearer secret-a")
     assert not here.refresh()
     less = token("a", b"secret-a", read=(b"x/",))
-    publish(board, [less])
+    publish_tokens(board, [less])
     assert here.authenticate(b"Bearer secret-b") == b.grants  # until it looks
     assert here.refresh() and not here.refresh()
-    assert here.authenticate(b"Bearer secret-a") == here.current(grants) == less.grants
-    assert here.current(b.grants) is here.current(EVERYTHING) is None
+    assert here.authenticate(b"Bearer secret-a") == here.current_grants(grants) == less.grants
+    assert here.current_grants(b.grants) is here.current_grants(EVERYTHING) is None
     with pytest.raises(InvalidToken):
         here.authenticate(b"Bearer secret-b")
-    publish(board, [token("a", b"another", read=(b"",))])
+    publish_tokens(board, [token("a", b"another", read=(b"",))])
     assert here.refresh()
-    assert here.current(grants) is None, "another token of the same name is another token"
+    assert here.current_grants(grants) is None, "another token of the same name is another token"
 
 
 def test_the_file_is_for_this_user_alone(board: Clock, tmp_path: Path) -> None:
-    publish(board, [token("a", b"secret-a")])
+    publish_tokens(board, [token("a", b"secret-a")])
     path = tmp_path / tokens.FILE
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"secret-a" not in path.read_bytes()
@@ -147,9 +147,9 @@ def test_the_file_is_for_this_user_alone(board: Clock, tmp_path: Path) -> None:
 
 def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_path: Path) -> None:
     a, b = token("a", b"secret-a"), token("b", b"secret-b")
-    publish(board, [a])
+    publish_tokens(board, [a])
     here = Tokens(board)
-    publish(board, [b])
+    publish_tokens(board, [b])
     path = tmp_path / tokens.FILE
     for broken in (lambda: path.unlink(), lambda: path.write_bytes(b"\xc1")):
         broken()
@@ -157,7 +157,7 @@ def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_pat
         assert here.authenticate(b"Bearer secret-a") == a.grants
         with pytest.raises(TokensError):
             Tokens(board)
-    publish(board, [b])
+    publish_tokens(board, [b])
     assert here.refresh()
     assert here.authenticate(b"Bearer secret-b") == b.grants
 
@@ -177,7 +177,7 @@ B = token("b", b"secret-b", feed=(b"",))
 @pytest.fixture
 def office(board: Clock) -> Tickets:
     """Of a server with the tokens A and B."""
-    publish(board, [A, B])
+    publish_tokens(board, [A, B])
     return Tickets(board, Tokens(board))
 
 
@@ -214,7 +214,7 @@ def test_what_is_no_ticket(office: Tickets, ticket: bytes) -> None:
     with pytest.raises(BadTicket):
         office.redeem(ticket, "sse")
     with pytest.raises(BadTicket):
-        office.resume(ticket, office.word(ticket) if len(ticket) != 63 else b"")
+        office.resume_stream(ticket, office.make_resume_token(ticket) if len(ticket) != 63 else b"")
 
 
 def test_a_ticket_ends(board: Clock, office: Tickets, tmp_path: Path) -> None:
@@ -222,17 +222,17 @@ def test_a_ticket_ends(board: Clock, office: Tickets, tmp_path: Path) -> None:
     unused, _ = office.issue(A.grants, "sse")
     board.time_ms += LIFETIME_S * 1000 - 1
     late, _ = office.issue(B.grants, "sse")
-    sweep(board)
+    sweep_tickets(board)
     assert len(files(tmp_path)) == 3
     board.time_ms += 1
     with pytest.raises(BadTicket, match="older"):
         office.redeem(early.encode(), "sse")
-    sweep(board)
+    sweep_tickets(board)
     assert len(files(tmp_path)) == 1
     assert office.redeem(late.encode(), "sse") == B.grants
     with pytest.raises(BadTicket):
         office.redeem(unused.encode(), "sse")
-    sweep(board)
+    sweep_tickets(board)
     assert not list((tmp_path / tickets.DIRECTORY).iterdir()), "nor an empty directory for each token there ever was"
     office.issue(A.grants, "sse")
 
@@ -245,13 +245,13 @@ def test_a_ticket_is_for_what_it_was_asked_for(office: Tickets) -> None:
 
 def test_a_ticket_goes_with_its_token(board: Clock) -> None:
     a = token("a", b"secret-a", feed=(b"",))
-    publish(board, [a])
+    publish_tokens(board, [a])
     here = Tokens(board)
     issued = [Tickets(board, here).issue(a.grants, "sse")[0].encode() for _ in range(2)]
-    publish(board, [A])
+    publish_tokens(board, [A])
     assert here.refresh()
     assert Tickets(board, here).redeem(issued[0], "sse") == A.grants
-    publish(board, [])
+    publish_tokens(board, [])
     assert here.refresh()
     with pytest.raises(BadTicket, match="revoked"):
         Tickets(board, here).redeem(issued[1], "sse")
@@ -278,10 +278,10 @@ def test_no_token_takes_the_share_of_another(board: Clock, office: Tickets, monk
 
 @given(st.integers(0, 1 << 20))
 def test_all_shares_together_are_bounded(count: int) -> None:
-    share = share_of(count)
+    share = max_tickets(count)
     assert 16 <= share <= 1024
     assert share == 16 or share * count <= MOST
-    assert share_of(count + 1) <= share
+    assert max_tickets(count + 1) <= share
 
 
 def test_who_gets_no_ticket(office: Tickets) -> None:
@@ -309,33 +309,43 @@ def test_a_stream_is_taken_up_again_by_whom_its_words_were_sent(board: Clock, of
     """At any gateway, as long as the token stands; and no file is kept of it."""
     ticket = office.issue(A.grants, "sse")[0].encode()
     office.redeem(ticket, "sse")
-    word = office.word(ticket)
+    word = office.make_resume_token(ticket)
     gateway = Tickets(board, Tokens(board))
     board.time_ms += (RESUME_S - 1) * 1000
-    assert gateway.resume(ticket, word) == A.grants
-    later = gateway.word(ticket)
+    assert gateway.resume_stream(ticket, word) == A.grants
+    later = gateway.make_resume_token(ticket)
     board.time_ms += 1000
     with pytest.raises(BadTicket, match="too long ago"):
-        gateway.resume(ticket, word)
-    assert gateway.resume(ticket, later) == A.grants
+        gateway.resume_stream(ticket, word)
+    assert gateway.resume_stream(ticket, later) == A.grants
     assert not files(tmp_path)
-    publish(board, [B])
+    publish_tokens(board, [B])
     with pytest.raises(BadTicket, match="revoked"):
-        Tickets(board, Tokens(board)).resume(ticket, later)
+        Tickets(board, Tokens(board)).resume_stream(ticket, later)
 
 
 def test_a_word_is_of_one_ticket_and_of_one_run(board: Clock, office: Tickets, tmp_path: Path) -> None:
     ticket, other = (office.issue(A.grants, "sse")[0].encode() for _ in range(2))
-    word = office.word(ticket)
+    word = office.make_resume_token(ticket)
     forged = (int.from_bytes(word[:1], "big") ^ 1).to_bytes(1, "big") + word[1:]
-    for wrong in (b"", b"~", b"nonsense", word[:-4], word + b"AAAA", forged, office.word(other), b"\xff", b"=" * 9):
+    for wrong in (
+        b"",
+        b"~",
+        b"nonsense",
+        word[:-4],
+        word + b"AAAA",
+        forged,
+        office.make_resume_token(other),
+        b"\xff",
+        b"=" * 9,
+    ):
         with pytest.raises(BadTicket, match="unknown"):
-            office.resume(ticket, wrong)
+            office.resume_stream(ticket, wrong)
     (tmp_path / "next").mkdir()
     following = make_board(tmp_path / "next")
-    publish(following, [A, B])
+    publish_tokens(following, [A, B])
     with pytest.raises(BadTicket, match="unknown"):
-        Tickets(following, Tokens(following)).resume(ticket, word)
+        Tickets(following, Tokens(following)).resume_stream(ticket, word)
     following.close()
 
 
@@ -372,7 +382,7 @@ def test_what_stands_in_the_place_of_a_directory_is_refused_and_not_followed(
     with pytest.raises((BadTicket, Overloaded)):
         office.redeem(ticket, "sse")
     with contextlib.suppress(OSError):
-        sweep(board)
+        sweep_tickets(board)
     assert sorted(elsewhere.rglob("*")) == before
     where.unlink()
     assert office.redeem(office.issue(A.grants, "sse")[0].encode(), "sse") == A.grants
@@ -393,7 +403,7 @@ def test_a_sweep_takes_nothing_but_tickets(board: Clock, tmp_path: Path) -> None
         (tmp_path / tickets.DIRECTORY / name).mkdir()
         (tmp_path / tickets.DIRECTORY / name / "diary").touch()
         os.utime(tmp_path / tickets.DIRECTORY / name / "diary", (1, 1))
-    sweep(board)
+    sweep_tickets(board)
     assert len(list((tmp_path / tickets.DIRECTORY).rglob("diary"))) == 2
 
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvserver import cli
-from kvserver.access.tokenedit import add, changing
-from kvserver.access.tokenfile import read
-from kvserver.access.tokens import digest
+from kvserver.access.tokenedit import add_token, change_file
+from kvserver.access.tokenfile import read_file
+from kvserver.access.tokens import hash_token
 from kvserver.commands.remote import _token
 
 
@@ -40,13 +40,13 @@ def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: boo
     token = made.stdout.strip()
     assert token not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
-    (stored,) = read(file)
-    assert stored.sha256 == digest(token.encode())
+    (stored,) = read_file(file)
+    assert stored.sha256 == hash_token(token.encode())
     assert (stored.grants.read, stored.grants.write, stored.grants.feed) == ((b"flags/",), (b"flags/",), (b"",))
     listed = run(file, "list", environ=environ)
     assert listed.stdout == 'deploy  read:"flags/" write:"flags/" feed\n'
     assert run(file, "revoke", "deploy", environ=environ).exit_code == 0
-    assert read(file) == []
+    assert read_file(file) == []
     assert run(file, "list").stdout == ""
 
 
@@ -109,7 +109,7 @@ def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     file.symlink_to(tmp_path / "real" / "tokens.toml")
     assert run(file, "new", "a", "--grant", "read").exit_code == 0
-    assert file.is_symlink() and len(read(tmp_path / "real" / "tokens.toml")) == 1
+    assert file.is_symlink() and len(read_file(tmp_path / "real" / "tokens.toml")) == 1
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["tokens.toml"]
 
 
@@ -149,11 +149,11 @@ def test_a_link_that_another_could_have_planted_is_not_followed(file: Path, tmp_
 
 def test_changes_at_the_same_time_are_all_made(file: Path) -> None:
     def make(number: int) -> None:
-        changing(file, lambda text: add(text, str(file), f"t{number}", f"kv_{number}", [("", ["read"])]))
+        change_file(file, lambda text: add_token(text, str(file), f"t{number}", f"kv_{number}", [("", ["read"])]))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(make, range(24)))
-    assert {token.grants.name for token in read(file)} == {f"t{number}" for number in range(24)}
+    assert {token.grants.name for token in read_file(file)} == {f"t{number}" for number in range(24)}
 
 
 def test_a_file_with_a_byte_order_mark_keeps_it(file: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_file_with_a_byte_order_mark_keeps_it(file: Path) -> None:
     assert run(file, "new", "deploy", "--grant", "read").exit_code == 0
     assert run(file, "list").stdout == "deploy  read\n"
     assert run(file, "revoke", "deploy").exit_code == 0
-    assert file.read_text().startswith("\ufeff# ours\n") and read(file) == []
+    assert file.read_text().startswith("\ufeff# ours\n") and read_file(file) == []
 
 
 @pytest.mark.parametrize("text", ["kv_secret\n", "kv_secret\r\n", " kv_secret \n", "\ufeffkv_secret\n"])

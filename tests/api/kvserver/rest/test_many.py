@@ -161,14 +161,14 @@ def test_who_gets_lines(site: Site, accept: str, lines: bool) -> None:
 
 def test_a_stream_that_fails_says_where_and_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fill([f"s/{n:05}" for n in range(PAGE_KEYS + 1)])
-    walk, turns = site.client.maps.advance, iter([True, False])
+    walk, turns = site.client.maps.advance_walk, iter([True, False])
 
     def fail_late(*args: Any, **options: Any) -> None:
         if not next(turns):
             raise Unavailable("gone")
         walk(*args, **options)
 
-    monkeypatch.setattr(site.client.maps, "advance", fail_late)
+    monkeypatch.setattr(site.client.maps, "advance_walk", fail_late)
 
     async def main() -> bytes:
         client = await site.front.connect()
@@ -186,7 +186,7 @@ def test_a_list_without_a_map_is_refused(site: Site, monkeypatch: pytest.MonkeyP
     def fail(*_: Any, **__: Any) -> None:
         raise Unavailable("no map")
 
-    monkeypatch.setattr(site.client.maps, "advance", fail)
+    monkeypatch.setattr(site.client.maps, "advance_walk", fail)
     for accept in ("*/*", "application/x-ndjson"):
         site.problem(503, "GET", "/v1/kv", f"Accept: {accept}")
 

@@ -140,9 +140,9 @@ def test_a_batch_travels_in_messages_that_are_not_too_large(store: Store) -> Non
         async with routing(store) as client:
             large = [Put(b"{t}%d" % n, bytes(MESSAGE_BYTES // 3)) for n in range(5)]
             many = [Put(b"{t}", b"%d" % n) for n in range(MESSAGE_OPS + 1)]
-            before = client.links.counters()
+            before = client.links.read_counters()
             replies = await client.execute([*large, *many])
-            after = client.links.counters()
+            after = client.links.read_counters()
             assert all(isinstance(reply, Done) for reply in replies)
             revisions = [reply.revision for reply in replies]  # type: ignore[union-attr]
             assert revisions == sorted(revisions), "one slot, so one order"

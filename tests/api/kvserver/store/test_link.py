@@ -131,7 +131,7 @@ class Bench:
         return self.shards[-1]
 
     async def connected(self) -> None:
-        await until(lambda: self.link.up)
+        await until(lambda: self.link.is_up)
 
     def put(self, value: bytes = b"v", deadline_s: float = 10.0) -> None:
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvserver.access.grants import VERBS, Verb
-from kvserver.access.tokenedit import add, new_token, remove
-from kvserver.access.tokenfile import NAME, TokenFileError, parse
+from kvserver.access.tokenedit import add_token, new_token, remove_token
+from kvserver.access.tokenfile import NAME, TokenFileError, parse_tokens
 
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
 
@@ -39,12 +39,12 @@ grants = [{{ prefix = "stats/é/", allow = ["read", "feed"] }}, {{ prefix = "sta
 
 
 def test_what_it_says() -> None:
-    deploy, wall = parse(FILE, "f")
+    deploy, wall = parse_tokens(FILE, "f")
     assert (deploy.grants.name, deploy.sha256) == ("deploy", hashlib.sha256(b"a").digest())
     assert (deploy.grants.read, deploy.grants.write, deploy.grants.feed) == ((b"flags/",), (b"flags/",), (b"",))
     assert (wall.grants.read, wall.grants.feed) == ((b"stats/",), ("stats/é/".encode(),))
     assert A.startswith(deploy.grants.id) and len(deploy.grants.id) == 16
-    assert parse("", "f") == parse("# nothing yet\n", "f") == []
+    assert parse_tokens("", "f") == parse_tokens("# nothing yet\n", "f") == []
 
 
 GRANTS = 'grants = [{ prefix = "", allow = ["read"] }]'
@@ -82,7 +82,7 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
 )
 def test_what_is_refused_and_in_which_words(text: str, line: int, words: str) -> None:
     with pytest.raises(TokenFileError, match=re.escape(words)) as refused:
-        parse(text, "/etc/kv/tokens.toml")
+        parse_tokens(text, "/etc/kv/tokens.toml")
     message = str(refused.value)
     assert "/etc/kv/tokens.toml" in message
     assert (f", line {line}:" in message) if line else (", line" not in message)
@@ -92,7 +92,7 @@ def test_what_is_refused_and_in_which_words(text: str, line: int, words: str) ->
 @given(st.text())
 def test_any_text_is_taken_or_refused(text: str) -> None:
     try:
-        parse(text, "f")
+        parse_tokens(text, "f")
     except TokenFileError as error:
         assert str(error)
 
@@ -114,41 +114,41 @@ def test_what_is_added_and_taken_away(
     rows = [row for row in rows if row[0] not in ("deploy", "wall")]
     texts = [text]
     for name, given_ in rows:
-        text = add(text, "f", name, f"kv_{name}", given_)
+        text = add_token(text, "f", name, f"kv_{name}", given_)
         texts.append(text)
-        token = parse(text, "f")[-1]
+        token = parse_tokens(text, "f")[-1]
         assert (token.grants.name, token.sha256) == (name, hashlib.sha256(f"kv_{name}".encode()).digest())
         for prefix, allowed in given_:
             assert all(token.grants.may_all(verb, prefix.encode()) for verb in allowed)
         assert text.startswith(texts[-2])
         with pytest.raises(TokenFileError, match="already"):
-            add(text, "f", name, "kv_other", given_)
-    left = [token.grants.name for token in parse(text, "f")]
+            add_token(text, "f", name, "kv_other", given_)
+    left = [token.grants.name for token in parse_tokens(text, "f")]
     while left:
         name = data.draw(st.sampled_from(left))
         left.remove(name)
-        text = remove(text, "f", name)
-        assert [token.grants.name for token in parse(text, "f")] == left
+        text = remove_token(text, "f", name)
+        assert [token.grants.name for token in parse_tokens(text, "f")] == left
         assert name in ("deploy", "wall") or not commented or "# Tokens of the shop. Ask Ann.\n" in text
     assert "[[token]]" not in text
 
 
 def test_comments_of_others_stay() -> None:
-    without_wall = remove(FILE, "f", "wall")
+    without_wall = remove_token(FILE, "f", "wall")
     assert without_wall == FILE[: FILE.index("# The dashboard")] + "# the end\n"
-    without_deploy = remove(FILE, "f", "deploy")
+    without_deploy = remove_token(FILE, "f", "deploy")
     assert without_deploy == "# Tokens of the shop. Ask Ann.\n\n" + FILE[FILE.index("# The dashboard") :]
-    assert remove(without_deploy, "f", "wall") == "# Tokens of the shop. Ask Ann.\n\n# the end\n"
+    assert remove_token(without_deploy, "f", "wall") == "# Tokens of the shop. Ask Ann.\n\n# the end\n"
 
 
 def test_a_comment_the_file_begins_with_stays() -> None:
     text = f'# mine\n[[token]]\nname = "a"\nsha256 = "{A}"\n{GRANTS}\n'
-    assert remove(text, "f", "a") == "# mine\n"
+    assert remove_token(text, "f", "a") == "# mine\n"
 
 
 def test_line_ends_stay() -> None:
     text = FILE.replace("\n", "\r\n")
-    assert remove(text, "f", "wall") == remove(FILE, "f", "wall").replace("\n", "\r\n")
+    assert remove_token(text, "f", "wall") == remove_token(FILE, "f", "wall").replace("\n", "\r\n")
 
 
 @pytest.mark.parametrize(
@@ -160,21 +160,24 @@ def test_line_ends_stay() -> None:
 )
 def test_what_is_written_otherwise_is_left_to_its_author(text: str) -> None:
     with pytest.raises(TokenFileError, match="by hand"):
-        remove(text, "f", "a")
+        remove_token(text, "f", "a")
     if text.startswith("token ="):
         with pytest.raises(TokenFileError):
-            add(text, "f", "b", "kv_b", [("", ["read"])])
+            add_token(text, "f", "b", "kv_b", [("", ["read"])])
     else:
-        assert parse(add(text, "f", "b", "kv_b", [("", ["read"])]), "f")[1].grants.name == "b"
+        assert parse_tokens(add_token(text, "f", "b", "kv_b", [("", ["read"])]), "f")[1].grants.name == "b"
 
 
 def test_who_is_not_there_cannot_be_taken_away() -> None:
     with pytest.raises(TokenFileError, match="has deploy, wall"):
-        remove(FILE, "f", "ann")
+        remove_token(FILE, "f", "ann")
 
 
 def test_a_file_is_never_taken_that_was_broken_before() -> None:
-    for edit in (lambda text: add(text, "f", "b", "kv_b", [("", ["read"])]), lambda text: remove(text, "f", "a")):
+    for edit in (
+        lambda text: add_token(text, "f", "b", "kv_b", [("", ["read"])]),
+        lambda text: remove_token(text, "f", "a"),
+    ):
         with pytest.raises(TokenFileError, match="not TOML"):
             edit("[[token")
 
@@ -183,11 +186,13 @@ def test_tokens_are_long_and_never_the_same() -> None:
     made = {new_token() for _ in range(100)}
     assert len(made) == 100
     assert all(re.fullmatch(r"kv_[A-Za-z0-9_-]{43}", token) for token in made)
-    assert tomllib.loads(add("", "f", "a", made.pop(), [('\x7f\\"\n', ["read"])]))["token"][0]["grants"][0]["prefix"]
+    assert tomllib.loads(add_token("", "f", "a", made.pop(), [('\x7f\\"\n', ["read"])]))["token"][0]["grants"][0][
+        "prefix"
+    ]
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
-    assert parse("\ufeff" + FILE, "f") == parse(FILE, "f")
-    assert parse("\ufeff" + FILE[FILE.index("[[token]]") :], "f") == parse(FILE, "f")
+    assert parse_tokens("\ufeff" + FILE, "f") == parse_tokens(FILE, "f")
+    assert parse_tokens("\ufeff" + FILE[FILE.index("[[token]]") :], "f") == parse_tokens(FILE, "f")
     with pytest.raises(TokenFileError, match="line 2"):
-        parse("\ufeff[[token]]\nname = \n", "f")
+        parse_tokens("\ufeff[[token]]\nname = \n", "f")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kvserver.api import batches, duplicate_names
 from kvserver.api.batches import Format
-from kvserver.rest.batch import _read
+from kvserver.rest.batch import _read_operations
 from kvserver.transfer.records import LineError, read_record
 from shards.wire.errors import BadRequest
 from shards.wire.json_text import count_colons
@@ -171,7 +171,7 @@ BAD_BATCHES = [
 
 
 def read(format: Format, body: bytes) -> int:
-    operations, _ = asyncio.run(_read(format, body, 5_120_000))
+    operations, _ = asyncio.run(_read_operations(format, body, 5_120_000))
     return len(operations)
 
 

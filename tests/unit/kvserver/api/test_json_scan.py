@@ -115,9 +115,9 @@ def batches_of_one() -> Iterator[tuple[Format, bytes]]:
 
 @pytest.mark.parametrize(("format", "body"), [*batches_of_one()], ids=["arrays", "objects", "numbers"])
 def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> None:
-    steps, envelope = count_steps(format.envelope(bytearray(body)))
+    steps, envelope = count_steps(format.read_envelope(bytearray(body)))
     assert steps >= 20
-    steps, put = count_steps(format.large(0, envelope.ops[0], 9, 5 * MIB))
+    steps, put = count_steps(format.read_large(0, envelope.ops[0], 9, 5 * MIB))
     assert steps >= 20 and isinstance(put, Put)
     reader = msgspec.json if format is batches.JSON else msgspec.msgpack
     assert json.loads(put.value) == reader.decode(body)["ops"][0]["json"]
@@ -127,8 +127,8 @@ def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> Non
 def test_what_is_larger_than_values_may_be_is_not_looked_into(more: int) -> None:
     document = b'{"a":1,"a":"' + b"x" * 10_000 + b'"}'
     body = b'{"ops":[{"op":"put","key":"x","json":' + document + b"}]}"
-    raw = run_at_once(batches.JSON.envelope(body)).ops[0]
-    steps = batches.JSON.large(0, raw, 9, len(document) - more)
+    raw = run_at_once(batches.JSON.read_envelope(body)).ops[0]
+    steps = batches.JSON.read_large(0, raw, 9, len(document) - more)
     if more:
         put = run_at_once(steps)
         assert isinstance(put, Put) and put.value == document, "the shard says that it is too large"
@@ -143,7 +143,7 @@ def test_an_envelope_of_other_kinds_is_refused_in_few_words(format: Format, memb
     for value in ({"a": 1}, "x" * 9999, 5, None):
         body = format.encode({member: value})
         with pytest.raises(BadRequest, match=r"not a batch in .*(Expected|unknown|missing)") as refused:
-            run_at_once(format.envelope(body))
+            run_at_once(format.read_envelope(body))
         assert len(refused.value.detail) < 200
 
 
@@ -169,9 +169,9 @@ def test_many_names_in_one_object() -> None:
 @pytest.mark.parametrize("value", ["x" * 10_001, "\n" * 10_001, "\u00e9" * 5_001, "\\" * 30_000])
 def test_text_that_is_too_large_is_not_decoded(value: str) -> None:
     body = json.dumps({"ops": [{"op": "put", "key": "x", "value": value}]}, ensure_ascii=False).encode()
-    raw = run_at_once(batches.JSON.envelope(body)).ops[0]
+    raw = run_at_once(batches.JSON.read_envelope(body)).ops[0]
     for most in (5_000, 10_000, 100_000):
-        put = run_at_once(batches.JSON.large(0, raw, 9, most))
+        put = run_at_once(batches.JSON.read_large(0, raw, 9, most))
         assert isinstance(put, Put)
         if most == 5_000 and value[0] in "x\n":
             assert put.value == json.dumps(value).encode(), "as it is written"
@@ -182,9 +182,9 @@ def test_text_that_is_too_large_is_not_decoded(value: str) -> None:
 @pytest.mark.parametrize("format", [batches.JSON, batches.MESSAGE_PACK])
 def test_what_is_short_in_any_case_is_not_read_if_it_is_long(format: Format, name: str) -> None:
     operation = {"op": "put", "key": "x", "json": 1} | {name: "x" * 70_000}
-    raw = run_at_once(format.envelope(format.encode({"ops": [operation]}))).ops[0]
+    raw = run_at_once(format.read_envelope(format.encode({"ops": [operation]}))).ops[0]
     with pytest.raises(BadRequest, match=rf"ops\[0\]: {name}: .*4,096") as refused:
-        run_at_once(format.large(0, raw, 9, 1 << 20))
+        run_at_once(format.read_large(0, raw, 9, 1 << 20))
     assert refused.value.code == ("bad_key" if name == "key" else "bad_request")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.access.grants import Grants
-from kvserver.api.listing import Range, Walk, beyond
+from kvserver.api.listing import Range, Walk, end_of_prefix
 from shards.maps.layout import Item
 
 KEYS = st.text(alphabet="a/b:\U0010ffff", min_size=1, max_size=6).map(str.encode)
@@ -95,7 +95,7 @@ def ranges(draw: st.DrawFn) -> Range:
         before=draw(BOUNDS),
         reverse=draw(st.booleans()),
         delimiter=draw(st.sampled_from([b"", b"/", b"/", b"::", b"ab"])),
-        parts=Grants.of("", "", allowed).within("read", prefix),  # type: ignore[arg-type]
+        parts=Grants.of("", "", allowed).prefixes_within("read", prefix),  # type: ignore[arg-type]
     )
 
 
@@ -108,7 +108,7 @@ def read_page(
     walk = Walk(wanted, limit, max_bytes)
     while not (walk.done or walk.full):
         walk.advance([ListCursor(shard) for shard in shards], steps)
-    rows = walk.take()
+    rows = walk.take_rows()
     return rows, None if walk.done else rows[-1][0]
 
 
@@ -140,7 +140,7 @@ def test_one_walk_in_portions_is_the_sorted_list(
     listed = []
     while not walk.done:
         walk.advance([ListCursor(shard) for shard in shards], steps)
-        listed += walk.take()
+        listed += walk.take_rows()
     assert listed == rows_of(shards, wanted)
 
 
@@ -157,7 +157,7 @@ def test_what_comes_and_goes_meanwhile_moves_nothing_else(shards: list[Shard], w
         if turn % 2:
             now[0].update(dict.fromkeys(transient, 0))
         walk.advance([ListCursor(shard) for shard in now], 1)
-        listed += walk.take()
+        listed += walk.take_rows()
     assert [row for row in listed if row[0] not in transient] == [
         row for row in rows_of(kept, wanted) if row[0] not in transient
     ]
@@ -199,7 +199,7 @@ def test_a_page_looks_at_its_own_keys() -> None:
 
 @given(KEYS, KEYS)
 def test_beyond(prefix: bytes, key: bytes) -> None:
-    end = beyond(prefix)
+    end = end_of_prefix(prefix)
     assert end is not None
     assert key.startswith(prefix) == (prefix <= key < end)
-    assert beyond(b"") is None
+    assert end_of_prefix(b"") is None

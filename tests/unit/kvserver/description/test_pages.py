@@ -36,7 +36,7 @@ from shards.wire.errors import (
     PatchesTooLarge,
 )
 
-DOCUMENT = openapi.document()
+DOCUMENT = openapi.make_document()
 NOT_OF_OPERATIONS = {MethodNotAllowed.code}
 """Told where there is no operation."""
 OF_RESULTS = {FailedDependency.code, AnswerTooLarge.code, PatchesTooLarge.code}
@@ -133,9 +133,9 @@ def test_the_words_of_the_feed_are_those_it_uses() -> None:
 
 def test_examples_of_batches_are_read() -> None:
     media = DOCUMENT["paths"]["/v1/batch"]["post"]["requestBody"]["content"]["application/json"]
-    envelope = run_at_once(batches.JSON.envelope(json.dumps(media["example"]).encode()))
+    envelope = run_at_once(batches.JSON.read_envelope(json.dumps(media["example"]).encode()))
     for index, raw in enumerate(envelope.ops):
-        batches.JSON.operation(index, raw, 1)
+        batches.JSON.read_operation(index, raw, 1)
 
 
 @given(st.integers(-(1 << 66), 1 << 66) | st.sampled_from([-(1 << 63), (1 << 63) - 1, 1 << 63, -(1 << 63) - 1]))
@@ -184,8 +184,8 @@ class Page(HTMLParser):
 
 
 def all_pages() -> dict[str, str]:
-    shown = {routes.DOCS: pages.overview(DOCUMENT), routes.ERRORS: pages.error_list()}
-    return shown | {routes.ERRORS + code: pages.error(DOCUMENT, error) for code, error in ERRORS.items()}
+    shown = {routes.DOCS: pages.render_overview(DOCUMENT), routes.ERRORS: pages.error_list()}
+    return shown | {routes.ERRORS + code: pages.render_error(DOCUMENT, error) for code, error in ERRORS.items()}
 
 
 def test_pages_hold_together_and_need_nothing_else() -> None:
@@ -209,16 +209,18 @@ def test_the_policy_admits_the_style_sheet_of_every_page() -> None:
 
 
 def test_the_overview_shows_everything() -> None:
-    shown = pages.overview(DOCUMENT)
+    shown = pages.render_overview(DOCUMENT)
     for _, method, described in operations():
         if method != "head":
-            assert elements.inline(described["summary"]) in shown
+            assert elements.render_inline(described["summary"]) in shown
             for parameter in described.get("parameters", ()):
-                assert elements.inline(parameter["description"]) in shown
+                assert elements.render_inline(parameter["description"]) in shown
     for name in DOCUMENT["components"]["schemas"]:
         assert f'id="body-{name}"' in shown
 
 
 def test_text_cannot_become_elements() -> None:
-    assert "<b>" not in elements.text("<b> `<b>`\n\n- <b>") + elements.block("<b>", '"<b>') + elements.link('"', "")
-    assert elements.words({"enum": ["<b>"]}) == "<code>&lt;b&gt;</code>"
+    assert "<b>" not in elements.render_text("<b> `<b>`\n\n- <b>") + elements.render_block(
+        "<b>", '"<b>'
+    ) + elements.link('"', "")
+    assert elements.describe_schema({"enum": ["<b>"]}) == "<code>&lt;b&gt;</code>"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvserver.access.grants import EVERYTHING, Grants
-from kvserver.api.feed_query import OPS, Wish, parse
+from kvserver.api.feed_query import OPS, FeedQuery, parse_feed_query
 from kvserver.gateway.feed import conflation, encodings, envelopes
 from kvserver.gateway.feed.conflation import Survivors
 from kvserver.gateway.feed.encodings import JSON, MESSAGE_PACK
@@ -50,16 +50,16 @@ def event(change: Change, revision: int = 57, unit: int = 0) -> Event:
 
 
 def test_a_wish() -> None:
-    assert parse(b"") == Wish()
-    assert parse(b"prefix=a%2F&prefix=b&ops=put,delete:expire&values=false&activity=true&since=x.1&wait=55") == Wish(
-        (b"a/", b"b"), frozenset({"put", "delete:expire"}), False, True, b"x.1", wait_s=55
-    )
-    assert parse(b"ops=delete").ops == {op for op in OPS if op.startswith("delete:")}
-    assert parse("since=é".encode()).since == b"?"
-    assert parse(b"since=") == Wish()
-    assert parse(b"key=a&key=a%2Fb") == Wish((), keys=(b"a", b"a/b"))
-    assert parse(b"key=a&prefix=b&prefix=") == Wish((b"b", b""), keys=(b"a",))
-    assert len(parse(b"&".join([b"key=a"] * 32 + [b"prefix=b"] * 32)).keys) == 32
+    assert parse_feed_query(b"") == FeedQuery()
+    assert parse_feed_query(
+        b"prefix=a%2F&prefix=b&ops=put,delete:expire&values=false&activity=true&since=x.1&wait=55"
+    ) == FeedQuery((b"a/", b"b"), frozenset({"put", "delete:expire"}), False, True, b"x.1", wait_s=55)
+    assert parse_feed_query(b"ops=delete").ops == {op for op in OPS if op.startswith("delete:")}
+    assert parse_feed_query("since=é".encode()).since == b"?"
+    assert parse_feed_query(b"since=") == FeedQuery()
+    assert parse_feed_query(b"key=a&key=a%2Fb") == FeedQuery((), keys=(b"a", b"a/b"))
+    assert parse_feed_query(b"key=a&prefix=b&prefix=") == FeedQuery((b"b", b""), keys=(b"a",))
+    assert len(parse_feed_query(b"&".join([b"key=a"] * 32 + [b"prefix=b"] * 32)).keys) == 32
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_wish() -> None:
 )
 def test_what_is_no_wish(text: bytes) -> None:
     with pytest.raises(BadRequest):
-        parse(text)
+        parse_feed_query(text)
 
 
 # Filters
@@ -95,34 +95,34 @@ NARROW = Grants.of("narrow", "1", [("feed", b"a/"), ("feed", b"b"), ("read", b""
 
 
 def test_one_sees_what_one_wants_as_far_as_one_may() -> None:
-    def seen(wish: Wish, grants: Grants = EVERYTHING) -> tuple[tuple[bytes, ...], set[bytes]]:
+    def seen(wish: FeedQuery, grants: Grants = EVERYTHING) -> tuple[tuple[bytes, ...], set[bytes]]:
         selection = filter_of(wish, grants).selection
         return selection.prefixes, set(selection.keys)
 
-    assert seen(Wish()) == ((b"",), set())
-    assert seen(Wish((b"a/b", b"a/", b"c"))) == ((b"a/", b"c"), set())
-    assert seen(Wish(), NARROW) == ((b"a/", b"b"), set())
-    assert seen(Wish((b"a", b"bc")), NARROW) == ((b"a/", b"bc"), set())
-    assert seen(Wish((), keys=(b"x", b"a/b", b"x"))) == ((), {b"x", b"a/b"})
-    assert seen(Wish((b"a/",), keys=(b"x", b"a/b", b"a"))) == ((b"a/",), {b"x", b"a"})
-    assert seen(Wish((), keys=(b"x", b"a/b", b"b")), NARROW) == ((), {b"a/b", b"b"})
-    assert seen(Wish((b"x",), keys=(b"bc",)), NARROW) == ((), {b"bc"})
+    assert seen(FeedQuery()) == ((b"",), set())
+    assert seen(FeedQuery((b"a/b", b"a/", b"c"))) == ((b"a/", b"c"), set())
+    assert seen(FeedQuery(), NARROW) == ((b"a/", b"b"), set())
+    assert seen(FeedQuery((b"a", b"bc")), NARROW) == ((b"a/", b"bc"), set())
+    assert seen(FeedQuery((), keys=(b"x", b"a/b", b"x"))) == ((), {b"x", b"a/b"})
+    assert seen(FeedQuery((b"a/",), keys=(b"x", b"a/b", b"a"))) == ((b"a/",), {b"x", b"a"})
+    assert seen(FeedQuery((), keys=(b"x", b"a/b", b"b")), NARROW) == ((), {b"a/b", b"b"})
+    assert seen(FeedQuery((b"x",), keys=(b"bc",)), NARROW) == ((), {b"bc"})
     for wish in (
-        Wish((b"c",)),
-        Wish((b"A",)),
-        Wish((b"aa",)),
-        Wish((), keys=(b"a", b"c")),
-        Wish((b"c",), keys=(b"d",)),
+        FeedQuery((b"c",)),
+        FeedQuery((b"A",)),
+        FeedQuery((b"aa",)),
+        FeedQuery((), keys=(b"a", b"c")),
+        FeedQuery((b"c",), keys=(b"d",)),
     ):
         with pytest.raises(Forbidden):
             filter_of(wish, NARROW)
     with pytest.raises(Forbidden):
-        filter_of(Wish(), Grants.of("none", "2", [("read", b"")]))
+        filter_of(FeedQuery(), Grants.of("none", "2", [("read", b"")]))
 
 
 def test_a_key_is_no_prefix() -> None:
     """Of the key alone: neither what begins with it, nor what is done to all that begins with it."""
-    shown = filter_of(Wish((), keys=(b"a",), activity=True), EVERYTHING)
+    shown = filter_of(FeedQuery((), keys=(b"a",), activity=True), EVERYTHING)
     assert shown.shows(event(PutEvent(b"a", b"", "", 0))) and shown.shows(event(DeleteEvent(b"a", "expire")))
     assert not shown.shows(event(PutEvent(b"ab", b"", "", 0))) and not shown.shows(event(PutEvent(b"", b"", "", 0)))
     assert not shown.shows(event(PrefixMarked(b"a"))) and not shown.shows(event(PrefixMarked(b"")))
@@ -147,32 +147,33 @@ def test_events_of_keys_are_found_without_looking_at_others(puts: list[bytes], k
 
 def test_filters_that_show_the_same_have_one_name() -> None:
     """And a place in a snapshot is good under one of them alone."""
-    same = [filter_of(Wish((b"a/b", b"a/")), EVERYTHING), filter_of(Wish((b"a/",)), EVERYTHING)]
+    same = [filter_of(FeedQuery((b"a/b", b"a/")), EVERYTHING), filter_of(FeedQuery((b"a/",)), EVERYTHING)]
     assert same[0].name == same[1].name and same[0].crc == same[1].crc
     wishes = [
-        Wish(),
-        Wish(ops=frozenset({"put"})),
-        Wish(values=False),
-        Wish(activity=True),
-        Wish((b"a", b"b")),
-        Wish((b"a",), keys=(b"b",)),
-        Wish((), keys=(b"a", b"b")),
-        Wish((), keys=(b"a",)),
+        FeedQuery(),
+        FeedQuery(ops=frozenset({"put"})),
+        FeedQuery(values=False),
+        FeedQuery(activity=True),
+        FeedQuery((b"a", b"b")),
+        FeedQuery((b"a",), keys=(b"b",)),
+        FeedQuery((), keys=(b"a", b"b")),
+        FeedQuery((), keys=(b"a",)),
     ]
     assert len({filter_of(wish, EVERYTHING).name for wish in wishes}) == len(wishes)
     wanted = [
-        Wish(),
-        Wish((b"a/",)),
-        Wish((b"a/", b"b")),
-        Wish((b"a/",), keys=(b"b",)),
-        Wish((), keys=(b"a/", b"b")),
-        Wish((), keys=(b"b",)),
-        Wish((), keys=(b"b", b"c")),
+        FeedQuery(),
+        FeedQuery((b"a/",)),
+        FeedQuery((b"a/", b"b")),
+        FeedQuery((b"a/",), keys=(b"b",)),
+        FeedQuery((), keys=(b"a/", b"b")),
+        FeedQuery((), keys=(b"b",)),
+        FeedQuery((), keys=(b"b", b"c")),
     ]
     crcs = {filter_of(wish, grants).crc for wish in wanted for grants in (EVERYTHING, NARROW)}
     assert len(crcs) == 2 * len(wanted)
     assert (
-        filter_of(Wish((), keys=(b"a", b"b")), EVERYTHING).crc == filter_of(Wish((), keys=(b"b", b"a")), EVERYTHING).crc
+        filter_of(FeedQuery((), keys=(b"a", b"b")), EVERYTHING).crc
+        == filter_of(FeedQuery((), keys=(b"b", b"a")), EVERYTHING).crc
     )
 
 
@@ -189,8 +190,8 @@ def test_filters_that_show_the_same_have_one_name() -> None:
     ],
 )
 def test_activity_is_shown_where_all_of_it_may_be_seen(line: Activity, shown: bool) -> None:
-    assert filter_of(Wish(activity=True), NARROW).shows_line(line) == shown
-    assert filter_of(Wish(activity=True), EVERYTHING).shows_line(line)
+    assert filter_of(FeedQuery(activity=True), NARROW).shows_line(line) == shown
+    assert filter_of(FeedQuery(activity=True), EVERYTHING).shows_line(line)
 
 
 # Messages
@@ -439,7 +440,7 @@ def test_activity_stands_where_it_happened() -> None:
     puts: list[Change] = [PutEvent(b"a%d" % i, b"", "", 0) for i in range(1, 5)]
     lines: list[Line] = []
     told = Told(puts, lines)
-    follow = Follow(told, filter_of(Wish((b"a",), activity=True), EVERYTHING), JSON, Wish(since=b"e.0"))
+    follow = Follow(told, filter_of(FeedQuery((b"a",), activity=True), EVERYTHING), JSON, FeedQuery(since=b"e.0"))
     for place, key in ((0, b"a"), (2, b"b"), (2, b"ax"), (2, b"ay"), (4, b"az")):
         lines.append(Line(Activity(place, "read", key, T), place))
     found: list[Any] = []
@@ -458,12 +459,12 @@ def test_a_mark_is_activity() -> None:
     told.after = lambda revision: told._blocks[0]  # type: ignore[method-assign]
     told.end = lambda: 3  # type: ignore[method-assign]
 
-    def types(wish: Wish) -> list[tuple[str, str]]:
+    def types(wish: FeedQuery) -> list[tuple[str, str]]:
         follow = Follow(told, filter_of(wish, EVERYTHING), JSON, wish)
         found = []
         while (message := follow.next()) is not None:
             found.append((json.loads(message.body)["type"], message.cursor.decode()))
         return found
 
-    assert types(Wish(since=b"e.0")) == [("events", "e.3")]
-    assert types(Wish(since=b"e.0", activity=True)) == [("events", "e.1"), ("activity", "e.2"), ("events", "e.3")]
+    assert types(FeedQuery(since=b"e.0")) == [("events", "e.3")]
+    assert types(FeedQuery(since=b"e.0", activity=True)) == [("events", "e.1"), ("activity", "e.2"), ("events", "e.3")]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from kvserver.access.grants import EVERYTHING
-from kvserver.api.feed_query import OPS, Wish
+from kvserver.api.feed_query import OPS, FeedQuery
 from kvserver.gateway.feed import conflation, envelopes, follow, snapshots
 from kvserver.gateway.feed.cursors import Cursor, parse
 from kvserver.gateway.feed.encodings import JSON
@@ -243,7 +243,7 @@ class Copy:
 class Client:
     """A client that may come and go."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: FeedQuery) -> None:
         self.wish = wish
         self.filter = filter_of(wish, EVERYTHING)
         self.copies: dict[bytes, Copy] = {}
@@ -384,7 +384,7 @@ class Following(RuleBasedStateMachine):
     ) -> Client:
         prefixes, keys = wanted
         shown = OPS if snapshot else ops
-        client = Client(Wish(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
+        client = Client(FeedQuery(prefixes, shown, True, False, None, snapshot, conflate, keys=keys))
         self.everybody.append(client)
         self.connect(client, gateway, None)
         return client
@@ -576,7 +576,7 @@ def passes(client: Client, change: Change) -> bool:
     return op in client.wish.ops and is_wanted(client.wish, key)
 
 
-def is_wanted(wish: Wish, key: bytes) -> bool:
+def is_wanted(wish: FeedQuery, key: bytes) -> bool:
     return key in wish.keys or any(key.startswith(prefix) for prefix in wish.prefixes)
 
 
