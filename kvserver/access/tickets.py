@@ -1,16 +1,16 @@
-"""Tickets: what a browser sends instead of a token where it cannot set headers, for one WebSocket or SSE stream.
+"""Tickets: sent instead of a token by browsers, which cannot set headers, for one WebSocket or SSE stream.
 
-A ticket is good for `LIFETIME_S`, for one use, and only as long as the token stands that it was issued to. It is a
-file below `tickets` in the run directory, named by the ticket's SHA-256; who unlinks it has redeemed it, whichever
-process that is. Its time of modification is when it ends, by the steady clock (see `shards.wire.clock`).
+A ticket is valid for `LIFETIME_S`, for one use, and only while the token exists that it was issued to. It is a file
+below `tickets` in the run directory, named by the ticket's SHA-256; the process that unlinks it has redeemed it. Its
+time of modification is when it ends, by the steady clock (see `shards.wire.clock`).
 
 The files of each token are in a directory of their own, which any process can count: a token has its share, and none
 can take another's. The directory's name, which a ticket begins with, is made of the token's id and a key of this run:
-it tells nothing of the token.
+it discloses nothing about the token.
 
 EventSource comes back to the same URL, so to the same ticket, which is used up. The ids of an SSE stream that a ticket
-opened therefore end in a word: a time stamp and a code (HMAC, RFC 2104) of it and the ticket under the key of this run.
-Who knows ticket and word goes on with the stream. Nothing is kept of that anywhere.
+opened therefore end in a resume token: a time stamp and a code (HMAC, RFC 2104) of it and the ticket under the key of
+this run. A client with both ticket and resume token resumes the stream. No process stores either.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Kind = Literal["sse", "websocket"]
 DIRECTORY: Final = "tickets"
 LIFETIME_S: Final = 30
 RESUME_S: Final = 600
-"""How long after its last message an SSE stream may be taken up again with the ticket that opened it."""
+"""Seconds after its last message in which an SSE stream may be resumed with the ticket that opened it."""
 RENEW_S: Final = 10
-"""How old the word of a stream may become before its messages carry another one."""
+"""Age in seconds after which the messages of a stream carry a new resume token."""
 MOST: Final = 16_384
-"""Tickets of all tokens that are neither used nor over: each is a small file in memory. The tokens share them out."""
+"""Unused, unexpired tickets of all tokens, which share them: each is a small file in memory."""
 SHARE: Final = range(16, 1025)
-"""What a token gets at least and at most, however few or many there are."""
+"""Least and most tickets of one token."""
 
 _FORM: Final = re.compile(rb"kvt_([0-9a-f]{16})[A-Za-z0-9_-]{43}")
 _LABEL: Final = re.compile(r"[0-9a-f]{16}")
@@ -59,7 +59,7 @@ _CODE_BYTES: Final = 16
 
 
 class _Ticket(msgspec.Struct, frozen=True):
-    """What stands in a file. `id`: the token's."""
+    """The content of a ticket's file. `id`: of the token."""
 
     id: str
     kind: Kind
@@ -70,12 +70,12 @@ _decode = msgspec.msgpack.Decoder(_Ticket).decode
 
 
 def max_tickets(tokens: int) -> int:
-    """How many tickets each of so many tokens may have out at once. Pure."""
+    """Return how many unused tickets each of so many tokens may have. Pure."""
     return min(SHARE[-1], max(SHARE[0], MOST // max(1, tokens)))
 
 
 class Tickets:
-    """Issues and redeems tickets in one process. They last by the steady clock, which nobody can set."""
+    """Issues and redeems tickets in one process. Their lifetime counts by the steady clock, which cannot be set."""
 
     def __init__(self, board: Board, tokens: Tokens) -> None:
         self._board, self._tokens = board, tokens
@@ -87,9 +87,9 @@ class Tickets:
         self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
 
     def issue(self, grants: Grants, kind: Kind) -> tuple[str, int]:
-        """A new ticket for the bearer of a token, and when it ends, in Unix milliseconds.
+        """Issue a ticket to the bearer of a token; return it, and when it ends, in Unix milliseconds.
 
-        On a server without tokens it is nothing but a text, since everybody is let in.
+        On a server without tokens it is only a text, since all requests are accepted.
 
         Raises `Forbidden` without a grant of `feed`; `Overloaded` if too many of this token are out, if nothing can
         be written there, or if something else stands in the place of a directory; `InsufficientStorage`; `KVError` for
@@ -114,21 +114,21 @@ class Tickets:
         return ticket.decode(), ends_ms - now.behind_ms
 
     def _require_share(self, directory: Path, now_ms: int) -> None:
-        """Raise `Overloaded` if a token whose tickets are in `directory` has its share."""
+        """Raise `Overloaded` if the token whose tickets are in `directory` has its share of them."""
         share = max_tickets(self._tokens.count)
         if _count_files(directory) < share:
             self._next_end_ms.pop(directory, None)
             return
-        if now_ms >= self._next_end_ms.get(directory, 0):  # who asks again and again is not looked through each time
+        if now_ms >= self._next_end_ms.get(directory, 0):  # not at each of many requests
             self._next_end_ms[directory] = remove_ended(directory, now_ms)
             if _count_files(directory) < share:
                 return
         raise Overloaded(f"{share} tickets of this token are out, neither used nor older than {LIFETIME_S} s")
 
     def redeem(self, ticket: bytes, kind: Kind) -> Grants:
-        """What the bearer of `ticket` may, by the token it was issued to and as that stands now. It is used up.
+        """Redeem `ticket`; return the rights of the token that it was issued to, as they are now.
 
-        Raises `BadTicket`; `Overloaded` if want of descriptors keeps it from being looked at.
+        Raises `BadTicket`; `Overloaded` if the process is out of descriptors.
         """
         unknown = BadTicket("it is unknown, or was used before")
         form = _FORM.fullmatch(ticket)
@@ -153,12 +153,12 @@ class Tickets:
         return grants
 
     def make_resume_token(self, ticket: bytes) -> bytes:
-        """A word by which the stream that `ticket` opened may be taken up again for `RESUME_S` from now."""
+        """Make a resume token: with it the stream that `ticket` opened may be resumed for `RESUME_S` from now."""
         stamp = (self._board.steady_ms() // 1000).to_bytes(_STAMP_BYTES, "big")
         return urlsafe_b64encode(stamp + self._authentication_code(ticket, stamp)).rstrip(b"=")
 
     def resume_stream(self, ticket: bytes, word: bytes) -> Grants:
-        """What the bearer of a used ticket may, who knows a word of its stream. Raises `BadTicket`."""
+        """Return the rights of the bearer of a used ticket and a resume token of its stream. Raises `BadTicket`."""
         form, decoded = _FORM.fullmatch(ticket), _decode_resume_token(word)
         stamp, code = decoded[:_STAMP_BYTES], decoded[_STAMP_BYTES:]
         if form is None or not hmac.compare_digest(code, self._authentication_code(ticket, stamp)):
@@ -199,7 +199,7 @@ def sweep_tickets(board: Board) -> None:
 
 
 def remove_ended(directory: Path, now_ms: int) -> int:
-    """Remove what has ended of the tickets of one token; when the next of them ends. Raises `OSError`."""
+    """Remove the ended tickets of one token; return when the next one ends. Raises `OSError`."""
     next_end_ms = now_ms + LIFETIME_S * 1000
     try:
         with _open_directory(directory) as fd:
@@ -227,7 +227,7 @@ def _count_files(directory: Path) -> int:
 
 @contextlib.contextmanager
 def _open_directory(directory: Path) -> Iterator[int]:
-    """A descriptor of the directory of one token, neither it nor the one of all tickets being a link. Raises
+    """Open the directory of one token; neither it nor its parent may be a link. Raises
     `OSError`."""
     above = os.open(directory.parent, _DIRECTORY_ONLY)
     try:
@@ -252,7 +252,7 @@ def _read_file(name: str, directory: int) -> bytes:
 
 
 def _find_obstacle(directory: Path) -> str:
-    """Which of a token's directory and the one above is none."""
+    """Say which of a token's directory and its parent is not a directory."""
     for path in (directory.parent, directory):
         if path.is_symlink() or not path.is_dir():
             return f"{path.relative_to(directory.parent.parent)} in the run directory is no directory: remove it"

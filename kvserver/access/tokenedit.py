@@ -25,12 +25,12 @@ Change = Callable[[str], str]
 
 
 def new_token() -> str:
-    """A token that nobody can guess: 256 bits, and a beginning by which leaks are found."""
+    """Make a random token: 256 bits, with a prefix by which secret scanners find leaks."""
     return "kv_" + secrets.token_urlsafe(32)
 
 
 def add_token(text: str, path: str, name: str, token: str, grants: Sequence[tuple[str, Sequence[Verb]]]) -> str:
-    """`text` with a token more, which allows on each prefix the verbs beside it. Raises `TokenFileError`."""
+    """Return `text` with a further token. `grants`: prefixes, each with its verbs. Raises `TokenFileError`."""
     old = parse_tokens(text, path)
     if any(each.grants.name == name for each in old):
         raise TokenFileError(f"{path} has a token {name} already: revoke that first, or choose another name")
@@ -50,7 +50,7 @@ def add_token(text: str, path: str, name: str, token: str, grants: Sequence[tupl
 
 
 def remove_token(text: str, path: str, name: str) -> str:
-    """`text` without the token `name` and the comment right above it. Raises `TokenFileError`."""
+    """Return `text` without the token `name` and the comment right above it. Raises `TokenFileError`."""
     old = parse_tokens(text, path)
     names = [each.grants.name for each in old]
     if name not in names:
@@ -68,13 +68,15 @@ def remove_token(text: str, path: str, name: str) -> str:
 
 
 def _find_extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
-    """First line of a token, and the one behind its last and the empty ones that follow. What stands right above the
-    next token is about that."""
+    """Return the first line of a token, and the line after its last one and the blank lines that follow.
+
+    A comment right above the next token belongs to that.
+    """
     begin = header
     while begin and lines[begin - 1].lstrip().startswith("#"):
         begin -= 1
     if begin == 0:
-        begin = header  # what a file begins with is about all of it
+        begin = header  # a comment at the top is about the whole file
     end = following
     while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
         end -= 1
@@ -84,7 +86,7 @@ def _find_extent(lines: list[str], header: int, following: int) -> tuple[int, in
 
 
 def _quote(text: str) -> str:
-    """As a string of TOML: JSON's escapes are among its own."""
+    """Quote `text` as a string of TOML, whose escapes include those of JSON."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -93,10 +95,10 @@ def _unreadable_layout(path: str) -> TokenFileError:
 
 
 def change_file(path: Path, change: Change) -> None:
-    """Put what `change` makes of the file at `path` in its place, whole or not at all.
+    """Replace the file at `path` by what `change` makes of its text, atomically.
 
-    A file that is missing is empty; a new one is for its owner alone to read. Who changes it at the same time waits.
-    No link is followed that others than this user and root could have made. Raises `TokenFileError`, `OSError`.
+    A missing file counts as empty; a new one is readable for its owner only. Concurrent changes wait for each other.
+    Follows no link that others than this user and root could have made. Raises `TokenFileError`, `OSError`.
     """
     if is_open(path):
         raise TokenFileError(
@@ -121,7 +123,7 @@ def change_file(path: Path, change: Change) -> None:
 
 @contextlib.contextmanager
 def _locked_directory(directory: Path) -> Iterator[int]:
-    """A descriptor of `directory`, which is locked."""
+    """Lock `directory`; yield its descriptor."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -144,7 +146,7 @@ def _read_content(name: str, directory: int) -> bytes:
 
 
 def _replace_file(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:
-    """Put `content` in the place of the file `name`, whose owner, group and mode stay."""
+    """Replace the file `name` by `content`, durably; its owner, group and mode stay."""
     temporary = name + ".new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=directory)
@@ -155,7 +157,7 @@ def _replace_file(name: str, directory: int, content: bytes, status: os.stat_res
         with os.fdopen(fd, "wb") as file:
             if status is not None:
                 if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, status.st_uid, status.st_gid)  # the server's user must go on reading it
+                    os.fchown(fd, status.st_uid, status.st_gid)  # so that the server's user can still read it
                 os.fchmod(fd, status.st_mode & 0o777)
             file.write(content)
             file.flush()

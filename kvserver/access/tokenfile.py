@@ -8,8 +8,8 @@
         { prefix = "", allow = ["feed"] },
     ]
 
-Nothing is guessed: what is unknown or comes twice is refused, since a grant that is not what its author meant is worse
-than a server that does not start.
+Unknown and duplicate entries are refused, since a grant that its author did not mean is worse than a server that does
+not start.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_file(path: Path) -> list[Token]:
-    """The tokens of the file at `path`. Raises `TokenFileError`."""
+    """Read the tokens of the file at `path`. Raises `TokenFileError`."""
     return parse_tokens(read_text(path), str(path))
 
 
 def read_open(path: Path) -> list[Token]:
-    """The tokens of what this process was given open under the name `path`, such as a pipe. Raises `TokenFileError`."""
+    """Read the tokens of an open descriptor of this process, such as a pipe, by its `path`. Raises `TokenFileError`."""
     try:
         with open_named(path, Care.READ) as file:
             return parse_tokens(file.read(_MOST_OPEN).decode(), str(path))
@@ -75,8 +75,8 @@ def read_open(path: Path) -> list[Token]:
 
 
 def is_open(path: Path) -> bool:
-    """Whether `path` is the name of what is open, such as /dev/stdin or a pipe of the shell (`<(...)`), and no file
-    that can be looked at again or replaced."""
+    """Whether `path` names an open descriptor, such as /dev/stdin or a pipe of the shell (`<(...)`), not a file that
+    can be read again or replaced."""
     try:
         return DESCRIPTOR.fullmatch(str(trusted_path.resolve(path, Care.READ))) is not None
     except OSError:
@@ -84,7 +84,7 @@ def is_open(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """What the file at `path` says, if none but this user and root could have written it. Raises `TokenFileError`."""
+    """Read the text of the file at `path`, if only this user and root could write it. Raises `TokenFileError`."""
     if is_open(path):
         raise TokenFileError(f"{path} is no file but something open, which cannot be looked at again: {_NAME_THE_FILE}")
     try:
@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_tokens(text: str, path: str) -> list[Token]:
-    """The tokens of `text`; `path` is for messages. Raises `TokenFileError`."""
+    """Read the tokens in `text`; `path` is for messages. Raises `TokenFileError`."""
     try:
         document = tomllib.loads(text.removeprefix(MARK))
     except tomllib.TOMLDecodeError as error:
@@ -163,7 +163,7 @@ _WANTED: Final = (
 
 
 def pairs_of(prefix: str, verbs: list[str]) -> list[tuple[Verb, bytes]]:
-    """One grant of the file, as `Grants.of` takes it. Raises `ValueError`, which says what would be right."""
+    """Make the arguments of `Grants.of` from one grant of the file. Raises `ValueError`: what is expected."""
     if not verbs:
         raise ValueError(f"a grant allows nothing: {', '.join(VERBS)} can be allowed")
     encoded = prefix.encode()

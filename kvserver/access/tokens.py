@@ -36,7 +36,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class _InEffect(msgspec.Struct, frozen=True, array_like=True):
-    """What stands in the file in the run directory.
+    """The content of the file in the run directory.
 
     Attributes:
         generation: the board's word as it is raised to with them.
@@ -54,7 +54,7 @@ class TokensError(Exception):
 
 
 def hash_token(token: bytes) -> bytes:
-    """By what a token is known."""
+    """Return the SHA-256 by which a token is known."""
     return hashlib.sha256(token).digest()
 
 
@@ -97,7 +97,7 @@ class Tokens:
     """
 
     def __init__(self, board: Board) -> None:
-        """Raises `TokensError`: without them nobody can be let in."""
+        """Raises `TokensError`: without tokens no request can be authenticated."""
         self._board, self._path = board, board.path.with_name(FILE)
         self.required = False
         self.generation = 0
@@ -108,7 +108,7 @@ class Tokens:
             raise TokensError(f"{self._path} cannot be read: {error}") from None
 
     def refresh(self) -> bool:
-        """Follow the supervisor; whether anything has changed. While the file cannot be read, the old ones hold."""
+        """Follow the supervisor; True if tokens changed. While the file cannot be read, the old ones stay in effect."""
         if self._board.log.tokens == self.generation:
             return False
         with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -124,9 +124,9 @@ class Tokens:
         self.required = generation > 0
 
     def authenticate(self, authorization: bytes | None) -> Grants:
-        """What the sender of an Authorization header may; None: it sent none.
+        """Return the rights of the sender of an Authorization header, None without one.
 
-        How long it takes depends on the number of tokens alone. Raises `InvalidToken` if a token was sent, else
+        The duration depends only on the number of tokens. Raises `InvalidToken` if a token was sent, else
         `Unauthorized`.
         """
         if not self.required:
@@ -144,19 +144,19 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self._tokens)
 
     def all_grants(self) -> Iterator[Grants]:
-        """What each token grants."""
+        """Return the grants of each token."""
         return (token.grants for token in self._tokens)
 
     def current_grants(self, grants: Grants) -> Grants | None:
-        """What the bearer of the token that gave `grants` may now; None: the token is no more."""
+        """Return the present grants of the token that gave `grants`; None if it was revoked."""
         return self.grants_of(grants.id)
 
     def grants_of(self, id: str) -> Grants | None:
-        """What the bearer of the token `id` may; None: there is none."""
+        """Return the grants of the token `id`; None if it does not exist."""
         if not self.required:
             return EVERYTHING if id == EVERYTHING.id else None
         return next((grants for grants in self.all_grants() if grants.id == id), None)

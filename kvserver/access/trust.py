@@ -1,6 +1,6 @@
-"""Who decides what stands in the file of tokens: nobody but this user and root, else it is not relied on.
+"""Whether the file of tokens can be trusted: only this user and root may be able to write or replace it.
 
-The way to it is walked by `shards.files.trusted_path`, with the most care that there is.
+`shards.files.trusted_path` walks the path to it, with its strictest care.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from shards.files import trusted_path
 from shards.files.trusted_path import Care, Planted
 
 Untrusted = Planted
-"""Others could have put something in the file's place; the message says how, and the command that mends it."""
+"""Others could have replaced the file; the message says how, and which command fixes that."""
 
 
 def resolve_trusted(path: Path) -> Path:
-    """`path` without links, if none but this user and root decides what is there; the last component may be missing.
+    """Resolve the links of `path`, if only this user and root control it; the last component may be missing.
 
     Raises `Untrusted`, and `OSError` where it does not lead anywhere.
     """
@@ -45,7 +45,7 @@ def check_file(path: Path, status: os.stat_result) -> None:
 
 
 def _user_name(uid: int) -> str:
-    """As chown(1) takes it."""
+    """Return the user as chown(1) takes it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,8 +1,8 @@
-"""Batches as clients write them, JSON or MessagePack: their schema, and what becomes of it for shards.
+"""Batches as clients write them, in JSON or MessagePack: their schema, and the operations for shards.
 
-Pure. The structs are the schema: whatever they do not name is refused, and a batch with one malformed operation is
-refused whole, since a client that writes one thing wrong may mean another. What need not be given is UNSET where it is
-not: so a struct that is written again has as many members as its text had, unless one of them came twice.
+Pure. The structs are the schema: other members are refused, and a batch with one malformed operation is refused whole,
+since a client that makes one mistake may have made another. Optional members that are absent are UNSET, so a struct
+that is encoded again has as many members as its text had, unless one of them came twice.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Envelope(Struct, forbid_unknown_fields=True):
 
     @property
     def is_atomic(self) -> bool:
-        """Whether all of it is done, or nothing."""
+        """Whether all operations are executed, or none."""
         return self.atomic is True
 
 
@@ -158,11 +158,11 @@ _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 Fragments = Callable[[Iterable[bytes], int], Iterator[bytes | memoryview]]
-"""From pieces of an array of results, each written for itself, and how many results there are, to the answer."""
+"""Joins separately encoded pieces of an array of results, and their number, to the fragments of the answer."""
 
 
 class Sizes(NamedTuple):
-    """Bytes of what is read in one go: more would keep others waiting.
+    """Largest texts that are read in one go, in bytes: more would delay other requests.
 
     Attributes:
         whole: of a batch.
@@ -243,7 +243,7 @@ class Format:
         return envelope
 
     def _make_stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
-        """A member as it is, if it is short; of operations, and of what is long, something of the same kind."""
+        """Return a short member as it is; for operations, and for long members, an empty value of the same kind."""
         kind = self._kind(body, member.begin)
         if (member.name == array and kind == []) or member.end - member.begin > _SHORT:
             return kind
@@ -319,15 +319,17 @@ class Format:
             raise duplicate_names.duplicate_error(name)
 
     def _explain(self, text: Any, error: Exception) -> str:
-        """In plain words, why `text` cannot be read."""
+        """Say in plain words why `text` cannot be read."""
         if not isinstance(error, msgspec.ValidationError):
             return self._why_unreadable(bytes(text))
         why = str(error)
         return f"{why}; it is one of get, put, patch, incr, touch, delete" if why.endswith("`$.op`") else why
 
     def _for_shard(self, op: Any, batch: int, documents: list[bytes], ready: bytes | None = None) -> OfOneKey:
-        """`op` as a shard takes it. What it has of JSON, in which names may come twice, is added to `documents`.
-        `ready`: the value or patch, where `op` has but something in its place."""
+        """Make the shard's operation of `op`, and add its JSON, in which names may come twice, to `documents`.
+
+        `ready`: the value or patch, where `op` has only a stub of it.
+        """
         key = op.key.encode()
         if not 0 < len(key) <= MAX_KEY:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
@@ -354,7 +356,7 @@ class Format:
         return ShardPatch(key, patch, op.shard_condition())
 
     def _value_of_put(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
-        """Value and content type of a put."""
+        """Return value and content type of a put. Raises `BadRequest`."""
         coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
             names = "value, json, value_base64" if isinstance(op, PutInJson) else "value, json"
@@ -384,7 +386,7 @@ def refuse_twice(members: Sequence[Member]) -> None:
 
 
 def malformed_operation(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
-    """The error of the operation at `index`."""
+    """Make the error of the operation at `index`."""
     error = kind(f"ops[{index}]: {why}")
     error.members = {"index": index}
     return error
@@ -428,7 +430,7 @@ def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
 
 
 def _least_of_json(text: bytes, member: Member) -> Steps[int]:
-    """Bytes that the value of a put has at least, which is written as a string of JSON."""
+    """Return a lower bound of the size of a put's value, which is written as a string of JSON."""
     least = member.end - member.begin - 2
     for at in range(member.begin, member.end, _COUNTED):
         end = min(at + _COUNTED, member.end)
@@ -447,7 +449,7 @@ def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]
 
 
 def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memoryview]:
-    """What joined is the document whose only member is `results`: the arrays that `pieces` are as one."""
+    """Yield fragments of the document whose only member is `results`: the arrays in `pieces`, concatenated."""
     between = b'{"results":['
     for piece in pieces:
         if len(piece) > 2:
@@ -458,7 +460,7 @@ def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memo
 
 
 def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes | memoryview]:
-    """The same in MessagePack; there are `count` results, at most `BATCH_OPS`."""
+    """Yield the same in MessagePack; there are `count` results, at most `BATCH_OPS`."""
     yield b"\x81\xa7results\xdc" + count.to_bytes(2, "big")
     for piece in pieces:
         yield memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :]

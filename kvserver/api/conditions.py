@@ -24,7 +24,7 @@ _OURS = re.compile(r"([1-9][0-9]{0,18})(?:-(gzip|br|zstd|deflate))?")
 
 
 class Tag(NamedTuple):
-    """An ETag of ours."""
+    """An ETag that this server made."""
 
     revision: int
     coding: str = ""
@@ -45,7 +45,7 @@ class Preconditions(NamedTuple):
     unmodified_since: int | None = None
 
     def for_shard(self) -> Condition | None:
-        """What a shard is to check; None: nothing. It knows no dates: see `unmodified_since`."""
+        """Return the condition for the shard to check, None without one. Dates are not for shards."""
         if self.if_match is None and self.if_none_match is None:
             return None
         return Condition(_revisions_of(self.if_match, weak=False), _revisions_of(self.if_none_match, weak=True))
@@ -56,9 +56,9 @@ class Preconditions(NamedTuple):
         return wanted is None or wanted == _ANY or revision in wanted
 
     def fresh_codings(self, revision: int, modified: int) -> Sequence[str] | None:
-        """The codings in which the client has that of `revision`, modified at `modified`; None: it does not have it.
+        """Return the codings in which the client has the value of `revision`, modified at `modified`, Unix seconds.
 
-        Empty if it has it, and did not say in which.
+        None if it does not have the value; empty if it has, in a coding it did not name.
         """
         if self.if_none_match is None:
             since = self.modified_since
@@ -77,9 +77,9 @@ def _revisions_of(tags: Tags | None, *, weak: bool) -> Revisions | None:
 
 
 def read_conditions(header: Callable[[str], str | None]) -> Preconditions:
-    """The conditions of a request whose headers `header` gives. Raises `BadRequest`.
+    """Read the conditions of a request; `header` returns its headers. Raises `BadRequest`.
 
-    Dates that are none are ignored, and so are dates beside tags, as RFC 9110 says.
+    Malformed dates, and dates that come with tags, are ignored (RFC 9110, 13.1.3 and 13.1.4).
     """
     if_match = parse_tags("If-Match", header("If-Match"))
     if_none_match = parse_tags("If-None-Match", header("If-None-Match"))
@@ -94,7 +94,7 @@ def read_conditions(header: Callable[[str], str | None]) -> Preconditions:
 
 
 def parse_tags(name: str, text: str | None) -> Tags | None:
-    """The tags of ours in the header `name`, `*`, or None where there is no such header. Raises `BadRequest`."""
+    """Return the tags of ours in the header `name`, or `*`; None without a header. Raises `BadRequest`."""
     if text is None:
         return None
     text = text.strip(" \t")
@@ -120,10 +120,10 @@ def _skip_between(text: str, at: int) -> int:
 
 
 def etag(revision: int, coding: str = "") -> str:
-    """The ETag of a value's bytes in a content coding, empty for none."""
+    """Return the ETag of a value in a content coding, empty for none."""
     return f'"{revision}-{coding}"' if coding else f'"{revision}"'
 
 
 def may_join(if_range: str | None, revision: int) -> bool:
-    """Whether a range may be given out: If-Range, if there is one, names exactly the bytes of `revision`."""
+    """Whether a range may be sent: If-Range is absent, or names exactly the bytes of `revision`."""
     return if_range is None or if_range.strip() == etag(revision)

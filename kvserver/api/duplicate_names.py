@@ -18,7 +18,7 @@ from shards.wire.errors import BadRequest
 from shards.wire.json_text import count_colons
 
 LARGE: Final = 64 << 10
-"""Bytes of a text from which on a search takes so long that it is made in steps: see `jsonscan`."""
+"""Bytes of a text from which on a search takes so long that it is made in steps: see `json_scan`."""
 _SHOWN: Final = 64
 
 _read: Final = msgspec.json.Decoder().decode
@@ -35,7 +35,7 @@ class _Twice(Exception):
 
 
 def refuse_in_json(text: bytes) -> None:
-    """Raise `BadRequest` if an object in `text`, at any depth, has a name twice. What is no JSON passes: who reads it
+    """Raise `BadRequest` if an object in `text`, at any depth, has a name twice. Malformed JSON passes: its reader
     says why. May take a second for the largest values; see `LARGE`."""
     if text.count(b":") < 2 and b"\\" not in text:
         return
@@ -47,7 +47,7 @@ def refuse_in_json(text: bytes) -> None:
 
 
 def may_be_in_json(documents: Sequence[bytes]) -> bool:
-    """Whether an object in one of `documents`, which are JSON, may have a name twice. What is `LARGE` is left out."""
+    """Whether an object in one of the JSON `documents` may have a name twice. Ignores `LARGE` ones."""
     small = [text for text in documents if len(text) <= LARGE]
     return _looks_doubled(b"[" + b",".join(small) + b"]") if small else False
 
@@ -60,7 +60,7 @@ def _looks_doubled(text: bytes) -> bool:
 
 
 def find_in_json(text: bytes) -> str | None:
-    """A name that an object in `text` has twice; None if there is none, or if it is no JSON."""
+    """Find a name that an object in `text` has twice; None without one, and for malformed JSON."""
     try:
         json.loads(text.decode(), object_pairs_hook=_look_at)
     except _Twice as twice:
@@ -97,7 +97,7 @@ def _first_double(names: Iterable[str]) -> str:
 
 
 def duplicate_error(name: str) -> BadRequest:
-    """What a client is told that sent the member `name` twice."""
+    """Make the error for a client that sent the member `name` twice."""
     shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
     return BadRequest(f"the member {json.dumps(shown, ensure_ascii=False)} comes twice in one object")
 
@@ -140,7 +140,7 @@ _HELD: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
 def find_in_msgpack(data: bytes) -> str | None:
-    """A name that a map in the well-formed `data` has twice; None if there is none."""
+    """Find a name that a map in the well-formed `data` has twice; None without one."""
     at = 0
     left: list[int] = [1]  # objects to come, in what is open
     names: list[set[bytes] | None] = [None]  # those of a map that is open
@@ -165,8 +165,10 @@ def find_in_msgpack(data: bytes) -> str | None:
 
 
 def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
-    """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
-    many objects each (0: it is neither)."""
+    """Return where the content of the object at `at` begins and ends; of an array or map, its number of elements.
+
+    Last comes the number of objects of each element: 1 in an array, 2 in a map, 0 for other objects.
+    """
     first, at = data[at], at + 1
     if first <= 0x7F or first >= 0xE0:
         return at - 1, at, 0, 0
@@ -190,16 +192,16 @@ def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
 
 
 class Doubles(Protocol):
-    """How members that come twice are found in a batch of one of the two formats."""
+    """Detects members that come twice in a batch, for one of the two formats."""
 
     def find(self, text: bytes, /) -> str | None:
-        """A name that comes twice in one object of `text`, at any depth. Exact, and slow."""
+        """Find a name that comes twice in one object of `text`, at any depth. Exact, and slow."""
 
     def may_be(self, text: bytes, read: Any) -> bool:
         """Whether the objects that were read of `text`, but for what is `Raw` in them, may have had a member twice."""
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
-        """The same of structs, each of which was read of one of `raws`."""
+        """Do the same for structs, each decoded from one of `raws`."""
 
 
 class _Json(Doubles):

@@ -1,7 +1,7 @@
-"""JSON looked through in steps: where its parts end, and which names come twice. Nothing is built of it. Pure.
+"""Scans of JSON in steps: where its parts end, and which names come twice. Nothing is decoded. Pure.
 
-What is found of text that is no JSON has no meaning, but it is found in as few steps: whoever reads the text says what
-is wrong. `Steps` are those of `kvserver.api.steps`.
+What is found of malformed JSON has no meaning, but takes as few steps: the decoder reports what is wrong. For `Steps`
+see `kvserver.api.steps`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ Span = tuple[int, int]
 
 
 class Broken(ValueError):
-    """The text is no JSON, or breaks off."""
+    """The text is malformed, or breaks off."""
 
 
 def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """Where the string ends whose opening quote is at `at`: the place behind its other one. Raises `Broken`."""
+    """Find the end of the string whose opening quote is at `at`: the place behind its closing one. Raises `Broken`."""
     at += 1
     while True:
         match = _inside.match(text, at, at + _WINDOW)
@@ -67,7 +67,7 @@ def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
 
 
 def blank_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """The first place from `at` on that is not blank."""
+    """Find the first place from `at` on that is not blank."""
     while True:
         match = _blank.match(text, at, at + _WINDOW)
         end = match.end() if match else at
@@ -78,7 +78,7 @@ def blank_end(text: bytes | bytearray, at: int) -> Steps[int]:
 
 
 def value_end(text: bytes, at: int) -> Steps[int]:
-    """Where the value ends that begins at `at`. Raises `Broken`."""
+    """Find the end of the value that begins at `at`. Raises `Broken`."""
     first = text[at : at + 1]
     if first == b'"':
         return (yield from string_end(text, at))
@@ -98,7 +98,7 @@ def value_end(text: bytes, at: int) -> Steps[int]:
 
 
 def _nested_end(text: bytes, at: int) -> Steps[int]:
-    """Where the array or object ends whose content begins at `at`. Raises `Broken`."""
+    """Find the end of the array or object whose content begins at `at`. Raises `Broken`."""
     depth = 1
     while at < len(text):
         yield
@@ -140,10 +140,10 @@ class Member:
 
 
 def find_members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
-    """The members of the object at `at`, and of the array that is the one named `array` where its elements are.
+    """Find the members of the object at `at`, and the elements of its array named `array`.
 
-    Of elements up to `most` and one more, or up to the first that is no object: then nothing behind it is looked at.
-    Raises `Broken`, for more than a thousand members, too.
+    Stops at element `most` + 1, or at the first that is not an object: the rest of the text is not scanned then.
+    Raises `Broken`; also for more than a thousand members.
     """
     found: list[Member] = []
     spans: list[Span] | None = None
@@ -184,7 +184,7 @@ def _nothing_behind(text: bytes, at: int) -> Steps[None]:
 
 
 def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
-    """Where the elements of the array at `at` begin and end, and where it ends itself: -1 if not all were looked at."""
+    """Find the elements of the array at `at`, and its end: -1 if the scan stopped before."""
     found: list[Span] = []
     at = yield from blank_end(text, at + 1)
     if text[at : at + 1] == b"]":
@@ -205,7 +205,7 @@ def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], i
 
 
 def decode_name(name: bytes) -> str:
-    """What is between the quotes of a name. Raises `Broken`."""
+    """Decode a name, without its quotes. Raises `Broken`."""
     try:
         decoded: str = json.loads(b'"' + name + b'"')
     except ValueError:
@@ -236,7 +236,7 @@ _token: Final = re.compile(_NO_NAME + rb'(?:(\{)|(\})|"(' + _INNER + rb')"' + _B
 
 class _Names:
     """Names of the objects that are open. Those beyond `_KEPT` leave but a byte in a table: where it is set already,
-    the name may have come twice, and `suspects` has what tells it again."""
+    the name may have come twice, and `suspects` has its hash for a second scan."""
 
     def __init__(self, size: int, suspects: frozenset[int] = frozenset()) -> None:
         self._size, self._looked_for = size, suspects
@@ -282,7 +282,7 @@ class _Names:
 
 
 def find_double(text: bytes | bytearray) -> Steps[str | None]:
-    """A name that an object in `text` has twice, None if there is none."""
+    """Find a name that an object in `text` has twice, None without one."""
     names = _Names(len(text))
     name = yield from _find_double(text, names)
     if name is None and names.suspects:
@@ -339,6 +339,6 @@ _KINDS: Final = {0x5B: list, 0x7B: dict, 0x22: str, 0x74: bool, 0x66: bool}
 
 
 def sample_of_kind(text: bytes, at: int) -> Any:
-    """Something of the same kind as the value at `at`."""
+    """Make an empty value of the same kind as the one at `at`."""
     made = _KINDS.get(text[at], int) if at < len(text) else int
     return made()

@@ -1,15 +1,14 @@
-"""Lists of keys over all shards: one order, made of one cursor a shard, with folding at a delimiter. Pure.
+"""Lists of keys over all shards: one cursor per shard, merged in key order, folded at a delimiter. Pure.
 
-A list is made of rows. A key is a row of its own, unless it holds the delimiter behind the prefix: all keys that are
-the same up to and including its first occurrence there are one row, a prefix. A row's name is its key or that prefix.
-Rows stand in byte order of their names, and `after` and `before` speak of names, so a page goes on wherever another
-ended. Folding keeps the order of keys, so a walk over the keys meets the rows in order, and leaps over what a prefix
-folds.
+A list consists of rows. A key is a row of its own, unless it has the delimiter behind the prefix: all keys that are
+equal up to and including its first occurrence there are one row, a prefix. A row's name is its key or that prefix.
+Rows are in byte order of their names, and `after` and `before` are names, so a page continues wherever another ended.
+Folding keeps the order of keys, so a walk over the keys meets the rows in order, and skips what a prefix folds.
 
 A range may be a few parts of its prefix, which are walked one after the other. Keys between them do not exist for it: a
 prefix is a row if a key in a part is folded there.
 
-A walk may pause after any key and go on later with other cursors: cursors stand in transactions, which must be short.
+A walk may pause after any key and continue with other cursors: each needs a transaction, which must be short.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Row = tuple[bytes, Item | None]
 
 
 class Cursor(Protocol[ItemRead]):
-    """A place among a shard's keys, expired ones included. What moves it gives the key there, None if there is none."""
+    """A place among a shard's keys, expired ones included. Moves return the key at the new place, None at an end."""
 
     def seek(self, key: bytes) -> bytes | None:
         """Go to the first key that is not below `key`."""
@@ -35,23 +34,23 @@ class Cursor(Protocol[ItemRead]):
         """Go to the last key that is below `key`; None: the last of all."""
 
     def next(self) -> bytes | None:
-        """Go one up."""
+        """Go to the next higher key."""
 
     def prev(self) -> bytes | None:
-        """Go one down."""
+        """Go to the next lower key."""
 
     def size(self) -> int | None:
-        """Bytes of the value that `item` would read, None if the key is expired."""
+        """Return the bytes of the value that `item` would read, None if the key is expired."""
 
     def item(self) -> ItemRead:
-        """What the key holds, whose size was just asked for."""
+        """Return what the key holds, after `size`."""
 
 
 class Range(NamedTuple):
-    """Which rows, and in which order. `after` and `before` are exclusive whatever the order.
+    """The rows of a list, and their order. `after` and `before` are exclusive in either order.
 
-    `parts`: it is about keys that start with one of these, which start with `prefix`; in byte order, none inside
-    another. Empty: about all keys that start with `prefix`.
+    `parts`: only keys that start with one of these, which start with `prefix`; in byte order, none inside another.
+    Empty: all keys that start with `prefix`.
     """
 
     prefix: bytes = b""
@@ -66,9 +65,9 @@ class Walk(Generic[Item]):
     """Reads the rows of a range, as many as are wanted at a time.
 
     Attributes:
-        rows: read and not taken yet.
-        done: there are no others.
-        full: there is another one that did not fit; `take_rows` makes room.
+        rows: read and not taken.
+        done: all rows were read.
+        full: the next row did not fit; `take_rows` makes room.
     """
 
     def __init__(self, wanted: Range, limit: int, max_bytes: int) -> None:
@@ -78,14 +77,14 @@ class Walk(Generic[Item]):
         self.rows: list[Row[Item]] = []
         self.done = self.full = False
         self._bytes = 0
-        self._at = self._highest_start() if wanted.reverse else self._lowest_start()  # where to go on: seek's argument
+        self._at = self._highest_start() if wanted.reverse else self._lowest_start()  # seek's argument
         parts = wanted.parts or (wanted.prefix,)
         self._parts = deque(reversed(parts) if wanted.reverse else parts)
         self._part = self._parts[0]
         self._enter_next()
 
     def take_rows(self) -> list[Row[Item]]:
-        """The rows read so far; there is room for as many again."""
+        """Take the rows read so far, which makes room for as many again."""
         rows, self.rows = self.rows, []
         self._bytes, self.full = 0, False
         return rows
@@ -126,7 +125,7 @@ class Walk(Generic[Item]):
                 self._leap_over(heads, folded)
 
     def _fold_key(self, key: bytes) -> bytes | None:
-        """The prefix whose row the key is in, None if it is a row of its own."""
+        """Return the prefix whose row the key is in, None if it is a row of its own."""
         if not self._wanted.delimiter:
             return None
         found = key.find(self._wanted.delimiter, len(self._wanted.prefix))
@@ -150,7 +149,7 @@ class Walk(Generic[Item]):
         return before if name in (None, before) else end_of_prefix(name)
 
     def _enter_next(self) -> bool:
-        """Go to the next part that has keys where the walk has not been; False: there is none."""
+        """Enter the next part that may have keys the walk has not passed; False after the last one."""
         while self._parts:
             part = self._parts.popleft()
             end = end_of_prefix(part)
@@ -179,7 +178,7 @@ class Walk(Generic[Item]):
                 heads[key] = cursor
 
     def _pass_key(self, heads: dict[bytes, Cursor[Item]], key: bytes) -> None:
-        """Go to the key behind `key`."""
+        """Move the cursor at `key` to its next key."""
         cursor = heads.pop(key)
         if self._reverse:
             self._at, following = key, cursor.prev()
@@ -189,12 +188,12 @@ class Walk(Generic[Item]):
             heads[following] = cursor
 
     def _leap_over(self, heads: dict[bytes, Cursor[Item]], name: bytes) -> None:
-        """Go behind everything that starts with `name`."""
+        """Skip all keys that start with `name`."""
         self._at = name if self._wanted.reverse else end_of_prefix(name)
         inside = [heads.pop(key) for key in list(heads) if key.startswith(name)]
         self._place_cursors(heads, inside)
 
 
 def end_of_prefix(prefix: bytes) -> bytes | None:
-    """The lowest text above everything that starts with `prefix`, which is UTF-8; None: there is none."""
+    """Return the lowest text above all that starts with `prefix`, which is UTF-8; None for the empty prefix."""
     return prefix[:-1] + bytes((prefix[-1] + 1,)) if prefix else None

@@ -1,6 +1,6 @@
-"""MessagePack looked through in steps: where its parts end, and what it is as JSON. Pure.
+"""Scans of MessagePack in steps: where its parts end, and its translation to JSON. Pure.
 
-Runs of small objects are passed over, or written as JSON, hundreds at a time. See `turns` for `Steps`.
+Runs of small objects are skipped, or translated, hundreds at a time. For `Steps` see `kvserver.api.steps`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ _RUNS: Final = tuple((count, re.compile(_SMALL + b"{%d}" % count, re.DOTALL)) fo
 
 
 def checked_head(data: bytes, at: int) -> tuple[int, int, int, int]:
-    """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
-    many objects each (0: it is neither). Raises `Broken`."""
+    """Do what `duplicate_names.read_head` does, for data that may be malformed. Raises `Broken`."""
     try:
         found = duplicate_names.read_head(data, at)
     except (IndexError, KeyError):
@@ -50,7 +49,7 @@ def checked_head(data: bytes, at: int) -> tuple[int, int, int, int]:
 
 
 def end_of(data: bytes, at: int) -> Steps[int]:
-    """Where the object ends that begins at `at`. Raises `Broken`."""
+    """Find the end of the object that begins at `at`. Raises `Broken`."""
     left = 1  # objects to come; in which of the arrays and maps that are open does not matter
     while left:
         for _ in range(_OBJECTS):
@@ -70,7 +69,7 @@ def end_of(data: bytes, at: int) -> Steps[int]:
 
 
 def find_members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
-    """As `jsonscan.members`, of the map at `at`."""
+    """Do for the map at `at` what `json_scan.find_members` does for an object."""
     found: list[Member] = []
     spans: list[Span] | None = None
     _, at, count, per = checked_head(data, at)
@@ -119,7 +118,7 @@ class _Open:
 
 
 class _Writer:
-    """JSON as it is written, of which no more is kept than is wanted."""
+    """JSON text that is being written."""
 
     def __init__(self) -> None:
         self.text = bytearray()
@@ -132,7 +131,7 @@ class _Writer:
         self.open.append(_Open(count * per, set() if per == 2 else None))
 
     def close_complete(self) -> None:
-        """Close what is complete, and separate it from what follows."""
+        """Close complete arrays and maps, and write the separator before the next object."""
         while self.open:
             top = self.open[-1]
             if top.left:
@@ -142,7 +141,7 @@ class _Writer:
             self.text += b"]" if top.names is None else b"}"
 
     def write_name(self, data: bytes, begin: int, end: int) -> None:
-        """Write the name of a member, whose content is there. Raises `BadRequest` if the map has it already."""
+        """Write the name of a member. Raises `BadRequest` if the map has it already."""
         names = self.open[-1].names
         assert names is not None
         name = data[begin:end]
@@ -152,7 +151,7 @@ class _Writer:
 
 
 def to_json(data: bytes, at: int, most: int) -> Steps[bytes]:
-    """The JSON of the object at `at`, which is whole: all of it, or more than `most` bytes of its begin.
+    """Translate the object at `at` to JSON: all of it, or its first bytes, more than `most`.
 
     Raises `BadRequest` for what JSON has no form for and for names that come twice, `Broken` if it is nested too deep,
     and what msgspec raises for text that is no UTF-8.
@@ -218,7 +217,7 @@ def refuse_beyond_json(document: Any) -> None:
 
 
 def sample_of_kind(data: bytes, at: int) -> Any:
-    """Something of the same kind as the object at `at`. Raises `Broken`."""
+    """Make an empty value of the same kind as the object at `at`. Raises `Broken`."""
     per = checked_head(data, at)[3]
     if per:
         return {} if per == 2 else []

@@ -40,12 +40,12 @@ Table = dict[str, Parameter]
 
 
 def table(*parameters: Parameter) -> Table:
-    """The table of `parameters`."""
+    """Make the table of `parameters`."""
     return {parameter.name: parameter for parameter in parameters}
 
 
 NOTHING: Final = table()
-"""No parameter is known."""
+"""For requests without parameters."""
 
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -53,7 +53,7 @@ _INT64: Final = 1 << 63
 
 
 def parse(query: bytes, allowed: Table) -> dict[str, Any]:
-    """The parameters of `query`, as sent, each read as its row in `allowed` says. Raises `BadRequest`."""
+    """Read the parameters of `query`, still percent-encoded, as their rows in `allowed` say. Raises `BadRequest`."""
     found: dict[str, Any] = {}
     for part in query.split(b"&") if query else ():
         if not part:
@@ -118,7 +118,7 @@ def _read_yes(text: str) -> bool:
 
 FLAG: Final = Kind(_read_flag, {"type": "boolean", "default": False})
 YES: Final = Kind(_read_yes, {"type": "boolean", "enum": [True]})
-"""`true`, for what is only asked for by its name."""
+"""`true`: the name of the parameter says all."""
 
 
 def _read_key(text: str) -> bytes:
@@ -158,9 +158,9 @@ EXPIRY: Final = table(
 
 
 def read_expiry(parameters: Mapping[str, Any]) -> tuple[int, int]:
-    """`ttl_ms` and `expires_ms` of an operation, at most one of them not 0, from parameters that `EXPIRY` read.
+    """Return `ttl_ms` and `expires_ms` of an operation, at most one of them not 0, from parameters of `EXPIRY`.
 
-    Raises `BadRequest` for both of them. Whether the time is over is decided where the operation is, by one clock.
+    Raises `BadRequest` for both of them. The shard decides whether the time is past, by its clock.
     """
     if "ttl" in parameters and "expires" in parameters:
         raise BadRequest("either ttl or expires, not both")

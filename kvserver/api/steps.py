@@ -1,4 +1,4 @@
-"""Long work in steps, so that whoever runs it may do other things in between. Pure.
+"""Long work in steps, so that other work can run in between. Pure.
 
 Work is a generator that yields after each step of well under a millisecond, and returns its result. A thread would not
 do: it keeps the interpreter for 5 ms at a time, and for a call in C as long as the call takes.

@@ -26,7 +26,7 @@ def _enum_of(words: Iterable[str]) -> Schema:
 
 
 def ref(name: str) -> Schema:
-    """A reference to the schema of that name."""
+    """Make a reference to the schema of that name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -232,7 +232,7 @@ _RESULT: Final = record(
 
 
 def make_body_schemas() -> dict[str, Schema]:
-    """All of them, by name."""
+    """Return all schemas, by name."""
     results = record("The results, in the order of the operations.", results=listed(ref("BatchResult")))
     return {
         "Problem": _problem_schema(),

@@ -14,22 +14,22 @@ _ITEM: Final = "- "
 
 
 def code(text: str) -> str:
-    """Text as it is written in programs."""
+    """Render text as code."""
     return f"<code>{escape(text)}</code>"
 
 
 def link(target: str, content: str) -> str:
-    """A link; `content` is HTML."""
+    """Render a link; `content` is HTML."""
     return f'<a href="{escape(target)}">{content}</a>'
 
 
 def render_inline(markdown: str) -> str:
-    """A line of Markdown, of which only code is known."""
+    """Render a line of Markdown, of which only code is supported."""
     return _CODE.sub(r"<code>\1</code>", escape(markdown, quote=False))
 
 
 def render_text(markdown: str) -> str:
-    """Paragraphs and lists of Markdown."""
+    """Render paragraphs and lists of Markdown."""
     return "".join(_render_paragraph(part) for part in markdown.split("\n\n") if part)
 
 
@@ -41,12 +41,12 @@ def _render_paragraph(part: str) -> str:
 
 
 def render_block(source: str, label: str) -> str:
-    """Source that keeps its lines. It may be wider than the page, so the keyboard must reach it."""
+    """Render source code. It may be wider than the page, so the keyboard must be able to scroll it."""
     return f'<pre tabindex="0" role="region" aria-label="{escape(label)}"><code>{escape(source)}</code></pre>'
 
 
 def render_table(label: str, names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of HTML cells, the first of each row its heading."""
+    """Render a table of HTML cells, the first of each row its heading."""
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "".join(_render_row(*row) for row in rows)
     return (
@@ -60,7 +60,7 @@ def _render_row(first: str, *others: str) -> str:
 
 
 def describe_schema(schema: Schema) -> str:
-    """What `schema` allows, in a few words of HTML."""
+    """Say in a few words of HTML what `schema` allows."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return link(f"#body-{name}", name)

@@ -1,4 +1,4 @@
-"""The routes at the root, as MemoryKV has them. Pure."""
+"""The operations of the routes at the root, which are MemoryKV's. Pure."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
 
 PROBLEM: Final = "application/problem+json"
 CODES: Final = "x-codes"
-"""Extension of answers that tell errors: the codes they may have. A schema that says so for each answer would have
-generators of clients make a class for each."""
+"""Extension of error responses: the codes they may have. If each response had a schema of its codes, generated clients
+would have a class for each."""
 
 _INTRODUCTION: Final = """\
 Shared state with a live feed of every change, over plain HTTP.
@@ -65,7 +65,7 @@ _ANY_KEY: Final[Schema] = {"type": "string", "minLength": 1}
 
 
 def make_document(with_tokens: bool = False) -> dict[str, Any]:
-    """The whole description, of a server that wants tokens or of one that does not."""
+    """Make the whole description. `with_tokens`: of a server that requires tokens."""
     paths: dict[str, dict[str, Any]] = {}
     responses: dict[str, Any] = {}
     for operation in OPERATIONS:
@@ -88,7 +88,7 @@ def make_document(with_tokens: bool = False) -> dict[str, Any]:
 
 
 def path_template(route: str) -> str:
-    """The path of a route as OpenAPI writes it: `/keys/:prefix` is `/keys/{prefix}`."""
+    """Return the path of a route as OpenAPI writes it: `/keys/:prefix` is `/keys/{prefix}`."""
     return re.sub(r":(\w+)", r"{\1}", route)
 
 
@@ -179,7 +179,7 @@ def _describe_answer(answer: Answer) -> dict[str, Any]:
 
 
 def _describe_links(operation: Operation) -> dict[str, Any]:
-    """What can be done with a key that was written."""
+    """Describe what can be done next with a key that was written."""
     if operation.route != routes.KV or operation.method == "get":
         return {}
     methods = ("get",) if operation.method == "delete" else ("get", "delete")
@@ -197,7 +197,7 @@ def _describe_headers(rows: Iterable[Header]) -> dict[str, Any]:
 
 
 def _refer_to_errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
-    """References to answers that tell errors, by status; what they refer to is added to `responses`."""
+    """Return references to error responses, by status, and add the responses themselves to `responses`."""
     found = {}
     by_status = sorted(operation.all_errors, key=lambda error: (error.status, error.code))
     for status, errors in groupby(by_status, key=lambda error: error.status):

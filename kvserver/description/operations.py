@@ -98,7 +98,7 @@ class Operation:
         route: its label in `kvserver.http.routes`.
         grants: what a token must allow, in Markdown; empty: it is open to everybody.
         parameters: of the query.
-        errors: beside `ALWAYS`, and beside those of a missing token.
+        errors: in addition to `ALWAYS` and those of a missing token.
         examples: for a shell, each with an answer that is no error, if run in the order of the whole description.
     """
 

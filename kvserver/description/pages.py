@@ -45,7 +45,7 @@ class _Operation(NamedTuple):
     described: dict[str, Any]
 
     def heading(self, methods: int = 2) -> str:
-        """As HTML, with its first so many methods."""
+        """Render path and methods, at most that many."""
         return f'<span class="method">{", ".join(self.methods[:methods])} </span>{code(self.path)}'
 
     @property
@@ -63,7 +63,7 @@ def _render_operations(document: Document) -> Iterator[_Operation]:
 
 
 def render_overview(document: Document) -> str:
-    """The whole description."""
+    """Render the whole description."""
     operations = list(_render_operations(document))
     schemas = document["components"]["schemas"]
     navigation, sections = [], [_render_section("About", render_text(document["info"]["description"]))]
@@ -79,7 +79,7 @@ def render_overview(document: Document) -> str:
 
 
 def error_list() -> str:
-    """All errors."""
+    """Render the list of all errors."""
     rows = (
         (link(ERRORS + error.code, code(error.code)), str(error.status), render_inline(error.title))
         for error in sorted(ERROR_CLASSES.values(), key=lambda error: (error.status, error.code))
@@ -89,7 +89,7 @@ def error_list() -> str:
 
 
 def render_error(document: Document, error_class: type[KVError]) -> str:
-    """One error."""
+    """Render the page of one error."""
     status = HTTPStatus(error_class.status)
     problem = {
         "type": ERRORS + error_class.code,
@@ -124,12 +124,12 @@ def _list_codes(document: Document, operation: _Operation) -> set[str]:
 
 
 def _codes_of(response: dict[str, Any]) -> list[str]:
-    """The errors that an answer may tell."""
+    """Return the codes of the errors that a response may have."""
     return list(response.get(CODES, ()))
 
 
 def _resolve_responses(document: Document, operation: _Operation) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Status and answer, references followed."""
+    """Yield status and response, with references resolved."""
     shared = document["components"]["responses"]
     for status, response in operation.described["responses"].items():
         name = response.get("$ref", "").rpartition("/")[2]
@@ -232,7 +232,7 @@ def _render_navigation(groups: Iterable[tuple[str, list[str]]]) -> str:
 
 
 def _render_page(title: str, about: str, navigation: str, content: str) -> str:
-    """A whole page."""
+    """Render a whole page."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -248,5 +248,5 @@ def _render_json(value: Any) -> str:
 
 
 def _show_example(example: Any) -> str:
-    """An example as it is sent."""
+    """Return an example as it is sent."""
     return example if isinstance(example, str) else _render_json(example)

@@ -125,7 +125,7 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 
 
 def _asked_address(req: Request) -> bytes:
-    """The server's URL as the client knows it, for servers and examples; a proxy says whether it is reached by TLS."""
+    """Return the server's URL as the client knows it; a proxy says whether the client used TLS."""
     host = req.get_header("Host") or ""
     if not _HOST.fullmatch(host):
         return _EXAMPLE
@@ -134,7 +134,7 @@ def _asked_address(req: Request) -> bytes:
 
 
 async def _answer_made_once(req: Request, resp: Response, body: bytes, content_type: str) -> None:
-    """A weak ETag, as it is that of every coding."""
+    """Answer with a page that is made once, or 304. Its ETag is weak: the same for every coding."""
     body = body.replace(_EXAMPLE, _asked_address(req))
     tag = f'W/"{binascii.crc32(body):08x}-{len(body)}"'
     resp.set_header("ETag", tag)

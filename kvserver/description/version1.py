@@ -1,4 +1,4 @@
-"""Version 1, and what stands beside it. Pure."""
+"""The operations of version 1, and those of the server. Pure."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ _FEED: Final = (
 def _page_operation(
     route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
 ) -> Operation:
-    """What is made once, and the same until the server is replaced."""
+    """Describe a GET of a page that is made once, and stays the same until the server is replaced."""
     return Operation(
         route=route,
         method="get",

@@ -54,7 +54,7 @@ JSON: Final = "application/json"
 MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
 _PORTION: Final = 500
 _PORTION_BYTES: Final = 1 << 20
-"""Operations, and about how many bytes of them, that are read or written before other requests get their turn."""
+"""Operations, and about how many bytes of them, that are read or encoded before other requests get their turn."""
 
 
 class Batch:
@@ -86,7 +86,7 @@ class Batch:
             answer.release_bytes()
 
     async def _do_each(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
-        """In portions, so that no more values are held than one of them and the answer."""
+        """Execute in portions, so that memory holds the values of one portion and the answer at most."""
         unresponsive: set[int] = set()
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
@@ -114,7 +114,7 @@ class Batch:
 
 
 def _refuse_atomic(operations: list[OfOneKey], answer: BatchAnswer) -> Results | None:
-    """What becomes of an atomic batch with an operation that is refused; None if none is."""
+    """Return the results of an atomic batch with a refused operation; None if none is refused."""
     for index, operation in enumerate(operations):
         refusal = answer.find_refusal(operation)
         if refusal is not None:
@@ -130,14 +130,14 @@ _TOO_MUCH: Final = Failed.of(AnswerTooLarge())
 
 
 def _format(req: Request) -> tuple[str, Format]:
-    """The type of the answer, and how request and answer are written. Raises `UnsupportedMediaType`."""
+    """Return the media type of the answer, and the format of both. Raises `UnsupportedMediaType`."""
     bodies.refuse_coded(req)
     name = bodies.own_type(req, JSON, *MESSAGE_PACK)
     return (name, batches.MESSAGE_PACK) if name in MESSAGE_PACK else (JSON, batches.JSON)
 
 
 async def _read_operations(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
-    """The operations in `body`, and whether they are all or nothing. Values have `most` bytes. Raises `BadRequest`."""
+    """Read the operations in `body`, and whether they are atomic. `most`: bytes of a value. Raises `BadRequest`."""
     number = secrets.randbits(64)
     whole = format.read_small(body, number) if len(body) <= format.sizes.whole else None
     if whole is not None:
@@ -154,7 +154,7 @@ async def _read_operations(format: Format, body: bytes, most: int) -> tuple[list
 
 
 def _divide_operations(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
-    """Operations that are read together; each of the large ones for itself."""
+    """Divide operations into portions that are read together; a large one is a portion of its own."""
     portion: list[Raw] = []
     size = 0
     for raw in raws:
@@ -172,14 +172,14 @@ def _divide_operations(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
 
 
 class BatchAnswer:
-    """The results of a batch, in order, as they are answer to its client.
+    """The answer to a batch while it is made: its results, in order, and the limits on its size.
 
     Attributes:
-        full: no value more is answer: a get is `answer_too_large` from now on.
+        full: no further value is included: gets are `answer_too_large` from now on.
     """
 
     def __init__(self, format: Format, grants: Grants, traffic: Traffic, share: Share | None, reads_only: bool) -> None:
-        """`share`: of whose address the answer is counted."""
+        """`share`: the quota of the address that the answer is charged to."""
         self._share = share
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self._traffic, self._reads_only = traffic, reads_only
@@ -191,30 +191,30 @@ class BatchAnswer:
         self._cut_at = ANSWER_BYTES - _PORTION_BYTES  # bytes left at the next one
 
     def charge_bytes(self, size: int) -> None:
-        """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
-        nothing was changed."""
+        """Charge bytes of the answer to its address. Raises `Overloaded` if too much waits for clients, and the batch
+        changes nothing."""
         self._held += size
         self._traffic.owe(self._share, size)
         if self._reads_only:
             self._traffic.check_room(self._share, self._held)
 
     def release_bytes(self) -> None:
-        """The answer is made, and counted by whoever sends it."""
+        """End the charge: the answer is made, and the connection charges for it from now on."""
         self._traffic.owe(self._share, -self._held)
         self._held = 0
 
     def recheck_grants(self) -> None:
-        """What is asked from now on is judged by the tokens in effect now."""
+        """Judge operations from now on by the tokens in effect now."""
         if not self._unrestricted:
             self._grants = self._traffic.tokens.current_grants(self._grants) or NOTHING
 
     @property
     def asks_all(self) -> bool:
-        """Whether nothing at all is refused without a shard's being asked."""
+        """Whether all operations go to the store: `find_refusal` would refuse none."""
         return self._unrestricted and not self.full and self._patched < PATCHED_BYTES
 
     def find_refusal(self, operation: OfOneKey) -> Failed | None:
-        """What becomes of the operation without a shard's being asked; None: ask."""
+        """Return the refusal of an operation; None if it goes to the store."""
         is_get = type(operation) is Get
         if not self._unrestricted:
             try:
@@ -226,7 +226,7 @@ class BatchAnswer:
         return _TOO_MUCH if is_get and self.full else None
 
     def add(self, operation: OfOneKey, reply: Reply) -> bool:
-        """The result of the next operation. Whether there was enough to do for others to get their turn."""
+        """Add the result of the next operation; True if other requests should get their turn now."""
         if isinstance(reply, Done):
             self.results.append(_result_of_done(operation, reply))
             return False
@@ -261,7 +261,7 @@ class BatchAnswer:
             "expires": rfc3339(reply.expires_ms) if reply.expires_ms else None,
         }
         value = reply.value
-        if len(value) > self._left:  # what a patch made: it is done, so it can only go unshown
+        if len(value) > self._left:  # the result of a patch, which is done: it can only be left out
             return result
         self._left -= len(value)
         if self._format is batches.JSON:
@@ -272,7 +272,7 @@ class BatchAnswer:
         return result
 
     async def encode_results(self) -> bytes:
-        """The whole answer."""
+        """Encode the whole answer. Other tasks run while it is large."""
         if len(self._cuts) == 1:
             return self._format.encode({"results": self.results})
         pieces = (self.results[begin:end] for begin, end in pairwise([*self._cuts, len(self.results)]))
@@ -291,6 +291,6 @@ def _result_of_done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
 
 
 def _result_of_error(error: KVError, may_read: bool = True) -> dict[str, Any]:
-    """`may_read`: whether its client may know the revision that is there; a 0 would say that nothing is."""
+    """`may_read`: whether the client may know the key's revision; 0 would mean that the key is absent."""
     result = {"status": error.status, "code": error.code, "detail": error.detail or error.title}
     return {**result, "revision": error.revision} if error.status == 412 and may_read else result

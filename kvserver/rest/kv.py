@@ -39,13 +39,13 @@ _CHOICES: Final = ("incr", "ttl", "expires", "persist")
 
 
 class NoChange(BadRequest):
-    """A POST that says no change: its sender may have taken it for the way to store a value."""
+    """A POST without a change: its sender may have tried to store a value."""
 
     hint = "To store a value use PUT. POST adds to a counter (?incr=1) or changes when the key expires (?ttl=60)."
 
 
 class KeyOfVersion1:
-    """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
+    """`/v1/kv/{key}`. Errors are raised as `KVError`."""
 
     def __init__(self, store: StoreClient, traffic: Traffic) -> None:
         self._store, self._traffic = store, traffic
@@ -103,8 +103,7 @@ class KeyOfVersion1:
             resp.status = 204 if done.existed else 201
 
     async def on_patch(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing; 204 for who
-        may not read."""
+        """200 with the patched JSON; 201 if the key was absent; 204 without the right to read."""
         _read_parameters(req, key, query.NOTHING)
         grants = _require_write(req, key)
         bodies.refuse_coded(req)
@@ -118,8 +117,7 @@ class KeyOfVersion1:
         await _give_result(req, resp, key, result)
 
     async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
-        """`incr`: 200 or 201 with the sum, 204 for who may not read. `ttl`, `expires`, `persist`: 204, 404 if there is
-        no such key."""
+        """`incr`: 200 or 201 with the sum, 204 without the right to read. `ttl`, `expires`, `persist`: 204, or 404."""
         parameters = _read_parameters(req, key, POST)
         grants = _require_write(req, key)
         if not parameters:
@@ -145,7 +143,7 @@ class KeyOfVersion1:
         resp.status = 204
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
-        """204; 404 if there is no such key."""
+        """204; 404 if the key is absent."""
         _read_parameters(req, key, query.NOTHING)
         grants = _require_write(req, key)
         await bodies.refuse_any(req)
@@ -157,11 +155,11 @@ class KeyOfVersion1:
         resp.status = 204
 
     def _shard_condition(self, req: Request, key: bytes) -> Condition | None:
-        """What the shard has to check before it writes."""
+        """Return the condition for the shard to check before it writes. Raises `BadRequest`, `PreconditionFailed`."""
         wanted = conditions.read_conditions(req.get_header)
         if wanted.unmodified_since is not None:
             # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
-            # An absent key has no date, so the write goes on, but not over what somebody else may create meanwhile.
+            # An absent key has no date, so the write proceeds, but not over a value that is created meanwhile.
             item = self._store.describe(key)
             if item is None:
                 return wanted._replace(if_none_match="*").for_shard()
@@ -171,7 +169,7 @@ class KeyOfVersion1:
 
 
 def _read_parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str, Any]:
-    """The query's parameters, of a request whose key may be one."""
+    """Read the query of a request. Raises `BadRequest`; `KeyTooLong` for its key."""
     if len(key) > MAX_KEY:
         raise KeyTooLong(f"{len(key)} bytes")
     return query.parse(req.scope["query_string"], allowed)
@@ -193,8 +191,10 @@ def _check_conditions(wanted: Preconditions, item: Item) -> None:
 
 
 async def _coding_of_known(req: Request, item: Item, known: Sequence[str]) -> str:
-    """Of the forms of a value that the client may have, the one that a 200 would have sent, if it has that: a 304 tells
-    it, and a cache with several forms, which it was given by several clients, which one to use."""
+    """Return the coding for the ETag of a 304, of the codings that the client has: the one that a 200 would have.
+
+    A shared cache may have several, and selects by this ETag (RFC 9110, 15.4.5).
+    """
     if len(known) == 1:
         return known[0]
     sent, _ = await encode_body(req, item.value, item.content_type)
@@ -202,7 +202,7 @@ async def _coding_of_known(req: Request, item: Item, known: Sequence[str]) -> st
 
 
 def _wanted_span(req: Request, item: Item) -> tuple[int, int] | None:
-    """The range that is wanted, None for the whole value. Raises `BehindTheEnd`."""
+    """Return the requested range, None for the whole value. Raises `BehindTheEnd`."""
     if req.method != "GET" or not conditions.may_join(req.get_header("If-Range"), item.revision):
         return None
     try:
@@ -212,7 +212,7 @@ def _wanted_span(req: Request, item: Item) -> tuple[int, int] | None:
 
 
 def _content_type(req: Request) -> str:
-    """The type to store, empty for octets. Raises `BadRequest`."""
+    """Return the type to store, empty for octets. Raises `BadRequest`."""
     given = bodies.content_type(req)
     if not is_content_type(given):
         raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
@@ -223,7 +223,7 @@ def _content_type(req: Request) -> str:
 
 
 async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
-    """What a change made of the value."""
+    """Answer with the value that a change made; 204 without the right to read."""
     if not req.scope[GRANTS].may("read", key):
         resp.set_headers(of_revision(result.revision))
         resp.status = 204
@@ -234,7 +234,7 @@ async def _give_result(req: Request, resp: Response, key: bytes, result: Value) 
 
 
 async def _give_body(req: Request, resp: Response, value: bytes, content_type: str) -> str:
-    """A value as the body; returns its coding."""
+    """Make a value the body; return its coding, empty for none."""
     resp.content_type = content_type or OCTETS
     resp.set_header("Cache-Control", CACHE_CONTROL)
     return await answer_body(req, resp, value, content_type)

@@ -31,14 +31,14 @@ from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, Out
 JSON: Final = "application/json"
 LINES: Final = "application/x-ndjson"
 DELETE_S: Final = 5.0
-"""How long a delete goes on before it answers that it is not complete."""
+"""Seconds after which a delete answers that it is not complete."""
 
 LIST: Final = table(
     Parameter("prefix", KEY, "Only keys that begin with this."),
     Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
     Parameter("before", KEY, "Only keys before this one."),
     Parameter("limit", whole_number(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
-    Parameter("reverse", FLAG, "From the last key to the first. Go on with `before`, not `after`."),
+    Parameter("reverse", FLAG, "From the last key to the first. Continue with `before`, not `after`."),
     Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
     Parameter("delimiter", KEY, "Keys that have this behind the prefix are one line in `prefixes`, as in a directory."),
     Parameter("count", FLAG, "Answer only how many items and prefixes there are, whatever the limit."),
@@ -57,7 +57,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class ForeignCut(Forbidden):
-    """A cut that its sender was not told, and which would tell revisions that it may not read."""
+    """A cut that no answer disclosed to its sender: trying cuts would disclose revisions that it may not read."""
 
     hint = "Begin the delete again without `cut`, or use a token that grants `read` on the prefix."
 
@@ -129,7 +129,7 @@ class Many:
         resp.data = _encoder.encode({"deleted": deleted, "complete": complete, "cut": cut})
 
     def _require_cut(self, grants: Grants, prefix: bytes, cut: int) -> None:
-        """Raise `ForeignCut` for one that no answer told this client, unless it may read."""
+        """Raise `ForeignCut` unless the client may read, or an answer disclosed this cut to its token."""
         if not grants.may_all("read", prefix) and not self._cuts.was_disclosed(grants, prefix, cut):
             raise ForeignCut(f"{cut} is not the cut of a delete of this prefix that this token began")
 
@@ -169,7 +169,7 @@ class Many:
     async def _stream_lines(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
-        self._store.maps.advance_walk(walk, values=values)  # what fails at once can still be told by the status
+        self._store.maps.advance_walk(walk, values=values)  # a failure at once can still set the status
         if req.method == "GET":
             resp.stream = self._make_lines(walk, values, cursor, req.scope[GRANTS])
 
@@ -228,7 +228,7 @@ class Many:
 
 
 def describe_item(name: bytes, item: Item, values: bool) -> dict[str, Any]:
-    """An item of a list as JSON shows it."""
+    """Return an item of a list as a JSON object."""
     shown: dict[str, Any] = {
         "key": name.decode(),
         "revision": item.revision,
@@ -245,7 +245,7 @@ def describe_item(name: bytes, item: Item, values: bool) -> dict[str, Any]:
 
 
 def show_value(value: bytes) -> tuple[str, str]:
-    """A value as JSON shows it, and under which name: text, or Base64 where it is none."""
+    """Return the member that shows a value in JSON, its name first: text, or Base64 if it is not UTF-8."""
     try:
         return "value", value.decode()
     except UnicodeDecodeError:
@@ -258,14 +258,14 @@ def _row_as_line(row: Row[Item], values: bool) -> dict[str, Any]:
 
 
 def _next_target(given: dict[str, Any], last: bytes) -> str:
-    """The request target of the page behind `last`."""
+    """Return the request target of the page that follows the row `last`."""
     following = {**given, "before" if given.get("reverse") else "after": last}
     texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
     return "/v1/kv?" + urlencode(texts, quote_via=quote, safe="")
 
 
 def _wants_lines(accept: str) -> bool:
-    """Whether `Accept` names `LINES`, and likes JSON less, or as much but does not name it."""
+    """Whether `Accept` names `LINES` with a higher quality than JSON, or the same if it does not name JSON."""
     liked: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (text.strip() for text in part.split(";"))

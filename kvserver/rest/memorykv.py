@@ -1,4 +1,4 @@
-"""The routes at the root, as MemoryKV serves them: ping, one key, lists of keys, prefix deletes, the feed's door.
+"""The routes at the root, as MemoryKV serves them: ping, one key, lists of keys, prefix deletes, the feeds.
 
 Everything is `application/octet-stream`, an absent key reads as empty, and a write answers what it replaced.
 """
@@ -35,17 +35,17 @@ class Ping:
 class Key:
     """`/{key}`
 
-    Values that were replaced or deleted are never coded: of what type they were is not known here.
-    While there is no room for large answers, 503 where the value, or the one that is replaced, is large.
+    Values that were replaced or deleted are never compressed: their type is not known here.
+    While there is no room for large answers, 503 if the value, or the replaced one, is large.
     """
 
     def __init__(self, store: StoreClient, traffic: Traffic) -> None:
         self._store, self._traffic = store, traffic
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with the value, empty if there is none."""
+        """200 with the value; empty for an absent key."""
         may_lead = key in routes.PAGES and wants_page(req)
-        if may_lead and not req.scope[GRANTS].may("read", key):  # whether there is such a key is not told
+        if may_lead and not req.scope[GRANTS].may("read", key):  # must not disclose whether the key exists
             lead_to_page(resp, routes.PAGES[key])
             resp.data = b""
             return
@@ -71,7 +71,7 @@ class Key:
     on_head = on_get
 
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with the value that was replaced, empty if there was none."""
+        """200 with the replaced value, empty if the key was absent."""
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
@@ -82,7 +82,7 @@ class Key:
         resp.data = done.previous or b""
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with the value that was deleted, 404 if there was none."""
+        """200 with the deleted value; 404 if the key was absent."""
         _require_both(req, key)
         if len(key) > MAX_KEY:
             self._store.report_activity("delete", key)
@@ -96,25 +96,25 @@ class Key:
 
 
 def wants_page(req: Request) -> bool:
-    """Whether a browser asks, for something to show: HTML is named, and wanted (RFC 9110, 12.5.1)."""
+    """Whether a browser navigates here: Accept names HTML, not with quality 0 (RFC 9110, 12.5.1)."""
     return names(req.accept.encode(), HTML)
 
 
 def lead_to_page(resp: Response, page: str) -> None:
-    """Lead a browser to `page`, for once: who stores a value there is shown that."""
+    """Redirect to `page`, temporarily: a value may be stored under this key later."""
     resp.content_type, resp.status = None, 302
     resp.set_header("Location", page)
 
 
 def _require_both(req: Request, key: bytes) -> None:
-    """These writes answer with what was there."""
+    """Raise `Forbidden` without the rights to write and to read: the answer holds the old value."""
     grants: Grants = req.scope[GRANTS]
     grants.require("read", key)
     grants.require("write", key)
 
 
 def _content_type(req: Request) -> str:
-    """The type to store: "" where none is given that could be used. These routes refuse no type."""
+    """Return the type to store, empty without a usable one: these routes refuse no type."""
     given: str = req.content_type or ""
     return stored_type(given) if is_content_type(given) else ""
 
@@ -162,7 +162,7 @@ class Prefix:
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """Delete the keys that start with the prefix: 200 with the JSON array of them.
 
-        It goes on to its end however slowly its client reads.
+        The delete is completed however slowly its client reads.
         """
         grants: Grants = req.scope[GRANTS]
         grants.require_all("read", key)
@@ -179,16 +179,16 @@ class Prefix:
 
 
 class Feed:
-    """`/v1/feed`: what is a GET goes to the gateway before it comes here; nothing has a head without a body."""
+    """`/v1/feed`: valid GETs are handed to the gateway before they arrive here. There is no HEAD."""
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """400, naming what is missing."""
+        """400: says what is missing."""
         why = handshake.refusal(req.scope["http_version"], req.scope["headers"])
         raise why or BadRequest("this connection cannot be given to the gateway")
 
 
 class Wal(Feed):
-    """`/wal`: what comes here is no WebSocket handshake. Its Allow names HEAD, as MemoryKV's does."""
+    """`/wal`: receives requests that are not WebSocket handshakes. Allow names HEAD, as MemoryKV's does."""
 
     async def on_head(self, req: Request, resp: Response) -> None:
         """405, nevertheless."""

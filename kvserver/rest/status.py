@@ -1,4 +1,4 @@
-"""How the store is: `/v1/status`, and health for whoever routes requests to it. All of it is read from the board."""
+"""The state of the store: `/v1/status`, and health checks for load balancers. All of it is read from the board."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Status:
         return result
 
     def _describe_clock(self) -> dict[str, Any]:
-        """The clock's time, and by how many seconds it is ahead of the time that lifetimes count by."""
+        """Return the clock's time, and its lead in seconds over the time that lifetimes count by."""
         now = self._board.now()
         return {"time": rfc3339(now.wall_ms), "ahead_s": -now.behind_ms / 1000}
 
@@ -104,7 +104,7 @@ class Ready:
         self._board, self._read_states = board, read_states
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """200 if every shard is up, and every socket is where it is looked for, else 503."""
+        """200 if every shard is up and every socket is in its place, else 503."""
         states = self._read_states()
         wrong = [f"shard {index} is {state}" for index, state in enumerate(states) if state != "up"]
         wrong += [f"the socket {name} was removed from the run directory" for name in self._missing_sockets(states)]
@@ -115,7 +115,7 @@ class Ready:
     on_head = on_get
 
     def _missing_sockets(self, states: list[str]) -> list[str]:
-        """The sockets that processes which are up have bound and that are not there: nobody new gets to them."""
+        """Return the socket files of running processes that were removed: no new process can connect to them."""
         wanted = []
         for index, (row, state) in enumerate(zip(self._board.shards, states, strict=True)):
             if state == "up" and row.incarnation:

@@ -1,4 +1,4 @@
-"""Values in answers: coded if their client wants that, and nothing of them for who may only write."""
+"""Values in answers: compressed if the client accepts that, redacted for clients without the right to read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from shards.wire.errors import Conflict, KVError, PreconditionFailed
 
 
 def find_item(req: Request, store: StoreClient, key: bytes) -> Item | None:
-    """What `key` holds, None if it is absent or expired. For a HEAD without the value, unless that may be coded: then
-    only coding it tells its length. Raises `Unavailable`."""
+    """Return what `key` holds, None if it is absent or expired; report the read. Raises `Unavailable`.
+
+    For a HEAD without the value, unless it may be compressed: its compressed length has to be measured.
+    """
     if req.method != "HEAD":
         return store.get(key)
     item = store.describe(key)
@@ -31,7 +33,7 @@ def find_item(req: Request, store: StoreClient, key: bytes) -> Item | None:
 
 
 def check_answer_budget(req: Request, store: StoreClient, traffic: Traffic, key: bytes) -> None:
-    """Raise `Overloaded` if the value of `key` is a large answer for which there is no room."""
+    """Raise `Overloaded` if the value of `key` is a large answer and its address has no room for one."""
     share = req.scope[SHARE]
     if traffic.is_full(share):
         item = store.describe(key)
@@ -40,7 +42,7 @@ def check_answer_budget(req: Request, store: StoreClient, traffic: Traffic, key:
 
 
 async def answer_body(req: Request, resp: Response, body: bytes, content_type: str = "") -> str:
-    """Make `body` the answer's, coded if the client accepts that, and if a body of `content_type` is worth it.
+    """Answer with `body`, compressed if the client accepts that and bodies of `content_type` are worth it.
 
     Returns the coding, empty for none.
     """
@@ -51,7 +53,7 @@ async def answer_body(req: Request, resp: Response, body: bytes, content_type: s
 
 
 async def encode_body(req: Request, body: bytes, content_type: str) -> tuple[str, bytes]:
-    """The coding in which `answer_body` sends `body`, empty for none, and `body` in it."""
+    """Return the coding in which `answer_body` sends `body`, empty for none, and `body` in it."""
     if compression.SMALLEST <= len(body) <= compression.LARGEST and (accepted := req.get_header("Accept-Encoding")):
         name = compression.choose(accepted)
         if name is not None and compression.is_codable(content_type):
@@ -67,7 +69,7 @@ async def encode_body(req: Request, body: bytes, content_type: str) -> tuple[str
 
 @contextmanager
 def redacting_errors(grants: Grants, key: bytes) -> Iterator[None]:
-    """What is raised inside about `key` goes on as `redact` tells it."""
+    """Redact the errors about `key` that are raised inside."""
     try:
         yield
     except KVError as error:
@@ -75,8 +77,10 @@ def redacting_errors(grants: Grants, key: bytes) -> Iterator[None]:
 
 
 def redact(grants: Grants, key: bytes, error: KVError) -> KVError:
-    """`error` about `key` for the bearer of `grants`: who may not read learns that it is as it is, and nothing else of
-    what is there."""
+    """Return `error` about `key` for the bearer of `grants`.
+
+    Without the right to read it gives the status only, no details of the stored value.
+    """
     if isinstance(error, Conflict | PreconditionFailed) and not grants.may("read", key):
         return type(error)()
     return error

@@ -1,4 +1,4 @@
-"""What an increment and a merge patch make of a value. Pure."""
+"""Changes of a value: an increment, a merge patch. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shards.wire.json_text import MAX_DEPTH, TOO_DEEP, count_colons, explain_unr
 MAX_INTEGER = (1 << 63) - 1
 MIN_INTEGER = -(1 << 63)
 INTEGER_BYTES = 20
-"""Bytes of the longest value that can be added to."""
+"""Bytes of the longest number that can be incremented."""
 
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)")
 _ZERO = re.compile(rb'"(?:[^"\\]++|\\.)*"|-0(?![.0-9eE])', re.DOTALL)
@@ -27,7 +27,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bad UTF-8 is
 
 
 def add(value: bytes, by: int) -> bytes:
-    """The decimal number `value` plus `by`. Raises `NotAnInteger` and `Overflow`."""
+    """Add `by` to the decimal number `value`. Raises `NotAnInteger` and `Overflow`."""
     if len(value) > INTEGER_BYTES or not _INTEGER.fullmatch(value):
         raise NotAnInteger
     number = int(value)
@@ -40,10 +40,10 @@ def add(value: bytes, by: int) -> bytes:
 
 
 def merge_patch(value: bytes | None, patch: bytes) -> bytes:
-    """The JSON text that the JSON text `patch` makes of `value` by RFC 7396; None, an absent value, is as good as `{}`.
+    """Apply the JSON text `patch` to the JSON text `value` (RFC 7396). None, an absent value, counts as `{}`.
 
-    Members of a large value that the patch does not name cost next to nothing. Numbers stay as they are written, but
-    where the patch names them.
+    Members of a large value that the patch does not name cost next to nothing. Numbers keep their spelling, except
+    those that the patch names.
 
     Raises `BadRequest` if the patch, `NotJson` if the value is no JSON, or nested more than
     `MAX_DEPTH` levels deep, or has a name twice in an object: of large values, in one that the patch changes.
@@ -70,7 +70,7 @@ def _merge_small(value: bytes, patch: bytes, changes: Any) -> bytes:
     """`merge_patch` of a value that is read whole."""
     zero = b""
     if b"-0" in value:  # which would be read as 0; numbers with an exponent are not read
-        zero = b"-0e%d" % abs(hash((value, patch)))  # nobody can guess it, and so it stands in neither
+        zero = b"-0e%d" % abs(hash((value, patch)))  # unguessable, so neither text contains it
         value = _ZERO.sub(lambda match: zero if match[0] == b"-0" else match[0], value)
     target = _read_target(value)
     if count_colons(value) != count_colons(_encode(target)):
@@ -80,7 +80,7 @@ def _merge_small(value: bytes, patch: bytes, changes: Any) -> bytes:
 
 
 def _read_target(value: bytes) -> Any:
-    """What is patched. Raises `NotJson`."""
+    """Decode the value to be patched. Raises `NotJson`."""
     try:
         return _read(value)
     except ValueError as error:
@@ -88,7 +88,7 @@ def _read_target(value: bytes) -> Any:
 
 
 def _read(text: bytes) -> Any:
-    """The document, of a large one text where nobody has to look. Raises `ValueError` with the reason."""
+    """Decode a document; of a large one, only as far as a patch needs. Raises `ValueError` with the reason."""
     try:
         text = strip_byte_order_mark(text)
         document = _decode(text) if len(text) < large_json.LARGE_BYTES else large_json.read(text)
@@ -100,7 +100,7 @@ def _read(text: bytes) -> Any:
 
 
 def _is_too_deep(document: Any) -> bool:
-    """Whether `document` has more than `MAX_DEPTH` levels. Goes level by level: recursion has a limit, too."""
+    """Whether `document` has more than `MAX_DEPTH` levels. Visits level by level, since recursion is limited too."""
     level = [document]
     for _ in range(MAX_DEPTH + 1):
         containers = [part for part in level if type(part) is dict or type(part) is list]
