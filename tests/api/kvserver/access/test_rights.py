@@ -5,67 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from itertools import combinations
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
 
-from kvserver.access.cuts import Cuts
-from kvserver.access.grants import VERBS, Grants, Verb
-from kvserver.access.tickets import DIRECTORY, Tickets
-from kvserver.access.tokens import Token, hash_token, publish_tokens
+from kvserver.access.grants import VERBS, Verb
+from kvserver.access.tokens import Token, publish_tokens
 from kvserver.app import create_app
 from kvserver.http import routes as target
 from shards.wire.protocol import Put
-from tests.api.site import Site, running_site
+from tests.api.kvserver.access.rights import (
+    ALL,
+    LISTED,
+    SECRET,
+    SUBSETS,
+    TOKENS,
+    bearer,
+    secret_of,
+    site_with_tokens,
+    token,
+)
+from tests.api.site import Site
 from tests.api.web import Answer, Client, request
-
-SECRET: Final = b"the value nobody else may see"
-SUBSETS: Final = [subset for size in range(5) for subset in combinations(VERBS, size)]
-
-
-def secret_of(verbs: tuple[Verb, ...], *prefixes: str) -> str:
-    return "-".join([*verbs, "on", *(prefix.encode().hex() for prefix in prefixes)])
-
-
-def bearer(verbs: tuple[Verb, ...], *prefixes: str) -> str:
-    """The header of a token that grants `verbs` on each of `prefixes`."""
-    return f"Authorization: Bearer {secret_of(verbs, *prefixes)}"
-
-
-def token(verbs: tuple[Verb, ...], *prefixes: str) -> Token:
-    sha256 = hash_token(secret_of(verbs, *prefixes).encode())
-    pairs = [(verb, prefix.encode()) for verb in verbs for prefix in prefixes]
-    return Token(sha256, Grants.of(secret_of(verbs, *prefixes), sha256.hex()[:16], pairs))
-
-
-LISTED: Final = [
-    ("a/",),
-    ("a/b/", "a/c", "d"),
-    ("a/b/x", "b"),
-    ("",),
-    ("nothing/",),
-    ("a", "d/", "z"),
-    ("é/", "a/c/"),
-]
-TOKENS: Final = [
-    *(token(verbs, prefix) for verbs in SUBSETS for prefix in ("", "a/", "b/")),
-    *(token(("read",), *prefixes) for prefixes in LISTED if prefixes not in (("",), ("a/",))),
-    token(("write",), "a/", "c/"),
-]
-ALL: Final = bearer(VERBS, "")
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Site]:
-    with running_site(2, 100_000) as made:
-        for row in made.store.board.shards:
-            assert row.pid
-        publish_tokens(made.store.board, TOKENS)
-        made.front.traffic.tokens.refresh()
-        (made.store.board.path.parent / DIRECTORY).mkdir()
+    with site_with_tokens() as made:
         yield made
 
 
@@ -368,17 +335,6 @@ def test_who_may_read_counts_and_cuts_as_it_likes(site: Site) -> None:
     assert site.problem(403, "DELETE", path + "&dry_run=true", bearer(("read",), "a/"))["code"] == "forbidden"
 
 
-def test_a_cut_is_known_to_all_workers_of_a_run(site: Site) -> None:
-    one, other = Cuts(site.store.board), Cuts(site.store.board)
-    grants = TOKENS[-1].grants
-    assert not other.was_disclosed(grants, b"a/", 7)
-    one.disclose(grants, b"a/", 7)
-    assert other.was_disclosed(grants, b"a/", 7)
-    assert not any(
-        other.was_disclosed(*each) for each in ((grants, b"a/", 8), (grants, b"a", 7), (TOKENS[0].grants, b"a/", 7))
-    )
-
-
 # Batches
 
 
@@ -651,56 +607,6 @@ def test_a_revoked_token_ends_with_the_next_look(running: Site) -> None:
 
 
 # Tickets
-
-
-def test_a_ticket_is_for_the_bearer_s_grants(site: Site) -> None:
-    who = bearer(("read", "feed"), "a/")
-    for kind in ("sse", "websocket"):
-        answer = site.ask(
-            "POST", "/v1/tickets", who, "Content-Type: application/json", body=b'{"for":"%b"}' % kind.encode()
-        )
-        assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
-        told = json.loads(answer.body)
-        assert set(told) == {"ticket", "expires"}
-        tickets = Tickets(site.store.board, site.front.traffic.tokens)
-        grants = tickets.redeem(told["ticket"].encode(), kind)  # type: ignore[arg-type]
-        assert grants == token(("read", "feed"), "a/").grants
-
-
-def test_a_ticket_opens_nothing_but_feeds(site: Site) -> None:
-    ticket = json.loads(site.ask("POST", "/v1/tickets", ALL, body=b'{"for":"sse"}').body)["ticket"]
-    for path in ("/a%2Fk", "/v1/kv/a/k", "/v1/status"):
-        assert site.ask("GET", f"{path}?ticket={ticket}").status == 401
-        assert site.ask("GET", path, f"Authorization: Bearer {ticket}").status == 401
-
-
-@pytest.mark.parametrize(
-    ("body", "fields", "status"),
-    [
-        (b'{"for":"sse"}', ("Content-Type: text/plain",), 415),
-        (b'{"for":"sse"}', ("Content-Type: application/json", "Content-Encoding: gzip"), 415),
-        (b'{"for":"telnet"}', (), 400),
-        (b'{"for":"sse","ttl":5}', (), 400),
-        (b'{"kind":"sse"}', (), 400),
-        (b"{}", (), 400),
-        (b"[]", (), 400),
-        (b"", (), 400),
-        (b"\xff", (), 400),
-        (b'{"for":"sse"}x', (), 400),
-        (b"[" * 5000, (), 400),
-    ],
-)
-def test_what_is_no_request_for_a_ticket(site: Site, body: bytes, fields: tuple[str, ...], status: int) -> None:
-    site.problem(status, "POST", "/v1/tickets", ALL, *fields, body=body)
-    site.problem(400, "POST", "/v1/tickets?for=sse", ALL, body=b'{"for":"sse"}')
-
-
-def test_who_has_no_grant_of_feed_gets_no_ticket(site: Site) -> None:
-    directory: Path = site.store.board.path.parent / DIRECTORY
-    before = len(list(directory.iterdir()))
-    detail = site.problem(403, "POST", "/v1/tickets", bearer(("read", "write"), ""), body=b'{"for":"sse"}')["detail"]
-    assert "feed" in detail
-    assert len(list(directory.iterdir())) == before
 
 
 def test_no_task_is_left(site: Site) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api import batches, duplicate_names, json_scan, msgpack_scan
+from kvserver.api import batches, duplicate_names, json_scan
 from kvserver.api.batches import Format
 from kvserver.api.steps import Steps, run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Put
-from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json, in_msgpack
+from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json
 
 WINDOWS = st.sampled_from([2, 3, 7, 20, 16384])
 
@@ -56,39 +56,6 @@ def test_the_end_of_json_is_found(document: Any, escaped: bool, space: str, wind
         context.setattr(json_scan, "_WINDOW", window)
         for behind in (b"", b" ", b",1]", b'}"'):
             assert run_at_once(json_scan.value_end(text + behind, 0)) == len(text)
-
-
-@pytest.mark.parametrize("size", [5, 70, 700])
-@given(document=DOCUMENTS, wide=st.booleans())
-def test_messagepack_is_written_as_json(document: Any, wide: bool, size: int) -> None:
-    assume("Infinity" not in in_json(document, False, ""))
-    one = in_msgpack(document, wide)
-    data = b"\xdc" + (size + 4).to_bytes(2, "big") + one * 3 + b"\0" * size + one
-    assert run_at_once(msgpack_scan.end_of(data + b"\0", 0)) == len(data)
-    if has_double(document):
-        with pytest.raises(BadRequest, match="comes twice"):
-            run_at_once(msgpack_scan.to_json(data, 0, 1 << 20))
-    else:
-        whole = msgspec.json.encode(msgspec.msgpack.decode(data))
-        assert run_at_once(msgpack_scan.to_json(data, 0, 1 << 20)) == whole
-        assert len(run_at_once(msgpack_scan.to_json(data, 0, 3))) > 3
-
-
-@pytest.mark.parametrize("count", [1, 100])
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        (b"\xca\x7f\xc0\0\0", "NaN"),
-        (b"\xcb\x7f\xf0" + bytes(6), "infinity"),
-        (b"\xc4\1a", "bytes"),
-        (b"\xd4\5a", "extension"),
-        (b"\x81\1\1", "text"),
-    ],
-)
-def test_what_json_has_no_form_for_is_refused(value: bytes, why: str, count: int) -> None:
-    data = b"\xdc" + count.to_bytes(2, "big") + value * count
-    with pytest.raises(BadRequest, match=why):
-        run_at_once(msgpack_scan.to_json(data, 0, 1 << 20))
 
 
 def count_steps(steps: Steps[Any]) -> tuple[int, Any]:
@@ -147,16 +114,6 @@ def test_an_envelope_of_other_kinds_is_refused_in_few_words(format: Format, memb
         assert len(refused.value.detail) < 200
 
 
-@pytest.mark.parametrize("levels", [msgpack_scan.MAX_DEPTH, msgpack_scan.MAX_DEPTH + 1])
-def test_messagepack_of_large_documents_has_512_levels(levels: int) -> None:
-    data = b"\x91" * (levels - 1) + b"\x90"
-    if levels == msgpack_scan.MAX_DEPTH:
-        assert run_at_once(msgpack_scan.to_json(data, 0, 1 << 20)) == b"[" * levels + b"]" * levels
-    else:
-        with pytest.raises(json_scan.Broken):
-            run_at_once(msgpack_scan.to_json(data, 0, 1 << 20))
-
-
 def test_many_names_in_one_object() -> None:
     members = [(f"{number}", number) for number in range(50_000)]
     text = in_json(Members(members), False, "").encode()
@@ -186,9 +143,3 @@ def test_what_is_short_in_any_case_is_not_read_if_it_is_long(format: Format, nam
     with pytest.raises(BadRequest, match=rf"ops\[0\]: {name}: .*4,096") as refused:
         run_at_once(format.read_large(0, raw, 9, 1 << 20))
     assert refused.value.code == ("bad_key" if name == "key" else "bad_request")
-
-
-def test_no_more_is_written_of_messagepack_than_tells_that_it_is_too_large() -> None:
-    data = b"\xdd" + (100_000).to_bytes(4, "big") + b"\0" * 100_000
-    for most in (10, 1_000, 100_000):
-        assert most < len(run_at_once(msgpack_scan.to_json(data, 0, most))) < most + 1_000

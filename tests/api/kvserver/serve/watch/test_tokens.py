@@ -14,7 +14,7 @@ from kvserver.access.tokenfile import read_file
 from kvserver.access.tokens import Tokens, publish_tokens
 from kvserver.serve.watch.tokens import TokenWatch
 from shards.host.board import Board
-from tests.api.kvserver.access.test_tokens import make_board
+from tests.api.kvserver.access.boards import make_board
 
 
 @pytest.fixture

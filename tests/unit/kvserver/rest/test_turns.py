@@ -1,0 +1,89 @@
+"""Work in steps between the turns of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kvserver.api.steps import Steps
+from kvserver.rest import turns
+from kvserver.rest.turns import run_in_turns
+
+
+def count(steps: int, done: list[int]) -> Steps[int]:
+    for step in range(steps):
+        done.append(step)
+        yield
+    return len(done)
+
+
+def test_others_get_their_turn_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SLICE_S", 0.0)
+
+    async def main() -> None:
+        done: list[int] = []
+        seen: list[int] = []
+        work = asyncio.create_task(run_in_turns(count(20, done)))
+        while not work.done():
+            seen.append(len(done))
+            await asyncio.sleep(0)
+        assert await work == 20
+        assert len(set(seen)) >= 10, "steps and this task alternate"
+
+    asyncio.run(main())
+
+
+def test_short_work_takes_no_turn() -> None:
+    """A slice has room for it, so it is done before its caller waits."""
+
+    async def main() -> None:
+        others: list[str] = []
+        asyncio.get_running_loop().call_soon(others.append, "ran")
+        assert await run_in_turns(count(0, [])) == 0
+        assert not others
+
+    asyncio.run(main())
+
+
+def test_works_share_the_slice_and_give_it_back() -> None:
+    async def main() -> None:
+        a: list[int] = []
+        b: list[int] = []
+        assert await asyncio.gather(run_in_turns(count(5, a)), run_in_turns(count(7, b))) == [5, 7]
+        assert turns._in_progress == 0
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_work_is_closed_and_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SLICE_S", 0.0)
+    closed: list[bool] = []
+
+    def endless() -> Steps[None]:
+        try:
+            while True:
+                yield
+        finally:
+            closed.append(True)
+
+    async def main() -> None:
+        work = asyncio.create_task(run_in_turns(endless()))
+        await asyncio.sleep(0)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert closed == [True]
+        assert turns._in_progress == 0
+
+    asyncio.run(main())
+
+
+def test_what_a_step_raises_is_raised() -> None:
+    def fail() -> Steps[None]:
+        yield
+        raise KeyError("second step")
+
+    with pytest.raises(KeyError, match="second step"):
+        asyncio.run(run_in_turns(fail()))
+    assert turns._in_progress == 0
