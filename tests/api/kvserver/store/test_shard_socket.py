@@ -69,7 +69,12 @@ def test_it_connects_to_the_path_of_its_incarnation(ends: Ends) -> None:
         router.send_multipart([identity, b"first"])
         router.send_multipart([identity, b"second"])
         received: list[bytes] = []
-        await until(lambda: received.extend(socket.receive()) or len(received) == 2)
+
+        def receive() -> bool:
+            received.extend(socket.receive())
+            return len(received) == 2
+
+        await until(receive)
         assert received == [b"first", b"second"]
         socket.close()
 

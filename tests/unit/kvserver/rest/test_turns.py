@@ -50,7 +50,7 @@ def test_works_share_the_slice_and_give_it_back() -> None:
     async def main() -> None:
         a: list[int] = []
         b: list[int] = []
-        assert await asyncio.gather(run_in_turns(count(5, a)), run_in_turns(count(7, b))) == [5, 7]
+        assert list(await asyncio.gather(run_in_turns(count(5, a)), run_in_turns(count(7, b)))) == [5, 7]
         assert turns._in_progress == 0
 
     asyncio.run(main())

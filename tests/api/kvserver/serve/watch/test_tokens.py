@@ -53,7 +53,7 @@ def watch(board: Board, file: Path) -> TokenWatch:
 
 
 def names(board: Board) -> list[str]:
-    return [grants.name for grants in Tokens(board).all()]
+    return [grants.name for grants in Tokens(board).all_grants()]
 
 
 def test_two_looks_take_a_change_over(board: Board, file: Path, watch: TokenWatch) -> None:
