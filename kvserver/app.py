@@ -7,7 +7,7 @@ import falcon.asgi
 from kvserver.access.tickets import Tickets
 from kvserver.description.resources import Docs, Error, Errors, OpenAPI, Root
 from kvserver.http import routes as target
-from kvserver.rest.batch import Batch
+from kvserver.rest.batch import BatchResource
 from kvserver.rest.kv import KeyOfVersion1
 from kvserver.rest.many import Many
 from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
@@ -39,7 +39,7 @@ def create_app(store: StoreClient, board: Board, traffic: Traffic) -> App:
     routes.add_route(target.FEED, Feed())
     routes.add_route(target.KV, KeyOfVersion1(store, traffic))
     routes.add_route(target.MANY, Many(store, traffic))
-    routes.add_route(target.BATCH, Batch(store, traffic))
+    routes.add_route(target.BATCH, BatchResource(store, traffic))
     routes.add_route(target.TICKETS, TicketOffice(Tickets(board, traffic.tokens)))
     routes.add_route(target.STATUS, Status(board, read_states))
     routes.add_route(target.LIVE, Live())

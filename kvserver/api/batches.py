@@ -16,20 +16,25 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
 from kvserver.api import duplicate_names, json_scan, msgpack_scan
 from kvserver.api.duplicate_names import Doubles
-from kvserver.api.json_scan import Member, Span
+from kvserver.api.json_scan import MemberSpan, Span
 from kvserver.api.query import SECONDS, TIME
 from kvserver.api.steps import Steps
 from kvserver.api.times import parse_expires, parse_ttl
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
 from shards.wire.json_text import explain_unreadable
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
-from shards.wire.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
-from shards.wire.protocol import Delete as ShardDelete
-from shards.wire.protocol import Get as ShardGet
-from shards.wire.protocol import Incr as ShardIncr
-from shards.wire.protocol import Patch as ShardPatch
-from shards.wire.protocol import Put as ShardPut
-from shards.wire.protocol import Touch as ShardTouch
+from shards.wire.protocol import (
+    BATCH_OPS,
+    MUST_NOT_EXIST,
+    Condition,
+    Delete,
+    Get,
+    Incr,
+    OfOneKey,
+    Patch,
+    Put,
+    Touch,
+)
 from shards.wire.slots import slot_of
 
 Revision = Annotated[
@@ -64,11 +69,11 @@ JSON_CONTENT: Final = "application/json"
 """The type of a value that was given as JSON, unless another is given."""
 
 
-class _Operation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
+class _BatchOperation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
     key: Key
 
 
-class _Conditional(_Operation, kw_only=True):
+class _Conditional(_BatchOperation, kw_only=True):
     if_revision: Revision | UnsetType = UNSET
 
     def shard_condition(self) -> Condition | None:
@@ -90,7 +95,7 @@ class _Expiring(_Conditional, kw_only=True):
         return _ttl_ms(self.ttl), expires_ms
 
 
-class Get(_Operation, tag="get"):
+class BatchGet(_BatchOperation, tag="get"):
     """The value."""
 
 
@@ -99,37 +104,37 @@ class _Put(_Expiring, kw_only=True):
     content_type: ContentType | UnsetType = UNSET
 
 
-class PutInJson(_Put, tag="put", kw_only=True):
+class BatchPutInJson(_Put, tag="put", kw_only=True):
     """Store one of `value`, `json` and `value_base64`."""
 
     value: str | UnsetType = UNSET
     value_base64: Base64 | UnsetType = UNSET
 
 
-class PutInMessagePack(_Put, tag="put", kw_only=True):
+class BatchPutInMessagePack(_Put, tag="put", kw_only=True):
     """Store `value`, which is of type bin, or `json`, any value, as JSON."""
 
     value: bytes | UnsetType = UNSET
 
 
-class Delete(_Conditional, tag="delete"):
+class BatchDelete(_Conditional, tag="delete"):
     """Delete the key."""
 
 
-class Touch(_Expiring, tag="touch", kw_only=True):
+class BatchTouch(_Expiring, tag="touch", kw_only=True):
     """Change the expiry alone: one of `ttl`, `expires` and `persist`."""
 
     persist: Yes | UnsetType = UNSET
 
 
-class Incr(_Conditional, tag="incr", kw_only=True):
+class BatchIncr(_Conditional, tag="incr", kw_only=True):
     """Add to the whole number that the key holds; an absent key holds 0, and gets the lifetime `ttl_if_new`."""
 
     by: By | UnsetType = UNSET
     ttl_if_new: Seconds | UnsetType = UNSET
 
 
-class Patch(_Conditional, tag="patch", kw_only=True):
+class BatchPatch(_Conditional, tag="patch", kw_only=True):
     """Change the JSON that the key holds by a merge patch (RFC 7396); an absent key holds `{}`."""
 
     patch: Raw
@@ -190,15 +195,15 @@ class Format:
         twice: Doubles,
         why_unreadable: Callable[[bytes], str],
         sizes: Sizes,
-        members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
-        document: Callable[[bytes, Member, int], Steps[bytes]],
+        members: Callable[[bytes, int, str, int], Steps[tuple[list[MemberSpan], list[Span] | None]]],
+        document: Callable[[bytes, MemberSpan, int], Steps[bytes]],
         kind: Callable[[bytes, int], Any],
-        least: Callable[[bytes, Member], Steps[int]],
+        least: Callable[[bytes, MemberSpan], Steps[int]],
     ) -> None:
         self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
         self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
-        operation: Any = Get | put | Delete | Touch | Incr | Patch
+        operation: Any = BatchGet | put | BatchDelete | BatchTouch | BatchIncr | BatchPatch
         self._read = decoder(operation).decode
         self._read_whole = decoder(
             defstruct(
@@ -242,7 +247,7 @@ class Format:
         envelope.ops = [Raw(view[begin:end]) for begin, end in spans]
         return envelope
 
-    def _make_stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
+    def _make_stub(self, body: bytes, member: MemberSpan, array: str = "ops") -> Any:
         """Return a short member as it is; for operations, and for long members, an empty value of the same kind."""
         kind = self._kind(body, member.begin)
         if (member.name == array and kind == []) or member.end - member.begin > _SHORT:
@@ -334,32 +339,32 @@ class Format:
         if not 0 < len(key) <= MAX_KEY:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
         kind = type(op)
-        if kind is Get:
-            return ShardGet(key, batch)
-        if kind is PutInJson or kind is PutInMessagePack:
+        if kind is BatchGet:
+            return Get(key, batch)
+        if kind is BatchPutInJson or kind is BatchPutInMessagePack:
             value, content_type = self._value_of_put(op, ready)
             if op.json is not UNSET:
                 documents.append(value)
             if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
-                return ShardPut(key, value, content_type)
+                return Put(key, value, content_type)
             ttl_ms, expires_ms = op.shard_expiry()
-            return ShardPut(key, value, content_type, ttl_ms, expires_ms, False, op.shard_condition())
-        if kind is Delete:
-            return ShardDelete(key, False, op.shard_condition())
-        if kind is Touch:
-            return ShardTouch(key, *_touch_expiry(op), op.shard_condition())
-        if kind is Incr:
+            return Put(key, value, content_type, ttl_ms, expires_ms, False, op.shard_condition())
+        if kind is BatchDelete:
+            return Delete(key, False, op.shard_condition())
+        if kind is BatchTouch:
+            return Touch(key, *_touch_expiry(op), op.shard_condition())
+        if kind is BatchIncr:
             by = 1 if op.by is UNSET else op.by
-            return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.shard_condition())
+            return Incr(key, by, _ttl_ms(op.ttl_if_new), op.shard_condition())
         patch = self._json_of(op.patch) if ready is None else ready
         documents.append(patch)
-        return ShardPatch(key, patch, op.shard_condition())
+        return Patch(key, patch, op.shard_condition())
 
     def _value_of_put(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
         """Return value and content type of a put. Raises `BadRequest`."""
-        coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
+        coded: Any = op.value_base64 if type(op) is BatchPutInJson else UNSET
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
-            names = "value, json, value_base64" if isinstance(op, PutInJson) else "value, json"
+            names = "value, json, value_base64" if isinstance(op, BatchPutInJson) else "value, json"
             raise BadRequest(f"exactly one of {names} is wanted")
         content_type = "" if op.content_type is UNSET else op.content_type
         if content_type and not is_content_type(content_type):
@@ -376,7 +381,7 @@ class Format:
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
 
 
-def refuse_twice(members: Sequence[Member]) -> None:
+def refuse_twice(members: Sequence[MemberSpan]) -> None:
     """Raise `BadRequest` if two of `members` have the same name."""
     seen: set[str] = set()
     for member in members:
@@ -392,7 +397,7 @@ def malformed_operation(index: int, why: str, kind: type[BadRequest] = BadReques
     return error
 
 
-def _touch_expiry(op: Touch) -> tuple[int, int]:
+def _touch_expiry(op: BatchTouch) -> tuple[int, int]:
     if op.persist is False or (op.ttl is UNSET) + (op.expires is UNSET) + (op.persist is UNSET) != 2:
         raise BadRequest("exactly one of ttl, expires and persist (true) is wanted")
     return op.shard_expiry()
@@ -415,7 +420,7 @@ def _json_of_msgpack(raw: Raw) -> bytes:
     return msgspec.json.encode(document)
 
 
-def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
+def _document_of_json(text: bytes, member: MemberSpan, most: int) -> Steps[bytes]:
     document = text[member.begin : member.end]
     if len(document) > most:
         return document
@@ -429,7 +434,7 @@ def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
     return document
 
 
-def _least_of_json(text: bytes, member: Member) -> Steps[int]:
+def _least_of_json(text: bytes, member: MemberSpan) -> Steps[int]:
     """Return a lower bound of the size of a put's value, which is written as a string of JSON."""
     least = member.end - member.begin - 2
     for at in range(member.begin, member.end, _COUNTED):
@@ -439,12 +444,12 @@ def _least_of_json(text: bytes, member: Member) -> Steps[int]:
     return least * 3 // 4 - 2 if member.name == "value_base64" else least
 
 
-def _least_of_msgpack(_: bytes, member: Member) -> Steps[int]:
+def _least_of_msgpack(_: bytes, member: MemberSpan) -> Steps[int]:
     yield
     return member.end - member.begin - 5
 
 
-def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]:
+def _document_of_msgpack(data: bytes, member: MemberSpan, most: int) -> Steps[bytes]:
     return (yield from msgpack_scan.to_json(data, member.begin, most))
 
 
@@ -470,7 +475,7 @@ JSON: Final = Format(
     "JSON",
     msgspec.json.decode,
     duplicate_names.write_json,
-    PutInJson,
+    BatchPutInJson,
     _json_of_json,
     msgspec.json.Decoder,
     _fragments_of_json,
@@ -486,7 +491,7 @@ MESSAGE_PACK: Final = Format(
     "MessagePack",
     msgspec.msgpack.decode,
     duplicate_names.write_msgpack,
-    PutInMessagePack,
+    BatchPutInMessagePack,
     _json_of_msgpack,
     msgspec.msgpack.Decoder,
     _fragments_of_msgpack,

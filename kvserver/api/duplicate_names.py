@@ -204,7 +204,7 @@ class Doubles(Protocol):
         """Do the same for structs, each decoded from one of `raws`."""
 
 
-class _Json(Doubles):
+class _JsonDoubles(Doubles):
     """Members are counted by their colons."""
 
     def find(self, text: bytes, /) -> str | None:
@@ -217,7 +217,7 @@ class _Json(Doubles):
         return self.may_be(b",".join(raws), read)
 
 
-class _MessagePack(Doubles):
+class _MessagePackDoubles(Doubles):
     """A map begins with the number of its members."""
 
     def find(self, text: bytes, /) -> str | None:
@@ -230,5 +230,5 @@ class _MessagePack(Doubles):
         return any(memoryview(raw)[0] != write_msgpack(each)[0] for raw, each in zip(raws, read, strict=True))
 
 
-JSON: Final[Doubles] = _Json()
-MESSAGE_PACK: Final[Doubles] = _MessagePack()
+JSON: Final[Doubles] = _JsonDoubles()
+MESSAGE_PACK: Final[Doubles] = _MessagePackDoubles()

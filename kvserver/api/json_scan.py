@@ -48,12 +48,12 @@ Span = tuple[int, int]
 """Where a part begins and ends."""
 
 
-class Broken(ValueError):
+class BrokenText(ValueError):
     """The text is malformed, or breaks off."""
 
 
 def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """Find the end of the string whose opening quote is at `at`: the place behind its closing one. Raises `Broken`."""
+    """Find the end of the string whose opening quote is at `at`, behind its closing one. Raises `BrokenText`."""
     at += 1
     while True:
         match = _inside.match(text, at, at + _WINDOW)
@@ -61,7 +61,7 @@ def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
         if text[end : end + 1] == b'"':
             return end + 1
         if end == at:
-            raise Broken
+            raise BrokenText
         at = end
         yield
 
@@ -78,7 +78,7 @@ def blank_end(text: bytes | bytearray, at: int) -> Steps[int]:
 
 
 def value_end(text: bytes, at: int) -> Steps[int]:
-    """Find the end of the value that begins at `at`. Raises `Broken`."""
+    """Find the end of the value that begins at `at`. Raises `BrokenText`."""
     first = text[at : at + 1]
     if first == b'"':
         return (yield from string_end(text, at))
@@ -90,7 +90,7 @@ def value_end(text: bytes, at: int) -> Steps[int]:
         match = _scalar.match(text, at, at + _WINDOW)
         end = match.end() if match else at
         if end == begin:
-            raise Broken
+            raise BrokenText
         if end < at + _WINDOW:
             return end
         at = end
@@ -98,7 +98,7 @@ def value_end(text: bytes, at: int) -> Steps[int]:
 
 
 def _nested_end(text: bytes, at: int) -> Steps[int]:
-    """Find the end of the array or object whose content begins at `at`. Raises `Broken`."""
+    """Find the end of the array or object whose content begins at `at`. Raises `BrokenText`."""
     depth = 1
     while at < len(text):
         yield
@@ -115,7 +115,7 @@ def _nested_end(text: bytes, at: int) -> Steps[int]:
                     if depth == 0:
                         return found.end()
         at = end if text[end : end + 1] != b'"' else (yield from string_end(text, end))
-    raise Broken
+    raise BrokenText
 
 
 def _depth_change(text: bytes) -> tuple[int, int]:
@@ -130,7 +130,7 @@ def _depth_change(text: bytes) -> tuple[int, int]:
     return min(accumulate(map(_STEP.__getitem__, left)), default=0), len(left) - 2 * closed
 
 
-class Member:
+class MemberSpan:
     """A member of an object: its name, and where its value begins and ends."""
 
     __slots__ = ("begin", "end", "name")
@@ -139,30 +139,32 @@ class Member:
         self.name, self.begin, self.end = name, begin, end
 
 
-def find_members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
+def find_members(
+    text: bytes, at: int, array: str = "", most: int = 0
+) -> Steps[tuple[list[MemberSpan], list[Span] | None]]:
     """Find the members of the object at `at`, and the elements of its array named `array`.
 
     Stops at element `most` + 1, or at the first that is not an object: the rest of the text is not scanned then.
-    Raises `Broken`; also for more than a thousand members.
+    Raises `BrokenText`; also for more than a thousand members.
     """
-    found: list[Member] = []
+    found: list[MemberSpan] = []
     spans: list[Span] | None = None
     at = yield from blank_end(text, at)
     if text[at : at + 1] != b"{":
-        raise Broken
+        raise BrokenText
     at = yield from blank_end(text, at + 1)
     while text[at : at + 1] == b'"' and len(found) < _MEMBERS:
         end = yield from string_end(text, at)
         name = decode_name(text[at + 1 : end - 1])
         at = yield from blank_end(text, end)
         if text[at : at + 1] != b":":
-            raise Broken
+            raise BrokenText
         begin = yield from blank_end(text, at + 1)
         if name == array and array and text[begin : begin + 1] == b"[":
             spans, end = yield from _find_elements(text, begin, most)
         else:
             end = yield from value_end(text, begin)
-        found.append(Member(name, begin, end))
+        found.append(MemberSpan(name, begin, end))
         if end < 0:
             return found, spans
         at = yield from blank_end(text, end)
@@ -170,17 +172,17 @@ def find_members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[
             yield from _nothing_behind(text, at + 1)
             return found, spans
         if text[at : at + 1] != b",":
-            raise Broken
+            raise BrokenText
         at = yield from blank_end(text, at + 1)
     if found or text[at : at + 1] != b"}":
-        raise Broken
+        raise BrokenText
     yield from _nothing_behind(text, at + 1)
     return found, spans
 
 
 def _nothing_behind(text: bytes, at: int) -> Steps[None]:
     if (yield from blank_end(text, at)) < len(text):
-        raise Broken
+        raise BrokenText
 
 
 def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
@@ -200,16 +202,16 @@ def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], i
         if text[at : at + 1] == b"]":
             return found, at + 1
         if text[at : at + 1] != b",":
-            raise Broken
+            raise BrokenText
         at = yield from blank_end(text, at + 1)
 
 
 def decode_name(name: bytes) -> str:
-    """Decode a name, without its quotes. Raises `Broken`."""
+    """Decode a name, without its quotes. Raises `BrokenText`."""
     try:
         decoded: str = json.loads(b'"' + name + b'"')
     except ValueError:
-        raise Broken from None
+        raise BrokenText from None
     return decoded
 
 
@@ -313,7 +315,7 @@ def _find_double(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
         if at < window and text[at : at + 1] == b'"':
             try:
                 end = yield from string_end(text, at)
-            except Broken:
+            except BrokenText:
                 return None
             name, at = bytes(text[at + 1 : end - 1]), (yield from blank_end(text, end))
             if text[at : at + 1] == b":" and names.comes_twice(_unescape_name(name)):
@@ -327,7 +329,7 @@ def _unescape_name(name: bytes) -> bytes:
         return name
     try:
         return decode_name(name).encode(errors="surrogatepass")
-    except Broken:
+    except BrokenText:
         return name
 
 

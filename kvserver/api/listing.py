@@ -24,7 +24,7 @@ Row = tuple[bytes, Item | None]
 """Name, and what the key holds; None: a prefix."""
 
 
-class Cursor(Protocol[ItemRead]):
+class KeyCursor(Protocol[ItemRead]):
     """A place among a shard's keys, expired ones included. Moves return the key at the new place, None at an end."""
 
     def seek(self, key: bytes) -> bytes | None:
@@ -46,7 +46,7 @@ class Cursor(Protocol[ItemRead]):
         """Return what the key holds, after `size`."""
 
 
-class Range(NamedTuple):
+class ListRange(NamedTuple):
     """The rows of a list, and their order. `after` and `before` are exclusive in either order.
 
     `parts`: only keys that start with one of these, which start with `prefix`; in byte order, none inside another.
@@ -70,7 +70,7 @@ class Walk(Generic[Item]):
         full: the next row did not fit; `take_rows` makes room.
     """
 
-    def __init__(self, wanted: Range, limit: int, max_bytes: int) -> None:
+    def __init__(self, wanted: ListRange, limit: int, max_bytes: int) -> None:
         """`rows` holds at most `limit` rows, and `max_bytes` of values, but at least one row."""
         self._wanted, self._reverse = wanted, wanted.reverse
         self._limit, self._max_bytes = limit, max_bytes
@@ -89,11 +89,11 @@ class Walk(Generic[Item]):
         self._bytes, self.full = 0, False
         return rows
 
-    def advance(self, cursors: Sequence[Cursor[Item]], steps: int) -> None:
+    def advance(self, cursors: Sequence[KeyCursor[Item]], steps: int) -> None:
         """Read rows until the walk is `done` or `full`, or has looked at `steps` keys."""
         _, after, before, reverse, delimiter, _ = self._wanted
         end = after if reverse else before
-        heads: dict[bytes, Cursor[Item]] = {}
+        heads: dict[bytes, KeyCursor[Item]] = {}
         self._place_cursors(heads, cursors)
         nearest = max if reverse else min
         for _ in range(steps):
@@ -167,7 +167,7 @@ class Walk(Generic[Item]):
             return True
         return False
 
-    def _place_cursors(self, heads: dict[bytes, Cursor[Item]], cursors: Sequence[Cursor[Item]]) -> None:
+    def _place_cursors(self, heads: dict[bytes, KeyCursor[Item]], cursors: Sequence[KeyCursor[Item]]) -> None:
         for cursor in cursors:
             if self._wanted.reverse:
                 key = cursor.seek_below(self._at)
@@ -177,7 +177,7 @@ class Walk(Generic[Item]):
             if key is not None:
                 heads[key] = cursor
 
-    def _pass_key(self, heads: dict[bytes, Cursor[Item]], key: bytes) -> None:
+    def _pass_key(self, heads: dict[bytes, KeyCursor[Item]], key: bytes) -> None:
         """Move the cursor at `key` to its next key."""
         cursor = heads.pop(key)
         if self._reverse:
@@ -187,7 +187,7 @@ class Walk(Generic[Item]):
         if following is not None:
             heads[following] = cursor
 
-    def _leap_over(self, heads: dict[bytes, Cursor[Item]], name: bytes) -> None:
+    def _leap_over(self, heads: dict[bytes, KeyCursor[Item]], name: bytes) -> None:
         """Skip all keys that start with `name`."""
         self._at = name if self._wanted.reverse else end_of_prefix(name)
         inside = [heads.pop(key) for key in list(heads) if key.startswith(name)]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from kvserver.api import duplicate_names
-from kvserver.api.json_scan import Broken, Member, Span
+from kvserver.api.json_scan import BrokenText, MemberSpan, Span
 from kvserver.api.steps import Steps
 from shards.wire.errors import BadRequest
 
@@ -38,18 +38,18 @@ _RUNS: Final = tuple((count, re.compile(_SMALL + b"{%d}" % count, re.DOTALL)) fo
 
 
 def checked_head(data: bytes, at: int) -> tuple[int, int, int, int]:
-    """Do what `duplicate_names.read_head` does, for data that may be malformed. Raises `Broken`."""
+    """Do what `duplicate_names.read_head` does, for data that may be malformed. Raises `BrokenText`."""
     try:
         found = duplicate_names.read_head(data, at)
     except (IndexError, KeyError):
-        raise Broken from None
+        raise BrokenText from None
     if found[1] > len(data):
-        raise Broken
+        raise BrokenText
     return found
 
 
 def end_of(data: bytes, at: int) -> Steps[int]:
-    """Find the end of the object that begins at `at`. Raises `Broken`."""
+    """Find the end of the object that begins at `at`. Raises `BrokenText`."""
     left = 1  # objects to come; in which of the arrays and maps that are open does not matter
     while left:
         for _ in range(_OBJECTS):
@@ -63,34 +63,36 @@ def end_of(data: bytes, at: int) -> Steps[int]:
             if not left:
                 return at
         if left > len(data) - at:
-            raise Broken
+            raise BrokenText
         yield
     return at
 
 
-def find_members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
+def find_members(
+    data: bytes, at: int, array: str = "", most: int = 0
+) -> Steps[tuple[list[MemberSpan], list[Span] | None]]:
     """Do for the map at `at` what `json_scan.find_members` does for an object."""
-    found: list[Member] = []
+    found: list[MemberSpan] = []
     spans: list[Span] | None = None
     _, at, count, per = checked_head(data, at)
     if per != 2 or count > _MEMBERS:
-        raise Broken
+        raise BrokenText
     for _ in range(count):
         begin, at, _, _ = checked_head(data, at)
         try:
             name = data[begin:at].decode()
         except UnicodeDecodeError:
-            raise Broken from None
+            raise BrokenText from None
         begin, (_, inner, length, kind) = at, checked_head(data, at)
         if name == array and array and kind == 1:
             spans, at = yield from _find_elements(data, inner, length, most)
         else:
             at = yield from end_of(data, at)
-        found.append(Member(name, begin, at))
+        found.append(MemberSpan(name, begin, at))
         if at < 0:
             return found, spans
     if at != len(data):
-        raise Broken
+        raise BrokenText
     return found, spans
 
 
@@ -126,7 +128,7 @@ class _Writer:
 
     def open_container(self, count: int, per: int) -> None:
         if len(self.open) >= MAX_DEPTH:
-            raise Broken
+            raise BrokenText
         self.text += b"{" if per == 2 else b"["
         self.open.append(_Open(count * per, set() if per == 2 else None))
 
@@ -153,8 +155,8 @@ class _Writer:
 def to_json(data: bytes, at: int, most: int) -> Steps[bytes]:
     """Translate the object at `at` to JSON: all of it, or its first bytes, more than `most`.
 
-    Raises `BadRequest` for what JSON has no form for and for names that come twice, `Broken` if it is nested too deep,
-    and what msgspec raises for text that is no UTF-8.
+    Raises `BadRequest` for what JSON cannot express and for names that come twice, `BrokenText` for too deep nesting,
+    and what msgspec raises for text that is not UTF-8.
     """
     writer = _Writer()
     while True:
@@ -217,7 +219,7 @@ def refuse_beyond_json(document: Any) -> None:
 
 
 def sample_of_kind(data: bytes, at: int) -> Any:
-    """Make an empty value of the same kind as the object at `at`. Raises `Broken`."""
+    """Make an empty value of the same kind as the object at `at`. Raises `BrokenText`."""
     per = checked_head(data, at)[3]
     if per:
         return {} if per == 2 else []

@@ -182,32 +182,33 @@ def _problem_schema() -> Schema:
 # Batches
 
 _ONE_OF: Final = {
-    "PutInJson": ("value", "json", "value_base64"),
-    "PutInMessagePack": ("value", "json"),
-    "Touch": ("ttl", "expires", "persist"),
+    "BatchPutInJson": ("value", "json", "value_base64"),
+    "BatchPutInMessagePack": ("value", "json"),
+    "BatchTouch": ("ttl", "expires", "persist"),
 }
 """Structs of which exactly one of these fields is wanted; beyond what they can say themselves."""
-_NAME: Final = "Batch{name}"
-_ALIKE: Final = (batches.Get, batches.Delete, batches.Touch, batches.Incr, batches.Patch)
+_ALIKE: Final = (batches.BatchGet, batches.BatchDelete, batches.BatchTouch, batches.BatchIncr, batches.BatchPatch)
 
 
 def _batch_schemas() -> dict[str, Schema]:
-    structs = [*_ALIKE, batches.PutInJson, batches.PutInMessagePack, batches.Envelope]
-    _, found = msgspec.json.schema_components(structs, ref_template=f"#/components/schemas/{_NAME}")
-    schemas: dict[str, Schema] = {_NAME.format(name=name): schema for name, schema in found.items()}
+    structs = [*_ALIKE, batches.BatchPutInJson, batches.BatchPutInMessagePack, batches.Envelope]
+    _, found = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    schemas: dict[str, Schema] = {
+        name: {**schema, "title": name.removeprefix("Batch")} for name, schema in found.items()
+    }
     for name, fields in _ONE_OF.items():
-        schemas[_NAME.format(name=name)]["oneOf"] = [{"required": [field]} for field in fields]
-    for name in ("PutInJson", "PutInMessagePack"):
-        schemas[_NAME.format(name=name)]["not"] = {"required": ["ttl", "expires"]}
-    envelope = schemas.pop(_NAME.format(name="Envelope"))
-    schemas["Batch"] = _envelope_schema(envelope, batches.PutInJson)
-    schemas["BatchInMessagePack"] = _envelope_schema(envelope, batches.PutInMessagePack)
+        schemas[name]["oneOf"] = [{"required": [field]} for field in fields]
+    for name in ("BatchPutInJson", "BatchPutInMessagePack"):
+        schemas[name]["not"] = {"required": ["ttl", "expires"]}
+    envelope = schemas.pop("Envelope")
+    schemas["Batch"] = _envelope_schema(envelope, batches.BatchPutInJson)
+    schemas["BatchInMessagePack"] = _envelope_schema(envelope, batches.BatchPutInMessagePack)
     return schemas
 
 
 def _envelope_schema(envelope: Schema, put: type[msgspec.Struct]) -> Schema:
     made: dict[str, Any] = copy.deepcopy(envelope)
-    tags = {str(struct.__struct_config__.tag): _NAME.format(name=struct.__name__) for struct in (*_ALIKE, put)}
+    tags = {str(struct.__struct_config__.tag): struct.__name__ for struct in (*_ALIKE, put)}
     mapping = {tag: ref(name)["$ref"] for tag, name in tags.items()}
     made["properties"]["ops"]["items"] = {
         "oneOf": [ref(name) for name in tags.values()],

@@ -12,7 +12,7 @@ from kvserver import __version__
 from kvserver.api.query import Parameter, Schema
 from kvserver.description import bodies, headers, memorykv, messages, version1
 from kvserver.description.headers import Header
-from kvserver.description.operations import ANY, EXAMPLE_URL, Answer, Content, Operation
+from kvserver.description.operations import ANY, EXAMPLE_URL, Content, Operation, Success
 from kvserver.http import responses as answers
 from kvserver.http import routes
 from shards.wire.errors import KVError
@@ -169,7 +169,7 @@ def _describe_content(content: Content) -> dict[str, Any]:
 # Answers
 
 
-def _describe_answer(answer: Answer) -> dict[str, Any]:
+def _describe_answer(answer: Success) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.description}
     if answer.headers:
         described["headers"] = _describe_headers(answer.headers)

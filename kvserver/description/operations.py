@@ -81,7 +81,7 @@ VALUE: Final[Content] = {OCTETS: BYTES, JSON: Media({}), "text/plain": TEXT, ANY
 """A value of any type, as it was stored."""
 
 
-class Answer(NamedTuple):
+class Success(NamedTuple):
     """An answer that is no error."""
 
     status: int
@@ -111,7 +111,7 @@ class Operation:
     parameters: Table = field(default_factory=lambda: NOTHING)
     headers: tuple[Header, ...] = ()
     body: Content | None = None
-    answers: tuple[Answer, ...]
+    answers: tuple[Success, ...]
     errors: ErrorClasses = ()
     examples: tuple[str, ...] = ()
 

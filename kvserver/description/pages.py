@@ -38,7 +38,7 @@ SECURITY_POLICY: Final = (
 """The Content-Security-Policy of the pages: they get their style sheet and nothing else."""
 
 
-class _Operation(NamedTuple):
+class _ShownOperation(NamedTuple):
     path: str
     methods: tuple[str, ...]
     """In capitals; the first is described, a HEAD may follow."""
@@ -53,13 +53,13 @@ class _Operation(NamedTuple):
         return str(self.described["operationId"])
 
 
-def _render_operations(document: Document) -> Iterator[_Operation]:
+def _render_operations(document: Document) -> Iterator[_ShownOperation]:
     for path, methods in document["paths"].items():
         for method, described in methods.items():
             if method == "get" and "head" in methods:
-                yield _Operation(path, ("GET", "HEAD"), described)
+                yield _ShownOperation(path, ("GET", "HEAD"), described)
             elif method != "head":
-                yield _Operation(path, (method.upper(),), described)
+                yield _ShownOperation(path, (method.upper(),), described)
 
 
 def render_overview(document: Document) -> str:
@@ -119,7 +119,7 @@ def render_error(document: Document, error_class: type[KVError]) -> str:
     return _render_page(error_class.code, about, "", f"<section>{''.join(parts)}</section>")
 
 
-def _list_codes(document: Document, operation: _Operation) -> set[str]:
+def _list_codes(document: Document, operation: _ShownOperation) -> set[str]:
     return {each for _, response in _resolve_responses(document, operation) for each in _codes_of(response)}
 
 
@@ -128,7 +128,7 @@ def _codes_of(response: dict[str, Any]) -> list[str]:
     return list(response.get(CODES, ()))
 
 
-def _resolve_responses(document: Document, operation: _Operation) -> Iterator[tuple[str, dict[str, Any]]]:
+def _resolve_responses(document: Document, operation: _ShownOperation) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield status and response, with references resolved."""
     shared = document["components"]["responses"]
     for status, response in operation.described["responses"].items():
@@ -139,7 +139,7 @@ def _resolve_responses(document: Document, operation: _Operation) -> Iterator[tu
 # Parts of the overview
 
 
-def _render_operation(document: Document, operation: _Operation) -> str:
+def _render_operation(document: Document, operation: _ShownOperation) -> str:
     described = operation.described
     parts = [
         f'<h3 id="{operation.anchor}">{operation.heading()}</h3>',
@@ -182,7 +182,7 @@ def _render_content(content: dict[str, Any]) -> str:
     return f"<p>{', '.join(lines)}</p>" + "".join(examples)
 
 
-def _render_answers(document: Document, operation: _Operation) -> str:
+def _render_answers(document: Document, operation: _ShownOperation) -> str:
     rows = []
     for status, response in _resolve_responses(document, operation):
         if int(status) < 400:

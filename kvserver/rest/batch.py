@@ -57,7 +57,7 @@ _PORTION_BYTES: Final = 1 << 20
 """Operations, and about how many bytes of them, that are read or encoded before other requests get their turn."""
 
 
-class Batch:
+class BatchResource:
     """`/v1/batch`"""
 
     def __init__(self, store: StoreClient, traffic: Traffic) -> None:

@@ -15,7 +15,7 @@ from falcon.asgi import Request, Response
 from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
 from kvserver.api import query
-from kvserver.api.listing import Range, Row, Walk
+from kvserver.api.listing import ListRange, Row, Walk
 from kvserver.api.query import FLAG, KEY, Parameter, table, whole_number
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS, SHARE
@@ -77,7 +77,7 @@ class Many:
         parts = grants.prefixes_within("read", prefix)
         if not parts:
             grants.require_all("read", prefix)
-        wanted = Range(
+        wanted = ListRange(
             prefix,
             given.get("after") or None,
             given.get("before") or None,
@@ -135,7 +135,7 @@ class Many:
 
     # Lists
 
-    async def _make_page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
+    async def _make_page(self, resp: Response, wanted: ListRange, given: dict[str, Any]) -> bytes:
         walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
             self._store.maps.advance_walk(walk, values=given.get("values", False))
@@ -152,7 +152,7 @@ class Many:
             resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
         return _encoder.encode(page)
 
-    async def _count_rows(self, wanted: Range) -> int:
+    async def _count_rows(self, wanted: ListRange) -> int:
         count = 0
         if not wanted.delimiter:
             for part in wanted.parts:
@@ -166,7 +166,7 @@ class Many:
             await asyncio.sleep(0)
         return count
 
-    async def _stream_lines(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
+    async def _stream_lines(self, req: Request, resp: Response, wanted: ListRange, values: bool, cursor: str) -> None:
         resp.content_type = LINES
         walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
         self._store.maps.advance_walk(walk, values=values)  # a failure at once can still set the status

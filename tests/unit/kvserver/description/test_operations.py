@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from kvserver.description.operations import ALWAYS, OF_WRITES, Answer, Operation
+from kvserver.description.operations import ALWAYS, OF_WRITES, Operation, Success
 from shards.wire.errors import DeadlinePassed, InvalidToken, NotFound, StaleIncarnation, Unauthorized, Unavailable
 
 
 def operation(**fields: Any) -> Operation:
-    fields = {"route": "/x", "method": "get", "tag": "t", "summary": "s", "answers": (Answer(200, "It."),), **fields}
+    fields = {"route": "/x", "method": "get", "tag": "t", "summary": "s", "answers": (Success(200, "It."),), **fields}
     return Operation(**fields)
 
 
@@ -28,4 +28,4 @@ def test_writes_meet_every_kind_of_absent_shard() -> None:
     ("method", "status", "has_head"), [("get", 200, True), ("get", 101, False), ("put", 200, False)]
 )
 def test_head_follows_get_unless_the_connection_changes(method: str, status: int, has_head: bool) -> None:
-    assert operation(method=method, answers=(Answer(status, "It."),)).has_head is has_head
+    assert operation(method=method, answers=(Success(status, "It."),)).has_head is has_head
