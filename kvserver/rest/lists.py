@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from falcon.asgi import Request, Response
 
-from kvserver.rest.values import answer
+from kvserver.rest.values import answer_body
 from kvserver.web.address_quotas import Share
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
 
@@ -18,7 +18,7 @@ STREAM_FROM: Final = 1 << 20
 
 
 async def answer_list(req: Request, resp: Response, chunks: AsyncIterator[bytes]) -> None:
-    """Make `chunks`, the text of a list, the answer's."""
+    """Answer with `chunks`, the text of a list."""
     resp.content_type = "application/json"
     begun: list[bytes] = []
     size = 0
@@ -26,20 +26,20 @@ async def answer_list(req: Request, resp: Response, chunks: AsyncIterator[bytes]
         begun.append(chunk)
         size += len(chunk)
         if size >= STREAM_FROM:
-            resp.stream = _go_on(begun, chunks)
+            resp.stream = _stream_on(begun, chunks)
             return
-    await answer(req, resp, b"".join(begun))
+    await answer_body(req, resp, b"".join(begun))
 
 
-async def _go_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _stream_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield b"".join(begun)
     begun.clear()
     async for chunk in chunks:
         yield chunk
 
 
-async def json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    """The JSON array of the keys on `pages`, page by page."""
+async def encode_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    """Yield the JSON array of the keys on `pages`, page by page."""
     before = b"["
     async for page in pages:
         if page:
@@ -48,17 +48,16 @@ async def json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
     yield b"]" if before == b"," else b"[]"
 
 
-async def nothing() -> AsyncIterator[list[bytes]]:
-    """No page."""
+async def no_pages() -> AsyncIterator[list[bytes]]:
+    """Yield no page."""
     return
     yield []  # makes it an iterator
 
 
-async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
-    """`chunks`, to the address of `share`; raises `Overloaded` if they turn out to be a large answer for which there is
-    no room.
+async def refuse_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
+    """Yield `chunks`; raise `Overloaded` if they are a large answer and the quota of `share` has no room for it.
 
-    Where the answer has begun, it goes on: then each chunk has waited for the one before to be taken.
+    An answer that has begun is completed: each of its chunks waits for the client to take the one before.
     """
     size = 0
     async for chunk in chunks:
@@ -69,13 +68,13 @@ async def refused_if_full(chunks: AsyncIterator[bytes], traffic: Traffic, share:
         yield chunk
 
 
-async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
-    """`chunks`, which are taken as fast as they come, by a task that goes on whatever becomes of this iterator.
+async def spool_chunks(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None) -> AsyncIterator[bytes]:
+    """Yield `chunks`, which a task consumes at full speed and to their end, even if this iterator is abandoned.
 
-    Those that were not asked for yet count as an answer that the address of `share` has not taken yet.
+    Chunks in the spool are charged to `share` as an answer that its address has not taken.
     """
     spool: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, traffic, share))
+    task = asyncio.get_running_loop().create_task(_fill_spool(spool, chunks, traffic, share))
     traffic.tasks.add(task)
     task.add_done_callback(traffic.tasks.discard)
     while (chunk := await spool.get()) is not None:
@@ -85,10 +84,10 @@ async def spooled(chunks: AsyncIterator[bytes], traffic: Traffic, share: Share |
         yield chunk
 
 
-async def _fill(
+async def _fill_spool(
     spool: asyncio.Queue[bytes | Exception | None], chunks: AsyncIterator[bytes], traffic: Traffic, share: Share | None
 ) -> None:
-    """Ends with None, or with what was raised."""
+    """Put `chunks` into the spool, then None, or the exception that ended them."""
     try:
         async for chunk in chunks:
             traffic.owe(share, len(chunk))

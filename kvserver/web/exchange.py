@@ -261,7 +261,7 @@ class Exchange:
         if self.judged_by == tokens.generation or grants is None or grants is NOTHING:
             return
         self.judged_by = tokens.generation
-        self.scope[GRANTS] = tokens.current(grants) or NOTHING
+        self.scope[GRANTS] = tokens.current_grants(grants) or NOTHING
         if self.scope[GRANTS] is NOTHING:
             self.error = InvalidToken()
 

@@ -21,8 +21,9 @@ from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
 from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import OCTETS, of_revision, of_value, stored_type
-from kvserver.store.client import DEADLINE_S, Router
-from kvserver.store.link import Pending
+from kvserver.store.client import StoreClient
+from kvserver.store.links import DEADLINE_S
+from kvserver.store.pending import Pending
 from kvserver.web.connection import IDLE_S
 from kvserver.web.exchange import Exchange
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
@@ -140,8 +141,8 @@ def read_fields(block: bytes) -> Fields | None:
 class HotPath:
     """One per worker. `take` is what connections offer their buffers to."""
 
-    def __init__(self, router: Router, traffic: Traffic) -> None:
-        self._router, self._traffic = router, traffic
+    def __init__(self, store: StoreClient, traffic: Traffic) -> None:
+        self._store, self._traffic = store, traffic
         self._blocks: dict[bytes, Fields | None] = {}
 
     def take(self, connection: Protocol, data: bytes) -> bool:
@@ -180,10 +181,10 @@ class HotPath:
         else:
             write = Removal(connection, self._traffic, path, at_root, fields, begun_at, grants)
             write.operations = (Delete(key, at_root),)
-            write.router, write.end = self._router, self._router.board.end()
+            write.store, write.end = self._store, self._store.board.end()
         write.size = len(key) + fields.length
         connection.answering = write
-        self._router.enqueue(key, write)
+        self._store.enqueue(key, write)
         return True
 
     def _read(self, block: bytes) -> Fields | None:
@@ -219,10 +220,10 @@ class HotPath:
 
     def _get(self, connection: Protocol, path: bytes, key: bytes, v1: bool, fields: Fields, begun_at: float) -> bool:
         """A small value that is there, or at the root the emptiness of one that is not."""
-        router, traffic = self._router, self._traffic
+        store, traffic = self._store, self._traffic
         heads = traffic.heads[fields.origin != b""]
         try:
-            record = router.record(key)
+            record = store.maps.get_record(key)
         except Unavailable:
             return False
         if record is not None and len(record) > _LONGEST_RECORD:
@@ -232,7 +233,7 @@ class HotPath:
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
             if item.expires_ms or item.modified_ms > traffic.unix_ms:  # else it is told as it stands
-                item = told(item, router.board.now())
+                item = told(item, store.board.now())
             value, head = (
                 item.value,
                 b"%bcontent-type: %b\r\n%b"
@@ -251,7 +252,7 @@ class HotPath:
             special = expiry or len(value) >= compression.SMALLEST
             if special and not self._is_plain(value, expiry, kind.decode(), fields):
                 return False
-        router.seen(key, record is not None)
+        store.record_read(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = traffic.clock + IDLE_S
         connection.note("GET", routes.KV if v1 else routes.KEY, path, 200, begun_at)
@@ -259,7 +260,7 @@ class HotPath:
 
     def _is_plain(self, value: bytes, expiry: int, content_type: str, fields: Fields) -> bool:
         """Whether the ordinary road would send `value`, as it is and at once."""
-        if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._router.board.now())):
+        if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._store.board.now())):
             return False
         if len(value) < compression.SMALLEST or not fields.accept_encoding:
             return True
@@ -370,11 +371,11 @@ class Write(Pending):
 class Removal(Write):
     """A DELETE whose answer is due. `end`: the history's end before it was sent."""
 
-    __slots__ = ("end", "router")
+    __slots__ = ("end", "store")
 
     method = "DELETE"
     operations: tuple[Delete]
-    router: Router
+    store: StoreClient
     end: int
 
     def tell(self, done: Done) -> None:
@@ -382,7 +383,7 @@ class Removal(Write):
         if done.existed:
             super().tell(done)
         else:
-            self.router.absent(self.operations[0].key, self.end)
+            self.store.report_missed_delete(self.operations[0].key, self.end)
             self.fail(NotFound())
 
     def tell_version1(self, done: Done) -> None:

@@ -27,7 +27,7 @@ from kvserver.http.access_log import AccessLog
 from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.settings import ServerSettings
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.acceptor import Acceptor
 from kvserver.web.connection import Protocol
 from kvserver.web.hotpath import HotPath
@@ -58,10 +58,10 @@ def post_fork(server: Any, worker: Any) -> None:
 class Server(UvicornServer):
     """uvicorn's server, which keeps the board's row and its own way to stop."""
 
-    def __init__(self, config: Config, traffic: Traffic, router: Router, grace_s: float, notify: Any) -> None:
+    def __init__(self, config: Config, traffic: Traffic, store: StoreClient, grace_s: float, notify: Any) -> None:
         super().__init__(config)
         self.server_state = self.traffic = traffic
-        self._router, self._grace_s, self._notify = router, grace_s, notify
+        self._store, self._grace_s, self._notify = store, grace_s, notify
         self._loop = asyncio.get_running_loop()
 
     async def on_tick(self, counter: int) -> bool:
@@ -93,7 +93,7 @@ class Server(UvicornServer):
     def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
         row.publish(
-            self._router.counters()
+            self._store.links.read_counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
 
@@ -174,7 +174,7 @@ class Server(UvicornServer):
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """The worker class; its application is what `kvserver.app:app` makes of a router and a board."""
+    """The worker class; its application is what `kvserver.app:app` makes of a client of the store and a board."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
@@ -196,18 +196,18 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
-        router.start()
+        store = StoreClient(board, settings.resolved_run_dir(), asyncio.get_running_loop())
+        store.start()
         hosts = Hosts.of(settings.allowed_hosts, settings.host, tokens.required)
         traffic = Traffic(board, row, Counts(), Pages(Origins(settings.origins), hosts), tokens, settings)
         traffic.access_log = AccessLog() if settings.access_log else None
         if not settings.no_hot_path:
-            traffic.hot_path = HotPath(router, traffic)
-        self.config.app = self.wsgi(router, board, traffic)
-        server = Server(self.config, traffic, router, settings.grace, self.notify)
+            traffic.hot_path = HotPath(store, traffic)
+        self.config.app = self.wsgi(store, board, traffic)
+        server = Server(self.config, traffic, store, settings.grace, self.notify)
         try:
             await server.serve(sockets=self.sockets)
         finally:
-            router.close()
+            store.close()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

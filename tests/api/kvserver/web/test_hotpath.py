@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kvserver.access.grants import Grants
-from kvserver.access.tokens import Token, digest, publish
+from kvserver.access.tokens import Token, hash_token, publish_tokens
 from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.web.address_quotas import Share
 from kvserver.web.hotpath import HotPath, read_fields
@@ -477,7 +477,7 @@ def test_what_expires(roads: Roads) -> None:
 
 
 def token(name: str, read: tuple[bytes, ...], write: tuple[bytes, ...]) -> Token:
-    known = digest(name.encode())
+    known = hash_token(name.encode())
     return Token(known, Grants(name, known.hex()[:16], read=read, write=write))
 
 
@@ -491,7 +491,7 @@ def test_tokens_count_on_both(roads: Roads) -> None:
     with ExitStack() as stack:
         sites = [stack.enter_context(running_site(1, MAX_VALUE, hot=hot)) for hot in (True, False)]
         for site in sites:
-            publish(site.store.board, tokens)
+            publish_tokens(site.store.board, tokens)
             assert site.front.traffic.tokens.refresh()
         closed = Roads(*sites, roads.taken)
         for bearer in ("all", "reads", "writes", "other", "nobody", ""):
@@ -568,7 +568,7 @@ def _statuses(origins: str, fields: list[str]) -> tuple[int, ...]:
 def test_reads_are_shown_and_kept_from_eviction(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bytes, bool]] = []
     for site in (roads.hot, roads.plain):
-        monkeypatch.setattr(site.router, "seen", lambda key, there: seen.append((key, there)))
+        monkeypatch.setattr(site.client, "record_read", lambda key, there: seen.append((key, there)))
     same(roads, put("/there", b"x"), get("/there"), get("/v1/kv/there"), get("/absent"), get("/v1/kv/absent"))
     assert seen == [(b"there", True), (b"there", True), (b"absent", False), (b"absent", False)] * 2
 
@@ -577,13 +577,13 @@ def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: p
     """On either road, and reads have no place; when only the spare places are left, both refuse who has many."""
     held: list[tuple[int, int]] = []
     for site in (roads.hot, roads.plain):
-        enqueue, share = site.router.enqueue, site.front.traffic.shares.of_address("127.0.0.1")
+        link, share = site.client.links.of_key(b"a"), site.front.traffic.shares.of_address("127.0.0.1")
 
-        def noted(key: bytes, write: Any, enqueue: Any = enqueue, share: Share = share) -> None:
+        def noted(pending: Any, enqueue: Any = link.enqueue, share: Share = share) -> None:
             held.append((share.in_flight, share.bytes))
-            enqueue(key, write)
+            enqueue(pending)
 
-        monkeypatch.setattr(site.router, "enqueue", noted)
+        monkeypatch.setattr(link, "enqueue", noted)
     roads.taken.clear()
     same(roads, put("/a", b"xyz"), get("/a"), delete("/a"))
     assert len(roads.taken) == 3

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api import batches, duplicate_names, json_scan, msgpack_scan
+from kvserver.api import batches, duplicate_names, json_scan
 from kvserver.api.batches import Format
-from kvserver.api.turns import Steps, in_one_go
+from kvserver.api.steps import Steps, run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Put
-from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json, in_msgpack
+from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json
 
 WINDOWS = st.sampled_from([2, 3, 7, 20, 16384])
 
@@ -44,8 +44,8 @@ def test_names_in_json_are_found_as_by_reading_it(
     with pytest.MonkeyPatch.context() as context:
         context.setattr(json_scan, "_WINDOW", window)
         context.setattr(json_scan, "_KEPT", kept)
-        found = in_one_go(json_scan.find_double(text))
-        assert in_one_go(json_scan.find_double(bytearray(text))) == found, "as bodies are gathered"
+        found = run_at_once(json_scan.find_double(text))
+        assert run_at_once(json_scan.find_double(bytearray(text))) == found, "as bodies are gathered"
     assert (found is not None) == (read_whole(text) is not None) == has_double(document)
 
 
@@ -55,40 +55,7 @@ def test_the_end_of_json_is_found(document: Any, escaped: bool, space: str, wind
     with pytest.MonkeyPatch.context() as context:
         context.setattr(json_scan, "_WINDOW", window)
         for behind in (b"", b" ", b",1]", b'}"'):
-            assert in_one_go(json_scan.value_end(text + behind, 0)) == len(text)
-
-
-@pytest.mark.parametrize("size", [5, 70, 700])
-@given(document=DOCUMENTS, wide=st.booleans())
-def test_messagepack_is_written_as_json(document: Any, wide: bool, size: int) -> None:
-    assume("Infinity" not in in_json(document, False, ""))
-    one = in_msgpack(document, wide)
-    data = b"\xdc" + (size + 4).to_bytes(2, "big") + one * 3 + b"\0" * size + one
-    assert in_one_go(msgpack_scan.end_of(data + b"\0", 0)) == len(data)
-    if has_double(document):
-        with pytest.raises(BadRequest, match="comes twice"):
-            in_one_go(msgpack_scan.to_json(data, 0, 1 << 20))
-    else:
-        whole = msgspec.json.encode(msgspec.msgpack.decode(data))
-        assert in_one_go(msgpack_scan.to_json(data, 0, 1 << 20)) == whole
-        assert len(in_one_go(msgpack_scan.to_json(data, 0, 3))) > 3
-
-
-@pytest.mark.parametrize("count", [1, 100])
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        (b"\xca\x7f\xc0\0\0", "NaN"),
-        (b"\xcb\x7f\xf0" + bytes(6), "infinity"),
-        (b"\xc4\1a", "bytes"),
-        (b"\xd4\5a", "extension"),
-        (b"\x81\1\1", "text"),
-    ],
-)
-def test_what_json_has_no_form_for_is_refused(value: bytes, why: str, count: int) -> None:
-    data = b"\xdc" + count.to_bytes(2, "big") + value * count
-    with pytest.raises(BadRequest, match=why):
-        in_one_go(msgpack_scan.to_json(data, 0, 1 << 20))
+            assert run_at_once(json_scan.value_end(text + behind, 0)) == len(text)
 
 
 def count_steps(steps: Steps[Any]) -> tuple[int, Any]:
@@ -115,9 +82,9 @@ def batches_of_one() -> Iterator[tuple[Format, bytes]]:
 
 @pytest.mark.parametrize(("format", "body"), [*batches_of_one()], ids=["arrays", "objects", "numbers"])
 def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> None:
-    steps, envelope = count_steps(format.envelope(bytearray(body)))
+    steps, envelope = count_steps(format.read_envelope(bytearray(body)))
     assert steps >= 20
-    steps, put = count_steps(format.large(0, envelope.ops[0], 9, 5 * MIB))
+    steps, put = count_steps(format.read_large(0, envelope.ops[0], 9, 5 * MIB))
     assert steps >= 20 and isinstance(put, Put)
     reader = msgspec.json if format is batches.JSON else msgspec.msgpack
     assert json.loads(put.value) == reader.decode(body)["ops"][0]["json"]
@@ -127,14 +94,14 @@ def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> Non
 def test_what_is_larger_than_values_may_be_is_not_looked_into(more: int) -> None:
     document = b'{"a":1,"a":"' + b"x" * 10_000 + b'"}'
     body = b'{"ops":[{"op":"put","key":"x","json":' + document + b"}]}"
-    raw = in_one_go(batches.JSON.envelope(body)).ops[0]
-    steps = batches.JSON.large(0, raw, 9, len(document) - more)
+    raw = run_at_once(batches.JSON.read_envelope(body)).ops[0]
+    steps = batches.JSON.read_large(0, raw, 9, len(document) - more)
     if more:
-        put = in_one_go(steps)
+        put = run_at_once(steps)
         assert isinstance(put, Put) and put.value == document, "the shard says that it is too large"
     else:
         with pytest.raises(BadRequest, match=r'ops\[0\]: the member "a" comes twice'):
-            in_one_go(steps)
+            run_at_once(steps)
 
 
 @pytest.mark.parametrize("member", ["ops", "atomic", "more"])
@@ -143,35 +110,25 @@ def test_an_envelope_of_other_kinds_is_refused_in_few_words(format: Format, memb
     for value in ({"a": 1}, "x" * 9999, 5, None):
         body = format.encode({member: value})
         with pytest.raises(BadRequest, match=r"not a batch in .*(Expected|unknown|missing)") as refused:
-            in_one_go(format.envelope(body))
+            run_at_once(format.read_envelope(body))
         assert len(refused.value.detail) < 200
-
-
-@pytest.mark.parametrize("levels", [msgpack_scan.MAX_DEPTH, msgpack_scan.MAX_DEPTH + 1])
-def test_messagepack_of_large_documents_has_512_levels(levels: int) -> None:
-    data = b"\x91" * (levels - 1) + b"\x90"
-    if levels == msgpack_scan.MAX_DEPTH:
-        assert in_one_go(msgpack_scan.to_json(data, 0, 1 << 20)) == b"[" * levels + b"]" * levels
-    else:
-        with pytest.raises(json_scan.Broken):
-            in_one_go(msgpack_scan.to_json(data, 0, 1 << 20))
 
 
 def test_many_names_in_one_object() -> None:
     members = [(f"{number}", number) for number in range(50_000)]
     text = in_json(Members(members), False, "").encode()
-    assert in_one_go(json_scan.find_double(text)) is None
+    assert run_at_once(json_scan.find_double(text)) is None
     for double in ("7", "30000", "49999"):
         twice = in_json(Members([*members, (double, 0)]), False, "").encode()
-        assert in_one_go(json_scan.find_double(twice)) == double == duplicate_names.find_in_json(twice)
+        assert run_at_once(json_scan.find_double(twice)) == double == duplicate_names.find_in_json(twice)
 
 
 @pytest.mark.parametrize("value", ["x" * 10_001, "\n" * 10_001, "\u00e9" * 5_001, "\\" * 30_000])
 def test_text_that_is_too_large_is_not_decoded(value: str) -> None:
     body = json.dumps({"ops": [{"op": "put", "key": "x", "value": value}]}, ensure_ascii=False).encode()
-    raw = in_one_go(batches.JSON.envelope(body)).ops[0]
+    raw = run_at_once(batches.JSON.read_envelope(body)).ops[0]
     for most in (5_000, 10_000, 100_000):
-        put = in_one_go(batches.JSON.large(0, raw, 9, most))
+        put = run_at_once(batches.JSON.read_large(0, raw, 9, most))
         assert isinstance(put, Put)
         if most == 5_000 and value[0] in "x\n":
             assert put.value == json.dumps(value).encode(), "as it is written"
@@ -182,13 +139,7 @@ def test_text_that_is_too_large_is_not_decoded(value: str) -> None:
 @pytest.mark.parametrize("format", [batches.JSON, batches.MESSAGE_PACK])
 def test_what_is_short_in_any_case_is_not_read_if_it_is_long(format: Format, name: str) -> None:
     operation = {"op": "put", "key": "x", "json": 1} | {name: "x" * 70_000}
-    raw = in_one_go(format.envelope(format.encode({"ops": [operation]}))).ops[0]
+    raw = run_at_once(format.read_envelope(format.encode({"ops": [operation]}))).ops[0]
     with pytest.raises(BadRequest, match=rf"ops\[0\]: {name}: .*4,096") as refused:
-        in_one_go(format.large(0, raw, 9, 1 << 20))
+        run_at_once(format.read_large(0, raw, 9, 1 << 20))
     assert refused.value.code == ("bad_key" if name == "key" else "bad_request")
-
-
-def test_no_more_is_written_of_messagepack_than_tells_that_it_is_too_large() -> None:
-    data = b"\xdd" + (100_000).to_bytes(4, "big") + b"\0" * 100_000
-    for most in (10, 1_000, 100_000):
-        assert most < len(in_one_go(msgpack_scan.to_json(data, 0, most))) < most + 1_000
