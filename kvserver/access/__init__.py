@@ -1,7 +1,12 @@
-"""Who may do what: tokens, what they grant, and tickets for browsers.
+"""Authentication and authorization: tokens, what they grant, and tickets for browsers.
 
-`grants` is pure. The supervisor reads the file of tokens (`tokenfile`) if none could have written it who may not
-(`trust`), checks it, and puts what is in effect into the run directory; web workers and gateways follow that
-(`tokens`). `tickets` stand for a token where no header can be sent.
-No token and no ticket is ever written anywhere: files and processes know their SHA-256 alone.
+- `grants`: the rights of a token's bearer (pure)
+- `tokenfile`: the file of tokens: what it says, and whether it is valid
+- `trust`: whether only its owner could have written that file
+- `tokenedit`: edits of that file that keep its style
+- `tokens`: the tokens in effect: the supervisor publishes them in the run directory, web workers and gateways follow
+- `tickets`: short-lived substitutes for a token, where no header can be sent
+- `cuts`: which cuts of prefix deletes were disclosed to which token
+
+No token and no ticket is ever written anywhere: files and processes hold only their SHA-256.
 """

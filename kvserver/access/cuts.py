@@ -1,9 +1,9 @@
-"""Which cuts of deletes were told to whom, so that a client without `read` may go on with its own and try no other.
+"""The cuts of deletes disclosed to each token, so that clients without `read` can continue only their own deletes.
 
-A delete spares what is newer than its cut, so whoever may choose cuts finds out revisions. The cut that an answer tells
-is needed to go on with that delete, on whatever worker. All workers of a run share a table of `SLOTS` words in the run
+A delete spares values newer than its cut, so a client that can choose cuts can find out revisions. The cut in an answer
+is needed to continue that delete, on any worker. All workers of a run share a table of `SLOTS` words in the run
 directory: a keyed hash of token, prefix and cut, in the slot that it names. There is no lock: a word is written by one
-aligned store. One that another has overwritten is as good as never told, and its client begins again.
+aligned store. A cut that another has overwritten counts as not disclosed, and its client begins again.
 """
 
 from __future__ import annotations
@@ -29,25 +29,29 @@ class Cuts:
     """The table, in one process."""
 
     def __init__(self, board: Board) -> None:
-        """Make the table if no other process has. Where there is no room for it, this process has one of its own."""
+        """Create the table if no other process has. If the run directory is full, use a private table."""
         self._key = board.facts.secret.to_bytes(16, "big")
         try:
             self._words = _shared_words(board.path.with_name(FILE))
         except OSError as error:
-            log.warning("deletes go on only where they began: %s: %s", error.filename or FILE, error.strerror)
+            log.warning(
+                "prefix deletes continue only on the worker that began them: %s: %s",
+                error.filename or FILE,
+                error.strerror,
+            )
             self._words = memoryview(bytearray(SLOTS * _WORD)).cast("Q")
 
-    def tell(self, grants: Grants, prefix: bytes, cut: int) -> None:
-        """Note that an answer to the bearer of `grants` tells `cut`, of a delete of `prefix`."""
-        slot, word = self._place(grants, prefix, cut)
+    def disclose(self, grants: Grants, prefix: bytes, cut: int) -> None:
+        """Record that an answer discloses `cut`, of a delete of `prefix`, to the bearer of `grants`."""
+        slot, word = self._locate(grants, prefix, cut)
         self._words[slot] = word
 
-    def was_told(self, grants: Grants, prefix: bytes, cut: int) -> bool:
-        """Whether `tell` was called with the same, by any process of this run."""
-        slot, word = self._place(grants, prefix, cut)
+    def was_disclosed(self, grants: Grants, prefix: bytes, cut: int) -> bool:
+        """Whether any process of this run called `disclose` with the same arguments."""
+        slot, word = self._locate(grants, prefix, cut)
         return self._words[slot] == word
 
-    def _place(self, grants: Grants, prefix: bytes, cut: int) -> tuple[int, int]:
+    def _locate(self, grants: Grants, prefix: bytes, cut: int) -> tuple[int, int]:
         text = b"%b %d %b" % (grants.id.encode(), cut, prefix)
         digest = hashlib.blake2b(text, digest_size=16, key=self._key).digest()
         return int.from_bytes(digest[8:], "big") % SLOTS, int.from_bytes(digest[:8], "big")

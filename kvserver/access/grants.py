@@ -1,4 +1,4 @@
-"""What the bearer of a token may. Pure.
+"""The rights of a token's bearer. Pure.
 
 A grant allows a verb on every key that starts with its prefix:
 
@@ -27,7 +27,7 @@ VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 
 
 class Grants(msgspec.Struct, frozen=True):
-    """What the bearer of one token may; immutable. Each verb has its prefixes, in byte order, none inside another.
+    """The rights of one token's bearer; immutable. Each verb has its prefixes, in byte order, none inside another.
 
     Attributes:
         name: of the token, empty without tokens.
@@ -43,21 +43,23 @@ class Grants(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, name: str, id: str, allowed: Iterable[tuple[Verb, bytes]]) -> Grants:
-        """Grants of pairs of a verb and a prefix, in any order, of which some may lie inside others."""
+        """Make grants of pairs of a verb and a prefix, in any order; prefixes may lie inside others."""
         pairs = list(allowed)
-        return cls(name, id, **{verb: _outermost(prefix for each, prefix in pairs if each == verb) for verb in VERBS})
+        return cls(name, id, **{verb: _drop_nested(prefix for each, prefix in pairs if each == verb) for verb in VERBS})
 
     def may(self, verb: Verb, key: bytes) -> bool:
         """Whether `verb` is granted on `key`."""
         return key.startswith(getattr(self, verb))
 
     def may_all(self, verb: Verb, prefix: bytes) -> bool:
-        """Whether `verb` is granted on every key that starts with `prefix`, those that are not there yet included."""
+        """Whether `verb` is granted on every key that starts with `prefix`, keys of the future included."""
         return self.may(verb, prefix)
 
-    def within(self, verb: Verb, prefix: bytes) -> tuple[bytes, ...]:
-        """The parts of `prefix` on which `verb` is granted, in byte order, none inside another: itself if that is all
-        of it, nothing if it is none."""
+    def prefixes_within(self, verb: Verb, prefix: bytes) -> tuple[bytes, ...]:
+        """Return the parts of `prefix` on which `verb` is granted, in byte order, none inside another.
+
+        `prefix` itself if all of it is granted, nothing if no part is.
+        """
         if self.may_all(verb, prefix):
             return (prefix,)
         prefixes: tuple[bytes, ...] = getattr(self, verb)
@@ -66,24 +68,24 @@ class Grants(msgspec.Struct, frozen=True):
     def require(self, verb: Verb, key: bytes) -> None:
         """Raise `Forbidden` unless `verb` is granted on `key`."""
         if not key.startswith(getattr(self, verb)):
-            raise Forbidden(f"the token does not grant {verb} on the key {shown(key)}")
+            raise Forbidden(f"the token does not grant {verb} on the key {show_key(key)}")
 
     def require_all(self, verb: Verb, prefix: bytes) -> None:
         """Raise `Forbidden` unless `verb` is granted on every key that starts with `prefix`."""
         if not self.may_all(verb, prefix):
-            what = f"every key that starts with {shown(prefix)}" if prefix else "all keys"
+            what = f"every key that starts with {show_key(prefix)}" if prefix else "all keys"
             raise Forbidden(f"the token does not grant {verb}" + ("" if verb == "admin" else f" on {what}"))
 
     def fingerprint(self) -> int:
-        """CRC-32 of what `feed` is granted on: another one, and a place in a snapshot of the feed is worth nothing."""
+        """Return the CRC-32 of the prefixes of `feed`. If it changes, places in snapshots of the feed are void."""
         crc = 0
         for prefix in self.feed:
             crc = binascii.crc32(b"%d:%b" % (len(prefix), prefix), crc)
         return crc
 
 
-def _outermost(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
-    """`prefixes` without those that start with another, in byte order."""
+def _drop_nested(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Return `prefixes` without those that start with another, in byte order."""
     result: list[bytes] = []
     for prefix in sorted(prefixes):
         if not result or not prefix.startswith(result[-1]):
@@ -92,12 +94,12 @@ def _outermost(prefixes: Iterable[bytes]) -> tuple[bytes, ...]:
 
 
 NOTHING: Final = Grants("", "")
-"""What somebody may who has sent no token and needs none."""
+"""The rights of requests that need no token."""
 
 EVERYTHING: Final = Grants.of("", "", [(verb, b"") for verb in VERBS])
-"""What everybody may on a server without tokens."""
+"""The rights of all requests to a server without tokens."""
 
 
-def shown(key: bytes) -> str:
-    """A key or prefix in quotes, as messages show it."""
+def show_key(key: bytes) -> str:
+    """Return a key or prefix in quotes, as messages show it."""
     return msgspec.json.encode(key.decode(errors="replace")).decode()

@@ -1,16 +1,16 @@
-"""Tickets: what a browser sends instead of a token where it cannot set headers, for one WebSocket or SSE stream.
+"""Tickets: sent instead of a token by browsers, which cannot set headers, for one WebSocket or SSE stream.
 
-A ticket is good for `LIFETIME_S`, for one use, and only as long as the token stands that it was issued to. It is a
-file below `tickets` in the run directory, named by the ticket's SHA-256; who unlinks it has redeemed it, whichever
-process that is. Its time of modification is when it ends, by the steady clock (see `shards.wire.clock`).
+A ticket is valid for `LIFETIME_S`, for one use, and only while the token exists that it was issued to. It is a file
+below `tickets` in the run directory, named by the ticket's SHA-256; the process that unlinks it has redeemed it. Its
+time of modification is when it ends, by the steady clock (see `shards.wire.clock`).
 
 The files of each token are in a directory of their own, which any process can count: a token has its share, and none
 can take another's. The directory's name, which a ticket begins with, is made of the token's id and a key of this run:
-it tells nothing of the token.
+it discloses nothing about the token.
 
 EventSource comes back to the same URL, so to the same ticket, which is used up. The ids of an SSE stream that a ticket
-opened therefore end in a word: a time stamp and a code (HMAC, RFC 2104) of it and the ticket under the key of this run.
-Who knows ticket and word goes on with the stream. Nothing is kept of that anywhere.
+opened therefore end in a resume token: a time stamp and a code (HMAC, RFC 2104) of it and the ticket under the key of
+this run. A client with both ticket and resume token resumes the stream. No process stores either.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Kind = Literal["sse", "websocket"]
 DIRECTORY: Final = "tickets"
 LIFETIME_S: Final = 30
 RESUME_S: Final = 600
-"""How long after its last message an SSE stream may be taken up again with the ticket that opened it."""
+"""Seconds after its last message in which an SSE stream may be resumed with the ticket that opened it."""
 RENEW_S: Final = 10
-"""How old the word of a stream may become before its messages carry another one."""
+"""Age in seconds after which the messages of a stream carry a new resume token."""
 MOST: Final = 16_384
-"""Tickets of all tokens that are neither used nor over: each is a small file in memory. The tokens share them out."""
+"""Unused, unexpired tickets of all tokens, which share them: each is a small file in memory."""
 SHARE: Final = range(16, 1025)
-"""What a token gets at least and at most, however few or many there are."""
+"""Least and most tickets of one token."""
 
 _FORM: Final = re.compile(rb"kvt_([0-9a-f]{16})[A-Za-z0-9_-]{43}")
 _LABEL: Final = re.compile(r"[0-9a-f]{16}")
@@ -59,7 +59,7 @@ _CODE_BYTES: Final = 16
 
 
 class _Ticket(msgspec.Struct, frozen=True):
-    """What stands in a file. `id`: the token's."""
+    """The content of a ticket's file. `id`: of the token."""
 
     id: str
     kind: Kind
@@ -69,13 +69,13 @@ class _Ticket(msgspec.Struct, frozen=True):
 _decode = msgspec.msgpack.Decoder(_Ticket).decode
 
 
-def share_of(tokens: int) -> int:
-    """How many tickets each of so many tokens may have out at once. Pure."""
+def max_tickets(tokens: int) -> int:
+    """Return how many unused tickets each of so many tokens may have. Pure."""
     return min(SHARE[-1], max(SHARE[0], MOST // max(1, tokens)))
 
 
 class Tickets:
-    """Issues and redeems tickets in one process. They last by the steady clock, which nobody can set."""
+    """Issues and redeems tickets in one process. Their lifetime counts by the steady clock, which cannot be set."""
 
     def __init__(self, board: Board, tokens: Tokens) -> None:
         self._board, self._tokens = board, tokens
@@ -87,9 +87,9 @@ class Tickets:
         self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
 
     def issue(self, grants: Grants, kind: Kind) -> tuple[str, int]:
-        """A new ticket for the bearer of a token, and when it ends, in Unix milliseconds.
+        """Issue a ticket to the bearer of a token; return it, and when it ends, in Unix milliseconds.
 
-        On a server without tokens it is nothing but a text, since everybody is let in.
+        On a server without tokens it is only a text, since all requests are accepted.
 
         Raises `Forbidden` without a grant of `feed`; `Overloaded` if too many of this token are out, if nothing can
         be written there, or if something else stands in the place of a directory; `InsufficientStorage`; `KVError` for
@@ -98,46 +98,46 @@ class Tickets:
         if not grants.feed:
             raise Forbidden("the token grants feed on no key")
         now = self._board.now()
-        label, ends_ms = self._label(grants.id), now.steady_ms + LIFETIME_S * 1000
+        label, ends_ms = self._label_of(grants.id), now.steady_ms + LIFETIME_S * 1000
         ticket = b"kvt_" + label.encode() + secrets.token_urlsafe(32).encode()
         if self._tokens.required:
             directory = self._directory / label
             try:
-                self._see_that_there_is_room(directory, now.steady_ms)
-                _write(directory / _name(ticket), _Ticket(grants.id, kind, ends_ms))
+                self._require_share(directory, now.steady_ms)
+                _write_ticket(directory / _file_name(ticket), _Ticket(grants.id, kind, ends_ms))
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
-                    raise Overloaded(f"the ticket cannot be written: {_what_is_in_the_way(directory)}") from None
+                    raise Overloaded(f"the ticket cannot be written: {_find_obstacle(directory)}") from None
                 if error.errno == errno.EROFS:
                     raise Overloaded(f"the ticket cannot be written: {error.strerror}") from None
                 raise refusal(error, "the ticket cannot be written") from None
         return ticket.decode(), ends_ms - now.behind_ms
 
-    def _see_that_there_is_room(self, directory: Path, now_ms: int) -> None:
-        """Raise `Overloaded` if a token whose tickets are in `directory` has its share."""
-        share = share_of(self._tokens.count)
-        if _count(directory) < share:
+    def _require_share(self, directory: Path, now_ms: int) -> None:
+        """Raise `Overloaded` if the token whose tickets are in `directory` has its share of them."""
+        share = max_tickets(self._tokens.count)
+        if _count_files(directory) < share:
             self._next_end_ms.pop(directory, None)
             return
-        if now_ms >= self._next_end_ms.get(directory, 0):  # who asks again and again is not looked through each time
+        if now_ms >= self._next_end_ms.get(directory, 0):  # not at each of many requests
             self._next_end_ms[directory] = remove_ended(directory, now_ms)
-            if _count(directory) < share:
+            if _count_files(directory) < share:
                 return
         raise Overloaded(f"{share} tickets of this token are out, neither used nor older than {LIFETIME_S} s")
 
     def redeem(self, ticket: bytes, kind: Kind) -> Grants:
-        """What the bearer of `ticket` may, by the token it was issued to and as that stands now. It is used up.
+        """Redeem `ticket`; return the rights of the token that it was issued to, as they are now.
 
-        Raises `BadTicket`; `Overloaded` if want of descriptors keeps it from being looked at.
+        Raises `BadTicket`; `Overloaded` if the process is out of descriptors.
         """
         unknown = BadTicket("it is unknown, or was used before")
         form = _FORM.fullmatch(ticket)
         if form is None:
             raise unknown
-        name = _name(ticket)
+        name = _file_name(ticket)
         try:
-            with _opened(self._directory / form[1].decode()) as directory:
-                found = _decode(_read(name, directory))
+            with _open_directory(self._directory / form[1].decode()) as directory:
+                found = _decode(_read_file(name, directory))
                 os.unlink(name, dir_fd=directory)  # of several at once, one succeeds
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             raise unknown from None
@@ -147,36 +147,36 @@ class Tickets:
             raise BadTicket(f"it is older than {LIFETIME_S} seconds")
         if found.kind != kind:
             raise BadTicket(f"it is for {found.kind}, not for {kind}")
-        grants = self._tokens.of(found.id)
+        grants = self._tokens.grants_of(found.id)
         if grants is None:
             raise BadTicket("the token it was issued to was revoked")
         return grants
 
-    def word(self, ticket: bytes) -> bytes:
-        """A word by which the stream that `ticket` opened may be taken up again for `RESUME_S` from now."""
+    def make_resume_token(self, ticket: bytes) -> bytes:
+        """Make a resume token: with it the stream that `ticket` opened may be resumed for `RESUME_S` from now."""
         stamp = (self._board.steady_ms() // 1000).to_bytes(_STAMP_BYTES, "big")
-        return urlsafe_b64encode(stamp + self._code(ticket, stamp)).rstrip(b"=")
+        return urlsafe_b64encode(stamp + self._authentication_code(ticket, stamp)).rstrip(b"=")
 
-    def resume(self, ticket: bytes, word: bytes) -> Grants:
-        """What the bearer of a used ticket may, who knows a word of its stream. Raises `BadTicket`."""
-        form, decoded = _FORM.fullmatch(ticket), _decoded(word)
+    def resume_stream(self, ticket: bytes, word: bytes) -> Grants:
+        """Return the rights of the bearer of a used ticket and a resume token of its stream. Raises `BadTicket`."""
+        form, decoded = _FORM.fullmatch(ticket), _decode_resume_token(word)
         stamp, code = decoded[:_STAMP_BYTES], decoded[_STAMP_BYTES:]
-        if form is None or not hmac.compare_digest(code, self._code(ticket, stamp)):
+        if form is None or not hmac.compare_digest(code, self._authentication_code(ticket, stamp)):
             raise BadTicket("it is unknown, or another stream used it")
-        grants = next((each for each in self._tokens.all() if self._label(each.id).encode() == form[1]), None)
+        grants = next((each for each in self._tokens.all_grants() if self._label_of(each.id).encode() == form[1]), None)
         too_old = int.from_bytes(stamp, "big") + RESUME_S <= self._board.steady_ms() // 1000
         if grants is None or too_old:
             raise BadTicket("its stream ended too long ago, or the token it was issued to was revoked")
         return grants
 
-    def _label(self, id: str) -> str:
+    def _label_of(self, id: str) -> str:
         return hashlib.blake2b(id.encode(), key=self._key, digest_size=8, person=b"token").hexdigest()
 
-    def _code(self, ticket: bytes, stamp: bytes) -> bytes:
+    def _authentication_code(self, ticket: bytes, stamp: bytes) -> bytes:
         return hmac.digest(self._key, stamp + ticket, "sha256")[:_CODE_BYTES]
 
 
-def sweep(board: Board) -> None:
+def sweep_tickets(board: Board) -> None:
     """Remove tickets that have ended unused, and directories of tokens that have none. Looks at every ticket there is:
     for a thread that has time. Raises `OSError`."""
     now_ms, directory = board.steady_ms(), board.path.with_name(DIRECTORY)
@@ -185,7 +185,7 @@ def sweep(board: Board) -> None:
     except FileNotFoundError:
         return
     try:
-        for label in _names(fd):
+        for label in _list_names(fd):
             if not _LABEL.fullmatch(label):
                 continue  # nobody has a token for it: not ours
             remove_ended(directory / label, now_ms)
@@ -199,11 +199,11 @@ def sweep(board: Board) -> None:
 
 
 def remove_ended(directory: Path, now_ms: int) -> int:
-    """Remove what has ended of the tickets of one token; when the next of them ends. Raises `OSError`."""
+    """Remove the ended tickets of one token; return when the next one ends. Raises `OSError`."""
     next_end_ms = now_ms + LIFETIME_S * 1000
     try:
-        with _opened(directory) as fd:
-            for name in _names(fd):
+        with _open_directory(directory) as fd:
+            for name in _list_names(fd):
                 if not _FILE.fullmatch(name):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # used meanwhile
@@ -217,17 +217,17 @@ def remove_ended(directory: Path, now_ms: int) -> int:
     return next_end_ms
 
 
-def _count(directory: Path) -> int:
+def _count_files(directory: Path) -> int:
     try:
-        with _opened(directory) as fd:
-            return len(_names(fd))
+        with _open_directory(directory) as fd:
+            return len(_list_names(fd))
     except FileNotFoundError:
         return 0
 
 
 @contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    """A descriptor of the directory of one token, neither it nor the one of all tickets being a link. Raises
+def _open_directory(directory: Path) -> Iterator[int]:
+    """Open the directory of one token; neither it nor its parent may be a link. Raises
     `OSError`."""
     above = os.open(directory.parent, _DIRECTORY_ONLY)
     try:
@@ -240,41 +240,41 @@ def _opened(directory: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _names(directory: int) -> list[str]:
+def _list_names(directory: int) -> list[str]:
     with os.scandir(directory) as entries:
         return [entry.name for entry in entries]
 
 
-def _read(name: str, directory: int) -> bytes:
+def _read_file(name: str, directory: int) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     with os.fdopen(fd, "rb") as file:
         return file.read()
 
 
-def _what_is_in_the_way(directory: Path) -> str:
-    """Which of a token's directory and the one above is none."""
+def _find_obstacle(directory: Path) -> str:
+    """Say which of a token's directory and its parent is not a directory."""
     for path in (directory.parent, directory):
         if path.is_symlink() or not path.is_dir():
             return f"{path.relative_to(directory.parent.parent)} in the run directory is no directory: remove it"
     return "something stood in its place"
 
 
-def _name(ticket: bytes) -> str:
+def _file_name(ticket: bytes) -> str:
     return hashlib.sha256(ticket).hexdigest()
 
 
-def _decoded(word: bytes) -> bytes:
+def _decode_resume_token(word: bytes) -> bytes:
     try:
         return urlsafe_b64decode(word + b"=" * (-len(word) % 4))
     except (binascii.Error, ValueError):
         return b""
 
 
-def _write(path: Path, ticket: _Ticket) -> None:
+def _write_ticket(path: Path, ticket: _Ticket) -> None:
     """Make the file of a ticket, and the directories it is in if they were taken away. Raises `OSError`."""
     for attempts_left in (2, 1, 0):  # a sweep may take an empty directory away at any moment
         try:
-            with _opened(path.parent) as directory:
+            with _open_directory(path.parent) as directory:
                 _write_into(directory, path.name, ticket)
             return
         except FileNotFoundError:

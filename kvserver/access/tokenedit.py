@@ -1,7 +1,8 @@
 """Changes to the file of tokens that leave everything else in it as its author wrote it: comments, order, line ends.
 
-Pure but for `changing`. Text is changed, not a document that is written anew; whether that did what was meant is seen
-by reading the result.
+Pure but for `change_file`. Text is edited, not a document written anew, and the result is parsed to verify the edit. A
+library that keeps the style of a TOML document does not do: for tomlkit the comment above a token belongs to the token
+before it, so the comment goes, or stays, with the wrong one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Final
 
 from kvserver.access import trust
 from kvserver.access.grants import Verb
-from kvserver.access.tokenfile import MARK, MOST, TABLE, TokenFileError, is_open, parse
-from kvserver.access.tokens import digest
+from kvserver.access.tokenfile import MARK, MOST, TABLE, TokenFileError, is_open, parse_tokens
+from kvserver.access.tokens import hash_token
 from shards.files import locks, safe_files
 from shards.files.kept_file import inode_of
 
@@ -30,28 +31,33 @@ Change = Callable[[str], str]
 
 
 def new_token() -> str:
-    """A token that nobody can guess: 256 bits, and a beginning by which leaks are found."""
+    """Make a random token: 256 bits, with a prefix by which secret scanners find leaks."""
     return "kv_" + secrets.token_urlsafe(32)
 
 
-def add(text: str, path: str, name: str, token: str, grants: Sequence[tuple[str, Sequence[Verb]]]) -> str:
-    """`text` with a token more, which allows on each prefix the verbs beside it. Raises `TokenFileError`."""
-    old = parse(text, path)
+def add_token(text: str, path: str, name: str, token: str, grants: Sequence[tuple[str, Sequence[Verb]]]) -> str:
+    """Return `text` with a further token. `grants`: prefixes, each with its verbs. Raises `TokenFileError`."""
+    old = parse_tokens(text, path)
     if any(each.grants.name == name for each in old):
         raise TokenFileError(f"{path} has a token {name} already: revoke that first, or choose another name")
-    lines = ["[[token]]", f"name = {_quoted(name)}", f'sha256 = "{digest(token.encode()).hex()}"', "grants = ["]
+    lines = [
+        "[[token]]",
+        f"name = {_quote(name)}",
+        f'sha256 = "{hash_token(token.encode()).hex()}"',
+        "grants = [",
+    ]
     for prefix, verbs in grants:
-        lines.append(f"    {{ prefix = {_quoted(prefix)}, allow = [{', '.join(map(_quoted, verbs))}] }},")
+        lines.append(f"    {{ prefix = {_quote(prefix)}, allow = [{', '.join(map(_quote, verbs))}] }},")
     between = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     result = text + between + "\n".join([*lines, "]", ""])
-    if parse(result, path)[:-1] != old:
-        raise _by_hand(path)
+    if parse_tokens(result, path)[:-1] != old:
+        raise _unreadable_layout(path)
     return result
 
 
-def remove(text: str, path: str, name: str) -> str:
-    """`text` without the token `name` and the comment right above it. Raises `TokenFileError`."""
-    old = parse(text, path)
+def remove_token(text: str, path: str, name: str) -> str:
+    """Return `text` without the token `name` and the comment right above it. Raises `TokenFileError`."""
+    old = parse_tokens(text, path)
     names = [each.grants.name for each in old]
     if name not in names:
         raise TokenFileError(f"{path} has no token of the name {name}; it has {', '.join(names) or 'none'}")
@@ -59,22 +65,24 @@ def remove(text: str, path: str, name: str) -> str:
     lines = text.splitlines(keepends=True)
     headers = [number for number, line in enumerate(lines) if TABLE.match(line)]
     if len(headers) != len(old):
-        raise _by_hand(path)
-    begin, end = _extent(lines, headers[index], [*headers, len(lines)][index + 1])
+        raise _unreadable_layout(path)
+    begin, end = _find_extent(lines, headers[index], [*headers, len(lines)][index + 1])
     result = "".join(lines[:begin] + lines[end:])
-    if parse(result, path) != old[:index] + old[index + 1 :]:
-        raise _by_hand(path)
+    if parse_tokens(result, path) != old[:index] + old[index + 1 :]:
+        raise _unreadable_layout(path)
     return result
 
 
-def _extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
-    """First line of a token, and the one behind its last and the empty ones that follow. What stands right above the
-    next token is about that."""
+def _find_extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
+    """Return the first line of a token, and the line after its last one and the blank lines that follow.
+
+    A comment right above the next token belongs to that.
+    """
     begin = header
     while begin and lines[begin - 1].lstrip().startswith("#"):
         begin -= 1
     if begin == 0:
-        begin = header  # what a file begins with is about all of it
+        begin = header  # a comment at the top is about the whole file
     end = following
     while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
         end -= 1
@@ -83,20 +91,20 @@ def _extent(lines: list[str], header: int, following: int) -> tuple[int, int]:
     return begin, end
 
 
-def _quoted(text: str) -> str:
-    """As a string of TOML: JSON's escapes are among its own."""
+def _quote(text: str) -> str:
+    """Quote `text` as a string of TOML, whose escapes include those of JSON."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _by_hand(path: str) -> TokenFileError:
+def _unreadable_layout(path: str) -> TokenFileError:
     return TokenFileError(f"{path} is written in a way that is left to its author: change it by hand")
 
 
-def changing(path: Path, change: Change) -> None:
-    """Put what `change` makes of the file at `path` in its place, whole or not at all.
+def change_file(path: Path, change: Change) -> None:
+    """Replace the file at `path` by what `change` makes of its text, atomically.
 
-    A file that is missing is empty; a new one is for its owner alone to read. Who changes it at the same time waits.
-    No link is followed that others than this user and root could have made. Raises `TokenFileError`, `OSError`.
+    A missing file counts as empty; a new one is readable for its owner only. Concurrent changes wait for each other.
+    Follows no link that others than this user and root could have made. Raises `TokenFileError`, `OSError`.
     """
     if is_open(path):
         raise TokenFileError(
@@ -104,11 +112,11 @@ def changing(path: Path, change: Change) -> None:
             "tokens itself with --tokens (a new token is printed to standard output anyway)"
         )
     try:
-        real = trust.resolve(path)
-        with _turn(real) as directory:
-            status = _status(real.name, directory)
+        real = trust.resolve_trusted(path)
+        with _locked_directory(real) as directory:
+            status = _read_status(real.name, directory)
             if status is not None:
-                trust.check(real, status)
+                trust.check_file(real, status)
             try:
                 old = "" if status is None else safe_files.read(Path(real.name), MOST, directory).decode()
             except UnicodeDecodeError as error:
@@ -117,20 +125,20 @@ def changing(path: Path, change: Change) -> None:
             new = (mark + change(old.removeprefix(MARK))).encode()
             if len(new) > MOST:
                 raise TokenFileError(f"{path} would have more than {MOST >> 20} MiB, which no server reads")
-            _replace(real.name, directory, new, status)
+            _replace_file(real.name, directory, new, status)
     except trust.Untrusted as error:
         raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
 
 
 @contextlib.contextmanager
-def _turn(path: Path) -> Iterator[int]:
-    """A descriptor of the directory of `path`, while no other command changes the file there. Raises `TokenFileError`
-    if one does for too long.
+def _locked_directory(path: Path) -> Iterator[int]:
+    """Lock the file of tokens `path` against other commands; yield the descriptor of its directory.
 
-    The lock is a file of its own, for as long, that others cannot open: whoever may read a directory may lock that.
+    The lock is a file of its own that others cannot open: whoever can read a directory can lock that. Raises
+    `TokenFileError` if another command holds it for too long.
     """
     name = path.with_name(f".{path.name}.lock")
-    lock = _locked(name, path)
+    lock = _take_lock(name, path)
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -142,8 +150,8 @@ def _turn(path: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _locked(name: Path, path: Path) -> int:
-    """The descriptor of the lock `name` of the file at `path`, held. Raises `TokenFileError`, `OSError`."""
+def _take_lock(name: Path, path: Path) -> int:
+    """Take the lock `name` of the file at `path`; return its descriptor. Raises `TokenFileError`, `OSError`."""
     give_up_at = time.monotonic() + PATIENCE_S
     while True:
         lock = locks.open_lock(name)
@@ -157,15 +165,15 @@ def _locked(name: Path, path: Path) -> int:
         os.close(lock)  # who had it has removed it
 
 
-def _status(name: str, directory: int) -> os.stat_result | None:
+def _read_status(name: str, directory: int) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
 
 
-def _replace(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:
-    """Put `content` in the place of the file `name`, whose owner, group and mode stay."""
+def _replace_file(name: str, directory: int, content: bytes, status: os.stat_result | None) -> None:
+    """Replace the file `name` by `content`, durably; its owner, group and mode stay."""
     temporary = name + ".new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=directory)
@@ -176,7 +184,7 @@ def _replace(name: str, directory: int, content: bytes, status: os.stat_result |
         with os.fdopen(fd, "wb") as file:
             if status is not None:
                 if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, status.st_uid, status.st_gid)  # the server's user must go on reading it
+                    os.fchown(fd, status.st_uid, status.st_gid)  # so that the server's user can still read it
                 os.fchmod(fd, status.st_mode & 0o777)
             file.write(content)
             file.flush()

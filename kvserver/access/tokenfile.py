@@ -8,8 +8,8 @@
         { prefix = "", allow = ["feed"] },
     ]
 
-Nothing is guessed: what is unknown or comes twice is refused, since a grant that is not what its author meant is worse
-than a server that does not start.
+Unknown and duplicate entries are refused, since a grant that its author did not mean is worse than a server that does
+not start.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import msgspec
 from msgspec import Meta
 
 from kvserver.access import trust
-from kvserver.access.grants import VERBS, Grants, Verb, shown
-from kvserver.access.tokens import Token, digest
+from kvserver.access.grants import VERBS, Grants, Verb, show_key
+from kvserver.access.tokens import Token, hash_token
 from shards.files import trusted_path
 from shards.files.safe_files import open_named
 from shards.files.trusted_path import DESCRIPTOR, Care
@@ -60,19 +60,19 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     grants: list[_Grant]
 
 
-def read(path: Path) -> list[Token]:
-    """The tokens of the file at `path`. Raises `TokenFileError`."""
-    return parse(text_of(path), str(path))
+def read_file(path: Path) -> list[Token]:
+    """Read the tokens of the file at `path`. Raises `TokenFileError`."""
+    return parse_tokens(read_text(path), str(path))
 
 
 def read_open(path: Path) -> list[Token]:
-    """The tokens of what this process was given open under the name `path`, such as a pipe. Raises `TokenFileError`."""
+    """Read the tokens of an open descriptor of this process, such as a pipe, by its `path`. Raises `TokenFileError`."""
     try:
         with open_named(path, Care.READ) as file:
             content = file.read(MOST + 1)  # it may have no end
             if len(content) > MOST:
                 raise TokenFileError(f"{path} gives more than {MOST >> 20} MiB, which no file of tokens has")
-            return parse(content.decode(), str(path))
+            return parse_tokens(content.decode(), str(path))
     except OSError as error:
         raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -80,24 +80,24 @@ def read_open(path: Path) -> list[Token]:
 
 
 def is_open(path: Path) -> bool:
-    """Whether `path` is the name of what is open, such as /dev/stdin or a pipe of the shell (`<(...)`), and no file
-    that can be looked at again or replaced."""
+    """Whether `path` names an open descriptor, such as /dev/stdin or a pipe of the shell (`<(...)`), not a file that
+    can be read again or replaced."""
     try:
         return DESCRIPTOR.fullmatch(str(trusted_path.resolve(path, Care.READ))) is not None
     except OSError:
         return False
 
 
-def text_of(path: Path) -> str:
-    """What the file at `path` says, if none but this user and root could have written it. Raises `TokenFileError`."""
+def read_text(path: Path) -> str:
+    """Read the text of the file at `path`, if only this user and root could write it. Raises `TokenFileError`."""
     if is_open(path):
         raise TokenFileError(f"{path} is no file but something open, which cannot be looked at again: {_NAME_THE_FILE}")
     try:
-        real = trust.resolve(path)
+        real = trust.resolve_trusted(path)
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             status = os.fstat(fd)
-            trust.check(real, status)
+            trust.check_file(real, status)
             content = file.read(MOST + 1) if status.st_size <= MOST else b""
             if max(len(content), status.st_size) > MOST:
                 raise OSError(errno.EFBIG, f"it has more than {MOST >> 20} MiB, which no file of tokens has")
@@ -114,45 +114,47 @@ def text_of(path: Path) -> str:
         raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
 
 
-def parse(text: str, path: str) -> list[Token]:
-    """The tokens of `text`; `path` is for messages. Raises `TokenFileError`."""
+def parse_tokens(text: str, path: str) -> list[Token]:
+    """Read the tokens in `text`; `path` is for messages. Raises `TokenFileError`."""
     try:
         document = tomllib.loads(text.removeprefix(MARK))
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
-        raise _wrong(path, int(place[1]) if place else 0, f"not TOML: {_AT_LINE.sub('', str(error))}") from None
+        raise _error_at(path, int(place[1]) if place else 0, f"not TOML: {_AT_LINE.sub('', str(error))}") from None
     except RecursionError:
-        raise _wrong(path, 0, "lists or tables are nested too deeply: those of a token are not nested at all") from None
+        raise _error_at(path, 0, "lists or tables are nested too deeply: those of a token are not nested") from None
     except ValueError as error:  # a number of thousands of digits, for instance
-        raise _wrong(path, 0, f"not TOML that can be read: {error}") from None
+        raise _error_at(path, 0, f"not TOML that can be read: {error}") from None
     entries = document.pop("token", [])
     if document:
-        raise _wrong(path, 0, f"{shown(next(iter(document)).encode())} means nothing here: there are only [[token]]s")
+        raise _error_at(
+            path, 0, f"{show_key(next(iter(document)).encode())} means nothing here: there are only [[token]]s"
+        )
     if not isinstance(entries, list):
-        raise _wrong(path, 0, "each token is a table of its own: [[token]], in double brackets")
+        raise _error_at(path, 0, "each token is a table of its own: [[token]], in double brackets")
     lines = [text.count("\n", 0, found.start()) + 1 for found in TABLE.finditer(text.removeprefix(MARK))]
     tokens: list[Token] = []
     for index, entry in enumerate(entries):
         try:
-            token = _token(entry)
+            token = _convert_entry(entry)
             _refuse_doubles(token, tokens)
         except (ValueError, msgspec.ValidationError) as error:
             line = lines[index] if len(lines) == len(entries) else 0
-            raise _wrong(path, line, f"token {index + 1}{_called(entry)}: {error}") from None
+            raise _error_at(path, line, f"token {index + 1}{_show_name(entry)}: {error}") from None
         tokens.append(token)
     return tokens
 
 
-def _wrong(path: str, line: int, why: str) -> TokenFileError:
+def _error_at(path: str, line: int, why: str) -> TokenFileError:
     return TokenFileError(f"the file of tokens {path}{f', line {line}' if line else ''}: {why}")
 
 
-def _called(entry: Any) -> str:
+def _show_name(entry: Any) -> str:
     name = entry.get("name") if isinstance(entry, dict) else None
-    return f" ({shown(name.encode())})" if isinstance(name, str) else ""
+    return f" ({show_key(name.encode())})" if isinstance(name, str) else ""
 
 
-def _token(entry: Any) -> Token:
+def _convert_entry(entry: Any) -> Token:
     """Raises `ValueError` or `msgspec.ValidationError`."""
     try:
         given = msgspec.convert(entry, _Entry)
@@ -161,7 +163,7 @@ def _token(entry: Any) -> Token:
     if not given.grants:
         raise ValueError(f"it grants nothing; {_WANTED}")
     sha256 = bytes.fromhex(given.sha256)
-    if sha256 == digest(b""):
+    if sha256 == hash_token(b""):
         raise ValueError("its sha256 is that of nothing: the text that was hashed was empty")
     pairs = [pair for grant in given.grants for pair in pairs_of(grant.prefix, grant.allow)]
     return Token(sha256, Grants.of(given.name, sha256.hex()[:16], pairs))
@@ -174,7 +176,7 @@ _WANTED: Final = (
 
 
 def pairs_of(prefix: str, verbs: list[str]) -> list[tuple[Verb, bytes]]:
-    """One grant of the file, as `Grants.of` takes it. Raises `ValueError`, which says what would be right."""
+    """Make the arguments of `Grants.of` from one grant of the file. Raises `ValueError`: what is expected."""
     if not verbs:
         raise ValueError(f"a grant allows nothing: {', '.join(VERBS)} can be allowed")
     encoded = prefix.encode()
@@ -184,7 +186,7 @@ def pairs_of(prefix: str, verbs: list[str]) -> list[tuple[Verb, bytes]]:
     for word in verbs:
         verb = next((verb for verb in VERBS if verb == word), None)
         if verb is None:
-            raise ValueError(f"{shown(word.encode())} cannot be allowed: {', '.join(VERBS)} can")
+            raise ValueError(f"{show_key(word.encode())} cannot be allowed: {', '.join(VERBS)} can")
         if verb == "admin" and prefix:
             raise ValueError('admin concerns the whole server: allow it with prefix ""')
         pairs.append((verb, encoded))

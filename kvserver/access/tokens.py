@@ -39,7 +39,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class _InEffect(msgspec.Struct, frozen=True, array_like=True):
-    """What stands in the file in the run directory.
+    """The content of the file in the run directory.
 
     Attributes:
         generation: the board's word as it is raised to with them.
@@ -56,12 +56,12 @@ class TokensError(Exception):
     """The tokens in effect cannot be read."""
 
 
-def digest(token: bytes) -> bytes:
-    """By what a token is known."""
+def hash_token(token: bytes) -> bytes:
+    """Return the SHA-256 by which a token is known."""
     return hashlib.sha256(token).digest()
 
 
-def publish(board: Board, tokens: Sequence[Token]) -> None:
+def publish_tokens(board: Board, tokens: Sequence[Token]) -> None:
     """Put `tokens` into effect in all processes of the store. For the supervisor. Raises `OSError`."""
     path = board.path.with_name(FILE)
     temporary = path.with_name(FILE + ".new")
@@ -75,7 +75,7 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
 
 
 def are_published(board: Board) -> bool:
-    """Whether what `publish` wrote is still there, and nothing else in its place."""
+    """Return whether what `publish_tokens` wrote is still there, and nothing else in its place."""
     with contextlib.suppress(FileNotFoundError):
         return stat.S_ISREG(board.path.with_name(FILE).lstat().st_mode)
     return False
@@ -84,7 +84,7 @@ def are_published(board: Board) -> bool:
 def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
     """Whether every process of the store that answers clients goes by `tokens`."""
     try:
-        found = _decode(_read_published(board.path.with_name(FILE)))
+        found = _decode(_read_file(board.path.with_name(FILE)))
     except (OSError, msgspec.MsgspecError):
         return False
     rows = [row for rows in (board.workers, board.gateways) for _, row in rows.alive()]
@@ -93,8 +93,8 @@ def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
     )
 
 
-def _read_published(path: Path) -> bytes:
-    """What `publish` wrote. What was put in its place is not waited for. Raises `OSError`."""
+def _read_file(path: Path) -> bytes:
+    """Read what `publish_tokens` wrote, without waiting for what was put in its place. Raises `OSError`."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no file", str(path))
@@ -110,36 +110,36 @@ class Tokens:
     """
 
     def __init__(self, board: Board) -> None:
-        """Raises `TokensError`: without them nobody can be let in."""
+        """Raises `TokensError`: without tokens no request can be authenticated."""
         self._board, self._path = board, board.path.with_name(FILE)
         self.required = False
         self.generation = 0
         self._tokens: list[Token] = []
         try:
-            self._read()
+            self._read_published()
         except (OSError, msgspec.MsgspecError) as error:
             raise TokensError(f"{self._path} cannot be read: {error}") from None
 
     def refresh(self) -> bool:
-        """Follow the supervisor; whether anything has changed. While the file cannot be read, the old ones hold."""
+        """Follow the supervisor; True if tokens changed. While the file cannot be read, the old ones stay in effect."""
         if self._board.log.tokens == self.generation:
             return False
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            self._read()
+            self._read_published()
             return True
         return False
 
-    def _read(self) -> None:
+    def _read_published(self) -> None:
         generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
         if generation:
-            self._tokens = _decode(_read_published(self._path)).tokens
+            self._tokens = _decode(_read_file(self._path)).tokens
         self.generation = generation
         self.required = generation > 0
 
     def authenticate(self, authorization: bytes | None) -> Grants:
-        """What the sender of an Authorization header may; None: it sent none.
+        """Return the rights of the sender of an Authorization header, None without one.
 
-        How long it takes depends on the number of tokens alone. Raises `InvalidToken` if a token was sent, else
+        The duration depends only on the number of tokens. Raises `InvalidToken` if a token was sent, else
         `Unauthorized`.
         """
         if not self.required:
@@ -147,7 +147,7 @@ class Tokens:
         scheme, _, text = (authorization or b"").strip(b" \t").partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthorized
-        sent, found = digest(text.lstrip(b" ")), None
+        sent, found = hash_token(text.lstrip(b" ")), None
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, sent):
                 found = token.grants
@@ -157,19 +157,19 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self._tokens)
 
-    def all(self) -> Iterator[Grants]:
-        """What each token grants."""
+    def all_grants(self) -> Iterator[Grants]:
+        """Return the grants of each token."""
         return (token.grants for token in self._tokens)
 
-    def current(self, grants: Grants) -> Grants | None:
-        """What the bearer of the token that gave `grants` may now; None: the token is no more."""
-        return self.of(grants.id)
+    def current_grants(self, grants: Grants) -> Grants | None:
+        """Return the present grants of the token that gave `grants`; None if it was revoked."""
+        return self.grants_of(grants.id)
 
-    def of(self, id: str) -> Grants | None:
-        """What the bearer of the token `id` may; None: there is none."""
+    def grants_of(self, id: str) -> Grants | None:
+        """Return the grants of the token `id`; None if it does not exist."""
         if not self.required:
             return EVERYTHING if id == EVERYTHING.id else None
-        return next((grants for grants in self.all() if grants.id == id), None)
+        return next((grants for grants in self.all_grants() if grants.id == id), None)

@@ -1,4 +1,4 @@
-"""Answers of batches, written piece by piece: together they are what the encoder makes of all results at once. Pure.
+"""Answers of batches, encoded piece by piece: joined, they are what the encoder makes of all results at once. Pure.
 
 A value stays as the store gave it until its piece is due, so an answer takes little memory beside the values, whatever
 JSON makes of them: six bytes of each control character.
@@ -39,14 +39,15 @@ Result = dict[str, Any] | Late
 
 
 class Writing(NamedTuple):
-    """One of the two formats.
+    """How one of the two formats is written.
 
     Attributes:
-        opening: what stands before so many results.
-        elements: results as they stand in their array.
-        show: a small value as it is shown, behind its name.
-        large: one with a value of any size, in pieces.
-        between, closing: what stands between results, and behind all of them.
+        opening: makes what stands before so many results.
+        elements: encodes results as they stand in their array.
+        show: returns the name and the form in which a small value is shown.
+        large: encodes a result with a value of any size, in pieces.
+        between: what stands between results.
+        closing: what stands after all of them.
     """
 
     opening: Callable[[int], bytes]
@@ -56,8 +57,8 @@ class Writing(NamedTuple):
     between: bytes
     closing: bytes
 
-    def pieces(self, results: Sequence[Result]) -> Pieces:
-        """The whole answer that has these results."""
+    def make_pieces(self, results: Sequence[Result]) -> Pieces:
+        """Yield the whole answer that has these results."""
         between = self.opening(len(results))
         for portion in _portions(results):
             if isinstance(portion, Late):
@@ -76,7 +77,7 @@ class Writing(NamedTuple):
 
 
 def _portions(results: Sequence[Result]) -> Iterator[list[Result] | Late]:
-    """Results that are written together; those with a large value by themselves."""
+    """Divide results into those that are written together; one with a large value is a portion of its own."""
     portion: list[Result] = []
     size = 0
     for result in results:
@@ -99,7 +100,7 @@ def _portions(results: Sequence[Result]) -> Iterator[list[Result] | Late]:
 
 
 def show_value(value: bytes) -> tuple[str, str]:
-    """A value as JSON shows it, and under which name: text, or Base64 where it is none."""
+    """Return the name and the form in which JSON shows a value: text, or Base64 where it is none."""
     try:
         return "value", value.decode()
     except UnicodeDecodeError:
@@ -135,7 +136,7 @@ def _large_in_json(late: Late) -> Pieces:
 
 
 def _escaped(value: bytes) -> Pieces:
-    """`value`, which is UTF-8, as it stands between the quotes of a string; no character is torn."""
+    """Yield `value`, which is UTF-8, as it stands between the quotes of a string; no character is torn."""
     decode = _text_decoder().decode
     for window in _windows(value):
         yield duplicate_names.write_json(decode(window))[1:-1]

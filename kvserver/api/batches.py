@@ -1,8 +1,8 @@
-"""Batches as clients write them, JSON or MessagePack: their schema, and what becomes of it for shards.
+"""Batches as clients write them, in JSON or MessagePack: their schema, and the operations for shards.
 
-Pure. The structs are the schema: whatever they do not name is refused, and a batch with one malformed operation is
-refused whole, since a client that writes one thing wrong may mean another. What need not be given is UNSET where it is
-not: so a struct that is written again has as many members as its text had, unless one of them came twice.
+Pure. The structs are the schema: other members are refused, and a batch with one malformed operation is refused whole,
+since a client that makes one mistake may have made another. Optional members that are absent are UNSET, so a struct
+that is encoded again has as many members as its text had, unless one of them came twice.
 """
 
 from __future__ import annotations
@@ -17,20 +17,25 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 from kvserver.api import batch_answers, duplicate_names, json_scan, msgpack_scan
 from kvserver.api.batch_answers import Writing
 from kvserver.api.duplicate_names import Doubles
-from kvserver.api.json_scan import Member, Span
+from kvserver.api.json_scan import MemberSpan, Span
 from kvserver.api.query import SECONDS, TIME
+from kvserver.api.steps import Steps
 from kvserver.api.times import parse_expires, parse_ttl
-from kvserver.api.turns import Steps
-from shards.keys.value_edits import why_unreadable
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
+from shards.wire.json_text import explain_unreadable
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
-from shards.wire.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
-from shards.wire.protocol import Delete as ShardDelete
-from shards.wire.protocol import Get as ShardGet
-from shards.wire.protocol import Incr as ShardIncr
-from shards.wire.protocol import Patch as ShardPatch
-from shards.wire.protocol import Put as ShardPut
-from shards.wire.protocol import Touch as ShardTouch
+from shards.wire.protocol import (
+    BATCH_OPS,
+    MUST_NOT_EXIST,
+    Condition,
+    Delete,
+    Get,
+    Incr,
+    OfOneKey,
+    Patch,
+    Put,
+    Touch,
+)
 from shards.wire.slots import slot_of
 
 Revision = Annotated[
@@ -65,14 +70,14 @@ JSON_CONTENT: Final = "application/json"
 """The type of a value that was given as JSON, unless another is given."""
 
 
-class _Operation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
+class _BatchOperation(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="op", gc=False):
     key: Key
 
 
-class _Conditional(_Operation, kw_only=True):
+class _Conditional(_BatchOperation, kw_only=True):
     if_revision: Revision | UnsetType = UNSET
 
-    def condition(self) -> Condition | None:
+    def shard_condition(self) -> Condition | None:
         """0: the key must not exist."""
         if self.if_revision is UNSET:
             return None
@@ -83,7 +88,7 @@ class _Expiring(_Conditional, kw_only=True):
     ttl: Seconds | UnsetType = UNSET
     expires: Time | UnsetType = UNSET
 
-    def expiry(self) -> tuple[int, int]:
+    def shard_expiry(self) -> tuple[int, int]:
         """`ttl_ms` and `expires_ms`."""
         if self.ttl is not UNSET and self.expires is not UNSET:
             raise BadRequest("either ttl or expires, not both")
@@ -91,7 +96,7 @@ class _Expiring(_Conditional, kw_only=True):
         return _ttl_ms(self.ttl), expires_ms
 
 
-class Get(_Operation, tag="get"):
+class BatchGet(_BatchOperation, tag="get"):
     """The value."""
 
 
@@ -100,37 +105,37 @@ class _Put(_Expiring, kw_only=True):
     content_type: ContentType | UnsetType = UNSET
 
 
-class PutInJson(_Put, tag="put", kw_only=True):
+class BatchPutInJson(_Put, tag="put", kw_only=True):
     """Store one of `value`, `json` and `value_base64`."""
 
     value: str | UnsetType = UNSET
     value_base64: Base64 | UnsetType = UNSET
 
 
-class PutInMessagePack(_Put, tag="put", kw_only=True):
+class BatchPutInMessagePack(_Put, tag="put", kw_only=True):
     """Store `value`, which is of type bin, or `json`, any value, as JSON."""
 
     value: bytes | UnsetType = UNSET
 
 
-class Delete(_Conditional, tag="delete"):
+class BatchDelete(_Conditional, tag="delete"):
     """Delete the key."""
 
 
-class Touch(_Expiring, tag="touch", kw_only=True):
+class BatchTouch(_Expiring, tag="touch", kw_only=True):
     """Change the expiry alone: one of `ttl`, `expires` and `persist`."""
 
     persist: Yes | UnsetType = UNSET
 
 
-class Incr(_Conditional, tag="incr", kw_only=True):
+class BatchIncr(_Conditional, tag="incr", kw_only=True):
     """Add to the whole number that the key holds; an absent key holds 0, and gets the lifetime `ttl_if_new`."""
 
     by: By | UnsetType = UNSET
     ttl_if_new: Seconds | UnsetType = UNSET
 
 
-class Patch(_Conditional, tag="patch", kw_only=True):
+class BatchPatch(_Conditional, tag="patch", kw_only=True):
     """Change the JSON that the key holds by a merge patch (RFC 7396); an absent key holds `{}`."""
 
     patch: Raw
@@ -144,7 +149,7 @@ class Envelope(Struct, forbid_unknown_fields=True):
 
     @property
     def is_atomic(self) -> bool:
-        """Whether all of it is done, or nothing."""
+        """Whether all operations are executed, or none."""
         return self.atomic is True
 
 
@@ -161,7 +166,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class Sizes(NamedTuple):
-    """Bytes of what is read in one go: more would keep others waiting.
+    """Largest texts that are read in one go, in bytes: more would delay other requests.
 
     Attributes:
         whole: of a batch.
@@ -189,15 +194,15 @@ class Format:
         twice: Doubles,
         why_unreadable: Callable[[bytes], str],
         sizes: Sizes,
-        members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
-        document: Callable[[bytes, Member, int], Steps[bytes]],
+        members: Callable[[bytes, int, str, int], Steps[tuple[list[MemberSpan], list[Span] | None]]],
+        document: Callable[[bytes, MemberSpan, int], Steps[bytes]],
         kind: Callable[[bytes, int], Any],
-        octets: Callable[[bytes, Member, int], Steps[bytes]],
+        octets: Callable[[bytes, MemberSpan, int], Steps[bytes]],
     ) -> None:
         self.sizes, self._members, self._document, self._kind, self._octets = sizes, members, document, kind, octets
         self.answer, self._doubles, self._why_unreadable = answer, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
-        operation: Any = Get | put | Delete | Touch | Incr | Patch
+        operation: Any = BatchGet | put | BatchDelete | BatchTouch | BatchIncr | BatchPatch
         self._read = decoder(operation).decode
         self._read_whole = decoder(
             defstruct(
@@ -205,9 +210,11 @@ class Format:
             )
         ).decode
 
-    def small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
-        """The operations in `body` for their shards, and whether they are atomic: what `envelope` and `operation` give
-        at a third of their cost, but in one go. None: let those say what is wrong."""
+    def read_small(self, body: bytes, batch: int) -> tuple[list[OfOneKey], bool] | None:
+        """Read the operations in `body` for their shards, and whether they are atomic, in one go.
+
+        Costs a third of `read_envelope` and `read_operation`. None: something is wrong, and those say what.
+        """
         try:
             whole = self._read_whole(body)
             if len(whole.ops) > BATCH_OPS or self._doubles.may_be(body, whole):
@@ -218,14 +225,14 @@ class Format:
         except (BadRequest, *_UNREADABLE):
             return None
 
-    def envelope(self, body: bytes) -> Steps[Envelope]:
-        """The batch in `body`. Raises `BadRequest`, also if a member of the batch itself comes twice."""
+    def read_envelope(self, body: bytes) -> Steps[Envelope]:
+        """Read the batch in `body`, but not its operations. Raises `BadRequest`, also for members that come twice."""
         try:
             members, spans = yield from self._members(body, 0, "ops", BATCH_OPS)
-            found = {member.name: self._stub(body, member) for member in members}
+            found = {member.name: self._make_stub(body, member) for member in members}
             envelope: Envelope = self._decode(self.encode(found), type=Envelope)
         except msgspec.ValidationError as error:
-            raise BadRequest(f"not a batch in {self.name}: {self._why(body, error)}") from None
+            raise BadRequest(f"not a batch in {self.name}: {self._explain(body, error)}") from None
         except _UNREADABLE:
             raise BadRequest(f"not a batch in {self.name}: {self._why_unreadable(body)}") from None
         refuse_twice(members)
@@ -234,29 +241,31 @@ class Format:
         if len(spans) > BATCH_OPS:
             raise BadRequest(f"more than {BATCH_OPS} operations")
         if spans and not isinstance(kind := self._kind(body, spans[-1][0]), dict):
-            self.operation(len(spans) - 1, Raw(self.encode(kind)), 0)
+            self.read_operation(len(spans) - 1, Raw(self.encode(kind)), 0)
         view = memoryview(body)
         envelope.ops = [Raw(view[begin:end]) for begin, end in spans]
         return envelope
 
-    def _stub(self, body: bytes, member: Member, array: str = "ops") -> Any:
-        """A member as it is, if it is short; of operations, and of what is long, something of the same kind."""
+    def _make_stub(self, body: bytes, member: MemberSpan, array: str = "ops") -> Any:
+        """Return a short member as it is; for operations, and for long members, an empty value of the same kind."""
         kind = self._kind(body, member.begin)
         if (member.name == array and kind == []) or member.end - member.begin > _SHORT:
             return kind
         return Raw(body[member.begin : member.end])
 
-    def large(self, index: int, raw: Raw, batch: int, most: int) -> Steps[OfOneKey]:
-        """The operation `raw`, the one at `index`, of any size; as `operations`. A document of more than `most` bytes
-        is no value in any case, so nobody looks what it holds."""
-        try:
-            return (yield from self._large(bytes(raw), batch, most))
-        except BadRequest as error:
-            raise malformed(index, error.detail, type(error)) from None
-        except _UNREADABLE as error:
-            raise malformed(index, self._why(raw, error)) from None
+    def read_large(self, index: int, raw: Raw, batch: int, most: int) -> Steps[OfOneKey]:
+        """Read the operation `raw` at `index`, of any size, as `read_operations` does.
 
-    def _large(self, text: bytes, batch: int, most: int) -> Steps[OfOneKey]:
+        A document of more than `most` bytes is refused as a value in any case, so it is not examined.
+        """
+        try:
+            return (yield from self._read_large(bytes(raw), batch, most))
+        except BadRequest as error:
+            raise malformed_operation(index, error.detail, type(error)) from None
+        except _UNREADABLE as error:
+            raise malformed_operation(index, self._explain(raw, error)) from None
+
+    def _read_large(self, text: bytes, batch: int, most: int) -> Steps[OfOneKey]:
         if not isinstance(self._kind(text, 0), dict):
             self._read(self.encode(self._kind(text, 0)))
         members, _ = yield from self._members(text, 0, "", 0)
@@ -277,8 +286,8 @@ class Format:
                     ready = yield from self._octets(text, member, most)
         return self._for_shard(self._read(self.encode(kept)), batch, [], ready)
 
-    def operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
-        """The operations `raws`, the first of which is the one at `first`, for their shards; `batch` goes into gets.
+    def read_operations(self, first: int, raws: Sequence[Raw], batch: int) -> list[OfOneKey]:
+        """Read the operations `raws` for their shards. `first`: index of the first of them; `batch`: goes into gets.
 
         None of them is longer than `sizes.single`. Raises `BadRequest`.
         """
@@ -290,10 +299,10 @@ class Format:
                     return operations
         except (BadRequest, *_UNREADABLE):
             pass
-        return [self.operation(first + index, raw, batch) for index, raw in enumerate(raws)]
+        return [self.read_operation(first + index, raw, batch) for index, raw in enumerate(raws)]
 
-    def operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
-        """The operation `raw`, the one at `index`; as `operations`."""
+    def read_operation(self, index: int, raw: Raw, batch: int) -> OfOneKey:
+        """Read the operation `raw` at `index`, as `read_operations` does."""
         try:
             op, documents = self._read(raw), list[bytes]()
             operation = self._for_shard(op, batch, documents)
@@ -301,56 +310,58 @@ class Format:
                 self._look_through(raw)
             return operation
         except BadRequest as error:
-            raise malformed(index, error.detail, type(error)) from None
+            raise malformed_operation(index, error.detail, type(error)) from None
         except _UNREADABLE as error:
-            raise malformed(index, self._why(raw, error)) from None
+            raise malformed_operation(index, self._explain(raw, error)) from None
 
     def _look_through(self, raw: Raw) -> None:
         """Raise `BadRequest` if an object in `raw` has a name twice, at any depth. Exact, and slow."""
         name = self._doubles.find(bytes(raw))
         if name is not None:
-            raise duplicate_names.told(name)
+            raise duplicate_names.duplicate_error(name)
 
-    def _why(self, text: Any, error: Exception) -> str:
-        """In plain words, why `text` cannot be read."""
+    def _explain(self, text: Any, error: Exception) -> str:
+        """Say in plain words why `text` cannot be read."""
         if not isinstance(error, msgspec.ValidationError):
             return self._why_unreadable(bytes(text))
         why = str(error)
         return f"{why}; it is one of get, put, patch, incr, touch, delete" if why.endswith("`$.op`") else why
 
     def _for_shard(self, op: Any, batch: int, documents: list[bytes], ready: bytes | None = None) -> OfOneKey:
-        """`op` as a shard takes it. What it has of JSON, in which names may come twice, is added to `documents`.
-        `ready`: the value or patch, where `op` has but something in its place."""
+        """Make the shard's operation of `op`, and add its JSON, in which names may come twice, to `documents`.
+
+        `ready`: the value or patch, where `op` has only a stub of it.
+        """
         key = op.key.encode()
         if not 0 < len(key) <= MAX_KEY:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
         kind = type(op)
-        if kind is Get:
-            return ShardGet(key, batch)
-        if kind is PutInJson or kind is PutInMessagePack:
-            value, content_type = self._value(op, ready)
+        if kind is BatchGet:
+            return Get(key, batch)
+        if kind is BatchPutInJson or kind is BatchPutInMessagePack:
+            value, content_type = self._value_of_put(op, ready)
             if op.json is not UNSET:
                 documents.append(value)
             if op.ttl is UNSET and op.expires is UNSET and op.if_revision is UNSET:
-                return ShardPut(key, value, content_type)
-            ttl_ms, expires_ms = op.expiry()
-            return ShardPut(key, value, content_type, ttl_ms, expires_ms, False, op.condition())
-        if kind is Delete:
-            return ShardDelete(key, False, op.condition())
-        if kind is Touch:
-            return ShardTouch(key, *_touch(op), op.condition())
-        if kind is Incr:
+                return Put(key, value, content_type)
+            ttl_ms, expires_ms = op.shard_expiry()
+            return Put(key, value, content_type, ttl_ms, expires_ms, False, op.shard_condition())
+        if kind is BatchDelete:
+            return Delete(key, False, op.shard_condition())
+        if kind is BatchTouch:
+            return Touch(key, *_touch_expiry(op), op.shard_condition())
+        if kind is BatchIncr:
             by = 1 if op.by is UNSET else op.by
-            return ShardIncr(key, by, _ttl_ms(op.ttl_if_new), op.condition())
+            return Incr(key, by, _ttl_ms(op.ttl_if_new), op.shard_condition())
         patch = self._json_of(op.patch) if ready is None else ready
         documents.append(patch)
-        return ShardPatch(key, patch, op.condition())
+        return Patch(key, patch, op.shard_condition())
 
-    def _value(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
-        """Value and content type of a put."""
-        coded: Any = op.value_base64 if type(op) is PutInJson else UNSET
+    def _value_of_put(self, op: Any, ready: bytes | None) -> tuple[bytes, str]:
+        """Return value and content type of a put. Raises `BadRequest`."""
+        coded: Any = op.value_base64 if type(op) is BatchPutInJson else UNSET
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
-            names = "value, json, value_base64" if isinstance(op, PutInJson) else "value, json"
+            names = "value, json, value_base64" if isinstance(op, BatchPutInJson) else "value, json"
             raise BadRequest(f"exactly one of {names} is wanted")
         content_type = "" if op.content_type is UNSET else op.content_type
         if content_type and not is_content_type(content_type):
@@ -367,26 +378,26 @@ class Format:
         return op.value if isinstance(op.value, bytes) else op.value.encode(), content_type
 
 
-def refuse_twice(members: Sequence[Member]) -> None:
+def refuse_twice(members: Sequence[MemberSpan]) -> None:
     """Raise `BadRequest` if two of `members` have the same name."""
     seen: set[str] = set()
     for member in members:
         if member.name in seen:
-            raise duplicate_names.told(member.name)
+            raise duplicate_names.duplicate_error(member.name)
         seen.add(member.name)
 
 
-def malformed(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
-    """The error of the operation at `index`."""
+def malformed_operation(index: int, why: str, kind: type[BadRequest] = BadRequest) -> BadRequest:
+    """Make the error of the operation at `index`."""
     error = kind(f"ops[{index}]: {why}")
     error.members = {"index": index}
     return error
 
 
-def _touch(op: Touch) -> tuple[int, int]:
+def _touch_expiry(op: BatchTouch) -> tuple[int, int]:
     if op.persist is False or (op.ttl is UNSET) + (op.expires is UNSET) + (op.persist is UNSET) != 2:
         raise BadRequest("exactly one of ttl, expires and persist (true) is wanted")
-    return op.expiry()
+    return op.shard_expiry()
 
 
 def _ttl_ms(seconds: Seconds | UnsetType) -> int:
@@ -402,11 +413,11 @@ def _json_of_json(raw: Raw) -> bytes:
 def _json_of_msgpack(raw: Raw) -> bytes:
     document = msgspec.msgpack.decode(raw)
     duplicate_names.refuse_in_msgpack(bytes(raw), duplicate_names.write_msgpack(document))
-    msgpack_scan.check(document)
+    msgpack_scan.refuse_beyond_json(document)
     return msgspec.json.encode(document)
 
 
-def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
+def _document_of_json(text: bytes, member: MemberSpan, most: int) -> Steps[bytes]:
     document = text[member.begin : member.end]
     if len(document) > most:
         return document
@@ -416,12 +427,12 @@ def _document_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
     yield
     name = yield from json_scan.find_double(document)
     if name is not None:
-        raise duplicate_names.told(name)
+        raise duplicate_names.duplicate_error(name)
     return document
 
 
-def _octets_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
-    """The value of a put, which is written as a string."""
+def _octets_of_json(text: bytes, member: MemberSpan, most: int) -> Steps[bytes]:
+    """Decode the value of a put, which is written as a string of JSON."""
     if member.name == "value":
         return (yield from json_scan.decode_string(text, member.begin, member.end, most))
     coded = yield from json_scan.decode_string(text, member.begin, member.end, most * 4 // 3 + 4)
@@ -440,14 +451,14 @@ def _octets_of_json(text: bytes, member: Member, most: int) -> Steps[bytes]:
     return bytes(octets)
 
 
-def _octets_of_msgpack(data: bytes, member: Member, _: int) -> Steps[bytes]:
-    """The value of a put, which is of type bin."""
-    begin, end, _, _ = msgpack_scan.head(data, member.begin)
+def _octets_of_msgpack(data: bytes, member: MemberSpan, _: int) -> Steps[bytes]:
+    """Return the value of a put, which is of type bin."""
+    begin, end, _, _ = msgpack_scan.checked_head(data, member.begin)
     yield
     return data[begin:end]
 
 
-def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]:
+def _document_of_msgpack(data: bytes, member: MemberSpan, most: int) -> Steps[bytes]:
     return (yield from msgpack_scan.to_json(data, member.begin, most))
 
 
@@ -455,32 +466,32 @@ JSON: Final = Format(
     "JSON",
     msgspec.json.decode,
     duplicate_names.write_json,
-    PutInJson,
+    BatchPutInJson,
     _json_of_json,
     msgspec.json.Decoder,
     batch_answers.JSON,
     duplicate_names.JSON,
-    why_unreadable,
+    explain_unreadable,
     Sizes(64 << 10, 256 << 10, 64 << 10),
-    json_scan.members,
+    json_scan.find_members,
     _document_of_json,
-    json_scan.kind,
+    json_scan.sample_of_kind,
     _octets_of_json,
 )
 MESSAGE_PACK: Final = Format(
     "MessagePack",
     msgspec.msgpack.decode,
     duplicate_names.write_msgpack,
-    PutInMessagePack,
+    BatchPutInMessagePack,
     _json_of_msgpack,
     msgspec.msgpack.Decoder,
     batch_answers.MESSAGE_PACK,
     duplicate_names.MESSAGE_PACK,
     lambda _data: "it is malformed, or breaks off",
     Sizes(16 << 10, 16 << 10, 4 << 10),
-    msgpack_scan.members,
+    msgpack_scan.find_members,
     _document_of_msgpack,
-    msgpack_scan.kind,
+    msgpack_scan.sample_of_kind,
     _octets_of_msgpack,
 )
 

@@ -24,7 +24,7 @@ _OURS = re.compile(r"([1-9][0-9]{0,18})(?:-(gzip|br|zstd|deflate))?")
 
 
 class Tag(NamedTuple):
-    """An ETag of ours."""
+    """An ETag that this server made."""
 
     revision: int
     coding: str = ""
@@ -44,21 +44,21 @@ class Preconditions(NamedTuple):
     modified_since: int | None = None
     unmodified_since: int | None = None
 
-    def of_shard(self) -> Condition | None:
-        """What a shard is to check; None: nothing. It knows no dates: see `unmodified_since`."""
+    def for_shard(self) -> Condition | None:
+        """Return the condition for the shard to check, None without one. Dates are not for shards."""
         if self.if_match is None and self.if_none_match is None:
             return None
-        return Condition(_revisions(self.if_match, weak=False), _revisions(self.if_none_match, weak=True))
+        return Condition(_revisions_of(self.if_match, weak=False), _revisions_of(self.if_none_match, weak=True))
 
-    def matches(self, revision: int) -> bool:
+    def holds_for(self, revision: int) -> bool:
         """Whether If-Match holds for a key that has `revision`."""
-        wanted = _revisions(self.if_match, weak=False)
+        wanted = _revisions_of(self.if_match, weak=False)
         return wanted is None or wanted == _ANY or revision in wanted
 
-    def fresh(self, revision: int, modified: int) -> Sequence[str] | None:
-        """The codings in which the client has that of `revision`, modified at `modified`; None: it does not have it.
+    def fresh_codings(self, revision: int, modified: int) -> Sequence[str] | None:
+        """Return the codings in which the client has the value of `revision`, modified at `modified`, Unix seconds.
 
-        Empty if it has it, and did not say in which.
+        None if it does not have the value; empty if it has, in a coding it did not name.
         """
         if self.if_none_match is None:
             since = self.modified_since
@@ -68,7 +68,7 @@ class Preconditions(NamedTuple):
         return [tag.coding for tag in self.if_none_match if tag.revision == revision] or None
 
 
-def _revisions(tags: Tags | None, *, weak: bool) -> Revisions | None:
+def _revisions_of(tags: Tags | None, *, weak: bool) -> Revisions | None:
     if tags is None:
         return None
     if isinstance(tags, str):
@@ -76,10 +76,10 @@ def _revisions(tags: Tags | None, *, weak: bool) -> Revisions | None:
     return [tag.revision for tag in tags if weak or not tag.weak]
 
 
-def read(header: Callable[[str], str | None]) -> Preconditions:
-    """The conditions of a request whose headers `header` gives. Raises `BadRequest`.
+def read_conditions(header: Callable[[str], str | None]) -> Preconditions:
+    """Read the conditions of a request; `header` returns its headers. Raises `BadRequest`.
 
-    Dates that are none are ignored, and so are dates beside tags, as RFC 9110 says.
+    Malformed dates, and dates that come with tags, are ignored (RFC 9110, 13.1.3 and 13.1.4).
     """
     if_match = parse_tags("If-Match", header("If-Match"))
     if_none_match = parse_tags("If-None-Match", header("If-None-Match"))
@@ -94,17 +94,17 @@ def read(header: Callable[[str], str | None]) -> Preconditions:
 
 
 def parse_tags(name: str, text: str | None) -> Tags | None:
-    """The tags of ours in the header `name`, `*`, or None where there is no such header. Raises `BadRequest`."""
+    """Return the tags of ours in the header `name`, or `*`; None without a header. Raises `BadRequest`."""
     if text is None:
         return None
     text = text.strip(" \t")
     if text == _ANY:
         return _ANY
     tags: list[Tag] = []
-    at = _skip(text, 0)
+    at = _skip_between(text, 0)
     while at < len(text):
         found = _TAG.match(text, at)
-        end = _skip(text, found.end()) if found else 0
+        end = _skip_between(text, found.end()) if found else 0
         if found is None or (end < len(text) and "," not in text[found.end() : end]):
             raise BadRequest(f'{name}: a list of ETags in quotes is wanted, like "57", or *')
         ours = _OURS.fullmatch(found[2])
@@ -114,16 +114,16 @@ def parse_tags(name: str, text: str | None) -> Tags | None:
     return tags
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_between(text: str, at: int) -> int:
     between = _BETWEEN.match(text, at)
     return between.end() if between else at
 
 
 def etag(revision: int, coding: str = "") -> str:
-    """The ETag of a value's bytes in a content coding, empty for none."""
+    """Return the ETag of a value in a content coding, empty for none."""
     return f'"{revision}-{coding}"' if coding else f'"{revision}"'
 
 
 def may_join(if_range: str | None, revision: int) -> bool:
-    """Whether a range may be given out: If-Range, if there is one, names exactly the bytes of `revision`."""
+    """Whether a range may be sent: If-Range is absent, or names exactly the bytes of `revision`."""
     return if_range is None or if_range.strip() == etag(revision)

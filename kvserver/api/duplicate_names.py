@@ -14,18 +14,17 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from shards.keys.large_json import colons as count_colons
 from shards.wire.errors import BadRequest
+from shards.wire.json_text import count_colons
 
 LARGE: Final = 64 << 10
-"""Bytes of a text from which on a search takes so long that it is made in steps: see `jsonscan`."""
+"""Bytes of a text from which on a search takes so long that it is made in steps: see `json_scan`."""
 _SHOWN: Final = 64
 
 _read: Final = msgspec.json.Decoder().decode
 _read_msgpack: Final = msgspec.msgpack.Decoder().decode
 write_json: Final = msgspec.json.Encoder().encode
 write_msgpack: Final = msgspec.msgpack.Encoder().encode
-colons: Final = count_colons
 
 
 class _Twice(Exception):
@@ -36,7 +35,7 @@ class _Twice(Exception):
 
 
 def refuse_in_json(text: bytes) -> None:
-    """Raise `BadRequest` if an object in `text`, at any depth, has a name twice. What is no JSON passes: who reads it
+    """Raise `BadRequest` if an object in `text`, at any depth, has a name twice. Malformed JSON passes: its reader
     says why. May take a second for the largest values; see `LARGE`."""
     if text.count(b":") < 2 and b"\\" not in text:
         return
@@ -44,24 +43,24 @@ def refuse_in_json(text: bytes) -> None:
         return
     name = find_in_json(text)
     if name is not None:
-        raise told(name)
+        raise duplicate_error(name)
 
 
 def may_be_in_json(documents: Sequence[bytes]) -> bool:
-    """Whether an object in one of `documents`, which are JSON, may have a name twice. What is `LARGE` is left out."""
+    """Whether an object in one of the JSON `documents` may have a name twice. Ignores `LARGE` ones."""
     small = [text for text in documents if len(text) <= LARGE]
     return _looks_doubled(b"[" + b",".join(small) + b"]") if small else False
 
 
 def _looks_doubled(text: bytes) -> bool:
     try:
-        return colons(text) != colons(write_json(_read(text)))
+        return count_colons(text) != count_colons(write_json(_read(text)))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return True
 
 
 def find_in_json(text: bytes) -> str | None:
-    """A name that an object in `text` has twice; None if there is none, or if it is no JSON."""
+    """Find a name that an object in `text` has twice; None without one, and for malformed JSON."""
     try:
         json.loads(text.decode(), object_pairs_hook=_look_at)
     except _Twice as twice:
@@ -97,8 +96,8 @@ def _first_double(names: Iterable[str]) -> str:
     raise AssertionError("no name comes twice")
 
 
-def told(name: str) -> BadRequest:
-    """What a client is told that sent the member `name` twice."""
+def duplicate_error(name: str) -> BadRequest:
+    """Make the error for a client that sent the member `name` twice."""
     shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
     return BadRequest(f"the member {json.dumps(shown, ensure_ascii=False)} comes twice in one object")
 
@@ -109,7 +108,7 @@ def refuse_in_msgpack(data: bytes, written: bytes) -> None:
     if written != data:
         name = find_in_msgpack(data)
         if name is not None:
-            raise told(name)
+            raise duplicate_error(name)
 
 
 _FIXED: Final = {
@@ -141,7 +140,7 @@ _HELD: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
 def find_in_msgpack(data: bytes) -> str | None:
-    """A name that a map in the well-formed `data` has twice; None if there is none."""
+    """Find a name that a map in the well-formed `data` has twice; None without one."""
     at = 0
     left: list[int] = [1]  # objects to come, in what is open
     names: list[set[bytes] | None] = [None]  # those of a map that is open
@@ -166,8 +165,10 @@ def find_in_msgpack(data: bytes) -> str | None:
 
 
 def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
-    """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
-    many objects each (0: it is neither)."""
+    """Return where the content of the object at `at` begins and ends; of an array or map, its number of elements.
+
+    Last comes the number of objects of each element: 1 in an array, 2 in a map, 0 for other objects.
+    """
     first, at = data[at], at + 1
     if first <= 0x7F or first >= 0xE0:
         return at - 1, at, 0, 0
@@ -191,32 +192,32 @@ def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
 
 
 class Doubles(Protocol):
-    """How members that come twice are found in a batch of one of the two formats."""
+    """Detects members that come twice in a batch, for one of the two formats."""
 
     def find(self, text: bytes, /) -> str | None:
-        """A name that comes twice in one object of `text`, at any depth. Exact, and slow."""
+        """Find a name that comes twice in one object of `text`, at any depth. Exact, and slow."""
 
     def may_be(self, text: bytes, read: Any) -> bool:
         """Whether the objects that were read of `text`, but for what is `Raw` in them, may have had a member twice."""
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
-        """The same of structs, each of which was read of one of `raws`."""
+        """Do the same for structs, each decoded from one of `raws`."""
 
 
-class _Json(Doubles):
+class _JsonDoubles(Doubles):
     """Members are counted by their colons."""
 
     def find(self, text: bytes, /) -> str | None:
         return find_in_json(text)
 
     def may_be(self, text: bytes, read: Any) -> bool:
-        return colons(text) != colons(write_json(read))
+        return count_colons(text) != count_colons(write_json(read))
 
     def may_be_in(self, raws: Sequence[Raw], read: Sequence[Any]) -> bool:
         return self.may_be(b",".join(raws), read)
 
 
-class _MessagePack(Doubles):
+class _MessagePackDoubles(Doubles):
     """A map begins with the number of its members."""
 
     def find(self, text: bytes, /) -> str | None:
@@ -229,5 +230,5 @@ class _MessagePack(Doubles):
         return any(memoryview(raw)[0] != write_msgpack(each)[0] for raw, each in zip(raws, read, strict=True))
 
 
-JSON: Final[Doubles] = _Json()
-MESSAGE_PACK: Final[Doubles] = _MessagePack()
+JSON: Final[Doubles] = _JsonDoubles()
+MESSAGE_PACK: Final[Doubles] = _MessagePackDoubles()

@@ -1,11 +1,11 @@
-"""What a client of `/v1/feed` asks for: the parameters of its URL. Pure."""
+"""The query of a client of `/v1/feed`: the parameters of its URL. Pure."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple, get_args
 
 from kvserver.api import query
-from kvserver.api.query import FLAG, KEY, Kind, Parameter, within
+from kvserver.api.query import FLAG, KEY, Kind, Parameter, whole_number
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Cause
 
@@ -16,7 +16,7 @@ LONGEST_WAIT_S: Final = 55
 
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 OPS: Final = frozenset(("put", "touch", *(f"delete:{cause}" for cause in CAUSES)))
-"""Every kind of event: what is done, deletes with their cause."""
+"""Every kind of event; deletes have their cause."""
 
 _OP = "put|touch|delete(:(" + "|".join(CAUSES) + "))?"
 
@@ -25,16 +25,16 @@ class FeedQuery(NamedTuple):
     """What a client of `/v1/feed` asks for.
 
     Attributes:
-        prefixes: of keys; it wants all that start with one of them.
-        keys: that it wants beside those.
-        ops: of `OPS`.
-        values: with events and items; else their sizes.
-        activity: also what changes nothing.
-        since: the cursor it goes on from, unchecked; None: it gave none.
+        prefixes: selects all keys that start with one of them.
+        keys: selects these keys too.
+        ops: kinds of events, of `OPS`.
+        values: events and items carry values; otherwise sizes.
+        activity: also requests that change nothing.
+        since: the cursor to continue after, unchecked; None without one.
         snapshot: the state first.
-        conflate: of what it is behind with, the latest is enough.
-        wait_s: how long a poll may wait for something.
-        ticket: instead of a token, None if it sent none.
+        conflate: of each key only the latest event, where the client is behind.
+        wait_s: how long a poll may wait for an event.
+        ticket: sent instead of a token; None without one.
     """
 
     prefixes: tuple[bytes, ...] = (b"",)
@@ -60,7 +60,7 @@ def parse_feed_query(text: bytes) -> FeedQuery:
     return FeedQuery(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
 
 
-def _ops(text: str) -> frozenset[str]:
+def _read_ops(text: str) -> frozenset[str]:
     wanted: set[str] = set()
     for op in text.split(","):
         found = {known for known in OPS if known == op or (op == "delete" and known.startswith("delete:"))}
@@ -70,21 +70,21 @@ def _ops(text: str) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _ascii(text: str) -> bytes:
+def _read_opaque(text: str) -> bytes:
     return text.encode("ascii", "replace")  # what is not ASCII is no cursor and no ticket
 
 
-def _key(text: str) -> bytes:
+def _read_key(text: str) -> bytes:
     key: bytes = KEY.read(text)
     if not key:
         raise BadRequest("a key of 1 to 511 bytes is wanted")
     return key
 
 
-_LIST: Final = Kind(_ops, {"type": "string", "pattern": f"^({_OP})(,({_OP}))*$"})
+_LIST: Final = Kind(_read_ops, {"type": "string", "pattern": f"^({_OP})(,({_OP}))*$"})
 _YES_BY_DEFAULT: Final = Kind(FLAG.read, {"type": "boolean", "default": True})
-_OPAQUE: Final = Kind(_ascii, {"type": "string"})
-_WHOLE_KEY: Final = Kind(_key, {**KEY.schema, "minLength": 1})
+_OPAQUE: Final = Kind(_read_opaque, {"type": "string"})
+_WHOLE_KEY: Final = Kind(_read_key, {**KEY.schema, "minLength": 1})
 
 FEED: Final = query.table(
     Parameter("prefix", KEY, "Only keys that begin with this. May be given several times.", repeats=True),
@@ -96,13 +96,11 @@ FEED: Final = query.table(
     ),
     Parameter("ops", _LIST, "Only these events: `put`, `touch`, `delete`, and deletes of one cause: `delete:expire`."),
     Parameter("values", _YES_BY_DEFAULT, "Values too; without, their sizes."),
-    Parameter("activity", FLAG, "Also what changes nothing: reads, lists, deletes that find nothing, heartbeats."),
-    Parameter(
-        "since", _OPAQUE, "Go on behind this cursor; empty: as if it was absent. `Last-Event-ID` goes before it."
-    ),
-    Parameter("snapshot", FLAG, "What there is first, then what changes, unless it can go on behind a cursor."),
-    Parameter("conflate", FLAG, "Of what the client is behind with only the latest put or delete of each key."),
-    Parameter("wait", within(0, LONGEST_WAIT_S), "Seconds that a poll may wait for something to tell."),
+    Parameter("activity", FLAG, "Also requests that change nothing: reads, lists, deletes of absent keys, heartbeats."),
+    Parameter("since", _OPAQUE, "Continue after this cursor; empty counts as absent. `Last-Event-ID` overrides it."),
+    Parameter("snapshot", FLAG, "The state first, then changes, unless the feed can continue after a cursor."),
+    Parameter("conflate", FLAG, "Where the client is behind, only the latest put or delete of each key."),
+    Parameter("wait", whole_number(0, LONGEST_WAIT_S), "Seconds that a poll may wait for an event."),
     Parameter("ticket", _OPAQUE, "Instead of a token, where no header can be sent."),
 )
 """The parameters of `/v1/feed`."""

@@ -1,7 +1,7 @@
-"""JSON looked through in steps: where its parts end, and which names come twice. Nothing is built of it. Pure.
+"""Scans of JSON in steps: where its parts end, and which names come twice. Nothing is decoded. Pure.
 
-What is found of text that is no JSON has no meaning, but it is found in as few steps: whoever reads the text says what
-is wrong. `Steps` are those of `kvserver.api.turns`.
+What is found of malformed JSON has no meaning, but takes as few steps: the decoder reports what is wrong. For `Steps`
+see `kvserver.api.steps`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kvserver.api.turns import Steps
+from kvserver.api.steps import Steps
 from shards.wire.errors import BadRequest
 
 _WINDOW: Final = 16 << 10
@@ -60,12 +60,12 @@ Span = tuple[int, int]
 """Where a part begins and ends."""
 
 
-class Broken(ValueError):
-    """The text is no JSON, or breaks off."""
+class BrokenText(ValueError):
+    """The text is malformed, or breaks off."""
 
 
 def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """Where the string ends whose opening quote is at `at`: the place behind its other one. Raises `Broken`."""
+    """Find the end of the string whose opening quote is at `at`, behind its closing one. Raises `BrokenText`."""
     at += 1
     while True:
         match = _inside.match(text, at, at + _WINDOW)
@@ -73,13 +73,13 @@ def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
         if text[end : end + 1] == b'"':
             return end + 1
         if end == at:
-            raise Broken
+            raise BrokenText
         at = end
         yield
 
 
 def blank_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """The first place from `at` on that is not blank."""
+    """Find the first place from `at` on that is not blank."""
     while True:
         match = _blank.match(text, at, at + _WINDOW)
         end = match.end() if match else at
@@ -90,7 +90,7 @@ def blank_end(text: bytes | bytearray, at: int) -> Steps[int]:
 
 
 def value_end(text: bytes, at: int) -> Steps[int]:
-    """Where the value ends that begins at `at`. Raises `Broken`."""
+    """Find the end of the value that begins at `at`. Raises `BrokenText`."""
     first = text[at : at + 1]
     if first == b'"':
         return (yield from string_end(text, at))
@@ -102,7 +102,7 @@ def value_end(text: bytes, at: int) -> Steps[int]:
         match = _scalar.match(text, at, at + _WINDOW)
         end = match.end() if match else at
         if end == begin:
-            raise Broken
+            raise BrokenText
         if end < at + _WINDOW:
             return end
         at = end
@@ -110,13 +110,13 @@ def value_end(text: bytes, at: int) -> Steps[int]:
 
 
 def _nested_end(text: bytes, at: int) -> Steps[int]:
-    """Where the array or object ends whose content begins at `at`. Raises `Broken`."""
+    """Find the end of the array or object whose content begins at `at`. Raises `BrokenText`."""
     depth = 1
     while at < len(text):
         yield
         match = _whole_strings.match(text, at, at + _WINDOW)
         end = match.end() if match else at
-        lowest, change = _balance(_string.sub(b"", text[at:end]))
+        lowest, change = _depth_change(_string.sub(b"", text[at:end]))
         if depth + lowest > 0:
             depth += change
         else:
@@ -127,10 +127,10 @@ def _nested_end(text: bytes, at: int) -> Steps[int]:
                     if depth == 0:
                         return found.end()
         at = end if text[end : end + 1] != b'"' else (yield from string_end(text, end))
-    raise Broken
+    raise BrokenText
 
 
-def _balance(text: bytes) -> tuple[int, int]:
+def _depth_change(text: bytes) -> tuple[int, int]:
     """By how much the depth sinks at most within `text`, which has no strings, and changes from begin to end."""
     left = text.translate(_SQUARE, _NO_BRACKETS)
     for _ in range(_ROUNDS):
@@ -142,7 +142,7 @@ def _balance(text: bytes) -> tuple[int, int]:
     return min(accumulate(map(_STEP.__getitem__, left)), default=0), len(left) - 2 * closed
 
 
-class Member:
+class MemberSpan:
     """A member of an object: its name, and where its value begins and ends."""
 
     __slots__ = ("begin", "end", "name")
@@ -151,17 +151,19 @@ class Member:
         self.name, self.begin, self.end = name, begin, end
 
 
-def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
-    """The members of the object at `at`, and of the array that is the one named `array` where its elements are.
+def find_members(
+    text: bytes, at: int, array: str = "", most: int = 0
+) -> Steps[tuple[list[MemberSpan], list[Span] | None]]:
+    """Find the members of the object at `at`, and the elements of its array named `array`.
 
-    Of elements up to `most` and one more, or up to the first that is no object: then nothing behind it is looked at.
-    Raises `Broken`, for more than a thousand members, too, and `BadRequest` for a name that is too long to be one.
+    Stops at element `most` + 1, or at the first that is not an object: the rest of the text is not scanned then.
+    Raises `BrokenText`; also for more than a thousand members. Raises `BadRequest` for a name that is too long.
     """
-    found: list[Member] = []
+    found: list[MemberSpan] = []
     spans: list[Span] | None = None
     at = yield from blank_end(text, at)
     if text[at : at + 1] != b"{":
-        raise Broken
+        raise BrokenText
     at = yield from blank_end(text, at + 1)
     while text[at : at + 1] == b'"' and len(found) < _MEMBERS:
         end = yield from string_end(text, at)
@@ -169,13 +171,13 @@ def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
         name = decode_name(text[at + 1 : end - 1])
         at = yield from blank_end(text, end)
         if text[at : at + 1] != b":":
-            raise Broken
+            raise BrokenText
         begin = yield from blank_end(text, at + 1)
         if name == array and array and text[begin : begin + 1] == b"[":
-            spans, end = yield from _elements(text, begin, most)
+            spans, end = yield from _find_elements(text, begin, most)
         else:
             end = yield from value_end(text, begin)
-        found.append(Member(name, begin, end))
+        found.append(MemberSpan(name, begin, end))
         if end < 0:
             return found, spans
         at = yield from blank_end(text, end)
@@ -183,21 +185,21 @@ def members(text: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple
             yield from _nothing_behind(text, at + 1)
             return found, spans
         if text[at : at + 1] != b",":
-            raise Broken
+            raise BrokenText
         at = yield from blank_end(text, at + 1)
     if found or text[at : at + 1] != b"}":
-        raise Broken
+        raise BrokenText
     yield from _nothing_behind(text, at + 1)
     return found, spans
 
 
 def _nothing_behind(text: bytes, at: int) -> Steps[None]:
     if (yield from blank_end(text, at)) < len(text):
-        raise Broken
+        raise BrokenText
 
 
-def _elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
-    """Where the elements of the array at `at` begin and end, and where it ends itself: -1 if not all were looked at."""
+def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
+    """Find the elements of the array at `at`, and its end: -1 if the scan stopped before."""
     found: list[Span] = []
     at = yield from blank_end(text, at + 1)
     if text[at : at + 1] == b"]":
@@ -213,7 +215,7 @@ def _elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], int]]:
         if text[at : at + 1] == b"]":
             return found, at + 1
         if text[at : at + 1] != b",":
-            raise Broken
+            raise BrokenText
         at = yield from blank_end(text, at + 1)
 
 
@@ -225,7 +227,7 @@ def refuse_long_name(size: int) -> None:
 
 def decode_string(text: bytes | bytearray, begin: int, end: int, most: int) -> Steps[bytes]:
     """The UTF-8 of the string whose quotes are at `begin` and before `end`: all of it, or more than `most` bytes of its
-    begin. Raises `Broken`."""
+    begin. Raises `BrokenText`."""
     at, end = begin + 1, end - 1
     found = bytearray()
     while at < end and len(found) <= most:
@@ -235,22 +237,22 @@ def decode_string(text: bytes | bytearray, begin: int, end: int, most: int) -> S
             if cut < end and text[cut] & 0xC0 == 0x80:  # inside of a character
                 cut -= 1
         if cut <= at:
-            raise Broken
+            raise BrokenText
         try:
             found += msgspec.json.decode(b"".join((b'"', text[at:cut], b'"')), type=str).encode()
         except (msgspec.MsgspecError, ValueError):
-            raise Broken from None
+            raise BrokenText from None
         at = cut
         yield
     return bytes(found)
 
 
 def decode_name(name: bytes) -> str:
-    """What is between the quotes of a name. Raises `Broken`."""
+    """Decode a name, without its quotes. Raises `BrokenText`."""
     try:
         decoded: str = json.loads(b'"' + name + b'"')
     except ValueError:
-        raise Broken from None
+        raise BrokenText from None
     return decoded
 
 
@@ -277,7 +279,7 @@ _token: Final = re.compile(_NO_NAME + rb'(?:(\{)|(\})|"(' + _INNER + rb')"' + _B
 
 class _Names:
     """Names of the objects that are open. Those beyond `_KEPT` leave but a byte in a table: where it is set already,
-    the name may have come twice, and `suspects` has what tells it again."""
+    the name may have come twice, and `suspects` has its hash for a second scan."""
 
     def __init__(self, size: int, suspects: frozenset[int] = frozenset()) -> None:
         self._size, self._looked_for = size, suspects
@@ -287,11 +289,11 @@ class _Names:
         self._told: set[tuple[int, bytes]] = set()
         self.suspects: set[int] = set()
 
-    def open(self) -> None:
+    def open_object(self) -> None:
         self._serial += 1
         self._open.append((self._serial, set()))
 
-    def close(self) -> None:
+    def close_object(self) -> None:
         if self._open:
             self._held -= len(self._open.pop()[1])
 
@@ -323,15 +325,15 @@ class _Names:
 
 
 def find_double(text: bytes | bytearray) -> Steps[str | None]:
-    """A name that an object in `text` has twice, None if there is none."""
+    """Find a name that an object in `text` has twice, None without one."""
     names = _Names(len(text))
-    name = yield from _find(text, names)
+    name = yield from _find_double(text, names)
     if name is None and names.suspects:
-        name = yield from _find(text, _Names(len(text), frozenset(names.suspects)))
+        name = yield from _find_double(text, _Names(len(text), frozenset(names.suspects)))
     return name
 
 
-def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
+def _find_double(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
     at, size = 0, len(text)
     while at < size:
         yield
@@ -342,11 +344,11 @@ def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
                 break
             at = match.end()
             if match.lastindex == 1:
-                names.open()
+                names.open_object()
             elif match.lastindex == 2:
-                names.close()
-            elif names.comes_twice(_plain(match[3])):
-                return _shown(match[3])
+                names.close_object()
+            elif names.comes_twice(_unescape_name(match[3])):
+                return _decode_shown(match[3])
         else:
             continue
         skipped = _skip.match(text, at, window)
@@ -354,45 +356,45 @@ def _find(text: bytes | bytearray, names: _Names) -> Steps[str | None]:
         if at < window and text[at : at + 1] == b'"':
             try:
                 end = yield from string_end(text, at)
-            except Broken:
+            except BrokenText:
                 return None
             begin, at = at, (yield from blank_end(text, end))
             if text[at : at + 1] == b":":
-                name = yield from _plain_long(text, begin, end)
+                name = yield from _unescape_long_name(text, begin, end)
                 if names.comes_twice(name):
-                    return name[:_NAME_BYTES].decode(errors="replace")
+                    return _decode_shown(name[:_NAME_BYTES])
     return None
 
 
-def _plain_long(text: bytes | bytearray, begin: int, end: int) -> Steps[bytes]:
-    """As `_plain`, of a name of any length; its quotes are at `begin` and before `end`."""
+def _unescape_long_name(text: bytes | bytearray, begin: int, end: int) -> Steps[bytes]:
+    """As `_unescape_name`, of a name of any length; its quotes are at `begin` and before `end`."""
     name = bytes(text[begin + 1 : end - 1])
     if b"\\" not in name:
         return name
     try:
         return (yield from decode_string(text, begin, end, len(name)))
-    except Broken:
+    except BrokenText:
         return name
 
 
-def _plain(name: bytes) -> bytes:
+def _unescape_name(name: bytes) -> bytes:
     """`name` as it is written without escapes."""
     if b"\\" not in name:
         return name
     try:
         return decode_name(name).encode(errors="surrogatepass")
-    except Broken:
+    except BrokenText:
         return name
 
 
-def _shown(name: bytes) -> str:
-    return _plain(name).decode(errors="surrogatepass")
+def _decode_shown(name: bytes) -> str:
+    return _unescape_name(name).decode(errors="surrogatepass")
 
 
 _KINDS: Final = {0x5B: list, 0x7B: dict, 0x22: str, 0x74: bool, 0x66: bool}
 
 
-def kind(text: bytes, at: int) -> Any:
-    """Something of the same kind as the value at `at`."""
+def sample_of_kind(text: bytes, at: int) -> Any:
+    """Make an empty value of the same kind as the one at `at`."""
     made = _KINDS.get(text[at], int) if at < len(text) else int
     return made()

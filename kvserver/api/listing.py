@@ -1,31 +1,31 @@
-"""Lists of keys over all shards: one order, made of one cursor a shard, with folding at a delimiter. Pure.
+"""Lists of keys over all shards: one cursor per shard, merged in key order, folded at a delimiter. Pure.
 
-A list is made of rows. A key is a row of its own, unless it holds the delimiter behind the prefix: all keys that are
-the same up to and including its first occurrence there are one row, a prefix. A row's name is its key or that prefix.
-Rows stand in byte order of their names, and `after` and `before` speak of names, so a page goes on wherever another
-ended. Folding keeps the order of keys, so a walk over the keys meets the rows in order, and leaps over what a prefix
-folds.
+A list consists of rows. A key is a row of its own, unless it has the delimiter behind the prefix: all keys that are
+equal up to and including its first occurrence there are one row, a prefix. A row's name is its key or that prefix.
+Rows are in byte order of their names, and `after` and `before` are names, so a page continues wherever another ended.
+Folding keeps the order of keys, so a walk over the keys meets the rows in order, and skips what a prefix folds.
 
 A range may be a few parts of its prefix, which are walked one after the other. Keys between them do not exist for it: a
 prefix is a row if a key in a part is folded there.
 
-A walk may pause after any key and go on later with other cursors: cursors stand in transactions, which must be short.
+A walk may pause after any key and continue with other cursors: each needs a transaction, which must be short.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from shards.maps.layout import Item
-
+Item = TypeVar("Item")
+"""What a cursor reads of a key."""
+ItemRead = TypeVar("ItemRead", covariant=True)
 Row = tuple[bytes, Item | None]
 """Name, and what the key holds; None: a prefix."""
 
 
-class Cursor(Protocol):
-    """A place among a shard's keys, expired ones included. What moves it gives the key there, None if there is none."""
+class KeyCursor(Protocol[ItemRead]):
+    """A place among a shard's keys, expired ones included. Moves return the key at the new place, None at an end."""
 
     def seek(self, key: bytes) -> bytes | None:
         """Go to the first key that is not below `key`."""
@@ -34,23 +34,23 @@ class Cursor(Protocol):
         """Go to the last key that is below `key`; None: the last of all."""
 
     def next(self) -> bytes | None:
-        """Go one up."""
+        """Go to the next higher key."""
 
     def prev(self) -> bytes | None:
-        """Go one down."""
+        """Go to the next lower key."""
 
     def size(self) -> int | None:
-        """Bytes of the value that `item` would read, None if the key is expired."""
+        """Return the bytes of the value that `item` would read, None if the key is expired."""
 
-    def item(self) -> Item:
-        """What the key holds, whose size was just asked for."""
+    def item(self) -> ItemRead:
+        """Return what the key holds, after `size`."""
 
 
-class Range(NamedTuple):
-    """Which rows, and in which order. `after` and `before` are exclusive whatever the order.
+class ListRange(NamedTuple):
+    """The rows of a list, and their order. `after` and `before` are exclusive in either order.
 
-    `parts`: it is about keys that start with one of these, which start with `prefix`; in byte order, none inside
-    another. Empty: about all keys that start with `prefix`.
+    `parts`: only keys that start with one of these, which start with `prefix`; in byte order, none inside another.
+    Empty: all keys that start with `prefix`.
     """
 
     prefix: bytes = b""
@@ -61,71 +61,71 @@ class Range(NamedTuple):
     parts: tuple[bytes, ...] = ()
 
 
-class Walk:
+class Walk(Generic[Item]):
     """Reads the rows of a range, as many as are wanted at a time.
 
     Attributes:
-        rows: read and not taken yet.
-        done: there are no others.
-        full: there is another one that did not fit; `take` makes room.
+        rows: read and not taken.
+        done: all rows were read.
+        full: the next row did not fit; `take_rows` makes room.
     """
 
-    def __init__(self, wanted: Range, limit: int, max_bytes: int) -> None:
+    def __init__(self, wanted: ListRange, limit: int, max_bytes: int) -> None:
         """`rows` holds at most `limit` rows, and `max_bytes` of values, but at least one row."""
         self._wanted, self._reverse = wanted, wanted.reverse
         self._limit, self._max_bytes = limit, max_bytes
-        self.rows: list[Row] = []
+        self.rows: list[Row[Item]] = []
         self.done = self.full = False
         self._bytes = 0
-        self._at = self._highest() if wanted.reverse else self._lowest()  # where to go on: seek's argument
+        self._at = self._highest_start() if wanted.reverse else self._lowest_start()  # seek's argument
         parts = wanted.parts or (wanted.prefix,)
         self._parts = deque(reversed(parts) if wanted.reverse else parts)
         self._part = self._parts[0]
         self._enter_next()
 
-    def take(self) -> list[Row]:
-        """The rows read so far; there is room for as many again."""
+    def take_rows(self) -> list[Row[Item]]:
+        """Take the rows read so far, which makes room for as many again."""
         rows, self.rows = self.rows, []
         self._bytes, self.full = 0, False
         return rows
 
-    def advance(self, cursors: Sequence[Cursor], steps: int) -> None:
+    def advance(self, cursors: Sequence[KeyCursor[Item]], steps: int) -> None:
         """Read rows until the walk is `done` or `full`, or has looked at `steps` keys."""
         _, after, before, reverse, delimiter, _ = self._wanted
         end = after if reverse else before
-        heads: dict[bytes, Cursor] = {}
-        self._place(heads, cursors)
+        heads: dict[bytes, KeyCursor[Item]] = {}
+        self._place_cursors(heads, cursors)
         nearest = max if reverse else min
         for _ in range(steps):
             key = nearest(heads) if heads else None
             if key is not None and not key.startswith(self._part) and self._enter_next():
                 heads.clear()
-                self._place(heads, cursors)
+                self._place_cursors(heads, cursors)
                 continue
             if key is None or not key.startswith(self._part):
                 self.done = True
                 return
-            folded = self._fold(key) if delimiter else None
+            folded = self._fold_key(key) if delimiter else None
             if end is not None and ((folded or key) <= end if reverse else (folded or key) >= end):
                 self.done = True
                 return
             cursor = heads[key]
             size = cursor.size()
             if size is None:
-                self._pass(heads, key)
+                self._pass_key(heads, key)
             elif self.rows and (len(self.rows) >= self._limit or self._bytes + size > self._max_bytes):
                 self.full = True
                 return
             elif folded is None:
                 self.rows.append((key, cursor.item()))
                 self._bytes += size
-                self._pass(heads, key)
+                self._pass_key(heads, key)
             else:
                 self.rows.append((folded, None))
-                self._leap(heads, folded)
+                self._leap_over(heads, folded)
 
-    def _fold(self, key: bytes) -> bytes | None:
-        """The prefix whose row the key is in, None if it is a row of its own."""
+    def _fold_key(self, key: bytes) -> bytes | None:
+        """Return the prefix whose row the key is in, None if it is a row of its own."""
         if not self._wanted.delimiter:
             return None
         found = key.find(self._wanted.delimiter, len(self._wanted.prefix))
@@ -133,26 +133,26 @@ class Walk:
 
     # Places. Upwards, one is the lowest key that may follow; downwards, a bound that every key must be below.
 
-    def _lowest(self) -> bytes:
+    def _lowest_start(self) -> bytes:
         prefix, after, *_ = self._wanted
         if after is None or after < prefix:
             return prefix
-        name = self._fold(after)
-        return after + b"\0" if name is None else beyond(name) or after
+        name = self._fold_key(after)
+        return after + b"\0" if name is None else end_of_prefix(name) or after
 
-    def _highest(self) -> bytes | None:
+    def _highest_start(self) -> bytes | None:
         prefix, _, before, *_ = self._wanted
-        end = beyond(prefix)
+        end = end_of_prefix(prefix)
         if before is None or (end is not None and before >= end):
             return end
-        name = self._fold(before) if before.startswith(prefix) else None
-        return before if name in (None, before) else beyond(name)
+        name = self._fold_key(before) if before.startswith(prefix) else None
+        return before if name in (None, before) else end_of_prefix(name)
 
     def _enter_next(self) -> bool:
-        """Go to the next part that has keys where the walk has not been; False: there is none."""
+        """Enter the next part that may have keys the walk has not passed; False after the last one."""
         while self._parts:
             part = self._parts.popleft()
-            end = beyond(part)
+            end = end_of_prefix(part)
             if self._wanted.reverse:
                 if self._at is not None and self._at <= part:
                     continue
@@ -167,7 +167,7 @@ class Walk:
             return True
         return False
 
-    def _place(self, heads: dict[bytes, Cursor], cursors: Sequence[Cursor]) -> None:
+    def _place_cursors(self, heads: dict[bytes, KeyCursor[Item]], cursors: Sequence[KeyCursor[Item]]) -> None:
         for cursor in cursors:
             if self._wanted.reverse:
                 key = cursor.seek_below(self._at)
@@ -177,8 +177,8 @@ class Walk:
             if key is not None:
                 heads[key] = cursor
 
-    def _pass(self, heads: dict[bytes, Cursor], key: bytes) -> None:
-        """Go to the key behind `key`."""
+    def _pass_key(self, heads: dict[bytes, KeyCursor[Item]], key: bytes) -> None:
+        """Move the cursor at `key` to its next key."""
         cursor = heads.pop(key)
         if self._reverse:
             self._at, following = key, cursor.prev()
@@ -187,13 +187,13 @@ class Walk:
         if following is not None:
             heads[following] = cursor
 
-    def _leap(self, heads: dict[bytes, Cursor], name: bytes) -> None:
-        """Go behind everything that starts with `name`."""
-        self._at = name if self._wanted.reverse else beyond(name)
+    def _leap_over(self, heads: dict[bytes, KeyCursor[Item]], name: bytes) -> None:
+        """Skip all keys that start with `name`."""
+        self._at = name if self._wanted.reverse else end_of_prefix(name)
         inside = [heads.pop(key) for key in list(heads) if key.startswith(name)]
-        self._place(heads, inside)
+        self._place_cursors(heads, inside)
 
 
-def beyond(prefix: bytes) -> bytes | None:
-    """The lowest text above everything that starts with `prefix`, which is UTF-8; None: there is none."""
+def end_of_prefix(prefix: bytes) -> bytes | None:
+    """Return the lowest text above all that starts with `prefix`, which is UTF-8; None for the empty prefix."""
     return prefix[:-1] + bytes((prefix[-1] + 1,)) if prefix else None

@@ -1,6 +1,6 @@
-"""MessagePack looked through in steps: where its parts end, and what it is as JSON. Pure.
+"""Scans of MessagePack in steps: where its parts end, and its translation to JSON. Pure.
 
-Runs of small objects are passed over, or written as JSON, hundreds at a time. See `turns` for `Steps`.
+Runs of small objects are skipped, or translated, hundreds at a time. For `Steps` see `kvserver.api.steps`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from kvserver.api import duplicate_names
-from kvserver.api.json_scan import Broken, Member, Span, refuse_long_name
-from kvserver.api.turns import Steps
+from kvserver.api.json_scan import BrokenText, MemberSpan, Span, refuse_long_name
+from kvserver.api.steps import Steps
 from shards.wire.errors import BadRequest
 
 MAX_DEPTH: Final = 512
@@ -42,20 +42,19 @@ _SMALL: Final = (
 _RUNS: Final = tuple((count, re.compile(_SMALL + b"{%d}" % count, re.DOTALL)) for count in (64, 8))
 
 
-def head(data: bytes, at: int) -> tuple[int, int, int, int]:
-    """Of the object at `at`: where its content begins and ends; of an array or map how many elements it has, and of how
-    many objects each (0: it is neither). Raises `Broken`."""
+def checked_head(data: bytes, at: int) -> tuple[int, int, int, int]:
+    """Do what `duplicate_names.read_head` does, for data that may be malformed. Raises `BrokenText`."""
     try:
         found = duplicate_names.read_head(data, at)
     except (IndexError, KeyError):
-        raise Broken from None
+        raise BrokenText from None
     if found[1] > len(data):
-        raise Broken
+        raise BrokenText
     return found
 
 
 def end_of(data: bytes, at: int) -> Steps[int]:
-    """Where the object ends that begins at `at`. Raises `Broken`."""
+    """Find the end of the object that begins at `at`. Raises `BrokenText`."""
     left = 1  # objects to come; in which of the arrays and maps that are open does not matter
     while left:
         for _ in range(_OBJECTS):
@@ -64,47 +63,49 @@ def end_of(data: bytes, at: int) -> Steps[int]:
                     at, left = match.end(), left - count
                     break
             else:
-                _, at, count, per = head(data, at)
+                _, at, count, per = checked_head(data, at)
                 left += count * per - 1
             if not left:
                 return at
         if left > len(data) - at:
-            raise Broken
+            raise BrokenText
         yield
     return at
 
 
-def members(data: bytes, at: int, array: str = "", most: int = 0) -> Steps[tuple[list[Member], list[Span] | None]]:
-    """As `jsonscan.members`, of the map at `at`."""
-    found: list[Member] = []
+def find_members(
+    data: bytes, at: int, array: str = "", most: int = 0
+) -> Steps[tuple[list[MemberSpan], list[Span] | None]]:
+    """Do for the map at `at` what `json_scan.find_members` does for an object."""
+    found: list[MemberSpan] = []
     spans: list[Span] | None = None
-    _, at, count, per = head(data, at)
+    _, at, count, per = checked_head(data, at)
     if per != 2 or count > _MEMBERS:
-        raise Broken
+        raise BrokenText
     for _ in range(count):
-        begin, at, _, _ = head(data, at)
+        begin, at, _, _ = checked_head(data, at)
         refuse_long_name(at - begin)
         try:
             name = data[begin:at].decode()
         except UnicodeDecodeError:
-            raise Broken from None
-        begin, (_, inner, length, kind) = at, head(data, at)
+            raise BrokenText from None
+        begin, (_, inner, length, kind) = at, checked_head(data, at)
         if name == array and array and kind == 1:
-            spans, at = yield from _elements(data, inner, length, most)
+            spans, at = yield from _find_elements(data, inner, length, most)
         else:
             at = yield from end_of(data, at)
-        found.append(Member(name, begin, at))
+        found.append(MemberSpan(name, begin, at))
         if at < 0:
             return found, spans
     if at != len(data):
-        raise Broken
+        raise BrokenText
     return found, spans
 
 
-def _elements(data: bytes, at: int, count: int, most: int) -> Steps[tuple[list[Span], int]]:
+def _find_elements(data: bytes, at: int, count: int, most: int) -> Steps[tuple[list[Span], int]]:
     found: list[Span] = []
     for _ in range(count):
-        kind = head(data, at)[3]
+        kind = checked_head(data, at)[3]
         end = yield from end_of(data, at)
         found.append((at, end))
         if len(found) > most or kind != 2:
@@ -125,20 +126,20 @@ class _Open:
 
 
 class _Writer:
-    """JSON as it is written, of which no more is kept than is wanted."""
+    """JSON text that is being written."""
 
     def __init__(self) -> None:
         self.text = bytearray()
         self.open: list[_Open] = []
 
-    def begin(self, count: int, per: int) -> None:
+    def open_container(self, count: int, per: int) -> None:
         if len(self.open) >= MAX_DEPTH:
-            raise Broken
+            raise BrokenText
         self.text += b"{" if per == 2 else b"["
         self.open.append(_Open(count * per, set() if per == 2 else None))
 
-    def close(self) -> None:
-        """Close what is complete, and separate it from what follows."""
+    def close_complete(self) -> None:
+        """Close complete arrays and maps, and write the separator before the next object."""
         while self.open:
             top = self.open[-1]
             if top.left:
@@ -147,13 +148,13 @@ class _Writer:
             self.open.pop()
             self.text += b"]" if top.names is None else b"}"
 
-    def name(self, data: bytes, begin: int, end: int) -> None:
-        """Write the name of a member, whose content is there. Raises `BadRequest` if the map has it already."""
+    def write_name(self, data: bytes, begin: int, end: int) -> None:
+        """Write the name of a member. Raises `BadRequest` if the map has it already."""
         names = self.open[-1].names
         assert names is not None
         name = data[begin:end]
         if name in names:
-            raise duplicate_names.told(name[:_WINDOW].decode(errors="replace"))
+            raise duplicate_names.duplicate_error(name[:_WINDOW].decode(errors="replace"))
         names.add(name)
 
     def begin_scalar(self, data: bytes, at: int, begin: int, end: int) -> None:
@@ -166,7 +167,7 @@ class _Writer:
         if is_name:
             if not _is_text(data[at]):
                 raise BadRequest(_NO_NAME)
-            self.name(data, begin, end)
+            self.write_name(data, begin, end)
 
 
 class _LargeText(Exception):
@@ -174,10 +175,10 @@ class _LargeText(Exception):
 
 
 def to_json(data: bytes, at: int, most: int) -> Steps[bytes]:
-    """The JSON of the object at `at`, which is whole: all of it, or more than `most` bytes of its begin.
+    """Translate the object at `at` to JSON: all of it, or its first bytes, more than `most`.
 
-    Raises `BadRequest` for what JSON has no form for and for names that come twice, `Broken` if it is nested too deep,
-    and what msgspec raises for text that is no UTF-8.
+    Raises `BadRequest` for what JSON cannot express and for names that come twice, `BrokenText` for too deep nesting,
+    and what msgspec raises for text that is not UTF-8.
     """
     writer = _Writer()
     while True:
@@ -197,12 +198,12 @@ def _write_next(writer: _Writer, data: bytes, at: int) -> int:
         for count, run in _RUNS:
             if top.left >= count and (match := run.match(data, at)):
                 elements = msgspec.msgpack.decode(b"\xdc" + count.to_bytes(2, "big") + match[0])
-                check(elements)
+                refuse_beyond_json(elements)
                 writer.text += memoryview(msgspec.json.encode(elements))[1:-1]
                 top.left -= count
-                writer.close()
+                writer.close_complete()
                 return match.end()
-    begin, end, count, per = head(data, at)
+    begin, end, count, per = checked_head(data, at)
     if end - begin > _WINDOW:
         raise _LargeText
     if per:
@@ -210,20 +211,20 @@ def _write_next(writer: _Writer, data: bytes, at: int) -> int:
             if top.names is not None and top.left % 2 == 0:
                 raise BadRequest(_NO_NAME)
             top.left -= 1
-        writer.begin(count, per)
+        writer.open_container(count, per)
     else:
         writer.begin_scalar(data, at, begin, end)
         value = msgspec.msgpack.decode(memoryview(data)[at:end])
-        check(value)
+        refuse_beyond_json(value)
         writer.text += msgspec.json.encode(value)
     if not count or not per:
-        writer.close()
+        writer.close_complete()
     return end
 
 
 def _write_large(writer: _Writer, data: bytes, at: int, most: int) -> Steps[int]:
     """Write the text at `at`, or more of it than may be; return where it ends. Raises `BadRequest` if it is none."""
-    begin, end, _, _ = head(data, at)
+    begin, end, _, _ = checked_head(data, at)
     if not _is_text(data[at]):
         raise BadRequest(_NO_FORM)
     if len(writer.text) + end - begin > most:
@@ -240,7 +241,7 @@ def _write_large(writer: _Writer, data: bytes, at: int, most: int) -> Steps[int]
         begin = cut
         yield
     writer.text += b'"'
-    writer.close()
+    writer.close_complete()
     return end
 
 
@@ -248,26 +249,26 @@ def _is_text(first: int) -> bool:
     return 0xA0 <= first <= 0xBF or 0xD9 <= first <= 0xDB
 
 
-def check(document: Any) -> None:
+def refuse_beyond_json(document: Any) -> None:
     """Raise `BadRequest` for what JSON has no form for: the encoder would make something else of it, of NaN a null,
     which in a patch deletes."""
     if isinstance(document, dict):
         for name, value in document.items():
             if not isinstance(name, str):
                 raise BadRequest(_NO_NAME)
-            check(value)
+            refuse_beyond_json(value)
     elif isinstance(document, list):
         for value in document:
-            check(value)
+            refuse_beyond_json(value)
     elif isinstance(document, float) and not isfinite(document):
         raise BadRequest("JSON has no NaN and no infinity")
     elif not isinstance(document, str | int | float | None):
         raise BadRequest(_NO_FORM)
 
 
-def kind(data: bytes, at: int) -> Any:
-    """Something of the same kind as the object at `at`. Raises `Broken`."""
-    per = head(data, at)[3]
+def sample_of_kind(data: bytes, at: int) -> Any:
+    """Make an empty value of the same kind as the object at `at`. Raises `BrokenText`."""
+    per = checked_head(data, at)[3]
     if per:
         return {} if per == 2 else []
     return "" if _is_text(data[at]) else b"" if 0xC4 <= data[at] <= 0xC6 else 0

@@ -40,12 +40,12 @@ Table = dict[str, Parameter]
 
 
 def table(*parameters: Parameter) -> Table:
-    """The table of `parameters`."""
+    """Make the table of `parameters`."""
     return {parameter.name: parameter for parameter in parameters}
 
 
 NOTHING: Final = table()
-"""No parameter is known."""
+"""For requests without parameters."""
 
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -53,12 +53,12 @@ _INT64: Final = 1 << 63
 
 
 def parse(query: bytes, allowed: Table) -> dict[str, Any]:
-    """The parameters of `query`, as sent, each read as its row in `allowed` says. Raises `BadRequest`."""
+    """Read the parameters of `query`, still percent-encoded, as their rows in `allowed` say. Raises `BadRequest`."""
     found: dict[str, Any] = {}
     for part in query.split(b"&") if query else ():
         if not part:
             continue
-        name, _, value = map(_decode, part.partition(b"="))
+        name, _, value = map(_decode_text, part.partition(b"="))
         parameter = allowed.get(name)
         if parameter is None:
             known = ", ".join(allowed) or "none"
@@ -73,7 +73,7 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
     return found
 
 
-def _decode(text: bytes) -> str:
+def _decode_text(text: bytes) -> str:
     if _MALFORMED.search(text):
         raise BadRequest("the query has a % that two hexadecimal digits do not follow")
     try:
@@ -82,18 +82,18 @@ def _decode(text: bytes) -> str:
         raise BadRequest("the query is not UTF-8") from None
 
 
-def _integer(text: str) -> int:
+def _read_integer(text: str) -> int:
     number = int(text) if _INTEGER.fullmatch(text) else _INT64
     if not -_INT64 <= number < _INT64:
         raise BadRequest("a whole number of 64 bits is wanted, like 1 or -1")
     return number
 
 
-INTEGER: Final = Kind(_integer, {"type": "integer", "format": "int64", "minimum": -_INT64, "maximum": _INT64 - 1})
+INTEGER: Final = Kind(_read_integer, {"type": "integer", "format": "int64", "minimum": -_INT64, "maximum": _INT64 - 1})
 """A whole number that fits a signed integer of 64 bits."""
 
 
-def within(low: int, high: int) -> Kind:
+def whole_number(low: int, high: int) -> Kind:
     """Whole numbers from `low` to `high`."""
 
     def read(text: str) -> int:
@@ -104,31 +104,31 @@ def within(low: int, high: int) -> Kind:
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def _flag(text: str) -> bool:
+def _read_flag(text: str) -> bool:
     if text not in ("true", "false"):
         raise BadRequest("true or false is wanted")
     return text == "true"
 
 
-def _yes(text: str) -> bool:
+def _read_yes(text: str) -> bool:
     if text != "true":
         raise BadRequest("true is wanted")
     return True
 
 
-FLAG: Final = Kind(_flag, {"type": "boolean", "default": False})
-YES: Final = Kind(_yes, {"type": "boolean", "enum": [True]})
-"""`true`, for what is only asked for by its name."""
+FLAG: Final = Kind(_read_flag, {"type": "boolean", "default": False})
+YES: Final = Kind(_read_yes, {"type": "boolean", "enum": [True]})
+"""`true`: the name of the parameter says all."""
 
 
-def _key(text: str) -> bytes:
+def _read_key(text: str) -> bytes:
     encoded = text.encode()
     if len(encoded) > MAX_KEY:
         raise BadRequest(f"at most {MAX_KEY} bytes are wanted, as in a key")
     return encoded
 
 
-KEY: Final = Kind(_key, {"type": "string", "maxLength": MAX_KEY})
+KEY: Final = Kind(_read_key, {"type": "string", "maxLength": MAX_KEY})
 """A key or the beginning of one; may be empty."""
 
 
@@ -157,10 +157,10 @@ EXPIRY: Final = table(
 """When a key expires."""
 
 
-def expiry(parameters: Mapping[str, Any]) -> tuple[int, int]:
-    """`ttl_ms` and `expires_ms` of an operation, at most one of them not 0, from parameters that `EXPIRY` read.
+def read_expiry(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """Return `ttl_ms` and `expires_ms` of an operation, at most one of them not 0, from parameters of `EXPIRY`.
 
-    Raises `BadRequest` for both of them. Whether the time is over is decided where the operation is, by one clock.
+    Raises `BadRequest` for both of them. The shard decides whether the time is past, by its clock.
     """
     if "ttl" in parameters and "expires" in parameters:
         raise BadRequest("either ttl or expires, not both")

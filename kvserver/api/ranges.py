@@ -13,10 +13,11 @@ class Unsatisfiable(Exception):
     """The range lies behind the end."""
 
 
-def parse(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and the one after the last that `header` asks for of `size` bytes; None: all of them.
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first byte of the range that `header` asks for, of `size` bytes, and the one after its last.
 
-    All is also the answer to what is no range of bytes, and to several ranges. Raises `Unsatisfiable`.
+    None for all bytes: without a header, for other units, several ranges, and malformed ones (RFC 9110, 14.2). Raises
+    `Unsatisfiable`.
     """
     found = _ONE_RANGE.fullmatch(header.strip()) if header else None
     if found is None:
@@ -25,7 +26,7 @@ def parse(header: str | None, size: int) -> tuple[int, int] | None:
     if suffix is not None:
         if not int(suffix):
             raise Unsatisfiable
-        return (max(0, size - int(suffix)), size) if size else None  # no Content-Range can tell of nothing
+        return (max(0, size - int(suffix)), size) if size else None  # no Content-Range can describe an empty range
     if last and int(last) < int(first):
         return None  # not valid, so as if it were not there
     if int(first) >= size:
@@ -34,5 +35,5 @@ def parse(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def content_range(span: tuple[int, int], size: int) -> str:
-    """The header of the answer that carries the bytes of `span`."""
+    """Return the Content-Range of an answer with the bytes of `span`."""
     return f"bytes {span[0]}-{span[1] - 1}/{size}"

@@ -33,7 +33,7 @@ _LAST_MS: Final = 253_402_300_799_999
 
 
 def parse_ttl(text: str) -> int:
-    """Milliseconds of a lifetime in seconds, with up to three decimals: above 0, at most ten years.
+    """Read a lifetime, in seconds with up to three decimals, above 0, at most ten years; return milliseconds.
 
     Raises `BadRequest`.
     """
@@ -45,7 +45,7 @@ def parse_ttl(text: str) -> int:
 
 
 def parse_rfc3339(text: str) -> int:
-    """Unix milliseconds of a time like `2026-11-22T11:40:00.123Z`; further decimals are dropped.
+    """Read a time like `2026-11-22T11:40:00.123Z`; return Unix milliseconds, without further decimals.
 
     A second 60 is read where there can be one, as the last of a month in UTC, and means the second after it.
     Raises `BadRequest`; also for times before 1970.
@@ -75,34 +75,34 @@ def parse_rfc3339(text: str) -> int:
 
 
 def parse_expires(text: str) -> int:
-    """`parse_rfc3339` of an expiry, never 0: that would say that there is none. Raises `BadRequest`."""
+    """Read an expiry as `parse_rfc3339` does, but never return 0, which means no expiry. Raises `BadRequest`."""
     return max(parse_rfc3339(text), 1)
 
 
 def rfc3339(unix_ms: int) -> str:
-    """`2026-11-22T11:40:00.123Z`; what lies beyond the year 9999 is told as its last millisecond."""
+    """Return a time as `2026-11-22T11:40:00.123Z`; for times after the year 9999, its last millisecond."""
     minutes, rest_ms = divmod(min(unix_ms, _LAST_MS), 60_000)
-    return f"{_minute(minutes)}:{rest_ms // 1000:02}.{rest_ms % 1000:03}Z"
+    return f"{_format_minute(minutes)}:{rest_ms // 1000:02}.{rest_ms % 1000:03}Z"
 
 
 @lru_cache(4096)  # lists are full of times that lie close together
-def _minute(minutes: int) -> str:
+def _format_minute(minutes: int) -> str:
     return (_EPOCH + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M")
 
 
 def http_date(unix_ms: int) -> str:
-    """`Sun, 22 Nov 2026 11:40:00 GMT`, whatever the locale."""
-    return _http_date(min(unix_ms, _LAST_MS) // 1000)
+    """Return a time as `Sun, 22 Nov 2026 11:40:00 GMT`, in any locale."""
+    return _format_http_date(min(unix_ms, _LAST_MS) // 1000)
 
 
 @lru_cache(maxsize=4096)
-def _http_date(unix_s: int) -> str:
+def _format_http_date(unix_s: int) -> str:
     moment = _EPOCH + timedelta(seconds=unix_s)
     return f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} {moment.year} {moment:%H:%M:%S} GMT"
 
 
 def parse_http_date(text: str) -> int | None:
-    """Unix seconds of an HTTP date in any of its three forms; None if it is none."""
+    """Read an HTTP date in any of its three forms; return Unix seconds, None for malformed dates."""
     found = next((found for form in _HTTP_DATES if (found := form.fullmatch(text))), None)
     if found is None or found["m"] not in _MONTHS:
         return None

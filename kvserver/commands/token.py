@@ -14,8 +14,8 @@ from typing import Any, Final
 import click
 
 from kvserver.access import tokenedit, tokenfile
-from kvserver.access.grants import VERBS, Verb, shown
-from kvserver.access.tokenedit import Change, changing
+from kvserver.access.grants import VERBS, Verb, show_key
+from kvserver.access.tokenedit import Change, change_file
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
 from kvserver.commands.local_store import believed, settings_of
@@ -56,7 +56,7 @@ def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None
         raise click.UsageError("NAME is letters, digits and . _ -, at most 64, and does not begin with a sign")
     grants = [_parse_grant(text) for text in grant]
     token = tokenedit.new_token()
-    _edit_file(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
+    _edit_file(path, lambda text: tokenedit.add_token(text, str(path), name, token, grants))
     print_line(token)
     complain(f"{path} has the token {name} now")
     _report_servers(settings, path)
@@ -67,7 +67,7 @@ def revoke_token(name: str, **given: str | None) -> None:
     settings, path = _file_of(given)
     if not path.exists():
         exit_with(f"there is no file of tokens {path}")
-    _edit_file(path, lambda text: tokenedit.remove(text, str(path), name))
+    _edit_file(path, lambda text: tokenedit.remove_token(text, str(path), name))
     complain(f"{path} no longer has the token {name}")
     _report_servers(settings, path)
 
@@ -77,13 +77,13 @@ def list_tokens(**given: str | None) -> None:
     settings, path = _file_of(given)
     given_open = tokenfile.is_open(path)
     try:
-        tokens = tokenfile.read_open(path) if given_open else tokenfile.read(path)
+        tokens = tokenfile.read_open(path) if given_open else tokenfile.read_file(path)
     except TokenFileError as error:
         exit_with(error)
     width = max((len(token.grants.name) for token in tokens), default=0)
     for token in tokens:
         grants = [(verb, prefix) for verb in VERBS for prefix in getattr(token.grants, verb)]
-        words = [f"{verb}:{shown(prefix)}" if prefix else verb for verb, prefix in grants]
+        words = [f"{verb}:{show_key(prefix)}" if prefix else verb for verb, prefix in grants]
         print_line(f"{token.grants.name:<{width}}  {' '.join(words)}")
     if not given_open:  # no server uses it
         _report_servers(settings, path)
@@ -118,7 +118,7 @@ def _parse_grant(text: str) -> tuple[str, list[Verb]]:
 
 def _edit_file(path: Path, change: Change) -> None:
     try:
-        changing(path, change)
+        change_file(path, change)
     except TokenFileError as error:
         exit_with(error)
     except OSError as error:
@@ -128,7 +128,7 @@ def _edit_file(path: Path, change: Change) -> None:
 def _report_servers(settings: ServerSettings, path: Path) -> None:
     """Wait until the running servers that use the file apply it, and print them. Exits with 1 if one does not."""
     try:
-        tokens = tokenfile.read(path)
+        tokens = tokenfile.read_file(path)
     except TokenFileError as error:
         exit_with(error)
     served = behind = False

@@ -1,6 +1,11 @@
-"""The API's description: OpenAPI 3.1, and pages for people.
+"""The API's description: OpenAPI 3.1, and pages for people. Pure but for `resources` and the style sheet.
 
-`operations` is the table of what may be asked; `headers` and `bodies` are what it is made of, together with the tables
-that validate (`kvserver.api.query`, `kvserver.api.batches`, `shards.wire.errors`). `openapi` makes the document of it,
-`pages` the HTML of the document, and `resources` serves both. Pure but for `resources` and the style sheet.
+- `operations`: what the tables of operations are made of
+- `headers`, `bodies`, `messages`: headers, JSON schemas, and messages of the feed
+- `version1`, `memorykv`: the tables of operations
+- `openapi`: the document, made of these and of the tables that validate requests (`kvserver.api.query`,
+  `kvserver.api.batches`, `shards.wire.errors`)
+- `elements`: pieces of HTML
+- `pages`: the HTML of the document
+- `resources`: the resources that serve both
 """

@@ -21,12 +21,12 @@ _KEY: Final[Schema] = {"type": "string", "maxLength": MAX_KEY}
 _TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
 
 
-def _enum(words: Iterable[str]) -> Schema:
+def _enum_of(words: Iterable[str]) -> Schema:
     return {"type": "string", "enum": list(words)}
 
 
 def ref(name: str) -> Schema:
-    """A reference to the schema of that name."""
+    """Make a reference to the schema of that name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -46,13 +46,13 @@ def listed(items: Schema, description: str = "") -> Schema:
     return {"type": "array", "items": items} | ({"description": description} if description else {})
 
 
-def _said(schema: Schema, description: str) -> Schema:
+def _described(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}
 
 
 _VALUE: Final = {
-    "value": _said(_TEXT, "The value, if it is UTF-8."),
-    "value_base64": _said({"type": "string", "contentEncoding": "base64"}, "The value, if it is not UTF-8."),
+    "value": _described(_TEXT, "The value, if it is UTF-8."),
+    "value_base64": _described({"type": "string", "contentEncoding": "base64"}, "The value, if it is not UTF-8."),
 }
 _ERROR_STATUS: Final[Schema] = {"type": "integer", "minimum": 400, "maximum": 599}
 
@@ -63,10 +63,10 @@ _ANSWERS: Final[dict[str, Schema]] = {
         _VALUE,
         key=_KEY,
         revision=_REVISION,
-        size=_said(_COUNT, "Bytes of the value."),
+        size=_described(_COUNT, "Bytes of the value."),
         content_type=_TEXT,
         created=TIME.schema,
-        modified=_said(TIME.schema, "When the value was written."),
+        modified=_described(TIME.schema, "When the value was written."),
         expires=_TIME_OR_NULL,
     ),
     "Page": record(
@@ -95,29 +95,29 @@ _ANSWERS: Final[dict[str, Schema]] = {
     "Deleted": record(
         "What a delete of a prefix did.",
         deleted=_COUNT,
-        complete=_said({"type": "boolean"}, "False: there may be more. Repeat the request with `cut`."),
-        cut=_said(_REVISION, "Values that are newer were spared."),
+        complete=_described({"type": "boolean"}, "False: there may be more. Repeat the request with `cut`."),
+        cut=_described(_REVISION, "Values that are newer were spared."),
     ),
     "Polled": record(
         "What there is to tell.",
-        cursor=_said(_TEXT, "Goes into `since`."),
-        more=_said({"type": "boolean"}, "The next poll has something to tell already."),
+        cursor=_described(_TEXT, "Goes into `since`."),
+        more=_described({"type": "boolean"}, "The next poll has something to tell already."),
         messages=listed(ref("FeedMessage"), "In order."),
     ),
-    "Health": record("It is well.", status=_enum(["live", "ready"])),
+    "Health": record("It is well.", status=_enum_of(["live", "ready"])),
     "Status": record(
         "What is running.",
         version=_TEXT,
-        store=_said(_TEXT, "Identity of the store."),
-        epoch=_said(_TEXT, "Name of the history."),
-        revision=_said(_REVISION, "The latest change."),
-        oldest=_said(_REVISION, "The oldest change that the log still has."),
-        sync=_enum(["always", "everysec", "os", "memory"]),
+        store=_described(_TEXT, "Identity of the store."),
+        epoch=_described(_TEXT, "Name of the history."),
+        revision=_described(_REVISION, "The latest change."),
+        oldest=_described(_REVISION, "The oldest change that the log still has."),
+        sync=_enum_of(["always", "everysec", "os", "memory"]),
         uptime_s={"type": "number", "minimum": 0},
         clock=record(
             "The clock.",
             time=TIME.schema,
-            ahead_s=_said({"type": "number"}, "How far it is ahead of the time that lifetimes count by."),
+            ahead_s=_described({"type": "number"}, "How far it is ahead of the time that lifetimes count by."),
         ),
         supervisor=record("The process that watches the others.", pid=_COUNT),
         shards=listed(
@@ -125,7 +125,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
                 "A process that owns a part of the keys.",
                 index=_COUNT,
                 pid=_COUNT,
-                state=_enum(["starting", "up", "stopping", "down", "given_up"]),
+                state=_enum_of(["starting", "up", "stopping", "down", "given_up"]),
                 keys=_COUNT,
                 bytes=_COUNT,
             )
@@ -134,15 +134,17 @@ _ANSWERS: Final[dict[str, Schema]] = {
         gateways=listed(record("A process that serves the feed.", pid=_COUNT, clients=_COUNT)),
         memory=record(
             "Keys and values in memory.",
-            used=_said(_COUNT, "Their bytes."),
-            limit=_said({"type": ["integer", "null"], "minimum": 1}, "What they may take, null: there is no limit."),
-            on_full=_enum(["reject", "evict"]),
-            evicted=_said(_COUNT, "Keys that had to make room."),
+            used=_described(_COUNT, "Their bytes."),
+            limit=_described(
+                {"type": ["integer", "null"], "minimum": 1}, "What they may take, null: there is no limit."
+            ),
+            on_full=_enum_of(["reject", "evict"]),
+            evicted=_described(_COUNT, "Keys that had to make room."),
         ),
         log=record(
             "The log of all changes.",
             bytes=_COUNT,
-            watermark=_said(_REVISION, "Everything up to this change is durable and visible."),
+            watermark=_described(_REVISION, "Everything up to this change is durable and visible."),
             unapplied_bytes=_COUNT,
             full={"type": "boolean"},
             broken={"type": "boolean"},
@@ -153,59 +155,60 @@ _ANSWERS: Final[dict[str, Schema]] = {
 }
 
 
-def _problem() -> Schema:
+def _problem_schema() -> Schema:
     """RFC 9457, with what single errors add."""
     return record(
         "What went wrong (RFC 9457).",
         {
-            "index": _said(_COUNT, "Of a malformed operation in its batch."),
-            "failed": _said(_COUNT, "Index of the operation that failed an atomic batch."),
+            "index": _described(_COUNT, "Of a malformed operation in its batch."),
+            "failed": _described(_COUNT, "Index of the operation that failed an atomic batch."),
             "results": listed(ref("BatchResult")),
-            "deleted": _said(_COUNT, "Keys that are deleted for sure."),
-            "cut": _said(_REVISION, "Repeat the delete with this."),
-            "limit": _said(_COUNT, "Of the memory, in bytes."),
-            "used": _said(_COUNT, "Bytes of it that are taken."),
-            "needed": _said(_COUNT, "Bytes that the write would add."),
+            "deleted": _described(_COUNT, "Keys that are deleted for sure."),
+            "cut": _described(_REVISION, "Repeat the delete with this."),
+            "limit": _described(_COUNT, "Of the memory, in bytes."),
+            "used": _described(_COUNT, "Bytes of it that are taken."),
+            "needed": _described(_COUNT, "Bytes that the write would add."),
         },
-        type=_said({"type": "string", "format": "uri-reference"}, "A page that explains this error."),
+        type=_described({"type": "string", "format": "uri-reference"}, "A page that explains this error."),
         title=_TEXT,
         status=_ERROR_STATUS,
-        code=_enum(sorted(ERRORS)),
-        detail=_said(_TEXT, "What it was this time; may be empty."),
-        hint=_said(_TEXT, "What would be right instead."),
-        request_id=_said(_TEXT, "Names the request in the server's log; also in X-Request-Id."),
+        code=_enum_of(sorted(ERRORS)),
+        detail=_described(_TEXT, "What it was this time; may be empty."),
+        hint=_described(_TEXT, "What would be right instead."),
+        request_id=_described(_TEXT, "Names the request in the server's log; also in X-Request-Id."),
     )
 
 
 # Batches
 
 _ONE_OF: Final = {
-    "PutInJson": ("value", "json", "value_base64"),
-    "PutInMessagePack": ("value", "json"),
-    "Touch": ("ttl", "expires", "persist"),
+    "BatchPutInJson": ("value", "json", "value_base64"),
+    "BatchPutInMessagePack": ("value", "json"),
+    "BatchTouch": ("ttl", "expires", "persist"),
 }
 """Structs of which exactly one of these fields is wanted; beyond what they can say themselves."""
-_NAME: Final = "Batch{name}"
-_ALIKE: Final = (batches.Get, batches.Delete, batches.Touch, batches.Incr, batches.Patch)
+_ALIKE: Final = (batches.BatchGet, batches.BatchDelete, batches.BatchTouch, batches.BatchIncr, batches.BatchPatch)
 
 
-def _batches() -> dict[str, Schema]:
-    structs = [*_ALIKE, batches.PutInJson, batches.PutInMessagePack, batches.Envelope]
-    _, found = msgspec.json.schema_components(structs, ref_template=f"#/components/schemas/{_NAME}")
-    schemas: dict[str, Schema] = {_NAME.format(name=name): schema for name, schema in found.items()}
+def _batch_schemas() -> dict[str, Schema]:
+    structs = [*_ALIKE, batches.BatchPutInJson, batches.BatchPutInMessagePack, batches.Envelope]
+    _, found = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    schemas: dict[str, Schema] = {
+        name: {**schema, "title": name.removeprefix("Batch")} for name, schema in found.items()
+    }
     for name, fields in _ONE_OF.items():
-        schemas[_NAME.format(name=name)]["oneOf"] = [{"required": [field]} for field in fields]
-    for name in ("PutInJson", "PutInMessagePack"):
-        schemas[_NAME.format(name=name)]["not"] = {"required": ["ttl", "expires"]}
-    envelope = schemas.pop(_NAME.format(name="Envelope"))
-    schemas["Batch"] = _envelope(envelope, batches.PutInJson)
-    schemas["BatchInMessagePack"] = _envelope(envelope, batches.PutInMessagePack)
+        schemas[name]["oneOf"] = [{"required": [field]} for field in fields]
+    for name in ("BatchPutInJson", "BatchPutInMessagePack"):
+        schemas[name]["not"] = {"required": ["ttl", "expires"]}
+    envelope = schemas.pop("Envelope")
+    schemas["Batch"] = _envelope_schema(envelope, batches.BatchPutInJson)
+    schemas["BatchInMessagePack"] = _envelope_schema(envelope, batches.BatchPutInMessagePack)
     return schemas
 
 
-def _envelope(envelope: Schema, put: type[msgspec.Struct]) -> Schema:
+def _envelope_schema(envelope: Schema, put: type[msgspec.Struct]) -> Schema:
     made: dict[str, Any] = copy.deepcopy(envelope)
-    tags = {str(struct.__struct_config__.tag): _NAME.format(name=struct.__name__) for struct in (*_ALIKE, put)}
+    tags = {str(struct.__struct_config__.tag): struct.__name__ for struct in (*_ALIKE, put)}
     mapping = {tag: ref(name)["$ref"] for tag, name in tags.items()}
     made["properties"]["ops"]["items"] = {
         "oneOf": [ref(name) for name in tags.values()],
@@ -218,24 +221,24 @@ def _envelope(envelope: Schema, put: type[msgspec.Struct]) -> Schema:
 _RESULT: Final = record(
     "What became of an operation; of a GET, PATCH or increment its value too.",
     {
-        "revision": _said(_REVISION, "Of the change; of what is there, where a condition failed."),
+        "revision": _described(_REVISION, "Of the change; of what is there, where a condition failed."),
         "content_type": _TEXT,
         "expires": _TIME_OR_NULL,
         **_VALUE,
-        "code": _enum(sorted(ERRORS)),
+        "code": _enum_of(sorted(ERRORS)),
         "detail": _TEXT,
     },
     status={"type": "integer", "enum": [200, 201, 204, *sorted({error.status for error in ERRORS.values()})]},
 )
 
 
-def schemas() -> dict[str, Schema]:
-    """All of them, by name."""
+def make_body_schemas() -> dict[str, Schema]:
+    """Return all schemas, by name."""
     results = record("The results, in the order of the operations.", results=listed(ref("BatchResult")))
     return {
-        "Problem": _problem(),
+        "Problem": _problem_schema(),
         **_ANSWERS,
-        **_batches(),
+        **_batch_schemas(),
         "BatchResult": _RESULT,
         "BatchAnswer": results,
         "TicketRequest": msgspec.json.schema_components([Asked])[1]["Asked"],

@@ -19,7 +19,7 @@ class Header(NamedTuple):
     always: bool = False
 
 
-def _text(name: str, description: str) -> Header:
+def _text_header(name: str, description: str) -> Header:
     return Header(name, {"type": "string"}, description)
 
 
@@ -33,14 +33,18 @@ IF_NONE_MATCH: Final = Header(
     {"type": "string", "pattern": _TAGS},
     "Only if the key has none of these ETags; `*`: if there is no such key. A GET is answered 304 otherwise.",
 )
-IF_UNMODIFIED_SINCE: Final = _text(
-    "If-Unmodified-Since", "An HTTP date; ignored beside If-Match, and if it is no date."
+IF_UNMODIFIED_SINCE: Final = _text_header(
+    "If-Unmodified-Since", "An HTTP date; ignored beside If-Match, or if malformed."
 )
-IF_MODIFIED_SINCE: Final = _text("If-Modified-Since", "An HTTP date; ignored beside If-None-Match, and if it is none.")
-RANGE: Final = _text("Range", "One range of bytes, like `bytes=0-99`; several, and what is none, are ignored.")
-IF_RANGE: Final = _text("If-Range", "Answer the range only if this is the ETag, the whole value otherwise.")
+IF_MODIFIED_SINCE: Final = _text_header(
+    "If-Modified-Since", "An HTTP date; ignored beside If-None-Match, or if malformed."
+)
+RANGE: Final = _text_header("Range", "One range of bytes, like `bytes=0-99`; several, and what is none, are ignored.")
+IF_RANGE: Final = _text_header("If-Range", "Answer the range only if this is the ETag, the whole value otherwise.")
 
-LAST_EVENT_ID: Final = _text("Last-Event-ID", "The cursor to go on behind, as EventSource sends it; before `since`.")
+LAST_EVENT_ID: Final = _text_header(
+    "Last-Event-ID", "The cursor to continue after, as EventSource sends it; overrides `since`."
+)
 
 CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
 """Of writes."""
@@ -68,7 +72,7 @@ CURSOR: Final = Header(
     "A place in the history: everything up to it is in the list. Over several pages, that of the first counts.",
     always=True,
 )
-LINK: Final = _text("Link", 'The next page, `rel="next"`, if there is one.')
+LINK: Final = _text_header("Link", 'The next page, `rel="next"`, if there is one.')
 RETRY_AFTER: Final = Header("Retry-After", {"type": "integer"}, "Seconds after which to repeat the request.", True)
 ACCEPT_PATCH: Final = Header("Accept-Patch", {"type": "string"}, "What a PATCH may be; on answers to a PATCH.")
 REQUEST_ID: Final = Header(
@@ -80,4 +84,4 @@ REQUEST_ID: Final = Header(
 CHALLENGE: Final = Header("WWW-Authenticate", {"type": "string"}, "`Bearer`: how to say who asks.", always=True)
 LOCATION: Final = Header("Location", {"type": "string"}, "Where to go.", always=True)
 TAG_OF_THIS: Final = Header("ETag", {"type": "string"}, "Of exactly this body.", always=True)
-IF_NOT_THIS: Final = _text("If-None-Match", "ETags of what the client has.")
+IF_NOT_THIS: Final = _text_header("If-None-Match", "ETags of what the client has.")

@@ -1,4 +1,4 @@
-"""The routes at the root, as MemoryKV has them. Pure."""
+"""The operations of the routes at the root, which are MemoryKV's. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kvserver.description.operations import (
     OCTETS,
     OF_READS,
     OF_WRITES,
-    Answer,
     Media,
     Operation,
+    Success,
 )
 from kvserver.http import routes
 from shards.wire.errors import BadKey, BadTicket, Forbidden, KeyTooLong, NotFound
@@ -36,7 +36,7 @@ OPERATIONS: Final = (
         description="Its Content-Type is kept, and shown by version 1 alone.",
         body=GIVEN,
         grants="`read` and `write`",
-        answers=(Answer(200, "The previous value, empty if there was none.", _VALUE),),
+        answers=(Success(200, "The previous value, empty if there was none.", _VALUE),),
         errors=(*OF_WRITES, Forbidden, BadKey, KeyTooLong),
         examples=(f"curl -X PUT -d dark {_URL}/theme", f"curl -X PUT -d '{{\"on\":true}}' {_URL}/flags%2Fcheckout"),
     ),
@@ -49,8 +49,8 @@ OPERATIONS: Final = (
         "whoever accepts `text/html` to the manual.",
         grants="`read`",
         answers=(
-            Answer(200, "The value, empty if there is none.", _VALUE),
-            Answer(302, "The manual.", headers=(LOCATION,)),
+            Success(200, "The value, empty if there is none.", _VALUE),
+            Success(302, "The manual.", headers=(LOCATION,)),
         ),
         errors=(*OF_READS, BadKey, Forbidden),
         examples=(f"curl {_URL}/theme",),
@@ -61,7 +61,7 @@ OPERATIONS: Final = (
         tag=TAG,
         summary="Delete a key",
         grants="`read` and `write`",
-        answers=(Answer(200, "The deleted value.", _VALUE),),
+        answers=(Success(200, "The deleted value.", _VALUE),),
         errors=(*OF_WRITES, Forbidden, BadKey, NotFound),
         examples=(f"curl -X DELETE {_URL}/theme",),
     ),
@@ -71,7 +71,7 @@ OPERATIONS: Final = (
         tag=TAG,
         summary="List all keys",
         grants="`read` on all keys",
-        answers=(Answer(200, "All keys in byte order.", _KEYS),),
+        answers=(Success(200, "All keys in byte order.", _KEYS),),
         errors=(*OF_READS, Forbidden),
         examples=(f"curl {_URL}/keys",),
     ),
@@ -81,7 +81,7 @@ OPERATIONS: Final = (
         tag=TAG,
         summary="Delete everything",
         grants="`write` on all keys",
-        answers=(Answer(200, "Empty."),),
+        answers=(Success(200, "Empty."),),
         errors=(*OF_WRITES, Forbidden),
         examples=(f"curl -X DELETE {_URL}/keys",),
     ),
@@ -91,7 +91,7 @@ OPERATIONS: Final = (
         tag=TAG,
         summary="List the keys with a prefix",
         grants="`read` on the whole prefix",
-        answers=(Answer(200, "Keys in byte order.", _KEYS),),
+        answers=(Success(200, "Keys in byte order.", _KEYS),),
         errors=(*OF_READS, Forbidden, BadKey),
         examples=(f"curl {_URL}/keys/flags%2F",),
     ),
@@ -101,7 +101,7 @@ OPERATIONS: Final = (
         tag=TAG,
         summary="Delete the keys with a prefix",
         grants="`read` and `write` on the whole prefix",
-        answers=(Answer(200, "The deleted keys.", _KEYS),),
+        answers=(Success(200, "The deleted keys.", _KEYS),),
         errors=(*OF_WRITES, Forbidden, BadKey),
         examples=(f"curl -X DELETE {_URL}/keys/flags%2F",),
     ),
@@ -115,7 +115,7 @@ OPERATIONS: Final = (
         "`Insert { key: theme, value: dark }`; with the request header `Content-Type: application/octet-stream` "
         "frames are binary.",
         grants="`feed`, and lines of other keys are left out",
-        answers=(Answer(101, "The feed begins."),),
+        answers=(Success(101, "The feed begins."),),
         errors=(*OF_READS, Forbidden, BadTicket),
     ),
     Operation(
@@ -123,7 +123,7 @@ OPERATIONS: Final = (
         method="get",
         tag=TAG,
         summary="Is anybody there",
-        answers=(Answer(200, "`pong`", {OCTETS: Media({"type": "string", "enum": ["pong"]}, "pong")}),),
+        answers=(Success(200, "`pong`", {OCTETS: Media({"type": "string", "enum": ["pong"]}, "pong")}),),
         examples=(f"curl {_URL}/ping",),
     ),
 )

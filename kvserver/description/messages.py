@@ -107,8 +107,8 @@ _PARTS: Final[dict[str, Schema]] = {
 }
 
 
-def schemas() -> dict[str, Schema]:
-    """All of them, by name; `FeedMessage` is any message."""
+def make_message_schemas() -> dict[str, Schema]:
+    """Return all schemas, by name; `FeedMessage` is any message."""
     types = {schema["properties"]["type"]["enum"][0]: ref(name)["$ref"] for name, schema in _MESSAGES.items()}
     any_of_them = {
         "description": "What the feed says. New types may come: skip what you do not know.",

@@ -12,7 +12,7 @@ from kvserver import __version__
 from kvserver.api.query import Parameter, Schema
 from kvserver.description import bodies, headers, memorykv, messages, version1
 from kvserver.description.headers import Header
-from kvserver.description.operations import ANY, EXAMPLE_URL, Answer, Content, Operation
+from kvserver.description.operations import ANY, EXAMPLE_URL, Content, Operation, Success
 from kvserver.http import responses as answers
 from kvserver.http import routes
 from shards.wire.errors import KVError
@@ -23,8 +23,8 @@ OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
 
 PROBLEM: Final = "application/problem+json"
 CODES: Final = "x-codes"
-"""Extension of answers that tell errors: the codes they may have. A schema that says so for each answer would have
-generators of clients make a class for each."""
+"""Extension of error responses: the codes they may have. If each response had a schema of its codes, generated clients
+would have a class for each."""
 
 _INTRODUCTION: Final = """\
 Shared state with a live feed of every change, over plain HTTP.
@@ -64,15 +64,15 @@ _ANY_KEY: Final[Schema] = {"type": "string", "minLength": 1}
 """MemoryKV's GET and DELETE take a key that is too long for one that is absent."""
 
 
-def document(with_tokens: bool = False) -> dict[str, Any]:
-    """The whole description, of a server that wants tokens or of one that does not."""
+def make_document(with_tokens: bool = False) -> dict[str, Any]:
+    """Make the whole description. `with_tokens`: of a server that requires tokens."""
     paths: dict[str, dict[str, Any]] = {}
     responses: dict[str, Any] = {}
     for operation in OPERATIONS:
-        path = paths.setdefault(template(operation.route), {})
-        path[operation.method] = _operation(operation, responses, with_tokens)
+        path = paths.setdefault(path_template(operation.route), {})
+        path[operation.method] = _describe_operation(operation, responses, with_tokens)
         if operation.has_head:
-            path["head"] = _head(path["get"])
+            path["head"] = _describe_head(path["get"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "kvserver", "version": __version__, "description": _INTRODUCTION},
@@ -80,22 +80,22 @@ def document(with_tokens: bool = False) -> dict[str, Any]:
         "tags": list(_TAGS),
         "paths": paths,
         "components": {
-            "schemas": {**bodies.schemas(), **messages.schemas()},
+            "schemas": {**bodies.make_body_schemas(), **messages.make_message_schemas()},
             "responses": dict(sorted(responses.items())),
             "securitySchemes": {_TOKEN: {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-def template(route: str) -> str:
-    """The path of a route as OpenAPI writes it: `/keys/:prefix` is `/keys/{prefix}`."""
+def path_template(route: str) -> str:
+    """Return the path of a route as OpenAPI writes it: `/keys/:prefix` is `/keys/{prefix}`."""
     return re.sub(r":(\w+)", r"{\1}", route)
 
 
-def _operation(operation: Operation, responses: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
+def _describe_operation(operation: Operation, responses: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
     granted = f"Where tokens are wanted: {operation.grants}." if operation.grants else ""
     described: dict[str, Any] = {
-        "operationId": _name(operation.method, operation.route),
+        "operationId": _operation_id(operation.method, operation.route),
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": "\n\n".join(part for part in (operation.description, granted) if part),
@@ -108,21 +108,21 @@ def _operation(operation: Operation, responses: dict[str, Any], with_tokens: boo
     }
     if operation.body is not None:
         needed = ANY not in operation.body  # no bytes at all are a value, too
-        described["requestBody"] = {"required": needed, "content": _content(operation.body)}
+        described["requestBody"] = {"required": needed, "content": _describe_content(operation.body)}
     described["responses"] = {
-        **{str(answer.status): _answer(answer) | _links(operation) for answer in operation.answers},
-        **_errors(operation, responses),
+        **{str(answer.status): _describe_answer(answer) | _describe_links(operation) for answer in operation.answers},
+        **_refer_to_errors(operation, responses),
     }
     if operation.examples:
         described["x-codeSamples"] = [{"lang": "Shell", "source": example} for example in operation.examples]
     return {name: value for name, value in described.items() if value or name == "responses"}
 
 
-def _name(method: str, route: str) -> str:
+def _operation_id(method: str, route: str) -> str:
     return "_".join((method, *(re.findall(r"[a-z0-9]+", route.replace(".json", "")) or ["root"])))
 
 
-def _head(get: dict[str, Any]) -> dict[str, Any]:
+def _describe_head(get: dict[str, Any]) -> dict[str, Any]:
     """HEAD, where GET is what `get` describes."""
     answered = {
         status: response if "$ref" in response else {k: v for k, v in response.items() if k != "content"}
@@ -159,7 +159,7 @@ def _header_parameter(header: Header) -> dict[str, Any]:
     return {"name": header.name, "in": "header", "schema": header.schema, "description": header.description}
 
 
-def _content(content: Content) -> dict[str, Any]:
+def _describe_content(content: Content) -> dict[str, Any]:
     return {
         name: {"schema": media.schema} | ({} if media.example is None else {"example": media.example})
         for name, media in content.items()
@@ -169,52 +169,54 @@ def _content(content: Content) -> dict[str, Any]:
 # Answers
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _describe_answer(answer: Success) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.description}
     if answer.headers:
-        described["headers"] = _headers(answer.headers)
+        described["headers"] = _describe_headers(answer.headers)
     if answer.content:
-        described["content"] = _content(answer.content)
+        described["content"] = _describe_content(answer.content)
     return described
 
 
-def _links(operation: Operation) -> dict[str, Any]:
-    """What can be done with a key that was written."""
+def _describe_links(operation: Operation) -> dict[str, Any]:
+    """Describe what can be done next with a key that was written."""
     if operation.route != routes.KV or operation.method == "get":
         return {}
     methods = ("get",) if operation.method == "delete" else ("get", "delete")
     same_key = {"parameters": {"key": "$request.path.key"}}
-    return {"links": {method: {"operationId": _name(method, operation.route), **same_key} for method in methods}}
+    return {
+        "links": {method: {"operationId": _operation_id(method, operation.route), **same_key} for method in methods}
+    }
 
 
-def _headers(rows: Iterable[Header]) -> dict[str, Any]:
+def _describe_headers(rows: Iterable[Header]) -> dict[str, Any]:
     return {
         row.name: {"schema": row.schema, "description": row.description} | ({"required": True} if row.always else {})
         for row in rows
     }
 
 
-def _errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
-    """References to answers that tell errors, by status; what they refer to is added to `responses`."""
+def _refer_to_errors(operation: Operation, responses: dict[str, Any]) -> dict[str, Any]:
+    """Return references to error responses, by status, and add the responses themselves to `responses`."""
     found = {}
     by_status = sorted(operation.all_errors, key=lambda error: (error.status, error.code))
     for status, errors in groupby(by_status, key=lambda error: error.status):
         listed = list(errors)
         is_plain = not answers.uses_problems(operation.route.encode())
         name = ".".join([*(["plain"] if is_plain else []), *(error.code for error in listed)])
-        responses[name] = _error(status, listed, is_plain)
+        responses[name] = _describe_error(status, listed, is_plain)
         found[str(status)] = {"$ref": f"#/components/responses/{name}"}
     return found
 
 
-def _error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str, Any]:
+def _describe_error(status: int, errors: list[type[KVError]], is_plain: bool) -> dict[str, Any]:
     content: dict[str, Any] = {PROBLEM: {"schema": bodies.ref("Problem")}}
     if is_plain and any(answers.render_memorykv_text(error("why")) for error in errors):
         content["text/plain"] = {"schema": {"type": "string"}}
     explained = "\n".join(f"- `{error.code}`: {error.title}" for error in errors)
     return {
         "description": f"{HTTPStatus(status).phrase}\n\n{explained}",
-        "headers": _headers((headers.REQUEST_ID, *_OF_STATUS.get(status, ()))),
+        "headers": _describe_headers((headers.REQUEST_ID, *_OF_STATUS.get(status, ()))),
         "content": content,
         CODES: [error.code for error in errors],
     }

@@ -81,7 +81,7 @@ VALUE: Final[Content] = {OCTETS: BYTES, JSON: Media({}), "text/plain": TEXT, ANY
 """A value of any type, as it was stored."""
 
 
-class Answer(NamedTuple):
+class Success(NamedTuple):
     """An answer that is no error."""
 
     status: int
@@ -98,7 +98,7 @@ class Operation:
         route: its label in `kvserver.http.routes`.
         grants: what a token must allow, in Markdown; empty: it is open to everybody.
         parameters: of the query.
-        errors: beside `ALWAYS`, and beside those of a missing token.
+        errors: in addition to `ALWAYS` and those of a missing token.
         examples: for a shell, each with an answer that is no error, if run in the order of the whole description.
     """
 
@@ -111,7 +111,7 @@ class Operation:
     parameters: Table = field(default_factory=lambda: NOTHING)
     headers: tuple[Header, ...] = ()
     body: Content | None = None
-    answers: tuple[Answer, ...]
+    answers: tuple[Success, ...]
     errors: ErrorClasses = ()
     examples: tuple[str, ...] = ()
 

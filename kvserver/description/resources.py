@@ -16,8 +16,8 @@ from kvserver.api import query
 from kvserver.description import openapi, pages
 from kvserver.description.operations import EXAMPLE_URL
 from kvserver.http.routes import DOCS, OPENAPI
-from kvserver.rest.memorykv import lead, wants_page
-from kvserver.rest.values import answer
+from kvserver.rest.memorykv import lead_to_page, wants_page
+from kvserver.rest.values import answer_body
 from shards.wire.errors import ERRORS, NoSuchResource
 
 HTML = "text/html; charset=utf-8"
@@ -29,18 +29,18 @@ The manual is at {DOCS}, for tools at {OPENAPI}.
 """
 
 
-_document = cache(openapi.document)
+_document = cache(openapi.make_document)
 """By whether tokens are wanted."""
 
 
 @cache
-def _openapi(with_tokens: bool) -> bytes:
+def _make_openapi(with_tokens: bool) -> bytes:
     return msgspec.json.encode(_document(with_tokens))
 
 
 @cache
-def _overview() -> bytes:
-    return pages.overview(_document(False)).encode()
+def _make_overview() -> bytes:
+    return pages.render_overview(_document(False)).encode()
 
 
 @cache
@@ -49,8 +49,8 @@ def _error_list() -> bytes:
 
 
 @cache
-def _error(code: str) -> bytes:
-    return pages.error(_document(False), ERRORS[code]).encode()
+def _make_error(code: str) -> bytes:
+    return pages.render_error(_document(False), ERRORS[code]).encode()
 
 
 class Root:
@@ -59,7 +59,7 @@ class Root:
     async def on_get(self, req: Request, resp: Response) -> None:
         """302 to the manual for a browser, else 200 with what this is and where to go."""
         if wants_page(req):
-            lead(resp, DOCS)
+            lead_to_page(resp, DOCS)
             resp.data = b""
         else:
             resp.content_type = TEXT
@@ -77,7 +77,7 @@ class OpenAPI:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the document; 304 if the client has it."""
         query.parse(req.scope["query_string"], query.NOTHING)
-        await _give(req, resp, _openapi(self._tokens.required), "application/json")
+        await _answer_made_once(req, resp, _make_openapi(self._tokens.required), "application/json")
 
     on_head = on_get
 
@@ -87,7 +87,7 @@ class Docs:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the page; 304 if the client has it."""
-        await _give_page(req, resp, _overview())
+        await _give_page(req, resp, _make_overview())
 
     on_head = on_get
 
@@ -110,22 +110,22 @@ class Error:
         code = key.decode()
         if code not in ERRORS:
             raise NoSuchResource(f"no error is called {code[:64]!r}")
-        await _give_page(req, resp, _error(code))
+        await _give_page(req, resp, _make_error(code))
 
     on_head = on_get
 
 
 async def _give_page(req: Request, resp: Response, page: bytes) -> None:
     resp.set_header("Content-Security-Policy", pages.SECURITY_POLICY)
-    await _give(req, resp, page, HTML)
+    await _answer_made_once(req, resp, page, HTML)
 
 
 _EXAMPLE: Final = EXAMPLE_URL.encode()
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 
 
-def _address(req: Request) -> bytes:
-    """The server's URL as the client knows it, for servers and examples; a proxy says whether it is reached by TLS."""
+def _asked_address(req: Request) -> bytes:
+    """Return the server's URL as the client knows it; a proxy says whether the client used TLS."""
     host = req.get_header("Host") or ""
     if not _HOST.fullmatch(host):
         return _EXAMPLE
@@ -133,9 +133,9 @@ def _address(req: Request) -> bytes:
     return f"{scheme}://{host}".encode()
 
 
-async def _give(req: Request, resp: Response, body: bytes, content_type: str) -> None:
-    """A weak ETag, as it is that of every coding."""
-    body = body.replace(_EXAMPLE, _address(req))
+async def _answer_made_once(req: Request, resp: Response, body: bytes, content_type: str) -> None:
+    """Answer with a page that is made once, or 304. Its ETag is weak: the same for every coding."""
+    body = body.replace(_EXAMPLE, _asked_address(req))
     tag = f'W/"{binascii.crc32(body):08x}-{len(body)}"'
     resp.set_header("ETag", tag)
     known = req.get_header("If-None-Match")
@@ -143,4 +143,4 @@ async def _give(req: Request, resp: Response, body: bytes, content_type: str) ->
         resp.status = 304
         return
     resp.content_type = content_type
-    await answer(req, resp, body, content_type)
+    await answer_body(req, resp, body, content_type)

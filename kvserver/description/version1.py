@@ -1,4 +1,4 @@
-"""Version 1, and what stands beside it. Pure."""
+"""The operations of version 1, and those of the server. Pure."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from kvserver.description.operations import (
     OF_WRITES,
     TEXT,
     VALUE,
-    Answer,
     ErrorClasses,
     Media,
     Operation,
+    Success,
 )
 from kvserver.http import routes
 from kvserver.http.responses import MERGE_PATCH
@@ -78,9 +78,9 @@ _KEY: Final = (
         body=GIVEN,
         grants="`write`; with `return=previous` also `read`",
         answers=(
-            Answer(204, "It replaced a value.", headers=(*_WRITTEN, EXPIRES)),
-            Answer(201, "The key is new.", headers=(*_WRITTEN, EXPIRES)),
-            Answer(200, "With `return=previous`: what was replaced.", VALUE, (*_WRITTEN, EXPIRES, PREVIOUS_REVISION)),
+            Success(204, "It replaced a value.", headers=(*_WRITTEN, EXPIRES)),
+            Success(201, "The key is new.", headers=(*_WRITTEN, EXPIRES)),
+            Success(200, "With `return=previous`: what was replaced.", VALUE, (*_WRITTEN, EXPIRES, PREVIOUS_REVISION)),
         ),
         errors=(*OF_WRITES, *_OF_KEY, UnsupportedMediaType),
         examples=(
@@ -97,14 +97,14 @@ _KEY: Final = (
         headers=headers.OF_READS,
         grants="`read`",
         answers=(
-            Answer(200, "The value, with its type.", VALUE, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
-            Answer(
+            Success(200, "The value, with its type.", VALUE, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
+            Success(
                 206,
                 "The range of it that was asked for.",
                 VALUE,
                 (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES, CONTENT_RANGE),
             ),
-            Answer(304, "The client has it already.", None, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
+            Success(304, "The client has it already.", None, (*_WRITTEN, LAST_MODIFIED, EXPIRES, ACCEPT_RANGES)),
         ),
         errors=(*OF_READS, *_OF_KEY, NotFound, RangeNotSatisfiable),
         examples=(f"curl -i {_KV}/flags/beta", f"curl -H 'Range: bytes=1-4' {_KV}/flags/beta"),
@@ -120,9 +120,9 @@ _KEY: Final = (
         body={MERGE_PATCH.decode(): Media({}, {"on": False, "for": ["staff"]})},
         grants="`write`; without `read` the answer has no value",
         answers=(
-            Answer(200, "The result.", VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(201, "The result; the key is new.", VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(204, "It is done; the token does not grant `read`.", headers=_WRITTEN),
+            Success(200, "The result.", VALUE, (*_WRITTEN, EXPIRES)),
+            Success(201, "The result; the key is new.", VALUE, (*_WRITTEN, EXPIRES)),
+            Success(204, "It is done; the token does not grant `read`.", headers=_WRITTEN),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotJson, UnsupportedMediaType),
         examples=(
@@ -141,9 +141,11 @@ _KEY: Final = (
         headers=CONDITIONS,
         grants="`write`; without `read` the answer has no sum",
         answers=(
-            Answer(200, _COUNTER, VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(201, f"{_COUNTER} The key is new.", VALUE, (*_WRITTEN, EXPIRES)),
-            Answer(204, "Of a change of the expiry; and of an increment without `read`.", headers=(*_WRITTEN, EXPIRES)),
+            Success(200, _COUNTER, VALUE, (*_WRITTEN, EXPIRES)),
+            Success(201, f"{_COUNTER} The key is new.", VALUE, (*_WRITTEN, EXPIRES)),
+            Success(
+                204, "Of a change of the expiry; and of an increment without `read`.", headers=(*_WRITTEN, EXPIRES)
+            ),
         ),
         errors=(*OF_WRITES, *_OF_KEY, NotFound, NotAnInteger, Overflow),
         examples=(
@@ -159,7 +161,7 @@ _KEY: Final = (
         summary="Delete a key",
         headers=CONDITIONS,
         grants="`write`",
-        answers=(Answer(204, "It is deleted.", headers=(REVISION,)),),
+        answers=(Success(204, "It is deleted.", headers=(REVISION,)),),
         errors=(*OF_WRITES, *_OF_KEY, NotFound),
         examples=(f"curl -X DELETE {_KV}/leader",),
     ),
@@ -200,7 +202,7 @@ _MANY: Final = (
         parameters=many.LIST,
         grants="`read` on a part of the prefix, of which the list then is",
         answers=(
-            Answer(
+            Success(
                 200,
                 "A page; with `count=true` how many there are.",
                 {
@@ -233,7 +235,7 @@ _MANY: Final = (
         },
         grants="for each operation what it would need alone; one that is not granted has the status 403",
         answers=(
-            Answer(
+            Success(
                 200,
                 "A result for each operation, in their order.",
                 {
@@ -258,7 +260,7 @@ _MANY: Final = (
         parameters=many.DELETE,
         grants="`write` on the whole prefix; `read` too for `dry_run`, and for a `cut` that no answer told this token",
         answers=(
-            Answer(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
+            Success(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
         ),
         errors=(*OF_WRITES, Forbidden),
         examples=(f"curl -X DELETE '{_KV}?prefix=flags/&dry_run=true'", f"curl -X DELETE '{_KV}?prefix=flags/'"),
@@ -290,8 +292,8 @@ _FEED: Final = (
         grants="`feed` on a part of a prefix, and nothing else: it shows values, those of a snapshot too. Events and "
         "items outside are not shown. Heartbeats need `admin`",
         answers=(
-            Answer(101, "The feed begins."),
-            Answer(
+            Success(101, "The feed begins."),
+            Success(
                 200,
                 "A stream, as Accept says, or the answer to a poll.",
                 {
@@ -311,8 +313,10 @@ _FEED: Final = (
 )
 
 
-def _page(route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()) -> Operation:
-    """What is made once, and the same until the server is replaced."""
+def _page_operation(
+    route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
+) -> Operation:
+    """Describe a GET of a page that is made once, and stays the same until the server is replaced."""
     return Operation(
         route=route,
         method="get",
@@ -320,8 +324,8 @@ def _page(route: str, summary: str, body: Media = TEXT, media_type: str = HTML, 
         summary=summary,
         headers=(headers.IF_NOT_THIS,),
         answers=(
-            Answer(200, "It.", {media_type: body}, (headers.TAG_OF_THIS,)),
-            Answer(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
+            Success(200, "It.", {media_type: body}, (headers.TAG_OF_THIS,)),
+            Success(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
         ),
         errors=errors,
     )
@@ -338,7 +342,7 @@ _SERVER: Final = (
         body={JSON: Media(ref("TicketRequest"), {"for": "websocket"})},
         grants="`feed` on any key",
         answers=(
-            Answer(
+            Success(
                 201,
                 "The ticket, and when it ends.",
                 {JSON: Media(ref("Ticket"), {"ticket": "5RlmlV9GzmxP3KdD0b", "expires": "2026-11-22T11:40:30.123Z"})},
@@ -353,7 +357,7 @@ _SERVER: Final = (
         tag=SERVER_TAG,
         summary="What is running",
         grants="`admin`",
-        answers=(Answer(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
+        answers=(Success(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
         errors=(Forbidden,),
         examples=("curl http://localhost:8080/v1/status",),
     ),
@@ -362,7 +366,7 @@ _SERVER: Final = (
         method="get",
         tag=SERVER_TAG,
         summary="Does this worker answer",
-        answers=(Answer(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
+        answers=(Success(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
         examples=("curl http://localhost:8080/health/live",),
     ),
     Operation(
@@ -370,7 +374,7 @@ _SERVER: Final = (
         method="get",
         tag=SERVER_TAG,
         summary="Is every shard up",
-        answers=(Answer(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
+        answers=(Success(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
         errors=OF_READS,
         examples=("curl http://localhost:8080/health/ready",),
     ),
@@ -380,15 +384,15 @@ _SERVER: Final = (
         tag=SERVER_TAG,
         summary="What this is, and where to go",
         answers=(
-            Answer(200, "Three lines of text.", {"text/plain": TEXT}),
-            Answer(302, "To the manual, for whoever accepts `text/html`.", headers=(LOCATION,)),
+            Success(200, "Three lines of text.", {"text/plain": TEXT}),
+            Success(302, "To the manual, for whoever accepts `text/html`.", headers=(LOCATION,)),
         ),
         examples=("curl http://localhost:8080/",),
     ),
-    _page(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
-    _page(routes.DOCS, "This description for people"),
-    _page(routes.ERRORS, "All errors"),
-    _page(routes.ERROR, "One error", errors=(NoSuchResource,)),
+    _page_operation(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
+    _page_operation(routes.DOCS, "This description for people"),
+    _page_operation(routes.ERRORS, "All errors"),
+    _page_operation(routes.ERROR, "One error", errors=(NoSuchResource,)),
 )
 
 OPERATIONS: Final = (*_KEY, *_MANY, *_FEED, *_SERVER)

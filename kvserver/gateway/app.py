@@ -69,7 +69,7 @@ class Gateway:
         if self._access is not None and self._access.tokens.refresh():
             for session in list(self._open):
                 if isinstance(session, WalSession | FeedSession):
-                    session.recheck_grants(self._access.tokens.current(session.grants))
+                    session.recheck_grants(self._access.tokens.current_grants(session.grants))
 
     def admit(self, head: Head, peer: str) -> WebSocketSession | StreamSession:
         """Make the session for a well-formed request of `peer` (`ip:port`). Raises `KVError`."""

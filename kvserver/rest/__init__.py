@@ -1,1 +1,14 @@
-"""What is served: `memorykv` (the routes at the root), `kv` (a key in version 1), `status` (status, health)."""
+"""The resources of the REST API.
+
+- `routing`: from a request to its resource, from an error to its answer
+- `memorykv`: the routes at the root, as MemoryKV serves them
+- `kv`: `/v1/kv/{key}`, one key
+- `many`: `/v1/kv`, lists, counts and prefix deletes
+- `batch`: `/v1/batch`
+- `tickets`: `/v1/tickets`
+- `status`: `/v1/status`, `/health/live`, `/health/ready`
+- `bodies`: checks of request bodies
+- `values`: values in answers: compression, redacted errors
+- `lists`: JSON arrays of keys, streamed where they are long
+- `turns`: long work between other requests
+"""

@@ -15,17 +15,16 @@ from kvserver.api import batches, query
 from kvserver.api.batch_answers import Late, Result
 from kvserver.api.batches import Format, Sizes
 from kvserver.api.times import rfc3339
-from kvserver.api.turns import in_turns, joined_in_turns
 from kvserver.http import compression
 from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
-from kvserver.rest.values import answer, told_to
-from kvserver.store.client import Router
+from kvserver.rest.turns import join_in_turns, run_in_turns
+from kvserver.rest.values import answer_body, redact
+from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.address_quotas import Quota
 from kvserver.web.limits.load import LARGE_ANSWER
-from shards.keys.value_edits import unmarked
 from shards.wire.errors import (
     AnswerTooLarge,
     BatchFailed,
@@ -35,6 +34,7 @@ from shards.wire.errors import (
     NotFound,
     PatchesTooLarge,
 )
+from shards.wire.json_text import strip_byte_order_mark
 from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
@@ -63,91 +63,93 @@ _PART: Final = 256 << 10
 """About how many bytes of a large answer are given to its client at a time."""
 
 
-class Batch:
+class BatchResource:
     """`/v1/batch`"""
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context = router, context
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context = store, context
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
         query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
         body = await req.stream.read()
-        operations, atomic = await _read(
-            format, unmarked(body) if format is batches.JSON else body, self._context.max_value
+        operations, atomic = await _read_operations(
+            format, strip_byte_order_mark(body) if format is batches.JSON else body, self._context.max_value
         )
         kinds = set(map(type, operations))
         if not kinds.isdisjoint((Get, Patch)) or len(operations) * _RESULT_BYTES >= LARGE_ANSWER:
             self._context.load.check_answer_budget(req.scope[QUOTA])
-        told = Told(format, req.scope[GRANTS], self._context, req.scope[QUOTA], kinds == {Get})
+        answer = BatchAnswer(format, req.scope[GRANTS], self._context, req.scope[QUOTA], kinds == {Get})
         try:
             if atomic and operations:
-                await self._do_atomic(operations, told)
+                await self._do_atomic(operations, answer)
             else:
-                await self._do_each(operations, told)
+                await self._do_each(operations, answer)
             resp.content_type = content_type
-            if not told.is_large:
-                await answer(req, resp, told.encode(), content_type)
+            if answer.is_large:
+                await _answer_large(req, resp, answer, content_type)
             else:
-                await _give_large(req, resp, told, content_type)
+                await answer_body(req, resp, answer.encode_results(), content_type)
         finally:
             if resp.stream is None:
-                told.release()
+                answer.release_bytes()
 
-    async def _do_each(self, operations: list[OfOneKey], told: Told) -> None:
-        """In portions, so that no more values are held than one of them and the answer."""
-        silent: set[int] = set()
+    async def _do_each(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
+        """Execute in portions, so that memory holds the values of one portion and the answer at most."""
+        unresponsive: set[int] = set()
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
-            told.follow_tokens()
-            if told.asks_all:
-                replies = await self._router.each(portion, silent, told.hold)
+            answer.recheck_grants()
+            if answer.asks_all:
+                replies = await self._store.execute(portion, unresponsive, answer.charge_bytes)
             else:
-                refused = [told.refuses(op) for op in portion]
+                refused = [answer.find_refusal(op) for op in portion]
                 asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
-                answers = iter(await self._router.each(asked, silent, told.hold))
+                answers = iter(await self._store.execute(asked, unresponsive, answer.charge_bytes))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
-                told.add(op, reply)
-            told.count_values()
+                answer.add(op, reply)
+            answer.charge_values()
 
-    async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
+    async def _do_atomic(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
         batches.check_one_slot(operations)
-        done = _refused(operations, told) or await self._router.atomic(operations)
+        done = _refuse_atomic(operations, answer) or await self._store.execute_atomic(operations)
         for operation, reply in zip(operations, done.replies, strict=True):
-            told.add(operation, reply)
+            answer.add(operation, reply)
         if done.failed is not None:
-            failure = told.results[done.failed]
+            failure = answer.results[done.failed]
             error = BatchFailed(f"ops[{done.failed}]: {failure.get('detail', '') if isinstance(failure, dict) else ''}")
-            error.members = {"failed": done.failed, "results": told.results}
+            error.members = {"failed": done.failed, "results": answer.results}
             raise error
-        told.count_values()
+        answer.charge_values()
 
 
-async def _give_large(req: Request, resp: Response, told: Told, content_type: str) -> None:
-    """Make what `told` has the answer: whole if it is as small as what is coded, else as a stream, so that no more of
-    it is in memory than its client takes at a time."""
-    parts = told.parts()
+async def _answer_large(req: Request, resp: Response, answer: BatchAnswer, content_type: str) -> None:
+    """Answer with a large `answer`: whole if it may be compressed, else as a stream.
+
+    Memory holds no more of a stream than its client takes at a time, beside the values.
+    """
+    parts = answer.encode_parts()
     first = bytearray()
     async for part in parts:
         first += part
         if len(first) > compression.LARGEST:
-            resp.stream = _following(bytes(first), parts)
+            resp.stream = _prepend(bytes(first), parts)
             return
-    await answer(req, resp, bytes(first), content_type)
+    await answer_body(req, resp, bytes(first), content_type)
 
 
-async def _following(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _prepend(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     yield first
     async for part in parts:
         yield part
 
 
-def _refused(operations: list[OfOneKey], told: Told) -> Results | None:
-    """What becomes of an atomic batch with an operation that is refused; None if none is."""
+def _refuse_atomic(operations: list[OfOneKey], answer: BatchAnswer) -> Results | None:
+    """Return the results of an atomic batch with a refused operation; None if none is refused."""
     for index, operation in enumerate(operations):
-        refusal = told.refuses(operation)
+        refusal = answer.find_refusal(operation)
         if refusal is not None:
             replies: list[OfOne] = [_NOT_DONE] * len(operations)
             replies[index] = refusal
@@ -161,31 +163,31 @@ _TOO_MUCH: Final = Failed.of(AnswerTooLarge())
 
 
 def _format(req: Request) -> tuple[str, Format]:
-    """The type of the answer, and how request and answer are written. Raises `UnsupportedMediaType`."""
+    """Return the media type of the answer, and the format of both. Raises `UnsupportedMediaType`."""
     bodies.refuse_coded(req)
     name = bodies.own_type(req, JSON, *MESSAGE_PACK)
     return (name, batches.MESSAGE_PACK) if name in MESSAGE_PACK else (JSON, batches.JSON)
 
 
-async def _read(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
-    """The operations in `body`, and whether they are all or nothing. Values have `most` bytes. Raises `BadRequest`."""
+async def _read_operations(format: Format, body: bytes, most: int) -> tuple[list[OfOneKey], bool]:
+    """Read the operations in `body`, and whether they are atomic. `most`: bytes of a value. Raises `BadRequest`."""
     number = secrets.randbits(64)
-    whole = format.small(body, number) if len(body) <= format.sizes.whole else None
+    whole = format.read_small(body, number) if len(body) <= format.sizes.whole else None
     if whole is not None:
         return whole
-    envelope = await in_turns(format.envelope(body))
+    envelope = await run_in_turns(format.read_envelope(body))
     operations: list[OfOneKey] = []
-    for portion in _portions(envelope.ops, format.sizes):
+    for portion in _divide_operations(envelope.ops, format.sizes):
         if len(memoryview(portion[0])) > format.sizes.single:
-            operations.append(await in_turns(format.large(len(operations), portion[0], number, most)))
+            operations.append(await run_in_turns(format.read_large(len(operations), portion[0], number, most)))
         else:
-            operations += format.operations(len(operations), portion, number)
+            operations += format.read_operations(len(operations), portion, number)
         await asyncio.sleep(0)
     return operations, envelope.is_atomic
 
 
-def _portions(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
-    """Operations that are read together; each of the large ones for itself."""
+def _divide_operations(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
+    """Divide operations into portions that are read together; a large one is a portion of its own."""
     portion: list[Raw] = []
     size = 0
     for raw in raws:
@@ -202,17 +204,17 @@ def _portions(raws: list[Raw], sizes: Sizes) -> Iterator[list[Raw]]:
         yield portion
 
 
-class Told:
-    """The results of a batch, in order, as they are told to its client.
+class BatchAnswer:
+    """The answer to a batch while it is made: its results, in order, and the limits on its size.
 
     Attributes:
-        full: no value more is told: a get is `answer_too_large` from now on.
+        full: no further value is included: gets are `answer_too_large` from now on.
     """
 
     def __init__(
         self, format: Format, grants: Grants, context: WorkerContext, quota: Quota | None, reads_only: bool
     ) -> None:
-        """`quota`: of whose address the answer is counted."""
+        """`quota`: of the address that the answer is charged to."""
         self._quota = quota
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self._context, self._reads_only = context, reads_only
@@ -221,35 +223,35 @@ class Told:
         self.results: list[Result] = []
         self.full = False
 
-    def hold(self, size: int) -> None:
-        """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
-        nothing was changed."""
+    def charge_bytes(self, size: int) -> None:
+        """Charge bytes of the answer to its address. Raises `Overloaded` if too much waits for clients, and the batch
+        changes nothing."""
         self._held += size
         self._context.load.owe_bytes(self._quota, size)
         if self._reads_only:
             self._context.load.check_answer_budget(self._quota, self._held)
 
-    def count_values(self) -> None:
-        """Hold as many bytes as the values have that are told so far. Raises as `hold`."""
-        self.hold(self._shown - self._held)
+    def charge_values(self) -> None:
+        """Charge the bytes of all values so far that are not charged yet. Raises what `charge_bytes` does."""
+        self.charge_bytes(self._shown - self._held)
 
-    def release(self) -> None:
-        """The answer is made, and counted by whoever sends it; or it was given to its client, or to nobody."""
+    def release_bytes(self) -> None:
+        """End the charge: the connection charges for the answer from now on, or its client has taken it, or is gone."""
         self._context.load.owe_bytes(self._quota, -self._held)
         self._held = 0
 
-    def follow_tokens(self) -> None:
-        """What is asked from now on is judged by the tokens in effect now."""
+    def recheck_grants(self) -> None:
+        """Judge operations from now on by the tokens in effect now."""
         if not self._unrestricted:
-            self._grants = self._context.tokens.current(self._grants) or NOTHING
+            self._grants = self._context.tokens.current_grants(self._grants) or NOTHING
 
     @property
     def asks_all(self) -> bool:
-        """Whether nothing at all is refused without a shard's being asked."""
+        """Whether all operations go to the store: `find_refusal` would refuse none."""
         return self._unrestricted and not self.full and self._patched < PATCHED_BYTES
 
-    def refuses(self, operation: OfOneKey) -> Failed | None:
-        """What becomes of the operation without a shard's being asked; None: ask."""
+    def find_refusal(self, operation: OfOneKey) -> Failed | None:
+        """Return the refusal of an operation; None if it goes to the store."""
         is_get = type(operation) is Get
         if not self._unrestricted:
             try:
@@ -261,9 +263,9 @@ class Told:
         return _TOO_MUCH if is_get and self.full else None
 
     def add(self, operation: OfOneKey, reply: Reply) -> None:
-        """The result of the next operation."""
+        """Add the result of the next operation."""
         if isinstance(reply, Done):
-            self.results.append(_done(operation, reply))
+            self.results.append(_result_of_done(operation, reply))
             return
         if isinstance(reply, Value) and isinstance(operation, Get):
             self.full = self.full or len(reply.value) > self._left
@@ -271,17 +273,17 @@ class Told:
                 reply = _TOO_MUCH
         if isinstance(reply, Failed):
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
-            error = told_to(self._grants, operation.key, reply.error())
-            self.results.append(_error(error, self._grants.may("read", operation.key)))
+            error = redact(self._grants, operation.key, reply.error())
+            self.results.append(_result_of_error(error, self._grants.may("read", operation.key)))
             return
         assert isinstance(reply, Value)
         if type(operation) is Patch:
             self._patched += len(reply.value)
-        self.results.append(self._value(operation, reply))
+        self.results.append(self._result_of_value(operation, reply))
 
-    def _value(self, operation: OfOneKey, reply: Value) -> Result:
+    def _result_of_value(self, operation: OfOneKey, reply: Value) -> Result:
         if not reply.existed and isinstance(operation, Get):
-            return _error(NotFound())
+            return _result_of_error(NotFound())
         if not (self._unrestricted or self._grants.may("read", operation.key)):
             return {"status": 204, "revision": reply.revision}
         result: dict[str, Any] = {
@@ -291,7 +293,7 @@ class Told:
             "expires": rfc3339(reply.expires_ms) if reply.expires_ms else None,
         }
         value = reply.value
-        if len(value) > self._left:  # what a patch made: it is done, so it can only go unshown
+        if len(value) > self._left:  # the result of a patch, which is done: it can only be left out
             return result
         self._left -= len(value)
         self._shown += len(value)
@@ -305,27 +307,29 @@ class Told:
         """Whether the values are too many bytes for an answer that is made in one go."""
         return self._shown > _SMALL
 
-    def encode(self) -> bytes:
-        """The whole answer, which must not be large."""
+    def encode_results(self) -> bytes:
+        """Encode the whole answer, which must not be large."""
         return self._format.encode({"results": self.results})
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        """The whole answer, in parts that are made one after the other; releases what is held when all were taken, or
-        when nobody wants more of them."""
+    async def encode_parts(self) -> AsyncGenerator[bytes, None]:
+        """Yield the whole answer, in parts that are made one after the other. Other tasks run between and meanwhile.
+
+        Ends the charge when all parts were taken, or when nobody wants more of them.
+        """
         try:
-            async for part in joined_in_turns(self._format.answer.pieces(self.results), _PART):
+            async for part in join_in_turns(self._format.answer.make_pieces(self.results), _PART):
                 yield part
         finally:
-            self.release()
+            self.release_bytes()
 
 
-def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
+def _result_of_done(operation: OfOneKey, reply: Done) -> dict[str, Any]:
     if reply.existed:
         return {"status": 204, "revision": reply.revision}
-    return {"status": 201, "revision": reply.revision} if isinstance(operation, Put) else _error(NotFound())
+    return {"status": 201, "revision": reply.revision} if isinstance(operation, Put) else _result_of_error(NotFound())
 
 
-def _error(error: KVError, may_read: bool = True) -> dict[str, Any]:
-    """`may_read`: whether its client may know the revision that is there; a 0 would say that nothing is."""
+def _result_of_error(error: KVError, may_read: bool = True) -> dict[str, Any]:
+    """`may_read`: whether the client may know the key's revision; 0 would mean that the key is absent."""
     result = {"status": error.status, "code": error.code, "detail": error.detail or error.title}
     return {**result, "revision": error.revision} if error.status == 412 and may_read else result

@@ -1,4 +1,4 @@
-"""Bodies of requests in version 1: what type they say they are of, and which are refused."""
+"""Checks of request bodies in version 1: media type, content coding, JSON."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Final
 from falcon.asgi import Request
 
 from kvserver.api import duplicate_names, json_scan
-from kvserver.api.turns import in_turns
 from kvserver.http.value_headers import FORM
-from shards.keys.value_edits import unmarked
+from kvserver.rest.turns import run_in_turns
 from shards.wire.errors import BadRequest, UnsupportedMediaType
+from shards.wire.json_text import strip_byte_order_mark
 
 _OF_PAGES: Final = (b"origin", b"sec-fetch-site")
-"""Headers that browsers alone send, and let no page leave out where it could do harm."""
+"""Headers that only browsers send; pages cannot omit them where that would be dangerous."""
 
 
 class OtherType(UnsupportedMediaType):
-    """The body is said to be of a type that its route does not take."""
+    """The Content-Type is one that the route does not accept."""
 
     hint = "Say what the body is: `Content-Type: application/json`. Pages in browsers have to."
 
 
 def content_type(req: Request) -> str:
-    """The Content-Type header, empty if there is none. Raises `BadRequest` if it comes twice."""
+    """Return the Content-Type header, empty without one. Raises `BadRequest` if it comes twice."""
     given: list[bytes] = [value for name, value in req.scope["headers"] if name == b"content-type"]
     if len(given) > 1:
         raise BadRequest("Content-Type: the header is given twice")
@@ -31,15 +31,15 @@ def content_type(req: Request) -> str:
 
 
 def media_type(req: Request) -> str:
-    """The type without its parameters, in lower case. Raises `BadRequest`."""
+    """Return the media type without its parameters, in lower case. Raises `BadRequest`."""
     return content_type(req).partition(";")[0].strip(" \t").lower()
 
 
 def own_type(req: Request, *types: str) -> str:
-    """The media type of a body if it is one of `types`; empty if it says none, or what `curl -d` says of everything.
+    """Return the media type of a body if it is one of `types`; empty without one, and for the default of `curl -d`.
 
-    A page has to name the type: what says none, or that of a form, a browser sends to any server without asking it
-    first (Fetch, 4.9). Raises `OtherType`.
+    Pages have to name the type: a browser sends bodies without one, and forms, to any server without a preflight
+    (Fetch, 4.9). Raises `OtherType`.
     """
     given = media_type(req)
     if given in types:
@@ -52,24 +52,23 @@ def own_type(req: Request, *types: str) -> str:
 
 
 def refuse_coded(req: Request) -> None:
-    """Raise `UnsupportedMediaType` if the body has a coding: it would be stored, and given out, as if it had none."""
+    """Raise `UnsupportedMediaType` if the body has a coding: it would be stored, and served, as if it had none."""
     coding = req.get_header("Content-Encoding")
     if coding is not None:
         raise UnsupportedMediaType(f"Content-Encoding: {coding}")
 
 
 async def read_json(req: Request) -> bytes:
-    """The body, which is to be JSON, without a byte order mark. Raises `BadRequest` if a name comes twice in an object
-    of it."""
-    text = unmarked(await req.stream.read())
+    """Receive a JSON body; return it without a byte order mark. Raises `BadRequest` if an object has a name twice."""
+    text = strip_byte_order_mark(await req.stream.read())
     if len(text) <= duplicate_names.LARGE:
         duplicate_names.refuse_in_json(text)
-    elif (name := await in_turns(json_scan.find_double(text))) is not None:
-        raise duplicate_names.told(name)
+    elif (name := await run_in_turns(json_scan.find_double(text))) is not None:
+        raise duplicate_names.duplicate_error(name)
     return text
 
 
 async def refuse_any(req: Request) -> None:
-    """Raise `BadRequest` if there is a body: whoever sends one means something by it."""
+    """Raise `BadRequest` if there is a body: its sender expects it to have an effect."""
     if req.content_length or await req.stream.read():
         raise BadRequest("no body is wanted: what is to be done stands in the URL")

@@ -16,8 +16,8 @@ from kvserver.http.responses import BehindTheEnd, NoMergePatch
 from kvserver.http.scope import GRANTS, SCRIPT
 from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, choose_stored_type, item_headers, revision_headers
 from kvserver.rest import bodies
-from kvserver.rest.values import answer, check_room, coded, find, seen_by
-from kvserver.store.client import Router
+from kvserver.rest.values import answer_body, check_answer_budget, encode_body, find_item, redacting_errors
+from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from shards.maps.owner import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
@@ -39,34 +39,34 @@ _CHOICES: Final = ("incr", "ttl", "expires", "persist")
 
 
 class NoChange(BadRequest):
-    """A POST that says no change: its sender may have taken it for the way to store a value."""
+    """A POST without a change: its sender may have tried to store a value."""
 
     hint = "To store a value use PUT. POST adds to a counter (?incr=1) or changes when the key expires (?ttl=60)."
 
 
 class KeyOfVersion1:
-    """`/v1/kv/{key}`. What is wrong is raised as the `KVError` that tells it."""
+    """`/v1/kv/{key}`. Errors are raised as `KVError`."""
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context = router, context
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context = store, context
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the value; 206 with a range of it; 304 if the client has it."""
-        _parameters(req, key, query.NOTHING)
+        _read_parameters(req, key, query.NOTHING)
         req.scope[GRANTS].require("read", key)
         if SCRIPT in req.scope:
             raise Forbidden("a value is not given out as a service worker")
-        wanted = conditions.read(req.get_header)
+        wanted = conditions.read_conditions(req.get_header)
         if req.method == "GET":
-            check_room(req, self._router, self._context, key)
-        item = find(req, self._router, key)
+            check_answer_budget(req, self._store, self._context, key)
+        item = find_item(req, self._store, key)
         if item is None:
             raise NotFound
-        _check(wanted, item)
-        known = wanted.fresh(item.revision, item.modified_ms // 1000)
+        _check_conditions(wanted, item)
+        known = wanted.fresh_codings(item.revision, item.modified_ms // 1000)
         if known is not None:
             coding, resp.status = await _coding_of_known(req, item, known), 304
-        elif (span := _span(req, item)) is not None:
+        elif (span := _wanted_span(req, item)) is not None:
             coding, resp.status = "", 206
             resp.content_type = item.content_type or OCTETS
             resp.set_header("Content-Range", ranges.content_range(span, item.size))
@@ -81,20 +81,20 @@ class KeyOfVersion1:
 
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
         """201 or 204; with `return=previous` 200 with what was replaced."""
-        parameters = _parameters(req, key, PUT)
+        parameters = _read_parameters(req, key, PUT)
         grants, want_previous = _require_write(req, key), "return" in parameters
         if want_previous:
             grants.require("read", key)
-            check_room(req, self._router, self._context, key)
-        ttl_ms, expires_ms = query.expiry(parameters)
+            check_answer_budget(req, self._store, self._context, key)
+        ttl_ms, expires_ms = query.read_expiry(parameters)
         bodies.refuse_coded(req)
         if req.get_header("Content-Range") is not None:
             raise BadRequest("Content-Range: a PUT replaces the whole value")
         content_type = _content_type(req)
         body = await req.stream.read()
-        with seen_by(grants, key):
-            put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._condition(req, key))
-            done = await self._router.request(put)
+        with redacting_errors(grants, key):
+            put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._shard_condition(req, key))
+            done = await self._store.request(put)
         resp.set_headers(revision_headers(done.revision, expires_ms=done.expires_ms))
         if isinstance(done, Replaced):
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
@@ -103,24 +103,22 @@ class KeyOfVersion1:
             resp.status = 204 if done.existed else 201
 
     async def on_patch(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with what a merge patch made of the JSON that was there, 201 with what it made of nothing; 204 for who
-        may not read."""
-        _parameters(req, key, query.NOTHING)
+        """200 with the patched JSON; 201 if the key was absent; 204 without the right to read."""
+        _read_parameters(req, key, query.NOTHING)
         grants = _require_write(req, key)
         bodies.refuse_coded(req)
         kind = bodies.media_type(req)
         if kind.encode() != responses.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {responses.MERGE_PATCH.decode()} is known")
-        check_room(req, self._router, self._context, key)
+        check_answer_budget(req, self._store, self._context, key)
         body = await bodies.read_json(req)
-        with seen_by(grants, key):
-            result = await self._router.request(Patch(key, body, self._condition(req, key)))
+        with redacting_errors(grants, key):
+            result = await self._store.request(Patch(key, body, self._shard_condition(req, key)))
         await _give_result(req, resp, key, result)
 
     async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
-        """`incr`: 200 or 201 with the sum, 204 for who may not read. `ttl`, `expires`, `persist`: 204, 404 if there is
-        no such key."""
-        parameters = _parameters(req, key, POST)
+        """`incr`: 200 or 201 with the sum, 204 without the right to read. `ttl`, `expires`, `persist`: 204, or 404."""
+        parameters = _read_parameters(req, key, POST)
         grants = _require_write(req, key)
         if not parameters:
             raise NoChange(f"a POST needs one of the query parameters {', '.join(_CHOICES)}; to store a value use PUT")
@@ -129,49 +127,49 @@ class KeyOfVersion1:
         ttl_if_new = parameters.get("ttl_if_new", 0)
         if ttl_if_new and "incr" not in parameters:
             raise BadRequest("the query parameter ttl_if_new belongs to incr")
-        ttl_ms, expires_ms = query.expiry(parameters)
+        ttl_ms, expires_ms = query.read_expiry(parameters)
         await bodies.refuse_any(req)
         if "incr" in parameters:
-            with seen_by(grants, key):
-                incr = Incr(key, parameters["incr"], ttl_if_new, self._condition(req, key))
-                result = await self._router.request(incr)
+            with redacting_errors(grants, key):
+                incr = Incr(key, parameters["incr"], ttl_if_new, self._shard_condition(req, key))
+                result = await self._store.request(incr)
             await _give_result(req, resp, key, result)
             return
-        with seen_by(grants, key):
-            done = await self._router.request(Touch(key, ttl_ms, expires_ms, self._condition(req, key)))
+        with redacting_errors(grants, key):
+            done = await self._store.request(Touch(key, ttl_ms, expires_ms, self._shard_condition(req, key)))
         if not done.existed:
             raise NotFound
         resp.set_headers(revision_headers(done.revision, expires_ms=done.expires_ms))
         resp.status = 204
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
-        """204; 404 if there is no such key."""
-        _parameters(req, key, query.NOTHING)
+        """204; 404 if the key is absent."""
+        _read_parameters(req, key, query.NOTHING)
         grants = _require_write(req, key)
         await bodies.refuse_any(req)
-        with seen_by(grants, key):
-            done = await self._router.request(Delete(key, condition=self._condition(req, key)))
+        with redacting_errors(grants, key):
+            done = await self._store.request(Delete(key, condition=self._shard_condition(req, key)))
         if not done.existed:
             raise NotFound
         resp.set_header("KV-Revision", str(done.revision))
         resp.status = 204
 
-    def _condition(self, req: Request, key: bytes) -> Condition | None:
-        """What the shard has to check before it writes."""
-        wanted = conditions.read(req.get_header)
+    def _shard_condition(self, req: Request, key: bytes) -> Condition | None:
+        """Return the condition for the shard to check before it writes. Raises `BadRequest`, `PreconditionFailed`."""
+        wanted = conditions.read_conditions(req.get_header)
         if wanted.unmodified_since is not None:
             # Shards compare revisions, not dates: what is unmodified now must not change until the write is decided.
-            # An absent key has no date, so the write goes on, but not over what somebody else may create meanwhile.
-            item = self._router.describe(key)
+            # An absent key has no date, so the write proceeds, but not over a value that is created meanwhile.
+            item = self._store.describe(key)
             if item is None:
-                return wanted._replace(if_none_match="*").of_shard()
-            _check(wanted, item)
+                return wanted._replace(if_none_match="*").for_shard()
+            _check_conditions(wanted, item)
             wanted = wanted._replace(if_match=[conditions.Tag(item.revision)])
-        return wanted.of_shard()
+        return wanted.for_shard()
 
 
-def _parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str, Any]:
-    """The query's parameters, of a request whose key may be one."""
+def _read_parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str, Any]:
+    """Read the query of a request. Raises `BadRequest`; `KeyTooLong` for its key."""
     if len(key) > MAX_KEY:
         raise KeyTooLong(f"{len(key)} bytes")
     return query.parse(req.scope["query_string"], allowed)
@@ -183,36 +181,38 @@ def _require_write(req: Request, key: bytes) -> Grants:
     return grants
 
 
-def _check(wanted: Preconditions, item: Item) -> None:
+def _check_conditions(wanted: Preconditions, item: Item) -> None:
     """Raise `PreconditionFailed` unless If-Match and If-Unmodified-Since hold for `item`."""
     since = wanted.unmodified_since
-    if not wanted.matches(item.revision):
+    if not wanted.holds_for(item.revision):
         raise PreconditionFailed("the key has another revision", item.revision)
     if since is not None and item.modified_ms // 1000 > since:
         raise PreconditionFailed("the key was modified since", item.revision)
 
 
 async def _coding_of_known(req: Request, item: Item, known: Sequence[str]) -> str:
-    """Of the forms of a value that the client may have, the one that a 200 would have sent, if it has that: a 304 tells
-    it, and a cache with several forms, which it was given by several clients, which one to use."""
+    """Return the coding for the ETag of a 304, of the codings that the client has: the one that a 200 would have.
+
+    A shared cache may have several, and selects by this ETag (RFC 9110, 15.4.5).
+    """
     if len(known) == 1:
         return known[0]
-    sent, _ = await coded(req, item.value, item.content_type)
+    sent, _ = await encode_body(req, item.value, item.content_type)
     return known[0] if known and sent not in known else sent
 
 
-def _span(req: Request, item: Item) -> tuple[int, int] | None:
-    """The range that is wanted, None for the whole value. Raises `BehindTheEnd`."""
+def _wanted_span(req: Request, item: Item) -> tuple[int, int] | None:
+    """Return the requested range, None for the whole value. Raises `BehindTheEnd`."""
     if req.method != "GET" or not conditions.may_join(req.get_header("If-Range"), item.revision):
         return None
     try:
-        return ranges.parse(req.get_header("Range"), item.size)
+        return ranges.parse_range(req.get_header("Range"), item.size)
     except ranges.Unsatisfiable:
         raise BehindTheEnd(item.size) from None
 
 
 def _content_type(req: Request) -> str:
-    """The type to store, empty for octets. Raises `BadRequest`."""
+    """Return the type to store, empty for octets. Raises `BadRequest`."""
     given = bodies.content_type(req)
     if not is_content_type(given):
         raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
@@ -223,7 +223,7 @@ def _content_type(req: Request) -> str:
 
 
 async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
-    """What a change made of the value."""
+    """Answer with the value that a change made; 204 without the right to read."""
     if not req.scope[GRANTS].may("read", key):
         resp.set_headers(revision_headers(result.revision))
         resp.status = 204
@@ -234,7 +234,7 @@ async def _give_result(req: Request, resp: Response, key: bytes, result: Value) 
 
 
 async def _give_body(req: Request, resp: Response, value: bytes, content_type: str) -> str:
-    """A value as the body; returns its coding."""
+    """Make a value the body; return its coding, empty for none."""
     resp.content_type = content_type or OCTETS
     resp.set_header("Cache-Control", CACHE_CONTROL)
-    return await answer(req, resp, value, content_type)
+    return await answer_body(req, resp, value, content_type)

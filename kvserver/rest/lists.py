@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from falcon.asgi import Request, Response
 
-from kvserver.rest.values import answer
+from kvserver.rest.values import answer_body
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.address_quotas import Quota
 from kvserver.web.limits.load import LARGE_ANSWER
@@ -19,7 +19,7 @@ STREAM_FROM: Final = 1 << 20
 
 
 async def answer_list(req: Request, resp: Response, chunks: AsyncIterator[bytes]) -> None:
-    """Make `chunks`, the text of a list, the answer's."""
+    """Answer with `chunks`, the text of a list."""
     resp.content_type = "application/json"
     begun: list[bytes] = []
     size = 0
@@ -27,20 +27,20 @@ async def answer_list(req: Request, resp: Response, chunks: AsyncIterator[bytes]
         begun.append(chunk)
         size += len(chunk)
         if size >= STREAM_FROM:
-            resp.stream = _go_on(begun, chunks)
+            resp.stream = _stream_on(begun, chunks)
             return
-    await answer(req, resp, b"".join(begun))
+    await answer_body(req, resp, b"".join(begun))
 
 
-async def _go_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _stream_on(begun: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield b"".join(begun)
     begun.clear()
     async for chunk in chunks:
         yield chunk
 
 
-async def json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    """The JSON array of the keys on `pages`, page by page."""
+async def encode_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    """Yield the JSON array of the keys on `pages`, page by page."""
     before = b"["
     async for page in pages:
         if page:
@@ -49,19 +49,18 @@ async def json_array(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
     yield b"]" if before == b"," else b"[]"
 
 
-async def nothing() -> AsyncIterator[list[bytes]]:
-    """No page."""
+async def no_pages() -> AsyncIterator[list[bytes]]:
+    """Yield no page."""
     return
     yield []  # makes it an iterator
 
 
-async def refused_if_full(
+async def refuse_if_full(
     chunks: AsyncIterator[bytes], context: WorkerContext, quota: Quota | None
 ) -> AsyncIterator[bytes]:
-    """`chunks`, to the address of `quota`; raises `Overloaded` if they turn out to be a large answer for which there is
-    no room.
+    """Yield `chunks`; raise `Overloaded` if they are a large answer and the `quota` has no room for it.
 
-    Where the answer has begun, it goes on: then each chunk has waited for the one before to be taken.
+    An answer that has begun is completed: each of its chunks waits for the client to take the one before.
     """
     size = 0
     async for chunk in chunks:
@@ -72,13 +71,15 @@ async def refused_if_full(
         yield chunk
 
 
-async def spooled(chunks: AsyncIterator[bytes], context: WorkerContext, quota: Quota | None) -> AsyncIterator[bytes]:
-    """`chunks`, which are taken as fast as they come, by a task that goes on whatever becomes of this iterator.
+async def spool_chunks(
+    chunks: AsyncIterator[bytes], context: WorkerContext, quota: Quota | None
+) -> AsyncIterator[bytes]:
+    """Yield `chunks`, which a task consumes at full speed and to their end, even if this iterator is abandoned.
 
-    Those that were not asked for yet count as an answer that the address of `quota` has not taken yet.
+    Chunks in the spool are charged to `quota` as an answer that its address has not taken.
     """
     spool: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-    task = asyncio.get_running_loop().create_task(_fill(spool, chunks, context, quota))
+    task = asyncio.get_running_loop().create_task(_fill_spool(spool, chunks, context, quota))
     context.tasks.add(task)
     task.add_done_callback(context.tasks.discard)
     while (chunk := await spool.get()) is not None:
@@ -88,13 +89,13 @@ async def spooled(chunks: AsyncIterator[bytes], context: WorkerContext, quota: Q
         yield chunk
 
 
-async def _fill(
+async def _fill_spool(
     spool: asyncio.Queue[bytes | Exception | None],
     chunks: AsyncIterator[bytes],
     context: WorkerContext,
     quota: Quota | None,
 ) -> None:
-    """Ends with None, or with what was raised."""
+    """Put `chunks` into the spool, then None, or the exception that ended them."""
     try:
         async for chunk in chunks:
             context.load.owe_bytes(quota, len(chunk))

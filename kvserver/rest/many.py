@@ -15,14 +15,15 @@ from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
 from kvserver.api import query
 from kvserver.api.batch_answers import show_value
-from kvserver.api.listing import Range, Row, Walk
-from kvserver.api.query import FLAG, KEY, Parameter, table, within
+from kvserver.api.listing import ListRange, Row, Walk
+from kvserver.api.query import FLAG, KEY, Parameter, table, whole_number
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
-from kvserver.rest.values import answer
-from kvserver.store.client import PAGE_KEYS, Router
+from kvserver.rest.values import answer_body
+from kvserver.store.client import StoreClient
+from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.load import LARGE_ANSWER
 from shards.maps.owner import PAGE_BYTES, Item
@@ -31,14 +32,14 @@ from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, Out
 JSON: Final = "application/json"
 LINES: Final = "application/x-ndjson"
 DELETE_S: Final = 5.0
-"""How long a delete goes on before it answers that it is not complete."""
+"""Seconds after which a delete answers that it is not complete."""
 
 LIST: Final = table(
     Parameter("prefix", KEY, "Only keys that begin with this."),
     Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
     Parameter("before", KEY, "Only keys before this one."),
-    Parameter("limit", within(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
-    Parameter("reverse", FLAG, "From the last key to the first. Go on with `before`, not `after`."),
+    Parameter("limit", whole_number(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
+    Parameter("reverse", FLAG, "From the last key to the first. Continue with `before`, not `after`."),
     Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
     Parameter("delimiter", KEY, "Keys that have this behind the prefix are one line in `prefixes`, as in a directory."),
     Parameter("count", FLAG, "Answer only how many items and prefixes there are, whatever the limit."),
@@ -46,9 +47,9 @@ LIST: Final = table(
 DELETE: Final = table(
     Parameter("prefix", KEY, "Keys that begin with this."),
     Parameter("dry_run", FLAG, "Delete nothing, answer what would be."),
-    Parameter("limit", within(1, (1 << 63) - 1), "Delete at most so many keys."),
+    Parameter("limit", whole_number(1, (1 << 63) - 1), "Delete at most so many keys."),
     Parameter("all", FLAG, "Needed where there is no prefix: everything is meant."),
-    Parameter("cut", within(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
+    Parameter("cut", whole_number(0, (1 << 53) - 1), "Spare values newer than this revision; by default the latest."),
 )
 _LIMIT: Final = 100
 _PORTION_BYTES: Final = 256 << 10
@@ -57,7 +58,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class ForeignCut(Forbidden):
-    """A cut that its sender was not told, and which would tell revisions that it may not read."""
+    """A cut that no answer disclosed to its sender: trying cuts would disclose revisions that it may not read."""
 
     hint = "Begin the delete again without `cut`, or use a token that grants `read` on the prefix."
 
@@ -65,8 +66,8 @@ class ForeignCut(Forbidden):
 class Many:
     """`/v1/kv`"""
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context, self._board = router, context, context.board
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context, self._board = store, context, context.board
         self._cuts = Cuts(context.board)
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -74,10 +75,10 @@ class Many:
         given = query.parse(req.scope["query_string"], LIST)
         grants: Grants = req.scope[GRANTS]
         prefix = given.get("prefix", b"")
-        parts = grants.within("read", prefix)
+        parts = grants.prefixes_within("read", prefix)
         if not parts:
             grants.require_all("read", prefix)
-        wanted = Range(
+        wanted = ListRange(
             prefix,
             given.get("after") or None,
             given.get("before") or None,
@@ -90,18 +91,18 @@ class Many:
             raise BadRequest(f"query parameter 'limit': not with {LINES}, which is the whole range")
         cursor = f"{self._board.facts.epoch}.{self._board.watermark()[1]}"
         resp.set_header("KV-Cursor", cursor)
-        self._router.activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
+        self._store.report_activity("list_prefix" if wanted.prefix else "list", wanted.prefix)
         if lines:
-            await self._stream(req, resp, wanted, given.get("values", False), cursor)
+            await self._stream_lines(req, resp, wanted, given.get("values", False), cursor)
             return
         resp.content_type = JSON
         if given.get("count"):
-            body = _encoder.encode({"count": await self._count(wanted)})
+            body = _encoder.encode({"count": await self._count_rows(wanted)})
         else:
-            body = await self._page(resp, wanted, given)
+            body = await self._make_page(resp, wanted, given)
             if len(body) >= LARGE_ANSWER:
                 self._context.load.check_answer_budget(req.scope[QUOTA])
-        await answer(req, resp, body, JSON)
+        await answer_body(req, resp, body, JSON)
 
     on_head = on_get
 
@@ -122,29 +123,29 @@ class Many:
         if cut > end:
             raise BadRequest("query parameter 'cut': the history has not come that far")
         if not grants.may_all("read", prefix):
-            self._cuts.tell(grants, prefix, cut)
-        work = self._count_deletable if dry_run else self._delete
+            self._cuts.disclose(grants, prefix, cut)
+        work = self._count_deletable if dry_run else self._delete_in_time
         deleted, complete = await work(prefix, cut, given.get("limit", 1 << 63))
         resp.content_type = JSON
         resp.data = _encoder.encode({"deleted": deleted, "complete": complete, "cut": cut})
 
     def _require_cut(self, grants: Grants, prefix: bytes, cut: int) -> None:
-        """Raise `ForeignCut` for one that no answer told this client, unless it may read."""
-        if not grants.may_all("read", prefix) and not self._cuts.was_told(grants, prefix, cut):
+        """Raise `ForeignCut` unless the client may read, or an answer disclosed this cut to its token."""
+        if not grants.may_all("read", prefix) and not self._cuts.was_disclosed(grants, prefix, cut):
             raise ForeignCut(f"{cut} is not the cut of a delete of this prefix that this token began")
 
     # Lists
 
-    async def _page(self, resp: Response, wanted: Range, given: dict[str, Any]) -> bytes:
-        walk = Walk(wanted, given.get("limit", _LIMIT), PAGE_BYTES)
+    async def _make_page(self, resp: Response, wanted: ListRange, given: dict[str, Any]) -> bytes:
+        walk = Walk[Item](wanted, given.get("limit", _LIMIT), PAGE_BYTES)
         while True:
-            self._router.walk(walk, values=given.get("values", False))
+            self._store.maps.advance_walk(walk, values=given.get("values", False))
             if walk.done or walk.full:
                 break
             await asyncio.sleep(0)
-        rows = walk.take()
+        rows = walk.take_rows()
         page = {
-            "items": [describe(name, item, given.get("values", False)) for name, item in rows if item is not None],
+            "items": [describe_item(name, item, given.get("values", False)) for name, item in rows if item is not None],
             "prefixes": [name.decode() for name, item in rows if item is None],
             "next": None if walk.done else rows[-1][0].decode(),
         }
@@ -152,42 +153,42 @@ class Many:
             resp.set_header("Link", f'<{_next_target(given, rows[-1][0])}>; rel="next"')
         return _encoder.encode(page)
 
-    async def _count(self, wanted: Range) -> int:
+    async def _count_rows(self, wanted: ListRange) -> int:
         count = 0
         if not wanted.delimiter:
             for part in wanted.parts:
-                async for portion in self._router.count(part, wanted.after, wanted.before):
+                async for portion in self._store.maps.count_keys(part, wanted.after, wanted.before):
                     count += portion
             return count
-        walk = Walk(wanted, PAGE_KEYS, PAGE_BYTES)
+        walk = Walk[Item](wanted, PAGE_KEYS, PAGE_BYTES)
         while not walk.done:
-            self._router.walk(walk)
-            count += len(walk.take())
+            self._store.maps.advance_walk(walk)
+            count += len(walk.take_rows())
             await asyncio.sleep(0)
         return count
 
-    async def _stream(self, req: Request, resp: Response, wanted: Range, values: bool, cursor: str) -> None:
+    async def _stream_lines(self, req: Request, resp: Response, wanted: ListRange, values: bool, cursor: str) -> None:
         resp.content_type = LINES
-        walk = Walk(wanted, PAGE_KEYS, _PORTION_BYTES)
-        self._router.walk(walk, values=values)  # what fails at once can still be told by the status
+        walk = Walk[Item](wanted, PAGE_KEYS, _PORTION_BYTES)
+        self._store.maps.advance_walk(walk, values=values)  # a failure at once can still set the status
         if req.method == "GET":
-            resp.stream = self._lines(walk, values, cursor, req.scope[GRANTS])
+            resp.stream = self._make_lines(walk, values, cursor, req.scope[GRANTS])
 
-    async def _lines(self, walk: Walk, values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
+    async def _make_lines(self, walk: Walk[Item], values: bool, cursor: str, grants: Grants) -> AsyncIterator[bytes]:
         items, last = 0, None
         try:
             while True:
-                rows = walk.take()
+                rows = walk.take_rows()
                 if rows:
-                    yield _encoder.encode_lines([_line(row, values) for row in rows])
+                    yield _encoder.encode_lines([_row_as_line(row, values) for row in rows])
                     items += sum(item is not None for _, item in rows)
                     last = rows[-1][0].decode()
                 if walk.done:
                     break
                 await asyncio.sleep(0)
-                if self._context.tokens.current(grants) != grants:  # its client takes its time
+                if self._context.tokens.current_grants(grants) != grants:  # its client takes its time
                     raise InvalidToken("what the token grants has changed")
-                self._router.walk(walk, values=values)
+                self._store.maps.advance_walk(walk, values=values)
         except Exception as error:
             told = error if isinstance(error, KVError) else KVError()
             why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
@@ -197,11 +198,11 @@ class Many:
 
     # Deletes
 
-    async def _delete(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
+    async def _delete_in_time(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
         deleted, complete = 0, False
         until = asyncio.get_running_loop().time() + DELETE_S
         try:
-            async with aclosing(self._router.delete_range(prefix, cut, limit)) as steps:
+            async with aclosing(self._store.delete_range(prefix, cut, limit)) as steps:
                 async for count, is_last in steps:
                     deleted, complete = deleted + count, is_last
                     if asyncio.get_running_loop().time() >= until:
@@ -219,7 +220,7 @@ class Many:
     async def _count_deletable(self, prefix: bytes, cut: int, limit: int) -> tuple[int, bool]:
         count = 0
         until = asyncio.get_running_loop().time() + DELETE_S
-        async with aclosing(self._router.count(prefix, cut=cut)) as portions:
+        async with aclosing(self._store.maps.count_keys(prefix, cut=cut)) as portions:
             async for portion in portions:
                 count += portion
                 if count > limit or asyncio.get_running_loop().time() >= until:
@@ -227,8 +228,8 @@ class Many:
         return count, True
 
 
-def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
-    """An item of a list as JSON shows it."""
+def describe_item(name: bytes, item: Item, values: bool) -> dict[str, Any]:
+    """Return an item of a list as a JSON object."""
     shown: dict[str, Any] = {
         "key": name.decode(),
         "revision": item.revision,
@@ -244,20 +245,20 @@ def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
     return shown
 
 
-def _line(row: Row, values: bool) -> dict[str, Any]:
+def _row_as_line(row: Row[Item], values: bool) -> dict[str, Any]:
     name, item = row
-    return {"prefix": name.decode()} if item is None else describe(name, item, values)
+    return {"prefix": name.decode()} if item is None else describe_item(name, item, values)
 
 
 def _next_target(given: dict[str, Any], last: bytes) -> str:
-    """The request target of the page behind `last`."""
+    """Return the request target of the page that follows the row `last`."""
     following = {**given, "before" if given.get("reverse") else "after": last}
     texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
     return "/v1/kv?" + urlencode(texts, quote_via=quote, safe="")
 
 
 def _wants_lines(accept: str) -> bool:
-    """Whether `Accept` names `LINES`, and likes JSON less, or as much but does not name it."""
+    """Whether `Accept` names `LINES` with a higher quality than JSON, or the same if it does not name JSON."""
     liked: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (text.strip() for text in part.split(";"))

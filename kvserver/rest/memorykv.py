@@ -1,4 +1,4 @@
-"""The routes at the root, as MemoryKV serves them: ping, one key, lists of keys, prefix deletes, the feed's door.
+"""The routes at the root, as MemoryKV serves them: ping, one key, lists of keys, prefix deletes, the feeds.
 
 Everything is `application/octet-stream`, an absent key reads as empty, and a write answers what it replaced.
 """
@@ -12,9 +12,9 @@ from kvserver.http import compression, handshake, routes
 from kvserver.http.responses import HTML, WrongMethod, accepts_type
 from kvserver.http.scope import GRANTS, QUOTA, SCRIPT
 from kvserver.http.value_headers import OCTETS, choose_stored_type
-from kvserver.rest.lists import answer_list, json_array, nothing, refused_if_full, spooled
-from kvserver.rest.values import answer, check_room
-from kvserver.store.client import Router
+from kvserver.rest.lists import answer_list, encode_array, no_pages, refuse_if_full, spool_chunks
+from kvserver.rest.values import answer_body, check_answer_budget
+from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
 from shards.wire.limits import MAX_KEY, is_content_type
@@ -35,18 +35,18 @@ class Ping:
 class Key:
     """`/{key}`
 
-    Values that were replaced or deleted are never coded: of what type they were is not known here.
-    While there is no room for large answers, 503 where the value, or the one that is replaced, is large.
+    Values that were replaced or deleted are never compressed: their type is not known here.
+    While there is no room for large answers, 503 if the value, or the replaced one, is large.
     """
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context = router, context
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context = store, context
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with the value, empty if there is none."""
+        """200 with the value; empty for an absent key."""
         may_lead = key in routes.PAGES and wants_page(req)
-        if may_lead and not req.scope[GRANTS].may("read", key):  # whether there is such a key is not told
-            lead(resp, routes.PAGES[key])
+        if may_lead and not req.scope[GRANTS].may("read", key):  # must not disclose whether the key exists
+            lead_to_page(resp, routes.PAGES[key])
             resp.data = b""
             return
         req.scope[GRANTS].require("read", key)
@@ -54,41 +54,41 @@ class Key:
             raise Forbidden("a value is not given out as a service worker")
         resp.content_type = OCTETS
         if len(key) > MAX_KEY:
-            self._router.activity("read", key)
+            self._store.report_activity("read", key)
             resp.data = b""
             return
-        check_room(req, self._router, self._context, key)
-        item = self._router.get(key)
+        check_answer_budget(req, self._store, self._context, key)
+        item = self._store.get(key)
         if item is None:
             resp.data = b""
             if may_lead:
-                lead(resp, routes.PAGES[key])
+                lead_to_page(resp, routes.PAGES[key])
         elif len(item.value) < compression.SMALLEST:
             resp.data = item.value
         else:
-            await answer(req, resp, item.value, item.content_type)
+            await answer_body(req, resp, item.value, item.content_type)
 
     on_head = on_get
 
     async def on_put(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with the value that was replaced, empty if there was none."""
+        """200 with the replaced value, empty if the key was absent."""
         _require_both(req, key)
         if len(key) > MAX_KEY:
             raise KeyTooLong(f"{len(key)} bytes")
-        check_room(req, self._router, self._context, key)
+        check_answer_budget(req, self._store, self._context, key)
         value = await req.stream.read()
-        done = await self._router.request(Put(key, value, _content_type(req), want_previous=True))
+        done = await self._store.request(Put(key, value, _content_type(req), want_previous=True))
         resp.content_type = OCTETS
         resp.data = done.previous or b""
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
-        """200 with the value that was deleted, 404 if there was none."""
+        """200 with the deleted value; 404 if the key was absent."""
         _require_both(req, key)
         if len(key) > MAX_KEY:
-            self._router.activity("delete", key)
+            self._store.report_activity("delete", key)
             raise NotFound
-        check_room(req, self._router, self._context, key)
-        done = await self._router.request(Delete(key, want_previous=True))
+        check_answer_budget(req, self._store, self._context, key)
+        done = await self._store.request(Delete(key, want_previous=True))
         if not done.existed:
             raise NotFound
         resp.content_type = OCTETS
@@ -96,25 +96,25 @@ class Key:
 
 
 def wants_page(req: Request) -> bool:
-    """Whether a browser asks, for something to show: HTML is named, and wanted (RFC 9110, 12.5.1)."""
+    """Whether a browser navigates here: Accept names HTML, not with quality 0 (RFC 9110, 12.5.1)."""
     return accepts_type(req.accept.encode(), HTML)
 
 
-def lead(resp: Response, page: str) -> None:
-    """Lead a browser to `page`, for once: who stores a value there is shown that."""
+def lead_to_page(resp: Response, page: str) -> None:
+    """Redirect to `page`, temporarily: a value may be stored under this key later."""
     resp.content_type, resp.status = None, 302
     resp.set_header("Location", page)
 
 
 def _require_both(req: Request, key: bytes) -> None:
-    """These writes answer with what was there."""
+    """Raise `Forbidden` without the rights to write and to read: the answer holds the old value."""
     grants: Grants = req.scope[GRANTS]
     grants.require("read", key)
     grants.require("write", key)
 
 
 def _content_type(req: Request) -> str:
-    """The type to store: "" where none is given that could be used. These routes refuse no type."""
+    """Return the type to store, empty without a usable one: these routes refuse no type."""
     given: str = req.content_type or ""
     return choose_stored_type(given) if is_content_type(given) else ""
 
@@ -122,21 +122,21 @@ def _content_type(req: Request) -> str:
 class Keys:
     """`/keys`"""
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context = router, context
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context = store, context
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the JSON array of all keys."""
         req.scope[GRANTS].require_all("read", b"")
-        keys = json_array(self._router.keys(b""))
-        await answer_list(req, resp, refused_if_full(keys, self._context, req.scope[QUOTA]))
+        keys = encode_array(self._store.list_keys(b""))
+        await answer_list(req, resp, refuse_if_full(keys, self._context, req.scope[QUOTA]))
 
     on_head = on_get
 
     async def on_delete(self, req: Request, resp: Response) -> None:
         """Delete everything: 200, empty."""
         req.scope[GRANTS].require_all("write", b"")
-        async for _ in self._router.delete_prefix(b""):
+        async for _ in self._store.delete_prefix(b""):
             pass
         resp.data = b""
 
@@ -144,49 +144,51 @@ class Keys:
 class Prefix:
     """`/keys/{prefix}`"""
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context = router, context
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context = store, context
 
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the JSON array of the keys that start with the prefix."""
         req.scope[GRANTS].require_all("read", key)
         if len(key) > MAX_KEY:
-            self._router.activity("list_prefix", key)
-            await answer_list(req, resp, json_array(nothing()))
+            self._store.report_activity("list_prefix", key)
+            await answer_list(req, resp, encode_array(no_pages()))
         else:
-            keys = json_array(self._router.keys(key))
-            await answer_list(req, resp, refused_if_full(keys, self._context, req.scope[QUOTA]))
+            keys = encode_array(self._store.list_keys(key))
+            await answer_list(req, resp, refuse_if_full(keys, self._context, req.scope[QUOTA]))
 
     on_head = on_get
 
     async def on_delete(self, req: Request, resp: Response, key: bytes) -> None:
         """Delete the keys that start with the prefix: 200 with the JSON array of them.
 
-        It goes on to its end however slowly its client reads.
+        The delete is completed however slowly its client reads.
         """
         grants: Grants = req.scope[GRANTS]
         grants.require_all("read", key)
         grants.require_all("write", key)
         if len(key) > MAX_KEY:
-            self._router.activity("delete_prefix", key)
-            await answer_list(req, resp, json_array(nothing()))
+            self._store.report_activity("delete_prefix", key)
+            await answer_list(req, resp, encode_array(no_pages()))
         else:
             quota = req.scope[QUOTA]
             self._context.load.check_answer_budget(quota)
-            await answer_list(req, resp, spooled(json_array(self._router.delete_prefix(key)), self._context, quota))
+            await answer_list(
+                req, resp, spool_chunks(encode_array(self._store.delete_prefix(key)), self._context, quota)
+            )
 
 
 class Feed:
-    """`/v1/feed`: what is a GET goes to the gateway before it comes here; nothing has a head without a body."""
+    """`/v1/feed`: valid GETs are handed to the gateway before they arrive here. There is no HEAD."""
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """400, naming what is missing."""
+        """400: says what is missing."""
         why = handshake.find_handshake_fault(req.scope["http_version"], req.scope["headers"])
         raise why or BadRequest("this connection cannot be given to the gateway")
 
 
 class Wal(Feed):
-    """`/wal`: what comes here is no WebSocket handshake. Its Allow names HEAD, as MemoryKV's does."""
+    """`/wal`: receives requests that are not WebSocket handshakes. Allow names HEAD, as MemoryKV's does."""
 
     async def on_head(self, req: Request, resp: Response) -> None:
         """405, nevertheless."""

@@ -1,4 +1,4 @@
-"""`/v1/tickets`: what browsers need to open a feed, since they cannot send a token with it."""
+"""`/v1/tickets`: tickets with which browsers open a feed, since they cannot send a token with it."""
 
 from __future__ import annotations
 

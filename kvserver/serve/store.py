@@ -20,7 +20,7 @@ import msgspec
 from kvserver import __version__
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
-from kvserver.access.tokens import publish
+from kvserver.access.tokens import publish_tokens
 from kvserver.serve.bringup import Bringup, Run
 from kvserver.serve.run_dir import RunDir, RunDirError
 from kvserver.serve.watch.housekeeping import Housekeeping
@@ -87,7 +87,7 @@ class Store:
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
         with ExitStack() as stack, Apart() as apart:
             try:
-                tokens = None if given.tokens is None else tokenfile.read(given.tokens)
+                tokens = None if given.tokens is None else tokenfile.read_file(given.tokens)
                 self._take_directories(stack)
                 with quiesce(self._lock_dir, WAIT_S):
                     run = self._bringup(apart.read_meta).begin_run()
@@ -103,9 +103,8 @@ class Store:
                     discard_maps(self.board, apart.read_meta)
                     self._token_watch = None
                     if tokens is not None and self.settings.tokens is not None:
-                        publish(
-                            self.board, tokens
-                        )  # before the board is installed: no process may see it without tokens
+                        # Before the board is installed: no process may see a board without tokens.
+                        publish_tokens(self.board, tokens)
                         self._token_watch = TokenWatch(self.board, self.settings.tokens, tokens)
                     self.board.install()
             except OSError as error:

@@ -1,6 +1,6 @@
-"""What changes nothing but is shown on `/wal` (reads, lists, deletes of absent keys, heartbeats), sent to the gateways.
+"""Reports to the gateways of what changes nothing but is shown on `/wal`: reads, lists, missed deletes, heartbeats.
 
-By PUB to every gateway, only while the board says that somebody listens; best effort. The lines of one turn of the
+Sent by PUB to every gateway, only while the board says that a client listens; best effort. The lines of one turn of the
 sender's loop travel in one message.
 """
 
@@ -29,8 +29,10 @@ class ActivityFeed:
         soon: Callable[[], object],
         but: int | None = None,
     ) -> None:
-        """`soon` is called when there is something for `flush`, which then has to be called at the end of this turn.
-        `but`: row of a gateway that gets nothing, because it is this process."""
+        """`soon`: called when there are lines to flush, has to call `flush` at the end of this turn.
+
+        `but`: row of the gateway that is this process, which is sent nothing.
+        """
         self._board, self._run_dir, self._soon, self._but = board, run_dir, soon, but
         self._socket = context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -39,16 +41,16 @@ class ActivityFeed:
         self._lines: list[Activity] = []
 
     @property
-    def listeners(self) -> bool:
-        """Whether a client of any of the gateways wants activity."""
-        words = self._board.words  # asked for by every read: a generator would take longer than the look
+    def has_listeners(self) -> bool:
+        """Whether a client of any gateway listens to activity."""
+        words = self._board.words  # every read asks: a generator would take longer than the loop
         for at in self._listening_at:  # noqa: SIM110
             if words[at]:
                 return True
         return False
 
     def refresh(self) -> None:
-        """Look which gateways there are, and connect to new ones."""
+        """Find the gateways on the board, and connect to new ones."""
         rows = [(index, row) for index, row in enumerate(self._board.gateways) if row.pid and index != self._but]
         self._listening_at = [row.base + GatewayRow.listening.index for _, row in rows]
         for index, _ in rows:
@@ -57,8 +59,8 @@ class ActivityFeed:
                 self._connected.add(index)
 
     def add(self, kind: ActivityKind, subject: bytes, end: int | None = None) -> None:
-        """Send a line with this turn's, if somebody listens. `end`: where it belongs, else the history's end by now."""
-        if not self.listeners or len(self._lines) >= _MOST_LINES:
+        """Add a line to this turn's message, if a client listens. `end`: its place in the history, else the end."""
+        if not self.has_listeners or len(self._lines) >= _MOST_LINES:
             return
         if not self._lines:
             self._soon()
@@ -66,11 +68,11 @@ class ActivityFeed:
         self._lines.append(Activity(end, kind, subject, self._board.now_ms()))
 
     def flush(self) -> None:
-        """Send what has been collected."""
+        """Send the lines that were added."""
         lines, self._lines = self._lines, []
         if lines:
             self._socket.send(encode_activity(lines), zmq.DONTWAIT)
 
     def close(self) -> None:
-        """Close the socket; what was not sent is dropped."""
+        """Close the socket; lines that were not sent are dropped."""
         self._socket.close(0)

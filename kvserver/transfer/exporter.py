@@ -9,7 +9,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import UNSET
 
-from kvserver.access.grants import shown
+from kvserver.access.grants import show_key
 from kvserver.transfer.records import StreamLine, escape_controls, read_streamed, write_item
 from kvserver.transfer.remote import Away, Patience, Remote, TransferError
 from shards.wire.limits import MAX_KEY
@@ -74,11 +74,11 @@ class ItemExporter:
 
     def _check_order(self, item: StreamLine) -> None:
         """Raise `TransferError` if `item` is invalid here: a list that repeats keys would never end."""
-        key = shown(item.key.encode())
+        key = show_key(item.key.encode())
         if not item.key.startswith(self._prefix):
-            why = f"the key {key}, which does not begin with {shown(self._prefix.encode())}"
+            why = f"the key {key}, which does not begin with {show_key(self._prefix.encode())}"
         elif self._last is not None and item.key <= self._last:  # code points sort like their UTF-8
-            why = f"the key {key} after {shown(self._last.encode())}: keys must ascend"
+            why = f"the key {key} after {show_key(self._last.encode())}: keys must ascend"
         elif not 0 < len(item.key.encode()) <= MAX_KEY:
             why = f"a key of {len(item.key.encode())} bytes: one has 1 to {MAX_KEY}"
         elif (item.value is UNSET) == (item.value_base64 is UNSET):

@@ -20,7 +20,7 @@ from kvserver.transfer.records import (
     read_record,
 )
 from kvserver.transfer.remote import Away, Patience, Remote, Result, Stopped, TooMuch, TransferError
-from shards.keys.value_edits import unmarked
+from shards.wire.json_text import strip_byte_order_mark
 
 LANES: Final = 4
 """Batches in flight: enough to keep shards and workers busy while the next batch is prepared."""
@@ -141,5 +141,5 @@ def _read_records(source: BinaryIO) -> Iterator[ImportRecord]:
         number += 1
         if len(line) == LINE_BYTES and not line.endswith(b"\n"):
             raise LineError(number, f"longer than {LINE_BYTES >> 20} MiB")
-        if unmarked(line).strip():
+        if strip_byte_order_mark(line).strip():
             yield read_record(number, line)

@@ -17,8 +17,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kvserver.api import duplicate_names
 from kvserver.api.times import parse_expires, rfc3339
-from shards.keys.value_edits import unmarked, why_unreadable
 from shards.wire.errors import BadRequest
+from shards.wire.json_text import explain_unreadable, strip_byte_order_mark
 from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
 LINE_BYTES: Final = 256 << 20
@@ -83,7 +83,7 @@ _unpack_put: Final = msgspec.msgpack.Decoder(PutOperation).decode
 
 def read_record(number: int, text: bytes) -> ImportRecord:
     """Parse line `number`, which is `text`. Raises `LineError`."""
-    length, text = len(text), unmarked(text)
+    length, text = len(text), strip_byte_order_mark(text)
     try:
         line = _read_line(text)
         if duplicate_names.JSON.may_be(text, line):
@@ -93,7 +93,7 @@ def read_record(number: int, text: bytes) -> ImportRecord:
     except msgspec.ValidationError as error:
         raise LineError(number, str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise LineError(number, f"not JSON: {why_unreadable(text)}") from None
+        raise LineError(number, f"not JSON: {explain_unreadable(text)}") from None
     try:
         put = PutOperation(
             _checked_key(line.key),

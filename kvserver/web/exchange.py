@@ -112,7 +112,7 @@ class Exchange:
         if grants is None or grants is NOTHING:
             return None
         request.token_generation = tokens.generation
-        scope[GRANTS] = tokens.current(grants) or NOTHING
+        scope[GRANTS] = tokens.current_grants(grants) or NOTHING
         return InvalidToken() if scope[GRANTS] is NOTHING else None
 
     def _begin_request(self) -> KVError | None:

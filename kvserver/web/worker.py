@@ -27,7 +27,7 @@ from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.http.reports.access_log import AccessLog
 from kvserver.http.reports.counting import Counts
 from kvserver.settings import ServerSettings
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web import acceptor
 from kvserver.web.acceptor import Acceptor
 from kvserver.web.connection import HttpConnection
@@ -72,10 +72,10 @@ def report_exhausted(error: OSError) -> None:
 class WebServer(UvicornServer):
     """uvicorn's server, which keeps its row of the board up to date and stops in its own way."""
 
-    def __init__(self, config: Config, context: WorkerContext, router: Router, grace_s: float, notify: Any) -> None:
+    def __init__(self, config: Config, context: WorkerContext, store: StoreClient, grace_s: float, notify: Any) -> None:
         super().__init__(config)
         self.server_state = self.context = context
-        self._router, self._grace_s, self._notify = router, grace_s, notify
+        self._store, self._grace_s, self._notify = store, grace_s, notify
         self._loop = asyncio.get_running_loop()
 
     async def on_tick(self, counter: int) -> bool:
@@ -109,7 +109,7 @@ class WebServer(UvicornServer):
     def _publish_figures(self) -> None:
         context = self.context
         own = {"requests": context.counts.requests, "refused_overload": context.counts.overloads}
-        context.row.publish(self._router.counters() | own)
+        context.row.publish(self._store.links.read_counters() | own)
 
     def _make_connection(self) -> HttpConnection:
         return HttpConnection(self.config, self.context, {})
@@ -188,7 +188,7 @@ class WebServer(UvicornServer):
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """The worker class; `kvserver.app:app` makes its application of a router, a board and a context."""
+    """The worker class; `kvserver.app:app` makes its application of a store, a board and a context."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
@@ -210,18 +210,18 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        router = Router(board, settings.resolved_run_dir(), asyncio.get_running_loop())
-        router.start()
+        store = StoreClient(board, settings.resolved_run_dir(), asyncio.get_running_loop())
+        store.start()
         hosts = Hosts.of(settings.allowed_hosts, settings.host, tokens.required)
         context = WorkerContext(board, row, Counts(), Pages(Origins(settings.origins), hosts), tokens, settings)
         context.access_log = AccessLog() if settings.access_log else None
         if not settings.no_hot_path:
-            context.hot_path = HotPath(router, context)
-        self.config.app = self.wsgi(router, board, context)
-        server = WebServer(self.config, context, router, settings.grace, self.notify)
+            context.hot_path = HotPath(store, context)
+        self.config.app = self.wsgi(store, board, context)
+        server = WebServer(self.config, context, store, settings.grace, self.notify)
         try:
             await server.serve(sockets=self.sockets)
         finally:
-            router.close()
+            store.close()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

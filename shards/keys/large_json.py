@@ -1,8 +1,8 @@
-"""Merge patches (RFC 7396) of large JSON documents: nothing is built of what the patch does not name. Pure.
+"""Merge patches (RFC 7396) of large JSON documents: members that the patch does not name are not decoded. Pure.
 
-To decode a document of 5 MB takes up to a second, to skip it 5 to 25 ms. So the named members alone are looked up, and
-their text is exchanged in place; where that could be another member of the same name, the members of the object are
-decoded, but not what they hold, and an object that has a name twice is refused.
+Decoding a document of 5 MB takes up to a second, skipping it 5 to 25 ms. So only the named members are looked up, and
+their text is replaced in place; where that could hit another member of the same name, the members of the object are
+decoded, but not their values, and an object that has a name twice is refused.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from shards.wire.errors import BadRequest, NotJson
+from shards.wire.json_text import count_colons
 
 LARGE_BYTES = 64 << 10
 """Bytes from which on a text is large."""
 MOST_NAMES = 16
-"""Most members of one object that are exchanged in place."""
+"""Most members of one object that are replaced in place."""
 LOOKED_THROUGH = 35 << 20
-"""Bytes that one patch may look through: all of a document, and again what an object in it holds, for each level that
-the patch names; of an object whose members cannot be exchanged in place, twice. Every patch may look twice."""
+"""Bytes that one patch may scan: all of a document, and for each level that the patch names, the object there again;
+an object whose members cannot be replaced in place counts twice. Every patch may scan the document twice."""
 
 TWICE = "a member comes twice in one object, and which of them the patch means is not known"
 
 MOST_MEMBERS = 10_000
-"""Members that one patch may name, at all levels: each is looked at in Python."""
+"""Members that one patch may name, at all levels: each costs time in Python."""
 
 _SPACE = b" \t\n\r"
-_HITS = 1000  # places where a name stands, of which one may be that of the member
+_HITS = 1000  # occurrences of a name, of which one may be the member's
 _COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
 _COMMA = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
-_OTHER_SPELLING = re.compile(rb"\\[u/]")  # of a character that could stand in a name as it is
+_OTHER_SPELLING = re.compile(rb"\\[u/]")  # of a character that needs no escape in a name
 
 _decode = msgspec.json.Decoder(float_hook=Raw).decode
 _skip = msgspec.json.Decoder(Raw).decode
@@ -41,24 +42,12 @@ _members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def colons(text: bytes) -> int:
-    """How many colons the JSON `text` has, when its escapes are read.
-
-    Each member has one, and those in strings are kept when a text is read and written again. So the count shrinks if,
-    and only if, a member was lost on the way.
-    """
-    if b"\\" not in text:
-        return text.count(b":")
-    single = text.replace(b"\\\\", b"")  # now each backslash begins an escape
-    return single.count(b":") + single.count(b"\\u003a") + single.count(b"\\u003A")
-
-
 class _Ambiguous(Exception):
-    """What is to be exchanged cannot be found in the text with certainty."""
+    """The member to replace cannot be located in the text with certainty."""
 
 
 class _Budget:
-    """Bytes that may still be looked through, and members that may still be named."""
+    """Bytes that may still be scanned, and members that may still be named."""
 
     def __init__(self, size: int) -> None:
         self._left, self._members_left = max(2 * size, LOOKED_THROUGH), MOST_MEMBERS
@@ -79,7 +68,7 @@ class _Budget:
                 left += named.values()
 
     def spend(self, size: int) -> None:
-        """Count a look at `size` bytes. Raises `BadRequest`."""
+        """Count a scan of `size` bytes. Raises `BadRequest`."""
         self._left -= size
         if self._left < 0:
             raise BadRequest(
@@ -88,8 +77,8 @@ class _Budget:
 
 
 def read(patch: bytes) -> Any:
-    """A large patch, decoded; what is no object or within none remains text. Raises what msgspec raises if it is no
-    JSON, `UnicodeDecodeError` and `BadRequest`."""
+    """Decode a large patch; values other than objects remain text. Raises what msgspec raises for malformed JSON,
+    `UnicodeDecodeError` and `BadRequest`."""
     _check_utf8(patch)
     if patch.lstrip(_SPACE)[:1] == b"{":
         return _read_members(patch, _Budget(len(patch)))
@@ -97,7 +86,7 @@ def read(patch: bytes) -> Any:
 
 
 def merge(document: bytes, changes: dict[str, Any]) -> bytes:
-    """What the patch `changes`, decoded, makes of `document`. Raises what msgspec raises if that is no JSON,
+    """Apply the decoded patch `changes` to `document`. Raises what msgspec raises for malformed JSON,
     `UnicodeDecodeError`, `BadRequest`, and `NotJson` if an object that the patch changes has a name twice."""
     _check_utf8(document)
     if document.lstrip(_SPACE)[:1] != b"{":
@@ -108,7 +97,7 @@ def merge(document: bytes, changes: dict[str, Any]) -> bytes:
 
 def _check_utf8(text: bytes) -> None:
     if not text.isascii():
-        text.decode()  # what is skipped is not looked at for it
+        text.decode()  # msgspec does not check skipped values
 
 
 def _read_members(text: bytes, budget: _Budget) -> dict[str, Any]:
@@ -128,7 +117,7 @@ def _read_members(text: bytes, budget: _Budget) -> dict[str, Any]:
 
 
 def _merge(document: bytes, changes: dict[str, Any], budget: _Budget) -> bytes:
-    """`merge` of an object."""
+    """Apply `changes` to an object."""
     budget.spend(len(document))
     names = tuple(changes)
     if 0 < len(names) <= MOST_NAMES and not _OTHER_SPELLING.search(document):
@@ -138,7 +127,7 @@ def _merge(document: bytes, changes: dict[str, Any], budget: _Budget) -> bytes:
             pass
     budget.spend(len(document))  # what follows takes as long again
     members: dict[str, Any] = _members(document)
-    if colons(document) != colons(_encode(members)):
+    if count_colons(document) != count_colons(_encode(members)):
         raise NotJson(TWICE)
     for name, change in changes.items():
         if change is None:
@@ -172,7 +161,7 @@ def _exchange(document: bytes, changes: dict[str, Any], lookup: Any, budget: _Bu
 
 
 def _changed(old: Any, change: Any, budget: _Budget) -> Any:
-    """What `change` makes of a member whose text is `old`, None if there is none."""
+    """Apply `change` to a member with the text `old`, None for a new one."""
     if not isinstance(change, dict):
         return change
     if old is None or not _is_object(old):
@@ -181,7 +170,7 @@ def _changed(old: Any, change: Any, budget: _Budget) -> Any:
 
 
 def _stripped(patch: Any) -> Any:
-    """What a patch makes of nothing."""
+    """Apply a patch to an absent value."""
     if not isinstance(patch, dict):
         return patch
     return {name: _stripped(change) for name, change in patch.items() if change is not None}
@@ -197,7 +186,7 @@ def _text(value: Any) -> bytes:
 
 @lru_cache(maxsize=64)
 def _lookup(names: tuple[str, ...]) -> Any:
-    """What gives the members of these names as `f0`, `f1`... Raises `_Ambiguous`."""
+    """Make a decoder of the members of these names, as `f0`, `f1`... Raises `_Ambiguous`."""
     fields = [(f"f{at}", Raw | UnsetType, UNSET) for at in range(len(names))]
     try:
         kind = msgspec.defstruct("Named", fields, rename={f"f{at}": name for at, name in enumerate(names)})
@@ -207,8 +196,8 @@ def _lookup(names: tuple[str, ...]) -> Any:
 
 
 def _span(document: bytes, name: str, value: Raw) -> tuple[int, int]:
-    """Where the member stands, without what separates it from others. Raises `_Ambiguous` unless the name stands
-    once in the whole text: quotes within strings have a backslash before them, so no string can look like it."""
+    """Locate a member, without its comma. Raises `_Ambiguous` unless its name occurs once in the whole text: quotes in
+    strings are escaped, so no string contains a quoted name."""
     quoted = _encode(name)
     span: tuple[int, int] | None = None
     at = document.find(quoted)
@@ -227,7 +216,7 @@ def _span(document: bytes, name: str, value: Raw) -> tuple[int, int]:
 
 
 def _without(document: bytes, begin: int, end: int) -> bytes:
-    """Without the member at that place, and one comma."""
+    """Remove the member at that place, and one comma."""
     comma = _COMMA.match(document, end)
     if comma is not None:
         return document[:begin] + document[comma.end() :]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from shards.host.board import Board
-from shards.keys.eviction import STAMPS, stamp_at
+from shards.keys.eviction import STAMPS, record_use, stamp_at
 
 NAME: Final = "stamps"
 """The name of the file."""
@@ -39,3 +41,12 @@ def open_last_use_table(board: Board) -> memoryview[int] | None:
         return memoryview(mmap.mmap(fd, 4 * STAMPS)).cast("I")
     finally:
         os.close(fd)
+
+
+def open_use_recorder(board: Board) -> Callable[[bytes, int], None] | None:
+    """Return what records a use: a function of the key and of the steady time in milliseconds, for readers of the maps.
+
+    None if the store evicts nothing. Raises `OSError`.
+    """
+    words = open_last_use_table(board)
+    return None if words is None else partial(record_use, words)

@@ -14,7 +14,7 @@ from typing import Any
 import uvloop
 
 from kvserver.http.origins import Pages
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from shards.log.manifest import Manifest
 from shards.wire.protocol import Done, Put
 from tests.api.shards.server.tools import shard
@@ -23,7 +23,7 @@ from tests.stores import MOVES_CLOCK, Store, moved_clock, new_store
 
 
 class Site:
-    """An application with its router on a loop that turns while something is awaited."""
+    """An application with its client on a loop that turns while something is awaited."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class Site:
     ) -> None:
         self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
         self.store = store
-        self.router = Router(store.board, store.run_dir, runner.get_loop())
-        self.front = Front(store.board, store.board.workers.claim()[1], self.router, pages, hot)
+        self.client = StoreClient(store.board, store.run_dir, runner.get_loop())
+        self.front = Front(store.board, store.board.workers.claim()[1], self.client, pages, hot)
         self._moved = moved
 
     def advance(self, seconds: int) -> None:
@@ -44,9 +44,9 @@ class Site:
         self._moved[0] += seconds * 1000
 
     async def start(self) -> None:
-        self.router.start()
+        self.client.start()
         async with asyncio.timeout(20):
-            while not all(link.up for link in self.router._links):
+            while self.client.links.find_disconnected() is not None:
                 await asyncio.sleep(0.005)
         await self.front.start()
 
@@ -83,7 +83,7 @@ class Site:
         return results
 
     def fill(self, keys: list[str], value: bytes = b"v") -> None:
-        replies = self.run(self.router.each([Put(key.encode(), value) for key in keys]))
+        replies = self.run(self.client.execute([Put(key.encode(), value) for key in keys]))
         assert all(isinstance(reply, Done) for reply in replies)
 
     def keys(self, target: str) -> list[str]:
@@ -108,6 +108,6 @@ def running_site(shards: int, max_value: int, hot: bool = False, pages: Pages | 
             runner.run(made.start())
             yield made
             runner.run(made.front.close())
-            made.router.close()
+            made.client.close()
     store.close()
     shutil.rmtree(place)

@@ -31,7 +31,7 @@ from shards.wire.protocol import Delete, Done, Put
 
 
 class Shards:
-    """What the router gives, out of a dict. `gate` holds writes up while it is cleared."""
+    """What a `StoreClient` gives, out of a dict. `gate` holds writes up while it is cleared."""
 
     def __init__(self) -> None:
         self.values: dict[bytes, tuple[bytes, str]] = {}
@@ -55,9 +55,6 @@ class Shards:
         value, content_type = self.values[key]
         return Item(1, 1, 0, 0, 0, content_type, value, len(value))
 
-    def size(self, key: bytes) -> int:
-        return len(self.values.get(key, (b"",))[0])
-
     async def request(self, operation: Put | Delete) -> Done:
         await self.gate.wait()
         if self.fail is not None:
@@ -67,7 +64,7 @@ class Shards:
             self.values[operation.key] = (operation.value, operation.content_type)
         return Done(1, old is not None, old[0] if old else None)
 
-    async def keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+    async def list_keys(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
         found = sorted(key for key in self.values if key.startswith(prefix))
         for page, start in enumerate(range(0, len(found), self.page)):
             if page == self.break_list_after:
@@ -76,13 +73,13 @@ class Shards:
             await asyncio.sleep(0)
 
     async def delete_prefix(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        async for page in self.keys(prefix):
+        async for page in self.list_keys(prefix):
             self.deleted += page
             yield page
         for key in self.deleted:
             self.values.pop(key, None)
 
-    def activity(self, kind: str, subject: bytes) -> None:
+    def report_activity(self, kind: str, subject: bytes) -> None:
         self.seen.append((kind, subject))
 
 
@@ -156,30 +153,30 @@ def request(method: str, path: str, *fields: str, body: bytes = b"", host: str |
 class Front:
     """The server's end: connections and the application, of the store that `board` is of.
 
-    `row`: the worker's, which can be claimed only once. `router`: a `Router`, or what stands in for one. `pages`: who
-    may ask; None: everybody.
+    `row`: the worker's, which can be claimed only once. `store`: a `StoreClient`, or what stands in for one.
+    `pages`: who may ask; None: everybody.
     """
 
     def __init__(
         self,
         board: Board,
         row: WorkerRow,
-        router: Any,
+        store: Any,
         pages: Pages | None = None,
         hot: bool = False,
     ) -> None:
-        self.board, self.row, self.router = board, row, router
+        self.board, self.row, self.store = board, row, store
         self.registry = CollectorRegistry()
         self.counts = Counts(self.registry)
         self.context = WorkerContext(board, self.row, self.counts, pages or Pages(Origins("*"), Hosts()), Tokens(board))
         if hot:
-            self.context.hot_path = HotPath(router, self.context)
+            self.context.hot_path = HotPath(store, self.context)
         self._passed = 0.0
         self._clients: list[Client] = []
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        app = create_app(self.router, self.board, self.context)  # type: ignore[arg-type]
+        app = create_app(self.store, self.board, self.context)  # type: ignore[arg-type]
         config = Config(app, ws="none", lifespan="off", interface="asgi3", proxy_headers=False, log_config=None)
         self.tick()
         self._server = await self.loop.create_server(

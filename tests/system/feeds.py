@@ -21,7 +21,7 @@ from tests.system.harness import Server
 
 Message = dict[str, Any]
 
-_COMPONENTS = openapi.document()["components"]
+_COMPONENTS = openapi.make_document()["components"]
 _REFERENCE = {"$ref": "#/components/schemas/FeedMessage", "components": _COMPONENTS}
 _DESCRIBED = jsonschema_rs.Draft202012Validator(_REFERENCE, validate_formats=True)
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from kvserver.access.grants import VERBS, Verb
-from kvserver.access.tokenedit import add, changing, new_token
+from kvserver.access.tokenedit import add_token, change_file, new_token
 from tests.system.harness import Server, processes_of, wait_for
 
 NewServer = Callable[..., Server]
@@ -24,7 +24,7 @@ NewServer = Callable[..., Server]
 def make(file: Path, name: str, *grants: tuple[str, list[Verb]]) -> str:
     """A new token in `file`."""
     token = new_token()
-    changing(file, lambda text: add(text, str(file), name, token, grants))
+    change_file(file, lambda text: add_token(text, str(file), name, token, grants))
     return token
 
 

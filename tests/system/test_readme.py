@@ -135,7 +135,7 @@ def test_tokens_are_made_and_used_as_it_says(new: Callable[..., Server], tmp_pat
 
 
 def test_the_file_of_tokens_can_be_read() -> None:
-    (token,) = tokenfile.parse(block("toml", "[[token]]"), "README.md")
+    (token,) = tokenfile.parse_tokens(block("toml", "[[token]]"), "README.md")
     assert (token.grants.name, token.grants.write, token.grants.feed) == ("deploy", (b"flags/",), (b"",))
 
 

@@ -54,7 +54,7 @@ def filter_of(query: FeedQuery, grants: Grants) -> Filter:
 
     Raises `Forbidden` if it could never see anything.
     """
-    prefixes = [part for prefix in query.prefixes for part in grants.within("feed", prefix)]
+    prefixes = [part for prefix in query.prefixes for part in grants.prefixes_within("feed", prefix)]
     selection = Selection.of(prefixes, [key for key in query.keys if grants.may("feed", key)])
     if not selection.prefixes and not selection.keys:
         _raise_forbidden(query, grants)

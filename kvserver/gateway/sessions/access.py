@@ -53,8 +53,10 @@ class FeedAccess:
         ticket = credentials.ticket
         if not self.tokens.required or ticket is None or credentials.authorization:
             return self.authorize(credentials, "sse"), None
-        grants = self._tickets.resume(ticket, resume_token) if resume_token else self.authorize(credentials, "sse")
-        return grants, partial(self._tickets.word, ticket)
+        grants = (
+            self._tickets.resume_stream(ticket, resume_token) if resume_token else self.authorize(credentials, "sse")
+        )
+        return grants, partial(self._tickets.make_resume_token, ticket)
 
 
 def close_code(error: InStreamError) -> int:

@@ -129,7 +129,7 @@ class Housekeeping:
     def _sweep_tickets(self) -> None:
         while not self._stopping.wait(TICKETS_S):
             try:
-                tickets.sweep(self._board)
+                tickets.sweep_tickets(self._board)
             except OSError as error:
                 log.debug("cannot remove expired tickets yet: %s", error)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kvserver.access import tokenfile
 from kvserver.access.tokenfile import TokenFileError
-from kvserver.access.tokens import Token, are_published, publish
+from kvserver.access.tokens import Token, are_published, publish_tokens
 from shards.host.board import Board
 from shards.host.logs import Recurring
 
@@ -81,9 +81,9 @@ class TokenWatch:
         """
         if not are_published(self._board):
             log.warning("the tokens were removed from the run directory and are published again")
-            publish(self._board, self._in_effect)
+            publish_tokens(self._board, self._in_effect)
         try:
-            found = FileContent(tokenfile.text_of(self._path), "")
+            found = FileContent(tokenfile.read_text(self._path), "")
         except TokenFileError as error:
             found = FileContent("", str(error))
         unchanged, self._seen = found == self._seen, found
@@ -94,7 +94,7 @@ class TokenWatch:
         self._settled, wrong = found, found.wrong
         if not wrong:
             try:
-                self._take_over(tokenfile.parse(found.text, str(self._path)), asked)
+                self._take_over(tokenfile.parse_tokens(found.text, str(self._path)), asked)
             except TokenFileError as error:
                 wrong = str(error)
             except OSError as error:
@@ -106,7 +106,7 @@ class TokenWatch:
 
     def _take_over(self, tokens: list[Token], asked: bool) -> None:
         if tokens != self._in_effect:
-            publish(self._board, tokens)
+            publish_tokens(self._board, tokens)
             self._in_effect = tokens
         elif not (asked or self._wrong):
             return

@@ -10,8 +10,9 @@ from kvserver.access.grants import Grants
 from kvserver.http import routes
 from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import OCTETS, revision_headers
-from kvserver.store.client import DEADLINE_S, Router
-from kvserver.store.link import Pending
+from kvserver.store.client import StoreClient
+from kvserver.store.links import DEADLINE_S
+from kvserver.store.pending import Pending
 from kvserver.web.exchange import Exchange
 from kvserver.web.hot.fields import HeaderFields
 from kvserver.web.limits.charge import Charge
@@ -125,7 +126,7 @@ class HotWrite(Pending):
 class HotRemoval(HotWrite):
     """A DELETE whose answer is due."""
 
-    __slots__ = ("_end", "_router")
+    __slots__ = ("_end", "_store")
 
     method = "DELETE"
 
@@ -139,11 +140,11 @@ class HotRemoval(HotWrite):
         grants: Grants | None,
         operation: Delete,
         size: int,
-        router: Router,
+        store: StoreClient,
     ) -> None:
         """`router`: has not sent the operation yet."""
         super().__init__(connection, path, at_root, fields, begun_at, grants, operation, size)
-        self._router, self._end = router, router.board.end()
+        self._store, self._end = store, store.board.end()
 
     def answer_done(self, done: Done) -> None:
         """Answer that the key was deleted; one that did not exist is shown as activity."""
@@ -152,7 +153,7 @@ class HotRemoval(HotWrite):
         else:
             [operation] = self.operations
             assert isinstance(operation, Delete)
-            self._router.absent(operation.key, self._end)
+            self._store.report_missed_delete(operation.key, self._end)
             self.fail(NotFound())
 
     def answer_version1(self, done: Done) -> None:

@@ -18,7 +18,7 @@ from kvserver.access.grants import Grants
 from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
-from kvserver.store.client import Router
+from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.fields import HeaderFields, read_fields
 from kvserver.web.hot.hot_write import HotRemoval, HotWrite, format_lines
@@ -46,8 +46,8 @@ _LONGEST_RECORD: Final = 2 * LARGE_ANSWER
 class HotPath:
     """One per worker. Connections offer their buffers to `take`."""
 
-    def __init__(self, router: Router, context: WorkerContext) -> None:
-        self._router, self._context, self._load = router, context, context.load
+    def __init__(self, store: StoreClient, context: WorkerContext) -> None:
+        self._store, self._context, self._load = store, context, context.load
         self._blocks: dict[bytes, HeaderFields] = {}
 
     def take(self, connection: ConnectionPort, data: bytes) -> bool:
@@ -90,9 +90,9 @@ class HotPath:
             write = HotWrite(connection, path, at_root, fields, begun_at, grants, put, size)
         else:
             delete = Delete(key, at_root)
-            write = HotRemoval(connection, path, at_root, fields, begun_at, grants, delete, size, self._router)
+            write = HotRemoval(connection, path, at_root, fields, begun_at, grants, delete, size, self._store)
         connection.answering = write
-        self._router.enqueue(key, write)
+        self._store.enqueue(key, write)
         return True
 
     def _read_block(self, block: bytes) -> HeaderFields | None:
@@ -132,10 +132,10 @@ class HotPath:
         self, connection: ConnectionPort, path: bytes, key: bytes, v1: bool, fields: HeaderFields, begun_at: float
     ) -> bool:
         """Answer with a small value, or at the root with the emptiness of a key that is not stored."""
-        router, context = self._router, self._context
+        store, context = self._store, self._context
         heads = context.heads[fields.origin != b""]
         try:
-            record = router.record(key)
+            record = store.maps.get_record(key)
         except Unavailable:
             return False
         if record is not None and len(record) > _LONGEST_RECORD:
@@ -145,7 +145,7 @@ class HotPath:
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
             if item.expires_ms or item.modified_ms > context.unix_ms:  # its times are shown by the store's clock
-                item = told(item, router.board.now())
+                item = told(item, store.board.now())
             content_type = (item.content_type or OCTETS).encode()
             value, head = (
                 item.value,
@@ -161,7 +161,7 @@ class HotPath:
             special = expiry or len(value) >= compression.SMALLEST
             if special and not self._is_plain(value, expiry, kind.decode(), fields):
                 return False
-        router.seen(key, record is not None)
+        store.record_read(key, record is not None)
         connection.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(value), value))
         connection.deadline = context.clock + IDLE_S
         route = routes.KV if v1 else routes.KEY
@@ -170,7 +170,7 @@ class HotPath:
 
     def _is_plain(self, value: bytes, expiry: int, content_type: str, fields: HeaderFields) -> bool:
         """Whether the ordinary road would send `value` unchanged and at once."""
-        if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._router.board.now())):
+        if len(value) >= LARGE_ANSWER or (expiry and not is_live(expiry, self._store.board.now())):
             return False
         if len(value) < compression.SMALLEST or not fields.accept_encoding:
             return True

@@ -5,67 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from itertools import combinations
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
 
-from kvserver.access.cuts import Cuts
-from kvserver.access.grants import VERBS, Grants, Verb
-from kvserver.access.tickets import DIRECTORY, Tickets
-from kvserver.access.tokens import Token, digest, publish
+from kvserver.access.grants import VERBS, Verb
+from kvserver.access.tokens import Token, publish_tokens
 from kvserver.app import create_app
 from kvserver.http import routes as target
 from shards.wire.protocol import Put
-from tests.api.site import Site, running_site
+from tests.api.kvserver.access.rights import (
+    ALL,
+    LISTED,
+    SECRET,
+    SUBSETS,
+    TOKENS,
+    bearer,
+    secret_of,
+    site_with_tokens,
+    token,
+)
+from tests.api.site import Site
 from tests.api.web import Answer, Client, request
-
-SECRET: Final = b"the value nobody else may see"
-SUBSETS: Final = [subset for size in range(5) for subset in combinations(VERBS, size)]
-
-
-def secret_of(verbs: tuple[Verb, ...], *prefixes: str) -> str:
-    return "-".join([*verbs, "on", *(prefix.encode().hex() for prefix in prefixes)])
-
-
-def bearer(verbs: tuple[Verb, ...], *prefixes: str) -> str:
-    """The header of a token that grants `verbs` on each of `prefixes`."""
-    return f"Authorization: Bearer {secret_of(verbs, *prefixes)}"
-
-
-def token(verbs: tuple[Verb, ...], *prefixes: str) -> Token:
-    sha256 = digest(secret_of(verbs, *prefixes).encode())
-    pairs = [(verb, prefix.encode()) for verb in verbs for prefix in prefixes]
-    return Token(sha256, Grants.of(secret_of(verbs, *prefixes), sha256.hex()[:16], pairs))
-
-
-LISTED: Final = [
-    ("a/",),
-    ("a/b/", "a/c", "d"),
-    ("a/b/x", "b"),
-    ("",),
-    ("nothing/",),
-    ("a", "d/", "z"),
-    ("é/", "a/c/"),
-]
-TOKENS: Final = [
-    *(token(verbs, prefix) for verbs in SUBSETS for prefix in ("", "a/", "b/")),
-    *(token(("read",), *prefixes) for prefixes in LISTED if prefixes not in (("",), ("a/",))),
-    token(("write",), "a/", "c/"),
-]
-ALL: Final = bearer(VERBS, "")
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Site]:
-    with running_site(2, 100_000) as made:
-        for row in made.store.board.shards:
-            assert row.pid
-        publish(made.store.board, TOKENS)
-        made.front.context.tokens.refresh()
-        (made.store.board.path.parent / DIRECTORY).mkdir()
+    with site_with_tokens() as made:
         yield made
 
 
@@ -73,12 +40,12 @@ def running() -> Iterator[Site]:
 def site(running: Site) -> Site:
     """A store with one key."""
     assert running.ask("DELETE", "/v1/kv?all=true", ALL).status == 200
-    running.run(running.router.request(Put(b"a/k", SECRET, "text/plain")))
+    running.run(running.client.request(Put(b"a/k", SECRET, "text/plain")))
     return running
 
 
 def value(site: Site, key: bytes = b"a/k") -> bytes | None:
-    item = site.router.get(key)
+    item = site.client.get(key)
     return None if item is None else bytes(item.value)
 
 
@@ -139,7 +106,7 @@ WITHOUT_DATA: Final = {
 
 
 def test_the_table_has_every_route(site: Site) -> None:
-    app: Any = create_app(site.router, site.store.board, site.front.context)
+    app: Any = create_app(site.client, site.store.board, site.front.context)
     routes = {
         (label, method)
         for label, (_, methods) in app._router._routes.items()
@@ -153,7 +120,7 @@ def test_the_table_has_every_route(site: Site) -> None:
 def test_a_route_wants_each_of_its_verbs_and_no_other(site: Site, row: Row) -> None:
     for verbs in SUBSETS:
         for prefix in ("", "a/", "b/"):
-            site.run(site.router.request(Put(b"a/k", SECRET, "text/plain")))
+            site.run(site.client.request(Put(b"a/k", SECRET, "text/plain")))
             end = site.store.board.end()
             answer = site.ask(row.method, row.path, bearer(verbs, prefix), *row.fields, body=row.body)
             covered = prefix == "" or (prefix == "a/" and not row.everywhere) or row.route == target.TICKETS
@@ -207,7 +174,7 @@ def test_what_needs_no_token(site: Site) -> None:
 
 def test_who_may_only_write_learns_nothing_of_what_is_there(site: Site) -> None:
     writer, path = bearer(("write",), "a/"), "/v1/kv/a/k"
-    at = site.router.describe(b"a/k")
+    at = site.client.describe(b"a/k")
     assert at is not None
     for method, query, fields, body in (
         ("PUT", "", ('If-Match: "1"',), b"x"),
@@ -366,17 +333,6 @@ def test_who_may_read_counts_and_cuts_as_it_likes(site: Site) -> None:
     assert json.loads(site.ask("DELETE", path + "&dry_run=true", both).body)["deleted"] == 1
     assert json.loads(site.ask("DELETE", path + "&cut=0", both).body)["deleted"] == 0
     assert site.problem(403, "DELETE", path + "&dry_run=true", bearer(("read",), "a/"))["code"] == "forbidden"
-
-
-def test_a_cut_is_known_to_all_workers_of_a_run(site: Site) -> None:
-    one, other = Cuts(site.store.board), Cuts(site.store.board)
-    grants = TOKENS[-1].grants
-    assert not other.was_told(grants, b"a/", 7)
-    one.tell(grants, b"a/", 7)
-    assert other.was_told(grants, b"a/", 7)
-    assert not any(
-        other.was_told(*each) for each in ((grants, b"a/", 8), (grants, b"a", 7), (TOKENS[0].grants, b"a/", 7))
-    )
 
 
 # Batches
@@ -640,67 +596,17 @@ def test_a_revoked_token_ends_with_the_next_look(running: Site) -> None:
     site = running
     try:
         kept = [each for each in TOKENS if each.grants.name != secret_of(("read",), "a/")]
-        publish(site.store.board, kept)
+        publish_tokens(site.store.board, kept)
         site.front.context.tokens.refresh()
         assert site.ask("GET", "/a%2Fk", bearer(("read",), "a/")).status == 401
         assert site.ask("GET", "/a%2Fk", bearer(("read",), "b/")).status == 403
     finally:
-        publish(site.store.board, TOKENS)
+        publish_tokens(site.store.board, TOKENS)
         site.front.context.tokens.refresh()
     assert site.ask("GET", "/a%2Fk", bearer(("read",), "a/")).status == 200
 
 
 # Tickets
-
-
-def test_a_ticket_is_for_the_bearer_s_grants(site: Site) -> None:
-    who = bearer(("read", "feed"), "a/")
-    for kind in ("sse", "websocket"):
-        answer = site.ask(
-            "POST", "/v1/tickets", who, "Content-Type: application/json", body=b'{"for":"%b"}' % kind.encode()
-        )
-        assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
-        told = json.loads(answer.body)
-        assert set(told) == {"ticket", "expires"}
-        tickets = Tickets(site.store.board, site.front.context.tokens)
-        grants = tickets.redeem(told["ticket"].encode(), kind)  # type: ignore[arg-type]
-        assert grants == token(("read", "feed"), "a/").grants
-
-
-def test_a_ticket_opens_nothing_but_feeds(site: Site) -> None:
-    ticket = json.loads(site.ask("POST", "/v1/tickets", ALL, body=b'{"for":"sse"}').body)["ticket"]
-    for path in ("/a%2Fk", "/v1/kv/a/k", "/v1/status"):
-        assert site.ask("GET", f"{path}?ticket={ticket}").status == 401
-        assert site.ask("GET", path, f"Authorization: Bearer {ticket}").status == 401
-
-
-@pytest.mark.parametrize(
-    ("body", "fields", "status"),
-    [
-        (b'{"for":"sse"}', ("Content-Type: text/plain",), 415),
-        (b'{"for":"sse"}', ("Content-Type: application/json", "Content-Encoding: gzip"), 415),
-        (b'{"for":"telnet"}', (), 400),
-        (b'{"for":"sse","ttl":5}', (), 400),
-        (b'{"kind":"sse"}', (), 400),
-        (b"{}", (), 400),
-        (b"[]", (), 400),
-        (b"", (), 400),
-        (b"\xff", (), 400),
-        (b'{"for":"sse"}x', (), 400),
-        (b"[" * 5000, (), 400),
-    ],
-)
-def test_what_is_no_request_for_a_ticket(site: Site, body: bytes, fields: tuple[str, ...], status: int) -> None:
-    site.problem(status, "POST", "/v1/tickets", ALL, *fields, body=body)
-    site.problem(400, "POST", "/v1/tickets?for=sse", ALL, body=b'{"for":"sse"}')
-
-
-def test_who_has_no_grant_of_feed_gets_no_ticket(site: Site) -> None:
-    directory: Path = site.store.board.path.parent / DIRECTORY
-    before = len(list(directory.iterdir()))
-    detail = site.problem(403, "POST", "/v1/tickets", bearer(("read", "write"), ""), body=b'{"for":"sse"}')["detail"]
-    assert "feed" in detail
-    assert len(list(directory.iterdir())) == before
 
 
 def test_no_task_is_left(site: Site) -> None:
@@ -714,12 +620,12 @@ def test_no_task_is_left(site: Site) -> None:
 
 
 def revoke(site: Site, *left: Token) -> None:
-    publish(site.store.board, left)
+    publish_tokens(site.store.board, left)
     assert site.front.context.tokens.refresh()
 
 
 def give_back(site: Site) -> None:
-    publish(site.store.board, TOKENS)
+    publish_tokens(site.store.board, TOKENS)
     assert site.front.context.tokens.refresh()
 
 
@@ -785,24 +691,24 @@ def test_a_stream_ends_when_its_token_does(site: Site) -> None:
 async def fill(site: Site, count: int) -> None:
     """Keys with large values."""
     for at in range(0, count, 100):
-        await site.router.each([Put(b"a/%05d" % number, bytes(20_000)) for number in range(at, at + 100)])
+        await site.client.execute([Put(b"a/%05d" % number, bytes(20_000)) for number in range(at, at + 100)])
 
 
 def test_what_is_left_of_a_batch_is_judged_anew(site: Site) -> None:
     async def main() -> list[dict[str, Any]]:
-        each = site.router.each
+        each = site.client.execute
 
         async def revoking(*arguments: Any) -> Any:
             replies = await each(*arguments)
             revoke(site)
             return replies
 
-        site.router.each = revoking  # type: ignore[method-assign]
+        site.client.execute = revoking  # type: ignore[method-assign]
         try:
             ops = [{"op": "put", "key": f"a/{number}", "value": ""} for number in range(1500)]
             answer = await site.front.ask(request("POST", "/v1/batch", ALL, body=json.dumps({"ops": ops}).encode()))
         finally:
-            site.router.each = each  # type: ignore[method-assign]
+            site.client.execute = each  # type: ignore[method-assign]
         results: list[dict[str, Any]] = json.loads(answer.body)["results"]
         return results
 

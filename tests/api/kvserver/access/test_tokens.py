@@ -2,76 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kvserver.access import tickets, tokens
-from kvserver.access.grants import EVERYTHING, Grants
-from kvserver.access.tickets import LIFETIME_S, MOST, RESUME_S, Tickets, share_of, sweep
-from kvserver.access.tokens import Token, Tokens, TokensError, digest, publish
-from shards.host.board import Board, Facts
-from shards.wire.clock import Now
-from shards.wire.errors import BadTicket, Forbidden, InvalidToken, Overloaded, Unauthorized
-
-
-class Clock(Board):
-    """A board whose time is the test's. Its wall clock is an hour behind."""
-
-    time_ms = 10_000_000
-
-    def now(self) -> Now:
-        return Now(self.time_ms - 3_600_000, self.time_ms)
-
-    def steady_ms(self) -> int:
-        return self.time_ms
-
-
-def make_board(directory: Path) -> Clock:
-    where = str(directory)
-    board = Clock.create(
-        directory / "board",
-        Facts(
-            version="0",
-            store="s",
-            epoch="e",
-            boot_id="b",
-            secret=1,
-            shards=1,
-            sync="os",
-            in_memory=False,
-            data_dir=where,
-            lock_dir=where,
-            log_dir=where,
-            map_dir=where,
-            max_value=1,
-            clock_offset_ms=0,
-            supervisor_pid=1,
-            started_ms=0,
-        ),
-    )
-    assert isinstance(board, Clock)
-    return board
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Clock]:
-    (tmp_path / tickets.DIRECTORY).mkdir()
-    board = make_board(tmp_path)
-    yield board
-    board.close()
-
-
-def token(name: str, secret: bytes, **grants: tuple[bytes, ...]) -> Token:
-    return Token(digest(secret), Grants(name, digest(secret).hex()[:16], **grants))
+from kvserver.access import tokens
+from kvserver.access.grants import EVERYTHING
+from kvserver.access.tokens import Tokens, TokensError, hash_token, publish_tokens
+from shards.wire.errors import InvalidToken, Unauthorized
+from tests.api.kvserver.access.boards import Clock, token
 
 
 def test_without_tokens_everybody_may_do_everything(board: Clock) -> None:
@@ -79,12 +18,12 @@ def test_without_tokens_everybody_may_do_everything(board: Clock) -> None:
     assert not here.required
     for authorization in (None, b"Bearer x", b"nonsense"):
         assert here.authenticate(authorization) is EVERYTHING
-    assert here.current(EVERYTHING) is EVERYTHING
+    assert here.current_grants(EVERYTHING) is EVERYTHING
 
 
 def test_who_is_let_in(board: Clock) -> None:
     a, b = token("a", b"secret-a", read=(b"",)), token("b", b"secret-b")
-    publish(board, [a, b])
+    publish_tokens(board, [a, b])
     here = Tokens(board)
     assert here.required
     for sent in (b"Bearer secret-a", b"bearer secret-a", b"BEARER   secret-a", b" Bearer secret-a\t"):
@@ -97,7 +36,7 @@ def test_who_is_let_in(board: Clock) -> None:
         b"Bearer secret-a2",
         b"Bearer secret-a secret-b",
         b"Bearer secret-a,Bearer secret-b",
-        b"Bearer " + digest(b"secret-a").hex().encode(),
+        b"Bearer " + hash_token(b"secret-a").hex().encode(),
         b"Bearer a",
         b"Bearer =",
         b"Bearer \xff",
@@ -111,7 +50,7 @@ def test_who_is_let_in(board: Clock) -> None:
 
 
 def test_a_file_without_tokens_lets_nobody_in(board: Clock) -> None:
-    publish(board, [])
+    publish_tokens(board, [])
     here = Tokens(board)
     with pytest.raises(Unauthorized):
         here.authenticate(None)
@@ -121,25 +60,25 @@ def test_a_file_without_tokens_lets_nobody_in(board: Clock) -> None:
 
 def test_processes_follow(board: Clock) -> None:
     a, b = token("a", b"secret-a", read=(b"",)), token("b", b"secret-b")
-    publish(board, [a, b])
+    publish_tokens(board, [a, b])
     here = Tokens(board)
     grants = here.authenticate(b"Bearer secret-a")
     assert not here.refresh()
     less = token("a", b"secret-a", read=(b"x/",))
-    publish(board, [less])
+    publish_tokens(board, [less])
     assert here.authenticate(b"Bearer secret-b") == b.grants  # until it looks
     assert here.refresh() and not here.refresh()
-    assert here.authenticate(b"Bearer secret-a") == here.current(grants) == less.grants
-    assert here.current(b.grants) is here.current(EVERYTHING) is None
+    assert here.authenticate(b"Bearer secret-a") == here.current_grants(grants) == less.grants
+    assert here.current_grants(b.grants) is here.current_grants(EVERYTHING) is None
     with pytest.raises(InvalidToken):
         here.authenticate(b"Bearer secret-b")
-    publish(board, [token("a", b"another", read=(b"",))])
+    publish_tokens(board, [token("a", b"another", read=(b"",))])
     assert here.refresh()
-    assert here.current(grants) is None, "another token of the same name is another token"
+    assert here.current_grants(grants) is None, "another token of the same name is another token"
 
 
 def test_the_file_is_for_this_user_alone(board: Clock, tmp_path: Path) -> None:
-    publish(board, [token("a", b"secret-a")])
+    publish_tokens(board, [token("a", b"secret-a")])
     path = tmp_path / tokens.FILE
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"secret-a" not in path.read_bytes()
@@ -147,9 +86,9 @@ def test_the_file_is_for_this_user_alone(board: Clock, tmp_path: Path) -> None:
 
 def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_path: Path) -> None:
     a, b = token("a", b"secret-a"), token("b", b"secret-b")
-    publish(board, [a])
+    publish_tokens(board, [a])
     here = Tokens(board)
-    publish(board, [b])
+    publish_tokens(board, [b])
     path = tmp_path / tokens.FILE
     for broken in (lambda: path.unlink(), lambda: path.write_bytes(b"\xc1")):
         broken()
@@ -157,7 +96,7 @@ def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_pat
         assert here.authenticate(b"Bearer secret-a") == a.grants
         with pytest.raises(TokensError):
             Tokens(board)
-    publish(board, [b])
+    publish_tokens(board, [b])
     assert here.refresh()
     assert here.authenticate(b"Bearer secret-b") == b.grants
 
@@ -165,246 +104,7 @@ def test_while_the_file_cannot_be_read_the_old_tokens_hold(board: Clock, tmp_pat
 # Tickets
 
 
-def files(tmp_path: Path) -> list[Path]:
-    """Those of all tickets."""
-    return [path for path in (tmp_path / tickets.DIRECTORY).rglob("*") if path.is_file()]
-
-
-A = token("a", b"secret-a", feed=(b"x/",))
-B = token("b", b"secret-b", feed=(b"",))
-
-
-@pytest.fixture
-def office(board: Clock) -> Tickets:
-    """Of a server with the tokens A and B."""
-    publish(board, [A, B])
-    return Tickets(board, Tokens(board))
-
-
-def test_a_ticket_is_good_once(board: Clock, office: Tickets, tmp_path: Path) -> None:
-    gateway = Tickets(board, Tokens(board))
-    text, expires_ms = office.issue(A.grants, "websocket")
-    assert expires_ms == board.now().wall_ms + LIFETIME_S * 1000
-    (file,) = files(tmp_path)
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert text not in str(file) and text.encode() not in file.read_bytes()
-    for known in (A.grants.id, A.sha256.hex()[:8], "secret"):
-        assert known not in text
-    assert gateway.redeem(text.encode(), "websocket") == A.grants
-    with pytest.raises(BadTicket, match="unknown, or was used"):
-        gateway.redeem(text.encode(), "websocket")
-    assert not files(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "ticket",
-    [
-        b"",
-        b"kvt_x",
-        b"../board",
-        b"\0",
-        b"\xff" * 300,
-        b"kvt_" + b"0" * 59,
-        b"kvt_" + b"0" * 16 + b"/" * 43,
-        b"kvt_" + b"." * 59,
-        b"kvt_" + b"0" * 60,
-    ],
-)
-def test_what_is_no_ticket(office: Tickets, ticket: bytes) -> None:
-    with pytest.raises(BadTicket):
-        office.redeem(ticket, "sse")
-    with pytest.raises(BadTicket):
-        office.resume(ticket, office.word(ticket) if len(ticket) != 63 else b"")
-
-
-def test_a_ticket_ends(board: Clock, office: Tickets, tmp_path: Path) -> None:
-    early, _ = office.issue(A.grants, "sse")
-    unused, _ = office.issue(A.grants, "sse")
-    board.time_ms += LIFETIME_S * 1000 - 1
-    late, _ = office.issue(B.grants, "sse")
-    sweep(board)
-    assert len(files(tmp_path)) == 3
-    board.time_ms += 1
-    with pytest.raises(BadTicket, match="older"):
-        office.redeem(early.encode(), "sse")
-    sweep(board)
-    assert len(files(tmp_path)) == 1
-    assert office.redeem(late.encode(), "sse") == B.grants
-    with pytest.raises(BadTicket):
-        office.redeem(unused.encode(), "sse")
-    sweep(board)
-    assert not list((tmp_path / tickets.DIRECTORY).iterdir()), "nor an empty directory for each token there ever was"
-    office.issue(A.grants, "sse")
-
-
-def test_a_ticket_is_for_what_it_was_asked_for(office: Tickets) -> None:
-    text, _ = office.issue(A.grants, "sse")
-    with pytest.raises(BadTicket, match="for sse, not for websocket"):
-        office.redeem(text.encode(), "websocket")
-
-
-def test_a_ticket_goes_with_its_token(board: Clock) -> None:
-    a = token("a", b"secret-a", feed=(b"",))
-    publish(board, [a])
-    here = Tokens(board)
-    issued = [Tickets(board, here).issue(a.grants, "sse")[0].encode() for _ in range(2)]
-    publish(board, [A])
-    assert here.refresh()
-    assert Tickets(board, here).redeem(issued[0], "sse") == A.grants
-    publish(board, [])
-    assert here.refresh()
-    with pytest.raises(BadTicket, match="revoked"):
-        Tickets(board, here).redeem(issued[1], "sse")
-
-
-def test_no_token_takes_the_share_of_another(board: Clock, office: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted over all processes; what was used, or has ended, counts no more."""
-    monkeypatch.setattr(tickets, "SHARE", range(1, 4))
-    workers = [office, *(Tickets(board, Tokens(board)) for _ in range(2))]
-    issued = [worker.issue(A.grants, "sse")[0] for worker in workers]
-    for worker in workers:
-        with pytest.raises(Overloaded, match="3 tickets of this token"):
-            worker.issue(A.grants, "websocket")
-    for worker in workers:
-        worker.issue(B.grants, "sse")
-    workers[1].redeem(issued[0].encode(), "sse")
-    workers[2].issue(A.grants, "sse")
-    with pytest.raises(Overloaded):
-        workers[0].issue(A.grants, "sse")
-    board.time_ms += LIFETIME_S * 1000
-    for worker in workers:
-        worker.issue(A.grants, "sse")
-
-
-@given(st.integers(0, 1 << 20))
-def test_all_shares_together_are_bounded(count: int) -> None:
-    share = share_of(count)
-    assert 16 <= share <= 1024
-    assert share == 16 or share * count <= MOST
-    assert share_of(count + 1) <= share
-
-
-def test_who_gets_no_ticket(office: Tickets) -> None:
-    with pytest.raises(Forbidden, match="feed"):
-        office.issue(Grants("n", "i", read=(b"",)), "sse")
-
-
-def test_without_tokens_tickets_leave_nothing(board: Clock, tmp_path: Path) -> None:
-    here = Tickets(board, Tokens(board))
-    for _ in range(3 * 1024):
-        here.issue(EVERYTHING, "sse")
-    assert not files(tmp_path)
-
-
-def test_a_directory_that_was_cleaned_away_is_made_again(office: Tickets, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / tickets.DIRECTORY)
-    text, _ = office.issue(A.grants, "sse")
-    assert office.redeem(text.encode(), "sse") == A.grants
-
-
 # Streams that tickets opened
 
 
-def test_a_stream_is_taken_up_again_by_whom_its_words_were_sent(board: Clock, office: Tickets, tmp_path: Path) -> None:
-    """At any gateway, as long as the token stands; and no file is kept of it."""
-    ticket = office.issue(A.grants, "sse")[0].encode()
-    office.redeem(ticket, "sse")
-    word = office.word(ticket)
-    gateway = Tickets(board, Tokens(board))
-    board.time_ms += (RESUME_S - 1) * 1000
-    assert gateway.resume(ticket, word) == A.grants
-    later = gateway.word(ticket)
-    board.time_ms += 1000
-    with pytest.raises(BadTicket, match="too long ago"):
-        gateway.resume(ticket, word)
-    assert gateway.resume(ticket, later) == A.grants
-    assert not files(tmp_path)
-    publish(board, [B])
-    with pytest.raises(BadTicket, match="revoked"):
-        Tickets(board, Tokens(board)).resume(ticket, later)
-
-
-def test_a_word_is_of_one_ticket_and_of_one_run(board: Clock, office: Tickets, tmp_path: Path) -> None:
-    ticket, other = (office.issue(A.grants, "sse")[0].encode() for _ in range(2))
-    word = office.word(ticket)
-    forged = (int.from_bytes(word[:1], "big") ^ 1).to_bytes(1, "big") + word[1:]
-    for wrong in (b"", b"~", b"nonsense", word[:-4], word + b"AAAA", forged, office.word(other), b"\xff", b"=" * 9):
-        with pytest.raises(BadTicket, match="unknown"):
-            office.resume(ticket, wrong)
-    (tmp_path / "next").mkdir()
-    following = make_board(tmp_path / "next")
-    publish(following, [A, B])
-    with pytest.raises(BadTicket, match="unknown"):
-        Tickets(following, Tokens(following)).resume(ticket, word)
-    following.close()
-
-
 # What stands in the place of tickets
-
-
-def file_there(path: Path, elsewhere: Path) -> None:
-    path.write_text("in the way")
-
-
-def dangling_link(path: Path, elsewhere: Path) -> None:
-    path.symlink_to("nowhere")
-
-
-def link_to_a_directory(path: Path, elsewhere: Path) -> None:
-    path.symlink_to(elsewhere)
-
-
-@pytest.mark.parametrize("level", ["all tickets", "of a token"])
-@pytest.mark.parametrize("plant", [file_there, dangling_link, link_to_a_directory])
-def test_what_stands_in_the_place_of_a_directory_is_refused_and_not_followed(
-    board: Clock, office: Tickets, tmp_path: Path, plant: Callable[[Path, Path], None], level: str
-) -> None:
-    elsewhere, directory = tmp_path / "elsewhere", tmp_path / tickets.DIRECTORY
-    ticket = office.issue(A.grants, "sse")[0].encode()
-    (kept,) = files(tmp_path)
-    where = directory if level == "all tickets" else kept.parent
-    where.rename(elsewhere)
-    os.utime(next(path for path in elsewhere.rglob("*") if path.is_file()), (1, 1))
-    before = sorted(elsewhere.rglob("*"))
-    plant(where, elsewhere)
-    with pytest.raises(Overloaded, match=r"tickets\S* in the run directory is no directory: remove it"):
-        office.issue(A.grants, "sse")
-    with pytest.raises((BadTicket, Overloaded)):
-        office.redeem(ticket, "sse")
-    with contextlib.suppress(OSError):
-        sweep(board)
-    assert sorted(elsewhere.rglob("*")) == before
-    where.unlink()
-    assert office.redeem(office.issue(A.grants, "sse")[0].encode(), "sse") == A.grants
-
-
-def test_a_link_in_the_place_of_a_ticket_is_not_followed(office: Tickets, tmp_path: Path) -> None:
-    ticket = office.issue(A.grants, "sse")[0].encode()
-    (path,) = files(tmp_path)
-    path.rename(tmp_path / "copy")
-    path.symlink_to(tmp_path / "copy")
-    with pytest.raises((BadTicket, Overloaded)):
-        office.redeem(ticket, "sse")
-    assert (tmp_path / "copy").exists()
-
-
-def test_a_sweep_takes_nothing_but_tickets(board: Clock, tmp_path: Path) -> None:
-    for name in ("letters", "0" * 16):
-        (tmp_path / tickets.DIRECTORY / name).mkdir()
-        (tmp_path / tickets.DIRECTORY / name / "diary").touch()
-        os.utime(tmp_path / tickets.DIRECTORY / name / "diary", (1, 1))
-    sweep(board)
-    assert len(list((tmp_path / tickets.DIRECTORY).rglob("diary"))) == 2
-
-
-def test_a_file_system_that_cannot_be_written_is_told_as_that(office: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.open
-
-    def read_only(path: object, flags: int, *more: Any, **named: Any) -> int:
-        if flags & os.O_CREAT:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return real(path, flags, *more, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(Overloaded, match="the ticket cannot be written: Read-only file system"):
-        office.issue(A.grants, "sse")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvserver.access.trust import Untrusted, check, resolve
+from kvserver.access.trust import Untrusted, check_file, resolve_trusted
 
 OTHER = 12345
 
@@ -29,8 +29,8 @@ def file(tmp_path: Path) -> Path:
 def trusted(path: Path) -> bool:
     """Whether it is relied on. What is said otherwise names a way out."""
     try:
-        real = resolve(path)
-        check(real, real.lstat())
+        real = resolve_trusted(path)
+        check_file(real, real.lstat())
     except Untrusted as error:
         assert re.search("chmod go-w /|chown [a-z0-9]+ /|keep it in a directory of your own: mkdir", str(error)), error
         return False
@@ -44,7 +44,7 @@ def needs_root() -> None:
 
 def test_what_is_ours_is_relied_on(file: Path) -> None:
     assert trusted(file)
-    assert resolve(file) == file
+    assert resolve_trusted(file) == file
     file.chmod(0o644)
     file.parent.chmod(0o755)
     assert trusted(file)
@@ -54,7 +54,7 @@ def test_what_is_ours_is_relied_on(file: Path) -> None:
 def test_a_file_that_others_can_write(file: Path, mode: int) -> None:
     file.chmod(mode)
     with pytest.raises(Untrusted, match=f"chmod go-w {file}"):
-        check(file, file.lstat())
+        check_file(file, file.lstat())
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777, 0o1770])
@@ -85,20 +85,20 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/null")):
         with pytest.raises(Untrusted, match="no regular file"):
-            check(path, path.lstat())
+            check_file(path, path.lstat())
     with pytest.raises(IsADirectoryError):
-        resolve(Path("/"))
+        resolve_trusted(Path("/"))
 
 
 @pytest.mark.parametrize("target", ["inner/file", "../outer/./inner/file", None])
 def test_links_of_ours_are_followed(file: Path, target: str | None) -> None:
     link = file.parent.parent / "link"
     link.symlink_to(target or file)
-    assert resolve(link) == file
+    assert resolve_trusted(link) == file
     (file.parent.parent / "again").symlink_to("link")
-    assert resolve(file.parent.parent / "again") == file
+    assert resolve_trusted(file.parent.parent / "again") == file
     (file.parent.parent / "directory").symlink_to("inner")
-    assert resolve(file.parent.parent / "directory" / "file") == file
+    assert resolve_trusted(file.parent.parent / "directory" / "file") == file
 
 
 def test_a_link_in_a_directory_of_others_is_not_followed(file: Path, tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_a_link_in_a_directory_of_others_is_not_followed(file: Path, tmp_path: P
 def test_a_link_that_leads_nowhere_or_in_circles(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="levels of symbolic links"):
-        resolve(tmp_path / "circle")
+        resolve_trusted(tmp_path / "circle")
     (tmp_path / "nowhere").symlink_to("missing/file")
     with pytest.raises(FileNotFoundError):
-        resolve(tmp_path / "nowhere")
+        resolve_trusted(tmp_path / "nowhere")
     (tmp_path / "new").symlink_to("target")
-    assert resolve(tmp_path / "new") == tmp_path / "target"
+    assert resolve_trusted(tmp_path / "new") == tmp_path / "target"
 
 
 MOUNTED = """
@@ -137,15 +137,15 @@ from kvserver.access import trust
 os.chmod(sys.argv[1], 0o777)
 file = Path(sys.argv[1]) / "..data" / "file"
 try:
-    trust.resolve(file)
+    trust.resolve_trusted(file)
 except trust.Untrusted:
     pass
 else:
     sys.exit("it was relied on while others could write")
 if os.system(f"mount -o remount,ro,bind {sys.argv[1]}") != 0:
     sys.exit(77)
-real = trust.resolve(file)
-trust.check(real, real.lstat())
+real = trust.resolve_trusted(file)
+trust.check_file(real, real.lstat())
 """
 
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from kvserver import cli
 from kvserver.access import tokenedit
-from kvserver.access.tokenedit import add, changing
-from kvserver.access.tokenfile import MOST, TokenFileError, read
-from kvserver.access.tokens import digest
+from kvserver.access.tokenedit import add_token, change_file
+from kvserver.access.tokenfile import MOST, TokenFileError, read_file
+from kvserver.access.tokens import hash_token
 from shards.files import locks
 
 
@@ -42,13 +42,13 @@ def test_a_token_is_printed_once_and_stored_as_its_hash(file: Path, environ: boo
     token = made.stdout.strip()
     assert token not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
-    (stored,) = read(file)
-    assert stored.sha256 == digest(token.encode())
+    (stored,) = read_file(file)
+    assert stored.sha256 == hash_token(token.encode())
     assert (stored.grants.read, stored.grants.write, stored.grants.feed) == ((b"flags/",), (b"flags/",), (b"",))
     listed = run(file, "list", environ=environ)
     assert listed.stdout == 'deploy  read:"flags/" write:"flags/" feed\n'
     assert run(file, "revoke", "deploy", environ=environ).exit_code == 0
-    assert read(file) == []
+    assert read_file(file) == []
     assert run(file, "list").stdout == ""
 
 
@@ -111,7 +111,7 @@ def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     file.symlink_to(tmp_path / "real" / "tokens.toml")
     assert run(file, "new", "a", "--grant", "read").exit_code == 0
-    assert file.is_symlink() and len(read(tmp_path / "real" / "tokens.toml")) == 1
+    assert file.is_symlink() and len(read_file(tmp_path / "real" / "tokens.toml")) == 1
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["tokens.toml"]
 
 
@@ -151,11 +151,11 @@ def test_a_link_that_another_could_have_planted_is_not_followed(file: Path, tmp_
 
 def test_changes_at_the_same_time_are_all_made(file: Path) -> None:
     def make(number: int) -> None:
-        changing(file, lambda text: add(text, str(file), f"t{number}", f"kv_{number}", [("", ["read"])]))
+        change_file(file, lambda text: add_token(text, str(file), f"t{number}", f"kv_{number}", [("", ["read"])]))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(make, range(24)))
-    assert {token.grants.name for token in read(file)} == {f"t{number}" for number in range(24)}
+    assert {token.grants.name for token in read_file(file)} == {f"t{number}" for number in range(24)}
 
 
 def test_a_file_with_a_byte_order_mark_keeps_it(file: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_file_with_a_byte_order_mark_keeps_it(file: Path) -> None:
     assert run(file, "new", "deploy", "--grant", "read").exit_code == 0
     assert run(file, "list").stdout == "deploy  read\n"
     assert run(file, "revoke", "deploy").exit_code == 0
-    assert file.read_text().startswith("\ufeff# ours\n") and read(file) == []
+    assert file.read_text().startswith("\ufeff# ours\n") and read_file(file) == []
 
 
 def test_what_is_open_is_listed_and_not_changed(file: Path) -> None:
@@ -249,14 +249,14 @@ def test_a_file_that_is_too_large_is_not_read(file: Path, words: list[str]) -> N
 def test_a_file_of_tokens_has_at_most_16_mib(file: Path) -> None:
     file.write_text("#".ljust(MOST - 1, "x") + "\n")
     file.chmod(0o600)
-    assert read(file) == []
+    assert read_file(file) == []
     refused = run(file, "new", "a", "--grant", "read")
     assert refused.exit_code == 1
     assert "would have more than 16 MiB" in refused.stderr
     with file.open("a") as more:
         more.write("#")
     with pytest.raises(TokenFileError, match="more than 16 MiB"):
-        read(file)
+        read_file(file)
 
 
 @pytest.mark.parametrize("words", [["list"], ["new", "a", "--grant", "read"], ["revoke", "a"]])

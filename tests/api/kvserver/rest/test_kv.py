@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvserver.api.times import rfc3339
+from kvserver.store.link import LinkState
 from shards.maps.owner import Item
 from shards.wire.errors import NotAnInteger, PreconditionFailed
 from shards.wire.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
-from shards.wire.slots import shard_of
 from tests import effort
 from tests.api.site import Site, running_site
 from tests.api.web import Answer, request
@@ -30,7 +30,7 @@ def site() -> Iterator[Site]:
 
 def test_the_router_gives_what_each_operation_answers(site: Site) -> None:
     async def main() -> None:
-        ask, key = site.router.request, b"router"
+        ask, key = site.client.request, b"client"
         assert type(await ask(Put(key, b"1", want_previous=True))) is Done
         replaced = await ask(Put(key, b"2", "text/plain", want_previous=True))
         assert isinstance(replaced, Replaced) and replaced.previous == b"1"
@@ -43,7 +43,7 @@ def test_the_router_gives_what_each_operation_answers(site: Site) -> None:
         with pytest.raises(PreconditionFailed) as failed:
             await ask(Put(b"nowhere", b"", condition=MUST_EXIST))
         assert failed.value.revision == 0
-        item = site.router.get(key)
+        item = site.client.get(key)
         assert item is not None and item.value == b'{"a":1}'
 
     site.run(main())
@@ -77,13 +77,13 @@ def test_counters_lose_nothing(site: Site) -> None:
 def test_what_changes_behind_the_back_of_a_date_is_not_overwritten(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The date is compared with what the map shows; a change that comes before the shard decides is a 412."""
     site.ask("PUT", "/v1/kv/dated", body=b"old")
-    old = site.router.describe(b"dated")
+    old = site.client.describe(b"dated")
     new = site.ask("PUT", "/v1/kv/dated", body=b"new")
 
     def describe(key: bytes) -> Item | None:
         return old
 
-    monkeypatch.setattr(site.router, "describe", describe)
+    monkeypatch.setattr(site.client, "describe", describe)
     late = "If-Unmodified-Since: Fri, 01 Jan 2100 00:00:00 GMT"
     answer = site.ask("PUT", "/v1/kv/dated", late, body=b"lost")
     assert (answer.status, answer.headers["etag"]) == (412, new.headers["etag"])
@@ -95,7 +95,7 @@ def test_what_is_created_behind_the_back_of_a_date_is_not_overwritten(
 ) -> None:
     """An absent key has no date to compare: that it is absent must stay true until the shard decides."""
     new = site.ask("PUT", "/v1/kv/dated/new", body=b"new")
-    monkeypatch.setattr(site.router, "describe", lambda key: None)
+    monkeypatch.setattr(site.client, "describe", lambda key: None)
     late = "If-Unmodified-Since: Fri, 01 Jan 2100 00:00:00 GMT"
     answer = site.ask("PUT", "/v1/kv/dated/new", late, body=b"lost")
     assert (answer.status, answer.headers["etag"]) == (412, new.headers["etag"])
@@ -149,8 +149,8 @@ def test_errors_name_themselves(site: Site) -> None:
 
 def test_a_shard_that_is_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.ask("PUT", "/v1/kv/down", body=b"1")
-    link = site.router._links[shard_of(b"down", SHARDS)]
-    monkeypatch.setattr(link, "_open", False)
+    link = site.client.links.of_key(b"down")
+    monkeypatch.setattr(link, "_state", LinkState.DOWN)
     monkeypatch.setattr("kvserver.store.link.MOST_WAITING", 0)
     for method, query, body in (
         ("PUT", "", b"2"),

@@ -255,7 +255,7 @@ class OverHTTP(RuleBasedStateMachine):
 
     def shown(self, key: str) -> Item | None:
         """What the store shows of a key."""
-        held = self.site.router.get((self.prefix + key).encode())
+        held = self.site.client.get((self.prefix + key).encode())
         if held is None:
             return None
         return Item(

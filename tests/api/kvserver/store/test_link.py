@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import pytest
 import zmq
 
-from kvserver.store.link import MOST_WAITING, MOST_WAITING_BYTES, Link, Portion, Single
+from kvserver.store.link import MOST_WAITING, MOST_WAITING_BYTES, Link
+from kvserver.store.pending import Portion, Single
 from shards.host.board import Board, Facts, ShardRow
 from shards.wire import protocol
 from shards.wire.errors import (
@@ -131,7 +132,7 @@ class Bench:
         return self.shards[-1]
 
     async def connected(self) -> None:
-        await until(lambda: self.link.up)
+        await until(lambda: self.link.is_up)
 
     def put(self, value: bytes = b"v", deadline_s: float = 10.0) -> None:
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
@@ -180,7 +181,7 @@ async def test_one_turn_of_the_loop_is_one_message(bench: Bench) -> None:
     shard.reply(identity, request.id, [Done(i + 1, False) for i in range(64)])
     answers = await bench.answered(64)
     assert [answer.revision for answer in answers] == list(range(1, 65))  # type: ignore[union-attr]
-    assert (bench.link.messages, bench.link.operations) == (1, 64)
+    assert (bench.link.counters.messages, bench.link.counters.operations) == (1, 64)
 
 
 @scenario
@@ -313,7 +314,7 @@ async def test_answers_go_to_who_asked_one_or_several(bench: Bench) -> None:
     await bench.answered(2)
     assert bench.answers == [Done(1, True), Done(4, True)]
     assert several == [[Done(2, True), Done(3, True)], [Done(5, True)]]
-    assert bench.link.operations == 5
+    assert bench.link.counters.operations == 5
 
 
 @scenario
@@ -325,7 +326,7 @@ async def test_several_that_were_lost_are_all_unknown(bench: Bench) -> None:
     shard.close()
     (answer,) = await bench.answered(1)
     assert isinstance(answer, OutcomeUnknown)
-    assert bench.link.unknown == 2
+    assert bench.link.counters.unknown == 2
 
 
 @scenario
@@ -345,7 +346,7 @@ async def test_a_shard_that_dies_with_the_message_leaves_the_outcome_unknown(ben
     shard.close()
     (answer,) = await bench.answered(1)
     assert isinstance(answer, OutcomeUnknown)
-    assert bench.link.unknown == 1
+    assert bench.link.counters.unknown == 1
 
 
 @scenario
@@ -479,7 +480,7 @@ async def test_behind_a_large_reply_others_get_their_turn(bench: Bench) -> None:
     give_up_at = time.monotonic() + 10
     while len(bench.answers) < 7 and time.monotonic() < give_up_at:
         before = len(bench.answers)
-        bench.link._receive()
+        bench.link._receive_replies()
         at_once.append(len(bench.answers) - before)
     assert max(at_once) == 1
     assert all(isinstance(answer, Value) for answer in await bench.answered(8))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shards.host.board import Board
 from shards.keys.eviction import STAMPS, record_use, stamp_at
-from shards.keys.last_use import NAME, create_last_use_table, open_last_use_table
+from shards.keys.last_use import NAME, create_last_use_table, open_last_use_table, open_use_recorder
 from tests.stores import new_store
 
 
@@ -54,4 +54,21 @@ def test_what_an_interrupted_making_left_is_replaced(tmp_path: Path) -> None:
 def test_a_store_that_evicts_nothing_has_no_stamps(tmp_path: Path) -> None:
     store = new_store(tmp_path, shards=1, max_memory=100)
     assert open_last_use_table(store.board) is None
+    store.close()
+
+
+def test_a_use_is_seen_by_all_who_map_the_table(tmp_path: Path) -> None:
+    store = new_store(tmp_path, max_memory=1 << 20, on_full="evict")
+    create_last_use_table(store.run_dir, 0)
+    record, words = open_use_recorder(store.board), open_last_use_table(store.board)
+    assert record is not None and words is not None
+    assert not any(words)
+    record(b"k", 80_000)
+    assert [word for word in words if word] == [stamp_at(80_000)]
+    store.close()
+
+
+def test_without_eviction_nothing_is_recorded(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    assert open_use_recorder(store.board) is None
     store.close()

@@ -37,7 +37,7 @@ def test_the_parts_of_a_prefix_hold_exactly_the_keys_that_are_granted(
     pairs: list[tuple[Verb, bytes]], verb: Verb, prefix: bytes
 ) -> None:
     grants = Grants.of("n", "i", pairs)
-    parts = grants.within(verb, prefix)
+    parts = grants.prefixes_within(verb, prefix)
     for key in KEYS:
         assert key.startswith(parts) == (key.startswith(prefix) and allowed(pairs, verb, key))
     assert list(parts) == sorted(parts)
@@ -68,7 +68,11 @@ def test_what_grants_the_same_is_the_same(some: list[tuple[Verb, bytes]], others
 
 def test_without_tokens_everything_is_granted() -> None:
     for verb in VERBS:
-        assert EVERYTHING.may(verb, b"k") and EVERYTHING.may_all(verb, b"") and EVERYTHING.within(verb, b"p") == (b"p",)
+        assert (
+            EVERYTHING.may(verb, b"k")
+            and EVERYTHING.may_all(verb, b"")
+            and EVERYTHING.prefixes_within(verb, b"p") == (b"p",)
+        )
 
 
 def test_refusals_name_the_verb_and_where_it_is_missing() -> None:

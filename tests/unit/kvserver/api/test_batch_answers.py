@@ -50,14 +50,14 @@ def test_pieces_are_together_what_is_written_at_once(
         context.setattr(batch_answers, "_SINGLE", single)
         context.setattr(batch_answers, "_PORTION_BYTES", portion)
         context.setattr(batch_answers, "_PORTION", count)
-        assert b"".join(format.answer.pieces(results)) == at_once(format, results)
+        assert b"".join(format.answer.make_pieces(results)) == at_once(format, results)
 
 
 @FORMATS
 @pytest.mark.parametrize("count", [0, 1, 15, 16, batches.BATCH_OPS])
 def test_so_many_results_are_written_as_at_once(format: Format, count: int) -> None:
     results: list[Result] = [{"status": 204, "revision": number} for number in range(count)]
-    assert b"".join(format.answer.pieces(results)) == at_once(format, results)
+    assert b"".join(format.answer.make_pieces(results)) == at_once(format, results)
 
 
 @FORMATS
@@ -68,7 +68,7 @@ def test_values_of_all_sizes_are_written_as_at_once(
 ) -> None:
     monkeypatch.setattr(batch_answers, "_SINGLE", 0)
     results: list[Result] = [Late({"status": 200}, (value * size)[:size])]
-    assert b"".join(format.answer.pieces(results)) == at_once(format, results)
+    assert b"".join(format.answer.make_pieces(results)) == at_once(format, results)
 
 
 def large_values() -> Iterator[Any]:
@@ -83,7 +83,7 @@ def large_values() -> Iterator[Any]:
 @FORMATS
 @pytest.mark.parametrize("value", [*large_values()])
 def test_a_large_value_is_written_in_many_small_steps(format: Format, value: bytes) -> None:
-    pieces = list(format.answer.pieces([Late({"status": 200}, value)]))
+    pieces = list(format.answer.make_pieces([Late({"status": 200}, value)]))
     assert len(pieces) >= 20
     assert max(map(len, pieces)) <= 6 * (48 << 10)
     (result,) = (msgspec.json if format is JSON else msgspec.msgpack).decode(b"".join(pieces))["results"]
@@ -96,7 +96,7 @@ def test_a_large_value_is_written_in_many_small_steps(format: Format, value: byt
 @FORMATS
 def test_many_small_values_are_written_in_many_small_steps(format: Format) -> None:
     results: list[Result] = [Late({"status": 200}, bytes(3000)) for _ in range(1000)]
-    pieces = list(format.answer.pieces(results))
+    pieces = list(format.answer.make_pieces(results))
     assert len(pieces) >= 40
     assert max(map(len, pieces)) <= 1 << 19
 
@@ -106,7 +106,7 @@ def test_many_small_values_are_written_in_many_small_steps(format: Format) -> No
 def test_an_answer_takes_little_memory_beside_its_values(format: Format, value: bytes) -> None:
     results: list[Result] = [Late({"status": 200}, value * (size // len(value))) for size in [4 * MIB] + [10_000] * 400]
     tracemalloc.start()
-    total = sum(map(len, format.answer.pieces(results)))
+    total = sum(map(len, format.answer.make_pieces(results)))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert total > 7 * MIB

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.batches import JSON, MESSAGE_PACK, Format
-from kvserver.api.turns import in_one_go
+from kvserver.api.steps import run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import OfOneKey
 
@@ -66,8 +66,8 @@ def operations(draw: st.DrawFn) -> dict[str, Any]:
 
 def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | None:
     try:
-        envelope = in_one_go(format.envelope(body))
-        return [format.operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.is_atomic
+        envelope = run_at_once(format.read_envelope(body))
+        return [format.read_operation(index, raw, 9) for index, raw in enumerate(envelope.ops)], envelope.is_atomic
     except BadRequest:
         return None
 
@@ -75,9 +75,9 @@ def one_by_one(format: Format, body: bytes) -> tuple[list[OfOneKey], bool] | Non
 @given(st.lists(operations(), max_size=4), st.sampled_from([{}, {"atomic": True}, {"atomic": 1}, {"more": 1}]))
 def test_a_small_batch_is_read_as_a_large_one_is(ops: list[dict[str, Any]], rest: dict[str, Any]) -> None:
     body = msgspec.json.encode({"ops": ops} | rest)
-    assert JSON.small(body, 9) == one_by_one(JSON, body)
+    assert JSON.read_small(body, 9) == one_by_one(JSON, body)
     packed = msgspec.msgpack.encode({"ops": [in_messagepack(op) for op in ops]} | rest)
-    assert MESSAGE_PACK.small(packed, 9) == one_by_one(MESSAGE_PACK, packed)
+    assert MESSAGE_PACK.read_small(packed, 9) == one_by_one(MESSAGE_PACK, packed)
 
 
 def in_messagepack(op: dict[str, Any]) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def test_a_large_operation_is_read_in_steps_as_in_one_go(rest: dict[str, Any]) -
     ):
         found: list[OfOneKey | None] = []
         for read in (
-            lambda f, t: f.operation(0, msgspec.Raw(t), 9),
-            lambda f, t: in_one_go(f.large(0, msgspec.Raw(t), 9, 1 << 20)),
+            lambda f, t: f.read_operation(0, msgspec.Raw(t), 9),
+            lambda f, t: run_at_once(f.read_large(0, msgspec.Raw(t), 9, 1 << 20)),
         ):
             try:
                 found.append(read(format, text))
@@ -127,7 +127,7 @@ def test_a_large_operation_is_read_in_steps_as_in_one_go(rest: dict[str, Any]) -
     "body", [b"", b"{", b"[]", b'{"ops":{}}', b'{"ops":[1]}', b'{"ops":[{"op":"get","key":"\xff"}]}']
 )
 def test_what_is_no_batch_is_none_in_one_go_either(body: bytes) -> None:
-    assert JSON.small(body, 9) is one_by_one(JSON, body) is None
+    assert JSON.read_small(body, 9) is one_by_one(JSON, body) is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_elements_are_counted_before_they_are_kept(format: Format, element: byte
         body = b"\x81\xa3ops\xdd" + count.to_bytes(4, "big") + element * count
     tracemalloc.start()
     with pytest.raises(BadRequest):
-        in_one_go(format.envelope(body))
+        run_at_once(format.read_envelope(body))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < len(body), "the body is there already, and nothing is made of it"
@@ -152,7 +152,7 @@ def test_elements_are_counted_before_they_are_kept(format: Format, element: byte
 def test_a_large_batch_has_as_many_operations_as_a_small_one(count: int) -> None:
     body = msgspec.json.encode({"ops": [{"op": "put", "key": "k", "value": "v" * 100}] * count})
     if count == 10_000:
-        assert len(in_one_go(JSON.envelope(body)).ops) == count
+        assert len(run_at_once(JSON.read_envelope(body)).ops) == count
     else:
         with pytest.raises(BadRequest, match="10000"):
-            in_one_go(JSON.envelope(body))
+            run_at_once(JSON.read_envelope(body))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api.conditions import Preconditions, Tag, etag, may_join, parse_tags, read
+from kvserver.api.conditions import Preconditions, Tag, etag, may_join, parse_tags, read_conditions
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Condition
 
@@ -16,7 +16,7 @@ DATE, SECONDS = "Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777
 
 def of(**headers: str) -> Preconditions:
     """The conditions in headers named like `if_match`."""
-    return read(lambda name: headers.get(name.lower().replace("-", "_")))
+    return read_conditions(lambda name: headers.get(name.lower().replace("-", "_")))
 
 
 @pytest.mark.parametrize(
@@ -59,22 +59,22 @@ def test_what_was_given_out_is_understood(tags: list[Tag], revision: int) -> Non
     sent = ", ".join(("W/" if tag.weak else "") + etag(tag.revision, tag.coding) for tag in tags)
     assert parse_tags("If-Match", sent) == tags
     strong = [tag.revision for tag in tags if not tag.weak]
-    assert of(if_match=sent).matches(revision) == (revision in strong)
-    assert of(if_match=sent).of_shard() == Condition(if_match=strong)
-    assert of(if_none_match=sent).of_shard() == Condition(if_none_match=[tag.revision for tag in tags])
+    assert of(if_match=sent).holds_for(revision) == (revision in strong)
+    assert of(if_match=sent).for_shard() == Condition(if_match=strong)
+    assert of(if_none_match=sent).for_shard() == Condition(if_none_match=[tag.revision for tag in tags])
 
 
 def test_none() -> None:
     assert of() == Preconditions()
-    assert of().of_shard() is None
-    assert of().matches(5)
-    assert of().fresh(5, 0) is None
+    assert of().for_shard() is None
+    assert of().holds_for(5)
+    assert of().fresh_codings(5, 0) is None
 
 
 def test_any() -> None:
-    assert of(if_match="*").matches(5)
-    assert of(if_match="*", if_none_match="*").of_shard() == Condition(if_match="*", if_none_match="*")
-    assert of(if_none_match="*").fresh(5, 0) == ()
+    assert of(if_match="*").holds_for(5)
+    assert of(if_match="*", if_none_match="*").for_shard() == Condition(if_match="*", if_none_match="*")
+    assert of(if_none_match="*").fresh_codings(5, 0) == ()
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,15 @@ def test_any() -> None:
     [('"5"', [""]), ('"4", "5-br", "5"', ["br", ""]), ('W/"5-zstd"', ["zstd"]), ('"6"', None), ("", None)],
 )
 def test_what_a_client_has(sent: str, known: list[str] | None) -> None:
-    assert of(if_none_match=sent).fresh(5, 0) == known
-    assert of(if_none_match=sent, if_modified_since=DATE).fresh(5, 0) == known, "the date does not count beside a tag"
+    assert of(if_none_match=sent).fresh_codings(5, 0) == known
+    assert of(if_none_match=sent, if_modified_since=DATE).fresh_codings(5, 0) == known, (
+        "the date does not count beside a tag"
+    )
 
 
 def test_dates() -> None:
-    assert of(if_modified_since=DATE).fresh(5, SECONDS) == ()
-    assert of(if_modified_since=DATE).fresh(5, SECONDS + 1) is None
+    assert of(if_modified_since=DATE).fresh_codings(5, SECONDS) == ()
+    assert of(if_modified_since=DATE).fresh_codings(5, SECONDS + 1) is None
     assert of(if_unmodified_since=f" {DATE} ").unmodified_since == SECONDS
     assert of(if_unmodified_since=DATE, if_match="*").unmodified_since is None
     for nonsense in ("yesterday", "", "0", f"{DATE}, {DATE}"):
@@ -121,5 +123,5 @@ def test_no_header_is_a_fault(text: str) -> None:
     except BadRequest as error:
         assert error.detail
     else:
-        assert found.of_shard() is not None
-        found.matches(5), found.fresh(5, 5), may_join(text, 5)
+        assert found.for_shard() is not None
+        found.holds_for(5), found.fresh_codings(5, 5), may_join(text, 5)

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api import batches, duplicate_names, json_scan, msgpack_scan
 from kvserver.api.batches import Format
-from kvserver.api.turns import Steps, in_one_go
+from kvserver.api.steps import Steps, run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Put
-from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json, in_msgpack
+from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json
 
 WINDOWS = st.sampled_from([2, 3, 7, 20, 16384])
 
@@ -44,8 +44,8 @@ def test_names_in_json_are_found_as_by_reading_it(
     with pytest.MonkeyPatch.context() as context:
         context.setattr(json_scan, "_WINDOW", window)
         context.setattr(json_scan, "_KEPT", kept)
-        found = in_one_go(json_scan.find_double(text))
-        assert in_one_go(json_scan.find_double(bytearray(text))) == found, "as bodies are gathered"
+        found = run_at_once(json_scan.find_double(text))
+        assert run_at_once(json_scan.find_double(bytearray(text))) == found, "as bodies are gathered"
     assert (found is not None) == (read_whole(text) is not None) == has_double(document)
 
 
@@ -55,40 +55,7 @@ def test_the_end_of_json_is_found(document: Any, escaped: bool, space: str, wind
     with pytest.MonkeyPatch.context() as context:
         context.setattr(json_scan, "_WINDOW", window)
         for behind in (b"", b" ", b",1]", b'}"'):
-            assert in_one_go(json_scan.value_end(text + behind, 0)) == len(text)
-
-
-@pytest.mark.parametrize("size", [5, 70, 700])
-@given(document=DOCUMENTS, wide=st.booleans())
-def test_messagepack_is_written_as_json(document: Any, wide: bool, size: int) -> None:
-    assume("Infinity" not in in_json(document, False, ""))
-    one = in_msgpack(document, wide)
-    data = b"\xdc" + (size + 4).to_bytes(2, "big") + one * 3 + b"\0" * size + one
-    assert in_one_go(msgpack_scan.end_of(data + b"\0", 0)) == len(data)
-    if has_double(document):
-        with pytest.raises(BadRequest, match="comes twice"):
-            in_one_go(msgpack_scan.to_json(data, 0, 1 << 20))
-    else:
-        whole = msgspec.json.encode(msgspec.msgpack.decode(data))
-        assert in_one_go(msgpack_scan.to_json(data, 0, 1 << 20)) == whole
-        assert len(in_one_go(msgpack_scan.to_json(data, 0, 3))) > 3
-
-
-@pytest.mark.parametrize("count", [1, 100])
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        (b"\xca\x7f\xc0\0\0", "NaN"),
-        (b"\xcb\x7f\xf0" + bytes(6), "infinity"),
-        (b"\xc4\1a", "bytes"),
-        (b"\xd4\5a", "extension"),
-        (b"\x81\1\1", "text"),
-    ],
-)
-def test_what_json_has_no_form_for_is_refused(value: bytes, why: str, count: int) -> None:
-    data = b"\xdc" + count.to_bytes(2, "big") + value * count
-    with pytest.raises(BadRequest, match=why):
-        in_one_go(msgpack_scan.to_json(data, 0, 1 << 20))
+            assert run_at_once(json_scan.value_end(text + behind, 0)) == len(text)
 
 
 def count_steps(steps: Steps[Any]) -> tuple[int, Any]:
@@ -115,9 +82,9 @@ def batches_of_one() -> Iterator[tuple[Format, bytes]]:
 
 @pytest.mark.parametrize(("format", "body"), [*batches_of_one()], ids=["arrays", "objects", "numbers"])
 def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> None:
-    steps, envelope = count_steps(format.envelope(bytearray(body)))
+    steps, envelope = count_steps(format.read_envelope(bytearray(body)))
     assert steps >= 20
-    steps, put = count_steps(format.large(0, envelope.ops[0], 9, 5 * MIB))
+    steps, put = count_steps(format.read_large(0, envelope.ops[0], 9, 5 * MIB))
     assert steps >= 20 and isinstance(put, Put)
     reader = msgspec.json if format is batches.JSON else msgspec.msgpack
     assert json.loads(put.value) == reader.decode(body)["ops"][0]["json"]
@@ -127,14 +94,14 @@ def test_a_large_batch_is_read_in_many_steps(format: Format, body: bytes) -> Non
 def test_what_is_larger_than_values_may_be_is_not_looked_into(more: int) -> None:
     document = b'{"a":1,"a":"' + b"x" * 10_000 + b'"}'
     body = b'{"ops":[{"op":"put","key":"x","json":' + document + b"}]}"
-    raw = in_one_go(batches.JSON.envelope(body)).ops[0]
-    steps = batches.JSON.large(0, raw, 9, len(document) - more)
+    raw = run_at_once(batches.JSON.read_envelope(body)).ops[0]
+    steps = batches.JSON.read_large(0, raw, 9, len(document) - more)
     if more:
-        put = in_one_go(steps)
+        put = run_at_once(steps)
         assert isinstance(put, Put) and put.value == document, "the shard says that it is too large"
     else:
         with pytest.raises(BadRequest, match=r'ops\[0\]: the member "a" comes twice'):
-            in_one_go(steps)
+            run_at_once(steps)
 
 
 @pytest.mark.parametrize("member", ["ops", "atomic", "more"])
@@ -143,35 +110,25 @@ def test_an_envelope_of_other_kinds_is_refused_in_few_words(format: Format, memb
     for value in ({"a": 1}, "x" * 9999, 5, None):
         body = format.encode({member: value})
         with pytest.raises(BadRequest, match=r"not a batch in .*(Expected|unknown|missing)") as refused:
-            in_one_go(format.envelope(body))
+            run_at_once(format.read_envelope(body))
         assert len(refused.value.detail) < 200
-
-
-@pytest.mark.parametrize("levels", [msgpack_scan.MAX_DEPTH, msgpack_scan.MAX_DEPTH + 1])
-def test_messagepack_of_large_documents_has_512_levels(levels: int) -> None:
-    data = b"\x91" * (levels - 1) + b"\x90"
-    if levels == msgpack_scan.MAX_DEPTH:
-        assert in_one_go(msgpack_scan.to_json(data, 0, 1 << 20)) == b"[" * levels + b"]" * levels
-    else:
-        with pytest.raises(json_scan.Broken):
-            in_one_go(msgpack_scan.to_json(data, 0, 1 << 20))
 
 
 def test_many_names_in_one_object() -> None:
     members = [(f"{number}", number) for number in range(50_000)]
     text = in_json(Members(members), False, "").encode()
-    assert in_one_go(json_scan.find_double(text)) is None
+    assert run_at_once(json_scan.find_double(text)) is None
     for double in ("7", "30000", "49999"):
         twice = in_json(Members([*members, (double, 0)]), False, "").encode()
-        assert in_one_go(json_scan.find_double(twice)) == double == duplicate_names.find_in_json(twice)
+        assert run_at_once(json_scan.find_double(twice)) == double == duplicate_names.find_in_json(twice)
 
 
 @pytest.mark.parametrize("value", ["x" * 10_001, "\n" * 10_001, "\u00e9" * 5_001, "\\" * 30_000])
 def test_of_text_that_is_too_large_no_more_is_decoded_than_tells_it(value: str) -> None:
     body = json.dumps({"ops": [{"op": "put", "key": "x", "value": value}]}, ensure_ascii=False).encode()
-    raw = in_one_go(batches.JSON.envelope(body)).ops[0]
+    raw = run_at_once(batches.JSON.read_envelope(body)).ops[0]
     for most in (5_000, 10_000, 100_000):
-        put = in_one_go(batches.JSON.large(0, raw, 9, most))
+        put = run_at_once(batches.JSON.read_large(0, raw, 9, most))
         assert isinstance(put, Put)
         whole = value.encode()
         assert put.value == whole or (len(put.value) > most and whole.startswith(put.value))
@@ -187,11 +144,11 @@ def test_a_string_is_decoded_in_steps_as_in_one(text: str, escaped: bool, window
     with pytest.MonkeyPatch.context() as context:
         context.setattr(json_scan, "_WINDOW", window)
         context.setattr(msgpack_scan, "_WINDOW", window)
-        found = in_one_go(json_scan.decode_string(b"?" + written + b"?", 1, 1 + len(written), 1 << 20))
+        found = run_at_once(json_scan.decode_string(b"?" + written + b"?", 1, 1 + len(written), 1 << 20))
         assert found == text.encode()
         packed = msgspec.msgpack.encode({text: [text, text]})
         whole = msgspec.json.encode({text: [text, text]})
-        assert in_one_go(msgpack_scan.to_json(packed, 0, 1 << 20)) == whole
+        assert run_at_once(msgpack_scan.to_json(packed, 0, 1 << 20)) == whole
 
 
 @pytest.mark.parametrize(
@@ -204,8 +161,8 @@ def test_what_is_no_string_is_broken_in_steps_too(inside: bytes) -> None:
             msgspec.json.decode(text, type=str)
         with pytest.MonkeyPatch.context() as context:
             context.setattr(json_scan, "_WINDOW", 16)
-            with pytest.raises(json_scan.Broken):
-                in_one_go(json_scan.decode_string(text, 0, len(text), 1 << 20))
+            with pytest.raises(json_scan.BrokenText):
+                run_at_once(json_scan.decode_string(text, 0, len(text), 1 << 20))
 
 
 def test_long_strings_take_many_steps_and_stop_at_what_is_too_large() -> None:
@@ -223,9 +180,9 @@ def test_long_strings_take_many_steps_and_stop_at_what_is_too_large() -> None:
             assert most < len(found) <= most + 7 * json_scan._WINDOW
     count, found = count_steps(json_scan.decode_string(written, 0, len(written), 999_999))
     with pytest.raises(BadRequest, match="no bytes"):
-        in_one_go(msgpack_scan.to_json(msgspec.msgpack.encode([bytes(100_000)]), 0, 10))
+        run_at_once(msgpack_scan.to_json(msgspec.msgpack.encode([bytes(100_000)]), 0, 10))
     with pytest.raises(BadRequest, match="no bytes"):
-        in_one_go(msgpack_scan.to_json(msgspec.msgpack.encode({bytes(100_000): 1}), 0, 10))
+        run_at_once(msgpack_scan.to_json(msgspec.msgpack.encode({bytes(100_000): 1}), 0, 10))
 
 
 @pytest.mark.parametrize("escaped", [False, True])
@@ -236,9 +193,9 @@ def test_a_long_name_that_comes_twice_is_found_however_it_is_written(escaped: bo
     again = json.dumps(name, ensure_ascii=escaped).encode() + b":2"
     with pytest.MonkeyPatch.context() as context:
         context.setattr(json_scan, "_WINDOW", window)
-        found = in_one_go(json_scan.find_double(b'{"a":{%b,"b":1,%b}}' % (once, again)))
+        found = run_at_once(json_scan.find_double(b'{"a":{%b,"b":1,%b}}' % (once, again)))
         assert found is not None and len(found) <= 1000 and name.startswith(found)
-        assert in_one_go(json_scan.find_double(b'{"a":{%b},"b":{%b}}' % (once, again))) is None
+        assert run_at_once(json_scan.find_double(b'{"a":{%b},"b":{%b}}' % (once, again))) is None
 
 
 @pytest.mark.parametrize("format", [batches.JSON, batches.MESSAGE_PACK])
@@ -246,14 +203,14 @@ def test_names_of_members_are_bounded_before_they_are_read(format: Format) -> No
     for size, known in ((json_scan._NAME_BYTES, True), (json_scan._NAME_BYTES + 1, False)):
         why = "unknown field" if known else f"a name of {size:,} bytes"
         with pytest.raises(BadRequest, match=why):
-            in_one_go(format.envelope(format.encode({"n" * size: 1})))
+            run_at_once(format.envelope(format.encode({"n" * size: 1})))
         if format is batches.JSON:
             text = b'{"ops":[{"op":"put","key":"x","value":"%b","%b":1}]}' % (b"v" * 70_000, b"n" * size)
         else:
             text = format.encode({"ops": [{"op": "put", "key": "x", "value": bytes(70_000), "n" * size: 1}]})
-        raw = in_one_go(format.envelope(text)).ops[0]
+        raw = run_at_once(format.envelope(text)).ops[0]
         with pytest.raises(BadRequest, match=why) as refused:
-            in_one_go(format.large(0, raw, 9, 1 << 20))
+            run_at_once(format.large(0, raw, 9, 1 << 20))
         assert refused.value.members == {"index": 0}
 
 
@@ -261,13 +218,7 @@ def test_names_of_members_are_bounded_before_they_are_read(format: Format) -> No
 @pytest.mark.parametrize("format", [batches.JSON, batches.MESSAGE_PACK])
 def test_what_is_short_in_any_case_is_not_read_if_it_is_long(format: Format, name: str) -> None:
     operation = {"op": "put", "key": "x", "json": 1} | {name: "x" * 70_000}
-    raw = in_one_go(format.envelope(format.encode({"ops": [operation]}))).ops[0]
+    raw = run_at_once(format.read_envelope(format.encode({"ops": [operation]}))).ops[0]
     with pytest.raises(BadRequest, match=rf"ops\[0\]: {name}: .*4,096") as refused:
-        in_one_go(format.large(0, raw, 9, 1 << 20))
+        run_at_once(format.read_large(0, raw, 9, 1 << 20))
     assert refused.value.code == ("bad_key" if name == "key" else "bad_request")
-
-
-def test_no_more_is_written_of_messagepack_than_tells_that_it_is_too_large() -> None:
-    data = b"\xdd" + (100_000).to_bytes(4, "big") + b"\0" * 100_000
-    for most in (10, 1_000, 100_000):
-        assert most < len(in_one_go(msgpack_scan.to_json(data, 0, most))) < most + 1_000

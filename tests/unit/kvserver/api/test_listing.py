@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.access.grants import Grants
-from kvserver.api.listing import Range, Walk, beyond
+from kvserver.api.listing import ListRange, Walk, end_of_prefix
 from shards.maps.layout import Item
 
 KEYS = st.text(alphabet="a/b:\U0010ffff", min_size=1, max_size=6).map(str.encode)
@@ -52,7 +52,7 @@ def item(size: int) -> Item:
     return Item(1, 1, 0, 0, 0, "", b"", size)
 
 
-def rows_of(shards: list[Shard], wanted: Range) -> list[tuple[bytes, Item | None]]:
+def rows_of(shards: list[Shard], wanted: ListRange) -> list[tuple[bytes, Item | None]]:
     """The oracle: folds every key, then looks which names are wanted."""
     rows: dict[bytes, Item | None] = {}
     for key, size in {key: size for shard in shards for key, size in shard.items()}.items():
@@ -85,17 +85,17 @@ def stores(draw: st.DrawFn) -> list[Shard]:
 
 
 @st.composite
-def ranges(draw: st.DrawFn) -> Range:
+def ranges(draw: st.DrawFn) -> ListRange:
     """Of a whole prefix, or of parts of it."""
     prefix = draw(st.sampled_from([b"", b"", b"a", b"a/", b"\xf4\x8f\xbf\xbf"]))
     allowed = [("read", prefix + rest) for rest in draw(st.lists(KEYS, max_size=4))]
-    return Range(
+    return ListRange(
         prefix,
         after=draw(BOUNDS),
         before=draw(BOUNDS),
         reverse=draw(st.booleans()),
         delimiter=draw(st.sampled_from([b"", b"/", b"/", b"::", b"ab"])),
-        parts=Grants.of("", "", allowed).within("read", prefix),  # type: ignore[arg-type]
+        parts=Grants.of("", "", allowed).prefixes_within("read", prefix),  # type: ignore[arg-type]
     )
 
 
@@ -103,18 +103,18 @@ RANGES = ranges()
 
 
 def read_page(
-    shards: list[Shard], wanted: Range, limit: int, max_bytes: int, steps: int
+    shards: list[Shard], wanted: ListRange, limit: int, max_bytes: int, steps: int
 ) -> tuple[list[tuple[bytes, Item | None]], bytes | None]:
     walk = Walk(wanted, limit, max_bytes)
     while not (walk.done or walk.full):
         walk.advance([ListCursor(shard) for shard in shards], steps)
-    rows = walk.take()
+    rows = walk.take_rows()
     return rows, None if walk.done else rows[-1][0]
 
 
 @given(stores(), RANGES, st.integers(1, 5), st.integers(0, 20), st.integers(1, 5))
 def test_pages_by_next_are_the_sorted_list(
-    shards: list[Shard], wanted: Range, limit: int, max_bytes: int, steps: int
+    shards: list[Shard], wanted: ListRange, limit: int, max_bytes: int, steps: int
 ) -> None:
     expected = rows_of(shards, wanted)
     listed: list[tuple[bytes, Item | None]] = []
@@ -134,18 +134,18 @@ def test_pages_by_next_are_the_sorted_list(
 
 @given(stores(), RANGES, st.integers(1, 5), st.integers(0, 20), st.integers(1, 5))
 def test_one_walk_in_portions_is_the_sorted_list(
-    shards: list[Shard], wanted: Range, limit: int, max_bytes: int, steps: int
+    shards: list[Shard], wanted: ListRange, limit: int, max_bytes: int, steps: int
 ) -> None:
     walk = Walk(wanted, limit, max_bytes)
     listed = []
     while not walk.done:
         walk.advance([ListCursor(shard) for shard in shards], steps)
-        listed += walk.take()
+        listed += walk.take_rows()
     assert listed == rows_of(shards, wanted)
 
 
 @given(stores(), RANGES.filter(lambda wanted: not wanted.delimiter))
-def test_what_comes_and_goes_meanwhile_moves_nothing_else(shards: list[Shard], wanted: Range) -> None:
+def test_what_comes_and_goes_meanwhile_moves_nothing_else(shards: list[Shard], wanted: ListRange) -> None:
     walk = Walk(wanted, 1, 0)
     listed = []
     transient = [b"a:", b"ab", b"b"]
@@ -157,7 +157,7 @@ def test_what_comes_and_goes_meanwhile_moves_nothing_else(shards: list[Shard], w
         if turn % 2:
             now[0].update(dict.fromkeys(transient, 0))
         walk.advance([ListCursor(shard) for shard in now], 1)
-        listed += walk.take()
+        listed += walk.take_rows()
     assert [row for row in listed if row[0] not in transient] == [
         row for row in rows_of(kept, wanted) if row[0] not in transient
     ]
@@ -169,7 +169,7 @@ def test_a_prefix_is_leapt_over_not_walked_through() -> None:
     ]
     for reverse in (False, True):
         cursors = [ListCursor(shard) for shard in shards]
-        walk = Walk(Range(delimiter=b"/", reverse=reverse), 1000, 0)
+        walk = Walk(ListRange(delimiter=b"/", reverse=reverse), 1000, 0)
         walk.advance(cursors, 1000)
         assert [name for name, _ in walk.rows] == sorted([b"0/", b"1/", b"2/"], reverse=reverse)
         assert walk.done
@@ -180,7 +180,7 @@ def test_parts_are_sought_not_walked_to() -> None:
     shards: list[Shard] = [{b"%06d" % n: 0 for n in range(shard, 30_000, 2)} for shard in (0, 1)]
     for reverse in (False, True):
         cursors = [ListCursor(shard) for shard in shards]
-        walk = Walk(Range(parts=(b"00012", b"000777", b"0298", b"x"), reverse=reverse), 1000, 0)
+        walk = Walk(ListRange(parts=(b"00012", b"000777", b"0298", b"x"), reverse=reverse), 1000, 0)
         walk.advance(cursors, 1000)
         assert len(walk.rows) == 10 + 1 + 100
         assert walk.done
@@ -190,7 +190,7 @@ def test_parts_are_sought_not_walked_to() -> None:
 def test_a_page_looks_at_its_own_keys() -> None:
     shards: list[Shard] = [{b"%06d" % n: 0 for n in range(shard, 30_000, 3)} for shard in range(3)]
     cursors = [ListCursor(shard) for shard in shards]
-    walk = Walk(Range(after=b"010000"), 100, 0)
+    walk = Walk(ListRange(after=b"010000"), 100, 0)
     walk.advance(cursors, 1000)
     assert len(walk.rows) == 100
     assert walk.full
@@ -199,7 +199,7 @@ def test_a_page_looks_at_its_own_keys() -> None:
 
 @given(KEYS, KEYS)
 def test_beyond(prefix: bytes, key: bytes) -> None:
-    end = beyond(prefix)
+    end = end_of_prefix(prefix)
     assert end is not None
     assert key.startswith(prefix) == (prefix <= key < end)
-    assert beyond(b"") is None
+    assert end_of_prefix(b"") is None

@@ -86,8 +86,8 @@ def test_what_libraries_send_is_read_as_they_meant_it(parameters: dict[str, str]
 
 
 def test_one_expiry() -> None:
-    assert query.expiry({}) == (0, 0)
-    assert query.expiry({"ttl": 5}) == (5, 0)
-    assert query.expiry({"expires": 1001}) == (0, 1001)
+    assert query.read_expiry({}) == (0, 0)
+    assert query.read_expiry({"ttl": 5}) == (5, 0)
+    assert query.read_expiry({"expires": 1001}) == (0, 1001)
     with pytest.raises(BadRequest):
-        query.expiry({"ttl": 5, "expires": 2000})
+        query.read_expiry({"ttl": 5, "expires": 2000})

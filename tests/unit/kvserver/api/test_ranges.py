@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api.ranges import Unsatisfiable, content_range, parse
+from kvserver.api.ranges import Unsatisfiable, content_range, parse_range
 
 TEN = b"0123456789"
 
@@ -28,7 +28,7 @@ TEN = b"0123456789"
     ],
 )
 def test_ranges(header: str, part: bytes) -> None:
-    span = parse(header, 10)
+    span = parse_range(header, 10)
     assert span is not None
     assert TEN[slice(*span)] == part
     assert content_range(span, 10) == f"bytes {TEN.index(part)}-{TEN.index(part) + len(part) - 1}/10"
@@ -58,8 +58,8 @@ def test_ranges(header: str, part: bytes) -> None:
     ],
 )
 def test_what_is_not_one_range_of_bytes_gives_everything(header: str | None) -> None:
-    assert parse(header, 10) is None
-    assert parse(header, 0) is None
+    assert parse_range(header, 10) is None
+    assert parse_range(header, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_what_is_not_one_range_of_bytes_gives_everything(header: str | None) -> 
 )
 def test_behind_the_end(header: str, size: int) -> None:
     with pytest.raises(Unsatisfiable):
-        parse(header, size)
+        parse_range(header, size)
 
 
 def test_the_last_bytes_of_nothing_are_everything() -> None:
-    assert parse("bytes=-5", 0) is None
+    assert parse_range("bytes=-5", 0) is None
 
 
 @given(st.integers(0, 50), st.integers(0, 60), st.integers(0, 60))
@@ -79,17 +79,17 @@ def test_as_python_slices(size: int, first: int, length: int) -> None:
     value = bytes(range(size))
     if first < size:
         last = first + length
-        assert parse(f"bytes={first}-{last}", size) == (first, min(last + 1, size))
-        assert parse(f"bytes={first}-", size) == (first, size)
+        assert parse_range(f"bytes={first}-{last}", size) == (first, min(last + 1, size))
+        assert parse_range(f"bytes={first}-", size) == (first, size)
     if length and size:
-        span = parse(f"bytes=-{length}", size)
+        span = parse_range(f"bytes=-{length}", size)
         assert span is not None and value[slice(*span)] == value[-length:]
 
 
 @given(st.text() | st.from_regex(r"bytes=[0-9, -]{0,12}", fullmatch=True), st.integers(0, 20))
 def test_no_header_is_a_fault_and_no_part_is_empty(header: str, size: int) -> None:
     try:
-        span = parse(header, size)
+        span = parse_range(header, size)
     except Unsatisfiable:
         return
     assert span is None or 0 <= span[0] < span[1] <= size

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvserver.api.times import http_date, parse_expires, parse_http_date, parse_rfc3339, parse_ttl, rfc3339
+from kvserver.api.times import (
+    http_date,
+    parse_expires,
+    parse_http_date,
+    parse_rfc3339,
+    parse_ttl,
+    rfc3339,
+)
 from shards.wire.errors import BadRequest
 from shards.wire.limits import MAX_TTL_MS
 

@@ -29,7 +29,7 @@ class Tokens(FakeTokens):
     def refresh(self) -> bool:
         return self.changed
 
-    def current(self, grants: Any) -> Any:
+    def current_grants(self, grants: Any) -> Any:
         return None
 
 

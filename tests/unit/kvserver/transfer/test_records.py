@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvserver.api.batches import MESSAGE_PACK
 from kvserver.api.times import parse_rfc3339
-from kvserver.rest.many import describe
+from kvserver.rest.many import describe_item
 from kvserver.transfer.records import (
     ImportBatch,
     ImportRecord,
@@ -37,12 +37,12 @@ LAST_MS = parse_rfc3339("9999-12-31T23:59:59.999Z")
 @given(KEYS, st.binary() | st.text().map(str.encode), TYPES, st.just(0) | st.integers(1, LAST_MS))
 def test_what_was_stored_is_stored_again(key: str, value: bytes, content_type: str, expires_ms: int) -> None:
     item = Item(7, 7, expires_ms, 1, 2, content_type, value, len(value))
-    listed = msgspec.json.encode(describe(key.encode(), item, values=True))
+    listed = msgspec.json.encode(describe_item(key.encode(), item, values=True))
     line = write_item(read_streamed(listed))
     assert line.count(b"\n") == 1
     # An item of a list is as good a line as one of an export.
     for text in (line, listed):
-        (put,), atomic = MESSAGE_PACK.small(body_of([read_record(1, text)]), 9) or ([], True)
+        (put,), atomic = MESSAGE_PACK.read_small(body_of([read_record(1, text)]), 9) or ([], True)
         assert isinstance(put, Put) and not atomic
         assert (put.key, put.value, put.expires_ms) == (key.encode(), value, expires_ms)
         assert put.content_type == (content_type or "application/octet-stream")

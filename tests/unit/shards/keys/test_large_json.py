@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.keys import large_json, value_edits
+from shards.wire import json_text
 from shards.wire.errors import BadRequest, NotJson
 from tests.unit.oracle import merged
 
@@ -95,7 +96,7 @@ class TestAsSmallOnes:
 
     @pytest.mark.usefixtures("all_are_large")
     def test_depth(self) -> None:
-        text = b'{"a":' * value_edits.MAX_DEPTH + b"1" + b"}" * value_edits.MAX_DEPTH
+        text = b'{"a":' * json_text.MAX_DEPTH + b"1" + b"}" * json_text.MAX_DEPTH
         with pytest.raises((BadRequest, NotJson)):
             value_edits.merge_patch(text, b'{"a":' + text + b"}")
         few = text.replace(b'{"a":', b"", 400).replace(b"}", b"", 400)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.keys.value_edits import MAX_DEPTH, MAX_INTEGER, MIN_INTEGER, add, merge_patch, unmarked
+from shards.keys.value_edits import MAX_INTEGER, MIN_INTEGER, add, merge_patch
 from shards.wire.errors import BadRequest, NotAnInteger, NotJson, Overflow
+from shards.wire.json_text import MAX_DEPTH
 from tests.unit.oracle import merged
 
 EXAMPLES = """[
@@ -119,11 +120,6 @@ class TestMergePatch:
     def test_a_byte_order_mark_is_skipped(self) -> None:
         mark = b"\xef\xbb\xbf"
         assert merge_patch(mark + b'{"a":1}', mark + b'{"b":2}') == b'{"a":1,"b":2}'
-
-    @pytest.mark.parametrize("text", [b"{}", bytearray(b"{}")])
-    def test_what_has_no_mark_is_not_copied(self, text: bytes) -> None:
-        assert unmarked(text) is text
-        assert unmarked(b"\xef\xbb\xbf" + text) == text
 
     @pytest.mark.parametrize(
         "text",

@@ -63,7 +63,7 @@ def test_tickets_that_have_expired_are_swept(
     store: Store, keeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept: list[object] = []
-    monkeypatch.setattr(tickets, "sweep", swept.append)
+    monkeypatch.setattr(tickets, "sweep_tickets", swept.append)
     keeping.start()
     wait_for(lambda: len(swept) > 1, "two rounds")
     assert swept[0] is store.board

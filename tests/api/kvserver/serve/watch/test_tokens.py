@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from kvserver.access import tokens as in_effect
-from kvserver.access.tokenedit import add, remove
-from kvserver.access.tokenfile import read
-from kvserver.access.tokens import Tokens, publish
+from kvserver.access.tokenedit import add_token, remove_token
+from kvserver.access.tokenfile import read_file
+from kvserver.access.tokens import Tokens, publish_tokens
 from kvserver.serve.watch.tokens import TokenWatch
 from shards.host.board import Board
-from tests.api.kvserver.access.test_tokens import make_board
+from tests.api.kvserver.access.boards import make_board
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 
 def with_token(text: str, name: str) -> str:
-    return add(text, "f", name, f"kv_{name}", [("", ["read"])])
+    return add_token(text, "f", name, f"kv_{name}", [("", ["read"])])
 
 
 ONE = with_token("", "one")
@@ -43,8 +43,8 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def watch(board: Board, file: Path) -> TokenWatch:
     """One that has looked."""
-    tokens = read(file)
-    publish(board, tokens)
+    tokens = read_file(file)
+    publish_tokens(board, tokens)
     watch = TokenWatch(board, file, tokens)
     for _ in range(3):
         watch.check_file()
@@ -53,7 +53,7 @@ def watch(board: Board, file: Path) -> TokenWatch:
 
 
 def names(board: Board) -> list[str]:
-    return [grants.name for grants in Tokens(board).all()]
+    return [grants.name for grants in Tokens(board).all_grants()]
 
 
 def test_two_looks_take_a_change_over(board: Board, file: Path, watch: TokenWatch) -> None:
@@ -75,7 +75,7 @@ def test_who_asks_has_it_at_once(board: Board, file: Path, watch: TokenWatch) ->
 
 def test_what_is_half_written_never_counts(board: Board, file: Path, watch: TokenWatch) -> None:
     """Half of a file of tokens may be one, and an empty file is."""
-    whole = remove(BOTH, "f", "one")
+    whole = remove_token(BOTH, "f", "one")
     for end in range(len(whole)):
         file.write_text(whole[:end])
         watch.check_file()

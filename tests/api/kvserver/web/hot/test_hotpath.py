@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kvserver.access.grants import Grants
-from kvserver.access.tokens import Token, digest, publish
+from kvserver.access.tokens import Token, hash_token, publish_tokens
 from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.web.hot.hotpath import HotPath
 from kvserver.web.limits.address_quotas import Quota
@@ -477,7 +477,7 @@ def test_what_expires(roads: Roads) -> None:
 
 
 def token(name: str, read: tuple[bytes, ...], write: tuple[bytes, ...]) -> Token:
-    known = digest(name.encode())
+    known = hash_token(name.encode())
     return Token(known, Grants(name, known.hex()[:16], read=read, write=write))
 
 
@@ -491,7 +491,7 @@ def test_tokens_count_on_both(roads: Roads) -> None:
     with ExitStack() as stack:
         sites = [stack.enter_context(running_site(1, MAX_VALUE, hot=hot)) for hot in (True, False)]
         for site in sites:
-            publish(site.store.board, tokens)
+            publish_tokens(site.store.board, tokens)
             assert site.front.context.tokens.refresh()
         closed = Roads(*sites, roads.taken)
         for bearer in ("all", "reads", "writes", "other", "nobody", ""):

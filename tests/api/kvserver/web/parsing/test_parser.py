@@ -9,7 +9,7 @@ import json
 import pytest
 
 from kvserver.access.grants import VERBS, Grants, Verb
-from kvserver.access.tokens import Token, digest, publish
+from kvserver.access.tokens import Token, hash_token, publish_tokens
 from kvserver.http.head_rules import HEADERS, REQUEST_LINE
 from kvserver.http.proxies import Proxies
 from kvserver.settings import ServerSettings
@@ -580,7 +580,9 @@ async def test_each_client_of_a_trusted_proxy_has_its_own_places(web: Web) -> No
 
 @scenario
 async def test_each_token_has_its_own_places_wherever_it_is_sent_from(web: Web) -> None:
-    publish(web.board, [Token(digest(name), Grants.of(name.decode(), name.hex(), ALL)) for name in (b"one", b"two")])
+    publish_tokens(
+        web.board, [Token(hash_token(name), Grants.of(name.decode(), name.hex(), ALL)) for name in (b"one", b"two")]
+    )
     web.context.tokens.refresh()
     limit(web, spare=8)
     other = web.board.workers[1]

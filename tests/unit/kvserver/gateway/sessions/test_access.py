@@ -39,13 +39,13 @@ class FakeTickets:
         self.asked.append(("redeem", ticket, kind))
         return EVERYTHING
 
-    def resume(self, ticket: bytes, token: bytes) -> Grants:
+    def resume_stream(self, ticket: bytes, token: bytes) -> Grants:
         self.asked.append(("resume", ticket, token))
         if token != b"good":
             raise BadTicket("no")
         return EVERYTHING
 
-    def word(self, ticket: bytes) -> bytes:
+    def make_resume_token(self, ticket: bytes) -> bytes:
         return b"token of " + ticket
 
 

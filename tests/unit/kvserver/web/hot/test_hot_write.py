@@ -59,9 +59,11 @@ def begin(connection: Any, at_root: bool = True, delete: bool = False) -> HotWri
     fields = read_fields(b"Host: h\r\n" + (b"" if delete else b"Content-Length: 3\r\n"))
     assert fields is not None
     if delete:
-        router: Any = SimpleNamespace(board=SimpleNamespace(end=lambda: 42), absent=connection.recorded.append)
-        router.absent = lambda key, end: connection.recorded.append(("absent", key, end))
-        return HotRemoval(connection, b"/k", at_root, fields, 0.0, None, Delete(b"k", at_root), 1, router)
+        store: Any = SimpleNamespace(
+            board=SimpleNamespace(end=lambda: 42), report_missed_delete=connection.recorded.append
+        )
+        store.report_missed_delete = lambda key, end: connection.recorded.append(("absent", key, end))
+        return HotRemoval(connection, b"/k", at_root, fields, 0.0, None, Delete(b"k", at_root), 1, store)
     return HotWrite(connection, b"/k", at_root, fields, 0.0, None, Put(b"k", b"abc", "", 0, 0, at_root), 4)
 
 

@@ -1,0 +1,77 @@
+"""`/v1/tickets`: who gets a ticket, for what, and what it opens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvserver.access.tickets import DIRECTORY, Tickets
+from shards.wire.protocol import Put
+from tests.api.kvserver.access.rights import (
+    ALL,
+    SECRET,
+    bearer,
+    site_with_tokens,
+    token,
+)
+from tests.api.site import Site
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with site_with_tokens() as made:
+        made.run(made.client.request(Put(b"a/k", SECRET, "text/plain")))
+        yield made
+
+
+def test_a_ticket_is_for_the_bearer_s_grants(site: Site) -> None:
+    who = bearer(("read", "feed"), "a/")
+    for kind in ("sse", "websocket"):
+        answer = site.ask(
+            "POST", "/v1/tickets", who, "Content-Type: application/json", body=b'{"for":"%b"}' % kind.encode()
+        )
+        assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
+        told = json.loads(answer.body)
+        assert set(told) == {"ticket", "expires"}
+        tickets = Tickets(site.store.board, site.front.context.tokens)
+        grants = tickets.redeem(told["ticket"].encode(), kind)  # type: ignore[arg-type]
+        assert grants == token(("read", "feed"), "a/").grants
+
+
+def test_a_ticket_opens_nothing_but_feeds(site: Site) -> None:
+    ticket = json.loads(site.ask("POST", "/v1/tickets", ALL, body=b'{"for":"sse"}').body)["ticket"]
+    for path in ("/a%2Fk", "/v1/kv/a/k", "/v1/status"):
+        assert site.ask("GET", f"{path}?ticket={ticket}").status == 401
+        assert site.ask("GET", path, f"Authorization: Bearer {ticket}").status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "status"),
+    [
+        (b'{"for":"sse"}', ("Content-Type: text/plain",), 415),
+        (b'{"for":"sse"}', ("Content-Type: application/json", "Content-Encoding: gzip"), 415),
+        (b'{"for":"telnet"}', (), 400),
+        (b'{"for":"sse","ttl":5}', (), 400),
+        (b'{"kind":"sse"}', (), 400),
+        (b"{}", (), 400),
+        (b"[]", (), 400),
+        (b"", (), 400),
+        (b"\xff", (), 400),
+        (b'{"for":"sse"}x', (), 400),
+        (b"[" * 5000, (), 400),
+    ],
+)
+def test_what_is_no_request_for_a_ticket(site: Site, body: bytes, fields: tuple[str, ...], status: int) -> None:
+    site.problem(status, "POST", "/v1/tickets", ALL, *fields, body=body)
+    site.problem(400, "POST", "/v1/tickets?for=sse", ALL, body=b'{"for":"sse"}')
+
+
+def test_who_has_no_grant_of_feed_gets_no_ticket(site: Site) -> None:
+    directory: Path = site.store.board.path.parent / DIRECTORY
+    before = len(list(directory.iterdir()))
+    detail = site.problem(403, "POST", "/v1/tickets", bearer(("read", "write"), ""), body=b'{"for":"sse"}')["detail"]
+    assert "feed" in detail
+    assert len(list(directory.iterdir())) == before
