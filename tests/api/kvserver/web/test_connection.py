@@ -188,10 +188,10 @@ async def test_what_a_refused_client_still_sends_is_read_no_faster_than_others_c
     client.writer.write(bytes(body))
     sent = 0
     while sent + DROP_BYTES <= body:
-        await web.until(lambda: web.context.dropped >= DROP_BYTES)
+        await web.until(lambda: web.context.load.dropped >= DROP_BYTES)
         await web.settle()
-        assert web.context.dropped < DROP_BYTES + (1 << 20), "no more until the next check"
-        sent += web.context.dropped
+        assert web.context.load.dropped < DROP_BYTES + (1 << 20), "no more until the next check"
+        sent += web.context.load.dropped
         web.tick()
     assert (await client.answer()).status == 413
     await client.writer.drain()
@@ -217,9 +217,9 @@ async def test_what_refused_clients_send_is_bounded_in_sum(web: Web) -> None:
     await web.until(lambda: web.counts.requests == len(clients))
     for client in clients:
         client.writer.write(bytes(DROP_BYTES - 1))
-    await web.until(lambda: web.context.dropped >= MOST_DROPPED)
+    await web.until(lambda: web.context.load.dropped >= MOST_DROPPED)
     await web.settle()
-    assert web.context.dropped < MOST_DROPPED + (1 << 20) * len(clients)
+    assert web.context.load.dropped < MOST_DROPPED + (1 << 20) * len(clients)
     assert (await web.ask(GET)).status == 200
     for client in clients:
         assert (await client.answer()).status == 413
