@@ -232,11 +232,15 @@ class Front:
             client.writer.close()
             with contextlib.suppress(OSError):
                 await client.writer.wait_closed()
-        await self.until(lambda: not self.context.connections and not self.context.tasks)
+        await self.until(self._is_idle)
         assert self.context.load.in_flight == 0 == self.row.in_flight
         assert self.context.load.bytes_held == 0 == self.context.load.bytes_owed
         assert self.context.load.quotas.is_empty
         del self.row, self.context
+
+    def _is_idle(self) -> bool:
+        self.tick()  # only then is it seen that a client left of whom nothing is read
+        return not self.context.connections and not self.context.tasks
 
 
 class Web(Front):
