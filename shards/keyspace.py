@@ -12,7 +12,6 @@ event, ~1 of the second. `commit` turns them into real ones, in the entries and 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 
 from shards.clock import Now
 from shards.entries import Entry, Read, Room, is_live
@@ -126,16 +125,18 @@ class Keyspace:
     def _take_due(self, now: Now, limit: int) -> list[bytes]:
         """Keys, at most `limit`, that are in the dict and expired. Their items are gone: delete or reschedule them."""
         keys: list[bytes] = []
-        for key in chain(self._by_steady.take(now.steady_ms), self._by_wall.take(now.wall_ms)):
-            entry = self._entries.get(key)
-            if entry is None or not entry[2]:
-                continue
-            if is_live(entry, now):
-                self._schedule(key, entry[2])
-                continue
-            keys.append(key)
-            if len(keys) == limit:
-                break
+        for schedule, now_ms, sign in ((self._by_steady, now.steady_ms, -1), (self._by_wall, now.wall_ms, 1)):
+            for key in schedule.take(now_ms):
+                entry = self._entries.get(key)
+                # A key that expires by the other clock now has an item there too, and must not be given twice.
+                if entry is None or entry[2] * sign <= 0:
+                    continue
+                if is_live(entry, now):
+                    self._schedule(key, entry[2])
+                    continue
+                keys.append(key)
+                if len(keys) == limit:
+                    return keys
         return keys
 
     def _tidy_schedules(self) -> None:

@@ -243,6 +243,18 @@ class TestExpiry:
         assert space.due_in_ms(at(NOW)) == 109
         assert space.begin(at(NOW + 109)).expire(10) == 1
 
+    @pytest.mark.parametrize("first", [{"ttl_ms": 10}, {"expires_ms": NOW + 10}], ids=["steady", "wall"])
+    def test_a_key_that_had_an_expiry_by_either_clock_expires_once(self, first: dict[str, int]) -> None:
+        second = {"expires_ms": NOW + 20} if "ttl_ms" in first else {"ttl_ms": 20}
+        space = keyspace(Put(b"k", b"v", **first))
+        decide(space, Touch(b"k", **second))
+        group = space.begin(at(NOW + 30))
+        assert group.expire(10) == 1
+        assert group.record() == [DeleteEvent(b"k", "expire")]
+        group.commit(200)
+        space.check()
+        assert (len(space), space.bytes) == (0, 0)
+
     def test_shortened_is_punctual(self) -> None:
         space = keyspace(Put(b"k", b"v", ttl_ms=100), Touch(b"k", ttl_ms=10))
         assert space.due_in_ms(at(NOW)) == 10
