@@ -44,14 +44,14 @@ class Writing(NamedTuple):
     Attributes:
         opening: what stands before so many results.
         elements: results as they stand in their array.
-        shown: a result with a small value.
+        show: a small value as it is shown, behind its name.
         large: one with a value of any size, in pieces.
         between, closing: what stands between results, and behind all of them.
     """
 
     opening: Callable[[int], bytes]
     elements: Callable[[list[dict[str, Any]]], bytes]
-    shown: Callable[[Late], dict[str, Any]]
+    show: Callable[[bytes], tuple[str, str | bytes]]
     large: Callable[[Late], Pieces]
     between: bytes
     closing: bytes
@@ -64,11 +64,15 @@ class Writing(NamedTuple):
                 yield between
                 yield from self.large(portion)
             else:
-                yield between + self.elements(
-                    [self.shown(each) if isinstance(each, Late) else each for each in portion]
-                )
+                yield between + self.elements([self._shown(each) for each in portion])
             between = self.between
         yield self.closing if results else between + self.closing
+
+    def _shown(self, result: Result) -> dict[str, Any]:
+        if not isinstance(result, Late):
+            return result
+        field, shown = self.show(result.value)
+        return {**result.result, field: shown}
 
 
 def _portions(results: Sequence[Result]) -> Iterator[list[Result] | Late]:
@@ -115,11 +119,6 @@ def _elements_of_json(results: list[dict[str, Any]]) -> bytes:
     return doubles.write_json(results)[1:-1]
 
 
-def _shown_in_json(late: Late) -> dict[str, Any]:
-    field, shown = show_value(late.value)
-    return {**late.result, field: shown}
-
-
 def _large_in_json(late: Late) -> Pieces:
     is_text = True
     try:
@@ -159,8 +158,8 @@ def _elements_of_msgpack(results: list[dict[str, Any]]) -> bytes:
     return b"".join(map(doubles.write_msgpack, results))
 
 
-def _shown_in_msgpack(late: Late) -> dict[str, Any]:
-    return {**late.result, "value": late.value}
+def _show_in_msgpack(value: bytes) -> tuple[str, bytes]:
+    return "value", value
 
 
 def _large_in_msgpack(late: Late) -> Pieces:
@@ -175,8 +174,8 @@ def _bin_head(size: int) -> bytes:
 
 
 JSON: Final = Writing(
-    lambda _count: b'{"results":[', _elements_of_json, _shown_in_json, _large_in_json, b",", b"]}"
+    lambda _count: b'{"results":[', _elements_of_json, show_value, _large_in_json, b",", b"]}"
 )  # fmt: skip
 MESSAGE_PACK: Final = Writing(
-    _opening_of_msgpack, _elements_of_msgpack, _shown_in_msgpack, _large_in_msgpack, b"", b""
+    _opening_of_msgpack, _elements_of_msgpack, _show_in_msgpack, _large_in_msgpack, b"", b""
 )  # fmt: skip

@@ -53,7 +53,7 @@ JSON: Final = "application/json"
 MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
 _PORTION: Final = 500
 """Operations that are read before other requests get their turn."""
-_SMALL: Final = 64 << 10
+_SMALL: Final = 128 << 10
 """Bytes of values up to which an answer is made in one go."""
 _PART: Final = 256 << 10
 """About how many bytes of a large answer are given to its client at a time."""
@@ -287,8 +287,10 @@ class Told:
             return result
         self._left -= len(value)
         self._shown += len(value)
-        late = Late(result, value)
-        return late if self.is_large else self._format.answer.shown(late)
+        if self.is_large:
+            return Late(result, value)
+        field, result[field] = self._format.answer.show(value)
+        return result
 
     @property
     def is_large(self) -> bool:

@@ -129,10 +129,9 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: dict[str, Any]) -> None:
-        """ASGI: the answer. Raises `ClientGone` in a read whose client left, and in an answer that is still being made;
-        a write goes on to its end."""
+        """ASGI: the answer. Raises `ClientGone` in a read whose client left; a write goes on to its end."""
         if self.disconnected:
-            if self.method in ("GET", "HEAD") or message.get("more_body", False):
+            if self.method in ("GET", "HEAD"):
                 raise ClientGone
             self.complete = self.complete or self._ends(message)
             return
