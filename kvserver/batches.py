@@ -8,13 +8,14 @@ not: so a struct that is written again has as many members as its text had, unle
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
-from kvserver import doubles, jsonscan, packscan
+from kvserver import batchanswers, doubles, jsonscan, packscan
+from kvserver.batchanswers import Writing
 from kvserver.doubles import Doubles
 from kvserver.jsonscan import Member, Span
 from kvserver.query import SECONDS, TIME
@@ -157,10 +158,6 @@ _BRIEF: Final = frozenset(("op", "key", "content_type", "ttl", "expires", "persi
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-Fragments = Callable[[Iterable[bytes], int], Iterator[bytes | memoryview]]
-"""From pieces of an array of results, each written for itself, and how many results there are, to the answer."""
-
-
 class Sizes(NamedTuple):
     """Bytes of what is read in one go: more would keep others waiting.
 
@@ -180,14 +177,14 @@ class Format:
 
     def __init__(
         self, name: str, decode: Callable[..., Any], encode: Callable[[Any], bytes], put: type[Any],
-        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], fragments: Fragments, twice: Doubles,
+        json_of: Callable[[Raw], bytes], decoder: Callable[[Any], Any], answer: Writing, twice: Doubles,
         why_unreadable: Callable[[bytes], str], sizes: Sizes,
         members: Callable[[bytes, int, str, int], Steps[tuple[list[Member], list[Span] | None]]],
         document: Callable[[bytes, Member, int], Steps[bytes]], kind: Callable[[bytes, int], Any],
         least: Callable[[bytes, Member], Steps[int]],
     ) -> None:  # fmt: skip
         self.sizes, self._members, self._document, self._kind, self._least = sizes, members, document, kind, least
-        self.fragments, self._doubles, self._why_unreadable = fragments, twice, why_unreadable
+        self.answer, self._doubles, self._why_unreadable = answer, twice, why_unreadable
         self.name, self.encode, self._decode, self._json_of = name, encode, decode, json_of
         operation: Any = Get | put | Delete | Touch | Incr | Patch
         self._read = decoder(operation).decode
@@ -430,32 +427,14 @@ def _document_of_msgpack(data: bytes, member: Member, most: int) -> Steps[bytes]
     return (yield from packscan.to_json(data, member.begin, most))
 
 
-def _fragments_of_json(pieces: Iterable[bytes], _: int) -> Iterator[bytes | memoryview]:
-    """What joined is the document whose only member is `results`: the arrays that `pieces` are as one."""
-    between = b'{"results":['
-    for piece in pieces:
-        if len(piece) > 2:
-            yield between
-            yield memoryview(piece)[1:-1]
-            between = b","
-    yield b"]}" if between == b"," else between + b"]}"
-
-
-def _fragments_of_msgpack(pieces: Iterable[bytes], count: int) -> Iterator[bytes | memoryview]:
-    """The same in MessagePack; there are `count` results, at most `BATCH_OPS`."""
-    yield b"\x81\xa7results\xdc" + count.to_bytes(2, "big")
-    for piece in pieces:
-        yield memoryview(piece)[{0xDC: 3, 0xDD: 5}.get(piece[0], 1) :]
-
-
 JSON: Final = Format(
-    "JSON", msgspec.json.decode, doubles.write_json, PutInJson, _json_of_json, msgspec.json.Decoder, _fragments_of_json,
+    "JSON", msgspec.json.decode, doubles.write_json, PutInJson, _json_of_json, msgspec.json.Decoder, batchanswers.JSON,
     doubles.JSON, why_unreadable, Sizes(64 << 10, 256 << 10, 64 << 10), jsonscan.members, _document_of_json,
     jsonscan.kind, _least_of_json,
 )  # fmt: skip
 MESSAGE_PACK: Final = Format(
     "MessagePack", msgspec.msgpack.decode, doubles.write_msgpack, PutInMessagePack, _json_of_msgpack,
-    msgspec.msgpack.Decoder, _fragments_of_msgpack, doubles.MESSAGE_PACK,
+    msgspec.msgpack.Decoder, batchanswers.MESSAGE_PACK, doubles.MESSAGE_PACK,
     lambda _data: "it is malformed, or breaks off", Sizes(16 << 10, 16 << 10, 4 << 10), packscan.members,
     _document_of_msgpack, packscan.kind, _least_of_msgpack,
 )  # fmt: skip

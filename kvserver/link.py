@@ -41,6 +41,7 @@ LATE_NS = 200_000_000
 
 _PACKED_BYTES = SMALL_BYTES // 2  # of keys and values in a small message: there are types, conditions and the like, too
 _COPY_BELOW = 1 << 20  # bytes of a message below which copying costs less than another thread that lets go of it
+_PAUSE_BYTES = 1 << 20  # of a message behind which others get their turn: to take it in takes about a millisecond
 _WATCHED = zmq.Event.DISCONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED
 # Plain numbers: those of ZeroMQ's enumerations cost more than the calls they are for.
 _DONTWAIT, _EVENTS, _POLLIN = int(zmq.DONTWAIT), int(zmq.EVENTS), int(zmq.POLLIN)
@@ -270,6 +271,12 @@ class Link:
     # Receiving
 
     def _receive(self) -> None:
+        """Take in what has come; what is behind a large message in the next turn, so that others have theirs."""
+        if self._take_in(_PAUSE_BYTES):
+            self._loop.call_soon(self._receive)  # nothing else would tell of it: the descriptor is edge-triggered
+
+    def _take_in(self, most: int | None) -> bool:
+        """Take in what has come, up to the first message of `most` bytes or more (None: all). Whether it was one."""
         while self._socket is not None and int(self._socket.get(_EVENTS)) & _POLLIN:
             frame = self._socket.recv(_DONTWAIT)
             try:
@@ -279,6 +286,9 @@ class Link:
                     self._answer(*protocol.decode_reply(frame))
             except ProtocolError as error:
                 log.error("shard %d sent what is no reply: %s", self._index, error)
+            if most is not None and len(frame) >= most:
+                return True
+        return False
 
     def _answer_some(self, id: int, places: list[int], replies: list[Reply]) -> None:
         sent = self._in_flight.get(id)
@@ -350,7 +360,7 @@ class Link:
 
     def _disconnect(self) -> None:
         """Close the socket; of what it was handed, nobody can know."""
-        self._receive()
+        self._take_in(None)
         if self._socket is None or self._monitor is None:
             return
         self._loop.remove_reader(self._socket.FD)

@@ -284,7 +284,6 @@ class Router:
         message after the other, each when the one before is answered: so their order is that of the operations.
         """
         replies: list[Reply] = [_INTERNAL] * len(operations)
-        finished: asyncio.Future[None] = self._loop.create_future()
         end = self.board.end()
         asked: Sequence[int] = range(len(operations))
         if Get in map(type, operations):
@@ -292,36 +291,9 @@ class Router:
         lines: dict[int, deque[tuple[Sequence[int], int]]] = defaultdict(deque)
         for shard, portion, size in self._portions(operations, asked):
             lines[shard].append((portion, size))
-        left = len(lines)
-        silent = set() if silent is None else silent
-
-        def deliver(shard: int, portion: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
-            if isinstance(answers, KVError):
-                if isinstance(answers, Unavailable | OutcomeUnknown):
-                    silent.add(shard)
-                answers = [Failed.of(answers)] * len(portion)
-            for index, reply in zip(portion, answers, strict=True):
-                replies[index] = reply
-            send_next(shard)
-
-        def send_next(shard: int) -> None:
-            nonlocal left
-            if not lines[shard]:
-                left -= 1
-                if not left and not finished.done():
-                    finished.set_result(None)
-                return
-            portion, size = lines[shard].popleft()
-            deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
-            pending = Portion([operations[at] for at in portion], size, deadline_ns, partial(deliver, shard, portion))
-            if shard in silent:
-                pending.fail(Unavailable(f"shard {shard} did not answer before"))
-            else:
-                self._links[shard].enqueue(pending)
-
-        for shard in list(lines):
-            send_next(shard)
         if lines:
+            finished: asyncio.Future[None] = self._loop.create_future()
+            _Asking(self._links, operations, replies, lines, set() if silent is None else silent, finished).start()
             await finished
         self._show(operations, replies, end)
         return replies
@@ -443,6 +415,55 @@ class Router:
         deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
         self._links[shard].enqueue(Single(operation, deadline_ns, _settles(future)))
         return future
+
+
+class _Asking:
+    """Portions on their way to the shards, to each of them one after the other. Nothing here refers to itself, so the
+    values of `replies` take no memory once they are told: the collector of cycles comes seldom.
+
+    Args:
+        lines: of each shard that is asked, indices of operations that travel together, and their bytes.
+        silent: shards that are asked nothing; those that do not answer are added.
+        finished: is done when all replies are there.
+    """
+
+    def __init__(
+        self, links: Sequence[Link], operations: Sequence[OfOneKey], replies: list[Reply],
+        lines: Mapping[int, deque[tuple[Sequence[int], int]]], silent: set[int], finished: asyncio.Future[None],
+    ) -> None:  # fmt: skip
+        self._links, self._operations, self._replies = links, operations, replies
+        self._lines, self._silent, self._finished = lines, silent, finished
+        self._left = len(lines)
+
+    def start(self) -> None:
+        """Send the first portion of each shard."""
+        for shard in list(self._lines):
+            self._send_next(shard)
+
+    def _send_next(self, shard: int) -> None:
+        line = self._lines[shard]
+        if not line:
+            self._left -= 1
+            if not self._left and not self._finished.done():
+                self._finished.set_result(None)
+            return
+        portion, size = line.popleft()
+        deadline_ns = time.monotonic_ns() + int(DEADLINE_S * 1e9)
+        operations = [self._operations[at] for at in portion]
+        pending = Portion(operations, size, deadline_ns, partial(self._deliver, shard, portion))
+        if shard in self._silent:
+            pending.fail(Unavailable(f"shard {shard} did not answer before"))
+        else:
+            self._links[shard].enqueue(pending)
+
+    def _deliver(self, shard: int, portion: Sequence[int], answers: Sequence[Reply] | KVError) -> None:
+        if isinstance(answers, KVError):
+            if isinstance(answers, Unavailable | OutcomeUnknown):
+                self._silent.add(shard)
+            answers = [Failed.of(answers)] * len(portion)
+        for index, reply in zip(portion, answers, strict=True):
+            self._replies[index] = reply
+        self._send_next(shard)
 
 
 def _settles(future: asyncio.Future[Reply]) -> Callable[[Reply | KVError], None]:

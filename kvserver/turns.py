@@ -7,7 +7,7 @@ do: it keeps the interpreter for 5 ms at a time, and for a call in C as long as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from time import perf_counter
 from typing import Final, TypeVar
 
@@ -48,3 +48,30 @@ async def in_turns(steps: Steps[Result]) -> Result:
     finally:
         _in_progress -= 1
         steps.close()
+
+
+async def joined_in_turns(pieces: Iterator[bytes], size: int) -> AsyncGenerator[bytes, None]:
+    """What `pieces` are together, in parts of about `size` bytes, none of them empty; others get their turn after each
+    part, and while it is made. Raises what making the pieces raises."""
+    global _in_progress
+    over = False
+    while not over:
+        part: list[bytes] = []
+        length = 0
+        _in_progress += 1
+        try:
+            while not over and length < size:
+                until = perf_counter() + SLICE_S / _in_progress
+                while True:
+                    piece = next(pieces, None)
+                    over = piece is None
+                    if piece:
+                        part.append(piece)
+                        length += len(piece)
+                    if over or length >= size or perf_counter() >= until:
+                        break
+                await asyncio.sleep(0)
+        finally:
+            _in_progress -= 1
+        if part:
+            yield b"".join(part)

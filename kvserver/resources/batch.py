@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any, Final, cast
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any, Final
 
 from falcon.asgi import Request, Response
 from msgspec import Raw
 
 from kvserver import batches, query
 from kvserver.access.grants import EVERYTHING, NOTHING, Grants
+from kvserver.batchanswers import Late, Result
 from kvserver.batches import Format, Sizes
 from kvserver.resources import bodies
-from kvserver.resources.many import show_value
 from kvserver.resources.memorykv import OCTETS
 from kvserver.resources.values import answer, told_to
 from kvserver.router import Router
 from kvserver.times import rfc3339
-from kvserver.turns import in_turns
+from kvserver.turns import in_turns, joined_in_turns
+from kvserver.web import coding
 from kvserver.web.exchange import GRANTS, SHARE
 from kvserver.web.shares import Share
 from kvserver.web.traffic import Traffic
@@ -53,8 +53,11 @@ from shards.protocol import (
 JSON: Final = "application/json"
 MESSAGE_PACK: Final = ("application/vnd.msgpack", "application/msgpack")
 _PORTION: Final = 500
-_PORTION_BYTES: Final = 1 << 20
-"""Operations, and about how many bytes of them, that are read or written before other requests get their turn."""
+"""Operations that are read before other requests get their turn."""
+_SMALL: Final = 128 << 10
+"""Bytes of values up to which an answer is made in one go."""
+_PART: Final = 256 << 10
+"""About how many bytes of a large answer are given to its client at a time."""
 
 
 class Batch:
@@ -81,9 +84,13 @@ class Batch:
             else:
                 await self._do_each(operations, told)
             resp.content_type = content_type
-            await answer(req, resp, await told.encode(), content_type)
+            if not told.is_large:
+                await answer(req, resp, told.encode(), content_type)
+            else:
+                await _give_large(req, resp, told, content_type)
         finally:
-            told.release()
+            if resp.stream is None:
+                told.release()
 
     async def _do_each(self, operations: list[OfOneKey], told: Told) -> None:
         """In portions, so that no more values are held than one of them and the answer."""
@@ -99,8 +106,8 @@ class Batch:
                 answers = iter(await self._router.each(asked, silent, told.hold))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
-                if told.add(op, reply):
-                    await asyncio.sleep(0)
+                told.add(op, reply)
+            told.count_values()
 
     async def _do_atomic(self, operations: list[OfOneKey], told: Told) -> None:
         batches.check_one_slot(operations)
@@ -108,9 +115,30 @@ class Batch:
         for operation, reply in zip(operations, done.replies, strict=True):
             told.add(operation, reply)
         if done.failed is not None:
-            error = BatchFailed(f"ops[{done.failed}]: {told.results[done.failed].get('detail', '')}")
+            failure = told.results[done.failed]
+            error = BatchFailed(f"ops[{done.failed}]: {failure.get('detail', '') if isinstance(failure, dict) else ''}")
             error.members = {"failed": done.failed, "results": told.results}
             raise error
+        told.count_values()
+
+
+async def _give_large(req: Request, resp: Response, told: Told, content_type: str) -> None:
+    """Make what `told` has the answer: whole if it is as small as what is coded, else as a stream, so that no more of
+    it is in memory than its client takes at a time."""
+    parts = told.parts()
+    first = bytearray()
+    async for part in parts:
+        first += part
+        if len(first) > coding.LARGEST:
+            resp.stream = _following(bytes(first), parts)
+            return
+    await answer(req, resp, bytes(first), content_type)
+
+
+async def _following(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for part in parts:
+        yield part
 
 
 def _refused(operations: list[OfOneKey], told: Told) -> Results | None:
@@ -184,11 +212,9 @@ class Told:
         self._format, self._grants, self._left = format, grants, ANSWER_BYTES
         self._traffic, self._reads_only = traffic, reads_only
         self._unrestricted = grants is EVERYTHING
-        self._held = self._patched = 0
-        self.results: list[dict[str, Any]] = []
+        self._held = self._patched = self._shown = 0
+        self.results: list[Result] = []
         self.full = False
-        self._cuts = [0]  # between these places in `results` values have some `_PORTION_BYTES`
-        self._cut_at = ANSWER_BYTES - _PORTION_BYTES  # bytes left at the next one
 
     def hold(self, size: int) -> None:
         """Count bytes of the answer that is being made. Raises `Overloaded` if too much waits for clients by now and
@@ -198,8 +224,12 @@ class Told:
         if self._reads_only:
             self._traffic.check_room(self._share, self._held)
 
+    def count_values(self) -> None:
+        """Hold as many bytes as the values have that are told so far. Raises as `hold`."""
+        self.hold(self._shown - self._held)
+
     def release(self) -> None:
-        """The answer is made, and counted by whoever sends it."""
+        """The answer is made, and counted by whoever sends it; or it was given to its client, or to nobody."""
         self._traffic.owe(self._share, -self._held)
         self._held = 0
 
@@ -225,11 +255,11 @@ class Told:
             return _PATCHED
         return _TOO_MUCH if is_get and self.full else None
 
-    def add(self, operation: OfOneKey, reply: Reply) -> bool:
-        """The result of the next operation. Whether there was enough to do for others to get their turn."""
+    def add(self, operation: OfOneKey, reply: Reply) -> None:
+        """The result of the next operation."""
         if isinstance(reply, Done):
             self.results.append(_done(operation, reply))
-            return False
+            return
         if isinstance(reply, Value) and isinstance(operation, Get):
             self.full = self.full or len(reply.value) > self._left
             if self.full:
@@ -238,18 +268,13 @@ class Told:
             self.full = self.full or (isinstance(operation, Get) and reply.code == AnswerTooLarge.code)
             error = told_to(self._grants, operation.key, reply.error())
             self.results.append(_error(error, self._grants.may("read", operation.key)))
-            return False
+            return
         assert isinstance(reply, Value)
         if type(operation) is Patch:
             self._patched += len(reply.value)
         self.results.append(self._value(operation, reply))
-        if self._left >= self._cut_at:
-            return False
-        self._cuts.append(len(self.results))
-        self._cut_at = self._left - _PORTION_BYTES
-        return True
 
-    def _value(self, operation: OfOneKey, reply: Value) -> dict[str, Any]:
+    def _value(self, operation: OfOneKey, reply: Value) -> Result:
         if not reply.existed and isinstance(operation, Get):
             return _error(NotFound())
         if not (self._unrestricted or self._grants.may("read", operation.key)):
@@ -264,24 +289,29 @@ class Told:
         if len(value) > self._left:  # what a patch made: it is done, so it can only go unshown
             return result
         self._left -= len(value)
-        if self._format is batches.JSON:
-            field, shown = show_value(value)
-            result[field] = shown
-        else:
-            result["value"] = value
+        self._shown += len(value)
+        if self.is_large:
+            return Late(result, value)
+        field, result[field] = self._format.answer.show(value)
         return result
 
-    async def encode(self) -> bytes:
-        """The whole answer."""
-        if len(self._cuts) == 1:
-            return self._format.encode({"results": self.results})
-        pieces = (self.results[begin:end] for begin, end in pairwise([*self._cuts, len(self.results)]))
-        body = bytearray()
-        for fragment in self._format.fragments(map(self._format.encode, pieces), len(self.results)):
-            body += fragment
-            self.hold(len(fragment))
-            await asyncio.sleep(0)
-        return cast(bytes, body)  # a copy of so much would hold up others
+    @property
+    def is_large(self) -> bool:
+        """Whether the values are too many bytes for an answer that is made in one go."""
+        return self._shown > _SMALL
+
+    def encode(self) -> bytes:
+        """The whole answer, which must not be large."""
+        return self._format.encode({"results": self.results})
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """The whole answer, in parts that are made one after the other; releases what is held when all were taken, or
+        when nobody wants more of them."""
+        try:
+            async for part in joined_in_turns(self._format.answer.pieces(self.results), _PART):
+                yield part
+        finally:
+            self.release()
 
 
 def _done(operation: OfOneKey, reply: Done) -> dict[str, Any]:

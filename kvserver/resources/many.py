@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
@@ -15,6 +14,7 @@ from falcon.asgi import Request, Response
 from kvserver import query
 from kvserver.access.cuts import Cuts
 from kvserver.access.grants import Grants
+from kvserver.batchanswers import show_value
 from kvserver.merge import Range, Row, Walk
 from kvserver.query import FLAG, KEY, Parameter, table, within
 from kvserver.resources import bodies
@@ -237,14 +237,6 @@ def describe(name: bytes, item: Item, values: bool) -> dict[str, Any]:
         field, value = show_value(item.value)
         shown[field] = value
     return shown
-
-
-def show_value(value: bytes) -> tuple[str, str]:
-    """A value as JSON shows it, and under which name: text, or Base64 where it is none."""
-    try:
-        return "value", value.decode()
-    except UnicodeDecodeError:
-        return "value_base64", b64encode(value).decode()
 
 
 def _line(row: Row, values: bool) -> dict[str, Any]:

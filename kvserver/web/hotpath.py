@@ -65,6 +65,8 @@ _unpack = HEADER.unpack_from
 _DEADLINE_NS: Final = int(DEADLINE_S * 1e9)
 _LONGEST_BLOCK: Final = 2 << 10
 _MOST_BLOCKS: Final = 512
+_LONGEST_RECORD: Final = 2 * LARGE_ANSWER
+"""Bytes of a record that surely has a value which is not answered here: it is not even copied out of its record."""
 
 
 class Fields(NamedTuple):
@@ -202,6 +204,8 @@ class HotPath:
         try:
             record = router.record(key)
         except Unavailable:
+            return False
+        if record is not None and len(record) > _LONGEST_RECORD:
             return False
         if v1:
             item = None if record is None else parse(memoryview(record))

@@ -27,6 +27,7 @@ from shards.protocol import (
     Patch,
     Put,
     Reply,
+    Value,
     size_of,
 )
 
@@ -443,3 +444,22 @@ async def test_messages_that_are_refused_one_after_the_other_keep_their_order(be
         again += [operation.value for operation in request.operations if isinstance(operation, Put)]
         successor.reply(identity, request.id, [Done(1, True)] * len(request.operations))
     assert again == values
+
+
+@scenario
+async def test_behind_a_large_reply_others_get_their_turn(bench: Bench) -> None:
+    shard = bench.shard(1)
+    await bench.connected()
+    for _ in range(8):
+        bench.put(bytes(SMALL_BYTES))
+    asked = [await shard.receive() for _ in range(8)]
+    for identity, request in asked:
+        shard.reply(identity, request.id, [Value(1, True, bytes(4 << 20))])
+    at_once = []
+    give_up_at = time.monotonic() + 10
+    while len(bench.answers) < 7 and time.monotonic() < give_up_at:
+        before = len(bench.answers)
+        bench.link._receive()
+        at_once.append(len(bench.answers) - before)
+    assert max(at_once) == 1
+    assert all(isinstance(answer, Value) for answer in await bench.answered(8))

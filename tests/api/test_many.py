@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
+from kvserver.batchanswers import Late, show_value
 from kvserver.resources import many
 from kvserver.router import PAGE_KEYS
 from kvserver.web.traffic import MOST_BYTES
@@ -578,11 +581,11 @@ def test_large_answers_of_version_1_wait_for_room(site: Site) -> None:
 
 def test_batches_count_while_their_answers_are_made(site: Site) -> None:
     """What they would hold together counts before the first of it is written."""
-    site.run(site.router.request(Put(b"large", bytes(90_000))))
+    site.run(site.router.request(Put(b"large", b"x" * 90_000)))
     body = json.dumps({"ops": [{"op": "get", "key": "large"}] * 300}).encode()
 
     async def main() -> list[int]:
-        asked = [site.front.ask(request("POST", "/v1/batch", body=body)) for _ in range(8)]
+        asked = [site.front.ask(request("POST", "/v1/batch", body=body)) for _ in range(12)]
         return [answer.status for answer in await asyncio.gather(*asked)]
 
     statuses = site.run(main())
@@ -590,3 +593,94 @@ def test_batches_count_while_their_answers_are_made(site: Site) -> None:
     assert statuses.count(503) >= 1
     assert set(statuses) == {200, 503}
     assert not site.front.traffic.bytes_owed
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_a_large_answer_counts_until_its_client_has_taken_it(site: Site) -> None:
+    """Its values, not what is made of them: six times as much."""
+    traffic, count = site.front.traffic, ANSWER_BYTES // MAX_VALUE
+    site.run(site.router.request(Put(b"large", bytes(MAX_VALUE))))
+    ask = request("POST", "/v1/batch", body=json.dumps({"ops": [{"op": "get", "key": "large"}] * count}).encode())
+
+    async def main() -> None:
+        before = traffic.in_flight
+        client = await site.front.connect()
+        await client.send(ask)
+        await client.reader.readuntil(b"\r\n\r\n")
+        await until(lambda: traffic.in_flight == before)
+        assert count * MAX_VALUE <= traffic.bytes_owed <= count * MAX_VALUE + (4 << 20)
+        client.reset()
+        await until(lambda: not traffic.bytes_owed)
+
+    site.run(main())
+    assert not site.front.traffic.bytes_owed
+
+
+AWKWARD = 100_000
+
+
+def awkward_values() -> list[bytes]:
+    return [
+        b"", b"x" * AWKWARD, bytes(AWKWARD), b"\xff" * AWKWARD, b"x" + "é".encode() * (AWKWARD // 2 - 1),
+        b"x" * (AWKWARD - 1) + b"\xe2", '"\\\x7f\u2028\n'.encode() * 9_000, "😀".encode() * 16_000, b"\xff" * 60_000,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+@pytest.mark.parametrize("behind", [False, True], ids=["of the maps", "of the shards"])
+def test_a_large_answer_is_what_the_encoder_makes_of_it(site: Site, kind: str, behind: bool) -> None:
+    packed = kind == "application/msgpack"
+    coder: Any = msgspec.msgpack if packed else msgspec.json
+    values = {f"k{n}": value for n, value in enumerate(awkward_values())}
+    done = [site.run(site.router.request(Put(key.encode(), value))).revision for key, value in values.items()]
+    gets: list[dict[str, Any]] = [{"op": "get", "key": key} for key in values] * 3 + [{"op": "get", "key": "none"}]
+    touches = [{"op": "touch", "key": key, "persist": True} for key in values] if behind else []
+    body = coder.encode({"ops": touches + gets})
+    answer = site.ask("POST", "/v1/batch", f"Content-Type: {kind}", "Accept-Encoding: gzip", body=body)
+    results = coder.decode(answer.body)["results"]
+    revisions = [row["revision"] for row in results[: len(touches)]] or done
+    wanted = [
+        {"status": 200, "revision": revision, "content_type": "application/octet-stream", "expires": None}
+        | ({"value": value} if packed else dict([show_value(value)]))
+        for revision, value in [*zip(revisions, values.values(), strict=True)] * 3
+    ]
+    wanted = results[: len(touches)] + wanted + results[-1:]
+    assert results[-1]["status"] == 404
+    assert answer.body == coder.encode({"results": wanted})
+    assert "content-encoding" not in answer.headers
+    assert not site.front.traffic.bytes_owed
+
+
+def test_no_value_of_a_batch_waits_for_the_collector_of_cycles(site: Site) -> None:
+    site.run(site.router.request(Put(b"large", bytes(AWKWARD))))
+    touch, get = {"op": "touch", "key": "large", "persist": True}, {"op": "get", "key": "large"}
+    gc.collect()
+    gc.disable()
+    try:
+        for ops in ([get] * 20, [touch] + [get] * 20, [touch, get]):
+            assert site.batch(*ops)[-1]["status"] == 200
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kept = [each for each in gc.garbage if type(each) in (list, tuple, Late)]
+        assert not [each for each in kept if isinstance(each, Late) or any(type(one) is Value for one in each)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_an_answer_up_to_1_mebibyte_is_coded(site: Site) -> None:
+    for key, size in (("small", 60_000), ("large", 70_000)):
+        site.run(site.router.request(Put(key.encode(), b"x" * size)))
+    for ops, coded in (([("small", 1)], True), ([("large", 10)], True), ([("large", 20)], False)):
+        ((key, count),) = ops
+        body = json.dumps({"ops": [{"op": "get", "key": key}] * count}).encode()
+        answer = site.ask("POST", "/v1/batch", "Accept-Encoding: gzip", body=body)
+        assert (answer.headers.get("content-encoding") == "gzip") == coded == ("content-length" in answer.headers)
+        results = json.loads(gzip.decompress(answer.body) if coded else answer.body)["results"]
+        assert [row["status"] for row in results] == [200] * count

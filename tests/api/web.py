@@ -123,12 +123,12 @@ class Client:
         return Answer(status, headers, body)
 
     async def _chunks(self) -> bytes:
-        body = b""
+        body = bytearray()
         while size := int(await self.reader.readuntil(b"\r\n"), 16):
             body += await self.reader.readexactly(size)
             assert await self.reader.readexactly(2) == b"\r\n"
         assert await self.reader.readexactly(2) == b"\r\n"
-        return body
+        return bytes(body)
 
     async def ask(self, data: bytes) -> Answer:
         await self.send(data)

@@ -64,26 +64,6 @@ def test_what_is_no_batch_is_none_in_one_go_either(body: bytes) -> None:
     assert JSON.small(body, 9) is one_by_one(JSON, body) is None
 
 
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=6))
-def test_results_that_were_written_in_pieces_are_one_answer(sizes: list[int]) -> None:
-    results = [{"status": 200, "value": str(number)} for number in range(sum(sizes))]
-    pieces, at = [], 0
-    for size in sizes:
-        pieces.append(results[at : at + size])
-        at += size
-    for format in (JSON, MESSAGE_PACK):
-        joined = b"".join(format.fragments(map(format.encode, pieces), len(results)))
-        decoded = (msgspec.json if format is JSON else msgspec.msgpack).decode(joined)
-        assert decoded == {"results": results}
-
-
-def test_long_pieces_are_joined_too() -> None:
-    pieces = [[{"status": number} for number in range(size)] for size in (15, 16, 9000)]
-    count = sum(map(len, pieces))
-    joined = b"".join(MESSAGE_PACK.fragments(map(MESSAGE_PACK.encode, pieces), count))
-    assert msgspec.msgpack.decode(joined)["results"] == [row for piece in pieces for row in piece]
-
-
 @pytest.mark.parametrize(
     ("format", "element"),
     [(JSON, b"0,"), (JSON, b'{"op":"get","key":"a"},'), (MESSAGE_PACK, b"\0"), (MESSAGE_PACK, b"\x80")],
