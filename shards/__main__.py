@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from shards.host import logs, process, settings
 from shards.host.board import Board, BoardError
-from shards.log.appender import LogError
+from shards.log.files import LogError
 from shards.log.manifest import ManifestError
 from shards.maps.build import RestoreError
 from shards.maps.owner import MapError, MapFull

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from shards.host.board import Board, Facts
 from shards.keys.last_use import make_stamps
-from shards.log.appender import SEGMENT, LogReader, segment_name
 from shards.log.epoch import boot_id, new_epoch
+from shards.log.files import SEGMENT, segment_name
+from shards.log.reader import LogReader
 from shards.log.records import Start
 from shards.log.recovery import begin_history
 from shards.log.segments import Segments

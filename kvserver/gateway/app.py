@@ -23,7 +23,7 @@ from kvserver.http.counting import Counts
 from kvserver.http.origins import Hosts, Origins, Pages
 from kvserver.settings import ServerSettings
 from shards.host.logs import Recurring
-from shards.log.appender import Trimmed
+from shards.log.reader import Trimmed
 from shards.wire.errors import Forbidden, KVError, NoFeed, NoSuchResource, Overloaded, Unauthorized
 
 log = logging.getLogger(__name__)

@@ -32,8 +32,9 @@ from shards.backup.sandbox import Apart
 from shards.files import locks
 from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
 from shards.keys.last_use import make_stamps
-from shards.log.appender import SEGMENT, Log, LogError
+from shards.log.appender import Log
 from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
+from shards.log.files import SEGMENT, LogError
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.log.records import Start
 from shards.log.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover

@@ -23,8 +23,8 @@ from msgspec import Meta
 
 from shards.files import checksummed_json, safe_files
 from shards.files.checksummed_json import Checksum, Lsn, Revision, UnixMs, Words
-from shards.log.appender import SEGMENT, segment_name
 from shards.log.epoch import LAST_TO_GO_ON_FROM
+from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.records import FILLER, HEADER, Record
 from shards.log.recovery import Fold

@@ -20,8 +20,9 @@ from shards.files.disk import DISK
 from shards.files.safe_files import read
 from shards.host.board import Board
 from shards.log import records
-from shards.log.appender import SEGMENT, LogError, LogReader, segment_name, segment_numbers
+from shards.log.files import SEGMENT, LogError, segment_name, segment_numbers
 from shards.log.manifest import Manifest, SnapshotFile
+from shards.log.reader import LogReader
 from shards.log.records import DATA, FILLER, START, Record
 from shards.log.recovery import Damaged, Examined, Fold
 from shards.maps.build import fill

@@ -21,7 +21,7 @@ from shards.backup.sandbox import Apart
 from shards.backup.take import Report
 from shards.files.disk import DISK
 from shards.log import records
-from shards.log.appender import SEGMENT, segment_name
+from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import NAME, SNAPSHOTS, Manifest
 from shards.maps.layout import Look
 from shards.maps.snapshot import Snapshot

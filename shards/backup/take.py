@@ -23,7 +23,8 @@ from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
 from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
 from shards.host.board import Board
-from shards.log.appender import SEGMENT, Log, segment_name
+from shards.log.appender import Log
+from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.log.pins import hold
 from shards.log.recovery import Fold, examine

@@ -22,85 +22,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, LogWords
 from shards.host.logs import Recurring
 from shards.log import records
-from shards.log.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
+from shards.log.files import SEGMENT, Files, GivenUp, LogBroken, LogError, LogFull
+from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, Record
 from shards.wire.clock import Now
 from shards.wire.os_errors import NO_SPACE
-
-SEGMENT = 64 << 20
-"""Bytes of a segment."""
 
 _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0
 _CHUNK = 1 << 20
-_SEGMENT_NAME = re.compile(r"[0-9]{12}\.log")
-
 
 log = logging.getLogger(__name__)
 _not_flushed = Recurring(log, logging.WARNING, "%s; it is tried again")
-
-
-class LogError(Exception):
-    """The log cannot be written or read; an append that raises it has left nothing."""
-
-
-class LogBroken(LogError):
-    """A flush failed: what is on the disk is unknown. The process must answer nothing more, and end."""
-
-
-class LogFull(LogError):
-    """There is no space for it: the disk is full, or no other segment can be made where the current one has no room."""
-
-
-class GivenUp(LogError):
-    """The appender was told to stop while it waited for a segment."""
-
-
-class Trimmed(LogError):
-    """The log no longer holds the place asked for. `oldest` is the LSN of the oldest record it may hold."""
-
-    def __init__(self, oldest: int) -> None:
-        super().__init__(f"the log starts at {oldest}")
-        self.oldest = oldest
-
-
-def segment_name(number: int) -> str:
-    """The file name of segment `number`."""
-    return f"{number:012d}.log"
-
-
-def segment_numbers(names: Sequence[str]) -> list[int]:
-    """The numbers of the segments among file names, ascending."""
-    return sorted(int(name[:12]) for name in names if _SEGMENT_NAME.fullmatch(name))
-
-
-class Files:
-    """Descriptors of a log's segments, opened when first asked for. One owner; not for several threads."""
-
-    def __init__(self, log_dir: Path, disk: Disk) -> None:
-        self.log_dir, self._disk = log_dir, disk
-        self._fds: dict[int, int] = {}
-
-    def __getitem__(self, number: int) -> int:
-        """The descriptor of segment `number`. Raises `OSError`."""
-        fd = self._fds.get(number)
-        if fd is None:
-            fd = self._fds[number] = self._disk.open(self.log_dir / segment_name(number))
-        return fd
-
-    def close(self, below: int | None = None) -> None:
-        """Close the segments with numbers below `below`, or all."""
-        for number in [n for n in self._fds if below is None or n < below]:
-            self._disk.close(self._fds.pop(number))
 
 
 class Log:
@@ -343,73 +283,3 @@ class _Flusher(threading.Thread):
         """Flush once more and end."""
         self._stopping.set()
         self.join()
-
-
-class LogReader:
-    """A reader's handle, for any process: follows the log over segments that come, are trimmed and used again."""
-
-    def __init__(self, log_dir: Path, secret: int, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
-        self._log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
-        self._files = Files(log_dir, disk)
-
-    def read(self, lsn: int, until: int, limit: int = 256 << 10) -> tuple[list[Record], int]:
-        """Whole records from `lsn` on, about `limit` bytes, and the LSN to go on from.
-
-        `lsn` and `until` are ends of records, as words of the board, records and this function give them, and
-        everything below `until` must have been appended. Without fillers; at least one record, or the LSN is `until`.
-
-        Raises `Trimmed` if the log does not hold `lsn` any more, `LogError` if it does and cannot be read.
-        """
-        found: list[Record] = []
-        begin = lsn
-        while lsn < until and lsn - begin < limit:
-            left = self._segment - lsn % self._segment
-            if left < HEADER:
-                lsn += left
-                continue
-            lsn = self._read_in_segment(lsn, min(left, until - lsn), max(limit - (lsn - begin), HEADER), found)
-        self._files.close(below=begin // self._segment)
-        return found, lsn
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-
-    def _read_in_segment(self, lsn: int, left: int, limit: int, found: list[Record]) -> int:
-        """Append what stands at `lsn` to `found`; the LSN to go on from, which is further."""
-        buffer = self._pread(lsn, min(left, limit))
-        behind = self._collect(buffer, lsn, found)
-        if behind == lsn:
-            header = records.decode_header(buffer)
-            if header is not None and header.lsn == lsn and len(buffer) < header.end - lsn <= left:
-                behind = self._collect(self._pread(lsn, header.end - lsn), lsn, found)
-        if behind == lsn:
-            self._lost(lsn)
-        return behind
-
-    def _collect(self, buffer: bytes, lsn: int, found: list[Record]) -> int:
-        for record in records.walk(buffer, lsn, self._secret):
-            if record.kind != FILLER:
-                found.append(record)
-            lsn = record.end
-        return lsn
-
-    def _pread(self, lsn: int, size: int) -> bytes:
-        number, offset = divmod(lsn, self._segment)
-        try:
-            return self._disk.pread(self._files[number], size, offset)
-        except FileNotFoundError:
-            self._lost(lsn)
-        except OSError as error:
-            raise LogError(f"segment {segment_name(number)} cannot be read: {error.strerror}") from error
-
-    def _lost(self, lsn: int) -> NoReturn:
-        """Say why there is no record at `lsn`."""
-        number = lsn // self._segment
-        kept = segment_numbers(self._disk.names(self._log_dir))
-        if number in kept:
-            raise LogError(f"segment {segment_name(number)} is damaged at byte {lsn % self._segment}")
-        if not kept or number > kept[-1]:
-            raise LogError(f"segment {segment_name(number)} is missing")
-        self._files.close()
-        raise Trimmed(kept[0] * self._segment)

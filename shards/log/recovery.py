@@ -30,7 +30,7 @@ from shards.files import locks
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.log import records
-from shards.log.appender import SEGMENT, Files, segment_name, segment_numbers
+from shards.log.files import SEGMENT, Files, segment_name, segment_numbers
 from shards.log.manifest import Manifest
 from shards.log.records import FILLER, HEADER, NO_SHARD, START, STOP, Record, Start
 from shards.log.segments import make_segment, remove_behind, remove_below_gap

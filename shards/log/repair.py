@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from shards.files.disk import DISK
-from shards.log.appender import SEGMENT, segment_name, segment_numbers
+from shards.log.files import SEGMENT, segment_name, segment_numbers
 from shards.log.manifest import Manifest
 from shards.log.recovery import Examined, recover
 

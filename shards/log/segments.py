@@ -17,7 +17,7 @@ from pathlib import Path
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, LogWords
 from shards.log import records
-from shards.log.appender import SEGMENT, segment_name, segment_numbers
+from shards.log.files import SEGMENT, segment_name, segment_numbers
 from shards.wire.os_errors import NO_SPACE
 
 _STEP = 4 << 20

@@ -25,8 +25,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.host.board import NONE, Board, ShardRow
-from shards.log.appender import Log, LogError, LogReader, Trimmed
+from shards.log.appender import Log
+from shards.log.files import LogError, Trimmed
 from shards.log.manifest import Manifest, SnapshotFile
+from shards.log.reader import LogReader
 from shards.log.records import HEADER, START
 from shards.maps.layout import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
 from shards.maps.owner import NOT_MINE, MapFull, ShardMap

@@ -36,7 +36,8 @@ from shards.host.board import Board, BoardError, ShardRow
 from shards.host.logs import configure_logging, give_up
 from shards.host.process import die_with_starter, keep_standard_streams
 from shards.host.settings import ProcessSettings, SettingError, load
-from shards.log.appender import Log, LogError
+from shards.log.appender import Log
+from shards.log.files import LogError
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
 from shards.maps.layout import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
 from shards.maps.space import free_bytes

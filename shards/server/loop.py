@@ -23,7 +23,8 @@ import zmq
 from shards.files import locks
 from shards.files.kept_file import KeptFile
 from shards.host.board import Board, ShardRow
-from shards.log.appender import Log, LogBroken, LogError
+from shards.log.appender import Log
+from shards.log.files import LogBroken, LogError
 from shards.maps.build import open_map
 from shards.maps.owner import MapFull
 from shards.server.request_queue import Unit, Unread, Waiting, count

@@ -22,7 +22,8 @@ from shards.keys.eviction import Evictor
 from shards.keys.group import FULL_BYTES, Group
 from shards.keys.keyspace import Keyspace
 from shards.keys.last_use import open_stamps
-from shards.log.appender import GivenUp, Log, LogBroken, LogError, LogFull
+from shards.log.appender import Log
+from shards.log.files import GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
 from shards.maps.owner import MapFull, ShardMap
 from shards.wire.clock import BEGINNING, Now

@@ -18,9 +18,10 @@ from types import FrameType
 from typing import Any
 
 from shards.host.board import NONE, Board
-from shards.log.appender import Log, LogReader
+from shards.log.appender import Log
+from shards.log.reader import LogReader
 
-TRACED = ("shards/log/appender.py", "shards/host/board.py", "shards/files/locks.py")
+TRACED = ("shards/log/appender.py", "shards/log/files.py", "shards/host/board.py", "shards/files/locks.py")
 
 
 def payload_of(shard: int, number: int) -> bytes:

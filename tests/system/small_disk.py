@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE
-from shards.log.appender import Log, LogError, LogFull
+from shards.log.appender import Log
+from shards.log.files import LogError, LogFull
 from shards.log.records import DATA
 from shards.log.recovery import recover
 from shards.wire.clock import Now

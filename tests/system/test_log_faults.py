@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shards.files.disk import Disk
-from shards.log.appender import Log, LogBroken, LogError, segment_name
+from shards.log.appender import Log
+from shards.log.files import LogBroken, LogError, segment_name
 from shards.log.records import DATA, Record
 from shards.log.recovery import recover
 from shards.wire.clock import Now

@@ -66,7 +66,7 @@ GATEWAY_DOOR = frozenset(
         "shards.wire.clock",
         "shards.host.board",
         "shards.host.settings",
-        "shards.log.appender",
+        "shards.log.reader",
         "shards.log.records",
         "shards.maps.owner",
         "shards.maps.layout",

@@ -23,7 +23,7 @@ from kvserver.gateway.history.order import MOST_WAITING
 from kvserver.gateway.transport.websocket import breathe
 from kvserver.gateway.wal.tail import Position
 from shards.host.board import Board
-from shards.log.appender import SEGMENT, LogReader, Trimmed
+from shards.log.reader import SEGMENT, LogReader, Trimmed
 from shards.log.records import HEADER, Record
 from shards.maps.layout import Item as MapItem
 from shards.maps.owner import MapReader

@@ -34,7 +34,7 @@ from kvserver.store.activity import ActivityFeed
 from shards.files.kept_file import KeptFile
 from shards.host.board import Board, GatewayRow
 from shards.log import records
-from shards.log.appender import LogReader, Trimmed
+from shards.log.reader import LogReader, Trimmed
 from shards.log.records import HEADER, Record
 from shards.wire.errors import ProtocolError
 from shards.wire.protocol import Activity, ActivityKind, decode_activity

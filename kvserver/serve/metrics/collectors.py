@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from shards.host.board import NONE, Board, Common, ShardRow
-from shards.log.appender import SEGMENT
+from shards.log.files import SEGMENT
 
 log = logging.getLogger(__name__)
 

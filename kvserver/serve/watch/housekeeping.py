@@ -11,7 +11,8 @@ from kvserver.access import tickets
 from kvserver.serve.watch.scarcity import Patience
 from shards.host.board import Board
 from shards.log import pins
-from shards.log.appender import Log, LogBroken, LogError
+from shards.log.appender import Log
+from shards.log.files import LogBroken, LogError
 from shards.log.segments import Segments, trim_limit
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,10 @@ from kvserver.serve.run_dir import LONGEST_NAME, RunDir, RunDirError
 from kvserver.serve.store import Store, StoreError, make_data_dir, snapshot_after, take_store_lock
 from kvserver.settings import ServerSettings
 from shards.host.board import Common
-from shards.log.appender import SEGMENT, Log, LogReader
+from shards.log.appender import Log
+from shards.log.files import SEGMENT
 from shards.log.manifest import Manifest
+from shards.log.reader import LogReader
 from shards.log.records import DATA
 from shards.log.recovery import begin_history
 from tests.stores import new_store

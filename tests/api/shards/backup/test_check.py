@@ -19,7 +19,7 @@ from shards.backup.check import (
     check_map,
     check_snapshot,
 )
-from shards.log.appender import segment_name
+from shards.log.files import segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.recovery import examine
 from shards.log.repair import give_up_below, loss_of, repair

@@ -20,10 +20,10 @@ from shards.backup.restore import UNFINISHED as RESTORING
 from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
 from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
 from shards.host.board import Board
-from shards.log.appender import LogReader
 from shards.log.epoch import boot_id, new_epoch
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.pins import NoPlace, held, hold
+from shards.log.reader import LogReader
 from shards.log.records import HEADER, START, Start
 from shards.log.recovery import begin_history, recover
 from shards.log.segments import Segments

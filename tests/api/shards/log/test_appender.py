@@ -15,7 +15,8 @@ import pytest
 from shards.files import locks
 from shards.files.disk import Disk
 from shards.host.board import NONE
-from shards.log.appender import Log, LogError, Trimmed, segment_name, segment_numbers
+from shards.log.appender import Log
+from shards.log.files import LogError, Trimmed, segment_name, segment_numbers
 from shards.log.pins import NAME, hold
 from shards.log.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start, encode
 from shards.log.recovery import Damaged, StillRunning, begin_history, quiesce, recover

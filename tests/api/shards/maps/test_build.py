@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from shards.host.board import NONE
-from shards.log.appender import LogBroken
+from shards.log.files import LogBroken
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps import snapshot
 from shards.maps.build import RestoreError, kept_applied, open_map

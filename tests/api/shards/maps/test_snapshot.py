@@ -17,7 +17,8 @@ import pytest
 from shards.files import locks
 from shards.host.board import Board
 from shards.host.settings import ProcessSettings, to_environ
-from shards.log.appender import Log, LogBroken
+from shards.log.appender import Log
+from shards.log.files import LogBroken
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, NoManifest
 from shards.maps import snapshot
 from shards.maps.build import open_map

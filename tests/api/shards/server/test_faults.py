@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE, Board
-from shards.log.appender import Log, LogBroken, LogFull
+from shards.log.appender import Log
+from shards.log.files import LogBroken, LogFull
 from shards.maps.owner import MapFull, ShardMap
 from shards.server.loop import Server, StartError
 from shards.wire.protocol import (

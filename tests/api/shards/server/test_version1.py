@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvserver.gateway.wal.formats import change_line
-from shards.log.appender import Log, LogFull
+from shards.log.appender import Log
+from shards.log.files import LogFull
 from shards.maps.build import open_map
 from shards.maps.owner import ShardMap
 from shards.server.loop import Server, is_too_large

@@ -17,7 +17,7 @@ from kvserver.settings import ServerSettings
 from shards.backup import check
 from shards.backup.check import check_log
 from shards.host.board import Board, BoardError, BoardOutOfReach
-from shards.log.appender import segment_name
+from shards.log.files import segment_name
 from shards.log.manifest import Manifest
 from shards.log.recovery import last_board
 from shards.maps import layout

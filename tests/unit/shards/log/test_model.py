@@ -16,8 +16,10 @@ import pytest
 
 from shards.host.board import NONE, Facts, ShardRow
 from shards.log import records
-from shards.log.appender import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, segment_name, segment_numbers
+from shards.log.appender import Log
 from shards.log.epoch import first_revision, new_epoch, reason_for_new_epoch
+from shards.log.files import LogBroken, LogError, LogFull, Trimmed, segment_name, segment_numbers
+from shards.log.reader import LogReader
 from shards.log.records import DATA, HEADER, START, Record, Start
 from shards.log.recovery import Damaged, Recovered, begin_history, recover
 from shards.log.segments import Segments, trim_limit
