@@ -14,7 +14,7 @@ from shards.host.board import Board, BoardError
 from shards.log.files import LogError
 from shards.log.manifest import ManifestError
 from shards.maps.build import RestoreError
-from shards.maps.owner import MapError, MapFull
+from shards.maps.layout import MapError, MapFull
 from shards.server.loop import Server, StartError
 from shards.wire.errors import KVError
 

@@ -24,7 +24,7 @@ from kvserver.rest import bodies
 from kvserver.rest.values import answer
 from kvserver.store.client import PAGE_KEYS, Router
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
-from shards.maps.owner import PAGE_BYTES, Item
+from shards.maps.reader import PAGE_BYTES, Item
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
 
 JSON: Final = "application/json"

@@ -25,7 +25,7 @@ from kvserver.store.link import Link, Pending, Portion, Single
 from shards.host.board import Board
 from shards.keys.eviction import note_use
 from shards.keys.last_use import open_stamps
-from shards.maps.owner import Item, MapReader
+from shards.maps.reader import Item, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
 from shards.wire.protocol import (

@@ -26,8 +26,8 @@ from shards.log.reader import LogReader
 from shards.log.records import DATA, FILLER, START, Record
 from shards.log.recovery import Damaged, Examined, Fold
 from shards.maps.build import fill
-from shards.maps.layout import MapError, check_record, open_environment, read_meta
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapError, MapFull, check_record, open_environment, read_meta
+from shards.maps.owner import ShardMap
 from shards.maps.snapshot import Snapshot, SnapshotError, growth_watched
 from shards.maps.space import free_bytes
 from shards.wire.errors import ProtocolError

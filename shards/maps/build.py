@@ -30,8 +30,8 @@ from shards.log.files import LogError, Trimmed
 from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START
-from shards.maps.layout import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
-from shards.maps.owner import NOT_MINE, MapFull, ShardMap
+from shards.maps.layout import FORMAT, Identity, Look, MapError, MapFull, map_generations, map_path, read_meta
+from shards.maps.owner import NOT_MINE, ShardMap
 from shards.maps.snapshot import Snapshot, SnapshotError
 from shards.maps.space import free_bytes
 from shards.wire.os_errors import NO_SPACE

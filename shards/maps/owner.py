@@ -1,26 +1,19 @@
-"""The maps: one LMDB environment per shard in shared memory, the view of the log that answers reads.
+"""Writes the map of a shard: one LMDB environment per shard in shared memory, the view of the log that answers reads.
 
-Its owner, the shard, alone writes a map, one transaction a group; everybody else reads it in transactions as short as
-one lookup. It is never flushed: what is in doubt is built again from snapshot and log (`restore`). The layout is that
-of `mapfile`.
-
-Readers learn from the shard's row of the board which generation of the map to open, and compare it at each
-transaction.
+The shard alone writes its map, one transaction a group; other processes read it (`reader`). A map is never flushed:
+where its content is in doubt, it is built again from snapshot and log (`build`). `layout` specifies its records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import lmdb
 import msgspec
 
-from shards.host.board import Board, ShardRow
 from shards.log.records import START, Record, Start
-from shards.maps.cursor import MapCursor
 from shards.maps.layout import (
     APPLIED,
     HEADER,
@@ -31,14 +24,11 @@ from shards.maps.layout import (
     MapFull,
     check_record,
     decode_identity,
-    map_path,
     means_full,
     open_environment,
     parse,
-    parse_without_value,
     read_applied,
     scan,
-    told,
 )
 from shards.maps.space import (
     GROWTH_BYTES,
@@ -51,14 +41,9 @@ from shards.maps.space import (
     parse_readers,
 )
 from shards.wire.clock import Now, is_live
-from shards.wire.errors import Unavailable
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
 from shards.wire.slots import shard_of, slot_of
 
-__all__ = ["PAGE_BYTES", "Item", "MapError", "MapFull", "MapReader", "ShardMap"]
-
-PAGE_BYTES = 1 << 20
-"""Bytes of values after which a page of a listing ends."""
 NOT_MINE = 1 << 63
 """In a table of floors: no event of this slot is applied."""
 
@@ -68,178 +53,6 @@ _pack = HEADER.pack
 T = TypeVar("T")
 Old = tuple[bytes, str, int]
 """What a key held before: value, content type, revision."""
-
-
-class MapReader:
-    """A reader's handle on the map of one shard: one per process and shard, from one thread.
-
-    LMDB opens an environment once per process: the shard itself, which has a `ShardMap`, cannot have a reader too.
-    """
-
-    def __init__(self, board: Board, shard: int) -> None:
-        self._map_dir, self._shard = Path(board.facts.map_dir), shard
-        self._row = row = board.shards[shard]
-        self._words, self._generation_at = row.words, row.base + ShardRow.map_generation.index
-        self._generation = -1  # of the open environment; no word is negative
-        self._env: lmdb.Environment | None = None
-
-    def get(self, key: bytes, now: Now) -> Item | None:
-        """What `key` (1 to 511 bytes) holds at `now`, `told`; None if it is absent or expired.
-
-        Raises `Unavailable` if the shard has no map at the moment.
-        """
-        if self._words[self._generation_at] != self._generation:
-            self._reopen()
-        txn = self._begin(self._data, None, False, True)
-        record = txn.get(key)
-        item = None if record is None else parse(record)
-        txn.abort()
-        if item is None or not is_live(item[2], now):
-            return None
-        return told(item, now)
-
-    def describe(self, key: bytes, now: Now) -> Item | None:
-        """`get` without the value: however large it is, nothing of it is copied."""
-        with self._transaction() as txn:
-            record = txn.get(key)
-            if record is None or not is_live(_unpack(record)[2], now):
-                return None
-            return told(parse_without_value(record), now)
-
-    def record(self, key: bytes) -> bytes | None:
-        """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
-
-        For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
-        """
-        if self._words[self._generation_at] != self._generation:
-            self._reopen()
-        txn = self._begin(self._data, None, False, False)
-        record: bytes | None = txn.get(key)
-        txn.abort()
-        return record
-
-    def page(
-        self,
-        prefix: bytes,
-        after: bytes | None,
-        limit: int,
-        now: Now,
-        *,
-        values: bool = False,
-        max_bytes: int = PAGE_BYTES,
-    ) -> list[tuple[bytes, Item]]:
-        """At most `limit` live keys that start with `prefix` and stand above `after`, with their items, in key order.
-
-        Values are left empty unless `values`; then the page ends with the item that takes it past `max_bytes` of
-        values. The listing is over when a page is empty. Raises `Unavailable`.
-        """
-        return self.page_at(prefix, after, limit, now, values=values, max_bytes=max_bytes)[1]
-
-    def page_at(
-        self,
-        prefix: bytes,
-        after: bytes | None,
-        limit: int,
-        now: Now,
-        *,
-        values: bool = False,
-        max_bytes: int = PAGE_BYTES,
-        expired: bool = False,
-    ) -> tuple[tuple[int, int], list[tuple[bytes, Item]]]:
-        """`page`, and what was applied (LSN, revision) to the very state it shows. `expired`: expired keys, too."""
-        found: list[tuple[bytes, Item]] = []
-        with self._transaction() as txn:
-            applied = read_applied(txn, self._meta)
-            for key, record in scan(txn, self._data, prefix, after):
-                if len(found) >= limit or max_bytes <= 0:
-                    break
-                if expired or is_live(_unpack(record)[2], now):
-                    item = told(parse(record) if values else parse_without_value(record), now)
-                    max_bytes -= len(item.value)
-                    found.append((bytes(key), item))
-        return applied, found
-
-    def get_at(
-        self, key: bytes, now: Now, *, values: bool = False, expired: bool = False
-    ) -> tuple[tuple[int, int], Item | None]:
-        """`get`, or `describe` unless `values`, and what was applied (LSN, revision) to the very state it shows.
-        `expired`: also what has expired."""
-        with self._transaction() as txn:
-            applied = read_applied(txn, self._meta)
-            record = txn.get(key)
-            if record is None or not (expired or is_live(_unpack(record)[2], now)):
-                return applied, None
-            return applied, told(parse(record) if values else parse_without_value(record), now)
-
-    def keys(self, prefix: bytes, after: bytes | None, limit: int, now: Now) -> list[bytes]:
-        """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
-        there are no more. Raises `Unavailable`."""
-        found: list[bytes] = []
-        with self._transaction() as txn:
-            for key, record in scan(txn, self._data, prefix, after):
-                if len(found) >= limit:
-                    break
-                if is_live(_unpack(record)[2], now):
-                    found.append(bytes(key))
-        return found
-
-    def count(
-        self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now: Now
-    ) -> tuple[int, bytes | None]:
-        """How many of the next `steps` keys that start with `prefix` and stand between `after` and `before` are live
-        (and, with a cut, hold a value that is not newer), and the last of them; None: there are no others.
-
-        Raises `Unavailable`.
-        """
-        count = 0
-        with self._transaction() as txn:
-            for key, record in scan(txn, self._data, prefix, after):
-                if before is not None and key >= before:
-                    break
-                _, value_revision, expires_ms, *_ = _unpack(record)
-                count += is_live(expires_ms, now) and (cut is None or value_revision <= cut)
-                steps -= 1
-                if not steps:
-                    return count, key
-        return count, None
-
-    @contextmanager
-    def cursor(self, now: Now, *, values: bool = False) -> Iterator[MapCursor]:
-        """A cursor at `now`, whose items hold values if `values`; gone, with its transaction, on leaving `with`.
-
-        Raises `Unavailable`.
-        """
-        with self._transaction() as txn:
-            yield MapCursor(txn, self._data, now, values)
-
-    def applied(self) -> tuple[int, int]:
-        """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
-        with self._transaction() as txn:
-            return read_applied(txn, self._meta)
-
-    def close(self) -> None:
-        """Close the map; the next read opens it again."""
-        if self._env is not None:
-            self._env.close()
-        self._env, self._generation = None, -1
-
-    def _transaction(self) -> lmdb.Transaction[memoryview]:
-        if self._words[self._generation_at] != self._generation:
-            self._reopen()
-        return self._begin(self._data, None, False, True)
-
-    def _reopen(self) -> None:
-        self.close()
-        generation = self._row.told_of_file(ShardRow.map_generation)
-        if generation == 0:
-            raise Unavailable(f"shard {self._shard} has no map yet")
-        try:
-            env = open_environment(map_path(self._map_dir, self._shard, generation), readonly=True)
-            self._data = env.open_db(b"data", create=False)
-            self._meta = env.open_db(b"meta", create=False)
-        except (MapError, lmdb.Error) as error:
-            raise Unavailable(f"the map of shard {self._shard} cannot be opened: {error}") from None
-        self._env, self._begin, self._generation = env, env.begin, generation
 
 
 class ShardMap:
@@ -383,11 +196,6 @@ class ShardMap:
             stats = [txn.stat(), txn.stat(self._data), txn.stat(self._meta)]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
         return max(self._env.info()["last_pgno"] - 1 - used, 0) * stats[0]["psize"]
-
-    @property
-    def map_size(self) -> int:
-        """Bytes of address space: how far the map can grow."""
-        return self._env.info()["map_size"]
 
     def size_bytes(self) -> int:
         """Bytes of the map's file, free pages included."""

@@ -26,7 +26,7 @@ from shards.host.board import Board, ShardRow
 from shards.log.appender import Log
 from shards.log.files import LogBroken, LogError
 from shards.maps.build import open_map
-from shards.maps.owner import MapFull
+from shards.maps.layout import MapFull
 from shards.server.request_queue import Unit, Unread, Waiting, count
 from shards.server.writer import Writer
 from shards.wire import protocol

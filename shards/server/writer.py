@@ -25,7 +25,8 @@ from shards.keys.last_use import open_stamps
 from shards.log.appender import Log
 from shards.log.files import GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapFull
+from shards.maps.owner import ShardMap
 from shards.wire.clock import BEGINNING, Now
 from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Unavailable
 from shards.wire.limits import check_utf8

@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapFull
+from shards.maps.owner import ShardMap
 from shards.maps.space import BALLAST_BYTES
 from tests.api.maps import delete, put, record_of
 

@@ -17,7 +17,8 @@ from shards.log.manifest import FORMAT, Manifest
 from shards.log.records import DATA, Record
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps, open_map
-from shards.maps.owner import Item, Old, ShardMap
+from shards.maps.owner import Old, ShardMap
+from shards.maps.reader import Item
 from shards.maps.snapshot import take
 from shards.wire.clock import BEGINNING
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events

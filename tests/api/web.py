@@ -26,7 +26,7 @@ from kvserver.web.connection import Protocol
 from kvserver.web.hotpath import HotPath
 from kvserver.web.traffic import Traffic
 from shards.host.board import Board, Facts, WorkerRow
-from shards.maps.owner import Item
+from shards.maps.reader import Item
 from shards.wire.protocol import Delete, Done, Put
 
 

@@ -53,7 +53,7 @@ WEB_DOOR = frozenset(
         "shards.wire.clock",
         "shards.host.board",
         "shards.host.settings",
-        "shards.maps.owner",
+        "shards.maps.reader",
         "shards.maps.layout",
     )
 )
@@ -68,7 +68,7 @@ GATEWAY_DOOR = frozenset(
         "shards.host.settings",
         "shards.log.reader",
         "shards.log.records",
-        "shards.maps.owner",
+        "shards.maps.reader",
         "shards.maps.layout",
     )
 )

@@ -25,8 +25,8 @@ from kvserver.gateway.wal.tail import Position
 from shards.host.board import Board
 from shards.log.reader import SEGMENT, LogReader, Trimmed
 from shards.log.records import HEADER, Record
-from shards.maps.layout import Item as MapItem
-from shards.maps.owner import MapReader
+from shards.maps.reader import Item as MapItem
+from shards.maps.reader import MapReader
 from shards.wire.protocol import Activity
 from shards.wire.slots import shard_of
 
@@ -268,7 +268,7 @@ class SharedHistory:
         above = after if after.startswith(prefix) and after else None
         # Expired keys too: what tells their end is an event, and one that keeps them may have come before it.
         now = self._board.now()
-        (_, applied), found = reader.page_at(
+        (_, applied), found = reader.read_page(
             prefix, above, most, now, values=values, max_bytes=most_bytes, expired=True
         )
         items = [_item(key, item) for key, item in found]
@@ -276,7 +276,7 @@ class SharedHistory:
         return Part(items, full, applied)
 
     def _part_of_key(self, reader: MapReader, key: bytes, values: bool) -> Part:
-        (_, applied), item = reader.get_at(key, self._board.now(), values=values, expired=True)
+        (_, applied), item = reader.read_item(key, self._board.now(), values=values, expired=True)
         return Part([] if item is None else [_item(key, item)], False, applied)
 
 

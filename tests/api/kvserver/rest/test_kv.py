@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvserver.api.times import rfc3339
-from shards.maps.owner import Item
+from shards.maps.reader import Item
 from shards.wire.errors import NotAnInteger, PreconditionFailed
 from shards.wire.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
 from shards.wire.slots import shard_of

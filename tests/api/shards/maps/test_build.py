@@ -17,8 +17,8 @@ from shards.log.files import LogBroken
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps import snapshot
 from shards.maps.build import RestoreError, kept_applied, open_map
-from shards.maps.layout import Identity, MapError, map_generations, map_path, read_meta
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import Identity, MapError, MapFull, map_generations, map_path, read_meta
+from shards.maps.owner import ShardMap
 from shards.maps.snapshot import checksum, take
 from shards.wire.protocol import Atomic, DeleteEvent, PrefixMarked, TouchEvent
 from tests.api.maps import Run, delete, first_run, keys_of, put

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from shards.host.board import Board
 from shards.maps.layout import Identity, MapError, map_path, read_meta
-from shards.maps.owner import NOT_MINE, MapReader, ShardMap
+from shards.maps.owner import NOT_MINE, ShardMap
+from shards.maps.reader import MapReader
 from shards.wire.clock import BEGINNING
 from shards.wire.errors import Unavailable
 from shards.wire.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
@@ -223,7 +224,7 @@ def test_a_map_can_be_opened_with_little_address_space(tmp_path: Path) -> None:
     program = (
         "import resource, sys, pathlib; from shards.maps.owner import ShardMap; "
         "resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)); "
-        "print(ShardMap(pathlib.Path(sys.argv[1])).map_size >> 30)"
+        "print(ShardMap(pathlib.Path(sys.argv[1]))._env.info()['map_size'] >> 30)"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout == "8\n"
@@ -238,13 +239,13 @@ def test_all_bytes_of_a_map_in_memory_are_there(memory: Path) -> None:
         status = data.stat()
         sizes.add(status.st_size)
         assert status.st_blocks * 512 >= status.st_size >= map.size_bytes()
-        assert map.map_size == status.st_size
+        assert map._env.info()["map_size"] == status.st_size
     assert len(sizes) > 3, "it grows in steps"
     map.check(1, 0)
     map.close()
     assert data.stat().st_size < 90 << 20
     again = ShardMap(memory)
-    assert again.map_size == data.stat().st_size
+    assert again._env.info()["map_size"] == data.stat().st_size
     again.close()
 
 
@@ -336,14 +337,14 @@ def test_pages_and_keys(run: Run) -> None:
         for after in (*live, b"", b"0", b"a/a", b"a/gone", b"zz", b"\xff"):
             rest = [key for key in wanted if key > after]
             assert reader.keys(prefix, after, 2, now) == rest[:2]
-            assert [key for key, _ in reader.page(prefix, after, 3, now)] == rest[:3]
-    for key, item in reader.page(b"", None, 100, now):
+            assert [key for key, _ in reader.read_page(prefix, after, 3, now)[1]] == rest[:3]
+    for key, item in reader.read_page(b"", None, 100, now)[1]:
         assert item == run.oracle.items[key]._replace(value=b"")
-    applied, page = reader.page_at(b"", None, 100, now, values=True, max_bytes=350)
+    applied, page = reader.read_page(b"", None, 100, now, values=True, max_bytes=350)
     assert page == [(key, run.oracle.items[key]) for key in live[:4]]
     assert applied[1] == len(live) + 1
-    assert len(reader.page(b"", None, 100, now, values=True, max_bytes=1)) == 1
-    assert reader.page(b"", None, 0, now) == []
+    assert len(reader.read_page(b"", None, 100, now, values=True, max_bytes=1)[1]) == 1
+    assert reader.read_page(b"", None, 0, now)[1] == []
     assert reader.keys(b"", None, 0, now) == []
     reader.close()
 
@@ -407,7 +408,7 @@ def read_pairs(connection: Connection, board_path: Path) -> None:
     seen: set[bytes] = set()
     last = b""
     while last != b"end":
-        pairs = reader.page(b"pair", None, 2, BEGINNING, values=True)
+        _, pairs = reader.read_page(b"pair", None, 2, BEGINNING, values=True)
         values = {item.value for _, item in pairs}
         assert len(values) == 1, f"half a group: {values}"
         seen |= values

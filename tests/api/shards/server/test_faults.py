@@ -12,7 +12,8 @@ import pytest
 from shards.host.board import NONE, Board
 from shards.log.appender import Log
 from shards.log.files import LogBroken, LogFull
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapFull
+from shards.maps.owner import ShardMap
 from shards.server.loop import Server, StartError
 from shards.wire.protocol import (
     Delete,

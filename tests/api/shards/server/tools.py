@@ -18,7 +18,7 @@ import zmq
 from shards.host.board import Board, ShardRow
 from shards.host.process import PARENT_VARIABLE
 from shards.log.records import Record
-from shards.maps.owner import MapReader
+from shards.maps.reader import MapReader
 from shards.server.loop import Server
 from shards.wire import protocol
 from shards.wire.clock import BEGINNING, unix_ms
@@ -250,7 +250,7 @@ def mapped(store: Store) -> dict[bytes, tuple[int, int, bytes]]:
     state = {}
     for index in range(store.board.facts.shards):
         reader = MapReader(store.board, index)
-        for key, item in reader.page(b"", None, 1_000_000, BEGINNING, values=True, max_bytes=1 << 40):
+        for key, item in reader.read_page(b"", None, 1_000_000, BEGINNING, values=True, max_bytes=1 << 40)[1]:
             state[key] = (item.revision, item.expires_ms, item.value)
         reader.close()
     return state
