@@ -33,8 +33,7 @@ import msgspec
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
 from shards.host.board import Board
-from shards.wire.errors import BadTicket, Forbidden, Overloaded
-from shards.wire.os_errors import refusal
+from shards.wire.errors import BadTicket, Forbidden, Overloaded, refusal
 
 Kind = Literal["sse", "websocket"]
 

@@ -29,7 +29,7 @@ from kvserver.access.tokens import Token, digest
 from shards.files import trusted_path
 from shards.files.safe_files import open_named
 from shards.files.trusted_path import DESCRIPTOR, Care
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A token's name."""

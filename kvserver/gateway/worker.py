@@ -42,7 +42,7 @@ from shards.host import logs, process
 from shards.host.board import Board, BoardError, Common
 from shards.host.logs import Recurring
 from shards.host.settings import load
-from shards.wire.os_errors import EXHAUSTED
+from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "a connection cannot be taken or served: %s")

@@ -21,7 +21,7 @@ from kvserver.store.client import Router
 from kvserver.web.traffic import Traffic
 from shards.maps.reader import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
 
 PUT: Final = EXPIRY | table(

@@ -22,7 +22,7 @@ from shards.files.safe_files import read
 from shards.host.board import Board, BoardError
 from shards.host.settings import default_run_dir
 from shards.keys import last_use
-from shards.wire.os_errors import what_helps
+from shards.wire.errors import what_helps
 
 LONGEST_NAME = "shard-255-ffffffffffffffff.req"
 LONGEST_SOCKET_PATH = 107  # unix(7), sun_path

@@ -42,7 +42,7 @@ from shards.log.segments import Segments
 from shards.maps.build import discard_maps, kept_applied
 from shards.maps.directory import MapDirError, choose_map_dir
 from shards.wire.clock import Now, counted_ms, resumed
-from shards.wire.os_errors import NO_SPACE, what_helps
+from shards.wire.errors import NO_SPACE, what_helps
 
 log = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from shards.keys.last_use import open_stamps
 from shards.maps.reader import Item, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_BYTES,
@@ -52,7 +53,6 @@ from shards.wire.protocol import (
     Value,
     size_of,
 )
-from shards.wire.slots import shard_of
 
 DEADLINE_S: Final = 10.0
 """How long a shard may be silent."""

@@ -19,7 +19,7 @@ from kvserver.api import duplicate_names
 from kvserver.api.times import parse_expires, rfc3339
 from shards.keys.value_edits import unmarked, why_unreadable
 from shards.wire.errors import BadRequest
-from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
+from shards.wire.keys import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
 LINE_BYTES: Final = 256 << 20
 """The longest line: the largest value, with every byte escaped."""

@@ -29,7 +29,7 @@ from kvserver.web.traffic import LARGE_ANSWER, Traffic
 from shards.maps.layout import HEADER, HEADER_SIZE, parse, told
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Delete, Done, Failed, Put, Reply
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from shards.maps.owner import ShardMap
 from shards.maps.snapshot import Snapshot, SnapshotError, growth_watched
 from shards.maps.space import free_bytes
 from shards.wire.errors import ProtocolError
+from shards.wire.keys import SLOTS, slot_of, slots_of
 from shards.wire.protocol import count_changes, decode_events
-from shards.wire.slots import SLOTS, slot_of, slots_of
 
 _BATCH = 4 << 20
 

@@ -42,7 +42,7 @@ from shards.files import locks, path_text
 from shards.host import fences
 from shards.host.fences import Fence
 from shards.wire.clock import Now, counted_ms
-from shards.wire.os_errors import what_helps
+from shards.wire.errors import what_helps
 
 NONE = (1 << 64) - 1
 """All ones: no LSN, no revision."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from shards.wire.limits import MAX_TIME_MS
+from shards.wire.keys import MAX_TIME_MS
 
 _SLACK = 4096
 

@@ -9,6 +9,7 @@ from shards.keys import rules
 from shards.keys.entries import Entry, Room, is_live
 from shards.wire.clock import Now, overdue_ms, unix_ms
 from shards.wire.errors import MemoryLimit, Overloaded
+from shards.wire.keys import SLOTS
 from shards.wire.protocol import (
     Atomic,
     Change,
@@ -23,7 +24,6 @@ from shards.wire.protocol import (
     Value,
     size_of,
 )
-from shards.wire.slots import SLOTS
 
 if TYPE_CHECKING:
     from shards.keys.keyspace import Keyspace

@@ -19,8 +19,7 @@ from shards.keys.eviction import Evictor
 from shards.keys.expiries import Schedule
 from shards.keys.group import UNBOUNDED, Group
 from shards.wire.clock import Now
-from shards.wire.limits import MAX_KEY
-from shards.wire.slots import slot_of, slots_of
+from shards.wire.keys import MAX_KEY, slot_of, slots_of
 
 __all__ = ["Group", "Keyspace", "Room"]
 

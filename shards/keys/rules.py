@@ -26,7 +26,7 @@ from shards.wire.errors import (
     ProtocolError,
     ValueTooLarge,
 )
-from shards.wire.limits import MAX_KEY, check_utf8, expiry, is_content_type
+from shards.wire.keys import MAX_KEY, check_utf8, expiry, is_content_type, slot_of
 from shards.wire.protocol import (
     ANSWER_BYTES,
     BATCH_OPS,
@@ -57,7 +57,6 @@ from shards.wire.protocol import (
     TouchEvent,
     Value,
 )
-from shards.wire.slots import slot_of
 
 if TYPE_CHECKING:
     from shards.keys.group import Group

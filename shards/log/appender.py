@@ -33,7 +33,7 @@ from shards.log import records
 from shards.log.files import SEGMENT, Files, GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, Record
 from shards.wire.clock import Now
-from shards.wire.os_errors import NO_SPACE
+from shards.wire.errors import NO_SPACE
 
 _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0

@@ -18,7 +18,7 @@ from shards.files.disk import DISK, Disk
 from shards.host.board import Board, LogWords
 from shards.log import records
 from shards.log.files import SEGMENT, segment_name, segment_numbers
-from shards.wire.os_errors import NO_SPACE
+from shards.wire.errors import NO_SPACE
 
 _STEP = 4 << 20
 _PAUSE_S = 0.02

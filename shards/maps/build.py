@@ -34,8 +34,8 @@ from shards.maps.layout import FORMAT, Identity, Look, MapError, MapFull, map_ge
 from shards.maps.owner import NOT_MINE, ShardMap
 from shards.maps.snapshot import Snapshot, SnapshotError
 from shards.maps.space import free_bytes
-from shards.wire.os_errors import NO_SPACE
-from shards.wire.slots import SLOTS, slots_of
+from shards.wire.errors import NO_SPACE
+from shards.wire.keys import SLOTS, slots_of
 
 _BATCH = 4 << 20  # bytes of log or snapshot in one transaction
 _BALLAST_NAME = re.compile(r"shard-([0-9]{1,3})\.ballast")

@@ -26,7 +26,7 @@ from shards.files.path_text import carried, named
 from shards.files.safe_files import read
 from shards.log.manifest import Manifest, ManifestError, NoManifest
 from shards.maps.space import free_bytes
-from shards.wire.os_errors import what_helps
+from shards.wire.errors import what_helps
 
 SHM = Path("/dev/shm")
 MIN_ROOM = 256 << 20

@@ -37,7 +37,7 @@ import msgspec
 from shards.files.safe_files import open_regular
 from shards.maps.space import free_bytes, growth_left
 from shards.wire.clock import Now, unix_ms
-from shards.wire.os_errors import NO_SPACE
+from shards.wire.errors import NO_SPACE
 
 FORMAT = 2
 FORMATS = (1, FORMAT)

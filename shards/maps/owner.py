@@ -41,8 +41,8 @@ from shards.maps.space import (
     parse_readers,
 )
 from shards.wire.clock import Now, is_live
+from shards.wire.keys import shard_of, slot_of
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
-from shards.wire.slots import shard_of, slot_of
 
 NOT_MINE = 1 << 63
 """In a table of floors: no event of this slot is applied."""

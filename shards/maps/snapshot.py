@@ -41,8 +41,8 @@ from shards.log.files import LogError
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
 from shards.maps.layout import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
 from shards.maps.space import free_bytes
-from shards.wire.os_errors import NO_SPACE
-from shards.wire.slots import slot_of, slots_of
+from shards.wire.errors import NO_SPACE
+from shards.wire.keys import slot_of, slots_of
 
 GROWTH_BYTES = 512 << 20
 """What a map may always grow by while it is copied."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from shards.wire.os_errors import NO_SPACE
+from shards.wire.errors import NO_SPACE
 
 BALLAST_BYTES = 32 << 20
 PIN_SECONDS = 2.0

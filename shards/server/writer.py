@@ -29,7 +29,7 @@ from shards.maps.layout import MapFull
 from shards.maps.owner import ShardMap
 from shards.wire.clock import BEGINNING, Now
 from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Unavailable
-from shards.wire.limits import check_utf8
+from shards.wire.keys import check_utf8
 from shards.wire.protocol import (
     PUBLISH_BYTES,
     DeleteEvent,

@@ -1,12 +1,32 @@
 """Every error of the store: one class, with a stable code, an HTTP status, a title and a hint.
 
 The same class is raised where the fault is seen (a shard, the router, a resource), crosses the wire as its code, and
-is rendered by the one error handler of the REST application. Pure.
+is rendered by the one error handler of the REST application. `refusal` makes one of an error of the operating system,
+whose errno (errno(3)) is never reported as another. Pure.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""There is no room for it, or none for this user."""
+EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Process or machine has no more of something, for the moment."""
+
+_WHAT_HELPS: Final = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "this user's quota is used up, make room there",
+    errno.EACCES: "give this user the right to",
+    errno.EPERM: "give this user the right to",
+    errno.EROFS: "mount its file system so that it can be written",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the machine has no descriptor left, raise fs.file-max",
+    errno.ENOMEM: "free some memory",
+    errno.EIO: "the disk fails, see the kernel's log",
+    errno.ENAMETOOLONG: "shorten the path",
+}
 
 
 class KVError(Exception):
@@ -308,3 +328,17 @@ ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _family(KVError)}
 def from_code(code: str, detail: str = "") -> KVError:
     """The error a code names, as received from another process; an unknown code gives a `KVError`."""
     return ERRORS.get(code, KVError)(detail)
+
+
+def refusal(error: OSError, what: str) -> KVError:
+    """The error that a client is told who asked for something that failed with `error`; `what`: what could not be
+    done, as a clause."""
+    detail = f"{what}: {error.strerror}"
+    if error.errno in NO_SPACE:
+        return InsufficientStorage(detail)
+    return Overloaded(detail) if error.errno in EXHAUSTED else KVError(detail)
+
+
+def what_helps(error: OSError) -> str:
+    """What the operator can do about `error`, as part of a sentence."""
+    return _WHAT_HELPS.get(error.errno or 0, "see to it")

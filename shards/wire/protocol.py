@@ -34,7 +34,7 @@
     9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
 
 `ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
-lifetime is at most `limits.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
+lifetime is at most `keys.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
 batch it received; the gets of one batch in one group answer at most `ANSWER_BYTES` of values, further ones are refused
 with `answer_too_large`.
 

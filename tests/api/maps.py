@@ -21,8 +21,8 @@ from shards.maps.owner import Old, ShardMap
 from shards.maps.reader import Item
 from shards.maps.snapshot import take
 from shards.wire.clock import BEGINNING
+from shards.wire.keys import shard_of
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
-from shards.wire.slots import shard_of
 from tests.stores import Store, new_store
 from tests.times import at
 

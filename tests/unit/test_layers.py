@@ -47,12 +47,11 @@ GATEWAY = ("kvserver.gateway",)
 WEB_DOOR = frozenset(
     (
         "shards.wire.errors",
-        "shards.wire.limits",
-        "shards.wire.slots",
+        "shards.wire.keys",
         "shards.wire.protocol",
         "shards.wire.clock",
         "shards.host.board",
-        "shards.host.settings",
+        "shards.host.logs",
         "shards.maps.reader",
         "shards.maps.layout",
     )
@@ -61,15 +60,15 @@ WEB_DOOR = frozenset(
 GATEWAY_DOOR = frozenset(
     (
         "shards.wire.errors",
-        "shards.wire.slots",
+        "shards.wire.keys",
         "shards.wire.protocol",
         "shards.wire.clock",
+        "shards.files.kept_file",
         "shards.host.board",
-        "shards.host.settings",
+        "shards.host.logs",
         "shards.log.reader",
         "shards.log.records",
         "shards.maps.reader",
-        "shards.maps.layout",
     )
 )
 """What gateways know of them."""

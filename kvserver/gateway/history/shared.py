@@ -27,8 +27,8 @@ from shards.log.reader import SEGMENT, LogReader, Trimmed
 from shards.log.records import HEADER, Record
 from shards.maps.reader import Item as MapItem
 from shards.maps.reader import MapReader
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Activity
-from shards.wire.slots import shard_of
 
 BLOCK_BYTES: Final = 256 << 10
 """Bytes of records in a block, unless one alone has more."""

@@ -23,7 +23,7 @@ from kvserver.web.acceptor import EXHAUSTED_S
 from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 from shards.files.kept_file import KeptFile
 from shards.host.logs import Recurring
-from shards.wire.os_errors import EXHAUSTED
+from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "no connection can be taken over: %s")

@@ -14,7 +14,7 @@ from kvserver.http.responses import PREFLIGHT
 from kvserver.rest.lists import STREAM_FROM
 from shards.files import locks
 from shards.host.board import Common
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 from tests.api.web import Web, request, scenario
 
 

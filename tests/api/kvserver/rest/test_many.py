@@ -15,8 +15,8 @@ from kvserver.rest import many
 from kvserver.store.client import PAGE_KEYS
 from kvserver.web.traffic import MOST_BYTES
 from shards.wire.errors import Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import ANSWER_BYTES, BATCH_OPS, Failed, Get, Put, Value
-from shards.wire.slots import shard_of
 from tests.api.site import Site, running_site
 from tests.api.web import request
 

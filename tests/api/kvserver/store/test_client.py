@@ -16,6 +16,7 @@ import zmq
 from kvserver.store.client import PAGE_KEYS, Router
 from shards.log.manifest import Manifest
 from shards.wire.errors import OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
@@ -29,7 +30,6 @@ from shards.wire.protocol import (
     Value,
     decode_activity,
 )
-from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import shard
 from tests.stores import Store, new_store
 

@@ -107,7 +107,7 @@ def live_a_while(run: Run, history: History, chance: random.Random, records: int
 
 
 def run_shard(key: bytes, shards: int) -> int:
-    from shards.wire.slots import shard_of
+    from shards.wire.keys import shard_of
 
     return shard_of(key, shards)
 

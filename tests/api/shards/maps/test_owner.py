@@ -21,8 +21,8 @@ from shards.maps.owner import NOT_MINE, ShardMap
 from shards.maps.reader import MapReader
 from shards.wire.clock import BEGINNING
 from shards.wire.errors import Unavailable
+from shards.wire.keys import SLOTS, slot_of
 from shards.wire.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
-from shards.wire.slots import SLOTS, slot_of
 from tests import effort
 from tests.api.maps import Oracle, Run, delete, first_run, keys_of, process, put, record_of
 from tests.times import at

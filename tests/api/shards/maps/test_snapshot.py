@@ -25,8 +25,8 @@ from shards.maps.build import open_map
 from shards.maps.layout import read_meta
 from shards.maps.snapshot import SnapshotError, allowed_growth, checksum, growth_watched, take
 from shards.wire.clock import BEGINNING
+from shards.wire.keys import shard_of
 from shards.wire.protocol import encode_events
-from shards.wire.slots import shard_of
 from tests.api.maps import Run, first_run, keys_of, process, put
 from tests.api.shards.server.tools import until
 

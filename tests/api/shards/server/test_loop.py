@@ -14,7 +14,7 @@ from shards.log.manifest import Manifest
 from shards.log.records import HEADER
 from shards.server.loop import Server
 from shards.wire import protocol
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS, shard_of
 from shards.wire.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
@@ -36,7 +36,6 @@ from shards.wire.protocol import (
     Touch,
     Value,
 )
-from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import (
     Client,
     arrive,

@@ -11,8 +11,8 @@ from shards.keys.eviction import EVICT_KEYS, note_use
 from shards.keys.last_use import open_stamps
 from shards.log.manifest import Manifest
 from shards.server.loop import Server
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Incr, Put, Reply, encode_request
-from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import Client, changes, check, client, folded, serving, value
 from tests.stores import Store, new_store
 

@@ -10,9 +10,8 @@ import pytest
 from shards.host.board import NONE, Board
 from shards.log.manifest import Manifest
 from shards.log.records import encode
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS, shard_of
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Put, PutEvent, Replaced, Touch
-from shards.wire.slots import shard_of
 from tests.api.shards.server import tools
 from tests.api.shards.server.tools import client, shard
 from tests.stores import Store, new_store

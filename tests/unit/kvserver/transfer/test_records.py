@@ -30,7 +30,7 @@ from kvserver.transfer.records import (
 )
 from kvserver.transfer.remote import Away, Patience, TransferError
 from shards.maps.layout import Item
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 from shards.wire.protocol import Put
 from tests import effort
 

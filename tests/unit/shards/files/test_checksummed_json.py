@@ -16,7 +16,7 @@ from shards.backup.archive import Archive
 from shards.files import checksummed_json
 from shards.log import manifest
 from shards.log.manifest import Manifest
-from shards.wire.slots import slots_of
+from shards.wire.keys import slots_of
 
 FILE = {
     "name": "0000000000001a00-4be0d1c2/shard-0.mdb",

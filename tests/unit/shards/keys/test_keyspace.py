@@ -7,7 +7,7 @@ import pytest
 from shards.keys.entries import Room
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import Now
-from shards.wire.limits import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS
+from shards.wire.keys import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS, shard_of
 from shards.wire.protocol import (
     Delete,
     Deleted,
@@ -25,7 +25,6 @@ from shards.wire.protocol import (
     Touch,
     TouchEvent,
 )
-from shards.wire.slots import shard_of
 from tests.times import at
 
 MAX_VALUE = 100

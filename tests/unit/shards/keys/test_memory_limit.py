@@ -12,6 +12,7 @@ import pytest
 from shards.keys.eviction import STAMPS, Evictor, note_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     Atomic,
     AtomicBatch,
@@ -31,7 +32,6 @@ from shards.wire.protocol import (
     Touch,
     Value,
 )
-from shards.wire.slots import shard_of
 from tests.times import at
 
 NOW = 1_700_000_000_000

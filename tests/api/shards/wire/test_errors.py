@@ -23,7 +23,7 @@ from shards.log.recovery import last_board
 from shards.maps import layout
 from shards.maps.layout import means_full
 from shards.maps.space import Ballast
-from shards.wire.os_errors import EXHAUSTED, NO_SPACE, refusal
+from shards.wire.errors import EXHAUSTED, NO_SPACE, refusal
 from tests.api.maps import Run, first_run, put
 
 NUMBERS = [
