@@ -31,30 +31,57 @@ import os
 import secrets
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from operator import add
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar, overload
+from typing import Generic, TypeVar
 
 import msgspec
 
 from shards.files import locks, path_text
-from shards.host import fences
+from shards.host.board_words import (
+    EXPORTER_AT,
+    HEADER_AT,
+    HEADER_WORDS,
+    LOG_AT,
+    MAX_GATEWAYS,
+    MAX_SHARDS,
+    MAX_WORKERS,
+    NONE,
+    ROW_WORDS,
+    Common,
+    Exporter,
+    GatewayRow,
+    HeaderWords,
+    LogWords,
+    Row,
+    ShardRow,
+    WorkerRow,
+)
 from shards.host.fences import Fence
 from shards.wire.clock import Now, counted_ms
 from shards.wire.errors import what_helps
 
-NONE = (1 << 64) - 1
-"""All ones: no LSN, no revision."""
-
-MAX_SHARDS, MAX_WORKERS, MAX_GATEWAYS = 256, 128, 32
+__all__ = [
+    "DRIFT_MS",
+    "MAX_GATEWAYS",
+    "MAX_SHARDS",
+    "NONE",
+    "Board",
+    "BoardError",
+    "BoardOutOfReach",
+    "Common",
+    "Facts",
+    "GatewayRow",
+    "LogWords",
+    "ShardRow",
+    "WorkerRow",
+]
 
 _MAGIC = int.from_bytes(b"KVBOARD1", "little")
 _FACTS_AT, _FACTS_MAX = 1024, 7168  # bytes
-_HEADER_WORDS = 1024  # 8 KiB, facts included
-_ROW_WORDS = 64
-_SEQLOCK_TRIES = 8
-_BIAS = 1 << 62  # words have no sign
+_SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
+_BEHIND, _BIAS = HEADER_AT + HeaderWords.behind.index, HeaderWords.BIAS
+_TURN = LOG_AT + LogWords.turn.index  # its two slots are the first words of the log
 DRIFT_MS = 5
 """By how much the wall clock that all processes agree on may be away from the machine's."""
 
@@ -111,198 +138,6 @@ class BoardOutOfReach(BoardError):
     """There may well be a board, but this process cannot open it: that says nothing of the run."""
 
 
-class Word:
-    """One word of a row or of the header, as an attribute."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    @overload
-    def __get__(self, row: None, owner: type) -> Word: ...
-    @overload
-    def __get__(self, row: _Row, owner: type) -> int: ...
-    def __get__(self, row: _Row | None, owner: type) -> int | Word:
-        return self if row is None else row.words[row.base + self.index]
-
-    def __set__(self, row: _Row, value: int) -> None:
-        row.words[row.base + self.index] = value
-
-
-class _Row:
-    """Words from `base` on."""
-
-    COUNTERS: ClassVar[tuple[str, ...]] = ()
-    FIGURES: ClassVar[tuple[str, ...]] = ()  # COUNTERS first
-    _FIGURES_AT: ClassVar[int] = 16  # sequence word, then the figures
-
-    def __init__(self, words: memoryview[int], base: int, fence: fences.Raise | None = fences.NEEDED) -> None:
-        self.words, self.base, self.fence = words, base, fence
-        self._last: dict[str, int] = dict.fromkeys(self.FIGURES, 0)
-        self._counted_before = [0] * len(self.FIGURES)
-
-    def go_on(self) -> None:
-        """Count on from what the row shows: its new owner's first deed. (A predecessor that died while it published
-        leaves some figures older than others, but each is one that was shown, or was about to be.)"""
-        at = self.base + self._FIGURES_AT + 1
-        self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
-
-    def publish(self, figures: Mapping[str, int]) -> None:
-        """Show `figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
-
-        Only the row's owner may.
-        """
-        sequence = self.base + self._FIGURES_AT
-        begun = self.words[sequence] | 1  # odd also if a predecessor died inside
-        self.words[sequence] = begun
-        values = array("Q", map(add, map(figures.__getitem__, self.FIGURES), self._counted_before))
-        if self.fence:
-            self.fence(Fence.ODD_THEN_FIGURES)
-        self.words[sequence + 1 : sequence + 1 + len(values)] = memoryview(values)
-        if self.fence:
-            self.fence(Fence.FIGURES_THEN_EVEN)
-        self.words[sequence] = begun + 1
-
-    def figures(self) -> dict[str, int]:
-        """The figures as published last; after a few tries beside a writer, as this object saw them last."""
-        sequence = self.base + self._FIGURES_AT
-        for _ in range(_SEQLOCK_TRIES):
-            before = self.words[sequence]
-            if self.fence:
-                self.fence(Fence.SEQUENCE_THEN_FIGURES)
-            values = self.words[sequence + 1 : sequence + 1 + len(self.FIGURES)].tolist()
-            if self.fence:
-                self.fence(Fence.FIGURES_THEN_SEQUENCE)
-            if not before & 1 and self.words[sequence] == before:
-                self._last = dict(zip(self.FIGURES, values, strict=True))
-                break
-        return self._last
-
-    def tell_of_file(self, word: Word, value: int) -> None:
-        """Store `value` in `word`, which tells of a file: whoever sees it finds the file as it is now."""
-        if self.fence:
-            self.fence(Fence.FILE_THEN_WORD)
-        self.words[self.base + word.index] = value
-
-    def told_of_file(self, word: Word) -> int:
-        """Load `word`, which tells of a file: the file is at least as new as the word says."""
-        value = self.words[self.base + word.index]
-        if self.fence:
-            self.fence(Fence.WORD_THEN_FILE)
-        return value
-
-    def beat(self) -> None:
-        """Show that the owner's loop turns."""
-        self.words[self.base + Common.heartbeat_ns.index] = time.monotonic_ns()
-
-
-class Common(_Row):
-    """The words every process's row starts with."""
-
-    STARTING, UP, STOPPING = 1, 2, 3
-
-    pid = Word(0)
-    state = Word(1)
-    heartbeat_ns = Word(2)  # CLOCK_MONOTONIC
-    tokens = Word(13)  # which change of the tokens it goes by: `LogWords.tokens` as it was then
-    starts = Word(15)  # processes that have had the row
-
-
-class ShardRow(Common):
-    """Row of shard i, written by its process; `given_up` by the supervisor."""
-
-    incarnation = Word(3)  # of the process that serves now; 0: none has bound its sockets yet
-    map_generation = Word(4)  # of the map that readers shall open; 0: none yet
-    open_revision = Word(5)
-    open = Word(6)
-    given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
-    bytes_now = Word(8)  # of keys and values, as after the last commit
-    restarts = Word(14)  # how often it was started again; by the supervisor
-
-    COUNTERS = (
-        "puts",
-        "deletes",
-        "touches",
-        "prefix_deletes",
-        "expired",
-        "evicted",
-        "refused",
-        "groups",
-        "operations",
-        "append_ns",
-        "flush_ns",
-        "apply_ns",
-    )
-    FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
-
-    def set_open(self, revision: int, lsn: int) -> None:
-        """A record that begins with `revision` is about to be appended at `lsn`, or behind filler there."""
-        self.open_revision = revision
-        self.open = lsn
-
-    def clear_open(self) -> None:
-        """What was open is applied, or was never appended."""
-        if self.fence:
-            self.fence(Fence.APPLIED_THEN_CLEAR)
-        self.open = NONE
-        if self.fence:
-            self.fence(Fence.CLEAR_THEN_REVISION)
-        self.open_revision = NONE
-
-
-class WorkerRow(Common):
-    """Row of a web worker."""
-
-    in_flight = Word(3)  # requests that count towards the limit of the server
-    connections = Word(4)
-
-    COUNTERS = FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
-
-
-class GatewayRow(Common):
-    """Row of a gateway process."""
-
-    clients = Word(3)
-    listening = Word(4)  # how many clients want activity
-    position = Word(5)  # revision up to which events were shown
-
-    COUNTERS = FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records")
-
-
-class LogWords(_Row):
-    """The words of the log, in the header; see the module's docstring for `turn`."""
-
-    turn = Word(4)
-    synced = Word(5)  # LSN up to which the log is flushed; written by the holder of the flush lock
-    ready = Word(6)  # LSN up to which segments exist; by the supervisor
-    broken = Word(7)  # 1: a flush failed, nobody appends, flushes or acknowledges any more
-    full = Word(8)  # 1: no further segment can be made; by the supervisor
-    oldest = Word(9)  # LSN of the oldest record kept; by the supervisor
-    oldest_revision = Word(10)  # the first revision that can still be read; by the supervisor
-    snapshot = Word(11)  # LSN from which a restart replays; by the supervisor
-    restarts = Word(12)  # children started again; by the supervisor
-    log_full_since_ms = Word(13)
-    flushing = Word(14)  # 1: the holder of the flush lock is at it, or died there; by that holder
-    tokens = Word(15)  # how often tokens were put into effect; 0: there are none. By the supervisor
-
-
-class Exporter(_Row):
-    """What concerns /metrics, in the header: written by the process that serves it, `restarts` by the supervisor."""
-
-    pid = Word(0)  # of the process that serves; 0: none has begun to
-
-    OTHERS: ClassVar[tuple[str, ...]] = ("gateway", "web", "metrics")
-    """Children beside shards, in the order of their words."""
-
-    def restarts(self) -> dict[str, int]:
-        """How often each child that is no shard was started again, by name."""
-        at = self.base + 1
-        return dict(zip(self.OTHERS, self.words[at : at + len(self.OTHERS)].tolist(), strict=True))
-
-    def show_restarts(self, name: str, count: int) -> None:
-        """Show how often the child `name`, one of OTHERS, was started again."""
-        self.words[self.base + 1 + self.OTHERS.index(name)] = count
-
-
 R = TypeVar("R", bound=Common)
 
 
@@ -311,7 +146,7 @@ class _Rows(Generic[R]):
 
     def __init__(self, kind: type[R], board: Board, first: int, count: int) -> None:
         self._board = board
-        self._rows = [kind(board.words, _HEADER_WORDS + _ROW_WORDS * (first + i)) for i in range(count)]
+        self._rows = [kind(board.words, HEADER_WORDS + ROW_WORDS * (first + i)) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -348,21 +183,14 @@ class _Rows(Generic[R]):
 class Board:
     """The mapped table. Make one with `create` (the supervisor) or `open` (everybody else)."""
 
-    _id = 1  # words of the header
-    _recovered = 2
-    _facts_length = 3
-    _behind = 4  # by how much the wall clock is behind the steady one, and `_BIAS`
-    _LOG_AT = 16
-    _EXPORTER_AT = 96
-    _SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
-
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
         self._map = mmap.mmap(fd, 0)
         self.words: memoryview[int] = memoryview(self._map).cast("Q")
-        self.log = LogWords(self.words, self._LOG_AT)
-        self.exporter = Exporter(self.words, self._EXPORTER_AT)
-        length = self.words[self._facts_length]
+        self.header = HeaderWords(self.words, HEADER_AT)
+        self.log = LogWords(self.words, LOG_AT)
+        self.exporter = Exporter(self.words, EXPORTER_AT)
+        length = self.header.facts_length
         self.facts = _with_paths(
             msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.named
         )
@@ -385,7 +213,7 @@ class Board:
             raise BoardError(
                 f"the facts of the store take {len(encoded)} bytes, at most {_FACTS_MAX} fit: shorten the paths"
             )
-        size = 8 * (_HEADER_WORDS + _ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))
+        size = 8 * (HEADER_WORDS + ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))
         temporary = path.with_name(path.name + ".new")
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -394,15 +222,15 @@ class Board:
         os.pwrite(fd, array("Q", [_MAGIC, secrets.randbits(64), 0, len(encoded)]).tobytes(), 0)
         os.pwrite(fd, encoded, _FACTS_AT)
         board = cls(path, fd)
-        board._made_here = locks.try_hold(fd, cls._SUPERVISOR_LOCK)
+        board._made_here = locks.try_hold(fd, _SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
-        board.words[cls._behind] = facts.started_steady_ms - facts.started_ms + _BIAS
+        board.header.behind = facts.started_steady_ms - facts.started_ms + _BIAS
         return board
 
     def install(self) -> None:
         """Rename the new board to its place, marked recovered: from now on others can open it."""
-        self.words[self._recovered] = 1
+        self.header.recovered = 1
         self.path.with_name(self.path.name + ".new").rename(self.path)
 
     @classmethod
@@ -424,19 +252,19 @@ class Board:
             os.close(fd)
             raise BoardError(f"{path} is not a board of this version")
         board = cls(path, fd)
-        if not board.words[cls._recovered]:
+        if not board.header.recovered:
             raise BoardError(f"the log of the store at {path} is not recovered")
         return board
 
     @property
     def id(self) -> int:
         """Random number of this board; a new run of the store has another."""
-        return self.words[self._id]
+        return self.header.id
 
     def is_over(self) -> bool:
         """Whether the run of the store that this board shows is over, and this process must end: another board, or
         none, is at its path, or the supervisor is gone (who is its child goes with it, others have to look)."""
-        if not self._made_here and not locks.is_held(self.fd, self._SUPERVISOR_LOCK):
+        if not self._made_here and not locks.is_held(self.fd, _SUPERVISOR_LOCK):
             return True
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -450,7 +278,7 @@ class Board:
             os.close(fd)
         return len(head) < 2 or head[1] != self.id
 
-    def claim(self, row: _Row) -> bool:
+    def claim(self, row: Row) -> bool:
         """Take `row` for this process, for life; False if another living process has it."""
         if row.base in self._claimed or not locks.try_hold(self.fd, 8 * row.base):
             return False
@@ -459,7 +287,7 @@ class Board:
         row.words[row.base + Common.starts.index] += 1
         return True
 
-    def is_claimed(self, row: _Row) -> bool:
+    def is_claimed(self, row: Row) -> bool:
         """Whether a living process has `row`."""
         return row.base in self._claimed or locks.is_held(self.fd, 8 * row.base)
 
@@ -471,11 +299,11 @@ class Board:
         """
         while True:
             steady_ms, wall_ms = self._steady_ms(), _wall_ms()
-            agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
+            agreed_ms = steady_ms - (self.words[_BEHIND] - _BIAS)
             if -DRIFT_MS <= agreed_ms - wall_ms <= DRIFT_MS:
                 return Now(agreed_ms, steady_ms)
             if self._steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
-                self.words[self._behind] = steady_ms - wall_ms + _BIAS
+                self.words[_BEHIND] = steady_ms - wall_ms + _BIAS
                 return Now(wall_ms, steady_ms)
 
     def now_ms(self) -> int:
@@ -491,27 +319,27 @@ class Board:
 
     def history(self) -> tuple[int, int]:
         """Tail (LSN) and next revision, as one append left them."""
-        words, at, fence = self.words, self._LOG_AT, self.log.fence
+        words, fence = self.words, self.log.fence
         while True:
-            turn = words[at + 4]
+            turn = words[_TURN]
             if fence:
                 fence(Fence.TURN_THEN_SLOT)
-            slot = at + 2 * (turn & 1)
+            slot = LOG_AT + 2 * (turn & 1)
             tail, following = words[slot], words[slot + 1]
             if fence:
                 fence(Fence.SLOT_THEN_TURN)
-            if words[at + 4] == turn:
+            if words[_TURN] == turn:
                 return tail, following
 
     def advance(self, tail: int, next_revision: int) -> None:
         """Show a new end of the history. Only the holder of the append lock may."""
-        words, at = self.words, self._LOG_AT
-        turn = words[at + 4] + 1
-        slot = at + 2 * (turn & 1)
+        words = self.words
+        turn = words[_TURN] + 1
+        slot = LOG_AT + 2 * (turn & 1)
         words[slot], words[slot + 1] = tail, next_revision
         if self.log.fence:
             self.log.fence(Fence.RECORD_THEN_TURN)
-        words[at + 4] = turn
+        words[_TURN] = turn
 
     def end(self) -> int:
         """The last revision of the history."""

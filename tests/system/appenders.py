@@ -21,7 +21,13 @@ from shards.host.board import NONE, Board
 from shards.log.appender import Log
 from shards.log.reader import LogReader
 
-TRACED = ("shards/log/appender.py", "shards/log/files.py", "shards/host/board.py", "shards/files/locks.py")
+TRACED = (
+    "shards/log/appender.py",
+    "shards/log/files.py",
+    "shards/host/board.py",
+    "shards/host/board_words.py",
+    "shards/files/locks.py",
+)
 
 
 def payload_of(shard: int, number: int) -> bytes:

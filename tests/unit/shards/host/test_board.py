@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, Common, Facts, ShardRow
+from shards.host.board_words import LOG_AT
 from shards.wire.clock import Now
 from tests.system.harness import wait_for
 
@@ -183,7 +184,7 @@ def test_the_history_is_the_last_pair_shown(board: Board) -> None:
 
 def test_a_writer_killed_before_the_turn_leaves_the_pair_that_was(board: Board) -> None:
     board.advance(100, 1)
-    slot = board._LOG_AT + 2 * ((board.log.turn + 1) & 1)
+    slot = LOG_AT + 2 * ((board.log.turn + 1) & 1)
     for word, value in ((slot, 200), (slot + 1, 2)):
         board.words[word] = value  # the steps of advance(), one by one
         assert board.history() == (100, 1)
