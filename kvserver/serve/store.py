@@ -32,7 +32,7 @@ from shards.backup.sandbox import Apart
 from shards.files import locks
 from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
 from shards.keys.last_use import make_stamps
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
 from shards.log.files import SEGMENT, LogError
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
@@ -378,7 +378,7 @@ class Store:
         try:
             with quiesce(self._lock_dir, FOREIGN_GRACE_S):
                 pass
-            closing = Log(self.board, None)
+            closing = LogAppender(self.board, None)
             try:
                 stop = closing.append_stop(self.board.now())
             finally:

@@ -23,7 +23,7 @@ from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
 from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
 from shards.host.board import Board
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.log.pins import hold
@@ -77,7 +77,7 @@ class RunningStore:
         """See `Source`. Flushes the log."""
         tail, following = self._board.history()
         now_ms = self._board.now_ms()
-        flusher = Log(self._board, None)
+        flusher = LogAppender(self._board, None)
         try:
             flusher.flush(tail)
         finally:

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _not_flushed = Recurring(log, logging.WARNING, "%s; it is tried again")
 
 
-class Log:
+class LogAppender:
     """An appender's handle: of a shard, or (`shard` None) of the supervisor. One for each thread that uses it.
 
     Only a shard's own process may append with its handle: it writes the open words of the shard's row.
@@ -129,7 +129,7 @@ class Log:
 
         Of a failure the board is told (`broken`), so that the next append raises it.
         """
-        self._flusher = _Flusher(Log(self._board, None, segment=self._segment, disk=self._disk), self._board)
+        self._flusher = _Flusher(LogAppender(self._board, None, segment=self._segment, disk=self._disk), self._board)
         self._flusher.start()
 
     def close(self) -> None:
@@ -260,7 +260,7 @@ class Log:
 class _Flusher(threading.Thread):
     """Flushes the log each second, by a handle of its own."""
 
-    def __init__(self, log: Log, board: Board) -> None:
+    def __init__(self, log: LogAppender, board: Board) -> None:
         super().__init__(name="log-flusher", daemon=True)
         self._log, self._board, self._stopping = log, board, threading.Event()
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.host.board import NONE, Board, ShardRow
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogError, Trimmed
 from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
@@ -162,7 +162,7 @@ class _Restore:
         return kept
 
     def _flush(self) -> None:
-        flusher = Log(self._board, None)
+        flusher = LogAppender(self._board, None)
         try:
             flusher.flush(self._board.history()[0])
         finally:

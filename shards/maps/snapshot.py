@@ -36,7 +36,7 @@ from shards.host.board import Board, BoardError, ShardRow
 from shards.host.logs import configure_logging, give_up
 from shards.host.process import die_with_starter, keep_standard_streams
 from shards.host.settings import ProcessSettings, SettingError, load
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogError
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
 from shards.maps.layout import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
@@ -272,7 +272,7 @@ def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
 
     Raises `SnapshotError` if the run is over.
     """
-    flusher = Log(board, None)
+    flusher = LogAppender(board, None)
     tail, following = board.history()
     try:
         flusher.flush(tail)

@@ -23,7 +23,7 @@ import zmq
 from shards.files import locks
 from shards.files.kept_file import KeptFile
 from shards.host.board import Board, ShardRow
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogError
 from shards.maps.build import open_map
 from shards.maps.layout import MapFull
@@ -177,7 +177,7 @@ class Server:
         row.pid, row.state, row.incarnation = os.getpid(), ShardRow.STARTING, 0
         row.beat()
         self.map = open_map(self.board, self.shard)
-        self.log = Log(self.board, self.shard)
+        self.log = LogAppender(self.board, self.shard)
         self.log.give_up = lambda: self._stopping
         if self.board.facts.sync == "everysec":
             self.log.flush_every_second()

@@ -22,7 +22,7 @@ from shards.keys.eviction import Evictor
 from shards.keys.group import FULL_BYTES, Group
 from shards.keys.keyspace import Keyspace
 from shards.keys.last_use import open_stamps
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
 from shards.maps.layout import MapFull
@@ -74,7 +74,7 @@ class Writer:
         figures: what the board shows of this shard; see `ShardRow.FIGURES`.
     """
 
-    def __init__(self, board: Board, shard: int, log: Log, map: ShardMap, clock: Clock | None = None) -> None:
+    def __init__(self, board: Board, shard: int, log: LogAppender, map: ShardMap, clock: Clock | None = None) -> None:
         self._log, self._map, self._clock = log, map, clock or board
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"

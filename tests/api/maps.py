@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from shards.host.board import Board, Facts
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.manifest import FORMAT, Manifest
 from shards.log.records import DATA, Record
 from shards.log.segments import Segments
@@ -63,7 +63,7 @@ class Run:
     def __init__(self, store: Store, oracle: Oracle | None = None) -> None:
         self.store, self.board, self.oracle = store, store.board, oracle or Oracle()
         self.shards = self.board.facts.shards
-        self.logs = [Log(self.board, shard, segment=store.segment) for shard in range(self.shards)]
+        self.logs = [LogAppender(self.board, shard, segment=store.segment) for shard in range(self.shards)]
         self.maps: list[ShardMap] = []
 
     def open(self) -> Run:

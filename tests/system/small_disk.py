@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogError, LogFull
 from shards.log.records import DATA
 from shards.log.recovery import recover
@@ -39,7 +39,7 @@ def enlarge(store: Store) -> None:
 def append_what_does_not_fit(directory: Path) -> None:
     """The last bytes of a record do not fit: the append is refused, and nothing of it is ever found."""
     store = small_store(directory, 4 * MiB, 16 * MiB)
-    log, row = Log(store.board, 0, segment=16 * MiB), store.board.shards[0]
+    log, row = LogAppender(store.board, 0, segment=16 * MiB), store.board.shards[0]
     taken: list[bytes] = []
     with pytest.raises(LogError, match="could not be written"):
         while True:
@@ -67,7 +67,7 @@ def append_what_does_not_fit(directory: Path) -> None:
 def refused_is_not_found_after_a_crash(directory: Path) -> None:
     """As above, but nothing comes after it before a recovery."""
     store = small_store(directory, 3 * MiB, 16 * MiB)
-    log = Log(store.board, 0, segment=16 * MiB)
+    log = LogAppender(store.board, 0, segment=16 * MiB)
     with pytest.raises(LogError, match="could not be written"):
         log.append(b"refused" + bytes(4 * MiB), 1, Now(1, 1))
     start, _ = store.board.history()
@@ -79,7 +79,7 @@ def fill_a_segment(directory: Path) -> None:
     """No space for another segment: `full`; the rest of the last one can be used; then waiting is over at once."""
     store = small_store(directory, 6 * MiB, 2 * MiB)
     ballast = store.log_dir / "ballast"
-    log, words = Log(store.board, 0, segment=2 * MiB), store.board.log
+    log, words = LogAppender(store.board, 0, segment=2 * MiB), store.board.log
     assert store.segments.prepare(), "one segment ahead of the first"
     ballast.write_bytes(bytes(MiB))
     for _ in range(2):

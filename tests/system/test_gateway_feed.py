@@ -18,7 +18,7 @@ from websockets.frames import Close, Opcode
 
 from kvserver.web.handoff import ACCEPTED, VERSION
 from shards.host.board import Board, Common
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.records import HEADER
 from shards.wire.protocol import (
     PUBLISH_BYTES,
@@ -45,7 +45,7 @@ class FakeShards:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._logs = [Log(store.board, index) for index in range(2)]
+        self._logs = [LogAppender(store.board, index) for index in range(2)]
         self._publish = [self._context.socket(zmq.PUB) for _ in range(2)]
         for index, publish in enumerate(self._publish):
             publish.bind(f"ipc://{store.run_dir}/shard-{index}.pub")

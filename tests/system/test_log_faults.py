@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards.files.disk import Disk
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogError, segment_name
 from shards.log.records import DATA, Record
 from shards.log.recovery import recover
@@ -92,7 +92,7 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
     store = new_store(tmp_path, 2, segment=SEGMENT)
     disk = DyingDisk()
     store.board.log.ready = 2 * SEGMENT
-    first, second = (Log(store.board, shard, segment=SEGMENT, disk=disk) for shard in (0, 1))
+    first, second = (LogAppender(store.board, shard, segment=SEGMENT, disk=disk) for shard in (0, 1))
     good = first.append(bytes(SEGMENT - 1024), 1, Now(1, 1))
     first.flush(good.end)
     lost = first.append(bytes(2048), 1, Now(1, 1))
@@ -102,7 +102,7 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
         first.flush(lost.end)
     assert store.board.log.broken
     assert store.board.log.synced == good.end
-    for log in (first, second, Log(store.board, None, segment=SEGMENT, disk=disk)):
+    for log in (first, second, LogAppender(store.board, None, segment=SEGMENT, disk=disk)):
         with pytest.raises(LogBroken):
             log.append(b"", 1, Now(1, 1))
         with pytest.raises(LogBroken):
@@ -117,7 +117,7 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
 def test_an_append_to_a_segment_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     store = new_store(tmp_path, 1, segment=SEGMENT)
     store.board.log.ready = 2 * SEGMENT  # but nothing is there
-    log, row = Log(store.board, 0, segment=SEGMENT), store.board.shards[0]
+    log, row = LogAppender(store.board, 0, segment=SEGMENT), store.board.shards[0]
     log.append(bytes(SEGMENT - 1024), 1, Now(1, 1))
     row.clear_open()
     before = store.board.history()

@@ -11,7 +11,7 @@ from kvserver.access import tickets
 from kvserver.serve.watch.scarcity import Patience
 from shards.host.board import Board
 from shards.log import pins
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogError
 from shards.log.segments import Segments, trim_limit
 
@@ -135,8 +135,8 @@ class Housekeeping:
                 log.debug("tickets that have ended stay for now: %s", error)
 
     def _mark(self) -> None:
-        opened: list[Log] = []
-        while not self._patience.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
+        opened: list[LogAppender] = []
+        while not self._patience.attempt("marking the log", lambda: opened.append(LogAppender(self._board, None))):
             if self._stop_marks.wait(MARK_S):
                 return
         marks = opened[0]

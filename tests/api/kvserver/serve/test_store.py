@@ -17,7 +17,7 @@ from kvserver.serve.run_dir import LONGEST_NAME, RunDir, RunDirError
 from kvserver.serve.store import Store, StoreError, make_data_dir, snapshot_after, take_store_lock
 from kvserver.settings import ServerSettings
 from shards.host.board import Common
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT
 from shards.log.manifest import Manifest
 from shards.log.reader import LogReader
@@ -202,7 +202,7 @@ def settings_of(directory: Path) -> ServerSettings:
 def run_once(directory: Path, clean: bool = True) -> tuple[int, int]:
     """A run of the store that writes two records: the LSN at which the second begins, and the last revision."""
     with Store(settings_of(directory)) as store:
-        log = Log(store.board, 0)
+        log = LogAppender(store.board, 0)
         records = [log.append(b"record %d" % n, 1, store.board.now()) for n in range(2)]
         log.flush(records[-1].end)
         log.close()

@@ -15,7 +15,7 @@ import pytest
 from shards.files import locks
 from shards.files.disk import Disk
 from shards.host.board import NONE
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogError, Trimmed, segment_name, segment_numbers
 from shards.log.pins import NAME, hold
 from shards.log.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start, encode
@@ -37,9 +37,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def log(store: Store) -> Iterator[Log]:
+def log(store: Store) -> Iterator[LogAppender]:
     """The handle of shard 0."""
-    made = Log(store.board, 0, segment=SEGMENT)
+    made = LogAppender(store.board, 0, segment=SEGMENT)
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.005)
 
 
-def fill(store: Store, log: Log, segments: int) -> list[Record]:
+def fill(store: Store, log: LogAppender, segments: int) -> list[Record]:
     """Append until the log ends in segment number `segments`, the supervisor's duties done between."""
     written = []
     while store.board.history()[0] < segments * SEGMENT:
@@ -91,7 +91,7 @@ def recovered(store: Store, **more: Any) -> Any:
 # Append, flush, read.
 
 
-def test_an_append_is_open_until_its_owner_clears_it_and_not_flushed(store: Store, log: Log) -> None:
+def test_an_append_is_open_until_its_owner_clears_it_and_not_flushed(store: Store, log: LogAppender) -> None:
     tail, revision = store.board.history()
     synced = store.board.log.synced
     record = log.append(b"payload", 3, NOW)
@@ -108,8 +108,8 @@ def test_an_append_is_open_until_its_owner_clears_it_and_not_flushed(store: Stor
     assert log.appended == (store.log_dir / segment_name(0)).read_bytes()[tail : record.end]
 
 
-def test_one_flush_covers_all_that_stands_before_it(store: Store, log: Log) -> None:
-    other = Log(store.board, 1, segment=SEGMENT)
+def test_one_flush_covers_all_that_stands_before_it(store: Store, log: LogAppender) -> None:
+    other = LogAppender(store.board, 1, segment=SEGMENT)
     first = log.append(b"a", 1, NOW)
     second = other.append(b"b", 1, NOW)
     log.flush(first.end)
@@ -118,7 +118,7 @@ def test_one_flush_covers_all_that_stands_before_it(store: Store, log: Log) -> N
 
 
 @pytest.mark.parametrize("limit", [1, 3000, 20_000, 1 << 20])
-def test_a_reader_finds_what_was_written_over_segments(store: Store, log: Log, limit: int) -> None:
+def test_a_reader_finds_what_was_written_over_segments(store: Store, log: LogAppender, limit: int) -> None:
     written = fill(store, log, 4)
     start, *found = read_all(store, limit=limit)
     assert start.kind == START
@@ -127,7 +127,7 @@ def test_a_reader_finds_what_was_written_over_segments(store: Store, log: Log, l
     assert len({record.lsn // SEGMENT for record in found}) == 5 - (written[-1].end % SEGMENT == 0)
 
 
-def test_a_reader_stops_below_until_and_goes_on_from_there(store: Store, log: Log) -> None:
+def test_a_reader_stops_below_until_and_goes_on_from_there(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 1)
     reader = store.reader()
     assert reader.read(written[3].lsn, written[5].lsn) == (written[3:5], written[5].lsn)
@@ -135,7 +135,7 @@ def test_a_reader_stops_below_until_and_goes_on_from_there(store: Store, log: Lo
     reader.close()
 
 
-def test_a_record_as_large_as_a_segment_fits_and_a_larger_one_is_refused(store: Store, log: Log) -> None:
+def test_a_record_as_large_as_a_segment_fits_and_a_larger_one_is_refused(store: Store, log: LogAppender) -> None:
     store.segments.prepare()
     with pytest.raises(LogError, match="does not fit"):
         log.append(bytes(SEGMENT - HEADER + 1), 1, NOW)
@@ -147,7 +147,7 @@ def test_a_record_as_large_as_a_segment_fits_and_a_larger_one_is_refused(store: 
     assert recovered(store).tail == record.end
 
 
-def test_less_than_a_header_at_a_segments_end_is_skipped(store: Store, log: Log) -> None:
+def test_less_than_a_header_at_a_segments_end_is_skipped(store: Store, log: LogAppender) -> None:
     tail, _ = store.board.history()
     first = log.append(bytes(SEGMENT - tail - HEADER - 10), 1, NOW)
     assert SEGMENT - first.end == 10
@@ -159,13 +159,13 @@ def test_less_than_a_header_at_a_segments_end_is_skipped(store: Store, log: Log)
     assert recovered(store).tail == second.end
 
 
-def test_an_appender_waits_for_its_segment_without_the_lock(store: Store, log: Log) -> None:
+def test_an_appender_waits_for_its_segment_without_the_lock(store: Store, log: LogAppender) -> None:
     log.append(bytes(SEGMENT // 2), 1, NOW)
     before, done = store.board.shards[0].heartbeat_ns, list[Record]()
     waiting = threading.Thread(target=lambda: done.append(log.append(bytes(SEGMENT // 2), 1, NOW)))
     waiting.start()
     wait_for(lambda: store.board.shards[0].heartbeat_ns > before, "a sign of life of one who waits")
-    other = Log(store.board, 1, segment=SEGMENT)
+    other = LogAppender(store.board, 1, segment=SEGMENT)
     small = other.append(b"small", 1, NOW)  # goes before the segment's end meanwhile
     assert store.segments.prepare()
     waiting.join()
@@ -173,7 +173,7 @@ def test_an_appender_waits_for_its_segment_without_the_lock(store: Store, log: L
     assert done[0].lsn == SEGMENT and done[0].revision == small.next_revision
 
 
-def test_one_who_waits_gives_up_when_the_run_is_over(store: Store, log: Log) -> None:
+def test_one_who_waits_gives_up_when_the_run_is_over(store: Store, log: LogAppender) -> None:
     log.append(bytes(SEGMENT // 2), 1, NOW)
     store.board.path.unlink()
     with pytest.raises(LogError, match="over"):
@@ -182,7 +182,7 @@ def test_one_who_waits_gives_up_when_the_run_is_over(store: Store, log: Log) -> 
 
 def test_in_memory_nothing_is_flushed(tmp_path: Path) -> None:
     store = new_store(tmp_path, 1, in_memory=True, segment=SEGMENT)
-    log = Log(store.board, 0, segment=SEGMENT)
+    log = LogAppender(store.board, 0, segment=SEGMENT)
     synced, record = store.board.log.synced, log.append(b"", 1, NOW)
     log.flush(record.end)
     assert store.board.log.synced == synced
@@ -194,7 +194,7 @@ def test_in_memory_nothing_is_flushed(tmp_path: Path) -> None:
 
 def test_the_flusher_flushes_by_itself_and_at_its_end(tmp_path: Path) -> None:
     store = new_store(tmp_path, 1, sync="everysec", segment=SEGMENT)
-    log = Log(store.board, 0, segment=SEGMENT)
+    log = LogAppender(store.board, 0, segment=SEGMENT)
     log.flush_every_second()
     record = log.append(b"", 1, NOW)
     wait_for(lambda: store.board.log.synced == record.end, "a flush within a second or so")
@@ -215,10 +215,10 @@ class Short(Disk):
         return super().open(path)
 
 
-def test_want_of_descriptors_is_no_failed_flush(store: Store, log: Log) -> None:
+def test_want_of_descriptors_is_no_failed_flush(store: Store, log: LogAppender) -> None:
     """Nothing was told by a disk: the log goes on, whoever has descriptors may flush, and so may this one later."""
     disk = Short()
-    other = Log(store.board, None, segment=SEGMENT, disk=disk)
+    other = LogAppender(store.board, None, segment=SEGMENT, disk=disk)
     record = log.append(b"x", 1, NOW)
     disk.wants = True
     with pytest.raises(LogError, match="could not be opened") as failed:
@@ -231,8 +231,8 @@ def test_want_of_descriptors_is_no_failed_flush(store: Store, log: Log) -> None:
     other.close()
 
 
-def test_a_mark_comes_once_after_an_idle_second(store: Store, log: Log) -> None:
-    supervisor = Log(store.board, None, segment=SEGMENT)
+def test_a_mark_comes_once_after_an_idle_second(store: Store, log: LogAppender) -> None:
+    supervisor = LogAppender(store.board, None, segment=SEGMENT)
     supervisor.append_mark(NOW)
     log.append(b"", 1, NOW)
     assert supervisor.append_mark(NOW) is None, "something was appended since"
@@ -246,7 +246,7 @@ def test_a_mark_comes_once_after_an_idle_second(store: Store, log: Log) -> None:
 
 def test_a_stop_says_that_everything_is_flushed(tmp_path: Path) -> None:
     store = new_store(tmp_path, 1, sync="os", segment=SEGMENT)
-    shard, supervisor = Log(store.board, 0, segment=SEGMENT), Log(store.board, None, segment=SEGMENT)
+    shard, supervisor = LogAppender(store.board, 0, segment=SEGMENT), LogAppender(store.board, None, segment=SEGMENT)
     record = shard.append(b"", 1, NOW)
     stop = supervisor.append_stop(at(NOW.wall_ms + 5))
     assert (stop.kind, stop.lsn, stop.synced) == (STOP, record.end, record.end)
@@ -258,11 +258,11 @@ def test_a_stop_says_that_everything_is_flushed(tmp_path: Path) -> None:
     store.close()
 
 
-def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: Log) -> None:
+def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: LogAppender) -> None:
     store.segments.prepare()
     tail, _ = store.board.history()
     log.append(bytes(SEGMENT - tail - HEADER - (HEADER + 10)), 1, NOW)  # leaves room for a STOP, then for no header
-    supervisor = Log(store.board, None, segment=SEGMENT)
+    supervisor = LogAppender(store.board, None, segment=SEGMENT)
     stop = supervisor.append_stop(NOW)
     supervisor.close()
     # A shard was killed before the STOP: its record did not fit there any more, and was never shown.
@@ -277,7 +277,7 @@ def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: 
 # Segments.
 
 
-def test_a_segment_is_kept_ready_ahead(store: Store, log: Log) -> None:
+def test_a_segment_is_kept_ready_ahead(store: Store, log: LogAppender) -> None:
     assert store.segments.prepare()
     assert store.board.log.ready == 2 * SEGMENT
     assert not store.segments.prepare(), "a whole one is ready"
@@ -288,7 +288,7 @@ def test_a_segment_is_kept_ready_ahead(store: Store, log: Log) -> None:
     assert not list(store.log_dir.glob("*.new"))
 
 
-def test_trimmed_segments_are_used_again_and_read_as_trimmed(store: Store, log: Log) -> None:
+def test_trimmed_segments_are_used_again_and_read_as_trimmed(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 3)
     reader, until = store.reader(), written[-1].end
     assert reader.read(written[0].lsn, until, 1)[0] == written[:1]
@@ -312,7 +312,7 @@ def test_trimmed_segments_are_used_again_and_read_as_trimmed(store: Store, log: 
     assert (found.tail, found.next_revision) == store.board.history()
 
 
-def test_the_last_segment_and_what_reaches_above_are_never_trimmed(store: Store, log: Log) -> None:
+def test_the_last_segment_and_what_reaches_above_are_never_trimmed(store: Store, log: LogAppender) -> None:
     fill(store, log, 2)
     assert store.segments.trim(SEGMENT - 1) == 0
     assert store.segments.trim(1 << 40) == store.board.log.ready // SEGMENT - 1
@@ -326,7 +326,7 @@ def test_what_a_restart_a_backup_or_the_feed_needs_is_not_trimmed() -> None:
     assert trim_limit(100, 90, 300) == 0
 
 
-def test_a_missing_or_unreadable_segment_is_not_called_trimmed(store: Store, log: Log) -> None:
+def test_a_missing_or_unreadable_segment_is_not_called_trimmed(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 2)
     change_byte(store, written[2].lsn + 70)
     reader = store.reader()
@@ -335,7 +335,7 @@ def test_a_missing_or_unreadable_segment_is_not_called_trimmed(store: Store, log
     reader.close()
 
 
-def test_on_a_full_disk_the_feed_gives_up_what_no_restart_needs(store: Store, log: Log) -> None:
+def test_on_a_full_disk_the_feed_gives_up_what_no_restart_needs(store: Store, log: LogAppender) -> None:
     fill(store, log, 3)
     words = store.board.log
 
@@ -356,7 +356,7 @@ def test_on_a_full_disk_the_feed_gives_up_what_no_restart_needs(store: Store, lo
 # Recovery.
 
 
-def test_a_torn_tail_is_cut_zeroed_and_everything_behind_it_removed(store: Store, log: Log) -> None:
+def test_a_torn_tail_is_cut_zeroed_and_everything_behind_it_removed(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 1)
     torn = [log.append(os.urandom(900), 1, NOW) for _ in range(8)]  # not flushed
     change_byte(store, torn[0].end - 1)
@@ -370,7 +370,7 @@ def test_a_torn_tail_is_cut_zeroed_and_everything_behind_it_removed(store: Store
 
 
 @pytest.mark.parametrize("evidence", ["a later record", "the old board", "a map", "a mark"])
-def test_damage_of_what_was_flushed_is_refused(store: Store, log: Log, evidence: str) -> None:
+def test_damage_of_what_was_flushed_is_refused(store: Store, log: LogAppender, evidence: str) -> None:
     fill(store, log, 1)
     victim = log.append(b"victim", 1, NOW)
     more: dict[str, Any] = {}
@@ -383,7 +383,7 @@ def test_damage_of_what_was_flushed_is_refused(store: Store, log: Log, evidence:
     elif evidence == "a map":
         more["applied"] = [0, victim.end]
     else:
-        supervisor = Log(store.board, None, segment=SEGMENT)
+        supervisor = LogAppender(store.board, None, segment=SEGMENT)
         supervisor.append_mark(NOW)
         assert supervisor.append_mark(NOW)
         supervisor.close()
@@ -400,7 +400,7 @@ def test_damage_of_what_was_flushed_is_refused(store: Store, log: Log, evidence:
     assert found.repaired and (found.tail, found.next_revision) == (victim.lsn, victim.revision)
 
 
-def test_a_lost_segment_is_damage(store: Store, log: Log) -> None:
+def test_a_lost_segment_is_damage(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 3)
     (store.log_dir / segment_name(1)).unlink()
     with pytest.raises(Damaged, match=f"{segment_name(1)} at byte 0"):
@@ -411,7 +411,7 @@ def test_a_lost_segment_is_damage(store: Store, log: Log) -> None:
 
 
 @pytest.mark.parametrize("lost", [[0], [1], [3], [0, 1], [2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4]])
-def test_segments_that_the_log_must_have_are_missed(store: Store, log: Log, lost: list[int]) -> None:
+def test_segments_that_the_log_must_have_are_missed(store: Store, log: LogAppender, lost: list[int]) -> None:
     written = fill(store, log, 3)
     store.segments.prepare()
     for number in lost:
@@ -436,7 +436,7 @@ def test_segments_that_the_log_must_have_are_missed(store: Store, log: Log, lost
     assert (again.tail, again.next_revision) == begun, "and it goes on from there"
 
 
-def test_a_segment_is_missed_that_only_the_feed_would_read(store: Store, log: Log) -> None:
+def test_a_segment_is_missed_that_only_the_feed_would_read(store: Store, log: LogAppender) -> None:
     kept = next(record for record in fill(store, log, 4) if record.lsn >= 3 * SEGMENT)
     (store.log_dir / segment_name(1)).unlink()
     arguments = (store.log_dir, SECRET, kept.lsn, kept.revision - 1)
@@ -449,7 +449,7 @@ def test_a_segment_is_missed_that_only_the_feed_would_read(store: Store, log: Lo
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("left", [0, 1, SEGMENT // 2, SEGMENT - 1])
-def test_a_segment_that_is_cut_short_is_damage(store: Store, log: Log, number: int, left: int) -> None:
+def test_a_segment_that_is_cut_short_is_damage(store: Store, log: LogAppender, number: int, left: int) -> None:
     written = fill(store, log, 1)
     store.segments.prepare()
     os.truncate(store.log_dir / segment_name(number), left)
@@ -461,7 +461,7 @@ def test_a_segment_that_is_cut_short_is_damage(store: Store, log: Log, number: i
     assert recovered(store)._replace(synced=0) == found._replace(synced=0, repaired=False)
 
 
-def test_a_log_that_ends_before_its_known_end_is_damage(store: Store, log: Log) -> None:
+def test_a_log_that_ends_before_its_known_end_is_damage(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 1)
     log.append(b"more", 1, NOW)
     change_byte(store, written[-1].lsn)
@@ -471,7 +471,7 @@ def test_a_log_that_ends_before_its_known_end_is_damage(store: Store, log: Log) 
     assert {path.name: path.read_bytes() for path in store.log_dir.iterdir()} == before, "nothing is touched"
 
 
-def test_a_log_of_another_secret_is_not_erased(store: Store, log: Log) -> None:
+def test_a_log_of_another_secret_is_not_erased(store: Store, log: LogAppender) -> None:
     written = fill(store, log, 1)
     before = {path.name: path.read_bytes() for path in store.log_dir.iterdir()}
     with pytest.raises(Damaged, match=f"{segment_name(0)} at byte 0"):
@@ -479,7 +479,7 @@ def test_a_log_of_another_secret_is_not_erased(store: Store, log: Log) -> None:
     assert {path.name: path.read_bytes() for path in store.log_dir.iterdir()} == before
 
 
-def test_a_log_may_end_with_its_last_segment(store: Store, log: Log) -> None:
+def test_a_log_may_end_with_its_last_segment(store: Store, log: LogAppender) -> None:
     store.segments.prepare()
     record = log.append(bytes(SEGMENT - HEADER), 1, NOW)
     log.flush(record.end)
@@ -488,7 +488,9 @@ def test_a_log_may_end_with_its_last_segment(store: Store, log: Log) -> None:
     assert (found.tail, found.next_revision) == (record.end, record.next_revision)
 
 
-def test_a_start_goes_behind_what_was_recovered_into_a_segment_of_its_own_if_need_be(store: Store, log: Log) -> None:
+def test_a_start_goes_behind_what_was_recovered_into_a_segment_of_its_own_if_need_be(
+    store: Store, log: LogAppender
+) -> None:
     tail, _ = store.board.history()
     record = log.append(bytes(SEGMENT - tail - HEADER - 100), 1, NOW)
     log.flush(record.end)

@@ -17,7 +17,7 @@ import pytest
 from shards.files import locks
 from shards.host.board import Board
 from shards.host.settings import ProcessSettings, to_environ
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogBroken
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, NoManifest
 from shards.maps import snapshot
@@ -102,7 +102,7 @@ def test_the_next_one_takes_the_place_of_the_last(run: Run) -> None:
 def shard_process(connection: Connection, board_path: Path, shard: int) -> None:
     """A shard that writes until it is told to stop."""
     board = Board.open(board_path)
-    log, map = Log(board, shard), open_map(board, shard)
+    log, map = LogAppender(board, shard), open_map(board, shard)
     keys = [key for i in range(400) if shard_of(key := b"key-%d" % i, 2) == shard]
     n = 0
     while not connection.poll():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE, Board
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogFull
 from shards.maps.layout import MapFull
 from shards.maps.owner import ShardMap
@@ -49,7 +49,7 @@ class TestNoRoom:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(Log, "_write", fail)
+            patch.setattr(LogAppender, "_write", fail)
             [reply] = asking.ask(Put(b"a", b"1"))
         assert isinstance(reply, Failed)
         assert (reply.code, os.strerror(number) in reply.detail) == (code, True)
@@ -65,7 +65,7 @@ class TestNoRoom:
             raise LogFull("there is no space")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Log, "append", fail)
+            patch.setattr(LogAppender, "append", fail)
             replies = asking.ask(Put(b"a", b"longer", ttl_ms=9), Delete(b"x"), Put(b"", b""), Delete(b"b"))
             assert replies == [Failed("insufficient_storage", "there is no space")] * 4
             check(server)
@@ -158,7 +158,7 @@ class TestEnds:
         def fail(*_: object) -> None:
             raise LogBroken("the disk is gone")
 
-        monkeypatch.setattr(Log, "flush", fail)
+        monkeypatch.setattr(LogAppender, "flush", fail)
         asking.send(Put(b"k", b"v"), Delete(b"x"))
         server.sockets.wait(20.0)
         assert server.run() == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE, ShardRow
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.manifest import Manifest
 from shards.log.records import HEADER
 from shards.server.loop import Server
@@ -466,7 +466,7 @@ class TestBoard:
         turn_until(server, lambda: row.figures()["queue"] == 0, "nothing waits any more")
 
     def test_the_map_follows_the_log_of_others(self, server: Server, store: Store) -> None:
-        other = Log(store.board, None)
+        other = LogAppender(store.board, None)
         other.append_stop(store.board.now())
         other.close()
         server.writer.housekeep(store.board.watermark())

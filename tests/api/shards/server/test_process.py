@@ -36,9 +36,9 @@ def test_answers_logs_maps_and_stops(store: Store) -> None:
 
 
 STEPS = {
-    "before the append": ("shards.log.appender", "Log.append", "before"),
-    "between append and flush": ("shards.log.appender", "Log.append", "after"),
-    "between flush and apply": ("shards.log.appender", "Log.flush", "after"),
+    "before the append": ("shards.log.appender", "LogAppender.append", "before"),
+    "between append and flush": ("shards.log.appender", "LogAppender.append", "after"),
+    "between flush and apply": ("shards.log.appender", "LogAppender.flush", "after"),
     "after the apply, with open set": ("shards.maps.owner", "ShardMap.apply_changes", "after"),
     "after open was cleared": ("shards.host.board", "ShardRow.clear_open", "after"),
     "after the reply": ("shards.server.loop", "Sockets.reply", "after"),

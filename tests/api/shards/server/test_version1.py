@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvserver.gateway.wal.formats import change_line
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.files import LogFull
 from shards.maps.build import open_map
 from shards.maps.owner import ShardMap
@@ -120,7 +120,7 @@ class TestOneKey:
 
         asking.do(Put(b"n", b"1"))
         with monkeypatch.context() as patch:
-            patch.setattr(Log, "append", fail)
+            patch.setattr(LogAppender, "append", fail)
             replies = asking.ask(Incr(b"n", 1), Get(b"n", 1), AtomicBatch([Incr(b"n", 1)]))
             assert [code(reply) for reply in replies] == ["insufficient_storage"] * 3
             check(server)

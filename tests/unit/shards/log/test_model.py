@@ -16,7 +16,7 @@ import pytest
 
 from shards.host.board import NONE, Facts, ShardRow
 from shards.log import records
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.epoch import first_revision, new_epoch, reason_for_new_epoch
 from shards.log.files import LogBroken, LogError, LogFull, Trimmed, segment_name, segment_numbers
 from shards.log.reader import LogReader
@@ -255,7 +255,7 @@ class World:
     def serve(self, process: Process, shard: int) -> None:
         """A shard: apply what a predecessor left open, then group after group."""
         board, disk = self.board(process), MachineDisk(process)
-        log, row = Log(board, shard, segment=SEGMENT, disk=disk), board.shards[shard]
+        log, row = LogAppender(board, shard, segment=SEGMENT, disk=disk), board.shards[shard]
         try:
             if row.open != NONE:
                 self.replay_open(board, log, LogReader(LOG_DIR, SECRET, segment=SEGMENT, disk=disk), shard)
@@ -265,7 +265,7 @@ class World:
         except LogBroken:
             return
 
-    def replay_open(self, board: MachineBoard, log: Log, reader: LogReader, shard: int) -> None:
+    def replay_open(self, board: MachineBoard, log: LogAppender, reader: LogReader, shard: int) -> None:
         """What the predecessor appended and may not have applied."""
         lsn, (tail, _) = board.shards[shard].open, board.history()
         log.flush(tail)
@@ -275,7 +275,7 @@ class World:
                 if record.shard == shard:
                     self.apply(record, board.shards[shard])
 
-    def group(self, log: Log, row: ShardRow, shard: int) -> None:
+    def group(self, log: LogAppender, row: ShardRow, shard: int) -> None:
         """Append, flush, apply, acknowledge."""
         self.count += 1
         payload = (b"%d" % self.count).ljust(self.random.choice(self.sizes), b"\0")
@@ -308,7 +308,10 @@ class World:
     def supervise(self, process: Process) -> None:
         """The supervisor's part: segments ahead, marks, snapshots and trimming; at a stop, STOP."""
         board, disk = self.board(process), MachineDisk(process)
-        log, segments = Log(board, None, segment=SEGMENT, disk=disk), Segments(board, segment=SEGMENT, disk=disk)
+        log, segments = (
+            LogAppender(board, None, segment=SEGMENT, disk=disk),
+            Segments(board, segment=SEGMENT, disk=disk),
+        )
         try:
             while len(self.machine.processes) > 1:
                 if self.view.log.broken:
@@ -326,7 +329,7 @@ class World:
         except (OSError, LogError):
             raise RunEnded from None
 
-    def snapshot(self, board: MachineBoard, log: Log) -> None:
+    def snapshot(self, board: MachineBoard, log: LogAppender) -> None:
         """What the watermark covers is in the snapshot, whose manifest is durable."""
         position, end = board.watermark(), board.history()[0]
         log.flush(end)
