@@ -27,7 +27,7 @@ from shards.log.records import DATA, FILLER, START, Record
 from shards.log.recovery import Damaged, Examined, Fold
 from shards.maps.build import fill
 from shards.maps.layout import MapError, MapFull, check_record, open_environment, read_meta
-from shards.maps.owner import ShardMap
+from shards.maps.owner import MapOwner
 from shards.maps.snapshot import Snapshot, SnapshotError, growth_watched
 from shards.maps.space import free_bytes
 from shards.wire.errors import ProtocolError
@@ -213,7 +213,7 @@ def _replay(path: Path, slots: range, data_dir: Path, manifest: Manifest, until:
     snapshot = Snapshot(data_dir, manifest)
     reader, lsn = LogReader(data_dir / "log", manifest.secret), manifest.replay_lsn
     try:
-        with contextlib.closing(ShardMap(path)) as new:
+        with contextlib.closing(MapOwner(path)) as new:
             floors = fill(new, snapshot, snapshot.files_of(slots), slots, lambda: None)
             while lsn < until:
                 found, lsn = reader.read(lsn, until, _BATCH)

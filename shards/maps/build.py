@@ -31,7 +31,7 @@ from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START
 from shards.maps.layout import FORMAT, Identity, Look, MapError, MapFull, map_generations, map_path, read_meta
-from shards.maps.owner import NOT_MINE, ShardMap
+from shards.maps.owner import NOT_MINE, MapOwner
 from shards.maps.snapshot import Snapshot, SnapshotError
 from shards.maps.space import free_bytes
 from shards.wire.errors import NO_SPACE
@@ -47,7 +47,7 @@ class RestoreError(Exception):
     """A map cannot be brought into being; the message says why and what can be done."""
 
 
-def open_map(board: Board, shard: int) -> ShardMap:
+def open_map(board: Board, shard: int) -> MapOwner:
     """The map of `shard`, with everything applied that the log holds of its keys.
 
     Only the process that holds the shard's lock for life may. Flushes the log; keeps, builds and removes maps in the
@@ -114,7 +114,7 @@ def _remove(path: Path) -> None:
 
 
 def fill(
-    new: ShardMap, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
+    new: MapOwner, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
 ) -> Sequence[int]:
     """Put the keys of the slots `mine` out of `files` into `new`; the floors for the replay. Calls `beat` now and then.
 
@@ -144,7 +144,7 @@ class _Restore:
         self._mine = slots_of(shard, facts.shards)
         self._reader = LogReader(Path(facts.log_dir), facts.secret)
 
-    def run(self) -> ShardMap:
+    def run(self) -> MapOwner:
         try:
             self._flush()
             found = self._restart() if self._row.map_generation else None
@@ -168,7 +168,7 @@ class _Restore:
         finally:
             flusher.close()
 
-    def _restart(self) -> tuple[int, ShardMap] | None:
+    def _restart(self) -> tuple[int, MapOwner] | None:
         generation = self._row.map_generation
         found = self._open(generation)
         if found is None:
@@ -183,7 +183,7 @@ class _Restore:
             return None
         return generation, found
 
-    def _keep(self) -> tuple[int, ShardMap] | None:
+    def _keep(self) -> tuple[int, MapOwner] | None:
         """The newest map that an earlier run of this history left."""
         tail, _ = self._board.history()
         kept = []
@@ -223,12 +223,12 @@ class _Restore:
             return following == revision + 1
         return found[0].revision == revision + 1 or (found[0].kind == START and found[0].revision > revision)
 
-    def _open(self, generation: int) -> ShardMap | None:
+    def _open(self, generation: int) -> MapOwner | None:
         """The map of `generation` if it is there and this shard's."""
         path = map_path(self._map_dir, self._shard, generation)
         try:
             read_meta(path)
-            found = ShardMap(path, self._ballast)
+            found = MapOwner(path, self._ballast)
         except MapError as error:
             log.warning("%s", error)
             return None
@@ -237,7 +237,7 @@ class _Restore:
             return None
         return found
 
-    def _build_alone(self) -> tuple[int, ShardMap]:
+    def _build_alone(self) -> tuple[int, MapOwner]:
         """A new map, after what there was is gone. Raises `MapFull`, which says what to do; then nothing is left."""
         self._remove_others(0)
         self._ballast.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ class _Restore:
                 f"name a directory with more room with --map-dir ({error})"
             ) from None
 
-    def _build(self) -> tuple[int, ShardMap]:
+    def _build(self) -> tuple[int, MapOwner]:
         """A new map. Begins again if a new snapshot replaces the one that is being read."""
         while True:
             manifest = None if self._board.facts.in_memory else Manifest.load(self._data_dir)
@@ -265,7 +265,7 @@ class _Restore:
                         f"the map of shard {self._shard} cannot be built: {error}; restore the store from a backup"
                     ) from None
 
-    def _build_from(self, manifest: Manifest | None) -> tuple[int, ShardMap]:
+    def _build_from(self, manifest: Manifest | None) -> tuple[int, MapOwner]:
         path = self._new
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
@@ -274,7 +274,7 @@ class _Restore:
         own = next((f for f in files if (f.shard, f.shards) == (self._shard, self._identity.shards)), None)
         if snapshot and own:
             snapshot.copy(own, path / "data.mdb")
-        with contextlib.closing(ShardMap(path)) as new:
+        with contextlib.closing(MapOwner(path)) as new:
             if own:
                 floors = self._floors(own.revision)
             elif snapshot and files:
@@ -288,9 +288,9 @@ class _Restore:
         generation = secrets.randbits(62) + 1
         path.rename(map_path(self._map_dir, self._shard, generation))
         log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
-        return generation, ShardMap(map_path(self._map_dir, self._shard, generation), self._ballast)
+        return generation, MapOwner(map_path(self._map_dir, self._shard, generation), self._ballast)
 
-    def _replay(self, target: ShardMap, lsn: int, floors: Sequence[int] | None) -> None:
+    def _replay(self, target: MapOwner, lsn: int, floors: Sequence[int] | None) -> None:
         """Apply what the log holds from `lsn` to its tail."""
         tail, _ = self._board.history()
         while lsn < tail:

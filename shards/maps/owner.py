@@ -55,7 +55,7 @@ Old = tuple[bytes, str, int]
 """What a key held before: value, content type, revision."""
 
 
-class ShardMap:
+class MapOwner:
     """The owner's handle on its map."""
 
     def __init__(self, path: Path, ballast: Path | None = None) -> None:

@@ -26,7 +26,7 @@ from shards.log.appender import LogAppender
 from shards.log.files import GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
 from shards.maps.layout import MapFull
-from shards.maps.owner import ShardMap
+from shards.maps.owner import MapOwner
 from shards.wire.clock import BEGINNING, Now
 from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Unavailable
 from shards.wire.keys import check_utf8
@@ -74,7 +74,7 @@ class Writer:
         figures: what the board shows of this shard; see `ShardRow.FIGURES`.
     """
 
-    def __init__(self, board: Board, shard: int, log: LogAppender, map: ShardMap, clock: Clock | None = None) -> None:
+    def __init__(self, board: Board, shard: int, log: LogAppender, map: MapOwner, clock: Clock | None = None) -> None:
         self._log, self._map, self._clock = log, map, clock or board
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from shards.maps.layout import MapFull
-from shards.maps.owner import ShardMap
+from shards.maps.owner import MapOwner
 from shards.maps.space import BALLAST_BYTES
 from tests.api.maps import delete, put, record_of
 
@@ -18,7 +18,7 @@ from tests.api.maps import delete, put, record_of
 def main(directory: Path) -> None:
     """Fill, delete, fill: each step as the rules say. Raises `AssertionError`."""
     (directory / "map").mkdir()
-    map = ShardMap(directory / "map", directory / "ballast")
+    map = MapOwner(directory / "map", directory / "ballast")
     assert not map.full
     revision, keys = 1, []
 

@@ -17,7 +17,7 @@ from shards.log.manifest import FORMAT, Manifest
 from shards.log.records import DATA, Record
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps, open_map
-from shards.maps.owner import Old, ShardMap
+from shards.maps.owner import MapOwner, Old
 from shards.maps.reader import Item
 from shards.maps.snapshot import take
 from shards.wire.clock import BEGINNING
@@ -64,7 +64,7 @@ class Run:
         self.store, self.board, self.oracle = store, store.board, oracle or Oracle()
         self.shards = self.board.facts.shards
         self.logs = [LogAppender(self.board, shard, segment=store.segment) for shard in range(self.shards)]
-        self.maps: list[ShardMap] = []
+        self.maps: list[MapOwner] = []
 
     def open(self) -> Run:
         """Open all maps, as starting shards do."""

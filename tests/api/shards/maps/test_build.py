@@ -18,7 +18,7 @@ from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps import snapshot
 from shards.maps.build import RestoreError, kept_applied, open_map
 from shards.maps.layout import Identity, MapError, MapFull, map_generations, map_path, read_meta
-from shards.maps.owner import ShardMap
+from shards.maps.owner import MapOwner
 from shards.maps.snapshot import checksum, take
 from shards.wire.protocol import Atomic, DeleteEvent, PrefixMarked, TouchEvent
 from tests.api.maps import Run, delete, first_run, keys_of, put
@@ -108,7 +108,7 @@ def test_a_restart_shows_nothing_before_it_is_flushed(run: Run, monkeypatch: pyt
     run.close_maps()
     run.board.log.synced = record.lsn
     seen = []
-    monkeypatch.setattr(ShardMap, "apply", lambda *_: seen.append(run.board.log.synced))
+    monkeypatch.setattr(MapOwner, "apply", lambda *_: seen.append(run.board.log.synced))
     run.open()
     assert seen
     assert all(synced >= record.end for synced in seen)
@@ -141,14 +141,14 @@ def test_a_map_that_cannot_be_written_is_built_again(run: Run, monkeypatch: pyte
     some_writes(run, random.Random(17), 20)
     old = map_path(run.store.map_dir, 0, generations(run)[0])
     run.log(put(A))
-    apply = ShardMap.apply
+    apply = MapOwner.apply
 
-    def fail(map: ShardMap, *arguments: object) -> object:
+    def fail(map: MapOwner, *arguments: object) -> object:
         if map.path == old:
             raise MapError("page corrupted")
         return apply(map, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShardMap, "apply", fail)
+    monkeypatch.setattr(MapOwner, "apply", fail)
     if starts == "the shard":
         run.close_maps()
     else:
@@ -163,13 +163,13 @@ def test_while_a_map_is_built_there_is_none(run: Run, monkeypatch: pytest.Monkey
     row, seen = run.board.shards[record.shard], []
     run.close_maps()
     shutil.rmtree(map_path(run.store.map_dir, record.shard, row.map_generation))
-    apply = ShardMap.apply
+    apply = MapOwner.apply
 
     def watched(*arguments: object) -> object:
         seen.append(row.map_generation)
         return apply(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShardMap, "apply", watched)
+    monkeypatch.setattr(MapOwner, "apply", watched)
     run.maps = [open_map(run.board, shard) for shard in range(2)]
     assert seen[0] == 0
     assert row.map_generation != 0
@@ -217,13 +217,13 @@ def test_a_map_that_is_not_usable_is_gone_before_another_is_built(run: Run, monk
     other = map_path(run.store.map_dir, 1, generations(run)[1]).name
     run.close_maps()
     (map_path(run.store.map_dir, 0, generations(run)[0]) / "data.mdb").write_bytes(b"damaged")
-    seen, apply = [], ShardMap.apply
+    seen, apply = [], MapOwner.apply
 
-    def look(map: ShardMap, *arguments: object) -> object:
+    def look(map: MapOwner, *arguments: object) -> object:
         seen.append({path.name for path in run.store.map_dir.iterdir()})
         return apply(map, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShardMap, "apply", look)
+    monkeypatch.setattr(MapOwner, "apply", look)
     run.open().check()
     assert seen[0] == {"shard-0.new", other, "shard-1.ballast"}
 
@@ -238,7 +238,7 @@ def test_no_room_to_build_says_what_to_do_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(ShardMap, "apply", fail)
+    monkeypatch.setattr(MapOwner, "apply", fail)
     with pytest.raises(MapFull, match=f"map of shard 0 in {run.store.map_dir}.*--map-dir"):
         after.open()
     assert not list(run.store.map_dir.iterdir())
@@ -252,7 +252,7 @@ def test_what_is_no_want_of_room_is_not_told_as_such(run: Run, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number), "a file of the snapshot")
 
-    monkeypatch.setattr(ShardMap, "apply", fail)
+    monkeypatch.setattr(MapOwner, "apply", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
         after.open()
 
@@ -379,7 +379,7 @@ def test_of_two_maps_the_newer_is_kept(run: Run) -> None:
     run.write(put(A, b"later"))
     shutil.rmtree(old, ignore_errors=True)
     old.mkdir()
-    behind = ShardMap(old)
+    behind = MapOwner(old)
     behind.identify(identity, lsn, revision)
     behind.close()
     after = run.next().open()
@@ -478,7 +478,7 @@ def test_a_file_that_is_not_what_the_manifest_says(run: Run, wrong: dict[str, in
         scratch = run.store.data_dir / "scratch"
         scratch.mkdir()
         shutil.copy(path, scratch / "data.mdb")
-        map = ShardMap(scratch)
+        map = MapOwner(scratch)
         identity = map.identity()
         assert isinstance(identity, Identity)
         map.identify(msgspec.structs.replace(identity, **wrong), *map.applied)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from shards.host.board import Board
 from shards.maps.layout import Identity, MapError, map_path, read_meta
-from shards.maps.owner import NOT_MINE, ShardMap
+from shards.maps.owner import NOT_MINE, MapOwner
 from shards.maps.reader import MapReader
 from shards.wire.clock import BEGINNING
 from shards.wire.errors import Unavailable
@@ -45,10 +45,10 @@ def place(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def map(place: Path) -> Iterator[ShardMap]:
+def map(place: Path) -> Iterator[MapOwner]:
     path = place / "shard-0.1"
     path.mkdir()
-    opened = ShardMap(path)
+    opened = MapOwner(path)
     yield opened
     opened.close()
 
@@ -61,7 +61,7 @@ def run(place: Path) -> Iterator[Run]:
 
 
 def apply(
-    map: ShardMap, *events: Event, revision: int, time_ms: int = 1000, previous: tuple[int, ...] = ()
+    map: MapOwner, *events: Event, revision: int, time_ms: int = 1000, previous: tuple[int, ...] = ()
 ) -> dict[int, tuple[bytes, str, int]]:
     return map.apply_changes(events, record_of(events, revision, revision * 1000, time_ms), previous)
 
@@ -69,7 +69,7 @@ def apply(
 # What events do
 
 
-def test_created_is_the_time_since_which_the_key_is_there(map: ShardMap) -> None:
+def test_created_is_the_time_since_which_the_key_is_there(map: MapOwner) -> None:
     def created() -> int:
         item = map.get(b"k", BEGINNING)
         assert item is not None
@@ -86,7 +86,7 @@ def test_created_is_the_time_since_which_the_key_is_there(map: ShardMap) -> None
     assert created() == 7000
 
 
-def test_a_touch_changes_revision_and_expiry_alone(map: ShardMap) -> None:
+def test_a_touch_changes_revision_and_expiry_alone(map: MapOwner) -> None:
     apply(map, put(b"k", b"value", "text/plain"), revision=1, time_ms=1000)
     before = map.get(b"k", at(1000))
     assert before is not None
@@ -94,7 +94,7 @@ def test_a_touch_changes_revision_and_expiry_alone(map: ShardMap) -> None:
     assert map.get(b"k", at(1000)) == before._replace(revision=2, expires_ms=9000)
 
 
-def test_previous_values_only_where_asked_and_live(map: ShardMap) -> None:
+def test_previous_values_only_where_asked_and_live(map: MapOwner) -> None:
     apply(map, put(b"a", b"1"), put(b"b", b"2", "x/y", 1500), put(b"c", b"3", "x/y"), put(b"d", b""), revision=1)
     apply(map, TouchEvent(b"c", 9000), revision=5)
     replaced = apply(
@@ -113,13 +113,13 @@ def test_previous_values_only_where_asked_and_live(map: ShardMap) -> None:
     assert apply(map, put(b"a"), delete(b"e"), revision=12, previous=()) == {}
 
 
-def test_deletes_and_touches_of_what_is_not_there_change_nothing(map: ShardMap) -> None:
+def test_deletes_and_touches_of_what_is_not_there_change_nothing(map: MapOwner) -> None:
     apply(map, delete(b"a"), TouchEvent(b"b", 5), PrefixMarked(b""), revision=1)
     assert list(map.entries()) == []
     assert map.applied == (record_of([delete(b"a"), TouchEvent(b"b", 5), PrefixMarked(b"")], 1, 1000).end, 3)
 
 
-def test_events_of_a_batch_take_a_revision_each(map: ShardMap) -> None:
+def test_events_of_a_batch_take_a_revision_each(map: MapOwner) -> None:
     apply(map, put(b"a"), Atomic([put(b"b"), delete(b"a"), put(b"c")]), put(b"d"), revision=7)
     assert [(key, revision) for key, revision, *_ in map.entries()] == [(b"b", 8), (b"c", 10), (b"d", 11)]
     assert map.applied[1] == 11
@@ -155,7 +155,7 @@ def test_any_records_in_any_portions_replayed_from_anywhere(groups: list[list[Ev
         floors = [0 if slot in mine else NOT_MINE for slot in range(SLOTS)]
         oracle.items = {key: item for key, item in oracle.items.items() if slot_of(key) in mine}
     with tempfile.TemporaryDirectory() as directory:
-        map = ShardMap(Path(directory))
+        map = MapOwner(Path(directory))
         at = 0
         while at < len(records):
             if floors is None and at:  # what is applied may be replayed, as after a kill before `open` was cleared
@@ -168,7 +168,7 @@ def test_any_records_in_any_portions_replayed_from_anywhere(groups: list[list[Ev
         map.close()
 
 
-def test_a_record_is_not_applied_twice(map: ShardMap) -> None:
+def test_a_record_is_not_applied_twice(map: MapOwner) -> None:
     first, second = record_of([put(b"k", b"1")], 1, 0), record_of([put(b"k", b"2")], 2, 100)
     map.apply([first, second])
     map.apply([first])
@@ -179,7 +179,7 @@ def test_a_record_is_not_applied_twice(map: ShardMap) -> None:
 # What the owner can ask
 
 
-def test_entries_range_and_check(map: ShardMap) -> None:
+def test_entries_range_and_check(map: MapOwner) -> None:
     apply(map, put(b"b", b"22"), put(b"aa", b"1", "x/y", 1001), put(b"ac"), put(b"ab"), revision=1)
     apply(map, TouchEvent(b"ab", 7000), revision=5)
     entries = {key: (a, b, c, d) for key, a, b, c, d in map.entries()}
@@ -192,14 +192,14 @@ def test_entries_range_and_check(map: ShardMap) -> None:
             map.check(1, 0, wrong)
 
 
-def test_check_finds_keys_of_another_shard(map: ShardMap) -> None:
+def test_check_finds_keys_of_another_shard(map: MapOwner) -> None:
     apply(map, put(keys_of(1, 2, 1)[0]), revision=1)
     map.check(2, 1)
     with pytest.raises(AssertionError, match="belongs to shard 1"):
         map.check(2, 0)
 
 
-def test_what_is_deleted_is_room_again(map: ShardMap) -> None:
+def test_what_is_deleted_is_room_again(map: MapOwner) -> None:
     values = [put(b"%d" % i, bytes(100_000)) for i in range(50)]
     apply(map, *values, revision=1)
     size, inside = map.size_bytes(), map.spare_bytes()
@@ -211,7 +211,7 @@ def test_what_is_deleted_is_room_again(map: ShardMap) -> None:
     assert map.size_bytes() < size + 500_000
 
 
-def test_advance_moves_what_is_applied_forward_only(map: ShardMap) -> None:
+def test_advance_moves_what_is_applied_forward_only(map: MapOwner) -> None:
     map.identify(IDENTITY, 500, 5)
     map.advance(400, 4)
     assert map.applied == (500, 5)
@@ -222,7 +222,7 @@ def test_advance_moves_what_is_applied_forward_only(map: ShardMap) -> None:
 
 def test_a_map_can_be_opened_with_little_address_space(tmp_path: Path) -> None:
     program = (
-        "import resource, sys, pathlib; from shards.maps.owner import ShardMap; "
+        "import resource, sys, pathlib; from shards.maps.owner import MapOwner; "
         "resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)); "
         "print(ShardMap(pathlib.Path(sys.argv[1]))._env.info()['map_size'] >> 30)"
     )
@@ -232,7 +232,7 @@ def test_a_map_can_be_opened_with_little_address_space(tmp_path: Path) -> None:
 
 def test_all_bytes_of_a_map_in_memory_are_there(memory: Path) -> None:
     """What the file system may have no room for is never touched by way of the mapping."""
-    map, data = ShardMap(memory), memory / "data.mdb"
+    map, data = MapOwner(memory), memory / "data.mdb"
     sizes = set()
     for revision, length in enumerate((10, 5_000_000, 100, 32 << 20, *range(0, 2_000_000, 100_000)), 1):
         apply(map, put(b"%d" % revision, bytes(length)), revision=revision)
@@ -244,35 +244,35 @@ def test_all_bytes_of_a_map_in_memory_are_there(memory: Path) -> None:
     map.check(1, 0)
     map.close()
     assert data.stat().st_size < 90 << 20
-    again = ShardMap(memory)
+    again = MapOwner(memory)
     assert again._env.info()["map_size"] == data.stat().st_size
     again.close()
 
 
 def test_a_map_in_memory_takes_holes_over(memory: Path) -> None:
-    map, data = ShardMap(memory), memory / "data.mdb"
+    map, data = MapOwner(memory), memory / "data.mdb"
     apply(map, put(b"k", bytes(100_000)), revision=1)
     map.close()
     os.truncate(data, 8 << 20)
-    map = ShardMap(memory)
+    map = MapOwner(memory)
     assert data.stat().st_blocks * 512 >= 8 << 20
     map.close()
 
 
 def test_a_map_in_memory_opens_without_room_to_grow(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.maps.space.free_bytes", lambda _: 0)
-    map = ShardMap(memory)  # written by system calls
+    map = MapOwner(memory)  # written by system calls
     apply(map, put(b"k", b"v"), revision=1)
     map.close()
     monkeypatch.undo()
-    map = ShardMap(memory)
+    map = MapOwner(memory)
     item = map.get(b"k", BEGINNING)
     assert item is not None
     assert item.value == b"v"
     map.close()
 
 
-def test_a_map_that_is_cut_is_refused(map: ShardMap) -> None:
+def test_a_map_that_is_cut_is_refused(map: MapOwner) -> None:
     apply(map, *[put(b"%d" % i, bytes(1000)) for i in range(100)], revision=1)
     map.identify(IDENTITY, 1, 1)
     map.close()
@@ -357,7 +357,7 @@ def test_readers_follow_the_generation(run: Run) -> None:
     first = row.map_generation
     second = map_path(run.store.map_dir, 0, 0xABC)
     second.mkdir()
-    map = ShardMap(second)
+    map = MapOwner(second)
     map.apply([record_of([put(b"k", b"new")])])
     map.close()
 
@@ -431,7 +431,7 @@ def test_a_group_is_visible_as_a_whole(run: Run) -> None:
 
 def write_for_ever(connection: Connection, path: Path) -> None:
     """A shard that only applies: group n puts n under ten keys."""
-    map = ShardMap(path)
+    map = MapOwner(path)
     n = map.applied[1] // 10
     while True:
         n += 1
@@ -449,7 +449,7 @@ def test_a_killed_writer_leaves_its_last_commit(place: Path) -> None:
             connection.recv()
             os.kill(child.pid, signal.SIGKILL)
             child.join()
-        map = ShardMap(place)
+        map = MapOwner(place)
         applied = map.applied[1]
         found = {map.get(b"key-%d" % i, BEGINNING) for i in range(10)}
         assert {item.value.rstrip(b"\0") for item in found if item} == {b"%d" % (applied // 10)}

@@ -13,7 +13,7 @@ from shards.host.board import NONE, Board
 from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogFull
 from shards.maps.layout import MapFull
-from shards.maps.owner import ShardMap
+from shards.maps.owner import MapOwner
 from shards.server.loop import Server, StartError
 from shards.wire.protocol import (
     Delete,
@@ -100,7 +100,7 @@ class TestNoRoom:
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
-        monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(MapOwner, "free_bytes", lambda _: 0)
         server.writer.housekeep(store.board.watermark())
         replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
         assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
@@ -116,7 +116,7 @@ class TestNoRoom:
             raise MapFull("no room")
 
         with monkeypatch.context() as patch:
-            patch.setattr(ShardMap, "advance", fail)
+            patch.setattr(MapOwner, "advance", fail)
             server.writer.housekeep(store.board.watermark())
         assert isinstance(asking.do(Put(b"k", b"v")), Done)
 
@@ -127,7 +127,7 @@ class TestNoRoom:
             raise MapFull("no room")
 
         with serving(store) as server, client(store) as asking, monkeypatch.context() as patch:
-            patch.setattr(ShardMap, "apply_changes", fail)
+            patch.setattr(MapOwner, "apply_changes", fail)
             asking.send(Put(b"k", b"v"))
             server.sockets.wait(20.0)
             assert server.run() == 1

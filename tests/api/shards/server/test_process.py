@@ -39,7 +39,7 @@ STEPS = {
     "before the append": ("shards.log.appender", "LogAppender.append", "before"),
     "between append and flush": ("shards.log.appender", "LogAppender.append", "after"),
     "between flush and apply": ("shards.log.appender", "LogAppender.flush", "after"),
-    "after the apply, with open set": ("shards.maps.owner", "ShardMap.apply_changes", "after"),
+    "after the apply, with open set": ("shards.maps.owner", "MapOwner.apply_changes", "after"),
     "after open was cleared": ("shards.host.board", "ShardRow.clear_open", "after"),
     "after the reply": ("shards.server.loop", "Sockets.reply", "after"),
 }
