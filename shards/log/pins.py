@@ -25,7 +25,7 @@ class NoPlace(Exception):
     """All places are taken."""
 
 
-class Hold:
+class LogPin:
     """A hold of this process. `keep(lsn)` says from where on; until then everything is held."""
 
     def __init__(self, fd: int, at: int) -> None:
@@ -38,7 +38,7 @@ class Hold:
 
 
 @contextmanager
-def hold(lock_dir: Path) -> Iterator[Hold]:
+def hold(lock_dir: Path) -> Iterator[LogPin]:
     """Keep the log of the store whose locks are in `lock_dir`, for as long as `with` lasts or the process lives.
 
     Raises `NoPlace`, `OSError`.
@@ -47,7 +47,7 @@ def hold(lock_dir: Path) -> Iterator[Hold]:
     try:
         for place in range(PLACES):
             if locks.try_hold(fd, place * _LSN.size):
-                yield Hold(fd, place * _LSN.size)
+                yield LogPin(fd, place * _LSN.size)
                 return
         raise NoPlace(f"{PLACES} backups and checks of this store are in progress already")
     finally:
