@@ -23,7 +23,7 @@ from shards.backup.sandbox import Apart
 from shards.host.board import Board, BoardError
 from shards.log.epoch import boot_id
 from shards.log.manifest import NAME, Manifest, ManifestError
-from shards.log.pins import NoPlace, hold
+from shards.log.pins import NoPlace, pin_log
 from shards.log.recovery import Examined, OlderCopy, examine, last_board
 from shards.log.repair import Loss, give_up_below, loss_of, repair
 from shards.maps.build import kept_applied
@@ -92,7 +92,7 @@ def _check_store(settings: ServerSettings) -> Iterator[Finding]:
 def _check_running(board: Board) -> Iterator[Finding]:
     facts = board.facts
     data_dir = Path(facts.data_dir)
-    with hold(Path(facts.lock_dir)), Apart() as apart:
+    with pin_log(Path(facts.lock_dir)), Apart() as apart:
         while True:
             manifest = Manifest.load(data_dir)
             tail, following = board.history()

@@ -26,7 +26,7 @@ from shards.host.board import Board
 from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
-from shards.log.pins import hold
+from shards.log.pins import pin_log
 from shards.log.recovery import Fold, examine
 from shards.maps.snapshot import new_digest
 from shards.wire.clock import counted_ms
@@ -115,7 +115,7 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
     """
     target = _see_that_it_is_ours(target)
     _see_that_it_is_apart(target, source.data_dir)
-    with _target(target), hold(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
+    with _target(target), pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
         held.keep(manifest.replay_lsn)
         copy = _Copy(target, manifest.secret, report)

@@ -38,7 +38,7 @@ class LogPin:
 
 
 @contextmanager
-def hold(lock_dir: Path) -> Iterator[LogPin]:
+def pin_log(lock_dir: Path) -> Iterator[LogPin]:
     """Keep the log of the store whose locks are in `lock_dir`, for as long as `with` lasts or the process lives.
 
     Raises `NoPlace`, `OSError`.

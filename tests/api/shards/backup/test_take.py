@@ -22,7 +22,7 @@ from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
 from shards.host.board import Board
 from shards.log.epoch import boot_id, new_epoch
 from shards.log.manifest import SNAPSHOTS, Manifest
-from shards.log.pins import NoPlace, held, hold
+from shards.log.pins import NoPlace, held, pin_log
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START, Start
 from shards.log.recovery import begin_history, recover
@@ -431,21 +431,21 @@ def test_a_new_snapshot_may_take_the_place_of_the_one_that_is_copied(run: Run, t
 def test_the_log_is_held_while_a_backup_lives(run: Run, tmp_path: Path) -> None:
     lock_dir = run.store.data_dir / "locks"
     assert held(lock_dir) == ()
-    with hold(lock_dir) as first:
+    with pin_log(lock_dir) as first:
         assert held(lock_dir) == (0,), "until it says from where on, it holds everything"
         first.keep(7)
-        with hold(lock_dir) as second:
+        with pin_log(lock_dir) as second:
             second.keep(5)
             assert held(lock_dir) == (7, 5)
         assert held(lock_dir) == (7,)
     assert held(lock_dir) == ()
-    with hold(lock_dir):
+    with pin_log(lock_dir):
         assert held(lock_dir) == (0,), "what an earlier holder said is forgotten"
 
 
 def test_there_is_an_end_to_backups_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.log.pins.PLACES", 1)
-    with hold(tmp_path), pytest.raises(NoPlace), hold(tmp_path):
+    with pin_log(tmp_path), pytest.raises(NoPlace), pin_log(tmp_path):
         pass
 
 
@@ -545,9 +545,9 @@ def test_nothing_that_a_backup_needs_is_trimmed(tmp_path: Path) -> None:
         assert keeping._expendable() == min([tail, *held(run.store.data_dir / "locks")])
         return run.board.log.oldest
 
-    with hold(run.store.data_dir / "locks") as whole:
+    with pin_log(run.store.data_dir / "locks") as whole:
         assert oldest() == 0
-        with hold(run.store.data_dir / "locks") as part:
+        with pin_log(run.store.data_dir / "locks") as part:
             whole.keep(3 * segment)
             part.keep(5 * segment)
             assert oldest() == 3 * segment

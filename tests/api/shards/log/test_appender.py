@@ -17,7 +17,7 @@ from shards.files.disk import Disk
 from shards.host.board import NONE
 from shards.log.appender import LogAppender
 from shards.log.files import LogError, Trimmed, segment_name, segment_numbers
-from shards.log.pins import NAME, hold
+from shards.log.pins import NAME, pin_log
 from shards.log.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start, encode
 from shards.log.recovery import Damaged, StillRunning, begin_history, quiesce, recover
 from shards.log.segments import Segments, trim_limit
@@ -534,7 +534,7 @@ def test_the_log_stands_still_while_every_lock_is_held(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
 def test_a_lock_that_root_makes_is_the_server_s(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 23456)
-    with hold(tmp_path):  # a backup as root
+    with pin_log(tmp_path):  # a backup as root
         pass
     status = (tmp_path / NAME).stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (12345, 23456, 0o600)
