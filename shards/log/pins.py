@@ -54,7 +54,7 @@ def pin_log(lock_dir: Path) -> Iterator[LogPin]:
         os.close(fd)
 
 
-def held(lock_dir: Path) -> tuple[int, ...]:
+def pinned_lsns(lock_dir: Path) -> tuple[int, ...]:
     """From where on the log is held, for each hold. Takes nothing. Raises `OSError`."""
     try:
         fd = os.open(lock_dir / NAME, os.O_RDWR | os.O_CLOEXEC)

@@ -112,7 +112,7 @@ class Housekeeping:
         return min((needed, *self._holds()))
 
     def _holds(self) -> tuple[int, ...]:
-        return pins.held(Path(self._board.facts.lock_dir))
+        return pins.pinned_lsns(Path(self._board.facts.lock_dir))
 
     def _needed(self) -> int:
         """The LSN from which on a restart needs the log."""

@@ -22,7 +22,7 @@ from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
 from shards.host.board import Board
 from shards.log.epoch import boot_id, new_epoch
 from shards.log.manifest import SNAPSHOTS, Manifest
-from shards.log.pins import NoPlace, held, pin_log
+from shards.log.pins import NoPlace, pin_log, pinned_lsns
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START, Start
 from shards.log.recovery import begin_history, recover
@@ -325,7 +325,7 @@ def test_a_backup_that_fails_leaves_nothing(run: Run, tmp_path: Path, at: int) -
     with pytest.raises(Broken):
         back_up(RunningStore(run.board), tmp_path / "new" / "backup", "test", report, segment=SEGMENT)
     assert not (tmp_path / "new").exists()
-    assert held(run.store.data_dir / "locks") == ()
+    assert pinned_lsns(run.store.data_dir / "locks") == ()
     with pytest.raises(ArchiveError, match="there is no backup"):
         Archive.load(tmp_path / "new" / "backup")
 
@@ -430,17 +430,17 @@ def test_a_new_snapshot_may_take_the_place_of_the_one_that_is_copied(run: Run, t
 
 def test_the_log_is_held_while_a_backup_lives(run: Run, tmp_path: Path) -> None:
     lock_dir = run.store.data_dir / "locks"
-    assert held(lock_dir) == ()
+    assert pinned_lsns(lock_dir) == ()
     with pin_log(lock_dir) as first:
-        assert held(lock_dir) == (0,), "until it says from where on, it holds everything"
+        assert pinned_lsns(lock_dir) == (0,), "until it says from where on, it holds everything"
         first.keep(7)
         with pin_log(lock_dir) as second:
             second.keep(5)
-            assert held(lock_dir) == (7, 5)
-        assert held(lock_dir) == (7,)
-    assert held(lock_dir) == ()
+            assert pinned_lsns(lock_dir) == (7, 5)
+        assert pinned_lsns(lock_dir) == (7,)
+    assert pinned_lsns(lock_dir) == ()
     with pin_log(lock_dir):
-        assert held(lock_dir) == (0,), "what an earlier holder said is forgotten"
+        assert pinned_lsns(lock_dir) == (0,), "what an earlier holder said is forgotten"
 
 
 def test_there_is_an_end_to_backups_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +542,7 @@ def test_nothing_that_a_backup_needs_is_trimmed(tmp_path: Path) -> None:
 
     def oldest() -> int:
         keeping._trim()
-        assert keeping._expendable() == min([tail, *held(run.store.data_dir / "locks")])
+        assert keeping._expendable() == min([tail, *pinned_lsns(run.store.data_dir / "locks")])
         return run.board.log.oldest
 
     with pin_log(run.store.data_dir / "locks") as whole:
