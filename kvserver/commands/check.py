@@ -19,7 +19,7 @@ from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive, ArchiveError
 from shards.backup.check import Finding, LogCheck, check_archived_log, check_counters, check_log
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.host.board import Board, BoardError
 from shards.log.epoch import boot_id
 from shards.log.manifest import NAME, Manifest, ManifestError
@@ -69,7 +69,7 @@ def _show(findings: Iterator[Finding]) -> bool:
 def _check_backup(directory: Path) -> Iterator[Finding]:
     archive = Archive.load(directory)
     yield Finding("backup", True, f"of store {archive.manifest.store}: {reach(archive)}")
-    with Apart() as apart:
+    with Sandbox() as apart:
         yield apart.check_snapshot(directory, archive.manifest)
     yield check_archived_log(directory, archive)
 
@@ -85,14 +85,14 @@ def _check_store(settings: ServerSettings) -> Iterator[Finding]:
         if settings.in_memory:
             raise Refused("a store in memory has no files to check")
         Manifest.load(settings.data_dir)
-        with stopped(settings.data_dir), Apart() as apart:
+        with stopped(settings.data_dir), Sandbox() as apart:
             yield from _check_stopped(settings, apart)
 
 
 def _check_running(board: Board) -> Iterator[Finding]:
     facts = board.facts
     data_dir = Path(facts.data_dir)
-    with pin_log(Path(facts.lock_dir)), Apart() as apart:
+    with pin_log(Path(facts.lock_dir)), Sandbox() as apart:
         while True:
             manifest = Manifest.load(data_dir)
             tail, following = board.history()
@@ -110,7 +110,7 @@ def _check_running(board: Board) -> Iterator[Finding]:
         yield from found[1:]
 
 
-def _check_stopped(settings: ServerSettings, apart: Apart) -> Iterator[Finding]:
+def _check_stopped(settings: ServerSettings, apart: Sandbox) -> Iterator[Finding]:
     data_dir = settings.data_dir
     manifest = Manifest.load(data_dir)
     yield _about(manifest)
@@ -136,7 +136,7 @@ def _map_dirs(settings: ServerSettings, manifest: Manifest) -> list[Path]:
     return [settings.map_dir] if settings.map_dir else usual_places(manifest.store, settings.data_dir)
 
 
-def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tuple[Examined, LogCheck]:
+def _examine(settings: ServerSettings, manifest: Manifest, apart: Sandbox) -> tuple[Examined, LogCheck]:
     """What the next start would find."""
     boot, log_dir = boot_id(), settings.data_dir / "log"
     applied = [
@@ -153,7 +153,7 @@ def _examine(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tupl
     return found, check_log(log_dir, manifest, found.fold.lsn, found)
 
 
-def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Apart) -> Iterator[tuple[Path, int, int]]:
+def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Sandbox) -> Iterator[tuple[Path, int, int]]:
     """The maps that the next start may keep: path, shard, number of shards."""
     history = (manifest.store, manifest.epoch, boot_id())
     for place in _map_dirs(settings, manifest):
@@ -175,7 +175,7 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
         raise Refused("a store in memory has nothing to repair")
     Manifest.load(settings.data_dir)
     _see_that_it_is_ours(settings.data_dir)
-    with stopped(settings.data_dir), Apart() as apart:
+    with stopped(settings.data_dir), Sandbox() as apart:
         manifest = Manifest.load(settings.data_dir)
         found, log = _examine(settings, manifest, apart)
         if log.damaged_at is None:

@@ -28,7 +28,7 @@ from kvserver.serve.watch.housekeeping import Housekeeping
 from kvserver.serve.watch.tokens import TokenWatch
 from kvserver.settings import ServerSettings
 from shards.backup import archive, restore
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.files import locks
 from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
 from shards.keys.last_use import make_stamps
@@ -90,7 +90,7 @@ class Store:
         """Bring it up. Makes directories and files; may take as long as reading the log does. Raises `StoreError`."""
         self._given, self._finished, self._snapshot_failed_at = given, False, float("-inf")
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
-        with ExitStack() as stack, Apart() as self._apart:
+        with ExitStack() as stack, Sandbox() as self._apart:
             try:
                 tokens = None if given.tokens is None else tokenfile.read(given.tokens)
                 self._take_directories(stack)

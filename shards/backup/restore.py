@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from shards.backup.archive import LOG, Archive, Cut
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.backup.take import Report
 from shards.files.disk import DISK
 from shards.log import records
@@ -85,7 +85,7 @@ def reinstate(
             shutil.rmtree(data_dir / name)
         (data_dir / name).unlink(missing_ok=True)
     progress = _Progress(report, archive.manifest.snapshot_bytes + cut.end)
-    with Apart() as apart:
+    with Sandbox() as apart:
         _copy_snapshot(archive, source, data_dir, progress, apart.read_meta)
     _write_log(archive, source, data_dir, cut, progress, segment)
     status = data_dir.stat()

@@ -57,7 +57,7 @@ _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
-class Apart:
+class Sandbox:
     """The process, started with the first request. A context manager, of one thread.
 
     The methods are those of `mapfile` and `check`. Whatever a file does to the process that reads it is a `MapError`,

@@ -18,7 +18,7 @@ import pytest
 
 from shards.backup import archive
 from shards.backup.archive import Archive
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.backup.take import RunningStore, StoppedStore, back_up
 from shards.files import checksummed_json, safe_files
 from shards.files.disk import DISK
@@ -259,7 +259,7 @@ def test_the_process_that_looks_goes_on_with_another(store: Run, backup: Path) -
     good = map_path(store.store.map_dir, 0, store.board.shards[0].map_generation)
     expected = read_meta(good)
     craft(backup, meta_lies)
-    with Apart() as apart:
+    with Sandbox() as apart:
         for _ in range(2):
             with pytest.raises(Exception, match="ends the process"):
                 apart.read_meta(snapshot_file(backup), subdir=False)
@@ -275,7 +275,7 @@ def test_a_torn_map_does_not_end_who_starts_the_store(store: Run, tmp_path: Path
     path.write_bytes(meta_lies(bytearray(path.read_bytes())))
     code = (
         "import sys; from pathlib import Path\n"
-        "from shards.backup.sandbox import Apart; from shards.maps.build import kept_applied\n"
+        "from shards.backup.sandbox import Sandbox; from shards.maps.build import kept_applied\n"
         "with Apart() as apart: print(kept_applied(Path(sys.argv[1]), 's', 'b', 'e', apart.read_meta))"
     )
     done = subprocess.run([sys.executable, "-c", code, path.parent.parent], capture_output=True, text=True, check=False)
