@@ -14,7 +14,7 @@ from kvserver.commands.terminal import Report, bar, fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
-from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
+from shards.backup.restore import NotEmpty, restore_backup, see_that_it_is_empty
 from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
 from shards.wire.errors import BadRequest
@@ -61,7 +61,7 @@ def _restore(settings: ServerSettings, source: Path, until: Until, report: Repor
     see_that_it_is_empty(data_dir)
     with stopped(data_dir):
         see_that_it_is_empty(data_dir)
-        reinstate(archive, source, data_dir, cut, report)
+        restore_backup(archive, source, data_dir, cut, report)
     return archive, cut
 
 

@@ -70,7 +70,7 @@ def _strangers(data_dir: Path) -> Iterator[str]:
                 yield path
 
 
-def reinstate(
+def restore_backup(
     archive: Archive, source: Path, data_dir: Path, cut: Cut, report: Report, *, segment: int = SEGMENT
 ) -> Manifest:
     """Make `data_dir` the store that the backup in `source` is at `cut`; its manifest.

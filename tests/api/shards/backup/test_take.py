@@ -17,7 +17,7 @@ from shards.backup import archive
 from shards.backup import take as backup
 from shards.backup.archive import NAME, UNFINISHED, Archive, ArchiveError, Cut, OutOfReach, Until, find_cut, shorten
 from shards.backup.restore import UNFINISHED as RESTORING
-from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
+from shards.backup.restore import NotEmpty, restore_backup, see_that_it_is_empty
 from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
 from shards.host.board import Board
 from shards.log.epoch import boot_id, new_epoch
@@ -131,7 +131,7 @@ def restore(source: Path, tmp_path: Path, until: Until = ALL, shards: int = 3) -
     see_that_it_is_empty(data_dir)
     found = Archive.load(source)
     cut = find_cut(found, source, until, SEGMENT)
-    manifest = reinstate(found, source, data_dir, cut, quiet, segment=SEGMENT)
+    manifest = restore_backup(found, source, data_dir, cut, quiet, segment=SEGMENT)
     assert Manifest.load(data_dir) == manifest
     return cut, start(data_dir, tmp_path, shards)
 
@@ -261,7 +261,7 @@ def test_the_log_is_cut_where_it_was_asked_for(tmp_path: Path) -> None:
             data_dir = tmp_path / f"r{revision}"
             data_dir.mkdir()
             cut = find_cut(taken, tmp_path / "backup", Until(revision=revision), segment)
-            reinstate(taken, tmp_path / "backup", data_dir, cut, quiet, segment=segment)
+            restore_backup(taken, tmp_path / "backup", data_dir, cut, quiet, segment=segment)
             reader = LogReader(data_dir / "log", taken.manifest.secret, segment=segment)
             kept, _ = reader.read(0, cut.end, 1 << 30)
             reader.close()
@@ -513,10 +513,10 @@ def test_a_restore_that_broke_off_is_repeated(run: Run, tmp_path: Path) -> None:
 
     cut = find_cut(taken, tmp_path / "backup", Until(), SEGMENT)
     with pytest.raises(Broken):
-        reinstate(taken, tmp_path / "backup", data_dir, cut, report, segment=SEGMENT)
+        restore_backup(taken, tmp_path / "backup", data_dir, cut, report, segment=SEGMENT)
     assert (data_dir / RESTORING).exists()
     see_that_it_is_empty(data_dir)
-    reinstate(taken, tmp_path / "backup", data_dir, cut, quiet, segment=SEGMENT)
+    restore_backup(taken, tmp_path / "backup", data_dir, cut, quiet, segment=SEGMENT)
     assert not (data_dir / RESTORING).exists()
     check(start(data_dir, tmp_path / "r", 1), history.oracle(taken.last_revision))
     with pytest.raises(NotEmpty, match="holds a store"):
