@@ -30,7 +30,7 @@ from shards.files.disk import DISK, Disk
 from shards.host.board import Board, LogWords
 from shards.host.logs import Recurring
 from shards.log import records
-from shards.log.files import SEGMENT, Files, GivenUp, LogBroken, LogError, LogFull
+from shards.log.files import SEGMENT, GivenUp, LogBroken, LogError, LogFull, SegmentFiles
 from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, Record
 from shards.wire.clock import Now
 from shards.wire.errors import NO_SPACE
@@ -61,7 +61,7 @@ class LogAppender:
         self._secret, self._in_memory = facts.secret, facts.in_memory
         self._append_turn = disk.turn(Path(facts.lock_dir) / "append")
         self._flush_turn = disk.turn(Path(facts.lock_dir) / "flush")
-        self._files = Files(Path(facts.log_dir), disk)
+        self._files = SegmentFiles(Path(facts.log_dir), disk)
         self._header = self._payload = b""
         self._seen_tail = self._marked = 0
         self._flusher: _Flusher | None = None

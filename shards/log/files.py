@@ -48,7 +48,7 @@ def segment_numbers(names: Sequence[str]) -> list[int]:
     return sorted(int(name[:12]) for name in names if _SEGMENT_NAME.fullmatch(name))
 
 
-class Files:
+class SegmentFiles:
     """Descriptors of a log's segments, opened when first asked for. One owner; not for several threads."""
 
     def __init__(self, log_dir: Path, disk: Disk) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from shards.files.disk import DISK, Disk
 from shards.log import records
-from shards.log.files import SEGMENT, Files, LogError, Trimmed, segment_name, segment_numbers
+from shards.log.files import SEGMENT, LogError, SegmentFiles, Trimmed, segment_name, segment_numbers
 from shards.log.records import FILLER, HEADER, Record
 
 __all__ = ["SEGMENT", "LogError", "LogReader", "Trimmed"]
@@ -22,7 +22,7 @@ class LogReader:
 
     def __init__(self, log_dir: Path, secret: int, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
         self._log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
-        self._files = Files(log_dir, disk)
+        self._files = SegmentFiles(log_dir, disk)
 
     def read(self, lsn: int, until: int, limit: int = 256 << 10) -> tuple[list[Record], int]:
         """Whole records from `lsn` on, about `limit` bytes, and the LSN to go on from.

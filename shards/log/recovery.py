@@ -30,7 +30,7 @@ from shards.files import locks
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.log import records
-from shards.log.files import SEGMENT, Files, segment_name, segment_numbers
+from shards.log.files import SEGMENT, SegmentFiles, segment_name, segment_numbers
 from shards.log.manifest import Manifest
 from shards.log.records import FILLER, HEADER, NO_SHARD, START, STOP, Record, Start
 from shards.log.segments import make_segment, remove_behind, remove_below_gap
@@ -139,7 +139,7 @@ class _Image:
 
     def __init__(self, log_dir: Path, secret: int, segment: int, disk: Disk) -> None:
         self.log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
-        self._files = Files(log_dir, disk)
+        self._files = SegmentFiles(log_dir, disk)
         self.numbers = segment_numbers(disk.names(log_dir))
 
     def losses(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
