@@ -23,7 +23,7 @@ from shards.files.disk import DISK
 from shards.log import records
 from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import NAME, SNAPSHOTS, Manifest
-from shards.maps.layout import Look
+from shards.maps.layout import MetaReader
 from shards.maps.snapshot import Snapshot
 
 UNFINISHED = "restore.incomplete"
@@ -114,7 +114,7 @@ class _Progress:
         self._report(self._done, max(self._done, self._total))
 
 
-def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Progress, look: Look) -> None:
+def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Progress, look: MetaReader) -> None:
     snapshot = Snapshot(source, archive.manifest, look)
     (data_dir / SNAPSHOTS).mkdir(mode=0o700)
     for file in archive.manifest.files:

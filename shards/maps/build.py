@@ -30,7 +30,7 @@ from shards.log.files import LogError, Trimmed
 from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START
-from shards.maps.layout import FORMAT, Identity, Look, MapError, MapFull, map_generations, map_path, read_meta
+from shards.maps.layout import FORMAT, Identity, MapError, MapFull, MetaReader, map_generations, map_path, read_meta
 from shards.maps.owner import NOT_MINE, MapOwner
 from shards.maps.snapshot import Snapshot, SnapshotError
 from shards.maps.space import free_bytes
@@ -58,7 +58,7 @@ def open_map(board: Board, shard: int) -> MapOwner:
     return _Restore(board, shard).run()
 
 
-def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Look = read_meta) -> list[int]:
+def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: MetaReader = read_meta) -> list[int]:
     """For each map that this boot left in `map_dir` of this history: the LSN up to which the log is applied to it.
 
     What was applied had been in the log. `look`: `Apart.read_meta` where a torn map must not end this process.
@@ -72,7 +72,7 @@ def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Look
     return found
 
 
-def discard_maps(board: Board, look: Look = read_meta) -> None:
+def discard_maps(board: Board, look: MetaReader = read_meta) -> None:
     """Remove from the map directory what no shard of the run that `board` begins can keep: maps of another run's
     history, boot or number of shards, or that the log does not reach; what was left half built or half removed.
 

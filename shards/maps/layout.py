@@ -165,7 +165,7 @@ Meta = tuple[Identity | None, tuple[int, int]]
 """Whose map it is (None: it is being filled), and what is applied to it: an LSN, a revision."""
 
 
-class Look(Protocol):
+class MetaReader(Protocol):
     """`read_meta`, or something in its place."""
 
     def __call__(self, path: Path, *, subdir: bool = True) -> Meta: ...

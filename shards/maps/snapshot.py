@@ -39,7 +39,7 @@ from shards.host.settings import ProcessSettings, SettingError, load
 from shards.log.appender import LogAppender
 from shards.log.files import LogError
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
-from shards.maps.layout import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
+from shards.maps.layout import FORMAT, FORMATS, MapError, MapFull, MetaReader, map_path, open_environment, read_meta
 from shards.maps.space import free_bytes
 from shards.wire.errors import NO_SPACE
 from shards.wire.keys import slot_of, slots_of
@@ -62,7 +62,7 @@ class SnapshotError(Exception):
 class Snapshot:
     """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
 
-    def __init__(self, data_dir: Path, manifest: Manifest, look: Look = read_meta) -> None:
+    def __init__(self, data_dir: Path, manifest: Manifest, look: MetaReader = read_meta) -> None:
         """`look` is `read_meta`, or `Apart.read_meta` where a file that was made up must not end this process."""
         self._directory, self._manifest, self._look = data_dir / SNAPSHOTS, manifest, look
 
