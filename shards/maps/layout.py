@@ -69,7 +69,7 @@ class MapError(Exception):
 class Item(NamedTuple):
     """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out.
 
-    `expires_ms` is an expiry as it is stored, until `told` makes a wall time of it.
+    `expires_ms` is an expiry as it is stored, until `with_wall_times` makes a wall time of it.
     """
 
     revision: int
@@ -230,7 +230,7 @@ def parse(record: memoryview) -> Item:
     )
 
 
-def told(item: Item, now: Now) -> Item:
+def with_wall_times(item: Item, now: Now) -> Item:
     """`item` with its times as people are told them at `now`: by the wall clock, and nothing was created or modified in
     the future, though the clock may have said so then (RFC 9110, section 8.8.2.1)."""
     _, _, expiry, created_ms, modified_ms, *_ = item

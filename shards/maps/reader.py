@@ -24,7 +24,7 @@ from shards.maps.layout import (
     parse_without_value,
     read_applied,
     scan,
-    told,
+    with_wall_times,
 )
 from shards.wire.clock import Now, is_live
 from shards.wire.errors import Unavailable
@@ -51,7 +51,7 @@ class MapReader:
         self._env: lmdb.Environment | None = None
 
     def get(self, key: bytes, now: Now) -> Item | None:
-        """What `key` (1 to 511 bytes) holds at `now`, `told`; None if it is absent or expired.
+        """What `key` (1 to 511 bytes) holds at `now`, `with_wall_times`; None if it is absent or expired.
 
         Raises `Unavailable` if the shard has no map at the moment.
         """
@@ -63,7 +63,7 @@ class MapReader:
         txn.abort()
         if item is None or not is_live(item[2], now):
             return None
-        return told(item, now)
+        return with_wall_times(item, now)
 
     def describe(self, key: bytes, now: Now) -> Item | None:
         """`get` without the value: however large it is, nothing of it is copied."""
@@ -71,7 +71,7 @@ class MapReader:
             record = txn.get(key)
             if record is None or not is_live(_unpack(record)[2], now):
                 return None
-            return told(parse_without_value(record), now)
+            return with_wall_times(parse_without_value(record), now)
 
     def record(self, key: bytes) -> bytes | None:
         """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
@@ -109,7 +109,7 @@ class MapReader:
                 if len(found) >= limit or max_bytes <= 0:
                     break
                 if expired or is_live(_unpack(record)[2], now):
-                    item = told(parse(record) if values else parse_without_value(record), now)
+                    item = with_wall_times(parse(record) if values else parse_without_value(record), now)
                     max_bytes -= len(item.value)
                     found.append((bytes(key), item))
         return applied, found
@@ -124,7 +124,7 @@ class MapReader:
             record = txn.get(key)
             if record is None or not (expired or is_live(_unpack(record)[2], now)):
                 return applied, None
-            return applied, told(parse(record) if values else parse_without_value(record), now)
+            return applied, with_wall_times(parse(record) if values else parse_without_value(record), now)
 
     def keys(self, prefix: bytes, after: bytes | None, limit: int, now: Now) -> list[bytes]:
         """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
