@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from kvserver.access.grants import EVERYTHING, Grants
-from shards.host.board import Board, Common, LogWords
+from shards.host.board import Board, LogWords, ProcessRow
 from shards.wire.errors import InvalidToken, Unauthorized
 
 FILE: Final = "tokens"
@@ -84,7 +84,7 @@ def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
         return False
     rows = [row for rows in (board.workers, board.gateways) for _, row in rows.alive()]
     return found.tokens == list(tokens) and all(
-        row.tokens >= found.generation for row in rows if row.state in (Common.UP, Common.STOPPING)
+        row.tokens >= found.generation for row in rows if row.state in (ProcessRow.UP, ProcessRow.STOPPING)
     )
 
 

@@ -39,7 +39,7 @@ from kvserver.gateway.transport.websocket import Keeper
 from kvserver.http.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.host import logs, process
-from shards.host.board import Board, BoardError, Common
+from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import Recurring
 from shards.host.settings import load
 from shards.wire.errors import EXHAUSTED
@@ -183,7 +183,7 @@ class GatewayWorker(SocketWorker):
         self.greenlets = [gevent.spawn(run) for run in (self.source.run, self.reception.run, self._often)]
         self.greenlets[0].link_exception(self._failed)
         gc.freeze()  # what lives as long as this process need not be looked at again
-        self.row.state = Common.UP
+        self.row.state = ProcessRow.UP
         return True
 
     def _find(self, settings: ServerSettings) -> tuple[Board, Tokens] | None:
@@ -239,7 +239,7 @@ class GatewayWorker(SocketWorker):
     def closing(self) -> None:
         """Take no more connections."""
         if self._board is not None:
-            self.row.state = Common.STOPPING
+            self.row.state = ProcessRow.STOPPING
             self.reception.close()
             gevent.sleep(0)  # who was taken over already is let in, and told where to go on
             self.wsgi.close()

@@ -13,10 +13,10 @@ from kvserver.api import query
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
 from shards.files import locks
-from shards.host.board import Board, Common
+from shards.host.board import Board, ProcessRow
 from shards.wire.errors import Unavailable
 
-_STATES = {Common.STARTING: "starting", Common.UP: "up", Common.STOPPING: "stopping"}
+_STATES = {ProcessRow.STARTING: "starting", ProcessRow.UP: "up", ProcessRow.STOPPING: "stopping"}
 
 
 class ShardStates:
@@ -153,7 +153,7 @@ class Ready:
             if state == "up" and row.incarnation:
                 wanted += [f"shard-{index}.pub", f"shard-{index}-{row.incarnation:x}.req"]
         for index, gateway in self._board.gateways.alive():
-            if gateway.state == Common.UP:
+            if gateway.state == ProcessRow.UP:
                 wanted += [f"gateway-{index}.handover", f"gateway-{index}.activity"]
         return [name for name in wanted if not self._board.path.with_name(name).is_socket()]
 

@@ -30,7 +30,7 @@ from kvserver.settings import ServerSettings
 from shards.backup import archive, restore
 from shards.backup.sandbox import Sandbox
 from shards.files import locks
-from shards.host.board import DRIFT_MS, Board, BoardError, Common, Facts
+from shards.host.board import DRIFT_MS, Board, BoardError, Facts, ProcessRow
 from shards.keys.last_use import make_stamps
 from shards.log.appender import LogAppender
 from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
@@ -340,7 +340,7 @@ class Store:
         else:
             maps = sum(row.figures()["map_bytes"] for row in shards)
             wanted = self.board.history()[0] - words.snapshot > snapshot_after(maps)
-        return wanted and all(row.state == Common.UP and row.map_generation for row in shards)
+        return wanted and all(row.state == ProcessRow.UP and row.map_generation for row in shards)
 
     def _snapshot_makes_room(self) -> bool:
         """Whether a snapshot would let a segment be trimmed, and may fit: it takes at least its keys and values."""

@@ -29,7 +29,7 @@ from kvserver.serve.store import Store, StoreError
 from kvserver.serve.watch.scarcity import Patience
 from kvserver.serve.watch.stalls import Watch
 from kvserver.settings import ServerSettings
-from shards.host.board import BoardError, Common
+from shards.host.board import BoardError, ProcessRow
 from shards.host.fences import TESTED
 from shards.host.logs import configure_logging, give_up
 from shards.host.process import PARENT_VARIABLE, become_subreaper, notify
@@ -142,14 +142,14 @@ class Supervisor:
 
     def _is_shard_up(self, index: int) -> Callable[[int], bool]:
         row = self._board.shards[index]
-        return lambda pid: row.pid == pid and row.state == Common.UP
+        return lambda pid: row.pid == pid and row.state == ProcessRow.UP
 
     def _is_gateway_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.gateways.alive() if row.state == Common.UP]
+        rows = [row for _, row in self._board.gateways.alive() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.gateways
 
     def _is_web_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.workers.alive() if row.state == Common.UP]
+        rows = [row for _, row in self._board.workers.alive() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.workers
 
     # The loop.

@@ -32,7 +32,7 @@ from kvserver.web.acceptor import Acceptor
 from kvserver.web.connection import Protocol
 from kvserver.web.hotpath import HotPath
 from kvserver.web.traffic import Traffic
-from shards.host.board import Board, BoardError, Common
+from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import configure_logging
 from shards.host.process import die_with
 from shards.host.settings import SettingError, load
@@ -105,13 +105,13 @@ class Server(UvicornServer):
         await self.on_tick(0)
         self._acceptor = Acceptor(sockets, self._make_protocol, self.traffic)
         self.started = True
-        self.traffic.row.state = Common.UP
+        self.traffic.row.state = ProcessRow.UP
         gc.freeze()  # what lives as long as the worker need not be looked at again
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop in order; what is not done when the grace ends is cut off."""
         traffic = self.traffic
-        traffic.row.state = Common.STOPPING
+        traffic.row.state = ProcessRow.STOPPING
         traffic.stopping = True
         give_up_at = self._loop.time() + self._grace_s
         self._let_idle_ones_go()

@@ -48,11 +48,11 @@ from shards.host.board_words import (
     MAX_WORKERS,
     NONE,
     ROW_WORDS,
-    Common,
     Exporter,
     GatewayRow,
     HeaderWords,
     LogWords,
+    ProcessRow,
     Row,
     ShardRow,
     WorkerRow,
@@ -138,7 +138,7 @@ class BoardOutOfReach(BoardError):
     """There may well be a board, but this process cannot open it: that says nothing of the run."""
 
 
-R = TypeVar("R", bound=Common)
+R = TypeVar("R", bound=ProcessRow)
 
 
 class _Rows(Generic[R]):
@@ -172,9 +172,9 @@ class _Rows(Generic[R]):
         """
         for i, row in enumerate(self._rows):
             if self._board.claim(row):
-                starts = Common.starts.index
+                starts = ProcessRow.starts.index
                 row.words[row.base : row.base + starts] = memoryview(array("Q", bytes(8 * starts)))
-                row.pid, row.state = os.getpid(), Common.STARTING
+                row.pid, row.state = os.getpid(), ProcessRow.STARTING
                 row.beat()
                 return i, row
         raise BoardError(f"all {len(self._rows)} rows of the board are taken")
@@ -284,7 +284,7 @@ class Board:
             return False
         self._claimed.add(row.base)
         row.go_on()
-        row.words[row.base + Common.starts.index] += 1
+        row.words[row.base + ProcessRow.starts.index] += 1
         return True
 
     def is_claimed(self, row: Row) -> bool:

@@ -108,10 +108,10 @@ class Row:
 
     def beat(self) -> None:
         """Show that the owner's loop turns."""
-        self.words[self.base + Common.heartbeat_ns.index] = time.monotonic_ns()
+        self.words[self.base + ProcessRow.heartbeat_ns.index] = time.monotonic_ns()
 
 
-class Common(Row):
+class ProcessRow(Row):
     """The words every process's row starts with."""
 
     STARTING, UP, STOPPING = 1, 2, 3
@@ -123,7 +123,7 @@ class Common(Row):
     starts = Word(15)  # processes that have had the row
 
 
-class ShardRow(Common):
+class ShardRow(ProcessRow):
     """Row of shard i, written by its process; `given_up` by the supervisor."""
 
     incarnation = Word(3)  # of the process that serves now; 0: none has bound its sockets yet
@@ -165,7 +165,7 @@ class ShardRow(Common):
         self.open_revision = NONE
 
 
-class WorkerRow(Common):
+class WorkerRow(ProcessRow):
     """Row of a web worker."""
 
     in_flight = Word(3)  # requests that count towards the limit of the server
@@ -174,7 +174,7 @@ class WorkerRow(Common):
     COUNTERS = FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
 
 
-class GatewayRow(Common):
+class GatewayRow(ProcessRow):
     """Row of a gateway process."""
 
     clients = Word(3)

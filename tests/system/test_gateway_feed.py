@@ -17,7 +17,7 @@ import zmq
 from websockets.frames import Close, Opcode
 
 from kvserver.web.handoff import ACCEPTED, VERSION
-from shards.host.board import Board, Common
+from shards.host.board import Board, ProcessRow
 from shards.log.appender import LogAppender
 from shards.log.records import HEADER
 from shards.wire.protocol import (
@@ -113,7 +113,7 @@ class Gateways:
 
     def up(self, board: Board) -> list[int]:
         """Rows of gateways that serve."""
-        return [index for index, row in board.gateways.alive() if row.state == Common.UP]
+        return [index for index, row in board.gateways.alive() if row.state == ProcessRow.UP]
 
     def connect(self) -> Raw:
         """A client of one of them, which has its ping."""

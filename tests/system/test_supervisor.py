@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from shards.host.board import NONE, Board, Common
+from shards.host.board import NONE, Board, ProcessRow
 from tests.system.harness import Server, processes_of, wait_for
 
 NewServer = Callable[..., Server]
@@ -215,7 +215,7 @@ def is_up(server: Server) -> bool:
     board = board_of(server)
     try:
         rows = [*board.shards, *(row for _, row in board.gateways.alive()), *(row for _, row in board.workers.alive())]
-        if len(rows) < 5 or any(row.state != Common.UP or not status(row.pid) for row in rows):
+        if len(rows) < 5 or any(row.state != ProcessRow.UP or not status(row.pid) for row in rows):
             return False
     finally:
         board.close()
@@ -535,9 +535,9 @@ def test_the_store_alone_with_shards_started_by_hand(new_server: NewServer) -> N
             by_hand(server, "gunicorn", "-c", "deploy/gateway.conf.py", "kvserver.gateway:app")
         )
         stack.enter_context(by_hand(server, "gunicorn", "-c", "deploy/gunicorn.conf.py", "kvserver.app:app"))
-        wait_for(lambda: all(row.state == Common.UP for row in board.shards), "the shards")
-        wait_for(lambda: [row for _, row in board.workers.alive() if row.state == Common.UP], "a worker")
-        wait_for(lambda: [row for _, row in board.gateways.alive() if row.state == Common.UP], "a gateway")
+        wait_for(lambda: all(row.state == ProcessRow.UP for row in board.shards), "the shards")
+        wait_for(lambda: [row for _, row in board.workers.alive() if row.state == ProcessRow.UP], "a worker")
+        wait_for(lambda: [row for _, row in board.gateways.alive() if row.state == ProcessRow.UP], "a gateway")
         board.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -558,7 +558,7 @@ def test_shards_started_by_hand_end_when_their_supervisor_is_killed(new_server: 
         spawn_store(server, stack)
         board = board_of(server)
         shards = [stack.enter_context(by_hand(server, "shards", "--index", str(i))) for i in range(2)]
-        wait_for(lambda: all(row.state == Common.UP for row in board.shards), "the shards")
+        wait_for(lambda: all(row.state == ProcessRow.UP for row in board.shards), "the shards")
         board.close()
         server.process.kill()
         server.process.wait()

@@ -21,7 +21,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from shards.host.board import NONE, Board, Common, ShardRow
+from shards.host.board import NONE, Board, ProcessRow, ShardRow
 from shards.log.files import SEGMENT
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class BoardCollector(Collector):
         rows = [(str(i), row, row.figures()) for i, row in enumerate(self._board.shards)]
         up = GaugeMetricFamily("kvserver_shard_up", "1 if the shard serves.", labels=["shard"])
         for shard, row, _ in rows:
-            up.add_metric([shard], float(row.state == Common.UP and not row.given_up and _lives(row)))
+            up.add_metric([shard], float(row.state == ProcessRow.UP and not row.given_up and _lives(row)))
         yield up
         operations = CounterMetricFamily(
             "kvserver_shard_operations", "What the shard did, by kind.", labels=["shard", "kind"]
@@ -187,14 +187,14 @@ class BoardCollector(Collector):
         watermark = self._board.watermark()[1]
         for i, row in living:
             clients.add_metric([str(i)], row.clients)
-            lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == Common.UP else 0)
+            lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == ProcessRow.UP else 0)
         yield clients
         yield lag
         yield from _counters(GATEWAY_COUNTERS, "gateway", self._board.gateways.used())
 
 
 def _counters(
-    families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, Common]]
+    families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, ProcessRow]]
 ) -> Iterator[Metric]:
     """A family for each figure of rows: those of the dead stay."""
     figures = [(str(i), row.figures()) for i, row in rows]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shards.files import locks
-from shards.host.board import NONE, Board, Common
+from shards.host.board import NONE, Board, ProcessRow
 
 STALLED_S = 3.0
 
@@ -140,7 +140,7 @@ class Watch:
     def _stuck_before_applying(self, now: float, waiting: set[int]) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
             # A shard that starts may take long to replay what its predecessor left open.
-            serving = row.state == Common.UP and row.open != NONE and row.pid not in waiting
+            serving = row.state == ProcessRow.UP and row.open != NONE and row.pid not in waiting
             state = (row.pid, row.incarnation, row.open) if serving else None
             if self._unchanged.seconds(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
                 self._unchanged.forget(("open", i))
@@ -150,6 +150,6 @@ class Watch:
         for i, row in enumerate(self._board.shards):
             pid = row.figures()["pinned_pid"]
             # What a shard reported before it died, or stood still, may be over.
-            fresh = row.state == Common.UP and now - row.heartbeat_ns * 1e-9 < 2.0
+            fresh = row.state == ProcessRow.UP and now - row.heartbeat_ns * 1e-9 < 2.0
             if pid and fresh and pid != os.getpid() and self._is_ours(pid) and not self._is_exempt(pid):
                 yield Culprit(pid, f"it has kept a reader open on the map of shard {i}, which therefore grows")

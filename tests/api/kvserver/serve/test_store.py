@@ -16,7 +16,7 @@ import pytest
 from kvserver.serve.run_dir import LONGEST_NAME, RunDir, RunDirError
 from kvserver.serve.store import Store, StoreError, make_data_dir, snapshot_after, take_store_lock
 from kvserver.settings import ServerSettings
-from shards.host.board import Common
+from shards.host.board import ProcessRow
 from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT
 from shards.log.manifest import Manifest
@@ -347,11 +347,11 @@ def test_a_snapshot_waits_until_every_shard_has_its_map(tmp_path: Path, monkeypa
     with Store(settings_of(tmp_path)) as store:
         row = store.board.shards[0]
         assert not store.wants_snapshot(1.0)
-        row.state = Common.UP
+        row.state = ProcessRow.UP
         assert not store.wants_snapshot(1.0)
-        row.state, row.map_generation = Common.STARTING, 1
+        row.state, row.map_generation = ProcessRow.STARTING, 1
         assert not store.wants_snapshot(1.0)
-        row.state = Common.UP
+        row.state = ProcessRow.UP
         assert store.wants_snapshot(1.0)
         store.snapshot_ended(1, 1.0)
         assert not store.wants_snapshot(60.0)
@@ -361,7 +361,7 @@ def test_a_snapshot_waits_until_every_shard_has_its_map(tmp_path: Path, monkeypa
 def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path) -> None:
     with Store(settings_of(tmp_path)) as store:
         row, words = store.board.shards[0], store.board.log
-        row.state, row.map_generation = Common.UP, 1
+        row.state, row.map_generation = ProcessRow.UP, 1
         words.full = 1
         assert not store.wants_snapshot(1.0), "all is in one segment"
         tail, following = store.board.history()

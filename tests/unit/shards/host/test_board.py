@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, Common, Facts, ShardRow
+from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, Facts, ProcessRow, ShardRow
 from shards.host.board_words import LOG_AT
 from shards.wire.clock import Now
 from tests.system.harness import wait_for
@@ -315,7 +315,7 @@ def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
 def test_a_claimed_row_is_zeroed_named_and_taken(board: Board, opened: Callable[[], Board]) -> None:
     board.workers[0].in_flight = 9
     index, row = board.workers.claim()
-    assert (index, row.pid, row.state, row.in_flight) == (0, os.getpid(), Common.STARTING, 0)
+    assert (index, row.pid, row.state, row.in_flight) == (0, os.getpid(), ProcessRow.STARTING, 0)
     assert row.heartbeat_ns > 0
     other = opened()
     assert [i for i, _ in other.workers.alive()] == [0]

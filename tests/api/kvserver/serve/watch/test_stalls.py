@@ -14,7 +14,7 @@ import pytest
 
 from kvserver.serve.watch.stalls import STALLED_S, Watch, has_open
 from shards.files import locks
-from shards.host.board import NONE, Board, Common, Facts, ShardRow
+from shards.host.board import NONE, Board, Facts, ProcessRow, ShardRow
 from tests.system.harness import wait_for
 
 HOLDER = """
@@ -169,7 +169,7 @@ def test_a_registered_shard_that_lives_may_be_somebody_else_s_child(board: Board
 
 
 def up(row: ShardRow, pid: int) -> None:
-    row.pid, row.state, row.incarnation = pid, Common.UP, 1
+    row.pid, row.state, row.incarnation = pid, ProcessRow.UP, 1
     row.beat()
 
 
@@ -190,9 +190,9 @@ def test_a_shard_that_starts_may_take_its_time_to_replay(board: Board) -> None:
     up(row, 11)
     row.open = 100
     assert named(watcher, 0) == []
-    row.pid, row.state = 12, Common.STARTING
+    row.pid, row.state = 12, ProcessRow.STARTING
     assert named(watcher, 10) == []
-    row.state, row.incarnation = Common.UP, 2
+    row.state, row.incarnation = ProcessRow.UP, 2
     assert named(watcher, 20) == named(watcher, 22) == []
     assert named(watcher, 23) == [12]
 
@@ -223,7 +223,7 @@ def test_a_reader_that_pins_a_map(board: Board) -> None:
 def test_what_a_dead_shard_reported_is_over(board: Board) -> None:
     now = pinned(board, 12)
     assert named(watch(board, 12), now + 60) == []
-    board.shards[0].state = Common.STARTING
+    board.shards[0].state = ProcessRow.STARTING
     assert named(watch(board, 12), now) == []
 
 
