@@ -48,7 +48,7 @@ from shards.host.board_words import (
     MAX_WORKERS,
     NONE,
     ROW_WORDS,
-    Exporter,
+    ExporterWords,
     GatewayRow,
     HeaderWords,
     LogWords,
@@ -189,7 +189,7 @@ class Board:
         self.words: memoryview[int] = memoryview(self._map).cast("Q")
         self.header = HeaderWords(self.words, HEADER_AT)
         self.log = LogWords(self.words, LOG_AT)
-        self.exporter = Exporter(self.words, EXPORTER_AT)
+        self.exporter = ExporterWords(self.words, EXPORTER_AT)
         length = self.header.facts_length
         self.facts = _with_paths(
             msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.named

@@ -213,7 +213,7 @@ class LogWords(Row):
     tokens = Word(15)  # how often tokens were put into effect; 0: there are none. By the supervisor
 
 
-class Exporter(Row):
+class ExporterWords(Row):
     """What concerns /metrics, in the header: written by the process that serves it, `restarts` by the supervisor."""
 
     pid = Word(0)  # of the process that serves; 0: none has begun to
