@@ -43,7 +43,7 @@ class BackupError(Exception):
     """No backup was taken; the message says why."""
 
 
-class End(NamedTuple):
+class LogEnd(NamedTuple):
     """Where a log ends, all of it flushed or at rest: LSN, last revision, and the time at which that was so."""
 
     lsn: int
@@ -59,7 +59,7 @@ class Source(Protocol):
     def tail(self, manifest: Manifest) -> int:
         """About where the log ends."""
 
-    def end(self, manifest: Manifest) -> End:
+    def end(self, manifest: Manifest) -> LogEnd:
         """The end of the history, durable. Raises `LogError`, `Damaged`, `OSError`."""
 
 
@@ -73,7 +73,7 @@ class RunningStore:
         """See `Source`."""
         return self._board.history()[0]
 
-    def end(self, manifest: Manifest) -> End:
+    def end(self, manifest: Manifest) -> LogEnd:
         """See `Source`. Flushes the log."""
         tail, following = self._board.history()
         now_ms = self._board.now_ms()
@@ -82,7 +82,7 @@ class RunningStore:
             flusher.flush(tail)
         finally:
             flusher.close()
-        return End(tail, following - 1, now_ms)
+        return LogEnd(tail, following - 1, now_ms)
 
 
 class StoppedStore:
@@ -90,19 +90,19 @@ class StoppedStore:
 
     def __init__(self, data_dir: Path, segment: int = SEGMENT) -> None:
         self.data_dir, self._segment = data_dir, segment
-        self._end: End | None = None
+        self._end: LogEnd | None = None
 
     def tail(self, manifest: Manifest) -> int:
         """See `Source`."""
         return self.end(manifest).lsn
 
-    def end(self, manifest: Manifest) -> End:
+    def end(self, manifest: Manifest) -> LogEnd:
         """See `Source`. A torn tail is left out."""
         if self._end is None:
             found = examine(self.data_dir / "log", manifest, segment=self._segment)
             if found.damage:
                 raise found.damage
-            self._end = End(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))
+            self._end = LogEnd(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))
         return self._end
 
 
@@ -284,7 +284,7 @@ def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
         )
 
 
-def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: End, segment: int) -> tuple[list[LogPart], Reach]:
+def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segment: int) -> tuple[list[LogPart], Reach]:
     """Copy the log from the segment with the replay position to `end`, and see that it can be read."""
     parts, reach = [], Reach(manifest)
     fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)

@@ -253,7 +253,7 @@ def test_the_log_is_cut_where_it_was_asked_for(tmp_path: Path) -> None:
         written.append(run.log(put(b"k", bytes(200 + n * 37), ""), put(b"k", b"%d" % n)))
     end = run.board.history()
     source = RunningStore(run.board)
-    source.end = lambda manifest: backup.End(end[0], end[1] - 1, run.board.now_ms())  # type: ignore[method-assign]
+    source.end = lambda manifest: backup.LogEnd(end[0], end[1] - 1, run.board.now_ms())  # type: ignore[method-assign]
     taken = back_up(source, tmp_path / "backup", "test", quiet, segment=segment)
     assert len(taken.log) > 5
     for record in written[::7]:
