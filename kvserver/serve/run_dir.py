@@ -64,7 +64,7 @@ class RunDir:
             self._lock = locks.open_lock(path / _LOCK)
         except OSError as error:
             raise _unusable(path, error) from None
-        if not locks.hold(self._lock, timeout_s=wait_s):
+        if not locks.acquire_for_life(self._lock, timeout_s=wait_s):
             os.close(self._lock)
             raise RunDirError(
                 f"the run directory {path} is in use by another server: stop it, or name another with --run-dir"

@@ -441,7 +441,7 @@ def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:
     """Hold the lock of the store for life; its descriptor. Raises `StoreError` that names the holder."""
     path = data_dir / "locks" / "store"
     fd = locks.open_lock(path)
-    if not locks.hold(fd, timeout_s=wait_s):
+    if not locks.acquire_for_life(fd, timeout_s=wait_s):
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
         raise StoreError(

@@ -59,7 +59,7 @@ def try_hold(fd: int, byte: int = 0) -> bool:
     return True
 
 
-def hold(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
+def acquire_for_life(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
     """`try_hold`, repeated for `timeout_s` seconds: a dying holder may take a moment to go."""
     give_up_at = time.monotonic() + timeout_s
     while not try_hold(fd, byte):

@@ -286,7 +286,7 @@ def _within(directory: str) -> re.Pattern[str]:
 def _lock(path: Path) -> int:
     while True:
         lock = locks.open_lock(path / _LOCK)
-        if not locks.hold(lock, timeout_s=_LOCK_S):
+        if not locks.acquire_for_life(lock, timeout_s=_LOCK_S):
             os.close(lock)
             raise MapDirError(f"the map directory {path} is in use by another server: stop it, or give --map-dir")
         with contextlib.suppress(FileNotFoundError):

@@ -358,7 +358,7 @@ class Server:
     def _take_lock(self) -> int:
         path = Path(self.board.facts.lock_dir) / f"shard-{self.shard}"
         fd = locks.open_lock(path)
-        if not locks.hold(fd, timeout_s=_LOCK_S):
+        if not locks.acquire_for_life(fd, timeout_s=_LOCK_S):
             os.close(fd)
             raise StartError(f"shard {self.shard} is running already: its lock {path} is held")
         if not self.board.claim(self._row):
