@@ -120,7 +120,7 @@ class RunDir:
 
     def _lock_again(self) -> None:
         new = locks.open_lock(self.path / _LOCK)
-        if not locks.try_hold(new):
+        if not locks.try_acquire_for_life(new):
             os.close(new)
             raise RunDirError(f"the lock of the run directory {self.path} was removed, and another server has taken it")
         os.pwrite(new, _MARK, 0)
@@ -195,7 +195,7 @@ def _remove_if_free(path: Path) -> None:
         return
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if locks.try_hold(lock):
+        if locks.try_acquire_for_life(lock):
             _check(path)
             shutil.rmtree(path)
     finally:

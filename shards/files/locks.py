@@ -50,7 +50,7 @@ def _create(path: Path) -> None:
         Path(name).unlink()
 
 
-def try_hold(fd: int, byte: int = 0) -> bool:
+def try_acquire_for_life(fd: int, byte: int = 0) -> bool:
     """Take the lock for life on one byte of an open file; False if another open file holds it."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
@@ -60,9 +60,9 @@ def try_hold(fd: int, byte: int = 0) -> bool:
 
 
 def acquire_for_life(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
-    """`try_hold`, repeated for `timeout_s` seconds: a dying holder may take a moment to go."""
+    """`try_acquire_for_life`, repeated for `timeout_s` seconds: a dying holder may take a moment to go."""
     give_up_at = time.monotonic() + timeout_s
-    while not try_hold(fd, byte):
+    while not try_acquire_for_life(fd, byte):
         if time.monotonic() >= give_up_at:
             return False
         time.sleep(0.01)

@@ -222,7 +222,7 @@ class Board:
         os.pwrite(fd, array("Q", [_MAGIC, secrets.randbits(64), 0, len(encoded)]).tobytes(), 0)
         os.pwrite(fd, encoded, _FACTS_AT)
         board = cls(path, fd)
-        board._made_here = locks.try_hold(fd, _SUPERVISOR_LOCK)
+        board._made_here = locks.try_acquire_for_life(fd, _SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
         board.header.behind = facts.started_steady_ms - facts.started_ms + _BIAS
@@ -280,7 +280,7 @@ class Board:
 
     def claim(self, row: Row) -> bool:
         """Take `row` for this process, for life; False if another living process has it."""
-        if row.base in self._claimed or not locks.try_hold(self.fd, 8 * row.base):
+        if row.base in self._claimed or not locks.try_acquire_for_life(self.fd, 8 * row.base):
             return False
         self._claimed.add(row.base)
         row.go_on()

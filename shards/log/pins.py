@@ -46,7 +46,7 @@ def pin_log(lock_dir: Path) -> Iterator[LogPin]:
     fd = locks.open_lock(lock_dir / NAME)
     try:
         for place in range(PLACES):
-            if locks.try_hold(fd, place * _LSN.size):
+            if locks.try_acquire_for_life(fd, place * _LSN.size):
                 yield LogPin(fd, place * _LSN.size)
                 return
         raise NoPlace(f"{PLACES} backups and checks of this store are in progress already")

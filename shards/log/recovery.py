@@ -394,7 +394,7 @@ def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
         for path in [*(lock_dir / name for name in ("append", "flush", "snapshot")), *sorted(lock_dir.glob("shard-*"))]:
             fd = locks.open_lock(path)
             held.callback(os.close, fd)
-            take = _try_turn if path.name in ("append", "flush") else locks.try_hold
+            take = _try_turn if path.name in ("append", "flush") else locks.try_acquire_for_life
             while not take(fd):
                 if time.monotonic() >= give_up_at:
                     raise StillRunning(f"a process of an earlier run still holds {path}")

@@ -381,7 +381,7 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
                 continue  # without an owner, it was being removed by somebody who was killed, or is being made
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                if locks.try_hold(lock) and _owner(path) == owner and not _strangers(path, named=True):
+                if locks.try_acquire_for_life(lock) and _owner(path) == owner and not _strangers(path, named=True):
                     taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
                     _remove(path)
                     freed += taken

@@ -219,7 +219,7 @@ def _alone(lock: Path) -> Iterator[None]:
     """Hold the lock for life of whoever takes a snapshot."""
     fd = locks.open_lock(lock)
     try:
-        if not locks.try_hold(fd):
+        if not locks.try_acquire_for_life(fd):
             raise SnapshotError("another process is taking a snapshot of this store")
         yield
     finally:

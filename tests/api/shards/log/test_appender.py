@@ -523,7 +523,7 @@ def test_the_log_stands_still_while_every_lock_is_held(tmp_path: Path) -> None:
             pass
     with locks.Turn(tmp_path / "flush"), pytest.raises(StillRunning, match="flush"), quiesce(tmp_path, 0.0):
         pass
-    assert locks.try_hold(shard)
+    assert locks.try_acquire_for_life(shard)
     with pytest.raises(StillRunning, match="shard-0"), quiesce(tmp_path, 0.02):
         pass
     threading.Timer(0.05, os.close, [shard]).start()  # the dying

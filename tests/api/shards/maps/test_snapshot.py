@@ -236,7 +236,7 @@ def test_the_command_says_why_not(run: Run) -> None:
 
 def test_there_is_one_at_a_time(run: Run) -> None:
     fd = locks.open_lock(Path(run.board.facts.lock_dir) / "snapshot")
-    assert locks.try_hold(fd)
+    assert locks.try_acquire_for_life(fd)
     status, said = finish(command(run))
     os.close(fd)
     assert (status, said.removeprefix("kvserver: ")) == (

@@ -159,7 +159,7 @@ def test_strangers_are_left_alone(board: Board) -> None:
 
 def test_a_registered_shard_that_lives_may_be_somebody_else_s_child(board: Board) -> None:
     life = locks.open_lock(Path(board.facts.lock_dir) / "shard-1")
-    assert locks.try_hold(life)
+    assert locks.try_acquire_for_life(life)
     with holding(Path(board.facts.lock_dir) / "append") as pid:
         board.shards[1].pid = pid
         watcher = watch(board)
