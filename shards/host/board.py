@@ -69,10 +69,10 @@ __all__ = [
     "Board",
     "BoardError",
     "BoardOutOfReach",
-    "Common",
     "Facts",
     "GatewayRow",
     "LogWords",
+    "ProcessRow",
     "ShardRow",
     "WorkerRow",
 ]

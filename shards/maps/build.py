@@ -61,7 +61,7 @@ def open_map(board: Board, shard: int) -> MapOwner:
 def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: MetaReader = read_meta) -> list[int]:
     """For each map that this boot left in `map_dir` of this history: the LSN up to which the log is applied to it.
 
-    What was applied had been in the log. `look`: `Apart.read_meta` where a torn map must not end this process.
+    What was applied had been in the log. `look`: `Sandbox.read_meta` where a torn map must not end this process.
     """
     found = []
     for shard, generation in map_generations(map_dir):

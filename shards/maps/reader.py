@@ -40,7 +40,7 @@ _unpack = HEADER.unpack_from
 class MapReader:
     """A reader's handle on the map of one shard: one per process and shard, from one thread.
 
-    LMDB opens an environment once per process: the shard itself, which has a `ShardMap`, cannot have a reader too.
+    LMDB opens an environment once per process: the shard itself, which has a `MapOwner`, cannot have a reader too.
     """
 
     def __init__(self, board: Board, shard: int) -> None:

@@ -63,7 +63,7 @@ class Snapshot:
     """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
 
     def __init__(self, data_dir: Path, manifest: Manifest, look: MetaReader = read_meta) -> None:
-        """`look` is `read_meta`, or `Apart.read_meta` where a file that was made up must not end this process."""
+        """`look` is `read_meta`, or `Sandbox.read_meta` where a file that was made up must not end this process."""
         self._directory, self._manifest, self._look = data_dir / SNAPSHOTS, manifest, look
 
     def files_of(self, slots: range) -> list[SnapshotFile]:

@@ -276,7 +276,7 @@ def test_a_torn_map_does_not_end_who_starts_the_store(store: Run, tmp_path: Path
     code = (
         "import sys; from pathlib import Path\n"
         "from shards.backup.sandbox import Sandbox; from shards.maps.build import kept_applied\n"
-        "with Apart() as apart: print(kept_applied(Path(sys.argv[1]), 's', 'b', 'e', apart.read_meta))"
+        "with Sandbox() as sandbox: print(kept_applied(Path(sys.argv[1]), 's', 'b', 'e', sandbox.read_meta))"
     )
     done = subprocess.run([sys.executable, "-c", code, path.parent.parent], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n")

@@ -488,9 +488,7 @@ def test_a_log_may_end_with_its_last_segment(store: Store, log: LogAppender) -> 
     assert (found.tail, found.next_revision) == (record.end, record.next_revision)
 
 
-def test_a_start_goes_behind_what_was_recovered_into_a_segment_of_its_own_if_need_be(
-    store: Store, log: LogAppender
-) -> None:
+def test_a_start_follows_what_was_recovered_in_a_segment_of_its_own_if_need_be(store: Store, log: LogAppender) -> None:
     tail, _ = store.board.history()
     record = log.append(bytes(SEGMENT - tail - HEADER - 100), 1, NOW)
     log.flush(record.end)

@@ -224,7 +224,7 @@ def test_a_map_can_be_opened_with_little_address_space(tmp_path: Path) -> None:
     program = (
         "import resource, sys, pathlib; from shards.maps.owner import MapOwner; "
         "resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)); "
-        "print(ShardMap(pathlib.Path(sys.argv[1]))._env.info()['map_size'] >> 30)"
+        "print(MapOwner(pathlib.Path(sys.argv[1]))._env.info()['map_size'] >> 30)"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout == "8\n"
