@@ -68,7 +68,7 @@ def publish(board: Board, tokens: Sequence[Token]) -> None:
         generation = board.log.tokens + 1
         file.write(msgspec.msgpack.encode(_InEffect(generation, list(tokens))))
     temporary.rename(path)
-    board.log.tell_of_file(LogWords.tokens, generation)
+    board.log.store_after_file(LogWords.tokens, generation)
 
 
 def are_published(board: Board) -> bool:

@@ -93,7 +93,7 @@ class Row:
                 break
         return self._last
 
-    def tell_of_file(self, word: Word, value: int) -> None:
+    def store_after_file(self, word: Word, value: int) -> None:
         """Store `value` in `word`, which tells of a file: whoever sees it finds the file as it is now."""
         if self.fence:
             self.fence(Fence.FILE_THEN_WORD)

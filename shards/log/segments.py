@@ -131,7 +131,7 @@ class Segments:
                 words.log_full_since_ms = self._board.now_ms()
                 words.full = 1
             return False
-        words.tell_of_file(LogWords.ready, ready + self._segment)
+        words.store_after_file(LogWords.ready, ready + self._segment)
         words.full = 0
         return True
 

@@ -156,7 +156,7 @@ class _Restore:
             generation, kept = found
         finally:
             self._reader.close()
-        self._row.tell_of_file(ShardRow.map_generation, generation)
+        self._row.store_after_file(ShardRow.map_generation, generation)
         self._row.clear_open()
         self._remove_others(generation)
         return kept

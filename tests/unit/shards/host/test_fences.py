@@ -87,7 +87,7 @@ def files(seed: int, without: Fence | None) -> None:
     def make(process: Process, board: MachineBoard) -> None:
         for number in count(1):
             MachineDisk(process).create(Path(str(number)))
-            board.log.tell_of_file(LogWords.ready, number)
+            board.log.store_after_file(LogWords.ready, number)
 
     def use(process: Process, board: MachineBoard) -> None:
         while True:
