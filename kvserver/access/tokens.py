@@ -117,7 +117,9 @@ class Tokens:
         return False
 
     def _read(self) -> None:
-        generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
+        generation = self._board.log.load_before_file(
+            LogWords.tokens
+        )  # before the file: which may be newer, never older
         if generation:
             self._tokens = _decode(self._path.read_bytes()).tokens
         self.generation = generation

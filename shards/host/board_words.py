@@ -99,7 +99,7 @@ class Row:
             self.fence(Fence.FILE_THEN_WORD)
         self.words[self.base + word.index] = value
 
-    def told_of_file(self, word: Word) -> int:
+    def load_before_file(self, word: Word) -> int:
         """Load `word`, which tells of a file: the file is at least as new as the word says."""
         value = self.words[self.base + word.index]
         if self.fence:

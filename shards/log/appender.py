@@ -191,7 +191,7 @@ class LogAppender:
         self._check()
         tail, revision = self._board.history()
         lsn = records.place(tail, HEADER + len(payload), segment)
-        if words.told_of_file(LogWords.ready) < lsn - lsn % segment + segment:
+        if words.load_before_file(LogWords.ready) < lsn - lsn % segment + segment:
             return None
         synced, length = words.synced, len(payload)
         if row is not None:

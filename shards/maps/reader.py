@@ -185,7 +185,7 @@ class MapReader:
 
     def _reopen(self) -> None:
         self.close()
-        generation = self._row.told_of_file(ShardRow.map_generation)
+        generation = self._row.load_before_file(ShardRow.map_generation)
         if generation == 0:
             raise Unavailable(f"shard {self._shard} has no map yet")
         try:

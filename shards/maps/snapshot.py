@@ -237,7 +237,7 @@ def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
 
 def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
     facts = board.facts
-    generation = board.shards[shard].told_of_file(ShardRow.map_generation)
+    generation = board.shards[shard].load_before_file(ShardRow.map_generation)
     if generation == 0:
         raise SnapshotError(f"shard {shard} has no map yet")
     path = map_path(Path(facts.map_dir), shard, generation)

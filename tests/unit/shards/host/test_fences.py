@@ -91,7 +91,7 @@ def files(seed: int, without: Fence | None) -> None:
 
     def use(process: Process, board: MachineBoard) -> None:
         while True:
-            number = board.log.told_of_file(LogWords.ready)
+            number = board.log.load_before_file(LogWords.ready)
             if number:
                 MachineDisk(process).open(Path(str(number)))
 
