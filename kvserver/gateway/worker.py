@@ -228,7 +228,7 @@ class GatewayWorker(SocketWorker):
         """Show signs of life; stop if this run of the store is over."""
         if self._board is None:
             return
-        self.row.beat()
+        self.row.record_heartbeat()
         if self._board.is_over():
             log.info("this run of the store is over")
             self.stop()

@@ -84,7 +84,7 @@ class Server(UvicornServer):
 
     def _beat(self) -> None:
         self._notify()
-        self.traffic.row.beat()
+        self.traffic.row.record_heartbeat()
         self._publish()
         if self.traffic.board.is_over():
             log.warning("this run of the store is over: this worker ends")

@@ -175,7 +175,7 @@ class _Rows(Generic[R]):
                 starts = ProcessRow.starts.index
                 row.words[row.base : row.base + starts] = memoryview(array("Q", bytes(8 * starts)))
                 row.pid, row.state = os.getpid(), ProcessRow.STARTING
-                row.beat()
+                row.record_heartbeat()
                 return i, row
         raise BoardError(f"all {len(self._rows)} rows of the board are taken")
 

@@ -106,7 +106,7 @@ class Row:
             self.fence(Fence.WORD_THEN_FILE)
         return value
 
-    def beat(self) -> None:
+    def record_heartbeat(self) -> None:
         """Show that the owner's loop turns."""
         self.words[self.base + ProcessRow.heartbeat_ns.index] = time.monotonic_ns()
 

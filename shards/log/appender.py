@@ -253,7 +253,7 @@ class LogAppender:
         if self.give_up():
             raise GivenUp("the process was told to stop")
         if self._row is not None:
-            self._row.beat()
+            self._row.record_heartbeat()
         self._disk.pause(_WAIT_S)
 
 

@@ -278,7 +278,7 @@ class _Restore:
             if own:
                 floors = self._floors(own.revision)
             elif snapshot and files:
-                floors = fill(new, snapshot, files, self._mine, self._row.beat)
+                floors = fill(new, snapshot, files, self._mine, self._row.record_heartbeat)
             else:
                 floors = self._floors(0)
             begin = manifest.replay_lsn if manifest else 0
@@ -296,7 +296,7 @@ class _Restore:
         while lsn < tail:
             records, lsn = self._reader.read(lsn, tail, _BATCH)
             target.apply([record for record in records if record.events or record.kind == START], floors)
-            self._row.beat()
+            self._row.record_heartbeat()
 
     def _floors(self, revision: int) -> Sequence[int] | None:
         """The floors of a map to whose own slots everything up to `revision` is applied."""

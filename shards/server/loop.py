@@ -175,7 +175,7 @@ class Server:
         self._lock_fd = self._take_lock()
         row = self._row
         row.pid, row.state, row.incarnation = os.getpid(), ShardRow.STARTING, 0
-        row.beat()
+        row.record_heartbeat()
         self.map = open_map(self.board, self.shard)
         self.log = LogAppender(self.board, self.shard)
         self.log.give_up = lambda: self._stopping
@@ -230,7 +230,7 @@ class Server:
 
         Raises `LogBroken`, `MapFull` and `RunOver`: the process must end and answer nothing more.
         """
-        self._row.beat()
+        self._row.record_heartbeat()
         if not self._drain() and not self._waiting:
             wait_s = self.writer.expiry_in_s(wait_s)
             if wait_s > 0:
@@ -374,7 +374,7 @@ class Server:
             self._refuse_rest(unit, _stopping())
         give_up_at = time.monotonic() + _GOODBYE_S
         while (left_s := give_up_at - time.monotonic()) > 0:
-            self._row.beat()
+            self._row.record_heartbeat()
             message = self.sockets.receive()
             if message is None:
                 self.sockets.wait(left_s)

@@ -93,7 +93,7 @@ def test_the_position_is_what_all_maps_have(run: Run) -> None:
 def test_the_next_one_takes_the_place_of_the_last(run: Run) -> None:
     for _ in range(2):  # the second at the same position, under another name
         assert finish(command(run))[0] == 0
-        run.board.shards[0].beat()
+        run.board.shards[0].record_heartbeat()
     manifest = Manifest.load(run.store.data_dir)
     [directory] = (run.store.data_dir / SNAPSHOTS).iterdir()
     assert {path.name for path in directory.iterdir()} == {Path(file.name).name for file in manifest.files}

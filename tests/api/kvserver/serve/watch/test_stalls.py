@@ -170,7 +170,7 @@ def test_a_registered_shard_that_lives_may_be_somebody_else_s_child(board: Board
 
 def up(row: ShardRow, pid: int) -> None:
     row.pid, row.state, row.incarnation = pid, ProcessRow.UP, 1
-    row.beat()
+    row.record_heartbeat()
 
 
 def test_what_was_appended_and_is_not_applied(board: Board) -> None:
