@@ -283,7 +283,7 @@ class Board:
         if row.base in self._claimed or not locks.try_acquire_for_life(self.fd, 8 * row.base):
             return False
         self._claimed.add(row.base)
-        row.go_on()
+        row.resume_counters()
         row.words[row.base + ProcessRow.starts.index] += 1
         return True
 

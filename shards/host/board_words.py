@@ -56,7 +56,7 @@ class Row:
         self._last: dict[str, int] = dict.fromkeys(self.FIGURES, 0)
         self._counted_before = [0] * len(self.FIGURES)
 
-    def go_on(self) -> None:
+    def resume_counters(self) -> None:
         """Count on from what the row shows: its new owner's first deed. (A predecessor that died while it published
         leaves some figures older than others, but each is one that was shown, or was about to be.)"""
         at = self.base + self._FIGURES_AT + 1
