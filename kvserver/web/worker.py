@@ -92,7 +92,7 @@ class Server(UvicornServer):
 
     def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
-        row.publish(
+        row.publish_figures(
             self._router.counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )

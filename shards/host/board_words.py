@@ -62,7 +62,7 @@ class Row:
         at = self.base + self._FIGURES_AT + 1
         self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
 
-    def publish(self, figures: Mapping[str, int]) -> None:
+    def publish_figures(self, figures: Mapping[str, int]) -> None:
         """Show `figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
 
         Only the row's owner may.

@@ -180,7 +180,7 @@ class Writer:
     def publish_figures(self) -> None:
         """Show the figures on the board."""
         self.figures.update(keys=len(self.keyspace), bytes=self.keyspace.bytes)
-        self._row.publish(self.figures)
+        self._row.publish_figures(self.figures)
         self.figures.update(queue=0, expiry_lag_ms=0)  # these two are the most since they were shown last
 
     def _begin(self, size: int) -> Group:

@@ -258,7 +258,7 @@ class Source:
 
     def close(self) -> None:
         """Show the last figures, close sockets and files. Call it when `run` has ended."""
-        self._row.publish(self.counts)
+        self._row.publish_figures(self.counts)
         for watcher in self._watchers:
             watcher.close()
         self._others.close()
@@ -270,7 +270,7 @@ class Source:
 
     def each_second(self) -> None:
         """Show figures, look after the activity socket, and let clients for whom nothing comes keep up."""
-        self._row.publish(self.counts)
+        self._row.publish_figures(self.counts)
         self._activity_file.look()
         self.held.drop(time.monotonic())
         for follower in self._followers:

@@ -262,7 +262,7 @@ async def test_a_value_is_no_service_worker(web: Web) -> None:
 async def test_status(web: Web) -> None:
     row = web.board.shards[0]
     row.pid, row.state = 77, ProcessRow.UP
-    row.publish(dict.fromkeys(row.FIGURES, 0) | {"keys": 5, "bytes": 50})
+    row.publish_figures(dict.fromkeys(row.FIGURES, 0) | {"keys": 5, "bytes": 50})
     fd = locks.open_lock(web.run_dir / "shard-0")
     assert locks.try_acquire_for_life(fd)
     status = json.loads((await web.ask(request("GET", "/v1/status"))).body)

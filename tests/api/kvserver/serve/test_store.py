@@ -373,9 +373,9 @@ def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path)
         store.snapshot_ended(1, 1.0)
         assert not store.wants_snapshot(5.9)
         assert store.wants_snapshot(6.0)
-        row.publish(dict.fromkeys(row.FIGURES, 1 << 60))
+        row.publish_figures(dict.fromkeys(row.FIGURES, 1 << 60))
         assert not store.wants_snapshot(6.0), "it would not fit"
-        row.publish(dict.fromkeys(row.FIGURES, 0))
+        row.publish_figures(dict.fromkeys(row.FIGURES, 0))
         words.snapshot = tail + SEGMENT
         assert not store.wants_snapshot(6.0), "it was taken, and the log is not trimmed yet"
 

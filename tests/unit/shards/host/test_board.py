@@ -260,37 +260,39 @@ def figures(value: int) -> dict[str, int]:
 def test_figures_are_shown_as_published(board: Board, opened: Callable[[], Board]) -> None:
     row = opened().shards[0]
     assert row.figures() == figures(0)
-    board.shards[0].publish(figures(5))
+    board.shards[0].publish_figures(figures(5))
     assert row.figures() == figures(5)
 
 
 def test_a_writer_that_died_inside_hides_nothing_and_mends_itself(board: Board, opened: Callable[[], Board]) -> None:
-    board.shards[0].publish(figures(5))
+    board.shards[0].publish_figures(figures(5))
     row = opened().shards[0]
     assert row.figures() == figures(5)
     at = row.base + row._FIGURES_AT
     board.words[at] |= 1  # begun ...
     board.words[at + 1] = 99  # ... and killed
     assert row.figures() == figures(5)
-    board.shards[0].publish(figures(6))  # its successor
+    board.shards[0].publish_figures(figures(6))  # its successor
     assert row.figures() == figures(6)
 
 
 def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: Board) -> None:
-    code = "row = board.shards[0]; board.claim(row); row.publish(dict.fromkeys(row.FIGURES, 5))"
+    code = "row = board.shards[0]; board.claim(row); row.publish_figures(dict.fromkeys(row.FIGURES, 5))"
     with in_another_process(board, code):
         pass
     row = board.shards[0]
     row.words[row.base + row._FIGURES_AT] |= 1  # it died while it published
     assert board.claim(row)
     assert row.starts == 2
-    row.publish(figures(1))
+    row.publish_figures(figures(1))
     assert row.figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
     assert row.FIGURES[: len(row.COUNTERS)] == row.COUNTERS
 
 
 def test_rows_that_were_used_are_known(board: Board) -> None:
-    with in_another_process(board, "row = board.workers.claim()[1]; row.publish(dict.fromkeys(row.FIGURES, 3))"):
+    with in_another_process(
+        board, "row = board.workers.claim()[1]; row.publish_figures(dict.fromkeys(row.FIGURES, 3))"
+    ):
         pass
     assert [i for i, _ in board.workers.used()] == [0]
     assert board.workers.alive() == []

@@ -70,7 +70,7 @@ def figures(seed: int, without: Fence | None) -> None:
     def publish(_process: Process, board: MachineBoard) -> None:
         row = row_of(board)
         for figure in count(1):
-            row.publish({"first": figure, "second": figure})
+            row.publish_figures({"first": figure, "second": figure})
 
     def read(_process: Process, board: MachineBoard) -> None:
         row = row_of(board)

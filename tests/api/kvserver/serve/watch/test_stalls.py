@@ -208,7 +208,7 @@ def pinned(board: Board, pid: int) -> float:
     """Have shard 0 report `pid`; the time of its last sign of life."""
     row = board.shards[0]
     up(row, 11)
-    row.publish(dict.fromkeys(ShardRow.FIGURES, 0) | {"pinned_pid": pid})
+    row.publish_figures(dict.fromkeys(ShardRow.FIGURES, 0) | {"pinned_pid": pid})
     return row.heartbeat_ns * 1e-9
 
 
