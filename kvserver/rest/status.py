@@ -85,7 +85,7 @@ class Status:
     def _shards(self) -> list[dict[str, Any]]:
         result = []
         for index, (row, state) in enumerate(zip(self._board.shards, self._states.all(), strict=True)):
-            figures = row.figures()
+            figures = row.read_figures()
             result.append(
                 {"index": index, "pid": row.pid, "state": state, "keys": figures["keys"], "bytes": figures["bytes"]}
             )
@@ -103,7 +103,7 @@ class Status:
             "used": sum(row.bytes_now for row in shards),
             "limit": facts.max_memory or None,
             "on_full": facts.on_full,
-            "evicted": sum(row.figures()["evicted"] for row in shards),
+            "evicted": sum(row.read_figures()["evicted"] for row in shards),
         }
 
     def _log(self) -> dict[str, Any]:

@@ -338,7 +338,7 @@ class Store:
         if words.full:
             wanted = self._snapshot_makes_room()
         else:
-            maps = sum(row.figures()["map_bytes"] for row in shards)
+            maps = sum(row.read_figures()["map_bytes"] for row in shards)
             wanted = self.board.history()[0] - words.snapshot > snapshot_after(maps)
         return wanted and all(row.state == ProcessRow.UP and row.map_generation for row in shards)
 
@@ -348,7 +348,7 @@ class Store:
         if self.board.watermark()[0] // SEGMENT <= self.board.log.snapshot // SEGMENT:
             return False
         status = os.statvfs(self._data_dir)
-        return sum(row.figures()["bytes"] for row in self.board.shards) < status.f_bavail * status.f_frsize
+        return sum(row.read_figures()["bytes"] for row in self.board.shards) < status.f_bavail * status.f_frsize
 
     def snapshot_ended(self, status: int, now: float) -> None:
         """Take note of a snapshot's end: the log may be trimmed, or it is tried again later."""

@@ -63,7 +63,7 @@ class Row:
         self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
 
     def publish_figures(self, figures: Mapping[str, int]) -> None:
-        """Show `figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
+        """Show `read_figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
 
         Only the row's owner may.
         """
@@ -78,7 +78,7 @@ class Row:
             self.fence(Fence.FIGURES_THEN_EVEN)
         self.words[sequence] = begun + 1
 
-    def figures(self) -> dict[str, int]:
+    def read_figures(self) -> dict[str, int]:
         """The figures as published last; after a few tries beside a writer, as this object saw them last."""
         sequence = self.base + self._FIGURES_AT
         for _ in range(_SEQLOCK_TRIES):

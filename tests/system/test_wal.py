@@ -111,7 +111,7 @@ def figure(server: Server, name: str) -> int:
     board = Board.open(server.run_dir / "board")
     try:
         ((_, row),) = board.gateways.alive()
-        return row.figures()[name]
+        return row.read_figures()[name]
     finally:
         board.close()
 

@@ -149,7 +149,7 @@ class BoardCollector(Collector):
         yield _gauge("kvserver_log_broken", "1 after a flush failed; the server is ending.", words.broken)
 
     def _shards(self) -> Iterator[Metric]:
-        rows = [(str(i), row, row.figures()) for i, row in enumerate(self._board.shards)]
+        rows = [(str(i), row, row.read_figures()) for i, row in enumerate(self._board.shards)]
         up = GaugeMetricFamily("kvserver_shard_up", "1 if the shard serves.", labels=["shard"])
         for shard, row, _ in rows:
             up.add_metric([shard], float(row.state == ProcessRow.UP and not row.given_up and _lives(row)))
@@ -197,7 +197,7 @@ def _counters(
     families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, ProcessRow]]
 ) -> Iterator[Metric]:
     """A family for each figure of rows: those of the dead stay."""
-    figures = [(str(i), row.figures()) for i, row in rows]
+    figures = [(str(i), row.read_figures()) for i, row in rows]
     for figure, (name, text) in families.items():
         counter = CounterMetricFamily(name, text, labels=[label])
         for index, shown in figures:

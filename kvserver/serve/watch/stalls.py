@@ -148,7 +148,7 @@ class Watch:
 
     def _pinning(self, now: float) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
-            pid = row.figures()["pinned_pid"]
+            pid = row.read_figures()["pinned_pid"]
             # What a shard reported before it died, or stood still, may be over.
             fresh = row.state == ProcessRow.UP and now - row.heartbeat_ns * 1e-9 < 2.0
             if pid and fresh and pid != os.getpid() and self._is_ours(pid) and not self._is_exempt(pid):

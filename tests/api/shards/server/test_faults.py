@@ -105,7 +105,7 @@ class TestNoRoom:
         replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
         assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
         server.writer.publish_figures()
-        assert store.board.shards[0].figures()["map_full"] == 1
+        assert store.board.shards[0].read_figures()["map_full"] == 1
         monkeypatch.undo()
         until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
 

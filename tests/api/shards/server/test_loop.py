@@ -407,7 +407,7 @@ class TestExpiry:
         assert all(record.time_ms > puts.time_ms for record in expiries)
         assert value(server, b"k5") is None
         server.writer.publish_figures()
-        assert store.board.shards[0].figures()["expired"] == 5
+        assert store.board.shards[0].read_figures()["expired"] == 5
 
     def test_the_loop_wakes_for_it(self, asking: Client, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         asking.do(Put(b"k", b"v", ttl_ms=10_000))
@@ -439,7 +439,7 @@ class TestBoard:
         asking.ask(Put(b"p/1", b""), DeletePrefix(b"p/", b"", 1 << 52, 9))
         server.writer.housekeep(store.board.watermark())
         server.writer.publish_figures()
-        figures = store.board.shards[0].figures()
+        figures = store.board.shards[0].read_figures()
         expected = {
             "keys": 1,
             "bytes": 3,
@@ -462,8 +462,8 @@ class TestBoard:
         server.writer.write([[Put(b"a", b"1"), Put(b"b", b"1")], [Put(b"c", b"1")]])
         server.writer.write([[Put(b"a", b"2")]])
         server.writer.publish_figures()
-        assert row.figures()["queue"] == 3, "the most since the last time"
-        turn_until(server, lambda: row.figures()["queue"] == 0, "nothing waits any more")
+        assert row.read_figures()["queue"] == 3, "the most since the last time"
+        turn_until(server, lambda: row.read_figures()["queue"] == 0, "nothing waits any more")
 
     def test_the_map_follows_the_log_of_others(self, server: Server, store: Store) -> None:
         other = LogAppender(store.board, None)

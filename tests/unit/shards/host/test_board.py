@@ -259,21 +259,21 @@ def figures(value: int) -> dict[str, int]:
 
 def test_figures_are_shown_as_published(board: Board, opened: Callable[[], Board]) -> None:
     row = opened().shards[0]
-    assert row.figures() == figures(0)
+    assert row.read_figures() == figures(0)
     board.shards[0].publish_figures(figures(5))
-    assert row.figures() == figures(5)
+    assert row.read_figures() == figures(5)
 
 
 def test_a_writer_that_died_inside_hides_nothing_and_mends_itself(board: Board, opened: Callable[[], Board]) -> None:
     board.shards[0].publish_figures(figures(5))
     row = opened().shards[0]
-    assert row.figures() == figures(5)
+    assert row.read_figures() == figures(5)
     at = row.base + row._FIGURES_AT
     board.words[at] |= 1  # begun ...
     board.words[at + 1] = 99  # ... and killed
-    assert row.figures() == figures(5)
+    assert row.read_figures() == figures(5)
     board.shards[0].publish_figures(figures(6))  # its successor
-    assert row.figures() == figures(6)
+    assert row.read_figures() == figures(6)
 
 
 def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: Board) -> None:
@@ -285,7 +285,7 @@ def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: B
     assert board.claim(row)
     assert row.starts == 2
     row.publish_figures(figures(1))
-    assert row.figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
+    assert row.read_figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
     assert row.FIGURES[: len(row.COUNTERS)] == row.COUNTERS
 
 
@@ -297,7 +297,7 @@ def test_rows_that_were_used_are_known(board: Board) -> None:
     assert [i for i, _ in board.workers.used()] == [0]
     assert board.workers.alive() == []
     _, row = board.workers.claim()
-    assert set(row.figures().values()) == {3}, "before it shows any of its own"
+    assert set(row.read_figures().values()) == {3}, "before it shows any of its own"
 
 
 def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
@@ -305,7 +305,7 @@ def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
     with in_another_process(board, code):
         last = 0
         while last < 50_000:
-            values = set(board.shards[0].figures().values())
+            values = set(board.shards[0].read_figures().values())
             assert len(values) == 1
             assert min(values) >= last
             last = values.pop()

@@ -75,7 +75,7 @@ def figures(seed: int, without: Fence | None) -> None:
     def read(_process: Process, board: MachineBoard) -> None:
         row = row_of(board)
         while True:
-            shown = row.figures()
+            shown = row.read_figures()
             assert shown["first"] == shown["second"]
 
     run_on_weak_memory(seed, without, publish, read)
