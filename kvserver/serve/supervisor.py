@@ -242,7 +242,7 @@ class Supervisor:
         for row, child in zip(board.shards, self._shards, strict=False):
             row.given_up, row.restarts = int(child.given_up), restarts[child.name]
         for name in board.exporter.OTHERS:
-            board.exporter.show_restarts(name, restarts[name])
+            board.exporter.publish_restarts(name, restarts[name])
 
     def _reload(self) -> None:
         """Tokens are read again, everywhere. New web workers; the old ones finish what they have. Feeds stay where they

@@ -226,6 +226,6 @@ class ExporterWords(Row):
         at = self.base + 1
         return dict(zip(self.OTHERS, self.words[at : at + len(self.OTHERS)].tolist(), strict=True))
 
-    def show_restarts(self, name: str, count: int) -> None:
+    def publish_restarts(self, name: str, count: int) -> None:
         """Show how often the child `name`, one of OTHERS, was started again."""
         self.words[self.base + 1 + self.OTHERS.index(name)] = count
