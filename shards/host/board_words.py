@@ -214,14 +214,14 @@ class LogWords(Row):
 
 
 class ExporterWords(Row):
-    """What concerns /metrics, in the header: written by the process that serves it, `restarts` by the supervisor."""
+    """What concerns /metrics, in the header: written by the process that serves it, `read_restarts` by the supervisor."""
 
     pid = Word(0)  # of the process that serves; 0: none has begun to
 
     OTHERS: ClassVar[tuple[str, ...]] = ("gateway", "web", "metrics")
     """Children beside shards, in the order of their words."""
 
-    def restarts(self) -> dict[str, int]:
+    def read_restarts(self) -> dict[str, int]:
         """How often each child that is no shard was started again, by name."""
         at = self.base + 1
         return dict(zip(self.OTHERS, self.words[at : at + len(self.OTHERS)].tolist(), strict=True))

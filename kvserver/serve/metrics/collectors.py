@@ -119,7 +119,7 @@ class BoardCollector(Collector):
         )
         for i, row in enumerate(self._board.shards):
             restarts.add_metric([f"shard {i}"], row.restarts)
-        for name, count in self._board.exporter.restarts().items():
+        for name, count in self._board.exporter.read_restarts().items():
             restarts.add_metric([name], count)
         yield restarts
         starts = CounterMetricFamily(*STARTS, labels=["process"])
