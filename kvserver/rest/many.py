@@ -107,7 +107,7 @@ class Many:
     async def on_delete(self, req: Request, resp: Response) -> None:
         """200 with how many keys were deleted, and whether that is all of them."""
         given = query.parse(req.scope["query_string"], DELETE)
-        prefix, end = given.get("prefix", b""), self._board.end()
+        prefix, end = given.get("prefix", b""), self._board.last_revision()
         if not prefix and not given.get("all"):
             raise BadRequest("without a prefix everything is deleted: say so with all=true")
         grants: Grants = req.scope[GRANTS]

@@ -62,7 +62,7 @@ class Status:
             "version": facts.version,
             "store": facts.store,
             "epoch": facts.epoch,
-            "revision": board.end(),
+            "revision": board.last_revision(),
             "oldest": board.log.oldest_revision,
             "sync": "memory" if facts.in_memory else facts.sync,
             "uptime_s": round(max(0, board.steady_ms() - facts.started_steady_ms) / 1000, 3),

@@ -141,7 +141,7 @@ class Router:
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
-        end = self.board.end()
+        end = self.board.last_revision()
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
         self.enqueue(operation.key, Single(operation, deadline_ns, _settles(future)))
         reply = await future
@@ -285,7 +285,7 @@ class Router:
         """
         replies: list[Reply] = [_INTERNAL] * len(operations)
         finished: asyncio.Future[None] = self._loop.create_future()
-        end = self.board.end()
+        end = self.board.last_revision()
         asked: Sequence[int] = range(len(operations))
         if Get in map(type, operations):
             asked = await self._answer_gets(operations, replies, held)
@@ -389,7 +389,7 @@ class Router:
 
     async def atomic(self, operations: list[OfOneKey]) -> Results:
         """Do all of them, whose keys have one slot, or nothing. Raises `KVError`."""
-        end = self.board.end()
+        end = self.board.last_revision()
         reply = await self._ask(shard_of(operations[0].key, self._shards), AtomicBatch(operations))
         assert isinstance(reply, Results)
         if reply.failed is None:

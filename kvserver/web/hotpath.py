@@ -178,7 +178,7 @@ class HotPath:
         else:
             write = Removal(connection, self._traffic, path, at_root, fields, begun_at, grants)
             write.operations = (Delete(key, at_root),)
-            write.router, write.end = self._router, self._router.board.end()
+            write.router, write.end = self._router, self._router.board.last_revision()
         write.size = len(key) + fields.length
         connection.answering = write
         self._router.enqueue(key, write)

@@ -341,7 +341,7 @@ class Board:
             self.log.fence(Fence.RECORD_THEN_TURN)
         words[_TURN] = turn
 
-    def end(self) -> int:
+    def last_revision(self) -> int:
         """The last revision of the history."""
         return self.history()[1] - 1
 

@@ -218,7 +218,9 @@ def test_activity_stands_at_its_place(shards: FakeShards, gateways: Gateways) ->
     with gateways.connect() as client:
         wait_for(lambda: board.gateways[0].listening == 1, "the word that somebody listens")
         record = shards.append(0, PutEvent(b"k", b"1", "", 0))
-        shards.report(Activity(board.end(), "read", b"k", 0), Activity(board.end() - 1, "list", b"", 0))
+        shards.report(
+            Activity(board.last_revision(), "read", b"k", 0), Activity(board.last_revision() - 1, "list", b"", 0)
+        )
         assert line(client) == "List"
         shards.apply(0)
         shards.publish(0, record)

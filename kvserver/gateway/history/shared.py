@@ -138,7 +138,7 @@ class SharedHistory:
 
     def end(self) -> int:
         """The last revision there is."""
-        return self._board.end()
+        return self._board.last_revision()
 
     def oldest(self) -> int:
         """The first revision that is kept."""

@@ -211,7 +211,7 @@ class Source:
 
     def report(self, kind: ActivityKind, subject: bytes) -> None:
         """Show activity of this gateway's own on all gateways."""
-        end = self._board.end()
+        end = self._board.last_revision()
         self._waiting.add([Activity(end, kind, subject, self._board.now_ms())])
         self._others.add(kind, subject, end)
         self._arrived.set()

@@ -271,7 +271,7 @@ async def test_status(web: Web) -> None:
     assert status["supervisor"] == {"pid": 1}
     assert (status["version"], status["store"], status["epoch"], status["sync"]) == ("0", "s", "e", "os")
     assert status["gateways"] == []
-    assert status["revision"] == web.board.end()
+    assert status["revision"] == web.board.last_revision()
     assert (await web.ask(request("GET", "/health/ready"))).status == 200
     del row
 

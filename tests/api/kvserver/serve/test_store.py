@@ -312,8 +312,8 @@ def test_a_new_history_begins_above_every_revision_that_was_known(tmp_path: Path
     manifest = Manifest.load(data)
     msgspec.structs.replace(manifest, end_revision=known, inode=manifest.inode + 1).save(data)  # a copy
     with Store(settings_of(tmp_path)) as store:
-        assert store.board.end() >= known
-        assert Manifest.load(data).end_revision == store.board.end()
+        assert store.board.last_revision() >= known
+        assert Manifest.load(data).end_revision == store.board.last_revision()
 
 
 def test_locks_that_are_missing_are_made_again(tmp_path: Path) -> None:

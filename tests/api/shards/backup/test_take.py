@@ -190,14 +190,14 @@ def check(restored: Run, oracle: Oracle) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_revision_it_reaches_is_what_the_history_says(run: Run, tmp_path: Path, seed: int) -> None:
     chance, history = random.Random(seed), History()
-    first = run.board.end()
+    first = run.board.last_revision()
     live_a_while(run, history, chance, 40)
     if seed % 2:
         run.snapshot()
         first = max(file.revision for file in Manifest.load(run.store.data_dir).files)
         live_a_while(run, history, chance, 40)
     taken = take(run, tmp_path / "backup")
-    last = run.board.end()
+    last = run.board.last_revision()
     assert (taken.first_revision, taken.last_revision) == (first, last)
     live_a_while(run, history, chance, 5)  # not in it
     for number, revision in enumerate({first, last, *(chance.randrange(first, last) for _ in range(6))}):
@@ -295,7 +295,7 @@ def test_a_record_is_shortened_between_its_events(revision: int, kept: int, with
 def test_a_stopped_store_is_backed_up_as_it_lies_there(run: Run, tmp_path: Path) -> None:
     history = History()
     live_a_while(run, history, random.Random(5), 20)
-    end = run.board.end()
+    end = run.board.last_revision()
     run.close_maps()
     with (run.store.log_dir / "000000000000.log").open("r+b") as log:  # what a crash leaves
         log.seek(run.board.history()[0])
@@ -424,7 +424,7 @@ def test_a_new_snapshot_may_take_the_place_of_the_one_that_is_copied(run: Run, t
 
     taken = back_up(RunningStore(run.board), tmp_path / "backup", "test", report, segment=SEGMENT)
     assert taken.manifest == first
-    assert taken.last_revision == run.board.end()
+    assert taken.last_revision == run.board.last_revision()
     check(restore(tmp_path / "backup", tmp_path / "r")[1], history.oracle(taken.last_revision))
 
 

@@ -100,7 +100,7 @@ def test_a_restart_after_an_append_that_never_was(run: Run, others: int) -> None
     run.close_maps()
     run.open()
     run.check()
-    assert run.board.watermark() == (run.board.history()[0], run.board.end())
+    assert run.board.watermark() == (run.board.history()[0], run.board.last_revision())
 
 
 def test_a_restart_shows_nothing_before_it_is_flushed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

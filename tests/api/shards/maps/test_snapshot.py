@@ -64,7 +64,7 @@ def test_the_command_takes_one(run: Run) -> None:
     assert finish(command(run))[0] == 0
     manifest = Manifest.load(run.store.data_dir)
     assert (manifest.replay_lsn, manifest.replay_revision) == (lsn, revision)
-    assert (manifest.end_lsn, manifest.end_revision) == (run.board.history()[0], run.board.end())
+    assert (manifest.end_lsn, manifest.end_revision) == (run.board.history()[0], run.board.last_revision())
     assert manifest.end_now.wall_ms <= run.board.now_ms() and manifest.end_now.steady_ms <= run.board.steady_ms()
     same = msgspec.structs.replace(
         manifest, files=(), replay_lsn=0, replay_revision=0, end_lsn=0, end_revision=0, end_wall_ms=0, end_steady_ms=0

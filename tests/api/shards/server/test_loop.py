@@ -285,8 +285,8 @@ class TestTurns:
     ) -> None:
         asking.ask(*[Put(b"large%d" % number, bytes(3_000_000)) for number in range(2)])
         asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)], Patch(b"large0", b"{}"))
-        end = store.board.end()
-        turn_until(server, lambda: store.board.end() > end, "a first group")
+        end = store.board.last_revision()
+        turn_until(server, lambda: store.board.last_revision() > end, "a first group")
         now_ns = time.monotonic_ns()
         monkeypatch.setattr("shards.server.loop.time.monotonic_ns", lambda: now_ns + 61_000_000_000)
         _, replies = asking.receive()
@@ -317,7 +317,7 @@ class TestTurns:
 
     def test_what_waits_when_the_shard_stops_is_refused(self, asking: Client, server: Server, store: Store) -> None:
         id = asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)])
-        turn_until(server, lambda: store.board.end() > 0, "a first group")
+        turn_until(server, lambda: store.board.last_revision() > 0, "a first group")
         server.stop()
         server._say_goodbye()
         answered, replies = asking.receive()
@@ -369,7 +369,7 @@ class TestPrefixDelete:
             monkeypatch,
         )
         server.turn(0)
-        assert store.board.end() == 5, "the puts, which are small, and one of the deletes"
+        assert store.board.last_revision() == 5, "the puts, which are small, and one of the deletes"
         assert [asking.receive()[1] for _ in range(4)] == [
             [Done(3, False)],
             [Done(4, False)],

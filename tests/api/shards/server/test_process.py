@@ -79,7 +79,7 @@ def test_killed_at_any_step(store: Store, step: tuple[str, str, str]) -> None:
         assert process.end()[0] == -9
         answered = asking.dealer.poll(0) > 0
     assert answered <= (step[1] == "Sockets.reply")
-    before = store.board.end()
+    before = store.board.last_revision()
     assert before == (3 if step[2] == "before" else 6)
     with shard(store) as process:
         tools.check_agreement(store)
@@ -121,7 +121,7 @@ def test_expiries_survive_a_kill(store: Store) -> None:
         asking.ask(Put(b"soon", b"v", ttl_ms=1), Put(b"late", b"v", ttl_ms=MAX_TTL_MS), Put(b"never", b"v"))
         process.kill()
     with shard(store):
-        tools.until(lambda: store.board.end() == 4, "expired")
+        tools.until(lambda: store.board.last_revision() == 4, "expired")
         tools.until(lambda: store.board.watermark()[1] == 4, "applied")
         assert tools.changes(store)[3:] == [(4, DeleteEvent(b"soon", "expire"))]
         tools.check_agreement(store)
@@ -154,7 +154,7 @@ def test_two_clients_and_their_order(store: Store) -> None:
 def test_publishes_what_the_log_holds(store: Store) -> None:
     with shard(store), client(store) as asking:
         asking.hear()
-        heard = store.board.end()
+        heard = store.board.last_revision()
         for number in range(20):
             asking.do(Put(b"k%d" % number, b"v"))
         frames = [asking.published() for _ in range(20)]

@@ -154,7 +154,7 @@ class TestSizes:
         asking.do(Put(b"t", b"v"))
         reply = asking.do(AtomicBatch([Put(b"t", big) for _ in range(count + 1)]))
         assert code(reply) == "batch_too_large"
-        assert store.board.end() == 1
+        assert store.board.last_revision() == 1
         reply = asking.do(AtomicBatch([Put(b"{t}%d" % number, big) for number in range(count)]))
         assert isinstance(reply, Results) and reply.failed is None
         assert [record.events for record in logged(store)] == [1, count]
@@ -203,7 +203,7 @@ def test_a_batch_is_done_or_not_wherever_its_shard_is_killed(store: Store, step:
         asking.send(AtomicBatch(list(BATCH)))
         assert process.end()[0] == -9
     done = step[2] != "before"
-    assert store.board.end() == (11 if done else 5)
+    assert store.board.last_revision() == (11 if done else 5)
     with shard(store):
         tools.check_agreement(store)
         after = tools.mapped(store)

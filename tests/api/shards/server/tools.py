@@ -228,7 +228,7 @@ def changes(store: Store) -> list[tuple[int, Change]]:
         pair for record in records for pair in protocol.changes(protocol.decode_events(record.payload), record.revision)
     ]
     assert [revision for revision, _ in found] == list(range(1, len(found) + 1))
-    assert store.board.end() == len(found)
+    assert store.board.last_revision() == len(found)
     return found
 
 
@@ -259,7 +259,7 @@ def mapped(store: Store) -> dict[bytes, tuple[int, int, bytes]]:
 def check_agreement(store: Store) -> None:
     """Log and maps say the same, and everything is covered by the watermark."""
     assert mapped(store) == folded(store)
-    assert store.board.watermark() == (store.board.history()[0], store.board.end())
+    assert store.board.watermark() == (store.board.history()[0], store.board.last_revision())
 
 
 @contextmanager

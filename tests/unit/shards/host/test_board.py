@@ -179,7 +179,7 @@ def test_the_history_is_the_last_pair_shown(board: Board) -> None:
     for i in range(1, 6):
         board.advance(100 * i, i)
         assert board.history() == (100 * i, i)
-    assert board.end() == 4
+    assert board.last_revision() == 4
 
 
 def test_a_writer_killed_before_the_turn_leaves_the_pair_that_was(board: Board) -> None:
