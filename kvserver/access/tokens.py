@@ -82,7 +82,7 @@ def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
         found = _decode(board.path.with_name(FILE).read_bytes())
     except (OSError, msgspec.MsgspecError):
         return False
-    rows = [row for rows in (board.workers, board.gateways) for _, row in rows.alive()]
+    rows = [row for rows in (board.workers, board.gateways) for _, row in rows.living_rows()]
     return found.tokens == list(tokens) and all(
         row.tokens >= found.generation for row in rows if row.state in (ProcessRow.UP, ProcessRow.STOPPING)
     )

@@ -110,9 +110,9 @@ def _open_files(pid: int) -> Iterator[os.stat_result]:
 
 
 def _stage(board: Board) -> str:
-    if board.workers.alive():
+    if board.workers.living_rows():
         return "requests are answered"
-    if board.gateways.alive():
+    if board.gateways.living_rows():
         return "feeds are told"
     return "the log is closed"
 

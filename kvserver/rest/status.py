@@ -71,9 +71,9 @@ class Status:
             "shards": self._shards(),
             "workers": [
                 {"pid": row.pid, "in_flight": row.in_flight, "connections": row.connections}
-                for _, row in board.workers.alive()
+                for _, row in board.workers.living_rows()
             ],
-            "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.alive()],
+            "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.living_rows()],
             "memory": self._memory(),
             "log": self._log(),
             "snapshot": {"replay_from": board.log.snapshot, "bytes_since": board.history()[0] - board.log.snapshot},
@@ -152,7 +152,7 @@ class Ready:
         for index, (row, state) in enumerate(zip(self._board.shards, states, strict=True)):
             if state == "up" and row.incarnation:
                 wanted += [f"shard-{index}.pub", f"shard-{index}-{row.incarnation:x}.req"]
-        for index, gateway in self._board.gateways.alive():
+        for index, gateway in self._board.gateways.living_rows():
             if gateway.state == ProcessRow.UP:
                 wanted += [f"gateway-{index}.handover", f"gateway-{index}.activity"]
         return [name for name in wanted if not self._board.path.with_name(name).is_socket()]

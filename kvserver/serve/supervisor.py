@@ -145,11 +145,11 @@ class Supervisor:
         return lambda pid: row.pid == pid and row.state == ProcessRow.UP
 
     def _is_gateway_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.gateways.alive() if row.state == ProcessRow.UP]
+        rows = [row for _, row in self._board.gateways.living_rows() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.gateways
 
     def _is_web_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.workers.alive() if row.state == ProcessRow.UP]
+        rows = [row for _, row in self._board.workers.living_rows() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.workers
 
     # The loop.

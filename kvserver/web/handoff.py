@@ -117,7 +117,7 @@ def _gateways(board: Board) -> list[int]:
     late_ns = time.monotonic_ns() - LATE_NS
     rows = [
         (row.heartbeat_ns < late_ns, row.clients + _under_way[index], index)
-        for index, row in board.gateways.alive()
+        for index, row in board.gateways.living_rows()
         if row.state == ProcessRow.UP
     ]
     return [index for _, _, index in sorted(rows)]

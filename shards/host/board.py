@@ -161,7 +161,7 @@ class _Rows(Generic[R]):
         """Index and row of every row that a process has ever had."""
         return [(i, row) for i, row in enumerate(self._rows) if row.starts]
 
-    def alive(self) -> list[tuple[int, R]]:
+    def living_rows(self) -> list[tuple[int, R]]:
         """Index and row of every row that a living process has claimed."""
         return [(i, row) for i, row in enumerate(self._rows) if row.pid and self._board.is_claimed(row)]
 

@@ -113,7 +113,7 @@ class Gateways:
 
     def up(self, board: Board) -> list[int]:
         """Rows of gateways that serve."""
-        return [index for index, row in board.gateways.alive() if row.state == ProcessRow.UP]
+        return [index for index, row in board.gateways.living_rows() if row.state == ProcessRow.UP]
 
     def connect(self) -> Raw:
         """A client of one of them, which has its ping."""

@@ -173,14 +173,14 @@ class BoardCollector(Collector):
             yield counter
 
     def _workers(self) -> Iterator[Metric]:
-        living = [row for _, row in self._board.workers.alive()]
+        living = [row for _, row in self._board.workers.living_rows()]
         yield _gauge("kvserver_workers", "Living web workers.", len(living))
         yield _gauge("kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for row in living))
         yield _gauge("kvserver_connections", "Open connections of clients.", sum(row.connections for row in living))
         yield from _counters(WORKER_COUNTERS, "worker", self._board.workers.used())
 
     def _gateways(self) -> Iterator[Metric]:
-        living = self._board.gateways.alive()
+        living = self._board.gateways.living_rows()
         yield _gauge("kvserver_gateways", "Living feed gateways.", len(living))
         clients = GaugeMetricFamily("kvserver_feed_clients", "Open feed connections.", labels=["gateway"])
         lag = GaugeMetricFamily("kvserver_feed_lag_revisions", "Shown changes not sent yet.", labels=["gateway"])

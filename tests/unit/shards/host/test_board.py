@@ -295,7 +295,7 @@ def test_rows_that_were_used_are_known(board: Board) -> None:
     ):
         pass
     assert [i for i, _ in board.workers.used()] == [0]
-    assert board.workers.alive() == []
+    assert board.workers.living_rows() == []
     _, row = board.workers.claim()
     assert set(row.read_figures().values()) == {3}, "before it shows any of its own"
 
@@ -320,17 +320,17 @@ def test_a_claimed_row_is_zeroed_named_and_taken(board: Board, opened: Callable[
     assert (index, row.pid, row.state, row.in_flight) == (0, os.getpid(), ProcessRow.STARTING, 0)
     assert row.heartbeat_ns > 0
     other = opened()
-    assert [i for i, _ in other.workers.alive()] == [0]
+    assert [i for i, _ in other.workers.living_rows()] == [0]
     assert other.workers.claim()[0] == 1
-    assert [i for i, _ in board.workers.alive()] == [0, 1]
-    assert [i for i, _ in board.gateways.alive()] == []
+    assert [i for i, _ in board.workers.living_rows()] == [0, 1]
+    assert [i for i, _ in board.gateways.living_rows()] == []
 
 
 def test_a_row_of_a_dead_process_is_free_again(board: Board) -> None:
     with in_another_process(board, "index, row = board.gateways.claim()\nrow.clients = 5") as process:
-        wait_for(lambda: list(board.gateways.alive()), "the claim")
-        assert [row.pid for _, row in board.gateways.alive()] == [process.pid]
-    assert list(board.gateways.alive()) == []
+        wait_for(lambda: list(board.gateways.living_rows()), "the claim")
+        assert [row.pid for _, row in board.gateways.living_rows()] == [process.pid]
+    assert list(board.gateways.living_rows()) == []
     index, row = board.gateways.claim()
     assert (index, row.clients) == (0, 0)
 
