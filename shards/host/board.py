@@ -157,7 +157,7 @@ class _Rows(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         return iter(self._rows)
 
-    def used(self) -> list[tuple[int, R]]:
+    def used_rows(self) -> list[tuple[int, R]]:
         """Index and row of every row that a process has ever had."""
         return [(i, row) for i, row in enumerate(self._rows) if row.starts]
 

@@ -177,7 +177,7 @@ class BoardCollector(Collector):
         yield _gauge("kvserver_workers", "Living web workers.", len(living))
         yield _gauge("kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for row in living))
         yield _gauge("kvserver_connections", "Open connections of clients.", sum(row.connections for row in living))
-        yield from _counters(WORKER_COUNTERS, "worker", self._board.workers.used())
+        yield from _counters(WORKER_COUNTERS, "worker", self._board.workers.used_rows())
 
     def _gateways(self) -> Iterator[Metric]:
         living = self._board.gateways.living_rows()
@@ -190,7 +190,7 @@ class BoardCollector(Collector):
             lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == ProcessRow.UP else 0)
         yield clients
         yield lag
-        yield from _counters(GATEWAY_COUNTERS, "gateway", self._board.gateways.used())
+        yield from _counters(GATEWAY_COUNTERS, "gateway", self._board.gateways.used_rows())
 
 
 def _counters(

@@ -294,7 +294,7 @@ def test_rows_that_were_used_are_known(board: Board) -> None:
         board, "row = board.workers.claim()[1]; row.publish_figures(dict.fromkeys(row.FIGURES, 3))"
     ):
         pass
-    assert [i for i, _ in board.workers.used()] == [0]
+    assert [i for i, _ in board.workers.used_rows()] == [0]
     assert board.workers.living_rows() == []
     _, row = board.workers.claim()
     assert set(row.read_figures().values()) == {3}, "before it shows any of its own"
