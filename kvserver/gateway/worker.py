@@ -174,7 +174,7 @@ class GatewayWorker(SocketWorker):
         if found is None:
             return False
         board, self._tokens = found
-        index, self.row = board.gateways.claim()
+        index, self.row = board.gateways.claim_row()
         self.source = Source(board, self._run_dir, self.row, index)
         self._counts = Counts()
         self.wsgi.open(self.source, Door(self._tokens, Tickets(board, self._tokens)), settings, self._counts)

@@ -191,7 +191,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             settings = load(ServerSettings)
             configure_logging(settings.log_level, "web", settings.log_format)
             board = Board.open(settings.board_path)
-            _, row = board.workers.claim()
+            _, row = board.workers.claim_row()
             tokens = Tokens(board)
         except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)

@@ -780,7 +780,7 @@ async def _hand_over(web: Web, client: Client, data: bytes) -> tuple[list[object
 
 
 def _listen(web: Web) -> socket.socket:
-    index, row = web.board.gateways.claim()
+    index, row = web.board.gateways.claim_row()
     row.state = row.UP
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(web.run_dir / f"gateway-{index}.handover"))

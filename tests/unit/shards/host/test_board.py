@@ -291,12 +291,12 @@ def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: B
 
 def test_rows_that_were_used_are_known(board: Board) -> None:
     with in_another_process(
-        board, "row = board.workers.claim()[1]; row.publish_figures(dict.fromkeys(row.FIGURES, 3))"
+        board, "row = board.workers.claim_row()[1]; row.publish_figures(dict.fromkeys(row.FIGURES, 3))"
     ):
         pass
     assert [i for i, _ in board.workers.used_rows()] == [0]
     assert board.workers.living_rows() == []
-    _, row = board.workers.claim()
+    _, row = board.workers.claim_row()
     assert set(row.read_figures().values()) == {3}, "before it shows any of its own"
 
 
@@ -316,30 +316,30 @@ def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
 
 def test_a_claimed_row_is_zeroed_named_and_taken(board: Board, opened: Callable[[], Board]) -> None:
     board.workers[0].in_flight = 9
-    index, row = board.workers.claim()
+    index, row = board.workers.claim_row()
     assert (index, row.pid, row.state, row.in_flight) == (0, os.getpid(), ProcessRow.STARTING, 0)
     assert row.heartbeat_ns > 0
     other = opened()
     assert [i for i, _ in other.workers.living_rows()] == [0]
-    assert other.workers.claim()[0] == 1
+    assert other.workers.claim_row()[0] == 1
     assert [i for i, _ in board.workers.living_rows()] == [0, 1]
     assert [i for i, _ in board.gateways.living_rows()] == []
 
 
 def test_a_row_of_a_dead_process_is_free_again(board: Board) -> None:
-    with in_another_process(board, "index, row = board.gateways.claim()\nrow.clients = 5") as process:
+    with in_another_process(board, "index, row = board.gateways.claim_row()\nrow.clients = 5") as process:
         wait_for(lambda: list(board.gateways.living_rows()), "the claim")
         assert [row.pid for _, row in board.gateways.living_rows()] == [process.pid]
     assert list(board.gateways.living_rows()) == []
-    index, row = board.gateways.claim()
+    index, row = board.gateways.claim_row()
     assert (index, row.clients) == (0, 0)
 
 
 def test_all_rows_taken(board: Board) -> None:
     for _ in range(MAX_GATEWAYS):
-        board.gateways.claim()
+        board.gateways.claim_row()
     with pytest.raises(BoardError, match="32 rows"):
-        board.gateways.claim()
+        board.gateways.claim_row()
 
 
 def test_every_row_is_claimed_once_by_many_at_a_time(board: Board, opened: Callable[[], Board]) -> None:
@@ -347,7 +347,7 @@ def test_every_row_is_claimed_once_by_many_at_a_time(board: Board, opened: Calla
     taken: list[int] = []
 
     def claim(own: Board) -> None:
-        taken.extend(own.gateways.claim()[0] for _ in range(4))
+        taken.extend(own.gateways.claim_row()[0] for _ in range(4))
 
     threads = [threading.Thread(target=claim, args=(own,)) for own in boards]
     for thread in threads:
