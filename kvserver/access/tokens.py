@@ -117,9 +117,8 @@ class Tokens:
         return False
 
     def _read(self) -> None:
-        generation = self._board.log.load_before_file(
-            LogWords.tokens
-        )  # before the file: which may be newer, never older
+        # Before the file, which may be newer than the word says, never older.
+        generation = self._board.log.load_before_file(LogWords.tokens)
         if generation:
             self._tokens = _decode(self._path.read_bytes()).tokens
         self.generation = generation

@@ -165,13 +165,13 @@ class _Rows(Generic[R]):
         """Index and row of every row that a living process has claimed."""
         return [(i, row) for i, row in enumerate(self._rows) if row.pid and self._board.is_claimed(row)]
 
-    def claim(self) -> tuple[int, R]:
+    def claim_row(self) -> tuple[int, R]:
         """Take a free row for this process, for life: its words but `starts` and figures are zeroed, `pid` is set.
 
         Raises `BoardError` if all rows are taken.
         """
         for i, row in enumerate(self._rows):
-            if self._board.claim(row):
+            if self._board.try_claim(row):
                 starts = ProcessRow.starts.index
                 row.words[row.base : row.base + starts] = memoryview(array("Q", bytes(8 * starts)))
                 row.pid, row.state = os.getpid(), ProcessRow.STARTING
@@ -278,7 +278,7 @@ class Board:
             os.close(fd)
         return len(head) < 2 or head[1] != self.id
 
-    def claim(self, row: Row) -> bool:
+    def try_claim(self, row: Row) -> bool:
         """Take `row` for this process, for life; False if another living process has it."""
         if row.base in self._claimed or not locks.try_acquire_for_life(self.fd, 8 * row.base):
             return False

@@ -63,7 +63,7 @@ class Row:
         self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
 
     def publish_figures(self, figures: Mapping[str, int]) -> None:
-        """Show `read_figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
+        """Publish `figures`: a value for each name in FIGURES, whole numbers from 0; COUNTERS since this process began.
 
         Only the row's owner may.
         """
@@ -214,7 +214,7 @@ class LogWords(Row):
 
 
 class ExporterWords(Row):
-    """What concerns /metrics, in the header: written by the process that serves it, `read_restarts` by the supervisor."""
+    """The words of /metrics, in the header: its process writes `pid`, the supervisor the restarts."""
 
     pid = Word(0)  # of the process that serves; 0: none has begun to
 

@@ -361,7 +361,7 @@ class Server:
         if not locks.acquire_for_life(fd, timeout_s=_LOCK_S):
             os.close(fd)
             raise StartError(f"shard {self.shard} is running already: its lock {path} is held")
-        if not self.board.claim(self._row):
+        if not self.board.try_claim(self._row):
             os.close(fd)
             raise StartError(f"another process has the row of shard {self.shard} on the board {self.board.path}")
         return fd

@@ -189,7 +189,7 @@ class TestEnds:
 
     def test_a_row_that_another_has(self, store: Store) -> None:
         board = Board.open(store.board.path)
-        assert board.claim(board.shards[0])
+        assert board.try_claim(board.shards[0])
         with pytest.raises(StartError, match="another process has the row"):
             Server(store.board, 0, store.run_dir).open()
         board.close()

@@ -149,7 +149,7 @@ def test_a_run_is_over_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     made.install()
     seen = Board.open(made.path)
     row = seen.shards[0]
-    assert seen.claim(row)
+    assert seen.try_claim(row)
     assert not seen.is_over()
     made.close()
     assert seen.is_over()
@@ -277,12 +277,12 @@ def test_a_writer_that_died_inside_hides_nothing_and_mends_itself(board: Board, 
 
 
 def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: Board) -> None:
-    code = "row = board.shards[0]; board.claim(row); row.publish_figures(dict.fromkeys(row.FIGURES, 5))"
+    code = "row = board.shards[0]; board.try_claim(row); row.publish_figures(dict.fromkeys(row.FIGURES, 5))"
     with in_another_process(board, code):
         pass
     row = board.shards[0]
     row.words[row.base + row._FIGURES_AT] |= 1  # it died while it published
-    assert board.claim(row)
+    assert board.try_claim(row)
     assert row.starts == 2
     row.publish_figures(figures(1))
     assert row.read_figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
@@ -301,7 +301,7 @@ def test_rows_that_were_used_are_known(board: Board) -> None:
 
 
 def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
-    code = "for i in range(1, 50_001): board.shards[0].publish(dict.fromkeys(ShardRow.FIGURES, i))"
+    code = "for i in range(1, 50_001): board.shards[0].publish_figures(dict.fromkeys(ShardRow.FIGURES, i))"
     with in_another_process(board, code):
         last = 0
         while last < 50_000:
