@@ -1,7 +1,7 @@
 """Every error of the store: one class, with a stable code, an HTTP status, a title and a hint.
 
 The same class is raised where the fault is seen (a shard, the router, a resource), crosses the wire as its code, and
-is rendered by the one error handler of the REST application. `refusal` makes one of an error of the operating system,
+is rendered by the one error handler of the REST application. `kv_error_of` makes one of an error of the operating system,
 whose errno (errno(3)) is never reported as another. Pure.
 """
 
@@ -330,7 +330,7 @@ def from_code(code: str, detail: str = "") -> KVError:
     return ERRORS.get(code, KVError)(detail)
 
 
-def refusal(error: OSError, what: str) -> KVError:
+def kv_error_of(error: OSError, what: str) -> KVError:
     """The error that a client is told who asked for something that failed with `error`; `what`: what could not be
     done, as a clause."""
     detail = f"{what}: {error.strerror}"

@@ -23,7 +23,7 @@ from shards.log.recovery import last_board
 from shards.maps import layout
 from shards.maps.layout import means_full
 from shards.maps.space import Ballast
-from shards.wire.errors import EXHAUSTED, NO_SPACE, refusal
+from shards.wire.errors import EXHAUSTED, NO_SPACE, kv_error_of
 from tests.api.maps import Run, first_run, put
 
 NUMBERS = [
@@ -58,7 +58,7 @@ def failing(number: int, path: Path) -> OSError:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_client_is_told_of_space_only_where_there_is_none(number: int) -> None:
-    error = refusal(failing(number, Path("x")), "the ticket cannot be written")
+    error = kv_error_of(failing(number, Path("x")), "the ticket cannot be written")
     expected = "insufficient_storage" if number in NO_SPACE else "overloaded" if number in EXHAUSTED else "internal"
     assert error.code == expected
     assert error.detail == f"the ticket cannot be written: {os.strerror(number)}"
