@@ -7,7 +7,7 @@ import os
 _MARK = "\0"  # no path has it
 
 
-def carried(path: str) -> str:
+def path_to_text(path: str) -> str:
     """`path`, as Python names it, as text of UTF-8; `named` turns it back. It is itself if it can be."""
     try:
         path.encode()
@@ -17,5 +17,5 @@ def carried(path: str) -> str:
 
 
 def named(text: str) -> str:
-    """The path that `text`, made by `carried`, is about. Raises ValueError for what it cannot have made."""
+    """The path that `text`, made by `path_to_text`, is about. Raises ValueError for what it cannot have made."""
     return os.fsdecode(bytes.fromhex(text.removeprefix(_MARK))) if text.startswith(_MARK) else text

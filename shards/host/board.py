@@ -208,7 +208,7 @@ class Board:
         `install` puts it in its place. The run it shows is over when this process ends or closes it.
         Raises `BoardError` if the facts are too long, `OSError` if there is no space.
         """
-        encoded = msgspec.json.encode(_with_paths(facts, path_text.carried))
+        encoded = msgspec.json.encode(_with_paths(facts, path_text.path_to_text))
         if len(encoded) > _FACTS_MAX:
             raise BoardError(
                 f"the facts of the store take {len(encoded)} bytes, at most {_FACTS_MAX} fit: shorten the paths"

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from shards.files import locks
-from shards.files.path_text import carried, named
+from shards.files.path_text import named, path_to_text
 from shards.files.safe_files import read
 from shards.log.manifest import Manifest, ManifestError, NoManifest
 from shards.maps.space import free_bytes
@@ -72,7 +72,7 @@ class Owner(msgspec.Struct, frozen=True):
         if data_dir is None:
             return cls(store, None)
         status = data_dir.stat()
-        return cls(store, carried(str(data_dir.resolve())), status.st_dev, status.st_ino)
+        return cls(store, path_to_text(str(data_dir.resolve())), status.st_dev, status.st_ino)
 
     def exists(self) -> bool:
         """Whether the store is still in its data directory; True if that cannot be seen."""
