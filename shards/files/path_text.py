@@ -8,7 +8,7 @@ _MARK = "\0"  # no path has it
 
 
 def path_to_text(path: str) -> str:
-    """`path`, as Python names it, as text of UTF-8; `named` turns it back. It is itself if it can be."""
+    """`path`, as Python names it, as text of UTF-8; `text_to_path` turns it back. It is itself if it can be."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -16,6 +16,6 @@ def path_to_text(path: str) -> str:
     return path
 
 
-def named(text: str) -> str:
+def text_to_path(text: str) -> str:
     """The path that `text`, made by `path_to_text`, is about. Raises ValueError for what it cannot have made."""
     return os.fsdecode(bytes.fromhex(text.removeprefix(_MARK))) if text.startswith(_MARK) else text

@@ -192,7 +192,7 @@ class Board:
         self.exporter = ExporterWords(self.words, EXPORTER_AT)
         length = self.header.facts_length
         self.facts = _with_paths(
-            msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.named
+            msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.text_to_path
         )
         self.shards = _Rows(ShardRow, self, 0, self.facts.shards)
         self.workers = _Rows(WorkerRow, self, MAX_SHARDS, MAX_WORKERS)

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from shards.files import locks
-from shards.files.path_text import named, path_to_text
+from shards.files.path_text import path_to_text, text_to_path
 from shards.files.safe_files import read
 from shards.log.manifest import Manifest, ManifestError, NoManifest
 from shards.maps.space import free_bytes
@@ -79,7 +79,7 @@ class Owner(msgspec.Struct, frozen=True):
         if self.data_dir is None:
             return False
         try:
-            status = os.stat(named(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
+            status = os.stat(text_to_path(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
         except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path is like that
             return False
         except OSError:
@@ -88,7 +88,7 @@ class Owner(msgspec.Struct, frozen=True):
             return False
         try:
             return (
-                Manifest.load(Path(named(self.data_dir))).store == self.store
+                Manifest.load(Path(text_to_path(self.data_dir))).store == self.store
             )  # inodes of what was removed come again
         except NoManifest:
             return False
@@ -234,10 +234,10 @@ def _little_room(wanted: Path, snapshot_bytes: int) -> str:
     return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
-def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
-    """Make `path` if needed, lock it and make it `owner`'s. `named`: only a server gives a directory this name."""
+def _take(path: Path, owner: Owner, notice: str, text_to_path: bool = False) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s. `text_to_path`: only a server gives a directory this name."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_directory(path, named)
+    _check_directory(path, text_to_path)
     lock = _lock(path)
     try:
         _settle(path, owner)
@@ -247,11 +247,11 @@ def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
     return MapDir(path, lock, owner, notice)
 
 
-def _check_directory(path: Path, named: bool) -> None:
+def _check_directory(path: Path, text_to_path: bool) -> None:
     status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
-    strangers = _strangers(path, named)
+    strangers = _strangers(path, text_to_path)
     if strangers:
         raise MapDirError(
             f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
@@ -259,7 +259,7 @@ def _check_directory(path: Path, named: bool) -> None:
     path.chmod(0o700)
 
 
-def _strangers(path: Path, named: bool = False) -> set[str]:
+def _strangers(path: Path, text_to_path: bool = False) -> set[str]:
     """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
     unless the directory has a name that only a server gives."""
     entries = list(path.iterdir())
@@ -273,7 +273,7 @@ def _strangers(path: Path, named: bool = False) -> set[str]:
                     for file in files
                     if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
                 }
-    if strangers or named or _owner(path) is not None:
+    if strangers or text_to_path or _owner(path) is not None:
         return strangers
     return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
 
@@ -300,7 +300,7 @@ def _settle(path: Path, owner: Owner) -> None:
     before = _owner(path)
     if before is not None and before != owner and before.exists():
         raise MapDirError(
-            f"the map directory {path} holds the maps of the store in {named(before.data_dir or '')}: give each its "
+            f"the map directory {path} holds the maps of the store in {text_to_path(before.data_dir or '')}: give each its "
             "own --map-dir"
         )
     if before == owner and owner.data_dir is not None:

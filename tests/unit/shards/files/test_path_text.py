@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.files.path_text import named, path_to_text
+from shards.files.path_text import path_to_text, text_to_path
 from shards.host.board import Board, Facts
 from shards.maps.directory import Owner
 
@@ -19,7 +19,7 @@ NOT_UTF_8 = os.fsdecode(b"d\xff\xfe")
 @given(st.binary().filter(lambda name: b"\0" not in name))
 def test_every_path_comes_back(name: bytes) -> None:
     path = os.fsdecode(name)
-    assert named(msgspec.json.decode(msgspec.json.encode(path_to_text(path)), type=str)) == path
+    assert text_to_path(msgspec.json.decode(msgspec.json.encode(path_to_text(path)), type=str)) == path
 
 
 @given(st.text().filter(lambda text: "\0" not in text))
