@@ -18,7 +18,7 @@ from pathlib import Path
 from kvserver.access import cuts, tickets, tokens
 from shards.files import locks
 from shards.files.kept_file import inode_of
-from shards.files.safe_files import read
+from shards.files.safe_files import read_regular
 from shards.host.board import Board, BoardError
 from shards.host.settings import default_run_dir
 from shards.keys import last_use
@@ -186,7 +186,7 @@ def _is_a_server_s(path: Path) -> bool:
 def _mark(path: Path) -> bytes:
     """What stands in the lock of the run directory `path`; nothing if it has none. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
-        return read(path / _LOCK, len(_MARK))
+        return read_regular(path / _LOCK, len(_MARK))
     return b""
 
 

@@ -155,7 +155,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         """A part of the log, verified. Raises `ArchiveError`."""
         path = directory / part.name
         try:
-            data = safe_files.read(path, part.size)
+            data = safe_files.read_regular(path, part.size)
         except OSError as error:
             raise ArchiveError(f"{path} cannot be read ({error.strerror}): use another backup") from None
         digest = new_digest(self.manifest.secret)

@@ -17,7 +17,7 @@ import lmdb
 
 from shards.backup.archive import LOG, Archive, ArchiveError
 from shards.files.disk import DISK
-from shards.files.safe_files import read
+from shards.files.safe_files import read_regular
 from shards.host.board import Board
 from shards.log import records
 from shards.log.files import SEGMENT, LogError, segment_name, segment_numbers
@@ -140,7 +140,7 @@ def _walk(
     for number in range(begin // segment, -(-end // segment)):
         base = number * segment
         try:
-            data = read(log_dir / segment_name(number), segment)[: end - base]
+            data = read_regular(log_dir / segment_name(number), segment)[: end - base]
         except FileNotFoundError:
             return max(begin, base)
         if fold is None:

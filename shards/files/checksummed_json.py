@@ -72,7 +72,7 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
 
 def read(path: Path) -> bytes:
     """What stands in the file `path`, which is no link. Raises `OSError`."""
-    return safe_files.read(path, MOST_BYTES)
+    return safe_files.read_regular(path, MOST_BYTES)
 
 
 def decode(text: bytes, kind: type[T], formats: Collection[int]) -> T | int:

@@ -47,7 +47,7 @@ def open_regular(path: Path) -> int:
     return fd
 
 
-def read(path: Path, most: int) -> bytes:
+def read_regular(path: Path, most: int) -> bytes:
     """All of the regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

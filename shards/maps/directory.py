@@ -23,7 +23,7 @@ import msgspec
 
 from shards.files import locks
 from shards.files.path_text import path_to_text, text_to_path
-from shards.files.safe_files import read
+from shards.files.safe_files import read_regular
 from shards.log.manifest import Manifest, ManifestError, NoManifest
 from shards.maps.space import free_bytes
 from shards.wire.errors import what_helps
@@ -359,7 +359,7 @@ def _owner(path: Path) -> Owner | None:
     somebody's.
     """
     try:
-        text = read(path / _OWNER, _MOST_OWNER)
+        text = read_regular(path / _OWNER, _MOST_OWNER)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

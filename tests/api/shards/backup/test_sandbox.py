@@ -206,11 +206,11 @@ def test_what_is_no_file_in_a_store_is_refused_and_not_waited_for(
 def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"12345")
-    assert safe_files.read(path, 5) == b"12345"
+    assert safe_files.read_regular(path, 5) == b"12345"
     with pytest.raises(OSError, match="5 bytes"):
-        safe_files.read(path, 4)
+        safe_files.read_regular(path, 4)
     with pytest.raises(OSError, match="more than 4 bytes"):
-        safe_files.read(Path("/proc/self/status"), 4)  # says that it has none
+        safe_files.read_regular(Path("/proc/self/status"), 4)  # says that it has none
 
 
 # Numbers.
