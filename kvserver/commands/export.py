@@ -19,7 +19,7 @@ from kvserver.commands.remote import open_remote, records, remote_options
 from kvserver.commands.terminal import bar, fail, say
 from kvserver.transfer.exporter import Exporter
 from kvserver.transfer.remote import TransferError
-from shards.files.safe_files import writing
+from shards.files.safe_files import writing_to
 
 HELP = """Write every key of a running server, with value, content type and expiry, to FILE, or - for standard output.
 
@@ -101,7 +101,7 @@ def _opened(to: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with writing(Path(to)) as file:
+    with writing_to(Path(to)) as file:
         yield file
 
 

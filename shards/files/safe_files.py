@@ -123,7 +123,7 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing_to(path: Path) -> Iterator[BinaryIO]:
     """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing`); what is no
     regular file, such as a FIFO or a terminal, and what this process has open (`/dev/stdout`), is written to as it is.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.files.safe_files import open_named, open_regular, replacing, writing
+from shards.files.safe_files import open_named, open_regular, replacing, writing_to
 from shards.files.trusted_path import Care, Planted, resolve
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
@@ -20,7 +20,7 @@ OTHER = 12345
 
 
 def write(path: Path, text: str = "new\n") -> None:
-    with writing(path) as file:
+    with writing_to(path) as file:
         file.write(text.encode())
 
 
@@ -33,7 +33,7 @@ def test_a_file_is_replaced_whole_and_is_its_owner_s(tmp_path: Path) -> None:
         assert reader.read() == "old"
     assert path.read_text() == "new\n"
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ZeroDivisionError), writing(path) as file:
+    with pytest.raises(ZeroDivisionError), writing_to(path) as file:
         file.write(b"half")
         raise ZeroDivisionError
     assert path.read_text() == "new\n"
