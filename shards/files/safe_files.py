@@ -81,7 +81,7 @@ def open_named(path: Path, care: Care) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
 
     It is its owner's alone (mode 0600). `path` has no links (see `resolve`). Raises `OSError`, also if something stands
@@ -124,7 +124,7 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[BinaryIO]:
-    """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing`); what is no
+    """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing_file`); what is no
     regular file, such as a FIFO or a terminal, and what this process has open (`/dev/stdout`), is written to as it is.
 
     Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
@@ -138,7 +138,7 @@ def writing_to(path: Path) -> Iterator[BinaryIO]:
     opened = DESCRIPTOR.fullmatch(str(path))  # by another process
     mode = _mode(path)
     if not opened and (mode is None or stat.S_ISREG(mode)):
-        with replacing(path) as file:
+        with replacing_file(path) as file:
             yield file
         return
     if mode is not None and (stat.S_ISSOCK(mode) or stat.S_ISDIR(mode)):

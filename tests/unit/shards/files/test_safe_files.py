@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.files.safe_files import open_named, open_regular, replacing, writing_to
+from shards.files.safe_files import open_named, open_regular, replacing_file, writing_to
 from shards.files.trusted_path import Care, Planted, resolve
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
@@ -239,7 +239,7 @@ def test_what_another_process_has_open_is_written_to_and_not_replaced(tmp_path: 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
 def test_what_came_meanwhile_is_not_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
     path = tmp_path / "file"
-    with pytest.raises(OSError, match="not a file"), replacing(path) as file:
+    with pytest.raises(OSError, match="not a file"), replacing_file(path) as file:
         file.write(b"x")
         make(path)
     assert list(tmp_path.iterdir()) == [path]
