@@ -97,7 +97,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(fd)
-        see_that_it_can_be_replaced(path)
+        require_replaceable(path)
         begun.replace(path)
     except BaseException:
         begun.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def see_that_it_can_be_replaced(path: Path) -> None:
+def require_replaceable(path: Path) -> None:
     """Raise `OSError` if what stands at `path` is no regular file: to put a file in its place would destroy it."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.lstat().st_mode
