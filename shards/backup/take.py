@@ -21,7 +21,7 @@ from shards.backup.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPar
 from shards.files import checksummed_json
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
-from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
+from shards.files.trusted_path import Care, Planted, require_private_directory, resolve, who
 from shards.host.board import Board
 from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
@@ -150,7 +150,7 @@ def _see_that_it_is_ours(target: Path) -> Path:
         if target.is_dir():
             if target.stat().st_uid != os.geteuid():
                 raise Planted(target, f"{target} belongs to {who(target.stat().st_uid)}: take it as that user")
-            see_that_others_cannot_write(target, Care.WRITE)
+            require_private_directory(target, Care.WRITE)
     except Planted as error:
         raise BackupError(f"no backup is taken to where others could change it: {error}") from None
     return target

@@ -89,7 +89,7 @@ def resolve(path: Path, care: Care) -> Path:
     return here
 
 
-def see_that_others_cannot_write(directory: Path, care: Care) -> None:
+def require_private_directory(directory: Path, care: Care) -> None:
     """Raise `Planted` if another user owns `directory` or everybody may write there, sticky or not: files are to be
     made in it. Raises `OSError`."""
     if _look_at(directory, directory, care):
