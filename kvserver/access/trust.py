@@ -38,7 +38,7 @@ def check(path: Path, status: os.stat_result) -> None:
         raise Untrusted(path, "it is no regular file")
     if status.st_uid not in trusted_path.trusted():
         me = _name(os.geteuid())
-        owner = trusted_path.who(status.st_uid)
+        owner = trusted_path.user_name(status.st_uid)
         raise Untrusted(path, f"it belongs to {owner}, not to {me}: chown {shlex.quote(me)} {quoted}")
     if status.st_mode & 0o022 and not trusted_path.is_read_only(path):
         raise Untrusted(path, f"others can write it: chmod go-w {quoted}")

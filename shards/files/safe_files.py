@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted, who
+from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted, user_name
 
 _LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
@@ -154,7 +154,7 @@ def _see_that_it_is_ours(path: Path) -> None:
     status = path.lstat()
     if status.st_uid not in trusted():
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
-        raise Planted(path, f"{path} is {kind} that belongs to {who(status.st_uid)}: name another")
+        raise Planted(path, f"{path} is {kind} that belongs to {user_name(status.st_uid)}: name another")
 
 
 def _mode(path: Path) -> int | None:

@@ -71,7 +71,7 @@ def resolve(path: Path, care: Care) -> Path:
         if DESCRIPTOR.fullmatch(str(entry)):
             return entry.joinpath(*reversed(left))
         if shared and status.st_uid not in trusted():
-            raise Planted(path, f"{entry} belongs to {who(status.st_uid)}: {_elsewhere(path, care)}")
+            raise Planted(path, f"{entry} belongs to {user_name(status.st_uid)}: {_elsewhere(path, care)}")
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > _MOST_LINKS:
@@ -106,7 +106,7 @@ def _follow(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
     """Where `link` leads. Raises `Planted` unless this user or root alone can have made it."""
     target = link.readlink()
     if status.st_uid not in trusted():
-        raise Planted(path, f"{link} is a link that belongs to {who(status.st_uid)}: name {target} itself")
+        raise Planted(path, f"{link} is a link that belongs to {user_name(status.st_uid)}: name {target} itself")
     if care is Care.READ:
         try:
             _look_at(link.parent, path, care)
@@ -130,7 +130,7 @@ def _look_at(directory: Path, path: Path, care: Care) -> bool:
     if status.st_uid not in trusted():
         raise Planted(
             path,
-            f"the directory {directory} belongs to {who(status.st_uid)}, who can put another file in its place: "
+            f"the directory {directory} belongs to {user_name(status.st_uid)}, who can put another file in its place: "
             f"{_elsewhere(path, care)}",
         )
     others = stat.S_IWGRP | stat.S_IWOTH if care is Care.RELY else stat.S_IWOTH
@@ -168,7 +168,7 @@ def trusted() -> tuple[int, int]:
     return 0, os.geteuid()
 
 
-def who(uid: int) -> str:
+def user_name(uid: int) -> str:
     """How a message names a user."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
