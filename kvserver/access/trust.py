@@ -36,7 +36,7 @@ def check(path: Path, status: os.stat_result) -> None:
     quoted = shlex.quote(str(path))
     if not stat.S_ISREG(status.st_mode):
         raise Untrusted(path, "it is no regular file")
-    if status.st_uid not in trusted_path.trusted():
+    if status.st_uid not in trusted_path.trusted_uids():
         me = _name(os.geteuid())
         owner = trusted_path.user_name(status.st_uid)
         raise Untrusted(path, f"it belongs to {owner}, not to {me}: chown {shlex.quote(me)} {quoted}")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted, user_name
+from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted_uids, user_name
 
 _LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
@@ -152,7 +152,7 @@ def writing_to(path: Path) -> Iterator[BinaryIO]:
 def _see_that_it_is_ours(path: Path) -> None:
     """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it."""
     status = path.lstat()
-    if status.st_uid not in trusted():
+    if status.st_uid not in trusted_uids():
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
         raise Planted(path, f"{path} is {kind} that belongs to {user_name(status.st_uid)}: name another")
 

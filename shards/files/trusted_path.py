@@ -70,7 +70,7 @@ def resolve(path: Path, care: Care) -> Path:
             return _arrive(entry.joinpath(*reversed(left)), here, path, shared and care is Care.RELY)
         if DESCRIPTOR.fullmatch(str(entry)):
             return entry.joinpath(*reversed(left))
-        if shared and status.st_uid not in trusted():
+        if shared and status.st_uid not in trusted_uids():
             raise Planted(path, f"{entry} belongs to {user_name(status.st_uid)}: {_elsewhere(path, care)}")
         if stat.S_ISLNK(status.st_mode):
             links += 1
@@ -105,7 +105,7 @@ def _arrive(found: Path, directory: Path, path: Path, refuse: bool) -> Path:
 def _follow(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
     """Where `link` leads. Raises `Planted` unless this user or root alone can have made it."""
     target = link.readlink()
-    if status.st_uid not in trusted():
+    if status.st_uid not in trusted_uids():
         raise Planted(path, f"{link} is a link that belongs to {user_name(status.st_uid)}: name {target} itself")
     if care is Care.READ:
         try:
@@ -127,7 +127,7 @@ def _look_at(directory: Path, path: Path, care: Care) -> bool:
     status = directory.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
-    if status.st_uid not in trusted():
+    if status.st_uid not in trusted_uids():
         raise Planted(
             path,
             f"the directory {directory} belongs to {user_name(status.st_uid)}, who can put another file in its place: "
@@ -163,7 +163,7 @@ def is_read_only(path: Path) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def trusted() -> tuple[int, int]:
+def trusted_uids() -> tuple[int, int]:
     """Whose files are taken for this user's."""
     return 0, os.geteuid()
 
