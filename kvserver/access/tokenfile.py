@@ -78,7 +78,7 @@ def is_open(path: Path) -> bool:
     """Whether `path` is the name of what is open, such as /dev/stdin or a pipe of the shell (`<(...)`), and no file
     that can be looked at again or replaced."""
     try:
-        return DESCRIPTOR.fullmatch(str(trusted_path.resolve(path, Care.READ))) is not None
+        return DESCRIPTOR.fullmatch(str(trusted_path.resolve_path(path, Care.READ))) is not None
     except OSError:
         return False
 

@@ -24,7 +24,7 @@ def resolve(path: Path) -> Path:
 
     Raises `Untrusted`, and `OSError` where it does not lead anywhere.
     """
-    real = trusted_path.resolve(path, Care.RELY)
+    real = trusted_path.resolve_path(path, Care.RELY)
     if real.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return real

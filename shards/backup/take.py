@@ -21,7 +21,7 @@ from shards.backup.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPar
 from shards.files import checksummed_json
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
-from shards.files.trusted_path import Care, Planted, require_private_directory, resolve, user_name
+from shards.files.trusted_path import Care, Planted, require_private_directory, resolve_path, user_name
 from shards.host.board import Board
 from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
@@ -146,7 +146,7 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
 def _see_that_it_is_ours(target: Path) -> Path:
     """`target` without links. Raises `BackupError` if another user could put something else in its place."""
     try:
-        target = resolve(target, Care.WRITE)
+        target = resolve_path(target, Care.WRITE)
         if target.is_dir():
             if target.stat().st_uid != os.geteuid():
                 raise Planted(target, f"{target} belongs to {user_name(target.stat().st_uid)}: take it as that user")

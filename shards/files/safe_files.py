@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted_uids, user_name
+from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve_path, trusted_uids, user_name
 
 _LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
@@ -70,7 +70,7 @@ def create(path: Path) -> int:
 def open_named(path: Path, care: Care) -> BinaryIO:
     """What a person named, to be read: a file, or what is none, such as a pipe or /dev/stdin. Links on the way are
     followed only where no other user can have made them. Raises `Planted`, `OSError`."""
-    real = resolve(path, care)
+    real = resolve_path(path, care)
     number = _own_descriptor(real)
     follow = 0 if DESCRIPTOR.fullmatch(str(real)) else os.O_NOFOLLOW  # what is open is named by a link
     fd = os.dup(number) if number is not None else os.open(real, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | follow)
@@ -84,7 +84,7 @@ def open_named(path: Path, care: Care) -> BinaryIO:
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
 
-    It is its owner's alone (mode 0600). `path` has no links (see `resolve`). Raises `OSError`, also if something stands
+    It is its owner's alone (mode 0600). `path` has no links (see `resolve_path`). Raises `OSError`, also if something stands
     at `path` that is no regular file.
     """
     try:
@@ -129,7 +129,7 @@ def writing_to(path: Path) -> Iterator[BinaryIO]:
 
     Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
     """
-    path = resolve(path, Care.WRITE)
+    path = resolve_path(path, Care.WRITE)
     number = _own_descriptor(path)
     if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
         with os.fdopen(os.dup(number), "wb") as file:
@@ -165,7 +165,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that `path`, as `resolve` returns it, names; None: it names none."""
+    """The number of this process's descriptor that `path`, as `resolve_path` returns it, names; None: it names none."""
     if not DESCRIPTOR.fullmatch(str(path)):
         return None
     _, _, process, *_, number = path.parts

@@ -46,7 +46,7 @@ class Planted(PermissionError):
         return str(self.strerror)
 
 
-def resolve(path: Path, care: Care) -> Path:
+def resolve_path(path: Path, care: Care) -> Path:
     """The absolute path of what `path` names, with no link in it; what is not there may follow.
 
     The name of an open descriptor (`DESCRIPTOR`) is returned as it is: what is open may have no other name.

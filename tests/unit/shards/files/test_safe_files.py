@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shards.files.safe_files import open_named, open_regular, replacing_file, writing_to
-from shards.files.trusted_path import Care, Planted, resolve
+from shards.files.trusted_path import Care, Planted, resolve_path
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
 OTHER = 12345
@@ -67,7 +67,7 @@ def test_what_is_resolved_has_no_link_in_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "a")
     for path in ("../l/m/new", "m/new", "./b/../b/new", "/proc/self/cwd/b/new"):
         for care in (Care.READ, Care.WRITE):
-            assert resolve(Path(path), care) == tmp_path / "a" / "b" / "new"
+            assert resolve_path(Path(path), care) == tmp_path / "a" / "b" / "new"
 
 
 SAYS = {
@@ -142,7 +142,7 @@ def test_a_group_may_write_where_it_is_only_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)
     write(tmp_path / "file")
     with pytest.raises(Planted, match="others can write in"):
-        resolve(tmp_path / "file", Care.RELY)
+        resolve_path(tmp_path / "file", Care.RELY)
 
 
 def test_what_is_read_may_be_a_pipe_and_no_directory(tmp_path: Path) -> None:
