@@ -14,7 +14,7 @@ from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
 from kvserver.settings import ServerSettings
 from shards.files import locks
 from shards.host.board import Board, BoardError, BoardOutOfReach
-from shards.host.logs import complain
+from shards.host.logs import print_error
 from shards.host.settings import SettingError, links, load
 from shards.log.manifest import Manifest
 from shards.log.recovery import StillRunning, quiesce
@@ -28,7 +28,7 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
     """The settings that the options `given` and the environment make. Says which variables are ignored. Raises
     `click.UsageError`."""
     for sentence in links(ServerSettings):
-        complain(sentence)
+        print_error(sentence)
     try:
         return load(ServerSettings, given, os.environ)
     except SettingError as error:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from shards.host.logs import complain, visible
+from shards.host.logs import print_error, visible
 from shards.host.process import mute
 
 Report = Callable[[int, int | None], object]
@@ -35,13 +35,13 @@ def say(line: str) -> None:
     except OSError as error:
         mute(sys.stdout)
         if not isinstance(error, BrokenPipeError):  # who has read enough wants to hear no more
-            complain(f"standard output cannot be written: {error.strerror}")
+            print_error(f"standard output cannot be written: {error.strerror}")
         sys.exit(1)
 
 
 def fail(message: object) -> NoReturn:
     """End the command: `message` to standard error, status 1."""
-    complain(str(message))
+    print_error(str(message))
     sys.exit(1)
 
 

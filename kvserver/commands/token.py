@@ -24,7 +24,7 @@ from kvserver.commands.options import options
 from kvserver.commands.terminal import fail, say
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError
-from shards.host.logs import complain
+from shards.host.logs import print_error
 from shards.host.settings import SettingError, default_run_dir, env_name, option_name
 
 HELP: Final = f"""Make, list and revoke tokens.
@@ -59,7 +59,7 @@ def new(name: str, grant: tuple[str, ...], **given: str | None) -> None:
     token = tokenedit.new_token()
     _change(path, lambda text: tokenedit.add(text, str(path), name, token, grants))
     say(token)
-    complain(f"{path} has the token {name} now")
+    print_error(f"{path} has the token {name} now")
     _tell(settings, path)
 
 
@@ -69,7 +69,7 @@ def revoke(name: str, **given: str | None) -> None:
     if not path.exists():
         fail(f"there is no file of tokens {path}")
     _change(path, lambda text: tokenedit.remove(text, str(path), name))
-    complain(f"{path} has the token {name} no more")
+    print_error(f"{path} has the token {name} no more")
     _tell(settings, path)
 
 
@@ -134,20 +134,20 @@ def _tell(settings: ServerSettings, path: Path) -> None:
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
-                complain(f"{who} has taken it over")
+                print_error(f"{who} has taken it over")
             else:
                 behind = True
-                complain(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
+                print_error(f"{who} has not taken it over within {PATIENCE_S:.0f} s: its log says why")
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
-            complain(
+            print_error(
                 f"{who} goes by another file of tokens: {theirs}"
                 if theirs
                 else f"{who} has no tokens: start it anew with {option_name('tokens')} {path}"
             )
         board.close()
     if not served:
-        complain(
+        print_error(
             "no running server that is known here goes by it; one that does takes it over within two seconds "
             f"({option_name('run_dir')} makes it known)"
         )

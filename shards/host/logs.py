@@ -44,7 +44,7 @@ def visible(text: str) -> str:
     return text.translate(_ESCAPED)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Write `message` as a line to standard error, if somebody is there to read it."""
     with contextlib.suppress(OSError, ValueError):
         print(f"kvserver: {visible(message)}", file=sys.stderr, flush=True)
@@ -132,7 +132,7 @@ def give_up(message: str) -> None:
     if any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers):
         logging.getLogger("kvserver").critical("%s", message)
     else:
-        complain(message)
+        print_error(message)
 
 
 def _uncaught(kind: Any, error: Any, traceback: Any) -> None:
