@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, which it quotes, and exit with status 2."""
-        super().error(logs.visible(message))
+        super().error(logs.escape_controls(message))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""What commands say to people. All of it goes through here, and so through `shards.host.logs.visible`: whatever a
+"""What commands say to people. All of it goes through here, and so through `shards.host.logs.escape_controls`: whatever a
 server or a file holds, a terminal shows it and does not obey it."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from shards.host.logs import print_error, visible
+from shards.host.logs import escape_controls, print_error
 from shards.host.process import mute
 
 Report = Callable[[int, int | None], object]
@@ -31,7 +31,7 @@ def prepare() -> None:
 def say(line: str) -> None:
     """Write `line` to standard output. Where that cannot be done, the command ends with status 1."""
     try:
-        print(visible(line), flush=True)
+        print(escape_controls(line), flush=True)
     except OSError as error:
         mute(sys.stdout)
         if not isinstance(error, BrokenPipeError):  # who has read enough wants to hear no more
@@ -78,4 +78,4 @@ def show_uncaught(kind: type[BaseException], error: BaseException, frames: Trace
 def _to_stderr(lines: Iterable[str]) -> None:
     with suppress(OSError, ValueError):
         for line in lines:
-            print(visible(line), file=sys.stderr, flush=True)
+            print(escape_controls(line), file=sys.stderr, flush=True)

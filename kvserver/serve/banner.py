@@ -13,7 +13,7 @@ import click
 
 from kvserver import __version__
 from kvserver.settings import ServerSettings
-from shards.host.logs import visible
+from shards.host.logs import escape_controls
 from shards.host.process import mute
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str
 def _text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
     """The banner, in colours on a terminal. Made without rich, whose libraries would make each start longer."""
     written = [click.style(f"kvserver {__version__}", bold=True)]
-    written += [f"  {name:<11}{visible(text)}" for name, text in rows]
+    written += [f"  {name:<11}{escape_controls(text)}" for name, text in rows]
     if settings.only is None and (text := warning(settings)):
         written.append(click.style(text, fg="yellow"))
     written.append(click.style("ready", fg="green", bold=True))

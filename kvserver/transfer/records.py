@@ -225,7 +225,7 @@ _write_line: Final = msgspec.json.Encoder().encode
 
 
 _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What JSON lets stand in a string, and a terminal would obey; see `shards.host.logs.visible`."""
+"""What JSON lets stand in a string, and a terminal would obey; see `shards.host.logs.escape_controls`."""
 
 
 def escaped(line: bytes) -> bytes:

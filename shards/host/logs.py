@@ -36,7 +36,7 @@ _ESCAPED: Final = {
 } | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """`text` in one line and with nothing in it that a terminal obeys: each such character as its escape.
 
     All that is shown to people and may come from a server, a client, a file or a command line goes through this.
@@ -47,7 +47,7 @@ def visible(text: str) -> str:
 def print_error(message: str) -> None:
     """Write `message` as a line to standard error, if somebody is there to read it."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"kvserver: {visible(message)}", file=sys.stderr, flush=True)
+        print(f"kvserver: {escape_controls(message)}", file=sys.stderr, flush=True)
 
 
 class _Formatter(logging.Formatter):
@@ -71,8 +71,8 @@ class Text(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the lines of its traceback."""
         head = f"{self._time(record)} {self._name}[{record.process}] {record.levelname} "
-        lines = [head + visible(record.getMessage())]
-        lines += ["    " + visible(line) for line in self._traceback(record).split("\n") if line]
+        lines = [head + escape_controls(record.getMessage())]
+        lines += ["    " + escape_controls(line) for line in self._traceback(record).split("\n") if line]
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.host.logs import REPEAT_S, Json, Recurring, Text, visible
+from shards.host.logs import REPEAT_S, Json, Recurring, Text, escape_controls
 
 BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that have others shown in another order (UAX #9)."""
@@ -60,7 +60,7 @@ def test_what_is_no_unicode_can_be_written(formatter: logging.Formatter) -> None
 
 @given(st.text())
 def test_what_is_shown_is_obeyed_by_no_terminal(text: str) -> None:
-    shown = visible(text)
+    shown = escape_controls(text)
     assert len(shown.splitlines()) <= 1
     for character in shown:
         assert unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp")
@@ -72,8 +72,8 @@ def test_what_is_shown_is_obeyed_by_no_terminal(text: str) -> None:
 def test_every_mark_of_bidirectional_text_is_escaped() -> None:
     marks = [chr(code) for code in range(0x110000) if unicodedata.bidirectional(chr(code)) in BIDI]
     assert len(marks) == 9
-    assert visible("".join(marks)).isascii()
-    assert visible("a\tb\u00e9 \u05d0") == "a\\tb\u00e9 \u05d0"
+    assert escape_controls("".join(marks)).isascii()
+    assert escape_controls("a\tb\u00e9 \u05d0") == "a\\tb\u00e9 \u05d0"
 
 
 def test_times_before_1970_look_like_all_others() -> None:
