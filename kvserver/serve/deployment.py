@@ -15,7 +15,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from kvserver.serve.listening import refuse_openly
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardOutOfReach
-from shards.host.logs import configure_logging, give_up
+from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter, keep_standard_streams
 from shards.host.settings import SettingError, env_name, links, load
 
@@ -40,7 +40,7 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
         if is_over(settings):
             raise BoardError(f"the run of the store that {settings.board_path} shows is over: is it running?")
     except (SettingError, BoardError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         sys.exit(1)
     metrics = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(run_dir / "metrics")))
     metrics.mkdir(mode=0o700, exist_ok=True)
@@ -80,7 +80,7 @@ def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
             raise SettingError(f"{env_name('tokens')} is given, but the running store was started without tokens")
         refuse_openly(settings, has_tokens)
     except (BoardError, SettingError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         sys.exit(1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{host}:{port}"

@@ -31,7 +31,7 @@ from kvserver.serve.watch.stalls import Watch
 from kvserver.settings import ServerSettings
 from shards.host.board import BoardError, ProcessRow
 from shards.host.fences import TESTED
-from shards.host.logs import configure_logging, give_up
+from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import PARENT_VARIABLE, become_subreaper, notify
 from shards.host.settings import SettingError, links, to_environ
 from shards.keys import last_use
@@ -404,7 +404,7 @@ def run(settings: ServerSettings) -> int:
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         return 1
 
 
@@ -417,7 +417,7 @@ def _run(settings: ServerSettings, listeners: Listeners, with_terminal: bool) ->
             try:
                 supervisor.run()
             except (Failure, CannotStart, StoreError) as failure:
-                give_up(str(failure))
+                report_fatal(str(failure))
                 supervisor.stop(orderly=False)
                 return 1
             supervisor.stop()

@@ -127,7 +127,7 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
     threading.excepthook = lambda arguments: _uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
 
 
-def give_up(message: str) -> None:
+def report_fatal(message: str) -> None:
     """Say why the process cannot go on: to people as commands do, else as an event."""
     if any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers):
         logging.getLogger("kvserver").critical("%s", message)

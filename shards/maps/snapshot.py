@@ -33,7 +33,7 @@ from shards.files import locks
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
 from shards.host.board import Board, BoardError, ShardRow
-from shards.host.logs import configure_logging, give_up
+from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter, keep_standard_streams
 from shards.host.settings import ProcessSettings, SettingError, load
 from shards.log.appender import LogAppender
@@ -325,7 +325,7 @@ def main() -> int:
         board = Board.open(settings.board_path)
         manifest = take(board)
     except (SettingError, BoardError, SnapshotError, ManifestError, MapError, LogError, OSError) as error:
-        give_up(f"no snapshot was taken: {error}")
+        report_fatal(f"no snapshot was taken: {error}")
         return 1
     log.debug("snapshot of %d bytes, replay from %d", manifest.snapshot_bytes, manifest.replay_lsn)
     return 0
