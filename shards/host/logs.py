@@ -65,7 +65,7 @@ class _Formatter(logging.Formatter):
         return "\n".join([*texts, *([record.stack_info] if record.stack_info else [])])
 
 
-class Text(_Formatter):
+class TextFormatter(_Formatter):
     """For people."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -120,7 +120,7 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
     """Log to standard error, as the process `name`: what is logged, warnings, and exceptions that nobody caught."""
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Json(name) if format == "json" else Text(name))
+    handler.setFormatter(Json(name) if format == "json" else TextFormatter(name))
     logging.basicConfig(level=TRACE if level == "trace" else level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.host.logs import REPEAT_S, Json, Recurring, Text, escape_controls
+from shards.host.logs import REPEAT_S, Json, Recurring, TextFormatter, escape_controls
 
 BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that have others shown in another order (UAX #9)."""
@@ -31,7 +31,7 @@ def event(message: str, *arguments: object, failed: bool = False) -> logging.Log
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_message_is_one_line_whatever_it_holds(text: str) -> None:
-    line = Text("web").format(event("%s", text))
+    line = TextFormatter("web").format(event("%s", text))
     assert HEAD.match(line) and len(line.splitlines()) == 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
     line = Json("web").format(event("%s", text))
@@ -40,7 +40,7 @@ def test_a_message_is_one_line_whatever_it_holds(text: str) -> None:
 
 def test_a_traceback_is_indented_and_cannot_forge_an_event() -> None:
     forged = "x\n2026-01-01T00:00:00.000Z web[1] WARNING all is lost\x1b[2J"
-    first, *rest = Text("web").format(event(forged, failed=True)).split("\n")
+    first, *rest = TextFormatter("web").format(event(forged, failed=True)).split("\n")
     assert HEAD.match(first) and "\\n2026" in first
     assert rest[0] == "    Traceback (most recent call last):"
     assert all(line.startswith("    ") for line in rest) and "\x1b" not in "".join(rest)
@@ -53,7 +53,7 @@ def test_json_has_the_traceback_in_a_field() -> None:
     assert found == {"process": "web", "level": "warning", "message": "broken"}
 
 
-@pytest.mark.parametrize("formatter", [Text("web"), Json("web")])
+@pytest.mark.parametrize("formatter", [TextFormatter("web"), Json("web")])
 def test_what_is_no_unicode_can_be_written(formatter: logging.Formatter) -> None:
     assert formatter.format(event("%s", "\udc80")).encode(errors="backslashreplace")
 
@@ -79,7 +79,7 @@ def test_every_mark_of_bidirectional_text_is_escaped() -> None:
 def test_times_before_1970_look_like_all_others() -> None:
     record = event("x")
     record.created = -0.25
-    assert Text("web").format(record).startswith("1969-12-31T23:59:59.750Z ")
+    assert TextFormatter("web").format(record).startswith("1969-12-31T23:59:59.750Z ")
 
 
 def test_what_comes_very_often_is_told_seldom_and_counted(caplog: pytest.LogCaptureFixture) -> None:
