@@ -76,7 +76,7 @@ class TextFormatter(_Formatter):
         return "\n".join(lines)
 
 
-class Json(_Formatter):
+class JsonFormatter(_Formatter):
     """For programs."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -120,7 +120,7 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
     """Log to standard error, as the process `name`: what is logged, warnings, and exceptions that nobody caught."""
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Json(name) if format == "json" else TextFormatter(name))
+    handler.setFormatter(JsonFormatter(name) if format == "json" else TextFormatter(name))
     logging.basicConfig(level=TRACE if level == "trace" else level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
@@ -129,7 +129,7 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
 
 def report_fatal(message: str) -> None:
     """Say why the process cannot go on: to people as commands do, else as an event."""
-    if any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers):
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers):
         logging.getLogger("kvserver").critical("%s", message)
     else:
         print_error(message)

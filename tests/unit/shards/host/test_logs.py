@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.host.logs import REPEAT_S, Json, Recurring, TextFormatter, escape_controls
+from shards.host.logs import REPEAT_S, JsonFormatter, Recurring, TextFormatter, escape_controls
 
 BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional classes of characters that have others shown in another order (UAX #9)."""
@@ -34,7 +34,7 @@ def test_a_message_is_one_line_whatever_it_holds(text: str) -> None:
     line = TextFormatter("web").format(event("%s", text))
     assert HEAD.match(line) and len(line.splitlines()) == 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
-    line = Json("web").format(event("%s", text))
+    line = JsonFormatter("web").format(event("%s", text))
     assert line.isascii() and len(line.splitlines()) == 1 and json.loads(line)["message"] == text
 
 
@@ -47,13 +47,13 @@ def test_a_traceback_is_indented_and_cannot_forge_an_event() -> None:
 
 
 def test_json_has_the_traceback_in_a_field() -> None:
-    found = json.loads(Json("web").format(event("broken", failed=True)))
+    found = json.loads(JsonFormatter("web").format(event("broken", failed=True)))
     assert found.pop("traceback").startswith("Traceback (most recent call last):\n")
     assert found.pop("time").endswith("Z") and found.pop("pid") > 0
     assert found == {"process": "web", "level": "warning", "message": "broken"}
 
 
-@pytest.mark.parametrize("formatter", [TextFormatter("web"), Json("web")])
+@pytest.mark.parametrize("formatter", [TextFormatter("web"), JsonFormatter("web")])
 def test_what_is_no_unicode_can_be_written(formatter: logging.Formatter) -> None:
     assert formatter.format(event("%s", "\udc80")).encode(errors="backslashreplace")
 
