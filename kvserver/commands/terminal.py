@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from shards.host.logs import escape_controls, print_error
-from shards.host.process import mute
+from shards.host.process import mute_stream
 
 Report = Callable[[int, int | None], object]
 """Told how much is done, and of how much; None: nobody knows."""
@@ -33,7 +33,7 @@ def say(line: str) -> None:
     try:
         print(escape_controls(line), flush=True)
     except OSError as error:
-        mute(sys.stdout)
+        mute_stream(sys.stdout)
         if not isinstance(error, BrokenPipeError):  # who has read enough wants to hear no more
             print_error(f"standard output cannot be written: {error.strerror}")
         sys.exit(1)

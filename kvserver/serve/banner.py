@@ -14,7 +14,7 @@ import click
 from kvserver import __version__
 from kvserver.settings import ServerSettings
 from shards.host.logs import escape_controls
-from shards.host.process import mute
+from shards.host.process import mute_stream
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def show(settings: ServerSettings, *, map_dir: Path, rest: str | None, feed: str
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         log.warning("the server is ready, but standard output cannot be written: %s", error)
-        mute(sys.stdout)
+        mute_stream(sys.stdout)
 
 
 def _text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:

@@ -42,7 +42,7 @@ def keep_standard_streams() -> None:
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
 
 
-def mute(stream: TextIO | None) -> None:
+def mute_stream(stream: TextIO | None) -> None:
     """Have what `stream` still holds, and what it is given from now on, go nowhere: Python would try to write it once
     more at the end, and turn a failure into an exit status."""
     if stream is not None:
