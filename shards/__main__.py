@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.critical("shard %d cannot start: %s", index, error)
         return 1
     _stop_on_signals(server, alone)
-    process.notify("READY=1")
+    process.notify_systemd("READY=1")
     return server.run()
 
 

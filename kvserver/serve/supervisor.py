@@ -32,7 +32,7 @@ from kvserver.settings import ServerSettings
 from shards.host.board import BoardError, ProcessRow
 from shards.host.fences import TESTED
 from shards.host.logs import configure_logging, report_fatal
-from shards.host.process import PARENT_VARIABLE, become_subreaper, notify
+from shards.host.process import PARENT_VARIABLE, become_subreaper, notify_systemd
 from shards.host.settings import SettingError, links, to_environ
 from shards.keys import last_use
 
@@ -270,7 +270,7 @@ class Supervisor:
             feed=_address(self._listeners.feed),
             metrics=listening.address(self._listeners.metrics),
         )
-        notify("READY=1")
+        notify_systemd("READY=1")
 
     # Snapshots.
 
@@ -299,7 +299,7 @@ class Supervisor:
         A second signal cuts the waiting short; unless `orderly`, requests are not waited for, but feeds are told.
         Returns when nothing is left of them.
         """
-        notify("STOPPING=1")
+        notify_systemd("STOPPING=1")
         self._let_in_the_last(orderly)
         if not orderly:
             for child in self._children:

@@ -82,7 +82,7 @@ def map_large_memory() -> None:
         _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-def notify(state: str) -> None:
+def notify_systemd(state: str) -> None:
     """Tell systemd, if it asked to be told (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path:
