@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     alone = process.PARENT_VARIABLE not in os.environ
     process.die_with_starter()
     logs.configure_logging(loaded.log_level, f"shard-{index}", loaded.log_format)
-    for sentence in settings.links(settings.ProcessSettings):
+    for sentence in settings.ignored_variables(settings.ProcessSettings):
         log.warning("%s", sentence)
     try:
         board = Board.open(board_path)

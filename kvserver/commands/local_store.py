@@ -15,7 +15,7 @@ from kvserver.settings import ServerSettings
 from shards.files import locks
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.host.logs import print_error
-from shards.host.settings import SettingError, links, load
+from shards.host.settings import SettingError, ignored_variables, load
 from shards.log.manifest import Manifest
 from shards.log.recovery import StillRunning, quiesce
 
@@ -27,7 +27,7 @@ class Refused(Exception):
 def settings_of(given: dict[str, str | None]) -> ServerSettings:
     """The settings that the options `given` and the environment make. Says which variables are ignored. Raises
     `click.UsageError`."""
-    for sentence in links(ServerSettings):
+    for sentence in ignored_variables(ServerSettings):
         print_error(sentence)
     try:
         return load(ServerSettings, given, os.environ)

@@ -33,7 +33,7 @@ from shards.host.board import BoardError, ProcessRow
 from shards.host.fences import TESTED
 from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import PARENT_VARIABLE, become_subreaper, notify_systemd
-from shards.host.settings import SettingError, links, to_environ
+from shards.host.settings import SettingError, ignored_variables, to_environ
 from shards.keys import last_use
 
 log = logging.getLogger(__name__)
@@ -386,7 +386,7 @@ def run(settings: ServerSettings) -> int:
     configure_logging(settings.log_level, "kvserver", settings.log_format)
     if platform.machine() not in TESTED:
         log.warning("kvserver was never tested on a processor of this kind (%s)", platform.machine())
-    for sentence in links(ServerSettings):
+    for sentence in ignored_variables(ServerSettings):
         log.warning("%s", sentence)
     # While the store is brought up there is nothing to stop in order; recovery may be broken off anywhere.
     for number in (signal.SIGTERM, signal.SIGINT):

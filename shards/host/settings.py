@@ -4,7 +4,7 @@ A group of settings is a frozen dataclass whose fields are made by `setting`: ty
 from that table: the command line's options (`--max-value`), the environment (`KVSERVER_MAX_VALUE`), the manual in
 `--help`, the checks. Precedence: option, `KVSERVER_…`, an alias (MemoryKV's names), default.
 
-A variable that a container platform sets for a service of the same name counts as not given: see `links`.
+A variable that a container platform sets for a service of the same name counts as not given: see `ignored_variables`.
 
 Only what a process cannot learn from the board is a setting of it: see `board.Facts`.
 """
@@ -107,7 +107,7 @@ def _is_absent(text: str) -> bool:
     return text == "" or _LINK.fullmatch(text) is not None
 
 
-def links(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """A sentence for each variable of `environ` that `load` takes for a container platform's and ignores."""
     for name, spec in specs(table).items():
         for variable in (env_name(name), *spec.aliases):
