@@ -18,7 +18,7 @@ from kvserver.commands import terminal
 from kvserver.commands.options import options
 from kvserver.settings import ServerSettings
 from shards.host.process import keep_standard_streams
-from shards.host.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
+from shards.host.settings import SettingError, Spec, boolean, env_name, load_settings, option_name, specs
 
 if TYPE_CHECKING:  # rich takes longer to load than most commands to run
     from rich.console import Console
@@ -132,7 +132,7 @@ def _default(name: str, spec: Spec) -> str:
 def serve(**options: str | None) -> None:
     """Run the server in the foreground."""
     try:
-        settings = load(ServerSettings, options, os.environ)
+        settings = load_settings(ServerSettings, options, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     from kvserver.serve.supervisor import run  # with all its libraries, which `--help` does not need

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     index: int = options.pop("index")
     try:
-        loaded = settings.load(settings.ProcessSettings, options)
+        loaded = settings.load_settings(settings.ProcessSettings, options)
         board_path = loaded.board_path
     except settings.SettingError as error:
         parser.error(str(error))

@@ -15,7 +15,7 @@ from kvserver.settings import ServerSettings
 from shards.files import locks
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.host.logs import print_error
-from shards.host.settings import SettingError, ignored_variables, load
+from shards.host.settings import SettingError, ignored_variables, load_settings
 from shards.log.manifest import Manifest
 from shards.log.recovery import StillRunning, quiesce
 
@@ -30,7 +30,7 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
     for sentence in ignored_variables(ServerSettings):
         print_error(sentence)
     try:
-        return load(ServerSettings, given, os.environ)
+        return load_settings(ServerSettings, given, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
 

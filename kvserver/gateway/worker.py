@@ -41,7 +41,7 @@ from kvserver.settings import ServerSettings
 from shards.host import logs, process
 from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import Recurring
-from shards.host.settings import load
+from shards.host.settings import load_settings
 from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class GatewayWorker(SocketWorker):
     def opened(self) -> bool:
         """Claim a row, start to follow the history, listen for connections that are handed over."""
         self._began_at = time.time()
-        settings = load(ServerSettings)
+        settings = load_settings(ServerSettings)
         self._run_dir = settings.resolved_run_dir()
         logs.configure_logging(settings.log_level, "gateway", settings.log_format)
         gevent.get_hub().print_exception = _failed_greenlet  # else it writes tracebacks by itself

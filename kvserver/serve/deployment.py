@@ -17,7 +17,7 @@ from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter, keep_standard_streams
-from shards.host.settings import SettingError, env_name, ignored_variables, load
+from shards.host.settings import SettingError, env_name, ignored_variables, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
     keep_standard_streams()
     die_with_starter()
     try:
-        settings = load(ServerSettings)
+        settings = load_settings(ServerSettings)
         configure_logging(settings.log_level, name, settings.log_format)
         for sentence in ignored_variables(ServerSettings):
             log.warning("%s", sentence)

@@ -35,7 +35,7 @@ from kvserver.web.traffic import Traffic
 from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import configure_logging
 from shards.host.process import die_with
-from shards.host.settings import SettingError, load
+from shards.host.settings import SettingError, load_settings
 
 log = logging.getLogger("kvserver.worker")
 
@@ -188,7 +188,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         try:
-            settings = load(ServerSettings)
+            settings = load_settings(ServerSettings)
             configure_logging(settings.log_level, "web", settings.log_format)
             board = Board.open(settings.board_path)
             _, row = board.workers.claim_row()

@@ -80,7 +80,9 @@ def option_name(name: str) -> str:
 T = TypeVar("T")
 
 
-def load(table: type[T], options: Mapping[str, str | None] | None = None, environ: Mapping[str, str] = os.environ) -> T:
+def load_settings(
+    table: type[T], options: Mapping[str, str | None] | None = None, environ: Mapping[str, str] = os.environ
+) -> T:
     """The settings of `table` from `options` (name to text; None: not given), `environ` and the defaults.
 
     Raises `SettingError`.
@@ -108,7 +110,7 @@ def _is_absent(text: str) -> bool:
 
 
 def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A sentence for each variable of `environ` that `load` takes for a container platform's and ignores."""
+    """A sentence for each variable of `environ` that `load_settings` takes for a container platform's and ignores."""
     for name, spec in specs(table).items():
         for variable in (env_name(name), *spec.aliases):
             text = environ.get(variable, "")

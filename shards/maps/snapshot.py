@@ -35,7 +35,7 @@ from shards.files.safe_files import open_regular
 from shards.host.board import Board, BoardError, ShardRow
 from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter, keep_standard_streams
-from shards.host.settings import ProcessSettings, SettingError, load
+from shards.host.settings import ProcessSettings, SettingError, load_settings
 from shards.log.appender import LogAppender
 from shards.log.files import LogError
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
@@ -320,7 +320,7 @@ def main() -> int:
     keep_standard_streams()
     die_with_starter()
     try:
-        settings = load(ProcessSettings)
+        settings = load_settings(ProcessSettings)
         configure_logging(settings.log_level, "snapshot", settings.log_format)
         board = Board.open(settings.board_path)
         manifest = take(board)

@@ -35,7 +35,7 @@ from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError
 from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter
-from shards.host.settings import SettingError, load
+from shards.host.settings import SettingError, load_settings
 from shards.wire.clock import counted_ms
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ def main() -> int:
     """Serve until SIGTERM; the exit status."""
     die_with_starter()
     try:
-        settings = load(ServerSettings)
+        settings = load_settings(ServerSettings)
         configure_logging(settings.log_level, "metrics", settings.log_format)
         board = Board.open(settings.board_path)
         listener = socket.socket(fileno=int(os.environ[METRICS_FD_VARIABLE]))

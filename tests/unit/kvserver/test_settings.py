@@ -21,7 +21,7 @@ from shards.host.settings import (
     default_run_dir,
     env_name,
     integer,
-    load,
+    load_settings,
     option_name,
     size,
     specs,
@@ -30,7 +30,7 @@ from shards.host.settings import (
 
 
 def test_defaults_without_options_and_environment() -> None:
-    settings = load(ServerSettings, {}, {})
+    settings = load_settings(ServerSettings, {}, {})
     assert (settings.host, settings.port, settings.metrics_port) == ("127.0.0.1", 8080, 3001)
     assert (settings.sync, settings.max_value, settings.wal_retention) == ("always", 5_120_000, 512 << 20)
     assert settings.data_dir == Path("kvserver-data")
@@ -39,23 +39,23 @@ def test_defaults_without_options_and_environment() -> None:
 
 def test_an_option_wins_over_our_variable_which_wins_over_memorykv_s() -> None:
     environ = {"KVSERVER_PORT": "2", "PORT": "3"}
-    assert load(ServerSettings, {"port": "1"}, environ).port == 1
-    assert load(ServerSettings, {"port": None}, environ).port == 2
-    assert load(ServerSettings, {}, {"PORT": "3"}).port == 3
+    assert load_settings(ServerSettings, {"port": "1"}, environ).port == 1
+    assert load_settings(ServerSettings, {"port": None}, environ).port == 2
+    assert load_settings(ServerSettings, {}, {"PORT": "3"}).port == 3
 
 
 @pytest.mark.parametrize("variable", ["KVSERVER_PORT", "PORT", "METRICS_PORT"])
 def test_an_empty_variable_counts_as_not_given(variable: str) -> None:
-    settings = load(ServerSettings, {}, {variable: ""})
+    settings = load_settings(ServerSettings, {}, {variable: ""})
     assert (settings.port, settings.metrics_port) == (8080, 3001)
 
 
 def test_an_empty_variable_of_ours_leaves_the_word_to_memorykv_s() -> None:
-    assert load(ServerSettings, {}, {"KVSERVER_PORT": "", "PORT": "3"}).port == 3
+    assert load_settings(ServerSettings, {}, {"KVSERVER_PORT": "", "PORT": "3"}).port == 3
 
 
 def test_memorykv_s_names() -> None:
-    settings = load(ServerSettings, {}, {"PORT": "1", "METRICS_PORT": "2", "DEBUG": "true"})
+    settings = load_settings(ServerSettings, {}, {"PORT": "1", "METRICS_PORT": "2", "DEBUG": "true"})
     assert (settings.port, settings.metrics_port, settings.log_level) == (1, 2, "debug")
 
 
@@ -72,7 +72,7 @@ def test_memorykv_s_names() -> None:
     ],
 )
 def test_memorykv_s_debug_and_trace(environ: dict[str, str], level: str) -> None:
-    assert load(ProcessSettings, {}, environ).log_level == level
+    assert load_settings(ProcessSettings, {}, environ).log_level == level
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_bad_value_is_named_with_its_origin_and_what_would_be_right(
     options: dict[str, str], environ: dict[str, str], origin: str
 ) -> None:
     with pytest.raises(SettingError, match=origin):
-        load(ServerSettings, options, environ)
+        load_settings(ServerSettings, options, environ)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,9 @@ def test_parsers_take_any_text_or_say_what_would_be_right(text: str) -> None:
 
 
 def test_localhost_and_brackets_are_addresses() -> None:
-    hosts = [load(ServerSettings, {"host": host}, {}).host for host in ("localhost", "[::1]", "::1", "0.0.0.0")]
+    hosts = [
+        load_settings(ServerSettings, {"host": host}, {}).host for host in ("localhost", "[::1]", "::1", "0.0.0.0")
+    ]
     assert hosts == ["127.0.0.1", "::1", "::1", "0.0.0.0"]
 
 
@@ -152,17 +154,17 @@ def test_a_child_loads_what_its_parent_had(in_memory: str) -> None:
         "sync": "os",
         "feed_port": "7",
     }
-    settings = load(ServerSettings, options, {})
+    settings = load_settings(ServerSettings, options, {})
     # What the child inherits besides must not matter.
     inherited = {"PORT": "99", "TRACE": "true", "METRICS_PORT": "98"}
-    assert load(ServerSettings, {}, inherited | to_environ(settings)) == settings
+    assert load_settings(ServerSettings, {}, inherited | to_environ(settings)) == settings
 
 
 def test_the_run_directory_of_a_store_without_a_directory_must_be_given() -> None:
     with pytest.raises(SettingError, match="--run-dir"):
-        load(ProcessSettings, {"in_memory": "true"}, {}).resolved_run_dir()
+        load_settings(ProcessSettings, {"in_memory": "true"}, {}).resolved_run_dir()
     with pytest.raises(SettingError, match="cannot be read"):
-        load(ProcessSettings, {"data_dir": "/nowhere/at/all"}, {}).resolved_run_dir()
+        load_settings(ProcessSettings, {"data_dir": "/nowhere/at/all"}, {}).resolved_run_dir()
 
 
 def test_run_directories_of_two_stores_differ() -> None:
@@ -174,27 +176,27 @@ def test_run_directories_of_two_stores_differ() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
 def test_loopback_may_be_listened_on(host: str) -> None:
-    listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=False)
+    listening.refuse_openly(load_settings(ServerSettings, {"host": host}, {}), has_tokens=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1"])
 def test_anything_else_only_if_it_is_meant(host: str) -> None:
     with pytest.raises(SettingError, match=r"no access control.*--tokens.*--insecure"):
-        listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=False)
-    listening.refuse_openly(load(ServerSettings, {"host": host}, {}), has_tokens=True)
-    listening.refuse_openly(load(ServerSettings, {"host": host, "insecure": "true"}, {}), has_tokens=False)
+        listening.refuse_openly(load_settings(ServerSettings, {"host": host}, {}), has_tokens=False)
+    listening.refuse_openly(load_settings(ServerSettings, {"host": host}, {}), has_tokens=True)
+    listening.refuse_openly(load_settings(ServerSettings, {"host": host, "insecure": "true"}, {}), has_tokens=False)
 
 
 def test_the_banner_warns_of_browsers_while_every_page_may_use_the_store() -> None:
-    assert "any web page" in banner.warning(load(ServerSettings, {}, {}))
-    assert "any web page" not in banner.warning(load(ServerSettings, {"origins": "https://a.example"}, {}))
-    assert "everybody" in banner.warning(load(ServerSettings, {"insecure": "true"}, {}))
+    assert "any web page" in banner.warning(load_settings(ServerSettings, {}, {}))
+    assert "any web page" not in banner.warning(load_settings(ServerSettings, {"origins": "https://a.example"}, {}))
+    assert "everybody" in banner.warning(load_settings(ServerSettings, {"insecure": "true"}, {}))
 
 
 def test_with_tokens_the_banner_warns_of_listeners_alone() -> None:
     tokens = {"tokens": "/etc/tokens.toml", "insecure": "true"}
-    assert banner.warning(load(ServerSettings, tokens, {})) == ""
-    assert "unencrypted" in banner.warning(load(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
+    assert banner.warning(load_settings(ServerSettings, tokens, {})) == ""
+    assert "unencrypted" in banner.warning(load_settings(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
 
 
 # The command line.
@@ -256,7 +258,7 @@ def test_a_switch_takes_a_value_or_none(argv: list[str], expected: str | None) -
     ],
 )
 def test_origins_are_kept_as_browsers_write_them(origins: str, kept: str) -> None:
-    assert load(ServerSettings, {"origins": origins}, {}).origins == kept
+    assert load_settings(ServerSettings, {"origins": origins}, {}).origins == kept
 
 
 @pytest.mark.parametrize(
@@ -264,12 +266,12 @@ def test_origins_are_kept_as_browsers_write_them(origins: str, kept: str) -> Non
 )
 def test_what_is_no_origin_is_refused(origins: str) -> None:
     with pytest.raises(SettingError, match="origins such as"):
-        load(ServerSettings, {"origins": origins}, {})
+        load_settings(ServerSettings, {"origins": origins}, {})
 
 
 def test_allowed_hosts_are_names() -> None:
-    assert load(ServerSettings, {}, {}).allowed_hosts is None
-    assert load(ServerSettings, {"allowed_hosts": "KV.example., b "}, {}).allowed_hosts == "kv.example,b"
+    assert load_settings(ServerSettings, {}, {}).allowed_hosts is None
+    assert load_settings(ServerSettings, {"allowed_hosts": "KV.example., b "}, {}).allowed_hosts == "kv.example,b"
     for wrong in ("http://kv.example", "kv.example:80", "kv.example,", "a b", "-", "kü.example"):
         with pytest.raises(SettingError, match="expected host names such as"):
-            load(ServerSettings, {"allowed_hosts": wrong}, {})
+            load_settings(ServerSettings, {"allowed_hosts": wrong}, {})
