@@ -18,7 +18,7 @@ from kvserver.commands import terminal
 from kvserver.commands.options import options
 from kvserver.settings import ServerSettings
 from shards.host.process import keep_standard_streams
-from shards.host.settings import SettingError, Spec, boolean, env_name, load_settings, option_name, specs
+from shards.host.settings import SettingError, Spec, boolean, env_name, load_settings, option_name, setting_specs
 
 if TYPE_CHECKING:  # rich takes longer to load than most commands to run
     from rich.console import Console
@@ -95,7 +95,7 @@ def _print_manual(console: Console, command: str) -> None:
     for paragraph in SERVE_INTRO.strip().split("\n\n"):
         console.print()
         console.print(Padding(" ".join(paragraph.split()), (0, 0, 0, 2)))
-    table = specs(ServerSettings)
+    table = setting_specs(ServerSettings)
     named = [name for names in SECTIONS.values() for name in names]
     rest = tuple(name for name in table if name not in named)
     for title, names in [*SECTIONS.items(), *([("Other", rest)] if rest else [])]:
@@ -197,7 +197,7 @@ main.add_command(
     Manual(
         "serve",
         callback=serve,
-        params=options(*specs(ServerSettings)),
+        params=options(*setting_specs(ServerSettings)),
         short_help="Run the server in the foreground.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )

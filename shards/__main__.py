@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m shards", description="One shard of a running store.")
     parser.add_argument("--index", type=settings.integer(0, 255), required=True, metavar="I", help="Which shard.")
-    for name, spec in settings.specs(settings.ProcessSettings).items():
+    for name, spec in settings.setting_specs(settings.ProcessSettings).items():
         parser.add_argument(settings.option_name(name), metavar=spec.metavar, help=spec.help.replace("%", "%%"))
     return parser
 

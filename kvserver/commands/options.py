@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from kvserver.settings import ServerSettings
-from shards.host.settings import Spec, boolean, option_name, specs
+from shards.host.settings import Spec, boolean, option_name, setting_specs
 
 
 def options(*names: str) -> list[click.Parameter]:
     """Options for the settings `names`, all of which may come from the environment as well."""
-    table = specs(ServerSettings)
+    table = setting_specs(ServerSettings)
     return [option(name, table[name]) for name in names]
 
 

@@ -62,7 +62,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"spec": Spec(parse, metavar, help, aliases or {})})
 
 
-def specs(table: type) -> dict[str, Spec]:
+def setting_specs(table: type) -> dict[str, Spec]:
     """Name to spec of every setting of a settings dataclass, in order."""
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(table)}
 
@@ -88,7 +88,7 @@ def load_settings(
     Raises `SettingError`.
     """
     values = {}
-    for name, spec in specs(table).items():
+    for name, spec in setting_specs(table).items():
         text, origin = (options or {}).get(name), option_name(name)
         if text is None and not _is_absent(environ.get(env_name(name), "")):
             text, origin = environ[env_name(name)], env_name(name)
@@ -111,7 +111,7 @@ def _is_absent(text: str) -> bool:
 
 def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """A sentence for each variable of `environ` that `load_settings` takes for a container platform's and ignores."""
-    for name, spec in specs(table).items():
+    for name, spec in setting_specs(table).items():
         for variable in (env_name(name), *spec.aliases):
             text = environ.get(variable, "")
             if _LINK.fullmatch(text):
@@ -121,7 +121,7 @@ def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> I
 def to_environ(settings: Any, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment that makes a child load the same settings: `inherited` without the variables of settings, and
     those that are needed. `None` values are left out."""
-    table = specs(type(settings))
+    table = setting_specs(type(settings))
     ours = {variable for name, spec in table.items() for variable in (env_name(name), *spec.aliases)}
     result = {variable: text for variable, text in (inherited or {}).items() if variable not in ours}
     for name in table:

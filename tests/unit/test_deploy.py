@@ -15,7 +15,7 @@ import yaml
 
 from kvserver.cli import SECTIONS
 from kvserver.settings import ServerSettings
-from shards.host.settings import env_name, load_settings, specs
+from shards.host.settings import env_name, load_settings, setting_specs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SYSTEMD = DEPLOY / "systemd"
@@ -59,7 +59,7 @@ def test_the_sample_settings_say_where_the_units_are() -> None:
 
 
 def test_every_setting_that_is_named_there_is_one() -> None:
-    known = {env_name(name) for name in specs(ServerSettings)}
+    known = {env_name(name) for name in setting_specs(ServerSettings)}
     passed_on = {"KVSERVER_LISTEN_FD", "KVSERVER_FEED_FD"}
     for path in [path for path in DEPLOY.rglob("*") if path.is_file()]:
         text = path.read_text() if "__pycache__" not in path.parts else ""

@@ -23,8 +23,8 @@ from shards.host.settings import (
     integer,
     load_settings,
     option_name,
+    setting_specs,
     size,
-    specs,
     to_environ,
 )
 
@@ -128,7 +128,7 @@ def test_whole_numbers_in_their_range(number: int) -> None:
 
 @given(st.text())
 def test_parsers_take_any_text_or_say_what_would_be_right(text: str) -> None:
-    for parse in [spec.parse for spec in specs(ServerSettings).values()] + [boolean, choice("a"), size(0, 9)]:
+    for parse in [spec.parse for spec in setting_specs(ServerSettings).values()] + [boolean, choice("a"), size(0, 9)]:
         try:
             parse(text)
         except ValueError as error:
@@ -210,7 +210,7 @@ def manual() -> str:
 
 def test_the_manual_names_every_setting_its_variables_and_its_help() -> None:
     text = " ".join(manual().split())
-    for name, spec in specs(ServerSettings).items():
+    for name, spec in setting_specs(ServerSettings).items():
         assert option_name(name) in text
         assert all(variable in text for variable in (env_name(name), *spec.aliases))
         assert " ".join(spec.help.split()) in text
@@ -225,7 +225,7 @@ def test_the_manual_names_the_defaults() -> None:
 
 def test_the_manual_s_sections_name_real_settings_once() -> None:
     named = [name for names in cli.SECTIONS.values() for name in names]
-    assert sorted(named) == sorted(specs(ServerSettings))
+    assert sorted(named) == sorted(setting_specs(ServerSettings))
 
 
 def test_the_first_page_of_help_names_the_commands() -> None:
