@@ -24,7 +24,7 @@ from shards.host.board import Board, BoardError
 from shards.log.epoch import boot_id
 from shards.log.manifest import NAME, Manifest, ManifestError
 from shards.log.pins import NoPlace, pin_log
-from shards.log.recovery import Examined, OlderCopy, examine, last_board
+from shards.log.recovery import Examined, OlderCopy, examine_log, last_board
 from shards.log.repair import Loss, give_up_below, loss_of, repair
 from shards.maps.build import kept_applied
 from shards.maps.directory import usual_places
@@ -146,7 +146,7 @@ def _examine(settings: ServerSettings, manifest: Manifest, apart: Sandbox) -> tu
     ]
     board = last_board(settings.board_path, manifest, boot)
     try:
-        found = examine(log_dir, manifest, old_board=board, applied=applied)
+        found = examine_log(log_dir, manifest, old_board=board, applied=applied)
     finally:
         if board is not None:
             board.close()

@@ -27,7 +27,7 @@ from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.log.pins import pin_log
-from shards.log.recovery import Fold, examine
+from shards.log.recovery import Fold, examine_log
 from shards.maps.snapshot import new_digest
 from shards.wire.clock import counted_ms
 
@@ -99,7 +99,7 @@ class StoppedStore:
     def end(self, manifest: Manifest) -> LogEnd:
         """See `Source`. A torn tail is left out."""
         if self._end is None:
-            found = examine(self.data_dir / "log", manifest, segment=self._segment)
+            found = examine_log(self.data_dir / "log", manifest, segment=self._segment)
             if found.damage:
                 raise found.damage
             self._end = LogEnd(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))

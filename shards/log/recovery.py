@@ -258,7 +258,7 @@ def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
     return None
 
 
-def examine(
+def examine_log(
     log_dir: Path,
     manifest: Manifest,
     *,

@@ -21,7 +21,7 @@ from shards.backup.check import (
 )
 from shards.log.files import segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest
-from shards.log.recovery import examine
+from shards.log.recovery import examine_log
 from shards.log.repair import give_up_below, loss_of, repair
 from shards.maps.layout import map_path
 from tests.api.maps import Run, first_run, keys_of, put
@@ -53,7 +53,7 @@ def manifest_of(run: Run) -> Manifest:
 def look(run: Run) -> LogCheck:
     """At the log of a store that stands still."""
     manifest = manifest_of(run)
-    found = examine(run.store.log_dir, manifest, segment=SEGMENT)
+    found = examine_log(run.store.log_dir, manifest, segment=SEGMENT)
     return check_log(run.store.log_dir, manifest, found.fold.lsn, found, SEGMENT)
 
 
@@ -133,7 +133,7 @@ def test_a_segment_that_is_not_whole_is_named_and_cut(tmp_path: Path, harm: str,
     manifest, (tail, following) = manifest_of(run), run.board.history()
     do, why = HARMS[harm]
     do(run.store.log_dir / segment_name(number))
-    found = examine(run.store.log_dir, manifest, segment=segment)
+    found = examine_log(run.store.log_dir, manifest, segment=segment)
     check = check_log(run.store.log_dir, manifest, found.fold.lsn, found, segment)
     assert not check.finding.good
     assert f"segment {segment_name(number)} at byte" in check.finding.text
@@ -146,7 +146,7 @@ def test_a_segment_that_is_not_whole_is_named_and_cut(tmp_path: Path, harm: str,
     repair(run.store.data_dir, manifest, found, segment=segment)
     mended = manifest_of(run)
     assert (mended.epoch, mended.end_revision, mended.new_history) == ("", following - 1, "the log was cut at damage")
-    again = examine(run.store.log_dir, mended, segment=segment)
+    again = examine_log(run.store.log_dir, mended, segment=segment)
     assert again.damage is None
     assert again.fold.next_revision == loss.first
     assert check_log(run.store.log_dir, mended, again.fold.lsn, again, segment).finding.good
@@ -166,7 +166,7 @@ def test_what_is_repaired_is_served_up_to_the_damage(tmp_path: Path) -> None:
     run.close_maps()
     damage(log_file(run.store.data_dir), found[12].lsn + 70)
     manifest = manifest_of(run)
-    repair(run.store.data_dir, manifest, examine(run.store.log_dir, manifest, segment=SEGMENT), segment=SEGMENT)
+    repair(run.store.data_dir, manifest, examine_log(run.store.log_dir, manifest, segment=SEGMENT), segment=SEGMENT)
     (tmp_path / "r").mkdir()
     shutil.copytree(run.store.data_dir, tmp_path / "r" / "data")
     restored = start(tmp_path / "r" / "data", tmp_path / "r", 3)
