@@ -37,7 +37,7 @@ from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new
 from shards.log.files import SEGMENT, LogError
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.log.records import Start
-from shards.log.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover
+from shards.log.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover_log
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps, kept_applied
 from shards.maps.directory import MapDirError, choose_map_dir
@@ -209,7 +209,7 @@ class Store:
         manifest = self._manifest
         old = last_board(self._run_dir.path / "board", manifest, boot)
         try:
-            return recover(
+            return recover_log(
                 self._log_dir,
                 manifest.secret,
                 manifest.replay_lsn,

@@ -267,7 +267,7 @@ def examine_log(
     segment: int = SEGMENT,
     disk: Disk = DISK,
 ) -> Examined:
-    """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover`."""
+    """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover_log`."""
     image = _Image(log_dir, manifest.secret, segment, disk)
     fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
     try:
@@ -298,7 +298,7 @@ def _examine(
     return Examined(fold, losses, behind, min(max(flushed), fold.lsn), damage)
 
 
-def recover(
+def recover_log(
     log_dir: Path,
     secret: int,
     replay_lsn: int,

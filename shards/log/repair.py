@@ -13,7 +13,7 @@ import msgspec
 from shards.files.disk import DISK
 from shards.log.files import SEGMENT, segment_name, segment_numbers
 from shards.log.manifest import Manifest
-from shards.log.recovery import Examined, recover
+from shards.log.recovery import Examined, recover_log
 
 
 class Loss(NamedTuple):
@@ -34,7 +34,7 @@ def repair(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int 
 
     The caller holds the store. May be killed and called again. Raises `OSError`.
     """
-    end = recover(
+    end = recover_log(
         data_dir / "log",
         manifest.secret,
         manifest.replay_lsn,

@@ -15,7 +15,7 @@ from shards.host.board import NONE
 from shards.log.appender import LogAppender
 from shards.log.files import LogError, LogFull
 from shards.log.records import DATA
-from shards.log.recovery import recover
+from shards.log.recovery import recover_log
 from shards.wire.clock import Now
 from tests.stores import SECRET, Store, new_store
 from tests.system.harness import Server, wait_for
@@ -60,7 +60,7 @@ def append_what_does_not_fit(directory: Path) -> None:
     found, _ = store.reader().read(0, tail, 16 * MiB)
     assert [r.payload for r in found if r.kind == DATA] == [*taken, b"small"]
     enlarge(store)
-    recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=16 * MiB)
+    recovered = recover_log(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=16 * MiB)
     assert (recovered.tail, recovered.next_revision) == (tail, following)
 
 
@@ -72,7 +72,7 @@ def refused_is_not_found_after_a_crash(directory: Path) -> None:
         log.append(b"refused" + bytes(4 * MiB), 1, Now(1, 1))
     start, _ = store.board.history()
     enlarge(store)
-    assert recover(store.log_dir, SECRET, 0, 0, segment=16 * MiB).tail == start
+    assert recover_log(store.log_dir, SECRET, 0, 0, segment=16 * MiB).tail == start
 
 
 def fill_a_segment(directory: Path) -> None:

@@ -13,7 +13,7 @@ from shards.files.disk import Disk
 from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogError, segment_name
 from shards.log.records import DATA, Record
-from shards.log.recovery import recover
+from shards.log.recovery import recover_log
 from shards.wire.clock import Now
 from tests.stores import SECRET, Store, new_store
 from tests.system.appenders import payload_of
@@ -76,7 +76,7 @@ def test_killed_appenders_lose_nothing_that_was_acknowledged(tmp_path: Path, see
 
     # A start on the same boot finds the same end, or one record more, whose writer died before it showed it.
     tail, following = store.board.history()
-    recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
+    recovered = recover_log(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
     assert recovered.tail >= tail and following <= recovered.next_revision <= following + 5
     store.close()
 
@@ -109,7 +109,7 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
             log.flush(lost.end)
         with pytest.raises(LogBroken):
             log.flush(good.end)  # not even of what is flushed may anybody say so now
-    recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
+    recovered = recover_log(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
     assert (recovered.tail, recovered.next_revision) == (SEGMENT, 2)
     store.close()
 

@@ -25,7 +25,7 @@ from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.pins import NoPlace, pin_log, pinned_lsns
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START, Start
-from shards.log.recovery import begin_history, recover
+from shards.log.recovery import begin_history, recover_log
 from shards.log.segments import Segments
 from shards.maps.snapshot import SnapshotError
 from shards.wire.protocol import Atomic, Change, Event, PrefixMarked, TouchEvent, changes, decode_events
@@ -141,7 +141,7 @@ def start(data_dir: Path, tmp_path: Path, shards: int) -> Run:
     for name in ("run", "maps", "data/locks"):
         (tmp_path / name).mkdir(exist_ok=True)
     log_dir = data_dir / "log"
-    end = recover(
+    end = recover_log(
         log_dir,
         manifest.secret,
         manifest.replay_lsn,
@@ -270,7 +270,7 @@ def test_the_log_is_cut_where_it_was_asked_for(tmp_path: Path) -> None:
                 each.revision for each in written if each.revision <= revision
             ]
             assert logged[-1].next_revision - 1 == revision
-            found = recover(data_dir / "log", taken.manifest.secret, 0, 0, end_lsn=cut.end, segment=segment)
+            found = recover_log(data_dir / "log", taken.manifest.secret, 0, 0, end_lsn=cut.end, segment=segment)
             assert 0 <= found.tail - cut.end < HEADER
             assert (found.next_revision, found.repaired) == (revision + 1, False)
 

@@ -19,7 +19,7 @@ from shards.log.appender import LogAppender
 from shards.log.files import LogError, Trimmed, segment_name, segment_numbers
 from shards.log.pins import NAME, pin_log
 from shards.log.records import DATA, FILLER, HEADER, MARK, NO_SHARD, START, STOP, Record, Start, encode
-from shards.log.recovery import Damaged, StillRunning, begin_history, quiesce, recover
+from shards.log.recovery import Damaged, StillRunning, begin_history, quiesce, recover_log
 from shards.log.segments import Segments, trim_limit
 from tests.stores import SECRET, Store, new_store
 from tests.times import at
@@ -85,7 +85,7 @@ def change_byte(store: Store, lsn: int) -> None:
 
 
 def recovered(store: Store, **more: Any) -> Any:
-    return recover(store.log_dir, SECRET, 0, 0, segment=SEGMENT, **more)
+    return recover_log(store.log_dir, SECRET, 0, 0, segment=SEGMENT, **more)
 
 
 # Append, flush, read.
@@ -308,7 +308,7 @@ def test_trimmed_segments_are_used_again_and_read_as_trimmed(store: Store, log: 
         assert raised.value.oldest == 2 * SEGMENT
         stale.close()
     assert read_all(store, 2 * SEGMENT) == [r for r in written if r.lsn >= 2 * SEGMENT] + rest
-    found = recover(store.log_dir, SECRET, 2 * SEGMENT, kept.revision - 1, segment=SEGMENT)
+    found = recover_log(store.log_dir, SECRET, 2 * SEGMENT, kept.revision - 1, segment=SEGMENT)
     assert (found.tail, found.next_revision) == store.board.history()
 
 
@@ -407,7 +407,7 @@ def test_a_lost_segment_is_damage(store: Store, log: LogAppender) -> None:
         recovered(store)
     middle = next(record for record in written if record.lsn > SEGMENT)
     with pytest.raises(Damaged, match="missing"):
-        recover(store.log_dir, SECRET, middle.lsn, middle.revision - 1, segment=SEGMENT)
+        recover_log(store.log_dir, SECRET, middle.lsn, middle.revision - 1, segment=SEGMENT)
 
 
 @pytest.mark.parametrize("lost", [[0], [1], [3], [0, 1], [2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4]])
@@ -441,10 +441,10 @@ def test_a_segment_is_missed_that_only_the_feed_would_read(store: Store, log: Lo
     (store.log_dir / segment_name(1)).unlink()
     arguments = (store.log_dir, SECRET, kept.lsn, kept.revision - 1)
     with pytest.raises(Damaged, match=segment_name(1)):
-        recover(*arguments, segment=SEGMENT)
-    found = recover(*arguments, repair=True, segment=SEGMENT)
+        recover_log(*arguments, segment=SEGMENT)
+    found = recover_log(*arguments, repair=True, segment=SEGMENT)
     assert segment_numbers(names(store.log_dir))[0] == 2
-    assert recover(*arguments, segment=SEGMENT)._replace(synced=0, repaired=True) == found._replace(synced=0)
+    assert recover_log(*arguments, segment=SEGMENT)._replace(synced=0, repaired=True) == found._replace(synced=0)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -475,7 +475,7 @@ def test_a_log_of_another_secret_is_not_erased(store: Store, log: LogAppender) -
     written = fill(store, log, 1)
     before = {path.name: path.read_bytes() for path in store.log_dir.iterdir()}
     with pytest.raises(Damaged, match=f"{segment_name(0)} at byte 0"):
-        recover(store.log_dir, SECRET ^ 1, 0, 0, end_lsn=written[0].end, segment=SEGMENT)
+        recover_log(store.log_dir, SECRET ^ 1, 0, 0, end_lsn=written[0].end, segment=SEGMENT)
     assert {path.name: path.read_bytes() for path in store.log_dir.iterdir()} == before
 
 
@@ -484,7 +484,7 @@ def test_a_log_may_end_with_its_last_segment(store: Store, log: LogAppender) -> 
     record = log.append(bytes(SEGMENT - HEADER), 1, NOW)
     log.flush(record.end)
     assert record.end == 2 * SEGMENT == store.board.log.ready
-    found = recover(store.log_dir, SECRET, record.end, record.revision, end_lsn=record.end, segment=SEGMENT)
+    found = recover_log(store.log_dir, SECRET, record.end, record.revision, end_lsn=record.end, segment=SEGMENT)
     assert (found.tail, found.next_revision) == (record.end, record.next_revision)
 
 
@@ -503,11 +503,11 @@ def test_a_start_follows_what_was_recovered_in_a_segment_of_its_own_if_need_be(s
 
 
 def test_a_new_log_begins_at_nothing(tmp_path: Path) -> None:
-    found = recover(tmp_path, SECRET, 0, 0, segment=SEGMENT)
+    found = recover_log(tmp_path, SECRET, 0, 0, segment=SEGMENT)
     assert (found.tail, found.next_revision, found.last_start, found.stopped_clean) == (0, 1, None, False)
     start = Start(store="test", epoch="first", boot_id="b", sync="always", version="1")
     begun = begin_history(tmp_path, SECRET, start, 0, 7, NOW, segment=SEGMENT)
-    again = recover(tmp_path, SECRET, 0, 0, segment=SEGMENT)
+    again = recover_log(tmp_path, SECRET, 0, 0, segment=SEGMENT)
     assert (again.tail, again.next_revision) == begun and begun[1] == 7
     assert again.last_start == start
     assert names(tmp_path) == [segment_name(0)]

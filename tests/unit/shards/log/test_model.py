@@ -21,7 +21,7 @@ from shards.log.epoch import first_revision, new_epoch, reason_for_new_epoch
 from shards.log.files import LogBroken, LogError, LogFull, Trimmed, segment_name, segment_numbers
 from shards.log.reader import LogReader
 from shards.log.records import DATA, HEADER, START, Record, Start
-from shards.log.recovery import Damaged, Recovered, begin_history, recover
+from shards.log.recovery import Damaged, Recovered, begin_history, recover_log
 from shards.log.segments import Segments, trim_limit
 from tests import effort
 from tests.times import at
@@ -106,7 +106,7 @@ class World:
 
     def recovered(self, disk: MachineDisk) -> Recovered:
         """The product's recovery, with what this boot's memory still says."""
-        return recover(
+        return recover_log(
             LOG_DIR,
             SECRET,
             *self.replay,
