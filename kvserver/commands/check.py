@@ -25,7 +25,7 @@ from shards.log.epoch import boot_id
 from shards.log.manifest import NAME, Manifest, ManifestError
 from shards.log.pins import NoPlace, pin_log
 from shards.log.recovery import Examined, OlderCopy, examine_log, last_board
-from shards.log.repair import Loss, give_up_below, loss_of, repair
+from shards.log.repair import Loss, cut_at_damage, give_up_below, loss_of
 from shards.maps.build import kept_applied
 from shards.maps.directory import usual_places
 from shards.maps.layout import MapError, map_generations, map_path
@@ -188,7 +188,7 @@ def _repair(settings: ServerSettings, yes: bool) -> None:
                 raise Refused("that segment is needed by a restart: the damage goes with the next snapshots")
         else:
             _agree(_say(loss_of(found, manifest), isinstance(found.damage, OlderCopy)), yes)
-            repair(settings.data_dir, manifest, found)
+            cut_at_damage(settings.data_dir, manifest, found)
         say("done: start the server")
 
 

@@ -29,7 +29,7 @@ def loss_of(found: Examined, manifest: Manifest) -> Loss:
     return Loss(found.fold.next_revision, max([manifest.end_revision, *behind]))
 
 
-def repair(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int = SEGMENT) -> None:
+def cut_at_damage(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int = SEGMENT) -> None:
     """Cut the log of the stopped store in `data_dir` at its damage, durably. The snapshot stays, and what it has.
 
     The caller holds the store. May be killed and called again. Raises `OSError`.

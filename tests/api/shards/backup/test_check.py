@@ -22,7 +22,7 @@ from shards.backup.check import (
 from shards.log.files import segment_name
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.recovery import examine_log
-from shards.log.repair import give_up_below, loss_of, repair
+from shards.log.repair import cut_at_damage, give_up_below, loss_of
 from shards.maps.layout import map_path
 from tests.api.maps import Run, first_run, keys_of, put
 from tests.api.shards.backup.test_take import (
@@ -143,7 +143,7 @@ def test_a_segment_that_is_not_whole_is_named_and_cut(tmp_path: Path, harm: str,
 
     loss = loss_of(found, manifest)
     assert loss.first <= loss.last == following - 1
-    repair(run.store.data_dir, manifest, found, segment=segment)
+    cut_at_damage(run.store.data_dir, manifest, found, segment=segment)
     mended = manifest_of(run)
     assert (mended.epoch, mended.end_revision, mended.new_history) == ("", following - 1, "the log was cut at damage")
     again = examine_log(run.store.log_dir, mended, segment=segment)
@@ -166,7 +166,9 @@ def test_what_is_repaired_is_served_up_to_the_damage(tmp_path: Path) -> None:
     run.close_maps()
     damage(log_file(run.store.data_dir), found[12].lsn + 70)
     manifest = manifest_of(run)
-    repair(run.store.data_dir, manifest, examine_log(run.store.log_dir, manifest, segment=SEGMENT), segment=SEGMENT)
+    cut_at_damage(
+        run.store.data_dir, manifest, examine_log(run.store.log_dir, manifest, segment=SEGMENT), segment=SEGMENT
+    )
     (tmp_path / "r").mkdir()
     shutil.copytree(run.store.data_dir, tmp_path / "r" / "data")
     restored = start(tmp_path / "r" / "data", tmp_path / "r", 3)
