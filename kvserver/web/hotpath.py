@@ -26,7 +26,7 @@ from kvserver.store.link import Pending
 from kvserver.web.connection import IDLE_S
 from kvserver.web.exchange import Exchange
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
-from shards.maps.layout import HEADER, HEADER_SIZE, parse, with_wall_times
+from shards.maps.layout import HEADER, HEADER_SIZE, parse_record, with_wall_times
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
 from shards.wire.keys import MAX_KEY, is_content_type
@@ -224,7 +224,7 @@ class HotPath:
         except Unavailable:
             return False
         if v1:
-            item = None if record is None else parse(memoryview(record))
+            item = None if record is None else parse_record(memoryview(record))
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
             if item.expires_ms or item.modified_ms > traffic.unix_ms:  # else it is told as it stands

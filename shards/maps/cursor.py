@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lmdb
 
-from shards.maps.layout import HEADER, HEADER_SIZE, Item, parse, parse_without_value, with_wall_times
+from shards.maps.layout import HEADER, HEADER_SIZE, Item, parse_record, parse_without_value, with_wall_times
 from shards.wire.clock import Now, is_live
 
 _unpack = HEADER.unpack_from
@@ -46,7 +46,9 @@ class MapCursor:
 
     def item(self) -> Item:
         """What the key holds whose size was just asked for."""
-        return with_wall_times(parse(self._record) if self._values else parse_without_value(self._record), self._now)
+        return with_wall_times(
+            parse_record(self._record) if self._values else parse_without_value(self._record), self._now
+        )
 
     def _here(self, found: bool) -> bytes | None:
         return bytes(self._cursor.key()) if found else None

@@ -217,7 +217,7 @@ def is_whole(head: bytes, size: int) -> bool:
     return bool((needed + 1) * page_size <= size)
 
 
-def parse(record: memoryview) -> Item:
+def parse_record(record: memoryview) -> Item:
     """The item a record of `data` holds, its value copied."""
     revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
     if length:
@@ -260,7 +260,7 @@ def scan(
 
 
 def parse_without_value(record: memoryview) -> Item:
-    """`parse`, with the value left empty."""
+    """`parse_record`, with the value left empty."""
     revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
     value_at = HEADER_SIZE + length
     content_type = str(record[HEADER_SIZE:value_at], "utf-8") if length else ""

@@ -26,7 +26,7 @@ from shards.maps.layout import (
     decode_identity,
     means_full,
     open_environment,
-    parse,
+    parse_record,
     read_applied,
     scan,
 )
@@ -95,7 +95,7 @@ class MapOwner:
         """What `key` holds at `now`; None if it is absent or expired."""
         with self._env.begin(self._data, buffers=True) as txn:
             record = txn.get(key)
-            return parse(record) if record is not None and is_live(_unpack(record)[2], now) else None
+            return parse_record(record) if record is not None and is_live(_unpack(record)[2], now) else None
 
     def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
         """`apply` for one record whose events are at hand."""

@@ -20,7 +20,7 @@ from shards.maps.layout import (
     MapError,
     map_path,
     open_environment,
-    parse,
+    parse_record,
     parse_without_value,
     read_applied,
     scan,
@@ -59,7 +59,7 @@ class MapReader:
             self._reopen()
         txn = self._begin(self._data, None, False, True)
         record = txn.get(key)
-        item = None if record is None else parse(record)
+        item = None if record is None else parse_record(record)
         txn.abort()
         if item is None or not is_live(item[2], now):
             return None
@@ -109,7 +109,7 @@ class MapReader:
                 if len(found) >= limit or max_bytes <= 0:
                     break
                 if expired or is_live(_unpack(record)[2], now):
-                    item = with_wall_times(parse(record) if values else parse_without_value(record), now)
+                    item = with_wall_times(parse_record(record) if values else parse_without_value(record), now)
                     max_bytes -= len(item.value)
                     found.append((bytes(key), item))
         return applied, found
@@ -124,7 +124,7 @@ class MapReader:
             record = txn.get(key)
             if record is None or not (expired or is_live(_unpack(record)[2], now)):
                 return applied, None
-            return applied, with_wall_times(parse(record) if values else parse_without_value(record), now)
+            return applied, with_wall_times(parse_record(record) if values else parse_without_value(record), now)
 
     def keys(self, prefix: bytes, after: bytes | None, limit: int, now: Now) -> list[bytes]:
         """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
