@@ -173,7 +173,7 @@ def checksum(path: Path, secret: int) -> str:
     return digest.hexdigest()
 
 
-def take(board: Board) -> Manifest:
+def take_snapshot(board: Board) -> Manifest:
     """Take a snapshot of all maps of the running store; the manifest that names it, which is saved.
 
     Raises `SnapshotError`, `LogError`, `ManifestError`, `MapError`, `OSError`; then the last snapshot is still there.
@@ -323,7 +323,7 @@ def main() -> int:
         settings = load_settings(ProcessSettings)
         configure_logging(settings.log_level, "snapshot", settings.log_format)
         board = Board.open(settings.board_path)
-        manifest = take(board)
+        manifest = take_snapshot(board)
     except (SettingError, BoardError, SnapshotError, ManifestError, MapError, LogError, OSError) as error:
         report_fatal(f"no snapshot was taken: {error}")
         return 1

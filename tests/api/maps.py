@@ -19,7 +19,7 @@ from shards.log.segments import Segments
 from shards.maps.build import discard_maps, open_map
 from shards.maps.owner import MapOwner, Old
 from shards.maps.reader import Item
-from shards.maps.snapshot import take
+from shards.maps.snapshot import take_snapshot
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import shard_of
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
@@ -105,7 +105,7 @@ class Run:
     def snapshot(self) -> Manifest:
         """Take a snapshot in this process, whose own maps are closed meanwhile."""
         self.close_maps()
-        manifest = take(self.board)
+        manifest = take_snapshot(self.board)
         self.open()
         return manifest
 

@@ -19,7 +19,7 @@ from shards.maps import snapshot
 from shards.maps.build import RestoreError, kept_applied, open_map
 from shards.maps.layout import Identity, MapError, MapFull, map_generations, map_path, read_meta
 from shards.maps.owner import MapOwner
-from shards.maps.snapshot import checksum, take
+from shards.maps.snapshot import checksum, take_snapshot
 from shards.wire.protocol import Atomic, DeleteEvent, PrefixMarked, TouchEvent
 from tests.api.maps import Run, delete, first_run, keys_of, put
 
@@ -346,7 +346,7 @@ def test_what_is_in_a_file_is_not_applied_again(tmp_path: Path, shards: int) -> 
     assert raw is not None
     run.maps[0].load([(A, raw.replace(b"logged", b"copied"))])
     run.close_maps()
-    manifest = take(run.board)
+    manifest = take_snapshot(run.board)
     assert manifest.replay_lsn < manifest.files[0].lsn
     run.open()
     run.write(put(B, b"later"))

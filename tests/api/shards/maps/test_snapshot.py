@@ -23,7 +23,7 @@ from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, NoManifest
 from shards.maps import snapshot
 from shards.maps.build import open_map
 from shards.maps.layout import read_meta
-from shards.maps.snapshot import SnapshotError, allowed_growth, checksum, growth_watched, take
+from shards.maps.snapshot import SnapshotError, allowed_growth, checksum, growth_watched, take_snapshot
 from shards.wire.clock import BEGINNING
 from shards.wire.keys import shard_of
 from shards.wire.protocol import encode_events
@@ -219,7 +219,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(run: Run, state: Callable[
     manifest = run.store.data_dir / "manifest"
     before = manifest.read_bytes() if manifest.exists() else None
     with pytest.raises((SnapshotError, ManifestError, LogBroken, OSError), match=says):
-        take(run.board)
+        take_snapshot(run.board)
     assert (manifest.read_bytes() if manifest.exists() else None) == before
     if state is not full:
         assert len(list((run.store.data_dir / SNAPSHOTS).iterdir())) == 1
@@ -247,7 +247,7 @@ def test_there_is_one_at_a_time(run: Run) -> None:
 
 def test_a_store_in_memory_has_none(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="in memory"):
-        take(first_run(tmp_path, in_memory=True).board)
+        take_snapshot(first_run(tmp_path, in_memory=True).board)
 
 
 def test_how_much_a_map_may_grow() -> None:
