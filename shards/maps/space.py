@@ -171,7 +171,7 @@ class Reserve:
         self.close()
 
 
-class Reader(NamedTuple):
+class ReaderSlot(NamedTuple):
     """A slot of LMDB's reader table in use."""
 
     pid: int
@@ -179,13 +179,13 @@ class Reader(NamedTuple):
     txnid: int
 
 
-def parse_readers(table: str) -> list[Reader]:
+def parse_readers(table: str) -> list[ReaderSlot]:
     """The readers in what `Environment.readers()` says: those in a transaction."""
     readers = []
     for line in table.splitlines():
         fields = line.split()
         if len(fields) == 3 and fields[0].isdigit() and fields[2].isdigit():
-            readers.append(Reader(int(fields[0]), fields[1], int(fields[2])))
+            readers.append(ReaderSlot(int(fields[0]), fields[1], int(fields[2])))
     return readers
 
 
@@ -197,9 +197,9 @@ class PinWatch:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[Reader, tuple[float, int]] = {}
+        self._seen: dict[ReaderSlot, tuple[float, int]] = {}
 
-    def observe(self, now_s: float, readers: list[Reader], pages: int) -> list[tuple[int, float]]:
+    def observe(self, now_s: float, readers: list[ReaderSlot], pages: int) -> list[tuple[int, float]]:
         """Note what there is now; the readers that pin: pid, seconds since first seen."""
         self._seen = {reader: self._seen.get(reader, (now_s, pages)) for reader in readers}
         return [
