@@ -19,7 +19,7 @@ from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
 from shards.host.board import Board
 from shards.log.manifest import Manifest, ManifestError, NoManifest
-from shards.maps.directory import MapDirError, release, release_all, usual_places
+from shards.maps.directory import MapDirError, release_all, release_maps, usual_places
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 
@@ -132,7 +132,7 @@ def _release(settings: ServerSettings, places: list[Path]) -> int:
     store = Manifest.load(data_dir).store
     if settings.map_dir is not None:
         places = [*places, settings.map_dir]
-    return release([*places, *usual_places(store, data_dir)], store, data_dir)
+    return release_maps([*places, *usual_places(store, data_dir)], store, data_dir)
 
 
 COMMAND = click.Command(

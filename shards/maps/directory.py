@@ -154,7 +154,7 @@ def release_all(shm: Path = SHM) -> int:
     return _remove_stale(shm)
 
 
-def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
+def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
     """Remove the maps of the stopped store `store` from those of `places` that hold any; how many bytes that frees.
 
     The next start builds them again. Raises `MapDirError` if a server uses them, `OSError`.

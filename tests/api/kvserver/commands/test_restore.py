@@ -20,7 +20,7 @@ from shards.backup.archive import UNFINISHED, Archive, Until
 from shards.backup.restore import UNFINISHED as RESTORING
 from shards.log.manifest import NAME as MANIFEST
 from shards.log.manifest import Manifest
-from shards.maps.directory import Owner, release, usual_places
+from shards.maps.directory import Owner, release_maps, usual_places
 from tests.api.maps import Run, first_run, put
 from tests.stores import Store, new_store
 
@@ -156,7 +156,7 @@ def test_only_the_store_s_own_maps_are_given_back(run: Run, tmp_path: Path) -> N
         (path / "owner").write_text(
             f'{{"store":"{owner.store}","data_dir":"{owner.data_dir}","device":{owner.device},"inode":{owner.inode}}}'
         )
-    assert release([foreign, ours, tmp_path / "nothing"], store, data_dir) == 8192
+    assert release_maps([foreign, ours, tmp_path / "nothing"], store, data_dir) == 8192
     assert not ours.exists()
     assert (foreign / "shard-0.1" / "data.mdb").exists()
 

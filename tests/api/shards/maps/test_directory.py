@@ -13,7 +13,7 @@ import pytest
 
 from shards.log.manifest import Manifest
 from shards.maps import directory as mapdir
-from shards.maps.directory import MIN_ROOM, MapDir, MapDirError, Owner, choose_map_dir, release, release_all
+from shards.maps.directory import MIN_ROOM, MapDir, MapDirError, Owner, choose_map_dir, release_all, release_maps
 
 STORE = "0123abcd"
 
@@ -283,7 +283,7 @@ def test_a_stranger_s_file_in_a_map_directory_is_left_where_it_is(tmp_path: Path
     (wanted / "photo.jpg").touch()
     with pytest.raises(MapDirError, match=r"holds other files \(photo.jpg\)"):
         choose_map_dir(wanted, data, STORE)
-    release([wanted], STORE, data)
+    release_maps([wanted], STORE, data)
     assert names(wanted) == {"photo.jpg"}
 
 
