@@ -13,7 +13,7 @@ from kvserver.commands.options import options
 from kvserver.commands.terminal import Report, bar, fail, say
 from kvserver.serve.store import explain
 from kvserver.settings import ServerSettings
-from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
+from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, RestoreTarget, find_cut
 from shards.backup.restore import NotEmpty, restore_backup, see_that_it_is_empty
 from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
@@ -45,7 +45,7 @@ def restore(source: str, until: str | None, **given: str | None) -> None:
     say(f"start it with: kvserver serve --data-dir {settings.data_dir}")
 
 
-def _restore(settings: ServerSettings, source: Path, until: Until, report: Report) -> tuple[Archive, Cut]:
+def _restore(settings: ServerSettings, source: Path, until: RestoreTarget, report: Report) -> tuple[Archive, Cut]:
     if settings.in_memory:
         raise Refused("a store in memory cannot be restored: restore into a data directory")
     data_dir = settings.data_dir
@@ -65,14 +65,14 @@ def _restore(settings: ServerSettings, source: Path, until: Until, report: Repor
     return archive, cut
 
 
-def parse_until(text: str | None) -> Until:
+def parse_until(text: str | None) -> RestoreTarget:
     """What --until says. Raises `click.BadParameter`."""
     if text is None:
-        return Until()
+        return RestoreTarget()
     if text.isascii() and text.isdigit() and len(text) < 20:
-        return Until(revision=int(text))
+        return RestoreTarget(revision=int(text))
     try:
-        return Until(time_ms=parse_rfc3339(text))
+        return RestoreTarget(time_ms=parse_rfc3339(text))
     except BadRequest as error:
         raise click.BadParameter(f"{text!r} is neither a revision nor a time: {error.detail}") from None
 

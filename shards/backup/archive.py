@@ -188,7 +188,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-class Until(NamedTuple):
+class RestoreTarget(NamedTuple):
     """How far to restore: up to a revision, or up to a Unix time in milliseconds. Neither: all of it."""
 
     revision: int | None = None
@@ -241,7 +241,7 @@ class Reach:
             self.time_ms = record.time_ms
 
 
-def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEGMENT) -> Cut:
+def find_cut(archive: Archive, directory: Path, until: RestoreTarget, segment: int = SEGMENT) -> Cut:
     """Where to cut the backup in `directory` so that it is the store as it was at `until`.
 
     Raises `OutOfReach`, `ArchiveError`.

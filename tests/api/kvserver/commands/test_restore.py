@@ -16,7 +16,7 @@ from kvserver.cli import main
 from kvserver.commands import backup, check, restore
 from kvserver.commands.restore import parse_until
 from kvserver.serve.store import StoreError, make_data_dir, take_store_lock
-from shards.backup.archive import UNFINISHED, Archive, Until
+from shards.backup.archive import UNFINISHED, Archive, RestoreTarget
 from shards.backup.restore import UNFINISHED as RESTORING
 from shards.log.manifest import NAME as MANIFEST
 from shards.log.manifest import Manifest
@@ -142,9 +142,9 @@ def test_what_is_no_data_directory_is_not_served(tmp_path: Path) -> None:
 
 
 def test_a_place_in_the_history_is_a_revision_or_a_time() -> None:
-    assert parse_until(None) == Until()
-    assert parse_until("17") == Until(revision=17)
-    assert parse_until("1970-01-01T00:00:01.5Z") == Until(time_ms=1500)
+    assert parse_until(None) == RestoreTarget()
+    assert parse_until("17") == RestoreTarget(revision=17)
+    assert parse_until("1970-01-01T00:00:01.5Z") == RestoreTarget(time_ms=1500)
 
 
 def test_only_the_store_s_own_maps_are_given_back(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ import pytest
 from kvserver.serve.watch.housekeeping import Housekeeping
 from shards.backup import archive
 from shards.backup import take as backup
-from shards.backup.archive import NAME, UNFINISHED, Archive, ArchiveError, Cut, OutOfReach, Until, find_cut, shorten
+from shards.backup.archive import (
+    NAME,
+    UNFINISHED,
+    Archive,
+    ArchiveError,
+    Cut,
+    OutOfReach,
+    RestoreTarget,
+    find_cut,
+    shorten,
+)
 from shards.backup.restore import UNFINISHED as RESTORING
 from shards.backup.restore import NotEmpty, restore_backup, see_that_it_is_empty
 from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
@@ -34,7 +44,7 @@ from tests.stores import Store
 from tests.times import at
 
 SEGMENT = 1 << 20
-ALL = Until()
+ALL = RestoreTarget()
 
 
 def quiet(done: int, total: int) -> None:
@@ -124,7 +134,7 @@ def take(run: Run, target: Path) -> Archive:
     return back_up(RunningStore(run.board), target, "test", quiet, segment=SEGMENT)
 
 
-def restore(source: Path, tmp_path: Path, until: Until = ALL, shards: int = 3) -> tuple[Cut, Run]:
+def restore(source: Path, tmp_path: Path, until: RestoreTarget = ALL, shards: int = 3) -> tuple[Cut, Run]:
     """A restored store, started with another number of shards."""
     data_dir = tmp_path / "data"
     data_dir.mkdir(parents=True)
@@ -201,7 +211,7 @@ def test_every_revision_it_reaches_is_what_the_history_says(run: Run, tmp_path: 
     assert (taken.first_revision, taken.last_revision) == (first, last)
     live_a_while(run, history, chance, 5)  # not in it
     for number, revision in enumerate({first, last, *(chance.randrange(first, last) for _ in range(6))}):
-        cut, restored = restore(tmp_path / "backup", tmp_path / f"r{number}", Until(revision=revision))
+        cut, restored = restore(tmp_path / "backup", tmp_path / f"r{number}", RestoreTarget(revision=revision))
         assert cut.revision == history.last_before(revision)
         assert cut.within_batch == (cut.revision != revision)
         check(restored, history.oracle(cut.revision))
@@ -222,7 +232,7 @@ def test_a_time_is_the_state_before_the_first_later_record(run: Run, tmp_path: P
     taken = take(run, tmp_path / "backup")
     times = [time_ms for number, _, time_ms in history.changes if number > taken.first_revision]
     for number, time_ms in enumerate([taken.first_ms, *chance.sample(times, 5)]):
-        cut, restored = restore(tmp_path / "backup", tmp_path / f"r{number}", Until(time_ms=time_ms))
+        cut, restored = restore(tmp_path / "backup", tmp_path / f"r{number}", RestoreTarget(time_ms=time_ms))
         until = [revision for revision, _, at in history.changes if at <= time_ms]
         assert cut.revision == max([taken.first_revision, *until])
         check(restored, history.oracle(cut.revision))
@@ -234,10 +244,10 @@ def test_what_it_does_not_reach_is_refused(run: Run, tmp_path: Path) -> None:
     live_a_while(run, History(), random.Random(2), 10)
     taken = take(run, tmp_path / "backup")
     for until in (
-        Until(revision=taken.first_revision - 1),
-        Until(revision=taken.last_revision + 1),
-        Until(time_ms=taken.first_ms - 1),
-        Until(time_ms=taken.taken_ms + 1),
+        RestoreTarget(revision=taken.first_revision - 1),
+        RestoreTarget(revision=taken.last_revision + 1),
+        RestoreTarget(time_ms=taken.first_ms - 1),
+        RestoreTarget(time_ms=taken.taken_ms + 1),
     ):
         with pytest.raises(OutOfReach):
             find_cut(taken, tmp_path / "backup", until, SEGMENT)
@@ -260,7 +270,7 @@ def test_the_log_is_cut_where_it_was_asked_for(tmp_path: Path) -> None:
         for revision in (record.revision, record.revision + 1):
             data_dir = tmp_path / f"r{revision}"
             data_dir.mkdir()
-            cut = find_cut(taken, tmp_path / "backup", Until(revision=revision), segment)
+            cut = find_cut(taken, tmp_path / "backup", RestoreTarget(revision=revision), segment)
             restore_backup(taken, tmp_path / "backup", data_dir, cut, quiet, segment=segment)
             reader = LogReader(data_dir / "log", taken.manifest.secret, segment=segment)
             kept, _ = reader.read(0, cut.end, 1 << 30)
@@ -511,7 +521,7 @@ def test_a_restore_that_broke_off_is_repeated(run: Run, tmp_path: Path) -> None:
     def report(done: int, total: int) -> None:
         raise Broken
 
-    cut = find_cut(taken, tmp_path / "backup", Until(), SEGMENT)
+    cut = find_cut(taken, tmp_path / "backup", RestoreTarget(), SEGMENT)
     with pytest.raises(Broken):
         restore_backup(taken, tmp_path / "backup", data_dir, cut, report, segment=SEGMENT)
     assert (data_dir / RESTORING).exists()
