@@ -90,7 +90,7 @@ class Wal:
             self._source.counts["lag_closed"] += 1
             self._websocket.close(1013, "too far behind: what comes next is no longer kept")
         except Exception:
-            _failed.tell(self._peer, error=True)
+            _failed.report(self._peer, error=True)
             self._websocket.close(1011)
         return None
 

@@ -255,7 +255,7 @@ class GatewayWorker(SocketWorker):
 
 def _failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
     if isinstance(error, OSError) and error.errno in EXHAUSTED:  # accepting a connection, again and again
-        _exhausted.tell(error.strerror)
+        _exhausted.report(error.strerror)
     else:
         log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
 

@@ -81,7 +81,7 @@ class Acceptor:
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
-            _exhausted.tell(error.strerror)
+            _exhausted.report(error.strerror)
             self._leave(listener, EXHAUSTED_S)
             return
         connection.setblocking(False)

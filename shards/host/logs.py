@@ -104,7 +104,7 @@ class Recurring:
         self._left_out = 0
         self._quiet_until = -math.inf
 
-    def tell(self, *arguments: object, error: bool = False, now: float | None = None) -> None:
+    def report(self, *arguments: object, error: bool = False, now: float | None = None) -> None:
         """It has happened. `error`: with the traceback of the exception that is being handled. `now`: by
         time.monotonic(), None: ask for it."""
         now = time.monotonic() if now is None else now

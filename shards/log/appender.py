@@ -273,7 +273,7 @@ class _Flusher(threading.Thread):
                 except LogBroken:
                     return  # the board says so to everybody
                 except LogError as error:
-                    _not_flushed.tell(error)
+                    _not_flushed.report(error)
             with contextlib.suppress(LogBroken):
                 self._log.flush(self._board.history()[0])
         finally:

@@ -194,7 +194,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             stream.run(session.head)
         except Exception as error:
             if not isinstance(error, OSError):
-                _failed.tell(self.peer, error=True)
+                _failed.report(self.peer, error=True)
             stream.abort()
         finally:
             self.server.keeper.remove(stream)
@@ -290,7 +290,7 @@ class Handler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         except WebSocketError:
             pass  # it sent to a client that had gone
         except Exception:
-            _failed.tell(self.peer, error=True)
+            _failed.report(self.peer, error=True)
         finally:
             websocket.finish(code)
             self.server.keeper.remove(websocket)

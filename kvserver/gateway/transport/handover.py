@@ -78,7 +78,7 @@ class Reception:
                     continue  # another took its place meanwhile
                 if error.errno not in EXHAUSTED:
                     return
-                _exhausted.tell(error.strerror)
+                _exhausted.report(error.strerror)
                 gevent.sleep(EXHAUSTED_S)  # some will have gone
             else:
                 gevent.spawn(self._receive, channel)
@@ -96,7 +96,7 @@ class Reception:
             message, fds, whole = _receive_fds(channel)
             if not whole:
                 _close(fds)
-                _not_taken.tell()
+                _not_taken.report()
                 return
             try:
                 version, address, head, rest = _decode(message)
@@ -105,7 +105,7 @@ class Reception:
             except (ValueError, msgspec.MsgspecError) as error:
                 _close(fds)
                 if message:
-                    _unknown_form.tell(error)
+                    _unknown_form.report(error)
                 return
             if self._closed or not self._has_room() or not _answer(channel):
                 _close(fds)

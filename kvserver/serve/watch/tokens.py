@@ -72,7 +72,7 @@ class TokenWatch:
             try:
                 self.look(asked)
             except Exception:  # whatever it is: the tokens in effect hold, and it is looked again
-                _not_looked_at.tell(self._path, error=True)
+                _not_looked_at.report(self._path, error=True)
 
     def look(self, asked: bool = False) -> None:
         """One look. `asked`: what it finds counts though it was not seen before. Also sees to it that the tokens in

@@ -85,7 +85,7 @@ def test_times_before_1970_look_like_all_others() -> None:
 def test_what_comes_very_often_is_told_seldom_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     often = Recurring(logging.getLogger("kvserver"), logging.WARNING, "no room for %s")
     for now, name in ((0.0, "a"), (0.1, "b"), (REPEAT_S - 0.1, "c"), (REPEAT_S, "d"), (2 * REPEAT_S, "e")):
-        often.tell(name, now=now)
+        often.report(name, now=now)
     assert [record.getMessage() for record in caplog.records] == [
         "no room for a",
         "no room for d (and 2 more like this before)",
@@ -94,5 +94,5 @@ def test_what_comes_very_often_is_told_seldom_and_counted(caplog: pytest.LogCapt
     try:
         raise ValueError
     except ValueError:
-        often.tell("f", error=True, now=4 * REPEAT_S)
+        often.report("f", error=True, now=4 * REPEAT_S)
     assert caplog.records[-1].exc_info
