@@ -23,7 +23,7 @@ class KeptFile:
         self._make()
         self._inode, self._complained = inode_of(path), False
 
-    def look(self) -> None:
+    def restore_if_gone(self) -> None:
         """Make the file again if it is gone, or another stands in its place. What cannot be made now is tried at the
         next look; the log says once that it is gone, and once that it is there again."""
         if self.is_there():

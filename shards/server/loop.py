@@ -105,7 +105,7 @@ class Sockets:
     def look_after_files(self) -> None:
         """Make the sockets' files again where somebody has removed them. Who is connected stays so."""
         for file in self._files:
-            file.look()
+            file.restore_if_gone()
 
     def watch(self, fd: int) -> None:
         """Let `wait` also end when `fd` can be read."""

@@ -271,7 +271,7 @@ class Source:
     def each_second(self) -> None:
         """Show figures, look after the activity socket, and let clients for whom nothing comes keep up."""
         self._row.publish_figures(self.counts)
-        self._activity_file.look()
+        self._activity_file.restore_if_gone()
         self.held.drop(time.monotonic())
         for follower in self._followers:
             follower.tail.settle(follower.cursor)

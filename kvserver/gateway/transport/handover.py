@@ -64,7 +64,7 @@ class Reception:
     def look_after_file(self) -> None:
         """Listen anew where somebody has removed the socket's file. To be called about every second."""
         if not self._closed:
-            self._file.look()
+            self._file.restore_if_gone()
 
     def run(self) -> None:
         """Accept until `close`."""
