@@ -117,7 +117,7 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
     _see_that_it_is_apart(target, source.data_dir)
     with _target(target), pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
-        held.keep(manifest.replay_lsn)
+        held.keep_from(manifest.replay_lsn)
         copy = _Copy(target, manifest.secret, report)
         begin = manifest.replay_lsn - manifest.replay_lsn % segment
         copy.expect(manifest.snapshot_bytes + source.tail(manifest) - begin)

@@ -26,13 +26,13 @@ class NoPlace(Exception):
 
 
 class LogPin:
-    """A hold of this process. `keep(lsn)` says from where on; until then everything is held."""
+    """A hold of this process. `keep_from(lsn)` says from where on; until then everything is held."""
 
     def __init__(self, fd: int, at: int) -> None:
         self._fd, self._at = fd, at
         self.keep(0)
 
-    def keep(self, lsn: int) -> None:
+    def keep_from(self, lsn: int) -> None:
         """Hold the log from `lsn` on."""
         os.pwrite(self._fd, _LSN.pack(lsn), self._at)
 
