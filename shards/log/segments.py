@@ -108,7 +108,7 @@ class Segments:
         self._words.ready = (numbers[-1] + 1) * self._segment
         self._show_oldest(numbers[0])
 
-    def prepare(self, expendable: Callable[[], int] = lambda: 0) -> bool:
+    def prepare_next(self, expendable: Callable[[], int] = lambda: 0) -> bool:
         """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
 
         To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable()`

@@ -80,12 +80,12 @@ def fill_a_segment(directory: Path) -> None:
     store = small_store(directory, 6 * MiB, 2 * MiB)
     ballast = store.log_dir / "ballast"
     log, words = LogAppender(store.board, 0, segment=2 * MiB), store.board.log
-    assert store.segments.prepare(), "one segment ahead of the first"
+    assert store.segments.prepare_next(), "one segment ahead of the first"
     ballast.write_bytes(bytes(MiB))
     for _ in range(2):
         log.append(bytes(2 * MiB - 4096), 1, Now(1, 1))
     assert not words.full
-    assert not store.segments.prepare()
+    assert not store.segments.prepare_next()
     assert words.full and words.log_full_since_ms
     log.append(b"a delete", 1, Now(1, 1))
     before = store.board.history()
@@ -94,7 +94,7 @@ def fill_a_segment(directory: Path) -> None:
     assert store.board.history() == before
     ballast.unlink()
     enlarge(store)
-    assert store.segments.prepare()
+    assert store.segments.prepare_next()
     assert not words.full
     log.append(bytes(MiB), 1, Now(1, 1))
 

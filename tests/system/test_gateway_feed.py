@@ -238,7 +238,7 @@ def test_who_is_overtaken_by_trimming_is_closed(store: Store, shards: FakeShards
             shards.put(f"k{number}", value)
             assert line(client).startswith(f"Insert {{ key: k{number}, ")
         # What the supervisor does to a segment that nobody needs: it gets another name, and is written anew.
-        store.segments.prepare()
+        store.segments.prepare_next()
         (store.log_dir / "000000000000.log").rename(store.log_dir / "000000000009.log")
         with (store.log_dir / "000000000009.log").open("r+b") as file:
             file.write(bytes(64 << 20))

@@ -29,7 +29,7 @@ def run_appenders(store: Store, directory: Path, deaths: int, seed: int) -> None
     with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE) as process:
         watermark = (0, 0)
         while process.poll() is None:
-            store.segments.prepare()
+            store.segments.prepare_next()
             previous, watermark = watermark, store.board.watermark()
             assert watermark[0] <= store.board.log.synced, "what is shown is flushed"
             assert previous <= watermark, "what was shown stays shown"

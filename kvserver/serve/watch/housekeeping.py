@@ -100,7 +100,7 @@ class Housekeeping:
                 return
 
     def _make_room(self) -> None:
-        self._segments.prepare(self._expendable)
+        self._segments.prepare_next(self._expendable)
 
     def _trim(self) -> None:
         needed = self._needed()  # before the holds are looked at: see `holds`

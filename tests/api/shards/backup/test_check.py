@@ -114,7 +114,7 @@ def several_segments(tmp_path: Path) -> tuple[Run, int]:
     segment = 4096
     run = first_run(tmp_path / "small", shards=1, segment=segment)
     for n in range(30):
-        run.store.segments.prepare()
+        run.store.segments.prepare_next()
         run.log(put(b"k", b"%d" % n * 300))
     return run, segment
 

@@ -259,7 +259,7 @@ def test_the_log_is_cut_where_it_was_asked_for(tmp_path: Path) -> None:
     run = first_run(tmp_path / "store", segment=segment)
     written = []
     for n in range(40):
-        run.store.segments.prepare()
+        run.store.segments.prepare_next()
         written.append(run.log(put(b"k", bytes(200 + n * 37), ""), put(b"k", b"%d" % n)))
     end = run.board.history()
     source = RunningStore(run.board)
@@ -545,7 +545,7 @@ def test_nothing_that_a_backup_needs_is_trimmed(tmp_path: Path) -> None:
     segment = 4096
     run = first_run(tmp_path / "store", shards=1, segment=segment)
     for n in range(30):
-        run.store.segments.prepare()
+        run.store.segments.prepare_next()
         run.log(put(b"k", b"%d" % n * 300))
     tail, _ = run.board.history()
     keeping = Housekeeping(run.board, run.store.segments, retention=0, replay_lsn=tail)

@@ -55,7 +55,7 @@ def fill(store: Store, log: LogAppender, segments: int) -> list[Record]:
     """Append until the log ends in segment number `segments`, the supervisor's duties done between."""
     written = []
     while store.board.history()[0] < segments * SEGMENT:
-        store.segments.prepare()
+        store.segments.prepare_next()
         written.append(log.append(b"%d " % len(written) + os.urandom(5000), 2, NOW))
         log.flush(written[-1].end)
     return written
@@ -136,7 +136,7 @@ def test_a_reader_stops_below_until_and_goes_on_from_there(store: Store, log: Lo
 
 
 def test_a_record_as_large_as_a_segment_fits_and_a_larger_one_is_refused(store: Store, log: LogAppender) -> None:
-    store.segments.prepare()
+    store.segments.prepare_next()
     with pytest.raises(LogError, match="does not fit"):
         log.append(bytes(SEGMENT - HEADER + 1), 1, NOW)
     assert store.board.shards[0].open == NONE
@@ -151,7 +151,7 @@ def test_less_than_a_header_at_a_segments_end_is_skipped(store: Store, log: LogA
     tail, _ = store.board.history()
     first = log.append(bytes(SEGMENT - tail - HEADER - 10), 1, NOW)
     assert SEGMENT - first.end == 10
-    store.segments.prepare()
+    store.segments.prepare_next()
     second = log.append(b"next", 1, NOW)
     assert second.lsn == SEGMENT
     assert read_all(store)[1:] == [first, second]
@@ -167,7 +167,7 @@ def test_an_appender_waits_for_its_segment_without_the_lock(store: Store, log: L
     wait_for(lambda: store.board.shards[0].heartbeat_ns > before, "a sign of life of one who waits")
     other = LogAppender(store.board, 1, segment=SEGMENT)
     small = other.append(b"small", 1, NOW)  # goes before the segment's end meanwhile
-    assert store.segments.prepare()
+    assert store.segments.prepare_next()
     waiting.join()
     other.close()
     assert done[0].lsn == SEGMENT and done[0].revision == small.next_revision
@@ -259,7 +259,7 @@ def test_a_stop_says_that_everything_is_flushed(tmp_path: Path) -> None:
 
 
 def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: LogAppender) -> None:
-    store.segments.prepare()
+    store.segments.prepare_next()
     tail, _ = store.board.history()
     log.append(bytes(SEGMENT - tail - HEADER - (HEADER + 10)), 1, NOW)  # leaves room for a STOP, then for no header
     supervisor = LogAppender(store.board, None, segment=SEGMENT)
@@ -278,11 +278,11 @@ def test_nothing_continues_a_log_behind_its_stop_but_a_start(store: Store, log: 
 
 
 def test_a_segment_is_kept_ready_ahead(store: Store, log: LogAppender) -> None:
-    assert store.segments.prepare()
+    assert store.segments.prepare_next()
     assert store.board.log.ready == 2 * SEGMENT
-    assert not store.segments.prepare(), "a whole one is ready"
+    assert not store.segments.prepare_next(), "a whole one is ready"
     fill(store, log, 1)
-    assert store.segments.prepare()
+    assert store.segments.prepare_next()
     assert store.board.log.ready == 3 * SEGMENT == store.segments.count() * SEGMENT
     assert (store.log_dir / segment_name(2)).read_bytes() == bytes(SEGMENT)
     assert not list(store.log_dir.glob("*.new"))
@@ -346,9 +346,9 @@ def test_on_a_full_disk_the_feed_gives_up_what_no_restart_needs(store: Store, lo
     segments._disk.allocate = no_space  # type: ignore[method-assign]
     while words.ready - store.board.history()[0] >= SEGMENT:
         log.append(bytes(5000), 1, NOW)
-    assert not segments.prepare() and words.full
-    assert not segments.prepare(lambda: SEGMENT - 1) and words.full, "a restart needs the first"
-    assert segments.prepare(lambda: 2 * SEGMENT + 1) and not words.full
+    assert not segments.prepare_next() and words.full
+    assert not segments.prepare_next(lambda: SEGMENT - 1) and words.full, "a restart needs the first"
+    assert segments.prepare_next(lambda: 2 * SEGMENT + 1) and not words.full
     assert segment_numbers(names(store.log_dir)) == [2, 3, 4]
     assert words.oldest == 2 * SEGMENT
 
@@ -413,7 +413,7 @@ def test_a_lost_segment_is_damage(store: Store, log: LogAppender) -> None:
 @pytest.mark.parametrize("lost", [[0], [1], [3], [0, 1], [2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4]])
 def test_segments_that_the_log_must_have_are_missed(store: Store, log: LogAppender, lost: list[int]) -> None:
     written = fill(store, log, 3)
-    store.segments.prepare()
+    store.segments.prepare_next()
     for number in lost:
         (store.log_dir / segment_name(number)).unlink(missing_ok=True)
     before = names(store.log_dir)
@@ -451,7 +451,7 @@ def test_a_segment_is_missed_that_only_the_feed_would_read(store: Store, log: Lo
 @pytest.mark.parametrize("left", [0, 1, SEGMENT // 2, SEGMENT - 1])
 def test_a_segment_that_is_cut_short_is_damage(store: Store, log: LogAppender, number: int, left: int) -> None:
     written = fill(store, log, 1)
-    store.segments.prepare()
+    store.segments.prepare_next()
     os.truncate(store.log_dir / segment_name(number), left)
     with pytest.raises(Damaged, match=f"{segment_name(number)} at byte {left}: the segment ends there"):
         recovered(store)
@@ -480,7 +480,7 @@ def test_a_log_of_another_secret_is_not_erased(store: Store, log: LogAppender) -
 
 
 def test_a_log_may_end_with_its_last_segment(store: Store, log: LogAppender) -> None:
-    store.segments.prepare()
+    store.segments.prepare_next()
     record = log.append(bytes(SEGMENT - HEADER), 1, NOW)
     log.flush(record.end)
     assert record.end == 2 * SEGMENT == store.board.log.ready

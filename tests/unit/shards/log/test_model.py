@@ -317,7 +317,7 @@ class World:
                 if self.view.log.broken:
                     raise RunEnded
                 if self.machine.chance(0.2):  # often too late: appenders wait
-                    segments.prepare()
+                    segments.prepare_next()
                 if self.machine.chance(0.02):
                     log.append_mark(at(1))
                 if self.machine.chance(0.01):
