@@ -118,6 +118,6 @@ def new_store(
         make_stamps(run_dir, now_ms)
     board = Board.create(run_dir / "board", facts)
     segments = Segments(board, segment=segment)
-    segments.adopt(tail, following)
+    segments.adopt_history(tail, following)
     board.install()
     return Store(board, data_dir, run_dir, map_dir, log_dir, segments, segment)

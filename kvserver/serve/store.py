@@ -99,7 +99,7 @@ class Store:
                     self.board = self._make_board(start, next_revision, now)
                     stack.callback(self.board.close)
                     segments = Segments(self.board)
-                    segments.adopt(tail, next_revision)
+                    segments.adopt_history(tail, next_revision)
                     self._housekeeping = Housekeeping(self.board, segments, self._retention, self._manifest.replay_lsn)
                     discard_maps(self.board, self._apart.read_meta)
                     self._token_watch = None

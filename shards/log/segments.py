@@ -97,7 +97,7 @@ class Segments:
         self._log_dir, self._secret = Path(board.facts.log_dir), board.facts.secret
         self._gave_up = False
 
-    def adopt(self, tail: int, next_revision: int) -> None:
+    def adopt_history(self, tail: int, next_revision: int) -> None:
         """Show on a new board the history that recovery found, all of it flushed, and the segments there are.
 
         Writes the words of the history, `synced`, `ready`, `oldest` and `oldest_revision`. Raises `OSError`.

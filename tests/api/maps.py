@@ -123,7 +123,7 @@ class Run:
         tail, following = old.history()
         board = Board.create(self.store.run_dir / "board", msgspec.structs.replace(old.facts, **facts))
         segments = Segments(board, segment=self.store.segment)
-        segments.adopt(tail, following)
+        segments.adopt_history(tail, following)
         discard_maps(board)
         board.install()
         store = Store(

@@ -185,7 +185,7 @@ def start(data_dir: Path, tmp_path: Path, shards: int) -> Run:
     )
     board = Board.create(tmp_path / "run" / "board", facts)
     segments = Segments(board, segment=SEGMENT)
-    segments.adopt(tail, following)
+    segments.adopt_history(tail, following)
     board.install()
     run_dir, map_dir = tmp_path / "run", tmp_path / "maps"
     return Run(Store(board, data_dir, run_dir, map_dir, log_dir, segments, SEGMENT)).open()

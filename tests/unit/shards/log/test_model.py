@@ -158,7 +158,7 @@ class World:
         self.words[MAPS_AT : MAPS_AT + SHARDS] = [revision] * SHARDS
         process = self.machine.observer()
         self.check_recovered(found, process)
-        Segments(self.view, segment=SEGMENT, disk=MachineDisk(process)).adopt(tail, revision)
+        Segments(self.view, segment=SEGMENT, disk=MachineDisk(process)).adopt_history(tail, revision)
 
     def check_recovered(self, found: Recovered, process: Process) -> None:
         """The log holds what was acknowledged, once, in order, and nothing that was refused."""
