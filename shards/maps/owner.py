@@ -163,7 +163,7 @@ class MapOwner:
                 revision, value_revision, expires_ms, _, _, length = _unpack(record)
                 yield bytes(key), revision, value_revision, expires_ms, len(record) - HEADER_SIZE - length
 
-    def range(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, int, int]]:
+    def list_versions(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, int, int]]:
         """Key, revision of the value and revision of at most `limit` keys that start with `prefix` and stand above
         `after`, expired ones too, in key order."""
         found: list[tuple[bytes, int, int]] = []

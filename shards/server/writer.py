@@ -145,7 +145,7 @@ class Writer:
         except KVError as error:
             return self._refused(Failed.of(error))
         limit = min(operation.limit, PREFIX_KEYS)
-        keys = [key for key, _, _ in self._map.range(operation.prefix, operation.after, limit)]
+        keys = [key for key, _, _ in self._map.list_versions(operation.prefix, operation.after, limit)]
         group = self.keyspace.begin(self._clock.now())
         reply = group.delete_prefix(operation, keys, keys[-1] if len(keys) == limit else None)
         refusal = self._commit(group)
