@@ -205,7 +205,7 @@ class MapOwner:
         """Free the slots of readers that died; how many there were."""
         return self._env.reader_check()
 
-    def pinned(self, now_s: float) -> list[tuple[int, float]]:
+    def pinning_readers(self, now_s: float) -> list[tuple[int, float]]:
         """Readers that keep old pages while the map grows: pid, and for how many seconds. Call it once a second."""
         return self._pins.observe(now_s, parse_readers(self._env.readers()), self._env.info()["last_pgno"])
 

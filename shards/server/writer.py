@@ -166,7 +166,7 @@ class Writer:
         """To be called once a second between groups: free dead readers' slots and room again, note how far the log is
         covered (`watermark`)."""
         self._map.reader_check()
-        pinned = self._map.pinned(time.monotonic())
+        pinned = self._map.pinning_readers(time.monotonic())
         if self._map.full and self._map.restore_ballast():
             log.info("the map has room again")
         with contextlib.suppress(MapFull):  # then a restart replays more

@@ -475,20 +475,20 @@ def test_a_pinned_reader_is_found_and_a_dead_one_forgotten(run: Run) -> None:
     run.write(put(b"k"))
     with process(hold_reader, run.board.path) as (child, connection):
         assert connection.recv() == "pinned"
-        assert map.pinned(100.0) == []
+        assert map.pinning_readers(100.0) == []
         for n in range(20):
             run.write(put(b"k", bytes(50_000 + n)))
-        assert map.pinned(101.9) == []
-        assert map.pinned(102.0) == [(child.pid, 2.0)]
+        assert map.pinning_readers(101.9) == []
+        assert map.pinning_readers(102.0) == [(child.pid, 2.0)]
         connection.send("go on")
         assert connection.recv() == "pinned again"
         run.write(put(b"k", bytes(50_000)))
-        assert map.pinned(105.0) == []
+        assert map.pinning_readers(105.0) == []
         assert map.reader_check() == 0
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         assert map.reader_check() > 0
-        assert map.pinned(200.0) == []
+        assert map.pinning_readers(200.0) == []
 
 
 def test_a_full_file_system(tmp_path: Path) -> None:
