@@ -177,9 +177,9 @@ class Router:
         return item
 
     def record(self, key: bytes) -> bytes | None:
-        """`MapReader.record` of the shard that owns `key`, not yet `seen`. Raises `Unavailable`."""
+        """`MapReader.read_record` of the shard that owns `key`, not yet `seen`. Raises `Unavailable`."""
         shards = self._shards
-        return self._readers[shard_of(key, shards) if shards > 1 else 0].record(key)
+        return self._readers[shard_of(key, shards) if shards > 1 else 0].read_record(key)
 
     # Many keys
 

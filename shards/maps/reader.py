@@ -73,7 +73,7 @@ class MapReader:
                 return None
             return with_wall_times(parse_without_value(record), now)
 
-    def record(self, key: bytes) -> bytes | None:
+    def read_record(self, key: bytes) -> bytes | None:
         """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
 
         For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
