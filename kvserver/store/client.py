@@ -420,7 +420,7 @@ class Router:
         for reader in self._readers:
             place = after
             while True:
-                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self.board.now())
+                count, place = reader.count_keys(prefix, place, before, cut, COUNT_KEYS, self.board.now())
                 yield count
                 await asyncio.sleep(0)
                 if place is None:

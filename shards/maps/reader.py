@@ -138,7 +138,7 @@ class MapReader:
                     found.append(bytes(key))
         return found
 
-    def count(
+    def count_keys(
         self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now: Now
     ) -> tuple[int, bytes | None]:
         """How many of the next `steps` keys that start with `prefix` and stand between `after` and `before` are live
