@@ -1,4 +1,4 @@
-"""What commands say to people. All of it goes through here, and so through `shards.host.logs.escape_controls`: whatever a
+"""What commands say to people. All of it goes through here, and so through `escape_controls`: whatever a
 server or a file holds, a terminal shows it and does not obey it."""
 
 from __future__ import annotations

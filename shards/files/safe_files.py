@@ -82,10 +82,10 @@ def open_named(path: Path, care: Care) -> BinaryIO:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
+    """Write a new file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
 
-    It is its owner's alone (mode 0600). `path` has no links (see `resolve_path`). Raises `OSError`, also if something stands
-    at `path` that is no regular file.
+    Only its owner may read it (mode 0600). `path` must have no links (see `resolve_path`). Raises `OSError`, also if
+    something other than a regular file is at `path`.
     """
     try:
         fd, name = tempfile.mkstemp(prefix=".kvserver-", dir=path.parent)
@@ -124,8 +124,10 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[BinaryIO]:
-    """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing_file`); what is no
-    regular file, such as a FIFO or a terminal, and what this process has open (`/dev/stdout`), is written to as it is.
+    """Write to what `path` names.
+
+    A file, or a free name, gets a whole new file (see `replacing_file`). A FIFO, a terminal or what this process has
+    open (`/dev/stdout`) is written to in place.
 
     Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
     """

@@ -35,8 +35,8 @@ class NoManifest(ManifestError):
 
 
 SnapshotName = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}-[0-9a-f]{8}/shard-(0|[1-9][0-9]{0,2})\.mdb\Z")]
-"""The rule for names that are used as paths: what `snapshot.take_snapshot` makes, and nothing else. So no manifest, also of a
-backup that somebody made up, can name a file outside of the directory of snapshots."""
+"""The rule for names that are used as paths: exactly what `take_snapshot` makes. So no manifest, not even that of a
+forged backup, can name a file outside of the directory of snapshots."""
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):

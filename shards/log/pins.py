@@ -30,7 +30,7 @@ class LogPin:
 
     def __init__(self, fd: int, at: int) -> None:
         self._fd, self._at = fd, at
-        self.keep(0)
+        self.keep_from(0)
 
     def keep_from(self, lsn: int) -> None:
         """Hold the log from `lsn` on."""

@@ -126,7 +126,7 @@ class Segments:
                 raise
             if self.trim(expendable()):
                 self._say_what_is_given_up()
-                return self.prepare(expendable)
+                return self.prepare_next(expendable)
             if not words.full:
                 words.log_full_since_ms = self._board.now_ms()
                 words.full = 1

@@ -188,7 +188,7 @@ def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_b
     on_disk = None if data_dir is None else data_dir / ON_DISK
     need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
     if room >= need:
-        chosen = _take(in_shm, owner, "", named=True)
+        chosen = _take(in_shm, owner, "", reserved=True)
         if on_disk is not None:
             _give_up(on_disk, owner)
         return chosen
@@ -234,10 +234,10 @@ def _little_room(wanted: Path, snapshot_bytes: int) -> str:
     return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
-def _take(path: Path, owner: Owner, notice: str, text_to_path: bool = False) -> MapDir:
-    """Make `path` if needed, lock it and make it `owner`'s. `text_to_path`: only a server gives a directory this name."""
+def _take(path: Path, owner: Owner, notice: str, reserved: bool = False) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s. `reserved`: only a server gives a directory this name."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_directory(path, text_to_path)
+    _check_directory(path, reserved)
     lock = _lock(path)
     try:
         _settle(path, owner)
@@ -247,11 +247,11 @@ def _take(path: Path, owner: Owner, notice: str, text_to_path: bool = False) -> 
     return MapDir(path, lock, owner, notice)
 
 
-def _check_directory(path: Path, text_to_path: bool) -> None:
+def _check_directory(path: Path, reserved: bool) -> None:
     status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
-    strangers = _strangers(path, text_to_path)
+    strangers = _strangers(path, reserved)
     if strangers:
         raise MapDirError(
             f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
@@ -259,7 +259,7 @@ def _check_directory(path: Path, text_to_path: bool) -> None:
     path.chmod(0o700)
 
 
-def _strangers(path: Path, text_to_path: bool = False) -> set[str]:
+def _strangers(path: Path, reserved: bool = False) -> set[str]:
     """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
     unless the directory has a name that only a server gives."""
     entries = list(path.iterdir())
@@ -273,7 +273,7 @@ def _strangers(path: Path, text_to_path: bool = False) -> set[str]:
                     for file in files
                     if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
                 }
-    if strangers or text_to_path or _owner(path) is not None:
+    if strangers or reserved or _owner(path) is not None:
         return strangers
     return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
 
@@ -300,8 +300,8 @@ def _settle(path: Path, owner: Owner) -> None:
     before = _owner(path)
     if before is not None and before != owner and before.exists():
         raise MapDirError(
-            f"the map directory {path} holds the maps of the store in {text_to_path(before.data_dir or '')}: give each its "
-            "own --map-dir"
+            f"the map directory {path} holds the maps of the store in {text_to_path(before.data_dir or '')}: give each "
+            "its own --map-dir"
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
@@ -381,7 +381,7 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
                 continue  # without an owner, it was being removed by somebody who was killed, or is being made
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                if locks.try_acquire_for_life(lock) and _owner(path) == owner and not _strangers(path, named=True):
+                if locks.try_acquire_for_life(lock) and _owner(path) == owner and not _strangers(path, reserved=True):
                     taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
                     _remove(path)
                     freed += taken

@@ -1,8 +1,8 @@
 """Every error of the store: one class, with a stable code, an HTTP status, a title and a hint.
 
 The same class is raised where the fault is seen (a shard, the router, a resource), crosses the wire as its code, and
-is rendered by the one error handler of the REST application. `kv_error_of` makes one of an error of the operating system,
-whose errno (errno(3)) is never reported as another. Pure.
+is rendered by the one error handler of the REST application. `kv_error_of` makes one of an error of the operating
+system, whose errno (errno(3)) is never reported as another. Pure.
 """
 
 from __future__ import annotations

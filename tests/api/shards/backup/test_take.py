@@ -443,9 +443,9 @@ def test_the_log_is_held_while_a_backup_lives(run: Run, tmp_path: Path) -> None:
     assert pinned_lsns(lock_dir) == ()
     with pin_log(lock_dir) as first:
         assert pinned_lsns(lock_dir) == (0,), "until it says from where on, it holds everything"
-        first.keep(7)
+        first.keep_from(7)
         with pin_log(lock_dir) as second:
-            second.keep(5)
+            second.keep_from(5)
             assert pinned_lsns(lock_dir) == (7, 5)
         assert pinned_lsns(lock_dir) == (7,)
     assert pinned_lsns(lock_dir) == ()
@@ -558,9 +558,9 @@ def test_nothing_that_a_backup_needs_is_trimmed(tmp_path: Path) -> None:
     with pin_log(run.store.data_dir / "locks") as whole:
         assert oldest() == 0
         with pin_log(run.store.data_dir / "locks") as part:
-            whole.keep(3 * segment)
-            part.keep(5 * segment)
+            whole.keep_from(3 * segment)
+            part.keep_from(5 * segment)
             assert oldest() == 3 * segment
-        whole.keep(4 * segment)
+        whole.keep_from(4 * segment)
         assert oldest() == 4 * segment
     assert oldest() == tail - tail % segment

@@ -184,8 +184,8 @@ def test_entries_range_and_check(map: MapOwner) -> None:
     apply(map, TouchEvent(b"ab", 7000), revision=5)
     entries = {key: (a, b, c, d) for key, a, b, c, d in map.entries()}
     assert entries == {b"aa": (2, 2, 1001, 1), b"ab": (5, 4, 7000, 1), b"ac": (3, 3, 0, 1), b"b": (1, 1, 0, 2)}
-    assert map.range(b"a", b"", 2) == [(b"aa", 2, 2), (b"ab", 4, 5)]
-    assert map.range(b"a", b"ab", 2) == [(b"ac", 3, 3)]
+    assert map.list_versions(b"a", b"", 2) == [(b"aa", 2, 2), (b"ab", 4, 5)]
+    assert map.list_versions(b"a", b"ab", 2) == [(b"ac", 3, 3)]
     map.check(1, 0, entries)
     for wrong in (entries | {b"b": (1, 1, 0, 3)}, entries | {b"x": (1, 1, 0, 0)}, {b"aa": entries[b"aa"]}):
         with pytest.raises(AssertionError):
