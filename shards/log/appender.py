@@ -58,11 +58,11 @@ class LogAppender:
         self._board, self._words, self._disk, self._segment = board, board.log, disk, segment
         self._row = None if shard is None else board.shards[shard]
         self._shard = NO_SHARD if shard is None else shard
-        self._secret, self._in_memory = facts.secret, facts.in_memory
+        self._in_memory = facts.in_memory
         self._append_turn = disk.turn(Path(facts.lock_dir) / "append")
         self._flush_turn = disk.turn(Path(facts.lock_dir) / "flush")
         self._files = SegmentFiles(Path(facts.log_dir), disk)
-        self._header = self._payload = b""
+        self._last = (b"", b"")  # header and payload
         self._seen_tail = self._marked = 0
         self._flusher: _Flusher | None = None
         self.give_up: Callable[[], bool] = lambda: False
@@ -70,7 +70,7 @@ class LogAppender:
     @property
     def appended(self) -> bytes:
         """The record appended last, as it stands in the log."""
-        return self._header + self._payload
+        return b"".join(self._last)
 
     def append(self, payload: bytes, events: int, now: Now) -> Record:
         """Put one record of `events` revisions at the log's end and set the row's open words, which its owner clears
@@ -177,7 +177,7 @@ class LogAppender:
     def _append(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
         if HEADER + len(payload) > self._segment:
             raise LogError(f"a record of {len(payload)} bytes does not fit a segment of {self._segment}")
-        begun = records.checksum(payload, self._secret)
+        begun = records.checksum(payload, self._board.facts.secret)
         while True:
             with self._append_turn:
                 record = self._append_in_turn(kind, payload, events, now, begun)
@@ -200,7 +200,7 @@ class LogAppender:
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER
-                self._write(tail, [records.filler(tail, left, synced, now, self._secret)])
+                self._write(tail, [records.filler(tail, left, synced, now, self._board.facts.secret)])
             header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now, begun)
             self._write(lsn, [header, payload])
         except (OSError, LogBroken) as error:
@@ -211,7 +211,7 @@ class LogAppender:
             raise (LogFull if full else LogError)(f"the log could not be written: {error}") from error
         end = lsn + HEADER + length
         self._board.advance(end, revision + events)
-        self._header, self._payload = header, payload
+        self._last = header, payload
         return Record(kind, self._shard, events, lsn, end, synced, revision, now.wall_ms, payload, now.behind_ms)
 
     def _write(self, lsn: int, parts: list[bytes]) -> None:

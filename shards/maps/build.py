@@ -197,7 +197,7 @@ class _Restore:
             found = self._open(generation)
             if found is None:
                 continue
-            if found.full:  # its free pages are no use to large values; built anew it has none
+            if found.storage.full:  # its free pages are no use to large values; built anew it has none
                 found.close()
                 shutil.rmtree(map_path(self._map_dir, self._shard, generation))
                 continue

@@ -6,9 +6,8 @@ where its content is in doubt, it is built again from snapshot and log (`build`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import lmdb
 import msgspec
@@ -20,26 +19,13 @@ from shards.maps.layout import (
     HEADER_SIZE,
     Identity,
     Item,
-    MapError,
-    MapFull,
     check_record,
     decode_identity,
-    means_full,
-    open_environment,
     parse_record,
     read_applied,
     scan,
 )
-from shards.maps.space import (
-    GROWTH_BYTES,
-    Ballast,
-    PinWatch,
-    Reserve,
-    free_bytes,
-    growth_left,
-    in_memory,
-    parse_readers,
-)
+from shards.maps.storage import MapStorage
 from shards.wire.clock import Now, is_live
 from shards.wire.keys import shard_of, slot_of
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
@@ -50,13 +36,16 @@ NOT_MINE = 1 << 63
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 
-T = TypeVar("T")
 Old = tuple[bytes, str, int]
 """What a key held before: value, content type, revision."""
 
 
 class MapOwner:
-    """The owner's handle on its map."""
+    """The owner's handle on its map: what records do to it.
+
+    Attributes:
+        storage: the file, and how much room it has.
+    """
 
     def __init__(self, path: Path, ballast: Path | None = None) -> None:
         """Open the map at `path`, or make an empty one there (then `applied` is (0, 0) and `identity` None).
@@ -64,12 +53,10 @@ class MapOwner:
         Raises `MapError`.
         """
         self.path = path
-        self._reserve, self._env = _open_to_write(path)
-        self._data, self._meta = self._env.open_db(b"data"), self._env.open_db(b"meta")
+        self.storage = storage = MapStorage(path, ballast)
+        self._env, self._data, self._meta = storage.env, storage.data, storage.meta
         with self._env.begin(buffers=True) as txn:
             self._applied = read_applied(txn, self._meta)
-        self.ballast = Ballast(ballast) if ballast else None
-        self._pins = PinWatch()
 
     @property
     def applied(self) -> tuple[int, int]:
@@ -88,7 +75,7 @@ class MapOwner:
             txn.put(b"identity", msgspec.json.encode(identity), db=self._meta)
             txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
 
-        self._transact(write)
+        self.storage.transact(write)
         self._applied = (lsn, revision)
 
     def get(self, key: bytes, now: Now) -> Item | None:
@@ -134,7 +121,7 @@ class MapOwner:
             txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
             return replaced
 
-        replaced = self._transact(write)
+        replaced = self.storage.transact(write)
         self._applied = (lsn, revision)
         return replaced
 
@@ -145,13 +132,13 @@ class MapOwner:
         record must be applied; (lsn, revision) is the board's watermark.
         """
         if lsn > self._applied[0]:
-            self._transact(lambda txn: txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta))
+            self.storage.transact(lambda txn: txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta))
             self._applied = (lsn, revision)
 
     def load(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Put raw records of another map's `data` into this one, in one transaction. Raises `MapFull`."""
         rows = list(items)
-        self._transact(lambda txn: [txn.put(key, record) for key, record in rows])
+        self.storage.transact(lambda txn: [txn.put(key, record) for key, record in rows])
 
     def entries(self) -> Iterator[tuple[bytes, int, int, int, int]]:
         """Key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
@@ -175,40 +162,6 @@ class MapOwner:
                 found.append((bytes(key), value_revision, revision))
         return found
 
-    @property
-    def full(self) -> bool:
-        """Whether the ballast had to be dropped: what grows must be refused until `restore_ballast` succeeds."""
-        return self.ballast is not None and not self.ballast.there
-
-    def restore_ballast(self) -> bool:
-        """Put the ballast back if there is room again; whether it is there now."""
-        return self.ballast is None or self.ballast.restore()
-
-    def free_bytes(self) -> int:
-        """How much the map can take: its free pages, and what file system and memory still give."""
-        used = self.size_bytes()
-        size = self._reserve.size if self._reserve is not None else used
-        return size - used + self.spare_bytes() + min(free_bytes(self.path), growth_left(size))
-
-    def spare_bytes(self) -> int:
-        """Bytes of the map's free pages. Old readers may still need some, and few of them may be neighbours."""
-        with self._env.begin() as txn:
-            stats = [txn.stat(), txn.stat(self._data), txn.stat(self._meta)]
-        used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        return max(self._env.info()["last_pgno"] - 1 - used, 0) * stats[0]["psize"]
-
-    def size_bytes(self) -> int:
-        """Bytes of the map's file, free pages included."""
-        return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-
-    def reader_check(self) -> int:
-        """Free the slots of readers that died; how many there were."""
-        return self._env.reader_check()
-
-    def pinning_readers(self, now_s: float) -> list[tuple[int, float]]:
-        """Readers that keep old pages while the map grows: pid, and for how many seconds. Call it once a second."""
-        return self._pins.observe(now_s, parse_readers(self._env.readers()), self._env.info()["last_pgno"])
-
     def check(self, shards: int, shard: int, expected: dict[bytes, tuple[int, int, int, int]] | None = None) -> None:
         """Verify every record: its header makes sense, its slot is this shard's, and it says what `expected` (key to
         revision, revision of the value, expiry, size) says. Raises `AssertionError`."""
@@ -223,55 +176,8 @@ class MapOwner:
         assert expected is None or count == len(expected), f"the map has {count} keys, expected {len(expected or ())}"
 
     def close(self) -> None:
-        """Close the environment; the map stays."""
-        self._env.close()
-        if self._reserve is not None:
-            self._reserve.close()
-            self._reserve = None
-
-    def _transact(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
-        growth = GROWTH_BYTES
-        while True:
-            try:
-                return self._once(write)
-            except MapFull:
-                if not self._make_room(growth):
-                    raise
-                growth *= 2
-
-    def _make_room(self, growth: int) -> bool:
-        """Let the map grow, and drop the ballast if it cannot; False if neither can be done."""
-        if self._reserve is not None and self._reserve.grow(growth):
-            self._env.set_mapsize(self._reserve.size)
-            return True
-        return self.ballast is not None and self.ballast.drop()
-
-    def _once(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
-        try:
-            with self._env.begin(self._data, None, True, True) as txn:
-                return write(txn)
-        except lmdb.Error as error:
-            failure = MapFull if means_full(error, self.path) else MapError
-            raise failure(f"{self.path}: {error}") from None
-
-
-def _open_to_write(path: Path) -> tuple[Reserve | None, lmdb.Environment]:
-    """The environment at `path`, which is made if it is not there. In memory it is written by way of its mapping, which
-    applies a group in half the time; where there is no room for that, and on a disk, by system calls."""
-    data = path / "data.mdb"
-    if not in_memory(path):
-        return None, open_environment(path, readonly=False)
-    if not data.exists() or data.stat().st_size == 0:
-        open_environment(path, readonly=False).close()
-    try:
-        reserve = Reserve(data)
-    except OSError:
-        return None, open_environment(path, readonly=False)
-    try:
-        return reserve, open_environment(path, readonly=False, size=reserve.size)
-    except BaseException:
-        reserve.close()
-        raise
+        """Close the map, which stays."""
+        self.storage.close()
 
 
 def _reset_clock(txn: lmdb.Transaction[memoryview], record: Record, floors: Sequence[int] | None) -> None:

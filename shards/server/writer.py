@@ -165,15 +165,15 @@ class Writer:
     def housekeep(self, watermark: tuple[int, int]) -> None:
         """To be called once a second between groups: free dead readers' slots and room again, note how far the log is
         covered (`watermark`)."""
-        self._map.reader_check()
-        pinned = self._map.pinning_readers(time.monotonic())
-        if self._map.full and self._map.restore_ballast():
+        self._map.storage.reader_check()
+        pinned = self._map.storage.pinning_readers(time.monotonic())
+        if self._map.storage.full and self._map.storage.restore_ballast():
             log.info("the map has room again")
         with contextlib.suppress(MapFull):  # then a restart replays more
             self._map.advance(*watermark)
         self._measure()
         self.figures.update(
-            map_bytes=self._map.size_bytes(),
+            map_bytes=self._map.storage.size_bytes(),
             pinned_pid=max(pinned, key=lambda reader: reader[1])[0] if pinned else 0,
         )
 
@@ -273,10 +273,10 @@ class Writer:
             return Room.DELETES
         if self._map_room < _PAGES * (size + FULL_BYTES) and time.monotonic() >= self._measured_at + _MEASURE_S:
             self._measure()
-        full = self._map.full or self._map_room < _PAGES * size
+        full = self._map.storage.full or self._map_room < _PAGES * size
         self.figures["map_full"] = int(full)
         return Room.NO_GROWTH if full else Room.ALL
 
     def _measure(self) -> None:
-        self._map_room = self._map.free_bytes() - MAP_RESERVE
+        self._map_room = self._map.storage.free_bytes() - MAP_RESERVE
         self._measured_at = time.monotonic()

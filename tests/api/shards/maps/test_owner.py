@@ -202,13 +202,13 @@ def test_check_finds_keys_of_another_shard(map: MapOwner) -> None:
 def test_what_is_deleted_is_room_again(map: MapOwner) -> None:
     values = [put(b"%d" % i, bytes(100_000)) for i in range(50)]
     apply(map, *values, revision=1)
-    size, inside = map.size_bytes(), map.spare_bytes()
+    size, inside = map.storage.size_bytes(), map.storage.spare_bytes()
     assert size > 5_000_000
     apply(map, *[delete(event.key) for event in values], revision=51)
-    assert map.spare_bytes() - inside > 4_900_000
-    assert map.free_bytes() > map.spare_bytes()
+    assert map.storage.spare_bytes() - inside > 4_900_000
+    assert map.storage.free_bytes() > map.storage.spare_bytes()
     apply(map, *[delete(event.key) for event in values], revision=101)
-    assert map.size_bytes() < size + 500_000
+    assert map.storage.size_bytes() < size + 500_000
 
 
 def test_advance_moves_what_is_applied_forward_only(map: MapOwner) -> None:
@@ -238,7 +238,7 @@ def test_all_bytes_of_a_map_in_memory_are_there(memory: Path) -> None:
         apply(map, put(b"%d" % revision, bytes(length)), revision=revision)
         status = data.stat()
         sizes.add(status.st_size)
-        assert status.st_blocks * 512 >= status.st_size >= map.size_bytes()
+        assert status.st_blocks * 512 >= status.st_size >= map.storage.size_bytes()
         assert map._env.info()["map_size"] == status.st_size
     assert len(sizes) > 3, "it grows in steps"
     map.check(1, 0)
@@ -475,20 +475,20 @@ def test_a_pinned_reader_is_found_and_a_dead_one_forgotten(run: Run) -> None:
     run.write(put(b"k"))
     with process(hold_reader, run.board.path) as (child, connection):
         assert connection.recv() == "pinned"
-        assert map.pinning_readers(100.0) == []
+        assert map.storage.pinning_readers(100.0) == []
         for n in range(20):
             run.write(put(b"k", bytes(50_000 + n)))
-        assert map.pinning_readers(101.9) == []
-        assert map.pinning_readers(102.0) == [(child.pid, 2.0)]
+        assert map.storage.pinning_readers(101.9) == []
+        assert map.storage.pinning_readers(102.0) == [(child.pid, 2.0)]
         connection.send("go on")
         assert connection.recv() == "pinned again"
         run.write(put(b"k", bytes(50_000)))
-        assert map.pinning_readers(105.0) == []
-        assert map.reader_check() == 0
+        assert map.storage.pinning_readers(105.0) == []
+        assert map.storage.reader_check() == 0
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        assert map.reader_check() > 0
-        assert map.pinning_readers(200.0) == []
+        assert map.storage.reader_check() > 0
+        assert map.storage.pinning_readers(200.0) == []
 
 
 def test_a_full_file_system(tmp_path: Path) -> None:

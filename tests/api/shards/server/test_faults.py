@@ -14,6 +14,7 @@ from shards.log.appender import LogAppender
 from shards.log.files import LogBroken, LogFull
 from shards.maps.layout import MapFull
 from shards.maps.owner import MapOwner
+from shards.maps.storage import MapStorage
 from shards.server.loop import Server, StartError
 from shards.wire.protocol import (
     Delete,
@@ -100,7 +101,7 @@ class TestNoRoom:
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
-        monkeypatch.setattr(MapOwner, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(MapStorage, "free_bytes", lambda _: 0)
         server.writer.housekeep(store.board.watermark())
         replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
         assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]

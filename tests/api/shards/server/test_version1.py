@@ -10,7 +10,7 @@ from kvserver.gateway.wal.formats import change_line
 from shards.log.appender import LogAppender
 from shards.log.files import LogFull
 from shards.maps.build import open_map
-from shards.maps.owner import MapOwner
+from shards.maps.storage import MapStorage
 from shards.server.loop import Server, is_too_large
 from shards.wire.protocol import (
     MESSAGE_OPS,
@@ -176,7 +176,7 @@ class TestSizes:
         self, asking: Client, server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"n", b"99"), Put(b"j", b'{"a":1}'))
-        monkeypatch.setattr(MapOwner, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(MapStorage, "free_bytes", lambda _: 0)
         server.writer.housekeep(store.board.watermark())
         replies = asking.ask(Incr(b"n", 1), Patch(b"j", b'{"b":1}'), Incr(b"n", -1), Patch(b"j", b'{"a":2}'))
         assert [type(reply) for reply in replies] == [Failed, Failed, Value, Value]
