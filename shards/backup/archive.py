@@ -25,9 +25,9 @@ from shards.files import checksummed_json, safe_files
 from shards.files.checksummed_json import Checksum, Lsn, Revision, UnixMs, Words
 from shards.log.epoch import LAST_TO_GO_ON_FROM
 from shards.log.files import SEGMENT, segment_name
+from shards.log.image import Fold
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.records import FILLER, HEADER, Record
-from shards.log.recovery import Fold
 from shards.maps.snapshot import new_digest
 from shards.wire.errors import ProtocolError
 from shards.wire.protocol import Atomic, Event, count_changes, decode_events, encode_events

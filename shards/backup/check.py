@@ -21,10 +21,11 @@ from shards.files.safe_files import read_regular
 from shards.host.board import Board
 from shards.log import records
 from shards.log.files import SEGMENT, LogError, segment_name, segment_numbers
+from shards.log.image import Fold
 from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
 from shards.log.records import DATA, FILLER, START, Record
-from shards.log.recovery import Damaged, Examined, Fold
+from shards.log.recovery import Damaged, Examined
 from shards.maps.build import fill
 from shards.maps.layout import MapError, MapFull, check_record, open_environment, read_meta
 from shards.maps.owner import MapOwner

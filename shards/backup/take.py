@@ -25,9 +25,10 @@ from shards.files.trusted_path import Care, Planted, require_private_directory, 
 from shards.host.board import Board
 from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
+from shards.log.image import Fold
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.log.pins import pin_log
-from shards.log.recovery import Fold, examine_log
+from shards.log.recovery import examine_log
 from shards.maps.snapshot import new_digest
 from shards.wire.clock import counted_ms
 
