@@ -25,7 +25,7 @@ from shards.files import checksummed_json, safe_files
 from shards.files.checksummed_json import Checksum, Lsn, Revision, UnixMs, Words
 from shards.log.epoch import LAST_TO_GO_ON_FROM
 from shards.log.files import SEGMENT, segment_name
-from shards.log.image import Fold
+from shards.log.image import LogFold
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.records import FILLER, HEADER, Record
 from shards.maps.snapshot import new_digest
@@ -171,7 +171,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         """
         self._see_that_the_log_is_all_there(directory, segment)
         manifest = self.manifest
-        fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+        fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
         for part in self.log:
             base = part.number * segment
             try:

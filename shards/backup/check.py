@@ -21,7 +21,7 @@ from shards.files.safe_files import read_regular
 from shards.host.board import Board
 from shards.log import records
 from shards.log.files import SEGMENT, LogError, segment_name, segment_numbers
-from shards.log.image import Fold
+from shards.log.image import LogFold
 from shards.log.manifest import Manifest, SnapshotFile
 from shards.log.reader import LogReader
 from shards.log.records import DATA, FILLER, START, Record
@@ -137,7 +137,7 @@ def _walk(
 
     `following`: the revision of the first one; None: whatever it says.
     """
-    fold: Fold | None = None if following is None else Fold(begin, following, None)
+    fold: LogFold | None = None if following is None else LogFold(begin, following, None)
     for number in range(begin // segment, -(-end // segment)):
         base = number * segment
         try:
@@ -146,7 +146,7 @@ def _walk(
             return max(begin, base)
         if fold is None:
             header = records.decode_header(data)
-            fold = Fold(begin, header.revision if header else 0, None)
+            fold = LogFold(begin, header.revision if header else 0, None)
         for record in fold.walk(data, base, secret, segment):
             figures.take(record)
         if fold.lsn < min(base + segment, end):

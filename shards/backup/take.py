@@ -25,7 +25,7 @@ from shards.files.trusted_path import Care, Planted, require_private_directory, 
 from shards.host.board import Board
 from shards.log.appender import LogAppender
 from shards.log.files import SEGMENT, segment_name
-from shards.log.image import Fold
+from shards.log.image import LogFold
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
 from shards.log.pins import pin_log
 from shards.log.recovery import examine_log
@@ -288,7 +288,7 @@ def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
 def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segment: int) -> tuple[list[LogPart], Reach]:
     """Copy the log from the segment with the replay position to `end`, and see that it can be read."""
     parts, reach = [], Reach(manifest)
-    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+    fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
     for number in range(manifest.replay_lsn // segment, -(-end.lsn // segment)):
         base = number * segment
         data = _read(log_dir / segment_name(number), min(segment, end.lsn - base))

@@ -15,7 +15,7 @@ from shards.wire.clock import BEGINNING, Now
 _CHUNK = 1 << 20
 
 
-class Fold:
+class LogFold:
     """What is known after the records that fit.
 
     Attributes:
@@ -84,7 +84,7 @@ class LogImage:
                 there = len(self._load(number))
                 yield number * size + there, f"the segment ends there, and not after {size} bytes"
 
-    def fold(self, fold: Fold) -> None:
+    def fold(self, fold: LogFold) -> None:
         """Take records into `fold`, from its LSN on, until one does not fit."""
         while (number := fold.lsn // self._segment) in self.numbers:
             for _ in fold.walk(self._load(number), number * self._segment, self._secret, self._segment):

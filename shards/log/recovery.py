@@ -30,7 +30,7 @@ from shards.files.disk import DISK, Disk
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.log import records
 from shards.log.files import SEGMENT, segment_name, segment_numbers
-from shards.log.image import Fold, LogImage
+from shards.log.image import LogFold, LogImage
 from shards.log.manifest import Manifest
 from shards.log.records import HEADER, NO_SHARD, START, STOP, Record, Start
 from shards.log.segments import make_segment, remove_behind, remove_below_gap
@@ -99,7 +99,7 @@ class Examined(NamedTuple):
         damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
     """
 
-    fold: Fold
+    fold: LogFold
     losses: list[tuple[int, str]]
     behind: list[Record]
     synced: int
@@ -136,7 +136,7 @@ def examine_log(
 ) -> Examined:
     """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover_log`."""
     image = LogImage(log_dir, manifest.secret, segment, disk)
-    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
+    fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
     try:
         return _examine(image, fold, segment, manifest.end_lsn, old_board, applied)
     finally:
@@ -144,7 +144,7 @@ def examine_log(
 
 
 def _examine(
-    image: LogImage, fold: Fold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
+    image: LogImage, fold: LogFold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
 ) -> Examined:
     """Take what fits into `fold`, and see what is to be said of the rest."""
     losses = list(image.losses(fold.lsn, max(fold.lsn, end_lsn)))
@@ -195,7 +195,7 @@ def recover_log(
     """
     image = LogImage(log_dir, secret, segment, disk)
     try:
-        fold = Fold(replay_lsn, replay_revision + 1, last_start, last)
+        fold = LogFold(replay_lsn, replay_revision + 1, last_start, last)
         found = _examine(image, fold, segment, end_lsn, old_board, applied)
         if found.damage and not repair:
             raise found.damage
