@@ -26,7 +26,7 @@ log = logging.getLogger("shards")
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM (or SIGINT, unless a supervisor started this process); the exit status."""
     process.keep_standard_streams()
-    parser = _parser()
+    parser = _make_parser()
     options = vars(parser.parse_args(arguments))
     index: int = options.pop("index")
     try:
@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(logs.escape_controls(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m shards", description="One shard of a running store.")
     parser.add_argument("--index", type=settings.integer(0, 255), required=True, metavar="I", help="Which shard.")
     for name, spec in settings.setting_specs(settings.ProcessSettings).items():

@@ -254,7 +254,7 @@ def find_cut(archive: Archive, directory: Path, until: RestoreTarget, segment: i
     for record in _changes_behind(archive, directory, segment):
         last = record.next_revision - 1
         if until.revision is not None and last > until.revision:
-            rest, within = _shorten(record, until.revision, directory)
+            rest, within = _shorten_or_raise(record, until.revision, directory)
             if rest is None:
                 return Cut(record.lsn, None, revision, time_ms, within)
             return Cut(record.lsn, rest, rest.next_revision - 1, record.time_ms, within)
@@ -289,7 +289,7 @@ def _changes_behind(archive: Archive, directory: Path, segment: int) -> Iterator
             yield record
 
 
-def _shorten(record: Record, revision: int, directory: Path) -> tuple[Record | None, bool]:
+def _shorten_or_raise(record: Record, revision: int, directory: Path) -> tuple[Record | None, bool]:
     try:
         return shorten(record, revision)
     except ProtocolError as error:

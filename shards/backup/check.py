@@ -120,7 +120,7 @@ def check_log(
         (oldest, min(manifest.replay_lsn, end), None),
         (manifest.replay_lsn, end, manifest.replay_revision + 1),
     ):
-        stop = _walk(log_dir, manifest.secret, begin, until, following, figures, segment)
+        stop = _count_records(log_dir, manifest.secret, begin, until, following, figures, segment)
         if stop < until:
             needed = "" if following else "; no restart needs it, but readers of the feed that are behind"
             why = f"no record can be read there, but the log goes on for {until - stop} bytes{needed}"
@@ -129,7 +129,7 @@ def check_log(
     return LogCheck(Finding("log", True, f"{len(numbers)} segments, {figures}{torn}"), None)
 
 
-def _walk(
+def _count_records(
     log_dir: Path, secret: int, begin: int, end: int, following: int | None, figures: LogFigures, segment: int
 ) -> int:
     """Count the records between two LSNs, as far as they follow each other; the LSN up to which they do. Raises
@@ -190,8 +190,8 @@ def check_map(
                 copy = Path(made) / "copy.mdb"
                 _copy_map(path, copy, Path(made))
             _, (lsn, revision) = read_meta(copy, subdir=False)
-            built = _replay(Path(made) / "built", slots_of(shard, shards), data_dir, manifest, lsn)
-            keys, difference = _compare(copy, built, slots_of(shard, shards))
+            built = _build_expected(Path(made) / "built", slots_of(shard, shards), data_dir, manifest, lsn)
+            keys, difference = _compare_maps(copy, built, slots_of(shard, shards))
         except (MapError, MapFull, SnapshotError, LogError, ProtocolError, lmdb.Error, OSError, ValueError) as error:
             return Finding(subject, False, f"cannot be compared with snapshot and log: {error}")
     if difference:
@@ -208,7 +208,7 @@ def _copy_map(path: Path, target: Path, directory: Path) -> None:
         environment.copyfd(file.fileno(), compact=True)
 
 
-def _replay(path: Path, slots: range, data_dir: Path, manifest: Manifest, until: int) -> Path:
+def _build_expected(path: Path, slots: range, data_dir: Path, manifest: Manifest, until: int) -> Path:
     """Make the map of `slots` as it was at the LSN `until`; its file."""
     path.mkdir()
     snapshot = Snapshot(data_dir, manifest)
@@ -224,10 +224,10 @@ def _replay(path: Path, slots: range, data_dir: Path, manifest: Manifest, until:
     return path / "data.mdb"
 
 
-def _compare(one: Path, other: Path, slots: range) -> tuple[int, str]:
+def _compare_maps(one: Path, other: Path, slots: range) -> tuple[int, str]:
     """How many keys the map `one` has, and the first difference to `other`, if there is any."""
     keys = 0
-    with _rows(one) as ours, _rows(other) as theirs:
+    with _open_rows(one) as ours, _open_rows(other) as theirs:
         expected = next(theirs, None)
         for key, record in ours:
             keys += 1
@@ -244,7 +244,7 @@ def _compare(one: Path, other: Path, slots: range) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
+def _open_rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
     with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
         data = environment.open_db(b"data", create=False)
         with environment.begin(data) as txn:

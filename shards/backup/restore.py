@@ -47,7 +47,7 @@ def see_that_it_is_empty(data_dir: Path) -> None:
     """Raises `NotEmpty` if `data_dir`, which must be there, holds more than what a broken restore has left."""
     names = {entry.name for entry in data_dir.iterdir()}
     if UNFINISHED in names:
-        strangers = sorted(_strangers(data_dir))
+        strangers = sorted(_foreign_files(data_dir))
         if strangers:
             raise NotEmpty(
                 f"{data_dir} is marked as a restore that was not finished, but holds other files ({strangers[0]}): "
@@ -60,7 +60,7 @@ def see_that_it_is_empty(data_dir: Path) -> None:
         raise NotEmpty(f"{data_dir} is not empty ({min(names - _MAY_BE_THERE)}): restore into a new directory")
 
 
-def _strangers(data_dir: Path) -> Iterator[str]:
+def _foreign_files(data_dir: Path) -> Iterator[str]:
     """What a restore that was broken off cannot have left in `data_dir`: the next one must not remove it."""
     for where, directories, names in os.walk(data_dir):
         links = [name for name in directories if (Path(where) / name).is_symlink()]
@@ -121,7 +121,7 @@ def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Pr
         target = data_dir / SNAPSHOTS / file.name
         target.parent.mkdir(mode=0o700, exist_ok=True)
         snapshot.copy(file, target)
-        _sync(target)
+        _sync_file(target)
         progress.add(file.size)
     for directory in {(data_dir / SNAPSHOTS / file.name).parent for file in archive.manifest.files}:
         DISK.sync_directory(directory)
@@ -161,7 +161,7 @@ def _write_segment(path: Path, data: bytes, segment: int) -> None:
         os.close(fd)
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     fd = DISK.open(path)
     try:
         os.fsync(fd)

@@ -116,7 +116,7 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
     """
     target = _see_that_it_is_ours(target)
     _see_that_it_is_apart(target, source.data_dir)
-    with _target(target), pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
+    with _new_target(target), pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
         held.keep_from(manifest.replay_lsn)
         copy = _Copy(target, manifest.secret, report)
@@ -166,7 +166,7 @@ def _see_that_it_is_apart(target: Path, data_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _target(target: Path) -> Iterator[None]:
+def _new_target(target: Path) -> Iterator[None]:
     """Make the directory of a backup, marked as not finished, and remove what was put there if that fails."""
     made = [path for path in (target, *target.parents) if not path.exists()]
     try:
@@ -185,7 +185,7 @@ def _target(target: Path) -> Iterator[None]:
             DISK.sync_directory(path.parent)
         yield
     except BaseException:
-        _clear(target)
+        _remove_written(target)
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
@@ -200,7 +200,7 @@ def _why_it_is_taken(target: Path, names: list[str]) -> str:
     return f"{target} is not empty ({names[0]}): name a directory that is new or empty"
 
 
-def _clear(target: Path) -> None:
+def _remove_written(target: Path) -> None:
     for name in _OURS[:2]:
         shutil.rmtree(target / name, ignore_errors=True)
     for name in _OURS[2:]:
@@ -291,7 +291,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segme
     fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
     for number in range(manifest.replay_lsn // segment, -(-end.lsn // segment)):
         base = number * segment
-        data = _read(log_dir / segment_name(number), min(segment, end.lsn - base))
+        data = _read_part(log_dir / segment_name(number), min(segment, end.lsn - base))
         for record in fold.walk(data, base, manifest.secret, segment):
             reach.take(record)
         size, digest = copy.write(
@@ -306,7 +306,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segme
     return parts, reach
 
 
-def _read(path: Path, size: int) -> bytes:
+def _read_part(path: Path, size: int) -> bytes:
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         found = bytearray()
         while len(found) < size and (chunk := file.read(size - len(found))):

@@ -58,7 +58,7 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
     fd = DISK.create(temporary)
     try:
         plain = msgspec.to_builtins(content)
-        text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _checksum(plain)})) + b"\n"
+        text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _compute_checksum(plain)})) + b"\n"
         if os.write(fd, text) != len(text):
             raise OSError(errno.ENOSPC, "it was written in part")
         os.fsync(fd)
@@ -81,18 +81,18 @@ def decode(text: bytes, kind: type[T], formats: Collection[int]) -> T | int:
         version = msgspec.json.decode(text, type=_Version).format
         if version not in formats:
             return version
-        _verify(msgspec.json.decode(text, type=dict[str, Any]))
+        _verify_checksum(msgspec.json.decode(text, type=dict[str, Any]))
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreadable(str(error)) from None
 
 
-def _checksum(content: dict[str, Any]) -> str:
+def _compute_checksum(content: dict[str, Any]) -> str:
     """Of the content, however it is spaced and ordered."""
     return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
 
 
-def _verify(content: dict[str, Any]) -> None:
+def _verify_checksum(content: dict[str, Any]) -> None:
     """Raises `msgspec.ValidationError` if `content` is not what was saved."""
-    if content.pop(_CHECKSUM, None) != _checksum(content):
+    if content.pop(_CHECKSUM, None) != _compute_checksum(content):
         raise msgspec.ValidationError("its checksum is that of another content")

@@ -31,10 +31,10 @@ def open_lock(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         with contextlib.suppress(FileExistsError):
-            _create(path)
+            _create_lock(path)
 
 
-def _create(path: Path) -> None:
+def _create_lock(path: Path) -> None:
     """Create the lock file `path`, which appears with its owner. Raises `FileExistsError` if it is there."""
     if os.geteuid() != 0:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

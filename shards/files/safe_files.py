@@ -138,7 +138,7 @@ def writing_to(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     opened = DESCRIPTOR.fullmatch(str(path))  # by another process
-    mode = _mode(path)
+    mode = _mode_of(path)
     if not opened and (mode is None or stat.S_ISREG(mode)):
         with replacing_file(path) as file:
             yield file
@@ -159,7 +159,7 @@ def _see_that_it_is_ours(path: Path) -> None:
         raise Planted(path, f"{path} is {kind} that belongs to {user_name(status.st_uid)}: name another")
 
 
-def _mode(path: Path) -> int | None:
+def _mode_of(path: Path) -> int | None:
     try:
         return path.stat().st_mode
     except FileNotFoundError:

@@ -54,12 +54,12 @@ def resolve_path(path: Path, care: Care) -> Path:
     """
     left = list(reversed(path.absolute().parts[1:]))
     here, links = Path("/"), 0
-    shared = _enter(here, path, care)
+    shared = _enter_directory(here, path, care)
     while left:
         name = left.pop()
         if name == "..":
             here = here.parent
-            shared = _enter(here, path, care)
+            shared = _enter_directory(here, path, care)
             continue
         entry = here / name
         try:
@@ -67,25 +67,25 @@ def resolve_path(path: Path, care: Care) -> Path:
         except FileNotFoundError:
             if left and care is Care.RELY:
                 raise
-            return _arrive(entry.joinpath(*reversed(left)), here, path, shared and care is Care.RELY)
+            return _accept_or_refuse(entry.joinpath(*reversed(left)), here, path, shared and care is Care.RELY)
         if DESCRIPTOR.fullmatch(str(entry)):
             return entry.joinpath(*reversed(left))
         if shared and status.st_uid not in trusted_uids():
-            raise Planted(path, f"{entry} belongs to {user_name(status.st_uid)}: {_elsewhere(path, care)}")
+            raise Planted(path, f"{entry} belongs to {user_name(status.st_uid)}: {_suggest_place(path, care)}")
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-            target = _follow(entry, status, path, care)
+            target = _follow_link(entry, status, path, care)
             if target.is_absolute():
                 here = Path("/")
-                shared = _enter(here, path, care)
+                shared = _enter_directory(here, path, care)
             left += reversed([part for part in target.parts if part != "/"])
         elif left:
             here = entry
-            shared = _enter(here, path, care)
+            shared = _enter_directory(here, path, care)
         else:
-            return _arrive(entry, here, path, shared and care is Care.RELY)
+            return _accept_or_refuse(entry, here, path, shared and care is Care.RELY)
     return here
 
 
@@ -93,16 +93,18 @@ def require_private_directory(directory: Path, care: Care) -> None:
     """Raise `Planted` if another user owns `directory` or everybody may write there, sticky or not: files are to be
     made in it. Raises `OSError`."""
     if _look_at(directory, directory, care):
-        raise Planted(directory, f"others can put files into {directory}: {_mend(directory, directory, care)}")
+        raise Planted(directory, f"others can put files into {directory}: {_suggest_fix(directory, directory, care)}")
 
 
-def _arrive(found: Path, directory: Path, path: Path, refuse: bool) -> Path:
+def _accept_or_refuse(found: Path, directory: Path, path: Path, refuse: bool) -> Path:
     if refuse:  # the file may be gone for a moment, or another name of it be wanted
-        raise Planted(path, f"it lies in {directory}, where others can put files: {_mend(directory, path, Care.RELY)}")
+        raise Planted(
+            path, f"it lies in {directory}, where others can put files: {_suggest_fix(directory, path, Care.RELY)}"
+        )
     return found
 
 
-def _follow(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
+def _follow_link(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
     """Where `link` leads. Raises `Planted` unless this user or root alone can have made it."""
     target = link.readlink()
     if status.st_uid not in trusted_uids():
@@ -115,7 +117,7 @@ def _follow(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
     return target
 
 
-def _enter(directory: Path, path: Path, care: Care) -> bool:
+def _enter_directory(directory: Path, path: Path, care: Care) -> bool:
     """Whether others may write in `directory`, on the way to `path`, but only beside what is there. To what is only
     read, directories are not looked at, but the links in them are."""
     return care is not Care.READ and _look_at(directory, path, care)
@@ -131,27 +133,26 @@ def _look_at(directory: Path, path: Path, care: Care) -> bool:
         raise Planted(
             path,
             f"the directory {directory} belongs to {user_name(status.st_uid)}, who can put another file in its place: "
-            f"{_elsewhere(path, care)}",
+            f"{_suggest_place(path, care)}",
         )
     others = stat.S_IWGRP | stat.S_IWOTH if care is Care.RELY else stat.S_IWOTH
     if not status.st_mode & others or is_read_only(directory):
         return False
     if not status.st_mode & stat.S_ISVTX:
-        raise Planted(
-            path, f"others can write in {directory}, and put another file in its place: {_mend(directory, path, care)}"
-        )
+        fix = _suggest_fix(directory, path, care)
+        raise Planted(path, f"others can write in {directory}, and put another file in its place: {fix}")
     return True
 
 
-def _mend(directory: Path, path: Path, care: Care) -> str:
+def _suggest_fix(directory: Path, path: Path, care: Care) -> str:
     """The command for a directory that others may write."""
     status = directory.stat()
     if status.st_mode & stat.S_ISVTX or os.geteuid() not in (0, status.st_uid):  # it is meant for all
-        return _elsewhere(path, care)
+        return _suggest_place(path, care)
     return f"chmod {'go-w' if care is Care.RELY else 'o-w'} {shlex.quote(str(directory))}"
 
 
-def _elsewhere(path: Path, care: Care) -> str:
+def _suggest_place(path: Path, care: Care) -> str:
     if care is not Care.RELY:
         return "name one in a directory of your own"
     move = f" && mv {shlex.quote(str(path))} ~/.kvserver/" if os.path.lexists(path) else ""

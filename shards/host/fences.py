@@ -45,7 +45,7 @@ TESTED: Final = frozenset({"x86_64", "aarch64"})
 _KEEPS_ORDER: Final = frozenset({"x86_64", "i386", "i686"})
 
 
-def _raise(_fence: Fence) -> None:
+def _raise_fence(_fence: Fence) -> None:
     lock = allocate_lock()
     lock.acquire()
     lock.release()
@@ -61,7 +61,7 @@ def needed_on(machine: str) -> Raise | None:
         return None
     if not isinstance(allocate_lock, BuiltinFunctionType):
         raise ImportError("shards.host.fences has to be imported before gevent replaces locks")
-    return _raise
+    return _raise_fence
 
 
 NEEDED: Final = needed_on(platform.machine())

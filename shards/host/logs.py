@@ -56,11 +56,11 @@ class _Formatter(logging.Formatter):
         self._name = name
 
     @staticmethod
-    def _time(record: logging.LogRecord) -> str:
+    def _format_time(record: logging.LogRecord) -> str:
         seconds, fraction = divmod(record.created, 1)  # `msecs` is below 0 before 1970
         return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
 
-    def _traceback(self, record: logging.LogRecord) -> str:
+    def _format_traceback(self, record: logging.LogRecord) -> str:
         texts = [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
         return "\n".join([*texts, *([record.stack_info] if record.stack_info else [])])
 
@@ -70,9 +70,9 @@ class TextFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the lines of its traceback."""
-        head = f"{self._time(record)} {self._name}[{record.process}] {record.levelname} "
+        head = f"{self._format_time(record)} {self._name}[{record.process}] {record.levelname} "
         lines = [head + escape_controls(record.getMessage())]
-        lines += ["    " + escape_controls(line) for line in self._traceback(record).split("\n") if line]
+        lines += ["    " + escape_controls(line) for line in self._format_traceback(record).split("\n") if line]
         return "\n".join(lines)
 
 
@@ -82,14 +82,14 @@ class JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         event: dict[str, Any] = {
-            "time": self._time(record),
+            "time": self._format_time(record),
             "process": self._name,
             "pid": record.process,
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
         event |= getattr(record, "fields", {})
-        if traceback := self._traceback(record):
+        if traceback := self._format_traceback(record):
             event["traceback"] = traceback
         return json.dumps(event)
 
@@ -123,8 +123,10 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
     handler.setFormatter(JsonFormatter(name) if format == "json" else TextFormatter(name))
     logging.basicConfig(level=TRACE if level == "trace" else level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    sys.excepthook = _uncaught
-    threading.excepthook = lambda arguments: _uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda arguments: _log_uncaught(
+        arguments.exc_type, arguments.exc_value, arguments.exc_traceback
+    )
 
 
 def report_fatal(message: str) -> None:
@@ -135,7 +137,7 @@ def report_fatal(message: str) -> None:
         print_error(message)
 
 
-def _uncaught(kind: Any, error: Any, traceback: Any) -> None:
+def _log_uncaught(kind: Any, error: Any, traceback: Any) -> None:
     if not issubclass(kind, KeyboardInterrupt | SystemExit):
         log = logging.getLogger("kvserver")
         log.critical("ended by an error that nobody expected", exc_info=(kind, error, traceback))

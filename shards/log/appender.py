@@ -80,7 +80,7 @@ class LogAppender:
         `GivenUp` if `give_up` says so meanwhile, `LogBroken` after a failed flush, `LogError` if writing fails or the
         record is larger than a segment. Then nothing is appended and the open words are clear.
         """
-        return self._append(DATA, payload, events, now)
+        return self._append_record(DATA, payload, events, now)
 
     def append_stop(self, now: Now) -> Record:
         """Say that everything is flushed and the run is over, durably in every sync mode. After it nobody may append.
@@ -88,7 +88,7 @@ class LogAppender:
         Raises as `append` and `flush` do.
         """
         self.flush(self._board.history()[0])
-        record = self._append(STOP, b"", 0, now)
+        record = self._append_record(STOP, b"", 0, now)
         self.flush(record.end)
         return record
 
@@ -103,7 +103,7 @@ class LogAppender:
             self._seen_tail = tail
             return None
         self.flush(tail)
-        record = self._append(MARK, b"", 0, now)
+        record = self._append_record(MARK, b"", 0, now)
         self.flush(record.end)
         self._seen_tail = self._marked = record.end
         return record
@@ -115,11 +115,11 @@ class LogAppender:
         descriptors for instance: then nothing was tried.
         """
         words = self._words
-        self._check()
+        self._raise_if_broken()
         if self._in_memory or words.synced >= end:
             return
         with self._flush_turn:
-            self._check()
+            self._raise_if_broken()
             if words.synced < end:
                 self._flush_in_turn()
         self._files.close(below=words.synced // self._segment)
@@ -140,7 +140,7 @@ class LogAppender:
         self._append_turn.close()
         self._flush_turn.close()
 
-    def _check(self) -> None:
+    def _raise_if_broken(self) -> None:
         if self._words.broken:
             raise LogBroken("a flush of the log failed; the server must end")
 
@@ -174,7 +174,7 @@ class LogAppender:
                 raise OSError(errno.EIO, "what may not be on the disk could not be written again")
             begin += len(data)
 
-    def _append(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
+    def _append_record(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
         if HEADER + len(payload) > self._segment:
             raise LogError(f"a record of {len(payload)} bytes does not fit a segment of {self._segment}")
         begun = records.checksum(payload, self._board.facts.secret)
@@ -188,7 +188,7 @@ class LogAppender:
     def _append_in_turn(self, kind: int, payload: bytes, events: int, now: Now, begun: int) -> Record | None:
         """The append of one who holds the lock; None if the segment it needs is not ready."""
         words, row, segment = self._words, self._row, self._segment
-        self._check()
+        self._raise_if_broken()
         tail, revision = self._board.history()
         lsn = records.place(tail, HEADER + len(payload), segment)
         if words.load_before_file(LogWords.ready) < lsn - lsn % segment + segment:
@@ -200,13 +200,13 @@ class LogAppender:
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER
-                self._write(tail, [records.filler(tail, left, synced, now, self._board.facts.secret)])
+                self._write_parts(tail, [records.filler(tail, left, synced, now, self._board.facts.secret)])
             header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now, begun)
-            self._write(lsn, [header, payload])
+            self._write_parts(lsn, [header, payload])
         except (OSError, LogBroken) as error:
             if row is not None:
                 row.clear_open()
-            self._check()
+            self._raise_if_broken()
             full = isinstance(error, OSError) and error.errno in NO_SPACE
             raise (LogFull if full else LogError)(f"the log could not be written: {error}") from error
         end = lsn + HEADER + length
@@ -214,7 +214,7 @@ class LogAppender:
         self._last = header, payload
         return Record(kind, self._shard, events, lsn, end, synced, revision, now.wall_ms, payload, now.behind_ms)
 
-    def _write(self, lsn: int, parts: list[bytes]) -> None:
+    def _write_parts(self, lsn: int, parts: list[bytes]) -> None:
         number, offset = divmod(lsn, self._segment)
         size = sum(map(len, parts))
         written = self._disk.pwritev(self._files[number], parts, offset)

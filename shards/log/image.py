@@ -81,13 +81,13 @@ class LogImage:
                 yield expected * size, "the segment is missing"
             expected = number + 1
             if number <= last and not self._disk.pread(self._files[number], 1, size - 1):
-                there = len(self._load(number))
+                there = len(self._read_segment(number))
                 yield number * size + there, f"the segment ends there, and not after {size} bytes"
 
     def fold(self, fold: LogFold) -> None:
         """Take records into `fold`, from its LSN on, until one does not fit."""
         while (number := fold.lsn // self._segment) in self.numbers:
-            for _ in fold.walk(self._load(number), number * self._segment, self._secret, self._segment):
+            for _ in fold.walk(self._read_segment(number), number * self._segment, self._secret, self._segment):
                 pass
             if fold.lsn // self._segment == number:
                 return
@@ -101,7 +101,7 @@ class LogImage:
                 begin = max(lsn - base, 0)
                 found += (
                     record._replace(payload=b"")
-                    for record in records.search(self._load(number), base, self._secret, begin)
+                    for record in records.search(self._read_segment(number), base, self._secret, begin)
                 )
         return found
 
@@ -142,5 +142,5 @@ class LogImage:
         """Close the files."""
         self._files.close()
 
-    def _load(self, number: int) -> bytes:
+    def _read_segment(self, number: int) -> bytes:
         return self._disk.pread(self._files[number], self._segment, 0)

@@ -49,33 +49,33 @@ class LogReader:
 
     def _read_in_segment(self, lsn: int, left: int, limit: int, found: list[Record]) -> int:
         """Append what stands at `lsn` to `found`; the LSN to go on from, which is further."""
-        buffer = self._pread(lsn, min(left, limit))
-        behind = self._collect(buffer, lsn, found)
+        buffer = self._read_bytes(lsn, min(left, limit))
+        behind = self._collect_records(buffer, lsn, found)
         if behind == lsn:
             header = records.decode_header(buffer)
             if header is not None and header.lsn == lsn and len(buffer) < header.end - lsn <= left:
-                behind = self._collect(self._pread(lsn, header.end - lsn), lsn, found)
+                behind = self._collect_records(self._read_bytes(lsn, header.end - lsn), lsn, found)
         if behind == lsn:
-            self._lost(lsn)
+            self._raise_lost(lsn)
         return behind
 
-    def _collect(self, buffer: bytes, lsn: int, found: list[Record]) -> int:
+    def _collect_records(self, buffer: bytes, lsn: int, found: list[Record]) -> int:
         for record in records.walk(buffer, lsn, self._secret):
             if record.kind != FILLER:
                 found.append(record)
             lsn = record.end
         return lsn
 
-    def _pread(self, lsn: int, size: int) -> bytes:
+    def _read_bytes(self, lsn: int, size: int) -> bytes:
         number, offset = divmod(lsn, self._segment)
         try:
             return self._disk.pread(self._files[number], size, offset)
         except FileNotFoundError:
-            self._lost(lsn)
+            self._raise_lost(lsn)
         except OSError as error:
             raise LogError(f"segment {segment_name(number)} cannot be read: {error.strerror}") from error
 
-    def _lost(self, lsn: int) -> NoReturn:
+    def _raise_lost(self, lsn: int) -> NoReturn:
         """Say why there is no record at `lsn`."""
         number = lsn // self._segment
         kept = segment_numbers(self._disk.names(self._log_dir))

@@ -42,9 +42,9 @@ class Damaged(Exception):
 
     def __init__(self, lsn: int, segment: int, why: str) -> None:
         self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
-        super().__init__(self._say(why))
+        super().__init__(self._describe(why))
 
-    def _say(self, why: str) -> str:
+    def _describe(self, why: str) -> str:
         return (
             f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}; "
             "restore the store from a backup, or see what `kvserver check --repair` would give up"
@@ -54,7 +54,7 @@ class Damaged(Exception):
 class OlderCopy(Damaged):
     """The log ends in order, but what the last run left in memory goes on: the data directory was put back."""
 
-    def _say(self, why: str) -> str:
+    def _describe(self, why: str) -> str:
         return (
             f"this is an older copy of the data directory than was served last: its log ends in segment {self.segment} "
             f"at byte {self.offset}, {why}; put the newer one back, or, to go on with this one and give up what came "
@@ -138,12 +138,12 @@ def examine_log(
     image = LogImage(log_dir, manifest.secret, segment, disk)
     fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
     try:
-        return _examine(image, fold, segment, manifest.end_lsn, old_board, applied)
+        return _examine_image(image, fold, segment, manifest.end_lsn, old_board, applied)
     finally:
         image.close()
 
 
-def _examine(
+def _examine_image(
     image: LogImage, fold: LogFold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
 ) -> Examined:
     """Take what fits into `fold`, and see what is to be said of the rest."""
@@ -196,7 +196,7 @@ def recover_log(
     image = LogImage(log_dir, secret, segment, disk)
     try:
         fold = LogFold(replay_lsn, replay_revision + 1, last_start, last)
-        found = _examine(image, fold, segment, end_lsn, old_board, applied)
+        found = _examine_image(image, fold, segment, end_lsn, old_board, applied)
         if found.damage and not repair:
             raise found.damage
         for lsn, _ in found.losses:

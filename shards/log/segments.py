@@ -102,7 +102,7 @@ class Segments:
 
         Writes the words of the history, `synced`, `ready`, `oldest` and `oldest_revision`. Raises `OSError`.
         """
-        numbers = self._numbers()
+        numbers = self._list_numbers()
         self._board.advance(tail, next_revision)
         self._words.synced = tail
         self._words.ready = (numbers[-1] + 1) * self._segment
@@ -120,7 +120,7 @@ class Segments:
         if ready - tail >= self._segment:
             return False
         try:
-            self._make(ready // self._segment)
+            self._make_next(ready // self._segment)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
@@ -140,12 +140,12 @@ class Segments:
 
         The board's `oldest` and `oldest_revision` are raised first. Raises `OSError`.
         """
-        numbers = self._numbers()
+        numbers = self._list_numbers()
         doomed = [number for number in numbers[:-1] if (number + 1) * self._segment <= below]
         if not doomed:
             return 0
         self._show_oldest(doomed[-1] + 1)
-        spares = len(self._spares())
+        spares = len(self._list_spares())
         for number in doomed:
             path = self._log_dir / segment_name(number)
             if spares < _SPARES:
@@ -158,7 +158,7 @@ class Segments:
 
     def count(self) -> int:
         """How many segments there are, spares not counted."""
-        return len(self._numbers())
+        return len(self._list_numbers())
 
     def _say_what_is_given_up(self) -> None:
         if not self._gave_up:
@@ -169,21 +169,21 @@ class Segments:
             )
         self._gave_up = True
 
-    def _numbers(self) -> list[int]:
+    def _list_numbers(self) -> list[int]:
         return segment_numbers(self._disk.names(self._log_dir))
 
-    def _spares(self) -> list[str]:
+    def _list_spares(self) -> list[str]:
         return sorted(name for name in self._disk.names(self._log_dir) if name.endswith(_SPARE_SUFFIX))
 
-    def _make(self, number: int) -> None:
-        spares = self._spares()
+    def _make_next(self, number: int) -> None:
+        spares = self._list_spares()
         if not spares:
-            make_segment(self._log_dir, number, self._segment, self._disk, self._pause)
+            make_segment(self._log_dir, number, self._segment, self._disk, self._pause_for_flushes)
             return
         self._disk.rename(self._log_dir / spares[0], self._log_dir / segment_name(number))
         self._disk.sync_directory(self._log_dir)
 
-    def _pause(self) -> None:
+    def _pause_for_flushes(self) -> None:
         """Let flushes pass, unless there is less than half a segment left: who finds none at all waits for longer."""
         if self._words.ready - self._board.history()[0] >= self._segment // 2:
             self._disk.pause(_PAUSE_S)

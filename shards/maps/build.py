@@ -88,7 +88,7 @@ def discard_maps(board: Board, look: MetaReader = read_meta) -> None:
             if identity == identity_of(board, shard) and board.log.oldest <= lsn <= tail:
                 kept.add(shard)
                 continue
-        _remove(path)
+        _remove_map(path)
     for path in [*map_dir.glob("shard-*.new"), *map_dir.glob("shard-*.old")]:
         shutil.rmtree(path, ignore_errors=True)
     for path in map_dir.glob("shard-*.ballast"):
@@ -105,7 +105,7 @@ def identity_of(board: Board, shard: int) -> Identity:
     )
 
 
-def _remove(path: Path) -> None:
+def _remove_map(path: Path) -> None:
     """Remove a map. Readers may still be in it; none that comes late may add a file to what is being removed."""
     old = path.with_name(path.name + ".old")
     with contextlib.suppress(OSError):
@@ -146,13 +146,13 @@ class _Restore:
 
     def run(self) -> MapOwner:
         try:
-            self._flush()
-            found = self._restart() if self._row.map_generation else None
+            self._flush_log()
+            found = self._reopen_after_restart() if self._row.map_generation else None
             if found is None:
                 # Whoever reads is told that there is no map, so nobody is shown less than the watermark covers.
                 self._row.map_generation = 0
                 self._row.clear_open()
-                found = self._keep() or self._build_alone()
+                found = self._keep_newest() or self._build_alone()
             generation, kept = found
         finally:
             self._reader.close()
@@ -161,29 +161,29 @@ class _Restore:
         self._remove_others(generation)
         return kept
 
-    def _flush(self) -> None:
+    def _flush_log(self) -> None:
         flusher = LogAppender(self._board, None)
         try:
             flusher.flush(self._board.history()[0])
         finally:
             flusher.close()
 
-    def _restart(self) -> tuple[int, MapOwner] | None:
+    def _reopen_after_restart(self) -> tuple[int, MapOwner] | None:
         generation = self._row.map_generation
-        found = self._open(generation)
+        found = self._open_own(generation)
         if found is None:
             log.warning("the map of shard %d is not usable any more", self._shard)
             return None
         try:
             if self._row.open != NONE:
-                self._replay(found, self._row.open, self._floors(found.applied[1]))
+                self._replay_log(found, self._row.open, self._floors_at(found.applied[1]))
         except MapError as error:
             log.warning("the map of shard %d is not usable any more: %s", self._shard, error)
             found.close()
             return None
         return generation, found
 
-    def _keep(self) -> tuple[int, MapOwner] | None:
+    def _keep_newest(self) -> tuple[int, MapOwner] | None:
         """The newest map that an earlier run of this history left."""
         tail, _ = self._board.history()
         kept = []
@@ -191,10 +191,10 @@ class _Restore:
             with contextlib.suppress(MapError):
                 if shard == self._shard:
                     _, (lsn, revision) = read_meta(map_path(self._map_dir, shard, generation))
-                    if self._board.log.oldest <= lsn <= tail and self._continues(lsn, revision):
+                    if self._board.log.oldest <= lsn <= tail and self._log_continues(lsn, revision):
                         kept.append((lsn, generation))
         for lsn, generation in sorted(kept, reverse=True):
-            found = self._open(generation)
+            found = self._open_own(generation)
             if found is None:
                 continue
             if found.storage.full:  # its free pages are no use to large values; built anew it has none
@@ -202,7 +202,7 @@ class _Restore:
                 shutil.rmtree(map_path(self._map_dir, self._shard, generation))
                 continue
             try:
-                self._replay(found, lsn, self._floors(found.applied[1]))
+                self._replay_log(found, lsn, self._floors_at(found.applied[1]))
             except (Trimmed, MapError) as error:
                 log.warning("the map of shard %d is not kept: %s", self._shard, error)
                 found.close()
@@ -211,7 +211,7 @@ class _Restore:
             return generation, found
         return None
 
-    def _continues(self, lsn: int, revision: int) -> bool:
+    def _log_continues(self, lsn: int, revision: int) -> bool:
         """Whether the log goes on behind a map to which it is applied up to there. A map of a run that the data
         directory has lost, put back to an older copy, is of another log."""
         tail, following = self._board.history()
@@ -223,7 +223,7 @@ class _Restore:
             return following == revision + 1
         return found[0].revision == revision + 1 or (found[0].kind == START and found[0].revision > revision)
 
-    def _open(self, generation: int) -> MapOwner | None:
+    def _open_own(self, generation: int) -> MapOwner | None:
         """The map of `generation` if it is there and this shard's."""
         path = map_path(self._map_dir, self._shard, generation)
         try:
@@ -242,7 +242,7 @@ class _Restore:
         self._remove_others(0)
         self._ballast.unlink(missing_ok=True)
         try:
-            return self._build()
+            return self._build_map()
         except (MapFull, OSError) as error:
             if isinstance(error, OSError) and error.errno not in NO_SPACE:
                 raise
@@ -253,7 +253,7 @@ class _Restore:
                 f"name a directory with more room with --map-dir ({error})"
             ) from None
 
-    def _build(self) -> tuple[int, MapOwner]:
+    def _build_map(self) -> tuple[int, MapOwner]:
         """A new map. Begins again if a new snapshot replaces the one that is being read."""
         while True:
             manifest = None if self._board.facts.in_memory else Manifest.load(self._data_dir)
@@ -276,13 +276,13 @@ class _Restore:
             snapshot.copy(own, path / "data.mdb")
         with contextlib.closing(MapOwner(path)) as new:
             if own:
-                floors = self._floors(own.revision)
+                floors = self._floors_at(own.revision)
             elif snapshot and files:
                 floors = fill(new, snapshot, files, self._mine, self._row.record_heartbeat)
             else:
-                floors = self._floors(0)
+                floors = self._floors_at(0)
             begin = manifest.replay_lsn if manifest else 0
-            self._replay(new, begin, floors)
+            self._replay_log(new, begin, floors)
             tail, following = self._board.history()
             new.identify(self._identity, tail, following - 1)
         generation = secrets.randbits(62) + 1
@@ -290,7 +290,7 @@ class _Restore:
         log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
         return generation, MapOwner(map_path(self._map_dir, self._shard, generation), self._ballast)
 
-    def _replay(self, target: MapOwner, lsn: int, floors: Sequence[int] | None) -> None:
+    def _replay_log(self, target: MapOwner, lsn: int, floors: Sequence[int] | None) -> None:
         """Apply what the log holds from `lsn` to its tail."""
         tail, _ = self._board.history()
         while lsn < tail:
@@ -298,7 +298,7 @@ class _Restore:
             target.apply([record for record in records if record.events or record.kind == START], floors)
             self._row.record_heartbeat()
 
-    def _floors(self, revision: int) -> Sequence[int] | None:
+    def _floors_at(self, revision: int) -> Sequence[int] | None:
         """The floors of a map to whose own slots everything up to `revision` is applied."""
         if len(self._mine) == SLOTS:
             return None
@@ -308,4 +308,4 @@ class _Restore:
         """Remove the shard's other maps."""
         for shard, generation in map_generations(self._map_dir):
             if shard == self._shard and generation != kept:
-                _remove(map_path(self._map_dir, shard, generation))
+                _remove_map(map_path(self._map_dir, shard, generation))

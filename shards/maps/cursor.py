@@ -18,23 +18,23 @@ class MapCursor:
 
     def seek(self, key: bytes) -> bytes | None:
         """Go to the first key that is not below `key`."""
-        return self._here(self._cursor.set_range(key) if key else self._cursor.first())
+        return self._key_here(self._cursor.set_range(key) if key else self._cursor.first())
 
     def seek_below(self, key: bytes | None) -> bytes | None:
         """Go to the last key that is below `key`; None: the last of all."""
         if key == b"":
             return None
         if key is None or not self._cursor.set_range(key):
-            return self._here(self._cursor.last())
-        return self._here(self._cursor.prev())
+            return self._key_here(self._cursor.last())
+        return self._key_here(self._cursor.prev())
 
     def next(self) -> bytes | None:
         """Go one up."""
-        return self._here(self._cursor.next())
+        return self._key_here(self._cursor.next())
 
     def prev(self) -> bytes | None:
         """Go one down."""
-        return self._here(self._cursor.prev())
+        return self._key_here(self._cursor.prev())
 
     def size(self) -> int | None:
         """Bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
@@ -50,5 +50,5 @@ class MapCursor:
             parse_record(self._record) if self._values else parse_without_value(self._record), self._now
         )
 
-    def _here(self, found: bool) -> bytes | None:
+    def _key_here(self, found: bool) -> bytes | None:
         return bytes(self._cursor.key()) if found else None

@@ -107,7 +107,7 @@ class MapDir:
         """Remove it with all maps, if it is still there, and give it up. What others have put there meanwhile stays.
         Raises `OSError`."""
         try:
-            _remove(self.path)
+            _remove_map_dir(self.path)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -139,7 +139,7 @@ def choose_map_dir(
     Raises `MapDirError`.
     """
     try:
-        return _choose(wanted, data_dir, Owner.of(store, data_dir), snapshot_bytes, shm)
+        return _choose_place(wanted, data_dir, Owner.of(store, data_dir), snapshot_bytes, shm)
     except OSError as error:
         place = error.filename or wanted or shm
         raise MapDirError(
@@ -161,14 +161,14 @@ def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
     """
     owner, freed = Owner.of(store, data_dir), 0
     for path in places:
-        if _owner(path) == owner:
-            lock = _lock(path)
+        if _read_owner(path) == owner:
+            lock = _lock_directory(path)
             try:
-                freed += _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
-                _empty(path)
+                freed += _bytes_of(path, "shard-*/data.mdb") + _bytes_of(path, "shard-*.ballast")
+                _remove_content(path)
             finally:
                 os.close(lock)
-            if path.name in (_name(owner), ON_DISK):  # else the operator has made it
+            if path.name in (_directory_name(owner), ON_DISK):  # else the operator has made it
                 with contextlib.suppress(OSError):
                     (path / _LOCK).unlink()
                     path.rmdir()
@@ -177,18 +177,18 @@ def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
 
 def usual_places(store: str, data_dir: Path, shm: Path = SHM) -> list[Path]:
     """Where the maps of a store are, unless the operator says otherwise."""
-    return [shm / _name(Owner.of(store, data_dir)), data_dir / ON_DISK]
+    return [shm / _directory_name(Owner.of(store, data_dir)), data_dir / ON_DISK]
 
 
-def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
+def _choose_place(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
     if wanted is not None:
-        return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
-    in_shm = shm / _name(owner)
+        return _take_directory(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
+    in_shm = shm / _directory_name(owner)
     _remove_stale(shm, owner)
     on_disk = None if data_dir is None else data_dir / ON_DISK
-    need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
+    need, room = _bytes_wanted(snapshot_bytes, in_shm, on_disk), _bytes_available(shm, in_shm)
     if room >= need:
-        chosen = _take(in_shm, owner, "", reserved=True)
+        chosen = _take_directory(in_shm, owner, "", reserved=True)
         if on_disk is not None:
             _give_up(on_disk, owner)
         return chosen
@@ -198,49 +198,49 @@ def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_b
     if on_disk is None:
         raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
     _give_up(in_shm, owner)
-    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
+    return _take_directory(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
 
 
-def _name(owner: Owner) -> str:
+def _directory_name(owner: Owner) -> str:
     return f"kvserver-{os.getuid()}-{owner.store}-{owner.device:x}-{owner.inode:x}"
 
 
-def _need(snapshot_bytes: int, *places: Path | None) -> int:
+def _bytes_wanted(snapshot_bytes: int, *places: Path | None) -> int:
     """Bytes that maps want: to grow to twice the last snapshot, and, where there is none yet or an old one, to be built
     again as large as they are in one of `places`; and some more."""
-    largest = max(_taken(place, "shard-*/data.mdb") for place in places if place is not None)
+    largest = max(_bytes_of(place, "shard-*/data.mdb") for place in places if place is not None)
     return max(MIN_ROOM + 2 * snapshot_bytes, MIN_ROOM // 2 + largest)
 
 
-def _room(place: Path, own: Path) -> int:
+def _bytes_available(place: Path, own: Path) -> int:
     """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
     kept are removed before others are built."""
     if not _may_write(place):
         return 0
-    return free_bytes(place) + _taken(own, "shard-*/data.mdb") + _taken(own, "shard-*.ballast")
+    return free_bytes(place) + _bytes_of(own, "shard-*/data.mdb") + _bytes_of(own, "shard-*.ballast")
 
 
 def _may_write(place: Path) -> bool:
     return os.access(place, os.W_OK | os.X_OK)
 
 
-def _taken(own: Path, pattern: str) -> int:
+def _bytes_of(own: Path, pattern: str) -> int:
     return sum(path.stat().st_blocks * 512 for path in own.glob(pattern))
 
 
 def _little_room(wanted: Path, snapshot_bytes: int) -> str:
     place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
-    room, need = _room(place, wanted), _need(snapshot_bytes, wanted)
+    room, need = _bytes_available(place, wanted), _bytes_wanted(snapshot_bytes, wanted)
     return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
-def _take(path: Path, owner: Owner, notice: str, reserved: bool = False) -> MapDir:
+def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = False) -> MapDir:
     """Make `path` if needed, lock it and make it `owner`'s. `reserved`: only a server gives a directory this name."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_directory(path, reserved)
-    lock = _lock(path)
+    lock = _lock_directory(path)
     try:
-        _settle(path, owner)
+        _claim_for(path, owner)
     except BaseException:
         os.close(lock)
         raise
@@ -251,7 +251,7 @@ def _check_directory(path: Path, reserved: bool) -> None:
     status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
-    strangers = _strangers(path, reserved)
+    strangers = _foreign_names(path, reserved)
     if strangers:
         raise MapDirError(
             f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
@@ -259,31 +259,31 @@ def _check_directory(path: Path, reserved: bool) -> None:
     path.chmod(0o700)
 
 
-def _strangers(path: Path, reserved: bool = False) -> set[str]:
+def _foreign_names(path: Path, reserved: bool = False) -> set[str]:
     """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
     unless the directory has a name that only a server gives."""
     entries = list(path.iterdir())
     strangers = {entry.name for entry in entries if not _OURS.fullmatch(entry.name) or entry.is_symlink()}
     for entry in entries:
         if entry.name not in strangers and entry.is_dir():
-            ours = _within(entry.name)
+            ours = _names_within(entry.name)
             with os.scandir(entry) as files:
                 strangers |= {
                     f"{entry.name}/{file.name}"
                     for file in files
                     if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
                 }
-    if strangers or reserved or _owner(path) is not None:
+    if strangers or reserved or _read_owner(path) is not None:
         return strangers
     return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
 
 
-def _within(directory: str) -> re.Pattern[str]:
+def _names_within(directory: str) -> re.Pattern[str]:
     """The names of what a server puts into the directory of that name in a map directory."""
     return next((names for pattern, names in _OURS_WITHIN if pattern.fullmatch(directory)), _NOTHING)
 
 
-def _lock(path: Path) -> int:
+def _lock_directory(path: Path) -> int:
     while True:
         lock = locks.open_lock(path / _LOCK)
         if not locks.acquire_for_life(lock, timeout_s=_LOCK_S):
@@ -296,8 +296,8 @@ def _lock(path: Path) -> int:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _settle(path: Path, owner: Owner) -> None:
-    before = _owner(path)
+def _claim_for(path: Path, owner: Owner) -> None:
+    before = _read_owner(path)
     if before is not None and before != owner and before.exists():
         raise MapDirError(
             f"the map directory {path} holds the maps of the store in {text_to_path(before.data_dir or '')}: give each "
@@ -305,14 +305,14 @@ def _settle(path: Path, owner: Owner) -> None:
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
-    _empty(path)
+    _remove_content(path)
     temporary = path / (_OWNER + ".new")
     temporary.unlink(missing_ok=True)  # it may be a link
     temporary.write_bytes(msgspec.json.encode(owner))
     temporary.rename(path / _OWNER)
 
 
-def _empty(path: Path) -> None:
+def _remove_content(path: Path) -> None:
     """Remove what is ours but the lock, the owner last: a directory is known by it for as long as there is anything
     else. What is not ours stays, and the directory that it is in."""
     for entry in path.iterdir():
@@ -326,7 +326,7 @@ def _empty(path: Path) -> None:
 
 
 def _remove_directory(path: Path) -> None:
-    ours = _within(path.name)
+    ours = _names_within(path.name)
     for file in path.iterdir():
         if ours.fullmatch(file.name) and not (file.is_dir() and not file.is_symlink()):
             file.unlink()
@@ -337,9 +337,9 @@ def _remove_directory(path: Path) -> None:
             raise
 
 
-def _remove(path: Path) -> None:
+def _remove_map_dir(path: Path) -> None:
     """Remove a map directory. Raises `OSError`."""
-    _empty(path)
+    _remove_content(path)
     (path / _LOCK).unlink(missing_ok=True)
     path.rmdir()
 
@@ -347,12 +347,12 @@ def _remove(path: Path) -> None:
 def _give_up(path: Path, owner: Owner) -> None:
     """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
     with contextlib.suppress(OSError, MapDirError):
-        found = _owner(path)
-        if (found is None or found.store == owner.store) and not _strangers(path):
-            _remove(path)
+        found = _read_owner(path)
+        if (found is None or found.store == owner.store) and not _foreign_names(path):
+            _remove_map_dir(path)
 
 
-def _owner(path: Path) -> Owner | None:
+def _read_owner(path: Path) -> Owner | None:
     """Whose the map directory `path` is; None: it does not say, or is not there.
 
     Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
@@ -376,14 +376,18 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
     freed = 0
     for path in _own_directories(shm):
         with contextlib.suppress(OSError, MapDirError):  # it is being removed by another server, or of another version
-            owner = _owner(path)
+            owner = _read_owner(path)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
                 continue  # without an owner, it was being removed by somebody who was killed, or is being made
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                if locks.try_acquire_for_life(lock) and _owner(path) == owner and not _strangers(path, reserved=True):
-                    taken = _taken(path, "shard-*/data.mdb") + _taken(path, "shard-*.ballast")
-                    _remove(path)
+                if (
+                    locks.try_acquire_for_life(lock)
+                    and _read_owner(path) == owner
+                    and not _foreign_names(path, reserved=True)
+                ):
+                    taken = _bytes_of(path, "shard-*/data.mdb") + _bytes_of(path, "shard-*.ballast")
+                    _remove_map_dir(path)
                     freed += taken
             finally:
                 os.close(lock)

@@ -86,7 +86,7 @@ class MapOwner:
 
     def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
         """`apply` for one record whose events are at hand."""
-        return self._apply([(record, events)], None, previous)
+        return self._apply_groups([(record, events)], None, previous)
 
     def apply(
         self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
@@ -101,9 +101,9 @@ class MapOwner:
         otherwise, `ProtocolError` if a record cannot be read.
         """
         groups = [(record, decode_events(record.payload) if record.events else ()) for record in records]
-        return self._apply(groups, floors, previous)
+        return self._apply_groups(groups, floors, previous)
 
-    def _apply(
+    def _apply_groups(
         self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
     ) -> dict[int, Old]:
         lsn, revision = self._applied

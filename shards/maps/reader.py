@@ -56,7 +56,7 @@ class MapReader:
         Raises `Unavailable` if the shard has no map at the moment.
         """
         if self._words[self._generation_at] != self._generation:
-            self._reopen()
+            self._open_generation()
         txn = self._begin(self._data, None, False, True)
         record = txn.get(key)
         item = None if record is None else parse_record(record)
@@ -67,7 +67,7 @@ class MapReader:
 
     def describe(self, key: bytes, now: Now) -> Item | None:
         """`get` without the value: however large it is, nothing of it is copied."""
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             record = txn.get(key)
             if record is None or not is_live(_unpack(record)[2], now):
                 return None
@@ -79,7 +79,7 @@ class MapReader:
         For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
         """
         if self._words[self._generation_at] != self._generation:
-            self._reopen()
+            self._open_generation()
         txn = self._begin(self._data, None, False, False)
         record: bytes | None = txn.get(key)
         txn.abort()
@@ -103,7 +103,7 @@ class MapReader:
         page ends the listing. `expired`: expired keys, too. Raises `Unavailable`.
         """
         found: list[tuple[bytes, Item]] = []
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             applied = read_applied(txn, self._meta)
             for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit or max_bytes <= 0:
@@ -119,7 +119,7 @@ class MapReader:
     ) -> tuple[tuple[int, int], Item | None]:
         """`get`, or `describe` unless `values`, and what was applied (LSN, revision) to the very state it shows.
         `expired`: also what has expired."""
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             applied = read_applied(txn, self._meta)
             record = txn.get(key)
             if record is None or not (expired or is_live(_unpack(record)[2], now)):
@@ -130,7 +130,7 @@ class MapReader:
         """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
         there are no more. Raises `Unavailable`."""
         found: list[bytes] = []
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             for key, record in scan(txn, self._data, prefix, after):
                 if len(found) >= limit:
                     break
@@ -147,7 +147,7 @@ class MapReader:
         Raises `Unavailable`.
         """
         count = 0
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             for key, record in scan(txn, self._data, prefix, after):
                 if before is not None and key >= before:
                     break
@@ -164,12 +164,12 @@ class MapReader:
 
         Raises `Unavailable`.
         """
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             yield MapCursor(txn, self._data, now, values)
 
     def applied(self) -> tuple[int, int]:
         """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
-        with self._transaction() as txn:
+        with self._begin_transaction() as txn:
             return read_applied(txn, self._meta)
 
     def close(self) -> None:
@@ -178,12 +178,12 @@ class MapReader:
             self._env.close()
         self._env, self._generation = None, -1
 
-    def _transaction(self) -> lmdb.Transaction[memoryview]:
+    def _begin_transaction(self) -> lmdb.Transaction[memoryview]:
         if self._words[self._generation_at] != self._generation:
-            self._reopen()
+            self._open_generation()
         return self._begin(self._data, None, False, True)
 
-    def _reopen(self) -> None:
+    def _open_generation(self) -> None:
         self.close()
         generation = self._row.load_before_file(ShardRow.map_generation)
         if generation == 0:

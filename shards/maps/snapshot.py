@@ -75,24 +75,24 @@ class Snapshot:
         """Copy one file. Raises `SnapshotError`, and `MapFull` if there is no room for it."""
         fd = DISK.create(target)
         try:
-            with self._opened(file) as source:
+            with self._open_file(file) as source:
                 if file.size:
                     os.posix_fallocate(fd, 0, file.size)
-                self._verify(file, source, lambda chunk: _write(fd, chunk, target))
+                self._check_content(file, source, lambda chunk: _write_chunk(fd, chunk, target))
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
             raise MapFull(f"there is no room for {target}: {file.size} bytes are needed") from None
         finally:
             os.close(fd)
-        self._identify(file, target)
+        self._check_identity(file, target)
 
     def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
         """Keys and records of one file as far as they are in `slots`, some MiB at a time. Raises `SnapshotError`."""
         path = self._directory / file.name
-        with self._opened(file) as source:
-            self._verify(file, source, lambda _: None)
-        self._identify(file, path)
+        with self._open_file(file) as source:
+            self._check_content(file, source, lambda _: None)
+        self._check_identity(file, path)
         with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
             rows: list[tuple[bytes, bytes]] = []
             size = 0
@@ -108,7 +108,7 @@ class Snapshot:
             yield rows
 
     @contextlib.contextmanager
-    def _opened(self, file: SnapshotFile) -> Iterator[BinaryIO]:
+    def _open_file(self, file: SnapshotFile) -> Iterator[BinaryIO]:
         """A file, which has the size that the manifest says."""
         path = self._directory / file.name
         try:
@@ -126,7 +126,7 @@ class Snapshot:
                 )
             yield source
 
-    def _verify(self, file: SnapshotFile, source: BinaryIO, sink: Callable[[bytes], object]) -> None:
+    def _check_content(self, file: SnapshotFile, source: BinaryIO, sink: Callable[[bytes], object]) -> None:
         """Read a file, pass it on to `sink`, compare its checksum."""
         path = self._directory / file.name
         digest = new_digest(self._manifest.secret)
@@ -139,7 +139,7 @@ class Snapshot:
                 f"manifest says {file.checksum}"
             )
 
-    def _identify(self, file: SnapshotFile, path: Path) -> None:
+    def _check_identity(self, file: SnapshotFile, path: Path) -> None:
         """See that the file at `path` is the one that the manifest means."""
         identity, applied = self._look(path, subdir=False)
         wanted = (self._manifest.store, file.shard, file.shards)
@@ -153,7 +153,7 @@ class Snapshot:
             raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
 
 
-def _write(fd: int, chunk: bytes, path: Path) -> None:
+def _write_chunk(fd: int, chunk: bytes, path: Path) -> None:
     if os.write(fd, chunk) != len(chunk):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -183,7 +183,7 @@ def take_snapshot(board: Board) -> Manifest:
     if facts.in_memory:
         raise SnapshotError("a store in memory has no snapshots")
     data_dir = Path(facts.data_dir)
-    with _alone(Path(facts.lock_dir) / "snapshot"):
+    with _hold_snapshot_lock(Path(facts.lock_dir) / "snapshot"):
         before = Manifest.load(data_dir)
         if before.store != facts.store:
             raise SnapshotError(f"{data_dir} holds another store than the one that runs")
@@ -193,7 +193,7 @@ def take_snapshot(board: Board) -> Manifest:
         directory = data_dir / SNAPSHOTS / name
         directory.mkdir(mode=0o700, parents=True)
         try:
-            files = [_copy(board, shard, directory) for shard in range(facts.shards)]
+            files = [_copy_map(board, shard, directory) for shard in range(facts.shards)]
             now = board.now()
             end_lsn, end_revision = _make_durable(board, directory)
         except BaseException:
@@ -215,7 +215,7 @@ def take_snapshot(board: Board) -> Manifest:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _hold_snapshot_lock(lock: Path) -> Iterator[None]:
     """Hold the lock for life of whoever takes a snapshot."""
     fd = locks.open_lock(lock)
     try:
@@ -235,7 +235,7 @@ def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
+def _copy_map(board: Board, shard: int, directory: Path) -> SnapshotFile:
     facts = board.facts
     generation = board.shards[shard].load_before_file(ShardRow.map_generation)
     if generation == 0:

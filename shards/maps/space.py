@@ -51,10 +51,10 @@ def _file_system(major: int, minor: int) -> str:
 
 def available_memory() -> int:
     """Bytes of memory that can be taken before the kernel kills: of the machine, and of the control groups above."""
-    return min([_meminfo(Path("/proc/meminfo").read_text()), *_group_rooms()])
+    return min([_parse_meminfo(Path("/proc/meminfo").read_text()), *_group_rooms()])
 
 
-def _meminfo(text: str) -> int:
+def _parse_meminfo(text: str) -> int:
     for line in text.splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
@@ -84,7 +84,7 @@ def group_room(limit: int, current: int, stat: str) -> int:
     return max(limit - current + cache, 0)
 
 
-def _fits(path: Path, size: int) -> bool:
+def _has_room_for(path: Path, size: int) -> bool:
     """Whether there is room for a file at `path` to have `size` bytes. To be asked before they are taken: taking memory
     that is not there calls the kernel's killer."""
     there = path.stat().st_blocks * 512 if path.exists() else 0
@@ -103,7 +103,7 @@ class Ballast:
 
     def restore(self) -> bool:
         """Take the room again if it can be had; whether it is taken. Raises `OSError` as at first."""
-        if not self.there and _fits(self.path, self._size):
+        if not self.there and _has_room_for(self.path, self._size):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size)
@@ -138,7 +138,7 @@ class Reserve:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         size = max(path.stat().st_size, GROWTH_BYTES)
         try:
-            if not (_fits(path, size) and self._take(size)):
+            if not (_has_room_for(path, size) and self._allocate(size)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
             os.close(self._fd)
@@ -147,9 +147,9 @@ class Reserve:
     def grow(self, least: int = GROWTH_BYTES) -> bool:
         """Make the file larger, by `least` bytes or an eighth, or by what there still is; False if there is nothing."""
         room = min(free_bytes(self._path), growth_left(self.size)) >> 16 << 16
-        return room > 0 and self._take(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
+        return room > 0 and self._allocate(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
 
-    def _take(self, size: int) -> bool:
+    def _allocate(self, size: int) -> bool:
         """Have all of `size` bytes on the file system, which was asked for room."""
         try:
             os.posix_fallocate(self._fd, 0, size)

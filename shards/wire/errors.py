@@ -317,11 +317,11 @@ class ProtocolError(KVError):
     hint = "All processes of a store must run the same version."
 
 
-def _family(cls: type[KVError]) -> list[type[KVError]]:
-    return [cls, *(c for sub in cls.__subclasses__() for c in _family(sub))]
+def _class_and_descendants(cls: type[KVError]) -> list[type[KVError]]:
+    return [cls, *(c for sub in cls.__subclasses__() for c in _class_and_descendants(sub))]
 
 
-ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _family(KVError)}
+ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _class_and_descendants(KVError)}
 """Every error class by its code."""
 
 

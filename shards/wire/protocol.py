@@ -449,10 +449,10 @@ def changes(events: Sequence[Event], first_revision: int) -> Iterator[tuple[int,
     """Each change with its revision, atomic batches flattened."""
     if Atomic not in map(type, events):
         return enumerate(cast("Sequence[Change]", events), first_revision)
-    return _flattened(events, first_revision)
+    return _flatten_changes(events, first_revision)
 
 
-def _flattened(events: Sequence[Event], revision: int) -> Iterator[tuple[int, Change]]:
+def _flatten_changes(events: Sequence[Event], revision: int) -> Iterator[tuple[int, Change]]:
     for event in events:
         for change in event.changes if isinstance(event, Atomic) else (event,):
             yield revision, change

@@ -319,14 +319,14 @@ def test_the_number_of_shards_is_free(tmp_path: Path, counts: tuple[int, ...]) -
 def test_files_of_a_snapshot_may_be_ahead_of_each_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written between two copies is in the later one and must not be applied to its keys again."""
     some_writes(run, random.Random(8), 30)
-    copy = snapshot._copy
+    copy = snapshot._copy_map
 
     def copy_beside_writes(board: object, shard: int, directory: Path) -> object:
         some_writes(run.open(), random.Random(shard), 20)
         run.close_maps()
         return copy(board, shard, directory)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(snapshot, "_copy", copy_beside_writes)
+    monkeypatch.setattr(snapshot, "_copy_map", copy_beside_writes)
     manifest = run.snapshot()
     assert manifest.replay_lsn < manifest.files[0].lsn < manifest.files[1].lsn
     run.next(shards=3).open().check()

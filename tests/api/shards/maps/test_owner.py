@@ -461,11 +461,11 @@ def test_a_killed_writer_leaves_its_last_commit(place: Path) -> None:
 def hold_reader(connection: Connection, board_path: Path) -> None:
     """A reader that keeps a transaction until it is told to end it, then one that dies in another."""
     reader = MapReader(Board.open(board_path), 0)
-    transaction = reader._transaction()
+    transaction = reader._begin_transaction()
     connection.send("pinned")
     connection.recv()
     transaction.abort()
-    transaction = reader._transaction()
+    transaction = reader._begin_transaction()
     connection.send("pinned again")
     connection.recv()
 

@@ -50,7 +50,7 @@ class TestNoRoom:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(LogAppender, "_write", fail)
+            patch.setattr(LogAppender, "_write_parts", fail)
             [reply] = asking.ask(Put(b"a", b"1"))
         assert isinstance(reply, Failed)
         assert (reply.code, os.strerror(number) in reply.detail) == (code, True)
