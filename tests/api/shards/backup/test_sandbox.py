@@ -27,7 +27,7 @@ from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps.layout import map_path, read_meta
 from shards.maps.snapshot import new_digest
 from tests.api.maps import Run, first_run, put
-from tests.api.shards.backup.test_take import log_file, quiet, snapshot_file
+from tests.api.shards.backup.tools import log_file, quiet, snapshot_file
 
 PAGE = 4096
 NAMES = ["../../../authorized_keys", "/tmp/kvserver-crafted/x", "0000000000000000-00000000/../../../x", "..", "x\0y"]

@@ -297,7 +297,7 @@ def test_an_owner_that_cannot_be_read_is_not_taken_for_none(
     def fail(path: Path, most: int) -> bytes:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
 
-    monkeypatch.setattr(mapdir, "read", fail)
+    monkeypatch.setattr(mapdir, "read_regular", fail)
     with pytest.raises(MapDirError, match="Too many open files"):
         choose_map_dir(wanted, data, STORE)
     assert (wanted / "shard-0.1").exists()

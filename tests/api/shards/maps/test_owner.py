@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,56 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.host.board import Board
-from shards.maps.layout import Identity, MapError, map_path, read_meta
+from shards.maps.layout import MapError, read_meta
 from shards.maps.owner import NOT_MINE, MapOwner
-from shards.maps.reader import MapReader
 from shards.wire.clock import BEGINNING
-from shards.wire.errors import Unavailable
 from shards.wire.keys import SLOTS, slot_of
 from shards.wire.protocol import Atomic, DeleteEvent, Event, PrefixMarked, TouchEvent
 from tests import effort
-from tests.api.maps import Oracle, Run, delete, first_run, keys_of, process, put, record_of
+from tests.api.maps import Oracle, delete, keys_of, process, put, record_of
+from tests.api.shards.maps.tools import IDENTITY, apply
 from tests.times import at
-
-IDENTITY = Identity(format=1, store="s", epoch="e", boot_id="b", shard=0, shards=1)
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A directory in memory."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture(params=["tmp_path", "memory"])
-def place(request: pytest.FixtureRequest) -> Path:
-    """Where maps are: in memory they are written in another way."""
-    where: Path = request.getfixturevalue(request.param)
-    return where
-
-
-@pytest.fixture
-def map(place: Path) -> Iterator[MapOwner]:
-    path = place / "shard-0.1"
-    path.mkdir()
-    opened = MapOwner(path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def run(place: Path) -> Iterator[Run]:
-    first = first_run(place, shards=1).open()
-    yield first
-    first.close_maps()
-
-
-def apply(
-    map: MapOwner, *events: Event, revision: int, time_ms: int = 1000, previous: tuple[int, ...] = ()
-) -> dict[int, tuple[bytes, str, int]]:
-    return map.apply_changes(events, record_of(events, revision, revision * 1000, time_ms), previous)
-
 
 # What events do
 
@@ -199,18 +155,6 @@ def test_check_finds_keys_of_another_shard(map: MapOwner) -> None:
         map.check(2, 0)
 
 
-def test_what_is_deleted_is_room_again(map: MapOwner) -> None:
-    values = [put(b"%d" % i, bytes(100_000)) for i in range(50)]
-    apply(map, *values, revision=1)
-    size, inside = map.storage.size_bytes(), map.storage.spare_bytes()
-    assert size > 5_000_000
-    apply(map, *[delete(event.key) for event in values], revision=51)
-    assert map.storage.spare_bytes() - inside > 4_900_000
-    assert map.storage.free_bytes() > map.storage.spare_bytes()
-    apply(map, *[delete(event.key) for event in values], revision=101)
-    assert map.storage.size_bytes() < size + 500_000
-
-
 def test_advance_moves_what_is_applied_forward_only(map: MapOwner) -> None:
     map.identify(IDENTITY, 500, 5)
     map.advance(400, 4)
@@ -218,58 +162,6 @@ def test_advance_moves_what_is_applied_forward_only(map: MapOwner) -> None:
     map.advance(600, 9)
     map.close()
     assert read_meta(map.path) == (IDENTITY, (600, 9))
-
-
-def test_a_map_can_be_opened_with_little_address_space(tmp_path: Path) -> None:
-    program = (
-        "import resource, sys, pathlib; from shards.maps.owner import MapOwner; "
-        "resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)); "
-        "print(MapOwner(pathlib.Path(sys.argv[1]))._env.info()['map_size'] >> 30)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout == "8\n"
-
-
-def test_all_bytes_of_a_map_in_memory_are_there(memory: Path) -> None:
-    """What the file system may have no room for is never touched by way of the mapping."""
-    map, data = MapOwner(memory), memory / "data.mdb"
-    sizes = set()
-    for revision, length in enumerate((10, 5_000_000, 100, 32 << 20, *range(0, 2_000_000, 100_000)), 1):
-        apply(map, put(b"%d" % revision, bytes(length)), revision=revision)
-        status = data.stat()
-        sizes.add(status.st_size)
-        assert status.st_blocks * 512 >= status.st_size >= map.storage.size_bytes()
-        assert map._env.info()["map_size"] == status.st_size
-    assert len(sizes) > 3, "it grows in steps"
-    map.check(1, 0)
-    map.close()
-    assert data.stat().st_size < 90 << 20
-    again = MapOwner(memory)
-    assert again._env.info()["map_size"] == data.stat().st_size
-    again.close()
-
-
-def test_a_map_in_memory_takes_holes_over(memory: Path) -> None:
-    map, data = MapOwner(memory), memory / "data.mdb"
-    apply(map, put(b"k", bytes(100_000)), revision=1)
-    map.close()
-    os.truncate(data, 8 << 20)
-    map = MapOwner(memory)
-    assert data.stat().st_blocks * 512 >= 8 << 20
-    map.close()
-
-
-def test_a_map_in_memory_opens_without_room_to_grow(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.maps.space.free_bytes", lambda _: 0)
-    map = MapOwner(memory)  # written by system calls
-    apply(map, put(b"k", b"v"), revision=1)
-    map.close()
-    monkeypatch.undo()
-    map = MapOwner(memory)
-    item = map.get(b"k", BEGINNING)
-    assert item is not None
-    assert item.value == b"v"
-    map.close()
 
 
 def test_a_map_that_is_cut_is_refused(map: MapOwner) -> None:
@@ -286,147 +178,6 @@ def test_a_map_that_is_cut_is_refused(map: MapOwner) -> None:
 
 
 # Readers. LMDB opens an environment once per process, so either the owner has closed or the reader is another process.
-
-
-def test_readers_see_what_was_applied(run: Run) -> None:
-    expires_ms = run.board.now_ms() + 60_000
-    run.write(put(b"k", b"value", "text/plain", expires_ms), put(b"empty", b""), put(b"\xc3\xa4" * 255, b"long"))
-    run.close_maps()
-    reader, now = MapReader(run.board, 0), run.board.now()
-    assert reader.get(b"k", now) == run.oracle.items[b"k"]
-    assert reader.get(b"k", at(expires_ms - 1)) is not None
-    assert reader.get(b"k", at(expires_ms)) is None
-    assert reader.get(b"empty", now) == run.oracle.items[b"empty"]
-    assert reader.get(b"\xc3\xa4" * 255, now) is not None
-    assert reader.get(b"absent", now) is None
-    for key in (b"k", b"empty", b"\xc3\xa4" * 255):
-        item = reader.get(key, now)
-        assert item is not None
-        assert reader.describe(key, now) == item._replace(value=b"")
-    assert reader.describe(b"k", at(expires_ms - 1)) is not None
-    assert reader.describe(b"k", at(expires_ms)) is reader.describe(b"absent", now) is None
-    assert reader.applied()[1] == 3
-    reader.close()
-    assert reader.get(b"empty", now) is not None
-    reader.close()
-
-
-def test_the_largest_value(run: Run) -> None:
-    value = os.urandom(32 << 20)
-    map = run.maps[0]
-    apply(map, put(b"k", value, "a/b"), revision=1)
-    assert apply(map, put(b"k", b""), revision=2, previous=(2,)) == {2: (value, "a/b", 1)}
-    apply(map, put(b"k", value, "a/b"), revision=3)
-    run.close_maps()
-    reader = MapReader(run.board, 0)
-    item = reader.get(b"k", BEGINNING)
-    assert item is not None
-    assert item.value == value
-    reader.close()
-
-
-def test_pages_and_keys(run: Run) -> None:
-    now = run.board.now()
-    live = sorted([b"a", b"a/", b"a/b", b"a0", b"a/" + b"x" * 509, b"b", b"\xf4\x8f\xbf\xbf"])
-    run.write(*[put(key, bytes(100)) for key in live], put(b"a/gone", b"v", "", now.wall_ms + 5), now_ms=now.wall_ms)
-    run.close_maps()
-    reader, now = MapReader(run.board, 0), at(now.wall_ms + 5)
-    for prefix in (b"", b"a", b"a/", b"a/" + b"x" * 509, b"b", b"c", b"\xff"):
-        wanted = [key for key in live if key.startswith(prefix)]
-        assert reader.keys(prefix, None, 100, now) == wanted
-        for after in (*live, b"", b"0", b"a/a", b"a/gone", b"zz", b"\xff"):
-            rest = [key for key in wanted if key > after]
-            assert reader.keys(prefix, after, 2, now) == rest[:2]
-            assert [key for key, _ in reader.read_page(prefix, after, 3, now)[1]] == rest[:3]
-    for key, item in reader.read_page(b"", None, 100, now)[1]:
-        assert item == run.oracle.items[key]._replace(value=b"")
-    applied, page = reader.read_page(b"", None, 100, now, values=True, max_bytes=350)
-    assert page == [(key, run.oracle.items[key]) for key in live[:4]]
-    assert applied[1] == len(live) + 1
-    assert len(reader.read_page(b"", None, 100, now, values=True, max_bytes=1)[1]) == 1
-    assert reader.read_page(b"", None, 0, now)[1] == []
-    assert reader.keys(b"", None, 0, now) == []
-    reader.close()
-
-
-def test_readers_follow_the_generation(run: Run) -> None:
-    row = run.board.shards[0]
-    run.write(put(b"k", b"old"))
-    run.close_maps()
-    reader = MapReader(run.board, 0)
-    first = row.map_generation
-    second = map_path(run.store.map_dir, 0, 0xABC)
-    second.mkdir()
-    map = MapOwner(second)
-    map.apply([record_of([put(b"k", b"new")])])
-    map.close()
-
-    def value() -> bytes:
-        item = reader.get(b"k", BEGINNING)
-        assert item is not None
-        return item.value
-
-    assert value() == b"old"
-    row.map_generation = 0xABC
-    assert value() == b"new"
-    for missing in (0, 0xDEF):
-        row.map_generation = missing
-        for read in (
-            lambda: reader.get(b"k", BEGINNING),
-            lambda: reader.keys(b"", None, 1, BEGINNING),
-            reader.applied,
-        ) * 2:
-            with pytest.raises(Unavailable):
-                read()
-    row.map_generation = first
-    assert reader.keys(b"", None, 1, BEGINNING) == [b"k"]
-    assert value() == b"old"
-    reader.close()
-
-
-def read_lengths(connection: Connection, board_path: Path) -> None:
-    """A reader process: answers each key with the length of its value."""
-    reader = MapReader(Board.open(board_path), 0)
-    while key := connection.recv():
-        item = reader.get(key, BEGINNING)
-        connection.send(None if item is None else len(item.value))
-
-
-def test_readers_follow_a_map_that_grows(run: Run) -> None:
-    with process(read_lengths, run.board.path) as (_, connection):
-        for n, length in enumerate((1, 3_000_000, 32 << 20, 5, 20 << 20)):
-            run.write(put(b"key-%d" % n, bytes(length)))
-            connection.send(b"key-%d" % n)
-            assert connection.recv() == length
-        connection.send(b"")
-
-
-def read_pairs(connection: Connection, board_path: Path) -> None:
-    """A reader process: counts how often it saw two keys of one group, until both say that it is over."""
-    reader = MapReader(Board.open(board_path), 0)
-    connection.send("reading")
-    seen: set[bytes] = set()
-    last = b""
-    while last != b"end":
-        _, pairs = reader.read_page(b"pair", None, 2, BEGINNING, values=True)
-        values = {item.value for _, item in pairs}
-        assert len(values) == 1, f"half a group: {values}"
-        seen |= values
-        item = reader.get(b"pair2", BEGINNING)
-        assert item is not None
-        last = item.value
-    connection.send(len(seen))
-
-
-def test_a_group_is_visible_as_a_whole(run: Run) -> None:
-    run.write(put(b"pair1", b"0"), put(b"pair2", b"0"))
-    with process(read_pairs, run.board.path) as (_, connection):
-        assert connection.recv() == "reading"
-        for n in range(500):
-            value = b"%d" % n
-            run.write(put(b"pair1", value), put(b"between", bytes(5000)), put(b"pair2", value))
-        run.write(put(b"pair1", b"end"), put(b"pair2", b"end"))
-        assert connection.recv() > 1
 
 
 def write_for_ever(connection: Connection, path: Path) -> None:
@@ -456,47 +207,3 @@ def test_a_killed_writer_leaves_its_last_commit(place: Path) -> None:
         assert sorted(item.revision for item in found if item) == list(range(applied - 9, applied + 1))
         map.close()
         before = applied // 10
-
-
-def hold_reader(connection: Connection, board_path: Path) -> None:
-    """A reader that keeps a transaction until it is told to end it, then one that dies in another."""
-    reader = MapReader(Board.open(board_path), 0)
-    transaction = reader._begin_transaction()
-    connection.send("pinned")
-    connection.recv()
-    transaction.abort()
-    transaction = reader._begin_transaction()
-    connection.send("pinned again")
-    connection.recv()
-
-
-def test_a_pinned_reader_is_found_and_a_dead_one_forgotten(run: Run) -> None:
-    map = run.maps[0]
-    run.write(put(b"k"))
-    with process(hold_reader, run.board.path) as (child, connection):
-        assert connection.recv() == "pinned"
-        assert map.storage.pinning_readers(100.0) == []
-        for n in range(20):
-            run.write(put(b"k", bytes(50_000 + n)))
-        assert map.storage.pinning_readers(101.9) == []
-        assert map.storage.pinning_readers(102.0) == [(child.pid, 2.0)]
-        connection.send("go on")
-        assert connection.recv() == "pinned again"
-        run.write(put(b"k", bytes(50_000)))
-        assert map.storage.pinning_readers(105.0) == []
-        assert map.storage.reader_check() == 0
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        assert map.storage.reader_check() > 0
-        assert map.storage.pinning_readers(200.0) == []
-
-
-def test_a_full_file_system(tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=64m,mode=700 tmpfs {tmp_path}"
-    command = f"{mount} && exec {sys.executable} -m tests.api.full_map {tmp_path}"
-    can = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True)
-    if can.returncode:
-        pytest.skip(f"no file system can be mounted here: {can.stderr!r}")
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "all is well"

@@ -19,7 +19,7 @@ from shards.host.board import Board
 from shards.host.settings import ProcessSettings, to_environ
 from shards.log.appender import LogAppender
 from shards.log.files import LogBroken
-from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, NoManifest
+from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError
 from shards.maps import snapshot
 from shards.maps.build import open_map
 from shards.maps.layout import read_meta
@@ -274,42 +274,3 @@ def test_one_that_makes_a_map_grow_ends(tmp_path: Path) -> None:
         child.join(20)
         assert child.exitcode == 1
     assert not directory.exists()
-
-
-def test_manifests(tmp_path: Path) -> None:
-    with pytest.raises(NoManifest, match=str(tmp_path)):
-        Manifest.load(tmp_path)
-    manifest = Manifest.create(tmp_path)
-    assert manifest.inode == tmp_path.stat().st_ino
-    assert manifest.store != Manifest.create(tmp_path).store
-    manifest.save(tmp_path)
-    assert Manifest.load(tmp_path) == manifest
-    path = tmp_path / "manifest"
-    assert path.stat().st_mode & 0o777 == 0o600
-    text = path.read_text()
-    for bad, says in (
-        (text[:-9], "damaged"),
-        (text.replace('"format": 2', '"format": 3'), "has format 3, this program knows up to 2"),
-        (text.replace('"store"', '"shop"'), "damaged"),
-    ):
-        path.write_text(bad)
-        with pytest.raises(ManifestError, match=says):
-            Manifest.load(tmp_path)
-
-
-def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
-    manifest = msgspec.structs.replace(Manifest.create(tmp_path), end_lsn=200_000, end_revision=123_456)
-    manifest.save(tmp_path)
-    path = tmp_path / "manifest"
-    text = path.read_bytes()
-    digits = [at for at in range(len(text)) if text[at : at + 1].isdigit()]
-    for at in digits:
-        other = b"7" if text[at : at + 1] != b"7" else b"6"
-        path.write_bytes(text[:at] + other + text[at + 1 :])
-        with pytest.raises(ManifestError, match=r"damaged .*checksum.* restore|has format|damaged .*restore"):
-            Manifest.load(tmp_path)
-    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(manifest)))
-    with pytest.raises(ManifestError, match="checksum"):
-        Manifest.load(tmp_path)
-    path.write_bytes(msgspec.json.format(text, indent=8))
-    assert Manifest.load(tmp_path) == manifest

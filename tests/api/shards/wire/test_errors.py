@@ -115,7 +115,7 @@ def test_a_segment_that_cannot_be_read_is_not_told_as_damaged(
     def fail(path: Path, _: int) -> bytes:
         raise failing(number, path)
 
-    monkeypatch.setattr(check, "read", fail)
+    monkeypatch.setattr(check, "read_regular", fail)
     with pytest.raises(OSError, match=f"{os.strerror(number)}.*{segment_name(0)}"):
         check_log(run.store.log_dir, Manifest.load(run.store.data_dir), run.board.history()[0])
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,82 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, Facts, ProcessRow, ShardRow
+from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, ProcessRow
 from shards.host.board_words import LOG_AT
 from shards.wire.clock import Now
 from tests.system.harness import wait_for
-
-FACTS = Facts(
-    version="1",
-    store="s",
-    epoch="e",
-    boot_id="b",
-    secret=7,
-    shards=3,
-    sync="always",
-    in_memory=False,
-    data_dir="/d",
-    lock_dir="/d/locks",
-    log_dir="/d/log",
-    map_dir="/m",
-    max_value=10,
-    clock_offset_ms=5,
-    supervisor_pid=1,
-    started_ms=2,
-)
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    made = Board.create(tmp_path / "board", FACTS)
-    made.install()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def opened(board: Board) -> Iterator[Callable[[], Board]]:
-    """Opens the board once more, as another process would."""
-    others: list[Board] = []
-
-    def open_() -> Board:
-        others.append(Board.open(board.path))
-        return others[-1]
-
-    yield open_
-    for other in others:
-        other.close()
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from shards.host.board import *
-board = Board.open(Path(sys.argv[1]))
-{code}
-print("done", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def in_another_process(board: Board, code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs `code` on the board and then waits; killed at the end, after it was done."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(code=code), str(board.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[4],
-    )
-    try:
-        yield process
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-
+from tests.unit.shards.host.tools import FACTS, in_another_process
 
 # Finding it.
 
@@ -251,64 +176,6 @@ def test_the_watermark_never_passes_what_a_writer_has_open(board: Board) -> None
 
 
 # Figures.
-
-
-def figures(value: int) -> dict[str, int]:
-    return dict.fromkeys(ShardRow.FIGURES, value)
-
-
-def test_figures_are_shown_as_published(board: Board, opened: Callable[[], Board]) -> None:
-    row = opened().shards[0]
-    assert row.read_figures() == figures(0)
-    board.shards[0].publish_figures(figures(5))
-    assert row.read_figures() == figures(5)
-
-
-def test_a_writer_that_died_inside_hides_nothing_and_mends_itself(board: Board, opened: Callable[[], Board]) -> None:
-    board.shards[0].publish_figures(figures(5))
-    row = opened().shards[0]
-    assert row.read_figures() == figures(5)
-    at = row.base + row._FIGURES_AT
-    board.words[at] |= 1  # begun ...
-    board.words[at + 1] = 99  # ... and killed
-    assert row.read_figures() == figures(5)
-    board.shards[0].publish_figures(figures(6))  # its successor
-    assert row.read_figures() == figures(6)
-
-
-def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: Board) -> None:
-    code = "row = board.shards[0]; board.try_claim(row); row.publish_figures(dict.fromkeys(row.FIGURES, 5))"
-    with in_another_process(board, code):
-        pass
-    row = board.shards[0]
-    row.words[row.base + row._FIGURES_AT] |= 1  # it died while it published
-    assert board.try_claim(row)
-    assert row.starts == 2
-    row.publish_figures(figures(1))
-    assert row.read_figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
-    assert row.FIGURES[: len(row.COUNTERS)] == row.COUNTERS
-
-
-def test_rows_that_were_used_are_known(board: Board) -> None:
-    with in_another_process(
-        board, "row = board.workers.claim_row()[1]; row.publish_figures(dict.fromkeys(row.FIGURES, 3))"
-    ):
-        pass
-    assert [i for i, _ in board.workers.used_rows()] == [0]
-    assert board.workers.living_rows() == []
-    _, row = board.workers.claim_row()
-    assert set(row.read_figures().values()) == {3}, "before it shows any of its own"
-
-
-def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
-    code = "for i in range(1, 50_001): board.shards[0].publish_figures(dict.fromkeys(ShardRow.FIGURES, i))"
-    with in_another_process(board, code):
-        last = 0
-        while last < 50_000:
-            values = set(board.shards[0].read_figures().values())
-            assert len(values) == 1
-            assert min(values) >= last
-            last = values.pop()
 
 
 # Rows for life.
