@@ -71,7 +71,7 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
 
 
 def read(path: Path) -> bytes:
-    """What stands in the file `path`, which is no link. Raises `OSError`."""
+    """Read the file `path`, which must not be a link. Raises `OSError`."""
     return safe_files.read_regular(path, MOST_BYTES)
 
 
@@ -88,7 +88,7 @@ def decode(text: bytes, kind: type[T], formats: Collection[int]) -> T | int:
 
 
 def _compute_checksum(content: dict[str, Any]) -> str:
-    """Of the content, however it is spaced and ordered."""
+    """Compute the checksum of the content, however it is spaced and ordered."""
     return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
 
 

@@ -22,7 +22,7 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock on Linux: l_type, l_whence, l_
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the lock file `path`, no link, which is created (mode 0600) if missing and never unlinked.
+    """Open the lock file `path`, which must not be a link; create it (mode 0600) if missing. It is never unlinked.
 
     It belongs to the owner of its directory, also if root creates it, by a command beside a server of another user: the
     server could not open it otherwise.
@@ -35,7 +35,7 @@ def open_lock(path: Path) -> int:
 
 
 def _create_lock(path: Path) -> None:
-    """Create the lock file `path`, which appears with its owner. Raises `FileExistsError` if it is there."""
+    """Create the lock file `path`, which appears with its owner. Raises `FileExistsError` if it exists."""
     if os.geteuid() != 0:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return
@@ -60,7 +60,7 @@ def try_acquire_for_life(fd: int, byte: int = 0) -> bool:
 
 
 def acquire_for_life(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
-    """`try_acquire_for_life`, repeated for `timeout_s` seconds: a dying holder may take a moment to go."""
+    """Retry `try_acquire_for_life` for `timeout_s` seconds: a dying holder may take a moment to go."""
     give_up_at = time.monotonic() + timeout_s
     while not try_acquire_for_life(fd, byte):
         if time.monotonic() >= give_up_at:

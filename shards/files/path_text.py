@@ -8,7 +8,7 @@ _MARK = "\0"  # no path has it
 
 
 def path_to_text(path: str) -> str:
-    """`path`, as Python names it, as text of UTF-8; `text_to_path` turns it back. It is itself if it can be."""
+    """Encode `path`, as Python names it, as text that is UTF-8: itself if possible. `text_to_path` decodes it."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -17,5 +17,5 @@ def path_to_text(path: str) -> str:
 
 
 def text_to_path(text: str) -> str:
-    """The path that `text`, made by `path_to_text`, is about. Raises ValueError for what it cannot have made."""
+    """Decode a path that `path_to_text` encoded. Raises ValueError for any other text."""
     return os.fsdecode(bytes.fromhex(text.removeprefix(_MARK))) if text.startswith(_MARK) else text

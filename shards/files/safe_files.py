@@ -1,4 +1,4 @@
-"""Files as they are found: nothing that was planted is followed or waited for, and only files are replaced.
+"""Opens, creates and replaces files so that nothing that was planted is followed, waited for or destroyed.
 
 - What is read is a regular file, and no link. A FIFO would be waited for, a device has no end.
 - What is made is new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a link which lies in wait is not written through.
@@ -33,7 +33,7 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor to read the regular file `path`, opened without waiting. Raises `OSError`, for a link too."""
+    """Open the regular file `path` to read it, without waiting. Raises `OSError`, for a link too."""
     try:
         fd = os.open(path, os.O_RDONLY | _LOOK)
     except OSError as error:
@@ -48,7 +48,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """All of the regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
+    """Read the whole regular file `path`. Raises `OSError`, also if it has more than `most` bytes."""
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -62,14 +62,16 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def create(path: Path) -> int:
-    """A descriptor of the new, empty file `path` (mode 0600), in place of one that is there. Raises `OSError`."""
+    """Create the empty file `path` (mode 0600), in place of one that exists, and open it. Raises `OSError`."""
     path.unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def open_named(path: Path, care: Care) -> BinaryIO:
-    """What a person named, to be read: a file, or what is none, such as a pipe or /dev/stdin. Links on the way are
-    followed only where no other user can have made them. Raises `Planted`, `OSError`."""
+    """Open a path that a person named, to read it: a file, a pipe or /dev/stdin.
+
+    Links on the way are followed only where no other user can have made them. Raises `Planted`, `OSError`.
+    """
     real = resolve_path(path, care)
     number = _own_descriptor(real)
     follow = 0 if DESCRIPTOR.fullmatch(str(real)) else os.O_NOFOLLOW  # what is open is named by a link
@@ -106,7 +108,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise `OSError` if what stands at `path` is no regular file: to put a file in its place would destroy it."""
+    """Raise `OSError` if `path` is not a regular file: to replace it would destroy it."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
@@ -152,7 +154,7 @@ def writing_to(path: Path) -> Iterator[BinaryIO]:
 
 
 def _see_that_it_is_ours(path: Path) -> None:
-    """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it."""
+    """Raise `Planted` if another user made `path`, and so would read what is written to it."""
     status = path.lstat()
     if status.st_uid not in trusted_uids():
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
@@ -167,7 +169,7 @@ def _mode_of(path: Path) -> int | None:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that `path`, as `resolve_path` returns it, names; None: it names none."""
+    """Return the number of this process's descriptor that `path`, as `resolve_path` returns it, names; else None."""
     if not DESCRIPTOR.fullmatch(str(path)):
         return None
     _, _, process, *_, number = path.parts

@@ -1,4 +1,4 @@
-"""The way to a file that a person named: whether anybody but this user and root could have put something in its place.
+"""Walks the way to a file, and refuses what another user but root could have put there.
 
 A path is walked as the kernel does, component by component. Whoever may write a directory on the way can put another
 file, or a link, where the next one is; in a directory with the sticky bit, as /tmp, only where nothing is yet, or what
@@ -25,7 +25,7 @@ _MOST_LINKS: Final = 40  # as the kernel; path_resolution(7)
 
 
 class Care(IntEnum):
-    """What the file is for, and so what is refused on the way to it; each refuses also what those before it do."""
+    """What the file is for, and so what is refused on the way to it. Each level refuses what lower levels do, too."""
 
     READ = 1
     """Its content is looked at: links that another user may have made are refused."""
@@ -47,7 +47,7 @@ class Planted(PermissionError):
 
 
 def resolve_path(path: Path, care: Care) -> Path:
-    """The absolute path of what `path` names, with no link in it; what is not there may follow.
+    """Return the absolute path of `path`, with no link in it; missing components may follow.
 
     The name of an open descriptor (`DESCRIPTOR`) is returned as it is: what is open may have no other name.
     Raises `Planted`, and `OSError` where it leads nowhere; with `Care.RELY` if more than the last component is missing.
@@ -90,8 +90,10 @@ def resolve_path(path: Path, care: Care) -> Path:
 
 
 def require_private_directory(directory: Path, care: Care) -> None:
-    """Raise `Planted` if another user owns `directory` or everybody may write there, sticky or not: files are to be
-    made in it. Raises `OSError`."""
+    """Raise `Planted` if another user owns `directory`, or everybody may write there, sticky or not.
+
+    For a directory in which files are to be made. Raises `OSError`.
+    """
     if _look_at(directory, directory, care):
         raise Planted(directory, f"others can put files into {directory}: {_suggest_fix(directory, directory, care)}")
 
@@ -105,7 +107,7 @@ def _accept_or_refuse(found: Path, directory: Path, path: Path, refuse: bool) ->
 
 
 def _follow_link(link: Path, status: os.stat_result, path: Path, care: Care) -> Path:
-    """Where `link` leads. Raises `Planted` unless this user or root alone can have made it."""
+    """Return the target of `link`. Raises `Planted` unless only this user or root can have made it."""
     target = link.readlink()
     if status.st_uid not in trusted_uids():
         raise Planted(path, f"{link} is a link that belongs to {user_name(status.st_uid)}: name {target} itself")
@@ -118,14 +120,15 @@ def _follow_link(link: Path, status: os.stat_result, path: Path, care: Care) -> 
 
 
 def _enter_directory(directory: Path, path: Path, care: Care) -> bool:
-    """Whether others may write in `directory`, on the way to `path`, but only beside what is there. To what is only
-    read, directories are not looked at, but the links in them are."""
+    """Whether others may add names in `directory`, on the way to `path`.
+
+    For a file that is only read, directories are not checked, but the links in them are.
+    """
     return care is not Care.READ and _look_at(directory, path, care)
 
 
 def _look_at(directory: Path, path: Path, care: Care) -> bool:
-    """Whether others may write in `directory`, but only beside what is there. Raises `Planted` if they could replace
-    what is there, `OSError`."""
+    """Whether others may add names in `directory`. Raises `Planted` if they could replace existing ones, `OSError`."""
     status = directory.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
@@ -145,7 +148,7 @@ def _look_at(directory: Path, path: Path, care: Care) -> bool:
 
 
 def _suggest_fix(directory: Path, path: Path, care: Care) -> str:
-    """The command for a directory that others may write."""
+    """Return the command that fixes a directory in which others may write."""
     status = directory.stat()
     if status.st_mode & stat.S_ISVTX or os.geteuid() not in (0, status.st_uid):  # it is meant for all
         return _suggest_place(path, care)
@@ -160,17 +163,17 @@ def _suggest_place(path: Path, care: Care) -> str:
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether the file system of `path` is mounted so that nobody can write."""
+    """Whether the file system of `path` is mounted read-only, for every user."""
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def trusted_uids() -> tuple[int, int]:
-    """Whose files are taken for this user's."""
+    """Return the ids of the users whose files are trusted: root and this process's."""
     return 0, os.geteuid()
 
 
 def user_name(uid: int) -> str:
-    """How a message names a user."""
+    """Return the name of a user for messages."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return f"the user with id {uid}"

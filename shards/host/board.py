@@ -1,26 +1,26 @@
 """The board: one small shared-memory table that all processes of a store map.
 
 Every word is 8 bytes, aligned, and written by one process at a time with one store (`memoryview.cast("Q")`;
-`struct.pack_into` would zero the word first, and readers see that). A word stands for itself; where two belong
+`struct.pack_into` would zero the word first, and readers see that). Each word is valid by itself; where two belong
 together there is a rule:
 
 - **The history** is {tail, next revision} in two slots and `turn`, a count of appends whose lowest bit names the
   current slot. The holder of the append lock fills the other slot, then raises `turn`: a writer killed anywhere
   leaves one whole pair, and nothing is ever repaired.
-- **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, `NONE` if
-  there is none. Set, in this order, before `turn` shows the record; cleared after it is applied.
-- **A word that tells of a file** (`ready`, `map_generation`, `tokens`) is stored after what it tells of is done.
-- **Figures** for display stand behind a seqlock whose readers give up after a few tries and show what they saw last:
-  the writer may have died inside. Those that count (`COUNTERS`) go on where the row's process before stopped, so that
-  they never go backwards while the board lives.
+- **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, or
+  `NONE`. Set, in this order, before `turn` shows the record; cleared after it is applied.
+- **A word that announces a file** (`ready`, `map_generation`, `tokens`) is stored after the file is complete.
+- **Figures** for display are guarded by a seqlock. Its readers give up after a few tries and use the figures that they
+  read last: the writer may have died inside. `COUNTERS` continue from the values of the row's last process, so they
+  never go backwards while the board lives.
 
 A row belongs to one process, which writes it alone. Rows of shards are numbered; workers and gateways claim a free
 row, held by a lock for life on the row's first byte of this file, so a row whose lock is free is a dead process's.
 
-Where the order of stores or loads matters, a fence stands for processors that do not keep it: see `fences`.
+Where the order of stores or loads matters, there is a fence for processors that do not keep it: see `fences`.
 
 The file is made under a temporary name and renamed in, so what can be opened is whole; it is never truncated. Facts
-that do not change while the board lives (`Facts`) stand in it as JSON.
+that do not change while the board lives (`Facts`) are stored in it as JSON.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ DRIFT_MS = 5
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds as long as the board lives.
+    """The constants of a run, stored on its board.
 
     Attributes:
         clock_offset_ms: makes steady time of CLOCK_BOOTTIME (see `clock`).
@@ -111,7 +111,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 32 << 20
     max_memory: int = 0  # 0: no limit
     on_full: str = "reject"
-    tokens: str = ""  # path of the file of tokens; empty: there are none
+    tokens: str = ""  # path of the file of tokens; empty: no tokens
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
@@ -135,7 +135,7 @@ class BoardError(Exception):
 
 
 class BoardOutOfReach(BoardError):
-    """There may well be a board, but this process cannot open it: that says nothing of the run."""
+    """This process cannot open the board, which may exist. Says nothing about the run."""
 
 
 R = TypeVar("R", bound=ProcessRow)
@@ -158,11 +158,11 @@ class _Rows(Generic[R]):
         return iter(self._rows)
 
     def used_rows(self) -> list[tuple[int, R]]:
-        """Index and row of every row that a process has ever had."""
+        """List index and row of every row that a process has ever had."""
         return [(i, row) for i, row in enumerate(self._rows) if row.starts]
 
     def living_rows(self) -> list[tuple[int, R]]:
-        """Index and row of every row that a living process has claimed."""
+        """List index and row of every row that a living process has claimed."""
         return [(i, row) for i, row in enumerate(self._rows) if row.pid and self._board.is_claimed(row)]
 
     def claim_row(self) -> tuple[int, R]:
@@ -181,7 +181,7 @@ class _Rows(Generic[R]):
 
 
 class Board:
-    """The mapped table. Make one with `create` (the supervisor) or `open` (everybody else)."""
+    """The mapped table. The supervisor makes one with `create`; every other process maps it with `open`."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
@@ -203,7 +203,7 @@ class Board:
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> Board:
-        """A new board under a temporary name beside `path`, all rows empty, not yet marked recovered.
+        """Create a board under a temporary name beside `path`, all rows empty, not yet marked recovered.
 
         `install` puts it in its place. The run it shows is over when this process ends or closes it.
         Raises `BoardError` if the facts are too long, `OSError` if there is no space.
@@ -235,8 +235,9 @@ class Board:
 
     @classmethod
     def open(cls, path: Path) -> Board:
-        """Map the board at `path`. Raises `BoardError` if there is none that can be used, `BoardOutOfReach` if that
-        cannot be seen."""
+        """Map the board at `path`. Raises `BoardError` if there is no usable board, `BoardOutOfReach` if that cannot be
+        checked.
+        """
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -262,8 +263,11 @@ class Board:
         return self.header.id
 
     def is_over(self) -> bool:
-        """Whether the run of the store that this board shows is over, and this process must end: another board, or
-        none, is at its path, or the supervisor is gone (who is its child goes with it, others have to look)."""
+        """Whether this run of the store is over, so that this process must end.
+
+        That is so if another board, or none, is at the path of this one, or if the supervisor is gone (child processes
+        die with the supervisor; others must poll this).
+        """
         if not self._made_here and not locks.is_held(self.fd, _SUPERVISOR_LOCK):
             return True
         try:
@@ -292,7 +296,7 @@ class Board:
         return row.base in self._claimed or locks.is_held(self.fd, 8 * row.base)
 
     def now(self) -> Now:
-        """This moment by both clocks; see `clock`.
+        """Read both clocks at one moment; see `clock`.
 
         The wall clock is at most `DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
         share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
@@ -307,18 +311,18 @@ class Board:
                 return Now(wall_ms, steady_ms)
 
     def now_ms(self) -> int:
-        """Wall time: Unix time in milliseconds as the clock is set now, within what counts."""
+        """Read the wall clock: Unix time in milliseconds, within the range that counts."""
         return _wall_ms()
 
     def steady_ms(self) -> int:
-        """Steady time in milliseconds, which nobody can set: for what lasts so and so long."""
+        """Read steady time in milliseconds, which cannot be set: for durations."""
         return self._steady_ms()
 
     def _steady_ms(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def history(self) -> tuple[int, int]:
-        """Tail (LSN) and next revision, as one append left them."""
+        """Read tail (LSN) and next revision, as one append left them."""
         words, fence = self.words, self.log.fence
         while True:
             turn = words[_TURN]
@@ -332,7 +336,7 @@ class Board:
                 return tail, following
 
     def advance(self, tail: int, next_revision: int) -> None:
-        """Show a new end of the history. Only the holder of the append lock may."""
+        """Publish a new end of the history. Only the holder of the append lock may."""
         words = self.words
         turn = words[_TURN] + 1
         slot = LOG_AT + 2 * (turn & 1)
@@ -342,11 +346,11 @@ class Board:
         words[_TURN] = turn
 
     def last_revision(self) -> int:
-        """The last revision of the history."""
+        """Return the last revision of the history."""
         return self.history()[1] - 1
 
     def watermark(self) -> tuple[int, int]:
-        """LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
+        """Return LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
 
         The one place that computes it, and the two belong together: the record at the LSN begins with the revision
         after. The history is taken first: a record in it has its `open` words set before.

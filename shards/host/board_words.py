@@ -1,4 +1,4 @@
-"""The words of the board by name: those of each process's row, and those of the header. Their rules: see `board`."""
+"""The words of the board by name: those of each process's row, and those of the header. `board` has their rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SEQLOCK_TRIES = 8
 
 
 class Word:
-    """One word of a row or of the header, as an attribute."""
+    """Descriptor of one word of a row or of the header."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -45,7 +45,7 @@ class Word:
 
 
 class Row:
-    """Words from `base` on."""
+    """Consecutive words, from `base` on."""
 
     COUNTERS: ClassVar[tuple[str, ...]] = ()
     FIGURES: ClassVar[tuple[str, ...]] = ()  # COUNTERS first
@@ -57,8 +57,11 @@ class Row:
         self._counted_before = [0] * len(self.FIGURES)
 
     def resume_counters(self) -> None:
-        """Count on from what the row shows: its new owner's first deed. (A predecessor that died while it published
-        leaves some figures older than others, but each is one that was shown, or was about to be.)"""
+        """Continue the counters that the row shows. The first step of its new owner.
+
+        A predecessor that died while it published leaves some figures older than others, but each is one that was
+        shown, or was about to be.
+        """
         at = self.base + self._FIGURES_AT + 1
         self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
 
@@ -79,7 +82,7 @@ class Row:
         self.words[sequence] = begun + 1
 
     def read_figures(self) -> dict[str, int]:
-        """The figures as published last; after a few tries beside a writer, as this object saw them last."""
+        """Read the figures published last; after a few tries during a write, return the ones this object read last."""
         sequence = self.base + self._FIGURES_AT
         for _ in range(_SEQLOCK_TRIES):
             before = self.words[sequence]
@@ -94,25 +97,25 @@ class Row:
         return self._last
 
     def store_after_file(self, word: Word, value: int) -> None:
-        """Store `value` in `word`, which tells of a file: whoever sees it finds the file as it is now."""
+        """Store `value` in `word`, which announces a file. A process that sees it finds the file as it is now."""
         if self.fence:
             self.fence(Fence.FILE_THEN_WORD)
         self.words[self.base + word.index] = value
 
     def load_before_file(self, word: Word) -> int:
-        """Load `word`, which tells of a file: the file is at least as new as the word says."""
+        """Load `word`, which announces a file. The file is at least as new as the word says."""
         value = self.words[self.base + word.index]
         if self.fence:
             self.fence(Fence.WORD_THEN_FILE)
         return value
 
     def record_heartbeat(self) -> None:
-        """Show that the owner's loop turns."""
+        """Store the time, as a sign that the owner's loop runs."""
         self.words[self.base + ProcessRow.heartbeat_ns.index] = time.monotonic_ns()
 
 
 class ProcessRow(Row):
-    """The words every process's row starts with."""
+    """The words that every process's row starts with."""
 
     STARTING, UP, STOPPING = 1, 2, 3
 
@@ -127,10 +130,10 @@ class ShardRow(ProcessRow):
     """Row of shard i, written by its process; `given_up` by the supervisor."""
 
     incarnation = Word(3)  # of the process that serves now; 0: none has bound its sockets yet
-    map_generation = Word(4)  # of the map that readers shall open; 0: none yet
+    map_generation = Word(4)  # of the map that readers open; 0: none yet
     open_revision = Word(5)
     open = Word(6)
-    given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
+    given_up = Word(7)  # 1: it fails to start again and again, so requests fail at once. By the supervisor
     bytes_now = Word(8)  # of keys and values, as after the last commit
     restarts = Word(14)  # how often it was started again; by the supervisor
 
@@ -151,12 +154,14 @@ class ShardRow(ProcessRow):
     FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
 
     def set_open(self, revision: int, lsn: int) -> None:
-        """A record that begins with `revision` is about to be appended at `lsn`, or behind filler there."""
+        """Note that a record whose first revision is `revision` is about to be appended at `lsn`, or behind filler
+        there.
+        """
         self.open_revision = revision
         self.open = lsn
 
     def clear_open(self) -> None:
-        """What was open is applied, or was never appended."""
+        """Note that the open record is applied, or was never appended."""
         if self.fence:
             self.fence(Fence.APPLIED_THEN_CLEAR)
         self.open = NONE
@@ -202,15 +207,15 @@ class LogWords(Row):
     turn = Word(4)
     synced = Word(5)  # LSN up to which the log is flushed; written by the holder of the flush lock
     ready = Word(6)  # LSN up to which segments exist; by the supervisor
-    broken = Word(7)  # 1: a flush failed, nobody appends, flushes or acknowledges any more
+    broken = Word(7)  # 1: a flush failed; appends, flushes and acknowledgements are over
     full = Word(8)  # 1: no further segment can be made; by the supervisor
     oldest = Word(9)  # LSN of the oldest record kept; by the supervisor
     oldest_revision = Word(10)  # the first revision that can still be read; by the supervisor
     snapshot = Word(11)  # LSN from which a restart replays; by the supervisor
     restarts = Word(12)  # children started again; by the supervisor
     log_full_since_ms = Word(13)
-    flushing = Word(14)  # 1: the holder of the flush lock is at it, or died there; by that holder
-    tokens = Word(15)  # how often tokens were put into effect; 0: there are none. By the supervisor
+    flushing = Word(14)  # 1: the holder of the flush lock is flushing, or died there; by that holder
+    tokens = Word(15)  # how often tokens were put into effect; 0: no tokens. By the supervisor
 
 
 class ExporterWords(Row):
@@ -222,10 +227,10 @@ class ExporterWords(Row):
     """Children beside shards, in the order of their words."""
 
     def read_restarts(self) -> dict[str, int]:
-        """How often each child that is no shard was started again, by name."""
+        """Read how often each child, shards aside, was started again, by name."""
         at = self.base + 1
         return dict(zip(self.OTHERS, self.words[at : at + len(self.OTHERS)].tolist(), strict=True))
 
     def publish_restarts(self, name: str, count: int) -> None:
-        """Show how often the child `name`, one of OTHERS, was started again."""
+        """Store how often the child `name`, one of OTHERS, was started again."""
         self.words[self.base + 1 + self.OTHERS.index(name)] = count

@@ -30,7 +30,7 @@ _WHAT_HELPS: Final = {
 
 
 class KVError(Exception):
-    """Base of all errors a client may be told about.
+    """Base of all errors that a client may get.
 
     Attributes:
         code: stable identifier, also on the wire and in `/docs/errors/{code}`.
@@ -39,7 +39,7 @@ class KVError(Exception):
         hint: what would be right instead.
         detail: what was wrong this time; empty if the title says it all.
         revision: of `PreconditionFailed`, the revision of what is there, 0 if nothing is; else 0.
-        members: what a client can go on with, beside the rest in the problem that tells the error.
+        members: further facts for the client, added to the problem document of the error.
     """
 
     code: ClassVar[str] = "internal"
@@ -57,7 +57,7 @@ class KVError(Exception):
 class BadRequest(KVError):
     code, status = "bad_request", 400
     title = "The request is malformed"
-    hint = "Mend the part named in the detail."
+    hint = "Fix the part named in `detail`."
 
 
 class BadKey(BadRequest):
@@ -237,7 +237,7 @@ class Misdirected(KVError):
 class FailedDependency(KVError):
     code, status = "failed_dependency", 424
     title = "Not done, since another operation of the atomic batch failed"
-    hint = "Mend the operation that failed, and send the whole batch again."
+    hint = "Fix the operation that failed, and send the whole batch again."
 
 
 class HeadersTooLarge(KVError):
@@ -261,7 +261,7 @@ class Unavailable(KVError):
 
 
 class NoFeed(Unavailable):
-    """No gateway takes the connection."""
+    """No gateway can take the connection."""
 
     code = "feed_unavailable"
     title = "No gateway takes feed connections now"
@@ -326,13 +326,14 @@ ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _class_and_descenda
 
 
 def from_code(code: str, detail: str = "") -> KVError:
-    """The error a code names, as received from another process; an unknown code gives a `KVError`."""
+    """Build the error that a code names, as received from another process; an unknown code gives a `KVError`."""
     return ERRORS.get(code, KVError)(detail)
 
 
 def kv_error_of(error: OSError, what: str) -> KVError:
-    """The error that a client is told who asked for something that failed with `error`; `what`: what could not be
-    done, as a clause."""
+    """Translate `error` into the error for the client whose request failed; `what`: a clause that says what could not
+    be done.
+    """
     detail = f"{what}: {error.strerror}"
     if error.errno in NO_SPACE:
         return InsufficientStorage(detail)
@@ -340,5 +341,5 @@ def kv_error_of(error: OSError, what: str) -> KVError:
 
 
 def what_helps(error: OSError) -> str:
-    """What the operator can do about `error`, as part of a sentence."""
-    return _WHAT_HELPS.get(error.errno or 0, "see to it")
+    """Return what the operator can do about `error`, as part of a sentence."""
+    return _WHAT_HELPS.get(error.errno or 0, "fix it")

@@ -53,7 +53,7 @@ def check_utf8(text: bytes, what: str) -> None:
 
 
 def expiry(ttl_ms: int, expires_ms: int, now: Now) -> int:
-    """The expiry (see `clock`) that a lifetime or a wall time gives at `now`; 0, never, if both are 0.
+    """Return the expiry (see `clock`) that a lifetime or a wall time gives at `now`; 0, never, if both are 0.
 
     Raises `BadRequest`.
     """
@@ -69,7 +69,7 @@ def expiry(ttl_ms: int, expires_ms: int, now: Now) -> int:
 
 
 def slot_of(key: bytes) -> int:
-    """The slot of `key`, 0 to 16383. If the key holds `{tag}` with a non-empty tag, only the tag counts."""
+    """Return the slot of `key`, 0 to 16383. If the key holds `{tag}` with a non-empty tag, only the tag counts."""
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)
@@ -79,10 +79,10 @@ def slot_of(key: bytes) -> int:
 
 
 def shard_of(key: bytes, shards: int) -> int:
-    """The index of the shard that owns `key` among `shards` shards: equal, contiguous ranges of slots."""
+    """Return the index of the shard that owns `key` among `shards` shards: equal, contiguous ranges of slots."""
     return slot_of(key) * shards // SLOTS
 
 
 def slots_of(shard: int, shards: int) -> range:
-    """The slots that shard `shard` owns among `shards` shards."""
+    """Return the slots that shard `shard` owns among `shards` shards."""
     return range(-(-shard * SLOTS // shards), -(-(shard + 1) * SLOTS // shards))

@@ -76,7 +76,9 @@ def rewrite(backup: Path, change: Callable[[dict[str, Any]], object]) -> None:
     plain = msgspec.json.decode((backup / archive.NAME).read_bytes())
     del plain["checksum"]
     change(plain)
-    (backup / archive.NAME).write_bytes(msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)}))
+    (backup / archive.NAME).write_bytes(
+        msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
+    )
 
 
 def craft(backup: Path, change: Callable[[bytearray], bytes | bytearray]) -> None:
@@ -112,7 +114,9 @@ def test_a_store_whose_manifest_leads_out_is_not_used(store: Run, tmp_path: Path
     plain = msgspec.json.decode((data_dir / MANIFEST).read_bytes())
     del plain["checksum"]
     plain["files"][0]["name"] = name
-    (data_dir / MANIFEST).write_bytes(msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)}))
+    (data_dir / MANIFEST).write_bytes(
+        msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
+    )
     place = ["--data-dir", data_dir, "--run-dir", tmp_path / "r"]
     for command in (["check"], ["backup", tmp_path / "copy"], ["stop", "--release"], ["serve", "--port", "0"]):
         assert "the manifest" in refused(*command, *place)
@@ -411,7 +415,9 @@ def test_a_store_whose_manifest_says_what_cannot_be_is_not_served(
     plain = msgspec.json.decode((data_dir / MANIFEST).read_bytes())
     del plain["checksum"]
     plain |= members
-    (data_dir / MANIFEST).write_bytes(msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)}))
+    (data_dir / MANIFEST).write_bytes(
+        msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
+    )
     place = ["--data-dir", data_dir, "--run-dir", tmp_path / "r"]
     for command in (["check"], ["backup", tmp_path / "copy"], ["serve", "--port", "0"]):
         assert "a restart would begin at" in refused(*command, *place)
