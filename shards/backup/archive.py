@@ -45,7 +45,7 @@ class ArchiveError(Exception):
 
 
 class OutOfReach(Exception):
-    """The backup cannot be restored to the place asked for; `Archive` says what it reaches."""
+    """The backup cannot be restored to the place asked for; `Archive` has its range."""
 
 
 class LogPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class LogPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds.
+    """The description of a backup.
 
     Attributes:
         format: version of the backup's files.
@@ -122,7 +122,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def load(cls, directory: Path) -> Archive:
-        """That of the backup in `directory`. Raises `ArchiveError`."""
+        """Load the description of the backup in `directory`. Raises `ArchiveError`."""
         path = directory / NAME
         try:
             text = checksummed_json.read(path)
@@ -152,7 +152,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         return self.manifest.snapshot_bytes + sum(part.size for part in self.log)
 
     def read(self, directory: Path, part: LogPart) -> bytes:
-        """A part of the log, verified. Raises `ArchiveError`."""
+        """Read a part of the log, and verify it. Raises `ArchiveError`."""
         path = directory / part.name
         try:
             data = safe_files.read_regular(path, part.size)
@@ -165,7 +165,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
     def records(self, directory: Path, segment: int = SEGMENT) -> Iterator[Record]:
-        """The log's records from the replay position on, fillers too. Raises `ArchiveError`.
+        """Yield the log's records from the replay position on, fillers too. Raises `ArchiveError`.
 
         They are whole; whether their payloads can be read is not looked at, but for the START's.
         """
@@ -232,7 +232,7 @@ class Reach:
         self.time_ms = 0
 
     def take(self, record: Record) -> None:
-        """To be called with every record from the replay position on."""
+        """Add a record. Call it with every record from the replay position on."""
         if record.kind == FILLER:
             return
         if self._from_nothing:
@@ -242,7 +242,7 @@ class Reach:
 
 
 def find_cut(archive: Archive, directory: Path, until: RestoreTarget, segment: int = SEGMENT) -> Cut:
-    """Where to cut the backup in `directory` so that it is the store as it was at `until`.
+    """Find where to cut the backup in `directory` to get the store as it was at `until`.
 
     Raises `OutOfReach`, `ArchiveError`.
     """
@@ -263,8 +263,10 @@ def find_cut(archive: Archive, directory: Path, until: RestoreTarget, segment: i
 
 
 def _cut_at_time(archive: Archive, directory: Path, until_ms: int, segment: int) -> Cut:
-    """Behind the last change that was made when the clock said `until_ms` or less: it may have been set back after
-    changes that it said were later. Raises `OutOfReach`, `ArchiveError`."""
+    """Find the cut behind the last change that was made when the clock said `until_ms` or less.
+
+    The clock may have been set back after changes that it dated later. Raises `OutOfReach`, `ArchiveError`.
+    """
     if until_ms > archive.taken_ms:
         raise OutOfReach
     revision, time_ms = archive.first_revision, archive.first_ms
@@ -297,8 +299,10 @@ def _shorten_or_raise(record: Record, revision: int, directory: Path) -> tuple[R
 
 
 def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:
-    """What `record` says up to `revision`, which is below its last; None: nothing. And whether `revision` lies within
-    an atomic batch, which is left out as a whole. Raises `ProtocolError`."""
+    """Cut the record `record` behind `revision`, which is below its last; None if nothing is left.
+
+    Also returns whether `revision` is within an atomic batch, which is left out as a whole. Raises `ProtocolError`.
+    """
     kept: list[Event] = []
     following, within = record.revision, False
     for event in decode_events(record.payload):

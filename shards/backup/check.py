@@ -1,4 +1,4 @@
-"""Verifies a store, served or not, or a backup, and says what it saw. Reads only.
+"""Verifies a store, served or not, or a backup, and reports what it found. Changes nothing.
 
 Snapshot files against their checksums, each record of theirs and its slot; the log's records from the oldest kept to
 its end, which must follow each other; the counters of manifest and board against them; each map, or a copy of it where
@@ -39,7 +39,7 @@ _BATCH = 4 << 20
 
 
 class Finding(NamedTuple):
-    """What was seen of one thing. `good`: nothing is wrong with it."""
+    """The result for one subject. `good`: no fault was found."""
 
     subject: str
     good: bool
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 
 
 class LogFigures:
-    """Adds up what stands in a log."""
+    """Adds up the records of a log."""
 
     def __init__(self) -> None:
         self.records = self.changes = self.runs = 0
@@ -73,7 +73,7 @@ class LogFigures:
 
 
 def check_snapshot(directory: Path, manifest: Manifest) -> Finding:
-    """The files of the snapshot that `manifest` names, below the data directory or backup `directory`."""
+    """Check the files of the snapshot that `manifest` names, below the data directory or backup `directory`."""
     if not manifest.files:
         return Finding("snapshot", True, "none yet, the log reaches back to the beginning")
     snapshot, keys = Snapshot(directory, manifest), 0
@@ -88,7 +88,7 @@ def check_snapshot(directory: Path, manifest: Manifest) -> Finding:
 
 
 def _check_file(snapshot: Snapshot, file: SnapshotFile) -> int:
-    """See that each record of a file can be one of its shard; how many there are. Raises `AssertionError` too."""
+    """Check that each record of a file can be one of its shard; return their number. Raises `AssertionError` too."""
     keys, slots, last = 0, slots_of(file.shard, file.shards), b""
     for rows in snapshot.read(file, range(SLOTS)):
         for key, record in rows:
@@ -111,7 +111,7 @@ class LogCheck(NamedTuple):
 def check_log(
     log_dir: Path, manifest: Manifest, end: int, found: Examined | None = None, segment: int = SEGMENT
 ) -> LogCheck:
-    """The log up to the LSN `end`; `found`: what recovery would find there, if nobody writes to it."""
+    """Check the log up to the LSN `end`. `found`: what recovery would find there, if no process writes to it."""
     if found is not None and found.damage:
         return LogCheck(Finding("log", False, str(found.damage)), found.damage.lsn)
     figures, numbers = LogFigures(), segment_numbers(DISK.names(log_dir))
@@ -155,7 +155,7 @@ def _count_records(
 
 
 def check_counters(manifest: Manifest, board: Board, tail: int, following: int) -> Finding:
-    """What manifest and board say of the log of a running store, which ended at `tail` before `following`."""
+    """Check what manifest and board say of the log of a running store, which ended at `tail` before `following`."""
     words, wrong = board.log, []
     if not manifest.replay_lsn <= manifest.end_lsn <= board.history()[0]:
         wrong.append(f"the manifest's end {manifest.end_lsn} is not between its replay position and the log's end")
@@ -172,7 +172,7 @@ def check_counters(manifest: Manifest, board: Board, tail: int, following: int) 
 def check_map(
     path: Path, shard: int, shards: int, data_dir: Path, manifest: Manifest, *, served: bool, work: Path | None = None
 ) -> Finding:
-    """The map at `path` against what snapshot and log make of its slots at the place up to which it is applied.
+    """Check the map at `path` against what snapshot and log make of its slots, at the position that it is applied to.
 
     `served`: its shard writes to it meanwhile, so it is copied first. `work`: where to do that. To keep the log
     from being trimmed is up to the caller.
@@ -209,7 +209,7 @@ def _copy_map(path: Path, target: Path, directory: Path) -> None:
 
 
 def _build_expected(path: Path, slots: range, data_dir: Path, manifest: Manifest, until: int) -> Path:
-    """Make the map of `slots` as it was at the LSN `until`; its file."""
+    """Build the map of `slots` as it was at the LSN `until`; return its file."""
     path.mkdir()
     snapshot = Snapshot(data_dir, manifest)
     reader, lsn = LogReader(data_dir / "log", manifest.secret), manifest.replay_lsn
@@ -225,7 +225,7 @@ def _build_expected(path: Path, slots: range, data_dir: Path, manifest: Manifest
 
 
 def _compare_maps(one: Path, other: Path, slots: range) -> tuple[int, str]:
-    """How many keys the map `one` has, and the first difference to `other`, if there is any."""
+    """Count the keys of the map `one`, and describe the first difference to `other`, '' if there is none."""
     keys = 0
     with _open_rows(one) as ours, _open_rows(other) as theirs:
         expected = next(theirs, None)
@@ -252,7 +252,7 @@ def _open_rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
 
 
 def check_archived_log(directory: Path, archive: Archive) -> Finding:
-    """The log of the backup in `directory`, with all that its records hold."""
+    """Check the log of the backup in `directory`, with the content of its records."""
     figures = LogFigures()
     try:
         for record in archive.records(directory):

@@ -1,8 +1,8 @@
-"""Makes a data directory of a backup, so that a server can be started on it.
+"""Makes a data directory out of a backup, so that a server can be started on it.
 
 Snapshot and log are put back as they were, the log up to the revision asked for; the server that starts on it replays
-them. It begins a new history, far above every revision that the backup knows of: what came after the cut may have been
-seen by somebody. The manifest is written last, and until then a mark stands there that nobody starts over.
+them. It begins a new history, far above every revision that the backup knows of: changes behind the cut may have been
+seen. The manifest is written last; until then a mark in the directory keeps a server from starting on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shards.maps.layout import MetaReader
 from shards.maps.snapshot import Snapshot
 
 UNFINISHED = "restore.incomplete"
-"""Stands in a data directory while it is being restored."""
+"""Marks a data directory while it is being restored."""
 
 _WRITTEN = (LOG, SNAPSHOTS, NAME, NAME + ".new")
 _MAY_BE_THERE = {"locks", "lost+found", UNFINISHED}
@@ -44,7 +44,7 @@ class NotEmpty(Exception):
 
 
 def see_that_it_is_empty(data_dir: Path) -> None:
-    """Raises `NotEmpty` if `data_dir`, which must be there, holds more than what a broken restore has left."""
+    """Raise `NotEmpty` if `data_dir`, which must exist, holds more than an interrupted restore has left."""
     names = {entry.name for entry in data_dir.iterdir()}
     if UNFINISHED in names:
         strangers = sorted(_foreign_files(data_dir))
@@ -61,7 +61,7 @@ def see_that_it_is_empty(data_dir: Path) -> None:
 
 
 def _foreign_files(data_dir: Path) -> Iterator[str]:
-    """What a restore that was broken off cannot have left in `data_dir`: the next one must not remove it."""
+    """Yield the files in `data_dir` that no interrupted restore can have left: the next one must not remove them."""
     for where, directories, names in os.walk(data_dir):
         links = [name for name in directories if (Path(where) / name).is_symlink()]
         for name in (*names, *links):
@@ -73,7 +73,7 @@ def _foreign_files(data_dir: Path) -> Iterator[str]:
 def restore_backup(
     archive: Archive, source: Path, data_dir: Path, cut: Cut, report: Report, *, segment: int = SEGMENT
 ) -> Manifest:
-    """Make `data_dir` the store that the backup in `source` is at `cut`; its manifest.
+    """Make `data_dir` the store that the backup in `source` is at `cut`; return its manifest.
 
     The caller holds the lock of the store and has seen that the directory is empty. Raises `ArchiveError`,
     `SnapshotError`, `MapError`, `OSError`; then it must be called again before a server can be started.
@@ -85,8 +85,8 @@ def restore_backup(
             shutil.rmtree(data_dir / name)
         (data_dir / name).unlink(missing_ok=True)
     progress = _Progress(report, archive.manifest.snapshot_bytes + cut.end)
-    with Sandbox() as apart:
-        _copy_snapshot(archive, source, data_dir, progress, apart.read_meta)
+    with Sandbox() as sandbox:
+        _copy_snapshot(archive, source, data_dir, progress, sandbox.read_meta)
     _write_log(archive, source, data_dir, cut, progress, segment)
     status = data_dir.stat()
     manifest = msgspec.structs.replace(
@@ -146,7 +146,7 @@ def _write_log(archive: Archive, source: Path, data_dir: Path, cut: Cut, progres
 
 
 def _write_segment(path: Path, data: bytes, segment: int) -> None:
-    """A whole segment that begins with `data`."""
+    """Write a whole segment that begins with `data`."""
     fd = DISK.create(path)
     try:
         os.posix_fallocate(fd, 0, segment)  # too little space is said here

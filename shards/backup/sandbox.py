@@ -1,4 +1,4 @@
-"""Looks at LMDB files that may be torn or made up, in a process of its own: `python -m shards.backup.sandbox`.
+"""Reads LMDB files that may be torn or forged, in a process of its own: `python -m shards.backup.sandbox`.
 
 LMDB trusts its file. Pages that point outside of it are a SIGBUS, other lies a SIGSEGV or a failed assertion, and what
 dies of them must not be the command or the supervisor that only wanted to know. The process reads requests from its
@@ -58,9 +58,9 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 class Sandbox:
-    """The process, started with the first request. A context manager, of one thread.
+    """The process, started with the first request. A context manager, for one thread.
 
-    The methods are those of `mapfile` and `check`. Whatever a file does to the process that reads it is a `MapError`,
+    The methods are those of `layout` and `check`. Whatever a file does to the process that reads it is a `MapError`,
     or a finding that is not good.
     """
 
@@ -68,7 +68,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
 
     def read_meta(self, path: Path, *, subdir: bool = True) -> Meta:
-        """See `mapfile.read_meta`. Raises `MapError`."""
+        """See `layout.read_meta`. Raises `MapError`."""
         answer = self._request(_Meta(_encode_path(path), subdir), f"the map {path}")
         if answer.meta is None:
             raise MapError(answer.error)
@@ -110,7 +110,7 @@ class Sandbox:
         return answer.finding or Finding(subject, False, answer.error)
 
     def _request(self, request: _Request, what: str) -> _Answer:
-        """The answer. Raises `MapError` if the process ends without one."""
+        """Return the answer to a request. Raises `MapError` if the process ends without one."""
         process = self._process
         if process is None:
             process = self._process = _start_process()
@@ -139,7 +139,7 @@ def _start_process() -> subprocess.Popen[bytes]:
 
 
 def _encode_path(path: Path) -> bytes:
-    """Of an absolute path: a name need not be UTF-8."""
+    """Encode an absolute path: a name need not be UTF-8."""
     return os.fsencode(path.absolute())
 
 
@@ -181,7 +181,7 @@ def _utf_8(text: str) -> str:
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer requests until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_starter()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its end is expected

@@ -1,8 +1,8 @@
-"""Takes backups: copies a store's last snapshot and its log since, beside the running server or without one.
+"""Takes backups: copies a store's last snapshot and the log since, with or without a running server.
 
-Nobody is held up: the snapshot's files never change, and are opened before anything else, so that a newer snapshot may
-remove them meanwhile; the log is held (see `holds`) and copied up to an end that was flushed, so a backup has nothing
-that the store could lose. Everything is verified while it is copied. What is written is flushed in small steps, since
+No other process waits: the snapshot's files never change, and are opened before anything else, so that a newer snapshot
+may remove them meanwhile; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup has
+nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps, since
 one large flush would delay those of the log.
 """
 
@@ -41,11 +41,11 @@ Report = Callable[[int, int], object]
 
 
 class BackupError(Exception):
-    """No backup was taken; the message says why."""
+    """A backup cannot be taken; the message says why."""
 
 
 class LogEnd(NamedTuple):
-    """Where a log ends, all of it flushed or at rest: LSN, last revision, and the time at which that was so."""
+    """The end of a log, flushed or at rest: LSN, last revision, and the time at which that was so."""
 
     lsn: int
     revision: int
@@ -58,14 +58,14 @@ class Source(Protocol):
     data_dir: Path
 
     def tail(self, manifest: Manifest) -> int:
-        """About where the log ends."""
+        """Return about where the log ends."""
 
     def end(self, manifest: Manifest) -> LogEnd:
-        """The end of the history, durable. Raises `LogError`, `Damaged`, `OSError`."""
+        """Return the end of the history, durable. Raises `LogError`, `Damaged`, `OSError`."""
 
 
 class RunningStore:
-    """The store that a server serves now."""
+    """A store with a running server."""
 
     def __init__(self, board: Board) -> None:
         self.data_dir, self._board = Path(board.facts.data_dir), board
@@ -87,7 +87,7 @@ class RunningStore:
 
 
 class StoppedStore:
-    """A store that nobody serves: the caller holds its lock, and the log stands still (see `recovery.quiesce`)."""
+    """A store without a server: the caller holds its lock, and the log is at rest (see `recovery.quiesce`)."""
 
     def __init__(self, data_dir: Path, segment: int = SEGMENT) -> None:
         self.data_dir, self._segment = data_dir, segment
@@ -108,8 +108,8 @@ class StoppedStore:
 
 
 def back_up(source: Source, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
-    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; what is there
-    then.
+    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; describe the
+    result.
 
     Raises `BackupError`, `SnapshotError`, `LogError`, `ManifestError`, `NoPlace`, `Damaged`, `OSError`; then `target`
     is as it was before.
@@ -145,7 +145,7 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
 
 
 def _see_that_it_is_ours(target: Path) -> Path:
-    """`target` without links. Raises `BackupError` if another user could put something else in its place."""
+    """Resolve `target`. Raises `BackupError` if another user could put something else in its place."""
     try:
         target = resolve_path(target, Care.WRITE)
         if target.is_dir():
@@ -208,7 +208,7 @@ def _remove_written(target: Path) -> None:
 
 
 def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifest, list[tuple[SnapshotFile, int]]]:
-    """The manifest, and a descriptor of each file that it names."""
+    """Load the manifest, and open each file that it names."""
     while True:
         manifest = Manifest.load(data_dir)
         try:
@@ -228,7 +228,7 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
 
 
 class _Copy:
-    """Writes the files of a backup and tells how far it is."""
+    """Writes the files of a backup, and reports its progress."""
 
     def __init__(self, target: Path, secret: int, report: Report) -> None:
         self._target, self._secret, self._report = target, secret, report
@@ -236,7 +236,7 @@ class _Copy:
         self.directories: list[Path] = []
 
     def expect(self, total: int) -> None:
-        """So many bytes in all. Raises `BackupError` if there is no room for the rest of them."""
+        """Set the total of bytes. Raises `BackupError` if there is no room for the rest of them."""
         self._total = total
         status = os.statvfs(self._target)
         free = status.f_bavail * status.f_frsize
@@ -286,7 +286,7 @@ def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
 
 
 def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segment: int) -> tuple[list[LogPart], Reach]:
-    """Copy the log from the segment with the replay position to `end`, and see that it can be read."""
+    """Copy the log from the segment with the replay position to `end`, and verify it."""
     parts, reach = [], Reach(manifest)
     fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
     for number in range(manifest.replay_lsn // segment, -(-end.lsn // segment)):

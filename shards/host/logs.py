@@ -1,4 +1,4 @@
-"""What processes say on standard error: one event, one line, whatever its message holds.
+"""Writes events to standard error: one event, one line, whatever its message holds.
 
 For people: time, process, level, message; a traceback follows, each line of it indented, so that a line which begins
 with a time is always the beginning of an event. For programs: a JSON object a line, the traceback in a field.
@@ -18,7 +18,7 @@ from typing import Any, Final
 FORMATS: Final = ("text", "json")
 
 REPEAT_S: Final = 10.0
-"""How seldom events are told that come very often."""
+"""Seconds between two reports of an event that recurs."""
 
 TRACE: Final = 5
 """Level below DEBUG: one line per request or group."""
@@ -29,7 +29,7 @@ _BREAKS: Final = (0x2028, 0x2029)
 _BIDI: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Marks that have other text shown in another order (UAX #9)."""
 _SURROGATES: Final = range(0xD800, 0xE000)
-"""Halves of characters, as Python has them for bytes of a file's name that are no UTF-8. No encoding has them."""
+"""Halves of characters, by which Python represents bytes of a file name that is not UTF-8. No encoding has them."""
 _ESCAPED: Final = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
     for code in (*_CONTROLS, *_BREAKS, *_BIDI, *_SURROGATES)
@@ -37,15 +37,15 @@ _ESCAPED: Final = {
 
 
 def escape_controls(text: str) -> str:
-    """`text` in one line and with nothing in it that a terminal obeys: each such character as its escape.
+    """Return `text` as one line in which a terminal obeys nothing: each such character is replaced by its escape.
 
-    All that is shown to people and may come from a server, a client, a file or a command line goes through this.
+    All text for people that may come from a server, a client, a file or a command line goes through this function.
     """
     return text.translate(_ESCAPED)
 
 
 def print_error(message: str) -> None:
-    """Write `message` as a line to standard error, if somebody is there to read it."""
+    """Write `message` as a line to standard error. Does nothing if that is closed."""
     with contextlib.suppress(OSError, ValueError):
         print(f"kvserver: {escape_controls(message)}", file=sys.stderr, flush=True)
 
@@ -66,7 +66,7 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """For people."""
+    """Formats events for people."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the lines of its traceback."""
@@ -77,7 +77,7 @@ class TextFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """For programs."""
+    """Formats events for programs."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -95,8 +95,10 @@ class JsonFormatter(_Formatter):
 
 
 class Recurring:
-    """An event that a shortage, or a stranger, can bring about very often: the first is told at once, then at most one
-    in `REPEAT_S`, with how many were left out before it."""
+    """An event that a shortage or a client can cause very often.
+
+    The first is logged at once, then at most one in `REPEAT_S` seconds, with the number of those left out before it.
+    """
 
     def __init__(self, log: logging.Logger, level: int, message: str) -> None:
         """`message`: with places for arguments, as `logging` has them."""
@@ -105,8 +107,10 @@ class Recurring:
         self._quiet_until = -math.inf
 
     def report(self, *arguments: object, error: bool = False, now: float | None = None) -> None:
-        """It has happened. `error`: with the traceback of the exception that is being handled. `now`: by
-        time.monotonic(), None: ask for it."""
+        """Log the event, or count it if one was logged lately.
+
+        `error`: add the traceback of the exception that is being handled. `now`: time.monotonic(); None: ask for it.
+        """
         now = time.monotonic() if now is None else now
         if now < self._quiet_until:
             self._left_out += 1
@@ -117,7 +121,7 @@ class Recurring:
 
 
 def configure_logging(level: str, name: str, format: str = "text") -> None:
-    """Log to standard error, as the process `name`: what is logged, warnings, and exceptions that nobody caught."""
+    """Log to standard error, as the process `name`: log records, warnings, and uncaught exceptions."""
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(name) if format == "json" else TextFormatter(name))
@@ -130,7 +134,7 @@ def configure_logging(level: str, name: str, format: str = "text") -> None:
 
 
 def report_fatal(message: str) -> None:
-    """Say why the process cannot go on: to people as commands do, else as an event."""
+    """Report why the process must end: as an event in JSON logs, else as commands print errors."""
     if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers):
         logging.getLogger("kvserver").critical("%s", message)
     else:
@@ -140,4 +144,4 @@ def report_fatal(message: str) -> None:
 def _log_uncaught(kind: Any, error: Any, traceback: Any) -> None:
     if not issubclass(kind, KeyboardInterrupt | SystemExit):
         log = logging.getLogger("kvserver")
-        log.critical("ended by an error that nobody expected", exc_info=(kind, error, traceback))
+        log.critical("unexpected error, exiting", exc_info=(kind, error, traceback))

@@ -35,7 +35,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Spec:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
         parse: makes the value of its text; raises ValueError with what would be right.
@@ -63,7 +63,7 @@ def setting(
 
 
 def setting_specs(table: type) -> dict[str, Spec]:
-    """Name to spec of every setting of a settings dataclass, in order."""
+    """Return name and spec of every setting of a settings dataclass, in order."""
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(table)}
 
 
@@ -83,7 +83,7 @@ T = TypeVar("T")
 def load_settings(
     table: type[T], options: Mapping[str, str | None] | None = None, environ: Mapping[str, str] = os.environ
 ) -> T:
-    """The settings of `table` from `options` (name to text; None: not given), `environ` and the defaults.
+    """Load the settings of `table` from `options` (name to text; None: not given), `environ` and the defaults.
 
     Raises `SettingError`.
     """
@@ -110,7 +110,7 @@ def _is_absent(text: str) -> bool:
 
 
 def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A sentence for each variable of `environ` that `load_settings` takes for a container platform's and ignores."""
+    """Yield a sentence for each variable of `environ` that `load_settings` ignores as a container platform's."""
     for name, spec in setting_specs(table).items():
         for variable in (env_name(name), *spec.aliases):
             text = environ.get(variable, "")
@@ -119,8 +119,10 @@ def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> I
 
 
 def to_environ(settings: Any, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment that makes a child load the same settings: `inherited` without the variables of settings, and
-    those that are needed. `None` values are left out."""
+    """Build the environment from which a child loads the same settings.
+
+    It is `inherited` without the variables of settings, and those that are needed. `None` values are left out.
+    """
     table = setting_specs(type(settings))
     ours = {variable for name, spec in table.items() for variable in (env_name(name), *spec.aliases)}
     result = {variable: text for variable, text in (inherited or {}).items() if variable not in ours}
@@ -200,7 +202,7 @@ LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """What every process of a store is told: where the store is, and how much to say."""
+    """The settings of every process of a store: where the store is, and how much to log."""
 
     data_dir: Path = setting(
         Path("kvserver-data"),
@@ -260,7 +262,7 @@ class ProcessSettings:
 
     @property
     def board_path(self) -> Path:
-        """Where the board of the running server is."""
+        """The path of the running server's board."""
         return self.resolved_run_dir() / "board"
 
 

@@ -1,4 +1,4 @@
-"""The log, for those who append to it and those who read it: the one order of all changes.
+"""Appends to the log and flushes it: the one order of all changes.
 
 All shards append to one log, in turns of microseconds, and everything else (dict, map, snapshot, feed) is a view of
 it. An event's revision is its place in that order.
@@ -9,10 +9,10 @@ tail, fdatasync every segment that holds a byte between what is flushed and that
 every shard that appended before it. A process may be killed between any two steps: what it left behind the tail is
 overwritten by the next append, and a lock dies with its holder.
 
-A failed append left nothing that anybody sees. A failed flush is final: the kernel reports it once and forgets, so the
-next caller's would succeed and the page cache shows what the disk does not have. It sets `broken`, after which nobody
-appends, flushes or acknowledges, and the server ends. A process that is killed in a flush may take the news with it, so
-the next one writes the same bytes again before it flushes them.
+A failed append leaves nothing visible. A failed flush is final: the kernel reports it once and forgets, so the next
+caller's would succeed and the page cache shows what the disk does not have. It sets `broken`, after which every append,
+flush and acknowledgement is refused, and the server ends. If a process is killed during a flush, the error is lost with
+it, so the next one writes the same bytes again before it flushes them.
 
 Appenders enter only segments that the supervisor has made ready (`segments`). `recovery` finds the end at start.
 """
@@ -44,7 +44,7 @@ _not_flushed = Recurring(log, logging.WARNING, "%s; it is tried again")
 
 
 class LogAppender:
-    """An appender's handle: of a shard, or (`shard` None) of the supervisor. One for each thread that uses it.
+    """A handle to append and flush: of a shard, or (`shard` None) of the supervisor. One for each thread that uses it.
 
     Only a shard's own process may append with its handle: it writes the open words of the shard's row.
 
@@ -69,7 +69,7 @@ class LogAppender:
 
     @property
     def appended(self) -> bytes:
-        """The record appended last, as it stands in the log."""
+        """The record appended last, as bytes of the log."""
         return b"".join(self._last)
 
     def append(self, payload: bytes, events: int, now: Now) -> Record:
@@ -83,7 +83,8 @@ class LogAppender:
         return self._append_record(DATA, payload, events, now)
 
     def append_stop(self, now: Now) -> Record:
-        """Say that everything is flushed and the run is over, durably in every sync mode. After it nobody may append.
+        """Append, durably in every sync mode, that everything is flushed and the run is over. Then nothing may be
+        appended.
 
         Raises as `append` and `flush` do.
         """
@@ -93,10 +94,10 @@ class LogAppender:
         return record
 
     def append_mark(self, now: Now) -> Record | None:
-        """To be called once a second: if nothing was appended since the last call, flush and say so in the log, once.
+        """Flush an idle log and append a MARK that says so, once. Call it once a second.
 
-        Then a later recovery knows damage of what stands before from a torn tail. Not in memory. Raises as `append`
-        and `flush` do.
+        Does nothing if something was appended since the last call, nor in memory. By the MARK a later recovery tells
+        damage before it from a torn tail. Raises as `append` and `flush` do.
         """
         tail, _ = self._board.history()
         if self._in_memory or tail != self._seen_tail or tail == self._marked:
@@ -125,9 +126,9 @@ class LogAppender:
         self._files.close(below=words.synced // self._segment)
 
     def flush_every_second(self) -> None:
-        """Start a thread that flushes the log each second until `close`. For `everysec`.
+        """Start a thread that flushes the log each second until `close`, for `everysec`.
 
-        Of a failure the board is told (`broken`), so that the next append raises it.
+        A failure sets `broken` on the board, so the next append raises it.
         """
         self._flusher = _Flusher(LogAppender(self._board, None, segment=self._segment, disk=self._disk), self._board)
         self._flusher.start()
@@ -145,7 +146,7 @@ class LogAppender:
             raise LogBroken("a flush of the log failed; the server must end")
 
     def _flush_in_turn(self, beyond: int = 0) -> None:
-        """The flush of one who holds the lock; also of the segments up to `beyond`, where the log may not reach yet."""
+        """Flush, as the holder of the flush lock; also the segments up to `beyond`, which the log may not reach yet."""
         words, segment, synced = self._words, self._segment, self._words.synced
         tail, _ = self._board.history()
         numbers = range(synced // segment, (max(tail, beyond) - 1) // segment + 1)
@@ -154,7 +155,7 @@ class LogAppender:
         except OSError as error:  # no disk has failed
             raise LogError(f"the log could not be opened to be flushed: {error}") from error
         try:
-            if words.flushing:  # who died there may have been told of a failure, and nobody else will be
+            if words.flushing:  # its process died, perhaps with the only report of a failure
                 self._write_again(synced, tail)
             words.flushing = 1
             for fd in files:
@@ -166,12 +167,12 @@ class LogAppender:
         words.synced = tail
 
     def _write_again(self, begin: int, end: int) -> None:
-        """Write what stands from `begin` to `end` as it is, so that the kernel takes it for not yet written."""
+        """Write the bytes from `begin` to `end` unchanged, so that the kernel takes them for not yet written."""
         while begin < end:
             number, offset = divmod(begin, self._segment)
             data = self._disk.pread(self._files[number], min(end - begin, self._segment - offset, _CHUNK), offset)
             if not data or self._disk.pwritev(self._files[number], [data], offset) != len(data):
-                raise OSError(errno.EIO, "what may not be on the disk could not be written again")
+                raise OSError(errno.EIO, "bytes that may not be on the disk could not be written again")
             begin += len(data)
 
     def _append_record(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
@@ -186,7 +187,7 @@ class LogAppender:
             self._wait_for_segment()
 
     def _append_in_turn(self, kind: int, payload: bytes, events: int, now: Now, begun: int) -> Record | None:
-        """The append of one who holds the lock; None if the segment it needs is not ready."""
+        """Append, as the holder of the append lock; None if the segment that it needs is not ready."""
         words, row, segment = self._words, self._row, self._segment
         self._raise_if_broken()
         tail, revision = self._board.history()
@@ -218,7 +219,7 @@ class LogAppender:
         number, offset = divmod(lsn, self._segment)
         size = sum(map(len, parts))
         written = self._disk.pwritev(self._files[number], parts, offset)
-        if written != size:  # a file system that fills up takes a part and says nothing
+        if written != size:  # a file system that fills up writes a part and reports no error
             if written:
                 self._take_back(lsn, min(written, HEADER))
             raise OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
@@ -226,8 +227,8 @@ class LogAppender:
     def _take_back(self, lsn: int, size: int) -> None:
         """Clear the header of a record that was written in part, durably.
 
-        What is missing of it may happen to be there already, for instance zeros; then recovery would find a record
-        whose writer was told that nothing was done.
+        The missing part may happen to be there already, for instance zeros; then recovery would find a record whose
+        writer got an error.
         """
         number, offset = divmod(lsn, self._segment)
         with self._flush_turn:
@@ -251,7 +252,7 @@ class LogAppender:
         if self._board.is_over():
             raise LogError("this run of the store is over")
         if self.give_up():
-            raise GivenUp("the process was told to stop")
+            raise GivenUp("the process is stopping")
         if self._row is not None:
             self._row.record_heartbeat()
         self._disk.pause(_WAIT_S)
@@ -271,7 +272,7 @@ class _Flusher(threading.Thread):
                 try:
                     self._log.flush(self._board.history()[0])
                 except LogBroken:
-                    return  # the board says so to everybody
+                    return  # the board's word `broken` ends every process
                 except LogError as error:
                     _not_flushed.report(error)
             with contextlib.suppress(LogBroken):

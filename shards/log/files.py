@@ -1,4 +1,4 @@
-"""The files of the log as every process sees them: segments by number, their descriptors, and what may go wrong."""
+"""The files of the log: segments by number, their descriptors, and the errors of the log."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class LogError(Exception):
 
 
 class LogBroken(LogError):
-    """A flush failed: what is on the disk is unknown. The process must answer nothing more, and end."""
+    """A flush failed, so the content of the disk is unknown. The process must answer nothing more, and end."""
 
 
 class LogFull(LogError):
-    """There is no space for it: the disk is full, or no other segment can be made where the current one has no room."""
+    """There is no space for the record: the disk is full, or no segment can be made behind the current one."""
 
 
 class GivenUp(LogError):
-    """The appender was told to stop while it waited for a segment."""
+    """The appender's process is stopping, and so ended its wait for a segment."""
 
 
 class Trimmed(LogError):
@@ -39,12 +39,12 @@ class Trimmed(LogError):
 
 
 def segment_name(number: int) -> str:
-    """The file name of segment `number`."""
+    """Return the file name of segment `number`."""
     return f"{number:012d}.log"
 
 
 def segment_numbers(names: Sequence[str]) -> list[int]:
-    """The numbers of the segments among file names, ascending."""
+    """Return the numbers of the segments among file names, ascending."""
     return sorted(int(name[:12]) for name in names if _SEGMENT_NAME.fullmatch(name))
 
 

@@ -1,4 +1,4 @@
-"""The log as its files hold it while it stands still: whole segments, and what the records that fit add up to."""
+"""The files of a log at rest: whole segments, and what the records that fit add up to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 class LogFold:
-    """What is known after the records that fit.
+    """The state of a history after the records that fit.
 
     Attributes:
         lsn: where the last of them ends.
@@ -32,7 +32,7 @@ class LogFold:
         self.synced, self.kind = lsn, 0
 
     def take(self, record: Record) -> bool:
-        """Go on behind `record` if it fits; whether it does."""
+        """Continue behind `record` if it fits; whether it did."""
         if not records.follows(record, self.next_revision):
             return False
         if record.kind != FILLER:
@@ -49,7 +49,7 @@ class LogFold:
         return True
 
     def walk(self, buffer: bytes, base: int, secret: int, segment: int) -> Iterator[Record]:
-        """Take the records in `buffer`, a segment that begins at `base`, as far as they fit; yields each."""
+        """Take the records in `buffer`, a segment that begins at `base`, as far as they fit; yield each."""
         for record in records.walk(buffer, base, secret, self.lsn - base):
             if not self.take(record):
                 return
@@ -60,7 +60,7 @@ class LogFold:
 
 
 class LogImage:
-    """The log's segments as they are found, whole segments at a time."""
+    """The segments of the log as they are on disk."""
 
     def __init__(self, log_dir: Path, secret: int, segment: int, disk: Disk) -> None:
         self.log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
@@ -68,8 +68,9 @@ class LogImage:
         self.numbers = segment_numbers(disk.names(log_dir))
 
     def losses(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
-        """The LSN of what is missing of each segment, and how, where the log must reach from `begin` to `end`; of
-        several that are missing in a row, the first one's.
+        """Yield LSN and description of what is missing of each segment, where the log must reach from `begin` to `end`.
+
+        Of several segments missing in a row, only the first is reported.
 
         Segments follow each other without a gap: they are made, trimmed and removed one by one. And they are whole:
         each was filled and synced before it got its name.
@@ -93,7 +94,7 @@ class LogImage:
                 return
 
     def behind(self, lsn: int) -> list[Record]:
-        """Every record that stands anywhere from `lsn` on, without its payload."""
+        """Find every record anywhere from `lsn` on, without payloads."""
         found: list[Record] = []
         for number in self.numbers:
             base = number * self._segment
@@ -106,7 +107,7 @@ class LogImage:
         return found
 
     def has_traces(self, lsn: int, revision: int) -> bool:
-        """Whether a record that began at `lsn` with `revision` may have stood there, whatever became of it."""
+        """Whether a record that began at `lsn` with `revision` may have been there, whatever became of it."""
         number, offset = divmod(lsn, self._segment)
         found = self._disk.pread(self._files[number], HEADER, offset) if number in self.numbers else b""
         return records.is_trace(found, lsn, revision)

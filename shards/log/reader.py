@@ -1,4 +1,4 @@
-"""Reads the log beside those who append to it, for any process: a feed, a restart of a shard, a check.
+"""Reads the log while others append, from any process: a feed, a restart of a shard, a check.
 
 A reader needs no lock. What the board shows as appended stays as it is until it is trimmed, and a segment that is
 trimmed and used again holds bytes of other LSNs, which no reader takes for its own.
@@ -18,14 +18,14 @@ __all__ = ["SEGMENT", "LogError", "LogReader", "Trimmed"]
 
 
 class LogReader:
-    """A reader's handle, for any process: follows the log over segments that come, are trimmed and used again."""
+    """A reader's handle, for any process: follows the log over segments that are made, trimmed and used again."""
 
     def __init__(self, log_dir: Path, secret: int, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
         self._log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
         self._files = SegmentFiles(log_dir, disk)
 
     def read(self, lsn: int, until: int, limit: int = 256 << 10) -> tuple[list[Record], int]:
-        """Whole records from `lsn` on, about `limit` bytes, and the LSN to go on from.
+        """Read whole records from `lsn` on, about `limit` bytes; return them and the LSN to continue from.
 
         `lsn` and `until` are ends of records, as words of the board, records and this function give them, and
         everything below `until` must have been appended. Without fillers; at least one record, or the LSN is `until`.
@@ -48,7 +48,7 @@ class LogReader:
         self._files.close()
 
     def _read_in_segment(self, lsn: int, left: int, limit: int, found: list[Record]) -> int:
-        """Append what stands at `lsn` to `found`; the LSN to go on from, which is further."""
+        """Append the records at `lsn` to `found`; return the LSN to continue from, which is further."""
         buffer = self._read_bytes(lsn, min(left, limit))
         behind = self._collect_records(buffer, lsn, found)
         if behind == lsn:
@@ -76,7 +76,7 @@ class LogReader:
             raise LogError(f"segment {segment_name(number)} cannot be read: {error.strerror}") from error
 
     def _raise_lost(self, lsn: int) -> NoReturn:
-        """Say why there is no record at `lsn`."""
+        """Raise the error that says why there is no record at `lsn`."""
         number = lsn // self._segment
         kept = segment_numbers(self._disk.names(self._log_dir))
         if number in kept:

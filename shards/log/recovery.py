@@ -1,4 +1,4 @@
-"""What the supervisor does with the log before anybody appends: find its end, mend it, begin a run.
+"""Recovers the log before the first append: finds its end, cuts a torn tail, begins a run.
 
 The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
 any crash may leave and nobody was promised, unless something says that it had been flushed: the `synced` of a record
@@ -10,7 +10,7 @@ A torn tail is cut: zeroed to its segment's end, everything behind it removed, s
 the log again. What stands above the highest `synced` found may be in the page cache alone, even if a flush seemed to
 succeed after one that failed: it is written again and flushed before it is trusted.
 
-Every function here needs the log to stand still: see `quiesce`.
+Every function here needs a log at rest: see `quiesce`.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Damaged(Exception):
 
 
 class OlderCopy(Damaged):
-    """The log ends in order, but what the last run left in memory goes on: the data directory was put back."""
+    """The log ends in order, but the memory of the last run is ahead of it: the data directory was put back."""
 
     def _describe(self, why: str) -> str:
         return (
             f"this is an older copy of the data directory than was served last: its log ends in segment {self.segment} "
-            f"at byte {self.offset}, {why}; put the newer one back, or, to go on with this one and give up what came "
-            "after, run `kvserver check --repair`"
+            f"at byte {self.offset}, {why}; put the newer one back, or, to continue with this one and give up later "
+            "changes, run `kvserver check --repair`"
         )
 
 
@@ -67,7 +67,7 @@ class StillRunning(Exception):
 
 
 class Recovered(NamedTuple):
-    """What recovery found.
+    """The result of a recovery.
 
     Attributes:
         tail: LSN at which the log ends. Everything below is flushed now.
@@ -89,7 +89,7 @@ class Recovered(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What the log's files hold, before anything is done about it.
+    """What the log's files hold, before anything is changed.
 
     Attributes:
         fold: over the records that fit, from the replay position on.
@@ -107,8 +107,10 @@ class Examined(NamedTuple):
 
 
 def last_board(path: Path, manifest: Manifest, boot_id: str) -> Board | None:
-    """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
-    closed by the caller. Else None.
+    """Open the board that the last run of the store's history left at `path`, if the machine was not booted since; else
+    None.
+
+    The caller closes it.
 
     Raises `BoardOutOfReach`: what it says of the last flush must not be missed.
     """
@@ -134,7 +136,7 @@ def examine_log(
     segment: int = SEGMENT,
     disk: Disk = DISK,
 ) -> Examined:
-    """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover_log`."""
+    """Examine the log from the replay position of `manifest` on; change nothing. Arguments as of `recover_log`."""
     image = LogImage(log_dir, manifest.secret, segment, disk)
     fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
     try:
@@ -146,19 +148,19 @@ def examine_log(
 def _examine_image(
     image: LogImage, fold: LogFold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
 ) -> Examined:
-    """Take what fits into `fold`, and see what is to be said of the rest."""
+    """Take the records that fit into `fold`, and judge the rest."""
     losses = list(image.losses(fold.lsn, max(fold.lsn, end_lsn)))
     image.fold(fold)
     behind = image.behind(fold.lsn)
-    told = [fold.synced, end_lsn, *(r.synced for r in behind)]
-    flushed = [*told, *([old_board.log.synced] if old_board else [])]
+    in_files = [fold.synced, end_lsn, *(r.synced for r in behind)]
+    flushed = [*in_files, *([old_board.log.synced] if old_board else [])]
     there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
     damage = None
     if losses:
         damage = Damaged(losses[0][0], segment, losses[0][1])
     elif not records.is_torn(fold.lsn, there):
         more = max(there) - fold.lsn
-        if records.is_torn(fold.lsn, told) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
+        if records.is_torn(fold.lsn, in_files) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
             damage = OlderCopy(fold.lsn, segment, f"and what is in memory of this boot goes on for {more} bytes")
         else:
             damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
@@ -251,7 +253,7 @@ def begin_history(
 
 @contextmanager
 def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
-    """Hold the locks of append, of flush, of snapshots and of every shard there ever was: log and manifest stand still.
+    """Hold the locks of append, flush, snapshots and every shard that ever was, so that log and manifest do not change.
 
     Waits up to `timeout_s` seconds in all for the dying: SIGKILL takes effect after a write, and not while a disk
     hangs. The store's own lock is the caller's. Raises `StillRunning`.

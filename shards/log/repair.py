@@ -1,6 +1,6 @@
-"""Cuts a damaged log knowingly: what stands behind the damage is given up, and a new history begins at the next start.
+"""Cuts a damaged log knowingly: everything behind the damage is given up, and the next start begins a new history.
 
-What cannot be mended: a manifest, for its secret is in no other place, and a snapshot.
+A manifest cannot be repaired, for its secret is in no other place, and neither can a snapshot.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from shards.log.recovery import Examined, recover_log
 
 
 class Loss(NamedTuple):
-    """What a cut gives up: the revisions `first` to `last`, as far as they are known; none if `last` is below."""
+    """What a cut gives up: the revisions `first` to `last`, as far as known; none if `last` is below `first`."""
 
     first: int
     last: int
 
 
 def loss_of(found: Examined, manifest: Manifest) -> Loss:
-    """What cutting the log as it was `found` gives up."""
+    """Return what a cut gives up, where the log is as `found`."""
     behind = [record.next_revision - 1 for record in found.behind]
     return Loss(found.fold.next_revision, max([manifest.end_revision, *behind]))
 

@@ -68,8 +68,10 @@ def remove_behind(log_dir: Path, number: int, disk: Disk = DISK) -> None:
 
 
 def remove_below_gap(log_dir: Path, number: int, disk: Disk = DISK) -> None:
-    """Remove, durably, the segments below `number` that are cut off from it by one that is missing: nobody can read on
-    from them. Raises `OSError`."""
+    """Remove, durably, the segments below `number` that a missing one cuts off: no reader could continue from them.
+
+    Raises `OSError`.
+    """
     numbers = segment_numbers(disk.names(log_dir))
     joined = number
     while joined - 1 in numbers:
@@ -81,13 +83,16 @@ def remove_below_gap(log_dir: Path, number: int, disk: Disk = DISK) -> None:
 
 
 def trim_limit(tail: int, replay: int, retention: int, backups: tuple[int, ...] = ()) -> int:
-    """The LSN below which the log may be trimmed: nothing that a restart (from `replay`, as the durable manifest says)
-    or a backup in progress needs, and not the last `retention` bytes."""
+    """Return the LSN below which the log may be trimmed.
+
+    Kept are what a restart (from `replay`, as the durable manifest says) or a backup in progress needs, and the last
+    `retention` bytes.
+    """
     return max(0, min(tail - retention, replay, *backups))
 
 
 class Segments:
-    """Keeps a segment ready ahead of the log's end, and takes those away that nobody needs.
+    """Keeps a segment ready ahead of the log's end, and trims those that are no longer needed.
 
     Runs in one thread of the supervisor; every call may take as long as the disk does, but holds no lock.
     """
@@ -98,7 +103,7 @@ class Segments:
         self._gave_up = False
 
     def adopt_history(self, tail: int, next_revision: int) -> None:
-        """Show on a new board the history that recovery found, all of it flushed, and the segments there are.
+        """Publish on a new board the history that recovery found, all of it flushed, and the segments there are.
 
         Writes the words of the history, `synced`, `ready`, `oldest` and `oldest_revision`. Raises `OSError`.
         """
@@ -136,7 +141,7 @@ class Segments:
         return True
 
     def trim(self, below: int) -> int:
-        """Take away the segments that lie wholly below the LSN `below`; how many. Some are kept as spares.
+        """Trim the segments wholly below the LSN `below`, and return their number. Some are kept as spares.
 
         The board's `oldest` and `oldest_revision` are raised first. Raises `OSError`.
         """
@@ -157,14 +162,14 @@ class Segments:
         return len(doomed)
 
     def count(self) -> int:
-        """How many segments there are, spares not counted."""
+        """Count the segments, without spares."""
         return len(self._list_numbers())
 
     def _say_what_is_given_up(self) -> None:
         if not self._gave_up:
             log.warning(
-                "there is no space left for the log in %s: it keeps only what a restart needs, and readers of the feed "
-                "that are further behind must start anew",
+                "no space left for the log in %s: it keeps only what a restart needs, and feed clients that are "
+                "further behind must start anew",
                 self._log_dir,
             )
         self._gave_up = True
@@ -184,12 +189,12 @@ class Segments:
         self._disk.sync_directory(self._log_dir)
 
     def _pause_for_flushes(self) -> None:
-        """Let flushes pass, unless there is less than half a segment left: who finds none at all waits for longer."""
+        """Let flushes pass, unless less than half a segment is left: to wait for a segment would take longer."""
         if self._words.ready - self._board.history()[0] >= self._segment // 2:
             self._disk.pause(_PAUSE_S)
 
     def _show_oldest(self, number: int) -> None:
-        """Segment `number` is the oldest: it starts with a record, whose revision is the oldest that can be read."""
+        """Publish segment `number` as the oldest, and the revision of its first record as the oldest to be read."""
         lsn = number * self._segment
         tail, following = self._board.history()
         if lsn < tail:

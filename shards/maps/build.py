@@ -1,4 +1,4 @@
-"""How a shard comes by its map: keep it, or build it from the snapshot, then replay the log.
+"""Gives a shard its map: keeps the last one, or builds one from the snapshot, then replays the log.
 
 - **Restart of a shard** (the board names a map of this run): LMDB left the last commit, so all that can be missing is
   the record in the row's open words. The log is flushed first: nothing is shown before it is durable.
@@ -48,7 +48,7 @@ class RestoreError(Exception):
 
 
 def open_map(board: Board, shard: int) -> MapOwner:
-    """The map of `shard`, with everything applied that the log holds of its keys.
+    """Open the map of `shard`, with everything applied that the log holds of its keys.
 
     Only the process that holds the shard's lock for life may. Flushes the log; keeps, builds and removes maps in the
     map directory; beats the row's heart, sets its `map_generation`, clears its open words.
@@ -59,7 +59,7 @@ def open_map(board: Board, shard: int) -> MapOwner:
 
 
 def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: MetaReader = read_meta) -> list[int]:
-    """For each map that this boot left in `map_dir` of this history: the LSN up to which the log is applied to it.
+    """Return, for each map of this history that this boot left in `map_dir`, the LSN up to which it is applied.
 
     What was applied had been in the log. `look`: `Sandbox.read_meta` where a torn map must not end this process.
     """
@@ -73,10 +73,11 @@ def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Meta
 
 
 def discard_maps(board: Board, look: MetaReader = read_meta) -> None:
-    """Remove from the map directory what no shard of the run that `board` begins can keep: maps of another run's
-    history, boot or number of shards, or that the log does not reach; what was left half built or half removed.
+    """Remove the maps that no shard of the run that `board` begins can keep, and leftovers of builds and removals.
 
-    To be called while no shard runs, by who has recovered the log. What cannot be removed is left. `look`: see
+    These are maps of another run's history, boot or number of shards, and maps that the log does not reach.
+
+    Call it while no shard runs, after the log was recovered. What cannot be removed is left. `look`: see
     `kept_applied`.
     """
     map_dir, tail = Path(board.facts.map_dir), board.history()[0]
@@ -98,7 +99,7 @@ def discard_maps(board: Board, look: MetaReader = read_meta) -> None:
 
 
 def identity_of(board: Board, shard: int) -> Identity:
-    """Whose map a map of `shard` is in the run that `board` shows."""
+    """Return the identity of a map of `shard` in the run that `board` shows."""
     facts = board.facts
     return Identity(
         format=FORMAT, store=facts.store, epoch=facts.epoch, boot_id=facts.boot_id, shard=shard, shards=facts.shards
@@ -106,7 +107,7 @@ def identity_of(board: Board, shard: int) -> Identity:
 
 
 def _remove_map(path: Path) -> None:
-    """Remove a map. Readers may still be in it; none that comes late may add a file to what is being removed."""
+    """Remove a map. Rename it first, so that a late reader cannot create files in a directory being deleted."""
     old = path.with_name(path.name + ".old")
     with contextlib.suppress(OSError):
         path.rename(old)
@@ -116,7 +117,8 @@ def _remove_map(path: Path) -> None:
 def fill(
     new: MapOwner, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
 ) -> Sequence[int]:
-    """Put the keys of the slots `mine` out of `files` into `new`; the floors for the replay. Calls `beat` now and then.
+    """Put the keys of the slots `mine` out of `files` into `new`; return the floors for the replay. Calls `beat` now
+    and then.
 
     Raises `SnapshotError`, `MapFull`.
     """
@@ -132,7 +134,7 @@ def fill(
 
 
 class _Restore:
-    """One run of `open_map`."""
+    """The state of one `open_map`."""
 
     def __init__(self, board: Board, shard: int) -> None:
         facts = board.facts
@@ -149,7 +151,7 @@ class _Restore:
             self._flush_log()
             found = self._reopen_after_restart() if self._row.map_generation else None
             if found is None:
-                # Whoever reads is told that there is no map, so nobody is shown less than the watermark covers.
+                # Readers learn that there is no map, so none of them sees less than the watermark covers.
                 self._row.map_generation = 0
                 self._row.clear_open()
                 found = self._keep_newest() or self._build_alone()
@@ -184,7 +186,7 @@ class _Restore:
         return generation, found
 
     def _keep_newest(self) -> tuple[int, MapOwner] | None:
-        """The newest map that an earlier run of this history left."""
+        """Open the newest map that an earlier run of this history left, and replay the log."""
         tail, _ = self._board.history()
         kept = []
         for shard, generation in map_generations(self._map_dir):
@@ -212,8 +214,11 @@ class _Restore:
         return None
 
     def _log_continues(self, lsn: int, revision: int) -> bool:
-        """Whether the log goes on behind a map to which it is applied up to there. A map of a run that the data
-        directory has lost, put back to an older copy, is of another log."""
+        """Whether the log continues a map that is applied up to there.
+
+        It does not if the data directory was put back to an older copy: then the map is of a run that the log does not
+        know.
+        """
         tail, following = self._board.history()
         try:
             found, _ = self._reader.read(lsn, tail, HEADER)
@@ -224,7 +229,7 @@ class _Restore:
         return found[0].revision == revision + 1 or (found[0].kind == START and found[0].revision > revision)
 
     def _open_own(self, generation: int) -> MapOwner | None:
-        """The map of `generation` if it is there and this shard's."""
+        """Open the map of `generation` if it exists and is this shard's."""
         path = map_path(self._map_dir, self._shard, generation)
         try:
             read_meta(path)
@@ -238,7 +243,7 @@ class _Restore:
         return found
 
     def _build_alone(self) -> tuple[int, MapOwner]:
-        """A new map, after what there was is gone. Raises `MapFull`, which says what to do; then nothing is left."""
+        """Build a map after the old ones are removed. Raises `MapFull`, which says what to do; then nothing is left."""
         self._remove_others(0)
         self._ballast.unlink(missing_ok=True)
         try:
@@ -254,7 +259,7 @@ class _Restore:
             ) from None
 
     def _build_map(self) -> tuple[int, MapOwner]:
-        """A new map. Begins again if a new snapshot replaces the one that is being read."""
+        """Build a map. Begin again if a new snapshot replaces the one that is being read."""
         while True:
             manifest = None if self._board.facts.in_memory else Manifest.load(self._data_dir)
             try:
@@ -299,7 +304,7 @@ class _Restore:
             self._row.record_heartbeat()
 
     def _floors_at(self, revision: int) -> Sequence[int] | None:
-        """The floors of a map to whose own slots everything up to `revision` is applied."""
+        """Return the floors of a map to whose own slots everything up to `revision` is applied."""
         if len(self._mine) == SLOTS:
             return None
         return [revision if slot in self._mine else NOT_MINE for slot in range(SLOTS)]

@@ -11,7 +11,7 @@ _unpack = HEADER.unpack_from
 
 
 class MapCursor:
-    """See `MapReader.cursor`. Expired keys are met as others are; what moves it gives the key there, or None."""
+    """See `MapReader.cursor`. Expired keys are met, too. Each move returns the key there, or None."""
 
     def __init__(self, txn: lmdb.Transaction[memoryview], database: lmdb._Database, now: Now, values: bool) -> None:
         self._cursor, self._now, self._values = txn.cursor(database), now, values
@@ -37,7 +37,7 @@ class MapCursor:
         return self._key_here(self._cursor.prev())
 
     def size(self) -> int | None:
-        """Bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
+        """Return the bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
         self._record = record = self._cursor.value()
         _, _, expiry, _, _, length = _unpack(record)
         if not is_live(expiry, self._now):
@@ -45,7 +45,7 @@ class MapCursor:
         return len(record) - HEADER_SIZE - length if self._values else 0
 
     def item(self) -> Item:
-        """What the key holds whose size was just asked for."""
+        """Return the item of the key whose size was just asked for."""
         return with_wall_times(
             parse_record(self._record) if self._values else parse_without_value(self._record), self._now
         )

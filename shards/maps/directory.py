@@ -1,4 +1,4 @@
-"""The directory of the maps: where it is, whose it is, and what becomes of those that nobody needs.
+"""Chooses, locks and cleans the directory of the maps.
 
 Best in memory: a directory of the store's own under /dev/shm. It holds the maps, a `lock` for life that the supervisor
 takes, and `owner`, which names the data directory it is a view of. A directory left behind there is removed by the
@@ -58,8 +58,10 @@ class MapDirError(Exception):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose maps a directory holds. `data_dir`, as `pathtext.carried` makes it, is None for a store in memory, which
-    ends with its server."""
+    """The store whose maps a directory holds.
+
+    `data_dir`, encoded by `path_to_text`, is None for a store in memory, which ends with its server.
+    """
 
     store: str
     data_dir: str | None
@@ -68,14 +70,14 @@ class Owner(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, store: str, data_dir: Path | None) -> Owner:
-        """The owner that the store `store` in `data_dir` is."""
+        """Describe the store `store` in `data_dir` as an owner."""
         if data_dir is None:
             return cls(store, None)
         status = data_dir.stat()
         return cls(store, path_to_text(str(data_dir.resolve())), status.st_dev, status.st_ino)
 
     def exists(self) -> bool:
-        """Whether the store is still in its data directory; True if that cannot be seen."""
+        """Whether the store is still in its data directory; True if that cannot be checked."""
         if self.data_dir is None:
             return False
         try:
@@ -97,15 +99,16 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class MapDir:
-    """A map directory that this process has locked. `notice` tells the operator what is unusual about it, or is ''."""
+    """A map directory that this process has locked. `notice` warns the operator of something unusual, or is ''."""
 
     def __init__(self, path: Path, lock: int, owner: Owner, notice: str) -> None:
         self.path, self.notice = path, notice
         self._lock, self._owner = lock, owner
 
     def remove(self) -> None:
-        """Remove it with all maps, if it is still there, and give it up. What others have put there meanwhile stays.
-        Raises `OSError`."""
+        """Remove the directory with all maps, if it still exists, and unlock it. Foreign files in it stay. Raises
+        `OSError`.
+        """
         try:
             _remove_map_dir(self.path)
         except OSError as error:
@@ -114,14 +117,16 @@ class MapDir:
         self.close()
 
     def leave(self) -> None:
-        """Give it up. The maps stay for the next start, unless the store is not in its data directory any more."""
+        """Unlock the directory. The maps stay for the next start, unless the store is no longer in its data
+        directory.
+        """
         if self._owner.exists():
             self.close()
         else:
             self.remove()
 
     def close(self) -> None:
-        """Give it up; the maps stay."""
+        """Unlock the directory; the maps stay."""
         os.close(self._lock)
 
 
@@ -149,8 +154,10 @@ def choose_map_dir(
 
 
 def release_all(shm: Path = SHM) -> int:
-    """Remove from `shm` the maps of this user that belong to nobody: whose store is not in its data directory any more,
-    or was in memory, and that no server uses. How many bytes that frees."""
+    """Remove from `shm` this user's maps without a store or server, and return how many bytes that frees.
+
+    These are maps whose store is no longer in its data directory, or was in memory, and that no server uses.
+    """
     return _remove_stale(shm)
 
 
@@ -176,7 +183,7 @@ def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
 
 
 def usual_places(store: str, data_dir: Path, shm: Path = SHM) -> list[Path]:
-    """Where the maps of a store are, unless the operator says otherwise."""
+    """Return where the maps of a store are, unless the operator says otherwise."""
     return [shm / _directory_name(Owner.of(store, data_dir)), data_dir / ON_DISK]
 
 
@@ -206,15 +213,20 @@ def _directory_name(owner: Owner) -> str:
 
 
 def _bytes_wanted(snapshot_bytes: int, *places: Path | None) -> int:
-    """Bytes that maps want: to grow to twice the last snapshot, and, where there is none yet or an old one, to be built
-    again as large as they are in one of `places`; and some more."""
+    """Return the bytes that maps want, with a reserve.
+
+    They may grow to twice the last snapshot. Where there is none yet, or an old one, they may be built again as large
+    as they are in one of `places`.
+    """
     largest = max(_bytes_of(place, "shard-*/data.mdb") for place in places if place is not None)
     return max(MIN_ROOM + 2 * snapshot_bytes, MIN_ROOM // 2 + largest)
 
 
 def _bytes_available(place: Path, own: Path) -> int:
-    """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
-    kept are removed before others are built."""
+    """Return the bytes that maps in `own` may have: those free at `place`, and those that the old maps there take.
+
+    Maps that are not kept are removed before others are built.
+    """
     if not _may_write(place):
         return 0
     return free_bytes(place) + _bytes_of(own, "shard-*/data.mdb") + _bytes_of(own, "shard-*.ballast")
@@ -260,8 +272,11 @@ def _check_directory(path: Path, reserved: bool) -> None:
 
 
 def _foreign_names(path: Path, reserved: bool = False) -> set[str]:
-    """The names of what no server has put into `path`. Without an owner that is whatever was there before a server was,
-    unless the directory has a name that only a server gives."""
+    """Return the names in `path` that no server put there.
+
+    Without an owner that is whatever was there before a server was, unless the directory has a name that only a server
+    gives.
+    """
     entries = list(path.iterdir())
     strangers = {entry.name for entry in entries if not _OURS.fullmatch(entry.name) or entry.is_symlink()}
     for entry in entries:
@@ -292,7 +307,7 @@ def _lock_directory(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(lock).st_ino == (path / _LOCK).stat().st_ino:
                 return lock
-        os.close(lock)  # somebody took the directory for stale and removed it before we had the lock
+        os.close(lock)  # another server took the directory for stale and removed it before we had the lock
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -313,8 +328,11 @@ def _claim_for(path: Path, owner: Owner) -> None:
 
 
 def _remove_content(path: Path) -> None:
-    """Remove what is ours but the lock, the owner last: a directory is known by it for as long as there is anything
-    else. What is not ours stays, and the directory that it is in."""
+    """Remove what servers put there but the lock; the owner last, which marks the directory as long as anything else is
+    there.
+
+    Foreign files stay, and the directory that they are in.
+    """
     for entry in path.iterdir():
         if not _OURS.fullmatch(entry.name) or entry.name in (_LOCK, _OWNER):
             continue
@@ -353,7 +371,7 @@ def _give_up(path: Path, owner: Owner) -> None:
 
 
 def _read_owner(path: Path) -> Owner | None:
-    """Whose the map directory `path` is; None: it does not say, or is not there.
+    """Read the owner of the map directory `path`; None if there is no owner file.
 
     Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
     somebody's.
@@ -372,13 +390,13 @@ def _read_owner(path: Path) -> Owner | None:
 
 
 def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
-    """Remove the maps that belong to nobody, `mine` being who asks; how many bytes that frees."""
+    """Remove the maps without a store or server, for the store `mine`; return how many bytes that frees."""
     freed = 0
     for path in _own_directories(shm):
         with contextlib.suppress(OSError, MapDirError):  # it is being removed by another server, or of another version
             owner = _read_owner(path)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
-                continue  # without an owner, it was being removed by somebody who was killed, or is being made
+                continue  # no owner: its removal was killed half-way, or it is being made
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if (

@@ -64,12 +64,12 @@ class MapOwner:
         return self._applied
 
     def identity(self) -> Identity | None:
-        """Whose map it is; None while it is being filled. Raises `MapError` if that cannot be read."""
+        """Read whose map it is; None while it is being filled. Raises `MapError` if that cannot be read."""
         with self._env.begin(self._meta) as txn:
             return decode_identity(txn.get(b"identity"), self.path)
 
     def identify(self, identity: Identity, lsn: int, revision: int) -> None:
-        """Write whose map it is and what is applied to it: from now on it is complete."""
+        """Write identity and position: from now on the map is complete."""
 
         def write(txn: lmdb.Transaction[memoryview]) -> None:
             txn.put(b"identity", msgspec.json.encode(identity), db=self._meta)
@@ -79,13 +79,13 @@ class MapOwner:
         self._applied = (lsn, revision)
 
     def get(self, key: bytes, now: Now) -> Item | None:
-        """What `key` holds at `now`; None if it is absent or expired."""
+        """Return the item of `key` at `now`; None if it is absent or expired."""
         with self._env.begin(self._data, buffers=True) as txn:
             record = txn.get(key)
             return parse_record(record) if record is not None and is_live(_unpack(record)[2], now) else None
 
     def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
-        """`apply` for one record whose events are at hand."""
+        """Apply one record whose events are at hand; see `apply`."""
         return self._apply_groups([(record, events)], None, previous)
 
     def apply(
@@ -141,7 +141,7 @@ class MapOwner:
         self.storage.transact(lambda txn: [txn.put(key, record) for key, record in rows])
 
     def entries(self) -> Iterator[tuple[bytes, int, int, int, int]]:
-        """Key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
+        """Yield key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
 
         Holds a read transaction until it is exhausted or closed.
         """
@@ -151,8 +151,10 @@ class MapOwner:
                 yield bytes(key), revision, value_revision, expires_ms, len(record) - HEADER_SIZE - length
 
     def list_versions(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, int, int]]:
-        """Key, revision of the value and revision of at most `limit` keys that start with `prefix` and stand above
-        `after`, expired ones too, in key order."""
+        """List key, revision of the value and revision of at most `limit` keys, expired ones too, in key order.
+
+        The keys start with `prefix` and are above `after`.
+        """
         found: list[tuple[bytes, int, int]] = []
         with self._env.begin(buffers=True) as txn:
             for key, record in scan(txn, self._data, prefix, after):
@@ -181,7 +183,7 @@ class MapOwner:
 
 
 def _reset_clock(txn: lmdb.Transaction[memoryview], record: Record, floors: Sequence[int] | None) -> None:
-    """Do to all that was written before `record`, a START, what that says of the clock."""
+    """Apply the clock reset of `record`, a START, to all records written before it."""
     reset_ms = Start.decode(record.payload).reset_ms
     if reset_ms is None:
         return

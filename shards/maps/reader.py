@@ -40,7 +40,7 @@ _unpack = HEADER.unpack_from
 class MapReader:
     """A reader's handle on the map of one shard: one per process and shard, from one thread.
 
-    LMDB opens an environment once per process: the shard itself, which has a `MapOwner`, cannot have a reader too.
+    LMDB opens an environment once per process, so the shard itself, which has a `MapOwner`, cannot have a reader.
     """
 
     def __init__(self, board: Board, shard: int) -> None:
@@ -51,7 +51,7 @@ class MapReader:
         self._env: lmdb.Environment | None = None
 
     def get(self, key: bytes, now: Now) -> Item | None:
-        """What `key` (1 to 511 bytes) holds at `now`, `with_wall_times`; None if it is absent or expired.
+        """Return the item of `key` (1 to 511 bytes) at `now`, by wall time; None if it is absent or expired.
 
         Raises `Unavailable` if the shard has no map at the moment.
         """
@@ -66,7 +66,7 @@ class MapReader:
         return with_wall_times(item, now)
 
     def describe(self, key: bytes, now: Now) -> Item | None:
-        """`get` without the value: however large it is, nothing of it is copied."""
+        """Return the item of `key` as `get` does, but without its value: however large it is, none of it is copied."""
         with self._begin_transaction() as txn:
             record = txn.get(key)
             if record is None or not is_live(_unpack(record)[2], now):
@@ -74,7 +74,7 @@ class MapReader:
             return with_wall_times(parse_without_value(record), now)
 
     def read_record(self, key: bytes) -> bytes | None:
-        """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
+        """Return the record of `key` (1 to 511 bytes) as `layout` specifies it; it may have expired. None if absent.
 
         For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
         """
@@ -117,8 +117,10 @@ class MapReader:
     def read_item(
         self, key: bytes, now: Now, *, values: bool = False, expired: bool = False
     ) -> tuple[tuple[int, int], Item | None]:
-        """`get`, or `describe` unless `values`, and what was applied (LSN, revision) to the very state it shows.
-        `expired`: also what has expired."""
+        """Read the item of `key`, and what was applied (LSN, revision) to the very state that is read.
+
+        Without its value unless `values`. `expired`: return expired items, too.
+        """
         with self._begin_transaction() as txn:
             applied = read_applied(txn, self._meta)
             record = txn.get(key)
@@ -127,8 +129,10 @@ class MapReader:
             return applied, with_wall_times(parse_record(record) if values else parse_without_value(record), now)
 
     def keys(self, prefix: bytes, after: bytes | None, limit: int, now: Now) -> list[bytes]:
-        """At most `limit` live keys that start with `prefix` and stand above `after`, in key order; fewer only if
-        there are no more. Raises `Unavailable`."""
+        """List at most `limit` live keys that start with `prefix` and are above `after`, in key order.
+
+        Fewer only if there are no more. Raises `Unavailable`.
+        """
         found: list[bytes] = []
         with self._begin_transaction() as txn:
             for key, record in scan(txn, self._data, prefix, after):
@@ -141,10 +145,10 @@ class MapReader:
     def count_keys(
         self, prefix: bytes, after: bytes | None, before: bytes | None, cut: int | None, steps: int, now: Now
     ) -> tuple[int, bytes | None]:
-        """How many of the next `steps` keys that start with `prefix` and stand between `after` and `before` are live
-        (and, with a cut, hold a value that is not newer), and the last of them; None: there are no others.
+        """Count the live ones of the next `steps` keys that start with `prefix` and are between `after` and `before`.
 
-        Raises `Unavailable`.
+        With a cut, only keys count whose value is not newer. Returns the count and the last of the keys; None: there
+        are no more. Raises `Unavailable`.
         """
         count = 0
         with self._begin_transaction() as txn:
@@ -160,7 +164,7 @@ class MapReader:
 
     @contextmanager
     def cursor(self, now: Now, *, values: bool = False) -> Iterator[MapCursor]:
-        """A cursor at `now`, whose items hold values if `values`; gone, with its transaction, on leaving `with`.
+        """Open a cursor at `now`, whose items hold values if `values`; it ends with `with`, as its transaction does.
 
         Raises `Unavailable`.
         """
@@ -168,7 +172,7 @@ class MapReader:
             yield MapCursor(txn, self._data, now, values)
 
     def applied(self) -> tuple[int, int]:
-        """LSN after the last record applied, and its last revision. Raises `Unavailable`."""
+        """Read the LSN after the last record applied, and its last revision. Raises `Unavailable`."""
         with self._begin_transaction() as txn:
             return read_applied(txn, self._meta)
 

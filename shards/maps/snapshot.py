@@ -1,4 +1,5 @@
-"""Snapshots: copies of the maps on disk, which make restarts short. `python -m shards.maps.snapshot` takes one.
+"""Takes and reads snapshots: copies of the maps on disk, which make restarts short. Run as `python -m
+shards.maps.snapshot`.
 
 The order is what makes it right. The replay position is the board's watermark, taken before the first copy starts: all
 up to there is in the maps. Then each map is copied, compacted, by a read transaction beside its writer, so each file is
@@ -56,18 +57,18 @@ log = logging.getLogger(__name__)
 
 
 class SnapshotError(Exception):
-    """No snapshot was taken, or one cannot be used; the message says why."""
+    """A snapshot cannot be taken or used; the message says why."""
 
 
 class Snapshot:
-    """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
+    """The snapshot that a manifest names. Every file is verified before it is used."""
 
     def __init__(self, data_dir: Path, manifest: Manifest, look: MetaReader = read_meta) -> None:
         """`look` is `read_meta`, or `Sandbox.read_meta` where a file that was made up must not end this process."""
         self._directory, self._manifest, self._look = data_dir / SNAPSHOTS, manifest, look
 
     def files_of(self, slots: range) -> list[SnapshotFile]:
-        """The files that may hold keys of `slots`."""
+        """Return the files that may hold keys of `slots`."""
         files = [(file, slots_of(file.shard, file.shards)) for file in self._manifest.files]
         return [file for file, held in files if held.start < slots.stop and slots.start < held.stop]
 
@@ -88,7 +89,9 @@ class Snapshot:
         self._check_identity(file, target)
 
     def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Keys and records of one file as far as they are in `slots`, some MiB at a time. Raises `SnapshotError`."""
+        """Yield keys and records of one file as far as they are in `slots`, some MiB at a time. Raises
+        `SnapshotError`.
+        """
         path = self._directory / file.name
         with self._open_file(file) as source:
             self._check_content(file, source, lambda _: None)
@@ -165,7 +168,7 @@ def new_digest(secret: int) -> blake2b:
 
 
 def checksum(path: Path, secret: int) -> str:
-    """The checksum of a snapshot file. Raises `OSError`."""
+    """Compute the checksum of a snapshot file. Raises `OSError`."""
     digest = new_digest(secret)
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
@@ -174,7 +177,7 @@ def checksum(path: Path, secret: int) -> str:
 
 
 def take_snapshot(board: Board) -> Manifest:
-    """Take a snapshot of all maps of the running store; the manifest that names it, which is saved.
+    """Take a snapshot of all maps of the running store; return the manifest that names it, which is saved.
 
     Raises `SnapshotError`, `LogError`, `ManifestError`, `MapError`, `OSError`; then the last snapshot is still there.
     May end the process, see the module's docstring.
@@ -216,7 +219,7 @@ def take_snapshot(board: Board) -> Manifest:
 
 @contextlib.contextmanager
 def _hold_snapshot_lock(lock: Path) -> Iterator[None]:
-    """Hold the lock for life of whoever takes a snapshot."""
+    """Hold the lock that only one snapshot at a time may have."""
     fd = locks.open_lock(lock)
     try:
         if not locks.try_acquire_for_life(fd):
@@ -286,13 +289,13 @@ def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
 
 
 def allowed_growth(free: int) -> int:
-    """By how many bytes a map may grow while it is copied, where `free` bytes are left for it. Pure."""
+    """Return how many bytes a map may grow while it is copied, if `free` bytes are left for it. Pure."""
     return max(GROWTH_BYTES, free // 4)
 
 
 @contextlib.contextmanager
 def growth_watched(path: Path, directory: Path) -> Iterator[None]:
-    """End the process if the map at `path` grows too much meanwhile: a copy cannot be stopped otherwise."""
+    """End the process if the map at `path` grows too much during `with`: a copy cannot be stopped otherwise."""
     done = threading.Event()
     fd = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
     begun, allowed = os.fstat(fd).st_size, allowed_growth(free_bytes(path))

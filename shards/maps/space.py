@@ -1,4 +1,4 @@
-"""Room for the maps: how much is left, what is taken before it is needed, readers that make a map grow."""
+"""Room for the maps: how much is left, what is reserved before it is needed, and readers that make a map grow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_bytes(path: Path) -> int:
 
 
 def growth_left(size: int) -> int:
-    """Bytes by which this process may enlarge a file of `size` bytes (RLIMIT_FSIZE)."""
+    """Return the bytes by which this process may enlarge a file of `size` bytes (RLIMIT_FSIZE)."""
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return 1 << 62 if most == resource.RLIM_INFINITY else max(most - size, 0)
 
@@ -50,7 +50,9 @@ def _file_system(major: int, minor: int) -> str:
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be taken before the kernel kills: of the machine, and of the control groups above."""
+    """Return the bytes of memory that can be taken before the kernel kills: of the machine, and of the control groups
+    above.
+    """
     return min([_parse_meminfo(Path("/proc/meminfo").read_text()), *_group_rooms()])
 
 
@@ -92,17 +94,18 @@ def _has_room_for(path: Path, size: int) -> bool:
 
 
 class Ballast:
-    """A file that only takes room, so that a full file system has some to give back: LMDB needs new pages even to
-    delete."""
+    """A file that only reserves room, so that a full file system has some to give back: LMDB needs new pages even to
+    delete.
+    """
 
     def __init__(self, path: Path, size: int = BALLAST_BYTES) -> None:
-        """Take the room; if there is none, `there` is False. Raises `OSError` for anything else."""
+        """Take the room; without room, `there` is False. Raises `OSError` for anything else."""
         self.path, self._size = path, size
         self.there = False
         self.restore()
 
     def restore(self) -> bool:
-        """Take the room again if it can be had; whether it is taken. Raises `OSError` as at first."""
+        """Take the room again if possible; whether it is taken. Raises `OSError` as `__init__` does."""
         if not self.there and _has_room_for(self.path, self._size):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -117,7 +120,7 @@ class Ballast:
         return self.there
 
     def drop(self) -> bool:
-        """Give the room back; False if there was none to give."""
+        """Give the room back; False if none was reserved."""
         had, self.there = self.there, False
         if had:
             os.truncate(self.path, 0)
@@ -180,7 +183,7 @@ class ReaderSlot(NamedTuple):
 
 
 def parse_readers(table: str) -> list[ReaderSlot]:
-    """The readers in what `Environment.readers()` says: those in a transaction."""
+    """Parse the output of `Environment.readers()`: the readers that are in a transaction."""
     readers = []
     for line in table.splitlines():
         fields = line.split()
@@ -190,7 +193,7 @@ def parse_readers(table: str) -> list[ReaderSlot]:
 
 
 class PinWatch:
-    """Tells readers that hold a transaction, while the map grows, from those that are seen by chance. Pure.
+    """Finds readers that hold a transaction while the map grows, among those seen by chance. Pure.
 
     A transaction of an id that is not the newest can only be an old one. Seen twice with the same id and a map that
     has more pages than then, it keeps the pages that the map therefore cannot use again.
@@ -200,7 +203,7 @@ class PinWatch:
         self._seen: dict[ReaderSlot, tuple[float, int]] = {}
 
     def observe(self, now_s: float, readers: list[ReaderSlot], pages: int) -> list[tuple[int, float]]:
-        """Note what there is now; the readers that pin: pid, seconds since first seen."""
+        """Record the current readers; return those that pin old pages: pid, and seconds since first seen."""
         self._seen = {reader: self._seen.get(reader, (now_s, pages)) for reader in readers}
         return [
             (reader.pid, now_s - since)

@@ -45,7 +45,7 @@ class MapStorage:
         self._pins = PinWatch()
 
     def transact(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
-        """Run `write` in one transaction on `data` and commit it; what it returned.
+        """Run `write` in one transaction on `data`, commit it, and return its result.
 
         May run it several times: where there is no room, the file grows, then the ballast is dropped. Raises `MapFull`
         if neither helps, `MapError` if LMDB fails otherwise; then nothing is written.
@@ -69,24 +69,26 @@ class MapStorage:
         return self.ballast is None or self.ballast.restore()
 
     def free_bytes(self) -> int:
-        """How much the map can take: its free pages, and what file system and memory still give."""
+        """Return how much the map can take: its free pages, and what file system and memory still give."""
         used = self.size_bytes()
         size = self._reserve.size if self._reserve is not None else used
         return size - used + self.spare_bytes() + min(free_bytes(self.path), growth_left(size))
 
     def spare_bytes(self) -> int:
-        """Bytes of the map's free pages. Old readers may still need some, and few of them may be neighbours."""
+        """Return the bytes of the map's free pages. Old readers may still need some, and few of them may be
+        adjacent.
+        """
         with self.env.begin() as txn:
             stats = [txn.stat(), txn.stat(self.data), txn.stat(self.meta)]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
         return max(self.env.info()["last_pgno"] - 1 - used, 0) * stats[0]["psize"]
 
     def size_bytes(self) -> int:
-        """Bytes of the map's file, free pages included."""
+        """Return the bytes of the map's file, free pages included."""
         return (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
 
     def reader_check(self) -> int:
-        """Free the slots of readers that died; how many there were."""
+        """Free the slots of readers that died, and return their number."""
         return self.env.reader_check()
 
     def pinning_readers(self, now_s: float) -> list[tuple[int, float]]:
