@@ -37,7 +37,7 @@ FORMATS = (1, FORMAT)
 NAME, UNFINISHED = "backup", "backup.incomplete"
 LOG = "log"
 MOST_LSN = 1 << 60
-"""Where the log of a backup may end: a store that is restored from it must have room to go on."""
+"""Where the log of a backup may end: a store that is restored from it must have room for more."""
 
 
 class ArchiveError(Exception):

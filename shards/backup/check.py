@@ -93,7 +93,7 @@ def _check_file(snapshot: Snapshot, file: SnapshotFile) -> int:
     for rows in snapshot.read(file, range(SLOTS)):
         for key, record in rows:
             revision, *_ = check_record(key, memoryview(record))
-            assert key > last, f"{key!r} stands behind {last!r}"  # else pages may lead in a circle
+            assert key > last, f"{key!r} is behind {last!r}"  # else pages may lead in a circle
             last = key
             assert slot_of(key) in slots, f"{key!r} belongs to another shard"
             assert revision <= file.revision, f"{key!r} has revision {revision}, the file ends at {file.revision}"

@@ -4,8 +4,8 @@ One changed digit of a secret or of a position would make everything it describe
 changed is refused. A file is written under a temporary name, fsync, rename, fsync of the directory: it is there whole
 or not at all.
 
-The checksum needs no secret, so it proves nothing about who wrote a file. Members have ranges (`Count`, `Lsn`, …), so
-that whatever is decoded can be computed with, shown and used.
+The checksum needs no secret, so it does not prove which process wrote a file. Members have ranges (`Count`, `Lsn`, …),
+so that whatever is decoded can be computed with, shown and used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Revision = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 UnixMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 """Unix time in milliseconds, up to the end of the year 9999."""
 StoreId = Annotated[str, Meta(pattern=r"^[0-9a-z]{1,32}\Z")]
-"""Part of a file name, see `mapdir`."""
+"""Part of a file name, see `maps.directory`."""
 Checksum = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Words = Annotated[str, Meta(pattern=r"^[ -~]{0,256}\Z")]
 """Text to show: printable ASCII."""

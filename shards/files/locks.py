@@ -1,8 +1,8 @@
 """File locks: whole-file flocks for turns, open-file-description locks for life.
 
 A *turn* (append, flush) is a flock, so that `/proc/locks` names its holder. A *lock for life* (the store, a shard, a
-row of the board) is an OFD lock: the kernel frees it when its holder dies, and anybody can ask who is alive with
-F_OFD_GETLK, which takes nothing. (Probing by trying to take the lock makes the owner's own attempt fail meanwhile.)
+row of the board) is an OFD lock: the kernel frees it when its holder dies, and any process can ask with F_OFD_GETLK
+whether that lives, which takes nothing. (To probe by trying the lock makes the owner's own attempt fail meanwhile.)
 Python's descriptors are close-on-exec, so a child started by command line never keeps its parent's lock.
 
 See fcntl(2), "Open file description locks", and flock(2).

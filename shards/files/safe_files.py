@@ -1,11 +1,11 @@
 """Opens, creates and replaces files so that nothing that was planted is followed, waited for or destroyed.
 
-- What is read is a regular file, and no link. A FIFO would be waited for, a device has no end.
-- What is made is new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a link which lies in wait is not written through.
-- On the way to what a person names, nothing may lie that another user can have put there: see `way`.
+- Only regular files are read, and no links. A FIFO would block, a device has no end.
+- Created files are new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a planted link is not written through.
+- On the way to a path that a person names, nothing may be that another user can have put there: see `trusted_path`.
 
-Every refusal is an `OSError` whose `strerror` says what is there instead, so whoever reports errors of the system
-reports these too.
+Every refusal is an `OSError` whose `strerror` says what is there instead, so code that reports errors of the system
+reports these, too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Walks the way to a file, and refuses what another user but root could have put there.
 
-A path is walked as the kernel does, component by component. Whoever may write a directory on the way can put another
-file, or a link, where the next one is; in a directory with the sticky bit, as /tmp, only where nothing is yet, or what
-is theirs. Where a file system is mounted read-only nobody writes, whatever the modes say: so come ConfigMaps and
-Secrets of Kubernetes, whose directories are 0777.
+A path is walked as the kernel does, component by component. A user who may write a directory on the way can put another
+file, or a link, in the place of the next component; with the sticky bit, as in /tmp, only under a free name or in place
+of an own file. On a read-only mount no user writes, whatever the modes say: ConfigMaps and Secrets of Kubernetes are
+mounted so, with directories of mode 0777.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Care(IntEnum):
     """What the file is for, and so what is refused on the way to it. Each level refuses what lower levels do, too."""
 
     READ = 1
-    """Its content is looked at: links that another user may have made are refused."""
+    """Its content is read: refuses links that another user may have made."""
     WRITE = 2
-    """Something is written there, or handed over: so are directories of others, or in which everybody may write."""
+    """It is written, or handed over: also refuses directories of others, and those that everybody may write."""
     RELY = 3
-    """What stands there decides who may do what: so are directories in which a group may write, and one that all may
-    write in, though it is sticky, as the last: another may come first when the file is gone for a moment."""
+    """Its content decides on access: also refuses directories that a group may write, and a sticky last directory that
+    everybody may write: another user's file may come first when the file is gone for a moment."""
 
 
 class Planted(PermissionError):

@@ -299,7 +299,7 @@ class Board:
         """Read both clocks at one moment; see `clock`.
 
         The wall clock is at most `DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
-        share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
+        share and only then change, so that all of them show the end of a lifetime as the same time.
         """
         while True:
             steady_ms, wall_ms = self._steady_ms(), _wall_ms()

@@ -38,8 +38,8 @@ class Spec:
     """A row of the table.
 
     Attributes:
-        parse: makes the value of its text; raises ValueError with what would be right.
-        metavar: what stands for the value in the manual.
+        parse: makes the value of its text; raises ValueError that says what would be right.
+        metavar: the placeholder for the value in the manual.
         help: what it does, and what follows from the choice.
         aliases: other environment variables, read if `KVSERVER_…` is not set: name to a function that makes this
             setting's text of the variable's, or None to leave it alone.

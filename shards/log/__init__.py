@@ -9,6 +9,6 @@
 - `epoch`: the name of a history, and the first revision of a run.
 - `manifest`: the file that names the store and where a restart begins.
 - `image`: the segments of a log at rest, and what its records add up to.
-- `recovery`: finds the end of the log before anybody appends.
+- `recovery`: finds the end of the log before the first append.
 - `repair`: cuts a damaged log knowingly.
 """

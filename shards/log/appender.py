@@ -76,7 +76,7 @@ class LogAppender:
         """Put one record of `events` revisions at the log's end and set the row's open words, which its owner clears
         when it has applied the record. Does not flush.
 
-        Waits while the next segment is being made; the row's heartbeat goes on. Raises `LogFull` if none can be made,
+        Waits while the next segment is being made, with heartbeats in the row. Raises `LogFull` if none can be made,
         `GivenUp` if `give_up` says so meanwhile, `LogBroken` after a failed flush, `LogError` if writing fails or the
         record is larger than a segment. Then nothing is appended and the open words are clear.
         """
@@ -96,7 +96,7 @@ class LogAppender:
     def append_mark(self, now: Now) -> Record | None:
         """Flush an idle log and append a MARK that says so, once. Call it once a second.
 
-        Does nothing if something was appended since the last call, nor in memory. By the MARK a later recovery tells
+        Does nothing if something was appended since the last call, nor in memory. By the MARK a later recovery can tell
         damage before it from a torn tail. Raises as `append` and `flush` do.
         """
         tail, _ = self._board.history()

@@ -1,9 +1,9 @@
 """Names histories, decides when a new one begins, and finds the first revision of a run. Pure but for chance and the
 boot.
 
-An epoch names one history: within it, a revision means one change for ever. So a new epoch begins wherever a change
-that somebody may have seen can be missing, or the same revision could be given twice. Its revisions start so far up
-that none of any earlier history returns.
+An epoch names one history: within it, a revision always means the same change. So a new epoch begins wherever a change
+that a client may have seen can be missing, or the same revision could be given twice. Its revisions start so high that
+no revision of an earlier history returns.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def reason_for_new_epoch(
         stopped_clean: the log ends in a STOP.
         copied: the data directory has another inode or device than the manifest says: the original may live on.
         repaired: the log was cut at damage.
-        asked: the reason for which whoever changed the stopped store wants one; empty: nobody does.
+        asked: the reason of a tool that changed the stopped store to demand a new epoch; empty: no demand.
     """
     if in_memory:
         return "the store is in memory"

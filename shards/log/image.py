@@ -23,7 +23,7 @@ class LogFold:
         next_revision: that comes next.
         last_start: the last START; None if there was none.
         synced: up to where the log was flushed at least.
-        last: the latest moment on record, by the steady clock; what was given as such if no record tells.
+        last: the latest moment on record, by the steady clock; the one given at first if no record has one.
         kind: of the last record, fillers not counted.
     """
 

@@ -70,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         epoch: name of the history when this was written; empty before the first.
         last_start: of the run in which this was written: the log behind the replay position may not hold it any more.
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
-        files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
+        files: the snapshot, one file for each shard there was; empty: no snapshot, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
             orderly stop): a log that ends before has lost something; no revision up to there is ever given out again.
         end_wall_ms, end_steady_ms: the time of that end, by either clock; 0: not known.

@@ -6,7 +6,7 @@ commits together: a header of 64 bytes, little endian, and the payload::
     magic     4s   b"KVL1"
     kind      u8   1 DATA, 2 START, 3 STOP, 4 MARK, 5 FILLER
     -         u8   0
-    shard     u16  who wrote it; 0xFFFF: the supervisor. Says nothing about who owns its keys today
+    shard     u16  of its writer; 0xFFFF: the supervisor. Another shard may own its keys today
     events    u32  how many revisions it takes
     length    u32  of what follows the header
     lsn       u64  its own place
@@ -21,7 +21,7 @@ commits together: a header of 64 bytes, little endian, and the payload::
   may raise the revision. STOP is the last record of a run that ended cleanly. MARK says by its `synced`, which is its
   own place, that everything before it is flushed.
 - A record never crosses a segment's end. FILLER skips to it: `length` counts the bytes left, which may be anything
-  and are not in its CRC. Where not even a header fits, nothing stands, and the next record starts the next segment.
+  and are not in its CRC. Where not even a header fits, no record is written, and the next one starts the next segment.
 - Segments are used again without being cleared. Old bytes are not records: their LSN is another. Bytes that a client
   made up are not records: the CRC needs the secret.
 """

@@ -1,13 +1,13 @@
 """Recovers the log before the first append: finds its end, cuts a torn tail, begins a run.
 
 The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
-any crash may leave and nobody was promised, unless something says that it had been flushed: the `synced` of a record
+any crash may leave and no client was promised, unless something says that it had been flushed: the `synced` of a record
 behind it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
 which a map was applied. Then it is **damage**, and nothing is touched. So is a log that ends before the end that the
 manifest knows of, a segment that is missing below that end or below a later segment, and one that is not whole.
 
 A torn tail is cut: zeroed to its segment's end, everything behind it removed, so that nothing of it can ever continue
-the log again. What stands above the highest `synced` found may be in the page cache alone, even if a flush seemed to
+the log again. Bytes above the highest `synced` found may be in the page cache alone, even if a flush seemed to
 succeed after one that failed: it is written again and flushed before it is trusted.
 
 Every function here needs a log at rest: see `quiesce`.
@@ -94,7 +94,7 @@ class Examined(NamedTuple):
     Attributes:
         fold: over the records that fit, from the replay position on.
         losses: LSN and description of what is missing of segments.
-        behind: the records that stand behind the first one that does not fit, without payloads.
+        behind: the records behind the first one that does not fit, without payloads.
         synced: the highest LSN of what fits that something said was flushed.
         damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
     """

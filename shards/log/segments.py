@@ -3,7 +3,7 @@
 A segment is filled with zeros before it is used, because flushing a few KB costs half as much again where a file grows
 or is only allocated. It is filled in steps with pauses, since a burst of 64 MiB holds up the flushes beside it; under
 a temporary name, so that what has a segment's name is whole; then synced, renamed, the directory synced, and only then
-shown on the board as `ready`. What was trimmed waits as a spare and becomes a segment the same way, uncleared: old
+shown on the board as `ready`. A trimmed segment waits as a spare and becomes a segment the same way, uncleared: old
 bytes carry another LSN.
 """
 
@@ -117,7 +117,7 @@ class Segments:
         """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
 
         To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable()`
-        are trimmed to have it; if there are none, `full` is set on the board, and cleared when there is space again.
+        are trimmed to make some; if there are none, `full` is set on the board, and cleared when there is space again.
         Raises `OSError` for anything else.
         """
         tail, _ = self._board.history()

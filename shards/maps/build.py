@@ -5,8 +5,8 @@
 - **Start of the server**: a map of the same boot, store, epoch and number of shards is kept if the log still reaches
   back to what is applied to it, and the log is replayed from there.
 - Else it is **built**: the shard's own file of the snapshot, or, if the snapshot has another number of shards, its
-  slots out of all files, and then the log from the manifest's position. Always by slot: who wrote a record says nothing
-  about who owns its keys today. An event is skipped up to what is applied to the file that its key came from.
+  slots out of all files, and then the log from the manifest's position. Always by slot: the writer
+  of a record need not own its keys today. An event is skipped up to what is applied to the file that its key came from.
 
 A map is built under a temporary name, gets its identity last, and is renamed in; only then does the board name it.
 

@@ -6,7 +6,7 @@ next server that starts, but only if its lock is free and the store named in it 
 store that is merely stopped keeps its maps, which makes its next start short.
 
 Nothing is removed but what a server has put there: a directory that holds anything else, at whatever depth, is refused,
-whatever its `owner` says, which anybody can write.
+whatever its `owner` file says, which can be forged.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = Fals
 
 
 def _check_directory(path: Path, reserved: bool) -> None:
-    status = path.lstat()  # /dev/shm is everybody's: a link or a directory of another user may lie in wait there
+    status = path.lstat()  # /dev/shm is open to all users: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
     strangers = _foreign_names(path, reserved)
@@ -373,8 +373,8 @@ def _give_up(path: Path, owner: Owner) -> None:
 def _read_owner(path: Path) -> Owner | None:
     """Read the owner of the map directory `path`; None if there is no owner file.
 
-    Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
-    somebody's.
+    Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may have
+    an owner.
     """
     try:
         text = read_regular(path / _OWNER, _MOST_OWNER)

@@ -76,7 +76,7 @@ class MapReader:
     def read_record(self, key: bytes) -> bytes | None:
         """Return the record of `key` (1 to 511 bytes) as `layout` specifies it; it may have expired. None if absent.
 
-        For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
+        For fast access to little of it. Raises `Unavailable` if the shard has no map at the moment.
         """
         if self._words[self._generation_at] != self._generation:
             self._open_generation()
@@ -96,7 +96,7 @@ class MapReader:
         max_bytes: int = PAGE_BYTES,
         expired: bool = False,
     ) -> tuple[tuple[int, int], list[tuple[bytes, Item]]]:
-        """Read at most `limit` live keys that start with `prefix` and stand above `after`, with their items.
+        """Read at most `limit` live keys that start with `prefix` and are above `after`, with their items.
 
         Returns what was applied (LSN, revision) to the very state that is read, and the pairs in key order. Values are
         left empty unless `values`; then the page ends with the item that takes it past `max_bytes` of values. An empty

@@ -33,7 +33,7 @@ class MapStorage:
     Attributes:
         env: the environment; for reads. Writes go through `transact`.
         data, meta: its two databases, see `layout`.
-        ballast: the file that is given up when there is no room; None: there is none.
+        ballast: the file that is dropped when there is no room; None: no ballast.
     """
 
     def __init__(self, path: Path, ballast: Path | None = None) -> None:

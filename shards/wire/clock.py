@@ -1,9 +1,9 @@
 """The two kinds of time, and when a key's has come. Pure.
 
-- **Wall time** is Unix time by the machine's clock as it is set now. People mean it by `expires=`, and it is what they
-  are told: created, modified, expires. It may be set at any moment, forwards and backwards.
-- **Steady time** is what a lifetime (`ttl=`) counts by: CLOCK_BOOTTIME and an offset (see `resumed`), so nobody can set
-  it, it goes on while the machine sleeps, and it never goes back. Its own number says nothing to people.
+- **Wall time** is Unix time by the machine's clock as it is set now. Clients mean it by `expires=`, and see it in
+  created, modified and expires. It may be set at any moment, forwards and backwards.
+- **Steady time** is what a lifetime (`ttl=`) counts by: CLOCK_BOOTTIME and an offset (see `resumed`). It cannot
+  be set, continues while the machine sleeps, and never goes back. Clients never see its number.
 
 An **expiry** is one number: 0 is never, above 0 a wall time, below 0 the negation of a steady time. Milliseconds.
 """
@@ -67,9 +67,9 @@ def unix_ms(expiry: int, now: Now) -> int:
 def resumed(last: Now, wall_ms: int, boottime_ms: int, offset_ms: int | None) -> int:
     """Return the offset that makes steady time of CLOCK_BOOTTIME in the run that begins now.
 
-    Lifetimes go on while no server runs. Within a boot the offset stays; over a boot the wall clock alone knows how
-    long that was. If it was set back meanwhile, lifetimes stand still for that time: it is better to keep a value for
-    too long than to lose it too early.
+    Lifetimes continue while no server runs. Within a boot the offset stays; over a boot only the wall clock knows how
+    long that was. If it was set back meanwhile, lifetimes do not shorten for that time: it is better to keep a value
+    for too long than to lose it too early.
 
     Args:
         last: the last moment on record; (0, 0) for a new store.

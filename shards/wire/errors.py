@@ -199,7 +199,7 @@ class BatchTooLarge(KVError):
 class PatchesTooLarge(KVError):
     code, status = "patches_too_large", 413
     title = "The patches of the batch have written too much; this one did nothing"
-    hint = "Each patch writes the whole value. Send fewer of one batch, or put the value as it shall be."
+    hint = "Each patch writes the whole value. Send fewer of one batch, or put the whole value."
 
 
 class KeyTooLong(KVError):

@@ -5,7 +5,7 @@
     header  magic b"KVQ1" | operations u32 | id u64 | incarnation u64 | deadline u64       little endian, 32 bytes
     body    MessagePack array of operations, each an array that starts with its tag
 
-- `id` is the sender's; the reply repeats it. One id for a message, not for an operation: replies stand in the order
+- `id` is the sender's; the reply repeats it. One id for a message, not for an operation: replies are in the order
   of the operations.
 - `incarnation` names the shard process the message was written for (its word on the board). Another process MUST
   refuse it with `stale_incarnation` and execute nothing.
@@ -50,7 +50,7 @@ delete or touch of an absent key is answered as such, whatever its condition.
 
     1 Done      revision, existed, nil, expires_ms          of 1 to 4. revision 0: nothing changed, the key is absent.
                                                             expires_ms: when the key expires now, 0: never
-    2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` to go on; nil: the end
+    2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` for more; nil: the end
     3 Failed    code, detail, revision, members             a code of `shards.wire.errors`; of precondition_failed: the
                                                             revision that is there, 0: none. Else 0. members: nil, or
                                                             a map of names to numbers (of memory_limit)
@@ -109,7 +109,7 @@ ANSWER_BYTES = 32 << 20
 PATCHED_BYTES = 64 << 20
 """Bytes that patches of one message, or of one batch, may write before further ones are refused."""
 PATCH_WORK_BYTES = 24 << 20
-"""Bytes of values that the patches of an atomic batch may read and write: nobody else has a turn meanwhile."""
+"""Bytes of values that the patches of an atomic batch may read and write, while all else waits."""
 RECORD_BYTES = 48 << 20
 """Most bytes that an atomic batch may take in the log."""
 PUBLISH_BYTES = 64 << 10
