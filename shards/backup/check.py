@@ -180,9 +180,9 @@ def check_map(
     subject = f"map {shard}"
     size = (path / "data.mdb").stat().st_size
     with tempfile.TemporaryDirectory(prefix="kvserver-check-", dir=work) as made:
-        room = free_bytes(Path(made))
-        if room < 3 * size:
-            text = f"not compared: {3 * size >> 20} MiB would be wanted in {made}, {room >> 20} are free (TMPDIR)"
+        free = free_bytes(Path(made))
+        if free < 3 * size:
+            text = f"not compared: {3 * size >> 20} MiB would be wanted in {made}, {free >> 20} are free (TMPDIR)"
             return Finding(subject, True, text)
         try:
             copy = path / "data.mdb"

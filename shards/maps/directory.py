@@ -29,7 +29,7 @@ from shards.maps.space import free_bytes
 from shards.wire.errors import what_helps
 
 SHM = Path("/dev/shm")
-MIN_ROOM = 256 << 20
+MIN_FREE_BYTES = 256 << 20
 """Bytes that must be free beside twice the last snapshot."""
 
 ON_DISK = "maps"
@@ -189,17 +189,17 @@ def usual_places(store: str, data_dir: Path, shm: Path = SHM) -> list[Path]:
 
 def _choose_place(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
     if wanted is not None:
-        return _take_directory(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
+        return _take_directory(wanted.absolute(), owner, _space_warning(wanted, snapshot_bytes))
     in_shm = shm / _directory_name(owner)
     _remove_stale(shm, owner)
     on_disk = None if data_dir is None else data_dir / ON_DISK
-    need, room = _bytes_wanted(snapshot_bytes, in_shm, on_disk), _bytes_available(shm, in_shm)
-    if room >= need:
+    need, free = _bytes_wanted(snapshot_bytes, in_shm, on_disk), _bytes_available(shm, in_shm)
+    if free >= need:
         chosen = _take_directory(in_shm, owner, "", reserved=True)
         if on_disk is not None:
             _give_up(on_disk, owner)
         return chosen
-    few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    few = f"only {free >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
     if not _may_write(shm):
         few = f"this user cannot write to {shm}"
     if on_disk is None:
@@ -219,7 +219,7 @@ def _bytes_wanted(snapshot_bytes: int, *places: Path | None) -> int:
     as they are in one of `places`.
     """
     largest = max(_bytes_of(place, "shard-*/data.mdb") for place in places if place is not None)
-    return max(MIN_ROOM + 2 * snapshot_bytes, MIN_ROOM // 2 + largest)
+    return max(MIN_FREE_BYTES + 2 * snapshot_bytes, MIN_FREE_BYTES // 2 + largest)
 
 
 def _bytes_available(place: Path, own: Path) -> int:
@@ -240,10 +240,10 @@ def _bytes_of(own: Path, pattern: str) -> int:
     return sum(path.stat().st_blocks * 512 for path in own.glob(pattern))
 
 
-def _little_room(wanted: Path, snapshot_bytes: int) -> str:
+def _space_warning(wanted: Path, snapshot_bytes: int) -> str:
     place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
-    room, need = _bytes_available(place, wanted), _bytes_wanted(snapshot_bytes, wanted)
-    return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
+    free, need = _bytes_available(place, wanted), _bytes_wanted(snapshot_bytes, wanted)
+    return "" if free >= need else f"only {free >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
 def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = False) -> MapDir:

@@ -319,10 +319,10 @@ def means_full(error: lmdb.Error, path: Path) -> bool:
         os.strerror(number) in words for number in (*NO_SPACE, errno.EFBIG)
     ):
         return True
-    return os.strerror(errno.EIO) in words and _room_left(path) < _LARGEST_WRITE
+    return os.strerror(errno.EIO) in words and _free_bytes_left(path) < _LARGEST_WRITE
 
 
-def _room_left(path: Path) -> int:
+def _free_bytes_left(path: Path) -> int:
     data = path / "data.mdb" if path.is_dir() else path
     size = data.stat().st_size if data.exists() else 0
     return min(free_bytes(data.parent), growth_left(size))

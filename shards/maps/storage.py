@@ -55,7 +55,7 @@ class MapStorage:
             try:
                 return self._transact_once(write)
             except MapFull:
-                if not self._make_room(growth):
+                if not self._grow_or_drop_ballast(growth):
                     raise
                 growth *= 2
 
@@ -102,7 +102,7 @@ class MapStorage:
             self._reserve.close()
             self._reserve = None
 
-    def _make_room(self, growth: int) -> bool:
+    def _grow_or_drop_ballast(self, growth: int) -> bool:
         """Let the map grow, and drop the ballast if it cannot; False if neither can be done."""
         if self._reserve is not None and self._reserve.grow(growth):
             self.env.set_mapsize(self._reserve.size)

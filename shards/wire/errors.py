@@ -170,7 +170,7 @@ class PreconditionFailed(KVError):
     """A condition does not hold. `revision`: of what is there, 0 if nothing is."""
 
     code, status = "precondition_failed", 412
-    title = "The key is not as the condition demands"
+    title = "Precondition failed"
     hint = "Read the key again, and decide with the revision it has now."
 
     def __init__(self, detail: str = "", revision: int = 0) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from shards.log.manifest import Manifest
 from shards.maps import directory as mapdir
-from shards.maps.directory import MIN_ROOM, MapDir, MapDirError, Owner, choose_map_dir, release_all, release_maps
+from shards.maps.directory import MIN_FREE_BYTES, MapDir, MapDirError, Owner, choose_map_dir, release_all, release_maps
 
 STORE = "0123abcd"
 
@@ -40,7 +40,7 @@ def store_in(directory: Path, store: str) -> Path:
 @pytest.fixture(autouse=True)
 def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Bytes that are free everywhere; more than enough."""
-    free = [MIN_ROOM * 100]
+    free = [MIN_FREE_BYTES * 100]
     monkeypatch.setattr(mapdir, "free_bytes", lambda _: free[0])
     yield free
 
@@ -71,7 +71,7 @@ def test_with_little_room_it_is_in_the_data_directory(shm: Path, data: Path, roo
     snapshot = 100 << 20
     in_memory = choose_map_dir(None, data, STORE, snapshot, shm=shm)
     in_memory.close()
-    room[0] = MIN_ROOM + 2 * snapshot - 1
+    room[0] = MIN_FREE_BYTES + 2 * snapshot - 1
     chosen = choose_map_dir(None, data, STORE, snapshot, shm=shm)
     assert chosen.path == data / "maps"
     assert "only 455 MiB are free" in chosen.notice
@@ -88,7 +88,7 @@ def test_with_little_room_it_is_in_the_data_directory(shm: Path, data: Path, roo
 def test_maps_that_are_there_are_room(shm: Path, data: Path, room: list[int]) -> None:
     first = choose_map_dir(None, data, STORE, shm=shm)
     first.close()
-    room[0] = MIN_ROOM - (1 << 20)
+    room[0] = MIN_FREE_BYTES - (1 << 20)
     map = first.path / "shard-0.1"
     map.mkdir()
     (map / "data.mdb").write_bytes(bytes(2 << 20))
@@ -100,15 +100,15 @@ def test_maps_that_are_there_are_room(shm: Path, data: Path, room: list[int]) ->
 def test_maps_of_a_store_without_a_snapshot_are_not_moved_to_where_they_do_not_fit(
     shm: Path, data: Path, room: list[int]
 ) -> None:
-    room[0] = MIN_ROOM - 1
+    room[0] = MIN_FREE_BYTES - 1
     on_disk = choose_map_dir(None, data, STORE, shm=shm)
     assert on_disk.path == data / "maps"
     map = on_disk.path / "shard-0.1"
     map.mkdir()
     with (map / "data.mdb").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, MIN_ROOM)
+        os.posix_fallocate(file.fileno(), 0, MIN_FREE_BYTES)
     on_disk.close()
-    room[0] = MIN_ROOM + MIN_ROOM // 2 - (1 << 20)
+    room[0] = MIN_FREE_BYTES + MIN_FREE_BYTES // 2 - (1 << 20)
     again = choose_map_dir(None, data, STORE, shm=shm)
     assert again.path == data / "maps"
     again.close()
@@ -126,7 +126,7 @@ def test_a_store_in_memory_wants_room_and_starts_empty(shm: Path, room: list[int
     second = choose_map_dir(None, None, STORE, shm=shm)
     assert names(second.path) == {"lock", "owner"}
     second.close()
-    room[0] = MIN_ROOM - 1
+    room[0] = MIN_FREE_BYTES - 1
     with pytest.raises(MapDirError, match=r"--shm-size.*--map-dir"):
         choose_map_dir(None, None, "other", shm=shm)
 
@@ -244,7 +244,7 @@ def test_a_directory_that_is_named_is_taken_as_it_is(tmp_path: Path, shm: Path, 
     assert chosen.path == wanted
     assert "only 1 MiB are free for the maps" in chosen.notice
     chosen.close()
-    room[0] = MIN_ROOM
+    room[0] = MIN_FREE_BYTES
     again = choose_map_dir(wanted, data, STORE, shm=shm)
     assert again.notice == ""
     again.close()
