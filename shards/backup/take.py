@@ -52,7 +52,7 @@ class LogEnd(NamedTuple):
     time_ms: int
 
 
-class Source(Protocol):
+class BackupSource(Protocol):
     """A store to copy."""
 
     data_dir: Path
@@ -71,11 +71,11 @@ class RunningStore:
         self.data_dir, self._board = Path(board.facts.data_dir), board
 
     def tail(self, manifest: Manifest) -> int:
-        """See `Source`."""
+        """See `BackupSource`."""
         return self._board.history()[0]
 
     def end(self, manifest: Manifest) -> LogEnd:
-        """See `Source`. Flushes the log."""
+        """See `BackupSource`. Flushes the log."""
         tail, following = self._board.history()
         now_ms = self._board.now_ms()
         flusher = LogAppender(self._board, None)
@@ -94,11 +94,11 @@ class StoppedStore:
         self._end: LogEnd | None = None
 
     def tail(self, manifest: Manifest) -> int:
-        """See `Source`."""
+        """See `BackupSource`."""
         return self.end(manifest).lsn
 
     def end(self, manifest: Manifest) -> LogEnd:
-        """See `Source`. A torn tail is left out."""
+        """See `BackupSource`. A torn tail is left out."""
         if self._end is None:
             found = examine_log(self.data_dir / "log", manifest, segment=self._segment)
             if found.damage:
@@ -107,7 +107,7 @@ class StoppedStore:
         return self._end
 
 
-def back_up(source: Source, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
+def back_up(source: BackupSource, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
     """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; describe the
     result.
 
