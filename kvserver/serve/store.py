@@ -40,7 +40,8 @@ from shards.log.records import Start
 from shards.log.recovery import Damaged, Recovered, StillRunning, begin_history, last_board, quiesce, recover_log
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps, kept_applied
-from shards.maps.directory import MapDirError, choose_map_dir
+from shards.maps.directory import choose_map_dir
+from shards.maps.directory_content import MapDirError
 from shards.wire.clock import Now, counted_ms, resumed
 from shards.wire.errors import NO_SPACE, what_helps
 

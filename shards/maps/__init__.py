@@ -8,5 +8,6 @@
 - `owner`: applies records to a map.
 - `snapshot`: copies all maps to disk, and reads such a copy.
 - `build`: keeps the map of a shard at a start, or builds it from snapshot and log.
+- `directory_content`: whose maps a directory holds, and which files there a server may remove.
 - `directory`: chooses, locks and cleans the directory of the maps.
 """

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,9 +21,18 @@ from pathlib import Path
 import msgspec
 
 from shards.files import locks
-from shards.files.path_text import path_to_text, text_to_path
-from shards.files.safe_files import read_regular
-from shards.log.manifest import Manifest, ManifestError, NoManifest
+from shards.files.path_text import text_to_path
+from shards.maps.directory_content import (
+    LOCK,
+    OWNER,
+    MapDirError,
+    Owner,
+    bytes_of,
+    foreign_names,
+    read_owner,
+    remove_content,
+    remove_map_dir,
+)
 from shards.maps.space import free_bytes
 from shards.wire.errors import what_helps
 
@@ -35,67 +43,7 @@ MIN_FREE_BYTES = 256 << 20
 ON_DISK = "maps"
 """The map directory's name in the data directory."""
 
-_LOCK, _OWNER = "lock", "owner"
-_OURS = re.compile(
-    r"lock|\.lock\..*|owner(?:\.new)?"
-    r"|shard-[0-9]{1,3}\.(?:[0-9a-f]{1,16}(?:\.old)?|new|ballast)"
-    r"|locks|log"  # of a store in memory
-)
-"""The names that a server gives to what is in a map directory."""
-_OURS_WITHIN = (
-    (re.compile(r"shard-.*"), re.compile(r"(?:data|lock)\.mdb")),
-    (re.compile("locks"), re.compile(r"append|flush|snapshot|store|backup|shard-[0-9]{1,3}|\..*")),
-    (re.compile("log"), re.compile(r"[0-9]{12}\.log(?:\.new|\.spare)*")),
-)
-"""The same of what is in a directory of its own there: files, all of it."""
-_NOTHING = re.compile(r"(?!)")
-_MOST_OWNER = 1 << 14
 _LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
-
-
-class MapDirError(Exception):
-    """The maps cannot be put there; the message names the directory, says why and what to do."""
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """The store whose maps a directory holds.
-
-    `data_dir`, encoded by `path_to_text`, is None for a store in memory, which ends with its server.
-    """
-
-    store: str
-    data_dir: str | None
-    device: int = 0
-    inode: int = 0
-
-    @classmethod
-    def of(cls, store: str, data_dir: Path | None) -> Owner:
-        """Describe the store `store` in `data_dir` as an owner."""
-        if data_dir is None:
-            return cls(store, None)
-        status = data_dir.stat()
-        return cls(store, path_to_text(str(data_dir.resolve())), status.st_dev, status.st_ino)
-
-    def exists(self) -> bool:
-        """Whether the store is still in its data directory; True if that cannot be checked."""
-        if self.data_dir is None:
-            return False
-        try:
-            status = os.stat(text_to_path(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path is like that
-            return False
-        except OSError:
-            return True
-        if (status.st_dev, status.st_ino) != (self.device, self.inode):
-            return False
-        try:
-            return (
-                Manifest.load(Path(text_to_path(self.data_dir))).store == self.store
-            )  # inodes of what was removed come again
-        except NoManifest:
-            return False
-        except ManifestError:
-            return True
 
 
 class MapDir:
@@ -110,7 +58,7 @@ class MapDir:
         `OSError`.
         """
         try:
-            _remove_map_dir(self.path)
+            remove_map_dir(self.path)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -168,16 +116,16 @@ def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
     """
     owner, freed = Owner.of(store, data_dir), 0
     for path in places:
-        if _read_owner(path) == owner:
+        if read_owner(path) == owner:
             lock = _lock_directory(path)
             try:
-                freed += _bytes_of(path, "shard-*/data.mdb") + _bytes_of(path, "shard-*.ballast")
-                _remove_content(path)
+                freed += bytes_of(path, "shard-*/data.mdb") + bytes_of(path, "shard-*.ballast")
+                remove_content(path)
             finally:
                 os.close(lock)
             if path.name in (_directory_name(owner), ON_DISK):  # else the operator has made it
                 with contextlib.suppress(OSError):
-                    (path / _LOCK).unlink()
+                    (path / LOCK).unlink()
                     path.rmdir()
     return freed
 
@@ -218,7 +166,7 @@ def _bytes_wanted(snapshot_bytes: int, *places: Path | None) -> int:
     They may grow to twice the last snapshot. Where there is none yet, or an old one, they may be built again as large
     as they are in one of `places`.
     """
-    largest = max(_bytes_of(place, "shard-*/data.mdb") for place in places if place is not None)
+    largest = max(bytes_of(place, "shard-*/data.mdb") for place in places if place is not None)
     return max(MIN_FREE_BYTES + 2 * snapshot_bytes, MIN_FREE_BYTES // 2 + largest)
 
 
@@ -229,15 +177,11 @@ def _bytes_available(place: Path, own: Path) -> int:
     """
     if not _may_write(place):
         return 0
-    return free_bytes(place) + _bytes_of(own, "shard-*/data.mdb") + _bytes_of(own, "shard-*.ballast")
+    return free_bytes(place) + bytes_of(own, "shard-*/data.mdb") + bytes_of(own, "shard-*.ballast")
 
 
 def _may_write(place: Path) -> bool:
     return os.access(place, os.W_OK | os.X_OK)
-
-
-def _bytes_of(own: Path, pattern: str) -> int:
-    return sum(path.stat().st_blocks * 512 for path in own.glob(pattern))
 
 
 def _space_warning(wanted: Path, snapshot_bytes: int) -> str:
@@ -263,7 +207,7 @@ def _check_directory(path: Path, reserved: bool) -> None:
     status = path.lstat()  # /dev/shm is open to all users: a link or a directory of another user may lie in wait there
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
-    strangers = _foreign_names(path, reserved)
+    strangers = foreign_names(path, reserved)
     if strangers:
         raise MapDirError(
             f"the map directory {path} holds other files ({min(strangers)}): name an empty directory with --map-dir"
@@ -271,48 +215,21 @@ def _check_directory(path: Path, reserved: bool) -> None:
     path.chmod(0o700)
 
 
-def _foreign_names(path: Path, reserved: bool = False) -> set[str]:
-    """Return the names in `path` that no server put there.
-
-    Without an owner that is whatever was there before a server was, unless the directory has a name that only a server
-    gives.
-    """
-    entries = list(path.iterdir())
-    strangers = {entry.name for entry in entries if not _OURS.fullmatch(entry.name) or entry.is_symlink()}
-    for entry in entries:
-        if entry.name not in strangers and entry.is_dir():
-            ours = _names_within(entry.name)
-            with os.scandir(entry) as files:
-                strangers |= {
-                    f"{entry.name}/{file.name}"
-                    for file in files
-                    if not ours.fullmatch(file.name) or not file.is_file(follow_symlinks=False)
-                }
-    if strangers or reserved or _read_owner(path) is not None:
-        return strangers
-    return {entry.name for entry in entries} - {_LOCK, _OWNER + ".new"}
-
-
-def _names_within(directory: str) -> re.Pattern[str]:
-    """The names of what a server puts into the directory of that name in a map directory."""
-    return next((names for pattern, names in _OURS_WITHIN if pattern.fullmatch(directory)), _NOTHING)
-
-
 def _lock_directory(path: Path) -> int:
     while True:
-        lock = locks.open_lock(path / _LOCK)
+        lock = locks.open_lock(path / LOCK)
         if not locks.acquire_for_life(lock, timeout_s=_LOCK_S):
             os.close(lock)
             raise MapDirError(f"the map directory {path} is in use by another server: stop it, or give --map-dir")
         with contextlib.suppress(FileNotFoundError):
-            if os.fstat(lock).st_ino == (path / _LOCK).stat().st_ino:
+            if os.fstat(lock).st_ino == (path / LOCK).stat().st_ino:
                 return lock
         os.close(lock)  # another server took the directory for stale and removed it before we had the lock
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _claim_for(path: Path, owner: Owner) -> None:
-    before = _read_owner(path)
+    before = read_owner(path)
     if before is not None and before != owner and before.exists():
         raise MapDirError(
             f"the map directory {path} holds the maps of the store in {text_to_path(before.data_dir or '')}: give each "
@@ -320,73 +237,19 @@ def _claim_for(path: Path, owner: Owner) -> None:
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
-    _remove_content(path)
-    temporary = path / (_OWNER + ".new")
+    remove_content(path)
+    temporary = path / (OWNER + ".new")
     temporary.unlink(missing_ok=True)  # it may be a link
     temporary.write_bytes(msgspec.json.encode(owner))
-    temporary.rename(path / _OWNER)
-
-
-def _remove_content(path: Path) -> None:
-    """Remove what servers put there but the lock; the owner last, which marks the directory as long as anything else is
-    there.
-
-    Foreign files stay, and the directory that they are in.
-    """
-    for entry in path.iterdir():
-        if not _OURS.fullmatch(entry.name) or entry.name in (_LOCK, _OWNER):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            _remove_directory(entry)
-        else:
-            entry.unlink()
-    (path / _OWNER).unlink(missing_ok=True)
-
-
-def _remove_directory(path: Path) -> None:
-    ours = _names_within(path.name)
-    for file in path.iterdir():
-        if ours.fullmatch(file.name) and not (file.is_dir() and not file.is_symlink()):
-            file.unlink()
-    try:
-        path.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-def _remove_map_dir(path: Path) -> None:
-    """Remove a map directory. Raises `OSError`."""
-    _remove_content(path)
-    (path / _LOCK).unlink(missing_ok=True)
-    path.rmdir()
+    temporary.rename(path / OWNER)
 
 
 def _give_up(path: Path, owner: Owner) -> None:
     """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
     with contextlib.suppress(OSError, MapDirError):
-        found = _read_owner(path)
-        if (found is None or found.store == owner.store) and not _foreign_names(path):
-            _remove_map_dir(path)
-
-
-def _read_owner(path: Path) -> Owner | None:
-    """Read the owner of the map directory `path`; None if there is no owner file.
-
-    Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may have
-    an owner.
-    """
-    try:
-        text = read_regular(path / _OWNER, _MOST_OWNER)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        return msgspec.json.decode(text, type=Owner)
-    except (msgspec.MsgspecError, RecursionError):
-        raise MapDirError(
-            f"the map directory {path} holds a file {_OWNER} that this program has not written: name an empty "
-            "directory with --map-dir"
-        ) from None
+        found = read_owner(path)
+        if (found is None or found.store == owner.store) and not foreign_names(path):
+            remove_map_dir(path)
 
 
 def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
@@ -394,18 +257,18 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
     freed = 0
     for path in _own_directories(shm):
         with contextlib.suppress(OSError, MapDirError):  # it is being removed by another server, or of another version
-            owner = _read_owner(path)
+            owner = read_owner(path)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
                 continue  # no owner: its removal was killed half-way, or it is being made
-            lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if (
                     locks.try_acquire_for_life(lock)
-                    and _read_owner(path) == owner
-                    and not _foreign_names(path, reserved=True)
+                    and read_owner(path) == owner
+                    and not foreign_names(path, reserved=True)
                 ):
-                    taken = _bytes_of(path, "shard-*/data.mdb") + _bytes_of(path, "shard-*.ballast")
-                    _remove_map_dir(path)
+                    taken = bytes_of(path, "shard-*/data.mdb") + bytes_of(path, "shard-*.ballast")
+                    remove_map_dir(path)
                     freed += taken
             finally:
                 os.close(lock)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from shards.maps import directory as mapdir
+from shards.maps.directory import MIN_FREE_BYTES
 from shards.maps.owner import MapOwner
 from tests.api.maps import Run, first_run
+from tests.api.shards.maps.tools import STORE, store_in
 
 
 @pytest.fixture
@@ -40,3 +43,23 @@ def run(place: Path) -> Iterator[Run]:
     first = first_run(place, shards=1).open()
     yield first
     first.close_maps()
+
+
+@pytest.fixture
+def shm(tmp_path: Path) -> Path:
+    directory = tmp_path / "shm"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return store_in(tmp_path / "data", STORE)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Bytes that are free everywhere; more than enough."""
+    free = [MIN_FREE_BYTES * 100]
+    monkeypatch.setattr(mapdir, "free_bytes", lambda _: free[0])
+    yield free
