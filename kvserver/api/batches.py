@@ -23,7 +23,7 @@ from kvserver.api.times import parse_expires, parse_ttl
 from kvserver.api.turns import Steps
 from shards.keys.value_edits import why_unreadable
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
-from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
+from shards.wire.keys import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type, slot_of
 from shards.wire.protocol import BATCH_OPS, MUST_NOT_EXIST, Condition, OfOneKey
 from shards.wire.protocol import Delete as ShardDelete
 from shards.wire.protocol import Get as ShardGet
@@ -31,7 +31,6 @@ from shards.wire.protocol import Incr as ShardIncr
 from shards.wire.protocol import Patch as ShardPatch
 from shards.wire.protocol import Put as ShardPut
 from shards.wire.protocol import Touch as ShardTouch
-from shards.wire.slots import slot_of
 
 Revision = Annotated[
     int,

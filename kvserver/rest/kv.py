@@ -19,9 +19,9 @@ from kvserver.rest import bodies
 from kvserver.rest.values import answer, check_room, coded, find, seen_by
 from kvserver.store.client import Router
 from kvserver.web.traffic import Traffic
-from shards.maps.owner import Item
+from shards.maps.layout import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
 
 PUT: Final = EXPIRY | table(

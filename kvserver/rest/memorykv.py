@@ -17,7 +17,7 @@ from kvserver.rest.values import answer, check_room
 from kvserver.store.client import Router
 from kvserver.web.traffic import Traffic
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Delete, Put
 
 

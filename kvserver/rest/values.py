@@ -13,7 +13,7 @@ from kvserver.http import compression
 from kvserver.http.scope import SHARE
 from kvserver.store.client import Router
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
-from shards.maps.owner import Item
+from shards.maps.layout import Item
 from shards.wire.errors import Conflict, KVError, PreconditionFailed
 
 

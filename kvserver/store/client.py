@@ -25,9 +25,11 @@ from kvserver.store.link import Link, Pending, Portion, Single
 from shards.host.board import Board
 from shards.keys.eviction import record_use
 from shards.keys.last_use import open_last_use_table
-from shards.maps.owner import Item, MapReader
+from shards.maps.layout import Item
+from shards.maps.reader import MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_BYTES,
@@ -52,7 +54,6 @@ from shards.wire.protocol import (
     Value,
     size_of,
 )
-from shards.wire.slots import shard_of
 
 DEADLINE_S: Final = 10.0
 """How long a shard may be silent."""
@@ -141,7 +142,7 @@ class Router:
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
-        end = self.board.end()
+        end = self.board.last_revision()
         deadline_ns = time.monotonic_ns() + int(deadline_s * 1e9)
         self.enqueue(operation.key, Single(operation, deadline_ns, _settles(future)))
         reply = await future
@@ -177,9 +178,9 @@ class Router:
         return item
 
     def record(self, key: bytes) -> bytes | None:
-        """`MapReader.record` of the shard that owns `key`, not yet `seen`. Raises `Unavailable`."""
+        """`MapReader.read_record` of the shard that owns `key`, not yet `seen`. Raises `Unavailable`."""
         shards = self._shards
-        return self._readers[shard_of(key, shards) if shards > 1 else 0].record(key)
+        return self._readers[shard_of(key, shards) if shards > 1 else 0].read_record(key)
 
     # Many keys
 
@@ -284,7 +285,7 @@ class Router:
         message after the other, each when the one before is answered: so their order is that of the operations.
         """
         replies: list[Reply] = [_INTERNAL] * len(operations)
-        end = self.board.end()
+        end = self.board.last_revision()
         asked: Sequence[int] = range(len(operations))
         if Get in map(type, operations):
             asked = await self._answer_gets(operations, replies, held)
@@ -361,7 +362,7 @@ class Router:
 
     async def atomic(self, operations: list[OfOneKey]) -> Results:
         """Do all of them, whose keys have one slot, or nothing. Raises `KVError`."""
-        end = self.board.end()
+        end = self.board.last_revision()
         reply = await self._ask(shard_of(operations[0].key, self._shards), AtomicBatch(operations))
         assert isinstance(reply, Results)
         if reply.failed is None:
@@ -392,7 +393,7 @@ class Router:
         for reader in self._readers:
             place = after
             while True:
-                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self.board.now())
+                count, place = reader.count_keys(prefix, place, before, cut, COUNT_KEYS, self.board.now())
                 yield count
                 await asyncio.sleep(0)
                 if place is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from shards.host.logs import Recurring
-from shards.wire.os_errors import EXHAUSTED
+from shards.wire.errors import EXHAUSTED
 
 if TYPE_CHECKING:
     from kvserver.web.traffic import Traffic  # the gateway, which imports this module, has no use for it
@@ -81,7 +81,7 @@ class Acceptor:
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
-            _exhausted.tell(error.strerror)
+            _exhausted.report(error.strerror)
             self._leave(listener, EXHAUSTED_S)
             return
         connection.setblocking(False)

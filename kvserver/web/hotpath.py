@@ -26,10 +26,10 @@ from kvserver.store.link import Pending
 from kvserver.web.connection import IDLE_S
 from kvserver.web.exchange import Exchange
 from kvserver.web.traffic import LARGE_ANSWER, Traffic
-from shards.maps.layout import HEADER, HEADER_SIZE, parse, told
+from shards.maps.layout import HEADER, HEADER_SIZE, parse_record, with_wall_times
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, KVError, NotFound, Unauthorized, Unavailable
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Delete, Done, Failed, Put, Reply
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class HotPath:
         else:
             write = Removal(connection, self._traffic, path, at_root, fields, begun_at, grants)
             write.operations = (Delete(key, at_root),)
-            write.router, write.end = self._router, self._router.board.end()
+            write.router, write.end = self._router, self._router.board.last_revision()
         write.size = len(key) + fields.length
         connection.answering = write
         self._router.enqueue(key, write)
@@ -228,11 +228,11 @@ class HotPath:
         if record is not None and len(record) > _LONGEST_RECORD:
             return False
         if v1:
-            item = None if record is None else parse(memoryview(record))
+            item = None if record is None else parse_record(memoryview(record))
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
             if item.expires_ms or item.modified_ms > traffic.unix_ms:  # else it is told as it stands
-                item = told(item, router.board.now())
+                item = with_wall_times(item, router.board.now())
             value, head = (
                 item.value,
                 b"%bcontent-type: %b\r\n%b"

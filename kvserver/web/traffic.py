@@ -98,7 +98,7 @@ class Traffic(ServerState):
 
     def look_around(self) -> None:
         """See which other workers live: what a dead one had in flight does not count. Ten times a second."""
-        others = [row for _, row in self.board.workers.alive() if row.base != self.row.base]
+        others = [row for _, row in self.board.workers.living_rows() if row.base != self.row.base]
         self._other_words = [row.base + WorkerRow.in_flight.index for row in others]
         self._others_up = [row for row in others if row.state == WorkerRow.UP]
 

@@ -32,10 +32,10 @@ from kvserver.web.acceptor import Acceptor
 from kvserver.web.connection import Protocol
 from kvserver.web.hotpath import HotPath
 from kvserver.web.traffic import Traffic
-from shards.host.board import Board, BoardError, Common
+from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import configure_logging
 from shards.host.process import die_with
-from shards.host.settings import SettingError, load
+from shards.host.settings import SettingError, load_settings
 
 log = logging.getLogger("kvserver.worker")
 
@@ -84,7 +84,7 @@ class Server(UvicornServer):
 
     def _beat(self) -> None:
         self._notify()
-        self.traffic.row.beat()
+        self.traffic.row.record_heartbeat()
         self._publish()
         if self.traffic.board.is_over():
             log.warning("this run of the store is over: this worker ends")
@@ -92,7 +92,7 @@ class Server(UvicornServer):
 
     def _publish(self) -> None:
         traffic, row = self.traffic, self.traffic.row
-        row.publish(
+        row.publish_figures(
             self._router.counters()
             | {"requests": traffic.counts.requests, "refused_overload": traffic.counts.overloads}
         )
@@ -105,13 +105,13 @@ class Server(UvicornServer):
         await self.on_tick(0)
         self._acceptor = Acceptor(sockets, self._make_protocol, self.traffic)
         self.started = True
-        self.traffic.row.state = Common.UP
+        self.traffic.row.state = ProcessRow.UP
         gc.freeze()  # what lives as long as the worker need not be looked at again
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop in order; what is not done when the grace ends is cut off."""
         traffic = self.traffic
-        traffic.row.state = Common.STOPPING
+        traffic.row.state = ProcessRow.STOPPING
         traffic.stopping = True
         give_up_at = self._loop.time() + self._grace_s
         self._let_idle_ones_go()
@@ -188,10 +188,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         try:
-            settings = load(ServerSettings)
+            settings = load_settings(ServerSettings)
             configure_logging(settings.log_level, "web", settings.log_format)
             board = Board.open(settings.board_path)
-            _, row = board.workers.claim()
+            _, row = board.workers.claim_row()
             tokens = Tokens(board)
         except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)

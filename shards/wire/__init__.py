@@ -1,1 +1,7 @@
-"""What processes say to each other, and the words for it: errors, keys, the two kinds of time, messages. Pure."""
+"""What processes say to each other: keys, the two kinds of time, errors, messages. Pure.
+
+- `clock`: wall time and steady time; when a key expires.
+- `errors`: every error of the store, and what an errno means.
+- `keys`: what a key, a content type and a time may be; which shard owns a key.
+- `protocol`: requests, replies, events and activity as bytes; its docstring is the specification.
+"""

@@ -47,13 +47,12 @@ GATEWAY = ("kvserver.gateway",)
 WEB_DOOR = frozenset(
     (
         "shards.wire.errors",
-        "shards.wire.limits",
-        "shards.wire.slots",
+        "shards.wire.keys",
         "shards.wire.protocol",
         "shards.wire.clock",
         "shards.host.board",
-        "shards.host.settings",
-        "shards.maps.owner",
+        "shards.host.logs",
+        "shards.maps.reader",
         "shards.maps.layout",
     )
 )
@@ -61,15 +60,15 @@ WEB_DOOR = frozenset(
 GATEWAY_DOOR = frozenset(
     (
         "shards.wire.errors",
-        "shards.wire.slots",
+        "shards.wire.keys",
         "shards.wire.protocol",
         "shards.wire.clock",
+        "shards.files.kept_file",
         "shards.host.board",
-        "shards.host.settings",
-        "shards.log.appender",
+        "shards.host.logs",
+        "shards.log.reader",
         "shards.log.records",
-        "shards.maps.owner",
-        "shards.maps.layout",
+        "shards.maps.reader",
     )
 )
 """What gateways know of them."""

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvserver.api.times import rfc3339
-from shards.maps.owner import Item
+from shards.maps.layout import Item
 from shards.wire.errors import NotAnInteger, PreconditionFailed
+from shards.wire.keys import shard_of
 from shards.wire.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
-from shards.wire.slots import shard_of
 from tests import effort
 from tests.api.site import Site, running_site
 from tests.api.web import Answer, request

@@ -16,6 +16,7 @@ import zmq
 from kvserver.store.client import PAGE_KEYS, Router
 from shards.log.manifest import Manifest
 from shards.wire.errors import OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
@@ -29,7 +30,6 @@ from shards.wire.protocol import (
     Value,
     decode_activity,
 )
-from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import shard
 from tests.stores import Store, new_store
 
@@ -212,7 +212,7 @@ def test_activity_goes_to_gateways_only_while_somebody_listens(store: Store) -> 
         subscriber = context.socket(zmq.SUB)
         subscriber.setsockopt(zmq.SUBSCRIBE, b"")
         subscriber.setsockopt(zmq.LINGER, 0)
-        index, row = store.board.gateways.claim()
+        index, row = store.board.gateways.claim_row()
         subscriber.bind(f"ipc://{store.run_dir}/gateway-{index}.activity")
         try:
             async with routing(store) as router:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvserver.api.times import http_date, parse_expires, parse_http_date, parse_rfc3339, parse_ttl, rfc3339
 from shards.wire.errors import BadRequest
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS
 
 moments = st.integers(0, 253_402_300_799_999)
 
