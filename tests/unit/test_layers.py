@@ -47,8 +47,7 @@ GATEWAY = ("kvserver.gateway",)
 WEB_DOOR = frozenset(
     (
         "shards.wire.errors",
-        "shards.wire.limits",
-        "shards.wire.slots",
+        "shards.wire.keys",
         "shards.wire.protocol",
         "shards.wire.clock",
         "shards.wire.json_text",
@@ -62,12 +61,13 @@ WEB_DOOR = frozenset(
 GATEWAY_DOOR = frozenset(
     (
         "shards.wire.errors",
-        "shards.wire.slots",
+        "shards.wire.keys",
         "shards.wire.protocol",
         "shards.wire.clock",
+        "shards.files.kept_file",
         "shards.host.board",
-        "shards.host.settings",
-        "shards.log.appender",
+        "shards.host.logs",
+        "shards.log.reader",
         "shards.log.records",
         "shards.maps.owner",
         "shards.maps.layout",
