@@ -203,14 +203,14 @@ def test_names_of_members_are_bounded_before_they_are_read(format: Format) -> No
     for size, known in ((json_scan._NAME_BYTES, True), (json_scan._NAME_BYTES + 1, False)):
         why = "unknown field" if known else f"a name of {size:,} bytes"
         with pytest.raises(BadRequest, match=why):
-            run_at_once(format.envelope(format.encode({"n" * size: 1})))
+            run_at_once(format.read_envelope(format.encode({"n" * size: 1})))
         if format is batches.JSON:
             text = b'{"ops":[{"op":"put","key":"x","value":"%b","%b":1}]}' % (b"v" * 70_000, b"n" * size)
         else:
             text = format.encode({"ops": [{"op": "put", "key": "x", "value": bytes(70_000), "n" * size: 1}]})
-        raw = run_at_once(format.envelope(text)).ops[0]
+        raw = run_at_once(format.read_envelope(text)).ops[0]
         with pytest.raises(BadRequest, match=why) as refused:
-            run_at_once(format.large(0, raw, 9, 1 << 20))
+            run_at_once(format.read_large(0, raw, 9, 1 << 20))
         assert refused.value.members == {"index": 0}
 
 

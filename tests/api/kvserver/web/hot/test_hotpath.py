@@ -568,7 +568,7 @@ def _statuses(origins: str, fields: list[str]) -> tuple[int, ...]:
 def test_reads_are_shown_and_kept_from_eviction(roads: Roads, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bytes, bool]] = []
     for site in (roads.hot, roads.plain):
-        monkeypatch.setattr(site.router, "seen", lambda key, there: seen.append((key, there)))
+        monkeypatch.setattr(site.client, "record_read", lambda key, there: seen.append((key, there)))
     same(roads, put("/there", b"x"), get("/there"), get("/v1/kv/there"), get("/absent"), get("/v1/kv/absent"))
     assert seen == [(b"there", True), (b"there", True), (b"absent", False), (b"absent", False)] * 2
 
@@ -577,13 +577,13 @@ def test_writes_count_in_the_share_of_their_address(roads: Roads, monkeypatch: p
     """On either road, and reads have no place; when only the spare places are left, both refuse who has many."""
     held: list[tuple[int, int]] = []
     for site in (roads.hot, roads.plain):
-        enqueue, quota = site.router.enqueue, site.front.context.load.quotas.of_address("127.0.0.1")
+        link, quota = site.client.links.of_key(b"a"), site.front.context.load.quotas.of_address("127.0.0.1")
 
-        def noted(key: bytes, write: Any, enqueue: Any = enqueue, quota: Quota = quota) -> None:
+        def noted(pending: Any, enqueue: Any = link.enqueue, quota: Quota = quota) -> None:
             held.append((quota.in_flight, quota.bytes))
-            enqueue(key, write)
+            enqueue(pending)
 
-        monkeypatch.setattr(site.router, "enqueue", noted)
+        monkeypatch.setattr(link, "enqueue", noted)
     roads.taken.clear()
     same(roads, put("/a", b"xyz"), get("/a"), delete("/a"))
     assert len(roads.taken) == 3
