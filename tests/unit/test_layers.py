@@ -69,11 +69,7 @@ GATEWAY_DOOR = frozenset(
         "shards.host.logs",
         "shards.log.reader",
         "shards.log.records",
-        "shards.maps.owner",
-        "shards.maps.layout",
-        "shards.files.kept_file",
-        "shards.host.logs",
-        "shards.wire.os_errors",
+        "shards.maps.reader",
     )
 )
 """What gateways know of them."""
