@@ -34,7 +34,7 @@ def test_while_its_lock_is_held_a_shard_is_what_it_says(store: Store, state: int
     path.touch()
     assert states.read_all() == ["down", "down"], "a free lock is that of a dead shard, whatever its row says"
     with path.open("r+b") as file:
-        locks.hold(file.fileno())
+        locks.acquire_for_life(file.fileno())
         assert states.read_all() == ["down", shown]
     assert states.read_state(1) == "down"
 
