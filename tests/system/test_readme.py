@@ -180,11 +180,12 @@ def test_the_tour(new: Callable[..., Server], tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_first_command_starts_it(tmp_path: Path) -> None:
     command = block("sh", "python3 -m venv .venv && .venv/bin/pip install . ")
-    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".*", "__pycache__", "report*"))
+    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".*", "__pycache__"))
     more = {"KVSERVER_PORT": "0", "KVSERVER_METRICS_PORT": "0", "KVSERVER_IN_MEMORY": "true"}
     more["KVSERVER_RUN_DIR"] = str(tmp_path / "run")
-    script = f"{command.rstrip()} & trap 'kill %1; wait' TERM; wait"
-    with running(["bash", "-mc", script], env=environ() | more | {"PATH": os.environ["PATH"]}, cwd=tree) as process:
+    set_up, _, serve = command.rstrip().rpartition("&& ")
+    script = f"{set_up}&& exec {serve}"  # so that the shell's pid is the server's
+    with running(["bash", "-c", script], env=environ() | more | {"PATH": os.environ["PATH"]}, cwd=tree) as process:
         assert process.stdout is not None
         assert "ready\n" in iter(process.stdout.readline, "")
         process.terminate()
