@@ -17,6 +17,18 @@ def setting_options(*names: str) -> list[click.Parameter]:
     return [setting_option(name, table[name]) for name in names]
 
 
+def patience_option(default: float, meaning: str) -> click.Option:
+    """Return the option of how many seconds a command waits; `meaning` is its help."""
+    return click.Option(
+        ["--patience"],
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        default=default,
+        show_default=True,
+        help=meaning,
+    )
+
+
 def setting_option(name: str, spec: Spec) -> click.Option:
     """Return the option of one setting."""
     flag: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if spec.parse is boolean else {}

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from kvserver.commands.local_store import settings_of
+from kvserver.commands.options import patience_option
 from kvserver.transfer.remote import PATIENCE_S, TOKEN_VARIABLE, Remote
 from shards.files.safe_files import open_named
 from shards.files.trusted_path import Care
@@ -37,14 +38,7 @@ def remote_options() -> list[click.Parameter]:
             type=click.Path(path_type=Path, dir_okay=False),
             help=f"File with the token, if the server needs one. Default: the variable {TOKEN_VARIABLE}.",
         ),
-        click.Option(
-            ["--patience"],
-            metavar="SECONDS",
-            type=click.FloatRange(0),
-            default=PATIENCE_S,
-            show_default=True,
-            help="How long to keep trying while the server is unreachable or unavailable.",
-        ),
+        patience_option(PATIENCE_S, "How long to keep trying while the server is unreachable or unavailable."),
     ]
 
 

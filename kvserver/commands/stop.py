@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid, settings_of, size_text
-from kvserver.commands.options import setting_options
+from kvserver.commands.options import patience_option, setting_options
 from kvserver.commands.terminal import exit_with, print_line
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
@@ -154,14 +154,7 @@ COMMAND = click.Command(
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Free the memory of the maps."),
         click.Option(["--all", "of_all"], is_flag=True, help="With --release: also remove maps without a store."),
-        click.Option(
-            ["--patience"],
-            metavar="SECONDS",
-            type=click.FloatRange(0),
-            default=PATIENCE_S,
-            show_default=True,
-            help="How long to wait for the server's end.",
-        ),
+        patience_option(PATIENCE_S, "How long to wait for the server's end."),
         *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,

@@ -40,25 +40,22 @@ async def join_in_turns(pieces: Iterator[bytes], size: int) -> AsyncGenerator[by
 
     Other tasks run after each part, and while it is made. Raises what making the pieces raises.
     """
-    global _in_progress
     is_over = False
     while not is_over:
-        part: list[bytes] = []
-        length = 0
-        _in_progress += 1
-        try:
-            while not is_over and length < size:
-                until = perf_counter() + SLICE_S / _in_progress
-                while True:
-                    piece = next(pieces, None)
-                    is_over = piece is None
-                    if piece:
-                        part.append(piece)
-                        length += len(piece)
-                    if is_over or length >= size or perf_counter() >= until:
-                        break
-                await asyncio.sleep(0)
-        finally:
-            _in_progress -= 1
+        part, is_over = await run_in_turns(_gather_part(pieces, size))
+        await asyncio.sleep(0)
         if part:
-            yield b"".join(part)
+            yield part
+
+
+def _gather_part(pieces: Iterator[bytes], size: int) -> Steps[tuple[bytes, bool]]:
+    """Join pieces up to about `size` bytes, one a step; return them, and whether there are no more."""
+    part: list[bytes] = []
+    length = 0
+    for piece in pieces:
+        part.append(piece)
+        length += len(piece)
+        if length >= size:
+            return b"".join(part), False
+        yield
+    return b"".join(part), True

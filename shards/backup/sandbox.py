@@ -60,7 +60,7 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 class Apart:
     """The process, started with the first request. A context manager, of one thread.
 
-    The methods are those of `mapfile` and `check`. Whatever a file does to the process that reads it is a `MapError`,
+    The methods are those of `layout` and `check`. Whatever a file does to the process that reads it is a `MapError`,
     or a finding that is not good.
     """
 
@@ -68,7 +68,7 @@ class Apart:
         self._process: subprocess.Popen[bytes] | None = None
 
     def read_meta(self, path: Path, *, subdir: bool = True) -> Meta:
-        """See `mapfile.read_meta`. Raises `MapError`."""
+        """See `layout.read_meta`. Raises `MapError`."""
         answer = self._ask(_Meta(_bytes(path), subdir), f"the map {path}")
         if answer.meta is None:
             raise MapError(answer.error)

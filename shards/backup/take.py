@@ -1,7 +1,7 @@
 """Takes backups: copies a store's last snapshot and its log since, beside the running server or without one.
 
 Nobody is held up: the snapshot's files never change, and are opened before anything else, so that a newer snapshot may
-remove them meanwhile; the log is held (see `holds`) and copied up to an end that was flushed, so a backup has nothing
+remove them meanwhile; the log is held (see `pins`) and copied up to an end that was flushed, so a backup has nothing
 that the store could lose. Everything is verified while it is copied. What is written is flushed in small steps, since
 one large flush would delay those of the log.
 """

@@ -33,7 +33,7 @@ Revision = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 UnixMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 """Unix time in milliseconds, up to the end of the year 9999."""
 StoreId = Annotated[str, Meta(pattern=r"^[0-9a-z]{1,32}\Z")]
-"""Part of a file name, see `mapdir`."""
+"""Part of a file name, see `shards.maps.directory`."""
 Checksum = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Words = Annotated[str, Meta(pattern=r"^[ -~]{0,256}\Z")]
 """Text to show: printable ASCII."""

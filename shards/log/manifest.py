@@ -1,7 +1,7 @@
 """The manifest: the one file beside the log, from creation on. Names the store and what a restart starts from.
 
-It is replaced as a whole, and a changed one is refused (see `sealed`). Whatever it names was made durable before it;
-what it does not name, nothing needs.
+It is replaced as a whole, and a changed one is refused (see `checksummed_json`). Whatever it names was made
+durable before it; what it does not name, nothing needs.
 """
 
 from __future__ import annotations

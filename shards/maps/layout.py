@@ -174,7 +174,8 @@ class Look(Protocol):
 def read_meta(path: Path, *, subdir: bool = True) -> Meta:
     """What the map at `path` (or, unless `subdir`, in that file) says of itself.
 
-    For maps that nobody writes meanwhile. A file that was made up may end this process: see `apart`. Raises `MapError`.
+    For maps that nobody writes meanwhile. A file that was made up may end this process: see `shards.backup.sandbox`.
+    Raises `MapError`.
     """
     data = path / "data.mdb" if subdir else path
     try:

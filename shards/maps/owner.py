@@ -2,7 +2,7 @@
 
 Its owner, the shard, alone writes a map, one transaction a group; everybody else reads it in transactions as short as
 one lookup. It is never flushed: what is in doubt is built again from snapshot and log (`restore`). The layout is that
-of `mapfile`.
+of `layout`.
 
 Readers learn from the shard's row of the board which generation of the map to open, and compare it at each
 transaction.
@@ -110,7 +110,7 @@ class MapReader:
             return told(parse_without_value(record), now)
 
     def record(self, key: bytes) -> bytes | None:
-        """The record of `key` (1 to 511 bytes) as `mapfile` lays it out; it may have expired. None: there is none.
+        """The record of `key` (1 to 511 bytes) as `layout` lays it out; it may have expired. None: there is none.
 
         For those who want little of it, fast. Raises `Unavailable` if the shard has no map at the moment.
         """

@@ -25,9 +25,10 @@ from kvserver.http.reports.counting import Counts
 from kvserver.web.connection import HttpConnection
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hotpath import HotPath
-from shards.host.board import Board, Facts, WorkerRow
+from shards.host.board import Board, WorkerRow
 from shards.maps.owner import Item
 from shards.wire.protocol import Delete, Done, Put
+from tests.facts import make_facts
 
 
 class Shards:
@@ -247,27 +248,9 @@ class Web(Front):
     """The server's end over a dict and a board of its own."""
 
     def __init__(self, run_dir: Path, pages: Pages) -> None:
-        where = str(run_dir)
         board = Board.create(
             run_dir / "board",
-            Facts(
-                version="0",
-                store="s",
-                epoch="e",
-                boot_id="b",
-                secret=1,
-                shards=1,
-                sync="os",
-                in_memory=False,
-                data_dir=where,
-                lock_dir=where,
-                log_dir=where,
-                map_dir=where,
-                max_value=100_000,
-                clock_offset_ms=0,
-                supervisor_pid=1,
-                started_ms=0,
-            ),
+            make_facts(str(run_dir), max_value=100_000),
         )
         board.install()
         self.run_dir = run_dir

@@ -142,7 +142,7 @@ class HotRemoval(HotWrite):
         size: int,
         store: StoreClient,
     ) -> None:
-        """`router`: has not sent the operation yet."""
+        """`store`: has not sent the operation yet."""
         super().__init__(connection, path, at_root, fields, begun_at, grants, operation, size)
         self._store, self._end = store, store.board.end()
 

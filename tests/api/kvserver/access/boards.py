@@ -6,8 +6,9 @@ from pathlib import Path
 
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, hash_token
-from shards.host.board import Board, Facts
+from shards.host.board import Board
 from shards.wire.clock import Now
+from tests.facts import make_facts
 
 
 class Clock(Board):
@@ -23,27 +24,9 @@ class Clock(Board):
 
 
 def make_board(directory: Path) -> Clock:
-    where = str(directory)
     board = Clock.create(
         directory / "board",
-        Facts(
-            version="0",
-            store="s",
-            epoch="e",
-            boot_id="b",
-            secret=1,
-            shards=1,
-            sync="os",
-            in_memory=False,
-            data_dir=where,
-            lock_dir=where,
-            log_dir=where,
-            map_dir=where,
-            max_value=1,
-            clock_offset_ms=0,
-            supervisor_pid=1,
-            started_ms=0,
-        ),
+        make_facts(str(directory)),
     )
     assert isinstance(board, Clock)
     return board

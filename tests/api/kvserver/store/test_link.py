@@ -38,30 +38,13 @@ from shards.wire.protocol import (
     Value,
     size_of,
 )
+from tests.facts import make_facts
 
 T = TypeVar("T")
 
 
 def facts(tmp_path: Path) -> Facts:
-    where = str(tmp_path)
-    return Facts(
-        version="0",
-        store="s",
-        epoch="e",
-        boot_id="b",
-        secret=1,
-        shards=1,
-        sync="os",
-        in_memory=False,
-        data_dir=where,
-        lock_dir=where,
-        log_dir=where,
-        map_dir=where,
-        max_value=5_120_000,
-        clock_offset_ms=0,
-        supervisor_pid=1,
-        started_ms=0,
-    )
+    return make_facts(str(tmp_path), max_value=5_120_000)
 
 
 class Shard:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.files.path_text import carried, named
-from shards.host.board import Board, Facts
+from shards.host.board import Board
 from shards.maps.directory import Owner
+from tests.facts import make_facts
 
 NOT_UTF_8 = os.fsdecode(b"d\xff\xfe")
 
@@ -38,25 +39,7 @@ def test_the_owner_of_maps_is_known_whatever_the_name_of_its_directory(tmp_path:
 
 def test_the_board_tells_such_paths(tmp_path: Path) -> None:
     where = str(tmp_path / NOT_UTF_8)
-    facts = Facts(
-        version="0",
-        store="s",
-        epoch="e",
-        boot_id="b",
-        secret=1,
-        shards=1,
-        sync="os",
-        in_memory=False,
-        data_dir=where,
-        lock_dir=where,
-        log_dir=where,
-        map_dir=where,
-        max_value=1,
-        clock_offset_ms=0,
-        tokens=where,
-        supervisor_pid=1,
-        started_ms=0,
-    )
+    facts = make_facts(where, tokens=where)
     made = Board.create(tmp_path / "board", facts)
     made.install()
     found = Board.open(tmp_path / "board")

@@ -16,38 +16,13 @@ from shards.wire.protocol import (
     DeleteEvent,
     Done,
     Failed,
-    Operation,
     Put,
     PutEvent,
     Replaced,
-    Reply,
     Touch,
 )
 from tests.times import at
-
-MAX_VALUE = 100
-NOW = 1_700_000_000_000
-
-
-def keyspace(*operations: Operation, now_ms: int = NOW, first_revision: int = 1) -> Keyspace:
-    """A keyspace of all slots in which `operations` were done."""
-    made = Keyspace(0, 1, MAX_VALUE)
-    group = Group(made, at(now_ms))
-    for operation in operations:
-        assert not isinstance(rules.decide(group, operation), Failed)
-    group.commit(first_revision)
-    made.check()
-    return made
-
-
-def decide(space: Keyspace, operation: Operation, first_revision: int = 100, now_ms: int = NOW) -> Reply:
-    """Do one operation in a group of its own."""
-    group = Group(space, at(now_ms))
-    reply = rules.decide(group, operation)
-    wanted = group.commit(first_revision)
-    group.replies.fill_old_values(dict.fromkeys(wanted, (b"old", "a/b", 7)))
-    space.check()
-    return reply
+from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, keyspace
 
 
 class TestExpiry:

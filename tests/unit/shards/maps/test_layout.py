@@ -1,4 +1,4 @@
-"""The bytes of a map, against what the docstring of `mapfile` writes down."""
+"""The bytes of a map, against what the docstring of `layout` writes down."""
 
 from __future__ import annotations
 

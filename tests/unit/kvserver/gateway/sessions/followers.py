@@ -11,6 +11,15 @@ from shards.wire.protocol import Change, PutEvent
 from tests.unit.kvserver.gateway.feed.histories import Told
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class FakeFollower:
     """Has some puts of one key."""
 

@@ -14,18 +14,9 @@ from kvserver.gateway.sessions import clients
 from kvserver.gateway.sessions.clients import EndedStream, FeedRefusal, StreamFeed, WebSocketFeed
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from shards.wire.errors import BadCursor, Forbidden
-from tests.unit.kvserver.gateway.sessions.followers import FakeFollower, FakeStream, FakeWebSocket
+from tests.unit.kvserver.gateway.sessions.followers import Clock, FakeFollower, FakeStream, FakeWebSocket
 
 FROM_THE_START = FeedQuery(since=b"e.0")
-
-
-class Clock:
-    """Stands for the module `time`."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -12,18 +12,9 @@ from kvserver.api.feed_query import FeedQuery
 from kvserver.gateway.sessions import polls
 from kvserver.gateway.sessions.polls import PollFeed
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
-from tests.unit.kvserver.gateway.sessions.followers import FakeFollower, FakeStream
+from tests.unit.kvserver.gateway.sessions.followers import Clock, FakeFollower, FakeStream
 
 FROM_THE_START = FeedQuery(since=b"e.0")
-
-
-class Clock:
-    """Stands for the module `time`."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
