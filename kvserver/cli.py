@@ -19,7 +19,7 @@ from kvserver.commands import terminal
 from kvserver.commands.options import setting_options
 from kvserver.settings import ServerSettings
 from shards.host.process import keep_standard_streams
-from shards.host.settings import SettingError, Spec, boolean, env_name, load, option_name, specs
+from shards.host.settings import SettingError, Spec, boolean, env_name, load_settings, option_name, setting_specs
 
 if TYPE_CHECKING:  # rich takes longer to load than most commands to run
     from rich.console import Console
@@ -97,7 +97,7 @@ def _print_manual(console: Console, command: str) -> None:
     for paragraph in SERVE_INTRO.strip().split("\n\n"):
         console.print()
         console.print(Padding(" ".join(paragraph.split()), (0, 0, 0, 2)))
-    table = specs(ServerSettings)
+    table = setting_specs(ServerSettings)
     named = [name for names in SECTIONS.values() for name in names]
     rest = tuple(name for name in table if name not in named)
     for title, names in [*SECTIONS.items(), *([("Other", rest)] if rest else [])]:
@@ -134,7 +134,7 @@ def _default_text(name: str, spec: Spec) -> str:
 def run_serve(**options: str | None) -> None:
     """Run the server in the foreground."""
     try:
-        settings = load(ServerSettings, options, os.environ)
+        settings = load_settings(ServerSettings, options, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     from kvserver.serve.supervisor import run_server  # with all its libraries, which `--help` does not need
@@ -203,7 +203,7 @@ main.add_command(
     Manual(
         "serve",
         callback=run_serve,
-        params=setting_options(*specs(ServerSettings)),
+        params=setting_options(*setting_specs(ServerSettings)),
         short_help="Run the server in the foreground.",
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -2,8 +2,8 @@
 
 From the ground up; a package imports lower ones only (`tests/unit/test_layers.py`):
 
-- `wire`: what processes say to each other: messages, errors, slots, the two kinds of time. Pure.
-- `files`: files as they are found: locks, disks, what can be trusted on the way to them.
+- `wire`: what processes say to each other: keys, the two kinds of time, errors, messages. Pure.
+- `files`: files that another user may have touched: safe to open, to lock, to replace.
 - `host`: the machine: shared memory (the board), fences, processes, logs, settings.
 - `keys`: what a change decides: the dict of a shard, the rules, expiry and eviction.
 - `log`: the one history of all changes: records, append, flush, segments, recovery, epochs.

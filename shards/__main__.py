@@ -11,10 +11,10 @@ from typing import NoReturn
 
 from shards.host import logs, process, settings
 from shards.host.board import Board, BoardError
-from shards.log.appender import LogError
+from shards.log.files import LogError
 from shards.log.manifest import ManifestError
 from shards.maps.build import RestoreError
-from shards.maps.owner import MapError, MapFull
+from shards.maps.layout import MapError, MapFull
 from shards.server.loop import ShardServer
 from shards.server.sockets import StartError
 from shards.wire.errors import KVError
@@ -31,14 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     index: int = options.pop("index")
     try:
-        loaded = settings.load(settings.ProcessSettings, options)
+        loaded = settings.load_settings(settings.ProcessSettings, options)
         board_path = loaded.board_path
     except settings.SettingError as error:
         parser.error(str(error))
     alone = process.PARENT_VARIABLE not in os.environ
     process.die_with_starter()
     logs.configure_logging(loaded.log_level, f"shard-{index}", loaded.log_format)
-    for sentence in settings.links(settings.ProcessSettings):
+    for sentence in settings.ignored_variables(settings.ProcessSettings):
         log.warning("%s", sentence)
     try:
         board = Board.open(board_path)
@@ -51,20 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
         log.critical("shard %d cannot start: %s", index, error)
         return 1
     _stop_on_signals(server, alone)
-    process.notify("READY=1")
+    process.notify_systemd("READY=1")
     return server.run()
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, which it quotes, and exit with status 2."""
-        super().error(logs.visible(message))
+        super().error(logs.escape_controls(message))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m shards", description="One shard of a running store.")
     parser.add_argument("--index", type=settings.integer(0, 255), required=True, metavar="I", help="Which shard.")
-    for name, spec in settings.specs(settings.ProcessSettings).items():
+    for name, spec in settings.setting_specs(settings.ProcessSettings).items():
         parser.add_argument(settings.option_name(name), metavar=spec.metavar, help=spec.help.replace("%", "%%"))
     return parser
 

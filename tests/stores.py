@@ -17,8 +17,9 @@ from pathlib import Path
 
 from shards.host.board import Board, Facts
 from shards.keys.last_use import create_last_use_table
-from shards.log.appender import SEGMENT, LogReader, segment_name
 from shards.log.epoch import boot_id, new_epoch
+from shards.log.files import SEGMENT, segment_name
+from shards.log.reader import LogReader
 from shards.log.records import Start
 from shards.log.recovery import begin_history
 from shards.log.segments import Segments
@@ -117,6 +118,6 @@ def new_store(
         create_last_use_table(run_dir, now_ms)
     board = Board.create(run_dir / "board", facts)
     segments = Segments(board, segment=segment)
-    segments.adopt(tail, following)
+    segments.adopt_history(tail, following)
     board.install()
     return Store(board, data_dir, run_dir, map_dir, log_dir, segments, segment)

@@ -33,8 +33,7 @@ import msgspec
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Tokens
 from shards.host.board import Board
-from shards.wire.errors import BadTicket, Forbidden, Overloaded
-from shards.wire.os_errors import refusal
+from shards.wire.errors import BadTicket, Forbidden, Overloaded, kv_error_of
 
 Kind = Literal["sse", "websocket"]
 
@@ -110,7 +109,7 @@ class Tickets:
                     raise Overloaded(f"the ticket cannot be written: {_find_obstacle(directory)}") from None
                 if error.errno == errno.EROFS:
                     raise Overloaded(f"the ticket cannot be written: {error.strerror}") from None
-                raise refusal(error, "the ticket cannot be written") from None
+                raise kv_error_of(error, "the ticket cannot be written") from None
         return ticket.decode(), ends_ms - now.behind_ms
 
     def _require_share(self, directory: Path, now_ms: int) -> None:

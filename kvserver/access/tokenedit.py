@@ -118,7 +118,7 @@ def change_file(path: Path, change: Change) -> None:
             if status is not None:
                 trust.check_file(real, status)
             try:
-                old = "" if status is None else safe_files.read(Path(real.name), MOST, directory).decode()
+                old = "" if status is None else safe_files.read_regular(Path(real.name), MOST, directory).decode()
             except UnicodeDecodeError as error:
                 raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
             mark = MARK if old.startswith(MARK) else ""
@@ -155,7 +155,7 @@ def _take_lock(name: Path, path: Path) -> int:
     give_up_at = time.monotonic() + PATIENCE_S
     while True:
         lock = locks.open_lock(name)
-        if not locks.hold(lock, timeout_s=give_up_at - time.monotonic()):
+        if not locks.acquire_for_life(lock, timeout_s=give_up_at - time.monotonic()):
             os.close(lock)
             raise TokenFileError(
                 f"another command has been changing {path} for {PATIENCE_S:.0f} s: try again when it has ended"

@@ -30,7 +30,7 @@ from kvserver.access.tokens import Token, hash_token
 from shards.files import trusted_path
 from shards.files.safe_files import open_named
 from shards.files.trusted_path import DESCRIPTOR, Care
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A token's name."""
@@ -83,7 +83,7 @@ def is_open(path: Path) -> bool:
     """Whether `path` names an open descriptor, such as /dev/stdin or a pipe of the shell (`<(...)`), not a file that
     can be read again or replaced."""
     try:
-        return DESCRIPTOR.fullmatch(str(trusted_path.resolve(path, Care.READ))) is not None
+        return DESCRIPTOR.fullmatch(str(trusted_path.resolve_path(path, Care.READ))) is not None
     except OSError:
         return False
 

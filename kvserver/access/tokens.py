@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from kvserver.access.grants import EVERYTHING, Grants
-from shards.host.board import Board, Common, LogWords
+from shards.host.board import Board, LogWords, ProcessRow
 from shards.wire.errors import InvalidToken, Unauthorized
 
 FILE: Final = "tokens"
@@ -71,7 +71,7 @@ def publish_tokens(board: Board, tokens: Sequence[Token]) -> None:
         generation = board.log.tokens + 1
         file.write(msgspec.msgpack.encode(_InEffect(generation, list(tokens))))
     temporary.rename(path)
-    board.log.tell_of_file(LogWords.tokens, generation)
+    board.log.store_after_file(LogWords.tokens, generation)
 
 
 def are_published(board: Board) -> bool:
@@ -87,9 +87,9 @@ def are_in_effect(board: Board, tokens: Sequence[Token]) -> bool:
         found = _decode(_read_file(board.path.with_name(FILE)))
     except (OSError, msgspec.MsgspecError):
         return False
-    rows = [row for rows in (board.workers, board.gateways) for _, row in rows.alive()]
+    rows = [row for rows in (board.workers, board.gateways) for _, row in rows.living_rows()]
     return found.tokens == list(tokens) and all(
-        row.tokens >= found.generation for row in rows if row.state in (Common.UP, Common.STOPPING)
+        row.tokens >= found.generation for row in rows if row.state in (ProcessRow.UP, ProcessRow.STOPPING)
     )
 
 
@@ -130,7 +130,8 @@ class Tokens:
         return False
 
     def _read_published(self) -> None:
-        generation = self._board.log.told_of_file(LogWords.tokens)  # before the file: which may be newer, never older
+        # Before the file, which may be newer than the word says, never older.
+        generation = self._board.log.load_before_file(LogWords.tokens)
         if generation:
             self._tokens = _decode(_read_file(self._path)).tokens
         self.generation = generation

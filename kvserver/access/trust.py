@@ -24,7 +24,7 @@ def resolve_trusted(path: Path) -> Path:
 
     Raises `Untrusted`, and `OSError` where it does not lead anywhere.
     """
-    real = trusted_path.resolve(path, Care.RELY)
+    real = trusted_path.resolve_path(path, Care.RELY)
     if real.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return real
@@ -36,9 +36,9 @@ def check_file(path: Path, status: os.stat_result) -> None:
     quoted = shlex.quote(str(path))
     if not stat.S_ISREG(status.st_mode):
         raise Untrusted(path, "it is no regular file")
-    if status.st_uid not in trusted_path.trusted():
+    if status.st_uid not in trusted_path.trusted_uids():
         me = _user_name(os.geteuid())
-        owner = trusted_path.who(status.st_uid)
+        owner = trusted_path.user_name(status.st_uid)
         raise Untrusted(path, f"it belongs to {owner}, not to {me}: chown {shlex.quote(me)} {quoted}")
     if status.st_mode & 0o022 and not trusted_path.is_read_only(path):
         raise Untrusted(path, f"others can write it: chmod go-w {quoted}")

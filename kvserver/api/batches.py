@@ -23,7 +23,7 @@ from kvserver.api.steps import Steps
 from kvserver.api.times import parse_expires, parse_ttl
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
 from shards.wire.json_text import explain_unreadable
-from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type
+from shards.wire.keys import MAX_CONTENT_TYPE, MAX_KEY, MEDIA_TYPE, is_content_type, slot_of
 from shards.wire.protocol import (
     BATCH_OPS,
     MUST_NOT_EXIST,
@@ -36,7 +36,6 @@ from shards.wire.protocol import (
     Put,
     Touch,
 )
-from shards.wire.slots import slot_of
 
 Revision = Annotated[
     int,

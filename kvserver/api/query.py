@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from kvserver.api.times import parse_expires, parse_ttl
 from shards.wire.errors import BadRequest
-from shards.wire.limits import MAX_KEY, MAX_TTL_MS
+from shards.wire.keys import MAX_KEY, MAX_TTL_MS
 
 Schema = dict[str, Any]
 """JSON Schema, 2020-12."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from shards.wire.errors import BadRequest
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS
 
 _TTL = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,3}))?", re.ASCII)
 # The sign of an offset may have come as a space: that is what a plus in a query means to forms.

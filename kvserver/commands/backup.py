@@ -24,7 +24,7 @@ from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive
 from shards.backup.take import BackupError, RunningStore, StoppedStore, back_up
-from shards.log.appender import LogError
+from shards.log.files import LogError
 from shards.log.manifest import ManifestError
 from shards.log.pins import NoPlace
 from shards.log.recovery import Damaged

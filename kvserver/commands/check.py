@@ -27,13 +27,13 @@ from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.backup.archive import Archive, ArchiveError
 from shards.backup.check import Finding, LogCheck, check_archived_log, check_counters, check_log
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.host.board import Board, BoardError
 from shards.log.epoch import boot_id
 from shards.log.manifest import NAME, Manifest, ManifestError
-from shards.log.pins import NoPlace, hold
-from shards.log.recovery import Examined, OlderCopy, examine, last_board
-from shards.log.repair import Loss, give_up_below, loss_of, repair
+from shards.log.pins import NoPlace, pin_log
+from shards.log.recovery import Examined, OlderCopy, examine_log, last_board
+from shards.log.repair import Loss, cut_at_damage, give_up_below, loss_of
 from shards.maps.build import kept_applied
 from shards.maps.directory import usual_places
 from shards.maps.layout import MapError, map_generations, map_path
@@ -77,7 +77,7 @@ def _print_findings(findings: Iterator[Finding]) -> bool:
 def _check_backup(directory: Path) -> Iterator[Finding]:
     archive = Archive.load(directory)
     yield Finding("backup", True, f"of store {archive.manifest.store}: {restorable_range(archive)}")
-    with Apart() as apart:
+    with Sandbox() as apart:
         yield apart.check_snapshot(directory, archive.manifest)
     yield check_archived_log(directory, archive)
 
@@ -93,13 +93,13 @@ def _check_store(settings: ServerSettings) -> Iterator[Finding]:
         if settings.in_memory:
             raise CommandRefused("a store in memory has no files to check")
         Manifest.load(settings.data_dir)
-        with stopped_store(settings.data_dir), Apart() as apart:
+        with stopped_store(settings.data_dir), Sandbox() as apart:
             yield from _check_stopped(settings, apart)
 
 
 def _check_running(board: Board, data_dir: Path) -> Iterator[Finding]:
     facts = board.facts
-    with hold(data_dir / "locks"), Apart() as apart:
+    with pin_log(data_dir / "locks"), Sandbox() as apart:
         while True:
             manifest = Manifest.load(data_dir)
             tail, following = board.history()
@@ -117,7 +117,7 @@ def _check_running(board: Board, data_dir: Path) -> Iterator[Finding]:
         yield from found[1:]
 
 
-def _check_stopped(settings: ServerSettings, apart: Apart) -> Iterator[Finding]:
+def _check_stopped(settings: ServerSettings, apart: Sandbox) -> Iterator[Finding]:
     data_dir = settings.data_dir
     manifest = Manifest.load(data_dir)
     yield _describe_manifest(manifest)
@@ -143,7 +143,7 @@ def _map_dirs(settings: ServerSettings, manifest: Manifest) -> list[Path]:
     return [settings.map_dir] if settings.map_dir else usual_places(manifest.store, settings.data_dir)
 
 
-def _examine_log(settings: ServerSettings, manifest: Manifest, apart: Apart) -> tuple[Examined, LogCheck]:
+def _examine_log(settings: ServerSettings, manifest: Manifest, apart: Sandbox) -> tuple[Examined, LogCheck]:
     """Examine the log as the next start would. Changes nothing."""
     boot, log_dir = boot_id(), settings.data_dir / "log"
     applied = [
@@ -153,14 +153,14 @@ def _examine_log(settings: ServerSettings, manifest: Manifest, apart: Apart) -> 
     ]
     board = last_board(settings.board_path, manifest, boot, believed(settings))
     try:
-        found = examine(log_dir, manifest, old_board=board, applied=applied)
+        found = examine_log(log_dir, manifest, old_board=board, applied=applied)
     finally:
         if board is not None:
             board.close()
     return found, check_log(log_dir, manifest, found.fold.lsn, found)
 
 
-def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Apart) -> Iterator[tuple[Path, int, int]]:
+def _kept_maps(settings: ServerSettings, manifest: Manifest, apart: Sandbox) -> Iterator[tuple[Path, int, int]]:
     """Yield path, shard and number of shards of each map that the next start may keep."""
     history = (manifest.store, manifest.epoch, boot_id())
     for place in _map_dirs(settings, manifest):
@@ -182,7 +182,7 @@ def _repair_log(settings: ServerSettings, yes: bool) -> None:
         raise CommandRefused("a store in memory has nothing to repair")
     Manifest.load(settings.data_dir)
     _require_own_store(settings.data_dir)
-    with stopped_store(settings.data_dir), Apart() as apart:
+    with stopped_store(settings.data_dir), Sandbox() as apart:
         manifest = Manifest.load(settings.data_dir)
         found, log = _examine_log(settings, manifest, apart)
         if log.damaged_at is None:
@@ -195,7 +195,7 @@ def _repair_log(settings: ServerSettings, yes: bool) -> None:
                 raise CommandRefused("a restart needs that segment: the next snapshots will remove the damage")
         else:
             _confirm_cut(_describe_loss(loss_of(found, manifest), isinstance(found.damage, OlderCopy)), yes)
-            repair(settings.data_dir, manifest, found)
+            cut_at_damage(settings.data_dir, manifest, found)
         print_line("done: start the server")
 
 

@@ -19,7 +19,7 @@ from kvserver.commands.remote import open_remote, records_text, remote_options
 from kvserver.commands.terminal import exit_with, print_line, progress_bar
 from kvserver.transfer.exporter import ItemExporter
 from kvserver.transfer.remote import TransferError
-from shards.files.safe_files import writing
+from shards.files.safe_files import writing_to
 
 HELP = """Write every key of a running server, with value, content type and expiry, to FILE, or - for standard output.
 
@@ -106,7 +106,7 @@ def _open_target(to: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    with writing(Path(to)) as file:
+    with writing_to(Path(to)) as file:
         yield file
 
 

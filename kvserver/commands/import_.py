@@ -22,7 +22,7 @@ from kvserver.transfer.records import LineError
 from kvserver.transfer.remote import TransferError
 from shards.files.safe_files import open_named
 from shards.files.trusted_path import Care
-from shards.host.logs import complain
+from shards.host.logs import print_error
 
 HELP = """Store the records in FILE, or - for standard input, in a running server.
 
@@ -46,8 +46,8 @@ def import_items(source: str, url: str | None, token_file: Path | None, patience
     stored = f"stored {records_text(importer.imported)}"
     expired = f", left out {records_text(importer.expired)} expired by now" if importer.expired else ""
     if status:
-        complain(why)
-        complain(f"{stored}{expired}; all of it can be imported again")
+        print_error(why)
+        print_error(f"{stored}{expired}; all of it can be imported again")
         sys.exit(status)
     print_line(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
 

@@ -14,10 +14,10 @@ from kvserver.serve.store import WAIT_S, StoreError, take_store_lock
 from kvserver.settings import ServerSettings
 from shards.files import locks
 from shards.files.safe_files import open_regular
-from shards.files.trusted_path import is_read_only, trusted, trusted_about
+from shards.files.trusted_path import is_read_only, trusted_about, trusted_uids
 from shards.host.board import Board, BoardError, BoardNotBelieved, BoardOutOfReach
-from shards.host.logs import complain
-from shards.host.settings import SettingError, links, load
+from shards.host.logs import print_error
+from shards.host.settings import SettingError, ignored_variables, load_settings
 from shards.log.manifest import Manifest
 from shards.log.recovery import StillRunning, quiesce
 
@@ -31,10 +31,10 @@ def settings_of(given: dict[str, str | None]) -> ServerSettings:
 
     Raises `click.UsageError`.
     """
-    for sentence in links(ServerSettings):
-        complain(sentence)
+    for sentence in ignored_variables(ServerSettings):
+        print_error(sentence)
     try:
-        return load(ServerSettings, given, os.environ)
+        return load_settings(ServerSettings, given, os.environ)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
 
@@ -54,7 +54,7 @@ def open_running_board(settings: ServerSettings) -> Board | None:
     except BoardOutOfReach as error:
         raise CommandRefused(str(error)) from None
     except BoardNotBelieved as error:
-        complain(f"no server is seen in the run directory: {error}")
+        print_error(f"no server is seen in the run directory: {error}")
         return None
     except BoardError:
         return None
@@ -73,7 +73,7 @@ def open_running_board(settings: ServerSettings) -> Board | None:
 def believed(settings: ServerSettings) -> Sequence[int]:
     """The users whose word on the running server counts: this one, root, and for root the owner of the data
     directory."""
-    return trusted() if settings.in_memory else trusted_about(settings.data_dir)
+    return trusted_uids() if settings.in_memory else trusted_about(settings.data_dir)
 
 
 def serving_pid(data_dir: Path) -> int | None:

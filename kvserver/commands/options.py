@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from kvserver.settings import ServerSettings
-from shards.host.settings import Spec, boolean, option_name, specs
+from shards.host.settings import Spec, boolean, option_name, setting_specs
 
 
 def setting_options(*names: str) -> list[click.Parameter]:
     """Return options for the settings `names`; each may also come from the environment."""
-    table = specs(ServerSettings)
+    table = setting_specs(ServerSettings)
     return [setting_option(name, table[name]) for name in names]
 
 

@@ -14,9 +14,9 @@ from kvserver.commands.options import setting_options
 from kvserver.commands.terminal import Report, exit_with, print_line, progress_bar
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
-from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, Until, find_cut
-from shards.backup.restore import NotEmpty, reinstate, see_that_it_is_empty
-from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
+from shards.backup.archive import Archive, ArchiveError, Cut, OutOfReach, RestoreTarget, find_cut
+from shards.backup.restore import NotEmpty, restore_backup, see_that_it_is_empty
+from shards.files.trusted_path import Care, Planted, require_private_directory, resolve_path, user_name
 from shards.maps.layout import MapError, MapFull
 from shards.maps.snapshot import SnapshotError
 from shards.wire.errors import BadRequest
@@ -47,7 +47,9 @@ def restore_store(source: str, until: str | None, **given: str | None) -> None:
     print_line(f"start it with: kvserver serve --data-dir {settings.data_dir}")
 
 
-def _restore_backup(settings: ServerSettings, source: Path, until: Until, report: Report) -> tuple[Archive, Cut]:
+def _restore_backup(
+    settings: ServerSettings, source: Path, until: RestoreTarget, report: Report
+) -> tuple[Archive, Cut]:
     if settings.in_memory:
         raise CommandRefused("a store in memory cannot be restored: restore into a data directory")
     data_dir = settings.data_dir
@@ -68,31 +70,31 @@ def _restore_backup(settings: ServerSettings, source: Path, until: Until, report
     see_that_it_is_empty(data_dir)
     with stopped_store(data_dir):
         see_that_it_is_empty(data_dir)
-        reinstate(archive, source, data_dir, cut, report)
+        restore_backup(archive, source, data_dir, cut, report)
     return archive, cut
 
 
 def _require_own_directory(data_dir: Path) -> None:
     """Raise `CommandRefused` if another user could replace `data_dir`, or put something into it."""
     try:
-        real = resolve(data_dir, Care.WRITE)
+        real = resolve_path(data_dir, Care.WRITE)
         if real.is_dir():
-            see_that_others_cannot_write(real, Care.WRITE)
+            require_private_directory(real, Care.WRITE)
             owner = real.stat().st_uid
             if owner != os.geteuid():
-                raise Planted(real, f"{real} belongs to {who(owner)}: restore it as that user")
+                raise Planted(real, f"{real} belongs to {user_name(owner)}: restore it as that user")
     except Planted as error:
         raise CommandRefused(f"nothing is restored to where others could change it: {error}") from None
 
 
-def parse_until(text: str | None) -> Until:
+def parse_until(text: str | None) -> RestoreTarget:
     """Parse the value of --until. Raises `click.BadParameter`."""
     if text is None:
-        return Until()
+        return RestoreTarget()
     if text.isascii() and text.isdigit() and len(text) < 20:
-        return Until(revision=int(text))
+        return RestoreTarget(revision=int(text))
     try:
-        return Until(time_ms=parse_rfc3339(text))
+        return RestoreTarget(time_ms=parse_rfc3339(text))
     except BadRequest as error:
         raise click.BadParameter(f"{text!r} is neither a revision nor a time: {error.detail}") from None
 

@@ -20,7 +20,8 @@ from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.host.board import Board
 from shards.log.manifest import Manifest, ManifestError, NoManifest
-from shards.maps.directory import MapDirError, release, release_all, usual_places
+from shards.maps.directory import release_all, release_maps, usual_places
+from shards.maps.directory_content import MapDirError
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 
@@ -123,9 +124,9 @@ def _open_files(pid: int) -> Iterator[os.stat_result]:
 
 
 def _stopping_stage(board: Board) -> str:
-    if board.workers.alive():
+    if board.workers.living_rows():
         return "finishing requests"
-    if board.gateways.alive():
+    if board.gateways.living_rows():
         return "closing feeds"
     return "closing the log"
 
@@ -145,7 +146,7 @@ def _release_maps(settings: ServerSettings, places: list[Path]) -> int:
     store = Manifest.load(data_dir).store
     if settings.map_dir is not None:
         places = [*places, settings.map_dir]
-    return release([*places, *usual_places(store, data_dir)], store, data_dir)
+    return release_maps([*places, *usual_places(store, data_dir)], store, data_dir)
 
 
 COMMAND = click.Command(

@@ -1,5 +1,5 @@
-"""Output of the commands. All of it passes through `shards.host.logs.visible`, so that text from a server or a file
-cannot control the terminal."""
+"""Output of the commands. All of it passes through `shards.host.logs.escape_controls`, so that text from a server or a
+file cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import click
 
-from shards.host.logs import complain, visible
-from shards.host.process import mute
+from shards.host.logs import escape_controls, print_error
+from shards.host.process import mute_stream
 
 Report = Callable[[int, int | None], object]
 """Takes the bytes done and the total, None if it is unknown."""
@@ -31,16 +31,16 @@ def prepare_streams() -> None:
 def print_line(line: str) -> None:
     """Write `line` to standard output. Exits with status 1 if that fails."""
     try:
-        print(visible(line), flush=True)
+        print(escape_controls(line), flush=True)
     except OSError as error:
         exit_for_output(error)
 
 
 def exit_for_output(error: OSError) -> NoReturn:
     """Exit with status 1: standard output cannot be written."""
-    mute(sys.stdout)
+    mute_stream(sys.stdout)
     if not isinstance(error, BrokenPipeError):  # a reader that has closed the pipe needs no message
-        complain(f"cannot write to standard output: {error.strerror}")
+        print_error(f"cannot write to standard output: {error.strerror}")
     sys.exit(1)
 
 
@@ -51,7 +51,7 @@ def is_of_output(error: OSError) -> bool:
 
 def exit_with(message: object) -> NoReturn:
     """Print `message` to standard error and exit with status 1."""
-    complain(str(message))
+    print_error(str(message))
     sys.exit(1)
 
 
@@ -91,4 +91,4 @@ def show_uncaught(kind: type[BaseException], error: BaseException, frames: Trace
 def _to_stderr(lines: Iterable[str]) -> None:
     with suppress(OSError, ValueError):
         for line in lines:
-            print(visible(line), file=sys.stderr, flush=True)
+            print(escape_controls(line), file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from kvserver.commands.options import setting_options
 from kvserver.commands.terminal import exit_with, print_line
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardNotBelieved
-from shards.host.logs import complain
+from shards.host.logs import print_error
 from shards.host.settings import SettingError, default_run_dir, env_name, option_name
 
 HELP: Final = f"""Create, list and revoke tokens.
@@ -58,7 +58,7 @@ def create_token(name: str, grant: tuple[str, ...], **given: str | None) -> None
     token = tokenedit.new_token()
     _edit_file(path, lambda text: tokenedit.add_token(text, str(path), name, token, grants))
     print_line(token)
-    complain(f"{path} has the token {name} now")
+    print_error(f"{path} has the token {name} now")
     _report_servers(settings, path)
 
 
@@ -68,7 +68,7 @@ def revoke_token(name: str, **given: str | None) -> None:
     if not path.exists():
         exit_with(f"there is no file of tokens {path}")
     _edit_file(path, lambda text: tokenedit.remove_token(text, str(path), name))
-    complain(f"{path} no longer has the token {name}")
+    print_error(f"{path} no longer has the token {name}")
     _report_servers(settings, path)
 
 
@@ -137,20 +137,20 @@ def _report_servers(settings: ServerSettings, path: Path) -> None:
         if _is_file_of(board, path):
             served = True
             if _wait_until(lambda: are_in_effect(board, tokens)):  # noqa: B023
-                complain(f"{server} has applied it")
+                print_error(f"{server} has applied it")
             else:
                 behind = True
-                complain(f"{server} has not applied it within {PATIENCE_S:.0f} s: its log says why")
+                print_error(f"{server} has not applied it within {PATIENCE_S:.0f} s: its log says why")
         elif board.path == _board_path(settings):
             theirs = board.facts.tokens
-            complain(
+            print_error(
                 f"{server} uses another token file: {theirs}"
                 if theirs
                 else f"{server} has no tokens: restart it with {option_name('tokens')} {path}"
             )
         board.close()
     if not served:
-        complain(
+        print_error(
             "no running server that is known here uses it; a server that does applies it within two seconds "
             f"({option_name('run_dir')} makes it known)"
         )
@@ -173,7 +173,7 @@ def _running_boards(settings: ServerSettings) -> Iterator[Board]:
             board = Board.open(path, believed(settings))
         except BoardNotBelieved as error:  # of another version, for instance
             if path == named:
-                complain(f"no server is seen in the run directory: {error}")
+                print_error(f"no server is seen in the run directory: {error}")
             continue
         except (BoardError, OSError):
             continue

@@ -12,7 +12,7 @@ from kvserver.api import batches
 from kvserver.api.query import TIME, Schema
 from kvserver.rest.tickets import Asked
 from shards.wire.errors import ERRORS
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 
 _REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}

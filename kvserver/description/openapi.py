@@ -16,7 +16,7 @@ from kvserver.description.operations import ANY, EXAMPLE_URL, Content, Operation
 from kvserver.http import responses as answers
 from kvserver.http import routes
 from shards.wire.errors import KVError
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 
 OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
 """All of them."""

@@ -39,10 +39,10 @@ from kvserver.gateway.transport.monitor import ConnectionMonitor
 from kvserver.http.reports.counting import Counts
 from kvserver.settings import ServerSettings
 from shards.host import logs, process
-from shards.host.board import Board, BoardError, Common
+from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import Recurring
-from shards.host.settings import load
-from shards.wire.os_errors import EXHAUSTED
+from shards.host.settings import load_settings
+from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "a connection cannot be taken or served: %s")
@@ -168,7 +168,7 @@ class GatewayWorker(SocketWorker):
     def opened(self) -> bool:
         """Claim a row, begin to follow the history, and listen for connections that are handed over."""
         self._began_at = time.time()
-        settings = load(ServerSettings)
+        settings = load_settings(ServerSettings)
         self._run_dir = settings.resolved_run_dir()
         logs.configure_logging(settings.log_level, "gateway", settings.log_format)
         gevent.get_hub().print_exception = _log_failed_greenlet
@@ -177,7 +177,7 @@ class GatewayWorker(SocketWorker):
         if found is None:
             return False
         board, self._tokens = found
-        index, self.row = board.gateways.claim()
+        index, self.row = board.gateways.claim_row()
         self.follower = LogFollower(board, self._run_dir, self.row, index)
         self._counts = Counts()
         self.wsgi.open(self.follower, FeedAccess(self._tokens, Tickets(board, self._tokens)), settings, self._counts)
@@ -187,7 +187,7 @@ class GatewayWorker(SocketWorker):
         self.greenlets = [gevent.spawn(run) for run in (self.follower.run, self.handover.run, self._refresh_often)]
         self.greenlets[0].link_exception(self._stop_following)
         gc.freeze()  # the collector need not look again at what lives as long as this process
-        self.row.state = Common.UP
+        self.row.state = ProcessRow.UP
         return True
 
     def _wait_for_store(self, settings: ServerSettings) -> tuple[Board, Tokens] | None:
@@ -236,7 +236,7 @@ class GatewayWorker(SocketWorker):
         """Give a sign of life on the board; stop if this run of the store is over."""
         if self._board is None:
             return
-        self.row.beat()
+        self.row.record_heartbeat()
         if self._board.is_over():
             log.info("this run of the store is over")
             self.stop()
@@ -247,7 +247,7 @@ class GatewayWorker(SocketWorker):
     def closing(self) -> None:
         """Take over no more connections, and admit no more clients."""
         if self._board is not None:
-            self.row.state = Common.STOPPING
+            self.row.state = ProcessRow.STOPPING
             self.handover.close()
             gevent.sleep(0)  # clients taken over already are admitted, and get a farewell
             self.wsgi.close()
@@ -264,7 +264,7 @@ class GatewayWorker(SocketWorker):
 def _log_failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
     """Log the error of a greenlet; gevent by itself would write a traceback to stderr."""
     if isinstance(error, OSError) and error.errno in EXHAUSTED:  # accepting a connection, again and again
-        _exhausted.tell(error.strerror)
+        _exhausted.report(error.strerror)
     else:
         log.error("%s failed", type(context).__name__, exc_info=(kind, error, traceback))
 

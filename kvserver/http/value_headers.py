@@ -6,7 +6,7 @@ from typing import Final
 
 from kvserver.api.conditions import etag
 from kvserver.api.times import http_date, rfc3339
-from shards.maps.owner import Item
+from shards.maps.layout import Item
 
 OCTETS: Final = "application/octet-stream"
 """The type of every answer at the root, and of values without a type."""

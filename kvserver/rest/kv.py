@@ -16,12 +16,18 @@ from kvserver.http.responses import BehindTheEnd, NoMergePatch
 from kvserver.http.scope import GRANTS, SCRIPT
 from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, choose_stored_type, item_headers, revision_headers
 from kvserver.rest import bodies
-from kvserver.rest.values import answer_body, check_answer_budget, encode_body, find_item, redacting_errors
+from kvserver.rest.values import (
+    answer_body,
+    check_answer_budget,
+    encode_body,
+    find_item,
+    redacting_errors,
+)
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
-from shards.maps.owner import Item
+from shards.maps.reader import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
 
 PUT: Final = EXPIRY | table(

@@ -26,7 +26,8 @@ from kvserver.store.client import StoreClient
 from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.load import LARGE_ANSWER
-from shards.maps.owner import PAGE_BYTES, Item
+from shards.maps.layout import Item
+from shards.maps.reader import PAGE_BYTES
 from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, OutcomeUnknown, Unavailable
 
 JSON: Final = "application/json"
@@ -109,7 +110,7 @@ class Many:
     async def on_delete(self, req: Request, resp: Response) -> None:
         """200 with how many keys were deleted, and whether that is all of them."""
         given = query.parse(req.scope["query_string"], DELETE)
-        prefix, end = given.get("prefix", b""), self._board.end()
+        prefix, end = given.get("prefix", b""), self._board.last_revision()
         if not prefix and not given.get("all"):
             raise BadRequest("without a prefix everything is deleted: say so with all=true")
         grants: Grants = req.scope[GRANTS]

@@ -17,7 +17,7 @@ from kvserver.rest.values import answer_body, check_answer_budget
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound
-from shards.wire.limits import MAX_KEY, is_content_type
+from shards.wire.keys import MAX_KEY, is_content_type
 from shards.wire.protocol import Delete, Put
 
 

@@ -11,7 +11,7 @@ from falcon.asgi import Request, Response
 from kvserver.api import query
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
-from shards.host.board import Board, Common
+from shards.host.board import Board, ProcessRow
 from shards.wire.errors import Unavailable
 
 
@@ -30,7 +30,7 @@ class Status:
             "version": facts.version,
             "store": facts.store,
             "epoch": facts.epoch,
-            "revision": board.end(),
+            "revision": board.last_revision(),
             "oldest": board.log.oldest_revision,
             "sync": "memory" if facts.in_memory else facts.sync,
             "uptime_s": round(max(0, board.steady_ms() - facts.started_steady_ms) / 1000, 3),
@@ -39,9 +39,9 @@ class Status:
             "shards": self._describe_shards(),
             "workers": [
                 {"pid": row.pid, "in_flight": row.in_flight, "connections": row.connections}
-                for _, row in board.workers.alive()
+                for _, row in board.workers.living_rows()
             ],
-            "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.alive()],
+            "gateways": [{"pid": row.pid, "clients": row.clients} for _, row in board.gateways.living_rows()],
             "memory": self._describe_memory(),
             "log": self._describe_log(),
             "snapshot": {"replay_from": board.log.snapshot, "bytes_since": board.history()[0] - board.log.snapshot},
@@ -53,7 +53,7 @@ class Status:
     def _describe_shards(self) -> list[dict[str, Any]]:
         result = []
         for index, (row, state) in enumerate(zip(self._board.shards, self._read_states(), strict=True)):
-            figures = row.figures()
+            figures = row.read_figures()
             result.append(
                 {"index": index, "pid": row.pid, "state": state, "keys": figures["keys"], "bytes": figures["bytes"]}
             )
@@ -71,7 +71,7 @@ class Status:
             "used": sum(row.bytes_now for row in shards),
             "limit": facts.max_memory or None,
             "on_full": facts.on_full,
-            "evicted": sum(row.figures()["evicted"] for row in shards),
+            "evicted": sum(row.read_figures()["evicted"] for row in shards),
         }
 
     def _describe_log(self) -> dict[str, Any]:
@@ -120,8 +120,8 @@ class Ready:
         for index, (row, state) in enumerate(zip(self._board.shards, states, strict=True)):
             if state == "up" and row.incarnation:
                 wanted += [f"shard-{index}.pub", f"shard-{index}-{row.incarnation:x}.req"]
-        for index, gateway in self._board.gateways.alive():
-            if gateway.state == Common.UP:
+        for index, gateway in self._board.gateways.living_rows():
+            if gateway.state == ProcessRow.UP:
                 wanted += [f"gateway-{index}.handover", f"gateway-{index}.activity"]
         return [name for name in wanted if not self._board.path.with_name(name).is_socket()]
 

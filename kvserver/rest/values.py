@@ -14,7 +14,7 @@ from kvserver.http.scope import QUOTA
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from kvserver.web.limits.load import LARGE_ANSWER
-from shards.maps.owner import Item
+from shards.maps.reader import Item
 from shards.wire.errors import Conflict, KVError, PreconditionFailed
 
 

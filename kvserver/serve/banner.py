@@ -13,8 +13,8 @@ import click
 
 from kvserver import __version__
 from kvserver.settings import ServerSettings
-from shards.host.logs import visible
-from shards.host.process import mute
+from shards.host.logs import escape_controls
+from shards.host.process import mute_stream
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ def print_banner(settings: ServerSettings, *, map_dir: Path, rest: str | None, f
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         log.warning("the server is ready, but cannot write to standard output: %s", error)
-        mute(sys.stdout)
+        mute_stream(sys.stdout)
 
 
 def _banner_text(settings: ServerSettings, rows: Iterator[tuple[str, str]], is_terminal: bool) -> str:
     """Return the banner, coloured on a terminal. Does without rich, which would slow down each start."""
     written = [click.style(f"kvserver {__version__}", bold=True)]
-    written += [f"  {name:<11}{visible(text)}" for name, text in rows]
+    written += [f"  {name:<11}{escape_controls(text)}" for name, text in rows]
     if settings.only is None and (text := access_warning(settings)):
         written.append(click.style(text, fg="yellow"))
     written.append(click.style("ready", fg="green", bold=True))

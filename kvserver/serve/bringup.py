@@ -19,9 +19,9 @@ from shards.host.board import DRIFT_MS
 from shards.log.epoch import boot_id, first_revision, first_revision_of_run, new_epoch, reason_for_new_epoch
 from shards.log.manifest import Manifest
 from shards.log.records import Start
-from shards.log.recovery import Recovered, begin_history, last_board, recover
+from shards.log.recovery import Recovered, begin_history, last_board, recover_log
 from shards.maps.build import kept_applied
-from shards.maps.layout import Look
+from shards.maps.layout import MetaReader
 from shards.wire.clock import Now, counted_ms, resumed
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Bringup:
     board_path: Path
     log_dir: Path
     map_dir: Path
-    read_meta: Look
+    read_meta: MetaReader
 
     def begin_run(self) -> Run:
         """Recover the log, append a START record to it and save the manifest that names the run.
@@ -112,7 +112,7 @@ class Bringup:
     def _recover_log(self, manifest: Manifest, boot: str) -> Recovered:
         old = last_board(self.board_path, manifest, boot)
         try:
-            return recover(
+            return recover_log(
                 self.log_dir,
                 manifest.secret,
                 manifest.replay_lsn,

@@ -13,7 +13,7 @@ from kvserver.serve import listening
 from kvserver.serve.children import Child
 from kvserver.serve.listening import Listeners
 from kvserver.settings import ServerSettings
-from shards.host.board import Board, Common
+from shards.host.board import Board, ProcessRow
 from shards.host.process import PARENT_VARIABLE
 from shards.host.settings import to_environ
 
@@ -102,14 +102,14 @@ class ChildSpecs:
 
     def _shard_check(self, index: int) -> Callable[[int], bool]:
         row = self._board.shards[index]
-        return lambda pid: row.pid == pid and row.state == Common.UP
+        return lambda pid: row.pid == pid and row.state == ProcessRow.UP
 
     def _is_gateway_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.gateways.alive() if row.state == Common.UP]
+        rows = [row for _, row in self._board.gateways.living_rows() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.gateways
 
     def _is_web_up(self, pid: int) -> bool:
-        rows = [row for _, row in self._board.workers.alive() if row.state == Common.UP]
+        rows = [row for _, row in self._board.workers.living_rows() if row.state == ProcessRow.UP]
         return len(rows) >= self._settings.workers
 
 

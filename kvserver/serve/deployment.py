@@ -15,9 +15,9 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from kvserver.serve.listening import refuse_open_access
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardOutOfReach
-from shards.host.logs import configure_logging, give_up
+from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter, keep_standard_streams
-from shards.host.settings import SettingError, env_name, links, load
+from shards.host.settings import SettingError, env_name, ignored_variables, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,15 @@ def join_store(name: str) -> tuple[ServerSettings, Path]:
     keep_standard_streams()
     die_with_starter()
     try:
-        settings = load(ServerSettings)
+        settings = load_settings(ServerSettings)
         configure_logging(settings.log_level, name, settings.log_format)
-        for sentence in links(ServerSettings):
+        for sentence in ignored_variables(ServerSettings):
             log.warning("%s", sentence)
         run_dir = settings.resolved_run_dir()
         if is_over(settings):
             raise BoardError(f"the run of the store on the board {settings.board_path} is over: is the server running?")
     except (SettingError, BoardError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         sys.exit(1)
     metrics = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(run_dir / "metrics")))
     metrics.mkdir(mode=0o700, exist_ok=True)
@@ -85,7 +85,7 @@ def bind_address(settings: ServerSettings, variable: str, port: int) -> str:
             raise SettingError(f"{env_name('tokens')} is set, but the running store was started without tokens")
         refuse_open_access(settings, has_tokens)
     except (BoardError, SettingError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         sys.exit(1)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{host}:{port}"

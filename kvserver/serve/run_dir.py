@@ -18,11 +18,11 @@ from pathlib import Path
 from kvserver.access import cuts, tickets, tokens
 from shards.files import locks
 from shards.files.kept_file import inode_of
-from shards.files.safe_files import read
+from shards.files.safe_files import read_regular
 from shards.host.board import Board, BoardError
 from shards.host.settings import default_run_dir
 from shards.keys import last_use
-from shards.wire.os_errors import what_helps
+from shards.wire.errors import what_helps
 
 LONGEST_NAME = "shard-255-ffffffffffffffff.req"
 LONGEST_SOCKET_PATH = 107  # unix(7), sun_path
@@ -64,7 +64,7 @@ class RunDir:
             self._lock = locks.open_lock(path / _LOCK)
         except OSError as error:
             raise _unusable_error(path, error) from None
-        if not locks.hold(self._lock, timeout_s=wait_s):
+        if not locks.acquire_for_life(self._lock, timeout_s=wait_s):
             os.close(self._lock)
             raise RunDirError(
                 f"the run directory {path} is in use by another server: stop it, or choose another with --run-dir"
@@ -124,7 +124,7 @@ class RunDir:
     def _retake_lock(self) -> None:
         _clear(self.path / _LOCK, stat.S_IFREG)
         new = locks.open_lock(self.path / _LOCK)
-        if not locks.try_hold(new):
+        if not locks.try_acquire_for_life(new):
             os.close(new)
             raise RunDirError(f"the lock of the run directory {self.path} was removed, and another server has taken it")
         os.pwrite(new, _MARK, 0)
@@ -207,7 +207,7 @@ def _was_used_by_server(path: Path) -> bool:
 def _read_mark(path: Path) -> bytes:
     """Return the content of the lock of the run directory `path`; empty if it has no lock. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
-        return read(path / _LOCK, len(_MARK))
+        return read_regular(path / _LOCK, len(_MARK))
     return b""
 
 
@@ -216,7 +216,7 @@ def _remove_if_free(path: Path) -> None:
         return
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if locks.try_hold(lock):
+        if locks.try_acquire_for_life(lock):
             _check_directory(path)
             shutil.rmtree(path)
     finally:

@@ -28,18 +28,20 @@ from kvserver.serve.watch.snapshots import SnapshotSchedule
 from kvserver.serve.watch.tokens import TokenWatch
 from kvserver.settings import ServerSettings
 from shards.backup import archive, restore
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.files import locks
 from shards.host.board import Board, BoardError, Facts
 from shards.keys.last_use import create_last_use_table
-from shards.log.appender import Log, LogError
+from shards.log.appender import LogAppender
+from shards.log.files import LogError
 from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.log.recovery import Damaged, StillRunning, quiesce
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps
-from shards.maps.directory import MapDirError, choose_map_dir
-from shards.maps.layout import Look
-from shards.wire.os_errors import NO_SPACE, what_helps
+from shards.maps.directory import choose_map_dir
+from shards.maps.directory_content import MapDirError
+from shards.maps.layout import MetaReader
+from shards.wire.errors import NO_SPACE, what_helps
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class Store:
         """Bring the store up. Creates directories and files; takes as long as reading the log. Raises `StoreError`."""
         self._given, self._finished = given, False
         self._data_dir = None if given.in_memory else given.data_dir.absolute()
-        with ExitStack() as stack, Apart() as apart:
+        with ExitStack() as stack, Sandbox() as apart:
             try:
                 tokens = None if given.tokens is None else tokenfile.read_file(given.tokens)
                 self._take_directories(stack)
@@ -95,7 +97,7 @@ class Store:
                     self.board = self._make_board(run)
                     stack.callback(self.board.close)
                     segments = Segments(self.board)
-                    segments.adopt(run.tail, run.next_revision)
+                    segments.adopt_history(run.tail, run.next_revision)
                     self._housekeeping = Housekeeping(
                         self.board, segments, self._retention_bytes, run.manifest.replay_lsn
                     )
@@ -164,7 +166,7 @@ class Store:
     def _retention_bytes(self) -> int:
         return IN_MEMORY_RETENTION if self._given.in_memory else self._given.wal_retention
 
-    def _bringup(self, read_meta: Look) -> Bringup:
+    def _bringup(self, read_meta: MetaReader) -> Bringup:
         return Bringup(
             self._given,
             self._data_dir,
@@ -254,7 +256,7 @@ class Store:
         try:
             with quiesce(self._lock_dir, FOREIGN_GRACE_S):
                 pass
-            closing = Log(self.board, None)
+            closing = LogAppender(self.board, None)
             try:
                 stop = closing.append_stop(self.board.now())
             finally:
@@ -318,7 +320,7 @@ def take_store_lock(data_dir: Path, wait_s: float = STORE_WAIT_S) -> int:
     """
     path = data_dir / "locks" / "store"
     fd = locks.open_lock(path)
-    if not locks.hold(fd, timeout_s=wait_s):
+    if not locks.acquire_for_life(fd, timeout_s=wait_s):
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
         raise StoreError(

@@ -30,9 +30,9 @@ from kvserver.serve.watch.stalls import StallWatch
 from kvserver.settings import ServerSettings
 from shards.host.board import BoardError
 from shards.host.fences import TESTED
-from shards.host.logs import configure_logging, give_up
-from shards.host.process import become_subreaper, notify
-from shards.host.settings import SettingError, links
+from shards.host.logs import configure_logging, report_fatal
+from shards.host.process import become_subreaper, notify_systemd
+from shards.host.settings import SettingError, ignored_variables
 from shards.keys import last_use
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Supervisor:
         for row, child in zip(board.shards, self._shards, strict=False):
             row.given_up, row.restarts = int(child.given_up), restarts[child.name]
         for name in board.exporter.OTHERS:
-            board.exporter.show_restarts(name, restarts[name])
+            board.exporter.publish_restarts(name, restarts[name])
 
     def _reload_tokens(self) -> None:
         """Read the tokens again and replace the web workers; the old ones finish their requests. Feeds stay open."""
@@ -219,7 +219,7 @@ class Supervisor:
             feed=_url_address(self._listeners.feed),
             metrics=listening.url_address(self._listeners.metrics),
         )
-        notify("READY=1")
+        notify_systemd("READY=1")
 
     # Snapshots.
 
@@ -250,7 +250,7 @@ class Supervisor:
         A second signal cuts the waiting short. Unless `orderly`, running requests are dropped; feeds are still closed
         properly.
         """
-        notify("STOPPING=1")
+        notify_systemd("STOPPING=1")
         self._drain_accept_queues(orderly)
         if not orderly:
             for child in self._children:
@@ -329,7 +329,7 @@ def run_server(settings: ServerSettings) -> int:
     configure_logging(settings.log_level, "kvserver", settings.log_format)
     if platform.machine() not in TESTED:
         log.warning("kvserver is not tested on this processor type (%s)", platform.machine())
-    for sentence in links(ServerSettings):
+    for sentence in ignored_variables(ServerSettings):
         log.warning("%s", sentence)
     # Until the store is up, exit at once on a signal: recovery may be interrupted at any point.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -347,7 +347,7 @@ def run_server(settings: ServerSettings) -> int:
         finally:
             listeners.close()
     except (SettingError, listening.ListenError, StoreError, BoardError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         return 1
 
 
@@ -360,7 +360,7 @@ def _serve_store(settings: ServerSettings, listeners: Listeners, with_terminal: 
             try:
                 supervisor.run()
             except (Failure, CannotStart, StoreError) as failure:
-                give_up(str(failure))
+                report_fatal(str(failure))
                 supervisor.stop(orderly=False)
                 return 1
             supervisor.stop()

@@ -64,7 +64,7 @@ class ActivityFeed:
             return
         if not self._lines:
             self._soon()
-        end = self._board.end() if end is None else end
+        end = self._board.last_revision() if end is None else end
         self._lines.append(Activity(end, kind, subject, self._board.now_ms()))
 
     def flush(self) -> None:

@@ -13,6 +13,7 @@ from kvserver.store.maps import StoreMaps
 from kvserver.store.pending import Portion
 from shards.host.board import Board
 from shards.wire.errors import AnswerTooLarge, KVError, OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_BYTES,
@@ -24,7 +25,6 @@ from shards.wire.protocol import (
     Value,
     size_of,
 )
-from shards.wire.slots import shard_of
 
 _LOOK_UP_BYTES: Final = 1 << 20  # of values that are looked up before other tasks run
 _INTERNAL: Final = Failed("internal")

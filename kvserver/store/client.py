@@ -21,7 +21,8 @@ from kvserver.store.links import ShardLinks
 from kvserver.store.maps import StoreMaps
 from kvserver.store.pending import Pending
 from shards.host.board import Board
-from shards.maps.owner import Item
+from shards.maps.reader import Item
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ActivityKind,
     AtomicBatch,
@@ -37,7 +38,6 @@ from shards.wire.protocol import (
     Touch,
     Value,
 )
-from shards.wire.slots import shard_of
 
 _TICK_S: Final = 0.02
 
@@ -98,7 +98,7 @@ class StoreClient:
 
         Raises `KVError`: `Unavailable` if nothing was done, `OutcomeUnknown`, `InsufficientStorage`, `BadRequest`...
         """
-        end = self.board.end()
+        end = self.board.last_revision()
         reply = await self.links.ask_shard(shard_of(operation.key, self.links.count), operation)
         assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
@@ -147,7 +147,7 @@ class StoreClient:
 
         Reports reads, and deletes of absent keys. See `BatchRun` for `unresponsive`, `on_bytes` and what it raises.
         """
-        end = self.board.end()
+        end = self.board.last_revision()
         run = BatchRun(self.board, self.links, self.maps, operations, unresponsive, on_bytes)
         replies = await run.execute()
         self._report_all(operations, replies, end)
@@ -155,7 +155,7 @@ class StoreClient:
 
     async def execute_atomic(self, operations: list[OfOneKey]) -> Results:
         """Execute all of the operations, whose keys have one slot, or none. Raises `KVError`."""
-        end = self.board.end()
+        end = self.board.last_revision()
         reply = await self.links.ask_shard(shard_of(operations[0].key, self.links.count), AtomicBatch(operations))
         assert isinstance(reply, Results)
         if reply.failed is None:

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from kvserver.store.links import ShardLinks
 from kvserver.store.maps import PAGE_KEYS
 from shards.wire.errors import KVError, OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Deleted, DeletePrefix, Done, MarkPrefix
-from shards.wire.slots import shard_of
 
 
 class PrefixDelete:

@@ -14,8 +14,8 @@ from kvserver.store.link import Link
 from kvserver.store.pending import Pending, Single
 from shards.host.board import Board
 from shards.wire.errors import KVError
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Failed, Operation, Reply
-from shards.wire.slots import shard_of
 
 DEADLINE_S: Final = 10.0
 """Seconds within which a shard has to begin with a request."""

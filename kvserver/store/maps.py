@@ -11,11 +11,11 @@ from typing import Final
 from kvserver.api.listing import Walk
 from shards.host.board import Board
 from shards.keys.last_use import open_use_recorder
-from shards.maps.owner import Item, MapReader
+from shards.maps.reader import Item, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Failed, Reply, Value
-from shards.wire.slots import shard_of
 
 PAGE_KEYS: Final = 1000
 """Keys read in one transaction of a list, or deleted in one step of a prefix delete."""
@@ -52,7 +52,7 @@ class StoreMaps:
     def get_record(self, key: bytes) -> bytes | None:
         """Return the record of `key` as `MapReader.record` does; it may have expired."""
         shards = self._shards
-        return self._readers[shard_of(key, shards) if shards > 1 else 0].record(key)
+        return self._readers[shard_of(key, shards) if shards > 1 else 0].read_record(key)
 
     def look_up(self, key: bytes, now: Now) -> Reply:
         """Return what the shard would reply to a get at `now`."""
@@ -88,7 +88,7 @@ class StoreMaps:
         for reader in self._readers:
             place = after
             while True:
-                count, place = reader.count(prefix, place, before, cut, COUNT_KEYS, self._board.now())
+                count, place = reader.count_keys(prefix, place, before, cut, COUNT_KEYS, self._board.now())
                 yield count
                 await asyncio.sleep(0)
                 if place is None:

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from kvserver.access.grants import show_key
 from kvserver.transfer.records import StreamLine, escape_controls, read_streamed, write_item
 from kvserver.transfer.remote import Away, Patience, Remote, TransferError
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 
 
 class ItemExporter:

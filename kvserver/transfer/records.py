@@ -19,7 +19,7 @@ from kvserver.api import duplicate_names
 from kvserver.api.times import parse_expires, rfc3339
 from shards.wire.errors import BadRequest
 from shards.wire.json_text import explain_unreadable, strip_byte_order_mark
-from shards.wire.limits import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
+from shards.wire.keys import MAX_CONTENT_TYPE, MAX_KEY, is_content_type
 
 LINE_BYTES: Final = 256 << 20
 """Longest line in bytes: the largest value with every byte escaped."""
@@ -234,7 +234,7 @@ _write_line: Final = msgspec.json.Encoder().encode
 
 
 _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Characters that JSON allows in strings and terminals interpret; see `shards.host.logs.visible`."""
+"""Characters that JSON allows in strings and terminals interpret; see `shards.host.logs.escape_controls`."""
 
 
 def escape_controls(line: bytes) -> bytes:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shards.host.board import Board, Common
+from shards.host.board import Board, ProcessRow
 from shards.wire.errors import BadRequest, NoFeed
 
 VERSION: Final = 1
@@ -119,8 +119,8 @@ def _list_gateways(board: Board) -> list[int]:
     late_ns = time.monotonic_ns() - LATE_NS
     rows = [
         (row.heartbeat_ns < late_ns, row.clients + _under_way[index], index)
-        for index, row in board.gateways.alive()
-        if row.state == Common.UP
+        for index, row in board.gateways.living_rows()
+        if row.state == ProcessRow.UP
     ]
     return [index for _, _, index in sorted(rows)]
 

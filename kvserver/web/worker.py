@@ -33,11 +33,11 @@ from kvserver.web.acceptor import Acceptor
 from kvserver.web.connection import HttpConnection
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hotpath import HotPath
-from shards.host.board import Board, BoardError, Common
+from shards.host.board import Board, BoardError, ProcessRow
 from shards.host.logs import Recurring, configure_logging
 from shards.host.process import die_with
-from shards.host.settings import SettingError, load
-from shards.wire.os_errors import EXHAUSTED
+from shards.host.settings import SettingError, load_settings
+from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger("kvserver.worker")
 _exhausted = Recurring(acceptor.log, logging.ERROR, "no connection can be taken: %s")
@@ -66,7 +66,7 @@ def report_exhausted(error: OSError) -> None:
     """Log a lack of descriptors or memory; raise any other error."""
     if error.errno not in EXHAUSTED:
         raise error
-    _exhausted.tell(error.strerror)
+    _exhausted.report(error.strerror)
 
 
 class WebServer(UvicornServer):
@@ -100,7 +100,7 @@ class WebServer(UvicornServer):
     def _beat(self) -> None:
         """Show gunicorn and the board that this worker lives; stop if its run of the store is over."""
         self._notify()
-        self.context.row.beat()
+        self.context.row.record_heartbeat()
         self._publish_figures()
         if self.context.board.is_over():
             log.warning("this run of the store is over: this worker ends")
@@ -109,7 +109,7 @@ class WebServer(UvicornServer):
     def _publish_figures(self) -> None:
         context = self.context
         own = {"requests": context.counts.requests, "refused_overload": context.counts.overloads}
-        context.row.publish(self._store.links.read_counters() | own)
+        context.row.publish_figures(self._store.links.read_counters() | own)
 
     def _make_connection(self) -> HttpConnection:
         return HttpConnection(self.config, self.context, {})
@@ -119,13 +119,13 @@ class WebServer(UvicornServer):
         await self.on_tick(0)
         self._acceptor = Acceptor(sockets, self._make_connection, self.context.exceeds_peers, report_exhausted)
         self.started = True
-        self.context.row.state = Common.UP
+        self.context.row.state = ProcessRow.UP
         gc.freeze()  # everything so far lives as long as the worker: the collector need not look at it again
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop in order; cut off what is not done when the grace ends."""
         context = self.context
-        context.row.state = Common.STOPPING
+        context.row.state = ProcessRow.STOPPING
         context.load.stopping = True
         give_up_at = self._loop.time() + self._grace_s
         self._close_idle_connections()
@@ -202,10 +202,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         try:
-            settings = load(ServerSettings)
+            settings = load_settings(ServerSettings)
             configure_logging(settings.log_level, "web", settings.log_format)
             board = Board.open(settings.board_path)
-            _, row = board.workers.claim()
+            _, row = board.workers.claim_row()
             tokens = Tokens(board)
         except (BoardError, SettingError, TokensError) as error:
             self.log.error("%s", error)

@@ -23,11 +23,11 @@ from msgspec import Meta
 
 from shards.files import checksummed_json, safe_files
 from shards.files.checksummed_json import Checksum, Lsn, Revision, UnixMs, Words
-from shards.log.appender import SEGMENT, segment_name
 from shards.log.epoch import LAST_TO_GO_ON_FROM
+from shards.log.files import SEGMENT, segment_name
+from shards.log.image import LogFold
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.records import FILLER, HEADER, Record
-from shards.log.recovery import Fold
 from shards.maps.snapshot import new_digest
 from shards.wire.errors import ProtocolError
 from shards.wire.protocol import Atomic, Event, count_changes, decode_events, encode_events
@@ -37,7 +37,7 @@ FORMATS = (1, FORMAT)
 NAME, UNFINISHED = "backup", "backup.incomplete"
 LOG = "log"
 MOST_LSN = 1 << 60
-"""Where the log of a backup may end: a store that is restored from it must have room to go on."""
+"""Where the log of a backup may end: a store that is restored from it must have room for more."""
 
 
 class ArchiveError(Exception):
@@ -45,7 +45,7 @@ class ArchiveError(Exception):
 
 
 class OutOfReach(Exception):
-    """The backup cannot be restored to the place asked for; `Archive` says what it reaches."""
+    """The backup cannot be restored to the place asked for; `Archive` has its range."""
 
 
 class LogPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class LogPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds.
+    """The description of a backup.
 
     Attributes:
         format: version of the backup's files.
@@ -122,7 +122,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def load(cls, directory: Path) -> Archive:
-        """That of the backup in `directory`. Raises `ArchiveError`."""
+        """Load the description of the backup in `directory`. Raises `ArchiveError`."""
         path = directory / NAME
         try:
             text = checksummed_json.read(path)
@@ -152,10 +152,10 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         return self.manifest.snapshot_bytes + sum(part.size for part in self.log)
 
     def read(self, directory: Path, part: LogPart) -> bytes:
-        """A part of the log, verified. Raises `ArchiveError`."""
+        """Read a part of the log, and verify it. Raises `ArchiveError`."""
         path = directory / part.name
         try:
-            data = safe_files.read(path, part.size)
+            data = safe_files.read_regular(path, part.size)
         except OSError as error:
             raise ArchiveError(f"{path} cannot be read ({error.strerror}): use another backup") from None
         digest = new_digest(self.manifest.secret)
@@ -165,13 +165,13 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
     def records(self, directory: Path, segment: int = SEGMENT) -> Iterator[Record]:
-        """The log's records from the replay position on, fillers too. Raises `ArchiveError`.
+        """Yield the log's records from the replay position on, fillers too. Raises `ArchiveError`.
 
         They are whole; whether their payloads can be read is not looked at, but for the START's.
         """
         self._see_that_the_log_is_all_there(directory, segment)
         manifest = self.manifest
-        fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+        fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
         for part in self.log:
             base = part.number * segment
             try:
@@ -188,7 +188,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-class Until(NamedTuple):
+class RestoreTarget(NamedTuple):
     """How far to restore: up to a revision, or up to a Unix time in milliseconds. Neither: all of it."""
 
     revision: int | None = None
@@ -232,7 +232,7 @@ class Reach:
         self.time_ms = 0
 
     def take(self, record: Record) -> None:
-        """To be called with every record from the replay position on."""
+        """Add a record. Call it with every record from the replay position on."""
         if record.kind == FILLER:
             return
         if self._from_nothing:
@@ -241,8 +241,8 @@ class Reach:
             self.time_ms = record.time_ms
 
 
-def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEGMENT) -> Cut:
-    """Where to cut the backup in `directory` so that it is the store as it was at `until`.
+def find_cut(archive: Archive, directory: Path, until: RestoreTarget, segment: int = SEGMENT) -> Cut:
+    """Find where to cut the backup in `directory` to get the store as it was at `until`.
 
     Raises `OutOfReach`, `ArchiveError`.
     """
@@ -254,7 +254,7 @@ def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEG
     for record in _changes_behind(archive, directory, segment):
         last = record.next_revision - 1
         if until.revision is not None and last > until.revision:
-            rest, within = _shorten(record, until.revision, directory)
+            rest, within = _shorten_or_raise(record, until.revision, directory)
             if rest is None:
                 return Cut(record.lsn, None, revision, time_ms, within)
             return Cut(record.lsn, rest, rest.next_revision - 1, record.time_ms, within)
@@ -263,8 +263,10 @@ def find_cut(archive: Archive, directory: Path, until: Until, segment: int = SEG
 
 
 def _cut_at_time(archive: Archive, directory: Path, until_ms: int, segment: int) -> Cut:
-    """Behind the last change that was made when the clock said `until_ms` or less: it may have been set back after
-    changes that it said were later. Raises `OutOfReach`, `ArchiveError`."""
+    """Find the cut behind the last change that was made when the clock said `until_ms` or less.
+
+    The clock may have been set back after changes that it dated later. Raises `OutOfReach`, `ArchiveError`.
+    """
     if until_ms > archive.taken_ms:
         raise OutOfReach
     revision, time_ms = archive.first_revision, archive.first_ms
@@ -289,7 +291,7 @@ def _changes_behind(archive: Archive, directory: Path, segment: int) -> Iterator
             yield record
 
 
-def _shorten(record: Record, revision: int, directory: Path) -> tuple[Record | None, bool]:
+def _shorten_or_raise(record: Record, revision: int, directory: Path) -> tuple[Record | None, bool]:
     try:
         return shorten(record, revision)
     except ProtocolError as error:
@@ -297,8 +299,10 @@ def _shorten(record: Record, revision: int, directory: Path) -> tuple[Record | N
 
 
 def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:
-    """What `record` says up to `revision`, which is below its last; None: nothing. And whether `revision` lies within
-    an atomic batch, which is left out as a whole. Raises `ProtocolError`."""
+    """Cut the record `record` behind `revision`, which is below its last; None if nothing is left.
+
+    Also returns whether `revision` is within an atomic batch, which is left out as a whole. Raises `ProtocolError`.
+    """
     kept: list[Event] = []
     following, within = record.revision, False
     for event in decode_events(record.payload):

@@ -1,4 +1,4 @@
-"""Verifies a store, served or not, or a backup, and says what it saw. Reads only.
+"""Verifies a store, served or not, or a backup, and reports what it found. Changes nothing.
 
 Snapshot files against their checksums, each record of theirs and its slot; the log's records from the oldest kept to
 its end, which must follow each other; the counters of manifest and board against them; each map, or a copy of it where
@@ -17,27 +17,29 @@ import lmdb
 
 from shards.backup.archive import LOG, Archive, ArchiveError
 from shards.files.disk import DISK
-from shards.files.safe_files import read
+from shards.files.safe_files import read_regular
 from shards.host.board import Board
 from shards.log import records
-from shards.log.appender import SEGMENT, LogError, LogReader, segment_name, segment_numbers
+from shards.log.files import SEGMENT, LogError, segment_name, segment_numbers
+from shards.log.image import LogFold
 from shards.log.manifest import Manifest, SnapshotFile
+from shards.log.reader import LogReader
 from shards.log.records import DATA, FILLER, START, Record
-from shards.log.recovery import Damaged, Examined, Fold
+from shards.log.recovery import Damaged, Examined
 from shards.maps.build import fill
-from shards.maps.layout import MapError, check_record, open_environment, read_meta
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapError, MapFull, check_record, open_environment, read_meta
+from shards.maps.owner import MapOwner
 from shards.maps.snapshot import Snapshot, SnapshotError, growth_watched
 from shards.maps.space import free_bytes
 from shards.wire.errors import ProtocolError
+from shards.wire.keys import SLOTS, slot_of, slots_of
 from shards.wire.protocol import count_changes, decode_events
-from shards.wire.slots import SLOTS, slot_of, slots_of
 
 _BATCH = 4 << 20
 
 
 class Finding(NamedTuple):
-    """What was seen of one thing. `good`: nothing is wrong with it."""
+    """The result for one subject. `good`: no fault was found."""
 
     subject: str
     good: bool
@@ -45,7 +47,7 @@ class Finding(NamedTuple):
 
 
 class LogFigures:
-    """Adds up what stands in a log."""
+    """Adds up the records of a log."""
 
     def __init__(self) -> None:
         self.records = self.changes = self.runs = 0
@@ -71,7 +73,7 @@ class LogFigures:
 
 
 def check_snapshot(directory: Path, manifest: Manifest) -> Finding:
-    """The files of the snapshot that `manifest` names, below the data directory or backup `directory`."""
+    """Check the files of the snapshot that `manifest` names, below the data directory or backup `directory`."""
     if not manifest.files:
         return Finding("snapshot", True, "none yet, the log reaches back to the beginning")
     snapshot, keys = Snapshot(directory, manifest), 0
@@ -86,12 +88,12 @@ def check_snapshot(directory: Path, manifest: Manifest) -> Finding:
 
 
 def _check_file(snapshot: Snapshot, file: SnapshotFile) -> int:
-    """See that each record of a file can be one of its shard; how many there are. Raises `AssertionError` too."""
+    """Check that each record of a file can be one of its shard; return their number. Raises `AssertionError` too."""
     keys, slots, last = 0, slots_of(file.shard, file.shards), b""
     for rows in snapshot.read(file, range(SLOTS)):
         for key, record in rows:
             revision, *_ = check_record(key, memoryview(record))
-            assert key > last, f"{key!r} stands behind {last!r}"  # else pages may lead in a circle
+            assert key > last, f"{key!r} is behind {last!r}"  # else pages may lead in a circle
             last = key
             assert slot_of(key) in slots, f"{key!r} belongs to another shard"
             assert revision <= file.revision, f"{key!r} has revision {revision}, the file ends at {file.revision}"
@@ -109,7 +111,7 @@ class LogCheck(NamedTuple):
 def check_log(
     log_dir: Path, manifest: Manifest, end: int, found: Examined | None = None, segment: int = SEGMENT
 ) -> LogCheck:
-    """The log up to the LSN `end`; `found`: what recovery would find there, if nobody writes to it."""
+    """Check the log up to the LSN `end`. `found`: what recovery would find there, if no process writes to it."""
     if found is not None and found.damage:
         return LogCheck(Finding("log", False, str(found.damage)), found.damage.lsn)
     figures, numbers = LogFigures(), segment_numbers(DISK.names(log_dir))
@@ -118,7 +120,7 @@ def check_log(
         (oldest, min(manifest.replay_lsn, end), None),
         (manifest.replay_lsn, end, manifest.replay_revision + 1),
     ):
-        stop = _walk(log_dir, manifest.secret, begin, until, following, figures, segment)
+        stop = _count_records(log_dir, manifest.secret, begin, until, following, figures, segment)
         if stop < until:
             needed = "" if following else "; no restart needs it, but readers of the feed that are behind"
             why = f"no record can be read there, but the log goes on for {until - stop} bytes{needed}"
@@ -127,7 +129,7 @@ def check_log(
     return LogCheck(Finding("log", True, f"{len(numbers)} segments, {figures}{torn}"), None)
 
 
-def _walk(
+def _count_records(
     log_dir: Path, secret: int, begin: int, end: int, following: int | None, figures: LogFigures, segment: int
 ) -> int:
     """Count the records between two LSNs, as far as they follow each other; the LSN up to which they do. Raises
@@ -135,16 +137,16 @@ def _walk(
 
     `following`: the revision of the first one; None: whatever it says.
     """
-    fold: Fold | None = None if following is None else Fold(begin, following, None)
+    fold: LogFold | None = None if following is None else LogFold(begin, following, None)
     for number in range(begin // segment, -(-end // segment)):
         base = number * segment
         try:
-            data = read(log_dir / segment_name(number), segment)[: end - base]
+            data = read_regular(log_dir / segment_name(number), segment)[: end - base]
         except FileNotFoundError:
             return max(begin, base)
         if fold is None:
             header = records.decode_header(data)
-            fold = Fold(begin, header.revision if header else 0, None)
+            fold = LogFold(begin, header.revision if header else 0, None)
         for record in fold.walk(data, base, secret, segment):
             figures.take(record)
         if fold.lsn < min(base + segment, end):
@@ -153,7 +155,7 @@ def _walk(
 
 
 def check_counters(manifest: Manifest, board: Board, tail: int, following: int) -> Finding:
-    """What manifest and board say of the log of a running store, which ended at `tail` before `following`."""
+    """Check what manifest and board say of the log of a running store, which ended at `tail` before `following`."""
     words, wrong = board.log, []
     if not manifest.replay_lsn <= manifest.end_lsn <= board.history()[0]:
         wrong.append(f"the manifest's end {manifest.end_lsn} is not between its replay position and the log's end")
@@ -170,7 +172,7 @@ def check_counters(manifest: Manifest, board: Board, tail: int, following: int) 
 def check_map(
     path: Path, shard: int, shards: int, data_dir: Path, manifest: Manifest, *, served: bool, work: Path | None = None
 ) -> Finding:
-    """The map at `path` against what snapshot and log make of its slots at the place up to which it is applied.
+    """Check the map at `path` against what snapshot and log make of its slots, at the position that it is applied to.
 
     `served`: its shard writes to it meanwhile, so it is copied first. `work`: where to do that. To keep the log
     from being trimmed is up to the caller.
@@ -178,9 +180,9 @@ def check_map(
     subject = f"map {shard}"
     size = (path / "data.mdb").stat().st_size
     with tempfile.TemporaryDirectory(prefix="kvserver-check-", dir=work) as made:
-        room = free_bytes(Path(made))
-        if room < 3 * size:
-            text = f"not compared: {3 * size >> 20} MiB would be wanted in {made}, {room >> 20} are free (TMPDIR)"
+        free = free_bytes(Path(made))
+        if free < 3 * size:
+            text = f"not compared: {3 * size >> 20} MiB would be wanted in {made}, {free >> 20} are free (TMPDIR)"
             return Finding(subject, True, text)
         try:
             copy = path / "data.mdb"
@@ -188,8 +190,8 @@ def check_map(
                 copy = Path(made) / "copy.mdb"
                 _copy_map(path, copy, Path(made))
             _, (lsn, revision) = read_meta(copy, subdir=False)
-            built = _replay(Path(made) / "built", slots_of(shard, shards), data_dir, manifest, lsn)
-            keys, difference = _compare(copy, built, slots_of(shard, shards))
+            built = _build_expected(Path(made) / "built", slots_of(shard, shards), data_dir, manifest, lsn)
+            keys, difference = _compare_maps(copy, built, slots_of(shard, shards))
         except (MapError, MapFull, SnapshotError, LogError, ProtocolError, lmdb.Error, OSError, ValueError) as error:
             return Finding(subject, False, f"cannot be compared with snapshot and log: {error}")
     if difference:
@@ -206,13 +208,13 @@ def _copy_map(path: Path, target: Path, directory: Path) -> None:
         environment.copyfd(file.fileno(), compact=True)
 
 
-def _replay(path: Path, slots: range, data_dir: Path, manifest: Manifest, until: int) -> Path:
-    """Make the map of `slots` as it was at the LSN `until`; its file."""
+def _build_expected(path: Path, slots: range, data_dir: Path, manifest: Manifest, until: int) -> Path:
+    """Build the map of `slots` as it was at the LSN `until`; return its file."""
     path.mkdir()
     snapshot = Snapshot(data_dir, manifest)
     reader, lsn = LogReader(data_dir / "log", manifest.secret), manifest.replay_lsn
     try:
-        with contextlib.closing(ShardMap(path)) as new:
+        with contextlib.closing(MapOwner(path)) as new:
             floors = fill(new, snapshot, snapshot.files_of(slots), slots, lambda: None)
             while lsn < until:
                 found, lsn = reader.read(lsn, until, _BATCH)
@@ -222,10 +224,10 @@ def _replay(path: Path, slots: range, data_dir: Path, manifest: Manifest, until:
     return path / "data.mdb"
 
 
-def _compare(one: Path, other: Path, slots: range) -> tuple[int, str]:
-    """How many keys the map `one` has, and the first difference to `other`, if there is any."""
+def _compare_maps(one: Path, other: Path, slots: range) -> tuple[int, str]:
+    """Count the keys of the map `one`, and describe the first difference to `other`, '' if there is none."""
     keys = 0
-    with _rows(one) as ours, _rows(other) as theirs:
+    with _open_rows(one) as ours, _open_rows(other) as theirs:
         expected = next(theirs, None)
         for key, record in ours:
             keys += 1
@@ -242,7 +244,7 @@ def _compare(one: Path, other: Path, slots: range) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
+def _open_rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
     with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
         data = environment.open_db(b"data", create=False)
         with environment.begin(data) as txn:
@@ -250,7 +252,7 @@ def _rows(path: Path) -> Iterator[Iterator[tuple[bytes, bytes]]]:
 
 
 def check_archived_log(directory: Path, archive: Archive) -> Finding:
-    """The log of the backup in `directory`, with all that its records hold."""
+    """Check the log of the backup in `directory`, with the content of its records."""
     figures = LogFigures()
     try:
         for record in archive.records(directory):

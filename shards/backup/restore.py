@@ -1,8 +1,8 @@
-"""Makes a data directory of a backup, so that a server can be started on it.
+"""Makes a data directory out of a backup, so that a server can be started on it.
 
 Snapshot and log are put back as they were, the log up to the revision asked for; the server that starts on it replays
-them. It begins a new history, far above every revision that the backup knows of: what came after the cut may have been
-seen by somebody. The manifest is written last, and until then a mark stands there that nobody starts over.
+them. It begins a new history, far above every revision that the backup knows of: changes behind the cut may have been
+seen. The manifest is written last; until then a mark in the directory keeps a server from starting on it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 import msgspec
 
 from shards.backup.archive import LOG, Archive, Cut
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.backup.take import Report
 from shards.files.disk import DISK
 from shards.log import records
-from shards.log.appender import SEGMENT, segment_name
+from shards.log.files import SEGMENT, segment_name
 from shards.log.manifest import NAME, SNAPSHOTS, Manifest
-from shards.maps.layout import Look
+from shards.maps.layout import MetaReader
 from shards.maps.snapshot import Snapshot
 
 UNFINISHED = "restore.incomplete"
-"""Stands in a data directory while it is being restored."""
+"""Marks a data directory while it is being restored."""
 
 _WRITTEN = (LOG, SNAPSHOTS, NAME, NAME + ".new")
 _MAY_BE_THERE = {"locks", "lost+found", UNFINISHED}
@@ -44,10 +44,10 @@ class NotEmpty(Exception):
 
 
 def see_that_it_is_empty(data_dir: Path) -> None:
-    """Raises `NotEmpty` if `data_dir`, which must be there, holds more than what a broken restore has left."""
+    """Raise `NotEmpty` if `data_dir`, which must exist, holds more than an interrupted restore has left."""
     names = {entry.name for entry in data_dir.iterdir()}
     if UNFINISHED in names:
-        strangers = sorted(_strangers(data_dir))
+        strangers = sorted(_foreign_files(data_dir))
         if strangers:
             raise NotEmpty(
                 f"{data_dir} is marked as a restore that was not finished, but holds other files ({strangers[0]}): "
@@ -60,8 +60,8 @@ def see_that_it_is_empty(data_dir: Path) -> None:
         raise NotEmpty(f"{data_dir} is not empty ({min(names - _MAY_BE_THERE)}): restore into a new directory")
 
 
-def _strangers(data_dir: Path) -> Iterator[str]:
-    """What a restore that was broken off cannot have left in `data_dir`: the next one must not remove it."""
+def _foreign_files(data_dir: Path) -> Iterator[str]:
+    """Yield the files in `data_dir` that no interrupted restore can have left: the next one must not remove them."""
     for where, directories, names in os.walk(data_dir):
         links = [name for name in directories if (Path(where) / name).is_symlink()]
         for name in (*names, *links):
@@ -70,10 +70,10 @@ def _strangers(data_dir: Path) -> Iterator[str]:
                 yield path
 
 
-def reinstate(
+def restore_backup(
     archive: Archive, source: Path, data_dir: Path, cut: Cut, report: Report, *, segment: int = SEGMENT
 ) -> Manifest:
-    """Make `data_dir` the store that the backup in `source` is at `cut`; its manifest.
+    """Make `data_dir` the store that the backup in `source` is at `cut`; return its manifest.
 
     The caller holds the lock of the store and has seen that the directory is empty. Raises `ArchiveError`,
     `SnapshotError`, `MapError`, `OSError`; then it must be called again before a server can be started.
@@ -85,8 +85,8 @@ def reinstate(
             shutil.rmtree(data_dir / name)
         (data_dir / name).unlink(missing_ok=True)
     progress = _Progress(report, archive.manifest.snapshot_bytes + cut.end)
-    with Apart() as apart:
-        _copy_snapshot(archive, source, data_dir, progress, apart.read_meta)
+    with Sandbox() as sandbox:
+        _copy_snapshot(archive, source, data_dir, progress, sandbox.read_meta)
     _write_log(archive, source, data_dir, cut, progress, segment)
     status = data_dir.stat()
     manifest = msgspec.structs.replace(
@@ -114,14 +114,14 @@ class _Progress:
         self._report(self._done, max(self._done, self._total))
 
 
-def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Progress, look: Look) -> None:
+def _copy_snapshot(archive: Archive, source: Path, data_dir: Path, progress: _Progress, look: MetaReader) -> None:
     snapshot = Snapshot(source, archive.manifest, look)
     (data_dir / SNAPSHOTS).mkdir(mode=0o700)
     for file in archive.manifest.files:
         target = data_dir / SNAPSHOTS / file.name
         target.parent.mkdir(mode=0o700, exist_ok=True)
         snapshot.copy(file, target)
-        _sync(target)
+        _sync_file(target)
         progress.add(file.size)
     for directory in {(data_dir / SNAPSHOTS / file.name).parent for file in archive.manifest.files}:
         DISK.sync_directory(directory)
@@ -146,7 +146,7 @@ def _write_log(archive: Archive, source: Path, data_dir: Path, cut: Cut, progres
 
 
 def _write_segment(path: Path, data: bytes, segment: int) -> None:
-    """A whole segment that begins with `data`."""
+    """Write a whole segment that begins with `data`."""
     fd = DISK.create(path)
     try:
         os.posix_fallocate(fd, 0, segment)  # too little space is said here
@@ -161,7 +161,7 @@ def _write_segment(path: Path, data: bytes, segment: int) -> None:
         os.close(fd)
 
 
-def _sync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     fd = DISK.open(path)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Looks at LMDB files that may be torn or made up, in a process of its own: `python -m shards.backup.sandbox`.
+"""Reads LMDB files that may be torn or forged, in a process of its own: `python -m shards.backup.sandbox`.
 
 LMDB trusts its file. Pages that point outside of it are a SIGBUS, other lies a SIGSEGV or a failed assertion, and what
 dies of them must not be the command or the supervisor that only wanted to know. The process reads requests from its
@@ -57,8 +57,8 @@ _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
-class Apart:
-    """The process, started with the first request. A context manager, of one thread.
+class Sandbox:
+    """The process, started with the first request. A context manager, for one thread.
 
     The methods are those of `layout` and `check`. Whatever a file does to the process that reads it is a `MapError`,
     or a finding that is not good.
@@ -69,22 +69,24 @@ class Apart:
 
     def read_meta(self, path: Path, *, subdir: bool = True) -> Meta:
         """See `layout.read_meta`. Raises `MapError`."""
-        answer = self._ask(_Meta(_bytes(path), subdir), f"the map {path}")
+        answer = self._request(_Meta(_encode_path(path), subdir), f"the map {path}")
         if answer.meta is None:
             raise MapError(answer.error)
         return answer.meta
 
     def check_snapshot(self, directory: Path, manifest: Manifest) -> Finding:
         """See `check.check_snapshot`."""
-        return self._find("snapshot", _CheckSnapshot(_bytes(directory), manifest), "one of its files")
+        return self._request_finding("snapshot", _CheckSnapshot(_encode_path(directory), manifest), "one of its files")
 
     def check_map(
         self, path: Path, shard: int, shards: int, data_dir: Path, manifest: Manifest, *, served: bool
     ) -> Finding:
         """See `check.check_map`."""
         with tempfile.TemporaryDirectory(prefix="kvserver-check-") as work:  # here, so that it is removed in any case
-            request = _CheckMap(_bytes(path), shard, shards, _bytes(data_dir), manifest, served, _bytes(Path(work)))
-            return self._find(f"map {shard}", request, "the map, or what it is compared with,")
+            request = _CheckMap(
+                _encode_path(path), shard, shards, _encode_path(data_dir), manifest, served, _encode_path(Path(work))
+            )
+            return self._request_finding(f"map {shard}", request, "the map, or what it is compared with,")
 
     def close(self) -> None:
         """End the process."""
@@ -100,18 +102,18 @@ class Apart:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _find(self, subject: str, request: _Request, what: str) -> Finding:
+    def _request_finding(self, subject: str, request: _Request, what: str) -> Finding:
         try:
-            answer = self._ask(request, what)
+            answer = self._request(request, what)
         except MapError as error:
             return Finding(subject, False, str(error))
         return answer.finding or Finding(subject, False, answer.error)
 
-    def _ask(self, request: _Request, what: str) -> _Answer:
-        """The answer. Raises `MapError` if the process ends without one."""
+    def _request(self, request: _Request, what: str) -> _Answer:
+        """Return the answer to a request. Raises `MapError` if the process ends without one."""
         process = self._process
         if process is None:
-            process = self._process = _start()
+            process = self._process = _start_process()
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -126,7 +128,7 @@ class Apart:
         raise MapError(f"{what} ends the process that reads it ({how}): it is damaged, or never was a map")
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start_process() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "shards.backup.sandbox"],
         stdin=subprocess.PIPE,
@@ -136,12 +138,12 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _bytes(path: Path) -> bytes:
-    """Of an absolute path: a name need not be UTF-8."""
+def _encode_path(path: Path) -> bytes:
+    """Encode an absolute path: a name need not be UTF-8."""
     return os.fsencode(path.absolute())
 
 
-def _path(path: bytes) -> Path:
+def _decode_path(path: bytes) -> Path:
     return Path(os.fsdecode(path))
 
 
@@ -149,27 +151,27 @@ def _answer(request: _Request) -> _Answer:
     try:
         match request:
             case _Meta(path, subdir):
-                return _Answer(meta=read_meta(_path(path), subdir=subdir))
+                return _Answer(meta=read_meta(_decode_path(path), subdir=subdir))
             case _CheckSnapshot(directory, manifest):
-                return _Answer(finding=_shown(check_snapshot(_path(directory), manifest)))
+                return _Answer(finding=_made_utf_8(check_snapshot(_decode_path(directory), manifest)))
             case _CheckMap() as asked:
                 found = check_map(
-                    _path(asked.path),
+                    _decode_path(asked.path),
                     asked.shard,
                     asked.shards,
-                    _path(asked.data_dir),
+                    _decode_path(asked.data_dir),
                     asked.manifest,
                     served=asked.served,
-                    work=_path(asked.work),
+                    work=_decode_path(asked.work),
                 )
-                return _Answer(finding=_shown(found))
+                return _Answer(finding=_made_utf_8(found))
     except MapError as error:
         return _Answer(error=_utf_8(str(error)))
     except Exception as error:  # whatever a file that was made up leads to
         return _Answer(error=_utf_8(f"it cannot be read: {type(error).__name__}: {error}"))
 
 
-def _shown(finding: Finding) -> Finding:
+def _made_utf_8(finding: Finding) -> Finding:
     return finding._replace(text=_utf_8(finding.text))
 
 
@@ -179,7 +181,7 @@ def _utf_8(text: str) -> str:
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer requests until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_starter()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its end is expected

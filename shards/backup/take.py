@@ -1,8 +1,8 @@
-"""Takes backups: copies a store's last snapshot and its log since, beside the running server or without one.
+"""Takes backups: copies a store's last snapshot and the log since, with or without a running server.
 
-Nobody is held up: the snapshot's files never change, and are opened before anything else, so that a newer snapshot may
-remove them meanwhile; the log is held (see `pins`) and copied up to an end that was flushed, so a backup has nothing
-that the store could lose. Everything is verified while it is copied. What is written is flushed in small steps, since
+No other process waits: the snapshot's files never change, and are opened before anything else, so that a newer snapshot
+may remove them meanwhile; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup has
+nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps, since
 one large flush would delay those of the log.
 """
 
@@ -21,12 +21,14 @@ from shards.backup.archive import FORMAT, LOG, NAME, UNFINISHED, Archive, LogPar
 from shards.files import checksummed_json
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
-from shards.files.trusted_path import Care, Planted, resolve, see_that_others_cannot_write, who
+from shards.files.trusted_path import Care, Planted, require_private_directory, resolve_path, user_name
 from shards.host.board import Board
-from shards.log.appender import SEGMENT, Log, segment_name
+from shards.log.appender import LogAppender
+from shards.log.files import SEGMENT, segment_name
+from shards.log.image import LogFold
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
-from shards.log.pins import hold
-from shards.log.recovery import Fold, examine
+from shards.log.pins import pin_log
+from shards.log.recovery import examine_log
 from shards.maps.snapshot import new_digest
 from shards.wire.clock import counted_ms
 
@@ -39,84 +41,84 @@ Report = Callable[[int, int], object]
 
 
 class BackupError(Exception):
-    """No backup was taken; the message says why."""
+    """A backup cannot be taken; the message says why."""
 
 
-class End(NamedTuple):
-    """Where a log ends, all of it flushed or at rest: LSN, last revision, and the time at which that was so."""
+class LogEnd(NamedTuple):
+    """The end of a log, flushed or at rest: LSN, last revision, and the time at which that was so."""
 
     lsn: int
     revision: int
     time_ms: int
 
 
-class Source(Protocol):
+class BackupSource(Protocol):
     """A store to copy."""
 
     data_dir: Path
 
     def tail(self, manifest: Manifest) -> int:
-        """About where the log ends."""
+        """Return about where the log ends."""
 
-    def end(self, manifest: Manifest) -> End:
-        """The end of the history, durable. Raises `LogError`, `Damaged`, `OSError`."""
+    def end(self, manifest: Manifest) -> LogEnd:
+        """Return the end of the history, durable. Raises `LogError`, `Damaged`, `OSError`."""
 
 
 class RunningStore:
-    """The store that a server serves now."""
+    """A store with a running server."""
 
     def __init__(self, board: Board) -> None:
         self.data_dir, self._board = Path(board.facts.data_dir), board
 
     def tail(self, manifest: Manifest) -> int:
-        """See `Source`."""
+        """See `BackupSource`."""
         return self._board.history()[0]
 
-    def end(self, manifest: Manifest) -> End:
-        """See `Source`. Flushes the log."""
+    def end(self, manifest: Manifest) -> LogEnd:
+        """See `BackupSource`. Flushes the log."""
         tail, following = self._board.history()
         now_ms = self._board.now_ms()
-        flusher = Log(self._board, None)
+        flusher = LogAppender(self._board, None)
         try:
             flusher.flush(tail)
         finally:
             flusher.close()
-        return End(tail, following - 1, now_ms)
+        return LogEnd(tail, following - 1, now_ms)
 
 
 class StoppedStore:
-    """A store that nobody serves: the caller holds its lock, and the log stands still (see `recovery.quiesce`)."""
+    """A store without a server: the caller holds its lock, and the log is at rest (see `recovery.quiesce`)."""
 
     def __init__(self, data_dir: Path, segment: int = SEGMENT) -> None:
         self.data_dir, self._segment = data_dir, segment
-        self._end: End | None = None
+        self._end: LogEnd | None = None
 
     def tail(self, manifest: Manifest) -> int:
-        """See `Source`."""
+        """See `BackupSource`."""
         return self.end(manifest).lsn
 
-    def end(self, manifest: Manifest) -> End:
-        """See `Source`. A torn tail is left out."""
+    def end(self, manifest: Manifest) -> LogEnd:
+        """See `BackupSource`. A torn tail is left out."""
         if self._end is None:
-            found = examine(self.data_dir / "log", manifest, segment=self._segment)
+            found = examine_log(self.data_dir / "log", manifest, segment=self._segment)
             if found.damage:
                 raise found.damage
-            self._end = End(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))
+            self._end = LogEnd(found.fold.lsn, found.fold.next_revision - 1, counted_ms(time.time_ns() // 1_000_000))
         return self._end
 
 
-def back_up(source: Source, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
-    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; what is there
-    then.
+def back_up(source: BackupSource, target: Path, version: str, report: Report, *, segment: int = SEGMENT) -> Archive:
+    """Copy the store `source` to the directory `target`, which must be new, or empty and this user's; describe the
+    result.
 
     Raises `BackupError`, `SnapshotError`, `LogError`, `ManifestError`, `NoPlace`, `Damaged`, `OSError`; then `target`
     is as it was before.
     """
     target = _see_that_it_is_ours(target)
     _see_that_it_is_apart(target, source.data_dir)
-    with _target(target), hold(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
+    with _new_target(target), pin_log(source.data_dir / "locks") as held, contextlib.ExitStack() as stack:
         manifest, files = _open_snapshot(source.data_dir, stack)
-        held.keep(manifest.replay_lsn)
+        held.keep_from(manifest.replay_lsn)
         copy = _Copy(target, manifest.secret, report)
         begin = manifest.replay_lsn - manifest.replay_lsn % segment
         copy.expect(manifest.snapshot_bytes + source.tail(manifest) - begin)
@@ -143,13 +145,13 @@ def back_up(source: Source, target: Path, version: str, report: Report, *, segme
 
 
 def _see_that_it_is_ours(target: Path) -> Path:
-    """`target` without links. Raises `BackupError` if another user could put something else in its place."""
+    """Resolve `target`. Raises `BackupError` if another user could put something else in its place."""
     try:
-        target = resolve(target, Care.WRITE)
+        target = resolve_path(target, Care.WRITE)
         if target.is_dir():
             if target.stat().st_uid != os.geteuid():
-                raise Planted(target, f"{target} belongs to {who(target.stat().st_uid)}: take it as that user")
-            see_that_others_cannot_write(target, Care.WRITE)
+                raise Planted(target, f"{target} belongs to {user_name(target.stat().st_uid)}: take it as that user")
+            require_private_directory(target, Care.WRITE)
     except Planted as error:
         raise BackupError(f"no backup is taken to where others could change it: {error}") from None
     return target
@@ -164,7 +166,7 @@ def _see_that_it_is_apart(target: Path, data_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _target(target: Path) -> Iterator[None]:
+def _new_target(target: Path) -> Iterator[None]:
     """Make the directory of a backup, marked as not finished, and remove what was put there if that fails."""
     made = [path for path in (target, *target.parents) if not path.exists()]
     try:
@@ -183,7 +185,7 @@ def _target(target: Path) -> Iterator[None]:
             DISK.sync_directory(path.parent)
         yield
     except BaseException:
-        _clear(target)
+        _remove_written(target)
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
@@ -198,7 +200,7 @@ def _why_it_is_taken(target: Path, names: list[str]) -> str:
     return f"{target} is not empty ({names[0]}): name a directory that is new or empty"
 
 
-def _clear(target: Path) -> None:
+def _remove_written(target: Path) -> None:
     for name in _OURS[:2]:
         shutil.rmtree(target / name, ignore_errors=True)
     for name in _OURS[2:]:
@@ -206,7 +208,7 @@ def _clear(target: Path) -> None:
 
 
 def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifest, list[tuple[SnapshotFile, int]]]:
-    """The manifest, and a descriptor of each file that it names."""
+    """Load the manifest, and open each file that it names."""
     while True:
         manifest = Manifest.load(data_dir)
         try:
@@ -226,7 +228,7 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
 
 
 class _Copy:
-    """Writes the files of a backup and tells how far it is."""
+    """Writes the files of a backup, and reports its progress."""
 
     def __init__(self, target: Path, secret: int, report: Report) -> None:
         self._target, self._secret, self._report = target, secret, report
@@ -234,7 +236,7 @@ class _Copy:
         self.directories: list[Path] = []
 
     def expect(self, total: int) -> None:
-        """So many bytes in all. Raises `BackupError` if there is no room for the rest of them."""
+        """Set the total of bytes. Raises `BackupError` if there is no room for the rest of them."""
         self._total = total
         status = os.statvfs(self._target)
         free = status.f_bavail * status.f_frsize
@@ -283,13 +285,13 @@ def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
         )
 
 
-def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: End, segment: int) -> tuple[list[LogPart], Reach]:
-    """Copy the log from the segment with the replay position to `end`, and see that it can be read."""
+def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segment: int) -> tuple[list[LogPart], Reach]:
+    """Copy the log from the segment with the replay position to `end`, and verify it."""
     parts, reach = [], Reach(manifest)
-    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
+    fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start)
     for number in range(manifest.replay_lsn // segment, -(-end.lsn // segment)):
         base = number * segment
-        data = _read(log_dir / segment_name(number), min(segment, end.lsn - base))
+        data = _read_part(log_dir / segment_name(number), min(segment, end.lsn - base))
         for record in fold.walk(data, base, manifest.secret, segment):
             reach.take(record)
         size, digest = copy.write(
@@ -304,7 +306,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: End, segment:
     return parts, reach
 
 
-def _read(path: Path, size: int) -> bytes:
+def _read_part(path: Path, size: int) -> bytes:
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         found = bytearray()
         while len(found) < size and (chunk := file.read(size - len(found))):

@@ -4,8 +4,8 @@ One changed digit of a secret or of a position would make everything it describe
 changed is refused. A file is written under a temporary name, fsync, rename, fsync of the directory: it is there whole
 or not at all.
 
-The checksum needs no secret, so it proves nothing about who wrote a file. Members have ranges (`Count`, `Lsn`, …), so
-that whatever is decoded can be computed with, shown and used.
+The checksum needs no secret, so it does not prove which process wrote a file. Members have ranges (`Count`, `Lsn`, …),
+so that whatever is decoded can be computed with, shown and used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Revision = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 UnixMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 """Unix time in milliseconds, up to the end of the year 9999."""
 StoreId = Annotated[str, Meta(pattern=r"^[0-9a-z]{1,32}\Z")]
-"""Part of a file name, see `shards.maps.directory`."""
+"""Part of a file name, see `maps.directory`."""
 Checksum = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Words = Annotated[str, Meta(pattern=r"^[ -~]{0,256}\Z")]
 """Text to show: printable ASCII."""
@@ -58,7 +58,7 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
     fd = DISK.create(temporary)
     try:
         plain = msgspec.to_builtins(content)
-        text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _checksum(plain)})) + b"\n"
+        text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _compute_checksum(plain)})) + b"\n"
         if os.write(fd, text) != len(text):
             raise OSError(errno.ENOSPC, "it was written in part")
         os.fsync(fd)
@@ -71,8 +71,8 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
 
 
 def read(path: Path) -> bytes:
-    """What stands in the file `path`, which is no link. Raises `OSError`."""
-    return safe_files.read(path, MOST_BYTES)
+    """Read the file `path`, which must not be a link. Raises `OSError`."""
+    return safe_files.read_regular(path, MOST_BYTES)
 
 
 def decode(text: bytes, kind: type[T], formats: Collection[int]) -> T | int:
@@ -81,18 +81,18 @@ def decode(text: bytes, kind: type[T], formats: Collection[int]) -> T | int:
         version = msgspec.json.decode(text, type=_Version).format
         if version not in formats:
             return version
-        _verify(msgspec.json.decode(text, type=dict[str, Any]))
+        _verify_checksum(msgspec.json.decode(text, type=dict[str, Any]))
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreadable(str(error)) from None
 
 
-def _checksum(content: dict[str, Any]) -> str:
-    """Of the content, however it is spaced and ordered."""
+def _compute_checksum(content: dict[str, Any]) -> str:
+    """Compute the checksum of the content, however it is spaced and ordered."""
     return blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
 
 
-def _verify(content: dict[str, Any]) -> None:
+def _verify_checksum(content: dict[str, Any]) -> None:
     """Raises `msgspec.ValidationError` if `content` is not what was saved."""
-    if content.pop(_CHECKSUM, None) != _checksum(content):
+    if content.pop(_CHECKSUM, None) != _compute_checksum(content):
         raise msgspec.ValidationError("its checksum is that of another content")

@@ -1,5 +1,7 @@
-"""What the log asks of the operating system: one object, so that a disk that fails, fills up or loses power can be put
-in its place, and a run be stopped between any two of its steps."""
+"""The system calls of the log as one object.
+
+A test can replace it by a disk that fails, fills up or loses power, and stop a run between any two steps.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ class Lock(Protocol):
 
 
 class Disk:
-    """The real one. Every method raises `OSError` as the function of `os` it stands for."""
+    """The real disk. Every method raises `OSError`, as the function of `os` that it wraps does."""
 
     pread = staticmethod(os.pread)
     pwritev = staticmethod(os.pwritev)
@@ -32,11 +34,11 @@ class Disk:
     pause = staticmethod(time.sleep)
 
     def open(self, path: Path) -> int:
-        """A descriptor to read and write the file `path`, which must be there, and no link."""
+        """Open the file `path` to read and write. It must exist, and must not be a link."""
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def create(self, path: Path) -> int:
-        """A descriptor of the new, empty file `path` (mode 0600), which replaces one that is there."""
+        """Create the empty file `path` (mode 0600), in place of one that exists, and open it."""
         return safe_files.create(path)
 
     def rename(self, old: Path, new: Path) -> None:
@@ -48,7 +50,7 @@ class Disk:
         path.unlink(missing_ok=True)
 
     def names(self, directory: Path) -> list[str]:
-        """What is in `directory`."""
+        """List the names in `directory`."""
         return [path.name for path in directory.iterdir()]
 
     def sync_directory(self, directory: Path) -> None:
@@ -56,7 +58,7 @@ class Disk:
         safe_files.sync_directory(directory)
 
     def turn(self, path: Path) -> Lock:
-        """The lock for turns at `path`."""
+        """Return the lock for turns at `path`."""
         return Turn(path)
 
 

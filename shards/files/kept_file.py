@@ -1,7 +1,7 @@
-"""A file in the run directory by which others find a process, made again where somebody has taken it away.
+"""Keeps a file in the run directory by which other processes find this one, and makes it again if it is removed.
 
-What cleans /tmp and /run (systemd-tmpfiles) removes sockets of living processes. Who is connected stays so, and nobody
-new gets in: so whoever made such a file looks after it.
+Cleaners of /tmp and /run (systemd-tmpfiles) remove sockets of living processes. Open connections survive that, new ones
+fail; so the process that made such a file checks it regularly.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ log = logging.getLogger(__name__)
 
 
 class KeptFile:
-    """A file that was made, and is to be looked at every second or so."""
+    """A file that this process made, and checks every second or so."""
 
     def __init__(self, path: Path, make: Callable[[], object]) -> None:
-        """Makes the file: `make` puts it at `path`, in place of what stands there. Raises what `make` raises."""
+        """Make the file: `make` puts it at `path`, in place of what is there. Raises what `make` raises."""
         self.path, self._make = path, make
         self._make()
         self._inode, self._complained = inode_of(path), False
 
-    def look(self) -> None:
-        """Make the file again if it is gone, or another stands in its place. What cannot be made now is tried at the
-        next look; the log says once that it is gone, and once that it is there again."""
+    def restore_if_gone(self) -> None:
+        """Make the file again if it is gone or another is in its place.
+
+        If it cannot be made now, the next call tries again. Logs once that it is gone, and once that it is back.
+        """
         if self.is_there():
             return
         if not self._complained:
-            log.warning("%s was removed by somebody, though this server needs it: it is made again", self.path)
+            log.warning("%s was removed, though this server needs it: it is made again", self.path)
         try:
             self._make()
         except Exception as error:  # ZeroMQ's are of no kind that this package's core may know
@@ -42,17 +44,17 @@ class KeptFile:
         self._inode, self._complained = inode_of(self.path), False
 
     def remove(self) -> None:
-        """Remove the file: what made it is closed. What cannot be removed is left to the next start."""
+        """Remove the file, after its maker was closed. If that fails, it is left to the next start."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 
     def is_there(self) -> bool:
-        """Whether the file that was made still stands at its path."""
+        """Whether the file at the path is still the one that was made."""
         return self._inode != 0 and inode_of(self.path) == self._inode
 
 
 def inode_of(path: Path) -> int:
-    """The number of the inode at `path`, where no link is followed; 0: there is nothing, or it cannot be seen."""
+    """Return the inode number at `path`, links not followed; 0 if there is no file, or it cannot be inspected."""
     with contextlib.suppress(OSError):
         return path.lstat().st_ino
     return 0

@@ -1,8 +1,8 @@
 """File locks: whole-file flocks for turns, open-file-description locks for life.
 
 A *turn* (append, flush) is a flock, so that `/proc/locks` names its holder. A *lock for life* (the store, a shard, a
-row of the board) is an OFD lock: the kernel frees it when its holder dies, and anybody can ask who is alive with
-F_OFD_GETLK, which takes nothing. (Probing by trying to take the lock makes the owner's own attempt fail meanwhile.)
+row of the board) is an OFD lock: the kernel frees it when its holder dies, and any process can ask with F_OFD_GETLK
+whether that lives, which takes nothing. (To probe by trying the lock makes the owner's own attempt fail meanwhile.)
 Python's descriptors are close-on-exec, so a child started by command line never keeps its parent's lock.
 
 See fcntl(2), "Open file description locks", and flock(2).
@@ -24,7 +24,7 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock on Linux: l_type, l_whence, l_
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the lock file `path`, no link, which is created (mode 0600) if missing and never unlinked.
+    """Open the lock file `path`, which must not be a link; create it (mode 0600) if missing. It is never unlinked.
 
     It belongs to the owner of its directory, also if root creates it, by a command beside a server of another user: the
     server could not open it otherwise. Raises `OSError`, also for what is no file: nothing is waited for.
@@ -33,11 +33,11 @@ def open_lock(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             return safe_files.open_regular(path, os.O_RDWR)
         with contextlib.suppress(FileExistsError):
-            _create(path)
+            _create_lock(path)
 
 
-def _create(path: Path) -> None:
-    """Create the lock file `path`, which appears with its owner. Raises `FileExistsError` if it is there."""
+def _create_lock(path: Path) -> None:
+    """Create the lock file `path`, which appears with its owner. Raises `FileExistsError` if it exists."""
     if os.geteuid() != 0:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return
@@ -52,7 +52,7 @@ def _create(path: Path) -> None:
         Path(name).unlink()
 
 
-def try_hold(fd: int, byte: int = 0) -> bool:
+def try_acquire_for_life(fd: int, byte: int = 0) -> bool:
     """Take the lock for life on one byte of an open file; False if another open file holds it."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
@@ -61,10 +61,10 @@ def try_hold(fd: int, byte: int = 0) -> bool:
     return True
 
 
-def hold(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
-    """`try_hold`, repeated for `timeout_s` seconds: a dying holder may take a moment to go."""
+def acquire_for_life(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
+    """Retry `try_acquire_for_life` for `timeout_s` seconds: a dying holder may take a moment to go."""
     give_up_at = time.monotonic() + timeout_s
-    while not try_hold(fd, byte):
+    while not try_acquire_for_life(fd, byte):
         if time.monotonic() >= give_up_at:
             return False
         time.sleep(0.01)

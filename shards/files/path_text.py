@@ -7,8 +7,8 @@ import os
 _MARK = "\0"  # no path has it
 
 
-def carried(path: str) -> str:
-    """`path`, as Python names it, as text of UTF-8; `named` turns it back. It is itself if it can be."""
+def path_to_text(path: str) -> str:
+    """Encode `path`, as Python names it, as text that is UTF-8: itself if possible. `text_to_path` decodes it."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -16,6 +16,6 @@ def carried(path: str) -> str:
     return path
 
 
-def named(text: str) -> str:
-    """The path that `text`, made by `carried`, is about. Raises ValueError for what it cannot have made."""
+def text_to_path(text: str) -> str:
+    """Decode a path that `path_to_text` encoded. Raises ValueError for any other text."""
     return os.fsdecode(bytes.fromhex(text.removeprefix(_MARK))) if text.startswith(_MARK) else text

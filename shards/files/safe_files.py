@@ -1,11 +1,11 @@
-"""Files as they are found: nothing that was planted is followed or waited for, and only files are replaced.
+"""Opens, creates and replaces files so that nothing that was planted is followed, waited for or destroyed.
 
-- What is read is a regular file, and no link. A FIFO would be waited for, a device has no end.
-- What is made is new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a link which lies in wait is not written through.
-- On the way to what a person names, nothing may lie that another user can have put there: see `way`.
+- Only regular files are read, and no links. A FIFO would block, a device has no end.
+- Created files are new: `O_EXCL` and `O_NOFOLLOW` (open(2)), so that a planted link is not written through.
+- On the way to a path that a person names, nothing may be that another user can have put there: see `trusted_path`.
 
-Every refusal is an `OSError` whose `strerror` says what is there instead, so whoever reports errors of the system
-reports these too.
+Every refusal is an `OSError` whose `strerror` says what is there instead, so code that reports errors of the system
+reports these, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve, trusted, who
+from shards.files.trusted_path import DESCRIPTOR, Care, Planted, resolve_path, trusted_uids, user_name
 
 _LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
@@ -34,8 +34,10 @@ _KINDS = {
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, directory: int | None = None) -> int:
-    """A descriptor of the regular file `path`, in the open `directory` if one is given, to read it or as `flags` say,
-    opened without waiting. Raises `OSError`, for a link too."""
+    """Open the regular file `path` to read it, or as `flags` say, without waiting. Raises `OSError`, for a link too.
+
+    `path` is relative to the open `directory`, if one is given.
+    """
     try:
         fd = os.open(path, flags | _LOOK, dir_fd=directory)
     except OSError as error:
@@ -50,9 +52,11 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, directory: int | None = N
     return fd
 
 
-def read(path: Path, most: int, directory: int | None = None) -> bytes:
-    """All of the regular file `path`, in the open `directory` if one is given. Raises `OSError`, also if it has more
-    than `most` bytes."""
+def read_regular(path: Path, most: int, directory: int | None = None) -> bytes:
+    """Read the whole regular file `path`, in the open `directory` if one is given.
+
+    Raises `OSError`, also if it has more than `most` bytes.
+    """
     with os.fdopen(open_regular(path, directory=directory), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -66,16 +70,18 @@ def read(path: Path, most: int, directory: int | None = None) -> bytes:
 
 
 def create(path: Path) -> int:
-    """A descriptor of the new, empty file `path` (mode 0600), in place of one that is there. Raises `OSError`."""
+    """Create the empty file `path` (mode 0600), in place of one that exists, and open it. Raises `OSError`."""
     path.unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def open_named(path: Path, care: Care) -> BinaryIO:
-    """What a person named, to be read: a file, or what is none, such as a pipe or /dev/stdin. Links on the way are
-    followed only where no other user can have made them, and no FIFO of another user is waited for. Raises `Planted`,
-    `OSError`."""
-    real = resolve(path, care)
+    """Open a path that a person named, to read it: a file, a pipe or /dev/stdin.
+
+    Links on the way are followed only where no other user can have made them, and no FIFO of another user is waited
+    for. Raises `Planted`, `OSError`.
+    """
+    real = resolve_path(path, care)
     number = _own_descriptor(real)
     fd = _open_to_read(real) if number is None else _dup(number, path)
     if stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -85,13 +91,13 @@ def open_named(path: Path, care: Care) -> BinaryIO:
 
 
 def _open_to_read(real: Path) -> int:
-    """A descriptor of what is at `real`, as `resolve` returns it. Raises `Planted`, `OSError`."""
+    """Open what is at `real`, a path that `resolve_path` returned. Raises `Planted`, `OSError`."""
     opened = DESCRIPTOR.fullmatch(str(real))  # by another process, and named by a link
     look = os.open(real, os.O_PATH | os.O_CLOEXEC | (0 if opened else os.O_NOFOLLOW))
     try:
         status = os.fstat(look)
         if not opened and stat.S_ISFIFO(status.st_mode):
-            _see_that_it_is_ours(real, status)
+            _require_ours(real, status)
         # What was looked at, whatever is at its path by now; a FIFO of ours is waited for.
         return os.open(f"/proc/self/fd/{look}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
@@ -103,19 +109,22 @@ def _open_to_read(real: Path) -> int:
 
 
 def _dup(number: int, path: Path) -> int:
-    """A descriptor more of what this process has open as `number`. Raises `OSError` for a standard stream that was
-    closed when the process began: something else stands in its place now, see `keep_standard_streams`."""
+    """Duplicate the descriptor `number` of this process.
+
+    Raises `OSError` for a standard stream that was closed when the process began: something else is in its place now,
+    see `keep_standard_streams`.
+    """
     if number < 2 and (sys.stdin, sys.stdout)[number] is None:
         raise OSError(errno.EBADF, "it is closed", str(path))
     return os.dup(number)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a new file that takes the name `path` when `with` ends without an error: whole and durable, or not at all.
 
-    It is its owner's alone (mode 0600). `path` has no links (see `resolve`). Raises `OSError`, also if something stands
-    at `path` that is no regular file.
+    Only its owner may read it (mode 0600). `path` must have no links (see `resolve_path`). Raises `OSError`, also if
+    something other than a regular file is at `path`.
     """
     try:
         fd, name = tempfile.mkstemp(prefix=".kvserver-", dir=path.parent)
@@ -127,7 +136,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(fd)
-        see_that_it_can_be_replaced(path)
+        require_replaceable(path)
         begun.replace(path)
     except BaseException:
         begun.unlink(missing_ok=True)
@@ -135,8 +144,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def see_that_it_can_be_replaced(path: Path) -> None:
-    """Raise `OSError` if what stands at `path` is no regular file: to put a file in its place would destroy it."""
+def require_replaceable(path: Path) -> None:
+    """Raise `OSError` if `path` is not a regular file: to replace it would destroy it."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
@@ -153,41 +162,44 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """Write to what `path` names. A file, or a name that is free, gets a whole new file (see `replacing`); what is no
-    regular file, such as a FIFO or a terminal, and what this process has open (`/dev/stdout`), is written to as it is.
+def writing_to(path: Path) -> Iterator[BinaryIO]:
+    """Write to what `path` names.
+
+    A file, or a free name, gets a whole new file (see `replacing_file`). A FIFO, a terminal or what this process has
+    open (`/dev/stdout`) is written to in place.
 
     Raises `Planted` if another user may have put there what would be followed or written to, `OSError`.
     """
-    path = resolve(path, Care.WRITE)
+    path = resolve_path(path, Care.WRITE)
     number = _own_descriptor(path)
     if number is not None:  # not opened anew: what others have written to it stays, and what they write comes behind
         with os.fdopen(_dup(number, path), "wb") as file:
             yield file
         return
     opened = DESCRIPTOR.fullmatch(str(path))  # by another process
-    mode = _mode(path)
+    mode = _mode_of(path)
     if not opened and (mode is None or stat.S_ISREG(mode)):
-        with replacing(path) as file:
+        with replacing_file(path) as file:
             yield file
         return
     if mode is not None and (stat.S_ISSOCK(mode) or stat.S_ISDIR(mode)):
         raise _not_a_file(path, mode)
     if not opened:
-        _see_that_it_is_ours(path, path.lstat())
+        _require_ours(path, path.lstat())
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
         yield file
 
 
-def _see_that_it_is_ours(path: Path, status: os.stat_result) -> None:
-    """Raise `Planted` if another user has made what stands at `path`, and would read what is written to it, or never
-    write what is waited for."""
-    if status.st_uid not in trusted():
+def _require_ours(path: Path, status: os.stat_result) -> None:
+    """Raise `Planted` if another user made `path`, and so would read what is written to it, or never write what is
+    waited for.
+    """
+    if status.st_uid not in trusted_uids():
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something")
-        raise Planted(path, f"{path} is {kind} that belongs to {who(status.st_uid)}: name another")
+        raise Planted(path, f"{path} is {kind} that belongs to {user_name(status.st_uid)}: name another")
 
 
-def _mode(path: Path) -> int | None:
+def _mode_of(path: Path) -> int | None:
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -195,7 +207,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that `path`, as `resolve` returns it, names; None: it names none."""
+    """Return the number of this process's descriptor that `path`, as `resolve_path` returns it, names; else None."""
     if not DESCRIPTOR.fullmatch(str(path)):
         return None
     _, _, process, *_, number = path.parts

@@ -1,26 +1,26 @@
 """The board: one small shared-memory table that all processes of a store map.
 
 Every word is 8 bytes, aligned, and written by one process at a time with one store (`memoryview.cast("Q")`;
-`struct.pack_into` would zero the word first, and readers see that). A word stands for itself; where two belong
+`struct.pack_into` would zero the word first, and readers see that). Each word is valid by itself; where two belong
 together there is a rule:
 
 - **The history** is {tail, next revision} in two slots and `turn`, a count of appends whose lowest bit names the
   current slot. The holder of the append lock fills the other slot, then raises `turn`: a writer killed anywhere
   leaves one whole pair, and nothing is ever repaired.
-- **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, `NONE` if
-  there is none. Set, in this order, before `turn` shows the record; cleared after it is applied.
-- **A word that tells of a file** (`ready`, `map_generation`, `tokens`) is stored after what it tells of is done.
-- **Figures** for display stand behind a seqlock whose readers give up after a few tries and show what they saw last:
-  the writer may have died inside. Those that count (`COUNTERS`) go on where the row's process before stopped, so that
-  they never go backwards while the board lives.
+- **`open_revision`, `open`** of a shard: first revision and LSN of its record that is not applied yet, or
+  `NONE`. Set, in this order, before `turn` shows the record; cleared after it is applied.
+- **A word that announces a file** (`ready`, `map_generation`, `tokens`) is stored after the file is complete.
+- **Figures** for display are guarded by a seqlock. Its readers give up after a few tries and use the figures that they
+  read last: the writer may have died inside. `COUNTERS` continue from the values of the row's last process, so they
+  never go backwards while the board lives.
 
 A row belongs to one process, which writes it alone. Rows of shards are numbered; workers and gateways claim a free
 row, held by a lock for life on the row's first byte of this file, so a row whose lock is free is a dead process's.
 
-Where the order of stores or loads matters, a fence stands for processors that do not keep it: see `fences`.
+Where the order of stores or loads matters, there is a fence for processors that do not keep it: see `fences`.
 
 The file is made under a temporary name and renamed in, so what can be opened is whole; it is never truncated. Facts
-that do not change while the board lives (`Facts`) stand in it as JSON.
+that do not change while the board lives (`Facts`) are stored in it as JSON.
 """
 
 from __future__ import annotations
@@ -32,38 +32,66 @@ import os
 import secrets
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping
-from operator import add
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar, overload
+from typing import Generic, TypeVar
 
 import msgspec
 
 from shards.files import locks, path_text, safe_files
-from shards.files.trusted_path import trusted, who
-from shards.host import fences
+from shards.files.trusted_path import trusted_uids, user_name
+from shards.host.board_words import (
+    EXPORTER_AT,
+    HEADER_AT,
+    HEADER_WORDS,
+    LOG_AT,
+    MAX_GATEWAYS,
+    MAX_SHARDS,
+    MAX_WORKERS,
+    NONE,
+    ROW_WORDS,
+    ExporterWords,
+    GatewayRow,
+    HeaderWords,
+    LogWords,
+    ProcessRow,
+    Row,
+    ShardRow,
+    WorkerRow,
+)
 from shards.host.fences import Fence
 from shards.wire.clock import Now, counted_ms
-from shards.wire.os_errors import what_helps
+from shards.wire.errors import what_helps
 
-NONE = (1 << 64) - 1
-"""All ones: no LSN, no revision."""
-
-MAX_SHARDS, MAX_WORKERS, MAX_GATEWAYS = 256, 128, 32
+__all__ = [
+    "DRIFT_MS",
+    "MAX_GATEWAYS",
+    "MAX_SHARDS",
+    "NONE",
+    "Board",
+    "BoardError",
+    "BoardNotBelieved",
+    "BoardOutOfReach",
+    "Facts",
+    "GatewayRow",
+    "LogWords",
+    "ProcessRow",
+    "ShardRow",
+    "WorkerRow",
+]
 
 _MAGIC = int.from_bytes(b"KVBOARD1", "little")
 _FACTS_AT, _FACTS_MAX = 1024, 7168  # bytes
-_HEADER_WORDS = 1024  # 8 KiB, facts included
-_ROW_WORDS = 64
-_SEQLOCK_TRIES = 8
-_BIAS = 1 << 62  # words have no sign
-_SIZE = 8 * (_HEADER_WORDS + _ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))  # bytes
+_SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
+_BEHIND, _BIAS = HEADER_AT + HeaderWords.behind.index, HeaderWords.BIAS
+_TURN = LOG_AT + LogWords.turn.index  # its two slots are the first words of the log
+_SIZE = 8 * (HEADER_WORDS + ROW_WORDS * (MAX_SHARDS + MAX_WORKERS + MAX_GATEWAYS))  # bytes
 DRIFT_MS = 5
 """By how much the wall clock that all processes agree on may be away from the machine's."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds as long as the board lives.
+    """The constants of a run, stored on its board.
 
     Attributes:
         clock_offset_ms: makes steady time of CLOCK_BOOTTIME (see `clock`).
@@ -87,7 +115,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 32 << 20
     max_memory: int = 0  # 0: no limit
     on_full: str = "reject"
-    tokens: str = ""  # path of the file of tokens; empty: there are none
+    tokens: str = ""  # path of the file of tokens; empty: no tokens
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
@@ -115,202 +143,10 @@ class BoardNotBelieved(BoardError):
 
 
 class BoardOutOfReach(BoardError):
-    """There may well be a board, but this process cannot open it: that says nothing of the run."""
+    """This process cannot open the board, which may exist. Says nothing about the run."""
 
 
-class Word:
-    """One word of a row or of the header, as an attribute."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    @overload
-    def __get__(self, row: None, owner: type) -> Word: ...
-    @overload
-    def __get__(self, row: _Row, owner: type) -> int: ...
-    def __get__(self, row: _Row | None, owner: type) -> int | Word:
-        return self if row is None else row.words[row.base + self.index]
-
-    def __set__(self, row: _Row, value: int) -> None:
-        row.words[row.base + self.index] = value
-
-
-class _Row:
-    """Words from `base` on."""
-
-    COUNTERS: ClassVar[tuple[str, ...]] = ()
-    FIGURES: ClassVar[tuple[str, ...]] = ()  # COUNTERS first
-    _FIGURES_AT: ClassVar[int] = 16  # sequence word, then the figures
-
-    def __init__(self, words: memoryview[int], base: int, fence: fences.Raise | None = fences.NEEDED) -> None:
-        self.words, self.base, self.fence = words, base, fence
-        self._last: dict[str, int] = dict.fromkeys(self.FIGURES, 0)
-        self._counted_before = [0] * len(self.FIGURES)
-
-    def go_on(self) -> None:
-        """Count on from what the row shows: its new owner's first deed. (A predecessor that died while it published
-        leaves some figures older than others, but each is one that was shown, or was about to be.)"""
-        at = self.base + self._FIGURES_AT + 1
-        self._counted_before[: len(self.COUNTERS)] = self.words[at : at + len(self.COUNTERS)].tolist()
-
-    def publish(self, figures: Mapping[str, int]) -> None:
-        """Show `figures` (a value for each name in FIGURES; whole numbers from 0; COUNTERS since this process began).
-
-        Only the row's owner may.
-        """
-        sequence = self.base + self._FIGURES_AT
-        begun = self.words[sequence] | 1  # odd also if a predecessor died inside
-        self.words[sequence] = begun
-        values = array("Q", map(add, map(figures.__getitem__, self.FIGURES), self._counted_before))
-        if self.fence:
-            self.fence(Fence.ODD_THEN_FIGURES)
-        self.words[sequence + 1 : sequence + 1 + len(values)] = memoryview(values)
-        if self.fence:
-            self.fence(Fence.FIGURES_THEN_EVEN)
-        self.words[sequence] = begun + 1
-
-    def figures(self) -> dict[str, int]:
-        """The figures as published last; after a few tries beside a writer, as this object saw them last."""
-        sequence = self.base + self._FIGURES_AT
-        for _ in range(_SEQLOCK_TRIES):
-            before = self.words[sequence]
-            if self.fence:
-                self.fence(Fence.SEQUENCE_THEN_FIGURES)
-            values = self.words[sequence + 1 : sequence + 1 + len(self.FIGURES)].tolist()
-            if self.fence:
-                self.fence(Fence.FIGURES_THEN_SEQUENCE)
-            if not before & 1 and self.words[sequence] == before:
-                self._last = dict(zip(self.FIGURES, values, strict=True))
-                break
-        return self._last
-
-    def tell_of_file(self, word: Word, value: int) -> None:
-        """Store `value` in `word`, which tells of a file: whoever sees it finds the file as it is now."""
-        if self.fence:
-            self.fence(Fence.FILE_THEN_WORD)
-        self.words[self.base + word.index] = value
-
-    def told_of_file(self, word: Word) -> int:
-        """Load `word`, which tells of a file: the file is at least as new as the word says."""
-        value = self.words[self.base + word.index]
-        if self.fence:
-            self.fence(Fence.WORD_THEN_FILE)
-        return value
-
-    def beat(self) -> None:
-        """Show that the owner's loop turns."""
-        self.words[self.base + Common.heartbeat_ns.index] = time.monotonic_ns()
-
-
-class Common(_Row):
-    """The words every process's row starts with."""
-
-    STARTING, UP, STOPPING = 1, 2, 3
-
-    pid = Word(0)
-    state = Word(1)
-    heartbeat_ns = Word(2)  # CLOCK_MONOTONIC
-    tokens = Word(13)  # which change of the tokens it goes by: `LogWords.tokens` as it was then
-    starts = Word(15)  # processes that have had the row
-
-
-class ShardRow(Common):
-    """Row of shard i, written by its process; `given_up` by the supervisor."""
-
-    incarnation = Word(3)  # of the process that serves now; 0: none has bound its sockets yet
-    map_generation = Word(4)  # of the map that readers shall open; 0: none yet
-    open_revision = Word(5)
-    open = Word(6)
-    given_up = Word(7)  # 1: it fails to start again and again; nobody shall wait for it. By the supervisor
-    bytes_now = Word(8)  # of keys and values, as after the last commit
-    restarts = Word(14)  # how often it was started again; by the supervisor
-
-    COUNTERS = (
-        "puts",
-        "deletes",
-        "touches",
-        "prefix_deletes",
-        "expired",
-        "evicted",
-        "refused",
-        "groups",
-        "operations",
-        "append_ns",
-        "flush_ns",
-        "apply_ns",
-    )
-    FIGURES = (*COUNTERS, "keys", "bytes", "queue", "expiry_lag_ms", "map_bytes", "map_full", "pinned_pid")
-
-    def set_open(self, revision: int, lsn: int) -> None:
-        """A record that begins with `revision` is about to be appended at `lsn`, or behind filler there."""
-        self.open_revision = revision
-        self.open = lsn
-
-    def clear_open(self) -> None:
-        """What was open is applied, or was never appended."""
-        if self.fence:
-            self.fence(Fence.APPLIED_THEN_CLEAR)
-        self.open = NONE
-        if self.fence:
-            self.fence(Fence.CLEAR_THEN_REVISION)
-        self.open_revision = NONE
-
-
-class WorkerRow(Common):
-    """Row of a web worker."""
-
-    in_flight = Word(3)  # requests that count towards the limit of the server
-    connections = Word(4)
-
-    COUNTERS = FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
-
-
-class GatewayRow(Common):
-    """Row of a gateway process."""
-
-    clients = Word(3)
-    listening = Word(4)  # how many clients want activity
-    position = Word(5)  # revision up to which events were shown
-
-    COUNTERS = FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records")
-
-
-class LogWords(_Row):
-    """The words of the log, in the header; see the module's docstring for `turn`."""
-
-    turn = Word(4)
-    synced = Word(5)  # LSN up to which the log is flushed; written by the holder of the flush lock
-    ready = Word(6)  # LSN up to which segments exist; by the supervisor
-    broken = Word(7)  # 1: a flush failed, nobody appends, flushes or acknowledges any more
-    full = Word(8)  # 1: no further segment can be made; by the supervisor
-    oldest = Word(9)  # LSN of the oldest record kept; by the supervisor
-    oldest_revision = Word(10)  # the first revision that can still be read; by the supervisor
-    snapshot = Word(11)  # LSN from which a restart replays; by the supervisor
-    restarts = Word(12)  # children started again; by the supervisor
-    log_full_since_ms = Word(13)
-    flushing = Word(14)  # 1: the holder of the flush lock is at it, or died there; by that holder
-    tokens = Word(15)  # how often tokens were put into effect; 0: there are none. By the supervisor
-
-
-class Exporter(_Row):
-    """What concerns /metrics, in the header: written by the process that serves it, `restarts` by the supervisor."""
-
-    pid = Word(0)  # of the process that serves; 0: none has begun to
-
-    OTHERS: ClassVar[tuple[str, ...]] = ("gateway", "web", "metrics")
-    """Children beside shards, in the order of their words."""
-
-    def restarts(self) -> dict[str, int]:
-        """How often each child that is no shard was started again, by name."""
-        at = self.base + 1
-        return dict(zip(self.OTHERS, self.words[at : at + len(self.OTHERS)].tolist(), strict=True))
-
-    def show_restarts(self, name: str, count: int) -> None:
-        """Show how often the child `name`, one of OTHERS, was started again."""
-        self.words[self.base + 1 + self.OTHERS.index(name)] = count
-
-
-R = TypeVar("R", bound=Common)
+R = TypeVar("R", bound=ProcessRow)
 
 
 class _Rows(Generic[R]):
@@ -318,7 +154,7 @@ class _Rows(Generic[R]):
 
     def __init__(self, kind: type[R], board: Board, first: int, count: int) -> None:
         self._board = board
-        self._rows = [kind(board.words, _HEADER_WORDS + _ROW_WORDS * (first + i)) for i in range(count)]
+        self._rows = [kind(board.words, HEADER_WORDS + ROW_WORDS * (first + i)) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -329,49 +165,42 @@ class _Rows(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         return iter(self._rows)
 
-    def used(self) -> list[tuple[int, R]]:
-        """Index and row of every row that a process has ever had."""
+    def used_rows(self) -> list[tuple[int, R]]:
+        """List index and row of every row that a process has ever had."""
         return [(i, row) for i, row in enumerate(self._rows) if row.starts]
 
-    def alive(self) -> list[tuple[int, R]]:
-        """Index and row of every row that a living process has claimed."""
+    def living_rows(self) -> list[tuple[int, R]]:
+        """List index and row of every row that a living process has claimed."""
         return [(i, row) for i, row in enumerate(self._rows) if row.pid and self._board.is_claimed(row)]
 
-    def claim(self) -> tuple[int, R]:
+    def claim_row(self) -> tuple[int, R]:
         """Take a free row for this process, for life: its words but `starts` and figures are zeroed, `pid` is set.
 
         Raises `BoardError` if all rows are taken.
         """
         for i, row in enumerate(self._rows):
-            if self._board.claim(row):
-                starts = Common.starts.index
+            if self._board.try_claim(row):
+                starts = ProcessRow.starts.index
                 row.words[row.base : row.base + starts] = memoryview(array("Q", bytes(8 * starts)))
-                row.pid, row.state = os.getpid(), Common.STARTING
-                row.beat()
+                row.pid, row.state = os.getpid(), ProcessRow.STARTING
+                row.record_heartbeat()
                 return i, row
         raise BoardError(f"all {len(self._rows)} rows of the board are taken")
 
 
 class Board:
-    """The mapped table. Make one with `create` (the supervisor) or `open` (everybody else)."""
-
-    _id = 1  # words of the header
-    _recovered = 2
-    _facts_length = 3
-    _behind = 4  # by how much the wall clock is behind the steady one, and `_BIAS`
-    _LOG_AT = 16
-    _EXPORTER_AT = 96
-    _SUPERVISOR_LOCK = 0  # byte of the file that the supervisor has locked for life; rows are further on
+    """The mapped table. The supervisor makes one with `create`; every other process maps it with `open`."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
         self._map = mmap.mmap(fd, _SIZE)
         self.words: memoryview[int] = memoryview(self._map).cast("Q")
-        self.log = LogWords(self.words, self._LOG_AT)
-        self.exporter = Exporter(self.words, self._EXPORTER_AT)
-        length = min(self.words[self._facts_length], _FACTS_MAX)
+        self.header = HeaderWords(self.words, HEADER_AT)
+        self.log = LogWords(self.words, LOG_AT)
+        self.exporter = ExporterWords(self.words, EXPORTER_AT)
+        length = min(self.header.facts_length, _FACTS_MAX)
         self.facts = _with_paths(
-            msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.named
+            msgspec.json.decode(self._map[_FACTS_AT : _FACTS_AT + length], type=Facts), path_text.text_to_path
         )
         if not 0 < self.facts.shards <= MAX_SHARDS:
             raise ValueError(f"{self.facts.shards} shards")
@@ -384,12 +213,12 @@ class Board:
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> Board:
-        """A new board under a temporary name beside `path`, all rows empty, not yet marked recovered.
+        """Create a board under a temporary name beside `path`, all rows empty, not yet marked recovered.
 
         `install` puts it in its place. The run it shows is over when this process ends or closes it.
         Raises `BoardError` if the facts are too long, `OSError` if there is no space.
         """
-        encoded = msgspec.json.encode(_with_paths(facts, path_text.carried))
+        encoded = msgspec.json.encode(_with_paths(facts, path_text.path_to_text))
         if len(encoded) > _FACTS_MAX:
             raise BoardError(
                 f"the facts of the store take {len(encoded)} bytes, at most {_FACTS_MAX} fit: shorten the paths"
@@ -402,31 +231,30 @@ class Board:
         os.pwrite(fd, array("Q", [_MAGIC, secrets.randbits(64), 0, len(encoded)]).tobytes(), 0)
         os.pwrite(fd, encoded, _FACTS_AT)
         board = cls(path, fd)
-        board._made_here = locks.try_hold(fd, cls._SUPERVISOR_LOCK)
+        board._made_here = locks.try_acquire_for_life(fd, _SUPERVISOR_LOCK)
         for row in board.shards:
             row.clear_open()
-        board.words[cls._behind] = facts.started_steady_ms - facts.started_ms + _BIAS
+        board.header.behind = facts.started_steady_ms - facts.started_ms + _BIAS
         return board
 
     def install(self) -> None:
         """Rename the new board to its place, marked recovered: from now on others can open it."""
-        self.words[self._recovered] = 1
+        self.header.recovered = 1
         self.path.with_name(self.path.name + ".new").rename(self.path)
 
     @classmethod
     def open(cls, path: Path, believed: Collection[int] | None = None) -> Board:
-        """Map the board at `path`, if it and its directory belong to one of the users `believed`: by default this one
-        and root.
+        """Map the board at `path`, if it and its directory belong to one of the users `believed`.
 
-        Raises `BoardError` if there is none that can be used, `BoardNotBelieved` if what is there is none or another
-        user's, `BoardOutOfReach` if that cannot be seen.
+        By default these are this user and root. Raises `BoardError` if there is no usable board, `BoardNotBelieved` if
+        there is something else or another user's, `BoardOutOfReach` if that cannot be checked.
         """
-        fd = _open_file(path, trusted() if believed is None else believed)
+        fd = _open_file(path, trusted_uids() if believed is None else believed)
         try:
             head = array("Q", os.pread(fd, 32, 0).ljust(32, b"\0"))
             if os.fstat(fd).st_size != _SIZE or head[0] != _MAGIC:
                 raise BoardNotBelieved(f"{path} is not a board of this version")
-            if not head[cls._recovered]:
+            if not head[HeaderWords.recovered.index]:
                 raise BoardError(f"the log of the store at {path} is not recovered")
             return cls(path, fd)
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -439,12 +267,15 @@ class Board:
     @property
     def id(self) -> int:
         """Random number of this board; a new run of the store has another."""
-        return self.words[self._id]
+        return self.header.id
 
     def is_over(self) -> bool:
-        """Whether the run of the store that this board shows is over, and this process must end: another board, or
-        none, is at its path, or the supervisor is gone (who is its child goes with it, others have to look)."""
-        if not self._made_here and not locks.is_held(self.fd, self._SUPERVISOR_LOCK):
+        """Whether this run of the store is over, so that this process must end.
+
+        That is so if another board, or none, is at the path of this one, or if the supervisor is gone (child processes
+        die with the supervisor; others must poll this).
+        """
+        if not self._made_here and not locks.is_held(self.fd, _SUPERVISOR_LOCK):
             return True
         try:
             fd = safe_files.open_regular(self.path)
@@ -458,75 +289,75 @@ class Board:
             os.close(fd)
         return len(head) < 2 or head[1] != self.id
 
-    def claim(self, row: _Row) -> bool:
+    def try_claim(self, row: Row) -> bool:
         """Take `row` for this process, for life; False if another living process has it."""
-        if row.base in self._claimed or not locks.try_hold(self.fd, 8 * row.base):
+        if row.base in self._claimed or not locks.try_acquire_for_life(self.fd, 8 * row.base):
             return False
         self._claimed.add(row.base)
-        row.go_on()
-        row.words[row.base + Common.starts.index] += 1
+        row.resume_counters()
+        row.words[row.base + ProcessRow.starts.index] += 1
         return True
 
-    def is_claimed(self, row: _Row) -> bool:
+    def is_claimed(self, row: Row) -> bool:
         """Whether a living process has `row`."""
         return row.base in self._claimed or locks.is_held(self.fd, 8 * row.base)
 
     def now(self) -> Now:
-        """This moment by both clocks; see `clock`.
+        """Read both clocks at one moment; see `clock`.
 
         The wall clock is at most `DRIFT_MS` away: by how much it is behind the steady one is a word that all processes
-        share and only then change, so that the end of a lifetime is told as the same time wherever it is asked for.
+        share and only then change, so that all of them show the end of a lifetime as the same time.
         """
         while True:
             steady_ms, wall_ms = self._steady_ms(), _wall_ms()
-            agreed_ms = steady_ms - (self.words[self._behind] - _BIAS)
+            agreed_ms = steady_ms - (self.words[_BEHIND] - _BIAS)
             if -DRIFT_MS <= agreed_ms - wall_ms <= DRIFT_MS:
                 return Now(agreed_ms, steady_ms)
             if self._steady_ms() - steady_ms <= 1:  # else this process had to wait between the two clocks
-                self.words[self._behind] = steady_ms - wall_ms + _BIAS
+                self.words[_BEHIND] = steady_ms - wall_ms + _BIAS
                 return Now(wall_ms, steady_ms)
 
     def now_ms(self) -> int:
-        """Wall time: Unix time in milliseconds as the clock is set now, within what counts."""
+        """Read the wall clock: Unix time in milliseconds, within the range that counts."""
         return _wall_ms()
 
     def steady_ms(self) -> int:
-        """Steady time in milliseconds, which nobody can set: for what lasts so and so long."""
+        """Read steady time in milliseconds, which cannot be set: for durations."""
         return self._steady_ms()
 
     def _steady_ms(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
 
     def history(self) -> tuple[int, int]:
-        """Tail (LSN) and next revision, as one append left them."""
-        words, at, fence = self.words, self._LOG_AT, self.log.fence
+        """Read tail (LSN) and next revision, as one append left them."""
+        words, fence = self.words, self.log.fence
         while True:
-            turn = words[at + 4]
+            turn = words[_TURN]
             if fence:
                 fence(Fence.TURN_THEN_SLOT)
-            slot = at + 2 * (turn & 1)
+            slot = LOG_AT + 2 * (turn & 1)
             tail, following = words[slot], words[slot + 1]
             if fence:
                 fence(Fence.SLOT_THEN_TURN)
-            if words[at + 4] == turn:
+            if words[_TURN] == turn:
                 return tail, following
 
     def advance(self, tail: int, next_revision: int) -> None:
-        """Show a new end of the history. Only the holder of the append lock may."""
-        words, at = self.words, self._LOG_AT
-        turn = words[at + 4] + 1
-        slot = at + 2 * (turn & 1)
+        """Publish a new end of the history. Only the holder of the append lock may."""
+        words = self.words
+        turn = words[_TURN] + 1
+        slot = LOG_AT + 2 * (turn & 1)
         words[slot], words[slot + 1] = tail, next_revision
         if self.log.fence:
             self.log.fence(Fence.RECORD_THEN_TURN)
-        words[at + 4] = turn
+        words[_TURN] = turn
 
-    def end(self) -> int:
-        """The last revision of the history."""
+    def last_revision(self) -> int:
+        """Return the last revision of the history."""
         return self.history()[1] - 1
 
     def watermark(self) -> tuple[int, int]:
-        """LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
+        """Return LSN and revision up to which everything is durable (as far as the sync mode promises) and applied.
 
         The one place that computes it, and the two belong together: the record at the LSN begins with the revision
         after. The history is taken first: a record in it has its `open` words set before.
@@ -555,17 +386,19 @@ class Board:
 
 
 def _open_file(path: Path, believed: Collection[int]) -> int:
-    """A descriptor of the board's file at `path`, which like its directory belongs to one of `believed`. Raises as
-    `Board.open`."""
+    """Open the board's file at `path`, which like its directory must belong to one of `believed`.
+
+    Raises what `Board.open` raises.
+    """
     try:
         directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _see_whose(path.parent, directory, believed)
+            _require_believed(path.parent, directory, believed)
             fd = safe_files.open_regular(Path(path.name), os.O_RDWR, directory)
         finally:
             os.close(directory)
         try:
-            _see_whose(path, fd, believed)
+            _require_believed(path, fd, believed)
         except BoardNotBelieved:
             os.close(fd)
             raise
@@ -578,13 +411,13 @@ def _open_file(path: Path, believed: Collection[int]) -> int:
         raise BoardOutOfReach(f"the board {path} cannot be opened ({error.strerror}): {what_helps(error)}") from None
 
 
-def _see_whose(path: Path, fd: int, believed: Collection[int]) -> None:
+def _require_believed(path: Path, fd: int, believed: Collection[int]) -> None:
     """Raise `BoardNotBelieved` if what is open as `fd` belongs to none of the users `believed`."""
     owner = os.fstat(fd).st_uid
     if owner not in believed:
         raise BoardNotBelieved(
-            f"{path} belongs to {who(owner)}, so what it says is not believed: do this as that user, or as root with "
-            "the --data-dir"
+            f"{path} belongs to {user_name(owner)}, so what it says is not believed: do this as that user, or as root "
+            "with the --data-dir"
         )
 
 

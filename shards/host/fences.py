@@ -1,12 +1,12 @@
-"""Fences: in which order a process's accesses to shared memory are seen by others.
+"""Fences keep the order in which other processes see the accesses of a process to shared memory.
 
 x86-64 shows the stores of a process in their order, and does its loads in their order. Other processors, ARM64 among
-them, keep neither order unless a fence stands between; the rules of the board need some of both. (None of them needs a
-store to be seen before a later load, which x86-64 does not give either.) Each place that needs a fence has a name here.
-A lock or a message that passes from one process to another orders what stands on its two sides by itself.
+them, keep neither order without a fence; the rules of the board need some of both. (None of them needs a store to be
+seen before a later load, which x86-64 does not give either.) Each place that needs a fence has a name here. A lock or a
+message that passes from one process to another orders the accesses on its two sides by itself.
 
-A release of a lock followed by its acquisition is a fence: what stands before is done before the release, what stands
-behind after the acquisition, and ARM64 keeps these two in their order (Arm Architecture Reference Manual, B2.3:
+A release of a lock followed by its acquisition is a fence: accesses before it are done before the release, accesses
+behind it after the acquisition, and ARM64 keeps these two in their order (Arm Architecture Reference Manual, B2.3:
 Load-Acquire and Store-Release are RCsc). Python has no cheaper one.
 """
 
@@ -21,7 +21,7 @@ from typing import Final
 
 
 class Fence(Enum):
-    """What stands before it, and what stands behind."""
+    """Each place that needs a fence: the accesses before it, and those behind it."""
 
     RECORD_THEN_TURN = "the writes of a record, its open words and the other slot; the store of `turn`"
     TURN_THEN_SLOT = "the load of `turn`; the loads of its slot, of open words, of the log"
@@ -30,8 +30,8 @@ class Fence(Enum):
     CLEAR_THEN_REVISION = "the store of NONE to `open`; the next store of `open_revision`"
     REVISION_THEN_OPEN = "the load of `open_revision`; the second load of `open`"
     WATERMARK_THEN_MAP = "the loads of all `open` words; reads of maps"
-    FILE_THEN_WORD = "what was done to a file; the store of the word that tells of it"
-    WORD_THEN_FILE = "the load of a word that tells of a file; opening the file"
+    FILE_THEN_WORD = "what was done to a file; the store of the word that announces it"
+    WORD_THEN_FILE = "the load of a word that announces a file; opening the file"
     ODD_THEN_FIGURES = "the store of an odd sequence word; the stores of figures"
     FIGURES_THEN_EVEN = "the stores of figures; the store of an even sequence word"
     SEQUENCE_THEN_FIGURES = "the load of a sequence word; the loads of figures"
@@ -45,7 +45,7 @@ TESTED: Final = frozenset({"x86_64", "aarch64"})
 _KEEPS_ORDER: Final = frozenset({"x86_64", "i386", "i686"})
 
 
-def _raise(_fence: Fence) -> None:
+def _raise_fence(_fence: Fence) -> None:
     lock = allocate_lock()
     lock.acquire()
     lock.release()
@@ -53,7 +53,7 @@ def _raise(_fence: Fence) -> None:
 
 
 def needed_on(machine: str) -> Raise | None:
-    """What raises a fence on a processor of the kind `machine`; None if it needs none.
+    """Return the function that raises a fence on a processor of the kind `machine`; None if it needs none.
 
     Raises `ImportError` if gevent has put locks of its own, which are no fences, in the place of Python's.
     """
@@ -61,7 +61,7 @@ def needed_on(machine: str) -> Raise | None:
         return None
     if not isinstance(allocate_lock, BuiltinFunctionType):
         raise ImportError("shards.host.fences has to be imported before gevent replaces locks")
-    return _raise
+    return _raise_fence
 
 
 NEEDED: Final = needed_on(platform.machine())

@@ -1,8 +1,8 @@
-"""Rules of life that every process of a store keeps.
+"""What every process of a store does at its start.
 
 - It dies with its parent. PR_SET_PDEATHSIG (prctl(2)) follows the *thread* that started the process and is cleared by
-  fork, so each process sets it itself and then compares its parent with the one it was told.
-- It belongs to one run of the store: when that is over (`Board.is_over`), it goes.
+  fork, so each process sets it itself and then compares its parent with the pid it got.
+- It belongs to one run of the store: when that is over (`Board.is_over`), it ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from typing import TextIO
 
 PARENT_VARIABLE = "KVSERVER_PARENT_PID"
-"""Environment variable by which a starter tells a child its own pid."""
+"""Environment variable in which a starter passes its own pid to a child."""
 
 LARGE_BYTES = 256 << 10
 """Memory of this size and more goes back to the system as soon as it is freed, with `map_large_memory`."""
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def keep_standard_streams() -> None:
-    """Open /dev/null in the place of each standard stream that is closed, as after `>&-`. To be called first of all.
+    """Open /dev/null in the place of each standard stream that is closed, as after `>&-`. Call it before anything else.
 
     Else the next file or socket gets its number, and what is written to standard error, by a child too, ends up there.
     `sys.stdin` and `sys.stdout` stay None, so that a command which needs one can say that it is closed.
@@ -42,9 +42,11 @@ def keep_standard_streams() -> None:
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
 
 
-def mute(stream: TextIO | None) -> None:
-    """Have what `stream` still holds, and what it is given from now on, go nowhere: Python would try to write it once
-    more at the end, and turn a failure into an exit status."""
+def mute_stream(stream: TextIO | None) -> None:
+    """Send what `stream` still buffers, and all later writes, to /dev/null.
+
+    Else Python would try to write it once more at exit, and turn a failure into an exit status.
+    """
     if stream is not None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -60,10 +62,10 @@ def die_with(parent_pid: int) -> None:
 
 
 def die_with_starter() -> None:
-    """`die_with` the process named by `KVSERVER_PARENT_PID`; without that variable, live alone."""
-    told = os.environ.pop(PARENT_VARIABLE, "")
-    if told:
-        die_with(int(told))
+    """Call `die_with` with the process in `KVSERVER_PARENT_PID`; without that variable, do nothing."""
+    parent_pid = os.environ.pop(PARENT_VARIABLE, "")
+    if parent_pid:
+        die_with(int(parent_pid))
 
 
 def become_subreaper() -> None:
@@ -82,8 +84,8 @@ def map_large_memory() -> None:
         _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-def notify(state: str) -> None:
-    """Tell systemd, if it asked to be told (sd_notify(3))."""
+def notify_systemd(state: str) -> None:
+    """Send `state` to systemd, if NOTIFY_SOCKET names its socket (sd_notify(3))."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:

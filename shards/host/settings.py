@@ -4,7 +4,7 @@ A group of settings is a frozen dataclass whose fields are made by `setting`: ty
 from that table: the command line's options (`--max-value`), the environment (`KVSERVER_MAX_VALUE`), the manual in
 `--help`, the checks. Precedence: option, `KVSERVER_…`, an alias (MemoryKV's names), default.
 
-A variable that a container platform sets for a service of the same name counts as not given: see `links`.
+A variable that a container platform sets for a service of the same name counts as not given: see `ignored_variables`.
 
 Only what a process cannot learn from the board is a setting of it: see `board.Facts`.
 """
@@ -35,11 +35,11 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Spec:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        parse: makes the value of its text; raises ValueError with what would be right.
-        metavar: what stands for the value in the manual.
+        parse: makes the value of its text; raises ValueError that says what would be right.
+        metavar: the placeholder for the value in the manual.
         help: what it does, and what follows from the choice.
         aliases: other environment variables, read if `KVSERVER_…` is not set: name to a function that makes this
             setting's text of the variable's, or None to leave it alone.
@@ -62,8 +62,8 @@ def setting(
     return dataclasses.field(default=default, metadata={"spec": Spec(parse, metavar, help, aliases or {})})
 
 
-def specs(table: type) -> dict[str, Spec]:
-    """Name to spec of every setting of a settings dataclass, in order."""
+def setting_specs(table: type) -> dict[str, Spec]:
+    """Return name and spec of every setting of a settings dataclass, in order."""
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(table)}
 
 
@@ -80,13 +80,15 @@ def option_name(name: str) -> str:
 T = TypeVar("T")
 
 
-def load(table: type[T], options: Mapping[str, str | None] | None = None, environ: Mapping[str, str] = os.environ) -> T:
-    """The settings of `table` from `options` (name to text; None: not given), `environ` and the defaults.
+def load_settings(
+    table: type[T], options: Mapping[str, str | None] | None = None, environ: Mapping[str, str] = os.environ
+) -> T:
+    """Load the settings of `table` from `options` (name to text; None: not given), `environ` and the defaults.
 
     Raises `SettingError`.
     """
     values = {}
-    for name, spec in specs(table).items():
+    for name, spec in setting_specs(table).items():
         text, origin = (options or {}).get(name), option_name(name)
         if text is None and not _is_absent(environ.get(env_name(name), "")):
             text, origin = environ[env_name(name)], env_name(name)
@@ -107,9 +109,9 @@ def _is_absent(text: str) -> bool:
     return text == "" or _LINK.fullmatch(text) is not None
 
 
-def links(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """A sentence for each variable of `environ` that `load` takes for a container platform's and ignores."""
-    for name, spec in specs(table).items():
+def ignored_variables(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Yield a sentence for each variable of `environ` that `load_settings` ignores as a container platform's."""
+    for name, spec in setting_specs(table).items():
         for variable in (env_name(name), *spec.aliases):
             text = environ.get(variable, "")
             if _LINK.fullmatch(text):
@@ -117,9 +119,11 @@ def links(table: type, environ: Mapping[str, str] = os.environ) -> Iterator[str]
 
 
 def to_environ(settings: Any, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment that makes a child load the same settings: `inherited` without the variables of settings, and
-    those that are needed. `None` values are left out."""
-    table = specs(type(settings))
+    """Build the environment from which a child loads the same settings.
+
+    It is `inherited` without the variables of settings, and those that are needed. `None` values are left out.
+    """
+    table = setting_specs(type(settings))
     ours = {variable for name, spec in table.items() for variable in (env_name(name), *spec.aliases)}
     result = {variable: text for variable, text in (inherited or {}).items() if variable not in ours}
     for name in table:
@@ -198,7 +202,7 @@ LOG_LEVELS = ("trace", "debug", "info", "warning", "error")
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """What every process of a store is told: where the store is, and how much to say."""
+    """The settings of every process of a store: where the store is, and how much to log."""
 
     data_dir: Path = setting(
         Path("kvserver-data"),
@@ -258,7 +262,7 @@ class ProcessSettings:
 
     @property
     def board_path(self) -> Path:
-        """Where the board of the running server is."""
+        """The path of the running server's board."""
         return self.resolved_run_dir() / "board"
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from shards.files import locks
-from shards.host.board import Board, Common
+from shards.host.board import Board, ProcessRow
 
-_STATES: Final = {Common.STARTING: "starting", Common.UP: "up", Common.STOPPING: "stopping"}
+_STATES: Final = {ProcessRow.STARTING: "starting", ProcessRow.UP: "up", ProcessRow.STOPPING: "stopping"}
 
 
 class ShardStates:

@@ -8,7 +8,7 @@ from typing import Final
 
 from shards.keys.entries import EXPIRY, Entry, is_live
 from shards.wire.clock import Now
-from shards.wire.limits import MAX_TIME_MS
+from shards.wire.keys import MAX_TIME_MS
 
 _SLACK: Final = 4096
 """Stale items that a heap may hold before it is worth compacting."""

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from shards.keys.entries import EXPIRY, SIZE, Entry, ReadValue, StagedEntries
 from shards.keys.eviction import Evictor
 from shards.keys.expiries import ExpiryHeaps
-from shards.wire.limits import MAX_KEY
-from shards.wire.slots import SLOTS, slot_of, slots_of
+from shards.wire.keys import MAX_KEY, SLOTS, slot_of, slots_of
 
 
 def _no_map(key: bytes) -> tuple[bytes, str]:

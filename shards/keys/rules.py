@@ -27,7 +27,7 @@ from shards.wire.errors import (
     ProtocolError,
     ValueTooLarge,
 )
-from shards.wire.limits import MAX_KEY, check_utf8, expiry, is_content_type
+from shards.wire.keys import MAX_KEY, check_utf8, expiry, is_content_type, slot_of
 from shards.wire.protocol import (
     BATCH_OPS,
     PATCH_WORK_BYTES,
@@ -57,7 +57,6 @@ from shards.wire.protocol import (
     TouchEvent,
     Value,
 )
-from shards.wire.slots import slot_of
 
 SMALL_VALUE: Final = 4 << 10
 """Bytes of a value that is put or touched without being counted as work: a group has at most some thousand of them."""

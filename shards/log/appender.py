@@ -1,4 +1,4 @@
-"""The log, for those who append to it and those who read it: the one order of all changes.
+"""Appends to the log and flushes it: the one order of all changes.
 
 All shards append to one log, in turns of microseconds, and everything else (dict, map, snapshot, feed) is a view of
 it. An event's revision is its place in that order.
@@ -9,10 +9,10 @@ tail, fdatasync every segment that holds a byte between what is flushed and that
 every shard that appended before it. A process may be killed between any two steps: what it left behind the tail is
 overwritten by the next append, and a lock dies with its holder.
 
-A failed append left nothing that anybody sees. A failed flush is final: the kernel reports it once and forgets, so the
-next caller's would succeed and the page cache shows what the disk does not have. It sets `broken`, after which nobody
-appends, flushes or acknowledges, and the server ends. A process that is killed in a flush may take the news with it, so
-the next one writes the same bytes again before it flushes them.
+A failed append leaves nothing visible. A failed flush is final: the kernel reports it once and forgets, so the next
+caller's would succeed and the page cache shows what the disk does not have. It sets `broken`, after which every append,
+flush and acknowledgement is refused, and the server ends. If a process is killed during a flush, the error is lost with
+it, so the next one writes the same bytes again before it flushes them.
 
 Appenders enter only segments that the supervisor has made ready (`segments`). `recovery` finds the end at start.
 """
@@ -22,89 +22,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, LogWords
 from shards.host.logs import Recurring
 from shards.log import records
-from shards.log.records import DATA, FILLER, HEADER, MARK, NO_SHARD, STOP, Record
+from shards.log.files import SEGMENT, GivenUp, LogBroken, LogError, LogFull, SegmentFiles
+from shards.log.records import DATA, HEADER, MARK, NO_SHARD, STOP, Record
 from shards.wire.clock import Now
-from shards.wire.os_errors import NO_SPACE
-
-SEGMENT = 64 << 20
-"""Bytes of a segment."""
+from shards.wire.errors import NO_SPACE
 
 _WAIT_S = 0.002  # between looks at whether the next segment is ready
 _FLUSH_EVERY_S = 1.0
 _CHUNK = 1 << 20
-_SEGMENT_NAME = re.compile(r"[0-9]{12}\.log")
-
 
 log = logging.getLogger(__name__)
 _not_flushed = Recurring(log, logging.WARNING, "%s; it is tried again")
 
 
-class LogError(Exception):
-    """The log cannot be written or read; an append that raises it has left nothing."""
-
-
-class LogBroken(LogError):
-    """A flush failed: what is on the disk is unknown. The process must answer nothing more, and end."""
-
-
-class LogFull(LogError):
-    """There is no space for it: the disk is full, or no other segment can be made where the current one has no room."""
-
-
-class GivenUp(LogError):
-    """The appender was told to stop while it waited for a segment."""
-
-
-class Trimmed(LogError):
-    """The log no longer holds the place asked for. `oldest` is the LSN of the oldest record it may hold."""
-
-    def __init__(self, oldest: int) -> None:
-        super().__init__(f"the log starts at {oldest}")
-        self.oldest = oldest
-
-
-def segment_name(number: int) -> str:
-    """The file name of segment `number`."""
-    return f"{number:012d}.log"
-
-
-def segment_numbers(names: Sequence[str]) -> list[int]:
-    """The numbers of the segments among file names, ascending."""
-    return sorted(int(name[:12]) for name in names if _SEGMENT_NAME.fullmatch(name))
-
-
-class Files:
-    """Descriptors of a log's segments, opened when first asked for. One owner; not for several threads."""
-
-    def __init__(self, log_dir: Path, disk: Disk) -> None:
-        self.log_dir, self._disk = log_dir, disk
-        self._fds: dict[int, int] = {}
-
-    def __getitem__(self, number: int) -> int:
-        """The descriptor of segment `number`. Raises `OSError`."""
-        fd = self._fds.get(number)
-        if fd is None:
-            fd = self._fds[number] = self._disk.open(self.log_dir / segment_name(number))
-        return fd
-
-    def close(self, below: int | None = None) -> None:
-        """Close the segments with numbers below `below`, or all."""
-        for number in [n for n in self._fds if below is None or n < below]:
-            self._disk.close(self._fds.pop(number))
-
-
-class Log:
-    """An appender's handle: of a shard, or (`shard` None) of the supervisor. One for each thread that uses it.
+class LogAppender:
+    """A handle to append and flush: of a shard, or (`shard` None) of the supervisor. One for each thread that uses it.
 
     Only a shard's own process may append with its handle: it writes the open words of the shard's row.
 
@@ -118,52 +58,53 @@ class Log:
         self._board, self._words, self._disk, self._segment = board, board.log, disk, segment
         self._row = None if shard is None else board.shards[shard]
         self._shard = NO_SHARD if shard is None else shard
-        self._secret, self._in_memory = facts.secret, facts.in_memory
+        self._in_memory = facts.in_memory
         self._append_turn = disk.turn(Path(facts.lock_dir) / "append")
         self._flush_turn = disk.turn(Path(facts.lock_dir) / "flush")
-        self._files = Files(Path(facts.log_dir), disk)
-        self._header = self._payload = b""
+        self._files = SegmentFiles(Path(facts.log_dir), disk)
+        self._last = (b"", b"")  # header and payload
         self._seen_tail = self._marked = 0
         self._flusher: _Flusher | None = None
         self.give_up: Callable[[], bool] = lambda: False
 
     @property
     def appended(self) -> bytes:
-        """The record appended last, as it stands in the log."""
-        return self._header + self._payload
+        """The record appended last, as bytes of the log."""
+        return b"".join(self._last)
 
     def append(self, payload: bytes, events: int, now: Now) -> Record:
         """Put one record of `events` revisions at the log's end and set the row's open words, which its owner clears
         when it has applied the record. Does not flush.
 
-        Waits while the next segment is being made; the row's heartbeat goes on. Raises `LogFull` if none can be made,
+        Waits while the next segment is being made, with heartbeats in the row. Raises `LogFull` if none can be made,
         `GivenUp` if `give_up` says so meanwhile, `LogBroken` after a failed flush, `LogError` if writing fails or the
         record is larger than a segment. Then nothing is appended and the open words are clear.
         """
-        return self._append(DATA, payload, events, now)
+        return self._append_record(DATA, payload, events, now)
 
     def append_stop(self, now: Now) -> Record:
-        """Say that everything is flushed and the run is over, durably in every sync mode. After it nobody may append.
+        """Append, durably in every sync mode, that everything is flushed and the run is over. Then nothing may be
+        appended.
 
         Raises as `append` and `flush` do.
         """
         self.flush(self._board.history()[0])
-        record = self._append(STOP, b"", 0, now)
+        record = self._append_record(STOP, b"", 0, now)
         self.flush(record.end)
         return record
 
     def append_mark(self, now: Now) -> Record | None:
-        """To be called once a second: if nothing was appended since the last call, flush and say so in the log, once.
+        """Flush an idle log and append a MARK that says so, once. Call it once a second.
 
-        Then a later recovery knows damage of what stands before from a torn tail. Not in memory. Raises as `append`
-        and `flush` do.
+        Does nothing if something was appended since the last call, nor in memory. By the MARK a later recovery can tell
+        damage before it from a torn tail. Raises as `append` and `flush` do.
         """
         tail, _ = self._board.history()
         if self._in_memory or tail != self._seen_tail or tail == self._marked:
             self._seen_tail = tail
             return None
         self.flush(tail)
-        record = self._append(MARK, b"", 0, now)
+        record = self._append_record(MARK, b"", 0, now)
         self.flush(record.end)
         self._seen_tail = self._marked = record.end
         return record
@@ -175,21 +116,21 @@ class Log:
         descriptors for instance: then nothing was tried.
         """
         words = self._words
-        self._check()
+        self._raise_if_broken()
         if self._in_memory or words.synced >= end:
             return
         with self._flush_turn:
-            self._check()
+            self._raise_if_broken()
             if words.synced < end:
                 self._flush_in_turn()
         self._files.close(below=words.synced // self._segment)
 
     def flush_every_second(self) -> None:
-        """Start a thread that flushes the log each second until `close`. For `everysec`.
+        """Start a thread that flushes the log each second until `close`, for `everysec`.
 
-        Of a failure the board is told (`broken`), so that the next append raises it.
+        A failure sets `broken` on the board, so the next append raises it.
         """
-        self._flusher = _Flusher(Log(self._board, None, segment=self._segment, disk=self._disk), self._board)
+        self._flusher = _Flusher(LogAppender(self._board, None, segment=self._segment, disk=self._disk), self._board)
         self._flusher.start()
 
     def close(self) -> None:
@@ -200,12 +141,12 @@ class Log:
         self._append_turn.close()
         self._flush_turn.close()
 
-    def _check(self) -> None:
+    def _raise_if_broken(self) -> None:
         if self._words.broken:
             raise LogBroken("a flush of the log failed; the server must end")
 
     def _flush_in_turn(self, beyond: int = 0) -> None:
-        """The flush of one who holds the lock; also of the segments up to `beyond`, where the log may not reach yet."""
+        """Flush, as the holder of the flush lock; also the segments up to `beyond`, which the log may not reach yet."""
         words, segment, synced = self._words, self._segment, self._words.synced
         tail, _ = self._board.history()
         numbers = range(synced // segment, (max(tail, beyond) - 1) // segment + 1)
@@ -214,7 +155,7 @@ class Log:
         except OSError as error:  # no disk has failed
             raise LogError(f"the log could not be opened to be flushed: {error}") from error
         try:
-            if words.flushing:  # who died there may have been told of a failure, and nobody else will be
+            if words.flushing:  # its process died, perhaps with the only report of a failure
                 self._write_again(synced, tail)
             words.flushing = 1
             for fd in files:
@@ -226,18 +167,18 @@ class Log:
         words.synced = tail
 
     def _write_again(self, begin: int, end: int) -> None:
-        """Write what stands from `begin` to `end` as it is, so that the kernel takes it for not yet written."""
+        """Write the bytes from `begin` to `end` unchanged, so that the kernel takes them for not yet written."""
         while begin < end:
             number, offset = divmod(begin, self._segment)
             data = self._disk.pread(self._files[number], min(end - begin, self._segment - offset, _CHUNK), offset)
             if not data or self._disk.pwritev(self._files[number], [data], offset) != len(data):
-                raise OSError(errno.EIO, "what may not be on the disk could not be written again")
+                raise OSError(errno.EIO, "bytes that may not be on the disk could not be written again")
             begin += len(data)
 
-    def _append(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
+    def _append_record(self, kind: int, payload: bytes, events: int, now: Now) -> Record:
         if HEADER + len(payload) > self._segment:
             raise LogError(f"a record of {len(payload)} bytes does not fit a segment of {self._segment}")
-        begun = records.checksum(payload, self._secret)
+        begun = records.checksum(payload, self._board.facts.secret)
         while True:
             with self._append_turn:
                 record = self._append_in_turn(kind, payload, events, now, begun)
@@ -246,12 +187,12 @@ class Log:
             self._wait_for_segment()
 
     def _append_in_turn(self, kind: int, payload: bytes, events: int, now: Now, begun: int) -> Record | None:
-        """The append of one who holds the lock; None if the segment it needs is not ready."""
+        """Append, as the holder of the append lock; None if the segment that it needs is not ready."""
         words, row, segment = self._words, self._row, self._segment
-        self._check()
+        self._raise_if_broken()
         tail, revision = self._board.history()
         lsn = records.place(tail, HEADER + len(payload), segment)
-        if words.told_of_file(LogWords.ready) < lsn - lsn % segment + segment:
+        if words.load_before_file(LogWords.ready) < lsn - lsn % segment + segment:
             return None
         synced, length = words.synced, len(payload)
         if row is not None:
@@ -260,25 +201,25 @@ class Log:
         try:
             if lsn - tail >= HEADER:
                 left = lsn - tail - HEADER
-                self._write(tail, [records.filler(tail, left, synced, now, self._secret)])
+                self._write_parts(tail, [records.filler(tail, left, synced, now, self._board.facts.secret)])
             header = records.seal(kind, self._shard, events, length, lsn, synced, revision, now, begun)
-            self._write(lsn, [header, payload])
+            self._write_parts(lsn, [header, payload])
         except (OSError, LogBroken) as error:
             if row is not None:
                 row.clear_open()
-            self._check()
+            self._raise_if_broken()
             full = isinstance(error, OSError) and error.errno in NO_SPACE
             raise (LogFull if full else LogError)(f"the log could not be written: {error}") from error
         end = lsn + HEADER + length
         self._board.advance(end, revision + events)
-        self._header, self._payload = header, payload
+        self._last = header, payload
         return Record(kind, self._shard, events, lsn, end, synced, revision, now.wall_ms, payload, now.behind_ms)
 
-    def _write(self, lsn: int, parts: list[bytes]) -> None:
+    def _write_parts(self, lsn: int, parts: list[bytes]) -> None:
         number, offset = divmod(lsn, self._segment)
         size = sum(map(len, parts))
         written = self._disk.pwritev(self._files[number], parts, offset)
-        if written != size:  # a file system that fills up takes a part and says nothing
+        if written != size:  # a file system that fills up writes a part and reports no error
             if written:
                 self._take_back(lsn, min(written, HEADER))
             raise OSError(errno.ENOSPC, f"only {written} of {size} bytes were written")
@@ -286,8 +227,8 @@ class Log:
     def _take_back(self, lsn: int, size: int) -> None:
         """Clear the header of a record that was written in part, durably.
 
-        What is missing of it may happen to be there already, for instance zeros; then recovery would find a record
-        whose writer was told that nothing was done.
+        The missing part may happen to be there already, for instance zeros; then recovery would find a record whose
+        writer got an error.
         """
         number, offset = divmod(lsn, self._segment)
         with self._flush_turn:
@@ -311,16 +252,16 @@ class Log:
         if self._board.is_over():
             raise LogError("this run of the store is over")
         if self.give_up():
-            raise GivenUp("the process was told to stop")
+            raise GivenUp("the process is stopping")
         if self._row is not None:
-            self._row.beat()
+            self._row.record_heartbeat()
         self._disk.pause(_WAIT_S)
 
 
 class _Flusher(threading.Thread):
     """Flushes the log each second, by a handle of its own."""
 
-    def __init__(self, log: Log, board: Board) -> None:
+    def __init__(self, log: LogAppender, board: Board) -> None:
         super().__init__(name="log-flusher", daemon=True)
         self._log, self._board, self._stopping = log, board, threading.Event()
 
@@ -331,9 +272,9 @@ class _Flusher(threading.Thread):
                 try:
                     self._log.flush(self._board.history()[0])
                 except LogBroken:
-                    return  # the board says so to everybody
+                    return  # the board's word `broken` ends every process
                 except LogError as error:
-                    _not_flushed.tell(error)
+                    _not_flushed.report(error)
             with contextlib.suppress(LogBroken):
                 self._log.flush(self._board.history()[0])
         finally:
@@ -343,73 +284,3 @@ class _Flusher(threading.Thread):
         """Flush once more and end."""
         self._stopping.set()
         self.join()
-
-
-class LogReader:
-    """A reader's handle, for any process: follows the log over segments that come, are trimmed and used again."""
-
-    def __init__(self, log_dir: Path, secret: int, *, segment: int = SEGMENT, disk: Disk = DISK) -> None:
-        self._log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
-        self._files = Files(log_dir, disk)
-
-    def read(self, lsn: int, until: int, limit: int = 256 << 10) -> tuple[list[Record], int]:
-        """Whole records from `lsn` on, about `limit` bytes, and the LSN to go on from.
-
-        `lsn` and `until` are ends of records, as words of the board, records and this function give them, and
-        everything below `until` must have been appended. Without fillers; at least one record, or the LSN is `until`.
-
-        Raises `Trimmed` if the log does not hold `lsn` any more, `LogError` if it does and cannot be read.
-        """
-        found: list[Record] = []
-        begin = lsn
-        while lsn < until and lsn - begin < limit:
-            left = self._segment - lsn % self._segment
-            if left < HEADER:
-                lsn += left
-                continue
-            lsn = self._read_in_segment(lsn, min(left, until - lsn), max(limit - (lsn - begin), HEADER), found)
-        self._files.close(below=begin // self._segment)
-        return found, lsn
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-
-    def _read_in_segment(self, lsn: int, left: int, limit: int, found: list[Record]) -> int:
-        """Append what stands at `lsn` to `found`; the LSN to go on from, which is further."""
-        buffer = self._pread(lsn, min(left, limit))
-        behind = self._collect(buffer, lsn, found)
-        if behind == lsn:
-            header = records.decode_header(buffer)
-            if header is not None and header.lsn == lsn and len(buffer) < header.end - lsn <= left:
-                behind = self._collect(self._pread(lsn, header.end - lsn), lsn, found)
-        if behind == lsn:
-            self._lost(lsn)
-        return behind
-
-    def _collect(self, buffer: bytes, lsn: int, found: list[Record]) -> int:
-        for record in records.walk(buffer, lsn, self._secret):
-            if record.kind != FILLER:
-                found.append(record)
-            lsn = record.end
-        return lsn
-
-    def _pread(self, lsn: int, size: int) -> bytes:
-        number, offset = divmod(lsn, self._segment)
-        try:
-            return self._disk.pread(self._files[number], size, offset)
-        except FileNotFoundError:
-            self._lost(lsn)
-        except OSError as error:
-            raise LogError(f"segment {segment_name(number)} cannot be read: {error.strerror}") from error
-
-    def _lost(self, lsn: int) -> NoReturn:
-        """Say why there is no record at `lsn`."""
-        number = lsn // self._segment
-        kept = segment_numbers(self._disk.names(self._log_dir))
-        if number in kept:
-            raise LogError(f"segment {segment_name(number)} is damaged at byte {lsn % self._segment}")
-        if not kept or number > kept[-1]:
-            raise LogError(f"segment {segment_name(number)} is missing")
-        self._files.close()
-        raise Trimmed(kept[0] * self._segment)

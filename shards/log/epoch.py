@@ -1,8 +1,9 @@
-"""The history's name, when a new one begins, and with which revision a run does. Pure but for chance and `boot_id`.
+"""Names histories, decides when a new one begins, and finds the first revision of a run. Pure but for chance and the
+boot.
 
-An epoch names one history: within it, a revision means one change for ever. So a new epoch begins wherever a change
-that somebody may have seen can be missing, or the same revision could be given twice. Its revisions start so far up
-that none of any earlier history returns.
+An epoch names one history: within it, a revision always means the same change. So a new epoch begins wherever a change
+that a client may have seen can be missing, or the same revision could be given twice. Its revisions start so high that
+no revision of an earlier history returns.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _BELIEVED_MS = 7_258_118_400_000  # 2200-01-01
 
 
 def new_epoch() -> str:
-    """A name for a new history: 64 random bits as 16 hexadecimal digits."""
+    """Make a name for a new history: 64 random bits as 16 hexadecimal digits."""
     return secrets.token_hex(8)
 
 
 def boot_id() -> str:
-    """Id of the machine's boot, another after each."""
+    """Read the id of the machine's boot, which changes with each boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -42,7 +43,7 @@ def reason_for_new_epoch(
     repaired: bool = False,
     asked: str = "",
 ) -> str | None:
-    """Why the run about to begin needs a new epoch, in words for the log; None: it goes on with the last one's.
+    """Return why the next run needs a new epoch, in words for the log; None: it continues the last epoch.
 
     Args:
         last_start: the last run's START; None for a new or a restored store.
@@ -50,7 +51,7 @@ def reason_for_new_epoch(
         stopped_clean: the log ends in a STOP.
         copied: the data directory has another inode or device than the manifest says: the original may live on.
         repaired: the log was cut at damage.
-        asked: the reason for which whoever changed the stopped store wants one; empty: nobody does.
+        asked: the reason of a tool that changed the stopped store to demand a new epoch; empty: no demand.
     """
     if in_memory:
         return "the store is in memory"
@@ -68,8 +69,9 @@ def reason_for_new_epoch(
 
 
 def first_revision(last_known: int, now_ms: int) -> int:
-    """The first revision of a new history, where `last_known` is the highest that is known of earlier ones (0: none)
-    and `now_ms` is Unix time.
+    """Choose the first revision of a new history.
+
+    `last_known` is the highest revision known of earlier histories (0: none), `now_ms` is Unix time.
 
     Above what a lost end may have used, and above every earlier history of the same store even if all of it is lost.
     Raises `OverflowError` if it would not be below 2**53.
@@ -78,7 +80,7 @@ def first_revision(last_known: int, now_ms: int) -> int:
 
 
 def first_revision_of_run(last_known: int, now_ms: int) -> int:
-    """The first revision of a run that goes on with a history of which `last_known` is the last.
+    """Choose the first revision of a run that continues a history whose last revision is `last_known`.
 
     It is the run's mark, and not found in the data: if they are put back to an older copy, whatever the lost runs gave
     out lies between the revisions that the log has, and nothing of it is ever given out again. So the clock says it.
@@ -92,7 +94,7 @@ def first_revision_of_run(last_known: int, now_ms: int) -> int:
 
 
 def _by_clock(now_ms: int) -> int:
-    """What the clock says; 0 if nobody can believe it: one wrong date must not use up all revisions."""
+    """Return the revision that the clock gives; 0 if its date is absurd, since one wrong date must not use up all."""
     return now_ms << _PER_MS_BITS if now_ms < _BELIEVED_MS else 0
 
 

@@ -1,7 +1,7 @@
-"""The manifest: the one file beside the log, from creation on. Names the store and what a restart starts from.
+"""The manifest names the store, and where a restart begins: the one file beside the log that every store has.
 
-It is replaced as a whole, and a changed one is refused (see `checksummed_json`). Whatever it names was made
-durable before it; what it does not name, nothing needs.
+It is replaced as a whole, and a changed one is refused (see `checksummed_json`). The files that it names were made
+durable before it; files that it does not name are not needed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class NoManifest(ManifestError):
 
 
 SnapshotName = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}-[0-9a-f]{8}/shard-(0|[1-9][0-9]{0,2})\.mdb\Z")]
-"""The rule for names that are used as paths: what `snapshot.take` makes, and nothing else. So no manifest, also of a
-backup that somebody made up, can name a file outside of the directory of snapshots."""
+"""The rule for names that are used as paths: exactly what `take_snapshot` makes. So no manifest, not even that of a
+forged backup, can name a file outside of the directory of snapshots."""
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         epoch: name of the history when this was written; empty before the first.
         last_start: of the run in which this was written: the log behind the replay position may not hold it any more.
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
-        files: the snapshot, one file for each shard there was; empty: there is none, replay starts at an empty store.
+        files: the snapshot, one file for each shard there was; empty: no snapshot, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an
             orderly stop): a log that ends before has lost something; no revision up to there is ever given out again.
         end_wall_ms, end_steady_ms: the time of that end, by either clock; 0: not known.
@@ -116,12 +116,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def end_now(self) -> Now:
-        """When the history's end was as it says."""
+        """The time of the history's end."""
         return Now(self.end_wall_ms, self.end_steady_ms)
 
     @classmethod
     def create(cls, data_dir: Path) -> Manifest:
-        """That of a new store in `data_dir`, not yet saved. Raises `OSError` if the directory cannot be read."""
+        """Make the manifest of a new store in `data_dir`, not yet saved. Raises `OSError` if the directory cannot be
+        read.
+        """
         status = data_dir.stat()
         return cls(
             format=FORMAT,
@@ -133,7 +135,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def load(cls, data_dir: Path) -> Manifest:
-        """That of the store in `data_dir`. Raises `NoManifest` if there is none, `ManifestError` if it is no good."""
+        """Load the manifest of the store in `data_dir`. Raises `NoManifest` if there is no store, `ManifestError` if
+        its manifest cannot be used.
+        """
         path = data_dir / NAME
         try:
             text = checksummed_json.read(path)
@@ -155,7 +159,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(content, format=FORMAT)  # as it is saved next
 
     def save(self, data_dir: Path) -> None:
-        """Put this in the place of the last one, durably. Raises `OSError`; then the last one may still be there."""
+        """Replace the last manifest by this one, durably. Raises `OSError`; then the last one may still be there."""
         checksummed_json.write(self, data_dir / NAME, data_dir / (NAME + ".new"))
 
     @property

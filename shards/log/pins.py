@@ -1,9 +1,9 @@
-"""Holds on the log: who copies or checks a running store keeps what it reads from being trimmed.
+"""Pins on the log: a process that copies or checks a running store keeps the log that it reads from being trimmed.
 
-A hold is a lock for life on a place in the file `backup` beside the other locks, and the LSN that stands there: the
-kernel frees it when its holder dies, however that happens. Whoever trims asks for all holds **after** it has decided
-what a restart needs; whoever holds reads the manifest after it has taken its hold. So either the one sees the hold, or
-the other sees the manifest by which was trimmed.
+A pin is a lock for life on a place in the file `backup` beside the other locks, and the LSN stored there: the kernel
+frees it when its holder dies, however that happens. The trimmer reads all pins **after** it has decided what a restart
+needs; the holder of a pin reads the manifest after it has taken its pin. So either the trimmer sees the pin, or the
+holder sees the manifest by which was trimmed.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ class NoPlace(Exception):
     """All places are taken."""
 
 
-class Hold:
-    """A hold of this process. `keep(lsn)` says from where on; until then everything is held."""
+class LogPin:
+    """A pin of this process. `keep_from(lsn)` sets where it begins; until then it keeps the whole log."""
 
     def __init__(self, fd: int, at: int) -> None:
         self._fd, self._at = fd, at
-        self.keep(0)
+        self.keep_from(0)
 
-    def keep(self, lsn: int) -> None:
-        """Hold the log from `lsn` on."""
+    def keep_from(self, lsn: int) -> None:
+        """Keep the log from `lsn` on."""
         os.pwrite(self._fd, _LSN.pack(lsn), self._at)
 
 
 @contextmanager
-def hold(lock_dir: Path) -> Iterator[Hold]:
-    """Keep the log of the store whose locks are in `lock_dir`, for as long as `with` lasts or the process lives.
+def pin_log(lock_dir: Path) -> Iterator[LogPin]:
+    """Pin the log of the store whose locks are in `lock_dir`, until `with` ends or the process dies.
 
     Raises `NoPlace`, `OSError`.
     """
     fd = locks.open_lock(lock_dir / NAME)
     try:
         for place in range(PLACES):
-            if locks.try_hold(fd, place * _LSN.size):
-                yield Hold(fd, place * _LSN.size)
+            if locks.try_acquire_for_life(fd, place * _LSN.size):
+                yield LogPin(fd, place * _LSN.size)
                 return
         raise NoPlace(f"{PLACES} backups and checks of this store are in progress already")
     finally:
         os.close(fd)
 
 
-def held(lock_dir: Path) -> tuple[int, ...]:
-    """From where on the log is held, for each hold. Takes nothing. Raises `OSError`."""
+def pinned_lsns(lock_dir: Path) -> tuple[int, ...]:
+    """Return the LSN from which each pin keeps the log. Takes no lock. Raises `OSError`."""
     try:
         fd = os.open(lock_dir / NAME, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

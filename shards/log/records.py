@@ -6,7 +6,7 @@ commits together: a header of 64 bytes, little endian, and the payload::
     magic     4s   b"KVL1"
     kind      u8   1 DATA, 2 START, 3 STOP, 4 MARK, 5 FILLER
     -         u8   0
-    shard     u16  who wrote it; 0xFFFF: the supervisor. Says nothing about who owns its keys today
+    shard     u16  of its writer; 0xFFFF: the supervisor. Another shard may own its keys today
     events    u32  how many revisions it takes
     length    u32  of what follows the header
     lsn       u64  its own place
@@ -21,7 +21,7 @@ commits together: a header of 64 bytes, little endian, and the payload::
   may raise the revision. STOP is the last record of a run that ended cleanly. MARK says by its `synced`, which is its
   own place, that everything before it is flushed.
 - A record never crosses a segment's end. FILLER skips to it: `length` counts the bytes left, which may be anything
-  and are not in its CRC. Where not even a header fits, nothing stands, and the next record starts the next segment.
+  and are not in its CRC. Where not even a header fits, no record is written, and the next one starts the next segment.
 - Segments are used again without being cleared. Old bytes are not records: their LSN is another. Bytes that a client
   made up are not records: the CRC needs the secret.
 """
@@ -113,26 +113,26 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checksum(payload: bytes, secret: int) -> int:
-    """The payload's part of a record's CRC: what can be computed before the record's place is known."""
+    """Compute the payload's part of a record's CRC, which does not depend on the record's place."""
     return crc32(payload, secret)
 
 
 def seal(
     kind: int, shard: int, events: int, length: int, lsn: int, synced: int, revision: int, now: Now, begun: int
 ) -> bytes:
-    """The header of a record whose payload has `length` bytes and the `checksum` `begun`."""
+    """Build the header of a record whose payload has `length` bytes and the `checksum` `begun`."""
     wall_ms, steady_ms = now
     head = _HEAD.pack(_MAGIC, kind, shard, events, length, lsn, synced, revision, wall_ms, steady_ms - wall_ms)
     return head + _CRC.pack(crc32(head, begun))
 
 
 def filler(lsn: int, length: int, synced: int, now: Now, secret: int) -> bytes:
-    """The header of a FILLER that skips `length` bytes after itself."""
+    """Build the header of a FILLER that skips `length` bytes behind itself."""
     return seal(FILLER, NO_SHARD, 0, length, lsn, synced, 0, now, checksum(b"", secret))
 
 
 def encode(record: Record, secret: int) -> bytes:
-    """The whole record as it stands in the log. (Of a FILLER the header: what follows it is not said.)"""
+    """Encode the whole record as it is in the log; of a FILLER only the header."""
     begun, length = checksum(record.payload, secret), record.end - record.lsn - HEADER
     return (
         seal(
@@ -151,7 +151,7 @@ def encode(record: Record, secret: int) -> bytes:
 
 
 def decode_header(buffer: bytes, at: int = 0) -> Record | None:
-    """The record whose header stands at `at`, without its payload and UNCHECKED; None if there is no header."""
+    """Decode the header at `at`, UNCHECKED and without its payload; None if there is no header."""
     if len(buffer) - at < HEADER:
         return None
     magic, kind, shard, events, length, lsn, synced, revision, time_ms, behind_ms = _HEAD.unpack_from(buffer, at)
@@ -161,8 +161,10 @@ def decode_header(buffer: bytes, at: int = 0) -> Record | None:
 
 
 def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None) -> Record | None:
-    """The whole record at `at`, of LSN `expected` if that is given; None if what stands there is none, is damaged or
-    goes on behind the buffer's end."""
+    """Decode the whole record at `at`, of LSN `expected` if that is given.
+
+    None if there is no record, it is damaged, or it continues behind the buffer's end.
+    """
     if len(buffer) - at < HEADER:
         return None
     magic, kind, shard, events, length, lsn, synced, revision, time_ms, behind_ms = _HEAD.unpack_from(buffer, at)
@@ -182,7 +184,7 @@ def decode(buffer: bytes, secret: int, at: int = 0, expected: int | None = None)
 
 
 def walk(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
-    """The records that stand one after the other from `at` on in `buffer`, whose first byte is `lsn`.
+    """Yield consecutive records from `at` on in `buffer`, whose first byte is `lsn`.
 
     Stops at the first byte that doesn't fit: no record, another LSN, a wrong CRC, or the buffer's end. Fillers are
     yielded too.
@@ -196,7 +198,7 @@ def walk(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
 
 
 def search(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record]:
-    """Every whole record that stands anywhere from `at` on in `buffer`, whose first byte is `lsn`.
+    """Yield every whole record anywhere from `at` on in `buffer`, whose first byte is `lsn`.
 
     For what lies behind a place at which `walk` stopped: it says how far the log once was flushed.
     """
@@ -210,20 +212,20 @@ def search(buffer: bytes, lsn: int, secret: int, at: int = 0) -> Iterator[Record
 
 
 def follows(record: Record, next_revision: int) -> bool:
-    """Whether `record` may stand where `next_revision` comes next: only a START may raise it, a FILLER has none."""
+    """Whether `record` may be where `next_revision` comes next: only a START may raise it, a FILLER has none."""
     if record.kind == START:
         return record.revision >= next_revision
     return record.revision == next_revision or record.kind == FILLER
 
 
 def place(tail: int, size: int, segment: int) -> int:
-    """The LSN at which a record of `size` bytes goes when the log ends at `tail`: there, or in the next segment."""
+    """Return the LSN for a record of `size` bytes when the log ends at `tail`: there, or in the next segment."""
     left = segment - tail % segment
     return tail if size <= left else tail + left
 
 
 def is_trace(head: bytes, lsn: int, revision: int) -> bool:
-    """Whether `head`, what stands at `lsn`, may be left of a record that had its place there and began with `revision`.
+    """Whether `head`, the bytes at `lsn`, may be left of a record that was there and began with `revision`.
 
     Of two fields that are in no other record's header, damage would have to hit both.
     """

@@ -1,21 +1,20 @@
-"""What the supervisor does with the log before anybody appends: find its end, mend it, begin a run.
+"""Recovers the log before the first append: finds its end, cuts a torn tail, begins a run.
 
 The log is read from the manifest's position while magic, LSN, CRC and revision fit. The rest is a **torn tail**, which
-any crash may leave and nobody was promised, unless something says that it had been flushed: the `synced` of a record
+any crash may leave and no client was promised, unless something says that it had been flushed: the `synced` of a record
 behind it, or, as long as the machine has not been booted since, the `synced` of the old board or the position up to
 which a map was applied. Then it is **damage**, and nothing is touched. So is a log that ends before the end that the
 manifest knows of, a segment that is missing below that end or below a later segment, and one that is not whole.
 
 A torn tail is cut: zeroed to its segment's end, everything behind it removed, so that nothing of it can ever continue
-the log again. What stands above the highest `synced` found may be in the page cache alone, even if a flush seemed to
+the log again. Bytes above the highest `synced` found may be in the page cache alone, even if a flush seemed to
 succeed after one that failed: it is written again and flushed before it is trusted.
 
-Every function here needs the log to stand still: see `quiesce`.
+Every function here needs a log at rest: see `quiesce`.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
@@ -28,13 +27,12 @@ from shards.files import locks
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, BoardError, BoardOutOfReach
 from shards.log import records
-from shards.log.appender import SEGMENT, Files, segment_name, segment_numbers
+from shards.log.files import SEGMENT, segment_name, segment_numbers
+from shards.log.image import LogFold, LogImage
 from shards.log.manifest import Manifest
-from shards.log.records import FILLER, HEADER, NO_SHARD, START, STOP, Record, Start
+from shards.log.records import HEADER, NO_SHARD, START, STOP, Record, Start
 from shards.log.segments import make_segment, remove_behind, remove_below_gap
 from shards.wire.clock import BEGINNING, Now
-
-_CHUNK = 1 << 20
 
 
 class Damaged(Exception):
@@ -42,9 +40,9 @@ class Damaged(Exception):
 
     def __init__(self, lsn: int, segment: int, why: str) -> None:
         self.lsn, self.segment, self.offset = lsn, segment_name(lsn // segment), lsn % segment
-        super().__init__(self._say(why))
+        super().__init__(self._describe(why))
 
-    def _say(self, why: str) -> str:
+    def _describe(self, why: str) -> str:
         return (
             f"the log is damaged in segment {self.segment} at byte {self.offset}: {why}; "
             "restore the store from a backup, or see what `kvserver check --repair` would give up"
@@ -52,13 +50,13 @@ class Damaged(Exception):
 
 
 class OlderCopy(Damaged):
-    """The log ends in order, but what the last run left in memory goes on: the data directory was put back."""
+    """The log ends in order, but the memory of the last run is ahead of it: the data directory was put back."""
 
-    def _say(self, why: str) -> str:
+    def _describe(self, why: str) -> str:
         return (
             f"this is an older copy of the data directory than was served last: its log ends in segment {self.segment} "
-            f"at byte {self.offset}, {why}; put the newer one back, or, to go on with this one and give up what came "
-            "after, run `kvserver check --repair`"
+            f"at byte {self.offset}, {why}; put the newer one back, or, to continue with this one and give up later "
+            "changes, run `kvserver check --repair`"
         )
 
 
@@ -67,7 +65,7 @@ class StillRunning(Exception):
 
 
 class Recovered(NamedTuple):
-    """What recovery found.
+    """The result of a recovery.
 
     Attributes:
         tail: LSN at which the log ends. Everything below is flushed now.
@@ -88,149 +86,18 @@ class Recovered(NamedTuple):
     repaired: bool
 
 
-class Fold:
-    """What is known after the records that fit.
-
-    Attributes:
-        lsn: where the last of them ends.
-        next_revision: that comes next.
-        last_start: the last START; None if there was none.
-        synced: up to where the log was flushed at least.
-        last: the latest moment on record, by the steady clock; what was given as such if no record tells.
-        kind: of the last record, fillers not counted.
-    """
-
-    def __init__(self, lsn: int, next_revision: int, last_start: Start | None, last: Now = BEGINNING) -> None:
-        self.lsn, self.next_revision, self.last_start, self.last = lsn, next_revision, last_start, last
-        self.synced, self.kind = lsn, 0
-
-    def take(self, record: Record) -> bool:
-        """Go on behind `record` if it fits; whether it does."""
-        if not records.follows(record, self.next_revision):
-            return False
-        if record.kind != FILLER:
-            if self.kind == STOP and record.kind != START:
-                return False  # whole, but never appended: its writer died, and the STOP took its place
-            self.kind = record.kind
-        self.lsn = record.end
-        self.next_revision = max(self.next_revision, record.next_revision)
-        self.synced = max(self.synced, record.synced)
-        if record.kind == START or (record.kind != FILLER and record.now.steady_ms >= self.last.steady_ms):
-            self.last = record.now
-        if record.kind == START:
-            self.last_start = Start.decode(record.payload)
-        return True
-
-    def walk(self, buffer: bytes, base: int, secret: int, segment: int) -> Iterator[Record]:
-        """Take the records in `buffer`, a segment that begins at `base`, as far as they fit; yields each."""
-        for record in records.walk(buffer, base, secret, self.lsn - base):
-            if not self.take(record):
-                return
-            yield record
-        left = segment - self.lsn % segment
-        if left < HEADER:
-            self.lsn += left
-
-
-class _Image:
-    """The log's segments as they are found, whole segments at a time."""
-
-    def __init__(self, log_dir: Path, secret: int, segment: int, disk: Disk) -> None:
-        self.log_dir, self._secret, self._segment, self._disk = log_dir, secret, segment, disk
-        self._files = Files(log_dir, disk)
-        self.numbers = segment_numbers(disk.names(log_dir))
-
-    def losses(self, begin: int, end: int) -> Iterator[tuple[int, str]]:
-        """The LSN of what is missing of each segment, and how, where the log must reach from `begin` to `end`; of
-        several that are missing in a row, the first one's.
-
-        Segments follow each other without a gap: they are made, trimmed and removed one by one. And they are whole:
-        each was filled and synced before it got its name.
-        """
-        size, numbers = self._segment, self.numbers
-        expected, last = min([begin // size, *numbers]), max([(end - 1) // size, *numbers])
-        for number in (*numbers, last + 1):
-            if number > expected:
-                yield expected * size, "the segment is missing"
-            expected = number + 1
-            if number <= last and not self._disk.pread(self._files[number], 1, size - 1):
-                there = len(self._load(number))
-                yield number * size + there, f"the segment ends there, and not after {size} bytes"
-
-    def fold(self, fold: Fold) -> None:
-        """Take records into `fold`, from its LSN on, until one does not fit."""
-        while (number := fold.lsn // self._segment) in self.numbers:
-            for _ in fold.walk(self._load(number), number * self._segment, self._secret, self._segment):
-                pass
-            if fold.lsn // self._segment == number:
-                return
-
-    def behind(self, lsn: int) -> list[Record]:
-        """Every record that stands anywhere from `lsn` on, without its payload."""
-        found: list[Record] = []
-        for number in self.numbers:
-            base = number * self._segment
-            if base + self._segment > lsn:
-                begin = max(lsn - base, 0)
-                found += (
-                    record._replace(payload=b"")
-                    for record in records.search(self._load(number), base, self._secret, begin)
-                )
-        return found
-
-    def has_traces(self, lsn: int, revision: int) -> bool:
-        """Whether a record that began at `lsn` with `revision` may have stood there, whatever became of it."""
-        number, offset = divmod(lsn, self._segment)
-        found = self._disk.pread(self._files[number], HEADER, offset) if number in self.numbers else b""
-        return records.is_trace(found, lsn, revision)
-
-    def cut(self, lsn: int) -> None:
-        """Zero everything from `lsn` to its segment's end, whatever the page cache says is there. Not yet flushed."""
-        number, offset = divmod(lsn, self._segment)
-        if number in self.numbers:
-            for at in range(offset, self._segment, _CHUNK):
-                self.write(number * self._segment + at, bytes(min(_CHUNK, self._segment - at)))
-
-    def write_again(self, begin: int, end: int) -> None:
-        """Write the bytes from `begin` to `end` as they are. Not yet flushed."""
-        for number in self.numbers:
-            base = number * self._segment
-            last = min(end - base, self._segment)
-            for at in range(max(begin - base, 0), last, _CHUNK):
-                self.write(base + at, self._disk.pread(self._files[number], min(_CHUNK, last - at), at))
-
-    def write(self, lsn: int, data: bytes) -> None:
-        """Put `data`, which fits the segment, at `lsn`. Not yet flushed."""
-        number, offset = divmod(lsn, self._segment)
-        if self._disk.pwritev(self._files[number], [data], offset) != len(data):
-            raise OSError(errno.ENOSPC, "the log was written in part", str(self.log_dir / segment_name(number)))
-
-    def sync(self, begin: int) -> None:
-        """Flush every segment that holds a byte from `begin` on."""
-        for number in self.numbers:
-            if (number + 1) * self._segment > begin:
-                self._disk.fdatasync(self._files[number])
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-
-    def _load(self, number: int) -> bytes:
-        return self._disk.pread(self._files[number], self._segment, 0)
-
-
 class Examined(NamedTuple):
-    """What the log's files hold, before anything is done about it.
+    """What the log's files hold, before anything is changed.
 
     Attributes:
         fold: over the records that fit, from the replay position on.
         losses: LSN and description of what is missing of segments.
-        behind: the records that stand behind the first one that does not fit, without payloads.
+        behind: the records behind the first one that does not fit, without payloads.
         synced: the highest LSN of what fits that something said was flushed.
         damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
     """
 
-    fold: Fold
+    fold: LogFold
     losses: list[tuple[int, str]]
     behind: list[Record]
     synced: int
@@ -238,8 +105,10 @@ class Examined(NamedTuple):
 
 
 def last_board(path: Path, manifest: Manifest, boot_id: str, believed: Collection[int] | None = None) -> Board | None:
-    """The board that the last run of the store's history left at `path`, if the machine was not booted since; to be
-    closed by the caller. Else None. `believed`: as of `Board.open`.
+    """Open the board that the last run of the store's history left at `path`, if the machine was not booted since; else
+    None.
+
+    The caller closes it. `believed` is that of `Board.open`.
 
     Raises `BoardOutOfReach`: what it says of the last flush must not be missed.
     """
@@ -256,7 +125,7 @@ def last_board(path: Path, manifest: Manifest, boot_id: str, believed: Collectio
     return None
 
 
-def examine(
+def examine_log(
     log_dir: Path,
     manifest: Manifest,
     *,
@@ -265,38 +134,38 @@ def examine(
     segment: int = SEGMENT,
     disk: Disk = DISK,
 ) -> Examined:
-    """Look at the log from the replay position of `manifest` on; changes nothing. Arguments as of `recover`."""
-    image = _Image(log_dir, manifest.secret, segment, disk)
-    fold = Fold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
+    """Examine the log from the replay position of `manifest` on; change nothing. Arguments as of `recover_log`."""
+    image = LogImage(log_dir, manifest.secret, segment, disk)
+    fold = LogFold(manifest.replay_lsn, manifest.replay_revision + 1, manifest.last_start, manifest.end_now)
     try:
-        return _examine(image, fold, segment, manifest.end_lsn, old_board, applied)
+        return _examine_image(image, fold, segment, manifest.end_lsn, old_board, applied)
     finally:
         image.close()
 
 
-def _examine(
-    image: _Image, fold: Fold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
+def _examine_image(
+    image: LogImage, fold: LogFold, segment: int, end_lsn: int, old_board: Board | None, applied: Iterable[int]
 ) -> Examined:
-    """Take what fits into `fold`, and see what is to be said of the rest."""
+    """Take the records that fit into `fold`, and judge the rest."""
     losses = list(image.losses(fold.lsn, max(fold.lsn, end_lsn)))
     image.fold(fold)
     behind = image.behind(fold.lsn)
-    told = [fold.synced, end_lsn, *(r.synced for r in behind)]
-    flushed = [*told, *([old_board.log.synced] if old_board else [])]
+    in_files = [fold.synced, end_lsn, *(r.synced for r in behind)]
+    flushed = [*in_files, *([old_board.log.synced] if old_board else [])]
     there = [*flushed, *applied]  # a map may be ahead of the flush, not of the page cache
     damage = None
     if losses:
         damage = Damaged(losses[0][0], segment, losses[0][1])
     elif not records.is_torn(fold.lsn, there):
         more = max(there) - fold.lsn
-        if records.is_torn(fold.lsn, told) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
+        if records.is_torn(fold.lsn, in_files) and not behind and not image.has_traces(fold.lsn, fold.next_revision):
             damage = OlderCopy(fold.lsn, segment, f"and what is in memory of this boot goes on for {more} bytes")
         else:
             damage = Damaged(fold.lsn, segment, f"no record can be read there, but the log went on for {more} bytes")
     return Examined(fold, losses, behind, min(max(flushed), fold.lsn), damage)
 
 
-def recover(
+def recover_log(
     log_dir: Path,
     secret: int,
     replay_lsn: int,
@@ -324,10 +193,10 @@ def recover(
 
     Raises `Damaged`, having changed nothing; `OSError`. May be killed and called again.
     """
-    image = _Image(log_dir, secret, segment, disk)
+    image = LogImage(log_dir, secret, segment, disk)
     try:
-        fold = Fold(replay_lsn, replay_revision + 1, last_start, last)
-        found = _examine(image, fold, segment, end_lsn, old_board, applied)
+        fold = LogFold(replay_lsn, replay_revision + 1, last_start, last)
+        found = _examine_image(image, fold, segment, end_lsn, old_board, applied)
         if found.damage and not repair:
             raise found.damage
         for lsn, _ in found.losses:
@@ -369,7 +238,7 @@ def begin_history(
     record = Record(START, NO_SHARD, 0, lsn, lsn + size, tail, next_revision, now.wall_ms, payload, now.behind_ms)
     if lsn // segment not in segment_numbers(disk.names(log_dir)):
         make_segment(log_dir, lsn // segment, segment, disk)
-    image = _Image(log_dir, secret, segment, disk)
+    image = LogImage(log_dir, secret, segment, disk)
     try:
         if lsn - tail >= HEADER:
             image.write(tail, records.filler(tail, lsn - tail - HEADER, tail, now, secret))
@@ -382,7 +251,7 @@ def begin_history(
 
 @contextmanager
 def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
-    """Hold the locks of append, of flush, of snapshots and of every shard there ever was: log and manifest stand still.
+    """Hold the locks of append, flush, snapshots and every shard that ever was, so that log and manifest do not change.
 
     Waits up to `timeout_s` seconds in all for the dying: SIGKILL takes effect after a write, and not while a disk
     hangs. The store's own lock is the caller's. Raises `StillRunning`.
@@ -392,7 +261,7 @@ def quiesce(lock_dir: Path, timeout_s: float = 30.0) -> Iterator[None]:
         for path in [*(lock_dir / name for name in ("append", "flush", "snapshot")), *sorted(lock_dir.glob("shard-*"))]:
             fd = locks.open_lock(path)
             held.callback(os.close, fd)
-            take = _try_turn if path.name in ("append", "flush") else locks.try_hold
+            take = _try_turn if path.name in ("append", "flush") else locks.try_acquire_for_life
             while not take(fd):
                 if time.monotonic() >= give_up_at:
                     raise StillRunning(f"a process of an earlier run still holds {path}")

@@ -1,6 +1,6 @@
-"""Cuts a damaged log knowingly: what stands behind the damage is given up, and a new history begins at the next start.
+"""Cuts a damaged log knowingly: everything behind the damage is given up, and the next start begins a new history.
 
-What cannot be mended: a manifest, for its secret is in no other place, and a snapshot.
+A manifest cannot be repaired, for its secret is in no other place, and neither can a snapshot.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from typing import NamedTuple
 import msgspec
 
 from shards.files.disk import DISK
-from shards.log.appender import SEGMENT, segment_name, segment_numbers
+from shards.log.files import SEGMENT, segment_name, segment_numbers
 from shards.log.manifest import Manifest
-from shards.log.recovery import Examined, recover
+from shards.log.recovery import Examined, recover_log
 
 
 class Loss(NamedTuple):
-    """What a cut gives up: the revisions `first` to `last`, as far as they are known; none if `last` is below."""
+    """What a cut gives up: the revisions `first` to `last`, as far as known; none if `last` is below `first`."""
 
     first: int
     last: int
 
 
 def loss_of(found: Examined, manifest: Manifest) -> Loss:
-    """What cutting the log as it was `found` gives up."""
+    """Return what a cut gives up, where the log is as `found`."""
     behind = [record.next_revision - 1 for record in found.behind]
     return Loss(found.fold.next_revision, max([manifest.end_revision, *behind]))
 
 
-def repair(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int = SEGMENT) -> None:
+def cut_at_damage(data_dir: Path, manifest: Manifest, found: Examined, *, segment: int = SEGMENT) -> None:
     """Cut the log of the stopped store in `data_dir` at its damage, durably. The snapshot stays, and what it has.
 
     The caller holds the store. May be killed and called again. Raises `OSError`.
     """
-    end = recover(
+    end = recover_log(
         data_dir / "log",
         manifest.secret,
         manifest.replay_lsn,

@@ -3,7 +3,7 @@
 A segment is filled with zeros before it is used, because flushing a few KB costs half as much again where a file grows
 or is only allocated. It is filled in steps with pauses, since a burst of 64 MiB holds up the flushes beside it; under
 a temporary name, so that what has a segment's name is whole; then synced, renamed, the directory synced, and only then
-shown on the board as `ready`. What was trimmed waits as a spare and becomes a segment the same way, uncleared: old
+shown on the board as `ready`. A trimmed segment waits as a spare and becomes a segment the same way, uncleared: old
 bytes carry another LSN.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 from shards.files.disk import DISK, Disk
 from shards.host.board import Board, LogWords
 from shards.log import records
-from shards.log.appender import SEGMENT, segment_name, segment_numbers
-from shards.wire.os_errors import NO_SPACE
+from shards.log.files import SEGMENT, segment_name, segment_numbers
+from shards.wire.errors import NO_SPACE
 
 _STEP = 4 << 20
 _PAUSE_S = 0.02
@@ -68,8 +68,10 @@ def remove_behind(log_dir: Path, number: int, disk: Disk = DISK) -> None:
 
 
 def remove_below_gap(log_dir: Path, number: int, disk: Disk = DISK) -> None:
-    """Remove, durably, the segments below `number` that are cut off from it by one that is missing: nobody can read on
-    from them. Raises `OSError`."""
+    """Remove, durably, the segments below `number` that a missing one cuts off: no reader could continue from them.
+
+    Raises `OSError`.
+    """
     numbers = segment_numbers(disk.names(log_dir))
     joined = number
     while joined - 1 in numbers:
@@ -81,13 +83,16 @@ def remove_below_gap(log_dir: Path, number: int, disk: Disk = DISK) -> None:
 
 
 def trim_limit(tail: int, replay: int, retention: int, backups: tuple[int, ...] = ()) -> int:
-    """The LSN below which the log may be trimmed: nothing that a restart (from `replay`, as the durable manifest says)
-    or a backup in progress needs, and not the last `retention` bytes."""
+    """Return the LSN below which the log may be trimmed.
+
+    Kept are what a restart (from `replay`, as the durable manifest says) or a backup in progress needs, and the last
+    `retention` bytes.
+    """
     return max(0, min(tail - retention, replay, *backups))
 
 
 class Segments:
-    """Keeps a segment ready ahead of the log's end, and takes those away that nobody needs.
+    """Keeps a segment ready ahead of the log's end, and trims those that are no longer needed.
 
     Runs in one thread of the supervisor; every call may take as long as the disk does, but holds no lock.
     """
@@ -97,22 +102,22 @@ class Segments:
         self._log_dir, self._secret = Path(board.facts.log_dir), board.facts.secret
         self._gave_up = False
 
-    def adopt(self, tail: int, next_revision: int) -> None:
-        """Show on a new board the history that recovery found, all of it flushed, and the segments there are.
+    def adopt_history(self, tail: int, next_revision: int) -> None:
+        """Publish on a new board the history that recovery found, all of it flushed, and the segments there are.
 
         Writes the words of the history, `synced`, `ready`, `oldest` and `oldest_revision`. Raises `OSError`.
         """
-        numbers = self._numbers()
+        numbers = self._list_numbers()
         self._board.advance(tail, next_revision)
         self._words.synced = tail
         self._words.ready = (numbers[-1] + 1) * self._segment
         self._show_oldest(numbers[0])
 
-    def prepare(self, expendable: Callable[[], int] = lambda: 0) -> bool:
+    def prepare_next(self, expendable: Callable[[], int] = lambda: 0) -> bool:
         """Make one more segment if less than a whole one is ready behind the log's end; whether it did.
 
         To be called again and again. If there is no space, the segments that lie wholly below the LSN `expendable()`
-        are trimmed to have it; if there are none, `full` is set on the board, and cleared when there is space again.
+        are trimmed to make some; if there are none, `full` is set on the board, and cleared when there is space again.
         Raises `OSError` for anything else.
         """
         tail, _ = self._board.history()
@@ -120,32 +125,32 @@ class Segments:
         if ready - tail >= self._segment:
             return False
         try:
-            self._make(ready // self._segment)
+            self._make_next(ready // self._segment)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
             if self.trim(expendable()):
                 self._say_what_is_given_up()
-                return self.prepare(expendable)
+                return self.prepare_next(expendable)
             if not words.full:
                 words.log_full_since_ms = self._board.now_ms()
                 words.full = 1
             return False
-        words.tell_of_file(LogWords.ready, ready + self._segment)
+        words.store_after_file(LogWords.ready, ready + self._segment)
         words.full = 0
         return True
 
     def trim(self, below: int) -> int:
-        """Take away the segments that lie wholly below the LSN `below`; how many. Some are kept as spares.
+        """Trim the segments wholly below the LSN `below`, and return their number. Some are kept as spares.
 
         The board's `oldest` and `oldest_revision` are raised first. Raises `OSError`.
         """
-        numbers = self._numbers()
+        numbers = self._list_numbers()
         doomed = [number for number in numbers[:-1] if (number + 1) * self._segment <= below]
         if not doomed:
             return 0
         self._show_oldest(doomed[-1] + 1)
-        spares = len(self._spares())
+        spares = len(self._list_spares())
         for number in doomed:
             path = self._log_dir / segment_name(number)
             if spares < _SPARES:
@@ -157,39 +162,39 @@ class Segments:
         return len(doomed)
 
     def count(self) -> int:
-        """How many segments there are, spares not counted."""
-        return len(self._numbers())
+        """Count the segments, without spares."""
+        return len(self._list_numbers())
 
     def _say_what_is_given_up(self) -> None:
         if not self._gave_up:
             log.warning(
-                "there is no space left for the log in %s: it keeps only what a restart needs, and readers of the feed "
-                "that are further behind must start anew",
+                "no space left for the log in %s: it keeps only what a restart needs, and feed clients that are "
+                "further behind must start anew",
                 self._log_dir,
             )
         self._gave_up = True
 
-    def _numbers(self) -> list[int]:
+    def _list_numbers(self) -> list[int]:
         return segment_numbers(self._disk.names(self._log_dir))
 
-    def _spares(self) -> list[str]:
+    def _list_spares(self) -> list[str]:
         return sorted(name for name in self._disk.names(self._log_dir) if name.endswith(_SPARE_SUFFIX))
 
-    def _make(self, number: int) -> None:
-        spares = self._spares()
+    def _make_next(self, number: int) -> None:
+        spares = self._list_spares()
         if not spares:
-            make_segment(self._log_dir, number, self._segment, self._disk, self._pause)
+            make_segment(self._log_dir, number, self._segment, self._disk, self._pause_for_flushes)
             return
         self._disk.rename(self._log_dir / spares[0], self._log_dir / segment_name(number))
         self._disk.sync_directory(self._log_dir)
 
-    def _pause(self) -> None:
-        """Let flushes pass, unless there is less than half a segment left: who finds none at all waits for longer."""
+    def _pause_for_flushes(self) -> None:
+        """Let flushes pass, unless less than half a segment is left: to wait for a segment would take longer."""
         if self._words.ready - self._board.history()[0] >= self._segment // 2:
             self._disk.pause(_PAUSE_S)
 
     def _show_oldest(self, number: int) -> None:
-        """Segment `number` is the oldest: it starts with a record, whose revision is the oldest that can be read."""
+        """Publish segment `number` as the oldest, and the revision of its first record as the oldest to be read."""
         lsn = number * self._segment
         tail, following = self._board.history()
         if lsn < tail:

@@ -1,12 +1,12 @@
-"""How a shard comes by its map: keep it, or build it from the snapshot, then replay the log.
+"""Gives a shard its map: keeps the last one, or builds one from the snapshot, then replays the log.
 
 - **Restart of a shard** (the board names a map of this run): LMDB left the last commit, so all that can be missing is
   the record in the row's open words. The log is flushed first: nothing is shown before it is durable.
 - **Start of the server**: a map of the same boot, store, epoch and number of shards is kept if the log still reaches
   back to what is applied to it, and the log is replayed from there.
 - Else it is **built**: the shard's own file of the snapshot, or, if the snapshot has another number of shards, its
-  slots out of all files, and then the log from the manifest's position. Always by slot: who wrote a record says nothing
-  about who owns its keys today. An event is skipped up to what is applied to the file that its key came from.
+  slots out of all files, and then the log from the manifest's position. Always by slot: the writer
+  of a record need not own its keys today. An event is skipped up to what is applied to the file that its key came from.
 
 A map is built under a temporary name, gets its identity last, and is renamed in; only then does the board name it.
 
@@ -25,15 +25,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.host.board import NONE, Board, ShardRow
-from shards.log.appender import Log, LogError, LogReader, Trimmed
+from shards.log.appender import LogAppender
+from shards.log.files import LogError, Trimmed
 from shards.log.manifest import Manifest, SnapshotFile
+from shards.log.reader import LogReader
 from shards.log.records import HEADER, START
-from shards.maps.layout import FORMAT, Identity, Look, MapError, map_generations, map_path, read_meta
-from shards.maps.owner import NOT_MINE, MapFull, ShardMap
+from shards.maps.layout import FORMAT, Identity, MapError, MapFull, MetaReader, map_generations, map_path, read_meta
+from shards.maps.owner import NOT_MINE, MapOwner
 from shards.maps.snapshot import Snapshot, SnapshotError
 from shards.maps.space import free_bytes
-from shards.wire.os_errors import NO_SPACE
-from shards.wire.slots import SLOTS, slots_of
+from shards.wire.errors import NO_SPACE
+from shards.wire.keys import SLOTS, slots_of
 
 _BATCH = 4 << 20  # bytes of log or snapshot in one transaction
 _BALLAST_NAME = re.compile(r"shard-([0-9]{1,3})\.ballast")
@@ -45,8 +47,8 @@ class RestoreError(Exception):
     """A map cannot be brought into being; the message says why and what can be done."""
 
 
-def open_map(board: Board, shard: int) -> ShardMap:
-    """The map of `shard`, with everything applied that the log holds of its keys.
+def open_map(board: Board, shard: int) -> MapOwner:
+    """Open the map of `shard`, with everything applied that the log holds of its keys.
 
     Only the process that holds the shard's lock for life may. Flushes the log; keeps, builds and removes maps in the
     map directory; beats the row's heart, sets its `map_generation`, clears its open words.
@@ -56,10 +58,10 @@ def open_map(board: Board, shard: int) -> ShardMap:
     return _Restore(board, shard).run()
 
 
-def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Look = read_meta) -> list[int]:
-    """For each map that this boot left in `map_dir` of this history: the LSN up to which the log is applied to it.
+def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: MetaReader = read_meta) -> list[int]:
+    """Return, for each map of this history that this boot left in `map_dir`, the LSN up to which it is applied.
 
-    What was applied had been in the log. `look`: `Apart.read_meta` where a torn map must not end this process.
+    What was applied had been in the log. `look`: `Sandbox.read_meta` where a torn map must not end this process.
     """
     found = []
     for shard, generation in map_generations(map_dir):
@@ -70,11 +72,12 @@ def kept_applied(map_dir: Path, store: str, boot_id: str, epoch: str, look: Look
     return found
 
 
-def discard_maps(board: Board, look: Look = read_meta) -> None:
-    """Remove from the map directory what no shard of the run that `board` begins can keep: maps of another run's
-    history, boot or number of shards, or that the log does not reach; what was left half built or half removed.
+def discard_maps(board: Board, look: MetaReader = read_meta) -> None:
+    """Remove the maps that no shard of the run that `board` begins can keep, and leftovers of builds and removals.
 
-    To be called while no shard runs, by who has recovered the log. What cannot be removed is left. `look`: see
+    These are maps of another run's history, boot or number of shards, and maps that the log does not reach.
+
+    Call it while no shard runs, after the log was recovered. What cannot be removed is left. `look`: see
     `kept_applied`.
     """
     map_dir, tail = Path(board.facts.map_dir), board.history()[0]
@@ -86,7 +89,7 @@ def discard_maps(board: Board, look: Look = read_meta) -> None:
             if identity == identity_of(board, shard) and board.log.oldest <= lsn <= tail:
                 kept.add(shard)
                 continue
-        _remove(path)
+        _remove_map(path)
     for path in [*map_dir.glob("shard-*.new"), *map_dir.glob("shard-*.old")]:
         shutil.rmtree(path, ignore_errors=True)
     for path in map_dir.glob("shard-*.ballast"):
@@ -96,15 +99,15 @@ def discard_maps(board: Board, look: Look = read_meta) -> None:
 
 
 def identity_of(board: Board, shard: int) -> Identity:
-    """Whose map a map of `shard` is in the run that `board` shows."""
+    """Return the identity of a map of `shard` in the run that `board` shows."""
     facts = board.facts
     return Identity(
         format=FORMAT, store=facts.store, epoch=facts.epoch, boot_id=facts.boot_id, shard=shard, shards=facts.shards
     )
 
 
-def _remove(path: Path) -> None:
-    """Remove a map. Readers may still be in it; none that comes late may add a file to what is being removed."""
+def _remove_map(path: Path) -> None:
+    """Remove a map. Rename it first, so that a late reader cannot create files in a directory being deleted."""
     old = path.with_name(path.name + ".old")
     with contextlib.suppress(OSError):
         path.rename(old)
@@ -112,9 +115,10 @@ def _remove(path: Path) -> None:
 
 
 def fill(
-    new: ShardMap, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
+    new: MapOwner, snapshot: Snapshot, files: Sequence[SnapshotFile], mine: range, beat: Callable[[], object]
 ) -> Sequence[int]:
-    """Put the keys of the slots `mine` out of `files` into `new`; the floors for the replay. Calls `beat` now and then.
+    """Put the keys of the slots `mine` out of `files` into `new`; return the floors for the replay. Calls `beat` now
+    and then.
 
     Raises `SnapshotError`, `MapFull`.
     """
@@ -130,7 +134,7 @@ def fill(
 
 
 class _Restore:
-    """One run of `open_map`."""
+    """The state of one `open_map`."""
 
     def __init__(self, board: Board, shard: int) -> None:
         facts = board.facts
@@ -142,65 +146,65 @@ class _Restore:
         self._mine = slots_of(shard, facts.shards)
         self._reader = LogReader(Path(facts.log_dir), facts.secret)
 
-    def run(self) -> ShardMap:
+    def run(self) -> MapOwner:
         try:
-            self._flush()
-            found = self._restart() if self._row.map_generation else None
+            self._flush_log()
+            found = self._reopen_after_restart() if self._row.map_generation else None
             if found is None:
-                # Whoever reads is told that there is no map, so nobody is shown less than the watermark covers.
+                # Readers learn that there is no map, so none of them sees less than the watermark covers.
                 self._row.map_generation = 0
                 self._row.clear_open()
-                found = self._keep() or self._build_alone()
+                found = self._keep_newest() or self._build_alone()
             generation, kept = found
         finally:
             self._reader.close()
-        self._row.tell_of_file(ShardRow.map_generation, generation)
+        self._row.store_after_file(ShardRow.map_generation, generation)
         self._row.clear_open()
         self._remove_others(generation)
         return kept
 
-    def _flush(self) -> None:
-        flusher = Log(self._board, None)
+    def _flush_log(self) -> None:
+        flusher = LogAppender(self._board, None)
         try:
             flusher.flush(self._board.history()[0])
         finally:
             flusher.close()
 
-    def _restart(self) -> tuple[int, ShardMap] | None:
+    def _reopen_after_restart(self) -> tuple[int, MapOwner] | None:
         generation = self._row.map_generation
-        found = self._open(generation)
+        found = self._open_own(generation)
         if found is None:
             log.warning("the map of shard %d is not usable any more", self._shard)
             return None
         try:
             if self._row.open != NONE:
-                self._replay(found, self._row.open, self._floors(found.applied[1]))
+                self._replay_log(found, self._row.open, self._floors_at(found.applied[1]))
         except MapError as error:
             log.warning("the map of shard %d is not usable any more: %s", self._shard, error)
             found.close()
             return None
         return generation, found
 
-    def _keep(self) -> tuple[int, ShardMap] | None:
-        """The newest map that an earlier run of this history left."""
+    def _keep_newest(self) -> tuple[int, MapOwner] | None:
+        """Open the newest map that an earlier run of this history left, and replay the log."""
         tail, _ = self._board.history()
         kept = []
         for shard, generation in map_generations(self._map_dir):
             with contextlib.suppress(MapError):
                 if shard == self._shard:
                     _, (lsn, revision) = read_meta(map_path(self._map_dir, shard, generation))
-                    if self._board.log.oldest <= lsn <= tail and self._continues(lsn, revision):
+                    if self._board.log.oldest <= lsn <= tail and self._log_continues(lsn, revision):
                         kept.append((lsn, generation))
         for lsn, generation in sorted(kept, reverse=True):
-            found = self._open(generation)
+            found = self._open_own(generation)
             if found is None:
                 continue
-            if found.full:  # its free pages are no use to large values; built anew it has none
+            if found.storage.full:  # its free pages are no use to large values; built anew it has none
                 found.close()
                 shutil.rmtree(map_path(self._map_dir, self._shard, generation))
                 continue
             try:
-                self._replay(found, lsn, self._floors(found.applied[1]))
+                self._replay_log(found, lsn, self._floors_at(found.applied[1]))
             except (Trimmed, MapError) as error:
                 log.warning("the map of shard %d is not kept: %s", self._shard, error)
                 found.close()
@@ -209,9 +213,12 @@ class _Restore:
             return generation, found
         return None
 
-    def _continues(self, lsn: int, revision: int) -> bool:
-        """Whether the log goes on behind a map to which it is applied up to there. A map of a run that the data
-        directory has lost, put back to an older copy, is of another log."""
+    def _log_continues(self, lsn: int, revision: int) -> bool:
+        """Whether the log continues a map that is applied up to there.
+
+        It does not if the data directory was put back to an older copy: then the map is of a run that the log does not
+        know.
+        """
         tail, following = self._board.history()
         try:
             found, _ = self._reader.read(lsn, tail, HEADER)
@@ -221,12 +228,12 @@ class _Restore:
             return following == revision + 1
         return found[0].revision == revision + 1 or (found[0].kind == START and found[0].revision > revision)
 
-    def _open(self, generation: int) -> ShardMap | None:
-        """The map of `generation` if it is there and this shard's."""
+    def _open_own(self, generation: int) -> MapOwner | None:
+        """Open the map of `generation` if it exists and is this shard's."""
         path = map_path(self._map_dir, self._shard, generation)
         try:
             read_meta(path)
-            found = ShardMap(path, self._ballast)
+            found = MapOwner(path, self._ballast)
         except MapError as error:
             log.warning("%s", error)
             return None
@@ -235,12 +242,12 @@ class _Restore:
             return None
         return found
 
-    def _build_alone(self) -> tuple[int, ShardMap]:
-        """A new map, after what there was is gone. Raises `MapFull`, which says what to do; then nothing is left."""
+    def _build_alone(self) -> tuple[int, MapOwner]:
+        """Build a map after the old ones are removed. Raises `MapFull`, which says what to do; then nothing is left."""
         self._remove_others(0)
         self._ballast.unlink(missing_ok=True)
         try:
-            return self._build()
+            return self._build_map()
         except (MapFull, OSError) as error:
             if isinstance(error, OSError) and error.errno not in NO_SPACE:
                 raise
@@ -251,8 +258,8 @@ class _Restore:
                 f"name a directory with more room with --map-dir ({error})"
             ) from None
 
-    def _build(self) -> tuple[int, ShardMap]:
-        """A new map. Begins again if a new snapshot replaces the one that is being read."""
+    def _build_map(self) -> tuple[int, MapOwner]:
+        """Build a map. Begin again if a new snapshot replaces the one that is being read."""
         while True:
             manifest = None if self._board.facts.in_memory else Manifest.load(self._data_dir)
             try:
@@ -263,7 +270,7 @@ class _Restore:
                         f"the map of shard {self._shard} cannot be built: {error}; restore the store from a backup"
                     ) from None
 
-    def _build_from(self, manifest: Manifest | None) -> tuple[int, ShardMap]:
+    def _build_from(self, manifest: Manifest | None) -> tuple[int, MapOwner]:
         path = self._new
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
@@ -272,32 +279,32 @@ class _Restore:
         own = next((f for f in files if (f.shard, f.shards) == (self._shard, self._identity.shards)), None)
         if snapshot and own:
             snapshot.copy(own, path / "data.mdb")
-        with contextlib.closing(ShardMap(path)) as new:
+        with contextlib.closing(MapOwner(path)) as new:
             if own:
-                floors = self._floors(own.revision)
+                floors = self._floors_at(own.revision)
             elif snapshot and files:
-                floors = fill(new, snapshot, files, self._mine, self._row.beat)
+                floors = fill(new, snapshot, files, self._mine, self._row.record_heartbeat)
             else:
-                floors = self._floors(0)
+                floors = self._floors_at(0)
             begin = manifest.replay_lsn if manifest else 0
-            self._replay(new, begin, floors)
+            self._replay_log(new, begin, floors)
             tail, following = self._board.history()
             new.identify(self._identity, tail, following - 1)
         generation = secrets.randbits(62) + 1
         path.rename(map_path(self._map_dir, self._shard, generation))
         log.debug("shard %d has built its map, replayed %d bytes", self._shard, tail - begin)
-        return generation, ShardMap(map_path(self._map_dir, self._shard, generation), self._ballast)
+        return generation, MapOwner(map_path(self._map_dir, self._shard, generation), self._ballast)
 
-    def _replay(self, target: ShardMap, lsn: int, floors: Sequence[int] | None) -> None:
+    def _replay_log(self, target: MapOwner, lsn: int, floors: Sequence[int] | None) -> None:
         """Apply what the log holds from `lsn` to its tail."""
         tail, _ = self._board.history()
         while lsn < tail:
             records, lsn = self._reader.read(lsn, tail, _BATCH)
             target.apply([record for record in records if record.events or record.kind == START], floors)
-            self._row.beat()
+            self._row.record_heartbeat()
 
-    def _floors(self, revision: int) -> Sequence[int] | None:
-        """The floors of a map to whose own slots everything up to `revision` is applied."""
+    def _floors_at(self, revision: int) -> Sequence[int] | None:
+        """Return the floors of a map to whose own slots everything up to `revision` is applied."""
         if len(self._mine) == SLOTS:
             return None
         return [revision if slot in self._mine else NOT_MINE for slot in range(SLOTS)]
@@ -306,4 +313,4 @@ class _Restore:
         """Remove the shard's other maps."""
         for shard, generation in map_generations(self._map_dir):
             if shard == self._shard and generation != kept:
-                _remove(map_path(self._map_dir, shard, generation))
+                _remove_map(map_path(self._map_dir, shard, generation))

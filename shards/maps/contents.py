@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from shards.files import locks, safe_files
-from shards.files.trusted_path import Planted, who
+from shards.files.trusted_path import Planted, user_name
 
 LOCK, OWNER = "lock", "owner"
 OWNER_NEW = OWNER + ".new"
@@ -50,7 +50,7 @@ class Contents:
         owner = os.fstat(self.fd).st_uid
         if owner not in believed:
             os.close(self.fd)
-            raise Planted(path, f"the directory {path} belongs to {who(owner)}")
+            raise Planted(path, f"the directory {path} belongs to {user_name(owner)}")
 
     def __enter__(self) -> Contents:
         return self
@@ -100,7 +100,7 @@ class Contents:
         the lock was removed meanwhile: by somebody who took the directory for stale."""
         with self._naming():
             lock = locks.open_lock(Path(f"/proc/self/fd/{self.fd}") / LOCK)  # in this directory, whatever its path
-        if not locks.hold(lock, timeout_s=timeout_s):
+        if not locks.acquire_for_life(lock, timeout_s=timeout_s):
             os.close(lock)
             return None
         if not self.holds(lock):
@@ -130,7 +130,7 @@ class Contents:
     def read(self, name: str, most: int) -> bytes:
         """All of the file `name`. Raises `OSError`, also if it has more than `most` bytes."""
         with self._naming():
-            return safe_files.read(Path(name), most, self.fd)
+            return safe_files.read_regular(Path(name), most, self.fd)
 
     def write_owner(self, content: bytes) -> None:
         """Say whose it is, in place of what stands there. Raises `OSError`."""

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import lmdb
 
-from shards.maps.layout import HEADER, HEADER_SIZE, Item, parse, parse_without_value, told
+from shards.maps.layout import HEADER, HEADER_SIZE, Item, parse_record, parse_without_value, with_wall_times
 from shards.wire.clock import Now, is_live
 
 _unpack = HEADER.unpack_from
 
 
 class MapCursor:
-    """See `MapReader.cursor`. Expired keys are met as others are; what moves it gives the key there, or None."""
+    """See `MapReader.cursor`. Expired keys are met, too. Each move returns the key there, or None."""
 
     def __init__(self, txn: lmdb.Transaction[memoryview], database: lmdb._Database, now: Now, values: bool) -> None:
         self._cursor, self._now, self._values = txn.cursor(database), now, values
 
     def seek(self, key: bytes) -> bytes | None:
         """Go to the first key that is not below `key`."""
-        return self._here(self._cursor.set_range(key) if key else self._cursor.first())
+        return self._key_here(self._cursor.set_range(key) if key else self._cursor.first())
 
     def seek_below(self, key: bytes | None) -> bytes | None:
         """Go to the last key that is below `key`; None: the last of all."""
         if key == b"":
             return None
         if key is None or not self._cursor.set_range(key):
-            return self._here(self._cursor.last())
-        return self._here(self._cursor.prev())
+            return self._key_here(self._cursor.last())
+        return self._key_here(self._cursor.prev())
 
     def next(self) -> bytes | None:
         """Go one up."""
-        return self._here(self._cursor.next())
+        return self._key_here(self._cursor.next())
 
     def prev(self) -> bytes | None:
         """Go one down."""
-        return self._here(self._cursor.prev())
+        return self._key_here(self._cursor.prev())
 
     def size(self) -> int | None:
-        """Bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
+        """Return the bytes of the value that `item` reads, 0 where it leaves values out; None if the key is expired."""
         self._record = record = self._cursor.value()
         _, _, expiry, _, _, length = _unpack(record)
         if not is_live(expiry, self._now):
@@ -45,8 +45,10 @@ class MapCursor:
         return len(record) - HEADER_SIZE - length if self._values else 0
 
     def item(self) -> Item:
-        """What the key holds whose size was just asked for."""
-        return told(parse(self._record) if self._values else parse_without_value(self._record), self._now)
+        """Return the item of the key whose size was just asked for."""
+        return with_wall_times(
+            parse_record(self._record) if self._values else parse_without_value(self._record), self._now
+        )
 
-    def _here(self, found: bool) -> bytes | None:
+    def _key_here(self, found: bool) -> bytes | None:
         return bytes(self._cursor.key()) if found else None

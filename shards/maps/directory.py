@@ -1,4 +1,4 @@
-"""The directory of the maps: where it is, whose it is, and what becomes of those that nobody needs.
+"""Chooses, locks and cleans the directory of the maps.
 
 Best in memory: a directory of the store's own under /dev/shm. It holds the maps, a `lock` for life that the supervisor
 takes, and `owner`, which names the data directory it is a view of. A directory left behind there is removed by the
@@ -6,7 +6,7 @@ next server that starts, but only if its lock is free and the store named in it 
 store that is merely stopped keeps its maps, which makes its next start short.
 
 Nothing is removed but what a server has put there, see `contents`: a directory that holds anything else, at whatever
-depth, is refused, whatever its `owner` says, which anybody can write.
+depth, is refused, whatever its `owner` file says, which can be forged.
 """
 
 from __future__ import annotations
@@ -21,79 +21,36 @@ from pathlib import Path
 import msgspec
 
 from shards.files import locks
-from shards.files.path_text import carried, named
+from shards.files.path_text import text_to_path
 from shards.files.safe_files import open_regular
-from shards.files.trusted_path import Planted, trusted, trusted_about
-from shards.host.logs import complain
-from shards.log.manifest import Manifest, ManifestError, NoManifest
-from shards.maps.contents import LOCK, OWNER, OWNER_NEW, Contents
+from shards.files.trusted_path import Planted, trusted_about, trusted_uids
+from shards.host.logs import print_error
+from shards.maps.contents import LOCK, Contents
+from shards.maps.directory_content import MapDirError, Owner, foreign_names, is_in_memory, read_owner
 from shards.maps.space import free_bytes
-from shards.wire.os_errors import what_helps
+from shards.wire.errors import what_helps
 
 SHM = Path("/dev/shm")
-MIN_ROOM = 256 << 20
+MIN_FREE_BYTES = 256 << 20
 """Bytes that must be free beside twice the last snapshot."""
 
 ON_DISK = "maps"
 """The map directory's name in the data directory."""
 
-_MOST_OWNER = 1 << 14
 _LOCK_S = 1.0  # the locks of a killed server are not all free at the same moment
 
 
-class MapDirError(Exception):
-    """The maps cannot be put there; the message names the directory, says why and what to do."""
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """Whose maps a directory holds. `data_dir`, as `pathtext.carried` makes it, is None for a store in memory, which
-    ends with its server."""
-
-    store: str
-    data_dir: str | None
-    device: int = 0
-    inode: int = 0
-
-    @classmethod
-    def of(cls, store: str, data_dir: Path | None) -> Owner:
-        """The owner that the store `store` in `data_dir` is."""
-        if data_dir is None:
-            return cls(store, None)
-        status = data_dir.stat()
-        return cls(store, carried(str(data_dir.resolve())), status.st_dev, status.st_ino)
-
-    def exists(self) -> bool:
-        """Whether the store is still in its data directory; True if that cannot be seen."""
-        if self.data_dir is None:
-            return False
-        try:
-            status = os.stat(named(self.data_dir))  # noqa: PTH116 - the text of a file, not a path of ours
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no path is like that
-            return False
-        except OSError:
-            return True
-        if (status.st_dev, status.st_ino) != (self.device, self.inode):
-            return False
-        try:
-            return (
-                Manifest.load(Path(named(self.data_dir))).store == self.store
-            )  # inodes of what was removed come again
-        except NoManifest:
-            return False
-        except ManifestError:
-            return True
-
-
 class MapDir:
-    """A map directory that this process has locked. `notice` tells the operator what is unusual about it, or is ''."""
+    """A map directory that this process has locked. `notice` warns the operator of something unusual, or is ''."""
 
     def __init__(self, path: Path, lock: int, owner: Owner, notice: str) -> None:
         self.path, self.notice = path, notice
         self._lock, self._owner = lock, owner
 
     def remove(self) -> None:
-        """Remove it with all maps, if it is still there, and give it up. What others have put there meanwhile stays.
-        Raises `OSError`."""
+        """Remove the directory with all maps, if it still exists, and unlock it. Foreign files in it stay. Raises
+        `OSError`.
+        """
         try:
             with Contents(self.path, [os.getuid()]) as found:
                 if found.holds(self._lock):
@@ -104,14 +61,16 @@ class MapDir:
         self.close()
 
     def leave(self) -> None:
-        """Give it up. The maps stay for the next start, unless the store is not in its data directory any more."""
+        """Unlock the directory. The maps stay for the next start, unless the store is no longer in its data
+        directory.
+        """
         if self._owner.exists():
             self.close()
         else:
             self.remove()
 
     def close(self) -> None:
-        """Give it up; the maps stay."""
+        """Unlock the directory; the maps stay."""
         os.close(self._lock)
 
 
@@ -129,7 +88,7 @@ def choose_map_dir(
     Raises `MapDirError`.
     """
     try:
-        return _choose(wanted, data_dir, Owner.of(store, data_dir), snapshot_bytes, shm)
+        return _choose_place(wanted, data_dir, Owner.of(store, data_dir), snapshot_bytes, shm)
     except OSError as error:
         place = error.filename or wanted or shm
         raise MapDirError(
@@ -139,12 +98,14 @@ def choose_map_dir(
 
 
 def release_all(shm: Path = SHM) -> int:
-    """Remove from `shm` the maps of this user that belong to nobody: whose store is not in its data directory any more,
-    or was in memory, and that no server uses. How many bytes that frees."""
+    """Remove from `shm` this user's maps without a store or server, and return how many bytes that frees.
+
+    These are maps whose store is no longer in its data directory, or was in memory, and that no server uses.
+    """
     return _remove_stale(shm)
 
 
-def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
+def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
     """Remove the maps of the stopped store `store` from those of `places` that hold any; how many bytes that frees.
 
     The next start builds them again. Raises `MapDirError` if a server uses them, `OSError`.
@@ -152,103 +113,109 @@ def release(places: Iterable[Path], store: str, data_dir: Path) -> int:
     owner, freed = Owner.of(store, data_dir), 0
     for path in places:
         try:
-            freed += _release(path, owner, trusted_about(data_dir))
+            freed += _release_map_dir(path, owner, trusted_about(data_dir))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except Planted as error:
-            complain(f"no maps are given back there: {error}")
+            print_error(f"no maps are given back there: {error}")
     return freed
 
 
-def _release(path: Path, owner: Owner, believed: Collection[int]) -> int:
-    """Remove the maps in `path` if they are `owner`'s, and `path` belongs to one of `believed`; how many bytes that
-    frees."""
+def _release_map_dir(path: Path, owner: Owner, believed: Collection[int]) -> int:
+    """Remove the maps in `path` if they are `owner`'s, and `path` belongs to one of `believed`; return how many bytes
+    that frees.
+    """
     with Contents(path, believed) as found:
-        if _owner(found) != owner:
+        if read_owner(found) != owner:
             return 0
-        lock = _lock(found)
+        lock = _lock_directory(found)
         try:
             freed = found.taken()
             found.empty(in_memory=False)
         finally:
             os.close(lock)
-        if path.name in (_name(owner), ON_DISK):  # else the operator has made it
+        if path.name in (_directory_name(owner), ON_DISK):  # else the operator has made it
             with contextlib.suppress(OSError):
                 found.remove(in_memory=False)
     return freed
 
 
 def usual_places(store: str, data_dir: Path, shm: Path = SHM) -> list[Path]:
-    """Where the maps of a store are, unless the operator says otherwise."""
-    return [shm / _name(Owner.of(store, data_dir)), data_dir / ON_DISK]
+    """Return where the maps of a store are, unless the operator says otherwise."""
+    return [shm / _directory_name(Owner.of(store, data_dir)), data_dir / ON_DISK]
 
 
-def _choose(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
+def _choose_place(wanted: Path | None, data_dir: Path | None, owner: Owner, snapshot_bytes: int, shm: Path) -> MapDir:
     if wanted is not None:
-        return _take(wanted.absolute(), owner, _little_room(wanted, snapshot_bytes))
-    in_shm = shm / _name(owner)
+        return _take_directory(wanted.absolute(), owner, _space_warning(wanted, snapshot_bytes))
+    in_shm = shm / _directory_name(owner)
     _remove_stale(shm, owner)
     on_disk = None if data_dir is None else data_dir / ON_DISK
-    need, room = _need(snapshot_bytes, in_shm, on_disk), _room(shm, in_shm)
-    if room >= need:
-        chosen = _take(in_shm, owner, "", named=True)
+    need, free = _bytes_wanted(snapshot_bytes, in_shm, on_disk), _bytes_available(shm, in_shm)
+    if free >= need:
+        chosen = _take_directory(in_shm, owner, "", reserved=True)
         if on_disk is not None:
             _give_up(on_disk, owner)
         return chosen
-    few = f"only {room >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    few = f"only {free >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
     if not _may_write(shm):
         few = f"this user cannot write to {shm}"
     if on_disk is None:
         raise MapDirError(f"{few}: make it larger (docker: --shm-size), or name another directory with --map-dir")
     _give_up(in_shm, owner)
-    return _take(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
+    return _take_directory(on_disk.absolute(), owner, f"{few}: they are in the data directory, which is slower")
 
 
-def _name(owner: Owner) -> str:
+def _directory_name(owner: Owner) -> str:
     return f"kvserver-{os.getuid()}-{owner.store}-{owner.device:x}-{owner.inode:x}"
 
 
-def _need(snapshot_bytes: int, *places: Path | None) -> int:
-    """Bytes that maps want: to grow to twice the last snapshot, and, where there is none yet or an old one, to be built
-    again as large as they are in one of `places`; and some more."""
-    largest = max(_taken(place, "shard-*/data.mdb") for place in places if place is not None)
-    return max(MIN_ROOM + 2 * snapshot_bytes, MIN_ROOM // 2 + largest)
+def _bytes_wanted(snapshot_bytes: int, *places: Path | None) -> int:
+    """Return the bytes that maps want, with a reserve.
+
+    They may grow to twice the last snapshot. Where there is none yet, or an old one, they may be built again as large
+    as they are in one of `places`.
+    """
+    largest = max(_bytes_of(place, "shard-*/data.mdb") for place in places if place is not None)
+    return max(MIN_FREE_BYTES + 2 * snapshot_bytes, MIN_FREE_BYTES // 2 + largest)
 
 
-def _room(place: Path, own: Path) -> int:
-    """Bytes that maps in `own` may have: what is free at `place`, and what they have already, since those that are not
-    kept are removed before others are built."""
+def _bytes_available(place: Path, own: Path) -> int:
+    """Return the bytes that maps in `own` may have: those free at `place`, and those that the old maps there take.
+
+    Maps that are not kept are removed before others are built.
+    """
     if not _may_write(place):
         return 0
-    return free_bytes(place) + _taken(own, "shard-*/data.mdb") + _taken(own, "shard-*.ballast")
+    return free_bytes(place) + _bytes_of(own, "shard-*/data.mdb") + _bytes_of(own, "shard-*.ballast")
 
 
 def _may_write(place: Path) -> bool:
     return os.access(place, os.W_OK | os.X_OK)
 
 
-def _taken(own: Path, pattern: str) -> int:
+def _bytes_of(own: Path, pattern: str) -> int:
     return sum(path.stat().st_blocks * 512 for path in own.glob(pattern))
 
 
-def _little_room(wanted: Path, snapshot_bytes: int) -> str:
+def _space_warning(wanted: Path, snapshot_bytes: int) -> str:
     place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
-    room, need = _room(place, wanted), _need(snapshot_bytes, wanted)
-    return "" if room >= need else f"only {room >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
+    free, need = _bytes_available(place, wanted), _bytes_wanted(snapshot_bytes, wanted)
+    return "" if free >= need else f"only {free >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
 
 
-def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
-    """Make `path` if needed, lock it and make it `owner`'s. `named`: only a server gives a directory this name."""
+def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = False) -> MapDir:
+    """Make `path` if needed, lock it and make it `owner`'s. `reserved`: only a server gives a directory this name."""
     while True:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _open_own(path) as found:
-            _check_directory(found, named)
+            _check_directory(found, reserved)
             try:
-                lock = _lock(found)
+                lock = _lock_directory(found)
             except FileNotFoundError:  # somebody took the directory for stale and removed it before we had the lock
                 continue
             try:
-                _settle(found, owner)
+                _claim_for(found, owner)
             except BaseException:
                 os.close(lock)
                 raise
@@ -256,8 +223,10 @@ def _take(path: Path, owner: Owner, notice: str, named: bool = False) -> MapDir:
 
 
 def _open_own(path: Path) -> Contents:
-    """Open the map directory `path`. Raises `MapDirError` if it is none of this user: /dev/shm is everybody's, a link
-    or a directory of another user may lie in wait there."""
+    """Open the map directory `path`. Raises `MapDirError` if it is none of this user.
+
+    /dev/shm is open to all users: a link or a directory of another user may lie in wait there.
+    """
     try:
         return Contents(path, [os.getuid()])
     except OSError as error:
@@ -266,8 +235,8 @@ def _open_own(path: Path) -> Contents:
     raise MapDirError(f"the map directory {path} must be a directory of this user: choose another with --map-dir")
 
 
-def _check_directory(found: Contents, named: bool) -> None:
-    strangers = _strangers(found, named)
+def _check_directory(found: Contents, reserved: bool) -> None:
+    strangers = foreign_names(found, reserved)
     if strangers:
         raise MapDirError(
             f"the map directory {found.path} holds other files ({min(strangers)}): name an empty directory with "
@@ -276,84 +245,57 @@ def _check_directory(found: Contents, named: bool) -> None:
     os.fchmod(found.fd, 0o700)
 
 
-def _strangers(found: Contents, named: bool = False) -> set[str]:
-    """The names of what no server has put there. Without an owner that is whatever was there before a server was,
-    unless the directory has a name that only a server gives."""
-    owner = _owner(found)
-    strangers = found.strangers(_in_memory(owner))
-    if strangers or named or owner is not None:
-        return strangers
-    return found.names() - {LOCK, OWNER_NEW}
+def _lock_directory(found: Contents) -> int:
+    """Lock a map directory for life.
 
-
-def _in_memory(owner: Owner | None) -> bool:
-    """Whether the maps of `owner` have its log beside them."""
-    return owner is not None and owner.data_dir is None
-
-
-def _lock(found: Contents) -> int:
-    """Raises `MapDirError` if another server has it, `FileNotFoundError` if it was removed meanwhile."""
+    Raises `MapDirError` if another server has it, `FileNotFoundError` if it was removed meanwhile.
+    """
     lock = found.lock(_LOCK_S)
     if lock is None:
         raise MapDirError(f"the map directory {found.path} is in use by another server: stop it, or give --map-dir")
     return lock
 
 
-def _settle(found: Contents, owner: Owner) -> None:
-    before, path = _owner(found), found.path
+def _claim_for(found: Contents, owner: Owner) -> None:
+    before, path = read_owner(found), found.path
     if before is not None and before != owner and before.exists():
         raise MapDirError(
-            f"the map directory {path} holds the maps of the store in {named(before.data_dir or '')}: give each its "
-            "own --map-dir"
+            f"the map directory {path} holds the maps of the store in {text_to_path(before.data_dir or '')}: give each "
+            "its own --map-dir"
         )
     if before == owner and owner.data_dir is not None:
         return  # nothing is written: there may be no room for it
-    found.empty(_in_memory(before))
+    found.empty(is_in_memory(before))
     found.write_owner(msgspec.json.encode(owner))
 
 
 def _give_up(path: Path, owner: Owner) -> None:
     """Remove the map directory `path` if it is `owner`'s; what cannot be removed is left."""
-    believed = trusted() if owner.data_dir is None else trusted_about(Path(named(owner.data_dir)))
+    believed = trusted_uids() if owner.data_dir is None else trusted_about(Path(text_to_path(owner.data_dir)))
     with contextlib.suppress(OSError, MapDirError), Contents(path, believed) as found:
-        whose = _owner(found)
-        if (whose is None or whose.store == owner.store) and not _strangers(found):
-            found.remove(_in_memory(whose))
-
-
-def _owner(found: Contents) -> Owner | None:
-    """Whose a map directory is; None: it does not say.
-
-    Raises `MapDirError` if that cannot be read by this version, `OSError` if it cannot be read at all: it may be
-    somebody's.
-    """
-    try:
-        text = found.read(OWNER, _MOST_OWNER)
-    except FileNotFoundError:
-        return None
-    try:
-        return msgspec.json.decode(text, type=Owner)
-    except (msgspec.MsgspecError, RecursionError):
-        raise MapDirError(
-            f"the map directory {found.path} holds a file {OWNER} that this program has not written: name an empty "
-            "directory with --map-dir"
-        ) from None
+        whose = read_owner(found)
+        if (whose is None or whose.store == owner.store) and not foreign_names(found):
+            found.remove(is_in_memory(whose))
 
 
 def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
-    """Remove the maps that belong to nobody, `mine` being who asks; how many bytes that frees."""
+    """Remove the maps without a store or server, for the store `mine`; return how many bytes that frees."""
     freed = 0
     for path in _own_directories(shm):
         # It may be removed by another server meanwhile, or be of another version.
         with contextlib.suppress(OSError, MapDirError), Contents(path, [os.getuid()]) as found:
-            owner = _owner(found)
+            owner = read_owner(found)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
                 continue  # without an owner, it was being removed by somebody who was killed, or is being made
             lock = open_regular(Path(LOCK), os.O_RDWR, found.fd)
             try:
-                if locks.try_hold(lock) and _owner(found) == owner and not _strangers(found, named=True):
+                if (
+                    locks.try_acquire_for_life(lock)
+                    and read_owner(found) == owner
+                    and not foreign_names(found, reserved=True)
+                ):
                     taken = found.taken()
-                    found.remove(_in_memory(owner))
+                    found.remove(is_in_memory(owner))
                     freed += taken
             finally:
                 os.close(lock)

@@ -1,4 +1,4 @@
-"""A map as a file: its name, its layout, and what can be said of it without being its owner or a reader.
+"""A map as a file: its name, its layout, and what it says of itself.
 
 A map is an LMDB environment, a directory `shard-<i>.<generation>` (hexadecimal) in the map directory, with two
 databases:
@@ -37,7 +37,7 @@ import msgspec
 from shards.files.safe_files import open_regular
 from shards.maps.space import free_bytes, growth_left
 from shards.wire.clock import Now, unix_ms
-from shards.wire.os_errors import NO_SPACE
+from shards.wire.errors import NO_SPACE
 
 FORMAT = 2
 FORMATS = (1, FORMAT)
@@ -67,9 +67,9 @@ class MapError(Exception):
 
 
 class Item(NamedTuple):
-    """What a key holds; see the module's docstring. `size` is that of the value, also where it was left out.
+    """The content of a key; see the module's docstring. `size` is that of the value, also where it was left out.
 
-    `expires_ms` is an expiry as it is stored, until `told` makes a wall time of it.
+    `expires_ms` is an expiry as it is stored, until `with_wall_times` makes a wall time of it.
     """
 
     revision: int
@@ -83,7 +83,7 @@ class Item(NamedTuple):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose view of which history a map is."""
+    """The store, run and shard whose view a map is."""
 
     format: int
     store: str
@@ -94,7 +94,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def map_path(map_dir: Path, shard: int, generation: int) -> Path:
-    """The directory of a shard's map."""
+    """Return the directory of a shard's map."""
     return map_dir / f"shard-{shard}.{generation:x}"
 
 
@@ -156,7 +156,7 @@ def _reserve_lock_file(path: Path) -> None:
 
 
 def map_generations(map_dir: Path) -> list[tuple[int, int]]:
-    """Shard and generation of every map in `map_dir`."""
+    """List shard and generation of every map in `map_dir`."""
     names = [_MAP_NAME.fullmatch(path.name) for path in map_dir.glob("shard-*.*")]
     return [(int(name[1]), int(name[2], 16)) for name in names if name]
 
@@ -165,17 +165,16 @@ Meta = tuple[Identity | None, tuple[int, int]]
 """Whose map it is (None: it is being filled), and what is applied to it: an LSN, a revision."""
 
 
-class Look(Protocol):
-    """`read_meta`, or something in its place."""
+class MetaReader(Protocol):
+    """`read_meta`, or a function in its place."""
 
     def __call__(self, path: Path, *, subdir: bool = True) -> Meta: ...
 
 
 def read_meta(path: Path, *, subdir: bool = True) -> Meta:
-    """What the map at `path` (or, unless `subdir`, in that file) says of itself.
+    """Read identity and position of the map at `path` (or, unless `subdir`, in that file).
 
-    For maps that nobody writes meanwhile. A file that was made up may end this process: see `shards.backup.sandbox`.
-    Raises `MapError`.
+    No process may write the map meanwhile. A forged file may end this process: see `sandbox`. Raises `MapError`.
     """
     data = path / "data.mdb" if subdir else path
     try:
@@ -218,8 +217,8 @@ def is_whole(head: bytes, size: int) -> bool:
     return bool((needed + 1) * page_size <= size)
 
 
-def parse(record: memoryview) -> Item:
-    """The item a record of `data` holds, its value copied."""
+def parse_record(record: memoryview) -> Item:
+    """Decode the item of a record of `data`, its value copied."""
     revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
     if length:
         value_at = HEADER_SIZE + length
@@ -231,9 +230,12 @@ def parse(record: memoryview) -> Item:
     )
 
 
-def told(item: Item, now: Now) -> Item:
-    """`item` with its times as people are told them at `now`: by the wall clock, and nothing was created or modified in
-    the future, though the clock may have said so then (RFC 9110, section 8.8.2.1)."""
+def with_wall_times(item: Item, now: Now) -> Item:
+    """Return `item` with its times by the wall clock at `now`.
+
+    Nothing is shown as created or modified in the future, though the clock may have said so then (RFC 9110, section
+    8.8.2.1).
+    """
     _, _, expiry, created_ms, modified_ms, *_ = item
     if expiry >= 0 and modified_ms <= now.wall_ms and created_ms <= now.wall_ms:
         return item
@@ -247,7 +249,7 @@ def told(item: Item, now: Now) -> Item:
 def scan(
     txn: lmdb.Transaction[memoryview], database: lmdb._Database, prefix: bytes, after: bytes | None
 ) -> Iterator[tuple[bytes, memoryview]]:
-    """Key and record of what starts with `prefix` and stands above `after`, in key order."""
+    """Yield key and record of the keys that start with `prefix` and are above `after`, in key order."""
     cursor = txn.cursor(database)
     start = prefix if after is None or after < prefix else after
     if not (cursor.set_range(start) if start else cursor.first()):
@@ -261,7 +263,7 @@ def scan(
 
 
 def parse_without_value(record: memoryview) -> Item:
-    """`parse`, with the value left empty."""
+    """`parse_record`, with the value left empty."""
     revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
     value_at = HEADER_SIZE + length
     content_type = str(record[HEADER_SIZE:value_at], "utf-8") if length else ""
@@ -293,7 +295,10 @@ def decode_identity(text: bytes | None, where: Path) -> Identity | None:
 
 
 def check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
-    """Revision, revision of the value, expiry and size, if `record` can be one. Raises `AssertionError`."""
+    """Check that `record` is possible; return its revision, revision of the value, expiry and size.
+
+    Raises `AssertionError`.
+    """
     assert len(record) >= HEADER_SIZE, f"{key!r}: a record of {len(record)} bytes"
     revision, value_revision, expires_ms, created_ms, modified_ms, length = _unpack(record)
     assert 0 < value_revision <= revision < 1 << 53, f"{key!r}: revision {revision}, of the value {value_revision}"
@@ -304,7 +309,7 @@ def check_record(key: bytes, record: memoryview) -> tuple[int, int, int, int]:
 
 
 def means_full(error: lmdb.Error, path: Path) -> bool:
-    """Whether `error`, of the map `path`, says that there is no room.
+    """Whether `error`, of the map `path`, means that there is no room.
 
     A file system that fills up, and tmpfs above all, writes less than it was given, which LMDB calls EIO. Where there
     is room, EIO is what it says: the disk fails.
@@ -314,10 +319,10 @@ def means_full(error: lmdb.Error, path: Path) -> bool:
         os.strerror(number) in words for number in (*NO_SPACE, errno.EFBIG)
     ):
         return True
-    return os.strerror(errno.EIO) in words and _room_left(path) < _LARGEST_WRITE
+    return os.strerror(errno.EIO) in words and _free_bytes_left(path) < _LARGEST_WRITE
 
 
-def _room_left(path: Path) -> int:
+def _free_bytes_left(path: Path) -> int:
     data = path / "data.mdb" if path.is_dir() else path
     size = data.stat().st_size if data.exists() else 0
     return min(free_bytes(data.parent), growth_left(size))

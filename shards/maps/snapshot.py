@@ -1,8 +1,9 @@
-"""Snapshots: copies of the maps on disk, which make restarts short. `python -m shards.maps.snapshot` takes one.
+"""Takes and reads snapshots: copies of the maps on disk, which make restarts short. Run as `python -m
+shards.maps.snapshot`.
 
 The order is what makes it right. The replay position is the board's watermark, taken before the first copy starts: all
 up to there is in the maps. Then each map is copied, compacted, by a read transaction beside its writer, so each file is
-the state at some place behind the replay position, which stands in the file. Then the log is flushed to its tail: no
+the state at some place behind the replay position, which is stored in the file. Then the log is flushed to its tail: no
 file may hold what the log could lose. Then files and directories are synced, and only then does the manifest name
 them. What the manifest does not name is removed, before the next snapshot too.
 
@@ -33,15 +34,16 @@ from shards.files import locks
 from shards.files.disk import DISK
 from shards.files.safe_files import open_regular
 from shards.host.board import Board, BoardError, ShardRow
-from shards.host.logs import configure_logging, give_up
+from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter, keep_standard_streams
-from shards.host.settings import ProcessSettings, SettingError, load
-from shards.log.appender import Log, LogError
+from shards.host.settings import ProcessSettings, SettingError, load_settings
+from shards.log.appender import LogAppender
+from shards.log.files import LogError
 from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, SnapshotFile
-from shards.maps.layout import FORMAT, FORMATS, Look, MapError, MapFull, map_path, open_environment, read_meta
+from shards.maps.layout import FORMAT, FORMATS, MapError, MapFull, MetaReader, map_path, open_environment, read_meta
 from shards.maps.space import free_bytes
-from shards.wire.os_errors import NO_SPACE
-from shards.wire.slots import slot_of, slots_of
+from shards.wire.errors import NO_SPACE
+from shards.wire.keys import slot_of, slots_of
 
 GROWTH_BYTES = 512 << 20
 """What a map may always grow by while it is copied."""
@@ -55,18 +57,18 @@ log = logging.getLogger(__name__)
 
 
 class SnapshotError(Exception):
-    """No snapshot was taken, or one cannot be used; the message says why."""
+    """A snapshot cannot be taken or used; the message says why."""
 
 
 class Snapshot:
-    """The snapshot that a manifest names, for those who read it. Nothing of a file is used before it is verified."""
+    """The snapshot that a manifest names. Every file is verified before it is used."""
 
-    def __init__(self, data_dir: Path, manifest: Manifest, look: Look = read_meta) -> None:
-        """`look` is `read_meta`, or `Apart.read_meta` where a file that was made up must not end this process."""
+    def __init__(self, data_dir: Path, manifest: Manifest, look: MetaReader = read_meta) -> None:
+        """`look` is `read_meta`, or `Sandbox.read_meta` where a file that was made up must not end this process."""
         self._directory, self._manifest, self._look = data_dir / SNAPSHOTS, manifest, look
 
     def files_of(self, slots: range) -> list[SnapshotFile]:
-        """The files that may hold keys of `slots`."""
+        """Return the files that may hold keys of `slots`."""
         files = [(file, slots_of(file.shard, file.shards)) for file in self._manifest.files]
         return [file for file, held in files if held.start < slots.stop and slots.start < held.stop]
 
@@ -74,24 +76,26 @@ class Snapshot:
         """Copy one file. Raises `SnapshotError`, and `MapFull` if there is no room for it."""
         fd = DISK.create(target)
         try:
-            with self._opened(file) as source:
+            with self._open_file(file) as source:
                 if file.size:
                     os.posix_fallocate(fd, 0, file.size)
-                self._verify(file, source, lambda chunk: _write(fd, chunk, target))
+                self._check_content(file, source, lambda chunk: _write_chunk(fd, chunk, target))
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
             raise MapFull(f"there is no room for {target}: {file.size} bytes are needed") from None
         finally:
             os.close(fd)
-        self._identify(file, target)
+        self._check_identity(file, target)
 
     def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Keys and records of one file as far as they are in `slots`, some MiB at a time. Raises `SnapshotError`."""
+        """Yield keys and records of one file as far as they are in `slots`, some MiB at a time. Raises
+        `SnapshotError`.
+        """
         path = self._directory / file.name
-        with self._opened(file) as source:
-            self._verify(file, source, lambda _: None)
-        self._identify(file, path)
+        with self._open_file(file) as source:
+            self._check_content(file, source, lambda _: None)
+        self._check_identity(file, path)
         with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
             rows: list[tuple[bytes, bytes]] = []
             size = 0
@@ -107,7 +111,7 @@ class Snapshot:
             yield rows
 
     @contextlib.contextmanager
-    def _opened(self, file: SnapshotFile) -> Iterator[BinaryIO]:
+    def _open_file(self, file: SnapshotFile) -> Iterator[BinaryIO]:
         """A file, which has the size that the manifest says."""
         path = self._directory / file.name
         try:
@@ -125,7 +129,7 @@ class Snapshot:
                 )
             yield source
 
-    def _verify(self, file: SnapshotFile, source: BinaryIO, sink: Callable[[bytes], object]) -> None:
+    def _check_content(self, file: SnapshotFile, source: BinaryIO, sink: Callable[[bytes], object]) -> None:
         """Read a file, pass it on to `sink`, compare its checksum."""
         path = self._directory / file.name
         digest = new_digest(self._manifest.secret)
@@ -138,7 +142,7 @@ class Snapshot:
                 f"manifest says {file.checksum}"
             )
 
-    def _identify(self, file: SnapshotFile, path: Path) -> None:
+    def _check_identity(self, file: SnapshotFile, path: Path) -> None:
         """See that the file at `path` is the one that the manifest means."""
         identity, applied = self._look(path, subdir=False)
         wanted = (self._manifest.store, file.shard, file.shards)
@@ -152,7 +156,7 @@ class Snapshot:
             raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
 
 
-def _write(fd: int, chunk: bytes, path: Path) -> None:
+def _write_chunk(fd: int, chunk: bytes, path: Path) -> None:
     if os.write(fd, chunk) != len(chunk):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -164,7 +168,7 @@ def new_digest(secret: int) -> blake2b:
 
 
 def checksum(path: Path, secret: int) -> str:
-    """The checksum of a snapshot file. Raises `OSError`."""
+    """Compute the checksum of a snapshot file. Raises `OSError`."""
     digest = new_digest(secret)
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
@@ -172,8 +176,8 @@ def checksum(path: Path, secret: int) -> str:
     return digest.hexdigest()
 
 
-def take(board: Board) -> Manifest:
-    """Take a snapshot of all maps of the running store; the manifest that names it, which is saved.
+def take_snapshot(board: Board) -> Manifest:
+    """Take a snapshot of all maps of the running store; return the manifest that names it, which is saved.
 
     Raises `SnapshotError`, `LogError`, `ManifestError`, `MapError`, `OSError`; then the last snapshot is still there.
     May end the process, see the module's docstring.
@@ -182,7 +186,7 @@ def take(board: Board) -> Manifest:
     if facts.in_memory:
         raise SnapshotError("a store in memory has no snapshots")
     data_dir = Path(facts.data_dir)
-    with _alone(Path(facts.lock_dir) / "snapshot"):
+    with _hold_snapshot_lock(Path(facts.lock_dir) / "snapshot"):
         before = Manifest.load(data_dir)
         if before.store != facts.store:
             raise SnapshotError(f"{data_dir} holds another store than the one that runs")
@@ -192,7 +196,7 @@ def take(board: Board) -> Manifest:
         directory = data_dir / SNAPSHOTS / name
         directory.mkdir(mode=0o700, parents=True)
         try:
-            files = [_copy(board, shard, directory) for shard in range(facts.shards)]
+            files = [_copy_map(board, shard, directory) for shard in range(facts.shards)]
             now = board.now()
             end_lsn, end_revision = _make_durable(board, directory)
         except BaseException:
@@ -214,11 +218,11 @@ def take(board: Board) -> Manifest:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold the lock for life of whoever takes a snapshot."""
+def _hold_snapshot_lock(lock: Path) -> Iterator[None]:
+    """Hold the lock that only one snapshot at a time may have."""
     fd = locks.open_lock(lock)
     try:
-        if not locks.try_hold(fd):
+        if not locks.try_acquire_for_life(fd):
             raise SnapshotError("another process is taking a snapshot of this store")
         yield
     finally:
@@ -234,9 +238,9 @@ def _remove_unnamed(snapshots: Path, manifest: Manifest) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _copy(board: Board, shard: int, directory: Path) -> SnapshotFile:
+def _copy_map(board: Board, shard: int, directory: Path) -> SnapshotFile:
     facts = board.facts
-    generation = board.shards[shard].told_of_file(ShardRow.map_generation)
+    generation = board.shards[shard].load_before_file(ShardRow.map_generation)
     if generation == 0:
         raise SnapshotError(f"shard {shard} has no map yet")
     path = map_path(Path(facts.map_dir), shard, generation)
@@ -271,7 +275,7 @@ def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
 
     Raises `SnapshotError` if the run is over.
     """
-    flusher = Log(board, None)
+    flusher = LogAppender(board, None)
     tail, following = board.history()
     try:
         flusher.flush(tail)
@@ -285,13 +289,13 @@ def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
 
 
 def allowed_growth(free: int) -> int:
-    """By how many bytes a map may grow while it is copied, where `free` bytes are left for it. Pure."""
+    """Return how many bytes a map may grow while it is copied, if `free` bytes are left for it. Pure."""
     return max(GROWTH_BYTES, free // 4)
 
 
 @contextlib.contextmanager
 def growth_watched(path: Path, directory: Path) -> Iterator[None]:
-    """End the process if the map at `path` grows too much meanwhile: a copy cannot be stopped otherwise."""
+    """End the process if the map at `path` grows too much during `with`: a copy cannot be stopped otherwise."""
     done = threading.Event()
     fd = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
     begun, allowed = os.fstat(fd).st_size, allowed_growth(free_bytes(path))
@@ -319,12 +323,12 @@ def main() -> int:
     keep_standard_streams()
     die_with_starter()
     try:
-        settings = load(ProcessSettings)
+        settings = load_settings(ProcessSettings)
         configure_logging(settings.log_level, "snapshot", settings.log_format)
         board = Board.open(settings.board_path)
-        manifest = take(board)
+        manifest = take_snapshot(board)
     except (SettingError, BoardError, SnapshotError, ManifestError, MapError, LogError, OSError) as error:
-        give_up(f"no snapshot was taken: {error}")
+        report_fatal(f"no snapshot was taken: {error}")
         return 1
     log.debug("snapshot of %d bytes, replay from %d", manifest.snapshot_bytes, manifest.replay_lsn)
     return 0

@@ -1,4 +1,4 @@
-"""Room for the maps: how much is left, what is taken before it is needed, readers that make a map grow."""
+"""Room for the maps: how much is left, what is reserved before it is needed, and readers that make a map grow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from shards.wire.os_errors import NO_SPACE
+from shards.wire.errors import NO_SPACE
 
 BALLAST_BYTES = 32 << 20
 PIN_SECONDS = 2.0
@@ -29,7 +29,7 @@ def free_bytes(path: Path) -> int:
 
 
 def growth_left(size: int) -> int:
-    """Bytes by which this process may enlarge a file of `size` bytes (RLIMIT_FSIZE)."""
+    """Return the bytes by which this process may enlarge a file of `size` bytes (RLIMIT_FSIZE)."""
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return 1 << 62 if most == resource.RLIM_INFINITY else max(most - size, 0)
 
@@ -50,11 +50,13 @@ def _file_system(major: int, minor: int) -> str:
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be taken before the kernel kills: of the machine, and of the control groups above."""
-    return min([_meminfo(Path("/proc/meminfo").read_text()), *_group_rooms()])
+    """Return the bytes of memory that can be taken before the kernel kills: of the machine, and of the control groups
+    above.
+    """
+    return min([_parse_meminfo(Path("/proc/meminfo").read_text()), *_group_rooms()])
 
 
-def _meminfo(text: str) -> int:
+def _parse_meminfo(text: str) -> int:
     for line in text.splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
@@ -84,7 +86,7 @@ def group_room(limit: int, current: int, stat: str) -> int:
     return max(limit - current + cache, 0)
 
 
-def _fits(path: Path, size: int) -> bool:
+def _has_room_for(path: Path, size: int) -> bool:
     """Whether there is room for a file at `path` to have `size` bytes. To be asked before they are taken: taking memory
     that is not there calls the kernel's killer."""
     there = path.stat().st_blocks * 512 if path.exists() else 0
@@ -92,18 +94,19 @@ def _fits(path: Path, size: int) -> bool:
 
 
 class Ballast:
-    """A file that only takes room, so that a full file system has some to give back: LMDB needs new pages even to
-    delete."""
+    """A file that only reserves room, so that a full file system has some to give back: LMDB needs new pages even to
+    delete.
+    """
 
     def __init__(self, path: Path, size: int = BALLAST_BYTES) -> None:
-        """Take the room; if there is none, `there` is False. Raises `OSError` for anything else."""
+        """Take the room; without room, `there` is False. Raises `OSError` for anything else."""
         self.path, self._size = path, size
         self.there = False
         self.restore()
 
     def restore(self) -> bool:
-        """Take the room again if it can be had; whether it is taken. Raises `OSError` as at first."""
-        if not self.there and _fits(self.path, self._size):
+        """Take the room again if possible; whether it is taken. Raises `OSError` as `__init__` does."""
+        if not self.there and _has_room_for(self.path, self._size):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._size)
@@ -117,7 +120,7 @@ class Ballast:
         return self.there
 
     def drop(self) -> bool:
-        """Give the room back; False if there was none to give."""
+        """Give the room back; False if none was reserved."""
         had, self.there = self.there, False
         if had:
             os.truncate(self.path, 0)
@@ -138,7 +141,7 @@ class Reserve:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         size = max(path.stat().st_size, GROWTH_BYTES)
         try:
-            if not (_fits(path, size) and self._take(size)):
+            if not (_has_room_for(path, size) and self._allocate(size)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
             os.close(self._fd)
@@ -147,9 +150,9 @@ class Reserve:
     def grow(self, least: int = GROWTH_BYTES) -> bool:
         """Make the file larger, by `least` bytes or an eighth, or by what there still is; False if there is nothing."""
         room = min(free_bytes(self._path), growth_left(self.size)) >> 16 << 16
-        return room > 0 and self._take(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
+        return room > 0 and self._allocate(self.size + min(max(least, self.size >> 3 >> 16 << 16), room))
 
-    def _take(self, size: int) -> bool:
+    def _allocate(self, size: int) -> bool:
         """Have all of `size` bytes on the file system, which was asked for room."""
         try:
             os.posix_fallocate(self._fd, 0, size)
@@ -171,7 +174,7 @@ class Reserve:
         self.close()
 
 
-class Reader(NamedTuple):
+class ReaderSlot(NamedTuple):
     """A slot of LMDB's reader table in use."""
 
     pid: int
@@ -179,28 +182,28 @@ class Reader(NamedTuple):
     txnid: int
 
 
-def parse_readers(table: str) -> list[Reader]:
-    """The readers in what `Environment.readers()` says: those in a transaction."""
+def parse_readers(table: str) -> list[ReaderSlot]:
+    """Parse the output of `Environment.readers()`: the readers that are in a transaction."""
     readers = []
     for line in table.splitlines():
         fields = line.split()
         if len(fields) == 3 and fields[0].isdigit() and fields[2].isdigit():
-            readers.append(Reader(int(fields[0]), fields[1], int(fields[2])))
+            readers.append(ReaderSlot(int(fields[0]), fields[1], int(fields[2])))
     return readers
 
 
 class PinWatch:
-    """Tells readers that hold a transaction, while the map grows, from those that are seen by chance. Pure.
+    """Finds readers that hold a transaction while the map grows, among those seen by chance. Pure.
 
     A transaction of an id that is not the newest can only be an old one. Seen twice with the same id and a map that
     has more pages than then, it keeps the pages that the map therefore cannot use again.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[Reader, tuple[float, int]] = {}
+        self._seen: dict[ReaderSlot, tuple[float, int]] = {}
 
-    def observe(self, now_s: float, readers: list[Reader], pages: int) -> list[tuple[int, float]]:
-        """Note what there is now; the readers that pin: pid, seconds since first seen."""
+    def observe(self, now_s: float, readers: list[ReaderSlot], pages: int) -> list[tuple[int, float]]:
+        """Record the current readers; return those that pin old pages: pid, and seconds since first seen."""
         self._seen = {reader: self._seen.get(reader, (now_s, pages)) for reader in readers}
         return [
             (reader.pid, now_s - since)

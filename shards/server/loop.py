@@ -16,9 +16,10 @@ from pathlib import Path
 
 from shards.files import locks
 from shards.host.board import Board, ShardRow
-from shards.log.appender import Log, LogBroken, LogError
+from shards.log.appender import LogAppender
+from shards.log.files import LogBroken, LogError
 from shards.maps.build import open_map
-from shards.maps.owner import MapFull
+from shards.maps.layout import MapFull
 from shards.server.request_queue import QueuedMessage, RequestQueue, UnreadMessage, count_operations
 from shards.server.sockets import Sockets, StartError
 from shards.server.writer import Writer
@@ -68,7 +69,7 @@ class ShardServer:
     Attributes:
         map, log, writer, sockets: its parts.
 
-    Raises `StartError`, and what `open_map` and `Log` raise.
+    Raises `StartError`, and what `open_map` and `LogAppender` raise.
     """
 
     def __init__(self, board: Board, shard: int, run_dir: Path) -> None:
@@ -79,10 +80,10 @@ class ShardServer:
         with contextlib.ExitStack() as resources:
             resources.callback(os.close, self._take_lock())
             self._row.pid, self._row.state, self._row.incarnation = os.getpid(), ShardRow.STARTING, 0
-            self._row.beat()
+            self._row.record_heartbeat()
             self.map = open_map(board, shard)
             resources.callback(self.map.close)
-            self.log = Log(board, shard)
+            self.log = LogAppender(board, shard)
             resources.callback(self.log.close)
             self.log.give_up = lambda: self._stopping
             if board.facts.sync == "everysec":
@@ -132,7 +133,7 @@ class ShardServer:
 
         Raises `LogBroken`, `MapFull` and `RunOver`: the process must end and answer nothing more.
         """
-        self._row.beat()
+        self._row.record_heartbeat()
         if not self._receive_messages() and not self._queue:
             wait_s = self.writer.expiry_in_s(wait_s)
             if wait_s > 0:
@@ -253,10 +254,10 @@ class ShardServer:
         """Take the shard's lock and its row of the board; return the descriptor of the lock. Raises `StartError`."""
         path = Path(self.board.facts.lock_dir) / f"shard-{self.shard}"
         fd = locks.open_lock(path)
-        if not locks.hold(fd, timeout_s=_LOCK_S):
+        if not locks.acquire_for_life(fd, timeout_s=_LOCK_S):
             os.close(fd)
             raise StartError(f"shard {self.shard} is running already: its lock {path} is held")
-        if not self.board.claim(self._row):
+        if not self.board.try_claim(self._row):
             os.close(fd)
             raise StartError(f"another process has the row of shard {self.shard} on the board {self.board.path}")
         return fd
@@ -277,7 +278,7 @@ class ShardServer:
             self._refuse_rest(message, _stopping_error())
         give_up_at = time.monotonic() + _GOODBYE_S
         while (left_s := give_up_at - time.monotonic()) > 0:
-            self._row.beat()
+            self._row.record_heartbeat()
             received = self.sockets.receive()
             if received is None:
                 self.sockets.wait(left_s)

@@ -74,7 +74,7 @@ class Sockets:
     def restore_files(self) -> None:
         """Bind the sockets' files again where somebody has removed them. Connected peers stay connected."""
         for file in self._files:
-            file.look()
+            file.restore_if_gone()
 
     def wake_by(self, fd: int) -> None:
         """Let `wait` also return when `fd` is readable."""

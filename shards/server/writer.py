@@ -24,12 +24,14 @@ from shards.keys.eviction import Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.keys.last_use import open_last_use_table
-from shards.log.appender import GivenUp, Log, LogBroken, LogError, LogFull
+from shards.log.appender import LogAppender
+from shards.log.files import GivenUp, LogBroken, LogError, LogFull
 from shards.log.records import HEADER, Record
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapFull
+from shards.maps.owner import MapOwner
 from shards.wire.clock import BEGINNING, Now
 from shards.wire.errors import BadRequest, InsufficientStorage, KVError, Unavailable
-from shards.wire.limits import check_utf8
+from shards.wire.keys import check_utf8
 from shards.wire.protocol import (
     PUBLISH_BYTES,
     Cause,
@@ -85,7 +87,7 @@ class MapAllowance:
         bytes_left: below 0 if the reserve is in use.
     """
 
-    def __init__(self, map: ShardMap) -> None:
+    def __init__(self, map: MapOwner) -> None:
         self.bytes_left = 0
         self._map = map
         self._measured_at = 0.0  # by time.monotonic()
@@ -94,11 +96,11 @@ class MapAllowance:
         """Whether a group that changes `size` bytes fits. Measures if it seems to be close."""
         if self.bytes_left < size + FULL_BYTES and time.monotonic() >= self._measured_at + _MEASURE_S:
             self.measure()
-        return not self._map.full and self.bytes_left >= size
+        return not self._map.storage.full and self.bytes_left >= size
 
     def measure(self) -> None:
         """Ask the file system."""
-        self.bytes_left = (self._map.free_bytes() - MAP_RESERVE) // _PAGES
+        self.bytes_left = (self._map.storage.free_bytes() - MAP_RESERVE) // _PAGES
         self._measured_at = time.monotonic()
 
 
@@ -116,7 +118,7 @@ class Writer:
         figures: the shard's figures for the board; see `ShardRow.FIGURES`.
     """
 
-    def __init__(self, board: Board, shard: int, log: Log, map: ShardMap, clock: Clock | None = None) -> None:
+    def __init__(self, board: Board, shard: int, log: LogAppender, map: MapOwner, clock: Clock | None = None) -> None:
         self._log, self._map, self._clock = log, map, clock or board
         self._words, self._row = board.log, board.shards[shard]
         self._flushed_each = board.facts.sync == "always"
@@ -182,22 +184,22 @@ class Writer:
 
         To be called once a second, between groups. `watermark`: up to where all shards have applied the log.
         """
-        self._map.reader_check()
-        pinned = self._map.pinned(time.monotonic())
-        if self._map.full and self._map.restore_ballast():
+        self._map.storage.reader_check()
+        pinned = self._map.storage.pinning_readers(time.monotonic())
+        if self._map.storage.full and self._map.storage.restore_ballast():
             log.info("the map has room again")
         with contextlib.suppress(MapFull):  # then a restart replays more
             self._map.advance(*watermark)
         self._allowance.measure()
         self.figures.update(
-            map_bytes=self._map.size_bytes(),
+            map_bytes=self._map.storage.size_bytes(),
             pinned_pid=max(pinned, key=lambda reader: reader[1])[0] if pinned else 0,
         )
 
     def publish_figures(self) -> None:
         """Show the figures on the board, and reset those that are a maximum since the last call."""
         self.figures.update(keys=len(self.keyspace), bytes=self.keyspace.bytes)
-        self._row.publish(self.figures)
+        self._row.publish_figures(self.figures)
         self.figures.update(queue=0, expiry_lag_ms=0)
 
     def _execute(self, operations: Iterable[Operation], put_bytes: int) -> list[Reply]:
@@ -236,7 +238,7 @@ class Writer:
         except KVError as error:
             return [Failed.of(error)]
         limit = min(operation.limit, PREFIX_KEYS)
-        keys = [key for key, _, _ in self._map.range(operation.prefix, operation.after, limit)]
+        keys = [key for key, _, _ in self._map.list_versions(operation.prefix, operation.after, limit)]
         group = Group(self.keyspace, self._clock.now())
         reply = rules.delete_prefix(group, operation, keys, keys[-1] if len(keys) == limit else None)
         return self._commit(group, [reply])

@@ -1,10 +1,8 @@
 """What processes say to each other: keys, the two kinds of time, errors, messages. Pure.
 
 - `clock`: wall time and steady time; when a key expires.
-- `errors`: every error of the store.
-- `os_errors`: what an errno means, and what helps.
-- `limits`: what a key, a content type and a time may be.
-- `slots`: which shard owns a key.
+- `errors`: every error of the store, and what an errno means.
+- `keys`: what a key, a content type and a time may be; which shard owns a key.
 - `json_text`: byte order marks, colons and faults of JSON texts.
 - `protocol`: requests, replies, events and activity as bytes; its docstring is the specification.
 """

@@ -1,9 +1,9 @@
 """The two kinds of time, and when a key's has come. Pure.
 
-- **Wall time** is Unix time by the machine's clock as it is set now. People mean it by `expires=`, and it is what they
-  are told: created, modified, expires. It may be set at any moment, forwards and backwards.
-- **Steady time** is what a lifetime (`ttl=`) counts by: CLOCK_BOOTTIME and an offset (see `resumed`), so nobody can set
-  it, it goes on while the machine sleeps, and it never goes back. Its own number says nothing to people.
+- **Wall time** is Unix time by the machine's clock as it is set now. Clients mean it by `expires=`, and see it in
+  created, modified and expires. It may be set at any moment, forwards and backwards.
+- **Steady time** is what a lifetime (`ttl=`) counts by: CLOCK_BOOTTIME and an offset (see `resumed`). It cannot
+  be set, continues while the machine sleeps, and never goes back. Clients never see its number.
 
 An **expiry** is one number: 0 is never, above 0 a wall time, below 0 the negation of a steady time. Milliseconds.
 """
@@ -21,7 +21,7 @@ class Now(NamedTuple):
 
     @property
     def behind_ms(self) -> int:
-        """By how much the wall clock is behind the steady one; below 0: ahead of it."""
+        """Milliseconds by which the wall clock is behind the steady one; below 0: ahead of it."""
         return self.steady_ms - self.wall_ms
 
 
@@ -35,39 +35,41 @@ BEGINNING = Now(0, 0)
 
 
 def counted_ms(wall_ms: int) -> int:
-    """The wall time that counts while the clock says `wall_ms`."""
+    """Clamp the wall time `wall_ms` to the range that counts, `FIRST_MS` to `LAST_MS`."""
     return min(max(wall_ms, FIRST_MS), LAST_MS)
 
 
 def is_live(expiry: int, now: Now) -> bool:
-    """Whether what ends at `expiry` is there at `now`. The very moment is too late."""
+    """Whether a key with this `expiry` exists at `now`. At the very moment of its expiry it does not."""
     if expiry > 0:
         return expiry > now.wall_ms
     return not expiry or -expiry > now.steady_ms
 
 
 def lifetime(ttl_ms: int, now: Now) -> int:
-    """The expiry of what begins at `now` and lasts `ttl_ms`, above 0."""
+    """Return the expiry of a key that begins at `now` and lasts `ttl_ms`, above 0."""
     return -(now.steady_ms + ttl_ms)
 
 
 def overdue_ms(expiry: int, now: Now) -> int:
-    """For how long what ends at `expiry` has been over."""
+    """Milliseconds since `expiry` passed."""
     return now.wall_ms - expiry if expiry > 0 else now.steady_ms + expiry
 
 
 def unix_ms(expiry: int, now: Now) -> int:
-    """The wall time that people are told of `expiry`, 0 for never. That of a lifetime is when it ends by the wall clock
-    as it is set at `now`."""
+    """Return the wall time that clients see for `expiry`, 0 for never.
+
+    The end of a lifetime is shown by the wall clock as it is set at `now`.
+    """
     return expiry if expiry >= 0 else max(-expiry - now.behind_ms, 1)
 
 
 def resumed(last: Now, wall_ms: int, boottime_ms: int, offset_ms: int | None) -> int:
-    """The offset that makes steady time of CLOCK_BOOTTIME in the run that begins now.
+    """Return the offset that makes steady time of CLOCK_BOOTTIME in the run that begins now.
 
-    Lifetimes go on while no server runs. Within a boot the offset stays; over a boot the wall clock alone knows how
-    long that was. If it was set back meanwhile, lifetimes stand still for that time: it is better to keep a value for
-    too long than to lose it too early.
+    Lifetimes continue while no server runs. Within a boot the offset stays; over a boot only the wall clock knows how
+    long that was. If it was set back meanwhile, lifetimes do not shorten for that time: it is better to keep a value
+    for too long than to lose it too early.
 
     Args:
         last: the last moment on record; (0, 0) for a new store.

@@ -1,19 +1,39 @@
 """Every error of the store: one class, with a stable code, an HTTP status, a title and a hint.
 
 The same class is raised where the fault is seen (a shard, the router, a resource), crosses the wire as its code, and
-is rendered by the one error handler of the REST application. Pure.
+is rendered by the one error handler of the REST application. `kv_error_of` makes one of an error of the operating
+system, whose errno (errno(3)) is never reported as another. Pure.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Final
+
+NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""There is no room for it, or none for this user."""
+EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""Process or machine has no more of something, for the moment."""
+
+_WHAT_HELPS: Final = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "this user's quota is used up, make room there",
+    errno.EACCES: "give this user the right to",
+    errno.EPERM: "give this user the right to",
+    errno.EROFS: "mount its file system so that it can be written",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the machine has no descriptor left, raise fs.file-max",
+    errno.ENOMEM: "free some memory",
+    errno.EIO: "the disk fails, see the kernel's log",
+    errno.ENAMETOOLONG: "shorten the path",
+}
 
 DETAIL_CHARACTERS: Final = 1000
 """Most characters of a detail: it may quote what a client has sent, and that may be megabytes."""
 
 
 class KVError(Exception):
-    """Base of all errors a client may be told about.
+    """Base of all errors that a client may get.
 
     Attributes:
         code: stable identifier, also on the wire and in `/docs/errors/{code}`.
@@ -22,7 +42,7 @@ class KVError(Exception):
         hint: what would be right instead.
         detail: what was wrong this time, in at most `DETAIL_CHARACTERS`; empty if the title says it all.
         revision: of `PreconditionFailed`, the revision of what is there, 0 if nothing is; else 0.
-        members: what a client can go on with, beside the rest in the problem that tells the error.
+        members: further facts for the client, added to the problem document of the error.
     """
 
     code: ClassVar[str] = "internal"
@@ -42,7 +62,7 @@ class KVError(Exception):
 class BadRequest(KVError):
     code, status = "bad_request", 400
     title = "The request is malformed"
-    hint = "Mend the part named in the detail."
+    hint = "Fix the part named in `detail`."
 
 
 class BadKey(BadRequest):
@@ -155,7 +175,7 @@ class PreconditionFailed(KVError):
     """A condition does not hold. `revision`: of what is there, 0 if nothing is."""
 
     code, status = "precondition_failed", 412
-    title = "The key is not as the condition demands"
+    title = "Precondition failed"
     hint = "Read the key again, and decide with the revision it has now."
 
     def __init__(self, detail: str = "", revision: int = 0) -> None:
@@ -187,7 +207,7 @@ class BatchTooLarge(KVError):
 class PatchesTooLarge(KVError):
     code, status = "patches_too_large", 413
     title = "The patches of the batch have written too much; this one did nothing"
-    hint = "Each patch writes the whole value. Send fewer of one batch, or put the value as it shall be."
+    hint = "Each patch writes the whole value. Send fewer of one batch, or put the whole value."
 
 
 class KeyTooLong(KVError):
@@ -225,7 +245,7 @@ class Misdirected(KVError):
 class FailedDependency(KVError):
     code, status = "failed_dependency", 424
     title = "Not done, since another operation of the atomic batch failed"
-    hint = "Mend the operation that failed, and send the whole batch again."
+    hint = "Fix the operation that failed, and send the whole batch again."
 
 
 class HeadersTooLarge(KVError):
@@ -249,7 +269,7 @@ class Unavailable(KVError):
 
 
 class NoFeed(Unavailable):
-    """No gateway takes the connection."""
+    """No gateway can take the connection."""
 
     code = "feed_unavailable"
     title = "No gateway takes feed connections now"
@@ -305,14 +325,29 @@ class ProtocolError(KVError):
     hint = "All processes of a store must run the same version."
 
 
-def _family(cls: type[KVError]) -> list[type[KVError]]:
-    return [cls, *(c for sub in cls.__subclasses__() for c in _family(sub))]
+def _class_and_descendants(cls: type[KVError]) -> list[type[KVError]]:
+    return [cls, *(c for sub in cls.__subclasses__() for c in _class_and_descendants(sub))]
 
 
-ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _family(KVError)}
+ERRORS: dict[str, type[KVError]] = {cls.code: cls for cls in _class_and_descendants(KVError)}
 """Every error class by its code."""
 
 
 def from_code(code: str, detail: str = "") -> KVError:
-    """The error a code names, as received from another process; an unknown code gives a `KVError`."""
+    """Build the error that a code names, as received from another process; an unknown code gives a `KVError`."""
     return ERRORS.get(code, KVError)(detail)
+
+
+def kv_error_of(error: OSError, what: str) -> KVError:
+    """Translate `error` into the error for the client whose request failed; `what`: a clause that says what could not
+    be done.
+    """
+    detail = f"{what}: {error.strerror}"
+    if error.errno in NO_SPACE:
+        return InsufficientStorage(detail)
+    return Overloaded(detail) if error.errno in EXHAUSTED else KVError(detail)
+
+
+def what_helps(error: OSError) -> str:
+    """Return what the operator can do about `error`, as part of a sentence."""
+    return _WHAT_HELPS.get(error.errno or 0, "fix it")

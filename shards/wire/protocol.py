@@ -5,7 +5,7 @@
     header  magic b"KVQ1" | operations u32 | id u64 | incarnation u64 | deadline u64       little endian, 32 bytes
     body    MessagePack array of operations, each an array that starts with its tag
 
-- `id` is the sender's; the reply repeats it. One id for a message, not for an operation: replies stand in the order
+- `id` is the sender's; the reply repeats it. One id for a message, not for an operation: replies are in the order
   of the operations.
 - `incarnation` names the shard process the message was written for (its word on the board). Another process MUST
   refuse it with `stale_incarnation` and execute nothing.
@@ -34,7 +34,7 @@
     9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
 
 `ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
-lifetime is at most `limits.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
+lifetime is at most `keys.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
 batch it received; the gets of one batch in one group answer at most `ANSWER_BYTES` of values, further ones are refused
 with `answer_too_large`.
 
@@ -50,7 +50,7 @@ delete or touch of an absent key is answered as such, whatever its condition.
 
     1 Done      revision, existed, nil, expires_ms          of 1 to 4. revision 0: nothing changed, the key is absent.
                                                             expires_ms: when the key expires now, 0: never
-    2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` to go on; nil: the end
+    2 Deleted   keys, next bin or nil                       of 5. next: pass as `after` for more; nil: the end
     3 Failed    code, detail, revision, members             a code of `shards.wire.errors`; of precondition_failed: the
                                                             revision that is there, 0: none. Else 0. members: nil, or
                                                             a map of names to numbers (of memory_limit)
@@ -77,11 +77,11 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow
     5 Atomic        array of events                         all or nothing; each event inside takes a revision
 
-**PUB**, shard to gateways: one frame, a log record as it stands in the log, or, where the record is larger than
-`PUBLISH_BYTES`, its header alone. Messages may be lost; whoever needs all reads the log.
+**PUB**, shard to gateways: one frame, a log record as in the log, or, where the record is larger than
+`PUBLISH_BYTES`, its header alone. Messages may be lost; the log has them all.
 
 **Activity**, PUB of every worker and gateway to the SUB that each gateway binds: one frame, a MessagePack array of
-`Activity`. Best effort, and sent only while the board says that somebody listens.
+`Activity`. Best effort, and sent only while the board counts a listener.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ ANSWER_BYTES = 32 << 20
 PATCHED_BYTES = 64 << 20
 """Bytes that patches of one message, or of one batch, may write before further ones are refused."""
 PATCH_WORK_BYTES = 24 << 20
-"""Bytes of values that the patches of an atomic batch may read and write: nobody else has a turn meanwhile."""
+"""Bytes of values that the patches of an atomic batch may read and write, while all else waits."""
 RECORD_BYTES = 48 << 20
 """Most bytes that an atomic batch may take in the log."""
 PUBLISH_BYTES = 64 << 10
@@ -225,11 +225,11 @@ class Failed(_Wire, tag=3):
 
     @classmethod
     def of(cls, error: KVError) -> Failed:
-        """The reply that carries `error`."""
+        """Build the reply that carries `error`."""
         return cls(error.code, error.detail, error.revision, error.members or None)
 
     def error(self) -> KVError:
-        """The error this reply carries."""
+        """Rebuild the error that this reply carries."""
         error = from_code(self.code, self.detail)
         error.revision = self.revision
         error.members = self.members or {}
@@ -330,7 +330,7 @@ _decode_activity = msgspec.msgpack.Decoder(list[Activity]).decode
 
 
 def size_of(operation: Operation) -> int:
-    """Bytes of keys and values in `operation`: what counts towards `MESSAGE_BYTES`."""
+    """Count the bytes of keys and values in `operation`, which is what counts towards `MESSAGE_BYTES`."""
     if isinstance(operation, Put):
         return len(operation.key) + len(operation.value)
     if isinstance(operation, Patch):
@@ -341,7 +341,7 @@ def size_of(operation: Operation) -> int:
 
 
 def count_of(operation: Operation) -> int:
-    """How many operations `operation` is: what counts towards `MESSAGE_OPS`."""
+    """Count the operations in `operation`, which is what counts towards `MESSAGE_OPS`."""
     return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
 
 
@@ -349,7 +349,7 @@ _PLAIN = frozenset({Put, Delete, Touch, Incr, MarkPrefix})
 
 
 def is_plain(operations: Sequence[Operation]) -> bool:
-    """Whether all of them take no longer than what was sent makes expect, as far as one can see from here."""
+    """Whether none of `operations` can take longer than its size suggests, judged without the values in the shard."""
     if len(operations) == 1 and type(operations[0]) in _PLAIN:
         return True
     kinds = set(map(type, operations))
@@ -360,7 +360,7 @@ def is_plain(operations: Sequence[Operation]) -> bool:
 
 
 def encode_request(id: int, incarnation: int, deadline_ns: int, operations: Sequence[Operation]) -> bytearray:
-    """The frame of a request."""
+    """Encode a request as one frame."""
     frame = bytearray(_REQUEST.size)
     _encode_into(operations, frame, _REQUEST.size)
     _REQUEST.pack_into(frame, 0, _REQUEST_MAGIC, len(operations), id, incarnation, deadline_ns)
@@ -368,7 +368,7 @@ def encode_request(id: int, incarnation: int, deadline_ns: int, operations: Sequ
 
 
 def decode_request(frame: bytes) -> Request:
-    """The request in `frame`. Raises `MalformedRequest`."""
+    """Decode the request in `frame`. Raises `MalformedRequest`."""
     if len(frame) < _REQUEST.size:
         raise MalformedRequest("a request is a header of 32 bytes and a body")
     magic, count, id, incarnation, deadline_ns = _REQUEST.unpack_from(frame)
@@ -384,7 +384,7 @@ def decode_request(frame: bytes) -> Request:
 
 
 def encode_reply(id: int, replies: Sequence[Reply]) -> bytearray:
-    """The frame of a reply."""
+    """Encode the replies to a message as one frame."""
     frame = bytearray(_REPLY.size)
     _encode_into(replies, frame, _REPLY.size)
     _REPLY.pack_into(frame, 0, _REPLY_MAGIC, len(replies), id)
@@ -392,7 +392,7 @@ def encode_reply(id: int, replies: Sequence[Reply]) -> bytearray:
 
 
 def decode_reply(frame: bytes) -> tuple[int, list[Reply]]:
-    """Id and replies. Raises `ProtocolError`."""
+    """Decode id and replies. Raises `ProtocolError`."""
     if len(frame) < _REPLY.size:
         raise ProtocolError("a reply is a header of 16 bytes and a body")
     magic, count, id = _REPLY.unpack_from(frame)
@@ -408,7 +408,7 @@ def decode_reply(frame: bytes) -> tuple[int, list[Reply]]:
 
 
 def encode_part(id: int, places: Sequence[int], replies: Sequence[Reply]) -> bytearray:
-    """The frame of some of the replies, those to the operations at `places`."""
+    """Encode some of the replies, those to the operations at `places`, as one frame."""
     frame = bytearray(_REPLY.size)
     _encode_into((places, replies), frame, _REPLY.size)
     _REPLY.pack_into(frame, 0, _PART_MAGIC, len(replies), id)
@@ -416,12 +416,12 @@ def encode_part(id: int, places: Sequence[int], replies: Sequence[Reply]) -> byt
 
 
 def is_part(frame: bytes) -> bool:
-    """Whether `frame` is one of several with the replies to a message."""
+    """Whether `frame` carries only some of the replies to a message."""
     return frame.startswith(_PART_MAGIC)
 
 
 def decode_part(frame: bytes) -> tuple[int, list[int], list[Reply]]:
-    """Id, places and replies. Raises `ProtocolError`."""
+    """Decode id, places and replies. Raises `ProtocolError`."""
     try:
         _, count, id = _REPLY.unpack_from(frame)
         places, replies = _decode_part(memoryview(frame)[_REPLY.size :])
@@ -433,12 +433,12 @@ def decode_part(frame: bytes) -> tuple[int, list[int], list[Reply]]:
 
 
 def encode_events(events: Sequence[Event]) -> bytes:
-    """The payload of the log record that commits `events`."""
+    """Encode `events` as the payload of the log record that commits them."""
     return _encode(events)
 
 
 def decode_events(payload: bytes | memoryview) -> list[Event]:
-    """The events of a record's payload. Raises `ProtocolError`."""
+    """Decode the events of a record's payload. Raises `ProtocolError`."""
     try:
         return _decode_events(payload)
     except _UNREADABLE as error:
@@ -446,13 +446,13 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
 
 
 def changes(events: Sequence[Event], first_revision: int) -> Iterator[tuple[int, Change]]:
-    """Each change with its revision, atomic batches flattened."""
+    """Yield each change with its revision, atomic batches flattened."""
     if Atomic not in map(type, events):
         return enumerate(cast("Sequence[Change]", events), first_revision)
-    return _flattened(events, first_revision)
+    return _flatten_changes(events, first_revision)
 
 
-def _flattened(events: Sequence[Event], revision: int) -> Iterator[tuple[int, Change]]:
+def _flatten_changes(events: Sequence[Event], revision: int) -> Iterator[tuple[int, Change]]:
     for event in events:
         for change in event.changes if isinstance(event, Atomic) else (event,):
             yield revision, change
@@ -460,17 +460,17 @@ def _flattened(events: Sequence[Event], revision: int) -> Iterator[tuple[int, Ch
 
 
 def count_changes(events: Iterable[Event]) -> int:
-    """How many revisions `events` take."""
+    """Count the revisions that `events` take."""
     return sum(len(event.changes) if isinstance(event, Atomic) else 1 for event in events)
 
 
 def encode_activity(lines: Sequence[Activity]) -> bytes:
-    """The one frame that carries `lines`."""
+    """Encode `lines` as one frame."""
     return _encode(lines)
 
 
 def decode_activity(frame: bytes) -> list[Activity]:
-    """The lines of an activity frame. Raises `ProtocolError`."""
+    """Decode the lines of an activity frame. Raises `ProtocolError`."""
     try:
         return _decode_activity(frame)
     except _UNREADABLE as error:

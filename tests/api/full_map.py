@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapFull
+from shards.maps.owner import MapOwner
 from shards.maps.space import BALLAST_BYTES
 from tests.api.maps import delete, put, record_of
 
@@ -17,8 +18,8 @@ from tests.api.maps import delete, put, record_of
 def main(directory: Path) -> None:
     """Fill, delete, fill: each step as the rules say. Raises `AssertionError`."""
     (directory / "map").mkdir()
-    map = ShardMap(directory / "map", directory / "ballast")
-    assert not map.full
+    map = MapOwner(directory / "map", directory / "ballast")
+    assert not map.storage.full
     revision, keys = 1, []
 
     def write(*events: object) -> None:
@@ -26,13 +27,13 @@ def main(directory: Path) -> None:
         map.apply([record_of(events, revision, revision * 1000)])  # type: ignore[arg-type]
         revision += len(events)
 
-    while not map.full:
+    while not map.storage.full:
         keys.append(b"key-%d" % len(keys))
         write(put(keys[-1], bytes(100_000)))
     filled = len(keys) * 100_000
     assert filled > (64 << 20) - BALLAST_BYTES - (8 << 20), f"dropped at {filled}"
     assert map.get(keys[-1], 0) is not None, "what did not fit before the ballast was dropped is there"
-    assert not map.restore_ballast()
+    assert not map.storage.restore_ballast()
 
     try:
         while True:
@@ -46,15 +47,15 @@ def main(directory: Path) -> None:
     assert os.statvfs(directory).f_bavail * 4096 < 2 << 20
     assert len(list(map.entries())) == len(keys)
 
-    spare = map.spare_bytes()
+    spare = map.storage.spare_bytes()
     for key in keys[:100]:
         write(delete(key))
-    assert map.spare_bytes() > spare + 9_000_000, "what is deleted is room in the map"
+    assert map.storage.spare_bytes() > spare + 9_000_000, "what is deleted is room in the map"
     for n in range(50):
         write(put(b"small-%d" % n, bytes(1000)))
     map.check(1, 0)
-    assert map.full, "it cannot be restored: LMDB gives nothing back"
-    assert not map.restore_ballast()
+    assert map.storage.full, "it cannot be restored: LMDB gives nothing back"
+    assert not map.storage.restore_ballast()
     map.close()
     print("all is well")
 

@@ -12,16 +12,17 @@ from typing import Any
 import msgspec
 
 from shards.host.board import Board, Facts
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.manifest import FORMAT, Manifest
 from shards.log.records import DATA, Record
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps, open_map
-from shards.maps.owner import Item, Old, ShardMap
-from shards.maps.snapshot import take
+from shards.maps.layout import Item
+from shards.maps.owner import MapOwner, Old
+from shards.maps.snapshot import take_snapshot
 from shards.wire.clock import BEGINNING
+from shards.wire.keys import shard_of
 from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, TouchEvent, changes, encode_events
-from shards.wire.slots import shard_of
 from tests.stores import Store, new_store
 from tests.times import at
 
@@ -62,8 +63,8 @@ class Run:
     def __init__(self, store: Store, oracle: Oracle | None = None) -> None:
         self.store, self.board, self.oracle = store, store.board, oracle or Oracle()
         self.shards = self.board.facts.shards
-        self.logs = [Log(self.board, shard, segment=store.segment) for shard in range(self.shards)]
-        self.maps: list[ShardMap] = []
+        self.logs = [LogAppender(self.board, shard, segment=store.segment) for shard in range(self.shards)]
+        self.maps: list[MapOwner] = []
 
     def open(self) -> Run:
         """Open all maps, as starting shards do."""
@@ -104,7 +105,7 @@ class Run:
     def snapshot(self) -> Manifest:
         """Take a snapshot in this process, whose own maps are closed meanwhile."""
         self.close_maps()
-        manifest = take(self.board)
+        manifest = take_snapshot(self.board)
         self.open()
         return manifest
 
@@ -122,7 +123,7 @@ class Run:
         tail, following = old.history()
         board = Board.create(self.store.run_dir / "board", msgspec.structs.replace(old.facts, **facts))
         segments = Segments(board, segment=self.store.segment)
-        segments.adopt(tail, following)
+        segments.adopt_history(tail, following)
         discard_maps(board)
         board.install()
         store = Store(

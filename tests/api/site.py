@@ -36,7 +36,7 @@ class Site:
         self.run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
         self.store = store
         self.client = StoreClient(store.board, store.run_dir, runner.get_loop())
-        self.front = Front(store.board, store.board.workers.claim()[1], self.client, pages, hot)
+        self.front = Front(store.board, store.board.workers.claim_row()[1], self.client, pages, hot)
         self._moved = moved
 
     def advance(self, seconds: int) -> None:

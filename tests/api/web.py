@@ -26,7 +26,7 @@ from kvserver.web.connection import HttpConnection
 from kvserver.web.context import WorkerContext
 from kvserver.web.hot.hotpath import HotPath
 from shards.host.board import Board, WorkerRow
-from shards.maps.owner import Item
+from shards.maps.layout import Item
 from shards.wire.protocol import Delete, Done, Put
 from tests.facts import make_facts
 
@@ -255,7 +255,7 @@ class Web(Front):
         board.install()
         self.run_dir = run_dir
         self.shards = Shards()
-        super().__init__(board, board.workers.claim()[1], self.shards, pages)
+        super().__init__(board, board.workers.claim_row()[1], self.shards, pages)
 
     async def close(self) -> None:
         """Everything must be given back, the board too."""

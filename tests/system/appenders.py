@@ -18,9 +18,16 @@ from types import FrameType
 from typing import Any
 
 from shards.host.board import NONE, Board
-from shards.log.appender import Log, LogReader
+from shards.log.appender import LogAppender
+from shards.log.reader import LogReader
 
-TRACED = ("shards/log/appender.py", "shards/host/board.py", "shards/files/locks.py")
+TRACED = (
+    "shards/log/appender.py",
+    "shards/log/files.py",
+    "shards/host/board.py",
+    "shards/host/board_words.py",
+    "shards/files/locks.py",
+)
 
 
 def payload_of(shard: int, number: int) -> bytes:
@@ -31,7 +38,7 @@ def payload_of(shard: int, number: int) -> bytes:
 def append_for_ever(board_path: Path, segment: int, acknowledged: Path, shard: int, rng: random.Random) -> None:
     """An appender's life: what its predecessor left open, then record after record."""
     board = Board.open(board_path)
-    log, row = Log(board, shard, segment=segment), board.shards[shard]
+    log, row = LogAppender(board, shard, segment=segment), board.shards[shard]
     fd = os.open(acknowledged, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     number = int.from_bytes(os.urandom(6), "big")  # a predecessor's numbers do not return
     if row.open != NONE:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE
-from shards.log.appender import Log, LogError, LogFull
+from shards.log.appender import LogAppender
+from shards.log.files import LogError, LogFull
 from shards.log.records import DATA
-from shards.log.recovery import recover
+from shards.log.recovery import recover_log
 from shards.wire.clock import Now
 from tests.stores import SECRET, Store, new_store
 from tests.system.harness import Server, wait_for
@@ -38,7 +39,7 @@ def enlarge(store: Store) -> None:
 def append_what_does_not_fit(directory: Path) -> None:
     """The last bytes of a record do not fit: the append is refused, and nothing of it is ever found."""
     store = small_store(directory, 4 * MiB, 16 * MiB)
-    log, row = Log(store.board, 0, segment=16 * MiB), store.board.shards[0]
+    log, row = LogAppender(store.board, 0, segment=16 * MiB), store.board.shards[0]
     taken: list[bytes] = []
     with pytest.raises(LogError, match="could not be written"):
         while True:
@@ -59,32 +60,32 @@ def append_what_does_not_fit(directory: Path) -> None:
     found, _ = store.reader().read(0, tail, 16 * MiB)
     assert [r.payload for r in found if r.kind == DATA] == [*taken, b"small"]
     enlarge(store)
-    recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=16 * MiB)
+    recovered = recover_log(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=16 * MiB)
     assert (recovered.tail, recovered.next_revision) == (tail, following)
 
 
 def refused_is_not_found_after_a_crash(directory: Path) -> None:
     """As above, but nothing comes after it before a recovery."""
     store = small_store(directory, 3 * MiB, 16 * MiB)
-    log = Log(store.board, 0, segment=16 * MiB)
+    log = LogAppender(store.board, 0, segment=16 * MiB)
     with pytest.raises(LogError, match="could not be written"):
         log.append(b"refused" + bytes(4 * MiB), 1, Now(1, 1))
     start, _ = store.board.history()
     enlarge(store)
-    assert recover(store.log_dir, SECRET, 0, 0, segment=16 * MiB).tail == start
+    assert recover_log(store.log_dir, SECRET, 0, 0, segment=16 * MiB).tail == start
 
 
 def fill_a_segment(directory: Path) -> None:
     """No space for another segment: `full`; the rest of the last one can be used; then waiting is over at once."""
     store = small_store(directory, 6 * MiB, 2 * MiB)
     ballast = store.log_dir / "ballast"
-    log, words = Log(store.board, 0, segment=2 * MiB), store.board.log
-    assert store.segments.prepare(), "one segment ahead of the first"
+    log, words = LogAppender(store.board, 0, segment=2 * MiB), store.board.log
+    assert store.segments.prepare_next(), "one segment ahead of the first"
     ballast.write_bytes(bytes(MiB))
     for _ in range(2):
         log.append(bytes(2 * MiB - 4096), 1, Now(1, 1))
     assert not words.full
-    assert not store.segments.prepare()
+    assert not store.segments.prepare_next()
     assert words.full and words.log_full_since_ms
     log.append(b"a delete", 1, Now(1, 1))
     before = store.board.history()
@@ -93,7 +94,7 @@ def fill_a_segment(directory: Path) -> None:
     assert store.board.history() == before
     ballast.unlink()
     enlarge(store)
-    assert store.segments.prepare()
+    assert store.segments.prepare_next()
     assert not words.full
     log.append(bytes(MiB), 1, Now(1, 1))
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from shards.log.appender import SEGMENT
+from shards.log.files import SEGMENT
 from shards.log.manifest import Manifest
 from shards.log.records import DATA, walk
 from shards.wire.protocol import PutEvent, changes, decode_events

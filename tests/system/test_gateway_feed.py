@@ -17,8 +17,8 @@ import zmq
 from websockets.frames import Close, Opcode
 
 from kvserver.web.handoff import ACCEPTED, VERSION
-from shards.host.board import Board, Common
-from shards.log.appender import Log
+from shards.host.board import Board, ProcessRow
+from shards.log.appender import LogAppender
 from shards.log.records import HEADER
 from shards.wire.protocol import (
     PUBLISH_BYTES,
@@ -45,7 +45,7 @@ class FakeShards:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._logs = [Log(store.board, index) for index in range(2)]
+        self._logs = [LogAppender(store.board, index) for index in range(2)]
         self._publish = [self._context.socket(zmq.PUB) for _ in range(2)]
         for index, publish in enumerate(self._publish):
             publish.bind(f"ipc://{store.run_dir}/shard-{index}.pub")
@@ -113,7 +113,7 @@ class Gateways:
 
     def up(self, board: Board) -> list[int]:
         """Rows of gateways that serve."""
-        return [index for index, row in board.gateways.alive() if row.state == Common.UP]
+        return [index for index, row in board.gateways.living_rows() if row.state == ProcessRow.UP]
 
     def connect(self) -> Raw:
         """A client of one of them, which has its ping."""
@@ -218,7 +218,9 @@ def test_activity_stands_at_its_place(shards: FakeShards, gateways: Gateways) ->
     with gateways.connect() as client:
         wait_for(lambda: board.gateways[0].listening == 1, "the word that somebody listens")
         record = shards.append(0, PutEvent(b"k", b"1", "", 0))
-        shards.report(Activity(board.end(), "read", b"k", 0), Activity(board.end() - 1, "list", b"", 0))
+        shards.report(
+            Activity(board.last_revision(), "read", b"k", 0), Activity(board.last_revision() - 1, "list", b"", 0)
+        )
         assert line(client) == "List"
         shards.apply(0)
         shards.publish(0, record)
@@ -236,7 +238,7 @@ def test_who_is_overtaken_by_trimming_is_closed(store: Store, shards: FakeShards
             shards.put(f"k{number}", value)
             assert line(client).startswith(f"Insert {{ key: k{number}, ")
         # What the supervisor does to a segment that nobody needs: it gets another name, and is written anew.
-        store.segments.prepare()
+        store.segments.prepare_next()
         (store.log_dir / "000000000000.log").rename(store.log_dir / "000000000009.log")
         with (store.log_dir / "000000000009.log").open("r+b") as file:
             file.write(bytes(64 << 20))

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from shards.files.disk import Disk
-from shards.log.appender import Log, LogBroken, LogError, segment_name
+from shards.log.appender import LogAppender
+from shards.log.files import LogBroken, LogError, segment_name
 from shards.log.records import DATA, Record
-from shards.log.recovery import recover
+from shards.log.recovery import recover_log
 from shards.wire.clock import Now
 from tests.stores import SECRET, Store, new_store
 from tests.system.appenders import payload_of
@@ -28,7 +29,7 @@ def run_appenders(store: Store, directory: Path, deaths: int, seed: int) -> None
     with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE) as process:
         watermark = (0, 0)
         while process.poll() is None:
-            store.segments.prepare()
+            store.segments.prepare_next()
             previous, watermark = watermark, store.board.watermark()
             assert watermark[0] <= store.board.log.synced, "what is shown is flushed"
             assert previous <= watermark, "what was shown stays shown"
@@ -75,7 +76,7 @@ def test_killed_appenders_lose_nothing_that_was_acknowledged(tmp_path: Path, see
 
     # A start on the same boot finds the same end, or one record more, whose writer died before it showed it.
     tail, following = store.board.history()
-    recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
+    recovered = recover_log(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
     assert recovered.tail >= tail and following <= recovered.next_revision <= following + 5
     store.close()
 
@@ -91,7 +92,7 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
     store = new_store(tmp_path, 2, segment=SEGMENT)
     disk = DyingDisk()
     store.board.log.ready = 2 * SEGMENT
-    first, second = (Log(store.board, shard, segment=SEGMENT, disk=disk) for shard in (0, 1))
+    first, second = (LogAppender(store.board, shard, segment=SEGMENT, disk=disk) for shard in (0, 1))
     good = first.append(bytes(SEGMENT - 1024), 1, Now(1, 1))
     first.flush(good.end)
     lost = first.append(bytes(2048), 1, Now(1, 1))
@@ -101,14 +102,14 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
         first.flush(lost.end)
     assert store.board.log.broken
     assert store.board.log.synced == good.end
-    for log in (first, second, Log(store.board, None, segment=SEGMENT, disk=disk)):
+    for log in (first, second, LogAppender(store.board, None, segment=SEGMENT, disk=disk)):
         with pytest.raises(LogBroken):
             log.append(b"", 1, Now(1, 1))
         with pytest.raises(LogBroken):
             log.flush(lost.end)
         with pytest.raises(LogBroken):
             log.flush(good.end)  # not even of what is flushed may anybody say so now
-    recovered = recover(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
+    recovered = recover_log(store.log_dir, SECRET, 0, 0, old_board=store.board, segment=SEGMENT)
     assert (recovered.tail, recovered.next_revision) == (SEGMENT, 2)
     store.close()
 
@@ -116,7 +117,7 @@ def test_a_failed_flush_is_final_for_all(tmp_path: Path) -> None:
 def test_an_append_to_a_segment_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     store = new_store(tmp_path, 1, segment=SEGMENT)
     store.board.log.ready = 2 * SEGMENT  # but nothing is there
-    log, row = Log(store.board, 0, segment=SEGMENT), store.board.shards[0]
+    log, row = LogAppender(store.board, 0, segment=SEGMENT), store.board.shards[0]
     log.append(bytes(SEGMENT - 1024), 1, Now(1, 1))
     row.clear_open()
     before = store.board.history()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from kvserver.settings import ServerSettings
-from shards.host.settings import env_name, links, specs
+from shards.host.settings import env_name, ignored_variables, setting_specs
 from tests.system.commands import command
 from tests.system.harness import Server, wait_for
 
@@ -80,10 +80,10 @@ def test_every_command_runs_among_services_of_its_name(name: str, link: str, tmp
 
 def test_a_variable_that_is_no_link_is_still_looked_at() -> None:
     environ = {"KVSERVER_PORT": "tcp://10.96.12.7", "METRICS_PORT": "tcp:80"}
-    assert list(links(ServerSettings, environ)) == []
-    assert len(list(links(ServerSettings, {env_name(name): LINKS[0] for name in specs(ServerSettings)}))) == len(
-        specs(ServerSettings)
-    )
+    assert list(ignored_variables(ServerSettings, environ)) == []
+    assert len(
+        list(ignored_variables(ServerSettings, {env_name(name): LINKS[0] for name in setting_specs(ServerSettings)}))
+    ) == len(setting_specs(ServerSettings))
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "| true", "2>/dev/full"])

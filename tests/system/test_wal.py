@@ -110,8 +110,8 @@ def figure(server: Server, name: str) -> int:
     """A figure of the gateway that runs."""
     board = Board.open(server.run_dir / "board")
     try:
-        ((_, row),) = board.gateways.alive()
-        return row.figures()[name]
+        ((_, row),) = board.gateways.living_rows()
+        return row.read_figures()[name]
     finally:
         board.close()
 

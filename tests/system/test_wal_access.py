@@ -78,7 +78,7 @@ class Guarded:
 
     def _workers(self) -> set[int]:
         with contextlib.closing(Board.open(self.server.run_dir / "board")) as board:
-            return {row.pid for _, row in board.workers.alive()}
+            return {row.pid for _, row in board.workers.living_rows()}
 
     def settled(self, name: str) -> bool:
         """Whether the worker and the gateway both know a token."""

@@ -28,6 +28,7 @@ from greenlet import getcurrent, greenlet
 
 from shards.files.disk import Disk, Lock
 from shards.host.board import NONE, Board, Facts, LogWords, ShardRow
+from shards.host.board_words import LOG_AT
 from shards.host.fences import Fence
 from shards.wire.clock import Now
 
@@ -247,7 +248,7 @@ class MachineBoard(Board):
         self.words = cast("memoryview[int]", words)
         self.facts = facts
         fence = process.fence if process is not None and process.machine.is_weak else None
-        self.log = LogWords(self.words, self._LOG_AT, fence)
+        self.log = LogWords(self.words, LOG_AT, fence)
         self.shards = [  # type: ignore[assignment]
             ShardRow(self.words, _ROWS_AT + _ROW * i, fence) for i in range(facts.shards)
         ]

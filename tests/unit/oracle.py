@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from shards.keys.entries import WritePolicy
 from shards.wire.clock import Now
+from shards.wire.keys import slot_of
 from shards.wire.protocol import (
     Atomic,
     AtomicBatch,
@@ -33,7 +34,6 @@ from shards.wire.protocol import (
     TouchEvent,
     Value,
 )
-from shards.wire.slots import slot_of
 
 
 class Item(NamedTuple):

@@ -15,7 +15,7 @@ import yaml
 
 from kvserver.cli import SECTIONS
 from kvserver.settings import ServerSettings
-from shards.host.settings import env_name, load, specs
+from shards.host.settings import env_name, load_settings, setting_specs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SYSTEMD = DEPLOY / "systemd"
@@ -41,7 +41,7 @@ def env_file() -> tuple[dict[str, str], dict[str, str]]:
 def test_the_sample_settings_are_all_of_them_with_their_defaults() -> None:
     shown, _ = env_file()
     assert list(shown) == [env_name(name) for names in SECTIONS.values() for name in names]
-    assert load(ServerSettings, {}, shown) == ServerSettings()
+    assert load_settings(ServerSettings, {}, shown) == ServerSettings()
     of_the_machine = {"KVSERVER_SHARDS", "KVSERVER_WORKERS"}
     for field in dataclasses.fields(ServerSettings):
         name = env_name(field.name)
@@ -59,7 +59,7 @@ def test_the_sample_settings_say_where_the_units_are() -> None:
 
 
 def test_every_setting_that_is_named_there_is_one() -> None:
-    known = {env_name(name) for name in specs(ServerSettings)}
+    known = {env_name(name) for name in setting_specs(ServerSettings)}
     passed_on = {"KVSERVER_LISTEN_FD", "KVSERVER_FEED_FD"}
     for path in [path for path in DEPLOY.rglob("*") if path.is_file()]:
         text = path.read_text() if "__pycache__" not in path.parts else ""

@@ -90,7 +90,7 @@ class GatewayInputs:
 
     def restore_file(self) -> None:
         """Bind the activity socket again if its file was removed. To be called about every second."""
-        self._activity_file.look()
+        self._activity_file.restore_if_gone()
 
     def close(self) -> None:
         """Close all sockets; what was not sent is dropped."""

@@ -16,7 +16,7 @@ from kvserver.gateway.history.summaries import BlockSummaries
 from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.wal.tail import Position
 from shards.host.board import Board
-from shards.log.appender import SEGMENT, LogReader, Trimmed
+from shards.log.reader import SEGMENT, LogReader, Trimmed
 from shards.log.records import HEADER
 
 BLOCK_BYTES: Final = 256 << 10

@@ -8,8 +8,8 @@ from kvserver.gateway.feed.events import OCTETS, SnapshotItem
 from kvserver.gateway.feed.selection import Selection
 from kvserver.gateway.feed.snapshots import PAGE_BYTES, PAGE_ITEMS, MapPart, Page, read_page
 from shards.host.board import Board
-from shards.maps.owner import MapReader
-from shards.wire.slots import shard_of
+from shards.maps.reader import MapReader
+from shards.wire.keys import shard_of
 
 
 class MapPages:
@@ -40,7 +40,7 @@ class MapPages:
     def _part_of_prefix(self, reader: MapReader, prefix: bytes, after: bytes, values: bool) -> MapPart:
         most, most_bytes = max(PAGE_ITEMS // len(self._maps), 16), max(PAGE_BYTES // len(self._maps), 16 << 10)
         above = after if after.startswith(prefix) and after else None
-        (_, applied), found = reader.page_at(
+        (_, applied), found = reader.read_page(
             prefix, above, most, self._board.now(), values=values, max_bytes=most_bytes, expired=True
         )
         items = [
@@ -59,7 +59,7 @@ class MapPages:
         return MapPart(items, full, applied)
 
     def _part_of_key(self, reader: MapReader, key: bytes, values: bool) -> MapPart:
-        (_, applied), item = reader.get_at(key, self._board.now(), values=values, expired=True)
+        (_, applied), item = reader.read_item(key, self._board.now(), values=values, expired=True)
         if item is None:
             return MapPart([], False, applied)
         content_type = item.content_type or OCTETS

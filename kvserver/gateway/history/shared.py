@@ -20,7 +20,7 @@ from kvserver.gateway.history.summaries import BlockSummary
 from kvserver.gateway.transport.scheduling import breathe
 from kvserver.gateway.wal.tail import Position
 from shards.host.board import Board
-from shards.log.appender import LogReader
+from shards.log.reader import LogReader
 from shards.log.records import Record
 from shards.wire.protocol import Activity
 
@@ -131,7 +131,7 @@ class SharedHistory:
 
     def end(self) -> int:
         """Return the last revision of the history."""
-        return self._board.end()
+        return self._board.last_revision()
 
     def oldest(self) -> int:
         """Return the first revision that the log holds."""

@@ -31,7 +31,7 @@ from kvserver.gateway.wal.tail import PlacedFrame, Position
 from kvserver.gateway.wal.views import View
 from shards.host.board import Board, GatewayRow
 from shards.log import records
-from shards.log.appender import LogReader, Trimmed
+from shards.log.reader import LogReader, Trimmed
 from shards.log.records import HEADER, Record
 from shards.wire.protocol import Activity, ActivityKind
 
@@ -125,7 +125,7 @@ class LogFollower:
 
     def report_activity(self, kind: ActivityKind, subject: bytes) -> None:
         """Show activity of this gateway's own on all gateways."""
-        end = self._board.end()
+        end = self._board.last_revision()
         self._pending.add([Activity(end, kind, subject, self._board.now_ms())])
         self._inputs.send_activity(kind, subject, end)
         self._inputs.wake()
@@ -151,14 +151,14 @@ class LogFollower:
 
     def close(self) -> None:
         """Publish the last figures, close sockets and files. Call it when `run` has ended."""
-        self._row.publish(self.counts)
+        self._row.publish_figures(self.counts)
         self._inputs.close()
         self._reader.close()
         self.history.close()
 
     def each_second(self) -> None:
         """Publish figures, and let all parts look after themselves."""
-        self._row.publish(self.counts)
+        self._row.publish_figures(self.counts)
         self._inputs.restore_file()
         self._wal.each_second()
         self.history.each_second()

@@ -24,7 +24,7 @@ from kvserver.gateway.wal.tail import (
     WalCursor,
 )
 from kvserver.gateway.wal.views import Marks, View
-from shards.log.appender import LogReader, Trimmed
+from shards.log.reader import LogReader, Trimmed
 from shards.wire.protocol import Activity
 
 READ_BYTES: Final = 256 << 10

@@ -200,7 +200,7 @@ class WebSocketFeed(FeedSession):
         try:
             data = self.next_bytes()
         except Exception:
-            _failed.tell(self._websocket.peer, error=True)
+            _failed.report(self._websocket.peer, error=True)
             self._websocket.close(1011)
             return None
         return None if data is None else Piece(data)

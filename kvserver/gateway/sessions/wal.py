@@ -15,7 +15,7 @@ from kvserver.gateway.transport.websocket import WebSocket
 from kvserver.gateway.wal import formats
 from kvserver.gateway.wal.views import View
 from shards.host.logs import Recurring
-from shards.log.appender import Trimmed
+from shards.log.reader import Trimmed
 from shards.wire.errors import Forbidden, KVError, Unauthorized
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class WalSession:
         except ClientGone:
             pass
         except Exception:
-            _failed.tell(self._peer, error=True)
+            _failed.report(self._peer, error=True)
             self._websocket.close(1011)
         return None
 

@@ -207,7 +207,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
             stream.run(session.head)
         except Exception as error:
             if not isinstance(error, OSError):
-                _failed.tell(self.peer, error=True)
+                _failed.report(self.peer, error=True)
             stream.abort()
         finally:
             self.server.monitor.remove(stream)
@@ -310,7 +310,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
         except WebSocketError:
             pass  # it sent to a client that had gone
         except Exception:
-            _failed.tell(self.peer, error=True)
+            _failed.report(self.peer, error=True)
         finally:
             websocket.close_and_wait(code)
             self.server.monitor.remove(websocket)

@@ -23,7 +23,7 @@ from kvserver.web.acceptor import EXHAUSTED_S
 from kvserver.web.handoff import ACCEPT_S, ACCEPTED, MOST_BYTES, VERSION
 from shards.files.kept_file import KeptFile
 from shards.host.logs import Recurring
-from shards.wire.os_errors import EXHAUSTED
+from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "no connection can be taken over: %s")
@@ -67,7 +67,7 @@ class HandoverListener:
     def restore_file(self) -> None:
         """Listen again if the socket's file was removed. To be called about every second."""
         if not self._closed:
-            self._file.look()
+            self._file.restore_if_gone()
 
     def run(self) -> None:
         """Accept connections until `close`. Blocks."""
@@ -81,7 +81,7 @@ class HandoverListener:
                     continue  # another took its place meanwhile
                 if error.errno not in EXHAUSTED:
                     return
-                _exhausted.tell(error.strerror)
+                _exhausted.report(error.strerror)
                 gevent.sleep(EXHAUSTED_S)  # some descriptors may be free by then
             else:
                 gevent.spawn(self._take_over, channel)
@@ -99,7 +99,7 @@ class HandoverListener:
             message, fds, whole = _receive_fds(channel)
             if not whole:
                 _close_all(fds)
-                _not_taken.tell()
+                _not_taken.report()
                 return
             try:
                 version, address, head, rest = _decode(message)
@@ -108,7 +108,7 @@ class HandoverListener:
             except (ValueError, msgspec.MsgspecError) as error:
                 _close_all(fds)
                 if message:
-                    _unknown_form.tell(error)
+                    _unknown_form.report(error)
                 return
             if self._closed or not self._has_room() or not _send_answer(channel):
                 _close_all(fds)

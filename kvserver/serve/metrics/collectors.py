@@ -21,8 +21,8 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from shards.host.board import NONE, Board, Common, ShardRow
-from shards.log.appender import SEGMENT
+from shards.host.board import NONE, Board, ProcessRow, ShardRow
+from shards.log.files import SEGMENT
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class BoardCollector(Collector):
         )
         for i, row in enumerate(self._board.shards):
             restarts.add_metric([f"shard {i}"], row.restarts)
-        for name, count in self._board.exporter.restarts().items():
+        for name, count in self._board.exporter.read_restarts().items():
             restarts.add_metric([name], count)
         yield restarts
         starts = CounterMetricFamily(*STARTS, labels=["process"])
@@ -169,10 +169,10 @@ class BoardCollector(Collector):
         yield _gauge_family("kvserver_log_broken", "1 after a failed flush; the server is stopping.", words.broken)
 
     def _shard_families(self) -> Iterator[Metric]:
-        rows = [(str(i), row, row.figures()) for i, row in enumerate(self._board.shards)]
+        rows = [(str(i), row, row.read_figures()) for i, row in enumerate(self._board.shards)]
         up = GaugeMetricFamily("kvserver_shard_up", "1 if the shard is serving.", labels=["shard"])
         for shard, row, _ in rows:
-            up.add_metric([shard], float(row.state == Common.UP and not row.given_up and _is_alive(row)))
+            up.add_metric([shard], float(row.state == ProcessRow.UP and not row.given_up and _is_alive(row)))
         yield up
         operations = CounterMetricFamily(
             "kvserver_shard_operations", "Operations of the shard by kind.", labels=["shard", "kind"]
@@ -193,16 +193,16 @@ class BoardCollector(Collector):
             yield counter
 
     def _worker_families(self) -> Iterator[Metric]:
-        living = [row for _, row in self._board.workers.alive()]
+        living = [row for _, row in self._board.workers.living_rows()]
         yield _gauge_family("kvserver_workers", "Running web workers.", len(living))
         yield _gauge_family(
             "kvserver_requests_in_flight", "Requests being answered.", sum(row.in_flight for row in living)
         )
         yield _gauge_family("kvserver_connections", "Open client connections.", sum(row.connections for row in living))
-        yield from _counter_families(WORKER_COUNTERS, "worker", self._board.workers.used())
+        yield from _counter_families(WORKER_COUNTERS, "worker", self._board.workers.used_rows())
 
     def _gateway_families(self) -> Iterator[Metric]:
-        living = self._board.gateways.alive()
+        living = self._board.gateways.living_rows()
         yield _gauge_family("kvserver_gateways", "Running feed gateways.", len(living))
         clients = GaugeMetricFamily("kvserver_feed_clients", "Open feed connections.", labels=["gateway"])
         lag = GaugeMetricFamily(
@@ -211,17 +211,17 @@ class BoardCollector(Collector):
         watermark = self._board.watermark()[1]
         for i, row in living:
             clients.add_metric([str(i)], row.clients)
-            lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == Common.UP else 0)
+            lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == ProcessRow.UP else 0)
         yield clients
         yield lag
-        yield from _counter_families(GATEWAY_COUNTERS, "gateway", self._board.gateways.used())
+        yield from _counter_families(GATEWAY_COUNTERS, "gateway", self._board.gateways.used_rows())
 
 
 def _counter_families(
-    families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, Common]]
+    families: Mapping[str, tuple[str, str]], label: str, rows: Iterable[tuple[int, ProcessRow]]
 ) -> Iterator[Metric]:
     """Yield a counter for each figure of the rows, including rows of dead processes."""
-    figures = [(str(i), row.figures()) for i, row in rows]
+    figures = [(str(i), row.read_figures()) for i, row in rows]
     for figure, (name, text) in families.items():
         counter = CounterMetricFamily(name, text, labels=[label])
         for index, shown in figures:

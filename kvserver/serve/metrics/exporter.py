@@ -33,9 +33,9 @@ from kvserver.serve.listening import METRICS_FD_VARIABLE, METRICS_HOST
 from kvserver.serve.metrics.collectors import BoardCollector, ProcessFilesCollector
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError
-from shards.host.logs import configure_logging, give_up
+from shards.host.logs import configure_logging, report_fatal
 from shards.host.process import die_with_starter
-from shards.host.settings import SettingError, load
+from shards.host.settings import SettingError, load_settings
 from shards.wire.clock import counted_ms
 
 log = logging.getLogger(__name__)
@@ -253,15 +253,17 @@ def main() -> int:
     """Serve until SIGTERM. Returns the exit status."""
     die_with_starter()
     try:
-        settings = load(ServerSettings)
+        settings = load_settings(ServerSettings)
         configure_logging(settings.log_level, "metrics", settings.log_format)
         board = Board.open(settings.board_path)
         listener = socket.socket(fileno=int(os.environ[METRICS_FD_VARIABLE]))
     except (SettingError, BoardError) as error:
-        give_up(str(error))
+        report_fatal(str(error))
         return 1
     except (KeyError, ValueError, OSError) as error:
-        give_up(f"{METRICS_FD_VARIABLE} names no listening socket ({error!r}): /metrics is started by `kvserver serve`")
+        report_fatal(
+            f"{METRICS_FD_VARIABLE} names no listening socket ({error!r}): /metrics is started by `kvserver serve`"
+        )
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

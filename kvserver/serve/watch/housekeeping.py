@@ -11,7 +11,8 @@ from kvserver.access import tickets
 from kvserver.serve.watch.scarcity import ScarcityRetry
 from shards.host.board import Board
 from shards.log import pins
-from shards.log.appender import Log, LogBroken, LogError
+from shards.log.appender import LogAppender
+from shards.log.files import LogBroken, LogError
 from shards.log.segments import Segments, trim_limit
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Housekeeping:
                 return
 
     def _prepare_segments(self) -> None:
-        self._segments.prepare(self._expendable_lsn)
+        self._segments.prepare_next(self._expendable_lsn)
 
     def _trim_log(self) -> None:
         needed = self._needed_lsn()  # before the pins are read: see `shards.log.pins`
@@ -111,7 +112,7 @@ class Housekeeping:
         return min((needed, *self._pinned_lsns()))
 
     def _pinned_lsns(self) -> tuple[int, ...]:
-        return pins.held(Path(self._board.facts.lock_dir))
+        return pins.pinned_lsns(Path(self._board.facts.lock_dir))
 
     def _needed_lsn(self) -> int:
         """Return the LSN from which a restart needs the log."""
@@ -134,8 +135,8 @@ class Housekeeping:
                 log.debug("cannot remove expired tickets yet: %s", error)
 
     def _write_marks(self) -> None:
-        opened: list[Log] = []
-        while not self._scarcity.attempt("marking the log", lambda: opened.append(Log(self._board, None))):
+        opened: list[LogAppender] = []
+        while not self._scarcity.attempt("marking the log", lambda: opened.append(LogAppender(self._board, None))):
             if self._stop_marks.wait(MARK_S):
                 return
         marks = opened[0]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from shards.wire.os_errors import EXHAUSTED
+from shards.wire.errors import EXHAUSTED
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from kvserver.serve.watch.housekeeping import Housekeeping
-from shards.host.board import Board, Common
-from shards.log.appender import SEGMENT
+from shards.host.board import Board, ProcessRow
+from shards.log.files import SEGMENT
 from shards.log.manifest import Manifest, ManifestError
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ class SnapshotSchedule:
         if words.full:
             wanted = self._makes_space(self._data_dir)
         else:
-            maps = sum(row.figures()["map_bytes"] for row in shards)
+            maps = sum(row.read_figures()["map_bytes"] for row in shards)
             wanted = self._board.history()[0] - words.snapshot > snapshot_after(maps)
-        return wanted and all(row.state == Common.UP and row.map_generation for row in shards)
+        return wanted and all(row.state == ProcessRow.UP and row.map_generation for row in shards)
 
     def _makes_space(self, data_dir: Path) -> bool:
         """Return whether a snapshot would let a segment be trimmed, and is likely to fit."""
@@ -44,7 +44,7 @@ class SnapshotSchedule:
             return False
         status = os.statvfs(data_dir)
         # It takes at least the bytes of its keys and values.
-        return sum(row.figures()["bytes"] for row in self._board.shards) < status.f_bavail * status.f_frsize
+        return sum(row.read_figures()["bytes"] for row in self._board.shards) < status.f_bavail * status.f_frsize
 
     def note_end(self, status: int, now: float) -> None:
         """Handle the end of a snapshot process with exit status `status`: trim the log, or retry later.

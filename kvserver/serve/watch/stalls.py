@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shards.files import locks
-from shards.host.board import NONE, Board, Common
+from shards.host.board import NONE, Board, ProcessRow
 
 STALLED_S = 3.0
 
@@ -140,7 +140,7 @@ class StallWatch:
     def _stalled_before_applying(self, now: float, waiting: set[int]) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
             # A starting shard may take long to replay what its predecessor left unapplied.
-            serving = row.state == Common.UP and row.open != NONE and row.pid not in waiting
+            serving = row.state == ProcessRow.UP and row.open != NONE and row.pid not in waiting
             state = (row.pid, row.incarnation, row.open) if serving else None
             if self._unchanged.unchanged_s(("open", i), state, now) >= STALLED_S and self._may_kill(row.pid):
                 self._unchanged.forget(("open", i))
@@ -148,8 +148,8 @@ class StallWatch:
 
     def _pinning_a_map(self, now: float) -> Iterator[Culprit]:
         for i, row in enumerate(self._board.shards):
-            pid = row.figures()["pinned_pid"]
+            pid = row.read_figures()["pinned_pid"]
             # Ignore the report of a shard that died or stalled: it may be outdated.
-            fresh = row.state == Common.UP and now - row.heartbeat_ns * 1e-9 < 2.0
+            fresh = row.state == ProcessRow.UP and now - row.heartbeat_ns * 1e-9 < 2.0
             if pid and fresh and pid != os.getpid() and self._is_ours(pid) and not self._is_exempt(pid):
                 yield Culprit(pid, f"it keeps a reader open on the map of shard {i}, which therefore grows")

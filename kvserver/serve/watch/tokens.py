@@ -72,7 +72,7 @@ class TokenWatch:
             try:
                 self.check_file(asked)
             except Exception:  # any error: the tokens stay in effect, and the next check retries
-                _not_looked_at.tell(self._path, error=True)
+                _not_looked_at.report(self._path, error=True)
 
     def check_file(self, asked: bool = False) -> None:
         """Check the file once, and publish the tokens in effect again if their file in the run directory is missing.

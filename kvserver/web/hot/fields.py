@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import choose_stored_type
-from shards.wire.limits import is_content_type
+from shards.wire.keys import is_content_type
 
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
 _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")

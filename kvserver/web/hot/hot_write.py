@@ -144,7 +144,7 @@ class HotRemoval(HotWrite):
     ) -> None:
         """`store`: has not sent the operation yet."""
         super().__init__(connection, path, at_root, fields, begun_at, grants, operation, size)
-        self._store, self._end = store, store.board.end()
+        self._store, self._end = store, store.board.last_revision()
 
     def answer_done(self, done: Done) -> None:
         """Answer that the key was deleted; one that did not exist is shown as activity."""

@@ -24,10 +24,10 @@ from kvserver.web.hot.fields import HeaderFields, read_fields
 from kvserver.web.hot.hot_write import HotRemoval, HotWrite, format_lines
 from kvserver.web.limits.load import LARGE_ANSWER
 from kvserver.web.ports import IDLE_S, ConnectionPort
-from shards.maps.layout import HEADER, HEADER_SIZE, parse, told
+from shards.maps.layout import HEADER, HEADER_SIZE, parse_record, with_wall_times
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, Unauthorized, Unavailable
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 from shards.wire.protocol import Delete, Put
 
 _REQUEST = re.compile(
@@ -141,11 +141,11 @@ class HotPath:
         if record is not None and len(record) > _LONGEST_RECORD:
             return False
         if v1:
-            item = None if record is None else parse(memoryview(record))
+            item = None if record is None else parse_record(memoryview(record))
             if item is None or not self._is_plain(item.value, item.expires_ms, item.content_type, fields):
                 return False
             if item.expires_ms or item.modified_ms > context.unix_ms:  # its times are shown by the store's clock
-                item = told(item, store.board.now())
+                item = with_wall_times(item, store.board.now())
             content_type = (item.content_type or OCTETS).encode()
             value, head = (
                 item.value,

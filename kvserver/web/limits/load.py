@@ -63,7 +63,7 @@ class WorkerLoad:
 
     def refresh_peers(self) -> None:
         """Find the living workers, ten times a second: requests that a dead one had in flight do not count."""
-        others = [row for _, row in self._workers.alive() if row.base != self._row.base]
+        others = [row for _, row in self._workers.living_rows() if row.base != self._row.base]
         self._peer_words = [row.base + WorkerRow.in_flight.index for row in others]
         self._peers_up = [row for row in others if row.state == WorkerRow.UP]
 

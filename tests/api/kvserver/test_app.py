@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from shards.host.board import Common
+from shards.host.board import ProcessRow
 from tests.api.web import Web, request, scenario
 
 
 @scenario
 async def test_methods_of_routes(web: Web) -> None:
-    web.board.shards[0].state = Common.UP
+    web.board.shards[0].state = ProcessRow.UP
     for path, allow in (
         ("/k", "GET,HEAD,PUT,DELETE"),
         ("/keys", "GET,HEAD,DELETE"),

@@ -97,6 +97,6 @@ def _lateness(feed: Iterator[bytes], count: int) -> list[float]:
 def _most_lag(board: Board, late: Future[list[float]]) -> float:
     most = 0
     while not late.done():
-        most = max(most, *(row.figures()["expiry_lag_ms"] for row in board.shards))
+        most = max(most, *(row.read_figures()["expiry_lag_ms"] for row in board.shards))
         time.sleep(0.01)
     return float(most)

@@ -13,7 +13,7 @@ from kvserver.settings import ServerSettings
 from shards.host.settings import (
     env_name,
     option_name,
-    specs,
+    setting_specs,
 )
 
 
@@ -25,7 +25,7 @@ def manual() -> str:
 
 def test_the_manual_names_every_setting_its_variables_and_its_help() -> None:
     text = " ".join(manual().split())
-    for name, spec in specs(ServerSettings).items():
+    for name, spec in setting_specs(ServerSettings).items():
         assert option_name(name) in text
         assert all(variable in text for variable in (env_name(name), *spec.aliases))
         assert " ".join(spec.help.split()) in text
@@ -40,7 +40,7 @@ def test_the_manual_names_the_defaults() -> None:
 
 def test_the_manual_s_sections_name_real_settings_once() -> None:
     named = [name for names in cli.SECTIONS.values() for name in names]
-    assert sorted(named) == sorted(specs(ServerSettings))
+    assert sorted(named) == sorted(setting_specs(ServerSettings))
 
 
 def test_the_first_page_of_help_names_the_commands() -> None:

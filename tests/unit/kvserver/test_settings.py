@@ -16,15 +16,15 @@ from shards.host.settings import (
     choice,
     default_run_dir,
     integer,
-    load,
+    load_settings,
+    setting_specs,
     size,
-    specs,
     to_environ,
 )
 
 
 def test_defaults_without_options_and_environment() -> None:
-    settings = load(ServerSettings, {}, {})
+    settings = load_settings(ServerSettings, {}, {})
     assert (settings.host, settings.port, settings.metrics_port) == ("127.0.0.1", 8080, 3001)
     assert (settings.sync, settings.max_value, settings.wal_retention) == ("always", 5_120_000, 512 << 20)
     assert settings.data_dir == Path("kvserver-data")
@@ -33,23 +33,23 @@ def test_defaults_without_options_and_environment() -> None:
 
 def test_an_option_wins_over_our_variable_which_wins_over_memorykv_s() -> None:
     environ = {"KVSERVER_PORT": "2", "PORT": "3"}
-    assert load(ServerSettings, {"port": "1"}, environ).port == 1
-    assert load(ServerSettings, {"port": None}, environ).port == 2
-    assert load(ServerSettings, {}, {"PORT": "3"}).port == 3
+    assert load_settings(ServerSettings, {"port": "1"}, environ).port == 1
+    assert load_settings(ServerSettings, {"port": None}, environ).port == 2
+    assert load_settings(ServerSettings, {}, {"PORT": "3"}).port == 3
 
 
 @pytest.mark.parametrize("variable", ["KVSERVER_PORT", "PORT", "METRICS_PORT"])
 def test_an_empty_variable_counts_as_not_given(variable: str) -> None:
-    settings = load(ServerSettings, {}, {variable: ""})
+    settings = load_settings(ServerSettings, {}, {variable: ""})
     assert (settings.port, settings.metrics_port) == (8080, 3001)
 
 
 def test_an_empty_variable_of_ours_leaves_the_word_to_memorykv_s() -> None:
-    assert load(ServerSettings, {}, {"KVSERVER_PORT": "", "PORT": "3"}).port == 3
+    assert load_settings(ServerSettings, {}, {"KVSERVER_PORT": "", "PORT": "3"}).port == 3
 
 
 def test_memorykv_s_names() -> None:
-    settings = load(ServerSettings, {}, {"PORT": "1", "METRICS_PORT": "2", "DEBUG": "true"})
+    settings = load_settings(ServerSettings, {}, {"PORT": "1", "METRICS_PORT": "2", "DEBUG": "true"})
     assert (settings.port, settings.metrics_port, settings.log_level) == (1, 2, "debug")
 
 
@@ -66,7 +66,7 @@ def test_memorykv_s_names() -> None:
     ],
 )
 def test_memorykv_s_debug_and_trace(environ: dict[str, str], level: str) -> None:
-    assert load(ProcessSettings, {}, environ).log_level == level
+    assert load_settings(ProcessSettings, {}, environ).log_level == level
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_bad_value_is_named_with_its_origin_and_what_would_be_right(
     options: dict[str, str], environ: dict[str, str], origin: str
 ) -> None:
     with pytest.raises(SettingError, match=origin):
-        load(ServerSettings, options, environ)
+        load_settings(ServerSettings, options, environ)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_whole_numbers_in_their_range(number: int) -> None:
 
 @given(st.text())
 def test_parsers_take_any_text_or_say_what_would_be_right(text: str) -> None:
-    for parse in [spec.parse for spec in specs(ServerSettings).values()] + [boolean, choice("a"), size(0, 9)]:
+    for parse in [spec.parse for spec in setting_specs(ServerSettings).values()] + [boolean, choice("a"), size(0, 9)]:
         try:
             parse(text)
         except ValueError as error:
@@ -130,7 +130,9 @@ def test_parsers_take_any_text_or_say_what_would_be_right(text: str) -> None:
 
 
 def test_localhost_and_brackets_are_addresses() -> None:
-    hosts = [load(ServerSettings, {"host": host}, {}).host for host in ("localhost", "[::1]", "::1", "0.0.0.0")]
+    hosts = [
+        load_settings(ServerSettings, {"host": host}, {}).host for host in ("localhost", "[::1]", "::1", "0.0.0.0")
+    ]
     assert hosts == ["127.0.0.1", "::1", "::1", "0.0.0.0"]
 
 
@@ -146,17 +148,17 @@ def test_a_child_loads_what_its_parent_had(in_memory: str) -> None:
         "sync": "os",
         "feed_port": "7",
     }
-    settings = load(ServerSettings, options, {})
+    settings = load_settings(ServerSettings, options, {})
     # What the child inherits besides must not matter.
     inherited = {"PORT": "99", "TRACE": "true", "METRICS_PORT": "98"}
-    assert load(ServerSettings, {}, inherited | to_environ(settings)) == settings
+    assert load_settings(ServerSettings, {}, inherited | to_environ(settings)) == settings
 
 
 def test_the_run_directory_of_a_store_without_a_directory_must_be_given() -> None:
     with pytest.raises(SettingError, match="--run-dir"):
-        load(ProcessSettings, {"in_memory": "true"}, {}).resolved_run_dir()
+        load_settings(ProcessSettings, {"in_memory": "true"}, {}).resolved_run_dir()
     with pytest.raises(SettingError, match="cannot be read"):
-        load(ProcessSettings, {"data_dir": "/nowhere/at/all"}, {}).resolved_run_dir()
+        load_settings(ProcessSettings, {"data_dir": "/nowhere/at/all"}, {}).resolved_run_dir()
 
 
 def test_run_directories_of_two_stores_differ() -> None:
@@ -172,7 +174,7 @@ def test_run_directories_of_two_stores_differ() -> None:
     ],
 )
 def test_origins_are_kept_as_browsers_write_them(origins: str, kept: str) -> None:
-    assert load(ServerSettings, {"origins": origins}, {}).origins == kept
+    assert load_settings(ServerSettings, {"origins": origins}, {}).origins == kept
 
 
 @pytest.mark.parametrize(
@@ -180,12 +182,12 @@ def test_origins_are_kept_as_browsers_write_them(origins: str, kept: str) -> Non
 )
 def test_what_is_no_origin_is_refused(origins: str) -> None:
     with pytest.raises(SettingError, match="origins such as"):
-        load(ServerSettings, {"origins": origins}, {})
+        load_settings(ServerSettings, {"origins": origins}, {})
 
 
 def test_allowed_hosts_are_names() -> None:
-    assert load(ServerSettings, {}, {}).allowed_hosts is None
-    assert load(ServerSettings, {"allowed_hosts": "KV.example., b "}, {}).allowed_hosts == "kv.example,b"
+    assert load_settings(ServerSettings, {}, {}).allowed_hosts is None
+    assert load_settings(ServerSettings, {"allowed_hosts": "KV.example., b "}, {}).allowed_hosts == "kv.example,b"
     for wrong in ("http://kv.example", "kv.example:80", "kv.example,", "a b", "-", "kü.example"):
         with pytest.raises(SettingError, match="expected host names such as"):
-            load(ServerSettings, {"allowed_hosts": wrong}, {})
+            load_settings(ServerSettings, {"allowed_hosts": wrong}, {})

@@ -121,14 +121,14 @@ def test_a_route_wants_each_of_its_verbs_and_no_other(site: Site, row: Row) -> N
     for verbs in SUBSETS:
         for prefix in ("", "a/", "b/"):
             site.run(site.client.request(Put(b"a/k", SECRET, "text/plain")))
-            end = site.store.board.end()
+            end = site.store.board.last_revision()
             answer = site.ask(row.method, row.path, bearer(verbs, prefix), *row.fields, body=row.body)
             covered = prefix == "" or (prefix == "a/" and not row.everywhere) or row.route == target.TICKETS
             if set(row.needs) <= set(verbs) and covered:
                 assert answer.status < 400 or answer.status == 404, (verbs, prefix, answer)
                 continue
             assert answer.status == 403, (verbs, prefix, answer)
-            assert site.store.board.end() == end, "nothing is done"
+            assert site.store.board.last_revision() == end, "nothing is done"
             assert SECRET not in answer.body and "etag" not in answer.headers
             if row.path.startswith("/v1/") and row.method != "HEAD":
                 problem = json.loads(answer.body)
@@ -139,7 +139,7 @@ def test_a_route_wants_each_of_its_verbs_and_no_other(site: Site, row: Row) -> N
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.method} {row.path}")
 def test_without_a_token_nothing_is_done(site: Site, row: Row) -> None:
-    end = site.store.board.end()
+    end = site.store.board.last_revision()
     for fields, told in (
         ((), "Bearer"),
         (("Authorization: Bearer wrong",), 'Bearer error="invalid_token"'),
@@ -156,7 +156,7 @@ def test_without_a_token_nothing_is_done(site: Site, row: Row) -> None:
                 assert json.loads(answer.body)["code"] == code
             else:
                 assert answer.body == b""
-    assert site.store.board.end() == end
+    assert site.store.board.last_revision() == end
 
 
 def test_what_needs_no_token(site: Site) -> None:
@@ -309,7 +309,7 @@ def test_who_may_not_read_finds_out_no_revisions(site: Site) -> None:
     """Neither what a delete would do, nor by the cut which of two revisions is the newer."""
     site.fill([f"a/{n}" for n in range(10)])
     path, writer = "/v1/kv?prefix=a/", bearer(("write",), "a/")
-    end = site.store.board.end()
+    end = site.store.board.last_revision()
     for query in ("&dry_run=true", "&cut=0", f"&cut={end}", f"&cut={end - 1}&limit=1", f"&cut={end}&dry_run=true"):
         problem = site.problem(403, "DELETE", path + query, writer)
         assert problem["code"] == "forbidden" and "read" in problem["detail"] + problem["hint"]
@@ -394,12 +394,12 @@ def test_a_batch_is_refused_operation_by_operation(site: Site, verbs: tuple[Verb
 def test_an_atomic_batch_with_a_forbidden_operation_does_nothing(
     site: Site, verbs: tuple[Verb, ...], ops: list[dict[str, Any]], failed: int
 ) -> None:
-    end = site.store.board.end()
+    end = site.store.board.last_revision()
     answer = batch(site, bearer(verbs, "a/"), ops, atomic=True)
     problem = json.loads(answer.body)
     assert (answer.status, problem["failed"]) == (409, failed)
     assert [result["status"] for result in problem["results"]] == [403 if n == failed else 424 for n in range(2)]
-    assert site.store.board.end() == end
+    assert site.store.board.last_revision() == end
 
 
 def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> None:
@@ -463,12 +463,12 @@ def test_an_atomic_batch_of_who_may_only_write_shows_no_values(site: Site) -> No
 )
 def test_no_way_of_writing_a_target_goes_round(site: Site, target_: str) -> None:
     for method in ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "TRACE", "PROPFIND"):
-        end = site.store.board.end()
+        end = site.store.board.last_revision()
         answer = site.ask(method, target_, body=b"x" if method in ("PUT", "POST", "PATCH") else b"")
         is_for_the_gateway = method == "GET" and target_.startswith("/v1/feed")  # there is none here
         assert answer.status in ((503,) if is_for_the_gateway else (400, 401)), (method, answer)
         assert SECRET not in answer.body
-        assert site.store.board.end() == end
+        assert site.store.board.last_revision() == end
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from kvserver.commands import backup, check, restore
 from kvserver.commands.local_store import serving_pid
 from kvserver.commands.restore import parse_until
 from kvserver.serve.store import StoreError, make_data_dir, take_store_lock
-from shards.backup.archive import UNFINISHED, Archive, Until
+from shards.backup.archive import UNFINISHED, Archive, RestoreTarget
 from shards.backup.restore import UNFINISHED as RESTORING
 from shards.log.manifest import NAME as MANIFEST
 from shards.log.manifest import Manifest
-from shards.maps.directory import Owner, release, usual_places
+from shards.maps.directory import release_maps, usual_places
+from shards.maps.directory_content import Owner
 from tests.api.maps import Run, first_run, put
 from tests.stores import Store, new_store
 
@@ -144,9 +145,9 @@ def test_what_is_no_data_directory_is_not_served(tmp_path: Path) -> None:
 
 
 def test_a_place_in_the_history_is_a_revision_or_a_time() -> None:
-    assert parse_until(None) == Until()
-    assert parse_until("17") == Until(revision=17)
-    assert parse_until("1970-01-01T00:00:01.5Z") == Until(time_ms=1500)
+    assert parse_until(None) == RestoreTarget()
+    assert parse_until("17") == RestoreTarget(revision=17)
+    assert parse_until("1970-01-01T00:00:01.5Z") == RestoreTarget(time_ms=1500)
 
 
 def test_only_the_store_s_own_maps_are_given_back(run: Run, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_only_the_store_s_own_maps_are_given_back(run: Run, tmp_path: Path) -> N
         (path / "owner").write_text(
             f'{{"store":"{owner.store}","data_dir":"{owner.data_dir}","device":{owner.device},"inode":{owner.inode}}}'
         )
-    assert release([foreign, ours, tmp_path / "nothing"], store, data_dir) == 8192
+    assert release_maps([foreign, ours, tmp_path / "nothing"], store, data_dir) == 8192
     assert not ours.exists()
     assert (foreign / "shard-0.1" / "data.mdb").exists()
 

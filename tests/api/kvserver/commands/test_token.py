@@ -209,7 +209,7 @@ def test_a_command_that_stands_still_is_not_waited_for_for_ever(file: Path, monk
     lock = locks.open_lock(file.with_name(f".{file.name}.lock"))
     assert os.fstat(lock).st_mode & 0o777 == 0o600
     try:
-        assert locks.try_hold(lock)
+        assert locks.try_acquire_for_life(lock)
         refused = run(file, "new", "deploy", "--grant", "read")
     finally:
         os.close(lock)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvserver.api.times import rfc3339
 from kvserver.store.link import LinkState
-from shards.maps.owner import Item
+from shards.maps.layout import Item
 from shards.wire.errors import NotAnInteger, PreconditionFailed
 from shards.wire.protocol import MUST_EXIST, Done, Incr, Patch, Put, Replaced, Touch, Value
 from tests import effort

@@ -62,7 +62,7 @@ class OverHTTP(RuleBasedStateMachine):
         super().__init__()
         self.prefix = f"run{next(_runs)}/"
         self.items: dict[str, Item] = {}
-        self.last = self.site.store.board.end()  # the highest revision so far
+        self.last = self.site.store.board.last_revision()  # the highest revision so far
 
     # What is asked
 

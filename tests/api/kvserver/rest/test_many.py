@@ -11,8 +11,8 @@ from kvserver.rest import many
 from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.limits.load import MOST_BYTES
 from shards.wire.errors import Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Failed, Get, Put, Value
-from shards.wire.slots import shard_of
 from tests.api.kvserver.rest.sites import MAX_VALUE, SHARDS
 from tests.api.site import Site
 from tests.api.web import request
@@ -40,7 +40,7 @@ def test_a_list_shows_what_keys_hold(site: Site) -> None:
     assert b["revision"] == a["revision"] + 1 or a["revision"] == b["revision"] + 1
     epoch, revision = answer.headers["kv-cursor"].split(".")
     assert epoch == site.store.board.facts.epoch
-    assert int(revision) == site.store.board.end() == max(a["revision"], b["revision"])
+    assert int(revision) == site.store.board.last_revision() == max(a["revision"], b["revision"])
     assert "value" not in site.get("/v1/kv")["items"][0]
     assert "link" not in answer.headers
 
@@ -176,13 +176,13 @@ def test_a_list_without_a_map_is_refused(site: Site, monkeypatch: pytest.MonkeyP
 
 def test_a_delete_takes_the_prefix_as_it_was(site: Site) -> None:
     site.fill([f"d/{n:05}" for n in range(PAGE_KEYS * 4)] + ["e"])
-    cut = site.store.board.end()
+    cut = site.store.board.last_revision()
     site.fill(["d/new", "d/00001"])
     dry = site.delete(f"/v1/kv?prefix=d/&dry_run=true&cut={cut}")
     assert dry == {"deleted": PAGE_KEYS * 4 - 1, "complete": True, "cut": cut}
     assert site.delete(f"/v1/kv?prefix=d/&cut={cut}") == dry
     assert site.keys("/v1/kv") == ["d/00001", "d/new", "e"]
-    assert site.delete("/v1/kv?prefix=d/")["cut"] == site.store.board.end() - 2
+    assert site.delete("/v1/kv?prefix=d/")["cut"] == site.store.board.last_revision() - 2
     assert site.delete("/v1/kv?prefix=zzz")["deleted"] == 0
 
 
@@ -203,7 +203,7 @@ def test_a_delete_stops_at_its_limit(site: Site, limit: int) -> None:
 
 def test_a_delete_that_its_limit_just_suffices_for_is_complete(site: Site) -> None:
     site.fill([f"d/{n}" for n in range(10)] + ["e"])
-    cut = site.store.board.end()
+    cut = site.store.board.last_revision()
     site.fill(["d/new"])
     done = {"deleted": 10, "complete": True, "cut": cut}
     assert site.delete(f"/v1/kv?prefix=d/&limit=10&cut={cut}&dry_run=true") == done
@@ -252,7 +252,7 @@ def test_a_delete_that_loses_a_shard(site: Site, monkeypatch: pytest.MonkeyPatch
     try:
         told = site.problem(504, "DELETE", "/v1/kv?prefix=d/")
         assert told["deleted"] == 300 - lost
-        assert told["cut"] <= site.store.board.end()
+        assert told["cut"] <= site.store.board.last_revision()
         assert site.problem(503, "DELETE", "/v1/kv?prefix=d/")["code"] == "unavailable", "nothing was done"
     finally:
         row.incarnation = incarnation

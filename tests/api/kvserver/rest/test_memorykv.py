@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 from tests.api.web import Web, request, scenario
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from kvserver.serve.store import Store
 from kvserver.settings import ServerSettings
-from shards.log.appender import SEGMENT, Log, LogReader
+from shards.log.appender import LogAppender
+from shards.log.files import SEGMENT
+from shards.log.reader import LogReader
 from shards.log.records import DATA
 
 
@@ -18,7 +20,7 @@ def settings_of(directory: Path) -> ServerSettings:
 def run_once(directory: Path, clean: bool = True) -> tuple[int, int]:
     """A run of the store that writes two records: the LSN at which the second begins, and the last revision."""
     with Store(settings_of(directory)) as store:
-        log = Log(store.board, 0)
+        log = LogAppender(store.board, 0)
         records = [log.append(b"record %d" % n, 1, store.board.now()) for n in range(2)]
         log.flush(records[-1].end)
         log.close()

@@ -100,8 +100,8 @@ def test_a_new_history_begins_above_every_revision_that_was_known(tmp_path: Path
     manifest = Manifest.load(data)
     msgspec.structs.replace(manifest, end_revision=known, inode=manifest.inode + 1).save(data)  # a copy
     with Store(settings_of(tmp_path)) as store:
-        assert store.board.end() >= known
-        assert Manifest.load(data).end_revision == store.board.end()
+        assert store.board.last_revision() >= known
+        assert Manifest.load(data).end_revision == store.board.last_revision()
 
 
 def test_the_store_s_clock_is_right_however_long_it_takes_to_begin(

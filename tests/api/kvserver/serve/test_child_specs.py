@@ -12,7 +12,7 @@ import pytest
 from kvserver.serve.child_specs import GATEWAY, SHARDS, WEB, ChildSpecs, conf_file
 from kvserver.serve.listening import METRICS_FD_VARIABLE, Listeners
 from kvserver.settings import ServerSettings
-from shards.host.board import Common
+from shards.host.board import ProcessRow
 from shards.host.process import PARENT_VARIABLE
 from tests.stores import Store, new_store
 
@@ -47,9 +47,9 @@ def test_a_shard_is_up_when_its_row_names_its_pid_and_says_so(specs: ChildSpecs,
     assert (first.name, second.name) == ("shard 0", "shard 1")
     assert list(second.argv) == [sys.executable, "-m", "shards", "--index", "1"]
     row = store.board.shards[1]
-    row.pid, row.state = 4242, Common.STARTING
+    row.pid, row.state = 4242, ProcessRow.STARTING
     assert not second.is_up(4242)
-    row.state = Common.UP
+    row.state = ProcessRow.UP
     assert second.is_up(4242) and not second.is_up(4243) and not first.is_up(4242)
 
 

@@ -23,7 +23,7 @@ def test_activity_goes_to_gateways_only_while_somebody_listens(store: Store) -> 
         subscriber = context.socket(zmq.SUB)
         subscriber.setsockopt(zmq.SUBSCRIBE, b"")
         subscriber.setsockopt(zmq.LINGER, 0)
-        index, row = store.board.gateways.claim()
+        index, row = store.board.gateways.claim_row()
         subscriber.bind(f"ipc://{store.run_dir}/gateway-{index}.activity")
         try:
             async with routing(store) as client:

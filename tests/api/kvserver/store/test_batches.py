@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shards.wire.errors import OutcomeUnknown, Unavailable
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
@@ -18,7 +19,6 @@ from shards.wire.protocol import (
     Put,
     Value,
 )
-from shards.wire.slots import shard_of
 from tests.api.kvserver.store.tools import SHARDS, put, routing
 from tests.stores import Store
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from shards.wire.errors import NotAnInteger
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Done, Incr, Put
-from shards.wire.slots import shard_of
 from tests.api.kvserver.store.tools import SHARDS, routing
 from tests.stores import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kvserver.store.maps import PAGE_KEYS
-from shards.wire.slots import shard_of
+from shards.wire.keys import shard_of
 from tests.api.kvserver.store.tools import SHARDS, collect, put, routing
 from tests.stores import Store
 

@@ -56,7 +56,7 @@ async def read_some(web: Web, client: socket.socket, size: int) -> None:
 
 
 def listen_as_gateway(web: Web) -> socket.socket:
-    index, row = web.board.gateways.claim()
+    index, row = web.board.gateways.claim_row()
     row.state = row.UP
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(web.run_dir / f"gateway-{index}.handover"))

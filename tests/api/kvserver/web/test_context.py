@@ -23,7 +23,7 @@ async def test_the_date_is_that_of_the_last_tick(web: Web) -> None:
 @scenario
 async def test_connections_are_shown_on_the_board_and_compared_with_others(web: Web) -> None:
     assert not web.context.exceeds_peers(), "there is no other worker"
-    _, other = web.board.workers.claim()
+    _, other = web.board.workers.claim_row()
     other.state = other.UP
     web.context.load.refresh_peers()
     for _ in range(SLACK):

@@ -61,10 +61,10 @@ async def test_a_handshake_is_handed_over_behind_earlier_answers(web: Web) -> No
 async def test_a_gateway_that_stands_still_is_asked_last(web: Web) -> None:
     """It would have the fewest clients, and not answer."""
     with listen_as_gateway(web) as stands_still:
-        ((_, row),) = web.board.gateways.alive()
+        ((_, row),) = web.board.gateways.living_rows()
         row.heartbeat_ns -= LATE_NS
         with listen_as_gateway(web):
-            web.board.gateways.alive()[1][1].clients = 100
+            web.board.gateways.living_rows()[1][1].clients = 100
             client = await web.connect()
             _, connection, channel = await _hand_over(web, client, request("GET", "/wal", *HANDSHAKE))
             with connection, channel:
@@ -103,7 +103,7 @@ async def test_who_waits_at_a_gateway_that_dies_goes_to_the_next(web: Web) -> No
         await web.settle()
         connection.close()
         channel.close()
-    web.board.gateways.alive()[0][1].state = web.board.gateways.alive()[0][1].STOPPING
+    web.board.gateways.living_rows()[0][1].state = web.board.gateways.living_rows()[0][1].STOPPING
     with listen_as_gateway(web):
         for _ in range(2):
             _, connection, channel = await _hand_over(web, client, b"")

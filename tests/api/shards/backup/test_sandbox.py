@@ -18,7 +18,7 @@ import pytest
 
 from shards.backup import archive
 from shards.backup.archive import Archive
-from shards.backup.sandbox import Apart
+from shards.backup.sandbox import Sandbox
 from shards.backup.take import RunningStore, StoppedStore, back_up
 from shards.files import checksummed_json, safe_files
 from shards.files.disk import DISK
@@ -27,7 +27,7 @@ from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps.layout import map_path, read_meta
 from shards.maps.snapshot import new_digest
 from tests.api.maps import Run, first_run, put
-from tests.api.shards.backup.test_take import log_file, quiet, snapshot_file
+from tests.api.shards.backup.tools import log_file, quiet, snapshot_file
 
 PAGE = 4096
 NAMES = ["../../../authorized_keys", "/tmp/kvserver-crafted/x", "0000000000000000-00000000/../../../x", "..", "x\0y"]
@@ -76,7 +76,9 @@ def rewrite(backup: Path, change: Callable[[dict[str, Any]], object]) -> None:
     plain = msgspec.json.decode((backup / archive.NAME).read_bytes())
     del plain["checksum"]
     change(plain)
-    (backup / archive.NAME).write_bytes(msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)}))
+    (backup / archive.NAME).write_bytes(
+        msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
+    )
 
 
 def craft(backup: Path, change: Callable[[bytearray], bytes | bytearray]) -> None:
@@ -112,7 +114,9 @@ def test_a_store_whose_manifest_leads_out_is_not_used(store: Run, tmp_path: Path
     plain = msgspec.json.decode((data_dir / MANIFEST).read_bytes())
     del plain["checksum"]
     plain["files"][0]["name"] = name
-    (data_dir / MANIFEST).write_bytes(msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)}))
+    (data_dir / MANIFEST).write_bytes(
+        msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
+    )
     place = ["--data-dir", data_dir, "--run-dir", tmp_path / "r"]
     for command in (["check"], ["backup", tmp_path / "copy"], ["stop", "--release"], ["serve", "--port", "0"]):
         assert "the manifest" in refused(*command, *place)
@@ -206,11 +210,11 @@ def test_what_is_no_file_in_a_store_is_refused_and_not_waited_for(
 def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"12345")
-    assert safe_files.read(path, 5) == b"12345"
+    assert safe_files.read_regular(path, 5) == b"12345"
     with pytest.raises(OSError, match="5 bytes"):
-        safe_files.read(path, 4)
+        safe_files.read_regular(path, 4)
     with pytest.raises(OSError, match="more than 4 bytes"):
-        safe_files.read(Path("/proc/self/status"), 4)  # says that it has none
+        safe_files.read_regular(Path("/proc/self/status"), 4)  # says that it has none
 
 
 # Numbers.
@@ -259,7 +263,7 @@ def test_the_process_that_looks_goes_on_with_another(store: Run, backup: Path) -
     good = map_path(store.store.map_dir, 0, store.board.shards[0].map_generation)
     expected = read_meta(good)
     craft(backup, meta_lies)
-    with Apart() as apart:
+    with Sandbox() as apart:
         for _ in range(2):
             with pytest.raises(Exception, match="ends the process"):
                 apart.read_meta(snapshot_file(backup), subdir=False)
@@ -275,8 +279,8 @@ def test_a_torn_map_does_not_end_who_starts_the_store(store: Run, tmp_path: Path
     path.write_bytes(meta_lies(bytearray(path.read_bytes())))
     code = (
         "import sys; from pathlib import Path\n"
-        "from shards.backup.sandbox import Apart; from shards.maps.build import kept_applied\n"
-        "with Apart() as apart: print(kept_applied(Path(sys.argv[1]), 's', 'b', 'e', apart.read_meta))"
+        "from shards.backup.sandbox import Sandbox; from shards.maps.build import kept_applied\n"
+        "with Sandbox() as sandbox: print(kept_applied(Path(sys.argv[1]), 's', 'b', 'e', sandbox.read_meta))"
     )
     done = subprocess.run([sys.executable, "-c", code, path.parent.parent], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n")
@@ -296,7 +300,7 @@ def test_pages_that_lead_in_a_circle_are_found(backup: Path) -> None:
         return data
 
     craft(backup, circle)
-    assert "stands behind" in refused("check", backup)
+    assert "is behind" in refused("check", backup)
 
 
 def test_a_file_that_is_no_map_is_said(backup: Path, tmp_path: Path) -> None:
@@ -411,7 +415,9 @@ def test_a_store_whose_manifest_says_what_cannot_be_is_not_served(
     plain = msgspec.json.decode((data_dir / MANIFEST).read_bytes())
     del plain["checksum"]
     plain |= members
-    (data_dir / MANIFEST).write_bytes(msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)}))
+    (data_dir / MANIFEST).write_bytes(
+        msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
+    )
     place = ["--data-dir", data_dir, "--run-dir", tmp_path / "r"]
     for command in (["check"], ["backup", tmp_path / "copy"], ["serve", "--port", "0"]):
         assert "a restart would begin at" in refused(*command, *place)

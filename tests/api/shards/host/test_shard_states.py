@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.files import locks
-from shards.host.board import Common
+from shards.host.board import ProcessRow
 from shards.host.shard_states import ShardStates
 from tests.stores import Store, new_store
 
@@ -25,7 +25,7 @@ def test_a_shard_that_never_ran_is_down(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "shown"), [(Common.STARTING, "starting"), (Common.UP, "up"), (Common.STOPPING, "stopping")]
+    ("state", "shown"), [(ProcessRow.STARTING, "starting"), (ProcessRow.UP, "up"), (ProcessRow.STOPPING, "stopping")]
 )
 def test_while_its_lock_is_held_a_shard_is_what_it_says(store: Store, state: int, shown: str) -> None:
     states = ShardStates(store.board)
@@ -34,7 +34,7 @@ def test_while_its_lock_is_held_a_shard_is_what_it_says(store: Store, state: int
     path.touch()
     assert states.read_all() == ["down", "down"], "a free lock is that of a dead shard, whatever its row says"
     with path.open("r+b") as file:
-        locks.hold(file.fileno())
+        locks.acquire_for_life(file.fileno())
         assert states.read_all() == ["down", shown]
     assert states.read_state(1) == "down"
 

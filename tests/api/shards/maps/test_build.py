@@ -13,13 +13,13 @@ import msgspec
 import pytest
 
 from shards.host.board import NONE
-from shards.log.appender import LogBroken
+from shards.log.files import LogBroken
 from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.maps import snapshot
 from shards.maps.build import RestoreError, kept_applied, open_map
-from shards.maps.layout import Identity, MapError, map_generations, map_path, read_meta
-from shards.maps.owner import MapFull, ShardMap
-from shards.maps.snapshot import checksum, take
+from shards.maps.layout import Identity, MapError, MapFull, map_generations, map_path, read_meta
+from shards.maps.owner import MapOwner
+from shards.maps.snapshot import checksum, take_snapshot
 from shards.wire.protocol import Atomic, DeleteEvent, PrefixMarked, TouchEvent
 from tests.api.maps import Run, delete, first_run, keys_of, put
 
@@ -100,7 +100,7 @@ def test_a_restart_after_an_append_that_never_was(run: Run, others: int) -> None
     run.close_maps()
     run.open()
     run.check()
-    assert run.board.watermark() == (run.board.history()[0], run.board.end())
+    assert run.board.watermark() == (run.board.history()[0], run.board.last_revision())
 
 
 def test_a_restart_shows_nothing_before_it_is_flushed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_a_restart_shows_nothing_before_it_is_flushed(run: Run, monkeypatch: pyt
     run.close_maps()
     run.board.log.synced = record.lsn
     seen = []
-    monkeypatch.setattr(ShardMap, "apply", lambda *_: seen.append(run.board.log.synced))
+    monkeypatch.setattr(MapOwner, "apply", lambda *_: seen.append(run.board.log.synced))
     run.open()
     assert seen
     assert all(synced >= record.end for synced in seen)
@@ -141,14 +141,14 @@ def test_a_map_that_cannot_be_written_is_built_again(run: Run, monkeypatch: pyte
     some_writes(run, random.Random(17), 20)
     old = map_path(run.store.map_dir, 0, generations(run)[0])
     run.log(put(A))
-    apply = ShardMap.apply
+    apply = MapOwner.apply
 
-    def fail(map: ShardMap, *arguments: object) -> object:
+    def fail(map: MapOwner, *arguments: object) -> object:
         if map.path == old:
             raise MapError("page corrupted")
         return apply(map, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShardMap, "apply", fail)
+    monkeypatch.setattr(MapOwner, "apply", fail)
     if starts == "the shard":
         run.close_maps()
     else:
@@ -163,13 +163,13 @@ def test_while_a_map_is_built_there_is_none(run: Run, monkeypatch: pytest.Monkey
     row, seen = run.board.shards[record.shard], []
     run.close_maps()
     shutil.rmtree(map_path(run.store.map_dir, record.shard, row.map_generation))
-    apply = ShardMap.apply
+    apply = MapOwner.apply
 
     def watched(*arguments: object) -> object:
         seen.append(row.map_generation)
         return apply(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShardMap, "apply", watched)
+    monkeypatch.setattr(MapOwner, "apply", watched)
     run.maps = [open_map(run.board, shard) for shard in range(2)]
     assert seen[0] == 0
     assert row.map_generation != 0
@@ -217,13 +217,13 @@ def test_a_map_that_is_not_usable_is_gone_before_another_is_built(run: Run, monk
     other = map_path(run.store.map_dir, 1, generations(run)[1]).name
     run.close_maps()
     (map_path(run.store.map_dir, 0, generations(run)[0]) / "data.mdb").write_bytes(b"damaged")
-    seen, apply = [], ShardMap.apply
+    seen, apply = [], MapOwner.apply
 
-    def look(map: ShardMap, *arguments: object) -> object:
+    def look(map: MapOwner, *arguments: object) -> object:
         seen.append({path.name for path in run.store.map_dir.iterdir()})
         return apply(map, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ShardMap, "apply", look)
+    monkeypatch.setattr(MapOwner, "apply", look)
     run.open().check()
     assert seen[0] == {"shard-0.new", other, "shard-1.ballast"}
 
@@ -238,7 +238,7 @@ def test_no_room_to_build_says_what_to_do_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(ShardMap, "apply", fail)
+    monkeypatch.setattr(MapOwner, "apply", fail)
     with pytest.raises(MapFull, match=f"map of shard 0 in {run.store.map_dir}.*--map-dir"):
         after.open()
     assert not list(run.store.map_dir.iterdir())
@@ -252,7 +252,7 @@ def test_what_is_no_want_of_room_is_not_told_as_such(run: Run, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number), "a file of the snapshot")
 
-    monkeypatch.setattr(ShardMap, "apply", fail)
+    monkeypatch.setattr(MapOwner, "apply", fail)
     with pytest.raises(OSError, match=os.strerror(number)):
         after.open()
 
@@ -319,14 +319,14 @@ def test_the_number_of_shards_is_free(tmp_path: Path, counts: tuple[int, ...]) -
 def test_files_of_a_snapshot_may_be_ahead_of_each_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written between two copies is in the later one and must not be applied to its keys again."""
     some_writes(run, random.Random(8), 30)
-    copy = snapshot._copy
+    copy = snapshot._copy_map
 
     def copy_beside_writes(board: object, shard: int, directory: Path) -> object:
         some_writes(run.open(), random.Random(shard), 20)
         run.close_maps()
         return copy(board, shard, directory)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(snapshot, "_copy", copy_beside_writes)
+    monkeypatch.setattr(snapshot, "_copy_map", copy_beside_writes)
     manifest = run.snapshot()
     assert manifest.replay_lsn < manifest.files[0].lsn < manifest.files[1].lsn
     run.next(shards=3).open().check()
@@ -346,7 +346,7 @@ def test_what_is_in_a_file_is_not_applied_again(tmp_path: Path, shards: int) -> 
     assert raw is not None
     run.maps[0].load([(A, raw.replace(b"logged", b"copied"))])
     run.close_maps()
-    manifest = take(run.board)
+    manifest = take_snapshot(run.board)
     assert manifest.replay_lsn < manifest.files[0].lsn
     run.open()
     run.write(put(B, b"later"))
@@ -379,7 +379,7 @@ def test_of_two_maps_the_newer_is_kept(run: Run) -> None:
     run.write(put(A, b"later"))
     shutil.rmtree(old, ignore_errors=True)
     old.mkdir()
-    behind = ShardMap(old)
+    behind = MapOwner(old)
     behind.identify(identity, lsn, revision)
     behind.close()
     after = run.next().open()
@@ -478,7 +478,7 @@ def test_a_file_that_is_not_what_the_manifest_says(run: Run, wrong: dict[str, in
         scratch = run.store.data_dir / "scratch"
         scratch.mkdir()
         shutil.copy(path, scratch / "data.mdb")
-        map = ShardMap(scratch)
+        map = MapOwner(scratch)
         identity = map.identity()
         assert isinstance(identity, Identity)
         map.identify(msgspec.structs.replace(identity, **wrong), *map.applied)

@@ -5,50 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from shards.files import safe_files
-from shards.log.manifest import Manifest
 from shards.maps import directory as mapdir
-from shards.maps.directory import MIN_ROOM, MapDir, MapDirError, Owner, choose_map_dir, release, release_all
+from shards.maps.directory import MIN_FREE_BYTES, MapDir, choose_map_dir, release_all
+from shards.maps.directory_content import MapDirError, Owner
+from tests.api.shards.maps.tools import STORE, leave, names, store_in
 
-STORE = "0123abcd"
-
-
-@pytest.fixture
-def shm(tmp_path: Path) -> Path:
-    directory = tmp_path / "shm"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return store_in(tmp_path / "data", STORE)
-
-
-def store_in(directory: Path, store: str) -> Path:
-    """`directory`, which is made if it is missing, with the store `store`."""
-    directory.mkdir(exist_ok=True)
-    msgspec.structs.replace(Manifest.create(directory), store=store).save(directory)
-    return directory
-
-
-@pytest.fixture(autouse=True)
-def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Bytes that are free everywhere; more than enough."""
-    free = [MIN_ROOM * 100]
-    monkeypatch.setattr(mapdir, "free_bytes", lambda _: free[0])
-    yield free
-
-
-def names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+pytestmark = pytest.mark.usefixtures("room")
 
 
 def test_by_default_it_is_a_directory_of_the_store_in_memory(shm: Path, data: Path) -> None:
@@ -73,7 +39,7 @@ def test_with_little_room_it_is_in_the_data_directory(shm: Path, data: Path, roo
     snapshot = 100 << 20
     in_memory = choose_map_dir(None, data, STORE, snapshot, shm=shm)
     in_memory.close()
-    room[0] = MIN_ROOM + 2 * snapshot - 1
+    room[0] = MIN_FREE_BYTES + 2 * snapshot - 1
     chosen = choose_map_dir(None, data, STORE, snapshot, shm=shm)
     assert chosen.path == data / "maps"
     assert "only 455 MiB are free" in chosen.notice
@@ -90,7 +56,7 @@ def test_with_little_room_it_is_in_the_data_directory(shm: Path, data: Path, roo
 def test_maps_that_are_there_are_room(shm: Path, data: Path, room: list[int]) -> None:
     first = choose_map_dir(None, data, STORE, shm=shm)
     first.close()
-    room[0] = MIN_ROOM - (1 << 20)
+    room[0] = MIN_FREE_BYTES - (1 << 20)
     map = first.path / "shard-0.1"
     map.mkdir()
     (map / "data.mdb").write_bytes(bytes(2 << 20))
@@ -102,15 +68,15 @@ def test_maps_that_are_there_are_room(shm: Path, data: Path, room: list[int]) ->
 def test_maps_of_a_store_without_a_snapshot_are_not_moved_to_where_they_do_not_fit(
     shm: Path, data: Path, room: list[int]
 ) -> None:
-    room[0] = MIN_ROOM - 1
+    room[0] = MIN_FREE_BYTES - 1
     on_disk = choose_map_dir(None, data, STORE, shm=shm)
     assert on_disk.path == data / "maps"
     map = on_disk.path / "shard-0.1"
     map.mkdir()
     with (map / "data.mdb").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, MIN_ROOM)
+        os.posix_fallocate(file.fileno(), 0, MIN_FREE_BYTES)
     on_disk.close()
-    room[0] = MIN_ROOM + MIN_ROOM // 2 - (1 << 20)
+    room[0] = MIN_FREE_BYTES + MIN_FREE_BYTES // 2 - (1 << 20)
     again = choose_map_dir(None, data, STORE, shm=shm)
     assert again.path == data / "maps"
     again.close()
@@ -128,7 +94,7 @@ def test_a_store_in_memory_wants_room_and_starts_empty(shm: Path, room: list[int
     second = choose_map_dir(None, None, STORE, shm=shm)
     assert names(second.path) == {"lock", "owner"}
     second.close()
-    room[0] = MIN_ROOM - 1
+    room[0] = MIN_FREE_BYTES - 1
     with pytest.raises(MapDirError, match=r"--shm-size.*--map-dir"):
         choose_map_dir(None, None, "other", shm=shm)
 
@@ -161,27 +127,6 @@ def test_a_removal_that_was_killed_half_way_is_no_obstacle(shm: Path, data: Path
     chosen.close()
 
 
-@pytest.mark.parametrize("way", ["removed", "taken over"])
-def test_the_owner_is_the_last_to_go(shm: Path, data: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    chosen = choose_map_dir(None, None if way == "taken over" else data, STORE, shm=shm)
-    (chosen.path / "shard-0.1").mkdir()
-    (chosen.path / "shard-0.ballast").touch()
-    left, unlink = [], os.unlink
-
-    def look(path: Any, *, dir_fd: int | None = None) -> None:
-        if path == "owner":
-            left.append(names(chosen.path))
-        unlink(path, dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "unlink", look)
-    if way == "removed":
-        chosen.remove()
-    else:
-        chosen.close()
-        choose_map_dir(None, None, STORE, shm=shm).close()
-    assert left[0] == {"lock", "owner"}
-
-
 def test_one_that_was_removed_under_the_server_is_given_up(shm: Path, data: Path) -> None:
     chosen = choose_map_dir(None, data, STORE, shm=shm)
     shutil.rmtree(chosen.path)
@@ -207,14 +152,6 @@ def test_what_the_system_refuses_is_named(
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(MapDirError, match=f"{tmp_path / 'maps'}.*{os.strerror(number)}: {advice}.* another with --map"):
         choose_map_dir(tmp_path / "maps", data, STORE)
-
-
-def leave(shm: Path, data: Path | None, store: str) -> Path:
-    """The directory that a server which is gone has left."""
-    left = choose_map_dir(None, data, store, shm=shm)
-    (left.path / "shard-0.1").mkdir()
-    left.close()
-    return left.path
 
 
 def test_only_directories_of_stores_that_are_gone_are_removed(shm: Path, data: Path, tmp_path: Path) -> None:
@@ -246,7 +183,7 @@ def test_a_directory_that_is_named_is_taken_as_it_is(tmp_path: Path, shm: Path, 
     assert chosen.path == wanted
     assert "only 1 MiB are free for the maps" in chosen.notice
     chosen.close()
-    room[0] = MIN_ROOM
+    room[0] = MIN_FREE_BYTES
     again = choose_map_dir(wanted, data, STORE, shm=shm)
     assert again.notice == ""
     again.close()
@@ -258,51 +195,6 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path, data: Path) -> 
     with pytest.raises(MapDirError, match="holds other files"):
         choose_map_dir(tmp_path, data, STORE)
     assert (tmp_path / "photo.jpg").exists()
-
-
-@pytest.mark.parametrize("names_of_others", [["shard-0.1"], ["owner"], ["photo.jpg"], ["log", "locks"]])
-@pytest.mark.parametrize("named", [True, False], ids=["--map-dir", "in the data directory"])
-def test_what_a_server_has_not_put_there_is_never_removed(
-    tmp_path: Path, shm: Path, data: Path, room: list[int], named: bool, names_of_others: list[str]
-) -> None:
-    """A directory of maps, photos and logs of somebody's is not one of the server's, whatever it is called."""
-    wanted = tmp_path / "mine" if named else data / "maps"
-    wanted.mkdir(mode=0o755)
-    for name in names_of_others:
-        (wanted / name).write_text("precious")
-    if not named:  # where there is room in memory it is not wanted
-        choose_map_dir(None, data, STORE, shm=shm).close()
-        room[0] = 0
-    with pytest.raises(MapDirError, match="holds"):
-        choose_map_dir(wanted if named else None, data, STORE, shm=shm)
-    assert {(wanted / name).read_text() for name in names_of_others} == {"precious"}
-    assert wanted.stat().st_mode & 0o777 == 0o755
-
-
-def test_a_stranger_s_file_in_a_map_directory_is_left_where_it_is(tmp_path: Path, data: Path) -> None:
-    wanted = tmp_path / "maps"
-    choose_map_dir(wanted, data, STORE).close()
-    (wanted / "photo.jpg").touch()
-    with pytest.raises(MapDirError, match=r"holds other files \(photo.jpg\)"):
-        choose_map_dir(wanted, data, STORE)
-    release([wanted], STORE, data)
-    assert names(wanted) == {"photo.jpg"}
-
-
-def test_an_owner_that_cannot_be_read_is_not_taken_for_none(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = tmp_path / "maps"
-    choose_map_dir(wanted, data, STORE).close()
-    (wanted / "shard-0.1").mkdir()
-
-    def fail(path: Path, *_: object) -> bytes:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
-
-    monkeypatch.setattr(safe_files, "read", fail)
-    with pytest.raises(MapDirError, match="Too many open files"):
-        choose_map_dir(wanted, data, STORE)
-    assert (wanted / "shard-0.1").exists()
 
 
 def test_maps_of_a_store_that_was_removed_go_though_its_inode_came_again(shm: Path, data: Path) -> None:
@@ -401,117 +293,3 @@ def test_a_directory_that_is_ours_already_wants_no_room(shm: Path, data: Path, m
 
     monkeypatch.setattr(os, "rename", refuse)
     choose_map_dir(None, data, STORE, shm=shm).close()
-
-
-FORGED = b'{"store":"abc","data_dir":null}'
-
-
-@pytest.mark.parametrize(
-    "name", ["shard-0.1/diary", "log/diary", "locks/diary", "shard-0.1/data.mdb/diary", "log/sub/000000000000.log"]
-)
-def test_a_forged_owner_makes_nothing_ours(tmp_path: Path, data: Path, name: str) -> None:
-    path = tmp_path / "theirs"
-    precious = path / name
-    precious.parent.mkdir(parents=True)
-    precious.write_text("dear")
-    (path / "owner").write_bytes(FORGED)
-    (path / "shard-1.ballast").write_text("dear")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(MapDirError, match=r"holds other files \(.*\): name an empty directory"):
-        choose_map_dir(path, data, STORE)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_links_in_a_map_directory_are_not_ours(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "000000000000.log").write_text("dear")
-    path = tmp_path / "theirs"
-    path.mkdir()
-    (path / "log").symlink_to(tmp_path / "elsewhere")
-    (path / "owner").write_bytes(FORGED)
-    with pytest.raises(MapDirError, match=r"holds other files \(log\)"):
-        choose_map_dir(path, data, STORE)
-    assert (tmp_path / "elsewhere" / "000000000000.log").read_text() == "dear"
-
-
-def test_what_others_put_into_maps_that_belong_to_nobody_is_left(shm: Path, data: Path) -> None:
-    left = leave(shm, None, "memory")
-    (left / "shard-0.1" / "diary").write_text("dear")
-    choose_map_dir(None, data, STORE, shm=shm).close()
-    assert (left / "shard-0.1" / "diary").read_text() == "dear"
-
-
-def test_what_others_put_into_maps_while_they_are_used_is_left(shm: Path) -> None:
-    chosen = choose_map_dir(None, None, STORE, shm=shm)
-    for name in ("shard-0.1", "log"):
-        (chosen.path / name).mkdir()
-        (chosen.path / name / "diary").write_text("dear")
-    (chosen.path / "log" / "000000000000.log").touch()
-    chosen.remove()
-    assert sorted(path.name for path in chosen.path.rglob("*") if path.is_file()) == ["diary", "diary"]
-
-
-# A directory in whose place somebody puts another.
-
-
-def test_release_removes_nothing_of_a_directory_that_was_put_in_the_place_of_the_maps(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A link, swapped between the look at the owner and the removal, leads to another store."""
-    wanted, victim = tmp_path / "maps", tmp_path / "victim"
-    choose_map_dir(wanted, data, STORE).close()
-    (wanted / "shard-0.1").mkdir()
-    (wanted / "shard-0.1" / "data.mdb").touch()
-    for name in ("log/000000000000.log", "locks/append", "shard-0.1/data.mdb", "owner"):
-        (victim / name).parent.mkdir(parents=True, exist_ok=True)
-        (victim / name).write_text("dear")
-    before = sorted(victim.rglob("*"))
-    hold = mapdir.locks.hold
-
-    def swap_and_hold(fd: int, byte: int = 0, timeout_s: float = 0.0) -> bool:
-        wanted.rename(tmp_path / "moved")
-        wanted.symlink_to(victim)
-        return hold(fd, byte, timeout_s)
-
-    monkeypatch.setattr(mapdir.locks, "hold", swap_and_hold)
-    release([wanted], STORE, data)
-    assert sorted(victim.rglob("*")) == before
-    assert names(tmp_path / "moved") <= {"lock"}
-
-
-def test_release_follows_no_link(tmp_path: Path, data: Path) -> None:
-    wanted = tmp_path / "maps"
-    choose_map_dir(wanted, data, STORE).close()
-    (wanted / "shard-0.1").mkdir()
-    (tmp_path / "link").symlink_to(wanted)
-    assert release([tmp_path / "link"], STORE, data) == 0
-    assert names(wanted) == {"lock", "owner", "shard-0.1"}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
-def test_release_leaves_what_another_user_has_made(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wanted = tmp_path / "maps"
-    choose_map_dir(wanted, data, STORE).close()
-    (wanted / "shard-0.1").mkdir()
-    os.chown(wanted, 12345, 12345)
-    assert release([wanted], STORE, data) == 0
-    assert "belongs to the user with id 12345" in capsys.readouterr().err
-    assert names(wanted) == {"lock", "owner", "shard-0.1"}
-    os.chown(wanted, 12345, 12345)
-    os.chown(data, 12345, 12345)  # whose store it is may have its maps
-    release([wanted], STORE, data)
-    assert not wanted.exists()
-
-
-def test_a_log_in_the_maps_of_a_store_on_a_disk_is_not_ours(tmp_path: Path, data: Path) -> None:
-    """Only a store in memory has it there."""
-    wanted = tmp_path / "maps"
-    choose_map_dir(wanted, data, STORE).close()
-    (wanted / "log").mkdir()
-    (wanted / "log" / "000000000000.log").write_text("dear")
-    with pytest.raises(MapDirError, match=r"holds other files \(log\)"):
-        choose_map_dir(wanted, data, STORE)
-    release([wanted], STORE, data)
-    assert (wanted / "log" / "000000000000.log").read_text() == "dear"

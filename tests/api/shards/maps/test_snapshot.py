@@ -17,15 +17,16 @@ import pytest
 from shards.files import locks
 from shards.host.board import Board
 from shards.host.settings import ProcessSettings, to_environ
-from shards.log.appender import Log, LogBroken
-from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError, NoManifest
+from shards.log.appender import LogAppender
+from shards.log.files import LogBroken
+from shards.log.manifest import SNAPSHOTS, Manifest, ManifestError
 from shards.maps import snapshot
 from shards.maps.build import open_map
 from shards.maps.layout import read_meta
-from shards.maps.snapshot import SnapshotError, allowed_growth, checksum, growth_watched, take
+from shards.maps.snapshot import SnapshotError, allowed_growth, checksum, growth_watched, take_snapshot
 from shards.wire.clock import BEGINNING
+from shards.wire.keys import shard_of
 from shards.wire.protocol import encode_events
-from shards.wire.slots import shard_of
 from tests.api.maps import Run, first_run, keys_of, process, put
 from tests.api.shards.server.tools import until
 
@@ -63,7 +64,7 @@ def test_the_command_takes_one(run: Run) -> None:
     assert finish(command(run))[0] == 0
     manifest = Manifest.load(run.store.data_dir)
     assert (manifest.replay_lsn, manifest.replay_revision) == (lsn, revision)
-    assert (manifest.end_lsn, manifest.end_revision) == (run.board.history()[0], run.board.end())
+    assert (manifest.end_lsn, manifest.end_revision) == (run.board.history()[0], run.board.last_revision())
     assert manifest.end_now.wall_ms <= run.board.now_ms() and manifest.end_now.steady_ms <= run.board.steady_ms()
     same = msgspec.structs.replace(
         manifest, files=(), replay_lsn=0, replay_revision=0, end_lsn=0, end_revision=0, end_wall_ms=0, end_steady_ms=0
@@ -92,7 +93,7 @@ def test_the_position_is_what_all_maps_have(run: Run) -> None:
 def test_the_next_one_takes_the_place_of_the_last(run: Run) -> None:
     for _ in range(2):  # the second at the same position, under another name
         assert finish(command(run))[0] == 0
-        run.board.shards[0].beat()
+        run.board.shards[0].record_heartbeat()
     manifest = Manifest.load(run.store.data_dir)
     [directory] = (run.store.data_dir / SNAPSHOTS).iterdir()
     assert {path.name for path in directory.iterdir()} == {Path(file.name).name for file in manifest.files}
@@ -101,7 +102,7 @@ def test_the_next_one_takes_the_place_of_the_last(run: Run) -> None:
 def shard_process(connection: Connection, board_path: Path, shard: int) -> None:
     """A shard that writes until it is told to stop."""
     board = Board.open(board_path)
-    log, map = Log(board, shard), open_map(board, shard)
+    log, map = LogAppender(board, shard), open_map(board, shard)
     keys = [key for i in range(400) if shard_of(key := b"key-%d" % i, 2) == shard]
     n = 0
     while not connection.poll():
@@ -218,7 +219,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(run: Run, state: Callable[
     manifest = run.store.data_dir / "manifest"
     before = manifest.read_bytes() if manifest.exists() else None
     with pytest.raises((SnapshotError, ManifestError, LogBroken, OSError), match=says):
-        take(run.board)
+        take_snapshot(run.board)
     assert (manifest.read_bytes() if manifest.exists() else None) == before
     if state is not full:
         assert len(list((run.store.data_dir / SNAPSHOTS).iterdir())) == 1
@@ -235,7 +236,7 @@ def test_the_command_says_why_not(run: Run) -> None:
 
 def test_there_is_one_at_a_time(run: Run) -> None:
     fd = locks.open_lock(Path(run.board.facts.lock_dir) / "snapshot")
-    assert locks.try_hold(fd)
+    assert locks.try_acquire_for_life(fd)
     status, said = finish(command(run))
     os.close(fd)
     assert (status, said.removeprefix("kvserver: ")) == (
@@ -246,7 +247,7 @@ def test_there_is_one_at_a_time(run: Run) -> None:
 
 def test_a_store_in_memory_has_none(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="in memory"):
-        take(first_run(tmp_path, in_memory=True).board)
+        take_snapshot(first_run(tmp_path, in_memory=True).board)
 
 
 def test_how_much_a_map_may_grow() -> None:
@@ -273,42 +274,3 @@ def test_one_that_makes_a_map_grow_ends(tmp_path: Path) -> None:
         child.join(20)
         assert child.exitcode == 1
     assert not directory.exists()
-
-
-def test_manifests(tmp_path: Path) -> None:
-    with pytest.raises(NoManifest, match=str(tmp_path)):
-        Manifest.load(tmp_path)
-    manifest = Manifest.create(tmp_path)
-    assert manifest.inode == tmp_path.stat().st_ino
-    assert manifest.store != Manifest.create(tmp_path).store
-    manifest.save(tmp_path)
-    assert Manifest.load(tmp_path) == manifest
-    path = tmp_path / "manifest"
-    assert path.stat().st_mode & 0o777 == 0o600
-    text = path.read_text()
-    for bad, says in (
-        (text[:-9], "damaged"),
-        (text.replace('"format": 2', '"format": 3'), "has format 3, this program knows up to 2"),
-        (text.replace('"store"', '"shop"'), "damaged"),
-    ):
-        path.write_text(bad)
-        with pytest.raises(ManifestError, match=says):
-            Manifest.load(tmp_path)
-
-
-def test_a_manifest_that_was_changed_is_refused(tmp_path: Path) -> None:
-    manifest = msgspec.structs.replace(Manifest.create(tmp_path), end_lsn=200_000, end_revision=123_456)
-    manifest.save(tmp_path)
-    path = tmp_path / "manifest"
-    text = path.read_bytes()
-    digits = [at for at in range(len(text)) if text[at : at + 1].isdigit()]
-    for at in digits:
-        other = b"7" if text[at : at + 1] != b"7" else b"6"
-        path.write_bytes(text[:at] + other + text[at + 1 :])
-        with pytest.raises(ManifestError, match=r"damaged .*checksum.* restore|has format|damaged .*restore"):
-            Manifest.load(tmp_path)
-    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(manifest)))
-    with pytest.raises(ManifestError, match="checksum"):
-        Manifest.load(tmp_path)
-    path.write_bytes(msgspec.json.format(text, indent=8))
-    assert Manifest.load(tmp_path) == manifest

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from shards.host.board import Board
-from shards.log.appender import Log, LogBroken
+from shards.log.appender import LogAppender
+from shards.log.files import LogBroken
 from shards.server.loop import ShardServer
 from shards.server.sockets import StartError
 from shards.wire.protocol import (
@@ -41,7 +42,7 @@ class TestEnds:
         def fail(*_: object) -> None:
             raise LogBroken("the disk is gone")
 
-        monkeypatch.setattr(Log, "flush", fail)
+        monkeypatch.setattr(LogAppender, "flush", fail)
         asking.send(Put(b"k", b"v"), Delete(b"x"))
         server.sockets.wait(20.0)
         assert server.run() == 1
@@ -72,7 +73,7 @@ class TestEnds:
 
     def test_a_row_that_another_has(self, store: Store) -> None:
         board = Board.open(store.board.path)
-        assert board.claim(board.shards[0])
+        assert board.try_claim(board.shards[0])
         with pytest.raises(StartError, match="another process has the row"):
             ShardServer(store.board, 0, store.run_dir)
         board.close()

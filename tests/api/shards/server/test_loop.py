@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from shards.host.board import NONE, ShardRow
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.manifest import Manifest
 from shards.log.records import HEADER
 from shards.server.loop import ShardServer
 from shards.wire import protocol
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS, shard_of
 from shards.wire.protocol import (
     MESSAGE_BYTES,
     MESSAGE_OPS,
@@ -36,7 +36,6 @@ from shards.wire.protocol import (
     Touch,
     Value,
 )
-from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import (
     Client,
     arrive,
@@ -286,8 +285,8 @@ class TestTurns:
     ) -> None:
         asking.ask(*[Put(b"large%d" % number, bytes(3_000_000)) for number in range(2)])
         asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)], Patch(b"large0", b"{}"))
-        end = store.board.end()
-        turn_until(server, lambda: store.board.end() > end, "a first group")
+        end = store.board.last_revision()
+        turn_until(server, lambda: store.board.last_revision() > end, "a first group")
         now_ns = time.monotonic_ns()
         monkeypatch.setattr("shards.server.loop.time.monotonic_ns", lambda: now_ns + 61_000_000_000)
         _, replies = asking.receive()
@@ -320,7 +319,7 @@ class TestTurns:
         self, asking: Client, server: ShardServer, store: Store
     ) -> None:
         id = asking.send(*[Put(b"k%d" % number, bytes(2_500_000)) for number in range(3)])
-        turn_until(server, lambda: store.board.end() > 0, "a first group")
+        turn_until(server, lambda: store.board.last_revision() > 0, "a first group")
         server.stop()
         server._refuse_remaining()
         answered, replies = asking.receive()
@@ -374,7 +373,7 @@ class TestPrefixDelete:
             monkeypatch,
         )
         server.run_turn(0)
-        assert store.board.end() == 5, "the puts, which are small, and one of the deletes"
+        assert store.board.last_revision() == 5, "the puts, which are small, and one of the deletes"
         assert [asking.receive()[1] for _ in range(4)] == [
             [Done(3, False)],
             [Done(4, False)],
@@ -412,7 +411,7 @@ class TestExpiry:
         assert all(record.time_ms > puts.time_ms for record in expiries)
         assert value(server, b"k5") is None
         server.writer.publish_figures()
-        assert store.board.shards[0].figures()["expired"] == 5
+        assert store.board.shards[0].read_figures()["expired"] == 5
 
     def test_the_loop_wakes_for_it(self, asking: Client, server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
         asking.do(Put(b"k", b"v", ttl_ms=10_000))
@@ -444,7 +443,7 @@ class TestBoard:
         asking.ask(Put(b"p/1", b""), DeletePrefix(b"p/", b"", 1 << 52, 9))
         server.writer.maintain_map(store.board.watermark())
         server.writer.publish_figures()
-        figures = store.board.shards[0].figures()
+        figures = store.board.shards[0].read_figures()
         expected = {
             "keys": 1,
             "bytes": 3,
@@ -467,11 +466,11 @@ class TestBoard:
         server.writer.write([[Put(b"a", b"1"), Put(b"b", b"1")], [Put(b"c", b"1")]])
         server.writer.write([[Put(b"a", b"2")]])
         server.writer.publish_figures()
-        assert row.figures()["queue"] == 3, "the most since the last time"
-        turn_until(server, lambda: row.figures()["queue"] == 0, "nothing waits any more")
+        assert row.read_figures()["queue"] == 3, "the most since the last time"
+        turn_until(server, lambda: row.read_figures()["queue"] == 0, "nothing waits any more")
 
     def test_the_map_follows_the_log_of_others(self, server: ShardServer, store: Store) -> None:
-        other = Log(store.board, None)
+        other = LogAppender(store.board, None)
         other.append_stop(store.board.now())
         other.close()
         server.writer.maintain_map(store.board.watermark())

@@ -10,8 +10,8 @@ from shards.keys.eviction import EVICT_KEYS, record_use
 from shards.keys.last_use import open_last_use_table
 from shards.log.manifest import Manifest
 from shards.server.loop import ShardServer
+from shards.wire.keys import shard_of
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Incr, Put, Reply, encode_request
-from shards.wire.slots import shard_of
 from tests.api.shards.server.tools import Client, changes, check, client, folded, serving, value
 from tests.stores import Store, new_store
 

@@ -10,9 +10,8 @@ import pytest
 from shards.host.board import NONE, Board
 from shards.log.manifest import Manifest
 from shards.log.records import encode
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS, shard_of
 from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Put, PutEvent, Replaced, Touch
-from shards.wire.slots import shard_of
 from tests.api.shards.server import tools
 from tests.api.shards.server.tools import client, shard
 from tests.stores import Store, new_store
@@ -37,10 +36,10 @@ def test_answers_logs_maps_and_stops(store: Store) -> None:
 
 
 STEPS = {
-    "before the append": ("shards.log.appender", "Log.append", "before"),
-    "between append and flush": ("shards.log.appender", "Log.append", "after"),
-    "between flush and apply": ("shards.log.appender", "Log.flush", "after"),
-    "after the apply, with open set": ("shards.maps.owner", "ShardMap.apply_changes", "after"),
+    "before the append": ("shards.log.appender", "LogAppender.append", "before"),
+    "between append and flush": ("shards.log.appender", "LogAppender.append", "after"),
+    "between flush and apply": ("shards.log.appender", "LogAppender.flush", "after"),
+    "after the apply, with open set": ("shards.maps.owner", "MapOwner.apply_changes", "after"),
     "after open was cleared": ("shards.host.board", "ShardRow.clear_open", "after"),
     "after the reply": ("shards.server.sockets", "Sockets.reply", "after"),
 }
@@ -80,7 +79,7 @@ def test_killed_at_any_step(store: Store, step: tuple[str, str, str]) -> None:
         assert process.end()[0] == -9
         answered = asking.dealer.poll(0) > 0
     assert answered <= (step[1] == "Sockets.reply")
-    before = store.board.end()
+    before = store.board.last_revision()
     assert before == (3 if step[2] == "before" else 6)
     with shard(store) as process:
         tools.check_agreement(store)
@@ -122,7 +121,7 @@ def test_expiries_survive_a_kill(store: Store) -> None:
         asking.ask(Put(b"soon", b"v", ttl_ms=1), Put(b"late", b"v", ttl_ms=MAX_TTL_MS), Put(b"never", b"v"))
         process.kill()
     with shard(store):
-        tools.until(lambda: store.board.end() == 4, "expired")
+        tools.until(lambda: store.board.last_revision() == 4, "expired")
         tools.until(lambda: store.board.watermark()[1] == 4, "applied")
         assert tools.changes(store)[3:] == [(4, DeleteEvent(b"soon", "expire"))]
         tools.check_agreement(store)
@@ -155,7 +154,7 @@ def test_two_clients_and_their_order(store: Store) -> None:
 def test_publishes_what_the_log_holds(store: Store) -> None:
     with shard(store), client(store) as asking:
         asking.hear()
-        heard = store.board.end()
+        heard = store.board.last_revision()
         for number in range(20):
             asking.do(Put(b"k%d" % number, b"v"))
         frames = [asking.published() for _ in range(20)]

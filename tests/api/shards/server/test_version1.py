@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from kvserver.gateway.wal.formats import change_line
-from shards.log.appender import Log, LogFull
+from shards.log.appender import LogAppender
+from shards.log.files import LogFull
 from shards.maps.build import open_map
-from shards.maps.owner import ShardMap
+from shards.maps.storage import MapStorage
 from shards.server.loop import ShardServer, is_too_large
 from shards.wire.protocol import (
     MESSAGE_OPS,
@@ -119,7 +120,7 @@ class TestOneKey:
 
         asking.do(Put(b"n", b"1"))
         with monkeypatch.context() as patch:
-            patch.setattr(Log, "append", fail)
+            patch.setattr(LogAppender, "append", fail)
             replies = asking.ask(Incr(b"n", 1), Get(b"n", 1), AtomicBatch([Incr(b"n", 1)]))
             assert [code(reply) for reply in replies] == ["insufficient_storage"] * 3
             check(server)
@@ -153,7 +154,7 @@ class TestSizes:
         asking.do(Put(b"t", b"v"))
         reply = asking.do(AtomicBatch([Put(b"t", big) for _ in range(count + 1)]))
         assert code(reply) == "batch_too_large"
-        assert store.board.end() == 1
+        assert store.board.last_revision() == 1
         reply = asking.do(AtomicBatch([Put(b"{t}%d" % number, big) for number in range(count)]))
         assert isinstance(reply, Results) and reply.failed is None
         assert [record.events for record in logged(store)] == [1, count]
@@ -175,7 +176,7 @@ class TestSizes:
         self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"n", b"99"), Put(b"j", b'{"a":1}'))
-        monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(MapStorage, "free_bytes", lambda _: 0)
         server.writer.maintain_map(store.board.watermark())
         replies = asking.ask(Incr(b"n", 1), Patch(b"j", b'{"b":1}'), Incr(b"n", -1), Patch(b"j", b'{"a":2}'))
         assert [type(reply) for reply in replies] == [Failed, Failed, Value, Value]
@@ -202,7 +203,7 @@ def test_a_batch_is_done_or_not_wherever_its_shard_is_killed(store: Store, step:
         asking.send(AtomicBatch(list(BATCH)))
         assert process.end()[0] == -9
     done = step[2] != "before"
-    assert store.board.end() == (11 if done else 5)
+    assert store.board.last_revision() == (11 if done else 5)
     with shard(store):
         tools.check_agreement(store)
         after = tools.mapped(store)

@@ -13,10 +13,13 @@ import pytest
 
 from shards.host.board import NONE, Board
 from shards.keys.eviction import Evictor
-from shards.log.appender import Log, LogFull
+from shards.log.appender import LogAppender
+from shards.log.files import LogFull
 from shards.log.manifest import Manifest
 from shards.maps.build import open_map
-from shards.maps.owner import MapFull, ShardMap
+from shards.maps.layout import MapFull
+from shards.maps.owner import MapOwner
+from shards.maps.storage import MapStorage
 from shards.server.loop import ShardServer
 from shards.server.writer import MAP_RESERVE, MapAllowance, Writer, count_refusals
 from shards.wire.clock import BEGINNING
@@ -44,8 +47,8 @@ def writing(place: Path, **facts: Any) -> Iterator[tuple[Writer, Store]]:
     store = new_store(place, shards=1, **facts)
     Manifest.create(store.data_dir).save(store.data_dir)
     board = Board.open(store.board.path)
-    assert board.claim(board.shards[0])
-    map, log = open_map(board, 0), Log(board, 0)
+    assert board.try_claim(board.shards[0])
+    map, log = open_map(board, 0), LogAppender(board, 0)
     writer = Writer(board, 0, log, map)
     writer.load()
     writer.maintain_map(board.watermark())
@@ -169,7 +172,7 @@ class TestMapAllowance:
     def test_it_is_estimated_between_measurements(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with writing(place) as (writer, _):
             allowance = MapAllowance(writer._map)
-            monkeypatch.setattr(ShardMap, "free_bytes", lambda _: MAP_RESERVE + 300)
+            monkeypatch.setattr(MapStorage, "free_bytes", lambda _: MAP_RESERVE + 300)
             allowance.measure()
             assert (allowance.bytes_left, allowance.admits(100), allowance.admits(101)) == (100, True, False)
             allowance.bytes_left -= 40
@@ -201,7 +204,7 @@ class TestNoSpace:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(Log, "_write", fail)
+            patch.setattr(LogAppender, "_write_parts", fail)
             [reply] = asking.ask(Put(b"a", b"1"))
         assert isinstance(reply, Failed)
         assert (reply.code, os.strerror(number) in reply.detail) == (code, True)
@@ -217,7 +220,7 @@ class TestNoSpace:
             raise LogFull("there is no space")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Log, "append", fail)
+            patch.setattr(LogAppender, "append", fail)
             replies = asking.ask(Put(b"a", b"longer", ttl_ms=9), Delete(b"x"), Put(b"", b""), Delete(b"b"))
             assert replies == [Failed("insufficient_storage", "there is no space")] * 4
             check(server)
@@ -252,12 +255,12 @@ class TestNoSpace:
         self, asking: Client, server: ShardServer, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asking.ask(Put(b"a", b"123"), Put(b"b", b"123"))
-        monkeypatch.setattr(ShardMap, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(MapStorage, "free_bytes", lambda _: 0)
         server.writer.maintain_map(store.board.watermark())
         replies = asking.ask(Put(b"c", b""), Put(b"a", b"1234"), Put(b"a", b"321"), Delete(b"b"))
         assert [type(reply) for reply in replies] == [Failed, Failed, Done, Done]
         server.writer.publish_figures()
-        assert store.board.shards[0].figures()["map_full"] == 1
+        assert store.board.shards[0].read_figures()["map_full"] == 1
         monkeypatch.undo()
         until(lambda: isinstance(asking.do(Put(b"c", b"")), Done), "room was noticed")
 
@@ -268,7 +271,7 @@ class TestNoSpace:
             raise MapFull("no room")
 
         with monkeypatch.context() as patch:
-            patch.setattr(ShardMap, "advance", fail)
+            patch.setattr(MapOwner, "advance", fail)
             server.writer.maintain_map(store.board.watermark())
         assert isinstance(asking.do(Put(b"k", b"v")), Done)
 
@@ -279,7 +282,7 @@ class TestNoSpace:
             raise MapFull("no room")
 
         with serving(store) as server, client(store) as asking, monkeypatch.context() as patch:
-            patch.setattr(ShardMap, "apply_changes", fail)
+            patch.setattr(MapOwner, "apply_changes", fail)
             asking.send(Put(b"k", b"v"))
             server.sockets.wait(20.0)
             assert server.run() == 1

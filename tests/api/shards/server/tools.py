@@ -18,7 +18,7 @@ import zmq
 from shards.host.board import Board, ShardRow
 from shards.host.process import PARENT_VARIABLE
 from shards.log.records import Record
-from shards.maps.owner import MapReader
+from shards.maps.reader import MapReader
 from shards.server.loop import ShardServer
 from shards.wire import protocol
 from shards.wire.clock import BEGINNING, unix_ms
@@ -228,7 +228,7 @@ def changes(store: Store) -> list[tuple[int, Change]]:
         pair for record in records for pair in protocol.changes(protocol.decode_events(record.payload), record.revision)
     ]
     assert [revision for revision, _ in found] == list(range(1, len(found) + 1))
-    assert store.board.end() == len(found)
+    assert store.board.last_revision() == len(found)
     return found
 
 
@@ -250,7 +250,7 @@ def mapped(store: Store) -> dict[bytes, tuple[int, int, bytes]]:
     state = {}
     for index in range(store.board.facts.shards):
         reader = MapReader(store.board, index)
-        for key, item in reader.page(b"", None, 1_000_000, BEGINNING, values=True, max_bytes=1 << 40):
+        for key, item in reader.read_page(b"", None, 1_000_000, BEGINNING, values=True, max_bytes=1 << 40)[1]:
             state[key] = (item.revision, item.expires_ms, item.value)
         reader.close()
     return state
@@ -259,7 +259,7 @@ def mapped(store: Store) -> dict[bytes, tuple[int, int, bytes]]:
 def check_agreement(store: Store) -> None:
     """Log and maps say the same, and everything is covered by the watermark."""
     assert mapped(store) == folded(store)
-    assert store.board.watermark() == (store.board.history()[0], store.board.end())
+    assert store.board.watermark() == (store.board.history()[0], store.board.last_revision())
 
 
 @contextmanager

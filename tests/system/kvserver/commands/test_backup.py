@@ -17,7 +17,7 @@ import msgspec
 
 from shards.backup.archive import UNFINISHED, Archive
 from shards.log.manifest import SNAPSHOTS, Manifest, SnapshotFile
-from shards.log.pins import held
+from shards.log.pins import pinned_lsns
 from tests.system.commands import command, kvserver, refused, succeed
 from tests.system.harness import Server, wait_for
 from tests.system.load import Load
@@ -128,7 +128,7 @@ def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, t
     slow_snapshot(server)
     taking = subprocess.Popen(command(server, "backup", target), stderr=subprocess.PIPE)
     try:
-        wait_for(lambda: held(locks), "a hold on the log")
+        wait_for(lambda: pinned_lsns(locks), "a hold on the log")
         wait_for(lambda: (target / UNFINISHED).exists(), "a directory that says it is not finished")
         taking.send_signal(signal.SIGSTOP)
         assert "is being taken or was not finished" in refused(server, "backup", target)
@@ -136,7 +136,7 @@ def test_a_killed_backup_holds_nothing_and_is_no_backup(new_server: NewServer, t
     finally:
         taking.kill()
         taking.communicate()
-    assert held(locks) == ()
+    assert pinned_lsns(locks) == ()
     assert "was not finished" in refused(server, "restore", target, run_dir=False)
     taking = subprocess.Popen(command(server, "backup", tmp_path / "new" / "backup"), stderr=subprocess.PIPE)
     wait_for(lambda: (tmp_path / "new" / "backup" / UNFINISHED).exists(), "a backup that has begun")

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from shards.host.board import NONE, Board, Common
+from shards.host.board import NONE, Board, ProcessRow
 from tests.system.harness import Server, processes_of, wait_for
 
 NewServer = Callable[..., Server]
@@ -214,8 +214,12 @@ def is_up(server: Server) -> bool:
     """Whether all rows say so, and a request is answered."""
     board = board_of(server)
     try:
-        rows = [*board.shards, *(row for _, row in board.gateways.alive()), *(row for _, row in board.workers.alive())]
-        if len(rows) < 5 or any(row.state != Common.UP or not status(row.pid) for row in rows):
+        rows = [
+            *board.shards,
+            *(row for _, row in board.gateways.living_rows()),
+            *(row for _, row in board.workers.living_rows()),
+        ]
+        if len(rows) < 5 or any(row.state != ProcessRow.UP or not status(row.pid) for row in rows):
             return False
     finally:
         board.close()
@@ -226,9 +230,9 @@ def is_up(server: Server) -> bool:
 
 def test_a_web_worker_may_be_killed(server: Server) -> None:
     board = board_of(server)
-    pids = {row.pid for _, row in board.workers.alive()}
+    pids = {row.pid for _, row in board.workers.living_rows()}
     os.kill(min(pids), signal.SIGKILL)
-    wait_for(lambda: len({row.pid for _, row in board.workers.alive()} - {min(pids)}) == 2, "another worker")
+    wait_for(lambda: len({row.pid for _, row in board.workers.living_rows()} - {min(pids)}) == 2, "another worker")
     board.close()
     wait_for(lambda: is_up(server), "all rows up")
     put(server, "a", b"1")
@@ -374,7 +378,7 @@ def test_a_stop_answers_who_waits_to_be_accepted_and_resets_nobody(new_server: N
     with server.start(), contextlib.ExitStack() as stack:
         assert server.process is not None
         board = board_of(server)
-        [worker] = [row.pid for _, row in board.workers.alive()]
+        [worker] = [row.pid for _, row in board.workers.living_rows()]
         board.close()
         stopped(worker)
         waiting = [stack.enter_context(server.connect()) for _ in range(50)]
@@ -418,12 +422,12 @@ def test_closing_the_terminal_stops_it_unless_told_otherwise(new_server: NewServ
     if not nohup:
         os.kill(pid, signal.SIGHUP)  # as long as there is a terminal, this only replaces the web workers
     board = board_of(server)
-    workers = {row.pid for _, row in board.workers.alive()}
-    wait_for(lambda: nohup or {row.pid for _, row in board.workers.alive()}.isdisjoint(workers), "new workers")
-    workers = {row.pid for _, row in board.workers.alive()}
+    workers = {row.pid for _, row in board.workers.living_rows()}
+    wait_for(lambda: nohup or {row.pid for _, row in board.workers.living_rows()}.isdisjoint(workers), "new workers")
+    workers = {row.pid for _, row in board.workers.living_rows()}
     os.close(terminal)
     if nohup:
-        wait_for(lambda: {row.pid for _, row in board.workers.alive()}.isdisjoint(workers), "new workers")
+        wait_for(lambda: {row.pid for _, row in board.workers.living_rows()}.isdisjoint(workers), "new workers")
         os.kill(pid, signal.SIGTERM)
     board.close()
     ended = os.waitpid(pid, 0)[1]
@@ -439,7 +443,7 @@ def begin_a_request(server: Server, connection: socket.socket) -> None:
 def in_flight(server: Server) -> int:
     board = board_of(server)
     try:
-        return sum(row.in_flight + row.connections for _, row in board.workers.alive())
+        return sum(row.in_flight + row.connections for _, row in board.workers.living_rows())
     finally:
         board.close()
 
@@ -535,9 +539,9 @@ def test_the_store_alone_with_shards_started_by_hand(new_server: NewServer) -> N
             by_hand(server, "gunicorn", "-c", "deploy/gateway.conf.py", "kvserver.gateway:app")
         )
         stack.enter_context(by_hand(server, "gunicorn", "-c", "deploy/gunicorn.conf.py", "kvserver.app:app"))
-        wait_for(lambda: all(row.state == Common.UP for row in board.shards), "the shards")
-        wait_for(lambda: [row for _, row in board.workers.alive() if row.state == Common.UP], "a worker")
-        wait_for(lambda: [row for _, row in board.gateways.alive() if row.state == Common.UP], "a gateway")
+        wait_for(lambda: all(row.state == ProcessRow.UP for row in board.shards), "the shards")
+        wait_for(lambda: [row for _, row in board.workers.living_rows() if row.state == ProcessRow.UP], "a worker")
+        wait_for(lambda: [row for _, row in board.gateways.living_rows() if row.state == ProcessRow.UP], "a gateway")
         board.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -558,7 +562,7 @@ def test_shards_started_by_hand_end_when_their_supervisor_is_killed(new_server: 
         spawn_store(server, stack)
         board = board_of(server)
         shards = [stack.enter_context(by_hand(server, "shards", "--index", str(i))) for i in range(2)]
-        wait_for(lambda: all(row.state == Common.UP for row in board.shards), "the shards")
+        wait_for(lambda: all(row.state == ProcessRow.UP for row in board.shards), "the shards")
         board.close()
         server.process.kill()
         server.process.wait()

@@ -18,7 +18,7 @@ from kvserver.api.times import (
     rfc3339,
 )
 from shards.wire.errors import BadRequest
-from shards.wire.limits import MAX_TTL_MS
+from shards.wire.keys import MAX_TTL_MS
 
 moments = st.integers(0, 253_402_300_799_999)
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvserver.commands.options import setting_options
 from kvserver.settings import ServerSettings
-from shards.host.settings import specs
+from shards.host.settings import setting_specs
 
 
 def parsed(*argv: str) -> dict[str, str | None]:
@@ -16,7 +16,7 @@ def parsed(*argv: str) -> dict[str, str | None]:
 
 
 def test_every_setting_makes_an_option_with_its_help() -> None:
-    table = specs(ServerSettings)
+    table = setting_specs(ServerSettings)
     options = setting_options(*table)
     assert [option.name for option in options] == list(table)
     for option in options:

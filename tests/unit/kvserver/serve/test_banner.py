@@ -10,24 +10,26 @@ import pytest
 from kvserver.serve import banner
 from kvserver.settings import ServerSettings
 from shards.host.settings import (
-    load,
+    load_settings,
 )
 
 
 def test_the_banner_warns_of_browsers_while_every_page_may_use_the_store() -> None:
-    assert "any web page" in banner.access_warning(load(ServerSettings, {}, {}))
-    assert "any web page" not in banner.access_warning(load(ServerSettings, {"origins": "https://a.example"}, {}))
-    assert "everybody" in banner.access_warning(load(ServerSettings, {"insecure": "true"}, {}))
+    assert "any web page" in banner.access_warning(load_settings(ServerSettings, {}, {}))
+    assert "any web page" not in banner.access_warning(
+        load_settings(ServerSettings, {"origins": "https://a.example"}, {})
+    )
+    assert "everybody" in banner.access_warning(load_settings(ServerSettings, {"insecure": "true"}, {}))
 
 
 def test_with_tokens_the_banner_warns_of_listeners_alone() -> None:
     tokens = {"tokens": "/etc/tokens.toml", "insecure": "true"}
-    assert banner.access_warning(load(ServerSettings, tokens, {})) == ""
-    assert "unencrypted" in banner.access_warning(load(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
+    assert banner.access_warning(load_settings(ServerSettings, tokens, {})) == ""
+    assert "unencrypted" in banner.access_warning(load_settings(ServerSettings, {**tokens, "host": "0.0.0.0"}, {}))
 
 
 def lines(options: dict[str, str | None], rest: str | None = "h:1", feed: str | None = None) -> dict[str, str]:
-    settings = load(ServerSettings, options, {})
+    settings = load_settings(ServerSettings, options, {})
     return dict(banner.banner_lines(settings, Path("/maps"), rest, feed, "127.0.0.1:3"))
 
 
@@ -64,7 +66,7 @@ def test_every_sync_mode_is_explained(mode: str) -> None:
 
 
 def test_the_last_line_says_ready_and_a_pipe_gets_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = load(ServerSettings, {"data_dir": "/a\x1b[31m", "run_dir": "/r"}, {})
+    settings = load_settings(ServerSettings, {"data_dir": "/a\x1b[31m", "run_dir": "/r"}, {})
     banner.print_banner(settings, map_dir=Path("/maps"), rest="h:1", feed=None, metrics="h:3")
     text = capsys.readouterr().out
     assert text.endswith("\nready\n")
@@ -75,9 +77,9 @@ def test_the_last_line_says_ready_and_a_pipe_gets_no_colours(capsys: pytest.Capt
 def test_a_closed_output_is_logged_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(banner, "mute", lambda stream: None)
+    monkeypatch.setattr(banner, "mute_stream", lambda stream: None)
     monkeypatch.setattr("sys.stdout", Closed())
-    banner.print_banner(load(ServerSettings, {}, {}), map_dir=Path("/m"), rest="h:1", feed=None, metrics="h:3")
+    banner.print_banner(load_settings(ServerSettings, {}, {}), map_dir=Path("/m"), rest="h:1", feed=None, metrics="h:3")
     assert "the server is ready, but cannot write to standard output" in caplog.text
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.store.batches import divide_into_messages
+from shards.wire.keys import shard_of
 from shards.wire.protocol import MESSAGE_BYTES, MESSAGE_OPS, OfOneKey, Put, size_of
-from shards.wire.slots import shard_of
 
 LARGE = bytes(MESSAGE_BYTES // 2)
 OPERATIONS: st.SearchStrategy[list[OfOneKey]] = st.lists(

@@ -26,7 +26,7 @@ from kvserver.transfer.records import (
     write_item,
 )
 from shards.maps.layout import Item
-from shards.wire.limits import MAX_KEY
+from shards.wire.keys import MAX_KEY
 from shards.wire.protocol import Put
 
 KEYS = st.text(min_size=1, max_size=MAX_KEY // 4).filter(lambda key: key.isprintable() or len(key) < 9)

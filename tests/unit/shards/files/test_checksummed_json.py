@@ -16,7 +16,7 @@ from shards.backup.archive import Archive
 from shards.files import checksummed_json
 from shards.log import manifest
 from shards.log.manifest import Manifest
-from shards.wire.slots import slots_of
+from shards.wire.keys import slots_of
 
 FILE = {
     "name": "0000000000001a00-4be0d1c2/shard-0.mdb",
@@ -84,7 +84,7 @@ names = st.one_of(st.sampled_from(NAMES), st.text(max_size=40), st.from_regex(r"
 def text_of(content: dict[str, Any]) -> bytes:
     """`content` as a file, with the checksum that it would have."""
     plain = msgspec.json.decode(msgspec.json.encode(content))
-    return msgspec.json.encode(plain | {"checksum": checksummed_json._checksum(plain)})
+    return msgspec.json.encode(plain | {"checksum": checksummed_json._compute_checksum(plain)})
 
 
 def decoded(content: dict[str, Any], kind: type[Any]) -> Any:

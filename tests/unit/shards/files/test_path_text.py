@@ -9,9 +9,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.files.path_text import carried, named
+from shards.files.path_text import path_to_text, text_to_path
 from shards.host.board import Board
-from shards.maps.directory import Owner
+from shards.maps.directory_content import Owner
 from tests.facts import make_facts
 
 NOT_UTF_8 = os.fsdecode(b"d\xff\xfe")
@@ -20,12 +20,12 @@ NOT_UTF_8 = os.fsdecode(b"d\xff\xfe")
 @given(st.binary().filter(lambda name: b"\0" not in name))
 def test_every_path_comes_back(name: bytes) -> None:
     path = os.fsdecode(name)
-    assert named(msgspec.json.decode(msgspec.json.encode(carried(path)), type=str)) == path
+    assert text_to_path(msgspec.json.decode(msgspec.json.encode(path_to_text(path)), type=str)) == path
 
 
 @given(st.text().filter(lambda text: "\0" not in text))
 def test_what_is_utf_8_stays_as_it_is(text: str) -> None:
-    assert carried(text) == text
+    assert path_to_text(text) == text
 
 
 def test_the_owner_of_maps_is_known_whatever_the_name_of_its_directory(tmp_path: Path) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,81 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, BoardNotBelieved, Common, Facts, ShardRow
+from shards.host.board import MAX_GATEWAYS, NONE, Board, BoardError, BoardNotBelieved, ProcessRow
+from shards.host.board_words import LOG_AT
 from shards.wire.clock import Now
 from tests.system.harness import wait_for
-
-FACTS = Facts(
-    version="1",
-    store="s",
-    epoch="e",
-    boot_id="b",
-    secret=7,
-    shards=3,
-    sync="always",
-    in_memory=False,
-    data_dir="/d",
-    lock_dir="/d/locks",
-    log_dir="/d/log",
-    map_dir="/m",
-    max_value=10,
-    clock_offset_ms=5,
-    supervisor_pid=1,
-    started_ms=2,
-)
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    made = Board.create(tmp_path / "board", FACTS)
-    made.install()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def opened(board: Board) -> Iterator[Callable[[], Board]]:
-    """Opens the board once more, as another process would."""
-    others: list[Board] = []
-
-    def open_() -> Board:
-        others.append(Board.open(board.path))
-        return others[-1]
-
-    yield open_
-    for other in others:
-        other.close()
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from shards.host.board import *
-board = Board.open(Path(sys.argv[1]))
-{code}
-print("done", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def in_another_process(board: Board, code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs `code` on the board and then waits; killed at the end, after it was done."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(code=code), str(board.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[4],
-    )
-    try:
-        yield process
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-
+from tests.unit.shards.host.tools import FACTS, in_another_process
 
 # Finding it.
 
@@ -200,7 +126,7 @@ def test_a_run_is_over_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     made.install()
     seen = Board.open(made.path)
     row = seen.shards[0]
-    assert seen.claim(row)
+    assert seen.try_claim(row)
     assert not seen.is_over()
     made.close()
     assert seen.is_over()
@@ -230,12 +156,12 @@ def test_the_history_is_the_last_pair_shown(board: Board) -> None:
     for i in range(1, 6):
         board.advance(100 * i, i)
         assert board.history() == (100 * i, i)
-    assert board.end() == 4
+    assert board.last_revision() == 4
 
 
 def test_a_writer_killed_before_the_turn_leaves_the_pair_that_was(board: Board) -> None:
     board.advance(100, 1)
-    slot = board._LOG_AT + 2 * ((board.log.turn + 1) & 1)
+    slot = LOG_AT + 2 * ((board.log.turn + 1) & 1)
     for word, value in ((slot, 200), (slot + 1, 2)):
         board.words[word] = value  # the steps of advance(), one by one
         assert board.history() == (100, 1)
@@ -304,91 +230,35 @@ def test_the_watermark_never_passes_what_a_writer_has_open(board: Board) -> None
 # Figures.
 
 
-def figures(value: int) -> dict[str, int]:
-    return dict.fromkeys(ShardRow.FIGURES, value)
-
-
-def test_figures_are_shown_as_published(board: Board, opened: Callable[[], Board]) -> None:
-    row = opened().shards[0]
-    assert row.figures() == figures(0)
-    board.shards[0].publish(figures(5))
-    assert row.figures() == figures(5)
-
-
-def test_a_writer_that_died_inside_hides_nothing_and_mends_itself(board: Board, opened: Callable[[], Board]) -> None:
-    board.shards[0].publish(figures(5))
-    row = opened().shards[0]
-    assert row.figures() == figures(5)
-    at = row.base + row._FIGURES_AT
-    board.words[at] |= 1  # begun ...
-    board.words[at + 1] = 99  # ... and killed
-    assert row.figures() == figures(5)
-    board.shards[0].publish(figures(6))  # its successor
-    assert row.figures() == figures(6)
-
-
-def test_counters_go_on_from_a_dead_predecessor_and_what_lives_does_not(board: Board) -> None:
-    code = "row = board.shards[0]; board.claim(row); row.publish(dict.fromkeys(row.FIGURES, 5))"
-    with in_another_process(board, code):
-        pass
-    row = board.shards[0]
-    row.words[row.base + row._FIGURES_AT] |= 1  # it died while it published
-    assert board.claim(row)
-    assert row.starts == 2
-    row.publish(figures(1))
-    assert row.figures() == dict.fromkeys(row.COUNTERS, 6) | dict.fromkeys(set(row.FIGURES) - set(row.COUNTERS), 1)
-    assert row.FIGURES[: len(row.COUNTERS)] == row.COUNTERS
-
-
-def test_rows_that_were_used_are_known(board: Board) -> None:
-    with in_another_process(board, "row = board.workers.claim()[1]; row.publish(dict.fromkeys(row.FIGURES, 3))"):
-        pass
-    assert [i for i, _ in board.workers.used()] == [0]
-    assert board.workers.alive() == []
-    _, row = board.workers.claim()
-    assert set(row.figures().values()) == {3}, "before it shows any of its own"
-
-
-def test_figures_read_beside_a_writer_belong_together(board: Board) -> None:
-    code = "for i in range(1, 50_001): board.shards[0].publish(dict.fromkeys(ShardRow.FIGURES, i))"
-    with in_another_process(board, code):
-        last = 0
-        while last < 50_000:
-            values = set(board.shards[0].figures().values())
-            assert len(values) == 1
-            assert min(values) >= last
-            last = values.pop()
-
-
 # Rows for life.
 
 
 def test_a_claimed_row_is_zeroed_named_and_taken(board: Board, opened: Callable[[], Board]) -> None:
     board.workers[0].in_flight = 9
-    index, row = board.workers.claim()
-    assert (index, row.pid, row.state, row.in_flight) == (0, os.getpid(), Common.STARTING, 0)
+    index, row = board.workers.claim_row()
+    assert (index, row.pid, row.state, row.in_flight) == (0, os.getpid(), ProcessRow.STARTING, 0)
     assert row.heartbeat_ns > 0
     other = opened()
-    assert [i for i, _ in other.workers.alive()] == [0]
-    assert other.workers.claim()[0] == 1
-    assert [i for i, _ in board.workers.alive()] == [0, 1]
-    assert [i for i, _ in board.gateways.alive()] == []
+    assert [i for i, _ in other.workers.living_rows()] == [0]
+    assert other.workers.claim_row()[0] == 1
+    assert [i for i, _ in board.workers.living_rows()] == [0, 1]
+    assert [i for i, _ in board.gateways.living_rows()] == []
 
 
 def test_a_row_of_a_dead_process_is_free_again(board: Board) -> None:
-    with in_another_process(board, "index, row = board.gateways.claim()\nrow.clients = 5") as process:
-        wait_for(lambda: list(board.gateways.alive()), "the claim")
-        assert [row.pid for _, row in board.gateways.alive()] == [process.pid]
-    assert list(board.gateways.alive()) == []
-    index, row = board.gateways.claim()
+    with in_another_process(board, "index, row = board.gateways.claim_row()\nrow.clients = 5") as process:
+        wait_for(lambda: list(board.gateways.living_rows()), "the claim")
+        assert [row.pid for _, row in board.gateways.living_rows()] == [process.pid]
+    assert list(board.gateways.living_rows()) == []
+    index, row = board.gateways.claim_row()
     assert (index, row.clients) == (0, 0)
 
 
 def test_all_rows_taken(board: Board) -> None:
     for _ in range(MAX_GATEWAYS):
-        board.gateways.claim()
+        board.gateways.claim_row()
     with pytest.raises(BoardError, match="32 rows"):
-        board.gateways.claim()
+        board.gateways.claim_row()
 
 
 def test_every_row_is_claimed_once_by_many_at_a_time(board: Board, opened: Callable[[], Board]) -> None:
@@ -396,7 +266,7 @@ def test_every_row_is_claimed_once_by_many_at_a_time(board: Board, opened: Calla
     taken: list[int] = []
 
     def claim(own: Board) -> None:
-        taken.extend(own.gateways.claim()[0] for _ in range(4))
+        taken.extend(own.gateways.claim_row()[0] for _ in range(4))
 
     threads = [threading.Thread(target=claim, args=(own,)) for own in boards]
     for thread in threads:

@@ -70,12 +70,12 @@ def figures(seed: int, without: Fence | None) -> None:
     def publish(_process: Process, board: MachineBoard) -> None:
         row = row_of(board)
         for figure in count(1):
-            row.publish({"first": figure, "second": figure})
+            row.publish_figures({"first": figure, "second": figure})
 
     def read(_process: Process, board: MachineBoard) -> None:
         row = row_of(board)
         while True:
-            shown = row.figures()
+            shown = row.read_figures()
             assert shown["first"] == shown["second"]
 
     run_on_weak_memory(seed, without, publish, read)
@@ -87,11 +87,11 @@ def files(seed: int, without: Fence | None) -> None:
     def make(process: Process, board: MachineBoard) -> None:
         for number in count(1):
             MachineDisk(process).create(Path(str(number)))
-            board.log.tell_of_file(LogWords.ready, number)
+            board.log.store_after_file(LogWords.ready, number)
 
     def use(process: Process, board: MachineBoard) -> None:
         while True:
-            number = board.log.told_of_file(LogWords.ready)
+            number = board.log.load_before_file(LogWords.ready)
             if number:
                 MachineDisk(process).open(Path(str(number)))
 

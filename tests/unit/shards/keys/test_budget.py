@@ -14,6 +14,7 @@ from shards.keys.budget import FULL_BYTES, GroupLoad
 from shards.keys.eviction import STAMPS, Evictor, record_use
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
+from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     Atomic,
     AtomicBatch,
@@ -35,7 +36,6 @@ from shards.wire.protocol import (
     Touch,
     Value,
 )
-from shards.wire.slots import shard_of
 from tests.times import at
 
 NOW = 1_700_000_000_000

@@ -10,7 +10,7 @@ import pytest
 from shards.keys.entries import StagedEntries
 from shards.keys.eviction import STAMPS, Evictor
 from shards.keys.keyspace import Keyspace
-from shards.wire.slots import SLOTS, shard_of
+from shards.wire.keys import SLOTS, shard_of
 from tests.times import at
 
 NOW = 1_700_000_000_000

@@ -8,7 +8,7 @@ from shards.keys import rules
 from shards.keys.entries import WritePolicy
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
-from shards.wire.limits import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS
+from shards.wire.keys import MAX_KEY, MAX_TIME_MS, MAX_TTL_MS, shard_of
 from shards.wire.protocol import (
     Delete,
     Deleted,
@@ -25,7 +25,6 @@ from shards.wire.protocol import (
     Touch,
     TouchEvent,
 )
-from shards.wire.slots import shard_of
 from tests.times import at
 from tests.unit.shards.keys.groups import MAX_VALUE, NOW, decide, keyspace
 

@@ -16,10 +16,12 @@ import pytest
 
 from shards.host.board import NONE, Facts, ShardRow
 from shards.log import records
-from shards.log.appender import Log, LogBroken, LogError, LogFull, LogReader, Trimmed, segment_name, segment_numbers
+from shards.log.appender import LogAppender
 from shards.log.epoch import first_revision, new_epoch, reason_for_new_epoch
+from shards.log.files import LogBroken, LogError, LogFull, Trimmed, segment_name, segment_numbers
+from shards.log.reader import LogReader
 from shards.log.records import DATA, HEADER, START, Record, Start
-from shards.log.recovery import Damaged, Recovered, begin_history, recover
+from shards.log.recovery import Damaged, Recovered, begin_history, recover_log
 from shards.log.segments import Segments, trim_limit
 from tests import effort
 from tests.times import at
@@ -104,7 +106,7 @@ class World:
 
     def recovered(self, disk: MachineDisk) -> Recovered:
         """The product's recovery, with what this boot's memory still says."""
-        return recover(
+        return recover_log(
             LOG_DIR,
             SECRET,
             *self.replay,
@@ -156,7 +158,7 @@ class World:
         self.words[MAPS_AT : MAPS_AT + SHARDS] = [revision] * SHARDS
         process = self.machine.observer()
         self.check_recovered(found, process)
-        Segments(self.view, segment=SEGMENT, disk=MachineDisk(process)).adopt(tail, revision)
+        Segments(self.view, segment=SEGMENT, disk=MachineDisk(process)).adopt_history(tail, revision)
 
     def check_recovered(self, found: Recovered, process: Process) -> None:
         """The log holds what was acknowledged, once, in order, and nothing that was refused."""
@@ -253,7 +255,7 @@ class World:
     def serve(self, process: Process, shard: int) -> None:
         """A shard: apply what a predecessor left open, then group after group."""
         board, disk = self.board(process), MachineDisk(process)
-        log, row = Log(board, shard, segment=SEGMENT, disk=disk), board.shards[shard]
+        log, row = LogAppender(board, shard, segment=SEGMENT, disk=disk), board.shards[shard]
         try:
             if row.open != NONE:
                 self.replay_open(board, log, LogReader(LOG_DIR, SECRET, segment=SEGMENT, disk=disk), shard)
@@ -263,7 +265,7 @@ class World:
         except LogBroken:
             return
 
-    def replay_open(self, board: MachineBoard, log: Log, reader: LogReader, shard: int) -> None:
+    def replay_open(self, board: MachineBoard, log: LogAppender, reader: LogReader, shard: int) -> None:
         """What the predecessor appended and may not have applied."""
         lsn, (tail, _) = board.shards[shard].open, board.history()
         log.flush(tail)
@@ -273,7 +275,7 @@ class World:
                 if record.shard == shard:
                     self.apply(record, board.shards[shard])
 
-    def group(self, log: Log, row: ShardRow, shard: int) -> None:
+    def group(self, log: LogAppender, row: ShardRow, shard: int) -> None:
         """Append, flush, apply, acknowledge."""
         self.count += 1
         payload = (b"%d" % self.count).ljust(self.random.choice(self.sizes), b"\0")
@@ -306,13 +308,16 @@ class World:
     def supervise(self, process: Process) -> None:
         """The supervisor's part: segments ahead, marks, snapshots and trimming; at a stop, STOP."""
         board, disk = self.board(process), MachineDisk(process)
-        log, segments = Log(board, None, segment=SEGMENT, disk=disk), Segments(board, segment=SEGMENT, disk=disk)
+        log, segments = (
+            LogAppender(board, None, segment=SEGMENT, disk=disk),
+            Segments(board, segment=SEGMENT, disk=disk),
+        )
         try:
             while len(self.machine.processes) > 1:
                 if self.view.log.broken:
                     raise RunEnded
                 if self.machine.chance(0.2):  # often too late: appenders wait
-                    segments.prepare()
+                    segments.prepare_next()
                 if self.machine.chance(0.02):
                     log.append_mark(at(1))
                 if self.machine.chance(0.01):
@@ -324,7 +329,7 @@ class World:
         except (OSError, LogError):
             raise RunEnded from None
 
-    def snapshot(self, board: MachineBoard, log: Log) -> None:
+    def snapshot(self, board: MachineBoard, log: LogAppender) -> None:
         """What the watermark covers is in the snapshot, whose manifest is durable."""
         position, end = board.watermark(), board.history()[0]
         log.flush(end)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.maps import layout
-from shards.maps.layout import HEADER, Item, check_record, is_whole, map_path, parse, parse_without_value
+from shards.maps.layout import HEADER, Item, check_record, is_whole, map_path, parse_record, parse_without_value
 
 SPEC = Item(259, 258, 65_536, 1_000, 1_000, "text/plain", b"hi", 2)
 """The example of the docstring."""
@@ -30,7 +30,7 @@ def record(item: Item) -> bytes:
 
 def test_the_golden_record() -> None:
     assert len(golden()) == 54
-    assert parse(memoryview(golden())) == SPEC
+    assert parse_record(memoryview(golden())) == SPEC
     assert record(SPEC) == golden()
 
 
@@ -50,7 +50,7 @@ def test_the_golden_record() -> None:
 def test_a_record_says_what_was_put_in(item: Item) -> None:
     item = item._replace(size=len(item.value))
     bytes_ = record(item)
-    parsed = parse(memoryview(bytes_))
+    parsed = parse_record(memoryview(bytes_))
     assert parsed == item
     assert type(parsed.value) is bytes
     assert parse_without_value(memoryview(bytes_)) == item._replace(value=b"")

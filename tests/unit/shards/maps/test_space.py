@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from shards.maps.space import GROWTH_BYTES, Ballast, PinWatch, Reader, Reserve, group_room, growth_left, parse_readers
+from shards.maps.space import (
+    GROWTH_BYTES,
+    Ballast,
+    PinWatch,
+    ReaderSlot,
+    Reserve,
+    group_room,
+    growth_left,
+    parse_readers,
+)
 
 
 def test_the_cache_of_a_group_is_room_its_shared_memory_is_not() -> None:
@@ -17,11 +26,11 @@ def test_the_cache_of_a_group_is_room_its_shared_memory_is_not() -> None:
 
 def test_readers_are_those_in_a_transaction() -> None:
     table = "    pid     thread     txnid\n      6787 7f6e58066b80 12\n      6788 7f6e58066b81 -\n"
-    assert parse_readers(table) == [Reader(6787, "7f6e58066b80", 12)]
+    assert parse_readers(table) == [ReaderSlot(6787, "7f6e58066b80", 12)]
     assert parse_readers("(no active readers)\n") == []
 
 
-A, B = Reader(1, "t", 7), Reader(2, "t", 7)
+A, B = ReaderSlot(1, "t", 7), ReaderSlot(2, "t", 7)
 
 
 def test_one_that_stays_while_the_map_grows_pins_it() -> None:

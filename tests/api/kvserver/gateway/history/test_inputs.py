@@ -42,7 +42,7 @@ def peers() -> Iterator[Peers]:
 
 @pytest.fixture
 def inputs(store: Store) -> Iterator[GatewayInputs]:
-    store.board.gateways.claim()
+    store.board.gateways.claim_row()
     inputs = GatewayInputs(store.board, store.run_dir, 0)
     yield inputs
     inputs.close()
@@ -96,7 +96,7 @@ def test_a_wake_ends_the_wait(inputs: GatewayInputs) -> None:
 
 
 def test_activity_is_sent_to_other_gateways(store: Store, peers: Peers, inputs: GatewayInputs) -> None:
-    index, row = store.board.gateways.claim()
+    index, row = store.board.gateways.claim_row()
     row.listening = 1
     other = peers(zmq.SUB)
     other.setsockopt(zmq.SUBSCRIBE, b"")

@@ -12,7 +12,7 @@ import pytest
 from kvserver.access import tickets
 from kvserver.serve.watch import housekeeping
 from kvserver.serve.watch.housekeeping import Housekeeping
-from shards.log.appender import Log
+from shards.log.appender import LogAppender
 from shards.log.records import MARK
 from tests.stores import Store, new_store
 from tests.system.harness import wait_for
@@ -50,7 +50,7 @@ def test_a_segment_is_ready_before_it_is_needed(store: Store, keeping: Housekeep
 def test_an_idle_log_is_marked_until_that_is_stopped(
     store: Store, keeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "Log", partial(Log, segment=store.segment))
+    monkeypatch.setattr(housekeeping, "LogAppender", partial(LogAppender, segment=store.segment))
     keeping.start()
     wait_for(lambda: MARK in kinds(store), "a mark")
     keeping.stop_marking()
@@ -75,7 +75,7 @@ def test_a_failure_is_kept_for_the_supervisor(
     def broken(*_: object) -> bool:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(store.segments, "prepare", broken)
+    monkeypatch.setattr(store.segments, "prepare_next", broken)
     keeping.start()
     wait_for(lambda: keeping.failure is not None, "the failure")
     assert isinstance(keeping.failure, ValueError)
@@ -86,7 +86,7 @@ def test_a_full_disk_is_reported_once_each_way(
 ) -> None:
     caplog.set_level(logging.INFO, housekeeping.__name__)
     passes: list[int] = []
-    monkeypatch.setattr(store.segments, "prepare", lambda _: passes.append(1))
+    monkeypatch.setattr(store.segments, "prepare_next", lambda _: passes.append(1))
     store.board.log.full = 1
     keeping.start()
     wait_for(lambda: len(passes) > 3, "some passes")

@@ -8,8 +8,8 @@ import pytest
 
 from kvserver.serve.store import Store
 from kvserver.serve.watch.snapshots import snapshot_after
-from shards.host.board import Common
-from shards.log.appender import SEGMENT
+from shards.host.board import ProcessRow
+from shards.log.files import SEGMENT
 from tests.api.kvserver.serve.stores_that_ran import settings_of
 
 MIB = 1 << 20
@@ -28,11 +28,11 @@ def test_a_snapshot_waits_until_every_shard_has_its_map(tmp_path: Path, monkeypa
     with Store(settings_of(tmp_path)) as store:
         row = store.board.shards[0]
         assert not store.snapshots.is_due(1.0)
-        row.state = Common.UP
+        row.state = ProcessRow.UP
         assert not store.snapshots.is_due(1.0)
-        row.state, row.map_generation = Common.STARTING, 1
+        row.state, row.map_generation = ProcessRow.STARTING, 1
         assert not store.snapshots.is_due(1.0)
-        row.state = Common.UP
+        row.state = ProcessRow.UP
         assert store.snapshots.is_due(1.0)
         store.snapshots.note_end(1, 1.0)
         assert not store.snapshots.is_due(60.0)
@@ -42,7 +42,7 @@ def test_a_snapshot_waits_until_every_shard_has_its_map(tmp_path: Path, monkeypa
 def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path) -> None:
     with Store(settings_of(tmp_path)) as store:
         row, words = store.board.shards[0], store.board.log
-        row.state, row.map_generation = Common.UP, 1
+        row.state, row.map_generation = ProcessRow.UP, 1
         words.full = 1
         assert not store.snapshots.is_due(1.0), "all is in one segment"
         tail, following = store.board.history()
@@ -54,8 +54,8 @@ def test_a_full_disk_wants_a_snapshot_at_once_if_that_makes_room(tmp_path: Path)
         store.snapshots.note_end(1, 1.0)
         assert not store.snapshots.is_due(5.9)
         assert store.snapshots.is_due(6.0)
-        row.publish(dict.fromkeys(row.FIGURES, 1 << 60))
+        row.publish_figures(dict.fromkeys(row.FIGURES, 1 << 60))
         assert not store.snapshots.is_due(6.0), "it would not fit"
-        row.publish(dict.fromkeys(row.FIGURES, 0))
+        row.publish_figures(dict.fromkeys(row.FIGURES, 0))
         words.snapshot = tail + SEGMENT
         assert not store.snapshots.is_due(6.0), "it was taken, and the log is not trimmed yet"

@@ -14,7 +14,7 @@ import pytest
 
 from kvserver.serve.watch.stalls import STALLED_S, StallWatch, has_open
 from shards.files import locks
-from shards.host.board import NONE, Board, Common, Facts, ShardRow
+from shards.host.board import NONE, Board, Facts, ProcessRow, ShardRow
 from tests.system.harness import wait_for
 
 HOLDER = """
@@ -159,7 +159,7 @@ def test_strangers_are_left_alone(board: Board) -> None:
 
 def test_a_registered_shard_that_lives_may_be_somebody_else_s_child(board: Board) -> None:
     life = locks.open_lock(Path(board.facts.lock_dir) / "shard-1")
-    assert locks.try_hold(life)
+    assert locks.try_acquire_for_life(life)
     with holding(Path(board.facts.lock_dir) / "append") as pid:
         board.shards[1].pid = pid
         watcher = watch(board)
@@ -169,8 +169,8 @@ def test_a_registered_shard_that_lives_may_be_somebody_else_s_child(board: Board
 
 
 def up(row: ShardRow, pid: int) -> None:
-    row.pid, row.state, row.incarnation = pid, Common.UP, 1
-    row.beat()
+    row.pid, row.state, row.incarnation = pid, ProcessRow.UP, 1
+    row.record_heartbeat()
 
 
 def test_what_was_appended_and_is_not_applied(board: Board) -> None:
@@ -190,9 +190,9 @@ def test_a_shard_that_starts_may_take_its_time_to_replay(board: Board) -> None:
     up(row, 11)
     row.open = 100
     assert named(watcher, 0) == []
-    row.pid, row.state = 12, Common.STARTING
+    row.pid, row.state = 12, ProcessRow.STARTING
     assert named(watcher, 10) == []
-    row.state, row.incarnation = Common.UP, 2
+    row.state, row.incarnation = ProcessRow.UP, 2
     assert named(watcher, 20) == named(watcher, 22) == []
     assert named(watcher, 23) == [12]
 
@@ -208,7 +208,7 @@ def pinned(board: Board, pid: int) -> float:
     """Have shard 0 report `pid`; the time of its last sign of life."""
     row = board.shards[0]
     up(row, 11)
-    row.publish(dict.fromkeys(ShardRow.FIGURES, 0) | {"pinned_pid": pid})
+    row.publish_figures(dict.fromkeys(ShardRow.FIGURES, 0) | {"pinned_pid": pid})
     return row.heartbeat_ns * 1e-9
 
 
@@ -223,7 +223,7 @@ def test_a_reader_that_pins_a_map(board: Board) -> None:
 def test_what_a_dead_shard_reported_is_over(board: Board) -> None:
     now = pinned(board, 12)
     assert named(watch(board, 12), now + 60) == []
-    board.shards[0].state = Common.STARTING
+    board.shards[0].state = ProcessRow.STARTING
     assert named(watch(board, 12), now) == []
 
 

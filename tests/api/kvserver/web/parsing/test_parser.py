@@ -18,7 +18,7 @@ from kvserver.web.limits.load import MOST_BYTES, MOST_IN_FLIGHT
 from kvserver.web.parsing.body_rules import TICKET
 from kvserver.web.parsing.request import IncomingRequest
 from kvserver.web.ports import ARRIVAL_S, LINGER_S, QUIET_S
-from shards.host.settings import SettingError, load
+from shards.host.settings import SettingError, load_settings
 from tests.api.web import Client, Web, request, scenario
 
 SPARE = ServerSettings().spare_places
@@ -605,10 +605,10 @@ async def test_each_token_has_its_own_places_wherever_it_is_sent_from(web: Web) 
 
 def test_there_are_spare_places_for_every_worker() -> None:
     for text in ("0", "4", "1023"):
-        assert load(ServerSettings, {"workers": "2", "spare_places": text}, {}).spare_places == int(text)
+        assert load_settings(ServerSettings, {"workers": "2", "spare_places": text}, {}).spare_places == int(text)
     for text in ("3", "1024"):
         with pytest.raises(SettingError):
-            load(ServerSettings, {"workers": "2", "spare_places": text}, {})
+            load_settings(ServerSettings, {"workers": "2", "spare_places": text}, {})
 
 
 @scenario
@@ -628,9 +628,9 @@ async def test_no_limit(web: Web) -> None:
 def test_the_largest_request_must_fit_into_the_share() -> None:
     least = (32 << 20) + (1 << 20)
     for text in ("0", str(least)):
-        assert load(ServerSettings, {"unfinished_bytes_per_address": text}, {}).unfinished_bytes_per_address == int(
-            text
-        )
+        assert load_settings(
+            ServerSettings, {"unfinished_bytes_per_address": text}, {}
+        ).unfinished_bytes_per_address == int(text)
     with pytest.raises(SettingError, match=f"at least {least}"):
-        load(ServerSettings, {"unfinished_bytes_per_address": str(least - 1)}, {})
+        load_settings(ServerSettings, {"unfinished_bytes_per_address": str(least - 1)}, {})
     assert QuotaLimits.of(ServerSettings()) == (4096, 1024, 160 << 20, 16 << 10, 128)

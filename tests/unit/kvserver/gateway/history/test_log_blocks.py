@@ -12,7 +12,7 @@ from kvserver.gateway.feed.walk import Overtaken
 from kvserver.gateway.history import log_blocks
 from kvserver.gateway.history.log_blocks import LogBlocks
 from kvserver.gateway.wal.tail import Position
-from shards.log.appender import Trimmed
+from shards.log.files import Trimmed
 from shards.log.records import DATA, Record
 from shards.wire.protocol import PutEvent, encode_events
 

@@ -14,7 +14,7 @@ from kvserver.gateway.history.wal_readers import MOST_TAIL_BYTES, WalReader, Wal
 from kvserver.gateway.transport.send_budget import BudgetCharge, SendBudget
 from kvserver.gateway.wal.tail import TAIL_BYTES, Position
 from kvserver.gateway.wal.views import View
-from shards.log.appender import Trimmed
+from shards.log.files import Trimmed
 from shards.log.records import DATA, Record
 from shards.wire.protocol import Activity, PutEvent, encode_events
 

@@ -12,7 +12,7 @@ from kvserver.gateway.sessions.wal import WalRefusal, WalSession, close_reason
 from kvserver.gateway.transport.frames import Piece
 from kvserver.gateway.transport.send_budget import SendBudget
 from kvserver.gateway.wal import formats
-from shards.log.appender import Trimmed
+from shards.log.files import Trimmed
 from shards.wire.errors import BadRequest, Forbidden, Unauthorized
 from tests.unit.kvserver.gateway.sessions.followers import FakeWebSocket
 

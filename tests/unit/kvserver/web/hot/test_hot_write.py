@@ -60,7 +60,7 @@ def begin(connection: Any, at_root: bool = True, delete: bool = False) -> HotWri
     assert fields is not None
     if delete:
         store: Any = SimpleNamespace(
-            board=SimpleNamespace(end=lambda: 42), report_missed_delete=connection.recorded.append
+            board=SimpleNamespace(last_revision=lambda: 42), report_missed_delete=connection.recorded.append
         )
         store.report_missed_delete = lambda key, end: connection.recorded.append(("absent", key, end))
         return HotRemoval(connection, b"/k", at_root, fields, 0.0, None, Delete(b"k", at_root), 1, store)

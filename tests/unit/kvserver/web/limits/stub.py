@@ -22,7 +22,7 @@ def make_load(words: list[int] | None = None, others: tuple[Row, ...] = (), **li
     """A load whose worker has the first row; and what it counts."""
     own = Row(0)
     rows = [own, *others]
-    workers = SimpleNamespace(alive=lambda: list(enumerate(rows)))
+    workers = SimpleNamespace(living_rows=lambda: list(enumerate(rows)))
     board: Any = SimpleNamespace(workers=workers, words=[0] * 1000 if words is None else words)
     counts: Any = SimpleNamespace(overloads=0)
     own_row: Any = own

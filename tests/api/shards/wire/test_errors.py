@@ -17,13 +17,13 @@ from kvserver.settings import ServerSettings
 from shards.backup import check
 from shards.backup.check import check_log
 from shards.host.board import Board, BoardError, BoardOutOfReach
-from shards.log.appender import segment_name
+from shards.log.files import segment_name
 from shards.log.manifest import Manifest
 from shards.log.recovery import last_board
 from shards.maps import layout
 from shards.maps.layout import means_full
 from shards.maps.space import Ballast
-from shards.wire.os_errors import EXHAUSTED, NO_SPACE, refusal
+from shards.wire.errors import EXHAUSTED, NO_SPACE, kv_error_of
 from tests.api.maps import Run, first_run, put
 
 NUMBERS = [
@@ -58,7 +58,7 @@ def failing(number: int, path: Path) -> OSError:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_client_is_told_of_space_only_where_there_is_none(number: int) -> None:
-    error = refusal(failing(number, Path("x")), "the ticket cannot be written")
+    error = kv_error_of(failing(number, Path("x")), "the ticket cannot be written")
     expected = "insufficient_storage" if number in NO_SPACE else "overloaded" if number in EXHAUSTED else "internal"
     assert error.code == expected
     assert error.detail == f"the ticket cannot be written: {os.strerror(number)}"
@@ -115,7 +115,7 @@ def test_a_segment_that_cannot_be_read_is_not_told_as_damaged(
     def fail(path: Path, _: int) -> bytes:
         raise failing(number, path)
 
-    monkeypatch.setattr(check, "read", fail)
+    monkeypatch.setattr(check, "read_regular", fail)
     with pytest.raises(OSError, match=f"{os.strerror(number)}.*{segment_name(0)}"):
         check_log(run.store.log_dir, Manifest.load(run.store.data_dir), run.board.history()[0])
 

@@ -1,13 +1,19 @@
-"""What a key, a content type and a time may be, wherever they come from. Pure."""
+"""What a key, a content type and a time may be, and which shard owns a key. Pure.
+
+A key belongs to a slot, a slot to a shard. The slot is Redis Cluster's: CRC-16/XMODEM of the key modulo 16384, of the
+hash tag alone if the key has one (Redis Cluster specification, "Key distribution model" and "Hash tags").
+"""
 
 from __future__ import annotations
 
 import re
+from binascii import crc_hqx
 from functools import lru_cache
 
 from shards.wire.clock import Now, lifetime
 from shards.wire.errors import BadKey, BadRequest, KeyTooLong
 
+SLOTS = 16384
 MAX_KEY = 511
 """Bytes of the longest key; the limit of the map."""
 MAX_CONTENT_TYPE = 255
@@ -47,7 +53,7 @@ def check_utf8(text: bytes, what: str) -> None:
 
 
 def expiry(ttl_ms: int, expires_ms: int, now: Now) -> int:
-    """The expiry (see `clock`) that a lifetime or a wall time gives at `now`; 0, never, if both are 0.
+    """Return the expiry (see `clock`) that a lifetime or a wall time gives at `now`; 0, never, if both are 0.
 
     Raises `BadRequest`.
     """
@@ -60,3 +66,23 @@ def expiry(ttl_ms: int, expires_ms: int, now: Now) -> int:
     if expires_ms > MAX_TIME_MS:
         raise BadRequest("the expiry is too far in the future")
     return lifetime(ttl_ms, now) if ttl_ms else expires_ms
+
+
+def slot_of(key: bytes) -> int:
+    """Return the slot of `key`, 0 to 16383. If the key holds `{tag}` with a non-empty tag, only the tag counts."""
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+def shard_of(key: bytes, shards: int) -> int:
+    """Return the index of the shard that owns `key` among `shards` shards: equal, contiguous ranges of slots."""
+    return slot_of(key) * shards // SLOTS
+
+
+def slots_of(shard: int, shards: int) -> range:
+    """Return the slots that shard `shard` owns among `shards` shards."""
+    return range(-(-shard * SLOTS // shards), -(-(shard + 1) * SLOTS // shards))

@@ -1,0 +1,52 @@
+"""What every process does with its streams, with systemd and with its parent."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shards.host.process import PARENT_VARIABLE, mute_stream, notify_systemd
+
+
+def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-c", f"from shards.host.process import *; import os, sys; {code}"]
+    return subprocess.run(program, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_no_file_gets_the_number_of_a_closed_stream(closed: int) -> None:
+    opened = f"os.readlink('/proc/self/fd/{closed}')"
+    code = f"keep_standard_streams(); assert os.open('/dev/zero', 0) > 2; assert {opened} == '/dev/null'"
+    assert run(code, preexec_fn=lambda: os.close(closed)).returncode == 0
+
+
+def test_a_muted_stream_fails_no_more(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as stream:
+        stream.write("nobody reads this")
+        mute_stream(stream)
+        stream.flush()
+    mute_stream(None)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_gets_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    path = f"@kvserver-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + path[1:] if abstract else path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        notify_systemd("READY=1")
+        assert listener.recv(100) == b"READY=1"
+    notify_systemd("STOPPING=1")  # nobody listens: no error
+
+
+def test_a_child_of_another_parent_ends_at_once() -> None:
+    environ = os.environ | {PARENT_VARIABLE: "1"}
+    assert run("die_with_starter(); print('alive')", env=environ).returncode == 1
+    assert run("die_with_starter(); print('alive')").stdout == "alive\n"
