@@ -18,7 +18,7 @@ from kvserver.access.grants import VERBS, Verb, show_key
 from kvserver.access.tokenedit import Change, change_file
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
-from kvserver.commands.local_store import believed, settings_of
+from kvserver.commands.local.local_store import believed, settings_of
 from kvserver.commands.options import setting_options
 from kvserver.commands.terminal import exit_with, print_line
 from kvserver.settings import ServerSettings
@@ -232,7 +232,6 @@ _GRANT: Final = click.Option(
 COMMAND = click.Group(
     "token",
     help=HELP,
-    short_help="Create, list and revoke tokens.",
     commands=[
         click.Command("new", callback=create_token, params=[_NAME, _GRANT, *setting_options(*_WHERE)], help=HELP_NEW),
         click.Command(

@@ -1,0 +1,151 @@
+"""The command that uses a server: its common options, its client and its output, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kvserver.client.errors import KVError, NotFound, PreconditionFailed
+from kvserver.commands.parts import statuses
+from kvserver.commands.parts.output import Output, json_line
+from kvserver.commands.parts.servers import read_token, server_options, server_url
+from shards.host.logs import print_error
+
+if TYPE_CHECKING:  # completion and help pages need no connection
+    from kvserver.client import Client
+
+TIMEOUT_S: Final = 10.0
+PATIENCE_S: Final = 5.0
+_COMMON: Final = ("url", "token_file", "patience", "timeout", "as_json", "no_color", "quiet")
+
+
+class Invocation:
+    """What a command works with.
+
+    Attributes:
+        as_json: `--json` was given.
+        url: of the server, as it was given.
+        out: where the command writes.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        token_file: Path | None,
+        patience: float,
+        timeout: float,
+        as_json: bool,
+        no_color: bool,
+        quiet: bool,
+    ) -> None:
+        self.as_json, self.url = as_json, url
+        self.out = Output(no_color, quiet)
+        self._token_file, self._patience, self._timeout = token_file, patience, timeout
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client of the server, made at its first use. Raises `click.UsageError`."""
+        if self._client is None:
+            self._client = self.new_client()
+        return self._client
+
+    def new_client(self, patience: float | None = None) -> Client:
+        """Return a client of its own, which the caller closes. Raises `click.UsageError`.
+
+        `patience`: seconds, instead of the option's.
+        """
+        from kvserver.client import Client
+
+        patience = self._patience if patience is None else patience
+        try:
+            token = read_token(self._token_file)
+            return Client(server_url(self.url), token=token, timeout=self._timeout, patience=patience)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+    def close(self) -> None:
+        """Close the client."""
+        if self._client is not None:
+            self._client.close()
+
+    def report(self, error: KVError, words: str = "") -> int:
+        """Say why a call failed, for people or as JSON, and return the exit status.
+
+        `words`: the reason in words that fit the command better than the client's.
+        """
+        if self.as_json:
+            from kvserver.commands.parts.documents import problem_document
+
+            if words:
+                error.detail = words
+            with suppress(OSError, ValueError):
+                print(json_line(problem_document(error)), file=sys.stderr, flush=True)
+        else:
+            print_error(words or _words_of(error))
+        return statuses.status_of(error)
+
+    def report_absent(self, key: str) -> int:
+        """Say that there is no such key, and return the exit status."""
+        return self.report(NotFound(), f"no such key: {key}")
+
+    def report_condition(self, error: PreconditionFailed, key: str, if_revision: int | None) -> int:
+        """Say which revision there is instead, and return the exit status."""
+        if not if_revision:
+            return self.report(error, f"{key} exists already, at revision {error.revision}")
+        if not error.revision:
+            return self.report(error, f"{key} does not exist, so it is not at revision {if_revision}")
+        return self.report(error, f"{key} is at revision {error.revision}, not {if_revision}")
+
+
+def _words_of(error: KVError) -> str:
+    """Return an error as a line for people."""
+    words = str(error)
+    if error.attempts > 1:
+        words += f" (tried {error.attempts} times)"
+    if error.request_id and error.status and error.status >= 500:
+        words += f" (request {error.request_id})"
+    return words
+
+
+class ClientCommand(click.Command):
+    """A command that uses a server: it has the common options, and its callback gets a `Invocation` first.
+
+    The callback returns the exit status, or None for 0. Errors of the client are said, and become exit statuses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        callback: Callable[..., int | None],
+        params: Iterable[click.Parameter] = (),
+        *,
+        help: str,
+        **more: Any,
+    ) -> None:
+        more.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
+        super().__init__(name, callback=callback, params=[*params, *_common_options()], help=help, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and return its exit status."""
+        run = Invocation(**{name: ctx.params.pop(name) for name in _COMMON})
+        try:
+            return ctx.invoke(self.callback, run, **ctx.params) if self.callback else None
+        except KVError as error:
+            return run.report(error)
+        finally:
+            run.close()
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        *server_options(PATIENCE_S, TIMEOUT_S),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON: an object a line; errors too."),
+        click.Option(["--no-color"], is_flag=True, help="No colours on terminals (also: the variable NO_COLOR)."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
+    ]

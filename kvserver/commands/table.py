@@ -1,0 +1,37 @@
+"""The table of commands: where each is, and the line that `kvserver --help` says of it.
+
+A command's module is loaded when the command is used, not before: most commands run for less time than it takes to load
+all. Each module has its click command as `COMMAND`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Row(NamedTuple):
+    """A command. `module` is below `kvserver.commands`; `help` is one line."""
+
+    module: str
+    help: str
+
+
+SECTIONS: Final[Mapping[str, Mapping[str, Row]]] = {
+    "Server": {
+        "serve": Row("local.serve", "Run the server in the foreground."),
+        "stop": Row("local.stop", "Stop the running server and wait for its end."),
+        "token": Row("local.token", "Create, list and revoke tokens."),
+    },
+    "Whole stores": {
+        "import": Row("import_", "Store the lines of a file in a running server."),
+        "export": Row("export", "Write what a running server holds to a file."),
+        "backup": Row("local.backup", "Copy the store while it runs."),
+        "restore": Row("local.restore", "Make a data directory from a backup."),
+        "check": Row("local.check", "Verify a store or a backup; repair a log."),
+    },
+}
+"""The sections of `kvserver --help`, and the commands of each by name."""
+
+COMMANDS: Final[Mapping[str, Row]] = {name: row for rows in SECTIONS.values() for name, row in rows.items()}
+"""All commands by name."""
