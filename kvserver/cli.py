@@ -38,8 +38,8 @@ class Commands(click.Group):
         except click.ClickException as error:
             terminal.show_misuse(error)
             status = error.exit_code
-        except click.Abort:
-            terminal.exit_interrupted()
+        except click.Abort as error:
+            terminal.exit_aborted(error)
         except OSError as error:
             if not terminal.is_of_output(error):
                 raise

@@ -54,9 +54,13 @@ def put_value(
         content_type = TYPES["text"] if is_word and _is_utf8(data) else TYPES["bytes"]
     try:
         if previous:
-            return _exchange(run, run.client.exchange(
-                key, data, content_type=content_type, ttl=ttl, expires=expires, if_revision=if_revision
-            ), key)
+            return _exchange(
+                run,
+                run.client.exchange(
+                    key, data, content_type=content_type, ttl=ttl, expires=expires, if_revision=if_revision
+                ),
+                key,
+            )
         if create:
             written = run.client.create(key, data, content_type=content_type, ttl=ttl, expires=expires)
         else:
@@ -128,7 +132,7 @@ COMMAND = ClientCommand(
             ["--type", "content_type"],
             type=ContentType(),
             metavar="TYPE",
-            help="Content type; json, text and bytes are short for the usual ones. Default: text for a VALUE, else bytes.",
+            help="Content type; json, text and bytes are short for the usual ones. Default: text for a VALUE.",
         ),
         click.Option(["--ttl"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime, such as 30s or 12h."),
         click.Option(["--expires"], metavar="TIME", help="When it expires, such as 2030-01-01T00:00:00Z."),

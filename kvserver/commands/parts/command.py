@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kvserver.client.errors import KVError, NotFound, PreconditionFailed
-from kvserver.commands.parts import statuses
 from kvserver.commands.parts.output import Output, json_line
 from kvserver.commands.parts.servers import read_token, server_options, server_url
 from shards.host.logs import print_error
 
 if TYPE_CHECKING:  # completion and help pages need no connection
     from kvserver.client import Client
+    from kvserver.client.errors import KVError, PreconditionFailed
 
 TIMEOUT_S: Final = 10.0
 PATIENCE_S: Final = 5.0
@@ -79,19 +78,21 @@ class Invocation:
 
         `words`: the reason in words that fit the command better than the client's.
         """
-        if self.as_json:
-            from kvserver.commands.parts.documents import problem_document
+        from kvserver.commands.parts import reports  # with the client, which help pages need not load
 
+        if self.as_json:
             if words:
                 error.detail = words
             with suppress(OSError, ValueError):
-                print(json_line(problem_document(error)), file=sys.stderr, flush=True)
+                print(json_line(reports.problem_document(error)), file=sys.stderr, flush=True)
         else:
-            print_error(words or _words_of(error))
-        return statuses.status_of(error)
+            print_error(words or reports.words_of(error))
+        return reports.status_of(error)
 
     def report_absent(self, key: str) -> int:
         """Say that there is no such key, and return the exit status."""
+        from kvserver.client.errors import NotFound
+
         return self.report(NotFound(), f"no such key: {key}")
 
     def report_condition(self, error: PreconditionFailed, key: str, if_revision: int | None) -> int:
@@ -101,16 +102,6 @@ class Invocation:
         if not error.revision:
             return self.report(error, f"{key} does not exist, so it is not at revision {if_revision}")
         return self.report(error, f"{key} is at revision {error.revision}, not {if_revision}")
-
-
-def _words_of(error: KVError) -> str:
-    """Return an error as a line for people."""
-    words = str(error)
-    if error.attempts > 1:
-        words += f" (tried {error.attempts} times)"
-    if error.request_id and error.status and error.status >= 500:
-        words += f" (request {error.request_id})"
-    return words
 
 
 class ClientCommand(click.Command):
@@ -133,6 +124,8 @@ class ClientCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and return its exit status."""
+        from kvserver.client.errors import KVError
+
         run = Invocation(**{name: ctx.params.pop(name) for name in _COMMON})
         try:
             return ctx.invoke(self.callback, run, **ctx.params) if self.callback else None

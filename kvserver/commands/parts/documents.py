@@ -1,4 +1,4 @@
-"""What `--json` prints: the API's items, events and errors. Pure."""
+"""What `--json` prints: the API's items. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from base64 import b64encode
 from datetime import datetime
 from typing import Any
 
-from kvserver.client.errors import KVError
 from kvserver.client.model import Entry, Item, Meta
 from kvserver.commands.parts.texts import moment_text
 
@@ -41,21 +40,6 @@ def item_document(item: Item) -> dict[str, Any]:
         "expires": _time(item.expires),
     }
     return document if item.value is None else {**document, **value_member(item.value)}
-
-
-def problem_document(error: KVError) -> dict[str, Any]:
-    """Return an error as the problem document of the server, with what the client adds."""
-    document = {
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-        "hint": error.hint,
-        "request_id": error.request_id,
-        "attempts": error.attempts,
-    }
-    kept = {name: member for name, member in document.items() if member not in (None, "")}
-    return {**kept, **{name: member for name, member in error.members.items() if name not in document}}
 
 
 def _document(entry: Entry | Meta, size: int) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:  # older click has no type arguments
+    _Word = click.ParamType[str]
+else:
+    _Word = click.ParamType
 
 COMPLETION_S: Final = 0.3
 """Seconds that a shell waits for the server at most."""
@@ -16,7 +21,7 @@ PART: Final = "part"
 """Type of a completion that is not a whole key: no space follows it."""
 
 
-class Key(click.ParamType):
+class Key(_Word):
     """A key. Keys that exist are offered as completions."""
 
     name = "key"

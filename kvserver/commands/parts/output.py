@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
 
-from kvserver.commands.parts.statuses import PIPE_CLOSED
+import click
+
+from kvserver.commands.terminal import exit_for_output
 from shards.host.logs import escape_controls, print_error
-from shards.host.process import mute_stream
 
 
 class Output:
     """Where a command writes.
 
-    Data goes to standard output, byte for byte; a terminal gets it escaped and, unless forbidden, in colours. A pipe that
-    nobody reads ends the process silently with status 141.
+    Data goes to standard output, byte for byte; a terminal gets it escaped and, unless forbidden, in colours. A pipe
+    that nobody reads ends the process silently with status 141.
     """
 
     def __init__(self, no_color: bool = False, quiet: bool = False) -> None:
@@ -36,11 +39,12 @@ class Output:
             stream.write(text)
             stream.flush()
         except OSError as error:
-            _exit_for(error)
+            exit_for_output(error)
 
-    def line(self, text: str) -> None:
-        """Write a line of words to standard output, escaped."""
-        self.data(escape_controls(text).encode("utf-8", "backslashreplace") + b"\n")
+    def line(self, text: str, *, tabs: bool = False, styled: bool = False) -> None:
+        """Write a line of words to standard output, escaped; `tabs`: but its tabs; `styled`: it is escaped already."""
+        shown = text if styled else "\t".join(map(escape_controls, text.split("\t"))) if tabs else escape_controls(text)
+        self.data(shown.encode("utf-8", "backslashreplace") + b"\n")
 
     def coloured(self, text: str, style: str) -> str:
         """Return `text` in a colour if standard output has colours; `style` is an SGR parameter such as `1;32`."""
@@ -55,19 +59,34 @@ class Output:
         """Write a line of JSON, which holds no control characters."""
         self.data(json_line(document).encode() + b"\n")
 
+    def confirm(self, question: str) -> bool:
+        """Ask on the terminal, by standard error. Raises `click.Abort` if there is no answer."""
+        return click.confirm(escape_controls(question), err=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show that something goes on, and for how long, if standard error is a terminal and it takes its time."""
+        if self._quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console  # slow to load, which is no matter where people wait
+
+        with Console(stderr=True, no_color=self._no_color).status(what):
+            yield
+
     def say(self, text: str) -> None:
         """Write a line for people to standard error, escaped, unless the command is quiet."""
         if not self._quiet:
-            try:
+            with suppress(OSError, ValueError):
                 print(escape_controls(text), file=sys.stderr, flush=True)
-            except (OSError, ValueError):
-                pass
 
 
 def json_line(document: Any) -> str:
-    """Return a document as one line of JSON in ASCII wherever a terminal might obey it."""
+    """Return a document as one line of JSON, in ASCII if a terminal might obey anything of it."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return text if escape_controls(text) == text else json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f")
+    if escape_controls(text) == text:
+        return text
+    return json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _stdout() -> BinaryIO:
@@ -75,12 +94,3 @@ def _stdout() -> BinaryIO:
         print_error("standard output is closed")
         sys.exit(1)
     return sys.stdout.buffer
-
-
-def _exit_for(error: OSError) -> NoReturn:
-    """End the process: standard output cannot be written."""
-    mute_stream(sys.stdout)
-    if isinstance(error, BrokenPipeError):
-        sys.exit(PIPE_CLOSED)
-    print_error(f"cannot write to standard output: {error.strerror}")
-    sys.exit(1)

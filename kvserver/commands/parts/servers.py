@@ -47,9 +47,7 @@ def server_options(patience_s: float, timeout_s: float | None = None) -> list[cl
 def duration_option(name: str, default: float | None, meaning: str, above_zero: bool = False) -> click.Option:
     """Return an option that takes a duration; `default` is in seconds, `meaning` is its help."""
     shown = "" if default is None else f" Default: {default:g}s."
-    return click.Option(
-        [name], metavar="TIME", type=Duration(above_zero), default=default, help=f"{meaning}{shown}"
-    )
+    return click.Option([name], metavar="TIME", type=Duration(above_zero), default=default, help=f"{meaning}{shown}")
 
 
 def server_url(url: str | None) -> str:

@@ -18,23 +18,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from kvserver.client.errors import (
-    AnswerWithheld,
-    BadRequest,
-    CannotConnect,
-    Conflict,
-    Forbidden,
-    KVError,
-    LockLost,
-    NotAnswered,
-    NotFound,
-    OutcomeUnknown,
-    PreconditionFailed,
-    RequestTimeout,
-    Unauthorized,
-    Unavailable,
-)
-
 FAILED: Final = 1
 MISUSE: Final = 2
 ABSENT: Final = 3
@@ -44,18 +27,3 @@ UNREACHABLE: Final = 6
 UNKNOWN: Final = 7
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
-
-_BY_CLASS: Final[tuple[tuple[tuple[type[KVError], ...], int], ...]] = (
-    ((AnswerWithheld,), 0),
-    ((OutcomeUnknown,), UNKNOWN),
-    ((NotFound,), ABSENT),
-    ((PreconditionFailed, Conflict, LockLost), CONDITION),
-    ((Unauthorized, Forbidden), NOT_ALLOWED),
-    ((Unavailable, CannotConnect, NotAnswered, RequestTimeout), UNREACHABLE),
-    ((BadRequest,), MISUSE),
-)
-
-
-def status_of(error: KVError) -> int:
-    """Return the exit status that an error of the client means."""
-    return next((status for classes, status in _BY_CLASS if isinstance(error, classes)), FAILED)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:  # older click has no type arguments
+    _Seconds = click.ParamType[float]
+    _Whole = click.ParamType[int]
+    _Word = click.ParamType[str]
+else:
+    _Seconds = _Whole = _Word = click.ParamType
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "": 1.0}
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhdw]?)", re.ASCII)
@@ -36,7 +43,7 @@ def content_type_of(word: str) -> str:
     return TYPES.get(word, word)
 
 
-class Duration(click.ParamType):
+class Duration(_Seconds):
     """Seconds, as `parse_duration` reads them."""
 
     name = "duration"
@@ -58,7 +65,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class Revision(click.ParamType):
+class Revision(_Whole):
     """A revision: a whole number from 0, which means that the key is absent."""
 
     name = "revision"
@@ -72,7 +79,7 @@ class Revision(click.ParamType):
         return int(value)
 
 
-class ContentType(click.ParamType):
+class ContentType(_Word):
     """A content type, or a short name of one."""
 
     name = "type"
