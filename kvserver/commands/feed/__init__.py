@@ -1,0 +1,1 @@
+"""The commands that follow changes, wait for them, or hold a lock."""

@@ -1,0 +1,1 @@
+"""The commands that look at a server, measure it, or help to use it."""
