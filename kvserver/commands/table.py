@@ -21,11 +21,13 @@ SECTIONS: Final[Mapping[str, Mapping[str, Row]]] = {
     "Values": {
         "get": Row("data.get", "Write a value to standard output."),
         "put": Row("data.put", "Store a value."),
+        "edit": Row("data.edit", "Change a value in an editor."),
         "del": Row("data.delete", "Delete keys, or all keys with a prefix."),
         "ls": Row("data.ls", "List keys."),
         "incr": Row("data.incr", "Add to a whole number."),
         "patch": Row("data.patch", "Merge a JSON merge patch into a value."),
         "touch": Row("data.touch", "Change when a key expires."),
+        "batch": Row("data.batch", "Do many operations in one request."),
     },
     "Server": {
         "serve": Row("local.serve", "Run the server in the foreground."),

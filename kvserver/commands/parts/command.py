@@ -46,6 +46,7 @@ class Invocation:
         self.out = Output(no_color, quiet)
         self._token_file, self._patience, self._timeout = token_file, patience, timeout
         self._client: Client | None = None
+        self._told_retry = False
 
     @property
     def client(self) -> Client:
@@ -64,14 +65,23 @@ class Invocation:
         patience = self._patience if patience is None else patience
         try:
             token = read_token(self._token_file)
-            return Client(server_url(self.url), token=token, timeout=self._timeout, patience=patience)
+            return Client(
+                server_url(self.url), token=token, timeout=self._timeout, patience=patience, on_retry=self._tell_retry
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
 
     def close(self) -> None:
-        """Close the client."""
+        """Close the client, and send what was written."""
         if self._client is not None:
             self._client.close()
+        self.out.flush()
+
+    def _tell_retry(self, error: KVError, attempts: int, seconds: float) -> None:
+        """Say once that a request is repeated, if somebody waits for it at a terminal."""
+        if self.out.is_for_people and not self._told_retry and not self.as_json:
+            self._told_retry = True
+            self.out.say(f"{error}; trying again for up to {self._patience:g} s")
 
     def report(self, error: KVError, words: str = "") -> int:
         """Say why a call failed, for people or as JSON, and return the exit status.

@@ -26,6 +26,7 @@ class Output:
         """`no_color`: no colours on terminals either; `quiet`: no words for people but errors."""
         self._no_color, self._quiet = no_color or bool(os.environ.get("NO_COLOR")), quiet
         self.is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        self.is_for_people = sys.stderr is not None and sys.stderr.isatty() and not quiet
 
     @property
     def is_coloured(self) -> bool:
@@ -33,11 +34,17 @@ class Output:
         return self.is_terminal and not self._no_color and os.environ.get("TERM") != "dumb"
 
     def data(self, text: bytes) -> None:
-        """Write bytes to standard output as they are."""
+        """Write bytes to standard output as they are; `flush` sends what is written."""
         try:
-            stream = _stdout()
-            stream.write(text)
-            stream.flush()
+            _stdout().write(text)
+        except OSError as error:
+            exit_for_output(error)
+
+    def flush(self) -> None:
+        """Send what was written."""
+        try:
+            if sys.stdout is not None:
+                sys.stdout.buffer.flush()
         except OSError as error:
             exit_for_output(error)
 
@@ -66,7 +73,7 @@ class Output:
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Show that something goes on, and for how long, if standard error is a terminal and it takes its time."""
-        if self._quiet or sys.stderr is None or not sys.stderr.isatty():
+        if not self.is_for_people:
             yield
             return
         from rich.console import Console  # slow to load, which is no matter where people wait
