@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -64,9 +65,8 @@ def test_lines_a_list_and_a_document_say_the_same() -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(text: str, why: str) -> None:
-    with pytest.raises(ValueError, match=".*") as caught:
+    with pytest.raises(ValueError, match=re.escape(why)):
         parse_operations(text.encode("latin-1"))
-    assert why in str(caught.value)
 
 
 def test_results_are_written_as_the_api_has_them() -> None:
