@@ -1,0 +1,7 @@
+"""The feed, from the bytes of a connection to the changes and the copies of keys that they make. Pure.
+
+- `wish`: what a watch asks for, as the target of a request.
+- `messages`: messages of the feed, and the changes in them.
+- `follow`: the way along the feed: cursor, breaks, when and how to come back.
+- `copy`: the state of keys, kept by changes.
+"""
