@@ -155,5 +155,16 @@ class Waiting:
     seconds: float
 
 
-State = Union[Connected, Waiting]
-"""What `on_state` is told."""
+@dataclass(frozen=True)
+class Ended:
+    """The mirror ended, and is not kept up to date any more.
+
+    Attributes:
+        error: why.
+    """
+
+    error: Exception
+
+
+State = Union[Connected, Waiting, Ended]
+"""What `on_state` is told; `Ended` by mirrors alone: a watch raises."""

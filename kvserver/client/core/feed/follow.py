@@ -15,7 +15,7 @@ from typing import Any, Final, Union
 from kvserver.client.changes import Connected, Envelope, State, Waiting
 from kvserver.client.core.feed.messages import Message, changes_in, error_in, parse_message
 from kvserver.client.core.feed.wish import Wish
-from kvserver.client.errors import ForeignAnswer, Gap, KVError, NotAnswered, Refused
+from kvserver.client.errors import ForeignAnswer, Gap, KVError, NotAnswered, Refused, Unauthorized
 
 SILENCE_S: Final = 25.0
 """After so long without a byte a connection is dead: the server sends something every 10 seconds."""
@@ -57,7 +57,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class RenewToken:
-    """Ask for the token again, if it comes from a function."""
+    """Ask for the token again. Result: whether it comes from a function, that can be asked."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Follow:
         self._patience, self._first_patience, self._silence = patience, first_patience, silence
         self._buffer = LineBuffer()
         self._failures = 0
-        self._has_heard = False
+        self._has_heard = self._has_renewed = False
         self._closing: Message | None = None
         self.heard_at = self._opened_at = self._patient_from = clock()
 
@@ -155,6 +155,16 @@ class Follow:
 
         Raises the server's errors, `Gap`, and when patience is used up `NotAnswered`, or why it never connected.
         """
+        try:
+            return (yield from self._seek(until))
+        except KVError:
+            if self.is_connected:
+                yield Disconnect()
+                self._note_end()
+            self._buffer.drop()
+            raise
+
+    def _seek(self, until: float | None) -> FollowScript:
         self._patient_from = self._clock()  # who reads slowly does not wait meanwhile
         while True:
             envelope = self._take()
@@ -180,10 +190,14 @@ class Follow:
 
     def _connect(self, until: float | None) -> FollowScript:
         error = yield Connect(self._wish.target(self.cursor))
+        if isinstance(error, Unauthorized) and not self._has_renewed:
+            self._has_renewed = True
+            if (yield RenewToken()):
+                return None
         if error is not None:
             yield from self._come_back(error, until)
             return None
-        self.is_connected, self._opened_at = True, self._clock()
+        self.is_connected, self._has_renewed, self._opened_at = True, False, self._clock()
         yield Tell(Connected(self.cursor))
         return None
 
@@ -238,6 +252,7 @@ class Follow:
         reason, retry_ms = closing.get("reason"), closing.get("retry_ms")
         if reason == "revoked":
             yield RenewToken()
+            self._has_renewed = True
             seconds = self._next_delay()
         else:
             self._failures = 0
