@@ -11,9 +11,9 @@
 - `errors`: what was surely not done, and what may have been done.
 - `model`: what methods take and return.
 - `core`: the client without its connections.
-- `address`: where the server is, from arguments and the environment.
-- `pool`: HTTP for threads, on urllib3.
-- `session`: HTTP for tasks, on aiohttp.
+- `transport`: HTTP below it.
+- `scans`: iterators over all keys below a prefix.
+- `atomics`: builders of atomic batches.
 - `sync`: `Client`.
 - `aio`: `AsyncClient`.
 """
@@ -22,12 +22,82 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvserver.client.core.batches import DeleteOp, GetOp, IncrOp, PatchOp, PutOp, TouchOp
+from kvserver.client.errors import (
+    AnswerWithheld,
+    BatchFailed,
+    CannotConnect,
+    Conflict,
+    Exists,
+    Forbidden,
+    Gap,
+    KVError,
+    LockLost,
+    NotAnswered,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Refused,
+    Result,
+    Unauthorized,
+    Unavailable,
+)
+from kvserver.client.model import (
+    DELETE,
+    KEEP,
+    UNCHANGED,
+    Deleted,
+    Entry,
+    Exchanged,
+    Item,
+    Meta,
+    Page,
+    Patched,
+    Written,
+)
 from kvserver.client.sync import Client
 
 if TYPE_CHECKING:
     from kvserver.client.aio import AsyncClient
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = [
+    "DELETE",
+    "KEEP",
+    "UNCHANGED",
+    "AnswerWithheld",
+    "AsyncClient",
+    "BatchFailed",
+    "CannotConnect",
+    "Client",
+    "Conflict",
+    "DeleteOp",
+    "Deleted",
+    "Entry",
+    "Exchanged",
+    "Exists",
+    "Forbidden",
+    "Gap",
+    "GetOp",
+    "IncrOp",
+    "Item",
+    "KVError",
+    "LockLost",
+    "Meta",
+    "NotAnswered",
+    "NotFound",
+    "OutcomeUnknown",
+    "Page",
+    "PatchOp",
+    "Patched",
+    "PreconditionFailed",
+    "PutOp",
+    "Refused",
+    "Result",
+    "TouchOp",
+    "Unauthorized",
+    "Unavailable",
+    "Written",
+]
 
 
 def __getattr__(name: str) -> Any:

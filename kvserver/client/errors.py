@@ -159,13 +159,22 @@ class NotJson(Conflict):
 
 @dataclass(frozen=True)
 class Result:
-    """What one operation of a batch came to. `status` is as HTTP has it; members that do not apply are None."""
+    """What one operation of a batch came to; members that do not apply are None.
+
+    `status` is as HTTP has it; `entry` is what a get found, `value` what an incr or patch made.
+    """
 
     status: int
     revision: int | None = None
     entry: Entry | None = None
     value: Any = None
     error: KVError | None = None
+
+    def check(self) -> Result:
+        """Return the result. Raises the error of the operation, if it failed."""
+        if self.error is not None:
+            raise self.error
+        return self
 
 
 class BatchFailed(Conflict):

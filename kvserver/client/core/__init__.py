@@ -5,5 +5,9 @@
 - `answers`: parts of answers: revisions, times, problem documents.
 - `values`: arguments of users as parts of requests: values, types, times.
 - `single`: the calls about one key.
+- `batches`: operations, results, and the slots of keys.
+- `lists`: the calls that list keys, and delete below a prefix.
+- `service`: the calls about the server itself.
+- `scripts`: verbs of several calls.
 - `policy`: what an outcome means, and whether the request is repeated.
 """

@@ -28,6 +28,8 @@ class Kind(enum.Enum):
     """A write on the condition that the key is absent: a second time, if the key was deleted meanwhile."""
     CONDITIONAL = "conditional"
     """A write on the condition of a revision: at most one of two can succeed."""
+    ONCE = "once"
+    """Harm, and the server does not remember its outcome."""
 
 
 @dataclass(frozen=True)

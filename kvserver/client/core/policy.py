@@ -38,6 +38,7 @@ T = TypeVar("T")
 FIRST_DELAY_S: Final = 0.05
 LONGEST_DELAY_S: Final = 2.0
 
+_WITHOUT_KEY: Final = frozenset((Kind.READ, Kind.ONCE))
 _OF_PROXIES: Final = frozenset((500, 502, 504))
 _FOR_NOW: Final = (Unavailable, Overloaded, RequestTimeout)
 _BEFORE_THE_WRITE: Final = frozenset((401, 403, 408, 421, 429, 503, 507))
@@ -60,7 +61,7 @@ def perform(call: Call[T], options: Options, idempotency_key: str) -> Script[T]:
 
     Raises `KVError`.
     """
-    key = idempotency_key if options.idempotency and call.kind is not Kind.READ else None
+    key = idempotency_key if options.idempotency and call.kind not in _WITHOUT_KEY else None
     attempts, renewed = 0, False
     give_up_at: float | None = None
     unknown: KVError | None = None
@@ -69,6 +70,8 @@ def perform(call: Call[T], options: Options, idempotency_key: str) -> Script[T]:
         attempts += 1
         result = judge(call, outcome, key is not None)
         if not isinstance(result, Failure):
+            if unknown and key is None and isinstance(outcome, Answer) and outcome.status in _OF_THE_KEY:
+                raise unknown  # a delete, and the key is gone now: perhaps by an attempt before
             return result[0]
         error, again = result.error, result.again
         error.attempts = attempts

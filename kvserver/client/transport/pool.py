@@ -19,10 +19,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from kvserver.client.address import Address, checked_token
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.core.policy import failure_of
 from kvserver.client.errors import KVError, NotAnswered
+from kvserver.client.transport.address import Address, checked_token
 
 PIECE: Final = 1 << 16
 """Most bytes of one read."""

@@ -18,10 +18,10 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from kvserver.client.address import Address, checked_token
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.core.policy import failure_of
 from kvserver.client.errors import KVError, NotAnswered
+from kvserver.client.transport.address import Address, checked_token
 
 PIECE: Final = 1 << 16
 """Most bytes of one read."""
