@@ -14,12 +14,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
-from kvserver.api import batch_answers, duplicate_names, json_scan, msgpack_scan
+from kvserver.api import batch_answers
 from kvserver.api.batch_answers import Writing
-from kvserver.api.duplicate_names import Doubles
-from kvserver.api.json_scan import MemberSpan, Span
 from kvserver.api.query import SECONDS, TIME
-from kvserver.api.steps import Steps
+from kvserver.api.scan import duplicate_names, json_scan, msgpack_scan
+from kvserver.api.scan.duplicate_names import Doubles
+from kvserver.api.scan.json_scan import MemberSpan, Span
+from kvserver.api.scan.steps import Steps
 from kvserver.api.times import parse_expires, parse_ttl
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
 from shards.wire.json_text import explain_unreadable
