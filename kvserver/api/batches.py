@@ -96,8 +96,8 @@ class _Expiring(_Conditional, kw_only=True):
         return _ttl_ms(self.ttl), expires_ms
 
 
-class BatchGet(_BatchOperation, tag="get"):
-    """The value."""
+class BatchGet(_Conditional, tag="get"):
+    """The value. With `if_revision` a check: 412 if it does not hold, which fails an atomic batch."""
 
 
 class _Put(_Expiring, kw_only=True):
@@ -337,7 +337,7 @@ class Format:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
         kind = type(op)
         if kind is BatchGet:
-            return Get(key, batch)
+            return Get(key, batch) if op.if_revision is UNSET else Get(key, batch, op.shard_condition())
         if kind is BatchPutInJson or kind is BatchPutInMessagePack:
             value, content_type = self._value_of_put(op, ready)
             if op.json is not UNSET:

@@ -177,6 +177,7 @@ _ITEM: Final = {
     "expires": None,
 }
 _OPERATIONS: Final = [
+    {"op": "get", "key": "{cart}paid", "if_revision": 0},
     {"op": "put", "key": "{cart}a", "value": "1", "ttl": 60},
     {"op": "put", "key": "{cart}b", "json": {"n": 1}},
     {"op": "patch", "key": "{cart}b", "patch": {"n": 2}},
@@ -228,7 +229,9 @@ _MANY: Final = (
         summary="Many operations in one request",
         description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
-        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch.",
+        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch.\n\n"
+        "A condition, `if_revision`, that does not hold is 412 and fails an atomic batch. On a `get` it is a check "
+        "without a write; a key that must be absent, and is, is answered as any absent key, 404, which fails nothing.",
         body={
             JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
             **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchInMessagePack"))),
