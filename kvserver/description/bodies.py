@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from kvserver.access.grants import VERBS
 from kvserver.api import batches
 from kvserver.api.query import TIME, Schema
-from kvserver.rest.tickets import Asked
+from kvserver.rest.server.tickets import Asked
 from shards.wire.errors import ERRORS
 from shards.wire.keys import MAX_KEY
 
@@ -243,4 +244,15 @@ def make_body_schemas() -> dict[str, Schema]:
         "BatchAnswer": results,
         "TicketRequest": msgspec.json.schema_components([Asked])[1]["Asked"],
         "Ticket": record("A ticket.", ticket=_TEXT, expires=TIME.schema),
+        "WhoAmI": record(
+            "The bearer of a token.",
+            name=_described({"type": ["string", "null"]}, "Of the token; null: the server wants none."),
+            grants=listed(
+                record(
+                    "What may be done with keys that start with a prefix.",
+                    prefix=_described(_TEXT, "Empty: all keys."),
+                    allow=listed(_enum_of(VERBS)),
+                )
+            ),
+        ),
     }

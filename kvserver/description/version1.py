@@ -355,6 +355,28 @@ _SERVER: Final = (
         examples=('curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',),
     ),
     Operation(
+        route=routes.WHOAMI,
+        method="get",
+        tag=SERVER_TAG,
+        summary="Who am I, and what may I do",
+        description="Name and grants of the token that is sent; without tokens the name is null, and everybody may do "
+        "everything. A key has the rights of every row whose prefix it starts with.",
+        grants="any token",
+        answers=(
+            Success(
+                200,
+                "Who asks.",
+                {
+                    JSON: Media(
+                        ref("WhoAmI"),
+                        {"name": "deploy", "grants": [{"prefix": "flags/", "allow": ["read", "write"]}]},
+                    )
+                },
+            ),
+        ),
+        examples=("curl http://localhost:8080/v1/whoami",),
+    ),
+    Operation(
         route=routes.STATUS,
         method="get",
         tag=SERVER_TAG,
