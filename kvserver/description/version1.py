@@ -381,8 +381,12 @@ _SERVER: Final = (
         method="get",
         tag=SERVER_TAG,
         summary="What is running",
-        grants="`admin`",
-        answers=(Success(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
+        description="`traffic`, `feed`, and `operations`, `groups` and `flush_s` of shards are growing counters: two "
+        "answers make a rate. Those of a process are a fraction of a second old. A process that was killed takes along "
+        "what it counted in that time; otherwise they only grow while the server runs. `/metrics` shows the same "
+        "figures in more detail.",
+        grants="`admin`, or `read` on all keys, which shows all but the ids of processes",
+        answers=(Success(200, "Processes, history, log, figures.", {JSON: Media(ref("Status"))}),),
         errors=(Forbidden,),
         examples=("curl http://localhost:8080/v1/status",),
     ),

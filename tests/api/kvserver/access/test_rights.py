@@ -63,6 +63,11 @@ class Row(NamedTuple):
     fields: tuple[str, ...] = ()
     everywhere: bool = False
     """It is about the whole store."""
+    instead: tuple[tuple[Verb, ...], ...] = ()
+    """Other verbs that do as well."""
+
+    def is_granted(self, verbs: tuple[Verb, ...]) -> bool:
+        return any(set(wanted) <= set(verbs) for wanted in (self.needs, *self.instead))
 
 
 BATCH_PUT: Final = json.dumps({"ops": [{"op": "put", "key": "a/k", "value": ""}]}).encode()
@@ -92,8 +97,8 @@ ROWS: Final = [
     Row(target.MANY, "DELETE", "/v1/kv?prefix=a/", ("write",)),
     Row(target.MANY, "DELETE", "/v1/kv?prefix=a/&dry_run=true", ("read", "write")),
     Row(target.MANY, "DELETE", "/v1/kv?all=true", ("write",), everywhere=True),
-    Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True),
-    Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True),
+    Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True, instead=(("read",),)),
+    Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True, instead=(("read",),)),
     Row(target.TICKETS, "POST", "/v1/tickets", ("feed",), b'{"for":"sse"}'),
     Row(target.WHOAMI, "GET", "/v1/whoami", ()),
     Row(target.WHOAMI, "HEAD", "/v1/whoami", ()),
@@ -127,7 +132,7 @@ def test_a_route_wants_each_of_its_verbs_and_no_other(site: Site, row: Row) -> N
             answer = site.ask(row.method, row.path, bearer(verbs, prefix), *row.fields, body=row.body)
             covered = prefix == "" or (prefix == "a/" and not row.everywhere)
             covered = covered or row.route in (target.TICKETS, target.WHOAMI)
-            if set(row.needs) <= set(verbs) and covered:
+            if row.is_granted(verbs) and covered:
                 assert answer.status < 400 or answer.status == 404, (verbs, prefix, answer)
                 continue
             assert answer.status == 403, (verbs, prefix, answer)
@@ -170,6 +175,19 @@ def test_what_needs_no_token(site: Site) -> None:
             answer = site.ask("OPTIONS", path, field, "Origin: https://a.example", "Access-Control-Request-Method: PUT")
             assert (answer.status, answer.body) == (200, b"")
             assert "Authorization" in answer.headers["access-control-allow-headers"]
+
+
+def test_ids_of_processes_are_for_admins_alone(site: Site) -> None:
+    def ids(who: str) -> list[bool]:
+        told = site.get("/v1/status", who)
+        rows = [told["supervisor"], *told["shards"], *told["workers"], *told["gateways"]]
+        return ["pid" in row for row in rows]
+
+    assert len(ids(ALL)) >= 4 and all(ids(ALL)) and all(ids(bearer(("admin",), "")))
+    assert not any(ids(bearer(("read", "write", "feed"), "")))
+    whole, shown = site.get("/v1/status", ALL), site.get("/v1/status", bearer(("read",), ""))
+    assert set(whole) == set(shown)
+    assert str(whole["workers"][0]["pid"]) not in json.dumps(shown["workers"])
 
 
 # Who may write but not read
