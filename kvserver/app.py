@@ -12,8 +12,9 @@ from kvserver.rest.kv import KeyOfVersion1
 from kvserver.rest.many import Many
 from kvserver.rest.memorykv import Feed, Key, Keys, Ping, Prefix, Wal
 from kvserver.rest.routing import App, Foresight, Routes, add_error_handlers
-from kvserver.rest.status import Live, Ready, Status
-from kvserver.rest.tickets import TicketOffice
+from kvserver.rest.server.status import Live, Ready, Status
+from kvserver.rest.server.tickets import TicketOffice
+from kvserver.rest.server.whoami import WhoAmI
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from shards.host.board import Board
@@ -41,6 +42,7 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.MANY, Many(store, context))
     routes.add_route(target.BATCH, BatchResource(store, context))
     routes.add_route(target.TICKETS, TicketOffice(Tickets(board, context.tokens)))
+    routes.add_route(target.WHOAMI, WhoAmI())
     routes.add_route(target.STATUS, Status(board, read_states))
     routes.add_route(target.LIVE, Live())
     routes.add_route(target.READY, Ready(board, read_states))

@@ -192,18 +192,21 @@ class _Search:
             at = self._index[step.key]
             if number == request.failed:
                 assert answer is not None
+                if not fails_a_batch(cells[at], step):
+                    return None
                 # The answer tells what is there now, and not what the batch had put there.
                 is_changed = cells[at] != state[at]
                 fits = not may_be_done(cells[at], step) if is_changed else told(cells[at], step, answer)
                 return state if fits else None
             if answer is not None and request.failed is None:
                 after = told(cells[at], step, answer)
-                if after is None:
+                fails = len(request.steps) > 1 and not answer.done and fails_a_batch(cells[at], step)
+                if after is None or fails:
                     return None
                 cells[at] = after
             elif may_be_done(cells[at], step):
                 cells[at] = done(cells[at], step, None)
-            elif fails_a_batch(step):
+            elif fails_a_batch(cells[at], step):
                 return state if answer is None else None
         return tuple(cells)
 
@@ -217,9 +220,12 @@ def may_be_done(cell: Cell, step: Step) -> bool:
     return cell.value is not None or step.kind in ("put", "add", "merge")
 
 
-def fails_a_batch(step: Step) -> bool:
-    """Whether an atomic batch fails if `step` may not be done: not for a plain get or delete of an absent key."""
-    return step.if_match is not None or step.kind not in ("get", "delete")
+def fails_a_batch(cell: Cell, step: Step) -> bool:
+    """Whether an atomic batch fails with `step`, which may not be done.
+
+    Not for a get or delete of an absent key, unless the key must exist.
+    """
+    return bool(step.if_match) or step.kind not in ("get", "delete") or cell.value is not None
 
 
 def done(cell: Cell, step: Step, revision: int | None) -> Cell:

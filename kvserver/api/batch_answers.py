@@ -12,7 +12,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from kvserver.api import duplicate_names
+from kvserver.api.scan import duplicate_names
 
 Pieces = Iterator[bytes]
 """Each is made in well under a millisecond; an empty one is a step that has nothing to write yet."""

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 
-from kvserver.api import batch_answers, duplicate_names, json_scan, msgpack_scan
+from kvserver.api import batch_answers
 from kvserver.api.batch_answers import Writing
-from kvserver.api.duplicate_names import Doubles
-from kvserver.api.json_scan import MemberSpan, Span
 from kvserver.api.query import SECONDS, TIME
-from kvserver.api.steps import Steps
+from kvserver.api.scan import duplicate_names, json_scan, msgpack_scan
+from kvserver.api.scan.duplicate_names import Doubles
+from kvserver.api.scan.json_scan import MemberSpan, Span
+from kvserver.api.scan.steps import Steps
 from kvserver.api.times import parse_expires, parse_ttl
 from shards.wire.errors import BadKey, BadRequest, CrossSlot
 from shards.wire.json_text import explain_unreadable
@@ -95,8 +96,8 @@ class _Expiring(_Conditional, kw_only=True):
         return _ttl_ms(self.ttl), expires_ms
 
 
-class BatchGet(_BatchOperation, tag="get"):
-    """The value."""
+class BatchGet(_Conditional, tag="get"):
+    """The value. With `if_revision` a check: 412 if it does not hold, which fails an atomic batch."""
 
 
 class _Put(_Expiring, kw_only=True):
@@ -336,7 +337,7 @@ class Format:
             raise BadKey(f"the key has {len(key)} bytes" if key else "the key is empty")
         kind = type(op)
         if kind is BatchGet:
-            return Get(key, batch)
+            return Get(key, batch) if op.if_revision is UNSET else Get(key, batch, op.shard_condition())
         if kind is BatchPutInJson or kind is BatchPutInMessagePack:
             value, content_type = self._value_of_put(op, ready)
             if op.json is not UNSET:

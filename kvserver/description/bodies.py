@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
+from kvserver.access.grants import VERBS
 from kvserver.api import batches
 from kvserver.api.query import TIME, Schema
-from kvserver.rest.tickets import Asked
+from kvserver.rest.server.tickets import Asked
+from shards.host.board import ANSWER_CLASSES, DURATION_BOUNDS_S, ShardRow
 from shards.wire.errors import ERRORS
 from shards.wire.keys import MAX_KEY
 
@@ -50,10 +52,17 @@ def _described(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}
 
 
+def _counts_of(names: Iterable[str]) -> dict[str, Schema]:
+    return dict.fromkeys(names, _COUNT)
+
+
 _VALUE: Final = {
     "value": _described(_TEXT, "The value, if it is UTF-8."),
     "value_base64": _described({"type": "string", "contentEncoding": "base64"}, "The value, if it is not UTF-8."),
 }
+_SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
+_PROCESS: Final = {"pid": _described(_COUNT, "Its process; only with `admin`.")}
+_BUCKETS: Final = len(DURATION_BOUNDS_S) + 1
 _ERROR_STATUS: Final[Schema] = {"type": "integer", "minimum": 400, "maximum": 599}
 
 _ANSWERS: Final[dict[str, Schema]] = {
@@ -104,6 +113,24 @@ _ANSWERS: Final[dict[str, Schema]] = {
         more=_described({"type": "boolean"}, "The next poll has something to tell already."),
         messages=listed(ref("FeedMessage"), "In order."),
     ),
+    "Traffic": record(
+        "Answered requests since the server started, of all workers and gateways.",
+        requests=record("By class of status; 4xx includes those whose client left.", **_counts_of(ANSWER_CLASSES)),
+        unavailable=_described(_COUNT, "Those of 5xx with status 503: nothing was done."),
+        outcome_unknown=_described(_COUNT, "Those of 5xx with status 504."),
+        durations=record(
+            "How long they took, from the arrival of a request to the end of its answer; of feeds until they begin.",
+            bounds_s=_described(
+                {**listed({"type": "number"}), "const": list(DURATION_BOUNDS_S)}, "Upper bounds of buckets, in seconds."
+            ),
+            counts=_described(
+                {**listed(_COUNT), "minItems": _BUCKETS, "maxItems": _BUCKETS},
+                "Requests in each bucket: they took at most its bound, and more than the one before. The last bucket "
+                "has what took longer than all bounds.",
+            ),
+            total_s=_described(_SECONDS, "The sum of all durations."),
+        ),
+    ),
     "Health": record("It is well.", status=_enum_of(["live", "ready"])),
     "Status": record(
         "What is running.",
@@ -113,25 +140,35 @@ _ANSWERS: Final[dict[str, Schema]] = {
         revision=_described(_REVISION, "The latest change."),
         oldest=_described(_REVISION, "The oldest change that the log still has."),
         sync=_enum_of(["always", "everysec", "os", "memory"]),
-        uptime_s={"type": "number", "minimum": 0},
+        uptime_s=_SECONDS,
         clock=record(
             "The clock.",
             time=TIME.schema,
             ahead_s=_described({"type": "number"}, "How far it is ahead of the time that lifetimes count by."),
         ),
-        supervisor=record("The process that watches the others.", pid=_COUNT),
+        supervisor=record("The process that watches the others.", _PROCESS),
         shards=listed(
             record(
                 "A process that owns a part of the keys.",
+                _PROCESS,
                 index=_COUNT,
-                pid=_COUNT,
                 state=_enum_of(["starting", "up", "stopping", "down", "given_up"]),
                 keys=_COUNT,
                 bytes=_COUNT,
+                operations=record(
+                    "What it has done, by kind. `refused`: what the store could not do, or a condition forbade.",
+                    **_counts_of(ShardRow.KINDS.values()),
+                ),
+                groups=_described(_COUNT, "Groups of operations that it logged together."),
+                group_operations=_described(_COUNT, "Operations in all of them."),
+                flush_s=_described(_SECONDS, "How long it has waited for flushes of the log."),
+                queue=_described(_COUNT, "Peak number of operations that waited, recently."),
             )
         ),
-        workers=listed(record("A process that answers requests.", pid=_COUNT, in_flight=_COUNT, connections=_COUNT)),
-        gateways=listed(record("A process that serves the feed.", pid=_COUNT, clients=_COUNT)),
+        workers=listed(
+            record("A process that answers requests.", _PROCESS, in_flight=_COUNT, connections=_COUNT),
+        ),
+        gateways=listed(record("A process that serves the feed.", _PROCESS, clients=_COUNT)),
         memory=record(
             "Keys and values in memory.",
             used=_described(_COUNT, "Their bytes."),
@@ -151,6 +188,14 @@ _ANSWERS: Final[dict[str, Schema]] = {
             restarts=_COUNT,
         ),
         snapshot=record("The latest snapshot.", replay_from=_COUNT, bytes_since=_COUNT),
+        traffic=ref("Traffic"),
+        feed=record(
+            "The feed since the server started, of all gateways.",
+            events=_described(_COUNT, "Changes shown; each gateway counts its own."),
+            deliveries=_described(_COUNT, "Changes written to clients."),
+            gaps=_described(_COUNT, "Clients that were told of a gap."),
+            lag=_described(_COUNT, "Changes that the slowest gateway has not shown yet."),
+        ),
     ),
 }
 
@@ -243,4 +288,15 @@ def make_body_schemas() -> dict[str, Schema]:
         "BatchAnswer": results,
         "TicketRequest": msgspec.json.schema_components([Asked])[1]["Asked"],
         "Ticket": record("A ticket.", ticket=_TEXT, expires=TIME.schema),
+        "WhoAmI": record(
+            "The bearer of a token.",
+            name=_described({"type": ["string", "null"]}, "Of the token; null: the server wants none."),
+            grants=listed(
+                record(
+                    "What may be done with keys that start with a prefix.",
+                    prefix=_described(_TEXT, "Empty: all keys."),
+                    allow=listed(_enum_of(VERBS)),
+                )
+            ),
+        ),
     }

@@ -177,6 +177,7 @@ _ITEM: Final = {
     "expires": None,
 }
 _OPERATIONS: Final = [
+    {"op": "get", "key": "{cart}paid", "if_revision": 0},
     {"op": "put", "key": "{cart}a", "value": "1", "ttl": 60},
     {"op": "put", "key": "{cart}b", "json": {"n": 1}},
     {"op": "patch", "key": "{cart}b", "patch": {"n": 2}},
@@ -228,7 +229,9 @@ _MANY: Final = (
         summary="Many operations in one request",
         description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
-        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch.",
+        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch.\n\n"
+        "A condition, `if_revision`, that does not hold is 412 and fails an atomic batch. On a `get` it is a check "
+        "without a write; a key that must be absent, and is, is answered as any absent key, 404, which fails nothing.",
         body={
             JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
             **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchInMessagePack"))),
@@ -352,12 +355,38 @@ _SERVER: Final = (
         examples=('curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',),
     ),
     Operation(
+        route=routes.WHOAMI,
+        method="get",
+        tag=SERVER_TAG,
+        summary="Who am I, and what may I do",
+        description="Name and grants of the token that is sent; without tokens the name is null, and everybody may do "
+        "everything. A key has the rights of every row whose prefix it starts with.",
+        grants="any token",
+        answers=(
+            Success(
+                200,
+                "Who asks.",
+                {
+                    JSON: Media(
+                        ref("WhoAmI"),
+                        {"name": "deploy", "grants": [{"prefix": "flags/", "allow": ["read", "write"]}]},
+                    )
+                },
+            ),
+        ),
+        examples=("curl http://localhost:8080/v1/whoami",),
+    ),
+    Operation(
         route=routes.STATUS,
         method="get",
         tag=SERVER_TAG,
         summary="What is running",
-        grants="`admin`",
-        answers=(Success(200, "Processes, history, log and snapshot.", {JSON: Media(ref("Status"))}),),
+        description="`traffic`, `feed`, and `operations`, `groups` and `flush_s` of shards are growing counters: two "
+        "answers make a rate. Those of a process are a fraction of a second old. A process that was killed takes along "
+        "what it counted in that time; otherwise they only grow while the server runs. `/metrics` shows the same "
+        "figures in more detail.",
+        grants="`admin`, or `read` on all keys, which shows all but the ids of processes",
+        answers=(Success(200, "Processes, history, log, figures.", {JSON: Media(ref("Status"))}),),
         errors=(Forbidden,),
         examples=("curl http://localhost:8080/v1/status",),
     ),

@@ -216,16 +216,19 @@ class GatewayWorker(SocketWorker):
         return "stop"
 
     def _refresh_often(self) -> None:
-        """Apply changes of the tokens, and publish counted requests, for ever."""
+        """Apply changes of the tokens, and publish counted requests and figures, for ever."""
         while True:
             gevent.sleep(REFRESH_S)
             self.wsgi.refresh_tokens()
             self.row.tokens = self._tokens.generation
             self._flush_counts()
+            self.follower.publish_figures()
 
     def _flush_counts(self) -> None:
         with contextlib.suppress(OSError):  # the metrics' directory may be gone, with the run directory
             self._counts.flush()
+        for name, count in self._counts.figures.items():
+            self.follower.counts[name] = count
 
     def _stop_following(self, greenlet: gevent.Greenlet) -> None:
         """Stop, since the history cannot be followed: better no feed than a frozen one."""

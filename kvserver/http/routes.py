@@ -29,6 +29,7 @@ STATUS: Final = "/v1/status"
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
 TICKETS: Final = "/v1/tickets"
+WHOAMI: Final = "/v1/whoami"
 OPENAPI: Final = "/v1/openapi.json"
 DOCS: Final = "/docs/"
 ERRORS: Final = "/docs/errors/"
@@ -51,6 +52,7 @@ LABELS: Final = (
     LIVE,
     READY,
     TICKETS,
+    WHOAMI,
     OPENAPI,
     DOCS,
     ERRORS,
@@ -73,7 +75,7 @@ PAGES: Final = {b"docs": DOCS, b"console": DOCS}
 
 _NAMED: Final = {
     route.encode(): Target(route)
-    for route in (ROOT, PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, OPENAPI, DOCS, ERRORS)
+    for route in (ROOT, PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, WHOAMI, OPENAPI, DOCS, ERRORS)
 }
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
@@ -100,6 +102,9 @@ _CALLED: Final = {
     "status": STATUS,
     "stats": STATUS,
     "tickets": TICKETS,
+    "whoami": WHOAMI,
+    "me": WHOAMI,
+    "tokens": WHOAMI,
     "openapi.json": OPENAPI,
     "docs": OPENAPI,
 }

@@ -5,8 +5,7 @@
 - `kv`: `/v1/kv/{key}`, one key
 - `many`: `/v1/kv`, lists, counts and prefix deletes
 - `batch`: `/v1/batch`
-- `tickets`: `/v1/tickets`
-- `status`: `/v1/status`, `/health/live`, `/health/ready`
+- `server`: resources about the server and its clients
 - `bodies`: checks of request bodies
 - `values`: values in answers: compression, redacted errors
 - `lists`: JSON arrays of keys, streamed where they are long

@@ -6,7 +6,7 @@ from typing import Final
 
 from falcon.asgi import Request
 
-from kvserver.api import duplicate_names, json_scan
+from kvserver.api.scan import duplicate_names, json_scan
 from kvserver.http.value_headers import FORM
 from kvserver.rest.turns import run_in_turns
 from shards.wire.errors import BadRequest, UnsupportedMediaType

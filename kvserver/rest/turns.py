@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from time import perf_counter
 from typing import Final
 
-from kvserver.api.steps import Result, Steps
+from kvserver.api.scan.steps import Result, Steps
 
 SLICE_S: Final = 0.002
 """Seconds of steps between two turns of the event loop, shared out among all works in progress."""

@@ -99,7 +99,7 @@ class BatchRun:
             elif key in changed:  # the shard alone knows what the change makes of it
                 unanswered.append(index)
             else:
-                reply = self._maps.look_up(key, now) if left >= 0 else _TOO_LARGE
+                reply = self._maps.look_up(key, now, operation.condition) if left >= 0 else _TOO_LARGE
                 if type(reply) is Value:
                     left -= len(reply.value)
                 self._replies[index] = reply if left >= 0 else _TOO_LARGE

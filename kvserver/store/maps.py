@@ -13,9 +13,9 @@ from shards.host.board import Board
 from shards.keys.last_use import open_use_recorder
 from shards.maps.reader import Item, MapReader
 from shards.wire.clock import Now
-from shards.wire.errors import Unavailable
+from shards.wire.errors import PreconditionFailed, Unavailable
 from shards.wire.keys import shard_of
-from shards.wire.protocol import Failed, Reply, Value
+from shards.wire.protocol import Condition, Failed, Reply, Value
 
 PAGE_KEYS: Final = 1000
 """Keys read in one transaction of a list, or deleted in one step of a prefix delete."""
@@ -54,12 +54,17 @@ class StoreMaps:
         shards = self._shards
         return self._readers[shard_of(key, shards) if shards > 1 else 0].read_record(key)
 
-    def look_up(self, key: bytes, now: Now) -> Reply:
+    def look_up(self, key: bytes, now: Now, condition: Condition | None = None) -> Reply:
         """Return what the shard would reply to a get at `now`."""
         try:
             item = self._readers[shard_of(key, self._shards)].get(key, now)
         except Unavailable as error:
             return Failed.of(error)
+        if condition is not None:
+            try:
+                condition.check(0 if item is None else item.revision)
+            except PreconditionFailed as error:
+                return Failed.of(error)
         if item is None:
             return _ABSENT
         if self._record_use is not None:

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from kvserver.api import duplicate_names
+from kvserver.api.scan import duplicate_names
 from kvserver.api.times import parse_expires, rfc3339
 from shards.wire.errors import BadRequest
 from shards.wire.json_text import explain_unreadable, strip_byte_order_mark

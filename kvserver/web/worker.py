@@ -79,7 +79,7 @@ class WebServer(UvicornServer):
         self._loop = asyncio.get_running_loop()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: set the clock; check deadlines and count less often; beat once a second."""
+        """Ten times a second: set the clock; check deadlines and publish counts less often; beat once a second."""
         context = self.context
         context.set_time(self._loop.time(), context.board.now_ms() / 1000)
         context.load.refresh_peers()
@@ -88,6 +88,7 @@ class WebServer(UvicornServer):
         if counter % 4 == 0:
             self._check_connections()
             self._flush_counts()
+            self._publish_figures()
         if counter % 10 == 0:
             self._beat()
         return self.should_exit
@@ -101,7 +102,6 @@ class WebServer(UvicornServer):
         """Show gunicorn and the board that this worker lives; stop if its run of the store is over."""
         self._notify()
         self.context.row.record_heartbeat()
-        self._publish_figures()
         if self.context.board.is_over():
             log.warning("this run of the store is over: this worker ends")
             self._grace_s, self.should_exit = 0.0, True
@@ -109,7 +109,7 @@ class WebServer(UvicornServer):
     def _publish_figures(self) -> None:
         context = self.context
         own = {"requests": context.counts.requests, "refused_overload": context.counts.overloads}
-        context.row.publish_figures(self._store.links.read_counters() | own)
+        context.row.publish_figures(self._store.links.read_counters() | own | context.counts.figures)
 
     def _make_connection(self) -> HttpConnection:
         return HttpConnection(self.config, self.context, {})

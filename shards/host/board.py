@@ -41,6 +41,8 @@ import msgspec
 from shards.files import locks, path_text, safe_files
 from shards.files.trusted_path import trusted_uids, user_name
 from shards.host.board_words import (
+    ANSWER_CLASSES,
+    DURATION_BOUNDS_S,
     EXPORTER_AT,
     HEADER_AT,
     HEADER_WORDS,
@@ -50,6 +52,7 @@ from shards.host.board_words import (
     MAX_WORKERS,
     NONE,
     ROW_WORDS,
+    TRAFFIC,
     ExporterWords,
     GatewayRow,
     HeaderWords,
@@ -64,10 +67,13 @@ from shards.wire.clock import Now, counted_ms
 from shards.wire.errors import what_helps
 
 __all__ = [
+    "ANSWER_CLASSES",
     "DRIFT_MS",
+    "DURATION_BOUNDS_S",
     "MAX_GATEWAYS",
     "MAX_SHARDS",
     "NONE",
+    "TRAFFIC",
     "Board",
     "BoardError",
     "BoardNotBelieved",

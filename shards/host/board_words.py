@@ -26,6 +26,20 @@ EXPORTER_AT: Final = 96
 
 _SEQLOCK_TRIES = 8
 
+DURATION_BOUNDS_S: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Upper bounds of the buckets in which durations of requests are counted; one more bucket has what took longer."""
+ANSWER_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
+TRAFFIC: Final = (
+    *(f"answers_{name}" for name in (*ANSWER_CLASSES, 503, 504)),
+    "took_us",
+    *(f"took_{bucket}" for bucket in range(len(DURATION_BOUNDS_S) + 1)),
+)
+"""Counters of a process that answers requests: answers by class, and of two statuses; microseconds that requests took,
+and requests by bucket."""
+
 
 class Word:
     """Descriptor of one word of a row or of the header."""
@@ -137,6 +151,17 @@ class ShardRow(ProcessRow):
     bytes_now = Word(8)  # of keys and values, as after the last commit
     restarts = Word(14)  # how often it was started again; by the supervisor
 
+    KINDS: ClassVar[Mapping[str, str]] = {
+        "puts": "put",
+        "deletes": "delete",
+        "touches": "touch",
+        "prefix_deletes": "delete_prefix",
+        "expired": "expire",
+        "evicted": "evict",
+        "refused": "refused",
+    }
+    """Counters of changes, and the kinds by which people know them."""
+
     COUNTERS = (
         "puts",
         "deletes",
@@ -176,7 +201,7 @@ class WorkerRow(ProcessRow):
     in_flight = Word(3)  # requests that count towards the limit of the server
     connections = Word(4)
 
-    COUNTERS = FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload")
+    COUNTERS = FIGURES = ("requests", "messages", "operations", "unknown_outcomes", "refused_overload", *TRAFFIC)
 
 
 class GatewayRow(ProcessRow):
@@ -186,7 +211,11 @@ class GatewayRow(ProcessRow):
     listening = Word(4)  # how many clients want activity
     position = Word(5)  # revision up to which events were shown
 
-    COUNTERS = FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records")
+    COUNTERS = FIGURES = ("events", "deliveries", "activity", "gaps", "log_reads", "lag_closed", "records", *TRAFFIC)
+
+    def count_lag(self, watermark: int) -> int:
+        """Return how many revisions up to `watermark` it has not shown yet; 0 unless it is up."""
+        return max(0, watermark - self.position) if self.state == ProcessRow.UP else 0
 
 
 class HeaderWords(Row):

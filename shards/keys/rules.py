@@ -33,7 +33,6 @@ from shards.wire.protocol import (
     PATCH_WORK_BYTES,
     RECORD_BYTES,
     AtomicBatch,
-    Condition,
     Delete,
     Deleted,
     DeleteEvent,
@@ -52,7 +51,6 @@ from shards.wire.protocol import (
     PutEvent,
     Reply,
     Results,
-    Revisions,
     Touch,
     TouchEvent,
     Value,
@@ -93,7 +91,7 @@ def decide_put(group: Group, operation: Put) -> Done:
         ends = expiry(operation.ttl_ms, operation.expires_ms, now)
     old = group.staged.lookup(key)
     if operation.condition is not None:
-        _check_condition(group, operation.condition, old)
+        operation.condition.check(group.live_revision(old))
     if group.checks_budget:
         _check_budget(group, key, size, old)
     if size > SMALL_VALUE:
@@ -120,7 +118,7 @@ def decide_delete(group: Group, operation: Delete) -> Done:
     if old is None or not is_live(old, group.now):
         return Done(0, False)
     if operation.condition is not None:
-        _check_condition(group, operation.condition, old)
+        operation.condition.check(group.live_revision(old))
     if operation.want_previous:
         group.replies.count_answer(old[SIZE])
     revision = group.log(DeleteEvent(key, "request"))
@@ -137,7 +135,7 @@ def decide_touch(group: Group, operation: Touch) -> Done:
     if old is None or not is_live(old, group.now):
         return Done(0, False)
     if operation.condition is not None:
-        _check_condition(group, operation.condition, old)
+        operation.condition.check(group.live_revision(old))
     if group.policy is WritePolicy.DELETES:
         _check_budget(group, key, old[SIZE], old)
     if old[SIZE] > SMALL_VALUE and not _is_touched(old):
@@ -161,7 +159,7 @@ def decide_incr(group: Group, operation: Incr) -> Value:
     ends = expiry(operation.ttl_ms, 0, group.now)
     old = group.staged.lookup(key)
     if operation.condition is not None:
-        _check_condition(group, operation.condition, old)
+        operation.condition.check(group.live_revision(old))
     if old is None or not is_live(old, group.now):
         return _put_result(group, key, old, value_edits.add(b"0", operation.by), "text/plain", ends)
     if old[SIZE] > value_edits.INTEGER_BYTES:
@@ -177,7 +175,7 @@ def decide_patch(group: Group, operation: Patch) -> Value:
     _check_key(group.keyspace, key)
     old = group.staged.lookup(key)
     if operation.condition is not None:
-        _check_condition(group, operation.condition, old)
+        operation.condition.check(group.live_revision(old))
     if old is None or not is_live(old, group.now):
         return _put_result(group, key, old, value_edits.merge_patch(None, operation.patch), "application/json", 0)
     group.load.count_work(old[SIZE])
@@ -186,10 +184,12 @@ def decide_patch(group: Group, operation: Patch) -> Value:
 
 
 def answer_get(group: Group, operation: Get) -> Value:
-    """Answer what the key holds after the decisions of the group so far."""
+    """Answer what the key holds after the decisions of the group so far, if the condition holds."""
     key = operation.key
     _check_key(group.keyspace, key)
     entry = group.staged.lookup(key)
+    if operation.condition is not None:
+        operation.condition.check(group.live_revision(entry))
     if entry is None or not is_live(entry, group.now):
         return Value(0, False)
     group.replies.count_batch_answer(operation.batch, entry[SIZE])
@@ -204,8 +204,8 @@ def answer_get(group: Group, operation: Get) -> Value:
 def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     """Do all operations, or none of them if one fails.
 
-    A get or delete of an absent key succeeds; a touch of one fails, and so does a delete that requires the key to
-    exist. If the store refuses an operation for lack of space or for overload, the whole batch is refused with that.
+    A get or delete of an absent key succeeds; a touch of one fails, and so does a get or delete that requires the key
+    to exist. If the store refuses an operation for lack of space or for overload, the whole batch is refused with that.
     """
     operations = batch.operations
     if len(operations) > BATCH_OPS:
@@ -315,15 +315,6 @@ def _put_result(group: Group, key: bytes, old: Entry | None, value: bytes, conte
     return reply
 
 
-def _check_condition(group: Group, condition: Condition, entry: Entry | None) -> None:
-    """Raise `PreconditionFailed` unless `condition` holds for a key with `entry`."""
-    revision = group.live_revision(entry)
-    if condition.if_match is not None and not _is_among(revision, condition.if_match):
-        raise PreconditionFailed("the key has another revision" if revision else "the key does not exist", revision)
-    if condition.if_none_match is not None and _is_among(revision, condition.if_none_match):
-        raise PreconditionFailed("the key exists, with a revision that it must not have", revision)
-
-
 def _check_key(keyspace: Keyspace, key: bytes) -> None:
     """Raise `BadKey`, `KeyTooLong` or `ProtocolError` unless `key` is valid and belongs to this shard."""
     if not 0 < len(key) <= MAX_KEY or not key.isascii():  # most keys are short ASCII and need no closer look
@@ -359,12 +350,6 @@ def _is_touched(entry: Entry | None) -> bool:
     """Whether the last change of a key with `entry` is a touch of the open group. Its value is written again once,
     however many touches follow."""
     return entry is not None and entry[REVISION] < 0 and entry[REVISION] != entry[VALUE_REVISION]
-
-
-def _is_among(revision: int, revisions: Revisions) -> bool:
-    """Whether the key of `revision` (0: it is absent) matches `revisions`. A revision of an open group, which is
-    negative, matches "*" alone: no client can know it."""
-    return revision != 0 and (revisions == "*" or (revision > 0 and revision in revisions))
 
 
 _RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {

@@ -30,7 +30,7 @@
                                                             revision is <= cut; marked: it is that of a MarkPrefix
     6 Incr          key, by, ttl_ms, condition              adds to a whole number in decimal; ttl_ms: of a new key
     7 Patch         key, patch, condition                   JSON merge patch (RFC 7396); `patch` is JSON text
-    8 Get           key, batch u64                          what operations before it have decided, else the map
+    8 Get           key, batch u64, condition               what operations before it have decided, else the map
     9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
 
 `ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
@@ -41,7 +41,8 @@ with `answer_too_large`.
 **Conditions**: nil, or an array of if_match and if_none_match, each nil, "*" or an array of revisions. if_match holds
 if the key exists and its revision is in the list (any with "*"; an empty list: none); if_none_match holds where
 if_match would not. Both must hold. An operation whose condition does not hold fails with `precondition_failed`, but a
-delete or touch of an absent key is answered as such, whatever its condition.
+delete or touch of an absent key is answered as such, whatever its condition. A get with a condition is a check
+that changes nothing.
 
 **Reply**, one frame::
 
@@ -92,7 +93,7 @@ from typing import Literal, NamedTuple, cast
 
 import msgspec
 
-from shards.wire.errors import KVError, ProtocolError, from_code
+from shards.wire.errors import KVError, PreconditionFailed, ProtocolError, from_code
 
 MESSAGE_OPS = 1024
 """Most operations in one message, and the count at which a shard closes a group."""
@@ -131,6 +132,19 @@ Revisions = list[int] | Literal["*"]
 class Condition(_Wire):
     if_match: Revisions | None = None
     if_none_match: Revisions | None = None
+
+    def check(self, revision: int) -> None:
+        """Raise `PreconditionFailed` unless this holds for a key of `revision`; 0: it is absent."""
+        if self.if_match is not None and not _is_among(revision, self.if_match):
+            raise PreconditionFailed("the key has another revision" if revision else "the key does not exist", revision)
+        if self.if_none_match is not None and _is_among(revision, self.if_none_match):
+            raise PreconditionFailed("the key exists, with a revision that it must not have", revision)
+
+
+def _is_among(revision: int, revisions: Revisions) -> bool:
+    """Whether a key of `revision` matches `revisions`. The revision of an open group of a shard, which is negative,
+    matches "*" alone: no client can know it."""
+    return revision != 0 and (revisions == "*" or (revision > 0 and revision in revisions))
 
 
 MUST_EXIST = Condition(if_match="*")
@@ -188,6 +202,7 @@ class Patch(_Wire, tag=7):
 class Get(_Wire, tag=8):
     key: bytes
     batch: int
+    condition: Condition | None = None
 
 
 OfOneKey = Put | Delete | Touch | Incr | Patch | Get

@@ -62,7 +62,7 @@ class Client(threading.Thread):
     def _ask_once(self) -> None:
         keys = self._random.choice(GROUPS)
         together = len(keys) > 1 and self._random.random() < 0.6
-        steps = tuple(self._step(key) for key in (keys if together else [self._random.choice(keys)]))
+        steps = tuple(self._step(key, together) for key in (keys if together else [self._random.choice(keys)]))
         sent = time.monotonic_ns()
         try:
             answers, failed = (self._batch if together else self._single)(steps)
@@ -82,7 +82,7 @@ class Client(threading.Thread):
             if failed is None:
                 self._told[step.key] = answer.revision
 
-    def _step(self, key: str) -> Step:
+    def _step(self, key: str, together: bool) -> Step:
         kind = self._random.choice(KINDS[key])
         number = len(self.history)
         argument = {
@@ -90,7 +90,9 @@ class Client(threading.Thread):
             "merge": json.dumps({f"{self._number}": number}, separators=(",", ":")),
             "add": str(self._random.randint(-9, 9)),
         }.get(kind, "")
-        if_match = None if kind == "get" else self._random.choice([None, None, 0, self._told.get(key)])
+        if_match = self._random.choice([None, None, 0, self._told.get(key)])
+        if kind == "get" and not together:  # RFC 9110 has conditions of reads of its own
+            if_match = None
         return Step(kind, key, argument, if_match)
 
     def _single(self, steps: tuple[Step, ...]) -> tuple[tuple[Answer, ...], None]:

@@ -12,6 +12,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import httpx
@@ -145,6 +146,38 @@ def test_figures_are_what_was_done(server: Server) -> None:
     assert total(after, "kvserver_log_segments") == files
     assert total(after, "kvserver_log_bytes") > total(before, "kvserver_log_bytes")
     assert total(after, "kvserver_memory_used_bytes") == 3 * len("{w}0=")
+
+
+def test_the_status_shows_the_same_figures(server: Server) -> None:
+    """Of all processes together. Both are shown at once, so two looks agree unless figures were shown in between."""
+
+    def agree() -> bool:
+        told, found = server.status(), samples(server)
+        traffic, operations = told["traffic"], Counter[str]()
+        for shard in told["shards"]:
+            operations.update(shard["operations"])
+        classes = Counter(dict.fromkeys(traffic["requests"], 0))
+        for (name, labels), value in found.items():
+            if name == "http_requests_total":
+                classes[dict(labels)["status"][0] + "xx"] += int(value)
+        bounds, bucket = traffic["durations"]["bounds_s"], "http_requests_duration_seconds_bucket"
+        cumulated = [total(found, bucket, le=str(le)) for le in (*bounds, "+Inf")]
+        feed = {name: total(found, f"kvserver_feed_{name}_total") for name in ("events", "deliveries", "gaps")}
+        return (
+            classes == traffic["requests"]
+            and cumulated == list(accumulate(traffic["durations"]["counts"]))
+            and operations == {kind: total(found, "kvserver_shard_operations_total", kind=kind) for kind in operations}
+            and feed.items() <= told["feed"].items()
+        )
+
+    known_work(server)
+    feeds.poll(server, since="0.1")
+    settled(server, lambda found: total(found, "kvserver_feed_gaps_total") > 0)
+    wait_for(agree, "the same figures")
+    traffic = server.status()["traffic"]
+    assert min(traffic["requests"][name] for name in ("2xx", "4xx")) > 0
+    assert traffic["durations"]["total_s"] > 0
+    assert min(shard["flush_s"] for shard in server.status()["shards"]) > 0
 
 
 def test_every_road_of_a_feed_is_counted_once_by_who_answers(server: Server) -> None:

@@ -149,7 +149,8 @@ class Oracle:
     def one(self, operation: OfOneKey) -> OfOne:
         old = self.live(operation.key)
         match operation:
-            case Get(key=_):
+            case Get(condition=condition):
+                self.check(condition, old)
                 if old is None:
                     return Value(0, False)
                 return Value(old.revision, True, old.value, old.content_type, self.told(old.expires_ms))

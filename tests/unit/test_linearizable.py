@@ -59,6 +59,7 @@ def lost(sent: float, step: Step) -> Request:
 PUT_1 = put(0, 1, "x", 1)
 TWO_KEYS = (Step("put", "{t}1", "x"), Step("put", "{t}2", "x"))
 NO_BATCH = (Step("put", "{t}1", "x"), Step("put", "{t}2", "x", if_match=7))
+MADE_ONCE = (Step("get", "{t}1", if_match=0), Step("put", "{t}2", "x"))
 
 POSSIBLE: dict[str, list[Request]] = {
     "nothing": [],
@@ -78,6 +79,12 @@ POSSIBLE: dict[str, list[Request]] = {
     "neither key": [
         Request(0, 1, NO_BATCH, (Answer(False), Answer(False)), 1),
         get(2, 3, None, key="{t}1"),
+    ],
+    "a check of an absent key": [Request(0, 1, MADE_ONCE, (Answer(False), Answer(True, 1))), get(2, 3, "x", 1, "{t}2")],
+    "a check that fails a batch": [
+        put(0, 1, "x", 1, key="{t}1"),
+        Request(2, 3, MADE_ONCE, (Answer(False, 1), Answer(False)), 0),
+        get(4, 5, None, key="{t}2"),
     ],
     "keys apart": [put(0, 5, "x", 2), put(1, 6, "y", 1, key="b"), get(7, 8, "x", 2), get(7, 8, "y", 1, "b")],
 }
@@ -115,6 +122,13 @@ IMPOSSIBLE: dict[str, list[Request]] = {
     ],
     "half a lost batch": [Request(0, UNKNOWN, TWO_KEYS), get(1, 2, "x", 1, "{t}1"), get(3, 4, None, key="{t}2")],
     "a failed batch": [Request(0, 1, NO_BATCH, (Answer(False), Answer(False)), 1), get(2, 3, "x", 1, "{t}1")],
+    "a batch that failed with the check of an absent key": [
+        Request(0, 1, MADE_ONCE, (Answer(False), Answer(False)), 0),
+    ],
+    "a batch that was done against its check": [
+        put(0, 1, "x", 1, key="{t}1"),
+        Request(2, 3, MADE_ONCE, (Answer(False, 1), Answer(True, 2))),
+    ],
     "a batch that failed for nothing": [
         put(0, 1, "x", 7, key="{t}2"),
         Request(2, 3, NO_BATCH, (Answer(False), Answer(False, 7)), 1),
@@ -158,8 +172,12 @@ class Run:
         cells = dict(self.cells)
         sent = self.clock - self.random.randint(0, 50)
         steps = [self.step(key, sent) for key in keys]
-        answers = [self.do(cells, step) for step in steps]
-        failures = [n for n, step in enumerate(steps) if not answers[n].done and fails_a_batch(step)]
+        answers, failures = [], []
+        for number, step in enumerate(steps):
+            before = cells[step.key]
+            answers.append(self.do(cells, step))
+            if not answers[-1].done and fails_a_batch(before, step):
+                failures.append(number)
         failed = failures[0] if len(keys) > 1 and failures else None
         if failed is None:
             self.cells = cells
@@ -178,13 +196,12 @@ class Run:
         value = str(self.clock) if key == "a" else f'{{"p":{self.clock}}}'
         argument = {"put": value, "add": "3", "merge": f'{{"m":{self.clock}}}'}.get(kind, "")
         revisions = [revision for when, of, revision in self.told if of == key and when < sent][-2:]
-        if_match = None if kind == "get" else self.random.choice([None, None, 0, *revisions])
-        return Step(kind, key, argument, if_match)
+        return Step(kind, key, argument, self.random.choice([None, None, 0, *revisions]))
 
     def do(self, cells: dict[str, Cell], step: Step) -> Answer:
         cell = cells[step.key]
         if step.kind == "get" or not may_be_done(cell, step):
-            return Answer(cell.value is not None and step.kind == "get", cell.revision, cell.value)
+            return Answer(may_be_done(cell, step), cell.revision, cell.value)
         self.revision += 1
         cells[step.key] = after = done(cell, step, self.revision)
         return Answer(True, self.revision, after.value, cell.value is not None)

@@ -25,7 +25,7 @@ HELP = """Make a data directory from the backup in FROM: --data-dir, which must 
 
 --until restores an earlier revision or time within the backup's range, which `kvserver check FROM` prints. An atomic
 batch is restored entirely or not at all. Keys that have expired since then expire when the server starts. The restored
-store begins a new history: feed readers must start anew.
+store begins a new history: feed readers must start over.
 """
 
 

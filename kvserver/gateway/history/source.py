@@ -151,14 +151,17 @@ class LogFollower:
 
     def close(self) -> None:
         """Publish the last figures, close sockets and files. Call it when `run` has ended."""
-        self._row.publish_figures(self.counts)
+        self.publish_figures()
         self._inputs.close()
         self._reader.close()
         self.history.close()
 
-    def each_second(self) -> None:
-        """Publish figures, and let all parts look after themselves."""
+    def publish_figures(self) -> None:
+        """Show `counts` in the gateway's row of the board."""
         self._row.publish_figures(self.counts)
+
+    def each_second(self) -> None:
+        """Let all parts look after themselves."""
         self._inputs.restore_file()
         self._wal.each_second()
         self.history.each_second()

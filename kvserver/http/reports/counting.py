@@ -1,18 +1,23 @@
-"""Figures of answered requests, for Prometheus.
+"""Figures of answered requests, for Prometheus and for the board.
 
 The hot code adds whole numbers to a list; a few times a second they are moved into prometheus_client's files, which
-the supervisor renders. Names, labels and buckets are MemoryKV's, without its label `uri` (a series for every key).
+the supervisor renders, and added up for the process's row of the board, which `/v1/status` shows. Names and labels are
+MemoryKV's, without its label `uri` (a series for every key), and so are the buckets from 5 ms on; most answers here
+take less.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
-BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_FIRST: Final = BUCKETS[0]
+from shards.host.board import DURATION_BOUNDS_S, TRAFFIC
+
+_FIRST: Final = DURATION_BOUNDS_S[0]
+_SINGLED_OUT: Final = (503, 504)
 
 _LABELS: Final = ("method", "path", "status")
 _OTHER_METHOD: Final = "other"
@@ -20,7 +25,13 @@ _METHODS: Final = frozenset(("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "O
 
 
 class Counts:
-    """Requests by method, route and status, and their durations in seconds."""
+    """Requests by method, route and status, and their durations in seconds.
+
+    Attributes:
+        requests: answered since the process began.
+        overloads: those of them that were refused because too much was going on.
+        figures: a count for each name in `TRAFFIC`, as of the last flush.
+    """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._requests = Counter("http_requests_total", "Requests answered.", _LABELS, registry=registry)
@@ -28,13 +39,14 @@ class Counts:
             "http_requests_duration_seconds",
             "Time from the request's arrival to the end of its answer.",
             _LABELS,
-            buckets=BUCKETS,
+            buckets=DURATION_BOUNDS_S,
             registry=registry,
         )
         self._counted: dict[tuple[str, str, int], list[int]] = {}
         self._seconds: dict[tuple[str, str, int], float] = {}
         self.requests = 0
         self.overloads = 0
+        self.figures = dict.fromkeys(TRAFFIC, 0)
 
     def add(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -45,17 +57,17 @@ class Counts:
                 self.add(_OTHER_METHOD, route, status, seconds)
                 return
             buckets = self._add_series(key)
-        buckets[0 if seconds <= _FIRST else bisect_left(BUCKETS, seconds)] += 1
+        buckets[0 if seconds <= _FIRST else bisect_left(DURATION_BOUNDS_S, seconds)] += 1
         self._seconds[key] += seconds
         self.requests += 1
 
     def _add_series(self, key: tuple[str, str, int]) -> list[int]:
-        self._counted[key] = [0] * (len(BUCKETS) + 1)
+        self._counted[key] = [0] * (len(DURATION_BOUNDS_S) + 1)
         self._seconds[key] = 0.0
         return self._counted[key]
 
     def flush(self) -> None:
-        """Move the figures since the last flush into the registry."""
+        """Move what was counted since the last flush into the registry, and add it to `figures`."""
         for (method, route, status), buckets in self._counted.items():
             total = sum(buckets)
             if not total:
@@ -68,5 +80,14 @@ class Counts:
             for bucket, count in zip(histogram._buckets, buckets, strict=True):
                 if count:
                     bucket.inc(count)
+            self._add_figures(status, total, buckets, self._seconds[method, route, status])
             buckets[:] = [0] * len(buckets)
             self._seconds[method, route, status] = 0.0
+
+    def _add_figures(self, status: int, total: int, buckets: Sequence[int], seconds: float) -> None:
+        self.figures[f"answers_{status // 100}xx"] += total
+        if status in _SINGLED_OUT:
+            self.figures[f"answers_{status}"] += total
+        self.figures["took_us"] += round(seconds * 1e6)
+        for bucket, count in enumerate(buckets):
+            self.figures[f"took_{bucket}"] += count

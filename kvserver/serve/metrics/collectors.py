@@ -29,17 +29,6 @@ log = logging.getLogger(__name__)
 NS = 1e-9
 MS = 1e-3
 
-OPERATIONS = {
-    "puts": "put",
-    "deletes": "delete",
-    "touches": "touch",
-    "prefix_deletes": "delete_prefix",
-    "expired": "expire",
-    "evicted": "evict",
-    "refused": "refused",
-}
-"""Figure of a shard to value of the label `kind`."""
-
 SHARD_GAUGES = {
     "keys": ("kvserver_shard_keys", "Keys in the shard, including expired ones not deleted yet.", 1.0),
     "bytes": ("kvserver_shard_bytes", "Bytes of keys and values in the shard.", 1.0),
@@ -178,7 +167,7 @@ class BoardCollector(Collector):
             "kvserver_shard_operations", "Operations of the shard by kind.", labels=["shard", "kind"]
         )
         for shard, _, figures in rows:
-            for figure, kind in OPERATIONS.items():
+            for figure, kind in ShardRow.KINDS.items():
                 operations.add_metric([shard, kind], figures[figure])
         yield operations
         for figure, (name, text, factor) in SHARD_GAUGES.items():
@@ -211,7 +200,7 @@ class BoardCollector(Collector):
         watermark = self._board.watermark()[1]
         for i, row in living:
             clients.add_metric([str(i)], row.clients)
-            lag.add_metric([str(i)], max(0, watermark - row.position) if row.state == ProcessRow.UP else 0)
+            lag.add_metric([str(i)], row.count_lag(watermark))
         yield clients
         yield lag
         yield from _counter_families(GATEWAY_COUNTERS, "gateway", self._board.gateways.used_rows())

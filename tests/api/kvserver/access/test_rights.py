@@ -63,6 +63,11 @@ class Row(NamedTuple):
     fields: tuple[str, ...] = ()
     everywhere: bool = False
     """It is about the whole store."""
+    instead: tuple[tuple[Verb, ...], ...] = ()
+    """Other verbs that do as well."""
+
+    def is_granted(self, verbs: tuple[Verb, ...]) -> bool:
+        return any(set(wanted) <= set(verbs) for wanted in (self.needs, *self.instead))
 
 
 BATCH_PUT: Final = json.dumps({"ops": [{"op": "put", "key": "a/k", "value": ""}]}).encode()
@@ -92,9 +97,11 @@ ROWS: Final = [
     Row(target.MANY, "DELETE", "/v1/kv?prefix=a/", ("write",)),
     Row(target.MANY, "DELETE", "/v1/kv?prefix=a/&dry_run=true", ("read", "write")),
     Row(target.MANY, "DELETE", "/v1/kv?all=true", ("write",), everywhere=True),
-    Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True),
-    Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True),
+    Row(target.STATUS, "GET", "/v1/status", ("admin",), everywhere=True, instead=(("read",),)),
+    Row(target.STATUS, "HEAD", "/v1/status", ("admin",), everywhere=True, instead=(("read",),)),
     Row(target.TICKETS, "POST", "/v1/tickets", ("feed",), b'{"for":"sse"}'),
+    Row(target.WHOAMI, "GET", "/v1/whoami", ()),
+    Row(target.WHOAMI, "HEAD", "/v1/whoami", ()),
 ]
 WITHOUT_DATA: Final = {
     (target.WAL, "GET"),
@@ -123,8 +130,9 @@ def test_a_route_wants_each_of_its_verbs_and_no_other(site: Site, row: Row) -> N
             site.run(site.client.request(Put(b"a/k", SECRET, "text/plain")))
             end = site.store.board.last_revision()
             answer = site.ask(row.method, row.path, bearer(verbs, prefix), *row.fields, body=row.body)
-            covered = prefix == "" or (prefix == "a/" and not row.everywhere) or row.route == target.TICKETS
-            if set(row.needs) <= set(verbs) and covered:
+            covered = prefix == "" or (prefix == "a/" and not row.everywhere)
+            covered = covered or row.route in (target.TICKETS, target.WHOAMI)
+            if row.is_granted(verbs) and covered:
                 assert answer.status < 400 or answer.status == 404, (verbs, prefix, answer)
                 continue
             assert answer.status == 403, (verbs, prefix, answer)
@@ -167,6 +175,19 @@ def test_what_needs_no_token(site: Site) -> None:
             answer = site.ask("OPTIONS", path, field, "Origin: https://a.example", "Access-Control-Request-Method: PUT")
             assert (answer.status, answer.body) == (200, b"")
             assert "Authorization" in answer.headers["access-control-allow-headers"]
+
+
+def test_ids_of_processes_are_for_admins_alone(site: Site) -> None:
+    def ids(who: str) -> list[bool]:
+        told = site.get("/v1/status", who)
+        rows = [told["supervisor"], *told["shards"], *told["workers"], *told["gateways"]]
+        return ["pid" in row for row in rows]
+
+    assert len(ids(ALL)) >= 4 and all(ids(ALL)) and all(ids(bearer(("admin",), "")))
+    assert not any(ids(bearer(("read", "write", "feed"), "")))
+    whole, shown = site.get("/v1/status", ALL), site.get("/v1/status", bearer(("read",), ""))
+    assert set(whole) == set(shown)
+    assert str(whole["workers"][0]["pid"]) not in json.dumps(shown["workers"])
 
 
 # Who may write but not read
@@ -348,6 +369,7 @@ OPS: Final[list[dict[str, Any]]] = [
     {"op": "put", "key": "a/k", "value": "x", "if_revision": 1},
     {"op": "get", "key": "b/k"},
     {"op": "put", "key": "b/k", "value": ""},
+    {"op": "get", "key": "a/k", "if_revision": 1},
 ]
 
 
@@ -358,11 +380,11 @@ def batch(site: Site, who: str, ops: list[dict[str, Any]], atomic: bool = False)
 @pytest.mark.parametrize(
     ("verbs", "statuses"),
     [
-        (("read", "write"), [200, 201, 201, 201, 204, 204, 412, 403, 403]),
-        (("read",), [200, 403, 403, 403, 403, 403, 403, 403, 403]),
-        (("write",), [403, 201, 204, 204, 204, 204, 412, 403, 403]),
-        (("feed", "admin"), [403] * 9),
-        ((), [403] * 9),
+        (("read", "write"), [200, 201, 201, 201, 204, 204, 412, 403, 403, 412]),
+        (("read",), [200, 403, 403, 403, 403, 403, 403, 403, 403, 412]),
+        (("write",), [403, 201, 204, 204, 204, 204, 412, 403, 403, 403]),
+        (("feed", "admin"), [403] * 10),
+        ((), [403] * 10),
     ],
 )
 def test_a_batch_is_refused_operation_by_operation(site: Site, verbs: tuple[Verb, ...], statuses: list[int]) -> None:
@@ -379,7 +401,7 @@ def test_a_batch_is_refused_operation_by_operation(site: Site, verbs: tuple[Verb
     assert value(site, b"b/k") is None
     packed = msgspec.msgpack.encode({"ops": [op | ({"value": b""} if "value" in op else {}) for op in OPS]})
     answer = site.ask("POST", "/v1/batch", bearer((), "a/"), "Content-Type: application/msgpack", body=packed)
-    assert [result["status"] for result in msgspec.msgpack.decode(answer.body)["results"]] == [403] * 9
+    assert [result["status"] for result in msgspec.msgpack.decode(answer.body)["results"]] == [403] * 10
 
 
 @pytest.mark.parametrize(

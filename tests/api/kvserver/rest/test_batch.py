@@ -164,7 +164,8 @@ MALFORMED: list[Any] = [
     {"op": "get", "key": ""},
     {"op": "get", "key": "x" * 512},
     {"op": "get", "key": 1},
-    {"op": "get", "key": "k", "if_revision": 1},
+    {"op": "get", "key": "k", "if_revision": "1"},
+    {"op": "get", "key": "k", "ttl": 1},
     {"op": "got", "key": "k"},
     {"key": "k"},
     [],
@@ -358,6 +359,7 @@ def test_a_condition_on_an_absent_key_fails_an_atomic_batch(site: Site) -> None:
         ({"op": "touch", "ttl": 5, "if_revision": 5}, 404),
         ({"op": "touch", "ttl": 5}, 404),
         ({"op": "incr", "if_revision": 5}, 412),
+        ({"op": "get", "if_revision": 5}, 412),
     ):
         body = json.dumps({"atomic": True, "ops": [put, {**op, "key": "{t}none"}]}).encode()
         told = site.problem(409, "POST", "/v1/batch", body=body)
@@ -366,6 +368,56 @@ def test_a_condition_on_an_absent_key_fails_an_atomic_batch(site: Site) -> None:
     assert site.keys("/v1/kv") == []
     results = site.batch({"op": "delete", "key": "{t}none", "if_revision": 0}, put, atomic=True)
     assert [result["status"] for result in results] == [404, 201]
+
+
+def check(key: str, revision: int) -> dict[str, Any]:
+    return {"op": "get", "key": key, "if_revision": revision}
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_get_with_a_revision_is_a_check_without_a_write(site: Site, atomic: bool) -> None:
+    """What holds is answered as any get: 404 for a key that must be absent, and is."""
+    (there,) = site.batch({"op": "put", "key": "{t}a", "value": "1"})
+    put = {"op": "put", "key": "{t}b", "value": ""}
+    got, absent, _ = site.batch(check("{t}a", there["revision"]), check("{t}none", 0), put, atomic=atomic)
+    assert (got["status"], got["revision"], got["value"]) == (200, there["revision"], "1")
+    assert (absent["status"], absent["code"]) == (404, "not_found")
+    assert site.keys("/v1/kv") == ["{t}a", "{t}b"]
+
+
+def test_a_check_that_does_not_hold_says_what_is_there(site: Site) -> None:
+    (there,) = site.batch({"op": "put", "key": "{t}a", "value": "1"})
+    revision = there["revision"]
+    for op, found in (
+        (check("{t}a", revision - 1), revision),
+        (check("{t}a", 0), revision),
+        (check("{t}none", revision), 0),
+    ):
+        (alone,) = site.batch(op)
+        assert (alone["status"], alone["code"], alone["revision"]) == (412, "precondition_failed", found)
+        assert "value" not in alone
+        body = json.dumps({"atomic": True, "ops": [{"op": "put", "key": "{t}b", "value": ""}, op]}).encode()
+        told = site.problem(409, "POST", "/v1/batch", body=body)
+        assert (told["failed"], told["results"][1]) == (1, alone)
+    assert site.keys("/v1/kv") == ["{t}a"]
+
+
+def test_a_check_sees_the_writes_that_stand_before_it(site: Site) -> None:
+    (there,) = site.batch({"op": "put", "key": "a", "value": "1"})
+    touched, failed, deleted, absent = site.batch(
+        {"op": "touch", "key": "a", "ttl": 60},
+        check("a", there["revision"]),
+        {"op": "delete", "key": "a"},
+        check("a", 0),
+    )
+    assert (failed["status"], failed["revision"]) == (412, touched["revision"])
+    assert (deleted["status"], absent["status"]) == (204, 404)
+
+
+def test_a_check_in_messagepack(site: Site) -> None:
+    body = msgspec.msgpack.encode({"ops": [check("a", 7), check("a", 0)]})
+    answer = site.ask("POST", "/v1/batch", "Content-Type: application/msgpack", body=body)
+    assert [result["status"] for result in msgspec.msgpack.decode(answer.body)["results"]] == [412, 404]
 
 
 def test_batches_count_while_their_answers_are_made(site: Site) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.api.batches import JSON, MESSAGE_PACK, Format
-from kvserver.api.steps import run_at_once
+from kvserver.api.scan.steps import run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import OfOneKey
 

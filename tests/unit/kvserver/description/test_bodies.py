@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from kvserver.api import batches
-from kvserver.api.steps import run_at_once
+from kvserver.api.scan.steps import run_at_once
 from tests.unit.kvserver.description.document import DOCUMENT
 
 

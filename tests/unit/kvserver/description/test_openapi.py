@@ -15,7 +15,8 @@ from kvserver.api import feed_query
 from kvserver.api.query import EXPIRY, INTEGER, Parameter, parse
 from kvserver.description import openapi
 from kvserver.http import routes
-from kvserver.rest import batch, kv, many, memorykv, status
+from kvserver.rest import batch, kv, many, memorykv
+from kvserver.rest.server import status
 from shards.wire.errors import (
     ERRORS,
     AnswerTooLarge,

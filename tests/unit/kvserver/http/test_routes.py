@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvserver.http import routes
-from kvserver.http.routes import KEY, KEYS, KV, NOWHERE, PING, PREFIX, READY, ROOT, STATUS, V1_OTHER, WAL, Target
+from kvserver.http.routes import (
+    KEY,
+    KEYS,
+    KV,
+    NOWHERE,
+    PING,
+    PREFIX,
+    READY,
+    ROOT,
+    STATUS,
+    V1_OTHER,
+    WAL,
+    WHOAMI,
+    Target,
+)
 from shards.wire.errors import BadKey, BadRequest
 
 
@@ -20,6 +34,7 @@ from shards.wire.errors import BadKey, BadRequest
         (b"/keys", Target(KEYS)),
         (b"/wal?ticket=1", Target(WAL)),
         (b"/v1/status", Target(STATUS)),
+        (b"/v1/whoami", Target(WHOAMI)),
         (b"/health/ready", Target(READY)),
         (b"/%70ing", Target(KEY, b"ping")),
         (b"/%6Beys", Target(KEY, b"keys")),

@@ -9,7 +9,7 @@ import pytest
 from falcon import testing
 from falcon.asgi import Request
 
-from kvserver.api import duplicate_names
+from kvserver.api.scan import duplicate_names
 from kvserver.rest import bodies
 from shards.wire.errors import BadRequest, UnsupportedMediaType
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api.steps import Steps
+from kvserver.api.scan.steps import Steps
 from kvserver.rest import turns
 from kvserver.rest.turns import join_in_turns, run_in_turns
 

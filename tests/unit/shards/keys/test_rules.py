@@ -90,7 +90,7 @@ class TestConditions:
         ],
     )
     @pytest.mark.parametrize(
-        "operation", [Put(b"t", b"v"), Delete(b"t"), Touch(b"t"), Patch(b"t", b"1"), Incr(b"t", 1)]
+        "operation", [Put(b"t", b"v"), Delete(b"t"), Touch(b"t"), Patch(b"t", b"1"), Incr(b"t", 1), Get(b"t", 1)]
     )
     def test_of_a_key_that_is_there(self, operation: OfOneKey, condition: Condition, holds: bool) -> None:
         operation = msgspec.structs.replace(operation, condition=condition)
@@ -102,16 +102,16 @@ class TestConditions:
         elif isinstance(operation, Patch):
             assert failure(reply) == ("not_json", 0)
         else:
-            assert isinstance(reply, Done) and reply.existed
+            assert isinstance(reply, Done | Value) and reply.existed
 
     @pytest.mark.parametrize("key", [b"x", b"gone"])
     def test_of_an_absent_key(self, key: bytes) -> None:
         for condition in (MUST_EXIST, Condition([14])):
-            for operation in (Put(key, b"v"), Incr(key, 1), Patch(key, b"{}")):
+            for operation in (Put(key, b"v"), Incr(key, 1), Patch(key, b"{}"), Get(key, 1)):
                 operation.condition = condition
                 assert failure(decide(operation)[0]) == ("precondition_failed", 0)
             assert decide(Delete(key, condition=condition), Touch(key, 1, condition=condition)) == [Done(0, False)] * 2
-        for operation in (Put(key, b"v"), Incr(key, 1), Patch(key, b"{}")):
+        for operation in (Put(key, b"v"), Incr(key, 1), Patch(key, b"{}"), Get(key, 1)):
             operation.condition = MUST_NOT_EXIST
             reply = decide(operation)[0]
             assert isinstance(reply, Done | Value) and not reply.existed
@@ -228,6 +228,17 @@ class TestGet:
             Value(0, False),
         ]
 
+    def test_a_check_sees_what_the_group_decided(self) -> None:
+        replies = decide(Put(b"t", b"v"), Get(b"t", 1, Condition([13])), Delete(b"t"), Get(b"t", 1, MUST_NOT_EXIST))
+        assert failure(replies[1]) == ("precondition_failed", 20)
+        assert replies[3] == Value(0, False)
+
+    def test_a_check_that_fails_answers_no_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shards.keys.replies.ANSWER_BYTES", 4)
+        failed, got = decide(Get(b"t", 1, Condition([12])), Get(b"t", 1))
+        assert failure(failed) == ("precondition_failed", 13)
+        assert isinstance(got, Value)
+
     def test_answers_of_a_batch_end_at_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shards.keys.replies.ANSWER_BYTES", 8)
         replies = decide(Get(b"t", 1), Get(b"n", 1), Get(b"t", 1), Get(b"n", 1), Get(b"x", 1), Get(b"t", 2))
@@ -260,7 +271,7 @@ class TestAtomicBatch:
                     Incr(b"t", 1),
                     Get(b"t", 1),
                     Touch(b"t", ttl_ms=3),
-                    Get(b"{t}1", 1),
+                    Get(b"{t}1", 1, MUST_NOT_EXIST),
                     Delete(b"{t}1"),
                 ]
             ),
@@ -292,6 +303,9 @@ class TestAtomicBatch:
             (Put(b"{t}1", b"v", condition=MUST_EXIST), "precondition_failed", 0),
             (Delete(b"{t}1", condition=MUST_EXIST), "not_found", 0),
             (Touch(b"{t}1"), "not_found", 0),
+            (Get(b"t", 1, Condition([13])), "precondition_failed", 20),
+            (Get(b"{t}1", 1, MUST_EXIST), "precondition_failed", 0),
+            (Get(b"{t}2", 1, MUST_NOT_EXIST), "precondition_failed", 0),
             (Incr(b"t", (1 << 63) - 1), "overflow", 0),
             (Patch(b"t", b"{"), "bad_request", 0),
             (Put(b"t", b"v" * 101), "value_too_large", 0),

@@ -68,7 +68,7 @@ def operations(keys: st.SearchStrategy[bytes]) -> st.SearchStrategy[OfOneKey]:
         st.builds(Touch, keys, TTLS, st.just(0), CONDITIONS),
         st.builds(Incr, keys, NUMBERS, TTLS, CONDITIONS),
         st.builds(Patch, keys, (JSON | DOCUMENTS).map(text_of), CONDITIONS),
-        st.builds(Get, keys, st.just(1)),
+        st.builds(Get, keys, st.just(1), CONDITIONS),
     )
 
 

@@ -53,8 +53,8 @@ REQUEST_BODY = (
     b"\x96\x05\xc4\x01p\xc4\x01a\xcd\x01\x2c\x0a\xc3"  # DeletePrefix
     b"\x95\x06\xc4\x01k\xfd\x07\xc0"  # Incr
     b"\x94\x07\xc4\x01k\xc4\x02{}\xc0"  # Patch
-    b"\x93\x08\xc4\x01k\x05"  # Get
-    b"\x92\x09\x92\x93\x08\xc4\x01k\x05\x94\x02\xc4\x01k\xc2\xc0"  # AtomicBatch
+    b"\x94\x08\xc4\x01k\x05\xc0"  # Get
+    b"\x92\x09\x92\x94\x08\xc4\x01k\x05\x92\x91\x09\xc0\x94\x02\xc4\x01k\xc2\xc0"  # AtomicBatch with a check
     b"\x94\x02\xc4\x01k\xc2\x92\x92\x05\xcd\x01\x2c\xc0"  # Delete if it has one of two revisions
     b"\x95\x03\xc4\x01k\x00\x00\x92\xa1*\x90"  # Touch if it exists
     b"\x95\x06\xc4\x01k\x01\x00\x92\xc0\xa1*"  # Incr if it does not
@@ -69,7 +69,7 @@ OPERATIONS: list[protocol.Operation] = [
     Incr(b"k", -3, 7),
     Patch(b"k", b"{}"),
     Get(b"k", 5),
-    AtomicBatch([Get(b"k", 5), Delete(b"k")]),
+    AtomicBatch([Get(b"k", 5, Condition([9])), Delete(b"k")]),
     Delete(b"k", False, Condition([5, 300])),
     Touch(b"k", 0, 0, Condition("*", [])),
     Incr(b"k", 1, 0, Condition(None, "*")),

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api import batches, duplicate_names
+from kvserver.api import batches
 from kvserver.api.batches import Format
+from kvserver.api.scan import duplicate_names
 from kvserver.rest.batch import _read_operations
 from kvserver.transfer.records import LineError, read_record
 from shards.wire.errors import BadRequest

@@ -1,4 +1,4 @@
-"""The state of the store: `/v1/status`, and health checks for load balancers. All of it is read from the board."""
+"""The state of the server: `/v1/status`, and health checks for load balancers. All of it is read from the board."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 from falcon.asgi import Request, Response
 
+from kvserver.access.grants import Grants
 from kvserver.api import query
 from kvserver.api.times import rfc3339
 from kvserver.http.scope import GRANTS
+from kvserver.rest.server.figures import describe_feed, describe_traffic, describe_work
 from shards.host.board import Board, ProcessRow
-from shards.wire.errors import Unavailable
+from shards.wire.errors import Forbidden, Unavailable
 
 
 class Status:
@@ -22,11 +24,23 @@ class Status:
         self._board, self._read_states = board, read_states
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """200 with processes, history, log and snapshot of the store."""
+        """200 with processes, history, log and figures of the server; with `read` on all keys without process ids."""
         query.parse(req.scope["query_string"], query.NOTHING)
-        req.scope[GRANTS].require_all("admin", b"")
+        grants: Grants = req.scope[GRANTS]
+        is_admin = grants.may_all("admin", b"")
+        if not is_admin and not grants.may_all("read", b""):
+            raise Forbidden("the token grants neither admin nor read on all keys")
+        answer = self._describe_server()
+        if not is_admin:
+            for process in (answer["supervisor"], *answer["shards"], *answer["workers"], *answer["gateways"]):
+                del process["pid"]
+        _answer_json(resp, answer)
+
+    on_head = on_get
+
+    def _describe_server(self) -> dict[str, Any]:
         board, facts = self._board, self._board.facts
-        answer = {
+        return {
             "version": facts.version,
             "store": facts.store,
             "epoch": facts.epoch,
@@ -45,18 +59,16 @@ class Status:
             "memory": self._describe_memory(),
             "log": self._describe_log(),
             "snapshot": {"replay_from": board.log.snapshot, "bytes_since": board.history()[0] - board.log.snapshot},
+            "traffic": describe_traffic(board),
+            "feed": describe_feed(board),
         }
-        _answer_json(resp, answer)
-
-    on_head = on_get
 
     def _describe_shards(self) -> list[dict[str, Any]]:
         result = []
         for index, (row, state) in enumerate(zip(self._board.shards, self._read_states(), strict=True)):
             figures = row.read_figures()
-            result.append(
-                {"index": index, "pid": row.pid, "state": state, "keys": figures["keys"], "bytes": figures["bytes"]}
-            )
+            kept = {"keys": figures["keys"], "bytes": figures["bytes"]}
+            result.append({"index": index, "pid": row.pid, "state": state, **kept, **describe_work(figures)})
         return result
 
     def _describe_clock(self) -> dict[str, Any]:

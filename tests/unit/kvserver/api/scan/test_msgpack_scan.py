@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvserver.api import json_scan, msgpack_scan
-from kvserver.api.steps import run_at_once
+from kvserver.api.scan import json_scan, msgpack_scan
+from kvserver.api.scan.steps import run_at_once
 from shards.wire.errors import BadRequest
-from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, has_double, in_json, in_msgpack
+from tests.unit.kvserver.api.scan.test_duplicate_names import DOCUMENTS, has_double, in_json, in_msgpack
 
 
 @pytest.mark.parametrize("size", [5, 70, 700])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvserver.api.steps import Steps, run_at_once
+from kvserver.api.scan.steps import Steps, run_at_once
 
 
 def count(steps: int, done: list[int]) -> Steps[str]:

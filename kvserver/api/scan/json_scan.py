@@ -1,7 +1,7 @@
 """Scans of JSON in steps: where its parts end, and which names come twice. Nothing is decoded. Pure.
 
 What is found of malformed JSON has no meaning, but takes as few steps: the decoder reports what is wrong. For `Steps`
-see `kvserver.api.steps`.
+see `kvserver.api.scan.steps`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kvserver.api.steps import Steps
+from kvserver.api.scan.steps import Steps
 from shards.wire.errors import BadRequest
 
 _WINDOW: Final = 16 << 10

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.api import batches, duplicate_names, json_scan, msgpack_scan
+from kvserver.api import batches
 from kvserver.api.batches import Format
-from kvserver.api.steps import Steps, run_at_once
+from kvserver.api.scan import duplicate_names, json_scan, msgpack_scan
+from kvserver.api.scan.steps import Steps, run_at_once
 from shards.wire.errors import BadRequest
 from shards.wire.protocol import Put
-from tests.unit.kvserver.api.test_duplicate_names import DOCUMENTS, Members, has_double, in_json
+from tests.unit.kvserver.api.scan.test_duplicate_names import DOCUMENTS, Members, has_double, in_json
 
 WINDOWS = st.sampled_from([2, 3, 7, 20, 16384])
 

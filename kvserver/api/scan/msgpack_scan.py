@@ -1,6 +1,6 @@
 """Scans of MessagePack in steps: where its parts end, and its translation to JSON. Pure.
 
-Runs of small objects are skipped, or translated, hundreds at a time. For `Steps` see `kvserver.api.steps`.
+Runs of small objects are skipped, or translated, hundreds at a time. For `Steps` see `kvserver.api.scan.steps`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from kvserver.api import duplicate_names
-from kvserver.api.json_scan import BrokenText, MemberSpan, Span, refuse_long_name
-from kvserver.api.steps import Steps
+from kvserver.api.scan import duplicate_names
+from kvserver.api.scan.json_scan import BrokenText, MemberSpan, Span, refuse_long_name
+from kvserver.api.scan.steps import Steps
 from shards.wire.errors import BadRequest
 
 MAX_DEPTH: Final = 512
