@@ -29,8 +29,14 @@ SECTIONS: Final[Mapping[str, Mapping[str, Row]]] = {
         "touch": Row("data.touch", "Change when a key expires."),
         "batch": Row("data.batch", "Do many operations in one request."),
     },
+    "Changes": {
+        "watch": Row("feed.watch", "Show changes as they come."),
+        "wait": Row("feed.wait", "Wait until a key is as wished."),
+        "lock": Row("feed.lock", "Hold a lock while a command runs."),
+    },
     "Server": {
         "serve": Row("local.serve", "Run the server in the foreground."),
+        "stores": Row("local.stores", "List the stores that run on this machine."),
         "stop": Row("local.stop", "Stop the running server and wait for its end."),
         "token": Row("local.token", "Create, list and revoke tokens."),
     },

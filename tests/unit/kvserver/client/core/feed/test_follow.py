@@ -296,7 +296,9 @@ def test_connect_alone_hands_out_nothing() -> None:
 
 
 def test_messages_of_later_servers_are_passed_over() -> None:
-    later = line(type="weather", cursor="e.6") + line(type="note") + line(type="events", cursor="e.7", events=[{"op": "x"}])
+    later = (
+        line(type="weather", cursor="e.6") + line(type="note") + line(type="events", cursor="e.7", events=[{"op": "x"}])
+    )
     shell = Shell([bookmark("e.5") + later])
     assert [shell.next() for _ in range(3)] == [Envelope(f"e.{n}", ()) for n in (5, 6, 7)]
 
