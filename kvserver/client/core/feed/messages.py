@@ -63,7 +63,9 @@ def _event(event: Any, at: int) -> Change | None:
     if op == "put":
         return _put(event, at, "time", "live")
     if op == "delete":
-        return Delete(_key(event, at), member(event, "revision", int), _time(event, "time"), member(event, "cause", str))
+        return Delete(
+            _key(event, at), member(event, "revision", int), _time(event, "time"), member(event, "cause", str)
+        )
     if op == "touch":
         expires = moment_of(event.get("expires"))
         return Touch(_key(event, at), member(event, "revision", int), _time(event, "time"), expires)
