@@ -160,16 +160,19 @@ class Lock(LockBase):
     def _wait_for_end(self, seconds: float) -> None:
         self._ended.wait(min(seconds, self._tenure.seconds_left()))
 
+    def _renew(self, tenure: Tenure) -> float:
+        """Renew the lock, and return in how many seconds to do so again."""
+        try:
+            renewed = self._run(tenure.renew())
+        except KVError:
+            return _AGAIN_S
+        return self._ttl / RENEWALS if renewed else 0.0
+
     def _keep(self, tenure: Tenure, ended: threading.Event) -> None:
         """Renew the lock until it is released or lost."""
         pause = self._ttl / RENEWALS
         while not ended.wait(min(pause, tenure.seconds_left())) and tenure.held:
-            try:
-                renewed = self._run(tenure.renew())
-            except KVError:
-                pause = _AGAIN_S
-            else:
-                pause = self._ttl / RENEWALS if renewed else 0.0
+            pause = self._renew(tenure)
         ended.set()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Final
 
 from kvserver.client.changes import Connected, Envelope, Reset, State, Synced, Waiting
@@ -25,7 +24,7 @@ _FIRST_S: Final = 0.1
 _LONGEST_S: Final = 10.0
 _HEALTHY_S: Final = 10.0
 """A connection that lasted so long ends the doubling of delays."""
-_LATER: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_LATER: Final = (408, 429)
 """Statuses below 500 after which it is worth while to come back."""
 
 
@@ -107,7 +106,7 @@ class Follow:
     """One watch.
 
     Attributes:
-        cursor: behind the last envelope that was handed out: the next connection continues there. None at the beginning.
+        cursor: behind the last envelope that was handed out; the next connection continues there. None at first.
         is_connected: whether there is a connection that seems to be alive.
         has_heard: whether a message has come.
         heard_at: when the last message came, by the clock; at the beginning, now.
