@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from kvserver.client.model import Entry
 
@@ -116,7 +116,7 @@ class Activity:
     time: datetime
 
 
-Change = Union[Put, Touch, Delete, Reset, Synced, Activity]
+Change = Put | Touch | Delete | Reset | Synced | Activity
 """What a watch yields."""
 
 
@@ -166,5 +166,5 @@ class Ended:
     error: Exception
 
 
-State = Union[Connected, Waiting, Ended]
+State = Connected | Waiting | Ended
 """What `on_state` is told; `Ended` by mirrors alone: a watch raises."""

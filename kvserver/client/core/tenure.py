@@ -1,12 +1,13 @@
 """A key that one process holds, as long as it renews its expiry in time: of leases, locks, elections. Pure.
 
-Whether it is held is said by the holder's own clock, which never says so for longer than the server does: the key expires
-`ttl` after the server read the renewal, and counts as held for 0.9 · `ttl` after the renewal was sent.
+Whether it is held is said by the holder's own clock, which never says so for longer than the server does: the key
+expires `ttl` after the server read the renewal, and counts as held for 0.9 · `ttl` after the renewal was sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from kvserver.client.core import single
@@ -14,7 +15,7 @@ from kvserver.client.core.calls import Await, Script, Sleep
 from kvserver.client.core.single import Content
 from kvserver.client.core.values import ttl_text
 from kvserver.client.errors import NotFound, OutcomeUnknown, PreconditionFailed
-from kvserver.client.model import Entry
+from kvserver.client.model import Entry, Ttl
 
 SAFE: Final = 0.9
 """Part of the time to live for which a key counts as held."""
@@ -85,12 +86,15 @@ class Tenure:
                 pass
             else:
                 self.begin(written.revision, sent_at)
-                return True
+                if self.held:
+                    return True
+                doubt = True  # the answer took too long
             if doubt:
                 entry = yield single.get(self._prefix, self.key)
                 if self._is_mine(entry) and (yield from self._touch(entry.revision)):
-                    self.fence = entry.revision
-                    return True
+                    self.fence, self._lost = entry.revision, False
+                    if self.held:
+                        return True
             left = until - self._clock()
             if left <= 0:
                 return False
@@ -107,7 +111,7 @@ class Tenure:
         return not self._lost
 
     def _touch(self, revision: int, until: float = float("inf")) -> Script[bool]:
-        """Return the script that renews the key from `revision` on; False if it is not one's own, or `until` has passed."""
+        """Return the script that renews the key at `revision`; False if it is not one's own, or `until` has passed."""
         while True:
             sent_at = self._clock()
             try:
@@ -121,7 +125,7 @@ class Tenure:
             else:
                 if self._clock() >= until:
                     return False
-                self.revision, self._lost = renewed, False
+                self.revision = renewed
                 self._held_until = sent_at + SAFE * self._ttl
                 return True
 
@@ -131,7 +135,7 @@ class Tenure:
         for _ in range(3):
             try:
                 deleted = yield single.delete(self._prefix, self.key, revision)
-            except (PreconditionFailed, OutcomeUnknown):
+            except (PreconditionFailed, OutcomeUnknown):  # noqa: PERF203 - a loop of three
                 entry = yield single.get(self._prefix, self.key)
                 if not self._is_mine(entry):
                     return False
@@ -145,7 +149,7 @@ class Tenure:
         return entry is not None and (entry.value, entry.content_type) == (content.body, content.content_type)
 
 
-def checked_ttl(ttl: float) -> float:
-    """Return a time to live in seconds. Raises `BadRequest` unless it is above 0, `TypeError` for what is no number."""
+def checked_ttl(ttl: Ttl) -> float:
+    """Return a time to live in seconds. Raises `BadRequest` unless it is above 0, `TypeError` for what is no time."""
     ttl_text(ttl)
-    return float(ttl)
+    return ttl.total_seconds() if isinstance(ttl, timedelta) else float(ttl)

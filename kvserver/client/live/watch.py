@@ -164,7 +164,7 @@ class AsyncWatch:
     """Changes, one by one, for ever: `async for change in watch`. Made by `AsyncClient.watch`.
 
     Entered, as in `async with kv.watch(...) as watch`, it is connected: what is written from then on is surely seen. Of
-    one task; `close` may be called by any. To wait for a change and be cancelled, as `asyncio.wait_for` does, loses none.
+    one task; `close` may be called by any. To be cancelled while it waits, as by `asyncio.wait_for`, loses no change.
     """
 
     def __init__(

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Final, Union
+from typing import Any, Final
 
-from kvserver.client.changes import Connected, Envelope, State, Waiting
+from kvserver.client.changes import Connected, Envelope, Reset, State, Synced, Waiting
 from kvserver.client.core.feed.messages import Message, changes_in, error_in, parse_message
 from kvserver.client.core.feed.wish import Wish
 from kvserver.client.errors import ForeignAnswer, Gap, KVError, NotAnswered, Refused, Unauthorized
@@ -25,7 +24,7 @@ _FIRST_S: Final = 0.1
 _LONGEST_S: Final = 10.0
 _HEALTHY_S: Final = 10.0
 """A connection that lasted so long ends the doubling of delays."""
-_LATER: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_LATER: Final = (408, 429)
 """Statuses below 500 after which it is worth while to come back."""
 
 
@@ -67,7 +66,7 @@ class Tell:
     state: State
 
 
-FollowStep = Union[Connect, Read, Disconnect, Pause, RenewToken, Tell]
+FollowStep = Connect | Read | Disconnect | Pause | RenewToken | Tell
 FollowScript = Generator[FollowStep, Any, "Envelope | None"]
 
 
@@ -107,8 +106,9 @@ class Follow:
     """One watch.
 
     Attributes:
-        cursor: behind the last envelope that was handed out, where the next connection continues; None at the beginning.
+        cursor: behind the last envelope that was handed out; the next connection continues there. None at first.
         is_connected: whether there is a connection that seems to be alive.
+        has_heard: whether a message has come.
         heard_at: when the last message came, by the clock; at the beginning, now.
     """
 
@@ -146,7 +146,8 @@ class Follow:
         self._patience, self._first_patience, self._silence = patience, first_patience, silence
         self._buffer = LineBuffer()
         self._failures = 0
-        self._has_heard = self._has_renewed = False
+        self.has_heard = self._has_renewed = False
+        self._has_begun = self.cursor is not None  # a snapshot, which is told by `Reset`
         self._closing: Message | None = None
         self.heard_at = self._opened_at = self._patient_from = clock()
 
@@ -208,7 +209,7 @@ class Follow:
         data = yield Read(max(0.0, until - now if is_cut and until is not None else left))
         if isinstance(data, bytes) and data:
             if self._buffer.add(data):
-                self.heard_at, self._has_heard = self._clock(), True
+                self.heard_at, self.has_heard = self._clock(), True
             return None
         yield Disconnect()
         self._note_end()
@@ -233,7 +234,7 @@ class Follow:
         now = self._clock()
         left = self._patience_left(now)
         if left <= 0:
-            if not self._has_heard or isinstance(error, NotAnswered):
+            if not self.has_heard or isinstance(error, NotAnswered):
                 raise error
             raise NotAnswered(f"no message of the feed for {self._patience:g} s: {error}") from error
         seconds = min(max(self._next_delay(), error.retry_after), left)
@@ -273,7 +274,7 @@ class Follow:
         return longest * (0.5 + 0.5 * self._chance())
 
     def _patience_left(self, now: float) -> float:
-        patience = self._patience if self._has_heard else self._first_patience
+        patience = self._patience if self.has_heard else self._first_patience
         return float("inf") if patience is None else self._patient_from + patience - now
 
     # Messages
@@ -303,6 +304,12 @@ class Follow:
             gap.reason, gap.cursor = str(message.get("reason")), cursor
             raise gap
         changes = changes_in(message, self._below)
+        for change in changes:
+            if isinstance(change, Reset):
+                self._has_begun = True
+            elif isinstance(change, Synced) and not self._has_begun:  # a snapshot without a key has no page
+                self._has_begun = True
+                changes = (Reset("start", True), *changes)
         self.cursor = cursor
         if message["type"] == "closing":
             self._closing = message
