@@ -17,7 +17,7 @@ from kvserver.commands.feed.cursor_file import CursorFile
 from kvserver.commands.feed.events import change_document, change_environment, input_of
 from kvserver.commands.feed.lines import change_line, note_line
 from kvserver.commands.feed.status_line import StatusLine
-from kvserver.commands.parts.command import ClientCommand, Invocation
+from kvserver.commands.parts.command import Invocation, TailCommand
 from kvserver.commands.parts.names import Key
 from kvserver.commands.parts.statuses import FAILED, INTERRUPTED
 from kvserver.commands.parts.texts import counted, span_text
@@ -203,23 +203,7 @@ def _words_of(prefixes: Sequence[str], keys: Sequence[str]) -> str:
     return " and ".join(words).replace("prefixs", "prefixes") or "all keys"
 
 
-class WatchCommand(ClientCommand):
-    """`watch`, whose last option takes the rest of the command line."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take what is behind `--exec` away, which is the command of the user. Raises `click.UsageError`."""
-        argv: list[str] = []
-        if "--exec" in args:
-            at = args.index("--exec")
-            args, argv = args[:at], args[at + 1 :]
-            if not argv:
-                raise click.UsageError("--exec wants a command behind it", ctx)
-        rest = super().parse_args(ctx, args)
-        ctx.params["argv"] = argv
-        return rest
-
-
-COMMAND = WatchCommand(
+COMMAND = TailCommand(
     "watch",
     watch_changes,
     [
@@ -239,9 +223,8 @@ COMMAND = WatchCommand(
         click.Option(["--conflate"], is_flag=True, help="When behind, show only the latest change of each key."),
         click.Option(["--count"], type=click.IntRange(1), metavar="N", help="End after N changes."),
         click.Option(["--until-synced"], is_flag=True, help="End when the state has been shown."),
-        click.Option(
-            ["--exec", "argv"], is_flag=True, help="Run the command that follows for each change. Comes last."
-        ),
     ],
     help=HELP,
+    mark="--exec",
+    required=False,
 )

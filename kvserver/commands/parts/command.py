@@ -145,6 +145,34 @@ class ClientCommand(click.Command):
             run.close()
 
 
+class TailCommand(ClientCommand):
+    """A command that uses a server, and takes another command at its end, which the callback gets as `argv`."""
+
+    def __init__(self, *arguments: Any, mark: str, required: bool, **more: Any) -> None:
+        """`mark`: the word before the other command; `required`: there must be one."""
+        super().__init__(*arguments, **more)
+        self._mark, self._is_required = mark, required
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the other command away, and parse the rest. Raises `click.UsageError`."""
+        argv: list[str] = []
+        if self._mark in args:
+            at = args.index(self._mark)
+            args, argv = args[:at], args[at + 1 :]
+            if not argv:
+                raise click.UsageError(f"{self._mark} wants a command behind it", ctx)
+        rest = super().parse_args(ctx, args)
+        if self._is_required and not argv:
+            raise click.UsageError(f"there is no command to run: write it behind {self._mark}", ctx)
+        ctx.params["argv"] = argv
+        return rest
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the parts of the line of usage."""
+        tail = f"{self._mark} CMD..."
+        return [*super().collect_usage_pieces(ctx), tail if self._is_required else f"[{tail}]"]
+
+
 def _common_options() -> list[click.Parameter]:
     return [
         *server_options(PATIENCE_S, TIMEOUT_S),
