@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from kvserver import __version__
 from kvserver.commands import terminal
 from kvserver.commands.table import COMMANDS, SECTIONS
 from shards.host.process import keep_standard_streams
+
+COMPLETE_VARIABLE = "_KVSERVER_COMPLETE"
+"""Environment variable by which a shell asks for completions."""
 
 
 class Commands(click.Group):
@@ -32,6 +36,10 @@ class Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         keep_standard_streams()
+        if COMPLETE_VARIABLE in os.environ:
+            from kvserver.commands.parts.shells import register_shells
+
+            register_shells()
         terminal.prepare_streams()
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)

@@ -40,6 +40,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, Row]]] = {
         "stop": Row("local.stop", "Stop the running server and wait for its end."),
         "token": Row("local.token", "Create, list and revoke tokens."),
     },
+    "Looking and helping": {
+        "ping": Row("operate.ping", "Tell how long a request takes."),
+        "completion": Row("operate.completion", "Write the completion script for a shell."),
+    },
     "Whole stores": {
         "import": Row("import_", "Store the lines of a file in a running server."),
         "export": Row("export", "Write what a running server holds to a file."),

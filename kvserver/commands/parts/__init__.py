@@ -8,6 +8,7 @@
 - `servers`: the options that name a server and the token for it.
 - `sources`: values that a command line gives, from files too.
 - `output`: standard output for data, standard error for people.
-- `names`: completion of keys.
+- `names`: keys, and their completion.
+- `shells`: completion by shells.
 - `command`: a command that uses a server: common options, client, output, errors.
 """

@@ -159,10 +159,10 @@ class TailCommand(ClientCommand):
         if self._mark in args:
             at = args.index(self._mark)
             args, argv = args[:at], args[at + 1 :]
-            if not argv:
+            if not argv and not ctx.resilient_parsing:
                 raise click.UsageError(f"{self._mark} wants a command behind it", ctx)
         rest = super().parse_args(ctx, args)
-        if self._is_required and not argv:
+        if self._is_required and not argv and not ctx.resilient_parsing:
             raise click.UsageError(f"there is no command to run: write it behind {self._mark}", ctx)
         ctx.params["argv"] = argv
         return rest

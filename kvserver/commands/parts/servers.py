@@ -52,7 +52,7 @@ def duration_option(name: str, default: float | None, meaning: str, above_zero: 
 
 def server_url(url: str | None) -> str:
     """Return the URL that the option or the environment says, else that of this machine. Raises `click.UsageError`."""
-    if url:
+    if url := url or os.environ.get(URL_VARIABLE):
         return url
     if not any(os.environ.get(name) for name in _PORT_VARIABLES):
         return "http://localhost:8080"
