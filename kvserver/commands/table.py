@@ -41,6 +41,8 @@ SECTIONS: Final[Mapping[str, Mapping[str, Row]]] = {
         "token": Row("local.token", "Create, list and revoke tokens."),
     },
     "Looking and helping": {
+        "status": Row("operate.status", "Show the state of a server."),
+        "top": Row("operate.top", "Show a live board of a server."),
         "ping": Row("operate.ping", "Tell how long a request takes."),
         "completion": Row("operate.completion", "Write the completion script for a shell."),
     },
