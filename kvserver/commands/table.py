@@ -44,6 +44,8 @@ SECTIONS: Final[Mapping[str, Mapping[str, Row]]] = {
         "status": Row("operate.status", "Show the state of a server."),
         "top": Row("operate.top", "Show a live board of a server."),
         "ping": Row("operate.ping", "Tell how long a request takes."),
+        "bench": Row("operate.bench", "Measure how many requests a second a server answers."),
+        "sdk": Row("operate.sdk", "Write the files of a client library."),
         "completion": Row("operate.completion", "Write the completion script for a shell."),
     },
     "Whole stores": {

@@ -29,6 +29,7 @@ class Invocation:
     Attributes:
         as_json: `--json` was given.
         url: of the server, as it was given.
+        token_file: as it was given.
         out: where the command writes.
     """
 
@@ -44,7 +45,7 @@ class Invocation:
     ) -> None:
         self.as_json, self.url = as_json, url
         self.out = Output(no_color, quiet)
-        self._token_file, self._patience, self._timeout = token_file, patience, timeout
+        self.token_file, self._patience, self._timeout = token_file, patience, timeout
         self._client: Client | None = None
         self._told_retry = False
 
@@ -64,7 +65,7 @@ class Invocation:
 
         patience = self._patience if patience is None else patience
         try:
-            token = read_token(self._token_file)
+            token = read_token(self.token_file)
             return Client(
                 server_url(self.url), token=token, timeout=self._timeout, patience=patience, on_retry=self._tell_retry
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -80,6 +80,22 @@ class Output:
 
         with Console(stderr=True, no_color=self._no_color).status(what):
             yield
+
+    @contextmanager
+    def progress(self, what: str, total: float) -> Iterator[Callable[[float], object]]:
+        """Show a bar if standard error is a terminal; yield the function that is told how much of `total` is done."""
+        if not self.is_for_people:
+            yield lambda done: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, no_color=self._no_color)
+        with Progress(
+            TextColumn(what), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+        ) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done: progress.update(task, completed=done)
 
     def say(self, text: str) -> None:
         """Write a line for people to standard error, escaped, unless the command is quiet."""
