@@ -151,7 +151,7 @@ def _path_parameter(name: str, operation: Operation) -> dict[str, Any]:
 def _query_parameter(parameter: Parameter) -> dict[str, Any]:
     schema = parameter.kind.schema
     if parameter.repeats:
-        schema = {"type": "array", "items": schema}
+        schema = {"type": "array", "items": schema, "maxItems": parameter.most}
     return {"name": parameter.name, "in": "query", "schema": schema, "description": parameter.description}
 
 

@@ -216,6 +216,7 @@ _MANY: Final = (
         examples=(
             f"curl '{_KV}?prefix=flags/&limit=10'",
             f"curl '{_KV}?delimiter=/&count=true'",
+            f"curl '{_KV}?delimiter=/&delimiter=:'",
             f"curl -H 'Accept: application/x-ndjson' '{_KV}?values=true'",
         ),
     ),
