@@ -84,7 +84,7 @@ def _require_own_directory(data_dir: Path) -> None:
             if owner != os.geteuid():
                 raise Planted(real, f"{real} belongs to {user_name(owner)}: restore it as that user")
     except Planted as error:
-        raise CommandRefused(f"nothing is restored to where others could change it: {error}") from None
+        raise CommandRefused(f"nothing is restored into a directory that others can change: {error}") from None
 
 
 def parse_until(text: str | None) -> RestoreTarget:

@@ -332,7 +332,7 @@ def _check_budget(group: Group, key: bytes, size: int, old: Entry | None) -> Non
     Evicts keys for it. They stay evicted, even if the operation is refused by a later check.
     """
     if group.policy is WritePolicy.DELETES:
-        raise InsufficientStorage("the log cannot grow any more")
+        raise InsufficientStorage("the log cannot grow")
     if not _grows(size, old):
         return
     if group.policy is WritePolicy.NO_GROWTH:
