@@ -87,12 +87,12 @@ _OPAQUE: Final = Kind(_read_opaque, {"type": "string"})
 _WHOLE_KEY: Final = Kind(_read_key, {**KEY.schema, "minLength": 1})
 
 FEED: Final = query.table(
-    Parameter("prefix", KEY, "Only keys that begin with this. May be given several times.", repeats=True),
+    Parameter("prefix", KEY, "Only keys that begin with this. May be given several times.", MOST_SELECTED),
     Parameter(
         "key",
         _WHOLE_KEY,
         "Only this key. May be given several times, and with `prefix`: all of them add up, at most 64.",
-        repeats=True,
+        MOST_SELECTED,
     ),
     Parameter("ops", _LIST, "Only these events: `put`, `touch`, `delete`, and deletes of one cause: `delete:expire`."),
     Parameter("values", _YES_BY_DEFAULT, "Values too; without, their sizes."),

@@ -1,7 +1,10 @@
-"""Lists of keys over all shards: one cursor per shard, merged in key order, folded at a delimiter. Pure.
+"""Lists of keys over all shards: one cursor per shard, merged in key order, folded at delimiters. Pure.
 
-A list consists of rows. A key is a row of its own, unless it has the delimiter behind the prefix: all keys that are
-equal up to and including its first occurrence there are one row, a prefix. A row's name is its key or that prefix.
+A list consists of rows. A key is a row of its own, unless it has a delimiter behind the prefix: all keys that are
+equal up to the end of the first one there are one row, a prefix. A row's name is its key or that prefix. Of several
+delimiters the first is the one that ends first: then all keys that start with a folded name are folded to it, whatever
+delimiters overlap in them.
+
 Rows are in byte order of their names, and `after` and `before` are names, so a page continues wherever another ended.
 Folding keeps the order of keys, so a walk over the keys meets the rows in order, and skips what a prefix folds.
 
@@ -49,6 +52,7 @@ class KeyCursor(Protocol[ItemRead]):
 class ListRange(NamedTuple):
     """The rows of a list, and their order. `after` and `before` are exclusive in either order.
 
+    `delimiters`: none of them is empty.
     `parts`: only keys that start with one of these, which start with `prefix`; in byte order, none inside another.
     Empty: all keys that start with `prefix`.
     """
@@ -57,7 +61,7 @@ class ListRange(NamedTuple):
     after: bytes | None = None
     before: bytes | None = None
     reverse: bool = False
-    delimiter: bytes = b""
+    delimiters: tuple[bytes, ...] = ()
     parts: tuple[bytes, ...] = ()
 
 
@@ -91,7 +95,7 @@ class Walk(Generic[Item]):
 
     def advance(self, cursors: Sequence[KeyCursor[Item]], steps: int) -> None:
         """Read rows until the walk is `done` or `full`, or has looked at `steps` keys."""
-        _, after, before, reverse, delimiter, _ = self._wanted
+        _, after, before, reverse, delimiters, _ = self._wanted
         end = after if reverse else before
         heads: dict[bytes, KeyCursor[Item]] = {}
         self._place_cursors(heads, cursors)
@@ -105,7 +109,7 @@ class Walk(Generic[Item]):
             if key is None or not key.startswith(self._part):
                 self.done = True
                 return
-            folded = self._fold_key(key) if delimiter else None
+            folded = self._fold_key(key) if delimiters else None
             if end is not None and ((folded or key) <= end if reverse else (folded or key) >= end):
                 self.done = True
                 return
@@ -126,10 +130,9 @@ class Walk(Generic[Item]):
 
     def _fold_key(self, key: bytes) -> bytes | None:
         """Return the prefix whose row the key is in, None if it is a row of its own."""
-        if not self._wanted.delimiter:
-            return None
-        found = key.find(self._wanted.delimiter, len(self._wanted.prefix))
-        return None if found < 0 else key[: found + len(self._wanted.delimiter)]
+        start = len(self._wanted.prefix)
+        ends = [at + len(each) for each in self._wanted.delimiters if (at := key.find(each, start)) >= 0]
+        return key[: min(ends)] if ends else None
 
     # Places. Upwards, one is the lowest key that may follow; downwards, a bound that every key must be below.
 

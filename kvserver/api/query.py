@@ -27,12 +27,17 @@ class Kind(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A query parameter. `description` is Markdown. `repeats`: it may come several times, and is a list."""
+    """A query parameter. `description` is Markdown. `most`: how often it may come; it is a list if that is above 1."""
 
     name: str
     kind: Kind
     description: str
-    repeats: bool = False
+    most: int = 1
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a list."""
+        return self.most > 1
 
 
 Table = dict[str, Parameter]
@@ -65,6 +70,8 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
             raise BadRequest(f"unknown query parameter {name[:64]!r}; known here: {known}")
         if name in found and not parameter.repeats:
             raise BadRequest(f"query parameter {name!r} is given twice")
+        if parameter.repeats and len(found.get(name, ())) >= parameter.most:
+            raise BadRequest(f"query parameter {name!r}: at most {parameter.most} are wanted")
         try:
             given = parameter.kind.read(value)
             found[name] = [*found.get(name, ()), given] if parameter.repeats else given

@@ -81,7 +81,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
     "Page": record(
         "A page of a list.",
         items=listed(ref("Item")),
-        prefixes=listed(_TEXT, "What keys that have the delimiter begin with, up to it."),
+        prefixes=listed(_TEXT, "What keys that have a delimiter begin with, up to the end of the first."),
         next={
             "type": ["string", "null"],
             "description": "Goes into `after` (with `reverse` into `before`); null: there is no more.",
@@ -92,7 +92,7 @@ _ANSWERS: Final[dict[str, Schema]] = {
         "description": "A line of a list: an item, a prefix; at the end `end`, or `error` where the list broke off.",
         "oneOf": [
             ref("Item"),
-            record("Keys that have the delimiter.", prefix=_TEXT),
+            record("Keys that have a delimiter.", prefix=_TEXT),
             record("The list is whole.", end=record("What was listed.", items=_COUNT, cursor=_TEXT)),
             record(
                 "The list broke off behind `next`.",

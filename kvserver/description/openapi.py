@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kvserver import __version__
 from kvserver.api.query import Parameter, Schema
-from kvserver.description import bodies, headers, memorykv, messages, version1
+from kvserver.description import bodies, headers, memorykv, messages, server, version1
 from kvserver.description.headers import Header
 from kvserver.description.operations import ANY, EXAMPLE_URL, Content, Operation, Success
 from kvserver.http import responses as answers
@@ -18,7 +18,7 @@ from kvserver.http import routes
 from shards.wire.errors import KVError
 from shards.wire.keys import MAX_KEY
 
-OPERATIONS: Final = (*version1.OPERATIONS, *memorykv.OPERATIONS)
+OPERATIONS: Final = (*version1.OPERATIONS, *server.OPERATIONS, *memorykv.OPERATIONS)
 """All of them."""
 
 PROBLEM: Final = "application/problem+json"
@@ -51,7 +51,7 @@ _TAGS: Final = (
     {"name": version1.KEY_TAG, "description": "Types, revisions, conditions, expiry, atomic changes."},
     {"name": version1.MANY_TAG, "description": "Lists, batches and deletes of prefixes."},
     {"name": version1.FEED_TAG, "description": "Every change as it happens."},
-    {"name": version1.SERVER_TAG, "description": "Status, health and this description."},
+    {"name": server.TAG, "description": "Status, health and this description."},
     {"name": memorykv.TAG, "description": "The routes at the root: MemoryKV's clients work unchanged."},
 )
 _PATHS: Final = {
@@ -151,7 +151,7 @@ def _path_parameter(name: str, operation: Operation) -> dict[str, Any]:
 def _query_parameter(parameter: Parameter) -> dict[str, Any]:
     schema = parameter.kind.schema
     if parameter.repeats:
-        schema = {"type": "array", "items": schema}
+        schema = {"type": "array", "items": schema, "maxItems": parameter.most}
     return {"name": parameter.name, "in": "query", "schema": schema, "description": parameter.description}
 
 

@@ -13,7 +13,8 @@ from falcon.asgi import Request, Response
 from kvserver import __version__
 from kvserver.access.tokens import Tokens
 from kvserver.api import query
-from kvserver.description import openapi, pages
+from kvserver.description import openapi
+from kvserver.description.html import frame, reference
 from kvserver.description.operations import EXAMPLE_URL
 from kvserver.http.routes import DOCS, OPENAPI
 from kvserver.rest.memorykv import lead_to_page, wants_page
@@ -40,17 +41,17 @@ def _make_openapi(with_tokens: bool) -> bytes:
 
 @cache
 def _make_overview() -> bytes:
-    return pages.render_overview(_document(False)).encode()
+    return reference.render_overview(_document(False)).encode()
 
 
 @cache
 def _error_list() -> bytes:
-    return pages.error_list().encode()
+    return reference.error_list().encode()
 
 
 @cache
 def _make_error(code: str) -> bytes:
-    return pages.render_error(_document(False), ERRORS[code]).encode()
+    return reference.render_error(_document(False), ERRORS[code]).encode()
 
 
 class Root:
@@ -116,7 +117,7 @@ class Error:
 
 
 async def _give_page(req: Request, resp: Response, page: bytes) -> None:
-    resp.set_header("Content-Security-Policy", pages.SECURITY_POLICY)
+    resp.set_header("Content-Security-Policy", frame.SECURITY_POLICY)
     await _answer_made_once(req, resp, page, HTML)
 
 

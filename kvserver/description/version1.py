@@ -1,4 +1,4 @@
-"""The operations of version 1, and those of the server. Pure."""
+"""The operations of version 1 on keys and on the feed. Pure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from kvserver.description.headers import (
     EXPIRES,
     LAST_MODIFIED,
     LINK,
-    LOCATION,
     PREVIOUS_REVISION,
     REVISION,
 )
 from kvserver.description.operations import (
     EXAMPLE_URL,
     GIVEN,
-    HTML,
     JSON,
     OF_READS,
     OF_WRITES,
     TEXT,
     VALUE,
-    ErrorClasses,
     Media,
     Operation,
     Success,
@@ -58,7 +55,7 @@ from shards.wire.errors import (
     UnsupportedMediaType,
 )
 
-KEY_TAG, MANY_TAG, FEED_TAG, SERVER_TAG = "One key", "Many keys", "The feed", "The server"
+KEY_TAG, MANY_TAG, FEED_TAG = "One key", "Many keys", "The feed"
 
 _KV: Final = f"{EXAMPLE_URL}/v1/kv"
 _OF_KEY: Final = (BadKey, KeyTooLong, PreconditionFailed, Forbidden)
@@ -219,6 +216,7 @@ _MANY: Final = (
         examples=(
             f"curl '{_KV}?prefix=flags/&limit=10'",
             f"curl '{_KV}?delimiter=/&count=true'",
+            f"curl '{_KV}?delimiter=/&delimiter=:'",
             f"curl -H 'Accept: application/x-ndjson' '{_KV}?values=true'",
         ),
     ),
@@ -313,28 +311,6 @@ _FEED: Final = (
             "curl 'http://localhost:8080/v1/feed?since=1f0c.1838482738281478&wait=30&conflate=true'",
         ),
     ),
-)
-
-
-def _page_operation(
-    route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
-) -> Operation:
-    """Describe a GET of a page that is made once, and stays the same until the server is replaced."""
-    return Operation(
-        route=route,
-        method="get",
-        tag=SERVER_TAG,
-        summary=summary,
-        headers=(headers.IF_NOT_THIS,),
-        answers=(
-            Success(200, "It.", {media_type: body}, (headers.TAG_OF_THIS,)),
-            Success(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
-        ),
-        errors=errors,
-    )
-
-
-_SERVER: Final = (
     Operation(
         route=routes.TICKETS,
         method="post",
@@ -354,74 +330,6 @@ _SERVER: Final = (
         errors=(Forbidden, UnsupportedMediaType, InsufficientStorage),
         examples=('curl -d \'{"for":"websocket"}\' http://localhost:8080/v1/tickets',),
     ),
-    Operation(
-        route=routes.WHOAMI,
-        method="get",
-        tag=SERVER_TAG,
-        summary="Who am I, and what may I do",
-        description="Name and grants of the token that is sent; without tokens the name is null, and everybody may do "
-        "everything. A key has the rights of every row whose prefix it starts with.",
-        grants="any token",
-        answers=(
-            Success(
-                200,
-                "Who asks.",
-                {
-                    JSON: Media(
-                        ref("WhoAmI"),
-                        {"name": "deploy", "grants": [{"prefix": "flags/", "allow": ["read", "write"]}]},
-                    )
-                },
-            ),
-        ),
-        examples=("curl http://localhost:8080/v1/whoami",),
-    ),
-    Operation(
-        route=routes.STATUS,
-        method="get",
-        tag=SERVER_TAG,
-        summary="What is running",
-        description="`traffic`, `feed`, and `operations`, `groups` and `flush_s` of shards are growing counters: two "
-        "answers make a rate. Those of a process are a fraction of a second old. A process that was killed takes along "
-        "what it counted in that time; otherwise they only grow while the server runs. `/metrics` shows the same "
-        "figures in more detail.",
-        grants="`admin`, or `read` on all keys, which shows all but the ids of processes",
-        answers=(Success(200, "Processes, history, log, figures.", {JSON: Media(ref("Status"))}),),
-        errors=(Forbidden,),
-        examples=("curl http://localhost:8080/v1/status",),
-    ),
-    Operation(
-        route=routes.LIVE,
-        method="get",
-        tag=SERVER_TAG,
-        summary="Does this worker answer",
-        answers=(Success(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
-        examples=("curl http://localhost:8080/health/live",),
-    ),
-    Operation(
-        route=routes.READY,
-        method="get",
-        tag=SERVER_TAG,
-        summary="Is every shard up",
-        answers=(Success(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
-        errors=OF_READS,
-        examples=("curl http://localhost:8080/health/ready",),
-    ),
-    Operation(
-        route=routes.ROOT,
-        method="get",
-        tag=SERVER_TAG,
-        summary="What this is, and where to go",
-        answers=(
-            Success(200, "Three lines of text.", {"text/plain": TEXT}),
-            Success(302, "To the manual, for whoever accepts `text/html`.", headers=(LOCATION,)),
-        ),
-        examples=("curl http://localhost:8080/",),
-    ),
-    _page_operation(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
-    _page_operation(routes.DOCS, "This description for people"),
-    _page_operation(routes.ERRORS, "All errors"),
-    _page_operation(routes.ERROR, "One error", errors=(NoSuchResource,)),
 )
 
-OPERATIONS: Final = (*_KEY, *_MANY, *_FEED, *_SERVER)
+OPERATIONS: Final = (*_KEY, *_MANY, *_FEED)

@@ -32,6 +32,8 @@ from shards.wire.errors import BadRequest, Forbidden, InvalidToken, KVError, Out
 
 JSON: Final = "application/json"
 LINES: Final = "application/x-ndjson"
+MOST_DELIMITERS: Final = 16
+"""Of a list: each is looked for in every key."""
 DELETE_S: Final = 5.0
 """Seconds after which a delete answers that it is not complete."""
 
@@ -42,7 +44,13 @@ LIST: Final = table(
     Parameter("limit", whole_number(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
     Parameter("reverse", FLAG, "From the last key to the first. Continue with `before`, not `after`."),
     Parameter("values", FLAG, "Values too, of 1 MiB in all and at least one."),
-    Parameter("delimiter", KEY, "Keys that have this behind the prefix are one line in `prefixes`, as in a directory."),
+    Parameter(
+        "delimiter",
+        KEY,
+        "Keys that have this behind the prefix are one line in `prefixes`, as in a directory. May be given up to "
+        f"{MOST_DELIMITERS} times: keys are folded at whichever ends first.",
+        MOST_DELIMITERS,
+    ),
     Parameter("count", FLAG, "Answer only how many items and prefixes there are, whatever the limit."),
 )
 DELETE: Final = table(
@@ -84,7 +92,7 @@ class Many:
             given.get("after") or None,
             given.get("before") or None,
             given.get("reverse", False),
-            given.get("delimiter", b""),
+            tuple(filter(None, given.get("delimiter", ()))),
             parts,
         )
         lines = not given.get("count") and _wants_lines(req.get_header("Accept") or "")
@@ -156,7 +164,7 @@ class Many:
 
     async def _count_rows(self, wanted: ListRange) -> int:
         count = 0
-        if not wanted.delimiter:
+        if not wanted.delimiters:
             for part in wanted.parts:
                 async for portion in self._store.maps.count_keys(part, wanted.after, wanted.before):
                     count += portion
@@ -255,7 +263,7 @@ def _next_target(given: dict[str, Any], last: bytes) -> str:
     """Return the request target of the page that follows the row `last`."""
     following = {**given, "before" if given.get("reverse") else "after": last}
     texts = {name: str(value).lower() if isinstance(value, bool | int) else value for name, value in following.items()}
-    return "/v1/kv?" + urlencode(texts, quote_via=quote, safe="")
+    return "/v1/kv?" + urlencode(texts, doseq=True, quote_via=quote, safe="")
 
 
 def _wants_lines(accept: str) -> bool:

@@ -138,7 +138,7 @@ class Condition(_Wire):
         if self.if_match is not None and not _is_among(revision, self.if_match):
             raise PreconditionFailed("the key has another revision" if revision else "the key does not exist", revision)
         if self.if_none_match is not None and _is_among(revision, self.if_none_match):
-            raise PreconditionFailed("the key exists, with a revision that it must not have", revision)
+            raise PreconditionFailed("the key has a revision that the condition excludes", revision)
 
 
 def _is_among(revision: int, revisions: Revisions) -> bool:

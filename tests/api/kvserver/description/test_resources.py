@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 
-from kvserver.description import openapi, pages
+from kvserver.description import openapi
+from kvserver.description.html import frame
 from shards.wire.errors import ERRORS
 from tests.api.web import Web, request, scenario
 
@@ -41,7 +42,7 @@ async def test_pages(web: Web) -> None:
     for path in PAGES:
         answer = await web.ask(request("GET", path + "?whatever"))
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-        assert answer.headers["content-security-policy"] == pages.SECURITY_POLICY
+        assert answer.headers["content-security-policy"] == frame.SECURITY_POLICY
         assert answer.headers["x-content-type-options"] == "nosniff"
     for code in ERRORS:
         assert code.encode() in (await web.ask(request("GET", f"/docs/errors/{code}"))).body

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kvserver.rest import many
+from kvserver.rest.many import MOST_DELIMITERS
 from kvserver.store.maps import PAGE_KEYS
 from kvserver.web.limits.load import MOST_BYTES
 from shards.wire.errors import Unavailable
@@ -62,6 +63,35 @@ def test_links_lead_through_the_whole_list(site: Site, query: str) -> None:
     assert site.get(f"/v1/kv?count=true&limit=1{query}") == {"count": len(expected)}
     assert site.get(f"/v1/kv?count=true&prefix=p1{query}")["count"] == (1 if "delimiter" in query else 10)
     assert site.get(f"/v1/kv?count=true&after=q%2B0&before=q%2B3{query}")["count"] == 2
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_links_lead_through_a_list_folded_at_several_delimiters(site: Site, reverse: bool) -> None:
+    """At whichever comes first in a key; each is one row, however many keys it folds."""
+    site.fill([*(f"a/{n}:x" for n in range(9)), *(f"a:{n}/y" for n in range(9)), "a", "b::c", "ü—x", "z"])
+    expected = ["a", "a/", "a:", "b:", "z", "ü—"]
+    rows: list[str] = []
+    target = f"/v1/kv?limit=1&delimiter=%2F&delimiter=:&delimiter=%E2%80%94&reverse={str(reverse).lower()}"
+    assert site.get(target + "&count=true") == {"count": len(expected)}
+    while target:
+        answer = site.ask("GET", target)
+        page = json.loads(answer.body)
+        rows += [item["key"] for item in page["items"]] + page["prefixes"]
+        target = answer.headers.get("link", "").partition(">")[0].lstrip("<")
+    assert rows == (expected[::-1] if reverse else expected)
+    lines = site.ask("GET", "/v1/kv?prefix=a&delimiter=:&delimiter=/", "Accept: application/x-ndjson").body.splitlines()
+    assert [json.loads(line).get("prefix") for line in lines[:-1]] == [None, "a/", "a:"]
+    assert site.get("/v1/kv?prefix=a/&delimiter=:&delimiter=/")["prefixes"] == [f"a/{n}:" for n in range(9)]
+
+
+def test_delimiters_have_a_limit_and_empty_ones_fold_nothing(site: Site) -> None:
+    site.fill(["a/b", "c"])
+    most = "&".join(["delimiter=/", *(f"delimiter={n}" for n in range(MOST_DELIMITERS - 1))])
+    assert site.get(f"/v1/kv?{most}")["prefixes"] == ["a/"]
+    assert "at most 16" in site.problem(400, "GET", f"/v1/kv?{most}&delimiter=x")["detail"]
+    for query in ("delimiter=", "delimiter=&delimiter="):
+        assert site.keys(f"/v1/kv?{query}") == ["a/b", "c"]
+    assert site.get("/v1/kv?delimiter=&delimiter=/&delimiter=/")["prefixes"] == ["a/"]
 
 
 def test_a_page_ends_at_a_mebibyte_of_values(site: Site) -> None:

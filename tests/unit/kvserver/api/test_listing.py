@@ -14,6 +14,9 @@ from shards.maps.layout import Item
 KEYS = st.text(alphabet="a/b:\U0010ffff", min_size=1, max_size=6).map(str.encode)
 BOUNDS = st.none() | st.text(alphabet="a/b:\U0010ffff", max_size=6).map(str.encode)
 
+DELIMITERS = [b"/", b"/", b":", b"::", b"ab", b"b/", b"a:/", b"\xf4\x8f\xbf\xbf"]
+"""Some overlap, and some are inside others."""
+
 Shard = dict[bytes, int | None]
 """Key to size of its value; None: expired."""
 
@@ -52,17 +55,22 @@ def item(size: int) -> Item:
     return Item(1, 1, 0, 0, 0, "", b"", size)
 
 
+def is_folded(wanted: ListRange, name: bytes) -> bool:
+    """Whether `name` ends with a delimiter that stands behind the prefix."""
+    return name[len(wanted.prefix) :].endswith(wanted.delimiters)
+
+
 def rows_of(shards: list[Shard], wanted: ListRange) -> list[tuple[bytes, Item | None]]:
     """The oracle: folds every key, then looks which names are wanted."""
     rows: dict[bytes, Item | None] = {}
     for key, size in {key: size for shard in shards for key, size in shard.items()}.items():
         if size is None or not key.startswith(wanted.parts or wanted.prefix):
             continue
-        rest = key[len(wanted.prefix) :]
-        if wanted.delimiter and wanted.delimiter in rest:
-            rows[wanted.prefix + rest.partition(wanted.delimiter)[0] + wanted.delimiter] = None
-        else:
+        name = next((key[:end] for end in range(len(key) + 1) if is_folded(wanted, key[:end])), None)
+        if name is None:
             rows[key] = item(size)
+        else:
+            rows[name] = None
     above, below = wanted.after, wanted.before
     return sorted(
         (
@@ -94,7 +102,7 @@ def ranges(draw: st.DrawFn) -> ListRange:
         after=draw(BOUNDS),
         before=draw(BOUNDS),
         reverse=draw(st.booleans()),
-        delimiter=draw(st.sampled_from([b"", b"/", b"/", b"::", b"ab"])),
+        delimiters=tuple(draw(st.lists(st.sampled_from(DELIMITERS), max_size=3))),
         parts=Grants.of("", "", allowed).prefixes_within("read", prefix),  # type: ignore[arg-type]
     )
 
@@ -144,7 +152,7 @@ def test_one_walk_in_portions_is_the_sorted_list(
     assert listed == rows_of(shards, wanted)
 
 
-@given(stores(), RANGES.filter(lambda wanted: not wanted.delimiter))
+@given(stores(), RANGES.filter(lambda wanted: not wanted.delimiters))
 def test_what_comes_and_goes_meanwhile_moves_nothing_else(shards: list[Shard], wanted: ListRange) -> None:
     walk = Walk(wanted, 1, 0)
     listed = []
@@ -169,11 +177,30 @@ def test_a_prefix_is_leapt_over_not_walked_through() -> None:
     ]
     for reverse in (False, True):
         cursors = [ListCursor(shard) for shard in shards]
-        walk = Walk(ListRange(delimiter=b"/", reverse=reverse), 1000, 0)
+        walk = Walk(ListRange(delimiters=(b":", b"/", b"00999"), reverse=reverse), 1000, 0)
         walk.advance(cursors, 1000)
         assert [name for name, _ in walk.rows] == sorted([b"0/", b"1/", b"2/"], reverse=reverse)
         assert walk.done
         assert sum(cursor.moves for cursor in cursors) <= 8
+
+
+@given(KEYS, KEYS, st.lists(st.sampled_from(DELIMITERS), min_size=1, max_size=4))
+def test_all_that_starts_with_a_folded_name_is_folded_to_it(key: bytes, rest: bytes, delimiters: list[bytes]) -> None:
+    """Whatever delimiters overlap: else a leap over the name would miss rows."""
+    wanted = ListRange(delimiters=tuple(delimiters))
+    [(name, row)] = rows_of([{key: 0}], wanted)
+    if row is None:
+        assert rows_of([{name + rest: 0}], wanted) == [(name, None)]
+
+
+def test_keys_are_folded_at_the_delimiter_that_ends_first() -> None:
+    keys = dict.fromkeys((b"a/b:c", b"a:b/c", b"a:bc", b"xab", b"xabc", b"y"), 0)
+    walk = Walk(ListRange(delimiters=(b"/", b":")), 10, 0)
+    walk.advance([ListCursor(dict(keys))], 100)
+    assert [name for name, _ in walk.rows] == [b"a/", b"a:", b"xab", b"xabc", b"y"]
+    walk = Walk(ListRange(delimiters=(b"abc", b"b")), 10, 0)
+    walk.advance([ListCursor({b"xab": 0, b"xabc": 0, b"xac": 0})], 100)
+    assert [(name, row is None) for name, row in walk.rows] == [(b"xab", True), (b"xac", False)]
 
 
 def test_parts_are_sought_not_walked_to() -> None:

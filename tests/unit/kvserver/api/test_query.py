@@ -14,7 +14,10 @@ from shards.wire.errors import BadRequest
 
 TEXT = Kind(str, {"type": "string"})
 TABLE = EXPIRY | table(
-    Parameter("text", TEXT, ""), Parameter("n", INTEGER, ""), Parameter("return", one_of("previous"), "")
+    Parameter("text", TEXT, ""),
+    Parameter("n", INTEGER, ""),
+    Parameter("return", one_of("previous"), ""),
+    Parameter("many", INTEGER, "", 3),
 )
 
 
@@ -32,6 +35,8 @@ TABLE = EXPIRY | table(
         (b"return=previous&ttl=1.5", {"return": "previous", "ttl": 1500}),
         (b"expires=1970-01-01T01:00:01+01:00", {"expires": 1000}),
         (b"expires=1970-01-01T01%3A00%3A01%2B01%3A00", {"expires": 1000}),
+        (b"many=1", {"many": [1]}),
+        (b"many=3&n=1&ma%6ey=2&many=3", {"many": [3, 2, 3], "n": 1}),
     ],
 )
 def test_what_is_read(sent: bytes, found: dict[str, object]) -> None:
@@ -60,6 +65,8 @@ def test_what_is_read(sent: bytes, found: dict[str, object]) -> None:
         (b"return=Previous", "previous"),
         (b"ttl=0", "'ttl'"),
         (b"expires=soon", "'expires'"),
+        (b"many=1&many=1&many=1&many=1", "at most 3"),
+        (b"many=1&many=x", "'many'"),
     ],
 )
 def test_what_is_refused_and_named(sent: bytes, named: str) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from kvserver.description.openapi import path_template
-from kvserver.description.operations import EXAMPLE_URL, Operation
+from kvserver.description.operations import Operation
 from kvserver.description.version1 import OPERATIONS
 from kvserver.http import routes
+from tests.unit.kvserver.description.document import check_examples
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: f"{each.method} {each.route}")
 def test_examples_are_requests_of_their_operation(operation: Operation) -> None:
-    for example in operation.examples:
-        url = re.search(rf"{re.escape(EXAMPLE_URL)}([^ ']*)", example)
-        assert url is not None
-        path = url[1].partition("?")[0]
-        assert routes.resolve_path(path.encode()).route == operation.route
-        method = re.search(r"-X ([A-Z]+)", example)
-        implied = "POST" if " -d " in example else "GET"
-        assert (method[1] if method else implied) == operation.method.upper()
+    check_examples(operation)
 
 
 def test_no_operation_is_described_twice() -> None:

@@ -1,20 +1,16 @@
-"""The description as HTML pages that need nothing else: no script, no other host, one style sheet inside. Pure, but
-for the style sheet, which is read from the package."""
+"""The description as HTML pages: all operations, all errors, each error. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from html import escape
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from kvserver.api.query import Schema
-from kvserver.description.elements import (
+from kvserver.description.html.elements import (
     code,
     describe_schema,
     link,
@@ -23,19 +19,13 @@ from kvserver.description.elements import (
     render_table,
     render_text,
 )
+from kvserver.description.html.frame import render_navigation, render_page, render_section
 from kvserver.description.openapi import CODES
 from kvserver.http.routes import DOCS, ERRORS, OPENAPI
 from shards.wire.errors import ERRORS as ERROR_CLASSES
 from shards.wire.errors import KVError
 
 Document = dict[str, Any]
-
-_STYLE: Final = Path(__file__).with_name("style.css").read_text("utf-8")
-_DIGEST: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-SECURITY_POLICY: Final = (
-    f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""The Content-Security-Policy of the pages: they get their style sheet and nothing else."""
 
 
 class _ShownOperation(NamedTuple):
@@ -66,16 +56,16 @@ def render_overview(document: Document) -> str:
     """Render the whole description."""
     operations = list(_render_operations(document))
     schemas = document["components"]["schemas"]
-    navigation, sections = [], [_render_section("About", render_text(document["info"]["description"]))]
+    navigation, sections = [], [render_section("About", render_text(document["info"]["description"]))]
     for tag in document["tags"]:
         tagged = [operation for operation in operations if tag["name"] in operation.described["tags"]]
         navigation.append((tag["name"], [link(f"#{operation.anchor}", operation.heading(1)) for operation in tagged]))
         shown = "".join(_render_operation(document, operation) for operation in tagged)
-        sections.append(_render_section(tag["name"], render_text(tag["description"]) + shown))
+        sections.append(render_section(tag["name"], render_text(tag["description"]) + shown))
     navigation.append(("Bodies", [link(f"#body-{name}", name) for name in schemas]))
-    sections.append(_render_section("Bodies", "".join(_render_body(name, schema) for name, schema in schemas.items())))
+    sections.append(render_section("Bodies", "".join(_render_body(name, schema) for name, schema in schemas.items())))
     about = f"Version {escape(document['info']['version'])} · {link(OPENAPI, 'OpenAPI 3.1')} · {link(ERRORS, 'errors')}"
-    return _render_page("kvserver API", about, _render_navigation(navigation), "".join(sections))
+    return render_page("kvserver API", about, render_navigation(navigation), "".join(sections))
 
 
 def error_list() -> str:
@@ -85,7 +75,7 @@ def error_list() -> str:
         for error in sorted(ERROR_CLASSES.values(), key=lambda error: (error.status, error.code))
     )
     shown = render_table("Errors", ("Code", "Status", "What it says"), rows)
-    return _render_page("Errors", link(DOCS, "kvserver API"), "", f"<section>{shown}</section>")
+    return render_page("Errors", link(DOCS, "kvserver API"), "", f"<section>{shown}</section>")
 
 
 def render_error(document: Document, error_class: type[KVError]) -> str:
@@ -116,7 +106,7 @@ def render_error(document: Document, error_class: type[KVError]) -> str:
         f"<h2>Where it comes from</h2><ul>{''.join(answered)}</ul>" if answered else "",
     ]
     about = f"{status} {status.phrase} · {link(ERRORS, 'all errors')} · {link(DOCS, 'kvserver API')}"
-    return _render_page(error_class.code, about, "", f"<section>{''.join(parts)}</section>")
+    return render_page(error_class.code, about, "", f"<section>{''.join(parts)}</section>")
 
 
 def _list_codes(document: Document, operation: _ShownOperation) -> set[str]:
@@ -214,33 +204,6 @@ def _render_properties(name: str, schema: Schema) -> str:
         for field, each in schema["properties"].items()
     ]
     return render_table(f"Members of {name}", ("Member", "Type", "Meaning"), rows)
-
-
-# The frame
-
-
-def _render_section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _render_navigation(groups: Iterable[tuple[str, list[str]]]) -> str:
-    shown = "".join(
-        f"<h2>{escape(name)}</h2><ul>{''.join(f'<li>{entry}</li>' for entry in entries)}</ul>"
-        for name, entries in groups
-    )
-    return f'<nav aria-label="Contents">{shown}</nav>'
-
-
-def _render_page(title: str, about: str, navigation: str, content: str) -> str:
-    """Render a whole page."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        '<a class="skip" href="#content">To the content</a>'
-        f"<header><h1>{escape(title)}</h1><p>{about}</p></header>{navigation}"
-        f'<main id="content">{content}</main></body></html>\n'
-    )
 
 
 def _render_json(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvserver.description import elements
+from kvserver.description.html import elements
 
 
 def test_text_cannot_become_elements() -> None:
