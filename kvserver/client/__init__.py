@@ -16,6 +16,7 @@
 - `atomics`: builders of atomic batches.
 - `sync`: `Client`.
 - `aio`: `AsyncClient`.
+- `version`: the version of the client.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from kvserver.client.model import (
     Written,
 )
 from kvserver.client.sync import Client
+from kvserver.client.version import __version__
 
 if TYPE_CHECKING:
     from kvserver.client.aio import AsyncClient
@@ -97,6 +99,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Written",
+    "__version__",
 ]
 
 
