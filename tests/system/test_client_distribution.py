@@ -95,3 +95,17 @@ def test_programs_with_it_are_checked_for_types(python: Path, tmp_path: Path) ->
     program.write_text("from kvserver.client import Client\nnumber: int = Client().get('k')\n")
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and 'expression has type "Entry | None"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        ("kvserver.cli", {"urllib3", "aiohttp", "httpx", "asyncio", "http.client", "ssl", "rich.console"}),
+        ("kvserver.client", {"aiohttp", "asyncio", "concurrent.futures", "urllib.request"}),
+    ],
+)
+def test_nothing_slow_is_loaded_before_it_is_used(module: str, slow: set[str]) -> None:
+    """`kvserver --version` and `kvserver get` are typed by people who wait."""
+    program = f"import sys, {module}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & slow
