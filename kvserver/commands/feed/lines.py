@@ -60,7 +60,7 @@ def _words_of(change: Reset | Synced) -> str:
 
 def _put_line(put: Put, now: datetime, width: int) -> str:
     word = "PUT" if put.origin == "live" else "STATE"
-    room = max(_LEAST_VALUE, width - _TIME_WIDTH - _WORD_WIDTH - KEY_WIDTH - _TYPE_WIDTH - _LATENCY_WIDTH - 10)
+    room = max(_LEAST_VALUE, width - _TIME_WIDTH - _WORD_WIDTH - KEY_WIDTH - _TYPE_WIDTH - _LATENCY_WIDTH - 9)
     value = bytes_text(put.size) if put.value is None else short_value(put.value, room)
     tail = _latency(put.time, now) if put.origin == "live" else ""
     return _line(put.time, now, word, put.key, value, width, type_text(put.content_type), tail)
@@ -69,7 +69,8 @@ def _put_line(put: Put, now: datetime, width: int) -> str:
 def _line(
     time: datetime, now: datetime, word: str, key: str, value: str, width: int, kind: str = "", tail: str = ""
 ) -> str:
-    head = f"{_time_text(time, now):<{_TIME_WIDTH}}  {word:<{_WORD_WIDTH}} {escape_controls(key):<{KEY_WIDTH}}  {value}"
+    what, name = escape_controls(word), escape_controls(key)
+    head = f"{_time_text(time, now):<{_TIME_WIDTH}}  {what:<{_WORD_WIDTH}} {name:<{KEY_WIDTH}}  {value}"
     if not (kind or tail):
         return head.rstrip()
     end = f"{escape_controls(kind):<{_TYPE_WIDTH}} {tail:>{_LATENCY_WIDTH}}"
