@@ -34,7 +34,7 @@ _REQUEST = re.compile(
     rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
     rb" HTTP/1\.1\r\n"
 )
-_RESERVED: Final = frozenset((b"ping", b"keys", b"wal", b"docs", b"console"))
+_RESERVED: Final = frozenset((b"ping", b"keys", b"wal", *routes.PAGES))
 """Paths of one segment that are no key, or not only one."""
 _unpack = HEADER.unpack_from
 _LONGEST_BLOCK: Final = 2 << 10
