@@ -9,9 +9,9 @@ from typing import Final
 
 import click
 
-import kvserver
 from kvserver.commands.parts.output import Output
 from kvserver.commands.parts.statuses import FAILED
+from kvserver.sdk.files import HOME
 from shards.host.logs import print_error
 
 HELP = """Write the files of the client library for C, JavaScript or Rust to DIR, and their names to standard output.
@@ -36,7 +36,7 @@ USES: Final = {
 def write_sdk(language: str, directory: Path | None, force: bool) -> int:
     """Run the command; return the exit status."""
     out = Output()
-    source = Path(kvserver.__file__).parent / "sdk" / language
+    source = HOME / language
     files = list(sdk_files(source))
     if not files:
         print_error(f"this installation has no client library for {language}")
