@@ -1,21 +1,14 @@
-/**
- * Driver of the conformance suite: requests as lines of JSON on standard input, answers on standard output. `Driver` has
- * no I/O of its own, so that a page can run it, too.
- */
-
-import { pathToFileURL } from "node:url";
+/** Driver of the conformance suite in Node: requests as lines of JSON on standard input, answers on standard output. */
 
 import { createInterface } from "node:readline";
 
-import { Driver } from "./driver.js";
 import { connect } from "../client.js";
+import { Driver } from "./driver.js";
 
-async function main() {
-  const driver = new Driver(connect, (line) => process.stdout.write(`${line}\n`));
-  for await (const line of createInterface({ input: process.stdin })) {
-    if (line.trim()) await driver.handle(JSON.parse(line));
-  }
-  driver.stop();
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await main();
+const driver = new Driver(connect, (line) => process.stdout.write(`${line}\n`));
+const input = createInterface({ input: process.stdin });
+let last = Promise.resolve();
+input.on("line", (line) => {
+  if (line.trim()) last = last.then(() => driver.handle(JSON.parse(line)));
+});
+input.on("close", () => driver.stop());

@@ -8,7 +8,8 @@ import { KVError, OutcomeUnknown, Refused, KEEP, DELETE, UNCHANGED, json } from 
 export class Driver {
   #kv;
   #write;
-  #watches = [];
+  #watches = new Set();
+  #isStopped = false;
 
   /** `connect()` makes the client; `write(line)` takes a line. */
   constructor(connect, write) {
@@ -29,8 +30,9 @@ export class Driver {
     }
   }
 
-  /** End all watches. */
+  /** End all watches, those of later requests too. */
   stop() {
+    this.#isStopped = true;
     for (const watch of this.#watches) watch.close();
   }
 
@@ -41,9 +43,10 @@ export class Driver {
 
   async watch(id, kv, { prefixes, keys, count, until_synced: untilSynced, on_gap: onGap, ...options }) {
     const watch = kv.watch(prefixes, { keys, onGap, ...options });
-    this.#watches.push(watch);
+    this.#watches.add(watch);
     await watch.open();
     this.#write(JSON.stringify({ id, ready: true }));
+    if (this.#isStopped) watch.close();
     let [seen, before] = [0, options.since ?? ""];
     for await (const { changes, cursor } of watch.envelopes()) {
       for (const [i, change] of changes.entries()) {
