@@ -172,7 +172,8 @@ export class Client {
    * Read a value, and store what `change` makes of it: again and again until nobody was faster. Returns what the key then
    * holds. Throws `PreconditionFailed` after `tries`, and what `change` throws.
    *
-   * The type of the value and its expiry stay, unless `contentType` or `ttl` (null: no expiry) say otherwise.
+   * The type of the value and its expiry stay, unless `contentType` or `ttl` (null: no expiry) say otherwise; with `ttl`,
+   * the `expires` that is returned is by the local clock.
    */
   update(key: string, change: Next, options?: UpdateOptions): Promise<Entry | null>;
   /** Merge a JSON merge patch (RFC 7396) into a value; an absent one is {}. Throws `NotJson`, `AnswerWithheld`. */
@@ -230,8 +231,8 @@ export class Client {
     until?: (entry: Entry | null) => boolean | Promise<boolean>,
     options?: Abortable & { timeout?: number },
   ): Promise<Entry | null>;
-  /** Return a live copy of the keys with a prefix. */
-  mirror(prefix?: string, options?: Abortable & { since?: string; transport?: Transport; silence?: number }): Mirror;
+  /** Return a live copy of the keys with a prefix. By default its patience has no end. */
+  mirror(prefix?: string, options?: Abortable & Pick<WatchOptions, "patience" | "transport" | "silence">): Mirror;
   /** Take a lock, and wait for it as long as it takes; a holder that vanishes loses it after `ttl` seconds (default: 10). */
   lock(name: string, options?: Abortable & { ttl?: number }): Promise<Lock>;
   /** Run something while a lock is held. Throws `LockLost` at its end if it was lost. */
@@ -354,7 +355,10 @@ export interface WatchOptions extends Abortable {
   conflate?: boolean;
   /** Where changes are missing and no snapshot follows: throw `Gap` (the default), or go on with what is kept. */
   onGap?: "raise" | "continue";
-  /** Seconds without a message after which `NotAnswered` is thrown. Default: never. */
+  /**
+   * Seconds without a message after which it gives up. Default: that of the client for the first message, and none
+   * afterwards; Infinity: never.
+   */
   patience?: number;
   transport?: Transport;
   silence?: number;
@@ -384,7 +388,7 @@ export interface Envelope {
 /** The changes of keys, for one consumer. It connects when that begins to read, and ends with it. */
 export class Watch implements AsyncIterable<Change> {
   private constructor();
-  /** Behind the last message that was wholly taken: saved at any time, nothing is lost. */
+  /** Behind the last message all of whose changes were taken: give it to `since` to go on there. */
   readonly cursor: string;
   readonly state: "connecting" | "live" | "waiting" | "closed";
   /** What the last connection failed by, or null. */

@@ -1311,8 +1311,9 @@ async function openLines(connection, path, cut) {
       answer = { status: answer.status, headers: answer.headers, bytes };
     } catch (error) {
       if (error instanceof Lost || error instanceof KVError || cut.signal.aborted) throw error;
-      const { lost: why, hint } = connection.explain(error);
-      throw new Lost([why, hint].filter(Boolean).join(". "), { cause: error });
+      const { lost: why, sent, hint } = connection.explain(error);
+      const cause = new (sent ? NotAnswered : CannotConnect)(why, { cause: error, hint });
+      throw new Lost(cause.message, { cause });
     }
     if (answer.status === 401 && isProblem(answer) && !renewed && (await connection.renew())) continue;
     throw refusalOf(answer);
@@ -1667,9 +1668,10 @@ export class Watch {
   #run;
   #first = null;
   #isClosed = false;
+  #hasHeard = false;
   #silences = 0;
   #refusals = 0;
-  /** Behind the last envelope that was wholly taken: give it to `since` to go on there. */
+  /** Behind the last message all of whose changes were taken: give it to `since` to go on there. */
   cursor;
   /** "connecting", "live" (a message within 25 s), "waiting" (to come back) or "closed". */
   state = "connecting";
@@ -1710,21 +1712,32 @@ export class Watch {
 
   /** Return whole messages, `{changes, cursor}`: an atomic batch is never divided. `all`: those without changes, too. */
   async *envelopes({ all = false } = {}) {
+    for await (const envelope of this.#received()) {
+      this.cursor = envelope.cursor;
+      if (all || envelope.changes.length) yield envelope;
+    }
+  }
+
+  async *[Symbol.asyncIterator]() {
+    for await (const { changes, cursor } of this.#received()) {
+      const last = changes.pop();
+      yield* changes;
+      this.cursor = cursor;
+      if (last) yield last;
+    }
+  }
+
+  async *#received() {
     try {
       for (;;) {
         const { done, value } = await (this.#first ?? this.#run.next());
         this.#first = null;
         if (done) return;
-        if (all || value.changes.length) yield value;
-        this.cursor = value.cursor;
+        yield value;
       }
     } finally {
       this.close();
     }
-  }
-
-  async *[Symbol.asyncIterator]() {
-    for await (const { changes } of this.envelopes()) yield* changes;
   }
 
   /** Call `take` with each change, in order, after the one before is done. Returns the function that ends it. */
@@ -1751,6 +1764,7 @@ export class Watch {
         try {
           for await (const message of TRANSPORTS[this.#transport](this.#connection, parameters, cut)) {
             heard = now();
+            this.#hasHeard = true;
             if (liveSince === null) this.#tell("live");
             liveSince ??= heard;
             yield this.#follow.take(message);
@@ -1785,8 +1799,12 @@ export class Watch {
       ? Math.max(Math.random() * longestReturn(failures), error.retryAfter)
       : this.#follow.comeBackAfter * (1 + Math.random() / 2);
     this.#follow.comeBackAfter = null;
-    const left = heard + (this.#options.patience ?? Infinity) - now();
-    if (left <= 0) throw new NotAnswered(error?.message ?? "the feed was closed", { cause: error });
+    const patience = this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
+    const left = heard + patience - now();
+    if (left <= 0) {
+      if (!this.#hasHeard && error?.cause instanceof KVError) throw error.cause;
+      throw new NotAnswered(error?.message ?? "the feed was closed", { cause: error });
+    }
     this.#tell("waiting", Math.min(seconds, left));
     const [cut, forget] = linked(this.#cut.signal);
     const online = () => cut.abort();
@@ -2181,9 +2199,10 @@ export class Client {
       const results = await this.batch(part.map((key) => ({ op: "get", key })), { signal });
       const later = [];
       results.forEach((result, i) => {
-        if (result.code === "answer_too_large" && i) later.push(part[i]);
+        if (result.code === "answer_too_large") later.push(part[i]);
         else found.set(part[i], result.status === 404 ? null : result.check().entry);
       });
+      if (later.length === part.length) found.set(later[0], await this.get(later.shift(), { signal })); // alone too large
       left = [...later, ...left.slice(MANY)];
     }
     return found;
@@ -2364,7 +2383,7 @@ export class Client {
   }
 
   mirror(prefix = "", options = {}) {
-    return new Mirror((onState) => this.watch(prefix, { ...options, snapshot: true, onState }));
+    return new Mirror((onState) => this.watch(prefix, { patience: Infinity, ...options, snapshot: true, onState }));
   }
 
   async lock(name, { ttl = 10, signal } = {}) {

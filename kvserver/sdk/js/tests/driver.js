@@ -47,16 +47,13 @@ export class Driver {
     await watch.open();
     this.#write(JSON.stringify({ id, ready: true }));
     if (this.#isStopped) watch.close();
-    let [seen, before] = [0, options.since ?? ""];
-    for await (const { changes, cursor } of watch.envelopes()) {
-      for (const [i, change] of changes.entries()) {
-        const behind = i === changes.length - 1 ? cursor : before;
-        this.#write(JSON.stringify({ id, change: { ...changeOf(change), cursor: behind } }));
-        seen++;
-        if (seen === count || (untilSynced && change.kind === "synced")) return { cursor: behind };
-      }
-      before = cursor;
+    let seen = 0;
+    for await (const change of watch) {
+      this.#write(JSON.stringify({ id, change: { ...changeOf(change), cursor: watch.cursor || null } }));
+      seen++;
+      if (seen === count || (untilSynced && change.kind === "synced")) break;
     }
+    this.#watches.delete(watch);
     return { cursor: watch.cursor };
   }
 }
@@ -162,8 +159,10 @@ function itemOf(item) {
   return item.hasValue ? { ...told, value_base64: base64Of(item.bytes) } : told;
 }
 
-function resultOf({ status, revision, code, entry }) {
+function resultOf({ op, status, revision, code, entry }) {
   const told = { status };
+  if (entry && op === "incr") told.result = entry.text();
+  if (entry && op === "patch") told.result = entry.json();
   if (revision !== null) told.revision = revision;
   if (code !== null) told.code = code;
   if (entry) told.value_base64 = base64Of(entry.bytes);
