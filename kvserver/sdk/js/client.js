@@ -387,13 +387,21 @@ export function json(value) {
   return new Json(value);
 }
 
+/** Stands before the digits of a BigInt in a text that JSON.stringify makes; nobody else knows it. */
+const BIG = randomName();
+const BIGS = new RegExp(`"${BIG}(-?\\d+)"`, "g");
+
+/** Return `value` as JSON. BigInts keep all of their digits. Throws TypeError for what JSON cannot say. */
 function jsonText(value) {
+  let hasBig = false;
   const text = JSON.stringify(value, (_, member) => {
     if (typeof member === "number" && !Number.isFinite(member)) throw new TypeError(`JSON cannot say ${member}`);
-    return member;
+    if (typeof member !== "bigint") return member;
+    hasBig = true;
+    return BIG + member;
   });
   if (text === undefined) throw new TypeError(`JSON cannot say ${typeof value}`);
-  return text;
+  return hasBig ? text.replace(BIGS, "$1") : text;
 }
 
 function isPlain(value) {
@@ -426,14 +434,13 @@ async function bodyOf(value) {
   if (typeof Blob !== "undefined" && value instanceof Blob) {
     return [new Uint8Array(await value.arrayBuffer()), value.type || OCTETS];
   }
-  if (typeof value === "bigint") return [UTF8.encode(String(value)), JSON_TYPE];
   return [UTF8.encode(jsonText(jsonOf(value))), JSON_TYPE];
 }
 
 /** Return the value that is stored as JSON. Throws TypeError for what is no value. */
 function jsonOf(value) {
   if (value instanceof Json) return value.value;
-  if (typeof value === "number" || typeof value === "boolean") return value;
+  if (["number", "bigint", "boolean"].includes(typeof value)) return value;
   if (typeof value === "object" && value !== null && (isPlain(value) || typeof value.toJSON === "function")) return value;
   const what = value === null ? "null" : typeof value === "object" ? value.constructor.name : typeof value;
   throw new TypeError(`a value is text, bytes, a Blob, or what JSON can say, not ${what}; json(value) stores any JSON`);
@@ -834,7 +841,7 @@ class Connection {
   explain(cause) {
     const inner = cause?.cause;
     const codes = [inner?.code, ...(inner?.errors ?? []).map((each) => each.code)];
-    const sent = !codes.some((code) => NEVER_CONNECTED.has(code));
+    const sent = !codes.some((code) => NEVER_CONNECTED.has(code)) && inner?.message !== "bad port";
     const why = [cause?.message, inner?.message || inner?.code].filter(Boolean).join(": ");
     return { lost: why, sent, cause, hint: pageHint(this.base) };
   }
@@ -1116,20 +1123,10 @@ function conditionIn(ifRevision) {
 
 // --- Batches --------------------------------------------------------------------------------------------------------
 
-/** Return the JSON of operations; whole numbers beyond 2^53 are written as they are. */
-function batchText(ops, atomic) {
-  const texts = ops.map((op) => {
-    if (typeof op.by !== "bigint") return jsonText(op);
-    const { by, ...rest } = op;
-    return `${jsonText(rest).slice(0, -1)},"by":${by}}`;
-  });
-  return `{"atomic":${atomic},"ops":[${texts.join(",")}]}`;
-}
-
 function batchCall(ops, atomic, read) {
   const headers = { "Content-Type": JSON_TYPE };
   const kind = ops.every((op) => op.op === "get") ? READ : WRITE;
-  return { kind, method: "POST", path: "/v1/batch", headers, body: UTF8.encode(batchText(ops, atomic)), read };
+  return { kind, method: "POST", path: "/v1/batch", headers, body: UTF8.encode(jsonText({ atomic, ops })), read };
 }
 
 function resultsIn(document) {

@@ -9,6 +9,6 @@ const driver = new Driver(connect, (line) => process.stdout.write(`${line}\n`));
 const input = createInterface({ input: process.stdin });
 let last = Promise.resolve();
 input.on("line", (line) => {
-  if (line.trim()) last = last.then(() => driver.handle(JSON.parse(line)));
+  if (line.trim()) last = last.then(() => driver.handle(line));
 });
 input.on("close", () => driver.stop());

@@ -17,8 +17,9 @@ export class Driver {
     this.#write = write;
   }
 
-  /** Carry out one request. Errors are answers. */
-  async handle({ id, do: verb, args = {} }) {
+  /** Carry out one request, a line of JSON. Errors are answers. */
+  async handle(line) {
+    const { id, do: verb, args = {} } = parse(line);
     const run = VERBS[verb];
     if (!run) return this.#write(JSON.stringify({ id, unsupported: true }));
     try {
@@ -63,6 +64,17 @@ class Raw {
   constructor(text) {
     this.text = text;
   }
+}
+
+/** Return what a line says, whole numbers that JavaScript's have no digits for as BigInts. */
+function parse(line) {
+  const tokens = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
+  const text = line.replace(tokens, (token) => (/^-?\d{16,}$/.test(token) ? `{"whole number":"${token}"}` : token));
+  return JSON.parse(text, (_, value) => {
+    const digits = value?.["whole number"];
+    if (digits === undefined) return value;
+    return Number.isSafeInteger(Number(digits)) ? Number(digits) : BigInt(digits);
+  });
 }
 
 const VERBS = {

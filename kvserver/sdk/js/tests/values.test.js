@@ -82,6 +82,8 @@ test("increments beyond 2^53 are sent digit by digit, in batches too", async () 
   assert.equal(server.seen.at(-1).url, "/v1/kv/k?incr=9007199254740993");
   await kv.batch([{ op: "incr", key: "k", by: -9007199254740993n }]).catch((error) => assert.ok(error instanceof KVError));
   assert.equal(server.seen.at(-1).body, '{"atomic":false,"ops":[{"op":"incr","key":"k","by":-9007199254740993}]}');
+  await kv.put("k", { id: 2n ** 64n, text: "1n" });
+  assert.equal(server.seen.at(-1).body, '{"id":18446744073709551616,"text":"1n"}');
 });
 
 test("an entry keeps its bytes: no mark at the beginning is lost, no digit of JSON unless it is parsed", () => {
