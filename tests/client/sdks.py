@@ -86,8 +86,8 @@ def _run(command: list[str]) -> str:
 _PYTHON = ROOT / "tests" / "client" / "conform_py.py"
 
 SDKS = (
-    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal",))),
-    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal",))),
+    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
+    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal", "websocket"))),
     Sdk("c", SDK / "c" / "tests" / "conform.c", _build_c),
     Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _build_rust),
     Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",)), knows_what_was_sent=False),
