@@ -1606,7 +1606,7 @@ async function* messagesBySocket(connection, parameters, cut) {
   };
   socket.onopen = () => (isOpen = true);
   socket.onclose = ({ code, reason }) => end(`the connection was closed (${[code, reason].filter(Boolean).join(" ")})`);
-  socket.onerror = () => {}; // a close follows
+  socket.onerror = () => isOpen || end("the connection was refused"); // in Node 20 no close follows
   socket.onmessage = ({ data }) => {
     if (ended) return;
     waiting.push(data);
@@ -1822,8 +1822,8 @@ export class Watch {
     const isAuto = this.#connection.settings.transport === "auto";
     if (isAuto && this.#silences >= 2 && this.#transport === "lines") this.#transport = "poll";
     if (!isRefused) return;
-    const { prefix, key } = this.#parameters;
-    const path = withQuery("/v1/feed", { prefix, key });
+    const since = this.#follow.cursor || null;
+    const path = withQuery("/v1/feed", { ...this.#parameters, since, snapshot: null, values: "false" });
     try {
       await performForFeed(this.#connection, { kind: READ, path, read: documentOf }, this.#cut.signal);
     } catch (error) {
