@@ -1,0 +1,273 @@
+"""HTTP for `Client`: a pool of urllib3's connections, which knows of each request whether all of it was sent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import ssl as tls
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any, Final
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+
+from kvserver.client.core.calls import Answer, Attempt, Call, Lost
+from kvserver.client.core.policy import failure_of
+from kvserver.client.errors import KVError, NotAnswered
+from kvserver.client.transport.address import Address, checked_token
+
+PIECE: Final = 1 << 16
+"""Most bytes of one read."""
+_BROKEN: Final = (HTTPError, HTTPException, OSError)
+
+SyncToken = Callable[[], str]
+
+
+class _Progress(threading.local):
+    """How far this thread's request has come. A request, its sending and its answer are of one thread."""
+
+    sent = False
+    sock: socket.socket | None = None
+
+
+_progress = _Progress()
+
+if TYPE_CHECKING:
+    _Base = HTTPConnection
+else:
+    _Base = object
+
+
+class _Watched(_Base):
+    """A connection that tells whether all of a request went to the kernel, and that is not used after a long rest.
+
+    urllib3 swallows a broken pipe while it sends, since the server may have answered before: only this tells the two.
+    """
+
+    def __init__(self, *arguments: Any, idle_s: float = 30.0, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._idle_s, self._used_at = idle_s, 0.0
+
+    def request(self, *arguments: Any, **named: Any) -> None:
+        """Send a request, and note that all of it was sent."""
+        try:
+            super().request(*arguments, **named)
+        finally:
+            _progress.sock = self.sock
+        _progress.sent = True
+        self._used_at = time.monotonic()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection can take a request: it is open, and did not rest for too long."""
+        if self._used_at and time.monotonic() - self._used_at > self._idle_s:
+            return False
+        return super().is_connected
+
+
+class _PlainConnection(_Watched, HTTPConnection):
+    pass
+
+
+class _TlsConnection(_Watched, HTTPSConnection):
+    pass
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class Stream:
+    """The body of an answer that has no end yet."""
+
+    def __init__(self, response: BaseHTTPResponse, sock: socket.socket | None) -> None:
+        self._response, self._sock = response, sock
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+
+    def read(self, timeout: float | None) -> bytes:
+        """Return what has come, at least one byte; b"" at the end. Waits for at most `timeout` seconds.
+
+        Raises `NotAnswered`, after which nothing more can be read: if nothing comes, or the connection breaks.
+        """
+        try:
+            if self._sock is not None and self._sock.fileno() >= 0:
+                self._sock.settimeout(timeout)
+            return self._response.read1(PIECE, decode_content=False)
+        except _BROKEN as error:
+            raise NotAnswered(_why(error)) from None
+        except (AttributeError, ValueError) as error:  # closed meanwhile by another thread
+            raise NotAnswered(f"closed: {error}") from None
+
+    def close(self) -> None:
+        """Close the connection. A thread that waits in `read` ends with an error or b""."""
+        with contextlib.suppress(OSError):
+            if self._sock is not None:
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self._response.close()
+
+
+class Pool:
+    """Connections to one server, shared by threads. A child of `fork` makes its own."""
+
+    def __init__(
+        self,
+        address: Address,
+        token: str | SyncToken | None,
+        connections: int,
+        idle: float,
+        ssl: tls.SSLContext | None,
+        proxy: str | None,
+    ) -> None:
+        self.address = address
+        self._token_of = token if callable(token) else None
+        self._token = token if isinstance(token, str) else None
+        self._connections, self._idle, self._ssl, self._proxy = connections, idle, ssl, proxy
+        self._lock = threading.Lock()
+        self._pid = -1
+        self._closed = False
+        self._clear: tuple[Callable[[], None], ...] = ()
+        self._send: Callable[..., BaseHTTPResponse]
+        self._send_stream: Callable[..., BaseHTTPResponse]
+
+    def close(self) -> None:
+        """Close all connections. Later requests fail with `RuntimeError`."""
+        self._closed = True
+        if self._pid == os.getpid():
+            for clear in self._clear:
+                clear()
+        self._pid = -1
+
+    def renew_token(self) -> bool:
+        """Ask for the token again; tell whether there is somebody to ask."""
+        if self._token_of is None:
+            return False
+        self._token = checked_token(self._token_of())
+        return True
+
+    def attempt(self, attempt: Attempt, timeout: float) -> Answer | Lost:
+        """Send a request once and read its answer, in `timeout` seconds in all."""
+        ends_at = time.monotonic() + timeout
+        _progress.sent, _progress.sock = False, None
+        try:
+            response = self._open(attempt, timeout, stream=False)
+            body = self._read_whole(response, ends_at)
+        except _BROKEN as error:
+            return Lost(_why(error), _progress.sent, time.monotonic())
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, body, time.monotonic())
+
+    def open_stream(self, call: Call[Any], timeout: float) -> Stream:
+        """Send a request once and return its body as a stream. Its connection is not one of the pool's.
+
+        `timeout`: seconds for the head of the answer. Raises `KVError`.
+        """
+        _progress.sent, _progress.sock = False, None
+        attempt = Attempt(call)
+        try:
+            response = self._open(attempt, timeout, stream=True)
+            if response.status == 200:
+                return Stream(response, _progress.sock)
+            body = self._read_whole(response, time.monotonic() + timeout)
+        except _BROKEN as error:
+            raise _error_of(call, Lost(_why(error), _progress.sent)) from None
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        raise _error_of(call, Answer(response.status, headers, body))
+
+    def _open(self, attempt: Attempt, timeout: float, stream: bool) -> BaseHTTPResponse:
+        if self._pid != os.getpid():
+            self._connect()
+        call = attempt.call
+        headers = {"User-Agent": "kvserver-client", "Accept-Encoding": "identity", **call.headers}
+        if self._token is None and self._token_of is not None:
+            self.renew_token()
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if attempt.idempotency_key is not None:
+            headers["Idempotency-Key"] = attempt.idempotency_key
+        body = call.body if call.body or call.method in ("PUT", "PATCH", "POST") else None
+        if body == b"":
+            headers["Content-Length"] = "0"
+        return (self._send_stream if stream else self._send)(
+            call.method,
+            call.target,
+            body=body or None,
+            headers=headers,
+            timeout=urllib3.Timeout(total=timeout),
+            pool_timeout=timeout,
+        )
+
+    def _read_whole(self, response: BaseHTTPResponse, ends_at: float) -> bytes:
+        """Read a body to its end; the connection goes back to the pool. Raises `OSError` and urllib3's errors."""
+        found = []
+        try:
+            while piece := response.read1(PIECE, decode_content=False):
+                found.append(piece)
+                left = ends_at - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the answer did not end in time")
+                if _progress.sock is not None and _progress.sock.fileno() >= 0:
+                    _progress.sock.settimeout(left)
+        except BaseException:
+            response.close()
+            raise
+        response.release_conn()
+        return b"".join(found)
+
+    def _connect(self) -> None:
+        """Make the pools of this process."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            if self._pid == os.getpid():
+                return
+            self._send, clear = self._make_pool(block=True)
+            self._send_stream, clear_streams = self._make_pool(block=False)
+            self._clear = (clear, clear_streams)
+            self._pid = os.getpid()
+
+    def _make_pool(self, block: bool) -> tuple[Callable[..., BaseHTTPResponse], Callable[[], None]]:
+        address = self.address
+        options: dict[str, Any] = {"maxsize": self._connections, "block": block}
+        if address.scheme == "https":
+            options["ssl_context"] = self._ssl or tls.create_default_context()
+        fixed: dict[str, Any] = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
+        if self._proxy is None:
+            cls = _TlsPool if address.scheme == "https" else _PlainPool
+            pool = cls(address.host, address.port, **options)
+            pool.conn_kw["idle_s"] = self._idle
+
+            def send(method: str, target: str, timeout: urllib3.Timeout, **named: Any) -> BaseHTTPResponse:
+                return pool.urlopen(method, address.path + target, timeout=timeout, **named, **fixed)
+
+            return send, pool.close
+        manager = urllib3.ProxyManager(self._proxy, **options)
+        manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+        manager.connection_from_url(address.url).conn_kw["idle_s"] = self._idle
+
+        def send_by_proxy(method: str, target: str, timeout: urllib3.Timeout, **named: Any) -> BaseHTTPResponse:
+            return manager.urlopen(method, address.url + target, timeout=timeout, **named, **fixed)
+
+        return send_by_proxy, manager.clear
+
+
+def _error_of(call: Call[Any], outcome: Answer | Lost) -> KVError:
+    error = failure_of(call, outcome).error
+    error.attempts = 1
+    return error
+
+
+def _why(error: BaseException) -> str:
+    """Return the words of an error; urllib3's have its connection before them."""
+    return re.sub(r"^_\w+\([^)]*\): ", "", str(error)) or type(error).__name__
