@@ -77,6 +77,12 @@ static int64_t ms_of(const json_t *args, const char *name)
     return (int64_t)(json_number_value(json_object_get(args, name)) * 1000 + 0.5);
 }
 
+/* Return a time to live. None is 0 in C, so one of 0 that is given is told as one that is as bad. */
+static int64_t ttl_of(const json_t *args, const char *name)
+{
+    return json_object_get(args, name) && !ms_of(args, name) ? -1 : ms_of(args, name);
+}
+
 static int truth_of(const json_t *args, const char *name)
 {
     return json_is_true(json_object_get(args, name));
@@ -241,7 +247,7 @@ static kv_put_options put_options(const json_t *args, const char *type)
 {
     kv_put_options options = {0};
     options.content_type = text_of(args, "content_type") ? text_of(args, "content_type") : type;
-    options.ttl_ms = ms_of(args, "ttl");
+    options.ttl_ms = ttl_of(args, "ttl");
     options.expires = text_of(args, "expires");
     options.if_revision = number_of(args, "if_revision");
     options.create = json_object_get(args, "if_revision") && !options.if_revision;
@@ -324,7 +330,7 @@ static void do_incr(const json_t *args)
 static kv_touch_options touch_options(const json_t *args)
 {
     kv_touch_options options = {0};
-    options.ttl_ms = ms_of(args, "ttl");
+    options.ttl_ms = ttl_of(args, "ttl");
     options.expires = text_of(args, "expires");
     options.persist = truth_of(args, "persist");
     options.if_revision = number_of(args, "if_revision");
@@ -393,7 +399,7 @@ static kv_list_options list_options(const json_t *args)
     options.prefix = text_of(args, "prefix");
     options.after = text_of(args, "after");
     options.before = text_of(args, "before");
-    options.limit = (long)number_of(args, "limit");
+    options.limit = json_object_get(args, "limit") && !number_of(args, "limit") ? -1 : (long)number_of(args, "limit");
     options.reverse = truth_of(args, "reverse");
     options.values = truth_of(args, "values");
     options.delimiter = text_of(args, "delimiter");
@@ -514,7 +520,9 @@ static json_t *result_json(const kv_result *result, const char *op)
         json_object_set_new(json, "code", json_string(result->code));
     if (!result->value)
         return json;
-    if (strcmp(op, "get") != 0)
+    if (!strcmp(op, "incr"))
+        json_object_set_new(json, "result", json_string(result->value));
+    if (!strcmp(op, "patch"))
         json_object_set_new(json, "result", json_loads(result->value, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL));
     json_object_set_new(json, "value_base64", base64(result->value, result->size));
     return json;
