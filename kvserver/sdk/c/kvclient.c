@@ -503,6 +503,8 @@ static kv_status status_of(int http_status, const char *code)
         return KV_OK;
     if (http_status == 404 && code && strcmp(code, "not_found") != 0)
         return KV_INVALID;
+    if (code && !strcmp(code, "protocol_error"))
+        return KV_INVALID; /* a shard could not read it: nothing was done */
     if (meaning)
         return meaning->status;
     return http_status < 500 ? KV_INVALID : KV_UNKNOWN;
@@ -691,9 +693,11 @@ void kv_free(void *text)
 
 /* What repeating a call may do. */
 enum kind {
-    READ,       /* nothing */
-    WRITE,      /* the write a second time */
-    CONDITIONAL /* nothing: it asks for a revision, which the write changes */
+    READ,        /* nothing */
+    WRITE,       /* the write a second time; so also a create: the key may have been deleted meanwhile */
+    CONDITIONAL, /* nothing: it asks for a revision, which the write changes */
+    ONCE,        /* harm, and the server does not remember its outcome */
+    AGAIN        /* nothing: a write that says itself what it spares */
 };
 
 enum shape {
@@ -1016,7 +1020,7 @@ struct policy {
     int is_keyed;    /* it has an Idempotency-Key */
     int is_doubtful; /* one of its attempts may have been executed, and its answer is not known */
     int n;           /* attempts that failed */
-    int64_t give_up_at;
+    int64_t give_up_at; /* 0: nothing failed yet */
 };
 
 static int begins_with(const char *text, const char *start)
@@ -1110,41 +1114,50 @@ static int is_well_formed(const struct answer *answer, enum shape shape)
     return shape != JSON_SHAPE || begins_with(answer->content_type, "application/json");
 }
 
-/* Whether an answer tells what became of a write that an earlier attempt may have done: with its Idempotency-Key the
- * server answers the same again, unless it did not get as far as looking. */
+/* Whether an error tells what became of a write that an earlier attempt may have done. With its Idempotency-Key the
+ * server answers the same again, unless it did not get as far as looking. Without one, an absent key and another
+ * revision are what the write itself leaves. */
 static int settles_doubt(const struct policy *policy, int http_status)
 {
-    if (!policy->is_keyed)
-        return http_status < 400;
     switch (http_status) {
     case 401: case 403: case 408: case 421: case 429:
         return 0;
+    case 404: case 412:
+        return policy->is_keyed;
     default:
-        return http_status < 500 || http_status == 507;
+        return http_status < 500;
     }
 }
 
-/* Judge an answer from 400, or one that is no kvserver's. Return whether to repeat the call. */
+/* Whether a write may be sent again although an attempt may have done it. */
+static int may_double(const struct policy *policy)
+{
+    return policy->is_keyed || policy->kind == READ || policy->kind == CONDITIONAL || policy->kind == AGAIN;
+}
+
+/* Judge an answer from 400. Return whether to repeat the call. */
 static int judge_answer(struct policy *policy, const struct answer *answer, kv_error *error)
 {
     int status = (int)answer->http_status;
-    int may_repeat = policy->kind != WRITE || policy->is_keyed;
     if (status == 503 || status == 408 || status == 429) {
         take_problem_answer(error, answer);
         return 1;
     }
-    if (!is_problem(answer) && status != 401 && status != 403) {
+    if (!is_problem(answer)) {
         foreign(error, policy->kind, answer);
         policy->is_doubtful |= policy->kind != READ;
-        return (status == 500 || status == 502 || status == 504) && may_repeat;
+        return (status == 500 || status == 502 || status == 504) && may_double(policy);
     }
     take_problem_answer(error, answer);
-    if (status < 500 || status == 507)
+    if (error->status != KV_UNKNOWN)
         return 0;
     policy->is_doubtful |= policy->kind != READ;
-    unanswered(error, policy->kind, "the server could not tell");
-    error->http_status = status;
-    return status == 504 && may_repeat;
+    if (policy->kind == READ) {
+        error->status = KV_NO_ANSWER;
+        error->half = KV_OTHER;
+        snprintf(error->code, sizeof error->code, "not_answered");
+    }
+    return may_double(policy);
 }
 
 /* Judge what became of an attempt. Return whether to repeat the call; `error` is KV_OK if it succeeded. */
@@ -1158,7 +1171,7 @@ static int judge(struct policy *policy, enum outcome outcome, const struct call 
     case LOST:
         policy->is_doubtful |= policy->kind != READ;
         unanswered(error, policy->kind, why);
-        return policy->kind != WRITE || policy->is_keyed;
+        return may_double(policy);
     case NO_ROOM:
         set_error(error, KV_NO_MEMORY, policy->kind == READ ? KV_OTHER : KV_OUTCOME_UNKNOWN, "no_memory",
                   "malloc failed");
@@ -1180,15 +1193,20 @@ static int judge(struct policy *policy, enum outcome outcome, const struct call 
     return 0;
 }
 
-/* Wait before the next attempt. Return 0 if patience would be used up. */
+/* Wait before the next attempt. Return 0 if patience is used up; it counts from the first failure. */
 static int wait_to_repeat(kv_client *client, struct policy *policy)
 {
     double jitter = 50.0 * (double)(1L << smaller(policy->n, 10));
-    double delay = random_share() * (jitter < 2000 ? jitter : 2000);
+    double delay = random_share() * (jitter < 2000 ? jitter : 2000), left;
+    if (!policy->give_up_at)
+        policy->give_up_at = now_ms() + client->settings.patience_ms;
+    left = (double)(policy->give_up_at - now_ms());
+    if (left <= 0 || client->error.retry_after_s * 1000 >= left)
+        return 0;
     if (delay < client->error.retry_after_s * 1000)
         delay = client->error.retry_after_s * 1000;
-    if (now_ms() + (int64_t)delay >= policy->give_up_at)
-        return 0;
+    if (delay > left)
+        delay = left;
     if (client->on_retry)
         client->on_retry(&client->error, delay / 1000, client->on_retry_user);
     sleep_ms((int64_t)delay);
@@ -1224,8 +1242,7 @@ static kv_status perform(kv_client *client, struct call *call, struct answer *an
     struct policy policy = {0};
     char key[33] = "";
     policy.kind = call->kind;
-    policy.is_keyed = call->kind != READ && !client->no_idempotency;
-    policy.give_up_at = now_ms() + client->settings.patience_ms;
+    policy.is_keyed = call->kind <= CONDITIONAL && call->kind != READ && !client->no_idempotency;
     answer_free(answer);
     clear_error(&client->error);
     if (client->settings.wrong)
@@ -2406,10 +2423,8 @@ static kv_status read_list(struct listing *listing)
         struct buffer target = list_target(listing->options, listing->has_mark ? &listing->mark : NULL);
         struct stream stream;
         int may_repeat;
-        if (!policy.give_up_at || listing->has_progress) {
-            policy.give_up_at = now_ms() + client->settings.patience_ms;
-            policy.n = 0;
-        }
+        if (listing->has_progress)
+            memset(&policy, 0, sizeof policy);
         listing->has_progress = 0;
         clear_error(&error);
         if (target.failed || !stream_open(&stream, &client->settings, target.data, LARGEST_MESSAGE)) {
@@ -2424,7 +2439,7 @@ static kv_status read_list(struct listing *listing)
         if (error.status == KV_OK || !may_repeat)
             return error.status;
         if (listing->has_progress)
-            policy.give_up_at = now_ms() + client->settings.patience_ms;
+            policy.give_up_at = 0;
         if (!wait_to_repeat(client, &policy))
             return client->error.status;
     }
@@ -2473,7 +2488,7 @@ static kv_status delete_some(kv_client *client, const char *prefix, const kv_del
     struct call call = call_at("DELETE", "/v1/kv");
     json_t *document;
     kv_status status;
-    call.kind = options->dry_run ? READ : CONDITIONAL; /* what is newer than the cut is spared: it may be repeated */
+    call.kind = options->dry_run ? READ : *cut ? AGAIN : ONCE; /* what is newer than the cut is spared */
     if (*prefix)
         buffer_text_parameter(&call.target, "prefix", prefix);
     if (options->all && !*prefix)
