@@ -3135,7 +3135,8 @@ struct kv_watcher {
     int failures;             /* in turn */
     int is_over;
     int64_t patience_ms;      /* 0: for ever */
-    int64_t message_at;       /* when the last message came */
+    int64_t patient_from;     /* since when the user waits for a message */
+    int is_waiting;           /* the last kv_next came to nothing */
     int64_t silence_ms;       /* after which a connection counts as dead */
     kv_error error;
 };
@@ -3219,7 +3220,8 @@ static int judge_source(kv_watcher *watcher, kv_error *error)
     }
     if (error->status == KV_OK) /* an answer that is no feed */
         set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the answer is not the feed of a kvserver");
-    return is_again || error->http_status >= 500;
+    /* Something before the server, that answers while it restarts, does not end a feed that was running. */
+    return is_again || error->http_status >= 500 || (error->status == KV_NO_ANSWER && watcher->follow.is_started);
 }
 
 /* Come to the end: every later kv_next returns this error. */
@@ -3254,7 +3256,7 @@ static kv_status watcher_lost(kv_watcher *watcher)
 {
     kv_error error;
     clear_error(&error);
-    if (!judge_source(watcher, &error) && !watcher->follow.is_closing) {
+    if (!judge_source(watcher, &error)) {
         watcher->error = error;
         return watcher_end(watcher);
     }
@@ -3268,13 +3270,19 @@ static kv_status watcher_take(kv_watcher *watcher, const char *message, size_t s
 {
     kv_error error;
     kv_status status;
-    watcher->message_at = now_ms();
+    watcher->patient_from = now_ms();
     if (!watcher->is_healthy)
-        watcher->healthy_at = watcher->message_at;
+        watcher->healthy_at = watcher->patient_from;
     watcher->is_healthy = 1;
     status = follow_take(&watcher->follow, message, size, &error);
-    if (status == KV_OK)
+    if (status == KV_OK) {
+        if (watcher->follow.is_closing) {
+            set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the server ended the connection: %s",
+                      text_member(watcher->follow.message, "reason"));
+            watcher_retry(watcher, 0);
+        }
         return KV_OK;
+    }
     watcher->error = error;
     if (error.http_status < 500 && error.http_status != 408)
         return watcher_end(watcher);
@@ -3291,10 +3299,9 @@ static int64_t dead_at(const kv_watcher *watcher)
 /* Whether patience is used up. */
 static int is_impatient(kv_watcher *watcher)
 {
-    if (!watcher->patience_ms || now_ms() - watcher->message_at < watcher->patience_ms)
+    if (!watcher->patience_ms || now_ms() - watcher->patient_from < watcher->patience_ms)
         return 0;
-    if (!watcher->error.status)
-        set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "no message came within patience_ms");
+    set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "no message of the feed came within patience_ms");
     return 1;
 }
 
@@ -3302,7 +3309,7 @@ static int is_impatient(kv_watcher *watcher)
 static kv_status watcher_advance(kv_watcher *watcher, int64_t until)
 {
     if (watcher->patience_ms)
-        until = smaller(until, watcher->message_at + watcher->patience_ms);
+        until = smaller(until, watcher->patient_from + watcher->patience_ms);
     for (;;) {
         const char *message;
         size_t size;
@@ -3377,7 +3384,7 @@ static kv_watcher *watcher_new(const kv_client *client, const kv_watch_options *
     watcher->largest = options->largest_message ? options->largest_message : LARGEST_MESSAGE;
     watcher->follow.gap_continues = options->gap_continues;
     watcher->patience_ms = options->patience_ms;
-    watcher->message_at = now_ms();
+    watcher->patient_from = now_ms();
     watcher->silence_ms = SILENCE_MS;
     buffer_text(&watcher->since, options->since ? options->since : "");
     if (settings_copy(&watcher->settings, &client->settings) && !watcher->since.failed)
@@ -3386,15 +3393,29 @@ static kv_watcher *watcher_new(const kv_client *client, const kv_watch_options *
     return NULL;
 }
 
-/* Wait for the first message. */
+/* Whether the server has accepted the connection. */
+static int source_is_open(const kv_watcher *watcher)
+{
+#ifndef KV_NO_WEBSOCKET
+    if (IS_WEBSOCKET(watcher))
+        return watcher->is_connected && watcher->source.frames.state == OPEN;
+#endif
+    return watcher->is_connected && watcher->source.lines.answer.http_status == 200;
+}
+
+/* Wait for the first message. Behind a cursor nothing can be missed: there it is enough to be connected. */
 static kv_status await_first(kv_watcher *watcher)
 {
-    int64_t timeout = watcher->settings.timeout_ms;
-    int64_t until = now_ms() + (timeout > watcher->settings.patience_ms ? timeout : watcher->settings.patience_ms);
+    int64_t timeout = watcher->settings.timeout_ms, patience = watcher->settings.patience_ms;
+    int64_t until = now_ms() + (timeout > patience ? timeout : patience);
     kv_status status;
     watcher->silence_ms = smaller(SILENCE_MS, timeout);
-    status = watcher_advance(watcher, until);
+    do
+        status = watcher_advance(watcher, watcher->since.size ? smaller(until, now_ms() + 10) : until);
+    while (status == KV_TIMEOUT && !source_is_open(watcher) && now_ms() < until);
     watcher->silence_ms = SILENCE_MS;
+    if (status == KV_TIMEOUT && watcher->since.size && source_is_open(watcher))
+        return KV_OK;
     if (status == KV_TIMEOUT && !watcher->error.status)
         return set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "no message came in time");
     return status == KV_TIMEOUT ? watcher->error.status : status;
@@ -3448,8 +3469,12 @@ void kv_watch_close(kv_watcher *watcher)
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event)
 {
     int64_t until = timeout_ms < 0 ? INT64_MAX / 2 : now_ms() + timeout_ms;
+    if (!watcher->is_waiting) /* who handles an event slowly does not wait meanwhile */
+        watcher->patient_from = now_ms();
+    watcher->is_waiting = 0;
     while (!follow_next(&watcher->follow, event)) {
         kv_status status = watcher_advance(watcher, until);
+        watcher->is_waiting = status == KV_TIMEOUT;
         if (status != KV_OK)
             return status;
     }

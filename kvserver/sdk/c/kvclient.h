@@ -431,8 +431,9 @@ typedef struct {
 } kv_event;
 
 /*
- * Open a feed and wait for its first message: what is written after that is surely seen. `options` may be NULL.
- * The opening is repeated as a read is; after that the watcher reconnects for ever, and resumes where it was.
+ * Open a feed and wait for its first message (with `since`: for the connection): what is written after that is surely
+ * seen. `options` may be NULL. The opening is repeated as a read is; after that the watcher reconnects for ever, and
+ * resumes where it was.
  * Return NULL on an error: kv_last_error.
  */
 kv_watcher *kv_watch(kv_client *client, const kv_watch_options *options);
@@ -447,7 +448,8 @@ void kv_watch_close(kv_watcher *watcher);
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event);
 
 /* Return the cursor behind the last message of which kv_next has returned every event; for `since`, now or in another
- * process. Saved after an event was handled, it misses nothing. NULL before the first message. Valid until kv_next. */
+ * process. Saved after an event was handled, it misses nothing. NULL before the first message. After KV_GAP: where the
+ * feed can continue. Valid until kv_next. */
 const char *kv_cursor(const kv_watcher *watcher);
 
 /* Return the error that ended the watcher, or the reason of the last reconnect. Never NULL. */
