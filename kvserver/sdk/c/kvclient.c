@@ -703,7 +703,8 @@ enum kind {
 enum shape {
     ANY_SHAPE,
     WITH_REVISION, /* a kvserver answers with KV-Revision: without one, it is another server's answer */
-    JSON_SHAPE
+    JSON_SHAPE,
+    STREAM_SHAPE /* lines or frames: a whole answer is none */
 };
 
 /* A request. */
@@ -1111,6 +1112,8 @@ static int is_well_formed(const struct answer *answer, enum shape shape)
         return 0;
     if (shape == WITH_REVISION)
         return answer->revision > 0;
+    if (shape == STREAM_SHAPE)
+        return 0;
     return shape != JSON_SHAPE || begins_with(answer->content_type, "application/json");
 }
 
@@ -2182,16 +2185,23 @@ static void stream_work(struct stream *stream)
 
 enum news { MESSAGE, NOTHING, OVER };
 
+/* Whether the answer is lines of JSON. */
+static int is_lines(const struct stream *stream)
+{
+    return stream->answer.http_status == 200 && begins_with(stream->answer.content_type, "application/x-ndjson");
+}
+
 /* Get the next line, waiting for it until `until` (of now_ms). It is valid until the next call. An answer that is an
  * error has no lines: it is OVER, and stands in stream->answer. */
 static enum news stream_read(struct stream *stream, int64_t until, const char **line, size_t *size)
 {
     for (;;) {
         int64_t left;
-        if (stream->answer.http_status == 200 && stream_take(stream, line, size))
+        if (is_lines(stream) && stream_take(stream, line, size))
             return MESSAGE;
         if (stream->is_over)
             return OVER;
+        stream->searched = is_lines(stream) ? stream->searched : stream->answer.body.size;
         stream_compact(stream);
         stream_work(stream);
         if (stream->is_over || stream->searched < stream->answer.body.size)
@@ -2223,7 +2233,7 @@ static enum outcome stream_outcome(struct stream *stream)
         return TOO_LARGE;
     if (stream->answer.body.failed)
         return NO_ROOM;
-    if (stream->is_over && stream->result == CURLE_OK && stream->answer.http_status != 200)
+    if (stream->is_over && stream->result == CURLE_OK && !is_lines(stream))
         return ANSWERED;
     if (!stream->is_over)
         snprintf(stream->why, sizeof stream->why, "nothing came for too long");
@@ -2399,7 +2409,7 @@ static int read_stream(struct listing *listing, struct stream *stream, kv_error 
     const char *line;
     size_t size;
     enum news news;
-    policy.kind = READ;
+    call.shape = STREAM_SHAPE;
     while ((news = stream_read(stream, stream->transfer.heard_at + listing->client->settings.timeout_ms, &line,
                                &size)) == MESSAGE) {
         if (!listing->has_mark && stream->answer.cursor.size && !listing->client->list_cursor.size)
@@ -3137,6 +3147,8 @@ struct kv_watcher {
     int64_t patience_ms;      /* 0: for ever */
     int64_t patient_from;     /* since when the user waits for a message */
     int is_waiting;           /* the last kv_next came to nothing */
+    int is_opening;           /* kv_watch has not returned */
+    int64_t give_up_at;       /* when opening is given up; 0: nothing failed yet */
     int64_t silence_ms;       /* after which a connection counts as dead */
     kv_error error;
 };
@@ -3207,7 +3219,7 @@ static int judge_source(kv_watcher *watcher, kv_error *error)
     struct policy policy = {0};
     struct call call = {0};
     int is_again;
-    policy.kind = READ;
+    call.shape = STREAM_SHAPE;
 #ifndef KV_NO_WEBSOCKET
     if (IS_WEBSOCKET(watcher)) {
         struct websocket *ws = &watcher->source.frames;
@@ -3218,8 +3230,6 @@ static int judge_source(kv_watcher *watcher, kv_error *error)
         struct stream *stream = &watcher->source.lines;
         is_again = judge(&policy, stream_outcome(stream), &call, &stream->answer, stream->why, error);
     }
-    if (error->status == KV_OK) /* an answer that is no feed */
-        set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the answer is not the feed of a kvserver");
     /* Something before the server, that answers while it restarts, does not end a feed that was running. */
     return is_again || error->http_status >= 500 || (error->status == KV_NO_ANSWER && watcher->follow.is_started);
 }
@@ -3261,7 +3271,13 @@ static kv_status watcher_lost(kv_watcher *watcher)
         return watcher_end(watcher);
     }
     watcher->error = error;
+    if (watcher->is_opening && !watcher->give_up_at)
+        watcher->give_up_at = now_ms() + watcher->settings.patience_ms;
+    if (watcher->is_opening && now_ms() + (int64_t)(error.retry_after_s * 1000) >= watcher->give_up_at)
+        return watcher_end(watcher);
     watcher_retry(watcher, (int64_t)(error.retry_after_s * 1000));
+    if (watcher->is_opening)
+        watcher->connect_at = smaller(watcher->connect_at, watcher->give_up_at);
     return KV_OK;
 }
 
@@ -3406,19 +3422,15 @@ static int source_is_open(const kv_watcher *watcher)
 /* Wait for the first message. Behind a cursor nothing can be missed: there it is enough to be connected. */
 static kv_status await_first(kv_watcher *watcher)
 {
-    int64_t timeout = watcher->settings.timeout_ms, patience = watcher->settings.patience_ms;
-    int64_t until = now_ms() + (timeout > patience ? timeout : patience);
     kv_status status;
-    watcher->silence_ms = smaller(SILENCE_MS, timeout);
+    watcher->is_opening = 1;
+    watcher->silence_ms = smaller(SILENCE_MS, watcher->settings.timeout_ms);
     do
-        status = watcher_advance(watcher, watcher->since.size ? smaller(until, now_ms() + 10) : until);
-    while (status == KV_TIMEOUT && !source_is_open(watcher) && now_ms() < until);
+        status = watcher_advance(watcher, watcher->since.size ? now_ms() + 10 : INT64_MAX / 2);
+    while (status == KV_TIMEOUT && !source_is_open(watcher));
+    watcher->is_opening = 0;
     watcher->silence_ms = SILENCE_MS;
-    if (status == KV_TIMEOUT && watcher->since.size && source_is_open(watcher))
-        return KV_OK;
-    if (status == KV_TIMEOUT && !watcher->error.status)
-        return set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "no message came in time");
-    return status == KV_TIMEOUT ? watcher->error.status : status;
+    return status == KV_TIMEOUT ? KV_OK : status;
 }
 
 kv_watcher *kv_watch(kv_client *client, const kv_watch_options *options)
@@ -3557,9 +3569,8 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
         if (news == NOTHING && now_ms() < ws.transfer.heard_at + SILENCE_MS)
             continue; /* a ping came meanwhile */
         if (news != MESSAGE) {
+            call.shape = STREAM_SHAPE;
             judge(&policy, websocket_outcome(&ws), &call, &ws.answer, ws.why, &client->error);
-            if (!client->error.status)
-                set_error(&client->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the answer is not a feed");
         }
         break;
     }
