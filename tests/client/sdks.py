@@ -19,12 +19,16 @@ SDK = ROOT / "kvserver" / "sdk"
 
 @dataclass(frozen=True)
 class Sdk:
-    """A client. `source`: its driver; `build` returns the command that starts that; `lacks`: what it need not have."""
+    """A client. `source`: its driver; `build` returns the command that starts that; `lacks`: what it need not have.
+
+    `knows_what_was_sent`: it can tell whether all of a request went to the kernel; fetch cannot.
+    """
 
     name: str
     source: Path
     build: Callable[[], list[str]]
     lacks: frozenset[str] = frozenset()
+    knows_what_was_sent: bool = True
 
     @property
     def is_here(self) -> bool:
@@ -81,11 +85,11 @@ def _run(command: list[str]) -> str:
 _PYTHON = ROOT / "tests" / "client" / "conform_py.py"
 
 SDKS = (
-    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal",))),
-    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal",))),
+    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
+    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal", "websocket"))),
     Sdk("c", SDK / "c" / "tests" / "conform.c", _build_c),
     Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _build_rust),
-    Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",))),
+    Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",)), knows_what_was_sent=False),
 )
 DRIVERS = {sdk.name: sdk for sdk in SDKS if sdk.is_here}
 """Those that are here, by name."""

@@ -10,7 +10,7 @@ import ssl as tls
 import threading
 import time
 from collections.abc import Callable
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, Final
 
 import urllib3
@@ -40,6 +40,40 @@ class _Progress(threading.local):
 
 _progress = _Progress()
 
+
+class _Lines:
+    """The file of a response while its head is read: remembers the last line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.last: bytes | None = None
+
+    def readline(self, *arguments: Any) -> bytes:
+        """Return the next line."""
+        self.last = self._file.readline(*arguments)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _WholeHead(HTTPResponse):
+    """A response whose head must be there to its end: http.client takes the end of a connection for that of a head."""
+
+    def begin(self) -> None:
+        """Read the head. Raises `BadStatusLine` for half of one."""
+        file = self.fp
+        lines = _Lines(file)
+        self.fp = lines  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:  # type: ignore[comparison-overlap]
+                self.fp = file
+        if lines.last is not None and lines.last not in (b"\r\n", b"\n"):
+            raise BadStatusLine("the connection ended within the head of the answer")
+
+
 if TYPE_CHECKING:
     _Base = HTTPConnection
 else:
@@ -51,6 +85,8 @@ class _Watched(_Base):
 
     urllib3 swallows a broken pipe while it sends, since the server may have answered before: only this tells the two.
     """
+
+    response_class = _WholeHead
 
     def __init__(self, *arguments: Any, idle_s: float = 30.0, **named: Any) -> None:
         super().__init__(*arguments, **named)
