@@ -413,4 +413,7 @@ class Client(LiveVerbs):
 
     def _open_stream(self, call: Call[Any], read_timeout: float) -> Stream:
         """Send a call once, and return the body of its answer, which has no end yet. Raises `KVError`."""
-        return self._pool.open_stream(call, read_timeout)
+        opened = self._pool.open_stream(call, read_timeout)
+        if isinstance(opened, Stream):
+            return opened
+        raise policy.error_of_stream(call, opened)
