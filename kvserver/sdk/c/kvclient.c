@@ -751,6 +751,7 @@ struct transfer {
     size_t head_sent, body_sent;
     uint32_t head_end; /* the last four bytes of what was sent of the head */
     int64_t heard_at;
+    int is_head_whole; /* libcurl takes an answer that ends within its last line break for a whole one */
     size_t largest; /* bytes of the body that may wait to be read; 0: any */
     int is_too_large;
 };
@@ -835,7 +836,11 @@ static size_t take_header(char *line, size_t one, size_t count, void *user)
     struct transfer *transfer = user;
     size_t length = one * count;
     transfer->heard_at = now_ms();
-    if (!note_status(transfer->answer, line, length))
+    if (note_status(transfer->answer, line, length))
+        transfer->is_head_whole = 0;
+    else if (length > 0 && line[length - 1] == '\n' && strspn(line, "\r") == length - 1)
+        transfer->is_head_whole = 1;
+    else
         note_header(transfer->answer, line, length);
     return length;
 }
@@ -1003,7 +1008,7 @@ static enum outcome attempt(kv_client *client, const struct call *call, const ch
     curl_easy_reset(easy); /* it points to nothing of this function any more */
     curl_slist_free_all(headers);
     if (result == CURLE_OK)
-        return answer->http_status ? ANSWERED : LOST;
+        return transfer.is_head_whole ? ANSWERED : LOST;
     if (transfer.head_sent && result == CURLE_COULDNT_CONNECT)
         copy_text(client->why, sizeof client->why, "the connection was lost", 23);
     else if (!client->why[0])
