@@ -61,3 +61,7 @@ pub use crate::core::watch::WatchState;
 
 /// The result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -259,7 +259,8 @@ async fn reads(client: &Client, verb: &str, args: &Json) -> Reply {
         }
         "scan" => {
             let (mut scan, mut items) = (client.scan(&list_of(args)), Vec::new());
-            while let Some(item) = wait!(scan.next()) {
+            loop {
+                let Some(item) = wait!(scan.next()) else { break };
                 items.push(item_json(&item?));
             }
             json!({"items": items})
@@ -485,7 +486,7 @@ async fn handle(client: &mut Client, request: &Json) -> Reply {
 
 async fn drive() {
     let mut client = Client::from_env().expect("KVSERVER_URL is a URL");
-    let lines = channel(|sender| {
+    let lines = &mut channel(|sender| {
         for line in std::io::stdin().lines().map_while(Result::ok) {
             let _ = sender.send(line);
         }

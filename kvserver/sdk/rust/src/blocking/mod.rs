@@ -15,13 +15,15 @@ pub use watch::{Scan, Stopper, Watch};
 
 use self::shell::UreqShell;
 use crate::core::batch::{Op, OpResult};
-use crate::core::errors::{ConfigError, Error};
+use crate::core::errors::ConfigError;
+#[cfg(doc)]
+use crate::core::errors::Error;
 use crate::core::model::{
     Deleted, Entry, Exchanged, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
 use crate::core::options::{client_setters, Options, Settings};
 use crate::core::requests::{Atomic, Exchange, MirrorRequest, Put, WatchRequest};
-use crate::core::scripts::{Context, DeletePrefix, List, Next};
+use crate::core::scripts::{patch_text, Context, DeletePrefix, List, Next};
 use crate::core::shell::Shell;
 use crate::core::value::{Expiry, Value};
 use crate::Result;
@@ -419,11 +421,6 @@ impl Client {
     pub fn ticket(&self, purpose: &str) -> Result<Ticket> {
         finish(self.context.ticket(purpose))
     }
-}
-
-pub(crate) fn patch_text<T: Serialize + ?Sized>(patch: &T) -> Result<Vec<u8>> {
-    let bad = |error: serde_json::Error| Error::bad(crate::codes::BAD_REQUEST, format!("the patch: {error}"));
-    serde_json::to_vec(patch).map_err(bad)
 }
 
 impl Put<'_, Client> {

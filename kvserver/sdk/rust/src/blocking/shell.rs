@@ -115,7 +115,7 @@ impl UreqShell {
             .max_idle_connections_per_host(settings.connections.unwrap_or(32))
             .max_idle_age(Duration::from_secs(30)); // the server's own limit is 75 s
         #[cfg(feature = "rustls")]
-        let config = config.tls_config(super::tls::for_ureq(&settings.root_certificates));
+        let config = config.tls_config(crate::tls::for_ureq(&settings.root_certificates));
         let connector = DefaultConnector::new().chain(Watching);
         Ok(Self {
             agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
@@ -125,8 +125,8 @@ impl UreqShell {
         })
     }
 
-    fn begin(&self, call: &Call, timeout: Duration, whole: bool) -> Result<http::Response<ureq::Body>, Outcome> {
-        let request = self.base.request(call).map_err(|error| Outcome::NeverSent(error.to_string()))?;
+    fn begin(&self, call: &Call, timeout: Duration, whole: bool) -> Result<http::Response<ureq::Body>, Box<Outcome>> {
+        let request = self.base.request(call).map_err(|error| Box::new(Outcome::NeverSent(error.to_string())))?;
         let (parts, ()) = request.into_parts();
         let has_body = matches!(call.method, http::Method::PUT | http::Method::POST | http::Method::PATCH);
         SENT.set(Sent::NoConnection);
@@ -137,7 +137,7 @@ impl UreqShell {
             let request = http::Request::from_parts(parts, ());
             self.agent.run(self.with_timeouts(request, timeout, whole))
         };
-        result.map_err(|error| outcome_of(&error))
+        result.map_err(|error| Box::new(outcome_of(&error)))
     }
 
     fn with_timeouts<B: ureq::AsSendBody>(&self, request: http::Request<B>, timeout: Duration, whole: bool) -> http::Request<B> {
@@ -165,7 +165,7 @@ impl Shell for UreqShell {
     async fn send(&self, call: &Call, timeout: Duration) -> Outcome {
         let response = match self.begin(call, timeout, true) {
             Ok(response) => response,
-            Err(outcome) => return outcome,
+            Err(outcome) => return *outcome,
         };
         let (parts, body) = response.into_parts();
         let mut bytes = Vec::new();
@@ -182,7 +182,7 @@ impl Shell for UreqShell {
     async fn open(&self, call: &Call, timeout: Duration) -> Opened<Stream> {
         let response = match self.begin(call, timeout, false) {
             Ok(response) => response,
-            Err(outcome) => return Opened::Not(outcome),
+            Err(outcome) => return Opened::Not(*outcome),
         };
         let (parts, body) = response.into_parts();
         if parts.status == http::StatusCode::OK {

@@ -7,7 +7,7 @@ use crate::core::model::Item;
 use crate::core::requests::WatchRequest;
 use crate::core::scan::Walk;
 use crate::core::scripts::{Context, List};
-use crate::core::watch::{Got, Reader, Watcher};
+use crate::core::watch::{Held, Turn, Watcher};
 use crate::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -45,8 +45,9 @@ impl WatchRequest<'_, Client> {
     /// [`Error::Refused`](crate::Error), for a malformed cursor or a missing grant too; `cannot_connect` and
     /// [`Error::NotAnswered`](crate::Error) when patience is used up.
     pub fn start(self) -> Result<Watch> {
-        let watcher = Watcher::new(self.client.context.clone(), self.wish, self.on_state);
-        Ok(Watch { reader: finish(Reader::start(watcher))? })
+        let mut watcher = Watcher::new(self.client.context.clone(), self.wish, self.on_state);
+        let held = finish(watcher.first())?;
+        Ok(Watch { watcher, held })
     }
 }
 
@@ -56,14 +57,15 @@ impl WatchRequest<'_, Client> {
 /// go on after its own restart saves [`cursor`](Self::cursor) and passes it to
 /// [`since`](crate::WatchRequest::since).
 pub struct Watch {
-    reader: Reader<UreqShell>,
+    watcher: Watcher<UreqShell>,
+    held: Held,
 }
 
 impl Watch {
     /// Return the cursor behind the last message of which every change was taken. To go on from there repeats nothing
     /// that was wholly taken, and misses nothing.
     pub fn cursor(&self) -> Option<&str> {
-        self.reader.cursor()
+        self.held.cursor()
     }
 
     /// Return the next change, or `None` if none comes within `time`. After an error or [`Stopper::stop`] it is `None`
@@ -72,10 +74,19 @@ impl Watch {
     /// # Errors
     /// As the iterator's.
     pub fn next_timeout(&mut self, time: Duration) -> Result<Option<Change>> {
-        match finish(self.reader.next(Some(Instant::now() + time))) {
-            Got::Change(change) => Ok(Some(change)),
-            Got::Failed(error) => Err(error),
-            Got::Envelope(_) | Got::TimedOut | Got::Stopped => Ok(None),
+        self.change(Some(Instant::now() + time))
+    }
+
+    fn change(&mut self, deadline: Option<Instant>) -> Result<Option<Change>> {
+        loop {
+            if let Some(change) = self.held.pop() {
+                return Ok(Some(change));
+            }
+            match finish(self.watcher.next(deadline)) {
+                Turn::Message(envelope) => self.held.hold(envelope),
+                Turn::Failed(error) => return Err(error),
+                Turn::TimedOut | Turn::Stopped => return Ok(None),
+            }
         }
     }
 
@@ -85,16 +96,22 @@ impl Watch {
     /// # Errors
     /// As the iterator's.
     pub fn next_envelope(&mut self) -> Result<Option<Envelope>> {
-        match finish(self.reader.next_envelope(None)) {
-            Got::Envelope(envelope) => Ok(Some(envelope)),
-            Got::Failed(error) => Err(error),
-            Got::Change(_) | Got::TimedOut | Got::Stopped => Ok(None),
+        if let Some(rest) = self.held.rest() {
+            return Ok(Some(rest));
+        }
+        match finish(self.watcher.next(None)) {
+            Turn::Message(envelope) => {
+                self.held = Held::new(Some(envelope.cursor.clone()));
+                Ok(Some(envelope))
+            }
+            Turn::Failed(error) => Err(error),
+            Turn::TimedOut | Turn::Stopped => Ok(None),
         }
     }
 
     /// Return a switch that ends the watch from another thread, within a quarter of a second.
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.reader.stop_switch())
+        Stopper(self.watcher.stop_switch())
     }
 }
 
@@ -102,11 +119,7 @@ impl Iterator for Watch {
     type Item = Result<Change>;
 
     fn next(&mut self) -> Option<Result<Change>> {
-        match finish(self.reader.next(None)) {
-            Got::Change(change) => Some(Ok(change)),
-            Got::Failed(error) => Some(Err(error)),
-            Got::Envelope(_) | Got::TimedOut | Got::Stopped => None,
-        }
+        self.change(None).transpose()
     }
 }
 
@@ -118,5 +131,36 @@ impl Stopper {
     /// End the watch.
     pub fn stop(&self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The lines of MemoryKV's feed: an iterator that ends after an error.
+#[cfg(feature = "ws")]
+pub struct Wal {
+    tail: crate::core::websocket::Tail<UreqShell>,
+}
+
+#[cfg(feature = "ws")]
+impl Wal {
+    pub(crate) fn open(context: Context<UreqShell>) -> Result<Self> {
+        let tail = finish(crate::core::websocket::Tail::open(context.shell, context.options.timeout))?;
+        Ok(Self { tail })
+    }
+
+    /// Return the next line, or `None` if none comes within `time`.
+    ///
+    /// # Errors
+    /// [`Error::NotAnswered`](crate::Error) when the connection is lost.
+    pub fn next_timeout(&mut self, time: Duration) -> Result<Option<String>> {
+        finish(self.tail.next(Some(Instant::now() + time)))
+    }
+}
+
+#[cfg(feature = "ws")]
+impl Iterator for Wal {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Result<String>> {
+        finish(self.tail.next(None)).transpose()
     }
 }

@@ -154,8 +154,12 @@ impl Error {
 
     /// Return the error of a wait that took too long.
     pub(crate) fn late(what: &str, timeout: Duration) -> Self {
-        let detail = format!("{what} did not come within {timeout:?}");
-        Self::NotAnswered(Box::new(NotAnswered { detail, ..NotAnswered::default() }))
+        Self::not_answered(None, format!("{what} did not come within {timeout:?}"))
+    }
+
+    /// Return the error of a read that was sent once and not answered.
+    pub(crate) fn not_answered(status: Option<u16>, detail: impl Into<String>) -> Self {
+        Self::NotAnswered(Box::new(NotAnswered { status, detail: detail.into(), attempts: 1 }))
     }
 
     /// Return an error of this client: a request that need not be sent.

@@ -57,7 +57,7 @@ impl Address {
     }
 
     /// Return host (without brackets) and port.
-    #[cfg(feature = "ws")]
+    #[cfg(any(feature = "ws", feature = "tokio"))]
     pub(crate) fn host_and_port(&self) -> (String, u16) {
         let parsed: http::uri::Authority = self.authority.parse().expect("it was read before");
         let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -154,7 +154,7 @@ macro_rules! client_setters {
             self
         }
 
-        /// Trust this certificate authority (DER) beside the well-known ones.
+        /// Trust this certificate authority (DER), and others so given, instead of the well-known ones.
         #[cfg(feature = "rustls")]
         #[must_use]
         pub fn root_certificate(mut self, der: impl Into<Vec<u8>>) -> Self {

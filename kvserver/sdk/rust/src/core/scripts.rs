@@ -13,7 +13,7 @@ use crate::core::policy::{Repeats, Verdict};
 use crate::core::shell::Shell;
 use crate::core::value::{ttl_text, Expiry, Value};
 use http::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -233,6 +233,12 @@ struct RawCount {
 #[derive(Deserialize)]
 struct RawBatch {
     results: Vec<Json>,
+}
+
+/// Return a patch as JSON text.
+pub(crate) fn patch_text<T: Serialize + ?Sized>(patch: &T) -> Result<Vec<u8>, Error> {
+    let bad = |error: serde_json::Error| Error::bad(codes::BAD_REQUEST, format!("the patch: {error}"));
+    serde_json::to_vec(patch).map_err(bad)
 }
 
 fn path_of(key: &str) -> Result<String, Error> {

@@ -1,7 +1,7 @@
 //! A watch with its connections: opens the feed, reads it, opens it again.
 
 use crate::core::calls::{Answer, Outcome};
-use crate::core::errors::{codes, Error, NotAnswered, Refused};
+use crate::core::errors::{codes, Error, Refused};
 use crate::core::feed::{Change, Delays, Ending, Envelope, Follow, Transport, Wish, SILENCE};
 use crate::core::scripts::{random_part, Context};
 use crate::core::shell::{Chunk, Opened, Shell};
@@ -81,6 +81,17 @@ impl<S: Shell> Watcher<S> {
         self.stop.clone()
     }
 
+    /// Open the feed and return its first message: what is written after that is surely seen.
+    pub(crate) async fn first(&mut self) -> Result<Held, Error> {
+        let mut held = Held::new(self.follow.wish().since.clone());
+        match self.next(None).await {
+            Turn::Message(envelope) => held.hold(envelope),
+            Turn::Failed(error) => return Err(error),
+            Turn::TimedOut | Turn::Stopped => unreachable!("it has no deadline, and nobody has its switch"),
+        }
+        Ok(held)
+    }
+
     /// Return the next message, waiting until `deadline` at most.
     pub(crate) async fn next(&mut self, deadline: Option<Instant>) -> Turn {
         loop {
@@ -129,7 +140,7 @@ impl<S: Shell> Watcher<S> {
         let opened = match self.follow.wish().transport {
             Transport::Lines => match self.context.shell.open(&self.follow.call(), timeout).await {
                 Opened::Stream(stream) => Ok(Line::Lines(stream)),
-                Opened::Not(outcome) => Err(outcome),
+                Opened::Not(outcome) => Err(Box::new(outcome)),
             },
             #[cfg(feature = "ws")]
             Transport::WebSocket => {
@@ -144,7 +155,7 @@ impl<S: Shell> Watcher<S> {
                 self.opened = Instant::now();
                 Ok(())
             }
-            Err(outcome) => self.not_opened(outcome).await,
+            Err(outcome) => self.not_opened(*outcome).await,
         }
     }
 
@@ -237,45 +248,22 @@ impl<S: Shell> Watcher<S> {
     }
 }
 
-/// What a reader of single changes gets.
-pub(crate) enum Got {
-    /// A change.
-    Change(Change),
-    /// A whole message.
-    Envelope(Envelope),
-    /// An error: the watch is over.
-    Failed(Error),
-    /// Nothing came in time.
-    TimedOut,
-    /// The watch is over.
-    Stopped,
-}
-
-/// A watch whose messages are taken change by change.
-pub(crate) struct Reader<S: Shell> {
-    watcher: Watcher<S>,
+/// The changes of the message that is being taken, and the cursor behind what was taken.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
     current: VecDeque<Change>,
     /// The cursor of the message that `current` is the rest of.
     behind: Option<String>,
     cursor: Option<String>,
 }
 
-impl<S: Shell> Reader<S> {
-    /// Open the feed and wait for its first message: what is written after that is surely seen.
-    pub(crate) async fn start(mut watcher: Watcher<S>) -> Result<Self, Error> {
-        let cursor = watcher.follow.wish().since.clone();
-        match watcher.next(None).await {
-            Turn::Message(envelope) => {
-                let mut reader = Self { watcher, current: VecDeque::new(), behind: None, cursor };
-                reader.hold(envelope);
-                Ok(reader)
-            }
-            Turn::Failed(error) => Err(error),
-            Turn::TimedOut | Turn::Stopped => unreachable!("it has no deadline, and nobody has its switch"),
-        }
+impl Held {
+    pub(crate) fn new(since: Option<String>) -> Self {
+        Self { cursor: since, ..Self::default() }
     }
 
-    fn hold(&mut self, envelope: Envelope) {
+    /// Take in a message. The one before was wholly taken.
+    pub(crate) fn hold(&mut self, envelope: Envelope) {
         if envelope.changes.is_empty() {
             self.cursor = Some(envelope.cursor);
         } else {
@@ -289,55 +277,25 @@ impl<S: Shell> Reader<S> {
         self.cursor.as_deref()
     }
 
-    pub(crate) fn stop_switch(&self) -> Arc<AtomicBool> {
-        self.watcher.stop_switch()
+    /// Take the next change.
+    pub(crate) fn pop(&mut self) -> Option<Change> {
+        let change = self.current.pop_front()?;
+        if self.current.is_empty() {
+            self.cursor = self.behind.take();
+        }
+        Some(change)
     }
 
-    /// Return the next change.
-    pub(crate) async fn next(&mut self, deadline: Option<Instant>) -> Got {
-        loop {
-            if let Some(change) = self.current.pop_front() {
-                if self.current.is_empty() {
-                    self.cursor = self.behind.take();
-                }
-                return Got::Change(change);
-            }
-            match self.watcher.next(deadline).await {
-                Turn::Message(envelope) => self.hold(envelope),
-                other => return other.into(),
-            }
-        }
-    }
-
-    /// Return the next message, or the rest of the one whose changes were taken in part.
-    pub(crate) async fn next_envelope(&mut self, deadline: Option<Instant>) -> Got {
-        if let Some(cursor) = self.behind.take() {
-            self.cursor = Some(cursor.clone());
-            return Got::Envelope(Envelope { changes: std::mem::take(&mut self.current).into(), cursor });
-        }
-        match self.watcher.next(deadline).await {
-            Turn::Message(envelope) => {
-                self.cursor = Some(envelope.cursor.clone());
-                Got::Envelope(envelope)
-            }
-            other => other.into(),
-        }
-    }
-}
-
-impl From<Turn> for Got {
-    fn from(turn: Turn) -> Self {
-        match turn {
-            Turn::Message(envelope) => Self::Envelope(envelope),
-            Turn::Failed(error) => Self::Failed(error),
-            Turn::TimedOut => Self::TimedOut,
-            Turn::Stopped => Self::Stopped,
-        }
+    /// Take the rest of the message.
+    pub(crate) fn rest(&mut self) -> Option<Envelope> {
+        let cursor = self.behind.take()?;
+        self.cursor = Some(cursor.clone());
+        Some(Envelope { changes: std::mem::take(&mut self.current).into(), cursor })
     }
 }
 
 fn not_answered(detail: impl Into<String>) -> Error {
-    Error::NotAnswered(Box::new(NotAnswered { detail: detail.into(), ..NotAnswered::default() }))
+    Error::not_answered(None, detail)
 }
 
 /// Return the error of a refusal that may pass; fails with that of one that will not.
@@ -349,13 +307,42 @@ fn refusal(answer: &Answer) -> Result<Error, Error> {
             Error::Refused(Box::new(error))
         }
         None => {
-            let detail = format!("status {status} from something that is no kvserver");
-            Error::NotAnswered(Box::new(NotAnswered { status: Some(status), detail, attempts: 1 }))
+            Error::not_answered(Some(status), format!("status {status} from something that is no kvserver"))
         }
     };
     if matches!(status, 408 | 429 | 500..) {
         Ok(error)
     } else {
         Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(key: &str) -> Change {
+        Change::Delete { key: key.to_owned(), revision: 1, time: None, cause: "request".to_owned() }
+    }
+
+    #[test]
+    fn the_cursor_moves_when_a_message_is_wholly_taken() {
+        let mut held = Held::new(Some("e.0".to_owned()));
+        held.hold(Envelope { changes: vec![change("a"), change("b")], cursor: "e.2".to_owned() });
+        assert_eq!(held.cursor(), Some("e.0"));
+        assert_eq!((held.pop(), held.cursor()), (Some(change("a")), Some("e.0")));
+        assert_eq!((held.pop(), held.cursor()), (Some(change("b")), Some("e.2")));
+        assert_eq!(held.pop(), None);
+        held.hold(Envelope { changes: Vec::new(), cursor: "e.9".to_owned() });
+        assert_eq!((held.rest(), held.cursor()), (None, Some("e.9")));
+    }
+
+    #[test]
+    fn the_rest_of_a_message_is_an_envelope() {
+        let mut held = Held::default();
+        held.hold(Envelope { changes: vec![change("a"), change("b")], cursor: "e.2".to_owned() });
+        held.pop();
+        assert_eq!(held.rest().unwrap().changes, [change("b")]);
+        assert_eq!((held.pop(), held.cursor()), (None, Some("e.2")));
     }
 }
