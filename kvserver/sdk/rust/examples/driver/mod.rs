@@ -222,6 +222,7 @@ fn change_json(change: &Change, cursor: Option<&str>) -> Json {
     json
 }
 
+#[allow(clippy::while_let_on_iterator)] // a stream in the other variant
 async fn reads(client: &Client, verb: &str, args: &Json) -> Reply {
     let key = text(args, "key");
     Ok(match verb {
@@ -259,8 +260,7 @@ async fn reads(client: &Client, verb: &str, args: &Json) -> Reply {
         }
         "scan" => {
             let (mut scan, mut items) = (client.scan(&list_of(args)), Vec::new());
-            loop {
-                let Some(item) = wait!(scan.next()) else { break };
+            while let Some(item) = wait!(scan.next()) {
                 items.push(item_json(&item?));
             }
             json!({"items": items})
