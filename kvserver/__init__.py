@@ -2,6 +2,7 @@
 
 From the ground up; a package or module imports lower ones only (`tests/unit/test_layers.py`):
 
+- `client`: the Python client, which needs nothing of the rest.
 - `api`: the small languages of the API: queries, conditions, ranges, times, batches. Pure.
 - `http`: HTTP that web workers and gateways share: routes, the rules of a head, common headers, compression.
 - `settings`: the table of all settings, from which options, environment and manual are made.

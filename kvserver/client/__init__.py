@@ -1,0 +1,109 @@
+"""The Python client of a kvserver.
+
+    from kvserver.client import Client
+
+    with Client("http://localhost:8080") as kv:
+        kv.put("greeting", "hello", ttl=60)
+        entry = kv.get("greeting")
+
+`AsyncClient` has the same methods for asyncio. `Client` needs urllib3 alone, `AsyncClient` needs aiohttp too.
+
+- `errors`: what was surely not done, and what may have been done.
+- `model`: what methods take and return.
+- `core`: the client without its connections.
+- `transport`: HTTP below it.
+- `scans`: iterators over all keys below a prefix.
+- `atomics`: builders of atomic batches.
+- `sync`: `Client`.
+- `aio`: `AsyncClient`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kvserver.client.core.batches import DeleteOp, GetOp, IncrOp, PatchOp, PutOp, TouchOp
+from kvserver.client.errors import (
+    AnswerWithheld,
+    BatchFailed,
+    CannotConnect,
+    Conflict,
+    Exists,
+    Forbidden,
+    Gap,
+    KVError,
+    LockLost,
+    NotAnswered,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Refused,
+    Result,
+    Unauthorized,
+    Unavailable,
+)
+from kvserver.client.model import (
+    DELETE,
+    KEEP,
+    UNCHANGED,
+    Deleted,
+    Entry,
+    Exchanged,
+    Item,
+    Meta,
+    Page,
+    Patched,
+    Written,
+)
+from kvserver.client.sync import Client
+
+if TYPE_CHECKING:
+    from kvserver.client.aio import AsyncClient
+
+__all__ = [
+    "DELETE",
+    "KEEP",
+    "UNCHANGED",
+    "AnswerWithheld",
+    "AsyncClient",
+    "BatchFailed",
+    "CannotConnect",
+    "Client",
+    "Conflict",
+    "DeleteOp",
+    "Deleted",
+    "Entry",
+    "Exchanged",
+    "Exists",
+    "Forbidden",
+    "Gap",
+    "GetOp",
+    "IncrOp",
+    "Item",
+    "KVError",
+    "LockLost",
+    "Meta",
+    "NotAnswered",
+    "NotFound",
+    "OutcomeUnknown",
+    "Page",
+    "PatchOp",
+    "Patched",
+    "PreconditionFailed",
+    "PutOp",
+    "Refused",
+    "Result",
+    "TouchOp",
+    "Unauthorized",
+    "Unavailable",
+    "Written",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `AsyncClient` on first use: aiohttp is slow to import, and may not be there."""
+    if name == "AsyncClient":
+        from kvserver.client.aio import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
