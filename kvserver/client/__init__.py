@@ -10,10 +10,12 @@
 
 - `errors`: what was surely not done, and what may have been done.
 - `model`: what methods take and return.
+- `changes`: what watches yield.
 - `core`: the client without its connections.
 - `transport`: HTTP below it.
 - `scans`: iterators over all keys below a prefix.
 - `atomics`: builders of atomic batches.
+- `live`: watches, mirrors, leases, locks, elections.
 - `sync`: `Client`.
 - `aio`: `AsyncClient`.
 """
@@ -22,6 +24,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvserver.client.changes import (
+    Activity,
+    Connected,
+    Delete,
+    Ended,
+    Envelope,
+    Put,
+    Reset,
+    Synced,
+    Touch,
+    Waiting,
+)
 from kvserver.client.core.batches import DeleteOp, GetOp, IncrOp, PatchOp, PutOp, TouchOp
 from kvserver.client.errors import (
     AnswerWithheld,
@@ -64,15 +78,20 @@ __all__ = [
     "DELETE",
     "KEEP",
     "UNCHANGED",
+    "Activity",
     "AnswerWithheld",
     "AsyncClient",
     "BatchFailed",
     "CannotConnect",
     "Client",
     "Conflict",
+    "Connected",
+    "Delete",
     "DeleteOp",
     "Deleted",
+    "Ended",
     "Entry",
+    "Envelope",
     "Exchanged",
     "Exists",
     "Forbidden",
@@ -90,12 +109,17 @@ __all__ = [
     "PatchOp",
     "Patched",
     "PreconditionFailed",
+    "Put",
     "PutOp",
     "Refused",
+    "Reset",
     "Result",
+    "Synced",
+    "Touch",
     "TouchOp",
     "Unauthorized",
     "Unavailable",
+    "Waiting",
     "Written",
 ]
 

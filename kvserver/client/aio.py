@@ -21,6 +21,7 @@ from kvserver.client.core.calls import Attempt, Await, Call, Renew, Script, Slee
 from kvserver.client.core.lists import Delimiter
 from kvserver.client.core.single import Content
 from kvserver.client.errors import KVError, Result
+from kvserver.client.live.async_verbs import AsyncLiveVerbs
 from kvserver.client.model import (
     KEEP,
     UNSET,
@@ -53,7 +54,7 @@ OnRetry = Callable[[KVError, int, float], None]
 """Told before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
 
 
-class AsyncClient:
+class AsyncClient(AsyncLiveVerbs):
     """A connection pool to one server, for the tasks of one event loop.
 
     `url`: else KVSERVER_URL, else http://localhost:8080. `token`: a text, or a function (a coroutine function too) that
@@ -79,6 +80,7 @@ class AsyncClient:
         ssl: tls.SSLContext | None = None,
         proxy: str | None = ENVIRONMENT,
         prefix: str = "",
+        silence: float = 25.0,
         on_retry: OnRetry | None = None,
     ) -> None:
         address = find_address(url)
@@ -86,6 +88,7 @@ class AsyncClient:
         self._session = Session(address, found, connections, idle, ssl, find_proxy(address, proxy))
         self._options = Options(timeout, patience, idempotency)
         self._prefix = prefix
+        self._silence = silence
         self._on_retry = on_retry
         self._owns_session = True
 

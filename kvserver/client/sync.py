@@ -21,6 +21,7 @@ from kvserver.client.core.calls import Attempt, Await, Call, Renew, Script, Slee
 from kvserver.client.core.lists import Delimiter
 from kvserver.client.core.single import Content
 from kvserver.client.errors import KVError, NotFound, Result
+from kvserver.client.live.verbs import LiveVerbs
 from kvserver.client.model import (
     KEEP,
     UNSET,
@@ -53,7 +54,7 @@ OnRetry = Callable[[KVError, int, float], None]
 """Told before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
 
 
-class Client:
+class Client(LiveVerbs):
     """A connection pool to one server. Threads may share it, and it survives `fork`.
 
     `url`: else KVSERVER_URL, else http://localhost:8080. `token`: a text, or a function that returns one and is asked
@@ -61,7 +62,8 @@ class Client:
     which a failed request is repeated where that is safe, 0 for never. `idempotency`: send an Idempotency-Key with each
     write, so that every write may be repeated. `connections`: most at a time; `idle`: seconds after which a resting one
     is not used again. `ssl`: for https. `proxy`: a URL, None for none, or as the environment says. `prefix`: stands
-    before every key. Raises `ValueError` for what is no URL or token.
+    before every key. `silence`: seconds without a byte after which the connection of a watch is dead; the server sends
+    something every 10 seconds. Raises `ValueError` for what is no URL or token.
 
     Every method raises `KVError`: `Refused` or, for a write that may have been done, `OutcomeUnknown`.
     """
@@ -79,6 +81,7 @@ class Client:
         ssl: tls.SSLContext | None = None,
         proxy: str | None = ENVIRONMENT,
         prefix: str = "",
+        silence: float = 25.0,
         on_retry: OnRetry | None = None,
     ) -> None:
         address = find_address(url)
@@ -86,6 +89,7 @@ class Client:
         self._pool = Pool(address, found, connections, idle, ssl, find_proxy(address, proxy))
         self._options = Options(timeout, patience, idempotency)
         self._prefix = prefix
+        self._silence = silence
         self._on_retry = on_retry
         self._owns_pool = True
 

@@ -86,6 +86,7 @@ def _is_pure(name: str) -> bool:
 
 PURE = (
     *filter(_is_pure, MODULES),
+    "kvserver.client.changes",
     "kvserver.client.errors",
     "kvserver.client.model",
     "shards.log.records",

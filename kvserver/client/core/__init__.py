@@ -9,5 +9,7 @@
 - `lists`: the calls that list keys, and delete below a prefix.
 - `service`: the calls about the server itself.
 - `scripts`: verbs of several calls.
+- `tenure`: a key that one process holds: of leases, locks, elections.
+- `feed`: from the bytes of the feed to changes and copies.
 - `policy`: what an outcome means, and whether the request is repeated.
 """
