@@ -19,6 +19,8 @@ static CLOSED: AtomicBool = AtomicBool::new(false);
 enum Answer {
     Ok(Json),
     Failed(Error),
+    /// What the client's types cannot say, so that no request can hold it.
+    Unsayable(&'static str),
     Unsupported,
 }
 
@@ -39,8 +41,9 @@ fn text<'a>(args: &'a Json, name: &str) -> &'a str {
     args[name].as_str().unwrap_or_default()
 }
 
-fn seconds(args: &Json, name: &str) -> Option<Duration> {
-    args[name].as_f64().map(Duration::from_secs_f64)
+fn seconds(args: &Json, name: &str) -> Result<Option<Duration>, Answer> {
+    let Some(number) = args[name].as_f64() else { return Ok(None) };
+    Duration::try_from_secs_f64(number).map(Some).map_err(|_| Answer::Unsayable("a duration is not negative"))
 }
 
 fn flag(args: &Json, name: &str) -> bool {
@@ -73,12 +76,11 @@ fn value_of(args: &Json) -> Value {
 }
 
 fn expiry_of(args: &Json) -> Result<Expiry, Answer> {
-    if let Some(ttl) = seconds(args, "ttl") {
-        return Ok(Expiry::After(ttl));
-    }
-    match args["expires"].as_str() {
-        Some(expires) => expires.parse().map(Expiry::At).map_err(|_| Answer::Unsupported),
-        None => Ok(Expiry::Never),
+    match (seconds(args, "ttl")?, args["expires"].as_str()) {
+        (Some(_), Some(_)) => Err(Answer::Unsayable("a key has one expiry")),
+        (Some(ttl), None) => Ok(Expiry::After(ttl)),
+        (None, Some(expires)) => expires.parse().map(Expiry::At).map_err(|_| Answer::Unsayable("not a time")),
+        (None, None) => Ok(Expiry::Never),
     }
 }
 
@@ -114,7 +116,10 @@ fn result_json(result: &OpResult) -> Json {
     }
     if let Some(value) = &result.value {
         json["value_base64"] = base64(value).into();
-        json["result"] = serde_json::from_slice(value).unwrap_or(Json::Null);
+        json["result"] = match serde_json::from_slice(value) {
+            Ok(Json::Number(number)) => number.to_string().into(), // as `incr` answers: 64 bits
+            result => result.unwrap_or(Json::Null),
+        };
     }
     json
 }
@@ -185,7 +190,7 @@ fn op_of(op: &Json) -> Result<Op, Answer> {
     if text(op, "op") == "put" {
         built = built.expires(expiry_of(op)?);
     }
-    if let Some(ttl) = seconds(op, "ttl_if_new") {
+    if let Some(ttl) = seconds(op, "ttl_if_new")? {
         built = built.ttl_if_new(ttl);
     }
     if let Some(revision) = op["if_revision"].as_u64() {
@@ -312,7 +317,7 @@ async fn writes(client: &Client, verb: &str, args: &Json) -> Reply {
         }
         "incr" => {
             let by = args["by"].as_i64().unwrap_or(1);
-            let value = match seconds(args, "ttl_if_new") {
+            let value = match seconds(args, "ttl_if_new")? {
                 Some(ttl) => wait!(client.incr_with_ttl(key, by, ttl))?,
                 None => wait!(client.incr(key, by))?,
             };
@@ -454,18 +459,18 @@ async fn wal(_: &Client, _: &Json, _: &Json) -> Reply {
     Err(Answer::Unsupported)
 }
 
-fn with_options(client: &Client, args: &Json) -> Client {
+fn with_options(client: &Client, args: &Json) -> Result<Client, Answer> {
     let mut client = client.clone();
-    if let Some(timeout) = seconds(args, "timeout") {
+    if let Some(timeout) = seconds(args, "timeout")? {
         client = client.with_timeout(timeout);
     }
-    if let Some(patience) = seconds(args, "patience") {
+    if let Some(patience) = seconds(args, "patience")? {
         client = client.with_patience(patience);
     }
     if let Some(idempotency) = args["idempotency"].as_bool() {
         client = client.with_idempotency(idempotency);
     }
-    client
+    Ok(client)
 }
 
 async fn handle(client: &mut Client, request: &Json) -> Reply {
@@ -473,7 +478,7 @@ async fn handle(client: &mut Client, request: &Json) -> Reply {
     let verb = text(request, "do");
     match verb {
         "options" => {
-            *client = with_options(client, args);
+            *client = with_options(client, args)?;
             Ok(json!({}))
         }
         "watch" => watch(client, id, args).await,
@@ -501,6 +506,10 @@ async fn drive() {
         match handle(&mut client, &request).await.map_or_else(|answer| answer, Answer::Ok) {
             Answer::Ok(ok) => write_line(&json!({"id": id, "ok": ok})),
             Answer::Failed(error) => write_line(&json!({"id": id, "error": error_json(&error)})),
+            Answer::Unsayable(detail) => {
+                let error = json!({"half": "refused", "code": "bad_request", "status": null, "detail": detail});
+                write_line(&json!({"id": id, "error": error}));
+            }
             Answer::Unsupported => write_line(&json!({"id": id, "unsupported": true})),
         }
     }

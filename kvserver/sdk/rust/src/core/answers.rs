@@ -14,7 +14,7 @@ pub(crate) fn foreign(call: &Call, answer: &Answer, what: &str) -> Error {
     if call.kind == Kind::Read {
         Error::NotAnswered(Box::new(NotAnswered { status, detail, attempts: 1 }))
     } else {
-        Error::OutcomeUnknown(Box::new(OutcomeUnknown { status, detail, current: None, attempts: 1 }))
+        Error::OutcomeUnknown(Box::new(OutcomeUnknown::new(status, detail)))
     }
 }
 

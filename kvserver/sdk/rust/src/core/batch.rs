@@ -187,7 +187,7 @@ impl OpResult {
         }
         let detail = self.detail.clone().unwrap_or_default();
         if self.code.as_deref() == Some(codes::OUTCOME_UNKNOWN) {
-            let unknown = crate::core::errors::OutcomeUnknown { status: Some(self.status), detail, ..Default::default() };
+            let unknown = crate::core::errors::OutcomeUnknown::new(Some(self.status), detail);
             return Err(Error::OutcomeUnknown(Box::new(unknown)));
         }
         Err(Error::Refused(Box::new(Refused {

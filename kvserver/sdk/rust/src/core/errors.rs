@@ -120,7 +120,7 @@ impl Error {
     pub fn code(&self) -> &str {
         match self {
             Self::Refused(error) => &error.code,
-            Self::OutcomeUnknown(_) => codes::OUTCOME_UNKNOWN,
+            Self::OutcomeUnknown(error) => &error.code,
             Self::NotAnswered(_) => codes::NOT_ANSWERED,
             Self::AnswerWithheld(_) => codes::ANSWER_WITHHELD,
             Self::Gap(_) => codes::GAP,
@@ -271,8 +271,9 @@ impl fmt::Display for Refused {
 }
 
 /// A write that was done, or not.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct OutcomeUnknown {
+    pub(crate) code: String,
     pub(crate) status: Option<u16>,
     pub(crate) detail: String,
     pub(crate) current: Option<Entry>,
@@ -280,6 +281,15 @@ pub struct OutcomeUnknown {
 }
 
 impl OutcomeUnknown {
+    pub(crate) fn new(status: Option<u16>, detail: String) -> Self {
+        Self { code: codes::OUTCOME_UNKNOWN.to_owned(), status, detail, current: None, attempts: 1 }
+    }
+
+    /// Return the code: `outcome_unknown`, or what a server said.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Return what happened.
     pub fn detail(&self) -> &str {
         &self.detail

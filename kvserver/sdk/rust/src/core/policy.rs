@@ -37,7 +37,7 @@ enum Failure {
     /// Nothing was done by it, and a repeat would fare no better.
     Final(Refused),
     /// It may have been executed.
-    Unknown(Option<u16>, String),
+    Unknown(OutcomeUnknown),
     /// It is no kvserver's answer.
     Foreign(u16, String),
 }
@@ -54,7 +54,7 @@ impl Repeats {
                 detail: why,
                 ..Refused::default()
             }),
-            Outcome::Lost(why) => Failure::Unknown(None, why),
+            Outcome::Lost(why) => Failure::Unknown(OutcomeUnknown::new(None, why)),
         };
         let left = options.patience.saturating_sub(now - *self.first_failure.get_or_insert(now));
         match failure {
@@ -73,7 +73,7 @@ impl Repeats {
                 }
                 self.refused(call, error)
             }
-            Failure::Unknown(status, why) => self.after_unknown(call, options, left, status, why),
+            Failure::Unknown(error) => self.after_unknown(call, options, left, error),
             Failure::Foreign(status, detail) if call.kind == Kind::Read => {
                 let attempts = self.attempts;
                 Verdict::Fail(Error::NotAnswered(Box::new(NotAnswered { status: Some(status), detail, attempts })))
@@ -82,7 +82,7 @@ impl Repeats {
         }
     }
 
-    fn after_unknown(&mut self, call: &Call, options: &Options, left: Duration, status: Option<u16>, why: String) -> Verdict {
+    fn after_unknown(&mut self, call: &Call, options: &Options, left: Duration, mut error: OutcomeUnknown) -> Verdict {
         let repeatable = match call.kind {
             Kind::Read | Kind::Conditional => true,
             Kind::Write | Kind::Create => options.idempotency,
@@ -91,13 +91,14 @@ impl Repeats {
         if repeatable && !left.is_zero() {
             return self.again(Duration::ZERO, left);
         }
+        error.attempts = self.attempts;
         match call.kind {
             Kind::Read => {
-                let attempts = self.attempts;
-                Verdict::Fail(Error::NotAnswered(Box::new(NotAnswered { status, detail: why, attempts })))
+                let OutcomeUnknown { status, detail, attempts, .. } = error;
+                Verdict::Fail(Error::NotAnswered(Box::new(NotAnswered { status, detail, attempts })))
             }
-            Kind::Create if !options.idempotency => Verdict::Look(self.unknown(status, why)),
-            _ => Verdict::Fail(Error::OutcomeUnknown(self.unknown(status, why))),
+            Kind::Create if !options.idempotency => Verdict::Look(Box::new(error)),
+            _ => Verdict::Fail(Error::OutcomeUnknown(Box::new(error))),
         }
     }
 
@@ -116,7 +117,7 @@ impl Repeats {
     }
 
     fn unknown(&self, status: Option<u16>, detail: String) -> Box<OutcomeUnknown> {
-        Box::new(OutcomeUnknown { status, detail, current: None, attempts: self.attempts })
+        Box::new(OutcomeUnknown { attempts: self.attempts, ..OutcomeUnknown::new(status, detail) })
     }
 }
 
@@ -144,8 +145,13 @@ fn failure_of(answer: &Answer) -> Failure {
             ..Refused::default()
         }),
         (507, Some(error)) => Failure::Final(error),
-        (500.., Some(error)) => Failure::Unknown(Some(status), error.detail().to_owned()),
-        (500 | 502 | 504, None) => Failure::Unknown(Some(status), format!("status {status} from a proxy")),
+        (500.., Some(error)) => {
+            let detail = error.detail().to_owned();
+            Failure::Unknown(OutcomeUnknown { code: error.code, ..OutcomeUnknown::new(Some(status), detail) })
+        }
+        (500 | 502 | 504, None) => {
+            Failure::Unknown(OutcomeUnknown::new(Some(status), format!("status {status} from a proxy")))
+        }
         (400..=499, Some(error)) => Failure::Final(error),
         _ => foreign(),
     }

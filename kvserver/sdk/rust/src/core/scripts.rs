@@ -364,6 +364,9 @@ impl<S: Shell> Context<S> {
         query.extend(previous.then(|| ("return", "previous".to_owned())));
         let target = with_query(&path_of(key)?, &query);
         let content_type = options.value.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
+        if content_type.is_empty() {
+            return Err(Error::bad(codes::BAD_REQUEST, "a content type is not empty"));
+        }
         let call = Call::write(Method::PUT, target, options.if_revision).of_key();
         Ok(call.with("content-type", &content_type)?.with_body(options.value.bytes))
     }
@@ -547,7 +550,7 @@ impl<S: Shell> Context<S> {
 
 fn lost_midway(answer: &Answer, count: u64) -> Error {
     let detail = format!("a shard was lost midway, after {count} keys");
-    Error::OutcomeUnknown(Box::new(OutcomeUnknown { status: Some(answer.status), detail, ..Default::default() }))
+    Error::OutcomeUnknown(Box::new(OutcomeUnknown::new(Some(answer.status), detail)))
 }
 
 fn entry_of(key: &str, result: OpResult) -> Entry {
