@@ -1,5 +1,6 @@
 //! The client for tasks, on tokio. It has the verbs of the blocking client.
 
+mod connection;
 mod lock;
 mod mirror;
 mod shell;

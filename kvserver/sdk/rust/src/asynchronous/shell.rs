@@ -1,27 +1,29 @@
 //! The asynchronous way to the server: hyper's connections, kept by a pool of our own, which repeats nothing.
 
+use super::connection::{Io, Payload, Sent, Watched};
 use crate::core::calls::{Answer, Base, Call, Outcome};
 use crate::core::errors::ConfigError;
 use crate::core::options::Settings;
 use crate::core::shell::{Chunk, Opened, Shell};
 use http::Response;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{handshake, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+#[cfg(feature = "ws")]
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How long an idle connection is kept; the server's own limit is 75 s.
 const IDLE: Duration = Duration::from_secs(30);
 
-type Connection = SendRequest<Full<Bytes>>;
-
-/// A connection, with TLS or without.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+/// A connection that takes requests, and what went of the last one.
+pub(crate) struct Connection {
+    sender: SendRequest<Payload>,
+    sent: Arc<Sent>,
+}
 
 /// The way to one server.
 pub(crate) struct HyperShell {
@@ -29,7 +31,7 @@ pub(crate) struct HyperShell {
     idle: Mutex<Vec<(Connection, Instant)>>,
     connections: usize,
     #[cfg(feature = "rustls")]
-    tls: std::sync::Arc<rustls::ClientConfig>,
+    tls: Arc<rustls::ClientConfig>,
 }
 
 /// A stream of bytes from the server.
@@ -39,12 +41,8 @@ pub(crate) enum Stream {
     Socket(Box<dyn Io>),
 }
 
-/// How far an attempt got.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Nothing,
-    MaybeSent,
-}
+/// How far an attempt got: nothing before there is a connection, then what went of the request.
+type Progress = Option<Arc<Sent>>;
 
 impl HyperShell {
     pub(crate) fn new(settings: &Settings) -> Result<Self, ConfigError> {
@@ -77,23 +75,25 @@ impl HyperShell {
         loop {
             let found = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((mut connection, since)) = found else { break };
-            if since.elapsed() < IDLE && connection.ready().await.is_ok() {
+            if since.elapsed() < IDLE && connection.sender.ready().await.is_ok() {
                 return Ok(connection);
             }
         }
-        let (connection, driver) = handshake(TokioIo::new(self.connect().await?)).await.map_err(|error| error.to_string())?;
+        let sent = Arc::new(Sent::default());
+        let io = TokioIo::new(Watched::new(self.connect().await?, sent.clone()));
+        let (sender, driver) = handshake(io).await.map_err(|error| error.to_string())?;
         tokio::spawn(async move {
             let _ = driver.await; // its end is told to whoever waits for an answer
         });
-        Ok(connection)
+        Ok(Connection { sender, sent })
     }
 
     fn check_in(&self, connection: Connection) {
-        if connection.is_closed() {
+        if connection.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(connection, since)| !connection.is_closed() && since.elapsed() < IDLE);
+        idle.retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < IDLE);
         if idle.len() < self.connections {
             idle.push((connection, Instant::now()));
         }
@@ -107,16 +107,12 @@ impl HyperShell {
         let host = self.base.address.authority.parse().map_err(|_| never("the host is no header".to_owned()))?;
         parts.headers.insert(http::header::HOST, host);
         parts.uri = call.target.parse().map_err(|_| never("the target is no URI".to_owned()))?;
-        let request = http::Request::from_parts(parts, Full::new(Bytes::from(call.body.clone())));
         let mut connection = self.check_out().await.map_err(never)?;
-        *progress = Progress::MaybeSent;
-        match connection.try_send_request(request).await {
+        let request = http::Request::from_parts(parts, Payload::new(&call.body, connection.sent.clone()));
+        *progress = Some(connection.sent.clone());
+        match connection.sender.send_request(request).await {
             Ok(response) => Ok((response, connection)),
-            Err(mut error) => {
-                let unsent = error.take_message().is_some();
-                let why = with_sources(&error.into_error());
-                Err(Box::new(if unsent { Outcome::NeverSent(why) } else { Outcome::Lost(why) }))
-            }
+            Err(error) => Err(Box::new(unanswered(with_sources(&error), progress))),
         }
     }
 
@@ -152,12 +148,17 @@ fn with_sources(error: &dyn std::error::Error) -> String {
     }
 }
 
-fn late(timeout: Duration, progress: Progress) -> Outcome {
-    let why = format!("no answer within {timeout:?}");
+/// Return the outcome of an attempt that got no answer.
+fn unanswered(why: String, progress: &Progress) -> Outcome {
     match progress {
-        Progress::Nothing => Outcome::NeverSent(why),
-        Progress::MaybeSent => Outcome::Lost(why),
+        Some(sent) if sent.is_whole() => Outcome::Lost(why),
+        Some(_) => Outcome::NeverSent(format!("the connection was lost while the request was sent: {why}")),
+        None => Outcome::NeverSent(why),
     }
+}
+
+fn late(timeout: Duration, progress: &Progress) -> Outcome {
+    unanswered(format!("no answer within {timeout:?}"), progress)
 }
 
 impl Shell for HyperShell {
@@ -165,10 +166,10 @@ impl Shell for HyperShell {
     const SLICE: Duration = Duration::from_secs(3_600);
 
     async fn send(&self, call: &Call, timeout: Duration) -> Outcome {
-        let mut progress = Progress::Nothing;
+        let mut progress = None;
         match tokio::time::timeout(timeout, self.exchange(call, &mut progress)).await {
             Ok(outcome) => outcome,
-            Err(_) => late(timeout, progress),
+            Err(_) => late(timeout, &progress),
         }
     }
 
@@ -177,7 +178,7 @@ impl Shell for HyperShell {
     }
 
     async fn open(&self, call: &Call, timeout: Duration) -> Opened<Stream> {
-        let mut progress = Progress::Nothing;
+        let mut progress = None;
         let opening = async {
             match self.begin(call, &mut progress).await {
                 Ok((response, connection)) if response.status() == http::StatusCode::OK => {
@@ -189,7 +190,7 @@ impl Shell for HyperShell {
         };
         match tokio::time::timeout(timeout, opening).await {
             Ok(opened) => opened,
-            Err(_) => Opened::Not(late(timeout, progress)),
+            Err(_) => Opened::Not(late(timeout, &progress)),
         }
     }
 
