@@ -8,7 +8,6 @@ import ssl as tls
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
 from types import TracebackType
@@ -243,6 +242,8 @@ class Client(LiveVerbs):
 
         Raises the first error; what was stored until then stays.
         """
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
+
         remaining = batches.divide(pairs.items() if isinstance(pairs, Mapping) else pairs)
         turn = threading.Lock()
 
