@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+from conform_watch import watch
+
 from kvserver.client import (
     DELETE,
     KEEP,
@@ -322,13 +324,20 @@ async def serve(kv: AnyClient) -> None:
         if request["do"] == "options":
             kv = kv.with_options(**args)
             write({"id": request["id"], "ok": {}})
+        elif request["do"] == "watch" and args.get("transport", "lines") == "lines":
+            await answer(request, watch(kv, args, lambda part, id=request["id"]: write({"id": id, **part})))
         elif request["do"] not in _HANDLERS:
             write({"id": request["id"], "unsupported": True})
         else:
-            try:
-                write({"id": request["id"], "ok": await _HANDLERS[request["do"]](kv, args)})
-            except KVError as error:
-                write({"id": request["id"], "error": error_document(args, error)})
+            await answer(request, _HANDLERS[request["do"]](kv, args))
+
+
+async def answer(request: Args, result: Awaitable[Any]) -> None:
+    """Write the last line of the answer to a request."""
+    try:
+        write({"id": request["id"], "ok": await result})
+    except KVError as error:
+        write({"id": request["id"], "error": error_document(request["args"], error)})
 
 
 def main() -> None:

@@ -88,8 +88,8 @@ def _run(command: list[str]) -> str:
 _PYTHON = ROOT / "tests" / "client" / "conform_py.py"
 
 SDKS = (
-    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal",))),
-    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal",))),
+    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
+    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal", "websocket"))),
     Sdk("c", SDK / "c" / "tests" / "conform.c", _build_c),
     Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _rust("conform")),
     Sdk("rust-async", SDK / "rust" / "examples" / "conform_async.rs", _rust("conform_async")),

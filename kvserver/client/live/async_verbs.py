@@ -164,7 +164,7 @@ class AsyncLiveVerbs:
         return AsyncLease(self._run_within(seconds), self._prefix, seconds, on_lost)
 
     def lock(self, name: str, *, ttl: Ttl = 10.0, timeout: float | None = None) -> AsyncLock:
-        """Return a lock, which one holds at a time: `async with kv.lock("jobs") as lock`. Its name is a key.
+        """Return a lock, which one holds at a time: `async with kv.lock("job") as lock`. Its name is a key.
 
         A holder that dies, or that the server does not hear of, has lost it after `ttl` seconds. `timeout`: seconds for
         which `async with` waits for the lock, None for ever. Raises `BadRequest` for a time to live that is not above 0.
