@@ -115,7 +115,7 @@ def measure(
     seconds: float,
     tell: Callable[[float], object] = lambda seconds: None,
 ) -> Measured:
-    """Send `requests` at random over `connections` connections for `seconds`, and return what came of it.
+    """Send `requests` at random over `connections` connections for `seconds`, at least until there is an answer.
 
     `tell` is called with the seconds that have passed, some times a second. Raises `LoadFailed`.
     """
@@ -148,7 +148,7 @@ def _run(
     tell: Callable[[float], object],
 ) -> None:
     told_at, heard_at = begun, begun
-    while (now := time.perf_counter()) - begun < seconds:
+    while (now := time.perf_counter()) - begun < seconds or not measured.latencies:
         if now - told_at > 0.1:
             told_at = now
             tell(now - begun)
