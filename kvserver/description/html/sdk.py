@@ -14,13 +14,16 @@ from kvserver.sdk.files import FILES
 
 
 class Library(NamedTuple):
-    """A library, its files, and a first program with it."""
+    """A library, its files, how to get and use them, and a first program."""
 
     title: str
     about: str
     files: tuple[str, ...]
+    commands: str
     example: str
 
+
+_SDK_URL: Final = EXAMPLE_URL + SDK
 
 LIBRARIES: Final = (
     Library(
@@ -29,7 +32,10 @@ LIBRARIES: Final = (
         "dependencies and needs no build.",
         ("client.js", "client.d.ts"),
         f"""\
-import {{ connect }} from "{EXAMPLE_URL}/sdk/client.js"; // or "./client.js"
+curl -O {_SDK_URL}client.js -O {_SDK_URL}client.d.ts
+""",
+        f"""\
+import {{ connect }} from "{_SDK_URL}client.js"; // or "./client.js"
 const kv = connect("{EXAMPLE_URL}");
 await kv.put("flags/beta", {{ on: true }});
 console.log((await kv.get("flags/beta")).json());
@@ -38,9 +44,13 @@ for await (const change of kv.watch("flags/", {{ snapshot: true }})) console.log
     ),
     Library(
         "C",
-        f"`curl -O {EXAMPLE_URL}/sdk/kvclient.h -O {EXAMPLE_URL}/sdk/kvclient.c -O {EXAMPLE_URL}/sdk/libMemoryKV.h` "
-        "downloads it; `cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson) -lwslay` builds a program.",
+        "One header and one source, compiled with the program. On Debian what it needs is `gcc`, `pkg-config`, "
+        "`libcurl4-openssl-dev`, `libjansson-dev` and `libwslay-dev`.",
         ("kvclient.h", "kvclient.c"),
+        f"""\
+curl -O {_SDK_URL}kvclient.h -O {_SDK_URL}kvclient.c -O {_SDK_URL}libMemoryKV.h
+cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson) -lwslay -o app
+""",
         f"""\
 kv_client *kv = kv_open("{EXAMPLE_URL}", NULL);
 kv_entry entry;
@@ -53,6 +63,7 @@ kv_close(kv);
         "C, with MemoryKV's names",
         "A program that was written for MemoryKV's C library is compiled with this header and `kvclient.c`, unchanged.",
         ("libMemoryKV.h",),
+        "",
         f"""\
 memkv_client *client = memkv_client_new("{EXAMPLE_URL}");
 memkv_result_free(memkv_put_key(client, "theme", "dark"));
@@ -73,4 +84,6 @@ def render_libraries() -> str:
 def _render_library(library: Library) -> str:
     rows = [(link(SDK + name, code(name)), render_inline(FILES[name].summary)) for name in library.files]
     files = render_table(f"Files for {library.title}", ("File", "What it is"), rows)
-    return render_section(library.title, render_text(library.about) + files + render_block(library.example, "Example"))
+    blocks = ((library.commands, "Commands"), (library.example, "Example"))
+    shown = "".join(render_block(source.rstrip(), label) for source, label in blocks if source)
+    return render_section(library.title, render_text(library.about) + files + shown)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kvserver.sdk.files import FILES
 from tests.system.harness import Server
 
+BLOCK = '<pre[^>]*aria-label="{}"><code>(.*?)</code></pre>'
 PROGRAM = """\
 #include <stdio.h>
 #include "{header}"
@@ -26,46 +25,36 @@ return 0;
 """
 
 
-def examples(server: Server) -> list[str]:
-    """Return the examples of `/sdk/`, as this server shows them."""
+def blocks(server: Server, label: str) -> list[str]:
+    """Return the blocks of `/sdk/` with this label, as this server shows them."""
     page = httpx.get(f"{server.url}/sdk/", trust_env=False).raise_for_status().text
-    return [html.unescape(found) for found in re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", page, re.DOTALL)]
+    return [html.unescape(found) for found in re.findall(BLOCK.format(label), page, re.DOTALL)]
 
 
-def download(server: Server, place: Path) -> None:
-    for name in FILES:
-        (place / name).write_bytes(httpx.get(f"{server.url}/sdk/{name}", trust_env=False).raise_for_status().content)
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Return what a command prints. Fails if it does."""
+def run(command: str, place: Path) -> str:
+    """Return what a command of the shell prints. Fails if it does."""
     environ = {name: text for name, text in os.environ.items() if not name.startswith("KVSERVER_")} | {"NO_PROXY": "*"}
-    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=100)
+    shell = ["bash", "-ec", command]
+    done = subprocess.run(shell, cwd=place, env=environ, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_javascript(server: Server, tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
+    if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    download(server, tmp_path)
-    example, *_ = examples(server)
-    assert f'from "{server.url}/sdk/client.js"' in example
-    ended = example.replace(f"{server.url}/sdk/", "./").rstrip().removesuffix(";") + ", process.exit();\n"
+    commands, example = blocks(server, "Commands")[0], blocks(server, "Example")[0]
+    run(commands, tmp_path)
+    assert f'from "{server.url}/sdk/client.js"' in example, "for pages; Node reads files alone"
+    ended = example.replace(f"{server.url}/sdk/", "./").removesuffix(";") + ", process.exit();\n"
     (tmp_path / "app.mjs").write_text(ended)
-    assert run(node, "app.mjs", cwd=tmp_path).splitlines()[0] == "{ on: true }"
+    assert run("node app.mjs", tmp_path).splitlines()[0] == "{ on: true }"
 
 
 @pytest.mark.parametrize(("number", "header", "printed"), [(1, "kvclient.h", "hello"), (2, "libMemoryKV.h", "dark")])
 def test_c(server: Server, tmp_path: Path, number: int, header: str, printed: str) -> None:
-    compiler, finder = shutil.which("cc"), shutil.which("pkg-config")
-    if compiler is None or finder is None:
+    if shutil.which("cc") is None or shutil.which("pkg-config") is None:
         pytest.skip("cc or pkg-config is not installed")
-    download(server, tmp_path)
-    (tmp_path / "app.c").write_text(PROGRAM.format(header=header, example=examples(server)[number]))
-    libraries = shlex.split(run(finder, "--cflags", "--libs", "libcurl", "jansson", cwd=tmp_path))
-    run(
-        compiler, "-Wall", "-Wextra", "-Werror", "app.c", "kvclient.c", "-o", "app", *libraries, "-lwslay", cwd=tmp_path
-    )
-    assert run("./app", cwd=tmp_path) == printed + "\n"
+    (tmp_path / "app.c").write_text(PROGRAM.format(header=header, example=blocks(server, "Example")[number]))
+    run(blocks(server, "Commands")[1], tmp_path)
+    assert run("./app", tmp_path) == printed + "\n"
