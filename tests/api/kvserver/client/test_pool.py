@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +160,32 @@ def test_a_path_before_the_server_s(canned: CannedServer, ask: Ask) -> None:
     canned.url += "/below/"
     ask([("get", "k")])
     assert canned.requests[0].startswith("GET /below/v1/kv/k ")
+
+
+@pytest.fixture(scope="module")
+def certificate(make_dir: Callable[[str], Path]) -> Path:
+    """A certificate of 127.0.0.1 and its key, in one file."""
+    file = make_dir("tls") / "both.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kv.example"
+    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(file), "-out", str(file)]
+    subprocess.run([*make.split(), *more], check=True, capture_output=True)
+    return file
+
+
+def test_over_tls(ask: Ask, canned: CannedServer, certificate: Path) -> None:
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with CannedServer(ours) as secure:
+        secure.answers.extend((VALUE, DONE, b"", b"HTTP/1.1 204 No Content\r\nKV-Revi"))
+        canned.url = secure.url
+        found = ask([("get", "k"), ("put", "k", "v" * 100_000), ("put", "k", "v"), ("put", "k", "v")], ssl=trusting, timeout=2)
+        assert found[0].value == b"v" and found[1].revision == 6
+        assert [type(error) for error in found[2:]] == [OutcomeUnknown, OutcomeUnknown]
+        secure.requests.clear()
+        (error,) = ask([("put", "k", "v")])
+        assert type(error) is CannotConnect and "certificate" in str(error)
+        assert not secure.requests
 
 
 def test_a_closed_client_says_so(canned: CannedServer) -> None:
