@@ -179,7 +179,9 @@ def test_over_tls(ask: Ask, canned: CannedServer, certificate: Path) -> None:
     with CannedServer(ours) as secure:
         secure.answers.extend((VALUE, DONE, b"", b"HTTP/1.1 204 No Content\r\nKV-Revi"))
         canned.url = secure.url
-        found = ask([("get", "k"), ("put", "k", "v" * 100_000), ("put", "k", "v"), ("put", "k", "v")], ssl=trusting, timeout=2)
+        found = ask(
+            [("get", "k"), ("put", "k", "v" * 100_000), ("put", "k", "v"), ("put", "k", "v")], ssl=trusting, timeout=2
+        )
         assert found[0].value == b"v" and found[1].revision == 6
         assert [type(error) for error in found[2:]] == [OutcomeUnknown, OutcomeUnknown]
         secure.requests.clear()
