@@ -246,6 +246,20 @@ def test_threads_share_a_client(canned: CannedServer) -> None:
     assert canned.connections <= 2
 
 
+def test_who_finds_no_connection_in_time_has_sent_nothing(canned: CannedServer) -> None:
+    canned.answers[0] = b"HTTP/1.1 200 OK\r\n"  # and no end
+    with Client(canned.url, connections=1, patience=0, timeout=1.0) as kv:
+        found: list[Any] = []
+        first = threading.Thread(target=lambda: found.append(_outcome(kv.put, "k", "v")))
+        first.start()
+        while not canned.requests:
+            time.sleep(0.01)
+        found.append(_outcome(kv.with_options(timeout=0.1).put, "k", "v"))
+        first.join()
+    assert [type(error) for error in found] == [CannotConnect, OutcomeUnknown]
+    assert len(canned.requests) == 1
+
+
 def test_tasks_share_a_client(canned: CannedServer) -> None:
     async def run() -> None:
         async with AsyncClient(canned.url, connections=2) as kv:
