@@ -93,6 +93,13 @@ def test_what_is_sent(canned: CannedServer, ask: Ask) -> None:
     assert "kvserver-client" in get["user-agent"] and "content-type" not in get
 
 
+@pytest.mark.parametrize(("verb", "more"), [("put", ("",)), ("incr", ())])
+def test_a_request_without_a_body_says_so(canned: CannedServer, ask: Ask, verb: str, more: tuple[str, ...]) -> None:
+    canned.answers[0] = DONE
+    ask([(verb, "k", *more)])
+    assert fields(canned.requests[0])["content-length"] == "0"
+
+
 def test_every_write_has_a_key_of_its_own(canned: CannedServer, ask: Ask) -> None:
     canned.answers[0] = DONE
     ask([("put", "k", "v")] * 3)
