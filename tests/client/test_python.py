@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,18 @@ from typing import Any
 import pytest
 
 from kvserver.client import AsyncClient, Client, Entry, NotFound, PutOp, errors
-from tests.client.conform_py import list_of, result_of
 from tests.system.harness import Server
+
+
+async def result_of(value: Any) -> Any:
+    """Return a value, awaited if it is awaitable."""
+    return await value if inspect.isawaitable(value) else value
+
+
+async def list_of(values: Any) -> list[Any]:
+    """Return the elements of an iterator, asynchronous or not."""
+    return [value async for value in values] if hasattr(values, "__aiter__") else list(values)
+
 
 Run = Callable[[Callable[[Any, str], Any]], None]
 
