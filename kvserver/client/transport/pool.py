@@ -233,13 +233,10 @@ class Pool:
             headers["Authorization"] = f"Bearer {self._token}"
         if attempt.idempotency_key is not None:
             headers["Idempotency-Key"] = attempt.idempotency_key
-        body = call.body if call.body or call.method in ("PUT", "PATCH", "POST") else None
-        if body == b"":
-            headers["Content-Length"] = "0"
         return (self._send_stream if stream else self._send)(
             call.method,
             call.target,
-            body=body or None,
+            body=call.body or None,
             headers=headers,
             timeout=urllib3.Timeout(total=timeout),
             pool_timeout=timeout,
