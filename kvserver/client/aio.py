@@ -405,4 +405,7 @@ class AsyncClient(AsyncLiveVerbs):
 
     async def _open_stream(self, call: Call[Any], read_timeout: float) -> AsyncStream:
         """Send a call once, and return the body of its answer, which has no end yet. Raises `KVError`."""
-        return await self._session.open_stream(call, read_timeout)
+        opened = await self._session.open_stream(call, read_timeout)
+        if isinstance(opened, AsyncStream):
+            return opened
+        raise policy.error_of_stream(call, opened)

@@ -8,7 +8,6 @@ import ssl as tls
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
 from types import TracebackType
@@ -243,6 +242,8 @@ class Client(LiveVerbs):
 
         Raises the first error; what was stored until then stays.
         """
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
+
         remaining = batches.divide(pairs.items() if isinstance(pairs, Mapping) else pairs)
         turn = threading.Lock()
 
@@ -413,4 +414,7 @@ class Client(LiveVerbs):
 
     def _open_stream(self, call: Call[Any], read_timeout: float) -> Stream:
         """Send a call once, and return the body of its answer, which has no end yet. Raises `KVError`."""
-        return self._pool.open_stream(call, read_timeout)
+        opened = self._pool.open_stream(call, read_timeout)
+        if isinstance(opened, Stream):
+            return opened
+        raise policy.error_of_stream(call, opened)

@@ -89,7 +89,9 @@ def perform(call: Call[T], options: Options, idempotency_key: str) -> Script[T]:
         if not again or left <= 0 or error.retry_after >= left:
             if unknown and call.kind is Kind.CREATE and not again:
                 yield from _look(call, unknown)
-            raise unknown or error
+            raised = unknown or error
+            raised.attempts = attempts
+            raise raised
         delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempts - 1, 10))
         yield Sleep(delay, error.retry_after, left, error, attempts)
 
@@ -120,10 +122,12 @@ def _look(call: Call[Any], unknown: KVError) -> Script[Any]:
     return entry
 
 
-def failure_of(call: Call[Any], outcome: Answer | Lost) -> Failure:
-    """Return why an attempt failed: one to open a stream, which succeeds by status 200 alone."""
+def error_of_stream(call: Call[Any], outcome: Answer | Lost) -> KVError:
+    """Return the error of an attempt to open a stream, which succeeds by status 200 alone."""
     result = judge(call, outcome, keyed=False)
-    return result if isinstance(result, Failure) else _foreign(call, "an answer that is no stream")
+    error = result.error if isinstance(result, Failure) else _foreign(call, "an answer that is no stream").error
+    error.attempts = 1
+    return error
 
 
 def judge(call: Call[T], outcome: Answer | Lost, keyed: bool) -> tuple[T] | Failure:

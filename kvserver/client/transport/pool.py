@@ -20,8 +20,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
-from kvserver.client.core.policy import failure_of
-from kvserver.client.errors import KVError, NotAnswered
+from kvserver.client.errors import ForeignAnswer, NotAnswered
 from kvserver.client.transport.address import Address, checked_token
 
 PIECE: Final = 1 << 16
@@ -161,10 +160,10 @@ class Pool:
         self,
         address: Address,
         token: str | SyncToken | None,
-        connections: int,
-        idle: float,
-        ssl: tls.SSLContext | None,
-        proxy: str | None,
+        connections: int = 32,
+        idle: float = 30.0,
+        ssl: tls.SSLContext | None = None,
+        proxy: str | None = None,
     ) -> None:
         self.address = address
         self._token_of = token if callable(token) else None
@@ -192,34 +191,36 @@ class Pool:
         self._token = checked_token(self._token_of())
         return True
 
-    def attempt(self, attempt: Attempt, timeout: float) -> Answer | Lost:
-        """Send a request once and read its answer, in `timeout` seconds in all."""
+    def attempt(self, attempt: Attempt, timeout: float, most_bytes: int | None = None) -> Answer | Lost:
+        """Send a request once and read its answer, in `timeout` seconds in all.
+
+        Raises `ForeignAnswer` for an answer of more than `most_bytes`.
+        """
         ends_at = time.monotonic() + timeout
         _progress.sent, _progress.sock = False, None
         try:
             response = self._open(attempt, timeout, stream=False)
-            body = self._read_whole(response, ends_at)
+            return self._read_answer(response, ends_at, most_bytes)
         except _BROKEN as error:
-            return Lost(_why(error), _progress.sent, time.monotonic())
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, headers, body, time.monotonic())
+            return self._lost(error)
 
-    def open_stream(self, call: Call[Any], timeout: float) -> Stream:
-        """Send a request once and return its body as a stream. Its connection is not one of the pool's.
+    def open_stream(self, call: Call[Any], timeout: float, most_bytes: int | None = None) -> Stream | Answer | Lost:
+        """Send a request once and return its body as a stream, if the status is 200; else as `attempt`.
 
-        `timeout`: seconds for the head of the answer. Raises `KVError`.
+        Its connection is not one of the pool's. `timeout`: seconds for the head of the answer.
         """
         _progress.sent, _progress.sock = False, None
-        attempt = Attempt(call)
         try:
-            response = self._open(attempt, timeout, stream=True)
+            response = self._open(Attempt(call), timeout, stream=True)
             if response.status == 200:
                 return Stream(response, _progress.sock)
-            body = self._read_whole(response, time.monotonic() + timeout)
+            return self._read_answer(response, time.monotonic() + timeout, most_bytes)
         except _BROKEN as error:
-            raise _error_of(call, Lost(_why(error), _progress.sent)) from None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        raise _error_of(call, Answer(response.status, headers, body))
+            return self._lost(error)
+
+    def _lost(self, error: BaseException) -> Lost:
+        why = _why(error) if _progress.sent else f"{self.address.url}: {_why(error)}"
+        return Lost(why, _progress.sent, time.monotonic())
 
     def _open(self, attempt: Attempt, timeout: float, stream: bool) -> BaseHTTPResponse:
         if self._pid != os.getpid():
@@ -244,12 +245,15 @@ class Pool:
             pool_timeout=timeout,
         )
 
-    def _read_whole(self, response: BaseHTTPResponse, ends_at: float) -> bytes:
-        """Read a body to its end; the connection goes back to the pool. Raises `OSError` and urllib3's errors."""
-        found = []
+    def _read_answer(self, response: BaseHTTPResponse, ends_at: float, most_bytes: int | None) -> Answer:
+        """Read an answer to its end; the connection goes back to the pool. Raises `OSError` and urllib3's errors."""
+        found, size = [], 0
         try:
             while piece := response.read1(PIECE, decode_content=False):
                 found.append(piece)
+                size += len(piece)
+                if most_bytes is not None and size > most_bytes:
+                    raise ForeignAnswer(f"its answer has more than {most_bytes >> 20} MiB")
                 left = ends_at - time.monotonic()
                 if left <= 0:
                     raise TimeoutError("the answer did not end in time")
@@ -259,7 +263,8 @@ class Pool:
             response.close()
             raise
         response.release_conn()
-        return b"".join(found)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, b"".join(found), time.monotonic())
 
     def _connect(self) -> None:
         """Make the pools of this process."""
@@ -298,12 +303,9 @@ class Pool:
         return send_by_proxy, manager.clear
 
 
-def _error_of(call: Call[Any], outcome: Answer | Lost) -> KVError:
-    error = failure_of(call, outcome).error
-    error.attempts = 1
-    return error
-
-
 def _why(error: BaseException) -> str:
-    """Return the words of an error; urllib3's have its connection before them."""
+    """Return the words of an error, the operating system's where there are some."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
     return re.sub(r"^_\w+\([^)]*\): ", "", str(error)) or type(error).__name__

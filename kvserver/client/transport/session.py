@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import ssl as tls
 import time
 from collections.abc import Awaitable, Callable
@@ -19,8 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
-from kvserver.client.core.policy import failure_of
-from kvserver.client.errors import KVError, NotAnswered
+from kvserver.client.errors import NotAnswered
 from kvserver.client.transport.address import Address, checked_token
 
 PIECE: Final = 1 << 16
@@ -145,16 +145,14 @@ class Session:
         try:
             response = await self._open(attempt, sending, aiohttp.ClientTimeout(total=timeout), stream=False)
             async with response:
-                body = await response.read()
+                return _answer_of(response, await response.read())
         except _BROKEN as error:
-            return Lost(_why(error), sending.is_over, time.monotonic())
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, headers, body, time.monotonic())
+            return self._lost(error, sending.is_over)
 
-    async def open_stream(self, call: Call[Any], timeout: float) -> AsyncStream:
-        """Send a request once and return its body as a stream. Its connection is not one of the pool's.
+    async def open_stream(self, call: Call[Any], timeout: float) -> AsyncStream | Answer | Lost:
+        """Send a request once and return its body as a stream, if the status is 200; else as `attempt`.
 
-        `timeout`: seconds for the head of the answer. Raises `KVError`.
+        Its connection is not one of the pool's. `timeout`: seconds for the head of the answer.
         """
         sending = _Sending(bool(call.body))
         _sending.set(sending)
@@ -165,11 +163,13 @@ class Session:
             if response.status == 200:
                 return AsyncStream(response)
             async with response:
-                body = await asyncio.wait_for(response.read(), timeout)
+                return _answer_of(response, await asyncio.wait_for(response.read(), timeout))
         except _BROKEN as error:
-            raise _error_of(call, Lost(_why(error), sending.is_over)) from None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        raise _error_of(call, Answer(response.status, headers, body))
+            return self._lost(error, sending.is_over)
+
+    def _lost(self, error: BaseException, sent: bool) -> Lost:
+        why = _why(error) if sent else f"{self.address.url}: {_why(error)}"
+        return Lost(why, sent, time.monotonic())
 
     async def _open(
         self, attempt: Attempt, sending: _Sending, timeout: aiohttp.ClientTimeout, stream: bool
@@ -218,12 +218,13 @@ class Session:
         return session
 
 
-def _error_of(call: Call[Any], outcome: Answer | Lost) -> KVError:
-    error = failure_of(call, outcome).error
-    error.attempts = 1
-    return error
+def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(response.status, headers, body, time.monotonic())
 
 
 def _why(error: BaseException) -> str:
-    """Return the words of an error, or its name if it has none."""
+    """Return the words of an error, the operating system's where there are some."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return str(error) or ("timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)
