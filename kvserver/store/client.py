@@ -31,8 +31,10 @@ from shards.wire.protocol import (
     Get,
     Incr,
     OfOneKey,
+    Once,
     Patch,
     Put,
+    Replayed,
     Reply,
     Results,
     Touch,
@@ -102,6 +104,22 @@ class StoreClient:
         reply = await self.links.ask_shard(shard_of(operation.key, self.links.count), operation)
         assert isinstance(reply, Done | Value)
         if type(operation) is Delete and not reply.existed:
+            self.report_missed_delete(operation.key, end)
+        return reply
+
+    async def request_once(self, once: Once) -> Done | Value | Results | Replayed:
+        """Execute an operation, or an atomic batch, unless it was done before, and return its reply.
+
+        Reports what changed nothing. Raises what `request` does, and `IdempotencyMismatch`.
+        """
+        end = self.board.last_revision()
+        reply = await self.links.ask_shard(shard_of(once.key, self.links.count), once)
+        assert isinstance(reply, Done | Value | Results | Replayed)
+        operation = once.operation
+        if isinstance(operation, AtomicBatch):
+            if isinstance(reply, Results) and reply.failed is None:
+                self._report_all(operation.operations, reply.replies, end)
+        elif isinstance(reply, Done) and type(operation) is Delete and not reply.existed:
             self.report_missed_delete(operation.key, end)
         return reply
 

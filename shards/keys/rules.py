@@ -32,6 +32,7 @@ from shards.wire.protocol import (
     BATCH_OPS,
     PATCH_WORK_BYTES,
     RECORD_BYTES,
+    REMEMBERED_BYTES,
     AtomicBatch,
     Condition,
     Delete,
@@ -45,11 +46,14 @@ from shards.wire.protocol import (
     MarkPrefix,
     OfOne,
     OfOneKey,
+    Once,
     Operation,
     Patch,
     PrefixMarked,
     Put,
     PutEvent,
+    Remembered,
+    Replaced,
     Reply,
     Results,
     Revisions,
@@ -242,6 +246,32 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     return Results(replies)
 
 
+def decide_once(group: Group, once: Once) -> Reply:
+    """Do an operation, unless its identity was done before: then answer as then, and do nothing.
+
+    What is refused, or changes nothing, is not remembered: a repeat is decided anew.
+    """
+    replayed = group.find_replay(once)
+    if replayed is not None:
+        return replayed
+    operation, old, begin = once.operation, None, len(group.events)
+    value: tuple[bytes | None, str] = (None, "")
+    if isinstance(operation, Put) and operation.want_previous:
+        old = group.staged.lookup(operation.key)
+        if old is not None and is_live(old, group.now) and old[SIZE] <= REMEMBERED_BYTES:
+            value = group.value_of(operation.key, old)
+    reply: Remembered = _RULES[type(operation)](group, operation)
+    if len(group.events) == begin or (isinstance(reply, Results) and reply.failed is not None):
+        return reply
+    if (
+        isinstance(reply, Replaced) and old is not None
+    ):  # its old value is filled in when the group is applied: too late
+        group.remember(once, Replaced(reply.revision, True, value[0], reply.expires_ms, value[1], old[REVISION]))
+    else:
+        group.remember(once, reply)
+    return reply
+
+
 def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
     """Log that deletes of a prefix follow. The revision of this event is their cut."""
     check_utf8(operation.prefix, "prefix")
@@ -376,5 +406,6 @@ _RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {
     Get: answer_get,
     AtomicBatch: decide_batch,
     MarkPrefix: mark_prefix,
+    Once: decide_once,
 }
 """From the type of an operation to its rule, which returns the reply."""

@@ -32,7 +32,7 @@ class MapStorage:
 
     Attributes:
         env: the environment; for reads. Writes go through `transact`.
-        data, meta: its two databases, see `layout`.
+        data, meta, outcomes, identities: its databases, see `layout`.
         ballast: the file that is dropped when there is no room; None: no ballast.
     """
 
@@ -41,6 +41,7 @@ class MapStorage:
         self.path = path
         self._reserve, self.env = _open_to_write(path)
         self.data, self.meta = self.env.open_db(b"data"), self.env.open_db(b"meta")
+        self.outcomes, self.identities = self.env.open_db(b"outcomes"), self.env.open_db(b"identities")
         self.ballast = Ballast(ballast) if ballast else None
         self._pins = PinWatch()
 
@@ -79,7 +80,8 @@ class MapStorage:
         adjacent.
         """
         with self.env.begin() as txn:
-            stats = [txn.stat(), txn.stat(self.data), txn.stat(self.meta)]
+            databases = self.data, self.meta, self.outcomes, self.identities
+            stats = [txn.stat(), *map(txn.stat, databases)]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
         return max(self.env.info()["last_pgno"] - 1 - used, 0) * stats[0]["psize"]
 

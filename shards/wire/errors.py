@@ -242,6 +242,14 @@ class Misdirected(KVError):
     hint = "Ask it by its address or as localhost, or list the name in --allowed-hosts."
 
 
+class IdempotencyMismatch(KVError):
+    """The Idempotency-Key was sent before, with another request, which was done."""
+
+    code, status = "idempotency_mismatch", 422
+    title = "The Idempotency-Key belongs to another request; nothing was done"
+    hint = "Make a new key for every request, and repeat a request unchanged: method, URL, headers and body."
+
+
 class FailedDependency(KVError):
     code, status = "failed_dependency", 424
     title = "Not done, since another operation of the atomic batch failed"
