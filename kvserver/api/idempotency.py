@@ -9,7 +9,7 @@ repeat has the same one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -33,8 +33,7 @@ PATTERN: Final = "^[A-Za-z0-9._~-]{1,64}$"
 
 _NAME: Final = HEADER.lower().encode()
 _KEY: Final = re.compile(rb"[A-Za-z0-9._~-]{1,64}")
-_HASHED: Final = (b"content-type", b"if-match", b"if-none-match", b"if-unmodified-since")
-"""Headers that decide what a write does."""
+_CONDITIONS: Final = frozenset((b"if-match", b"if-none-match", b"if-unmodified-since"))
 _INDEX_BYTES: Final = 2
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -51,7 +50,7 @@ class RequestMark(NamedTuple):
     name: bytes
     fingerprint: bytes
 
-    def once(self, operation: Put | Delete | Touch | Incr | Patch | AtomicBatch, index: int = 0) -> Once:
+    def mark_operation(self, operation: Put | Delete | Touch | Incr | Patch | AtomicBatch, index: int = 0) -> Once:
         """Return `operation`, which is the one at `index` in its batch, to be done once."""
         return Once(operation, self.name + index.to_bytes(_INDEX_BYTES), self.fingerprint)
 
@@ -70,29 +69,33 @@ def read_key(headers: Headers) -> bytes:
 
 
 def mark_request(
-    key: bytes, token: str, method: str, path: bytes, query: bytes, headers: Headers, body: bytes
-) -> RequestMark | None:
-    """Return the mark of a request with the Idempotency-Key `key`; None if that is empty.
+    key: bytes,
+    token: str,
+    method: str,
+    path: bytes,
+    query: bytes,
+    content_type: str,
+    conditions: Headers,
+    body: bytes,
+) -> RequestMark:
+    """Return the mark of a request with the Idempotency-Key `key`.
 
     Args:
-        key: as `read_key` returned it.
+        key: as `read_key` returned it, not empty.
         token: the name of the client's token, empty without.
-        method, query, headers, body: of the request, as sent.
+        method, query, body: of the request, as sent.
         path: its path, decoded.
+        content_type: of the body, as far as it matters.
+        conditions: headers, of which those with conditions count.
     """
-    if not key:
-        return None
-    name = blake2b(digest_size=IDENTITY_BYTES - _INDEX_BYTES)
-    _hash_parts(name, token.encode(), key)
-    fingerprint = blake2b(digest_size=FINGERPRINT_BYTES)
-    _hash_parts(fingerprint, method.encode(), path, query)
-    for each in _HASHED:
-        _hash_parts(fingerprint, *(value for name_, value in headers if name_ == each), each)
+    name = blake2b(_join((token.encode(), key)), digest_size=IDENTITY_BYTES - _INDEX_BYTES)
+    decisive = (field for header in conditions if header[0] in _CONDITIONS for field in header)
+    head = _join((method.encode(), path, query, content_type.encode(), *decisive))
+    fingerprint = blake2b(head, digest_size=FINGERPRINT_BYTES)
     fingerprint.update(body)
     return RequestMark(name.digest(), fingerprint.digest())
 
 
-def _hash_parts(digest: blake2b, *parts: bytes) -> None:
-    """Hash `parts` so that no others give the same."""
-    for part in parts:
-        digest.update(b"%d:%b" % (len(part), part))
+def _join(parts: Sequence[bytes]) -> bytes:
+    """Join `parts` so that no others give the same, whatever follows."""
+    return b"%d:%b" % (len(parts), b"".join([b"%d:%b" % (len(part), part) for part in parts]))

@@ -105,7 +105,7 @@ class KeyOfVersion1:
         content_type = _content_type(req)
         given = idempotency.read_key(req.scope["headers"])
         body = await req.stream.read()
-        mark = _mark(req, given, key, body)
+        mark = await bodies.mark_request(req, given, key, content_type, body)
         with redacting_errors(grants, key):
             condition = self._shard_condition(req, key, mark)
             put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, condition)
@@ -128,7 +128,7 @@ class KeyOfVersion1:
         check_answer_budget(req, self._store, self._context, key)
         given = idempotency.read_key(req.scope["headers"])
         body = await bodies.read_json(req)
-        mark = _mark(req, given, key, body)
+        mark = await bodies.mark_request(req, given, key, kind, body)
         with redacting_errors(grants, key):
             patch = Patch(key, body, self._shard_condition(req, key, mark))
             result, withheld = await self._change(resp, patch, mark)
@@ -148,7 +148,7 @@ class KeyOfVersion1:
         ttl_ms, expires_ms = query.read_expiry(parameters)
         given = idempotency.read_key(req.scope["headers"])
         await bodies.refuse_any(req)
-        mark = _mark(req, given, key)
+        mark = await bodies.mark_request(req, given, key)
         if "incr" in parameters:
             with redacting_errors(grants, key):
                 incr = Incr(key, parameters["incr"], ttl_if_new, self._shard_condition(req, key, mark))
@@ -169,7 +169,7 @@ class KeyOfVersion1:
         grants = _require_write(req, key)
         given = idempotency.read_key(req.scope["headers"])
         await bodies.refuse_any(req)
-        mark = _mark(req, given, key)
+        mark = await bodies.mark_request(req, given, key)
         with redacting_errors(grants, key):
             delete = Delete(key, condition=self._shard_condition(req, key, mark))
             done, _ = await self._change(resp, delete, mark)
@@ -193,7 +193,7 @@ class KeyOfVersion1:
         """
         if mark is None:
             return await self._store.request(operation), False
-        reply, withheld = await self._store.request_once(mark.once(operation)), False
+        reply, withheld = await self._store.request_once(mark.mark_operation(operation)), False
         if isinstance(reply, Replayed):
             resp.set_header(idempotency.REPLAYED, "true")
             withheld, reply = reply.withheld, reply.reply
@@ -224,15 +224,6 @@ def _read_parameters(req: Request, key: bytes, allowed: query.Table) -> dict[str
     if len(key) > MAX_KEY:
         raise KeyTooLong(f"{len(key)} bytes")
     return query.parse(req.scope["query_string"], allowed)
-
-
-def _mark(req: Request, given: bytes, key: bytes, body: bytes = b"") -> Mark:
-    """Return what a request with the Idempotency-Key `given` is known by; None if that is empty."""
-    if not given:
-        return None
-    scope = req.scope
-    token = scope[GRANTS].name
-    return idempotency.mark_request(given, token, req.method, key, scope["query_string"], scope["headers"], body)
 
 
 def _require_write(req: Request, key: bytes) -> Grants:

@@ -39,6 +39,7 @@ from shards.wire.protocol import (
     Results,
     Touch,
     Value,
+    bare,
 )
 
 _TICK_S: Final = 0.02
@@ -157,7 +158,7 @@ class StoreClient:
 
     async def execute(
         self,
-        operations: Sequence[OfOneKey],
+        operations: Sequence[OfOneKey | Once],
         unresponsive: set[int] | None = None,
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> list[Reply]:
@@ -194,11 +195,11 @@ class StoreClient:
         """
         self._activity.add("delete", key, end)
 
-    def _report_all(self, operations: Sequence[OfOneKey], replies: Sequence[Reply], end: int) -> None:
+    def _report_all(self, operations: Sequence[OfOneKey | Once], replies: Sequence[Reply], end: int) -> None:
         """Report what changed nothing of a batch. `end`: the history's end before it was sent."""
         if self._activity.has_listeners:
             for operation, reply in zip(operations, replies, strict=True):
                 if type(operation) is Get and isinstance(reply, Value):
                     self._activity.add("read", operation.key)
-                elif type(operation) is Delete and isinstance(reply, Done) and not reply.existed:
+                elif type(bare(operation)) is Delete and isinstance(reply, Done) and not reply.existed:
                     self.report_missed_delete(operation.key, end)

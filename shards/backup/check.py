@@ -33,7 +33,7 @@ from shards.maps.snapshot import Snapshot, SnapshotError, growth_watched
 from shards.maps.space import free_bytes
 from shards.wire.errors import ProtocolError
 from shards.wire.keys import SLOTS, slot_of, slots_of
-from shards.wire.protocol import count_changes, decode_events
+from shards.wire.protocol import count_changes, decode_record
 
 _BATCH = 4 << 20
 
@@ -257,8 +257,13 @@ def check_archived_log(directory: Path, archive: Archive) -> Finding:
     try:
         for record in archive.records(directory):
             figures.take(record)
-            if record.kind == DATA and count_changes(decode_events(record.payload)) != record.events:
+            if record.kind != DATA:
+                continue
+            events, outcomes = decode_record(record.payload)
+            if count_changes(events) != record.events:
                 return Finding(LOG, False, f"the record at {record.lsn} has not as many changes as it says")
+            if any(outcome.at >= record.events for outcome in outcomes):
+                return Finding(LOG, False, f"the record at {record.lsn} tells of more changes than it has")
         return Finding(LOG, True, f"{len(archive.log)} segments, {figures}")
     except ArchiveError as error:
         return Finding(LOG, False, str(error))

@@ -254,19 +254,14 @@ def decide_once(group: Group, once: Once) -> Reply:
     replayed = group.find_replay(once)
     if replayed is not None:
         return replayed
-    operation, old, begin = once.operation, None, len(group.events)
-    value: tuple[bytes | None, str] = (None, "")
-    if isinstance(operation, Put) and operation.want_previous:
-        old = group.staged.lookup(operation.key)
-        if old is not None and is_live(old, group.now) and old[SIZE] <= REMEMBERED_BYTES:
-            value = group.value_of(operation.key, old)
+    operation, begin = once.operation, len(group.events)
+    replaced = _read_replaced(group, operation)
     reply: Remembered = _RULES[type(operation)](group, operation)
     if len(group.events) == begin or (isinstance(reply, Results) and reply.failed is not None):
         return reply
-    if (
-        isinstance(reply, Replaced) and old is not None
-    ):  # its old value is filled in when the group is applied: too late
-        group.remember(once, Replaced(reply.revision, True, value[0], reply.expires_ms, value[1], old[REVISION]))
+    if replaced is not None and isinstance(reply, Replaced):
+        replaced.revision, replaced.expires_ms = reply.revision, reply.expires_ms
+        group.remember(once, replaced)
     else:
         group.remember(once, reply)
     return reply
@@ -294,6 +289,22 @@ def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], 
             group.staged.stage(key, entry, None)
             deleted.append(key)
     return Deleted(deleted, next)
+
+
+def _read_replaced(group: Group, operation: Operation) -> Replaced | None:
+    """Return the old value that the reply to `operation` will carry, before it is decided; None if it will carry none.
+
+    The reply itself gets its old value when the group is applied, which is too late for the log.
+    """
+    if not isinstance(operation, Put | Delete) or not operation.want_previous:
+        return None
+    old = group.staged.lookup(operation.key)
+    if old is None or not is_live(old, group.now):
+        return None
+    if old[SIZE] > REMEMBERED_BYTES:
+        return Replaced(0, True, None, 0, "", old[REVISION])
+    value, content_type = group.value_of(operation.key, old)
+    return Replaced(0, True, value, 0, content_type, old[REVISION])
 
 
 def _decide_in_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:

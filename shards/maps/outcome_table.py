@@ -14,6 +14,7 @@ import lmdb
 from shards.log.records import Record, Start
 from shards.maps.storage import MapStorage
 from shards.wire.clock import Now
+from shards.wire.keys import slots_of
 from shards.wire.outcomes import KEEP_BYTES, KEEP_COUNT, OutcomeRecord
 from shards.wire.protocol import Outcome
 
@@ -73,6 +74,19 @@ class OutcomeTable:
             moved = outcome._replace(steady_ms=outcome.steady_ms + reset_ms)
             txn.put(bytes(place), moved.encode(), db=self._outcomes)
 
+    def check(self, shards: int, shard: int) -> None:
+        """Verify that outcomes and identities agree, and are of shard `shard` of `shards`. Raises `AssertionError`."""
+        slots, size, identities = slots_of(shard, shards), 0, {}
+        with self._env.begin(self._outcomes) as txn:
+            for place, row in txn.cursor():
+                outcome = OutcomeRecord.decode(row)
+                size += len(row)
+                identities[outcome.identity] = place
+                assert outcome.slot in slots, f"an outcome of slot {outcome.slot} belongs to another shard"
+                assert outcome.revision <= _PLACE.unpack(place)[0], f"an outcome of {outcome.revision} is misplaced"
+            assert identities == dict(txn.cursor(self._identities)), "outcomes and identities differ"
+            assert size == self._load_bytes(txn), "the bytes of outcomes"
+
     def _put(self, txn: lmdb.Transaction[memoryview], revision: int, outcome: OutcomeRecord) -> int:
         """Put one outcome; return by how many bytes the table grows.
 
@@ -109,7 +123,7 @@ class OutcomeTable:
             more = cursor.delete()
         self._store_bytes(txn, size)
 
-    def _load_bytes(self, txn: lmdb.Transaction[memoryview]) -> int:
+    def _load_bytes(self, txn: lmdb.Transaction[memoryview] | lmdb.Transaction[bytes]) -> int:
         stored = txn.get(_BYTES_NAME, db=self._meta)
         return 0 if stored is None else int(_BYTES.unpack(stored)[0])
 

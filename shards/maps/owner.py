@@ -163,6 +163,10 @@ class MapOwner:
         rows = list(items)
         self.storage.transact(lambda txn: [txn.put(key, record) for key, record in rows])
 
+    def load_outcomes(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Put raw records of another map's `outcomes` into this one, in one transaction. Raises `MapFull`."""
+        self.storage.transact(lambda txn: self._outcomes.load(txn, rows))
+
     def entries(self) -> Iterator[tuple[bytes, int, int, int, int]]:
         """Yield key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
 
@@ -198,6 +202,7 @@ class MapOwner:
                 assert shard_of(key, shards) == shard, f"{key!r} belongs to shard {shard_of(key, shards)}, not {shard}"
                 if expected is not None:
                     assert expected.get(key) == entry, f"{key!r}: map {entry}, expected {expected.get(key)}"
+        self._outcomes.check(shards, shard)
         assert expected is None or count == len(expected), f"the map has {count} keys, expected {len(expected or ())}"
 
     def close(self) -> None:

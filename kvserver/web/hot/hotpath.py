@@ -15,12 +15,13 @@ from time import perf_counter
 from typing import Final
 
 from kvserver.access.grants import Grants
+from kvserver.api.idempotency import mark_request
 from kvserver.http import compression, routes
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
-from kvserver.web.hot.fields import HeaderFields, read_fields
+from kvserver.web.hot.fields import HeaderFields, read_fields, split_off_key
 from kvserver.web.hot.hot_write import HotRemoval, HotWrite, format_lines
 from kvserver.web.limits.load import LARGE_ANSWER
 from kvserver.web.ports import IDLE_S, ConnectionPort
@@ -85,7 +86,11 @@ class HotPath:
             return False
         at_root, size = of_root is not None, len(key) + fields.length
         write: HotWrite
-        if method == b"PUT":
+        if fields.idempotency_key and not at_root:
+            if fields.length >= LARGE_ANSWER:  # it takes long to hash
+                return False
+            write = self._mark_write(connection, method, path, key, fields, begun_at, grants, data[end + 2 :])
+        elif method == b"PUT":
             put = Put(key, data[end + 2 :], fields.content_type, 0, 0, at_root)
             write = HotWrite(connection, path, at_root, fields, begun_at, grants, put, size)
         else:
@@ -95,10 +100,35 @@ class HotPath:
         self._store.enqueue(key, write)
         return True
 
+    def _mark_write(
+        self,
+        connection: ConnectionPort,
+        method: bytes,
+        path: bytes,
+        key: bytes,
+        fields: HeaderFields,
+        begun_at: float,
+        grants: Grants | None,
+        body: bytes,
+    ) -> HotWrite:
+        """Make the write of version 1 of a request with an Idempotency-Key."""
+        token, size = "" if grants is None else grants.name, len(key) + len(body)
+        kind = fields.content_type if method == b"PUT" else ""
+        mark = mark_request(fields.idempotency_key, token, method.decode(), key, b"", kind, (), body)
+        if method == b"PUT":
+            once = mark.mark_operation(Put(key, body, kind))
+            return HotWrite(connection, path, False, fields, begun_at, grants, once, size)
+        once = mark.mark_operation(Delete(key))
+        return HotRemoval(connection, path, False, fields, begun_at, grants, once, size, self._store)
+
     def _read_block(self, block: bytes) -> HeaderFields | None:
         """The meaning of a block of header fields, remembered; None if its requests take the ordinary road."""
         if len(block) > _LONGEST_BLOCK:
             return None
+        key, rest = split_off_key(block)
+        if key:
+            fields = self._blocks.get(rest) or self._read_block(rest)
+            return None if fields is None or fields.idempotency_key else fields._replace(idempotency_key=key)
         fields = read_fields(block)
         if fields is None or not self._is_open_to(fields.origin_fields):
             return None
