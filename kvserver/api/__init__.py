@@ -4,7 +4,6 @@
 - `times`: lifetimes, RFC 3339, HTTP dates
 - `query`: query strings, by a table of parameters
 - `feed_query`: the parameters of `/v1/feed`
-- `idempotency`: what a request with an Idempotency-Key is known by
 - `conditions`, `ranges`: conditional requests and range requests (RFC 9110)
 - `listing`: one ordered list over the maps of all shards
 - `duplicate_names`: members that an object has twice, in JSON and MessagePack

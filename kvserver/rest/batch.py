@@ -11,12 +11,12 @@ from falcon.asgi import Request, Response
 from msgspec import Raw
 
 from kvserver.access.grants import EVERYTHING, NOTHING, Grants
-from kvserver.api import batches, idempotency, query
+from kvserver.api import batches, query
 from kvserver.api.batch_answers import Late, Result
 from kvserver.api.batches import Format, Sizes
-from kvserver.api.idempotency import RequestMark
 from kvserver.api.times import rfc3339
-from kvserver.http import compression
+from kvserver.http import compression, idempotency
+from kvserver.http.idempotency import RequestMark
 from kvserver.http.routes import BATCH
 from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
@@ -111,9 +111,7 @@ class BatchResource:
             portion = operations[start : start + MESSAGE_OPS]
             sent: Sequence[OfOneKey | Once] = portion
             if mark is not None:
-                sent = [
-                    op if isinstance(op, Get) else mark.mark_operation(op, at) for at, op in enumerate(portion, start)
-                ]
+                sent = _mark_writes(portion, mark, start)
             answer.recheck_grants()
             if answer.asks_all:
                 replies = await self._store.execute(sent, unresponsive, answer.charge_bytes)
@@ -166,6 +164,11 @@ async def _prepend(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGen
     yield first
     async for part in parts:
         yield part
+
+
+def _mark_writes(portion: list[OfOneKey], mark: RequestMark, start: int) -> list[OfOneKey | Once]:
+    """Return the operations of `portion`, whose first has the index `start` in its batch, the writes to be done once."""
+    return [op if isinstance(op, Get) else mark.mark_operation(op, at) for at, op in enumerate(portion, start)]
 
 
 def _refuse_atomic(operations: list[OfOneKey], answer: BatchAnswer) -> Results | None:

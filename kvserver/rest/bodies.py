@@ -7,8 +7,9 @@ from typing import Final
 
 from falcon.asgi import Request
 
-from kvserver.api import duplicate_names, idempotency, json_scan
-from kvserver.api.idempotency import RequestMark
+from kvserver.api import duplicate_names, json_scan
+from kvserver.http import idempotency
+from kvserver.http.idempotency import RequestMark
 from kvserver.http.scope import GRANTS
 from kvserver.http.value_headers import FORM
 from kvserver.rest.turns import run_in_turns

@@ -8,11 +8,11 @@ from typing import Any, Final, overload
 from falcon.asgi import Request, Response
 
 from kvserver.access.grants import Grants
-from kvserver.api import conditions, idempotency, query, ranges
+from kvserver.api import conditions, query, ranges
 from kvserver.api.conditions import Preconditions
-from kvserver.api.idempotency import RequestMark
 from kvserver.api.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
-from kvserver.http import responses
+from kvserver.http import idempotency, responses
+from kvserver.http.idempotency import RequestMark
 from kvserver.http.responses import BehindTheEnd, NoMergePatch
 from kvserver.http.scope import GRANTS, SCRIPT
 from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, choose_stored_type, item_headers, revision_headers

@@ -7,8 +7,8 @@ from time import monotonic_ns
 from typing import Final
 
 from kvserver.access.grants import Grants
-from kvserver.api.idempotency import REPLAYED
 from kvserver.http import routes
+from kvserver.http.idempotency import REPLAYED
 from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import OCTETS, revision_headers
 from kvserver.store.client import StoreClient

@@ -15,8 +15,8 @@ from time import perf_counter
 from typing import Final
 
 from kvserver.access.grants import Grants
-from kvserver.api.idempotency import mark_request
 from kvserver.http import compression, routes
+from kvserver.http.idempotency import mark_request
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
