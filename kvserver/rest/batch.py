@@ -167,7 +167,7 @@ async def _prepend(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGen
 
 
 def _mark_writes(portion: list[OfOneKey], mark: RequestMark, start: int) -> list[OfOneKey | Once]:
-    """Return the operations of `portion`, whose first has the index `start` in its batch, the writes to be done once."""
+    """Return the operations of `portion`, the first of which is at `start`, the writes to be done once."""
     return [op if isinstance(op, Get) else mark.mark_operation(op, at) for at, op in enumerate(portion, start)]
 
 

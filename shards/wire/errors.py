@@ -289,7 +289,7 @@ class OutcomeUnknown(KVError):
 
     code, status = "outcome_unknown", 504
     title = "The shard did not answer: the write may or may not have been done"
-    hint = "Read the key before you repeat a write that must not happen twice."
+    hint = "Repeat it if it had an Idempotency-Key, with the same one; else read the key before you repeat it."
 
 
 class InsufficientStorage(KVError):

@@ -225,9 +225,11 @@ class Once(_Wire, tag=10):
 
     @property
     def key(self) -> bytes:
-        """The key of the operation; of a batch the first."""
+        """The key of the operation; of a batch the first, empty if it has none."""
         operation = self.operation
-        return operation.operations[0].key if isinstance(operation, AtomicBatch) else operation.key
+        if isinstance(operation, AtomicBatch):
+            return operation.operations[0].key if operation.operations else b""
+        return operation.key
 
 
 Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch | Once
