@@ -76,8 +76,8 @@ _KEY: Final = (
         tag=KEY_TAG,
         summary="Store a value",
         description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
-        "and `expires` the key never expires, whatever it did before. `return=previous` of a repeat whose old value has "
-        "more than 4 KiB is 204, with the revision alone.",
+        "and `expires` the key never expires, whatever it did before. A repeat with `return=previous` is 204 where the "
+        "old value has more than 4 KiB.",
         parameters=kv.PUT,
         headers=OF_CHANGES,
         body=GIVEN,
@@ -129,7 +129,7 @@ _KEY: Final = (
             Success(201, "The result; the key is new.", VALUE, (*_CHANGED, EXPIRES)),
             Success(
                 204,
-                "It is done; the token does not grant `read`, or it is a repeat of a result above 4 KiB.",
+                "It is done; the token does not grant `read`, or a repeat has more than 4 KiB.",
                 headers=_CHANGED,
             ),
         ),
@@ -237,8 +237,8 @@ _MANY: Final = (
         summary="Many operations in one request",
         description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
-        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch. With an "
-        "Idempotency-Key each operation is known by it and its index; gets are read again, but those of an atomic batch.",
+        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch. Each "
+        "write is known by the Idempotency-Key and its index, an atomic batch as a whole; other gets are read again.",
         headers=(headers.IDEMPOTENCY_KEY,),
         body={
             JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
