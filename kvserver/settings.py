@@ -243,7 +243,7 @@ class ServerSettings(ProcessSettings):
         None,
         path,
         "FILE",
-        "File of tokens and their grants, written by `kvserver token` or by hand. Every request then needs a token. "
+        "Token file and their grants, written by `kvserver token` or by hand. Every request then needs a token. "
         "Changes take effect within two seconds. Only this user and root may be able to write or replace the file. "
         "Default: none; everybody who can connect may do everything.",
     )

@@ -1,7 +1,7 @@
 """Authentication and authorization: tokens, what they grant, and tickets for browsers.
 
 - `grants`: the rights of a token's bearer (pure)
-- `tokenfile`: the file of tokens: what it says, and whether it is valid
+- `tokenfile`: the token file: what it says, and whether it is valid
 - `trust`: whether only its owner could have written that file
 - `tokenedit`: edits of that file that keep its style
 - `tokens`: the tokens in effect: the supervisor publishes them in the run directory, web workers and gateways follow

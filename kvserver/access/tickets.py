@@ -141,7 +141,7 @@ class Tickets:
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             raise unknown from None
         except OSError as error:
-            raise Overloaded(f"the ticket cannot be looked at now: {error.strerror}") from None
+            raise Overloaded(f"the ticket cannot be verified now: {error.strerror}") from None
         if found.ends_ms <= self._board.steady_ms():
             raise BadTicket(f"it is older than {LIFETIME_S} seconds")
         if found.kind != kind:

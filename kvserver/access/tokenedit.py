@@ -1,4 +1,4 @@
-"""Changes to the file of tokens that leave everything else in it as its author wrote it: comments, order, line ends.
+"""Changes to the token file that leave everything else in it as its author wrote it: comments, order, line ends.
 
 Pure but for `change_file`. Text is edited, not a document written anew, and the result is parsed to verify the edit. A
 library that keeps the style of a TOML document does not do: for tomlkit the comment above a token belongs to the token
@@ -108,8 +108,8 @@ def change_file(path: Path, change: Change) -> None:
     """
     if is_open(path):
         raise TokenFileError(
-            f"{path} is no file but something open, in which no token can be put or found again: name the file of "
-            "tokens itself with --tokens (a new token is printed to standard output anyway)"
+            f"{path} is an open stream, not a file, so no token can be added or removed: name the token file itself "
+            "with --tokens (a new token is printed to standard output anyway)"
         )
     try:
         real = trust.resolve_trusted(path)
@@ -120,19 +120,19 @@ def change_file(path: Path, change: Change) -> None:
             try:
                 old = "" if status is None else safe_files.read_regular(Path(real.name), MOST, directory).decode()
             except UnicodeDecodeError as error:
-                raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
+                raise TokenFileError(f"the token file {path} is not UTF-8 (byte {error.start})") from None
             mark = MARK if old.startswith(MARK) else ""
             new = (mark + change(old.removeprefix(MARK))).encode()
             if len(new) > MOST:
                 raise TokenFileError(f"{path} would have more than {MOST >> 20} MiB, which no server reads")
             _replace_file(real.name, directory, new, status)
     except trust.Untrusted as error:
-        raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
+        raise TokenFileError(f"the token file {path} cannot be trusted: {error}") from None
 
 
 @contextlib.contextmanager
 def _locked_directory(path: Path) -> Iterator[int]:
-    """Lock the file of tokens `path` against other commands; yield the descriptor of its directory.
+    """Lock the token file `path` against other commands; yield the descriptor of its directory.
 
     The lock is a file of its own that others cannot open: whoever can read a directory can lock that. Raises
     `TokenFileError` if another command holds it for too long.

@@ -1,4 +1,4 @@
-"""The file of tokens: TOML that people write, or have `kvserver token` write.
+"""The token file: TOML that people write, or have `kvserver token` write.
 
     [[token]]
     name = "deploy"
@@ -40,13 +40,13 @@ TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*(token|\"token\"|'token')[ \t]*\]\]
 MARK: Final = "\ufeff"
 """The byte order mark that some editors begin a file with."""
 MOST: Final = 16 << 20
-"""Bytes that a file of tokens may have."""
-_NAME_THE_FILE: Final = "name the file of tokens itself with --tokens"
+"""Bytes that a token file may have."""
+_NAME_THE_FILE: Final = "name the token file itself with --tokens"
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
 class TokenFileError(Exception):
-    """The file of tokens cannot be used; the message names file and line, what is wrong and what would be right."""
+    """The token file cannot be used; the message names file and line, what is wrong and what would be right."""
 
 
 class _Grant(msgspec.Struct, forbid_unknown_fields=True):
@@ -71,7 +71,7 @@ def read_open(path: Path) -> list[Token]:
         with open_named(path, Care.READ) as file:
             content = file.read(MOST + 1)  # it may have no end
             if len(content) > MOST:
-                raise TokenFileError(f"{path} gives more than {MOST >> 20} MiB, which no file of tokens has")
+                raise TokenFileError(f"{path} gives more than {MOST >> 20} MiB, which no token file has")
             return parse_tokens(content.decode(), str(path))
     except OSError as error:
         raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
@@ -91,7 +91,7 @@ def is_open(path: Path) -> bool:
 def read_text(path: Path) -> str:
     """Read the text of the file at `path`, if only this user and root could write it. Raises `TokenFileError`."""
     if is_open(path):
-        raise TokenFileError(f"{path} is no file but something open, which cannot be looked at again: {_NAME_THE_FILE}")
+        raise TokenFileError(f"{path} is an open stream, not a file, and cannot be read again: {_NAME_THE_FILE}")
     try:
         real = trust.resolve_trusted(path)
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,18 +100,18 @@ def read_text(path: Path) -> str:
             trust.check_file(real, status)
             content = file.read(MOST + 1) if status.st_size <= MOST else b""
             if max(len(content), status.st_size) > MOST:
-                raise OSError(errno.EFBIG, f"it has more than {MOST >> 20} MiB, which no file of tokens has")
+                raise OSError(errno.EFBIG, f"it has more than {MOST >> 20} MiB, which no token file has")
             return content.decode()
     except FileNotFoundError:
         raise TokenFileError(
-            f"there is no file of tokens {path}: kvserver token new NAME --grant read,write --tokens {path} makes it"
+            f"there is no token file {path}: kvserver token new NAME --grant read,write --tokens {path} makes it"
         ) from None
     except trust.Untrusted as error:
-        raise TokenFileError(f"the file of tokens {path} cannot be relied on: {error}") from None
+        raise TokenFileError(f"the token file {path} cannot be trusted: {error}") from None
     except OSError as error:
-        raise TokenFileError(f"the file of tokens {path} cannot be read: {error.strerror}") from None
+        raise TokenFileError(f"the token file {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise TokenFileError(f"the file of tokens {path} is not UTF-8 (byte {error.start})") from None
+        raise TokenFileError(f"the token file {path} is not UTF-8 (byte {error.start})") from None
 
 
 def parse_tokens(text: str, path: str) -> list[Token]:
@@ -128,7 +128,7 @@ def parse_tokens(text: str, path: str) -> list[Token]:
     entries = document.pop("token", [])
     if document:
         raise _error_at(
-            path, 0, f"{show_key(next(iter(document)).encode())} means nothing here: there are only [[token]]s"
+            path, 0, f"{show_key(next(iter(document)).encode())} is unknown: the file contains only [[token]] tables"
         )
     if not isinstance(entries, list):
         raise _error_at(path, 0, "each token is a table of its own: [[token]], in double brackets")
@@ -146,7 +146,7 @@ def parse_tokens(text: str, path: str) -> list[Token]:
 
 
 def _error_at(path: str, line: int, why: str) -> TokenFileError:
-    return TokenFileError(f"the file of tokens {path}{f', line {line}' if line else ''}: {why}")
+    return TokenFileError(f"the token file {path}{f', line {line}' if line else ''}: {why}")
 
 
 def _show_name(entry: Any) -> str:
@@ -164,7 +164,7 @@ def _convert_entry(entry: Any) -> Token:
         raise ValueError(f"it grants nothing; {_WANTED}")
     sha256 = bytes.fromhex(given.sha256)
     if sha256 == hash_token(b""):
-        raise ValueError("its sha256 is that of nothing: the text that was hashed was empty")
+        raise ValueError("its sha256 is that of an empty text")
     pairs = [pair for grant in given.grants for pair in pairs_of(grant.prefix, grant.allow)]
     return Token(sha256, Grants.of(given.name, sha256.hex()[:16], pairs))
 
@@ -196,6 +196,6 @@ def pairs_of(prefix: str, verbs: list[str]) -> list[tuple[Verb, bytes]]:
 def _refuse_doubles(token: Token, others: list[Token]) -> None:
     for other in others:
         if other.grants.name == token.grants.name:
-            raise ValueError("another token has this name: names are for revoking, so each is wanted once")
+            raise ValueError("another token has this name: names must be unique")
         if other.sha256 == token.sha256:
             raise ValueError(f"its sha256 is also that of {other.grants.name}: give one of them all grants")

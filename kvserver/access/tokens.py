@@ -1,6 +1,6 @@
 """The tokens in effect, as every process of a store sees them.
 
-The supervisor alone reads the file of tokens. What it has found good it writes to `tokens` in the run directory, whole
+The supervisor alone reads the token file. What it has found good it writes to `tokens` in the run directory, whole
 or not at all, and then raises the board's word of that name, which counts such changes; 0 means that the server has no
 tokens and everybody may do everything. The others look at the word a few times a second, and show in their rows of the
 board which change they go by.

@@ -1,4 +1,4 @@
-"""Whether the file of tokens can be trusted: only this user and root may be able to write or replace it.
+"""Whether the token file can be trusted: only this user and root may be able to write or replace it.
 
 `shards.files.trusted_path` walks the path to it, with its strictest care.
 """

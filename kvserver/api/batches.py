@@ -156,7 +156,7 @@ _SHORT: Final = 4 << 10
 """Bytes of a member up to which it is read in one go."""
 _BASE64_STEP: Final = 64 << 10
 """Characters of Base64 that one step looks at; whole groups of four."""
-_NO_BASE64: Final = "value_base64: Base64 of RFC 4648, section 4, padded, is wanted"
+_NO_BASE64: Final = "value_base64: expected padded Base64 (RFC 4648, section 4)"
 
 _BRIEF: Final = frozenset(("op", "key", "content_type", "ttl", "expires", "persist", "if_revision", "by", "ttl_if_new"))
 """Members that are shorter, however they are written."""
@@ -361,10 +361,10 @@ class Format:
         coded: Any = op.value_base64 if type(op) is BatchPutInJson else UNSET
         if (op.value is UNSET) + (op.json is UNSET) + (coded is UNSET) != 2:
             names = "value, json, value_base64" if isinstance(op, BatchPutInJson) else "value, json"
-            raise BadRequest(f"exactly one of {names} is wanted")
+            raise BadRequest(f"give exactly one of {names}")
         content_type = "" if op.content_type is UNSET else op.content_type
         if content_type and not is_content_type(content_type):
-            raise BadRequest("content_type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+            raise BadRequest("content_type: expected a media type of at most 255 ASCII characters, like text/plain")
         if ready is not None:
             return ready, content_type or ("" if op.json is UNSET else JSON_CONTENT)
         if op.json is not UNSET:
@@ -395,7 +395,7 @@ def malformed_operation(index: int, why: str, kind: type[BadRequest] = BadReques
 
 def _touch_expiry(op: BatchTouch) -> tuple[int, int]:
     if op.persist is False or (op.ttl is UNSET) + (op.expires is UNSET) + (op.persist is UNSET) != 2:
-        raise BadRequest("exactly one of ttl, expires and persist (true) is wanted")
+        raise BadRequest("give exactly one of ttl, expires and persist (true)")
     return op.shard_expiry()
 
 

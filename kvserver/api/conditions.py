@@ -106,7 +106,7 @@ def parse_tags(name: str, text: str | None) -> Tags | None:
         found = _TAG.match(text, at)
         end = _skip_between(text, found.end()) if found else 0
         if found is None or (end < len(text) and "," not in text[found.end() : end]):
-            raise BadRequest(f'{name}: a list of ETags in quotes is wanted, like "57", or *')
+            raise BadRequest(f'{name}: expected a list of quoted ETags, like "57", or *')
         ours = _OURS.fullmatch(found[2])
         if ours:
             tags.append(Tag(int(ours[1]), ours[2] or "", bool(found[1])))

@@ -55,7 +55,7 @@ def parse_feed_query(text: bytes) -> FeedQuery:
     keys = tuple(given.pop("key", ()))
     prefixes = tuple(given.pop("prefix", () if keys else (b"",)))
     if len(prefixes) + len(keys) > MOST_SELECTED:
-        raise BadRequest(f"at most {MOST_SELECTED} prefixes and keys are wanted")
+        raise BadRequest(f"expected at most {MOST_SELECTED} prefixes and keys")
     since = given.pop("since", None) or None
     return FeedQuery(prefixes, wait_s=given.pop("wait", 0), since=since, keys=keys, **given)
 
@@ -65,7 +65,7 @@ def _read_ops(text: str) -> frozenset[str]:
     for op in text.split(","):
         found = {known for known in OPS if known == op or (op == "delete" and known.startswith("delete:"))}
         if not found:
-            raise BadRequest(f"put, touch, delete or delete:<cause> is wanted; causes are {', '.join(CAUSES)}")
+            raise BadRequest(f"expected put, touch, delete or delete:<cause>; causes are {', '.join(CAUSES)}")
         wanted |= found
     return frozenset(wanted)
 
@@ -77,7 +77,7 @@ def _read_opaque(text: str) -> bytes:
 def _read_key(text: str) -> bytes:
     key: bytes = KEY.read(text)
     if not key:
-        raise BadRequest("a key of 1 to 511 bytes is wanted")
+        raise BadRequest("expected a key of 1 to 511 bytes")
     return key
 
 

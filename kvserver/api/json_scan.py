@@ -222,7 +222,7 @@ def _find_elements(text: bytes, at: int, most: int) -> Steps[tuple[list[Span], i
 def refuse_long_name(size: int) -> None:
     """Raise `BadRequest` if a name of `size` bytes cannot be that of a known member."""
     if size > _NAME_BYTES:
-        raise BadRequest(f"a member has a name of {size:,} bytes; none that is known is so long")
+        raise BadRequest(f"a member has a name of {size:,} bytes; no known member has such a long name")
 
 
 def decode_string(text: bytes | bytearray, begin: int, end: int, most: int) -> Steps[bytes]:

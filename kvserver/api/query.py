@@ -75,7 +75,7 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
 
 def _decode_text(text: bytes) -> str:
     if _MALFORMED.search(text):
-        raise BadRequest("the query has a % that two hexadecimal digits do not follow")
+        raise BadRequest("the query has a % that is not followed by two hexadecimal digits")
     try:
         return unquote_to_bytes(text.replace(b"+", b" ")).decode()
     except UnicodeDecodeError:
@@ -85,7 +85,7 @@ def _decode_text(text: bytes) -> str:
 def _read_integer(text: str) -> int:
     number = int(text) if _INTEGER.fullmatch(text) else _INT64
     if not -_INT64 <= number < _INT64:
-        raise BadRequest("a whole number of 64 bits is wanted, like 1 or -1")
+        raise BadRequest("expected an integer of 64 bits, like 1 or -1")
     return number
 
 
@@ -98,7 +98,7 @@ def whole_number(low: int, high: int) -> Kind:
 
     def read(text: str) -> int:
         if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
-            raise BadRequest(f"a whole number from {low} to {high} is wanted")
+            raise BadRequest(f"expected an integer from {low} to {high}")
         return int(text)
 
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
@@ -106,13 +106,13 @@ def whole_number(low: int, high: int) -> Kind:
 
 def _read_flag(text: str) -> bool:
     if text not in ("true", "false"):
-        raise BadRequest("true or false is wanted")
+        raise BadRequest("expected true or false")
     return text == "true"
 
 
 def _read_yes(text: str) -> bool:
     if text != "true":
-        raise BadRequest("true is wanted")
+        raise BadRequest("expected true")
     return True
 
 
@@ -124,7 +124,7 @@ YES: Final = Kind(_read_yes, {"type": "boolean", "enum": [True]})
 def _read_key(text: str) -> bytes:
     encoded = text.encode()
     if len(encoded) > MAX_KEY:
-        raise BadRequest(f"at most {MAX_KEY} bytes are wanted, as in a key")
+        raise BadRequest(f"expected at most {MAX_KEY} bytes, as in a key")
     return encoded
 
 
@@ -137,7 +137,7 @@ def one_of(*words: str) -> Kind:
 
     def read(text: str) -> str:
         if text not in words:
-            raise BadRequest(f"{' or '.join(words)} is wanted")
+            raise BadRequest(f"expected {' or '.join(words)}")
         return text
 
     return Kind(read, {"type": "string", "enum": list(words)})

@@ -44,7 +44,7 @@ Reads everything: manifest, snapshot, each record of the log, and each map, whic
 Prints a line for each part. The status is 0 if all is well, else 1.
 
 --repair cuts the log of a stopped store where it is damaged. It prints what is lost, and asks first. Feed readers must
-start anew afterwards. Prefer a backup, if there is one.
+start over afterwards. Prefer a backup, if there is one.
 """
 
 
@@ -190,7 +190,7 @@ def _repair_log(settings: ServerSettings, yes: bool) -> None:
             return
         print_line(log.finding.text)
         if found.damage is None:
-            _confirm_cut("Feed readers behind it must start anew; nothing else is lost.", yes)
+            _confirm_cut("Feed readers behind it must start over; nothing else is lost.", yes)
             if not give_up_below(settings.data_dir, manifest, log.damaged_at):
                 raise CommandRefused("a restart needs that segment: the next snapshots will remove the damage")
         else:
@@ -210,10 +210,10 @@ def _describe_loss(loss: Loss, is_older_copy: bool) -> str:
     if is_older_copy:
         return (
             f"All changes acknowledged after revision {loss.first - 1} are given up: this copy never held them, so "
-            "their number is unknown. Feed readers must start anew."
+            "their number is unknown. Feed readers must start over."
         )
     if loss.last < loss.first:
-        return "No change is known to be lost, but feed readers must start anew."
+        return "No change is known to be lost, but feed readers must start over."
     return f"Of the changes {loss.first} to {loss.last} and any later ones, only those in the snapshot remain."
 
 

@@ -47,7 +47,7 @@ def import_items(source: str, url: str | None, token_file: Path | None, patience
     expired = f", left out {records_text(importer.expired)} expired by now" if importer.expired else ""
     if status:
         print_error(why)
-        print_error(f"{stored}{expired}; all of it can be imported again")
+        print_error(f"{stored}{expired}; the whole file can be imported again")
         sys.exit(status)
     print_line(f"{stored} in {time.monotonic() - begun:.1f} s{expired}")
 

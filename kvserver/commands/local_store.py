@@ -54,7 +54,7 @@ def open_running_board(settings: ServerSettings) -> Board | None:
     except BoardOutOfReach as error:
         raise CommandRefused(str(error)) from None
     except BoardNotBelieved as error:
-        print_error(f"no server is seen in the run directory: {error}")
+        print_error(f"there is no server in the run directory: {error}")
         return None
     except BoardError:
         return None

@@ -25,7 +25,7 @@ HELP = """Make a data directory from the backup in FROM: --data-dir, which must 
 
 --until restores an earlier revision or time within the backup's range, which `kvserver check FROM` prints. An atomic
 batch is restored entirely or not at all. Keys that have expired since then expire when the server starts. The restored
-store begins a new history: feed readers must start anew.
+store begins a new history: feed readers must start over.
 """
 
 
@@ -84,7 +84,7 @@ def _require_own_directory(data_dir: Path) -> None:
             if owner != os.geteuid():
                 raise Planted(real, f"{real} belongs to {user_name(owner)}: restore it as that user")
     except Planted as error:
-        raise CommandRefused(f"nothing is restored to where others could change it: {error}") from None
+        raise CommandRefused(f"nothing is restored into a directory that others can change: {error}") from None
 
 
 def parse_until(text: str | None) -> RestoreTarget:

@@ -66,7 +66,7 @@ def revoke_token(name: str, **given: str | None) -> None:
     """Remove a token from the file; exit with 1 if a server does not apply the change."""
     settings, path = _file_of(given)
     if not path.exists():
-        exit_with(f"there is no file of tokens {path}")
+        exit_with(f"there is no token file {path}")
     _edit_file(path, lambda text: tokenedit.remove_token(text, str(path), name))
     print_error(f"{path} no longer has the token {name}")
     _report_servers(settings, path)
@@ -92,10 +92,10 @@ def list_tokens(**given: str | None) -> None:
 def _file_of(given: dict[str, Any]) -> tuple[ServerSettings, Path]:
     settings = settings_of(given)
     if settings.tokens is None:
-        raise click.UsageError(f"name the file of tokens with {option_name('tokens')} or {env_name('tokens')}")
+        raise click.UsageError(f"name the token file with {option_name('tokens')} or {env_name('tokens')}")
     if str(settings.tokens) == "-":
         raise click.UsageError(
-            "- is no file that can be looked at again: name the file of tokens itself (./- if it has that name)"
+            "- is no file that can be looked at again: name the token file itself (./- if it has that name)"
         )
     return settings, settings.tokens
 
@@ -122,7 +122,7 @@ def _edit_file(path: Path, change: Change) -> None:
     except TokenFileError as error:
         exit_with(error)
     except OSError as error:
-        exit_with(f"the file of tokens {path} cannot be written: {error.strerror} ({error.filename})")
+        exit_with(f"the token file {path} cannot be written: {error.strerror} ({error.filename})")
 
 
 def _report_servers(settings: ServerSettings, path: Path) -> None:
@@ -173,7 +173,7 @@ def _running_boards(settings: ServerSettings) -> Iterator[Board]:
             board = Board.open(path, believed(settings))
         except BoardNotBelieved as error:  # of another version, for instance
             if path == named:
-                print_error(f"no server is seen in the run directory: {error}")
+                print_error(f"there is no server in the run directory: {error}")
             continue
         except (BoardError, OSError):
             continue

@@ -186,7 +186,7 @@ _ONE_OF: Final = {
     "BatchPutInMessagePack": ("value", "json"),
     "BatchTouch": ("ttl", "expires", "persist"),
 }
-"""Structs of which exactly one of these fields is wanted; beyond what they can say themselves."""
+"""Structs of which give exactly one of these fields; beyond what they can say themselves."""
 _ALIKE: Final = (batches.BatchGet, batches.BatchDelete, batches.BatchTouch, batches.BatchIncr, batches.BatchPatch)
 
 

@@ -93,7 +93,7 @@ def path_template(route: str) -> str:
 
 
 def _describe_operation(operation: Operation, responses: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
-    granted = f"Where tokens are wanted: {operation.grants}." if operation.grants else ""
+    granted = f"On a server with tokens: {operation.grants}." if operation.grants else ""
     described: dict[str, Any] = {
         "operationId": _operation_id(operation.method, operation.route),
         "tags": [operation.tag],

@@ -233,12 +233,12 @@ class GatewayWorker(SocketWorker):
         self.stop()
 
     def each_second(self) -> None:
-        """Give a sign of life on the board; stop if this run of the store is over."""
+        """Give a sign of life on the board; stop if this run of the server has ended."""
         if self._board is None:
             return
         self.row.record_heartbeat()
         if self._board.is_over():
-            log.info("this run of the store is over")
+            log.info("this run of the server has ended")
             self.stop()
             return
         self.follower.each_second()

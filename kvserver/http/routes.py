@@ -206,5 +206,5 @@ def _decode_strictly(text: bytes) -> bytes:
     if not text:
         raise BadKey("the key is empty")
     if _MALFORMED.search(text):
-        raise BadKey("the key has a % that two hexadecimal digits do not follow")
+        raise BadKey("the key has a % that is not followed by two hexadecimal digits")
     return _decode(text, "key")

@@ -24,7 +24,7 @@ _OF_PAGES: Final = (b"origin", b"sec-fetch-site")
 class OtherType(UnsupportedMediaType):
     """The Content-Type is one that the route does not accept."""
 
-    hint = "Say what the body is: `Content-Type: application/json`. Pages in browsers have to."
+    hint = "State the type of the body: `Content-Type: application/json`. Pages in browsers must."
 
 
 def content_type(req: Request) -> str:
@@ -52,7 +52,7 @@ def own_type(req: Request, *types: str) -> str:
     by_page = any(name in _OF_PAGES for name, _ in req.scope["headers"])
     if given not in ("", FORM) or by_page:
         why = ", of a page in a browser" if by_page else ""
-        raise OtherType(f"Content-Type: {' or '.join(types)} is wanted{why}, not {given or 'none'}")
+        raise OtherType(f"Content-Type: expected {' or '.join(types)}{why}, not {given or 'none'}")
     return ""
 
 
@@ -92,4 +92,4 @@ async def mark_request(
 async def refuse_any(req: Request) -> None:
     """Raise `BadRequest` if there is a body: its sender expects it to have an effect."""
     if req.content_length or await req.stream.read():
-        raise BadRequest("no body is wanted: what is to be done stands in the URL")
+        raise BadRequest("this request takes no body: the URL says what to do")

@@ -67,7 +67,7 @@ class KeyOfVersion1:
         _read_parameters(req, key, query.NOTHING)
         req.scope[GRANTS].require("read", key)
         if SCRIPT in req.scope:
-            raise Forbidden("a value is not given out as a service worker")
+            raise Forbidden("values are not served as service workers")
         wanted = conditions.read_conditions(req.get_header)
         if req.method == "GET":
             check_answer_budget(req, self._store, self._context, key)
@@ -141,7 +141,7 @@ class KeyOfVersion1:
         if not parameters:
             raise NoChange(f"a POST needs one of the query parameters {', '.join(_CHOICES)}; to store a value use PUT")
         if len([name for name in _CHOICES if name in parameters]) != 1:
-            raise BadRequest(f"exactly one of the query parameters {', '.join(_CHOICES)} is wanted")
+            raise BadRequest(f"give exactly one of the query parameters {', '.join(_CHOICES)}")
         ttl_if_new = parameters.get("ttl_if_new", 0)
         if ttl_if_new and "incr" not in parameters:
             raise BadRequest("the query parameter ttl_if_new belongs to incr")
@@ -266,7 +266,7 @@ def _content_type(req: Request) -> str:
     """Return the type to store, empty for octets. Raises `BadRequest`."""
     given = bodies.content_type(req)
     if not is_content_type(given):
-        raise BadRequest("Content-Type: a media type of at most 255 ASCII characters is wanted, like text/plain")
+        raise BadRequest("Content-Type: expected a media type of at most 255 ASCII characters, like text/plain")
     return choose_stored_type(given)
 
 

@@ -112,7 +112,7 @@ class Many:
         given = query.parse(req.scope["query_string"], DELETE)
         prefix, end = given.get("prefix", b""), self._board.last_revision()
         if not prefix and not given.get("all"):
-            raise BadRequest("without a prefix everything is deleted: say so with all=true")
+            raise BadRequest("an empty prefix deletes everything: confirm it with all=true")
         grants: Grants = req.scope[GRANTS]
         grants.require_all("write", prefix)
         dry_run, cut = given.get("dry_run", False), given.get("cut", end)
@@ -122,7 +122,7 @@ class Many:
             self._require_cut(grants, prefix, cut)
         await bodies.refuse_any(req)
         if cut > end:
-            raise BadRequest("query parameter 'cut': the history has not come that far")
+            raise BadRequest("query parameter 'cut': the history has not reached this revision")
         if not grants.may_all("read", prefix):
             self._cuts.disclose(grants, prefix, cut)
         work = self._count_deletable if dry_run else self._delete_in_time

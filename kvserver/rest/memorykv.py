@@ -51,7 +51,7 @@ class Key:
             return
         req.scope[GRANTS].require("read", key)
         if SCRIPT in req.scope:
-            raise Forbidden("a value is not given out as a service worker")
+            raise Forbidden("values are not served as service workers")
         resp.content_type = OCTETS
         if len(key) > MAX_KEY:
             self._store.report_activity("read", key)

@@ -41,7 +41,7 @@ class TicketOffice:
         try:
             asked = _decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise BadRequest(f'{{"for":"sse"}} or {{"for":"websocket"}} is wanted: {error}') from None
+            raise BadRequest(f'expected {{"for":"sse"}} or {{"for":"websocket"}}: {error}') from None
         text, expires_ms = self._tickets.issue(req.scope[GRANTS], asked.kind)
         resp.status = 201
         resp.content_type = JSON

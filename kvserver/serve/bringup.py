@@ -166,7 +166,7 @@ class Bringup:
         if reason is None and found.last_start is not None:
             return found.last_start.epoch, first_revision_of_run(last_known, now_ms)
         if found.last_start is not None:
-            log.warning("a new history begins, so feed readers must start anew: %s", reason)
+            log.warning("a new history begins, so feed readers must start over: %s", reason)
         return new_epoch(), first_revision(last_known, now_ms)
 
     def _is_copy(self, manifest: Manifest) -> bool:

@@ -120,21 +120,21 @@ def _checked_key(key: str) -> str:
 
 def _decode_value(line: _Line) -> bytes:
     if (line.value is UNSET) == (line.value_base64 is UNSET):
-        raise BadRequest("exactly one of `value` and `value_base64` is wanted")
+        raise BadRequest("give exactly one of `value` and `value_base64`")
     if line.value is not UNSET:
         return line.value.encode()
     assert line.value_base64 is not UNSET
     try:
         return b64decode(line.value_base64, validate=True)
     except ValueError:
-        raise BadRequest("value_base64: Base64 of RFC 4648, section 4, padded, is wanted") from None
+        raise BadRequest("value_base64: expected padded Base64 (RFC 4648, section 4)") from None
 
 
 def _checked_content_type(text: str | UnsetType | None) -> str | UnsetType:
     if not text:
         return UNSET
     if not is_content_type(text):
-        raise BadRequest(f"content_type: a media type of at most {MAX_CONTENT_TYPE} ASCII characters is wanted")
+        raise BadRequest(f"content_type: expected a media type of at most {MAX_CONTENT_TYPE} ASCII characters")
     return text
 
 

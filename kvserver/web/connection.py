@@ -78,7 +78,7 @@ class _Arrival:
         wanted = round(upload_rate * ARRIVAL_S)
         if brought < wanted:
             raise RequestTimeout(
-                f"the body brought {brought} bytes in {ARRIVAL_S:.0f} seconds, at least {wanted} are wanted"
+                f"the body brought {brought} bytes in {ARRIVAL_S:.0f} seconds, at least {wanted} are required"
             )
 
 

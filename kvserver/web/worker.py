@@ -103,7 +103,7 @@ class WebServer(UvicornServer):
         self.context.row.record_heartbeat()
         self._publish_figures()
         if self.context.board.is_over():
-            log.warning("this run of the store is over: this worker ends")
+            log.warning("this run of the server has ended: this worker ends")
             self._grace_s, self.should_exit = 0.0, True
 
     def _publish_figures(self) -> None:

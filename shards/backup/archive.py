@@ -161,7 +161,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         digest = new_digest(self.manifest.secret)
         digest.update(data)
         if len(data) != part.size or digest.hexdigest() != part.checksum:
-            raise ArchiveError(f"{path} is damaged, its checksum is another: use another backup")
+            raise ArchiveError(f"{path} is damaged, its checksum does not match: use another backup")
         return data
 
     def records(self, directory: Path, segment: int = SEGMENT) -> Iterator[Record]:

@@ -153,7 +153,7 @@ def _see_that_it_is_ours(target: Path) -> Path:
                 raise Planted(target, f"{target} belongs to {user_name(target.stat().st_uid)}: take it as that user")
             require_private_directory(target, Care.WRITE)
     except Planted as error:
-        raise BackupError(f"no backup is taken to where others could change it: {error}") from None
+        raise BackupError(f"no backup is written into a directory that others can change: {error}") from None
     return target
 
 

@@ -60,7 +60,7 @@ def write(content: msgspec.Struct, path: Path, temporary: Path) -> None:
         plain = msgspec.to_builtins(content)
         text = msgspec.json.format(msgspec.json.encode(plain | {_CHECKSUM: _compute_checksum(plain)})) + b"\n"
         if os.write(fd, text) != len(text):
-            raise OSError(errno.ENOSPC, "it was written in part")
+            raise OSError(errno.ENOSPC, "it is incomplete")
         os.fsync(fd)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(temporary)) from None
@@ -95,4 +95,4 @@ def _compute_checksum(content: dict[str, Any]) -> str:
 def _verify_checksum(content: dict[str, Any]) -> None:
     """Raises `msgspec.ValidationError` if `content` is not what was saved."""
     if content.pop(_CHECKSUM, None) != _compute_checksum(content):
-        raise msgspec.ValidationError("its checksum is that of another content")
+        raise msgspec.ValidationError("its checksum does not match")

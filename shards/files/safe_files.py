@@ -129,7 +129,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
     try:
         fd, name = tempfile.mkstemp(prefix=".kvserver-", dir=path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"no file can be made in {path.parent}: {error.strerror}", str(path)) from None
+        raise OSError(error.errno, f"cannot create a file in {path.parent}: {error.strerror}", str(path)) from None
     begun = Path(name)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -115,7 +115,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 32 << 20
     max_memory: int = 0  # 0: no limit
     on_full: str = "reject"
-    tokens: str = ""  # path of the file of tokens; empty: no tokens
+    tokens: str = ""  # path of the token file; empty: no tokens
     clock_offset_ms: int
     supervisor_pid: int
     started_ms: int
@@ -270,7 +270,7 @@ class Board:
         return self.header.id
 
     def is_over(self) -> bool:
-        """Whether this run of the store is over, so that this process must end.
+        """Whether this run of the server has ended, so that this process must end.
 
         That is so if another board, or none, is at the path of this one, or if the supervisor is gone (child processes
         die with the supervisor; others must poll this).
@@ -416,7 +416,7 @@ def _require_believed(path: Path, fd: int, believed: Collection[int]) -> None:
     owner = os.fstat(fd).st_uid
     if owner not in believed:
         raise BoardNotBelieved(
-            f"{path} belongs to {user_name(owner)}, so what it says is not believed: do this as that user, or as root "
+            f"{path} belongs to {user_name(owner)}, so it is not trusted: run this as that user, or as root "
             "with the --data-dir"
         )
 

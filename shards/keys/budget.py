@@ -127,7 +127,7 @@ class MemoryBudget:
                 # got all there is to evict will never fit.
                 if not is_first or len(self._evicted) >= keyspace.evictor.max_per_group:
                     self._load.require_eviction()
-                    raise Overloaded("more keys have to be evicted for this value than can be at once")
+                    raise Overloaded("this value needs more evictions than one write may make")
         raise MemoryLimit.of(keyspace.max_memory, self._others_bytes + self._held_bytes(), growth)
 
     def evict_for_batch(self, operations: Sequence[OfOneKey]) -> None:

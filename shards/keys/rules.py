@@ -362,7 +362,7 @@ def _check_condition(group: Group, condition: Condition, entry: Entry | None) ->
     if condition.if_match is not None and not _is_among(revision, condition.if_match):
         raise PreconditionFailed("the key has another revision" if revision else "the key does not exist", revision)
     if condition.if_none_match is not None and _is_among(revision, condition.if_none_match):
-        raise PreconditionFailed("the key exists, with a revision that it must not have", revision)
+        raise PreconditionFailed("the key has a revision that the condition excludes", revision)
 
 
 def _check_key(keyspace: Keyspace, key: bytes) -> None:
@@ -382,7 +382,7 @@ def _check_budget(group: Group, key: bytes, size: int, old: Entry | None) -> Non
     Evicts keys for it. They stay evicted, even if the operation is refused by a later check.
     """
     if group.policy is WritePolicy.DELETES:
-        raise InsufficientStorage("the log cannot grow any more")
+        raise InsufficientStorage("the log cannot grow")
     if not _grows(size, old):
         return
     if group.policy is WritePolicy.NO_GROWTH:

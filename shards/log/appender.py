@@ -40,7 +40,7 @@ _FLUSH_EVERY_S = 1.0
 _CHUNK = 1 << 20
 
 log = logging.getLogger(__name__)
-_not_flushed = Recurring(log, logging.WARNING, "%s; it is tried again")
+_not_flushed = Recurring(log, logging.WARNING, "%s; will retry")
 
 
 class LogAppender:
@@ -238,19 +238,19 @@ class LogAppender:
                 cleared = False
             if not cleared:
                 self._words.broken = 1
-                raise LogBroken("what was written in part could not be cleared")
+                raise LogBroken("a partial write could not be cleared")
             if not self._in_memory:
                 try:
                     self._flush_in_turn(lsn + size)
                 except LogError:
                     self._words.broken = 1
-                    raise LogBroken("what was written in part could not be cleared") from None
+                    raise LogBroken("a partial write could not be cleared") from None
 
     def _wait_for_segment(self) -> None:
         if self._words.full:
             raise LogFull("there is no space for another segment of the log")
         if self._board.is_over():
-            raise LogError("this run of the store is over")
+            raise LogError("this run of the server has ended")
         if self.give_up():
             raise GivenUp("the process is stopping")
         if self._row is not None:

@@ -169,7 +169,7 @@ class Segments:
         if not self._gave_up:
             log.warning(
                 "no space left for the log in %s: it keeps only what a restart needs, and feed clients that are "
-                "further behind must start anew",
+                "further behind must start over",
                 self._log_dir,
             )
         self._gave_up = True

@@ -177,13 +177,13 @@ class _Restore:
         generation = self._row.map_generation
         found = self._open_own(generation)
         if found is None:
-            log.warning("the map of shard %d is not usable any more", self._shard)
+            log.warning("the map of shard %d is no longer usable", self._shard)
             return None
         try:
             if self._row.open != NONE:
                 self._replay_log(found, self._row.open, self._floors_at(found.applied[1]))
         except MapError as error:
-            log.warning("the map of shard %d is not usable any more: %s", self._shard, error)
+            log.warning("the map of shard %d is no longer usable: %s", self._shard, error)
             found.close()
             return None
         return generation, found

@@ -117,7 +117,7 @@ def release_maps(places: Iterable[Path], store: str, data_dir: Path) -> int:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except Planted as error:
-            print_error(f"no maps are given back there: {error}")
+            print_error(f"no maps are freed there: {error}")
     return freed
 
 
@@ -157,7 +157,7 @@ def _choose_place(wanted: Path | None, data_dir: Path | None, owner: Owner, snap
         if on_disk is not None:
             _give_up(on_disk, owner)
         return chosen
-    few = f"only {free >> 20} MiB are free in {shm}, {need >> 20} MiB are wanted for the maps"
+    few = f"only {free >> 20} MiB are free in {shm}, the maps need {need >> 20} MiB"
     if not _may_write(shm):
         few = f"this user cannot write to {shm}"
     if on_disk is None:
@@ -201,7 +201,7 @@ def _bytes_of(own: Path, pattern: str) -> int:
 def _space_warning(wanted: Path, snapshot_bytes: int) -> str:
     place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
     free, need = _bytes_available(place, wanted), _bytes_wanted(snapshot_bytes, wanted)
-    return "" if free >= need else f"only {free >> 20} MiB are free for the maps in {wanted}, {need >> 20} are wanted"
+    return "" if free >= need else f"only {free >> 20} MiB are free in {wanted}, the maps need {need >> 20} MiB"
 
 
 def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = False) -> MapDir:

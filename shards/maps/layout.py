@@ -188,7 +188,7 @@ def read_meta(path: Path, *, subdir: bool = True) -> Meta:
     except OSError as error:
         raise MapError(f"the map {path} cannot be read: {error.strerror}") from None
     if not is_whole(head, size):
-        raise MapError(f"{data} is not a whole map: it has {size} bytes")
+        raise MapError(f"{data} is not a complete map: it has {size} bytes")
     environment = open_environment(path, readonly=True, subdir=subdir, lock=False)
     try:
         meta = environment.open_db(b"meta", create=False)
@@ -295,7 +295,7 @@ def decode_identity(text: bytes | None, where: Path) -> Identity | None:
     try:
         identity = msgspec.json.decode(text, type=Identity)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise MapError(f"the map {where} says unreadably whose it is: {error}") from None
+        raise MapError(f"the map {where} has a malformed identity record: {error}") from None
     return identity
 
 

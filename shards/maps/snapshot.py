@@ -211,7 +211,7 @@ def take_snapshot(board: Board) -> Manifest:
     with _hold_snapshot_lock(Path(facts.lock_dir) / "snapshot"):
         before = Manifest.load(data_dir)
         if before.store != facts.store:
-            raise SnapshotError(f"{data_dir} holds another store than the one that runs")
+            raise SnapshotError(f"{data_dir} contains a different store than the one that is running")
         _remove_unnamed(data_dir / SNAPSHOTS, before)
         lsn, revision = board.watermark()
         name = f"{lsn:016x}-{secrets.token_hex(4)}"
@@ -306,7 +306,7 @@ def _make_durable(board: Board, directory: Path) -> tuple[int, int]:
     for place in (directory, directory.parent, directory.parent.parent):
         DISK.sync_directory(place)
     if board.is_over():
-        raise SnapshotError("this run of the store is over")
+        raise SnapshotError("this run of the server has ended")
     return tail, following - 1
 
 

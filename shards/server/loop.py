@@ -114,7 +114,7 @@ class ShardServer:
             log.critical("shard %d ends: %s", self.shard, error)
             return 1
         except MapFull as error:
-            log.critical("shard %d ends: what is logged cannot be applied, there is no room: %s", self.shard, error)
+            log.critical("shard %d ends: there is no space to apply what is logged: %s", self.shard, error)
             return 1
         finally:
             self.close(linger_ms)
@@ -239,7 +239,7 @@ class ShardServer:
         now = time.monotonic()
         if now >= self._housekeeping_at:
             if self.board.is_over():
-                raise RunOver("the run of the store it belongs to is over")
+                raise RunOver("its run of the server has ended")
             if self.board.log.broken:
                 raise LogBroken("a flush of the log failed")
             self.sockets.restore_files()

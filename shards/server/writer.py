@@ -188,7 +188,7 @@ class Writer:
         self._map.storage.reader_check()
         pinned = self._map.storage.pinning_readers(time.monotonic())
         if self._map.storage.full and self._map.storage.restore_ballast():
-            log.info("the map has room again")
+            log.info("the map has space again")
         with contextlib.suppress(MapFull):  # then a restart replays more
             self._map.advance(*watermark)
         self._allowance.measure()
@@ -308,7 +308,7 @@ class Writer:
             return Failed.of(Unavailable("the shard is stopping"))
         self._expire_at = time.monotonic() + _RETRY_S
         if not self._failing:
-            log.warning("nothing can be written: %s", error)
+            log.warning("writes fail: %s", error)
         self._failing = True
         return Failed.of(InsufficientStorage(str(error)) if isinstance(error, LogFull) else Unavailable(str(error)))
 

@@ -73,7 +73,7 @@ class BadKey(BadRequest):
 
 class BadCursor(BadRequest):
     code = "bad_cursor"
-    title = "This is no cursor of the feed"
+    title = "Not a cursor of the feed"
     hint = "Send `since` as a message's `cursor` or the header KV-Cursor had it, or leave it out."
 
 
@@ -98,7 +98,7 @@ class InvalidToken(Unauthorized):
 class BadTicket(Unauthorized):
     code = "bad_ticket"
     title = "The ticket is not valid"
-    hint = "Ask POST /v1/tickets for a new one for every connection, and use it at once."
+    hint = "Get a new ticket from POST /v1/tickets for every connection, and use it at once."
 
 
 class Forbidden(KVError):
@@ -124,12 +124,12 @@ class NotFound(KVError):
 class NoSuchResource(KVError):
     code, status = "no_such_resource", 404
     title = "There is nothing at this path"
-    hint = "A slash inside a key of the routes at the root is sent as %2F."
+    hint = "In MemoryKV's routes, a slash inside a key is %2F."
 
 
 class MethodNotAllowed(KVError):
     code, status = "method_not_allowed", 405
-    title = "The resource does not know this method"
+    title = "Method not allowed"
     hint = "The Allow header lists the methods."
 
 
@@ -141,14 +141,14 @@ class RequestTimeout(KVError):
 
 class Conflict(KVError):
     code, status = "conflict", 409
-    title = "The operation does not fit what the key holds"
+    title = "The operation does not fit the value"
     hint = "Read the key, and put a value that fits."
 
 
 class NotAnInteger(Conflict):
     code = "not_an_integer"
-    title = "The value is not a whole number that can be added to"
-    hint = "An increment needs a value of decimal digits, with or without a minus, within 64 bits."
+    title = "The value is not an integer"
+    hint = "An increment needs a value of decimal digits, with or without a minus sign, within 64 bits."
 
 
 class Overflow(Conflict):
@@ -176,7 +176,7 @@ class PreconditionFailed(KVError):
 
     code, status = "precondition_failed", 412
     title = "Precondition failed"
-    hint = "Read the key again, and decide with the revision it has now."
+    hint = "Read the key again, and use its current revision."
 
     def __init__(self, detail: str = "", revision: int = 0) -> None:
         super().__init__(detail)
@@ -192,7 +192,7 @@ class ValueTooLarge(KVError):
 class AnswerTooLarge(KVError):
     code, status = "answer_too_large", 413
     title = "The answer to the batch would be too large"
-    hint = "Values of 32 MiB were answered before; ask for the others in another batch."
+    hint = "The answer already has 32 MiB of values; get the others in another batch."
 
 
 class BatchTooLarge(KVError):
@@ -206,7 +206,7 @@ class BatchTooLarge(KVError):
 
 class PatchesTooLarge(KVError):
     code, status = "patches_too_large", 413
-    title = "The patches of the batch have written too much; this one did nothing"
+    title = "The patches of the batch write too much; this one was not done"
     hint = "Each patch writes the whole value. Send fewer of one batch, or put the whole value."
 
 
@@ -224,7 +224,7 @@ class UriTooLong(KVError):
 
 class UnsupportedMediaType(KVError):
     code, status = "unsupported_media_type", 415
-    title = "A body of this type or coding cannot be taken"
+    title = "The type or coding of the body is not supported"
     hint = "A PATCH is a JSON merge patch, application/merge-patch+json; no body may have a Content-Encoding."
 
 
@@ -238,8 +238,8 @@ class Misdirected(KVError):
     """The Host is a name that a page might have given this server (DNS rebinding)."""
 
     code, status = "misdirected", 421
-    title = "The server is not known under this name"
-    hint = "Ask it by its address or as localhost, or list the name in --allowed-hosts."
+    title = "The server does not accept this host name"
+    hint = "Use its address or localhost, or list the name in --allowed-hosts."
 
 
 class IdempotencyMismatch(KVError):
@@ -280,8 +280,8 @@ class NoFeed(Unavailable):
     """No gateway can take the connection."""
 
     code = "feed_unavailable"
-    title = "No gateway takes feed connections now"
-    hint = "Connect again after the seconds given in Retry-After; all else is answered meanwhile."
+    title = "No gateway accepts feed connections now"
+    hint = "Connect again after the seconds given in Retry-After; other requests are served."
 
 
 class OutcomeUnknown(KVError):
@@ -302,8 +302,8 @@ class MemoryLimit(InsufficientStorage):
     """Keys and values would take more than --max-memory. `members`: limit, used and needed, in bytes."""
 
     code = "memory_limit"
-    title = "The write would pass the memory limit; nothing was done"
-    hint = "What does not grow still works, deletes above all; raise --max-memory, or let --on-full evict make room."
+    title = "The write would exceed the memory limit; nothing was done"
+    hint = "Deletes and values that do not grow still work. Raise --max-memory, or use --on-full evict."
 
     @classmethod
     def of(cls, limit: int, used: int, needed: int) -> MemoryLimit:

@@ -117,7 +117,7 @@ def a_server_whose_disk_fills_up(directory: Path) -> None:
         for n in range(120):  # more than the disk holds
             last = b"%d" % n + value
             wait_for(lambda last=last: client.put("/a", content=last).status_code == 200, "writes go on")
-        assert "readers of the feed that are further behind must start anew" in server.log()
+        assert "feed clients that are further behind must start over" in server.log()
         server.stop()
         server.start()
         with server.client() as again:

@@ -173,9 +173,9 @@ def test_a_broken_file_leaves_the_old_tokens_in_force(server: Server, file: Path
         assert str(file) in line and '"raed" cannot be allowed' in line
         assert everywhere(server, ann, 200)
         file.unlink()
-        wait_for(lambda: "there is no file of tokens" in server.log()[before:], "a line in the log")
+        wait_for(lambda: "there is no token file" in server.log()[before:], "a line in the log")
         hang_up(server)
-        said = "there is no file of tokens"
+        said = "there is no token file"
         wait_for(lambda: server.log()[before:].count(said) == 2, "the same again, because somebody asked")
         assert everywhere(server, ann, 200)
     finally:
@@ -234,7 +234,7 @@ def refusal(server: Server) -> str:
 
 def test_a_server_does_not_start_with_a_file_it_cannot_use(new_server: NewServer, tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
-    assert "there is no file of tokens" in refusal(new_server("--tokens", str(bad)))
+    assert "there is no token file" in refusal(new_server("--tokens", str(bad)))
     bad.write_text('# mine\n\n[[token]]\nname = "ann"\nsha256 = "12"\ngrants = []\n')
     said = refusal(new_server("--tokens", str(bad)))
     assert f'{bad}, line 3: token 1 ("ann")' in said and "64 hexadecimal digits" in said and "Traceback" not in said

@@ -27,7 +27,7 @@ GRANTS = {
 
 
 def toml(tokens: dict[str, list[tuple[str, list[str]]]]) -> str:
-    """The file of tokens; the text of each is its name and `-secret`."""
+    """The token file; the text of each is its name and `-secret`."""
     lines = []
     for name, grants in tokens.items():
         digest = hashlib.sha256(f"{name}-secret".encode()).hexdigest()

@@ -63,7 +63,8 @@ def rows(text: str) -> list[list[str]]:
 
 INVARIANTS = re.split(r"^(?=\d+\. )", section(TEXT, "12. "), flags=re.MULTILINE)[1:]
 WORKING = section((ROOT / "README.md").read_text(), "Working on it")
-WORKING_PATHS = sorted(set(re.findall(r"`((?:shards|kvserver|tests|deploy|\.ci)/[\w./-]+)`", WORKING)))
+DAILY = WORKING + (CHAPTER.parent / "contributing.md").read_text()
+WORKING_PATHS = sorted(set(re.findall(r"`((?:shards|kvserver|tests|deploy|\.ci)/[\w./-]+)`", DAILY)))
 LAYERS = rows(WORKING)
 LISTED = [row[0].strip("`/").removesuffix(".py").replace("/", ".") for row in LAYERS]
 
@@ -141,8 +142,33 @@ def test_the_readme_s_layers_say_which_are_pure() -> None:
 
 
 @pytest.mark.parametrize("path", WORKING_PATHS)
-def test_a_path_in_working_on_it_is_there(path: str) -> None:
+def test_a_path_of_the_daily_work_is_there(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as forges make them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted(CHAPTER.parent.glob("*.md"))], ids=lambda path: path.stem
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", document.read_text()):
+        there = (document.parent / target).resolve() if target else document
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_the_index_lists_every_chapter() -> None:
+    chapters = {path.name for path in CHAPTER.parent.glob("*.md")} - {"index.md"}
+    assert set(re.findall(r"\((\w[\w-]*\.md)\)", (CHAPTER.parent / "index.md").read_text())) == chapters
+
+
+def test_the_readme_fits_a_page() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
 def test_the_manual_ships_in_the_wheel() -> None:

@@ -104,7 +104,7 @@ def _choose_protocol(head: Head) -> str:
     ]
     known = next((name for name in offered if name in PROTOCOLS), "")
     if offered and not known:
-        raise BadRequest(f"Sec-WebSocket-Protocol: known are {', '.join(PROTOCOLS)}")
+        raise BadRequest(f"Sec-WebSocket-Protocol: supported are {', '.join(PROTOCOLS)}")
     return known
 
 

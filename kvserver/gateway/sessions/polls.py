@@ -125,7 +125,7 @@ class PollFeed(FeedSession):
         return self._budget.is_high and not (self._wants_cursor_only or self.state.has_everything)
 
     def _end_with_refusal(self) -> bytes:
-        return self._end_with(self._refuse(Overloaded("too many answers wait for clients to take them")))
+        return self._end_with(self._refuse(Overloaded("too many answers wait for clients to read them")))
 
     def _end_with(self, answer: bytes) -> bytes:
         assert self._stream is not None

@@ -229,7 +229,7 @@ class GatewayHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]
                     self._received += data
                     self._charge.set_bytes(len(self._received))
                     if self._charge.budget.is_full:
-                        raise Overloaded("too much waits for clients to take it")
+                        raise Overloaded("too many bytes wait for clients to read them")
                     breathe()
                 head = bytes(self._received[:end])
                 del self._received[:end]

@@ -28,7 +28,7 @@ from shards.wire.errors import EXHAUSTED
 log = logging.getLogger(__name__)
 _exhausted = Recurring(log, logging.ERROR, "no connection can be taken over: %s")
 _not_taken = Recurring(log, logging.ERROR, "a connection was not taken over: no descriptor is free for it")
-_unknown_form = Recurring(log, logging.WARNING, "a connection was handed over in a form this version does not know: %s")
+_unknown_form = Recurring(log, logging.WARNING, "a connection was handed over in an unknown format: %s")
 
 _BACKLOG = 512
 _decode = msgspec.msgpack.Decoder(tuple[int, str, bytes, bytes]).decode

@@ -1,4 +1,4 @@
-"""What one address holds of a worker: connections, requests that have not arrived whole, bytes of requests and answers,
+"""What one address holds of a worker: connections, requests that are incomplete, bytes of requests and answers,
 places among the requests in flight. Tokens hold places, too."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Quota:
     Attributes:
         holder: "this address" or "this token", for messages.
         connections: open connections.
-        unfinished: requests that have not arrived whole.
+        unfinished: requests that are incomplete.
         bytes: of such requests, and of bodies until they are answered.
         in_flight: requests in flight.
         owed: bytes of answers that the client has not taken yet.
@@ -85,16 +85,14 @@ class Quotas:
         """Raise `Overloaded` if the address has too many unfinished requests, or too many bytes with `more` of them."""
         most = self._limits.unfinished
         if most and quota.unfinished > most:
-            raise Overloaded(f"more than {most} requests from this address have not arrived whole")
+            raise Overloaded(f"more than {most} requests from this address are incomplete")
         self.check_bytes(quota, more)
 
     def check_bytes(self, quota: Quota, more: int) -> None:
         """Raise `Overloaded` if the address would hold too many bytes of requests with `more` of them."""
         most = self._limits.unfinished_bytes
         if most and quota.bytes + more > most:
-            raise Overloaded(
-                f"more than {most} bytes from this address belong to requests that are not whole, or not answered"
-            )
+            raise Overloaded(f"more than {most} bytes from this address belong to incomplete or unanswered requests")
 
     @property
     def is_empty(self) -> bool:

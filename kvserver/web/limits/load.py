@@ -146,14 +146,14 @@ class WorkerLoad:
             return
         self._counts.overloads += 1
         if self.bytes_owed >= MOST_BYTES:
-            raise Overloaded("too many answers wait for clients to take them")
-        raise Overloaded(f"answers of {MOST_OWED_BYTES} bytes and more wait for this address to take them")
+            raise Overloaded("too many answers wait for clients to read them")
+        raise Overloaded(f"answers of {MOST_OWED_BYTES} bytes and more wait for this address to read them")
 
     def check_request_bytes(self, more: int) -> None:
         """Raise `Overloaded` if this worker would hold too many bytes of requests with `more` of them."""
         if self.bytes_held + more > MOST_BYTES:
             self._counts.overloads += 1
-            raise Overloaded("too many bytes of requests wait to be whole, or to be answered")
+            raise Overloaded("too many bytes belong to incomplete or unanswered requests")
 
     def check_quota(self, quota: Quota | None, more: int, counts_unfinished: bool) -> None:
         """Raise `Overloaded` if the address of `quota`, or this worker, would hold too many bytes with `more` of them;

@@ -219,11 +219,11 @@ def test_a_stranger_s_board_is_not_believed(run: Run, kvserver: Command, tmp_pat
     for words in (["backup", tmp_path / "b"], ["stop"], ["stop", "--release"], ["check"], ["check", "--repair"]):
         done = kvserver(*words, *place(run.store))
         assert (done.status, done.out) == (1, "")
-        assert "no server is seen in the run directory" in done.error
-        assert "belongs to the user with id 12345, so what it says is not believed" in done.error
+        assert "there is no server in the run directory" in done.error
+        assert "belongs to the user with id 12345, so it is not trusted" in done.error
         assert f"pid {os.getpid()}" in done.error, "the one that serves the store"
     listed = kvserver("token", "list", "--tokens", tmp_path / "tokens.toml", *place(run.store))
-    assert "belongs to the user with id 12345, so what it says is not believed" in listed.error
+    assert "belongs to the user with id 12345, so it is not trusted" in listed.error
     os.chown(run.store.data_dir, 12345, 12345)  # root believes whose store it is
     assert kvserver("check", *place(run.store)).status == 0
     assert "belongs to" not in kvserver("token", "list", "--tokens", tmp_path / "tokens.toml", *place(run.store)).error
@@ -255,7 +255,7 @@ def test_what_is_no_board_counts_as_none(
         Manifest.create(store.data_dir).save(store.data_dir)
         done = kvserver(*words, *place(store))
         assert (done.status, done.out) == (1, "")
-        assert "no server is seen in the run directory" in done.error and why in done.error
+        assert "there is no server in the run directory" in done.error and why in done.error
         assert f"pid {os.getpid()}" in done.error
     os.close(lock)
 

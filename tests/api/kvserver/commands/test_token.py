@@ -87,7 +87,7 @@ def test_without_a_file(file: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2 and "KVSERVER_TOKENS" in result.stderr
     for words in (["list"], ["revoke", "a"]):
         result = run(file, *words)
-        assert result.exit_code == 1 and "there is no file of tokens" in result.stderr
+        assert result.exit_code == 1 and "there is no token file" in result.stderr
     result = run(tmp_path / "missing" / "tokens.toml", "new", "a", "--grant", "read")
     assert result.exit_code == 1 and "cannot be written" in result.stderr and "kv_" not in result.stdout
     assert not list(tmp_path.iterdir())
@@ -187,7 +187,7 @@ def test_what_is_open_is_listed_and_not_changed(file: Path) -> None:
     ):
         done = shell(words)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "is no file but something open" in done.stderr and "name the file of tokens itself" in done.stderr
+        assert "is an open stream, not a file" in done.stderr and "name the token file itself" in done.stderr
     assert file.read_bytes() == before
 
 

@@ -39,7 +39,7 @@ from tests.api.shards.backup.tools import (
     ("harm", "why"),
     [
         (lambda d: damage(d / NAME, 40), "damaged"),
-        (lambda d: damage(log_file(d)), "damaged, its checksum is another"),
+        (lambda d: damage(log_file(d)), "damaged, its checksum does not match"),
         (lambda d: damage(snapshot_file(d)), "damaged or another store's"),
         (lambda d: log_file(d).unlink(), "cannot be read"),
         (lambda d: snapshot_file(d).unlink(), "is missing"),

@@ -305,17 +305,17 @@ def test_pages_that_lead_in_a_circle_are_found(backup: Path) -> None:
 
 def test_a_file_that_is_no_map_is_said(backup: Path, tmp_path: Path) -> None:
     craft(backup, lambda data: data[: len(data) // 2])
-    assert "not a whole map" in refused("check", backup)
+    assert "not a complete map" in refused("check", backup)
     craft(backup, lambda _: os.urandom(5000))
-    assert "not a whole map" in refused("restore", backup, "--data-dir", tmp_path / "new")
+    assert "not a complete map" in refused("restore", backup, "--data-dir", tmp_path / "new")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
         (b"applied", b"short", "says in 5 bytes"),
-        (b"identity", b"{", "unreadably"),
-        (b"identity", b"[" * 9999, "unread"),
+        (b"identity", b"{", "malformed identity"),
+        (b"identity", b"[" * 9999, "malformed identity"),
     ],
 )
 def test_a_map_that_says_nonsense_of_itself_is_said(backup: Path, key: bytes, value: bytes, says: str) -> None:

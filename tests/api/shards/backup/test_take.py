@@ -161,7 +161,7 @@ def test_a_directory_in_which_others_may_write_is_refused(run: Run, tmp_path: Pa
         take(run, parent / "backup")
         take(run, parent / "new")
         return
-    with pytest.raises(BackupError, match=r"to where others could change it: others can .*"):
+    with pytest.raises(BackupError, match=r"into a directory that others can change: others can .*"):
         take(run, parent / "backup")
     assert list((parent / "backup").iterdir()) == []
 

@@ -181,7 +181,7 @@ def test_a_directory_that_is_named_is_taken_as_it_is(tmp_path: Path, shm: Path, 
     wanted = tmp_path / "deep" / "maps"
     chosen = choose_map_dir(wanted, data, STORE, shm=shm)
     assert chosen.path == wanted
-    assert "only 1 MiB are free for the maps" in chosen.notice
+    assert "only 1 MiB are free in" in chosen.notice
     chosen.close()
     room[0] = MIN_FREE_BYTES
     again = choose_map_dir(wanted, data, STORE, shm=shm)

@@ -214,7 +214,7 @@ def test_a_map_that_is_cut_is_refused(map: MapOwner) -> None:
     map.close()
     data = map.path / "data.mdb"
     os.truncate(data, 20_000)
-    with pytest.raises(MapError, match="not a whole map"):
+    with pytest.raises(MapError, match="not a complete map"):
         read_meta(map.path)
     data.unlink()
     with pytest.raises(MapError, match="cannot be read"):

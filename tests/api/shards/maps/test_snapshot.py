@@ -205,10 +205,10 @@ def full(run: Run) -> None:
     ("state", "says"),
     [
         (no_map, "shard 1 has no map yet"),
-        (other_board, "this run of the store is over"),
+        (other_board, "this run of the server has ended"),
         (broken, "flush of the log failed"),
         (no_manifest, "there is no store"),
-        (other_store, "another store"),
+        (other_store, "a different store"),
         (full, "Not a directory"),
     ],
 )

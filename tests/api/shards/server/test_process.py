@@ -288,7 +288,7 @@ class TestStopping:
             Board.create(store.board.path, store.board.facts).install()
             status, said = process.end()
         assert status == 1
-        assert "the run of the store it belongs to is over" in said
+        assert "its run of the server has ended" in said
 
 
 class TestStarting:

@@ -65,7 +65,7 @@ class TestOneKey:
             Value(4, True, b'{"a":1.50,"c":2}', "application/json", 0),
             Value(4, True, b'{"a":1.50,"c":2}', "application/json", 0),
             Replaced(5, True, b"-1", 0, "text/plain", 2),
-            Failed("precondition_failed", "the key exists, with a revision that it must not have", 5),
+            Failed("precondition_failed", "the key has a revision that the condition excludes", 5),
             Value(0, False),
         ]
         assert value(server, b"j") == b'{"a":1.50,"c":2}'

@@ -28,8 +28,8 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
     done = run(server, "import", file)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().splitlines() == [
-        f"kvserver: {file}:1502: exactly one of `value` and `value_base64` is wanted",
-        "kvserver: stored 1,500 records; all of it can be imported again",
+        f"kvserver: {file}:1502: give exactly one of `value` and `value_base64`",
+        "kvserver: stored 1,500 records; the whole file can be imported again",
     ]
     assert len(exported(server, "--prefix", "good/")) == 1500
 
@@ -39,7 +39,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
     [
         (("import", "absent"), 1, "kvserver: absent cannot be read: No such file or directory"),
         (("import", "."), 1, "kvserver: . cannot be read: it is a directory, not a file"),
-        (("export", "absent/file"), 1, "kvserver: absent/file cannot be written: no file can be made in "),
+        (("export", "absent/file"), 1, "kvserver: absent/file cannot be written: cannot create a file in "),
         (("export", "file", "--url", "http://127.0.0.1:1"), 1, "kvserver: the server at http://127.0.0.1:1 cannot be "),
         (("export", "file", "--url", "localhost:8080"), 2, "Error: the URL of a server is like http://localhost:8080"),
         (("export", "file", "--url", "http://me:secret@[::1]"), 2, "Error: the URL of a server is like http://local"),
@@ -83,7 +83,7 @@ def test_limits_and_grants_of_the_server_are_kept_to(new_server: NewServer, tmp_
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == [
         'kvserver: standard input:401: the server answers 403: the token does not grant write on the key "other/0"',
-        "kvserver: stored 400 records; all of it can be imported again",
+        "kvserver: stored 400 records; the whole file can be imported again",
     ]
     done = run(server, "import", "-", given=text_of([large | {"value": "w" * 41_000}]), token=token["all"])
     assert done.stderr.startswith(b"kvserver: standard input:1: the server at http"), done
@@ -154,7 +154,7 @@ def test_a_signal_ends_them_with_nothing_half_done(server: Server, tmp_path: Pat
         importing.stdin.close()
         importing.stderr.close()
         assert first == f"kvserver: {word}"
-        assert second == f"kvserver: stored {len(client_keys(server)):,} records; all of it can be imported again"
+        assert second == f"kvserver: stored {len(client_keys(server)):,} records; the whole file can be imported again"
 
     target = tmp_path / "target"
     target.write_text("as it was")

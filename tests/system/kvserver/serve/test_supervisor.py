@@ -568,7 +568,7 @@ def test_shards_started_by_hand_end_when_their_supervisor_is_killed(new_server: 
         server.process.wait()
         spawn_store(server, stack)  # at once: it waits for them
         assert [shard.wait(10) for shard in shards] == [1, 1]
-        assert server.log().count("ends: the run of the store it belongs to is over") == 2
+        assert server.log().count("ends: its run of the server has ended") == 2
         server.stop()
 
 

@@ -1,4 +1,4 @@
-"""Edits of the file of tokens: what they change, and that they leave the rest alone."""
+"""Edits of the token file: what they change, and that they leave the rest alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of tokens: what it says, what is refused and in which words, and edits that leave the rest alone."""
+"""The token file: what it says, what is refused and in which words, and edits that leave the rest alone."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
         ("[[token]\n", 1, "not TOML"),
         ("x = 1\ny = ?\n", 2, "not TOML"),
         ("[token]\n", 0, "double brackets"),
-        ("[[tokens]]\n", 0, '"tokens" means nothing'),
-        ("secret = 1\n", 0, '"secret" means nothing'),
+        ("[[tokens]]\n", 0, '"tokens" is unknown'),
+        ("secret = 1\n", 0, '"secret" is unknown'),
         ("[[token]]\n", 1, "name"),
         (f'\n\n[[token]]\nname = "a"\nsha256 = "{A}"\n', 3, "grants"),
         (f'[[token]]\nname = "a b"\nsha256 = "{A}"\n{GRANTS}\n', 1, "letters, digits"),
@@ -64,7 +64,7 @@ ONE = f'[[token]]\nname = "a"\nsha256 = "{A}"\n'
         (f'[[token]]\nname = "a"\nsha256 = "{A[1:]}"\n{GRANTS}\n', 1, "64 hexadecimal digits"),
         (f'[[token]]\nname = "a"\nsha256 = "kv_secret"\n{GRANTS}\n', 1, "64 hexadecimal digits"),
         (f'{ONE}token = "x"\n{GRANTS}\n', 1, "`token`"),
-        (f"{ONE}{GRANTS}\n".replace(A, hashlib.sha256().hexdigest()), 1, "that of nothing"),
+        (f"{ONE}{GRANTS}\n".replace(A, hashlib.sha256().hexdigest()), 1, "that of an empty text"),
         (f"{ONE}grants = []\n", 1, "grants nothing"),
         (f'{ONE}grants = [{{ prefix = "" }}]\n', 1, "allow"),
         (f'{ONE}grants = [{{ allow = ["read"] }}]\n', 1, "prefix"),

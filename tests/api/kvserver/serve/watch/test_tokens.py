@@ -74,7 +74,7 @@ def test_who_asks_has_it_at_once(board: Board, file: Path, watch: TokenWatch) ->
 
 
 def test_what_is_half_written_never_counts(board: Board, file: Path, watch: TokenWatch) -> None:
-    """Half of a file of tokens may be one, and an empty file is."""
+    """Half of a token file may be one, and an empty file is."""
     whole = remove_token(BOTH, "f", "one")
     for end in range(len(whole)):
         file.write_text(whole[:end])

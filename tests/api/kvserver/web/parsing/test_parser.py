@@ -1,4 +1,4 @@
-"""Requests that have not arrived whole: what they hold, what is refused while their body is still to come, and when."""
+"""Requests that are incomplete: what they hold, what is refused while their body is still to come, and when."""
 
 from __future__ import annotations
 
@@ -334,7 +334,7 @@ async def test_an_upload_that_makes_too_little_progress_is_refused(web: Web) -> 
     await web.advance(ARRIVAL_S + 1)
     await client.send(b"x" * 999)
     await web.advance(ARRIVAL_S + 1)
-    assert "999 bytes in 10 seconds, at least 1000 are wanted" in json.loads(await refused(client, 408))["detail"]
+    assert "999 bytes in 10 seconds, at least 1000 are required" in json.loads(await refused(client, 408))["detail"]
     assert web.shards.values == {}
 
 

@@ -91,7 +91,7 @@ def test_bytes_of_requests_are_limited_for_the_worker_and_for_each_address() -> 
         load.check_quota(quota, 101, False)
     quota.unfinished = 2
     load.check_quota(quota, 0, False)
-    with pytest.raises(Overloaded, match="have not arrived whole"):
+    with pytest.raises(Overloaded, match="are incomplete"):
         load.check_quota(quota, 0, True)
     load.bytes_held = MOST_BYTES
     with pytest.raises(Overloaded, match="too many bytes"):

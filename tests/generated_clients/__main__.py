@@ -1,4 +1,4 @@
-"""`python -m tests.clients`"""
+"""`python -m tests.generated_clients`"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The README's examples, of every language, run as they stand against the real server: only addresses are changed."""
+"""Runs the examples of the README and the manual, in every language, against the real server.
+
+Only addresses are changed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from kvserver.access import tokenfile
 from tests.system.harness import Server, wait_for
 
 ROOT: Final = Path(__file__).parents[2]
-README: Final = ROOT / "README.md"
+DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "kvserver" / "manual").glob("*.md")))
 PAGE: Final = Path(__file__).with_name("page.js")
 TOURS_FIRST: Final = "import json\nimport subprocess"
 
@@ -33,9 +36,11 @@ ELSEWHERE: Final = {
 """What cannot be run here, by its beginning, and what is done instead."""
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Language and content of all code blocks."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(*documents: Path) -> list[tuple[str, str]]:
+    """Return language and content of the code blocks of these documents, or of all."""
+    texts = [document.read_text() for document in documents or DOCUMENTS]
+    pairs = [re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for text in texts]
+    return [pair for found in pairs for pair in found if pair[0]]
 
 
 def block(language: str, beginning: str) -> str:
@@ -85,17 +90,23 @@ def new() -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-def test_console_examples_print_what_the_readme_says(server: Server, tmp_path: Path) -> None:
-    ran = 0
-    for language, text in blocks():
-        if language != "console":
-            continue
-        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
-            quiet = command.replace("curl ", "curl -s ")
-            printed = shell(server, quiet, tmp_path, KVSERVER_DATA_DIR=str(server.data_dir))
-            assert printed.strip() == expected.strip(), command
-            ran += 1
-    assert ran == README.read_text().count("\n$ ") > 0
+def console_examples(document: Path) -> list[tuple[str, str]]:
+    """Return commands and what they print."""
+    texts = [text for language, text in blocks(document) if language == "console"]
+    return [pair for text in texts for pair in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "document", [document for document in DOCUMENTS if console_examples(document)], ids=lambda path: path.stem
+)
+def test_console_examples_print_what_the_document_says(server: Server, document: Path, tmp_path: Path) -> None:
+    httpx.delete(f"{server.url}/keys", trust_env=False).raise_for_status()
+    examples = console_examples(document)
+    assert len(examples) == document.read_text().count("\n$ ") > 0
+    for command, expected in examples:
+        quiet = command.replace("curl ", "curl -s ")
+        printed = shell(server, quiet, tmp_path, KVSERVER_DATA_DIR=str(server.data_dir))
+        assert printed.strip() == expected.strip(), command
 
 
 @contextmanager
@@ -119,6 +130,16 @@ def test_the_feed_example_prints_a_change(server: Server) -> None:
         assert all(line.startswith("Heartbeat from ") for line in lines)
 
 
+def test_the_first_watch_shows_a_change(server: Server) -> None:
+    watch = at(server, block("sh", "curl -sN -H 'Accept: application/x-ndjson' 'http://localhost"))
+    with running(["bash", "-c", f"exec {watch}"], env=environ()) as client:
+        assert client.stdout is not None
+        while '"type":"snapshot_end"' not in client.stdout.readline():
+            pass
+        httpx.put(f"{server.url}/v1/kv/flags/seen", content="on", trust_env=False).raise_for_status()
+        assert '"key":"flags/seen"' in client.stdout.readline()
+
+
 def test_tokens_are_made_and_used_as_it_says(new: Callable[..., Server], tmp_path: Path) -> None:
     make, serve, nothing, ask = block("sh", "kvserver token new").rstrip("\n").split("\n")
     server = new(tmp_path / "data", *serve.removeprefix("kvserver serve ").split())
@@ -135,7 +156,7 @@ def test_tokens_are_made_and_used_as_it_says(new: Callable[..., Server], tmp_pat
 
 
 def test_the_file_of_tokens_can_be_read() -> None:
-    (token,) = tokenfile.parse_tokens(block("toml", "[[token]]"), "README.md")
+    (token,) = tokenfile.parse_tokens(block("toml", "[[token]]"), "access.md")
     assert (token.grants.name, token.grants.write, token.grants.feed) == ("deploy", (b"flags/",), (b"",))
 
 
