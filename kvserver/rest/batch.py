@@ -32,6 +32,7 @@ from shards.wire.errors import (
     BatchFailed,
     FailedDependency,
     Forbidden,
+    IdempotencyMismatch,
     KVError,
     NotFound,
     PatchesTooLarge,
@@ -112,6 +113,8 @@ class BatchResource:
             sent: Sequence[OfOneKey | Once] = portion
             if mark is not None:
                 sent = _mark_writes(portion, mark, start)
+                if start == 0 and isinstance(sent[0], Once) and self._store.maps.is_used_elsewhere(sent[0]):
+                    raise IdempotencyMismatch
             answer.recheck_grants()
             if answer.asks_all:
                 replies = await self._store.execute(sent, unresponsive, answer.charge_bytes)

@@ -22,6 +22,7 @@ from kvserver.store.maps import StoreMaps
 from kvserver.store.pending import Pending
 from shards.host.board import Board
 from shards.maps.reader import Item
+from shards.wire.errors import IdempotencyMismatch
 from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ActivityKind,
@@ -113,6 +114,8 @@ class StoreClient:
 
         Reports what changed nothing. Raises what `request` does, and `IdempotencyMismatch`.
         """
+        if self.maps.is_used_elsewhere(once):
+            raise IdempotencyMismatch
         end = self.board.last_revision()
         reply = await self.links.ask_shard(shard_of(once.key, self.links.count), once)
         assert isinstance(reply, Done | Value | Results | Replayed)

@@ -29,7 +29,7 @@ from shards.maps.layout import HEADER, HEADER_SIZE, parse_record, with_wall_time
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, Unauthorized, Unavailable
 from shards.wire.keys import MAX_KEY
-from shards.wire.protocol import Delete, Put
+from shards.wire.protocol import Delete, Once, Put
 
 _REQUEST = re.compile(
     rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
@@ -89,7 +89,13 @@ class HotPath:
         if fields.idempotency_key and not at_root:
             if fields.length >= LARGE_ANSWER:  # it takes long to hash
                 return False
-            write = self._mark_write(connection, method, path, key, fields, begun_at, grants, data[end + 2 :])
+            once = self._mark_write(method, key, fields, grants, data[end + 2 :])
+            if self._store.maps.is_used_elsewhere(once):
+                return False
+            if method == b"PUT":
+                write = HotWrite(connection, path, False, fields, begun_at, grants, once, size)
+            else:
+                write = HotRemoval(connection, path, False, fields, begun_at, grants, once, size, self._store)
         elif method == b"PUT":
             put = Put(key, data[end + 2 :], fields.content_type, 0, 0, at_root)
             write = HotWrite(connection, path, at_root, fields, begun_at, grants, put, size)
@@ -100,26 +106,11 @@ class HotPath:
         self._store.enqueue(key, write)
         return True
 
-    def _mark_write(
-        self,
-        connection: ConnectionPort,
-        method: bytes,
-        path: bytes,
-        key: bytes,
-        fields: HeaderFields,
-        begun_at: float,
-        grants: Grants | None,
-        body: bytes,
-    ) -> HotWrite:
-        """Make the write of version 1 of a request with an Idempotency-Key."""
-        token, size = "" if grants is None else grants.name, len(key) + len(body)
-        kind = fields.content_type if method == b"PUT" else ""
+    def _mark_write(self, method: bytes, key: bytes, fields: HeaderFields, grants: Grants | None, body: bytes) -> Once:
+        """Return the write of version 1 of a request with an Idempotency-Key."""
+        token, kind = "" if grants is None else grants.name, fields.content_type if method == b"PUT" else ""
         mark = mark_request(fields.idempotency_key, token, method.decode(), key, b"", kind, (), body)
-        if method == b"PUT":
-            once = mark.mark_operation(Put(key, body, kind))
-            return HotWrite(connection, path, False, fields, begun_at, grants, once, size)
-        once = mark.mark_operation(Delete(key))
-        return HotRemoval(connection, path, False, fields, begun_at, grants, once, size, self._store)
+        return mark.mark_operation(Put(key, body, kind) if method == b"PUT" else Delete(key))
 
     def _read_block(self, block: bytes) -> HeaderFields | None:
         """The meaning of a block of header fields, remembered; None if its requests take the ordinary road."""

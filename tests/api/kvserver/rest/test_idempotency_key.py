@@ -178,6 +178,20 @@ class TestOther:
         again = site.ask(*self.FIRST[:2], key, *self.FIRST[2], body=self.FIRST[3])
         assert is_replayed(again)
 
+    def test_is_refused_at_every_shard(self, site: Site) -> None:
+        key = "Idempotency-Key: a"
+        paths = [f"/v1/kv/k{number}" for number in range(20)]  # of all shards
+        site.ask("PUT", paths[0], key, body=b"x")
+        for path in paths[1:]:
+            assert site.problem(422, "PUT", path, key, body=b"x")["code"] == "idempotency_mismatch"
+            body = b'{"ops":[{"op":"delete","key":"%b"}]}' % path[7:].encode()
+            answer = site.ask("POST", "/v1/batch", key, body=body)
+            assert b"idempotency_mismatch" in answer.body
+        assert site.keys("/v1/kv") == ["k0"]
+        site.advance(KEEP_MS // 1000)
+        assert site.ask("PUT", paths[1], key, body=b"x").status == 201
+        assert site.ask("PUT", paths[2], key, body=b"x").status == 422
+
     def test_headers_that_change_nothing_may_differ(self, site: Site) -> None:
         site.ask("PUT", "/v1/kv/k", "Idempotency-Key: a", "X-Request-Id: 1", body=b"x")
         assert is_replayed(site.ask("PUT", "/v1/kv/k", "Idempotency-Key: a", "User-Agent: curl", body=b"x"))
