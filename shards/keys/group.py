@@ -22,6 +22,7 @@ from shards.wire.errors import IdempotencyMismatch
 from shards.wire.keys import slot_of
 from shards.wire.outcomes import without_large_values
 from shards.wire.protocol import (
+    REMEMBERED_BYTES,
     Atomic,
     Change,
     DeleteEvent,
@@ -155,7 +156,8 @@ class Group:
 
     def remember(self, once: Once, reply: Remembered) -> None:
         """Log that `once`, whose last event is the group's last, was done with `reply`, which has its values."""
-        kept, withheld = without_large_values(reply)
+        most = REMEMBERED_BYTES if self.policy is WritePolicy.ALL else 0  # else the map has no room for values
+        kept, withheld = without_large_values(reply, most)
         encoded = encode_remembered(kept)
         slot = slot_of(once.key)
         outcome = Outcome(once.identity, once.fingerprint, len(self.events) - 1, slot, withheld, encoded)

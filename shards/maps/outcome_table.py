@@ -1,7 +1,7 @@
 """What a shard has done once, in its map: found by identity, forgotten by age and number. See `shards.wire.outcomes`.
 
 All of it is changed in the transactions that apply records, by what records say alone: so shards that replay the same
-log remember the same.
+log remember the same. Only where the map is full outcomes are forgotten sooner.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OutcomeTable:
     """The outcomes in a map. Writes are part of a transaction of the caller."""
 
     def __init__(self, storage: MapStorage) -> None:
-        self._env, self._meta = storage.env, storage.meta
+        self._storage, self._env, self._meta = storage, storage.env, storage.meta
         self._outcomes, self._identities = storage.outcomes, storage.identities
 
     def find(self, identity: bytes) -> OutcomeRecord | None:
@@ -113,7 +113,7 @@ class OutcomeTable:
             most -= 1
             oldest = OutcomeRecord.decode(cursor.value())
             too_much = count > KEEP_COUNT or size > KEEP_BYTES
-            if not (oldest.is_over(now) or (too_much and oldest.is_spare(now))):
+            if not (oldest.is_over(now) or (too_much and (self._storage.full or oldest.is_spare(now)))):
                 break
             place = bytes(cursor.key())
             known = txn.get(oldest.identity, db=self._identities)

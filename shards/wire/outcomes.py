@@ -1,8 +1,8 @@
 """What a shard remembers of the operations that it did once: replies without large values, and their records. Pure.
 
 A shard forgets an outcome after `KEEP_MS`. Sooner, the oldest first, if it has more than `KEEP_COUNT` of them, or more
-than `KEEP_BYTES`; but never within `HELD_MS`, which is longer than a message may wait: so no first copy of a request
-that was held up on its way is executed after its outcome was forgotten.
+than `KEEP_BYTES`; but not within `HELD_MS`, unless the map is full. That is longer than a message may wait: so no first
+copy of a request that was held up on its way is executed after its outcome was forgotten.
 
 A record of an outcome in a map is a header, little endian, and the reply as the log has it (see `protocol`)::
 
@@ -108,19 +108,19 @@ def parts_of(reply: Remembered) -> list[Done | Value]:
     return [reply]
 
 
-def without_large_values(reply: Remembered) -> tuple[Remembered, bool]:
-    """Return what is remembered of `reply`, as a copy, and whether its values are left out."""
+def without_large_values(reply: Remembered, most: int = REMEMBERED_BYTES) -> tuple[Remembered, bool]:
+    """Return what is remembered of `reply`, as a copy, and whether its values, above `most` bytes, are left out."""
     if isinstance(reply, Results):
         values = [part for part in reply.replies if isinstance(part, Value)]
-        withheld = sum(len(part.value) + len(part.content_type) for part in values) > REMEMBERED_BYTES
+        withheld = sum(len(part.value) + len(part.content_type) for part in values) > most
         return Results([_part_of_batch(part, withheld) for part in reply.replies]), withheld
     if isinstance(reply, Replaced):
-        withheld = reply.previous is None or len(reply.previous) > REMEMBERED_BYTES
+        withheld = reply.previous is None or len(reply.previous) > most
         previous, kind = (None, "") if withheld else (reply.previous, reply.previous_type)
         kept = Replaced(reply.revision, reply.existed, previous, reply.expires_ms, kind, reply.previous_revision)
         return kept, withheld
     if isinstance(reply, Value):
-        withheld = len(reply.value) > REMEMBERED_BYTES
+        withheld = len(reply.value) > most
         value, kind = (b"", "") if withheld else (reply.value, reply.content_type)
         return Value(reply.revision, reply.existed, value, kind, reply.expires_ms), withheld
     return Done(reply.revision, reply.existed, None, reply.expires_ms), False

@@ -55,6 +55,7 @@ class Known(NamedTuple):
 
     fingerprint: bytes
     reply: Remembered
+    withheld: bool
     steady_ms: int
 
 
@@ -136,7 +137,7 @@ class Oracle:
         known = self.known.get(once.identity)
         if known is not None and self.now.steady_ms - known.steady_ms < 600_000:
             same = known.fingerprint == once.fingerprint
-            return Replayed(known.reply) if same else Failed("idempotency_mismatch")
+            return Replayed(known.reply, known.withheld) if same else Failed("idempotency_mismatch")
         reply = self.answer(once.operation)
         if isinstance(reply, Results):
             done = any(
@@ -150,8 +151,24 @@ class Oracle:
             assert isinstance(reply, Done | Value | Failed)
             done, kept = not isinstance(reply, Failed) and reply.revision != 0, cast(Remembered, reply)
         if done:
-            self.known[once.identity] = Known(once.fingerprint, kept, self.now.steady_ms)
+            self.known[once.identity] = Known(once.fingerprint, *self.remembered(kept), self.now.steady_ms)
         return reply
+
+    def remembered(self, reply: Remembered) -> tuple[Remembered, bool]:
+        """What is remembered of `reply`, and whether its values, which all are small, had to be left out."""
+        parts = reply.replies if isinstance(reply, Results) else [reply]
+        values = [part for part in parts if isinstance(part, Value)]
+        size = sum(len(part.value) for part in values)
+        if isinstance(reply, Results):
+            size += sum(len(part.content_type) for part in values)
+        elif isinstance(reply, Replaced):
+            size += len(reply.previous or b"")
+        if self.policy is WritePolicy.ALL or not size:
+            return reply, False
+        if isinstance(reply, Replaced):
+            return Replaced(reply.revision, True, None, reply.expires_ms, "", reply.previous_revision), True
+        bare = [Value(p.revision, p.existed, b"", "", p.expires_ms) if isinstance(p, Value) else p for p in parts]
+        return (Results(bare) if isinstance(reply, Results) else cast(Remembered, bare[0])), True
 
     def batch(self, operation: AtomicBatch) -> Reply:
         if len({slot_of(each.key) for each in operation.operations}) > 1:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shards.log.records import DATA, NO_SHARD, START, Record, Start
 from shards.maps import outcome_table
 from shards.maps.owner import NOT_MINE, MapOwner
+from shards.maps.storage import MapStorage
 from shards.wire.clock import Now
 from shards.wire.keys import SLOTS
 from shards.wire.outcomes import HELD_MS, KEEP_MS
@@ -93,6 +94,15 @@ def test_is_forgotten_by_number_and_bytes_but_not_at_once(map: MapOwner, size: i
     assert len(remembered(map, range(32))) == max(most, 31 - 18)
     map.apply([record_of(32, HELD_MS + 30, outcome_of(32, size=size))])
     assert remembered(map, range(33)) == list(range(33 - most, 33))
+    map.check(1, 0)
+
+
+@pytest.mark.usefixtures("limits")
+def test_is_forgotten_at_once_where_the_map_is_full(map: MapOwner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MapStorage, "full", True)
+    for number in range(1, 31):
+        map.apply([record_of(number, number, outcome_of(number))])
+    assert remembered(map, range(31)) == list(range(21, 31))
     map.check(1, 0)
 
 
