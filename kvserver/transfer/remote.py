@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from threading import Event
 from typing import Final
-from urllib.parse import quote, urlencode
 
-import httpx
 import msgspec
 from msgspec import Struct
 
+from kvserver.client.core.answers import retry_after_of
+from kvserver.client.core.calls import Answer, Attempt, Call, Lost
+from kvserver.client.core.paths import KV, key_path, with_query
+from kvserver.client.errors import ForeignAnswer, NotAnswered
+from kvserver.client.transport.address import ENVIRONMENT, find_address, find_proxy
+from kvserver.client.transport.pool import Pool, Stream
 from kvserver.transfer.records import PutOperation, lines_of
 
 MESSAGE_PACK: Final = "application/vnd.msgpack"
@@ -24,7 +27,6 @@ TOKEN_VARIABLE: Final = "KVSERVER_TOKEN"
 PATIENCE_S: Final = 60.0
 """Default of --patience: seconds during which an unreachable server is retried."""
 
-_CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
 _ANSWER_BYTES: Final = 16 << 20
 """More than any answer to a batch, or any error, has."""
@@ -32,6 +34,7 @@ _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 2.0
 _AWAY: Final = (429, 502, 503, 504)
 """Statuses after which a request is repeated; puts may be."""
+_FIRST_REFUSAL: Final = 300
 _OF_A_RECORD: Final = (400, 403, 507)
 """Statuses about the record itself, like the result of an operation in a batch."""
 
@@ -108,37 +111,28 @@ class Remote:
     """
 
     def __init__(self, url: str, token: str | None, connections: int) -> None:
+        address = find_address(url)
         self.url = url
         self._answered = False
-        self._http = httpx.Client(
-            base_url=url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            mounts={"http://": None, "https://": None}
-            if _is_here(_checked_host(url))
-            else None,  # a proxy cannot reach this machine
-        )
+        self._pool = Pool(address, token, connections, proxy=find_proxy(address, ENVIRONMENT))
 
     def close(self) -> None:
         """Close its connections."""
-        self._http.close()
+        self._pool.close()
 
     def send_batch(self, body: bytes) -> list[Result]:
         """Execute the batch `body`, in MessagePack. Raises `TooMuch`."""
-        answer = self._request("POST", "v1/batch", body, MESSAGE_PACK)
+        answer = self._request("POST", "/v1/batch", body, MESSAGE_PACK)
         try:
-            return msgspec.msgpack.decode(answer.content, type=_Results).results
+            return msgspec.msgpack.decode(answer.body, type=_Results).results
         except (msgspec.DecodeError, ValueError):
-            raise TransferError(f"what answers at {self.url} is no kvserver: its answer to a batch is none") from None
+            raise self._foreign("its answer to a batch is none") from None
 
     def send_put(self, put: PutOperation) -> Result:
         """Execute a single put, which may be larger than a batch. Raises `TooMuch`."""
-        target = f"v1/kv/{quote(put.key, safe='')}"
-        if put.expires:
-            target += "?" + urlencode({"expires": put.expires})
+        target = with_query(key_path(put.key), [("expires", put.expires or None)])
         answer = self._request("PUT", target, put.value, put.content_type or OCTETS, also=_OF_A_RECORD)
-        return Result(answer.status_code, detail="" if answer.is_success else _problem_text(answer))
+        return Result(answer.status, detail="" if answer.status < _FIRST_REFUSAL else _problem_text(answer))
 
     @contextmanager
     def stream_items(self, prefix: str, after: str | None) -> Iterator[Iterator[bytes]]:
@@ -146,61 +140,54 @@ class Remote:
 
         The iterator raises `Away` if the stream breaks off.
         """
-        query = {"values": "true", "prefix": prefix} | ({} if after is None else {"after": after})
-        target = "v1/kv?" + urlencode(query, quote_via=quote, safe="")
-        headers = {"Accept": LINES, "Accept-Encoding": "identity"}
-        with self._translate_errors(), self._http.stream("GET", target, headers=headers) as answer:
-            if answer.status_code != HTTPStatus.OK:
-                self._checked_answer(self._read_whole(answer))
+        target = with_query(KV, [("values", "true"), ("prefix", prefix), ("after", after)])
+        stream = self._open_stream(Call("GET", target, _whole_answer, headers={"Accept": LINES}))
+        try:
+            yield self._stream_lines(stream)
+        finally:
+            stream.close()
+
+    def _open_stream(self, call: Call[Answer]) -> Stream:
+        try:
+            opened = self._pool.open_stream(call, _ANSWER_S, _ANSWER_BYTES)
+        except ForeignAnswer as error:
+            raise self._foreign(str(error)) from None
+        if isinstance(opened, Stream):
             self._answered = True
-            yield self._stream_lines(answer)
+            return opened
+        answer = self._checked_answer(opened)
+        raise self._foreign(f"its answer to a list is {answer.status}")
 
-    def _stream_lines(self, answer: httpx.Response) -> Iterator[bytes]:
+    def _stream_lines(self, stream: Stream) -> Iterator[bytes]:
         try:
-            yield from lines_of(answer.iter_raw())
+            yield from lines_of(iter(lambda: self._read(stream), b""))
         except ValueError as error:
-            raise TransferError(f"what answers at {self.url} is no kvserver: {error}") from None
+            raise self._foreign(str(error)) from None
 
-    def _read_whole(self, answer: httpx.Response) -> httpx.Response:
-        """Read `answer` to its end, up to a limit. Raises `TransferError`."""
-        found = bytearray()
+    def _read(self, stream: Stream) -> bytes:
         try:
-            for piece in answer.iter_bytes():
-                found += piece
-                if len(found) > _ANSWER_BYTES:
-                    raise TransferError(
-                        f"what answers at {self.url} is no kvserver: its answer has more than {_ANSWER_BYTES >> 20} MiB"
-                    )
-        except httpx.DecodingError as error:
-            raise TransferError(f"what answers at {self.url} is no kvserver: {error}") from None
-        headers = {"Retry-After": answer.headers.get("Retry-After", "")}
-        return httpx.Response(answer.status_code, headers=headers, content=bytes(found))
+            return stream.read(_ANSWER_S)
+        except NotAnswered as error:
+            raise self._away(error.detail) from None
 
-    def _request(
-        self, method: str, target: str, body: bytes, content_type: str, also: tuple[int, ...] = ()
-    ) -> httpx.Response:
+    def _request(self, method: str, target: str, body: bytes, content_type: str, also: tuple[int, ...] = ()) -> Answer:
         """Send a request; return its answer if it is a success or its status is in `also`."""
-        headers = {"Content-Type": content_type}
-        with self._translate_errors(), self._http.stream(method, target, content=body, headers=headers) as stream:
-            answer = self._read_whole(stream)
-        return answer if answer.status_code in also else self._checked_answer(answer)
-
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        """Turn connection errors into `Away`; a refused first connection into `TransferError`."""
+        call = Call(method, target, _whole_answer, headers={"Content-Type": content_type}, body=body)
         try:
-            yield
-        except httpx.TransportError as error:
-            why = f"the server at {self.url} cannot be reached: {error or type(error).__name__}"
-            if not self._answered and isinstance(error, httpx.ConnectError):
-                raise TransferError(why) from None
-            raise Away(why) from None
+            answer = self._pool.attempt(Attempt(call), _ANSWER_S, _ANSWER_BYTES)
+        except ForeignAnswer as error:
+            raise self._foreign(str(error)) from None
+        return self._checked_answer(answer, also)
 
-    def _checked_answer(self, answer: httpx.Response) -> httpx.Response:
-        """Return `answer` if it is a success, else raise."""
+    def _checked_answer(self, answer: Answer | Lost, also: tuple[int, ...] = ()) -> Answer:
+        """Return `answer` if it is a success or its status is in `also`, else raise."""
+        if isinstance(answer, Lost):
+            if not self._answered and not answer.sent:
+                raise TransferError(str(self._away(answer.why)))
+            raise self._away(answer.why)
         self._answered = True
-        status = answer.status_code
-        if answer.is_success:
+        status = answer.status
+        if status < _FIRST_REFUSAL or status in also:
             return answer
         why = f"the server at {self.url} answers {status}: {_problem_text(answer)}"
         if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
@@ -208,38 +195,25 @@ class Remote:
         if status == HTTPStatus.UNAUTHORIZED:
             raise TransferError(f"{why}. The token comes from {TOKEN_VARIABLE}, or from the file of --token-file")
         if status in _AWAY:
-            raise Away(why, _retry_after(answer))
+            raise Away(why, retry_after_of(answer))
         raise TransferError(why)
 
+    def _away(self, why: str) -> Away:
+        return Away(f"the server at {self.url} cannot be reached: {why}")
 
-def _problem_text(answer: httpx.Response) -> str:
+    def _foreign(self, why: str) -> TransferError:
+        return TransferError(f"what answers at {self.url} is no kvserver: {why}")
+
+
+def _whole_answer(answer: Answer) -> Answer:
+    return answer
+
+
+def _problem_text(answer: Answer) -> str:
     """Format the problem document of an error in one line."""
     try:
-        problem = msgspec.json.decode(answer.content, type=_Problem)
+        problem = msgspec.json.decode(answer.body, type=_Problem)
     except (msgspec.DecodeError, ValueError):
-        return answer.reason_phrase
+        return HTTPStatus(answer.status).phrase if answer.status in set(HTTPStatus) else "an error"
     sentences = dict.fromkeys(text.removesuffix(".") for text in (problem.title, problem.detail, problem.hint) if text)
     return ". ".join(sentences)
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
-
-
-def _checked_host(url: str) -> str:
-    """Return the host of a server's URL. Raises `ValueError`."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{url!r} is no URL: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
-        raise ValueError("the URL of a server is like http://localhost:8080, without user and password")
-    return parsed.host
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -32,6 +32,7 @@ FLOORS = {
         "description",
         "app",
         "gateway",
+        "client",
         "transfer",
         "serve",
         "commands",
@@ -79,11 +80,15 @@ MOST_FILES = 12
 
 def _is_pure(name: str) -> bool:
     folders = ("shards.wire.", "shards.keys.", "kvserver.api.", "kvserver.gateway.feed.", "kvserver.gateway.wal.")
+    folders += ("kvserver.client.core.",)
     return name.startswith(folders) and name != "shards.keys.last_use"
 
 
 PURE = (
     *filter(_is_pure, MODULES),
+    "kvserver.client.changes",
+    "kvserver.client.errors",
+    "kvserver.client.model",
     "shards.log.records",
     "shards.server.request_queue",
     "kvserver.access.grants",
@@ -137,6 +142,9 @@ NOT_FOR_SHARDS = {
     "rich",
     "kvserver",
 }
+
+OF_THE_CLIENT = {"urllib3", "aiohttp", "yarl"}
+"""What the client needs beside the standard library: it is a distribution of its own."""
 
 WIRE_ENDS = ("shards.server.sockets", "kvserver.store", "kvserver.gateway")
 """The ends of the wire."""
@@ -230,6 +238,13 @@ def test_a_folder_is_small_and_its_docstring_names_what_is_in_it(folder: Path) -
 @pytest.mark.parametrize("name", [name for name in MODULES if within(name, "shards")])
 def test_shards_know_nothing_of_the_server_and_its_frameworks(name: str) -> None:
     assert not {top(module) for module in imports(MODULES[name])} & NOT_FOR_SHARDS
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "kvserver.client")])
+def test_the_client_needs_little_and_nothing_of_the_server(name: str) -> None:
+    foreign = {module for module in imports(MODULES[name]) if top(module) not in sys.stdlib_module_names}
+    assert {top(module) for module in foreign} <= OF_THE_CLIENT | {"kvserver"}
+    assert all(within(module, "kvserver.client") for module in foreign if top(module) == "kvserver")
 
 
 @pytest.mark.parametrize("name", PURE)

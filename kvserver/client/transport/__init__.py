@@ -1,0 +1,6 @@
+"""HTTP below the client: one attempt to send a call, and what came of it.
+
+- `address`: where the server is, from arguments and the environment.
+- `pool`: HTTP for threads, on urllib3.
+- `session`: HTTP for tasks, on aiohttp.
+"""

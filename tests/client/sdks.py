@@ -1,0 +1,96 @@
+"""The clients that the suite drives, and how the driver of each is built. One whose files are not there is left out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+ROOT = Path(__file__).parents[2]
+SDK = ROOT / "kvserver" / "sdk"
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """A client. `source`: its driver; `build` returns the command that starts that; `lacks`: what it need not have.
+
+    `knows_what_was_sent`: it can tell whether all of a request went to the kernel; fetch cannot.
+    """
+
+    name: str
+    source: Path
+    build: Callable[[], list[str]]
+    lacks: frozenset[str] = frozenset()
+    knows_what_was_sent: bool = True
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its files are there."""
+        return self.source.exists()
+
+    def command(self) -> list[str]:
+        """Build the driver, once for this process, and return its command line."""
+        return list(_built(self))
+
+
+@cache
+def _built(sdk: Sdk) -> tuple[str, ...]:
+    return tuple(sdk.build())
+
+
+def _python(kind: str) -> Callable[[], list[str]]:
+    return lambda: [sys.executable, "-W", "error", str(ROOT / "tests" / "client" / "conform_py.py"), kind]
+
+
+def _build_c() -> list[str]:
+    """With the sanitizers: a leak, an overflow or undefined behaviour ends the driver badly, which fails the test."""
+    program = Path(mkdtemp(prefix="conform-c-")) / "conform"
+    libraries = ["libcurl", "jansson", "libwslay"]
+    flags = _run(["pkg-config", "--cflags", "--libs", *libraries]).split()
+    sources = [str(SDK / "c" / "tests" / "conform.c"), str(SDK / "c" / "kvclient.c")]
+    warnings = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-g", "-O1"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    _run(["gcc", *warnings, *sanitizers, f"-I{SDK / 'c'}", *sources, "-o", str(program), *flags, "-lm"])
+    return [str(program)]
+
+
+def _build_rust() -> list[str]:
+    manifest = str(SDK / "rust" / "Cargo.toml")
+    options = ["--manifest-path", manifest, "--all-features", "--example", "conform"]
+    built = _run(["cargo", "build", *options, "--message-format", "json-render-diagnostics"])
+    artifacts = [json.loads(line) for line in built.splitlines() if line.startswith("{")]
+    return [
+        artifact["executable"]
+        for artifact in artifacts
+        if artifact.get("executable") and artifact["target"]["name"] == "conform"
+    ]
+
+
+def _build_js() -> list[str]:
+    return [shutil.which("node") or "node", str(SDK / "js" / "tests" / "conform.js")]
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, f"{shlex.join(command)}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+_PYTHON = ROOT / "tests" / "client" / "conform_py.py"
+
+SDKS = (
+    Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
+    Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal", "websocket"))),
+    Sdk("c", SDK / "c" / "tests" / "conform.c", _build_c),
+    Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _build_rust),
+    Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",)), knows_what_was_sent=False),
+)
+DRIVERS = {sdk.name: sdk for sdk in SDKS if sdk.is_here}
+"""Those that are here, by name."""
