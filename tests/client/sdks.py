@@ -52,12 +52,11 @@ def _python(kind: str) -> Callable[[], list[str]]:
 def _build_c() -> list[str]:
     """With the sanitizers: a leak, an overflow or undefined behaviour ends the driver badly, which fails the test."""
     program = Path(mkdtemp(prefix="conform-c-")) / "conform"
-    libraries = ["libcurl", "jansson", "libwslay"]
-    flags = _run(["pkg-config", "--cflags", "--libs", *libraries]).split()
+    flags = [*_run(["pkg-config", "--cflags", "--libs", "libcurl", "jansson"]).split(), "-lwslay"]
     sources = [str(SDK / "c" / "tests" / "conform.c"), str(SDK / "c" / "kvclient.c")]
-    warnings = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-g", "-O1"]
+    warnings = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-g", "-O1"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-    _run(["gcc", *warnings, *sanitizers, f"-I{SDK / 'c'}", *sources, "-o", str(program), *flags, "-lm"])
+    _run(["gcc", *warnings, *sanitizers, f"-I{SDK / 'c'}", *sources, "-o", str(program), *flags])
     return [str(program)]
 
 
