@@ -1,4 +1,4 @@
-"""The conformance suite of the feed, in a page: by a WebSocket as pages have it, and by lines."""
+"""The conformance suite of the feed, in a page, by a WebSocket; lines are the same there as in Node."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.client.sdks import Sdk
 from tests.client.test_watch_conformance import *  # noqa: F403
 
 
-@pytest.fixture(scope="module", params=["websocket", "lines"])
+@pytest.fixture(scope="module", params=["websocket"])
 def transport(request: pytest.FixtureRequest) -> str:
     """How the feed is carried."""
     found: str = request.param
