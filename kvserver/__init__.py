@@ -2,7 +2,6 @@
 
 From the ground up; a package or module imports lower ones only (`tests/unit/test_layers.py`):
 
-- `client`: the Python client, which needs nothing of the rest.
 - `api`: the small languages of the API: queries, conditions, ranges, times, batches. Pure.
 - `http`: HTTP that web workers and gateways share: routes, the rules of a head, common headers, compression.
 - `settings`: the table of all settings, from which options, environment and manual are made.
@@ -13,6 +12,7 @@ From the ground up; a package or module imports lower ones only (`tests/unit/tes
 - `description`: OpenAPI and its pages, from the tables that validate requests.
 - `app`: the REST application: which resource serves which route, and how errors are rendered.
 - `gateway`: the live feed, `/v1/feed` and `/wal`.
+- `client`: the Python client, which needs nothing of the rest.
 - `transfer`: import and export by the public API.
 - `serve`: the supervisor, the processes and files it looks after, and `/metrics`.
 - `commands`: the commands other than `serve`.

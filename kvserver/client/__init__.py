@@ -18,6 +18,7 @@
 - `live`: watches, mirrors, leases, locks, elections.
 - `sync`: `Client`.
 - `aio`: `AsyncClient`.
+- `version`: the version of the client.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ from kvserver.client.model import (
     Written,
 )
 from kvserver.client.sync import Client
+from kvserver.client.version import __version__
 
 if TYPE_CHECKING:
     from kvserver.client.aio import AsyncClient
@@ -121,6 +123,7 @@ __all__ = [
     "Unavailable",
     "Waiting",
     "Written",
+    "__version__",
 ]
 
 

@@ -8,7 +8,6 @@ import ssl as tls
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
 from types import TracebackType
@@ -239,10 +238,12 @@ class Client(LiveVerbs):
         return self._run(scripts.get_many(self._prefix, keys))
 
     def put_many(self, pairs: Mapping[str, Value] | Iterable[tuple[str, Value]], *, lanes: int = 4) -> Loaded:
-        """Store many values, in batches of which `lanes` are under way at a time; a key's last value may not win.
+        """Store many values, in batches of which `lanes` are under way at a time.
 
-        Raises the first error; what was stored until then stays.
+        Of a key that occurs twice, either value may stay. Raises the first error; what was stored until then stays.
         """
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
+
         remaining = batches.divide(pairs.items() if isinstance(pairs, Mapping) else pairs)
         turn = threading.Lock()
 

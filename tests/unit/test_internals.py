@@ -87,9 +87,14 @@ def test_a_name_that_is_nowhere_is_noticed(name: str) -> None:
 def test_every_layer_is_in_the_chapter() -> None:
     """A chapter that is silent about a whole package has a hole."""
     packages = {name.rpartition(".")[0] for name in MODULES if not is_package(name) and name.count(".") > 1}
-    silent = {"kvserver.transfer", "kvserver.commands"}  # they use the public API, or a stopped store
+    silent = (
+        "kvserver.client",
+        "kvserver.transfer",
+        "kvserver.commands",
+    )  # they use the public API, or a stopped store
     named = "\n".join([*PATHS, *(name.replace(".", "/") for name in NAMES)])
-    assert not {package for package in packages - silent if package.replace(".", "/") not in named}
+    packages = {package for package in packages if not package.startswith(silent)}
+    assert not {package for package in packages if package.replace(".", "/") not in named}
 
 
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda text: text.partition(".")[0])

@@ -22,7 +22,6 @@ MODULES = {
 FLOORS = {
     "shards": ("wire", "files", "host", "keys", "log", "maps", "server", "backup", "__main__"),
     "kvserver": (
-        "client",
         "api",
         "http",
         "settings",
@@ -33,6 +32,7 @@ FLOORS = {
         "description",
         "app",
         "gateway",
+        "client",
         "transfer",
         "serve",
         "commands",

@@ -89,7 +89,9 @@ def perform(call: Call[T], options: Options, idempotency_key: str) -> Script[T]:
         if not again or left <= 0 or error.retry_after >= left:
             if unknown and call.kind is Kind.CREATE and not again:
                 yield from _look(call, unknown)
-            raise unknown or error
+            raised = unknown or error
+            raised.attempts = attempts
+            raise raised
         delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempts - 1, 10))
         yield Sleep(delay, error.retry_after, left, error, attempts)
 

@@ -80,7 +80,8 @@ def get_many(prefix: str, keys: Iterable[str]) -> Script[dict[str, Entry | None]
             else:
                 raise result.error
         if len(left) == len(now):  # the first alone is too large for a batch
-            found[left[0]] = yield single.get(prefix, left.pop(0))
+            alone = left.pop(0)
+            found[alone] = yield single.get(prefix, alone)
         wanted = left + wanted
     return found
 

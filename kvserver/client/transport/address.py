@@ -45,16 +45,16 @@ def find_address(url: str | None, environ: Mapping[str, str] = os.environ) -> Ad
     text = (url or environ.get(URL_VARIABLE) or DEFAULT_URL).strip()
     if "://" not in text:
         text = f"http://{text}"
-    why = f"{text!r} is no URL of a server, like http://localhost:8080"
+    like = "the URL of a server is like http://localhost:8080"
+    if "@" in text:  # what is before it may be a password, and is not repeated
+        raise ValueError(f"{like}, without user and password; a token is an argument of its own")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{why}: {error}") from None
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("the URL of a server has no user and no password; a token is an argument of its own")
+        raise ValueError(f"{like}, not {text!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(why)
+        raise ValueError(f"{like}, not {text!r}")
     if port is None:
         port = 443 if parts.scheme == "https" else 80
     return Address(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))

@@ -202,7 +202,7 @@ class Pool:
             response = self._open(attempt, timeout, stream=False)
             return self._read_answer(response, ends_at, most_bytes)
         except _BROKEN as error:
-            return Lost(_why(error), _progress.sent, time.monotonic())
+            return self._lost(error)
 
     def open_stream(self, call: Call[Any], timeout: float, most_bytes: int | None = None) -> Stream | Answer | Lost:
         """Send a request once and return its body as a stream, if the status is 200; else as `attempt`.
@@ -216,7 +216,11 @@ class Pool:
                 return Stream(response, _progress.sock)
             return self._read_answer(response, time.monotonic() + timeout, most_bytes)
         except _BROKEN as error:
-            return Lost(_why(error), _progress.sent, time.monotonic())
+            return self._lost(error)
+
+    def _lost(self, error: BaseException) -> Lost:
+        why = _why(error) if _progress.sent else f"{self.address.url}: {_why(error)}"
+        return Lost(why, _progress.sent, time.monotonic())
 
     def _open(self, attempt: Attempt, timeout: float, stream: bool) -> BaseHTTPResponse:
         if self._pid != os.getpid():
@@ -229,13 +233,10 @@ class Pool:
             headers["Authorization"] = f"Bearer {self._token}"
         if attempt.idempotency_key is not None:
             headers["Idempotency-Key"] = attempt.idempotency_key
-        body = call.body if call.body or call.method in ("PUT", "PATCH", "POST") else None
-        if body == b"":
-            headers["Content-Length"] = "0"
         return (self._send_stream if stream else self._send)(
             call.method,
             call.target,
-            body=body or None,
+            body=call.body or None,
             headers=headers,
             timeout=urllib3.Timeout(total=timeout),
             pool_timeout=timeout,
@@ -300,5 +301,8 @@ class Pool:
 
 
 def _why(error: BaseException) -> str:
-    """Return the words of an error; urllib3's have its connection before them."""
+    """Return the words of an error, the operating system's where there are some."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
     return re.sub(r"^_\w+\([^)]*\): ", "", str(error)) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import ssl as tls
 import time
 from collections.abc import Awaitable, Callable
@@ -51,8 +52,9 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(self, *arguments: Any, **named: Any) -> Any:
         """Return a connection for a request."""
         connection = await super().connect(*arguments, **named)
-        if connection.transport is not None:
-            connection.transport.set_write_buffer_limits(high=0)
+        transport = connection.transport
+        if transport is not None:  # a plain one pauses above its limit, one of TLS at its limit: at 0 it never goes on
+            transport.set_write_buffer_limits(high=1 if transport.get_extra_info("ssl_object") else 0, low=0)
         _sending.get().protocol = connection.protocol
         return connection
 
@@ -146,7 +148,7 @@ class Session:
             async with response:
                 return _answer_of(response, await response.read())
         except _BROKEN as error:
-            return Lost(_why(error), sending.is_over, time.monotonic())
+            return self._lost(error, sending.is_over)
 
     async def open_stream(self, call: Call[Any], timeout: float) -> AsyncStream | Answer | Lost:
         """Send a request once and return its body as a stream, if the status is 200; else as `attempt`.
@@ -164,7 +166,11 @@ class Session:
             async with response:
                 return _answer_of(response, await asyncio.wait_for(response.read(), timeout))
         except _BROKEN as error:
-            return Lost(_why(error), sending.is_over, time.monotonic())
+            return self._lost(error, sending.is_over)
+
+    def _lost(self, error: BaseException, sent: bool) -> Lost:
+        why = _why(error) if sent else f"{self.address.url}: {_why(error)}"
+        return Lost(why, sent, time.monotonic())
 
     async def _open(
         self, attempt: Attempt, sending: _Sending, timeout: aiohttp.ClientTimeout, stream: bool
@@ -219,5 +225,7 @@ def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> Answer:
 
 
 def _why(error: BaseException) -> str:
-    """Return the words of an error, or its name if it has none."""
+    """Return the words of an error, the operating system's where there are some."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, (tls.SSLError, aiohttp.ClientSSLError)):
+        return os.strerror(error.errno)
     return str(error) or ("timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)

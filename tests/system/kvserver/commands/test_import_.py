@@ -41,7 +41,7 @@ def test_an_import_ends_at_the_first_bad_line(server: Server, tmp_path: Path) ->
         (("import", "."), 1, "kvserver: . cannot be read: it is a directory, not a file"),
         (("export", "absent/file"), 1, "kvserver: absent/file cannot be written: cannot create a file in "),
         (("export", "file", "--url", "http://127.0.0.1:1"), 1, "kvserver: the server at http://127.0.0.1:1 cannot be "),
-        (("export", "file", "--url", "localhost:8080"), 2, "Error: the URL of a server is like http://localhost:8080"),
+        (("export", "file", "--url", "ftp://localhost"), 2, "Error: the URL of a server is like http://localhost:8080"),
         (("export", "file", "--url", "http://me:secret@[::1]"), 2, "Error: the URL of a server is like http://local"),
         (("export", "-", "--token-file", "absent"), 2, "Error: cannot read the token: No such file or directory"),
         (("export", "-", "--token-file", "empty"), 2, "Error: empty holds no token"),

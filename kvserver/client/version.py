@@ -1,0 +1,3 @@
+"""The version of the client, which is the server's."""
+
+__version__ = "0.1.0"
