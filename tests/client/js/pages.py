@@ -14,7 +14,7 @@ FILES = SDK / "js"
 
 
 class Files:
-    """A web server on loopback. `/` and any other path without a file is an error page, whose origin counts all the same."""
+    """A web server on loopback, for the files below `root`."""
 
     def __init__(self, root: Path = FILES) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(root)))

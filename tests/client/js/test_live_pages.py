@@ -1,4 +1,4 @@
-"""Pages that live on the feed: they see each other, come back after a restart with a fresh ticket, and say what is wrong."""
+"""Pages that live on the feed: they see each other, go on after a restart with a fresh ticket, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def open_page(browser: Browser, files: Files) -> Iterator[Callable[..., Page]]:
 def token_and_file(make_dir: Callable[[str], Path]) -> tuple[str, Path]:
     """A token that may do everything, and the file that says so."""
     file, token = make_dir("etc") / "tokens.toml", new_token()
-    change_file(file, lambda text: add_token(text, str(file), "page", token, [("", ["read", "write", "feed", "admin"])]))
+    change_file(
+        file, lambda text: add_token(text, str(file), "page", token, [("", ["read", "write", "feed", "admin"])])
+    )
     return token, file
 
 

@@ -20,7 +20,13 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
 def run(command: list[str], cwd: Path = FILES, **environ: str) -> str:
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=100, env=os.environ | environ, stdin=subprocess.DEVNULL
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | environ,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -53,7 +59,16 @@ def test_programs_that_use_the_types_are_right(tmp_path: Path) -> None:
         shutil.copy(FILES / name, package)
     usage = (FILES / "tests" / "usage.ts").read_text().replace('"../client.js"', '"kvserver-client"')
     (tmp_path / "usage.mts").write_text(usage)
-    options = ["--noEmit", "--strict", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.asynciterable"]
+    options = [
+        "--noEmit",
+        "--strict",
+        "--target",
+        "es2022",
+        "--module",
+        "nodenext",
+        "--lib",
+        "es2022,dom,dom.asynciterable",
+    ]
     run([npx, "--yes", "-p", TYPESCRIPT, "tsc", *options, "usage.mts"], tmp_path)
 
 
