@@ -73,7 +73,8 @@ def _build_rust() -> list[str]:
 
 
 def _build_js() -> list[str]:
-    return [shutil.which("node") or "node", str(SDK / "js" / "tests" / "conform.js")]
+    """With the WebSocket that Node has by default from 22 on."""
+    return [shutil.which("node") or "node", "--experimental-websocket", str(SDK / "js" / "tests" / "conform.js")]
 
 
 def _run(command: list[str]) -> str:
