@@ -18,7 +18,7 @@ struct Shared {
     wake: Notify,
 }
 
-/// A lock: a key that this client made, and keeps by renewing its expiry. As [`blocking::Lock`](crate::blocking::Lock);
+/// A lock: a key that this client made, and keeps by renewing its expiry. As the blocking client's;
 /// dropping it gives it back from a task of its own.
 pub struct Lock {
     client: Client,

@@ -8,9 +8,7 @@ use std::cell::Cell;
 use std::io::Read;
 use std::time::Duration;
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
 use ureq::Agent;
 
 thread_local! {
@@ -140,12 +138,21 @@ impl UreqShell {
         result.map_err(|error| Box::new(outcome_of(&error)))
     }
 
-    fn with_timeouts<B: ureq::AsSendBody>(&self, request: http::Request<B>, timeout: Duration, whole: bool) -> http::Request<B> {
+    fn with_timeouts<B: ureq::AsSendBody>(
+        &self,
+        request: http::Request<B>,
+        timeout: Duration,
+        whole: bool,
+    ) -> http::Request<B> {
         let config = self.agent.configure_request(request);
         if whole {
             return config.timeout_global(Some(timeout)).build();
         }
-        config.timeout_resolve(Some(timeout)).timeout_connect(Some(timeout)).timeout_recv_response(Some(timeout)).build()
+        config
+            .timeout_resolve(Some(timeout))
+            .timeout_connect(Some(timeout))
+            .timeout_recv_response(Some(timeout))
+            .build()
     }
 }
 

@@ -94,7 +94,9 @@ impl Change {
     /// Return the revision, of a put, a touch or a delete.
     pub fn revision(&self) -> Option<Revision> {
         match self {
-            Self::Put { revision, .. } | Self::Touch { revision, .. } | Self::Delete { revision, .. } => Some(*revision),
+            Self::Put { revision, .. } | Self::Touch { revision, .. } | Self::Delete { revision, .. } => {
+                Some(*revision)
+            }
             _ => None,
         }
     }
@@ -450,11 +452,16 @@ mod tests {
     use super::*;
 
     const LINES: &str = concat!(
-        r#"{"type":"snapshot","cursor":"e.1.a.c","first":true,"items":[{"key":"a","revision":1,"modified":"2026-11-22T11:40:00.123Z","expires":null,"content_type":"t/p","value":"x"}]}"#, "\n",
-        r#"{"type":"snapshot_end","cursor":"e.1"}"#, "\n",
-        r#"{"type":"events","cursor":"e.4","events":[{"op":"put","key":"b","revision":2,"time":"2026-11-22T11:40:00.123Z","content_type":"t/p","expires":null,"size":2,"value_base64":"AP8="},{"op":"touch","key":"b","revision":3,"time":"2026-11-22T11:40:00.123Z","expires":null},{"op":"delete","key":"b","revision":4,"time":"2026-11-22T11:40:00.123Z","cause":"expire"}]}"#, "\n",
-        r#"{"type":"of a newer server","x":1}"#, "\n",
-        r#"{"type":"bookmark","cursor":"e.9","time":"2026-11-22T11:40:00.123Z"}"#, "\n",
+        r#"{"type":"snapshot","cursor":"e.1.a.c","first":true,"items":[{"key":"a","revision":1,"modified":"2026-11-22T11:40:00.123Z","expires":null,"content_type":"t/p","value":"x"}]}"#,
+        "\n",
+        r#"{"type":"snapshot_end","cursor":"e.1"}"#,
+        "\n",
+        r#"{"type":"events","cursor":"e.4","events":[{"op":"put","key":"b","revision":2,"time":"2026-11-22T11:40:00.123Z","content_type":"t/p","expires":null,"size":2,"value_base64":"AP8="},{"op":"touch","key":"b","revision":3,"time":"2026-11-22T11:40:00.123Z","expires":null},{"op":"delete","key":"b","revision":4,"time":"2026-11-22T11:40:00.123Z","cause":"expire"}]}"#,
+        "\n",
+        r#"{"type":"of a newer server","x":1}"#,
+        "\n",
+        r#"{"type":"bookmark","cursor":"e.9","time":"2026-11-22T11:40:00.123Z"}"#,
+        "\n",
     );
 
     fn all(follow: &mut Follow) -> Vec<Envelope> {

@@ -384,7 +384,12 @@ impl<S: Shell> Context<S> {
     }
 
     /// Apply a merge patch, which is JSON text.
-    pub(crate) async fn patch(&self, key: &str, patch: Vec<u8>, if_revision: Option<Revision>) -> Result<Patched, Error> {
+    pub(crate) async fn patch(
+        &self,
+        key: &str,
+        patch: Vec<u8>,
+        if_revision: Option<Revision>,
+    ) -> Result<Patched, Error> {
         let call = Call::write(Method::PATCH, path_of(key)?, if_revision).of_key();
         let call = call.with("content-type", "application/merge-patch+json")?.with_body(patch);
         let answer = self.run(&call).await?;
@@ -401,7 +406,12 @@ impl<S: Shell> Context<S> {
         text.parse().map_err(|_| answers::foreign(&call, &answer, "no integer"))
     }
 
-    pub(crate) async fn touch(&self, key: &str, expiry: Expiry, if_revision: Option<Revision>) -> Result<Revision, Error> {
+    pub(crate) async fn touch(
+        &self,
+        key: &str,
+        expiry: Expiry,
+        if_revision: Option<Revision>,
+    ) -> Result<Revision, Error> {
         let query = expiry_query(expiry).unwrap_or(("persist", "true".to_owned()));
         let call = Call::write(Method::POST, with_query(&path_of(key)?, &[query]), if_revision).of_key();
         let answer = self.run(&call).await?;

@@ -306,9 +306,7 @@ fn refusal(answer: &Answer) -> Result<Error, Error> {
             error.attempts = 1;
             Error::Refused(Box::new(error))
         }
-        None => {
-            Error::not_answered(Some(status), format!("status {status} from something that is no kvserver"))
-        }
+        None => Error::not_answered(Some(status), format!("status {status} from something that is no kvserver")),
     };
     if matches!(status, 408 | 429 | 500..) {
         Ok(error)
