@@ -114,12 +114,14 @@ impl UreqShell {
             .max_idle_age(Duration::from_secs(30)); // the server's own limit is 75 s
         #[cfg(feature = "rustls")]
         let config = config.tls_config(crate::tls::for_ureq(&settings.root_certificates));
+        #[cfg(feature = "rustls")]
+        let _tls = crate::tls::config(&settings.root_certificates)?; // ureq says nothing of malformed ones
         let connector = DefaultConnector::new().chain(Watching);
         Ok(Self {
             agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
             base: Base { address, authorization },
             #[cfg(all(feature = "ws", feature = "rustls"))]
-            tls: crate::tls::config(&settings.root_certificates)?,
+            tls: _tls,
         })
     }
 

@@ -77,6 +77,7 @@ impl<S: Shell> Watcher<S> {
     }
 
     /// Return the switch that ends the watch.
+    #[cfg(feature = "blocking")]
     pub(crate) fn stop_switch(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
