@@ -60,16 +60,18 @@ def _build_c() -> list[str]:
     return [str(program)]
 
 
-def _build_rust() -> list[str]:
+def _rust(example: str) -> Callable[[], list[str]]:
+    return lambda: [rust_example(example)]
+
+
+def rust_example(name: str) -> str:
+    """Build an example of the Rust client and return its path."""
     manifest = str(SDK / "rust" / "Cargo.toml")
-    options = ["--manifest-path", manifest, "--all-features", "--example", "conform"]
+    options = ["--manifest-path", manifest, "--locked", "--all-features", "--example", name]
     built = _run(["cargo", "build", *options, "--message-format", "json-render-diagnostics"])
     artifacts = [json.loads(line) for line in built.splitlines() if line.startswith("{")]
-    return [
-        artifact["executable"]
-        for artifact in artifacts
-        if artifact.get("executable") and artifact["target"]["name"] == "conform"
-    ]
+    [path] = [made["executable"] for made in artifacts if made.get("executable") and made["target"]["name"] == name]
+    return str(path)
 
 
 def _build_js() -> list[str]:
@@ -89,7 +91,8 @@ SDKS = (
     Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
     Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal", "websocket"))),
     Sdk("c", SDK / "c" / "tests" / "conform.c", _build_c),
-    Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _build_rust),
+    Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _rust("conform")),
+    Sdk("rust-async", SDK / "rust" / "examples" / "conform_async.rs", _rust("conform_async")),
     Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",)), knows_what_was_sent=False),
 )
 DRIVERS = {sdk.name: sdk for sdk in SDKS if sdk.is_here}

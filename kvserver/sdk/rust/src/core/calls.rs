@@ -1,0 +1,151 @@
+//! Requests and answers.
+
+use crate::core::errors::{codes, Error};
+use crate::core::model::Revision;
+use crate::core::options::Address;
+use crate::core::time::Timestamp;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::Method;
+use std::time::Duration;
+
+/// What repeating a call may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Read,
+    /// The write a second time.
+    Write,
+    /// A write on the condition that the key is absent: a second time, if the key was deleted meanwhile.
+    Create,
+    /// A write on the condition of a revision: at most one of two can succeed.
+    Conditional,
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) kind: Kind,
+    /// Statuses from 400 that the reader of the answer understands.
+    pub(crate) accepts: &'static [u16],
+    /// Whether each 2xx answer carries KV-Revision: one without is somebody else's.
+    pub(crate) of_key: bool,
+}
+
+impl Call {
+    pub(crate) fn read(method: Method, target: String) -> Self {
+        let (headers, body) = (HeaderMap::new(), Vec::new());
+        Self { method, target, headers, body, kind: Kind::Read, accepts: &[], of_key: false }
+    }
+
+    pub(crate) fn write(method: Method, target: String, if_revision: Option<Revision>) -> Self {
+        let mut call = Self::read(method, target);
+        call.kind = match if_revision {
+            None => Kind::Write,
+            Some(0) => Kind::Create,
+            Some(_) => Kind::Conditional,
+        };
+        match if_revision {
+            None => call,
+            Some(0) => call.with("if-none-match", "*").expect("a plain header"),
+            Some(revision) => call.with("if-match", &format!("\"{revision}\"")).expect("a plain header"),
+        }
+    }
+
+    /// Return the call with a header. Fails for a value that no header can have.
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Result<Self, Error> {
+        let Ok(header) = HeaderValue::from_str(value) else {
+            return Err(Error::bad(codes::BAD_REQUEST, format!("{name} is printable ASCII, not {value:?}")));
+        };
+        self.headers.insert(HeaderName::from_static(name), header);
+        Ok(self)
+    }
+
+    pub(crate) fn with_body(mut self, body: Vec<u8>) -> Self {
+        self.body = body;
+        self
+    }
+
+    pub(crate) fn accepts(mut self, statuses: &'static [u16]) -> Self {
+        self.accepts = statuses;
+        self
+    }
+
+    pub(crate) fn of_key(mut self) -> Self {
+        self.of_key = true;
+        self
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.header("kv-revision")?.parse().ok()
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.header("retry-after")?.parse().ok().map(Duration::from_secs)
+    }
+
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.header("kv-expires")?.parse().ok()
+    }
+
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.header("idempotency-replayed").is_some()
+    }
+}
+
+/// What became of a request that was sent once.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// A whole answer.
+    Answer(Answer),
+    /// No answer, and surely not executed: not all of it was handed to the system.
+    NeverSent(String),
+    /// No whole answer, and a server may have executed it.
+    Lost(String),
+}
+
+/// What a shell adds to each request.
+#[derive(Clone)]
+pub(crate) struct Base {
+    pub(crate) address: Address,
+    pub(crate) authorization: Option<HeaderValue>,
+}
+
+impl Base {
+    /// Return `call` as an HTTP request without its body.
+    pub(crate) fn request(&self, call: &Call) -> Result<http::Request<()>, Error> {
+        let uri = format!("{}{}", self.address.url(), call.target);
+        let request = http::Request::builder().method(call.method.clone()).uri(uri).body(());
+        let mut request = request.map_err(|_| Error::bad(codes::URI_TOO_LONG, "the URL is over 64 KiB"))?;
+        *request.headers_mut() = self.headers(&call.headers);
+        Ok(request)
+    }
+
+    /// Return `own` with the token and the name of this client.
+    pub(crate) fn headers(&self, own: &HeaderMap) -> HeaderMap {
+        let mut headers = own.clone();
+        let agent = concat!("kvserver-client-rust/", env!("CARGO_PKG_VERSION"));
+        headers.insert(http::header::USER_AGENT, HeaderValue::from_static(agent));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(http::header::AUTHORIZATION, authorization.clone());
+        }
+        headers
+    }
+}
