@@ -5,7 +5,7 @@ from __future__ import annotations
 import falcon.asgi
 
 from kvserver.access.tickets import Tickets
-from kvserver.description.resources import Docs, Error, Errors, OpenAPI, Root
+from kvserver.description.resources import Docs, Error, Errors, OpenAPI, Root, SdkFiles, SdkPage
 from kvserver.http import routes as target
 from kvserver.rest.batch import BatchResource
 from kvserver.rest.kv import KeyOfVersion1
@@ -15,6 +15,7 @@ from kvserver.rest.routing import App, Foresight, Routes, add_error_handlers
 from kvserver.rest.server.status import Live, Ready, Status
 from kvserver.rest.server.tickets import TicketOffice
 from kvserver.rest.server.whoami import WhoAmI
+from kvserver.sdk.files import read_files
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
 from shards.host.board import Board
@@ -50,6 +51,8 @@ def create_app(store: StoreClient, board: Board, context: WorkerContext) -> App:
     routes.add_route(target.DOCS, Docs())
     routes.add_route(target.ERRORS, Errors())
     routes.add_route(target.ERROR, Error())
+    routes.add_route(target.SDK, SdkPage())
+    routes.add_route(target.SDK_FILE, SdkFiles(read_files()))
     app: App = falcon.asgi.App(router=routes)  # type: ignore[call-overload]
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty answer has no type
     add_error_handlers(app)

@@ -1,13 +1,16 @@
-"""The commands other than `serve`, one module each.
+"""The commands.
 
+- `table`: where each is, and what `kvserver --help` says of it.
+- `terminal`: output of the commands about stores, progress bars and errors.
+- `parts`: what the commands that use a server share.
 - `options`: command options made from the table of settings.
-- `terminal`: output, progress bars and errors.
-- `local_store`: the store of a data directory, running or stopped; used by the next five.
-- `backup`, `restore`, `check`: copy a store, make one from a copy, verify or repair one.
-- `stop`, `token`: stop a server, edit its tokens.
+- `local`: commands about stores on this machine.
 - `remote`: a server named by its URL; used by the next two.
 - `import_`, `export`: store and write the lines of a file.
+- `data`: commands that read and write keys.
+- `feed`: commands that follow changes, wait for them, or hold a lock.
+- `operate`: commands that look at a server, measure it, or help to use it.
 
-A command that fails prints why to standard error and exits with 1; 2 is for a wrong command line. Progress bars appear
-only on a terminal.
+A command that fails says why on standard error; `parts.statuses` has the exit statuses. Progress appears only on a
+terminal.
 """

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.local_store import interruptible, size_text
+from kvserver.commands.local.local_store import interruptible, size_text
 from kvserver.commands.remote import open_remote, records_text, remote_options
 from kvserver.commands.terminal import exit_with, print_line, progress_bar
 from kvserver.transfer.exporter import ItemExporter
@@ -119,5 +119,4 @@ COMMAND = click.Command(
         *remote_options(),
     ],
     help=HELP,
-    short_help="Write what a running server holds to a file.",
 )

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import click
 
-from kvserver.commands.local_store import interruptible
+from kvserver.commands.local.local_store import interruptible
 from kvserver.commands.remote import open_remote, records_text, remote_options
 from kvserver.commands.terminal import exit_with, print_line, progress_bar
 from kvserver.transfer.importer import LANES, ItemImporter
@@ -95,5 +95,4 @@ COMMAND = click.Command(
     callback=import_items,
     params=[click.Argument(["source"], metavar="FILE"), *remote_options()],
     help=HELP,
-    short_help="Store the lines of a file in a running server.",
 )

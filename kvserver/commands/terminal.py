@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from kvserver.commands.parts.statuses import INTERRUPTED, PIPE_CLOSED
 from shards.host.logs import escape_controls, print_error
 from shards.host.process import mute_stream
 
@@ -29,7 +30,7 @@ def prepare_streams() -> None:
 
 
 def print_line(line: str) -> None:
-    """Write `line` to standard output. Exits with status 1 if that fails."""
+    """Write `line` to standard output. Exits if that fails, with the status of `exit_for_output`."""
     try:
         print(escape_controls(line), flush=True)
     except OSError as error:
@@ -37,11 +38,20 @@ def print_line(line: str) -> None:
 
 
 def exit_for_output(error: OSError) -> NoReturn:
-    """Exit with status 1: standard output cannot be written."""
+    """Exit: standard output cannot be written. The status is 141 if nobody reads it any more, else 1."""
     mute_stream(sys.stdout)
-    if not isinstance(error, BrokenPipeError):  # a reader that has closed the pipe needs no message
-        print_error(f"cannot write to standard output: {error.strerror}")
+    if isinstance(error, BrokenPipeError):  # who has closed the pipe needs no message
+        sys.exit(PIPE_CLOSED)
+    print_error(f"cannot write to standard output: {error.strerror}")
     sys.exit(1)
+
+
+def exit_aborted(error: click.Abort) -> NoReturn:
+    """Exit: with 130 after Ctrl-C, with 1 if there was no answer to a question."""
+    if isinstance(error.__cause__, EOFError):
+        exit_with("there is no answer to the question")
+    print_error("interrupted")
+    sys.exit(INTERRUPTED)
 
 
 def is_of_output(error: OSError) -> bool:

@@ -45,12 +45,12 @@ OPERATIONS: Final = (
         method="get",
         tag=TAG,
         summary="Read a value",
-        description="An absent key reads as an empty value. The keys `docs` and `console`, where they are absent, send "
-        "whoever accepts `text/html` to the manual.",
+        description="An absent key reads as an empty value. The keys `docs`, `console` and `sdk`, where they are "
+        "absent, send whoever accepts `text/html` to a page.",
         grants="`read`",
         answers=(
             Success(200, "The value, empty if there is none.", _VALUE),
-            Success(302, "The manual.", headers=(LOCATION,)),
+            Success(302, "The page.", headers=(LOCATION,)),
         ),
         errors=(*OF_READS, BadKey, Forbidden),
         examples=(f"curl {_URL}/theme",),

@@ -15,6 +15,7 @@ from kvserver.description.headers import Header
 from kvserver.description.operations import ANY, EXAMPLE_URL, Content, Operation, Success
 from kvserver.http import responses as answers
 from kvserver.http import routes
+from kvserver.sdk.files import FILES
 from shards.wire.errors import KVError
 from shards.wire.keys import MAX_KEY
 
@@ -58,6 +59,7 @@ _PATHS: Final = {
     "key": ({"type": "string", "minLength": 1, "maxLength": MAX_KEY}, "1 to 511 bytes of UTF-8."),
     "prefix": ({"type": "string", "minLength": 1}, "What keys begin with; a slash is `%2F`."),
     "code": ({"type": "string", "pattern": "^[a-z_]+$"}, "The code of an error."),
+    "file": ({"type": "string", "enum": list(FILES)}, "The name of the file."),
 }
 """Parameters of paths."""
 _ANY_KEY: Final[Schema] = {"type": "string", "minLength": 1}

@@ -1,9 +1,11 @@
-"""The API's description: `/v1/openapi.json`, and `/docs/` for people. Made at the first request, kept for good."""
+"""The API's description, `/v1/openapi.json` and `/docs/`, and the client libraries, `/sdk/`: pages and files that stay
+the same until the server is replaced. Pages are made at the first request and kept for good."""
 
 from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -14,14 +16,18 @@ from kvserver import __version__
 from kvserver.access.tokens import Tokens
 from kvserver.api import query
 from kvserver.description import openapi
-from kvserver.description.html import frame, reference
+from kvserver.description.html import frame, reference, sdk
 from kvserver.description.operations import EXAMPLE_URL
-from kvserver.http.routes import DOCS, OPENAPI
+from kvserver.http.routes import DOCS, OPENAPI, SDK
 from kvserver.rest.memorykv import lead_to_page, wants_page
 from kvserver.rest.values import answer_body
+from kvserver.sdk.files import FILES
 from shards.wire.errors import ERRORS, NoSuchResource
 
 HTML = "text/html; charset=utf-8"
+JSON: Final = "application/json"
+REVALIDATE: Final = "no-cache"
+"""Clients keep a file, and ask each time whether it is still the same: so a page imports what fits the server."""
 TEXT = "text/plain; charset=utf-8"
 WELCOME = f"""\
 kvserver {__version__}: a key-value server with a live feed of every change.
@@ -47,6 +53,11 @@ def _make_overview() -> bytes:
 @cache
 def _error_list() -> bytes:
     return reference.error_list().encode()
+
+
+@cache
+def _make_sdk_page() -> bytes:
+    return sdk.render_libraries().encode()
 
 
 @cache
@@ -78,7 +89,7 @@ class OpenAPI:
     async def on_get(self, req: Request, resp: Response) -> None:
         """200 with the document; 304 if the client has it."""
         query.parse(req.scope["query_string"], query.NOTHING)
-        await _answer_made_once(req, resp, _make_openapi(self._tokens.required), "application/json")
+        await _answer_unless_known(req, resp, _name_address(req, _make_openapi(self._tokens.required)), JSON)
 
     on_head = on_get
 
@@ -116,27 +127,55 @@ class Error:
     on_head = on_get
 
 
+class SdkPage:
+    """`/sdk/`"""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 with the page; 304 if the client has it."""
+        resp.set_header("Cache-Control", REVALIDATE)
+        await _give_page(req, resp, _make_sdk_page())
+
+    on_head = on_get
+
+
+class SdkFiles:
+    """`/sdk/{file}`"""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        """`files`: the content of each of `FILES`, by name."""
+        self._files = files
+
+    async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
+        """200 with the file of that name, as it is in the package; 304 if the client has it; 404 for other names."""
+        name = key.decode()
+        if name not in FILES:
+            raise NoSuchResource(f"there is no file {name[:64]!r} in {SDK}; there are {', '.join(FILES)}")
+        resp.set_header("Cache-Control", REVALIDATE)
+        await _answer_unless_known(req, resp, self._files[name], FILES[name].media_type)
+
+    on_head = on_get
+
+
 async def _give_page(req: Request, resp: Response, page: bytes) -> None:
     resp.set_header("Content-Security-Policy", frame.SECURITY_POLICY)
-    await _answer_made_once(req, resp, page, HTML)
+    await _answer_unless_known(req, resp, _name_address(req, page), HTML)
 
 
 _EXAMPLE: Final = EXAMPLE_URL.encode()
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 
 
-def _asked_address(req: Request) -> bytes:
-    """Return the server's URL as the client knows it; a proxy says whether the client used TLS."""
+def _name_address(req: Request, page: bytes) -> bytes:
+    """Return `page` with the server's URL as the client knows it in its examples; a proxy says whether it used TLS."""
     host = req.get_header("Host") or ""
     if not _HOST.fullmatch(host):
-        return _EXAMPLE
+        return page
     scheme = "https" if req.get_header("X-Forwarded-Proto") == "https" else "http"
-    return f"{scheme}://{host}".encode()
+    return page.replace(_EXAMPLE, f"{scheme}://{host}".encode())
 
 
-async def _answer_made_once(req: Request, resp: Response, body: bytes, content_type: str) -> None:
-    """Answer with a page that is made once, or 304. Its ETag is weak: the same for every coding."""
-    body = body.replace(_EXAMPLE, _asked_address(req))
+async def _answer_unless_known(req: Request, resp: Response, body: bytes, content_type: str) -> None:
+    """Answer with `body`, or 304 if the client has it. The ETag is weak: the same for every coding."""
     tag = f'W/"{binascii.crc32(body):08x}-{len(body)}"'
     resp.set_header("ETag", tag)
     known = req.get_header("If-None-Match")

@@ -7,17 +7,22 @@ from typing import Final
 from kvserver.description import headers
 from kvserver.description.bodies import ref
 from kvserver.description.headers import LOCATION
-from kvserver.description.operations import HTML, JSON, OF_READS, TEXT, ErrorClasses, Media, Operation, Success
+from kvserver.description.operations import HTML, JSON, OF_READS, TEXT, Content, ErrorClasses, Media, Operation, Success
 from kvserver.http import routes
+from kvserver.sdk.files import FILES
 from shards.wire.errors import Forbidden, NoSuchResource
 
 TAG: Final = "The server"
 
 
+_PAGE: Final[Content] = {HTML: TEXT}
+_FILES: Final[Content] = {file.media_type.partition(";")[0]: TEXT for file in FILES.values()}
+
+
 def _page_operation(
-    route: str, summary: str, body: Media = TEXT, media_type: str = HTML, errors: ErrorClasses = ()
+    route: str, summary: str, content: Content = _PAGE, errors: ErrorClasses = (), examples: tuple[str, ...] = ()
 ) -> Operation:
-    """Describe a GET of a page that is made once, and stays the same until the server is replaced."""
+    """Describe a GET of a page or file that stays the same until the server is replaced."""
     return Operation(
         route=route,
         method="get",
@@ -25,10 +30,11 @@ def _page_operation(
         summary=summary,
         headers=(headers.IF_NOT_THIS,),
         answers=(
-            Success(200, "It.", {media_type: body}, (headers.TAG_OF_THIS,)),
+            Success(200, "It.", content, (headers.TAG_OF_THIS,)),
             Success(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
         ),
         errors=errors,
+        examples=examples,
     )
 
 
@@ -97,9 +103,17 @@ OPERATIONS: Final = (
         ),
         examples=("curl http://localhost:8080/",),
     ),
-    _page_operation(routes.OPENAPI, "This description", Media({"type": "object"}), JSON),
+    _page_operation(routes.OPENAPI, "This description", {JSON: Media({"type": "object"})}),
     _page_operation(routes.DOCS, "This description for people"),
     _page_operation(routes.ERRORS, "All errors"),
     _page_operation(routes.ERROR, "One error", errors=(NoSuchResource,)),
+    _page_operation(routes.SDK, "Client libraries, with an example of each"),
+    _page_operation(
+        routes.SDK_FILE,
+        "A file of a client library",
+        _FILES,
+        (NoSuchResource,),
+        ("curl -i http://localhost:8080/sdk/client.js",),
+    ),
 )
 """All of them."""

@@ -34,6 +34,8 @@ OPENAPI: Final = "/v1/openapi.json"
 DOCS: Final = "/docs/"
 ERRORS: Final = "/docs/errors/"
 ERROR: Final = "/docs/errors/:code"
+SDK: Final = "/sdk/"
+SDK_FILE: Final = "/sdk/:file"
 V1_OTHER: Final = "/v1/*"
 NOWHERE: Final = "other"
 
@@ -57,6 +59,8 @@ LABELS: Final = (
     DOCS,
     ERRORS,
     ERROR,
+    SDK,
+    SDK_FILE,
     V1_OTHER,
     NOWHERE,
 )
@@ -64,24 +68,24 @@ LABELS: Final = (
 
 
 class Target(NamedTuple):
-    """A route, one of `LABELS`, and the decoded key, prefix or error code that the path names; empty without one."""
+    """A route, one of `LABELS`, and what the path names: the decoded key or prefix, or the error code or file as sent;
+    empty if it names nothing."""
 
     route: str
     argument: bytes = b""
 
 
-PAGES: Final = {b"docs": DOCS, b"console": DOCS}
+PAGES: Final = {b"docs": DOCS, b"console": DOCS, b"sdk": SDK}
 """Keys at the root whose name leads a browser to a page. There is no console yet."""
 
 _NAMED: Final = {
-    route.encode(): Target(route)
-    for route in (ROOT, PING, KEYS, WAL, FEED, MANY, BATCH, STATUS, LIVE, READY, TICKETS, WHOAMI, OPENAPI, DOCS, ERRORS)
+    route.encode(): Target(route) for route in LABELS if ":" not in route and route not in (V1_OTHER, NOWHERE)
 }
 _NOWHERE: Final = Target(NOWHERE)
 _V1_OTHER: Final = Target(V1_OTHER)
 
 _OPEN: Final = frozenset((ROOT.encode(), PING.encode(), OPENAPI.encode()))
-_OPEN_BELOW: Final = (b"/health/", DOCS.encode(), b"/console/")
+_OPEN_BELOW: Final = (b"/health/", DOCS.encode(), SDK.encode(), b"/console/")
 
 _KV_PATH: Final = b"/v1/kv/"
 _LONGEST_NAME: Final = 64
@@ -109,7 +113,8 @@ _CALLED: Final = {
     "docs": OPENAPI,
 }
 """Names behind `/v1/`, here or in other stores, and the route that is meant."""
-_ERROR_PATH: Final = ERRORS.encode()
+_BELOW: Final = {ERRORS.encode(): ERROR, SDK.encode(): SDK_FILE}
+"""Paths below which there is a page or file for each name."""
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -180,8 +185,9 @@ def resolve_path(path: bytes) -> Target:
         return Target(PREFIX, _decode(parts[2], "prefix"))
     if len(parts) > 2 and parts[1] == b"v1":
         return _V1_OTHER
-    if path.startswith(_ERROR_PATH):
-        return Target(ERROR, path[len(_ERROR_PATH) :])
+    for above, route in _BELOW.items():
+        if path.startswith(above):
+            return Target(route, path[len(above) :])
     return _NOWHERE
 
 

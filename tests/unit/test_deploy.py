@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kvserver.cli import SECTIONS
+from kvserver.commands.local.serve import SECTIONS
 from kvserver.settings import ServerSettings
 from shards.host.settings import env_name, load_settings, setting_specs
 

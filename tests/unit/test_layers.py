@@ -29,6 +29,7 @@ FLOORS = {
         "store",
         "web",
         "rest",
+        "sdk",
         "description",
         "app",
         "gateway",

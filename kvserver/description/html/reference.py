@@ -21,7 +21,7 @@ from kvserver.description.html.elements import (
 )
 from kvserver.description.html.frame import render_navigation, render_page, render_section
 from kvserver.description.openapi import CODES
-from kvserver.http.routes import DOCS, ERRORS, OPENAPI
+from kvserver.http.routes import DOCS, ERRORS, OPENAPI, SDK
 from shards.wire.errors import ERRORS as ERROR_CLASSES
 from shards.wire.errors import KVError
 
@@ -64,7 +64,8 @@ def render_overview(document: Document) -> str:
         sections.append(render_section(tag["name"], render_text(tag["description"]) + shown))
     navigation.append(("Bodies", [link(f"#body-{name}", name) for name in schemas]))
     sections.append(render_section("Bodies", "".join(_render_body(name, schema) for name, schema in schemas.items())))
-    about = f"Version {escape(document['info']['version'])} · {link(OPENAPI, 'OpenAPI 3.1')} · {link(ERRORS, 'errors')}"
+    links = (link(OPENAPI, "OpenAPI 3.1"), link(ERRORS, "errors"), link(SDK, "client libraries"))
+    about = " · ".join((f"Version {escape(document['info']['version'])}", *links))
     return render_page("kvserver API", about, render_navigation(navigation), "".join(sections))
 
 

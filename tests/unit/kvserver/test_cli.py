@@ -1,64 +1,48 @@
-"""The command line and its manual, which leaves no setting out."""
+"""The command line: how a command is found, and what is loaded for it."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+import importlib
+import subprocess
+import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from kvserver import cli
-from kvserver.settings import ServerSettings
-from shards.host.settings import (
-    env_name,
-    option_name,
-    setting_specs,
-)
+from kvserver.commands.table import COMMANDS, SECTIONS
 
-
-def manual() -> str:
-    result = CliRunner().invoke(cli.main, ["serve", "--help"])
-    assert result.exit_code == 0
-    return result.output
-
-
-def test_the_manual_names_every_setting_its_variables_and_its_help() -> None:
-    text = " ".join(manual().split())
-    for name, spec in setting_specs(ServerSettings).items():
-        assert option_name(name) in text
-        assert all(variable in text for variable in (env_name(name), *spec.aliases))
-        assert " ".join(spec.help.split()) in text
-
-
-def test_the_manual_names_the_defaults() -> None:
-    text = " ".join(manual().split())
-    for field in dataclasses.fields(ServerSettings):
-        if isinstance(field.default, str | Path) or (field.name in ("port", "metrics_port", "grace")):
-            assert f"Default: {field.default}." in text
-
-
-def test_the_manual_s_sections_name_real_settings_once() -> None:
-    named = [name for names in cli.SECTIONS.values() for name in names]
-    assert sorted(named) == sorted(setting_specs(ServerSettings))
+HEAVY = ("rich", "kvserver.serve", "kvserver.settings", "kvserver.transfer", "msgspec", "prometheus_client", "gunicorn")
+"""What takes longer to load than most commands to run."""
 
 
 def test_the_first_page_of_help_names_the_commands() -> None:
     result = CliRunner().invoke(cli.main, ["--help"])
     assert result.exit_code == 0
-    assert "serve" in result.output
+    for title, rows in SECTIONS.items():
+        assert f"{title}:" in result.output
+        assert all(f"  {name} " in result.output and row.help in result.output for name, row in rows.items())
 
 
-def test_a_bad_option_is_a_usage_error() -> None:
-    result = CliRunner().invoke(cli.main, ["serve", "--port", "x"])
-    assert result.exit_code == 2
-    assert "--port is 'x'" in result.output
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_name_and_a_page_of_help(name: str) -> None:
+    command = importlib.import_module(f"kvserver.commands.{COMMANDS[name].module}").COMMAND
+    assert isinstance(command, click.Command) and command.name == name
+    result = CliRunner().invoke(cli.main, [name, "--help"], prog_name="kvserver")
+    assert result.exit_code == 0 and result.output.startswith(f"Usage: kvserver {name} ")
+    assert CliRunner().invoke(cli.main, [name, "-h"], prog_name="kvserver").output == result.output
 
 
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [([], None), (["--in-memory"], "true"), (["--in-memory", "--port", "1"], "true"), (["--in-memory=false"], "false")],
-)
-def test_a_switch_takes_a_value_or_none(argv: list[str], expected: str | None) -> None:
-    command = cli.main.commands["serve"]
-    assert command.make_context("serve", list(argv)).params["in_memory"] == expected
+def test_a_command_that_is_none_is_a_usage_error() -> None:
+    result = CliRunner().invoke(cli.main, ["got"])
+    assert result.exit_code == 2 and "No such command" in result.output
+
+
+@pytest.mark.parametrize("words", [["get", "k", "--url", "localhost:1", "--patience", "0"], ["--help"], ["--version"]])
+def test_what_is_slow_to_load_is_not_loaded(words: list[str]) -> None:
+    script = f"import sys; from kvserver.cli import main\ntry: main({words!r})\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "kvserver.cli" in loaded and not loaded & set(HEAVY)
+    assert ("urllib3" in loaded) == (words[0] == "get")

@@ -169,7 +169,7 @@ def test_without_a_token_nothing_is_done(site: Site, row: Row) -> None:
 
 def test_what_needs_no_token(site: Site) -> None:
     for field in ("Accept: */*", "Authorization: Bearer wrong"):
-        for path in ("/ping", "/health/live", "/health/ready"):
+        for path in ("/ping", "/health/live", "/health/ready", "/sdk/", "/sdk/client.js"):
             assert site.ask("GET", path, field).status == 200
         for path in ("/a%2Fk", "/v1/kv/a/k", "/v1/status", "*", "/nowhere/at/all"):
             answer = site.ask("OPTIONS", path, field, "Origin: https://a.example", "Access-Control-Request-Method: PUT")

@@ -7,18 +7,19 @@ from pathlib import Path
 import click
 import pytest
 
-from kvserver.commands.remote import _read_token, open_remote, records_text
+from kvserver.commands.parts.servers import read_token
+from kvserver.commands.remote import open_remote, records_text
 
 
 @pytest.mark.parametrize("text", ["kv_secret\n", "kv_secret\r\n", " kv_secret \n", "\ufeffkv_secret\n"])
 def test_a_token_in_the_environment_is_as_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     file = tmp_path / "token"
     file.write_bytes(text.encode())
-    assert _read_token(file) == "kv_secret"
+    assert read_token(file) == "kv_secret"
     monkeypatch.setenv("KVSERVER_TOKEN", text.replace("\ufeff", ""))
-    assert _read_token(None) == "kv_secret"
+    assert read_token(None) == "kv_secret"
     monkeypatch.setenv("KVSERVER_TOKEN", "\n")
-    assert _read_token(None) is None
+    assert read_token(None) is None
 
 
 @pytest.mark.parametrize("text", ["", "two words", "k\u00e9y", "a\nb"])

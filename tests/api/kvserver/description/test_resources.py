@@ -7,10 +7,11 @@ import json
 
 from kvserver.description import openapi
 from kvserver.description.html import frame
+from kvserver.sdk.files import FILES
 from shards.wire.errors import ERRORS
 from tests.api.web import Web, request, scenario
 
-PAGES = ("/docs/", "/docs/errors/", "/docs/errors/not_found")
+PAGES = ("/docs/", "/docs/errors/", "/docs/errors/not_found", "/sdk/")
 
 
 @scenario
@@ -25,12 +26,16 @@ async def test_the_document(web: Web) -> None:
 
 @scenario
 async def test_it_names_the_address_that_was_asked(web: Web) -> None:
-    for path in ("/v1/openapi.json", "/docs/"):
+    for path, example in (
+        ("/v1/openapi.json", "curl -X PUT -d dark {}/theme"),
+        ("/docs/", "curl -X PUT -d dark {}/theme"),
+        ("/sdk/", "from &quot;{}/sdk/client.js&quot;"),
+    ):
         for host in ("kv.example", "kv.example:81", "127.0.0.1:9", "[::1]:8080"):
             for scheme in ("http", "https"):
                 asked = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: {scheme}\r\n\r\n"
                 body = (await web.ask(asked.encode())).body
-                assert f"curl -X PUT -d dark {scheme}://{host}/theme".encode() in body
+                assert example.format(f"{scheme}://{host}").encode() in body
                 assert b"localhost" not in body
         for host in ("<b>", 'a"b', "a/b", "a b"):
             answer = await web.ask(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -73,12 +78,50 @@ async def test_what_a_client_has_it_need_not_get_again(web: Web) -> None:
 
 
 @scenario
+async def test_files_of_client_libraries(web: Web) -> None:
+    for name, file in FILES.items():
+        whole = await web.ask(request("GET", f"/sdk/{name}", "Origin: https://a.example"))
+        assert (whole.status, whole.body) == (200, file.read())
+        assert whole.headers["content-type"] == file.media_type
+        assert (whole.headers["cache-control"], whole.headers["access-control-allow-origin"]) == ("no-cache", "*")
+        assert whole.headers["x-content-type-options"] == "nosniff"
+        head = await web.ask(request("HEAD", f"/sdk/{name}?v=1"))
+        assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(whole.body)))
+        coded = await web.ask(request("GET", f"/sdk/{name}", "Accept-Encoding: gzip"))
+        assert (coded.headers["etag"], gzip.decompress(coded.body)) == (whole.headers["etag"], whole.body)
+        known = await web.ask(request("GET", f"/sdk/{name}", f"If-None-Match: {whole.headers['etag']}"))
+        assert (known.status, known.headers["cache-control"], known.body) == (304, "no-cache", b"")
+        refused = await web.ask(request("PUT", f"/sdk/{name}", body=b"x"))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET,HEAD")
+    assert (await web.ask(request("GET", "/sdk/client.js"))).headers["content-type"].startswith("text/javascript")
+    assert web.shards.seen == []
+
+
+@scenario
+async def test_below_sdk_is_nothing_else(web: Web) -> None:
+    for name in ("client", "client.js/", "js/client.js", "../client.js", "%63lient.js", "files.py", "x", "client.js;x"):
+        answer = await web.ask(request("GET", f"/sdk/{name}", "Accept: application/problem+json"))
+        assert (answer.status, json.loads(answer.body)["code"]) == (404, "no_such_resource")
+    told = await web.ask(request("GET", "/sdk/x", "Accept: application/problem+json"))
+    assert all(name in json.loads(told.body)["detail"] for name in FILES)
+
+
+@scenario
+async def test_sdk_without_a_slash_is_a_key(web: Web) -> None:
+    assert (await web.ask(request("PUT", "/sdk", body=b"mine"))).status == 200
+    for fields in ((), ("Accept: text/html",)):
+        assert (await web.ask(request("GET", "/sdk", *fields))).body == b"mine"
+    assert (await web.ask(request("GET", "/client.js"))).body == b"", "an ordinary key, too"
+
+
+@scenario
 async def test_a_browser_is_led_to_the_page_where_there_is_no_such_key(web: Web) -> None:
     html = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
     for method in ("GET", "HEAD"):
-        answer = await web.ask(request(method, "/docs", html))
-        assert (answer.status, answer.headers["location"], answer.body) == (302, "/docs/", b"")
-        assert "content-type" not in answer.headers
+        for key, page in (("/docs", "/docs/"), ("/sdk", "/sdk/")):
+            answer = await web.ask(request(method, key, html))
+            assert (answer.status, answer.headers["location"], answer.body) == (302, page, b"")
+            assert "content-type" not in answer.headers
     for fields, path in (((), "/docs"), (("Accept: */*",), "/docs"), ((html,), "/other"), ((html,), "/v1")):
         answer = await web.ask(request("GET", path, *fields))
         assert (answer.status, answer.body) == (200, b"")
@@ -92,6 +135,7 @@ async def test_each_path_knows_the_methods_that_are_described(web: Web) -> None:
     described = json.loads((await web.ask(request("GET", "/v1/openapi.json"))).body)["paths"]
     for template, methods in described.items():
         path = template.replace("{key}", "k").replace("{prefix}", "p").replace("{code}", "not_found")
+        path = path.replace("{file}", "client.js")
         allow = (await web.ask(request("OPTIONS", path))).headers["allow"].lower().split(",")
         if template == "/wal":
             allow.remove("head")  # it is refused with a word of its own

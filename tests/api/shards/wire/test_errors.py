@@ -9,8 +9,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from kvserver.commands import local_store
-from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid
+from kvserver.commands.local import local_store
+from kvserver.commands.local.local_store import CommandRefused, open_running_board, serving_pid
 from kvserver.serve.deployment import exit_if_run_is_over
 from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings

@@ -59,7 +59,7 @@ class Hostile(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PUT = answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -106,7 +106,36 @@ def files(make_dir: Callable[[str], Path]) -> dict[str, str]:
     }
 
 
+OF_CLIENTS: Final = [
+    ["get", "{hostile}"],
+    ["put", "{hostile}", "{hostile}", "--type", "{hostile}"],
+    ["put", "k", "@{place}/none"],
+    ["del", "{hostile}"],
+    ["del", "--prefix", "{hostile}", "--dry-run"],
+    ["ls", "{hostile}"],
+    ["incr", "{hostile}", "5"],
+    ["patch", "{hostile}", "5"],
+    ["touch", "{hostile}", "--persist"],
+    ["batch", "{lines}"],
+    ["watch", "{hostile}", "--since", "{hostile}"],
+    ["wait", "{hostile}", "--equals", "{hostile}", "--within", "0.2s"],
+    ["lock", "{hostile}", "--within", "0.2s", "--", "{hostile}"],
+    ["status"],
+    ["ping"],
+]
 COMMANDS: Final = [
+    *([words[0], "--url", "{url}/200", *words[1:]] for words in OF_CLIENTS),
+    *(["get", "k", "--url", f"{{url}}/{status}"] for status in (207, 400, 401, 404, 500, 507)),
+    *(["put", "k", "v", "--json", "--url", f"{{url}}/{status}"] for status in (207, 400, 401, 500, 507)),
+    ["get", "k", "--url", "{hostile}"],
+    ["get", "k", "--token-file", "{lines}"],
+    ["get", "k", "--{hostile}"],
+    ["put", "k", "v", "--ttl", "{hostile}"],
+    ["put", "k", "v", "--if-revision", "{hostile}"],
+    ["incr", "k", "{hostile}"],
+    ["watch", "--cursor-file", "{lines}"],
+    ["sdk", "{hostile}"],
+    ["completion", "{hostile}"],
     ["import", "{lines}", "--url", "{url}/200"],
     ["import", "{lines}", "--url", "{url}/207"],
     *(["import", "{lines}", "--url", f"{{url}}/{status}"] for status in (400, 401, 404, 500, 507)),
@@ -157,8 +186,9 @@ COMMANDS: Final = [
 def command(parts: list[str], url: str, files: dict[str, str]) -> list[str]:
     words = files | {"url": url, "hostile": HOSTILE}
     filled = [re.sub(r"\{(\w+)\}", lambda found: words[found[1]], part) for part in parts]
-    patience = ["--patience", "0.2"] if filled[0] in ("import", "export") else []
-    return [sys.executable, "-m", "kvserver", *filled, *patience]
+    patience = ["--patience", "0.2"] if "--url" in filled or filled[0] in ("import", "export") else []
+    name, *words = filled
+    return [sys.executable, "-m", "kvserver", name, *patience, *words]
 
 
 @pytest.mark.parametrize("parts", COMMANDS, ids=" ".join)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvserver.commands.backup import restorable_range
+from kvserver.commands.local.backup import restorable_range
 from shards.backup import archive
 from shards.backup.archive import Archive
 from shards.files import checksummed_json

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 
-from kvserver.description.html import elements, reference
+from kvserver.description.html import elements, reference, sdk
 from kvserver.http import routes
+from kvserver.sdk.files import FILES
 from shards.wire.errors import (
     ERRORS,
 )
@@ -43,7 +44,11 @@ class Page(HTMLParser):
 
 
 def all_pages() -> dict[str, str]:
-    shown = {routes.DOCS: reference.render_overview(DOCUMENT), routes.ERRORS: reference.error_list()}
+    shown = {
+        routes.DOCS: reference.render_overview(DOCUMENT),
+        routes.ERRORS: reference.error_list(),
+        routes.SDK: sdk.render_libraries(),
+    }
     return shown | {routes.ERRORS + code: reference.render_error(DOCUMENT, error) for code, error in ERRORS.items()}
 
 
@@ -55,7 +60,7 @@ def test_pages_hold_together_and_need_nothing_else() -> None:
         assert page.names["script"] == page.names["link"] == page.names["img"] == 0
         for link in page.links:
             where, _, part = link.partition("#")
-            assert where in ("", routes.OPENAPI, *read), link
+            assert where in ("", routes.OPENAPI, *read, *(routes.SDK + name for name in FILES)), link
             assert not part or part in read[where or path].ids, link
     assert not re.search(r"url\(|@import|https?://(?!localhost:8080)", "".join(all_pages().values()))
 

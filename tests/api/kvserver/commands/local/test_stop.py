@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvserver.cli import main
-from kvserver.commands import stop
+from kvserver.commands.local import stop
 from kvserver.serve.store import make_data_dir, take_store_lock
 from tests.stores import new_store
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kvserver.commands.backup import restorable_range
-from kvserver.commands.local_store import (
+from kvserver.commands.local.backup import restorable_range
+from kvserver.commands.local.local_store import (
     CommandRefused,
     believed,
     interruptible,
@@ -236,5 +236,4 @@ COMMAND = click.Command(
         *setting_options("data_dir", "run_dir", "map_dir"),
     ],
     help=HELP,
-    short_help="Verify a store or a backup; repair a log.",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kvserver.commands.local_store import CommandRefused, open_running_board, serving_pid, settings_of, size_text
+from kvserver.commands.local.local_store import CommandRefused, open_running_board, serving_pid, settings_of, size_text
 from kvserver.commands.options import patience_option, setting_options
 from kvserver.commands.terminal import exit_with, print_line
 from kvserver.serve.store import explain_os_error
@@ -159,5 +159,4 @@ COMMAND = click.Command(
         *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,
-    short_help="Stop the running server and wait for its end.",
 )

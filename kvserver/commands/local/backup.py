@@ -8,7 +8,7 @@ import click
 
 from kvserver import __version__
 from kvserver.api.times import rfc3339
-from kvserver.commands.local_store import (
+from kvserver.commands.local.local_store import (
     CommandRefused,
     interruptible,
     lower_priority,
@@ -84,5 +84,4 @@ COMMAND = click.Command(
     callback=back_up_store,
     params=[click.Argument(["to"], metavar="TO"), *setting_options("data_dir", "run_dir")],
     help=HELP,
-    short_help="Copy the store while it runs.",
 )

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from kvserver.cli import main
-from kvserver.commands import backup, check, restore
-from kvserver.commands.local_store import serving_pid
-from kvserver.commands.restore import parse_until
+from kvserver.commands.local import backup, check, restore
+from kvserver.commands.local.local_store import serving_pid
+from kvserver.commands.local.restore import parse_until
 from kvserver.serve.store import StoreError, make_data_dir, take_store_lock
 from shards.backup.archive import UNFINISHED, Archive, RestoreTarget
 from shards.backup.restore import UNFINISHED as RESTORING

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from kvserver.commands import local_store
-from kvserver.commands.local_store import (
+from kvserver.commands.local import local_store
+from kvserver.commands.local.local_store import (
     CommandRefused,
     interruptible,
     open_running_board,

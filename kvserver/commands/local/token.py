@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +16,14 @@ from kvserver.access.grants import VERBS, Verb, show_key
 from kvserver.access.tokenedit import Change, change_file
 from kvserver.access.tokenfile import TokenFileError
 from kvserver.access.tokens import are_in_effect
-from kvserver.commands.local_store import believed, settings_of
+from kvserver.commands.local.local_store import believed, settings_of
+from kvserver.commands.local.running import default_run_dirs
 from kvserver.commands.options import setting_options
 from kvserver.commands.terminal import exit_with, print_line
 from kvserver.settings import ServerSettings
 from shards.host.board import Board, BoardError, BoardNotBelieved
 from shards.host.logs import print_error
-from shards.host.settings import SettingError, default_run_dir, env_name, option_name
+from shards.host.settings import SettingError, env_name, option_name
 
 HELP: Final = f"""Create, list and revoke tokens.
 
@@ -165,8 +164,7 @@ def _store_name(board: Board) -> str:
 def _running_boards(settings: ServerSettings) -> Iterator[Board]:
     """Yield the boards of running servers: the one that the settings name, and all with a default run directory of
     this user. The caller closes them."""
-    pattern = default_run_dir("*")
-    paths = [path / "board" for path in pattern.parent.glob(pattern.name) if _is_own_directory(path)]
+    paths = [path / "board" for path in default_run_dirs()]
     named = _board_path(settings)
     for path in dict.fromkeys([*([named] if named else []), *paths]):
         try:
@@ -188,15 +186,6 @@ def _board_path(settings: ServerSettings) -> Path | None:
         return settings.board_path
     except SettingError:  # a store in memory has a random run directory
         return None
-
-
-def _is_own_directory(directory: Path) -> bool:
-    """Return whether this user owns `directory`: any user can create one of that name in a shared place."""
-    try:
-        status = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _is_file_of(board: Board, path: Path) -> bool:
@@ -232,7 +221,6 @@ _GRANT: Final = click.Option(
 COMMAND = click.Group(
     "token",
     help=HELP,
-    short_help="Create, list and revoke tokens.",
     commands=[
         click.Command("new", callback=create_token, params=[_NAME, _GRANT, *setting_options(*_WHERE)], help=HELP_NEW),
         click.Command(

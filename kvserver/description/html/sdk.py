@@ -1,0 +1,89 @@
+"""The page of the client libraries that the server hands out. Pure."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Final, NamedTuple
+
+from kvserver import __version__
+from kvserver.description.html.elements import code, link, render_block, render_inline, render_table, render_text
+from kvserver.description.html.frame import render_page, render_section
+from kvserver.description.operations import EXAMPLE_URL
+from kvserver.http.routes import DOCS, SDK
+from kvserver.sdk.files import FILES
+
+
+class Library(NamedTuple):
+    """A library, its files, how to get and use them, and a first program."""
+
+    title: str
+    about: str
+    files: tuple[str, ...]
+    commands: str
+    example: str
+
+
+_SDK_URL: Final = EXAMPLE_URL + SDK
+
+LIBRARIES: Final = (
+    Library(
+        "JavaScript",
+        "A page imports it from here, whatever its origin; elsewhere download it, and its types beside it. It has no "
+        "dependencies and needs no build.",
+        ("client.js", "client.d.ts"),
+        f"""\
+curl -O {_SDK_URL}client.js -O {_SDK_URL}client.d.ts
+""",
+        f"""\
+import {{ connect }} from "{_SDK_URL}client.js"; // or "./client.js"
+const kv = connect("{EXAMPLE_URL}");
+await kv.put("flags/beta", {{ on: true }});
+console.log((await kv.get("flags/beta")).json());
+for await (const change of kv.watch("flags/", {{ snapshot: true }})) console.log(change.kind, change.key);
+""",
+    ),
+    Library(
+        "C",
+        "One header and one source, compiled with the program. On Debian what it needs is `gcc`, `pkg-config`, "
+        "`libcurl4-openssl-dev`, `libjansson-dev` and `libwslay-dev`.",
+        ("kvclient.h", "kvclient.c"),
+        f"""\
+curl -O {_SDK_URL}kvclient.h -O {_SDK_URL}kvclient.c -O {_SDK_URL}libMemoryKV.h
+cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson) -lwslay -o app
+""",
+        f"""\
+kv_client *kv = kv_open("{EXAMPLE_URL}", NULL);
+kv_entry entry;
+if (kv_put_text(kv, "greeting", "hello") == KV_OK && kv_get(kv, "greeting", &entry) == KV_OK)
+    printf("%s\\n", entry.value), kv_entry_free(&entry);
+kv_close(kv);
+""",
+    ),
+    Library(
+        "C, with MemoryKV's names",
+        "A program that was written for MemoryKV's C library is compiled with this header and `kvclient.c`, unchanged.",
+        ("libMemoryKV.h",),
+        "",
+        f"""\
+memkv_client *client = memkv_client_new("{EXAMPLE_URL}");
+memkv_result_free(memkv_put_key(client, "theme", "dark"));
+memkv_result *got = memkv_get_key(client, "theme");
+printf("%s\\n", got->success ? got->result : got->error);
+memkv_result_free(got), memkv_client_free(client);
+""",
+    ),
+)
+
+
+def render_libraries() -> str:
+    """Render the page."""
+    about = f"Version {escape(__version__)} · {link(DOCS, 'kvserver API')}"
+    return render_page("Client libraries", about, "", "".join(map(_render_library, LIBRARIES)))
+
+
+def _render_library(library: Library) -> str:
+    rows = [(link(SDK + name, code(name)), render_inline(FILES[name].summary)) for name in library.files]
+    files = render_table(f"Files for {library.title}", ("File", "What it is"), rows)
+    blocks = ((library.commands, "Commands"), (library.example, "Example"))
+    shown = "".join(render_block(source.rstrip(), label) for source, label in blocks if source)
+    return render_section(library.title, render_text(library.about) + files + shown)

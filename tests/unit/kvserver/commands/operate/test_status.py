@@ -1,0 +1,36 @@
+"""The state of a server in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvserver.commands.operate.status import problems_of, status_rows
+from tests.unit.kvserver.commands.operate.test_screen import state
+
+
+def test_all_is_well() -> None:
+    rows = dict(status_rows(state()))
+    assert rows["keys"] == "20 keys, 812.0 MiB of 1.0 GiB (evict)"
+    assert rows["shards"] == "0 up" and rows["gateways"] == "312 feed clients"
+    assert list(problems_of(state())) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"workers": []}, "no web worker is up"),
+        ({"gateways": []}, "no gateway is up: there is no feed"),
+        ({"log": {"full": True}}, "the disk is full: writes are refused"),
+        ({"log": {"broken": True}}, "the log is broken: the server is about to end"),
+        ({"clock": {"ahead_s": 3600.0}}, "the history is ahead of the clock by 60 min"),
+        ({"shards": [{"index": 3, "state": "given_up"}]}, "shard 3 is given_up"),
+    ],
+)
+def test_problems(changes: dict[str, Any], words: str) -> None:
+    assert list(problems_of(state(**changes))) == [words]
+
+
+def test_a_server_that_tells_nothing_is_shown_all_the_same() -> None:
+    assert dict(status_rows({}))["keys"] == "0 keys, 0 B"
