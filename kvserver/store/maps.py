@@ -72,7 +72,7 @@ class StoreMaps:
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
 
     def is_used_elsewhere(self, once: Once) -> bool:
-        """Whether the identity of `once` belongs to a request that another shard than its own has done.
+        """Whether not the shard of `once`, but another one has done a request of its identity.
 
         A shard that has no map at the moment counts as one that has not.
         """
@@ -82,7 +82,7 @@ class StoreMaps:
         for index, reader in enumerate(self._readers):
             with suppress(Unavailable):
                 if index != own and reader.remembers(once.identity, now):
-                    return True
+                    return not self._readers[own].remembers(once.identity, now)
         return False
 
     def record_use(self, key: bytes) -> None:

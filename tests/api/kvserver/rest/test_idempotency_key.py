@@ -10,6 +10,7 @@ import pytest
 
 from kvserver.access.grants import Grants
 from kvserver.access.tokens import Token, hash_token, publish_tokens
+from kvserver.api.times import rfc3339
 from shards.wire.outcomes import KEEP_MS
 from shards.wire.protocol import REMEMBERED_BYTES
 from tests.api.kvserver.rest.sites import MAX_VALUE
@@ -103,6 +104,25 @@ class TestOneKey:
         assert refused.status == 412
         assert refused.headers["etag"] == site.ask("GET", "/v1/kv/k").headers["etag"]
         repeat(site, "PUT", "/v1/kv/none", fields[0], "Idempotency-Key: c", body=b"2")
+
+    def test_a_time_that_was_to_come_then_may_be_past_now(self, site: Site) -> None:
+        soon = rfc3339(site.store.board.now().wall_ms + 60_000)
+        first = site.ask("PUT", f"/v1/kv/k?expires={soon}", "Idempotency-Key: a", body=b"x")
+        body = json.dumps({"ops": [{"op": "put", "key": "b", "value": "x", "expires": soon}]}).encode()
+        in_batch = site.ask("POST", "/v1/batch", "Idempotency-Key: b", body=body)
+        site.advance(120)
+        assert site.ask("PUT", f"/v1/kv/k?expires={soon}", body=b"x").status == 400
+        again = site.ask("PUT", f"/v1/kv/k?expires={soon}", "Idempotency-Key: a", body=b"x")
+        assert is_replayed(again) and shown(again) == shown(first) and again.headers["kv-expires"] == soon
+        again = site.ask("POST", "/v1/batch", "Idempotency-Key: b", body=body)
+        assert is_replayed(again) and shown(again) == shown(in_batch)
+
+    def test_pages_may_send_the_key_and_read_what_became_of_it(self, site: Site) -> None:
+        answer = site.ask("OPTIONS", "/v1/kv/k", "Origin: http://a.example")
+        assert "Idempotency-Key" in answer.headers["access-control-allow-headers"].split(", ")
+        page = ("Origin: http://a.example", "Idempotency-Key: a")
+        answer = repeat(site, "PUT", "/v1/kv/k", *page, body=b"x")
+        assert "Idempotency-Replayed" in answer.headers["access-control-expose-headers"].split(", ")
 
     def test_a_large_result_is_left_out(self, site: Site) -> None:
         large = b'{"v":"%b"}' % (b"x" * REMEMBERED_BYTES)
