@@ -804,8 +804,10 @@ static void run(const json_t *request)
 
 int main(void)
 {
+    kv_options options = {0};
     json_t *request;
-    kv = kv_open(NULL, NULL);
+    options.ca_file = getenv("CONFORM_CA_FILE");
+    kv = kv_open(NULL, &options);
     if (!kv)
         return 1;
     while ((request = next_request())) {
