@@ -1,4 +1,4 @@
-"""Pages that live on the feed: they see each other, go on after a restart with a fresh ticket, and say what is wrong."""
+"""Pages that live on the feed: they see each other, go on after a restart with a fresh ticket, say what is wrong."""
 
 from __future__ import annotations
 

@@ -32,10 +32,18 @@ def run(command: list[str], cwd: Path = FILES, **environ: str) -> str:
     return done.stdout
 
 
-def test_its_own_tests() -> None:
-    files = [str(path) for path in sorted((FILES / "tests").glob("*.test.js"))]
-    told = run([str(NODE), "--test", *files])
+def run_tests(folder: str, **environ: str) -> None:
+    files = [str(path) for path in sorted((FILES / folder).glob("*.test.js"))]
+    told = run([str(NODE), "--test", *files], **environ)
     assert "# fail 0" in told and "# skipped 0" in told and "# pass 0" not in told
+
+
+def test_its_own_tests() -> None:
+    run_tests("tests")
+
+
+def test_its_tests_against_the_server(server: Server) -> None:
+    run_tests("tests/server", KVSERVER_URL=server.url)
 
 
 def test_the_example(server: Server) -> None:
