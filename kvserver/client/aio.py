@@ -229,9 +229,9 @@ class AsyncClient(AsyncLiveVerbs):
         return await self._run(scripts.get_many(self._prefix, keys))
 
     async def put_many(self, pairs: Mapping[str, Value] | Iterable[tuple[str, Value]], *, lanes: int = 4) -> Loaded:
-        """Store many values, in batches of which `lanes` are under way at a time; a key's last value may not win.
+        """Store many values, in batches of which `lanes` are under way at a time.
 
-        Raises the first error; what was stored until then stays.
+        Of a key that occurs twice, either value may stay. Raises the first error; what was stored until then stays.
         """
         remaining = batches.divide(pairs.items() if isinstance(pairs, Mapping) else pairs)
 

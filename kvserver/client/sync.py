@@ -238,9 +238,9 @@ class Client(LiveVerbs):
         return self._run(scripts.get_many(self._prefix, keys))
 
     def put_many(self, pairs: Mapping[str, Value] | Iterable[tuple[str, Value]], *, lanes: int = 4) -> Loaded:
-        """Store many values, in batches of which `lanes` are under way at a time; a key's last value may not win.
+        """Store many values, in batches of which `lanes` are under way at a time.
 
-        Raises the first error; what was stored until then stays.
+        Of a key that occurs twice, either value may stay. Raises the first error; what was stored until then stays.
         """
         from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -20,9 +21,10 @@ class CannedServer:
         pause_s: seconds after each byte of a body; 0: bodies are sent at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._tls = tls
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.answers: deque[bytes] = deque()
         self.requests: list[str] = []
         self.connections = 0
@@ -55,8 +57,15 @@ class CannedServer:
             self._threads.append(thread)
             thread.start()
 
+    def _wrapped(self, client: socket.socket) -> socket.socket:
+        try:
+            return self._tls.wrap_socket(client, server_side=True) if self._tls else client
+        except OSError:  # the client does not trust it
+            client.close()
+            raise
+
     def _serve(self, client: socket.socket) -> None:
-        with client, client.makefile("rb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._wrapped(client) as client, client.makefile("rb") as file:
             while head := _read_head(file):
                 fields = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:])
                 file.read(int(fields.get("content-length", "0")))

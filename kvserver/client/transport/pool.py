@@ -169,7 +169,7 @@ class Pool:
         self._token_of = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
         self._connections, self._idle, self._ssl, self._proxy = connections, idle, ssl, proxy
-        self._lock = threading.Lock()
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._pid = -1
         self._closed = False
         self._clear: tuple[Callable[[], None], ...] = ()
@@ -233,13 +233,10 @@ class Pool:
             headers["Authorization"] = f"Bearer {self._token}"
         if attempt.idempotency_key is not None:
             headers["Idempotency-Key"] = attempt.idempotency_key
-        body = call.body if call.body or call.method in ("PUT", "PATCH", "POST") else None
-        if body == b"":
-            headers["Content-Length"] = "0"
         return (self._send_stream if stream else self._send)(
             call.method,
             call.target,
-            body=body or None,
+            body=call.body or None,
             headers=headers,
             timeout=urllib3.Timeout(total=timeout),
             pool_timeout=timeout,
@@ -268,6 +265,8 @@ class Pool:
 
     def _connect(self) -> None:
         """Make the pools of this process."""
+        if self._lock_pid != os.getpid():  # another thread may have held the lock when this process was forked
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the client is closed")

@@ -52,8 +52,9 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(self, *arguments: Any, **named: Any) -> Any:
         """Return a connection for a request."""
         connection = await super().connect(*arguments, **named)
-        if connection.transport is not None:
-            connection.transport.set_write_buffer_limits(high=0)
+        transport = connection.transport
+        if transport is not None:  # a plain one pauses above its limit, one of TLS at its limit: at 0 it never goes on
+            transport.set_write_buffer_limits(high=1 if transport.get_extra_info("ssl_object") else 0, low=0)
         _sending.get().protocol = connection.protocol
         return connection
 
@@ -225,6 +226,6 @@ def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> Answer:
 
 def _why(error: BaseException) -> str:
     """Return the words of an error, the operating system's where there are some."""
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, (tls.SSLError, aiohttp.ClientSSLError)):
         return os.strerror(error.errno)
     return str(error) or ("timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)

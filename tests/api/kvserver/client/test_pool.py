@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +93,13 @@ def test_what_is_sent(canned: CannedServer, ask: Ask) -> None:
     assert "kvserver-client" in get["user-agent"] and "content-type" not in get
 
 
+@pytest.mark.parametrize(("verb", "more"), [("put", ("",)), ("incr", ())])
+def test_a_request_without_a_body_says_so(canned: CannedServer, ask: Ask, verb: str, more: tuple[str, ...]) -> None:
+    canned.answers[0] = DONE
+    ask([(verb, "k", *more)])
+    assert fields(canned.requests[0])["content-length"] == "0"
+
+
 def test_every_write_has_a_key_of_its_own(canned: CannedServer, ask: Ask) -> None:
     canned.answers[0] = DONE
     ask([("put", "k", "v")] * 3)
@@ -159,6 +169,34 @@ def test_a_path_before_the_server_s(canned: CannedServer, ask: Ask) -> None:
     assert canned.requests[0].startswith("GET /below/v1/kv/k ")
 
 
+@pytest.fixture(scope="module")
+def certificate(make_dir: Callable[[str], Path]) -> Path:
+    """A certificate of 127.0.0.1 and its key, in one file."""
+    file = make_dir("tls") / "both.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=kv.example"
+    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(file), "-out", str(file)]
+    subprocess.run([*make.split(), *more], check=True, capture_output=True)
+    return file
+
+
+def test_over_tls(ask: Ask, canned: CannedServer, certificate: Path) -> None:
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with CannedServer(ours) as secure:
+        secure.answers.extend((VALUE, DONE, b"", b"HTTP/1.1 204 No Content\r\nKV-Revi"))
+        canned.url = secure.url
+        found = ask(
+            [("get", "k"), ("put", "k", "v" * 100_000), ("put", "k", "v"), ("put", "k", "v")], ssl=trusting, timeout=2
+        )
+        assert found[0].value == b"v" and found[1].revision == 6
+        assert [type(error) for error in found[2:]] == [OutcomeUnknown, OutcomeUnknown]
+        secure.requests.clear()
+        (error,) = ask([("put", "k", "v")])
+        assert type(error) is CannotConnect and "certificate" in str(error)
+        assert not secure.requests
+
+
 def test_a_closed_client_says_so(canned: CannedServer) -> None:
     kv = Client(canned.url)
     kv.get("k")
@@ -213,6 +251,20 @@ def test_threads_share_a_client(canned: CannedServer) -> None:
             thread.join()
     assert found == [b"v"] * 200
     assert canned.connections <= 2
+
+
+def test_who_finds_no_connection_in_time_has_sent_nothing(canned: CannedServer) -> None:
+    canned.answers[0] = b"HTTP/1.1 200 OK\r\n"  # and no end
+    with Client(canned.url, connections=1, patience=0, timeout=1.0) as kv:
+        found: list[Any] = []
+        first = threading.Thread(target=lambda: found.append(_outcome(kv.put, "k", "v")))
+        first.start()
+        while not canned.requests:
+            time.sleep(0.01)
+        found.append(_outcome(kv.with_options(timeout=0.1).put, "k", "v"))
+        first.join()
+    assert [type(error) for error in found] == [CannotConnect, OutcomeUnknown]
+    assert len(canned.requests) == 1
 
 
 def test_tasks_share_a_client(canned: CannedServer) -> None:
