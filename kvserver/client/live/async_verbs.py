@@ -167,7 +167,7 @@ class AsyncLiveVerbs:
         """Return a lock, which one holds at a time: `async with kv.lock("job") as lock`. Its name is a key.
 
         A holder that dies, or that the server does not hear of, has lost it after `ttl` seconds. `timeout`: seconds for
-        which `async with` waits for the lock, None for ever. Raises `BadRequest` for a time to live that is not above 0.
+        which `async with` waits for it, None for ever. Raises `BadRequest` for a time to live that is not above 0.
         """
         return self._lock_of(name, ttl, None, timeout)
 

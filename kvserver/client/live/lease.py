@@ -122,8 +122,9 @@ class Lease(LeaseBase):
 
     def _keep(self) -> None:
         pause = self._ttl / RENEWALS
-        while not self._ended.wait(pause):
-            pause = self._ttl / RENEWALS if self._run(self._renew_all()) else _AGAIN_S
+        with contextlib.suppress(RuntimeError):  # once the client is closed
+            while not self._ended.wait(pause):
+                pause = self._ttl / RENEWALS if self._run(self._renew_all()) else _AGAIN_S
 
 
 class AsyncLease(LeaseBase):
@@ -180,4 +181,7 @@ class AsyncLease(LeaseBase):
                 await asyncio.wait_for(self._ended.wait(), pause)
             if self._ended.is_set():
                 return
-            pause = self._ttl / RENEWALS if await self._run(self._renew_all()) else _AGAIN_S
+            try:
+                pause = self._ttl / RENEWALS if await self._run(self._renew_all()) else _AGAIN_S
+            except RuntimeError:  # the client is closed
+                return

@@ -166,6 +166,8 @@ class Lock(LockBase):
             renewed = self._run(tenure.renew())
         except KVError:
             return _AGAIN_S
+        except RuntimeError:  # the client was closed: nothing can be renewed
+            return self._ttl
         return self._ttl / RENEWALS if renewed else 0.0
 
     def _keep(self, tenure: Tenure, ended: threading.Event) -> None:
@@ -284,6 +286,8 @@ class AsyncLock(LockBase):
                 renewed = await self._run(tenure.renew())
             except KVError:
                 pause = _AGAIN_S
+            except RuntimeError:  # the client was closed: nothing can be renewed
+                pause = self._ttl
             else:
                 pause = self._ttl / RENEWALS if renewed else 0.0
         ended.set()
