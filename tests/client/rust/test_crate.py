@@ -55,9 +55,9 @@ def test_it_can_be_packaged() -> None:
 
 
 def test_it_knows_every_error_of_the_server() -> None:
-    text = (CRATE / "src" / "core" / "errors.rs").read_text(encoding="utf-8")
+    text = (CRATE / "src" / "core" / "codes.rs").read_text(encoding="utf-8")
     known = {(code, int(status)) for code, status in re.findall(r'[A-Z_]+ = "([a-z_]+)", (\d+),', text)}
-    assert known == {(error.code, error.status) for error in _kinds(errors.KVError)} - {("internal", 500)}
+    assert known == {(error.code, error.status) for error in _kinds(errors.KVError) if error.status != 500}
 
 
 def _kinds(base: type[errors.KVError]) -> set[type[errors.KVError]]:
@@ -74,4 +74,4 @@ def test_it_forbids_unsafe_code_and_public_items_without_documentation() -> None
 
 def test_every_source_is_of_a_size_that_one_can_read() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in Path(CRATE).glob("src/**/*.rs")}
-    assert {path.name: lines for path, lines in lengths.items() if lines > 640} == {}
+    assert {path.name: lines for path, lines in lengths.items() if lines > 500} == {}

@@ -1,7 +1,8 @@
 //! What happens after each outcome of a call: done, again, or an error.
 
 use crate::core::calls::{Answer, Call, Kind, Outcome};
-use crate::core::errors::{codes, Error, NotAnswered, OutcomeUnknown, Refused};
+use crate::core::codes;
+use crate::core::errors::{Error, NotAnswered, OutcomeUnknown, Refused};
 use crate::core::options::Options;
 use std::time::Duration;
 

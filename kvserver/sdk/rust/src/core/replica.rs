@@ -1,7 +1,8 @@
 //! A copy of the keys below a prefix, kept by the feed.
 
+use crate::core::changes::{Change, Envelope};
 use crate::core::errors::Error;
-use crate::core::feed::{Change, Envelope, SILENCE};
+use crate::core::feed::SILENCE;
 use crate::core::model::{Entry, Revision};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,10 @@
 //! A watch with its connections: opens the feed, reads it, opens it again.
 
 use crate::core::calls::{Answer, Outcome};
-use crate::core::errors::{codes, Error, Refused};
-use crate::core::feed::{Change, Delays, Ending, Envelope, Follow, Transport, Wish, SILENCE};
+use crate::core::changes::{Change, Envelope};
+use crate::core::codes;
+use crate::core::errors::{Error, Refused};
+use crate::core::feed::{Delays, Ending, Follow, Transport, Wish, SILENCE};
 use crate::core::scripts::{random_part, Context};
 use crate::core::shell::{Chunk, Opened, Shell};
 use std::collections::VecDeque;

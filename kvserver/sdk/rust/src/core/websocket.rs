@@ -1,7 +1,8 @@
 //! A WebSocket without its connection: bytes in, messages out. tungstenite does the frames.
 
 use crate::core::calls::{Answer, Outcome};
-use crate::core::errors::{codes, Refused};
+use crate::core::codes;
+use crate::core::errors::Refused;
 use crate::core::shell::{Chunk, Shell};
 use http::HeaderMap;
 use std::io::{self, Read, Write};
