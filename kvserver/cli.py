@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from kvserver import __version__
 from kvserver.commands import terminal
+from kvserver.commands.loading import without_collection
 from kvserver.commands.table import COMMANDS, SECTIONS
 from shards.host.process import keep_standard_streams
 
@@ -63,7 +64,8 @@ class Commands(click.Group):
         row = COMMANDS.get(name)
         if row is None:
             return None
-        command: click.Command = importlib.import_module(f"kvserver.commands.{row.module}").COMMAND
+        with without_collection():
+            command: click.Command = importlib.import_module(f"kvserver.commands.{row.module}").COMMAND
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

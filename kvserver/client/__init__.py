@@ -25,18 +25,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvserver.client.changes import (
-    Activity,
-    Connected,
-    Delete,
-    Ended,
-    Envelope,
-    Put,
-    Reset,
-    Synced,
-    Touch,
-    Waiting,
-)
 from kvserver.client.core.batches import DeleteOp, GetOp, IncrOp, PatchOp, PutOp, TouchOp
 from kvserver.client.errors import (
     AnswerWithheld,
@@ -75,6 +63,18 @@ from kvserver.client.version import __version__
 
 if TYPE_CHECKING:
     from kvserver.client.aio import AsyncClient
+    from kvserver.client.changes import (
+        Activity,
+        Connected,
+        Delete,
+        Ended,
+        Envelope,
+        Put,
+        Reset,
+        Synced,
+        Touch,
+        Waiting,
+    )
 
 __all__ = [
     "DELETE",
@@ -127,10 +127,31 @@ __all__ = [
 ]
 
 
+_CHANGES = (
+    "Activity",
+    "Connected",
+    "Delete",
+    "Ended",
+    "Envelope",
+    "Put",
+    "Reset",
+    "Synced",
+    "Touch",
+    "Waiting",
+)
+
+
 def __getattr__(name: str) -> Any:
-    """Import `AsyncClient` on first use: aiohttp is slow to import, and may not be there."""
+    """Import on first use what programs that only read and write do without: `AsyncClient`, and what watches yield.
+
+    aiohttp is slow to import, and may not be there.
+    """
     if name == "AsyncClient":
         from kvserver.client.aio import AsyncClient
 
         return AsyncClient
+    if name in _CHANGES:
+        from kvserver.client import changes
+
+        return getattr(changes, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """The commands.
 
 - `table`: where each is, and what `kvserver --help` says of it.
+- `loading`: loading modules quickly.
 - `terminal`: output of the commands about stores, progress bars and errors.
 - `parts`: what the commands that use a server share.
 - `options`: command options made from the table of settings.

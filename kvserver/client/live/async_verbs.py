@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar, overload
 
 from kvserver.client.core.calls import Call, Renew
 from kvserver.client.core.feed.copy import Copy
-from kvserver.client.core.feed.follow import SILENCE_S, Follow
+from kvserver.client.core.feed.follow import Follow
 from kvserver.client.core.feed.waiting import Waiter
-from kvserver.client.core.feed.wish import LINES, Wish, wish_of
+from kvserver.client.core.feed.wish import LINES, SILENCE_S, Wish, wish_of
 from kvserver.client.core.tenure import RENEWALS, checked_ttl
 from kvserver.client.live.clock import elapsed_s
 from kvserver.client.live.election import AsyncElection

@@ -5,24 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator, Iterable
 from os import PathLike
-from pathlib import Path
-from typing import Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from kvserver.client.core.calls import Call, Renew
-from kvserver.client.core.feed.copy import Copy
-from kvserver.client.core.feed.follow import SILENCE_S, Follow
-from kvserver.client.core.feed.waiting import Waiter
-from kvserver.client.core.feed.wish import LINES, Wish, wish_of
-from kvserver.client.core.tenure import RENEWALS, checked_ttl
+from kvserver.client.core.feed.wish import LINES, SILENCE_S, Wish, wish_of
 from kvserver.client.live.clock import elapsed_s
-from kvserver.client.live.election import Election
-from kvserver.client.live.lease import Lease, OnLost
-from kvserver.client.live.lock import Lock
-from kvserver.client.live.mirror import Mirror, OnChange
-from kvserver.client.live.mirror_file import load_copy
-from kvserver.client.live.watch import OnState, Watch
 from kvserver.client.model import Entry, Options, Ttl, Value
 from kvserver.client.transport.pool import Stream
+
+if TYPE_CHECKING:  # loaded where they are used: programs that only read and write start much faster without
+    from kvserver.client.core.feed.follow import Follow
+    from kvserver.client.live.election import Election
+    from kvserver.client.live.lease import Lease, OnLost
+    from kvserver.client.live.lock import Lock
+    from kvserver.client.live.mirror import Mirror, OnChange
+    from kvserver.client.live.watch import OnState, Watch
 
 V = TypeVar("V")
 _CLIENT_PATIENCE: Final = -1.0
@@ -90,6 +87,8 @@ class LiveVerbs:
         `until` is called with each entry that the key has, and with None when it is absent. Without it, the key is
         waited for. Raises `TimeoutError` after `timeout` seconds.
         """
+        from kvserver.client.core.feed.waiting import Waiter
+
         ends_at = None if timeout is None else elapsed_s() + timeout
         waiter = Waiter(key, until)
         watch = self.watch(keys=[key], snapshot=True)
@@ -144,6 +143,12 @@ class LiveVerbs:
 
         Raises `ValueError` for another file.
         """
+        from pathlib import Path
+
+        from kvserver.client.core.feed.copy import Copy
+        from kvserver.client.live.mirror import Mirror
+        from kvserver.client.live.mirror_file import load_copy
+
         copy = Copy() if load is None else load_copy(Path(load), self._prefix + prefix)
         wish = wish_of([prefix], (), below=self._prefix, snapshot=True)
         first = _CLIENT_PATIENCE if copy.cursor is None else None
@@ -160,6 +165,9 @@ class LiveVerbs:
         `on_lost` is told the keys that it lost, since another changed or deleted them. Raises `BadRequest` for a time
         to live that is not above 0.
         """
+        from kvserver.client.core.tenure import checked_ttl
+        from kvserver.client.live.lease import Lease
+
         seconds = checked_ttl(ttl)
         return Lease(self._run_within(seconds), self._prefix, seconds, on_lost)
 
@@ -176,6 +184,9 @@ class LiveVerbs:
 
         Raises `BadRequest` for a time to live that is not above 0.
         """
+        from kvserver.client.core.tenure import checked_ttl
+        from kvserver.client.live.election import Election
+
         checked_ttl(ttl)
         return Election(
             name,
@@ -186,6 +197,9 @@ class LiveVerbs:
     # What they are made of
 
     def _lock_of(self, name: str, ttl: Ttl, value: Value | None, timeout: float | None) -> Lock:
+        from kvserver.client.core.tenure import checked_ttl
+        from kvserver.client.live.lock import Lock
+
         seconds = checked_ttl(ttl)
         return Lock(self._run_within(seconds), self._wait_until_gone, self._prefix, name, seconds, value, timeout)
 
@@ -194,6 +208,8 @@ class LiveVerbs:
 
     def _run_within(self, ttl: float) -> Callable[[Generator[Any, Any, Any]], Any]:
         """Return what runs scripts of renewals: none takes so long that there is no time for the next."""
+        from kvserver.client.core.tenure import RENEWALS
+
         old, most = self._options, ttl / RENEWALS
         return self.with_options(timeout=min(old.timeout, most), patience=min(old.patience, most))._run
 
@@ -205,6 +221,8 @@ class LiveVerbs:
         patience: float | None,
         first_patience: float | None = _CLIENT_PATIENCE,
     ) -> Follow:
+        from kvserver.client.core.feed.follow import Follow
+
         if first_patience == _CLIENT_PATIENCE:
             first_patience = self._options.patience if patience is None else patience
         return Follow(
@@ -220,6 +238,8 @@ class LiveVerbs:
         )
 
     def _watch_of(self, follow: Follow, on_state: OnState | None) -> Watch:
+        from kvserver.client.live.watch import Watch
+
         return Watch(follow, self._open_feed, self._renew_token, on_state)
 
     def _open_feed(self, target: str) -> Stream:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kvserver.commands.loading import without_collection
 from kvserver.commands.parts.output import Output, json_line
 from kvserver.commands.parts.servers import read_token, server_options, server_url
 from shards.host.logs import print_error
@@ -135,7 +136,8 @@ class ClientCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and return its exit status."""
-        from kvserver.client.errors import KVError
+        with without_collection():
+            from kvserver.client.errors import KVError
 
         run = Invocation(**{name: ctx.params.pop(name) for name in _COMMON})
         try:

@@ -13,11 +13,8 @@ from typing import Any, Final
 
 from kvserver.client.changes import Connected, Envelope, Reset, State, Synced, Waiting
 from kvserver.client.core.feed.messages import Message, changes_in, error_in, parse_message
-from kvserver.client.core.feed.wish import Wish
+from kvserver.client.core.feed.wish import SILENCE_S, Wish
 from kvserver.client.errors import ForeignAnswer, Gap, KVError, NotAnswered, Refused, Unauthorized
-
-SILENCE_S: Final = 25.0
-"""After so long without a byte a connection is dead: the server sends something every 10 seconds."""
 
 _AT_ONCE_S: Final = 0.25
 _FIRST_S: Final = 0.1

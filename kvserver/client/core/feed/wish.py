@@ -12,6 +12,8 @@ from kvserver.client.errors import BadRequest
 FEED: Final = "/v1/feed"
 LINES: Final = "application/x-ndjson"
 """The media type of a feed in lines of JSON."""
+SILENCE_S: Final = 25.0
+"""After so long without a byte a connection is dead: the server sends something every 10 seconds."""
 MOST_SELECTED: Final = 64
 """Prefixes and keys of a watch, together."""
 
