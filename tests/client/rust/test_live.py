@@ -145,3 +145,10 @@ def test_a_certificate_of_a_stranger_is_refused(tls_port: int) -> None:
     lines = '{"id":1,"do":"options","args":{"patience":0}}\n{"id":2,"do":"put","args":{"key":"a","value_base64":""}}\n'
     done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60, env=environ)
     assert '"cannot_connect"' in done.stdout and "ertificate" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_example_of_the_manual(server: Server) -> None:
+    assert run("greeting", KVSERVER_URL=server.url).splitlines()[:2] == [
+        "hello",
+        'Reset { reason: "start", snapshot: true }',
+    ]
