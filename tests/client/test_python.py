@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import kvserver.client
 from kvserver.client import AsyncClient, Client, Entry, NotFound, PutOp, errors
 from tests.system.harness import Server
 
@@ -154,6 +157,14 @@ def test_a_function_that_fails_is_not_hidden(run: Run) -> None:
         assert await result_of(kv.get(prefix + "k")) is None
 
     run(test)
+
+
+def test_the_example_of_the_package_runs(server: Server) -> None:
+    example = re.search(r"\n((?:    .*\n|\n)+)", kvserver.client.__doc__ or "")
+    assert example is not None
+    found: dict[str, Any] = {}
+    exec(textwrap.dedent(example[1]).replace("http://localhost:8080", server.url), found)
+    assert found["entry"].text == "hello"
 
 
 def test_a_client_looks_like_a_mapping(server: Server) -> None:

@@ -169,7 +169,7 @@ class Pool:
         self._token_of = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
         self._connections, self._idle, self._ssl, self._proxy = connections, idle, ssl, proxy
-        self._lock = threading.Lock()
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._pid = -1
         self._closed = False
         self._clear: tuple[Callable[[], None], ...] = ()
@@ -265,6 +265,8 @@ class Pool:
 
     def _connect(self) -> None:
         """Make the pools of this process."""
+        if self._lock_pid != os.getpid():  # another thread may have held the lock when this process was forked
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the client is closed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import example, given
@@ -31,8 +31,7 @@ def test_a_path_means_its_key_whatever_parsers_do(key: str) -> None:
     path = key_path(key)
     assert path.isascii() and path.isprintable() and path.startswith("/v1/kv/")
     assert unquote_to_bytes(path.removeprefix("/v1/kv/")).decode() == key
-    resolved = urlsplit(urljoin("http://kv.example/", path)).path
-    assert resolved == path or key in (".", "..")  # which %2E%2E some parsers take for dots: there is no cure
+    assert not {"", ".", ".."} & set(path.split("/")[1:]), "parsers would remove these segments"
     assert URL("http://kv.example" + path, encoded=True).raw_path == path
 
 
