@@ -23,7 +23,7 @@ class Unsupported(Exception):
     """The client has no such verb."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Failed(Exception):
     """The client's error for a request."""
 
