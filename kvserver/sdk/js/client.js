@@ -2361,6 +2361,9 @@ export class Client {
 
   watch(prefixes, options = {}) {
     const { keys = [], snapshot, since, ops, values = true, activity, conflate, transport, silence, ...rest } = options;
+    const { onGap = "raise", patience, onState, signal, ...unknown } = rest;
+    if (Object.keys(unknown).length) throw new TypeError(`a watch has no option ${Object.keys(unknown).join(", ")}`);
+    if (onGap !== "raise" && onGap !== "continue") throw new TypeError(`onGap is raise or continue, not ${onGap}`);
     const chosen = prefixes === undefined || prefixes === null ? (keys.length ? [] : [""]) : [prefixes].flat();
     const flag = (value) => (value ? "true" : null);
     const parameters = {
@@ -2371,7 +2374,8 @@ export class Client {
       ...{ snapshot: flag(snapshot), activity: flag(activity), conflate: flag(conflate) },
     };
     const connection = this.#connection.with(settingsOf({ transport, silence }, this.#connection.settings));
-    return new Watch(connection, parameters, { ...rest, since: since ?? "", strip: this.prefix.length });
+    const wishes = { onGap, patience, onState, signal, since: since ?? "", strip: this.prefix.length };
+    return new Watch(connection, parameters, wishes);
   }
 
   async wait(key, until = (entry) => entry !== null, { timeout, signal } = {}) {
