@@ -65,6 +65,6 @@ pub use crate::core::watch::WatchState;
 /// The result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "blocking", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -36,6 +36,7 @@ codes! {
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "The body's type is not one that the path takes.";
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable", 416, "The range begins behind the value's end.";
     MISDIRECTED = "misdirected", 421, "The server does not answer under this host name.";
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch", 422, "The Idempotency-Key was sent before, with another request.";
     FAILED_DEPENDENCY = "failed_dependency", 424, "Another operation of the atomic batch failed.";
     HEADERS_TOO_LARGE = "headers_too_large", 431, "The request's headers are over 64 KiB.";
     OVERLOADED = "overloaded", 503, "Too many requests at once.";
