@@ -1524,7 +1524,8 @@ kv_status kv_create(kv_client *client, const char *key, const void *value, size_
 /* Set the error of a write that was done, but whose result is not told. */
 static kv_status withheld(kv_client *client, int64_t revision)
 {
-    set_error(&client->error, KV_WITHHELD, KV_OTHER, "answer_withheld", "the write was done, but its result is not told");
+    set_error(&client->error, KV_WITHHELD, KV_OTHER, "answer_withheld",
+              "the write was done, but its result is not told");
     client->error.revision = revision;
     return KV_WITHHELD;
 }
@@ -2129,7 +2130,7 @@ kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, 
 
 /* ================================================================================== 13 streams of lines =========== */
 
-/* An answer that is read line by line, on a connection of its own. What is not asked for is not read from the socket. */
+/* An answer that is read line by line, on a connection of its own. What is not asked for is not read from there. */
 struct stream {
     CURLM *multi;
     CURL *easy;
@@ -2947,7 +2948,9 @@ static int websocket_fd(struct websocket *ws)
 
 static int websocket_wants_write(struct websocket *ws)
 {
-    return ws->state == SHAKING_HANDS ? ws->sent < ws->out.size : ws->state == OPEN && wslay_event_want_write(ws->frames);
+    if (ws->state == SHAKING_HANDS)
+        return ws->sent < ws->out.size;
+    return ws->state == OPEN && wslay_event_want_write(ws->frames);
 }
 
 /* Wait until something happens, at most `ms`. */
@@ -3119,7 +3122,8 @@ static kv_status follow_take(struct follow *follow, const char *text, size_t siz
     follow->message = object_of(text, size);
     type = text_member(follow->message, "type");
     if (!type)
-        return set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered", "a message of the feed is not one of a kvserver");
+        return set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered",
+                         "a message of the feed is not one of a kvserver");
     status = sort_message(follow, type, error);
     cursor = text_member(follow->message, "cursor");
     if (cursor && (status == KV_OK || status == KV_GAP) && !buffer_set(&follow->next, cursor, strlen(cursor)))
@@ -3371,8 +3375,27 @@ static int is_impatient(kv_watcher *watcher)
 {
     if (!watcher->patience_ms || now_ms() - watcher->patient_from < watcher->patience_ms)
         return 0;
-    set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "no message of the feed came within patience_ms");
+    set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered",
+              "no message of the feed came within patience_ms");
     return 1;
+}
+
+/* Nothing came until `until`: KV_TIMEOUT, or the end if patience is used up. */
+static kv_status watcher_timeout(kv_watcher *watcher)
+{
+    return is_impatient(watcher) ? watcher_end(watcher) : KV_TIMEOUT;
+}
+
+/* Begin to connect when it is time to. KV_TIMEOUT: that is after `until`. */
+static kv_status watcher_connect(kv_watcher *watcher, int64_t until)
+{
+    sleep_ms(smaller(watcher->connect_at, until) - now_ms());
+    if (watcher->connect_at > until && watcher->connect_at > now_ms())
+        return watcher_timeout(watcher);
+    if (source_open(watcher))
+        return KV_OK;
+    no_memory(&watcher->error);
+    return watcher_end(watcher);
 }
 
 /* Work until a message was taken (KV_OK), until `until` (KV_TIMEOUT), or to the end. */
@@ -3383,21 +3406,11 @@ static kv_status watcher_advance(kv_watcher *watcher, int64_t until)
     for (;;) {
         const char *message;
         size_t size;
-        kv_status status = KV_OK;
-        if (watcher->is_over)
-            return watcher->error.status;
-        if (!watcher->is_connected) {
-            int64_t now = now_ms();
-            if (now < watcher->connect_at) {
-                sleep_ms(smaller(watcher->connect_at, until) - now);
-                if (watcher->connect_at > until)
-                    return is_impatient(watcher) ? watcher_end(watcher) : KV_TIMEOUT;
-            }
-            if (!source_open(watcher)) {
-                no_memory(&watcher->error);
-                return watcher_end(watcher);
-            }
-        }
+        kv_status status = watcher->is_over ? watcher->error.status : KV_OK;
+        if (status == KV_OK && !watcher->is_connected)
+            status = watcher_connect(watcher, until);
+        if (status != KV_OK)
+            return status;
         switch (source_read(watcher, smaller(until, dead_at(watcher)), &message, &size)) {
         case MESSAGE:
             status = watcher_take(watcher, message, size);
@@ -3405,10 +3418,9 @@ static kv_status watcher_advance(kv_watcher *watcher, int64_t until)
                 return status;
             break;
         case NOTHING:
-            if (now_ms() >= dead_at(watcher))
-                status = watcher_lost(watcher);
-            else
-                return is_impatient(watcher) ? watcher_end(watcher) : KV_TIMEOUT;
+            if (now_ms() < dead_at(watcher))
+                return watcher_timeout(watcher);
+            status = watcher_lost(watcher);
             break;
         case OVER:
             status = watcher_lost(watcher);
