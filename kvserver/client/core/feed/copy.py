@@ -46,17 +46,19 @@ class Copy:
     def apply(self, envelope: Envelope) -> list[Difference]:
         """Apply all of an envelope's changes, and return what became of the keys of the state."""
         found: list[Difference] = []
+        has_state = self.cursor is not None  # else even a bookmark may come from within the snapshot
         for change in envelope.changes:
             if isinstance(change, Reset):
                 if change.snapshot:
                     self._aside = {}
             elif isinstance(change, Synced):
                 found += self._swap()
+                has_state = True
             elif isinstance(change, (Put, Touch, Delete)):
                 difference = self._change(change)
                 if difference is not None:
                     found.append(difference)
-        if self._aside is None:
+        if has_state and self._aside is None:
             self.cursor = envelope.cursor
         return found
 

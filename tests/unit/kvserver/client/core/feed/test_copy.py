@@ -80,6 +80,14 @@ def test_a_kept_state_goes_on() -> None:
     assert sorted(copy.state) == ["a", "b"]
 
 
+def test_a_bookmark_before_the_first_page_brings_no_state() -> None:
+    copy = Copy()
+    apply(copy, "e.1..0")
+    assert copy.cursor is None
+    apply(copy, "e.2", START, Synced("e.2"))
+    assert copy.cursor == "e.2"
+
+
 def test_it_needs_values(copy: Copy) -> None:
     with pytest.raises(ValueError, match="values=False"):
         apply(copy, "e.4", put("a", 4, None))
