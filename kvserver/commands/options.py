@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kvserver.commands.parts.servers import duration_option
 from kvserver.settings import ServerSettings
 from shards.host.settings import Spec, boolean, option_name, setting_specs
 
@@ -18,15 +19,8 @@ def setting_options(*names: str) -> list[click.Parameter]:
 
 
 def patience_option(default: float, meaning: str) -> click.Option:
-    """Return the option of how many seconds a command waits; `meaning` is its help."""
-    return click.Option(
-        ["--patience"],
-        metavar="SECONDS",
-        type=click.FloatRange(0),
-        default=default,
-        show_default=True,
-        help=meaning,
-    )
+    """Return the option of how long a command waits; `default` is in seconds, `meaning` is its help."""
+    return duration_option("--patience", default, meaning)
 
 
 def setting_option(name: str, spec: Spec) -> click.Option:

@@ -12,6 +12,7 @@ from kvserver.client.core.paths import key_path
 from kvserver.client.transport.address import Address, find_address
 from kvserver.commands.operate.load import LoadFailed, Measured, measure
 from kvserver.commands.parts.command import ClientCommand, Invocation
+from kvserver.commands.parts.names import Key
 from kvserver.commands.parts.servers import read_token, server_url
 from kvserver.commands.parts.statuses import FAILED, UNREACHABLE
 from kvserver.commands.parts.texts import aligned, latency_text
@@ -31,14 +32,14 @@ Examples:
 _HEADERS: Final = ("measured", "requests/s", "p50", "p99", "most", "failed")
 
 
-def measure_server(run: Invocation, seconds: float, connections: int, size: int, keys: int) -> int:
+def measure_server(run: Invocation, seconds: float, connections: int, size: int, keys: int, prefix: str) -> int:
     """Run the command; return the exit status."""
     url = server_url(run.url)
     address = find_address(url)
     if address.scheme != "http":
         raise click.UsageError(f"bench measures http, not {address.scheme}: name the server behind the proxy")
     run.client.ping()  # tells better than a broken connection why there is no answer
-    prefix = f"bench-{secrets.token_hex(4)}/"
+    prefix += f"bench-{secrets.token_hex(4)}/"
     try:
         found = list(_measure_all(run, address, prefix, seconds, connections, size, keys))
     except LoadFailed as error:
@@ -135,6 +136,13 @@ COMMAND = ClientCommand(
             default=100,
             metavar="BYTES",
             help="Size of values. Default: 100.",
+        ),
+        click.Option(
+            ["--prefix"],
+            type=Key(),
+            default="",
+            metavar="PREFIX",
+            help="Where to write, for tokens that may not anywhere.",
         ),
         click.Option(
             ["--keys"],

@@ -11,7 +11,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ from kvserver.client.transport.address import Address
 _PIECE: Final = 1 << 18
 _CONNECT_S: Final = 10.0
 _SILENCE_S: Final = 10.0
+_TELL_S: Final = 0.1
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -117,51 +118,70 @@ def measure(
 ) -> Measured:
     """Send `requests` at random over `connections` connections for `seconds`, at least until there is an answer.
 
-    `tell` is called with the seconds that have passed, some times a second. Raises `LoadFailed`.
+    Returns what came of it, when no request is under way any more. `tell` is called with the seconds that have passed,
+    some times a second. Raises `LoadFailed`.
     """
     chosen = random.Random(1)
-    measured = Measured()
     with selectors.DefaultSelector() as selector:
         opened: list[_Connection] = []
         try:
             opened.extend(_Connection(address) for _ in range(connections))
-            begun = time.perf_counter()
             for connection in opened:
                 connection.send(chosen.choice(requests))
                 selector.register(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
-            _run(selector, lambda: chosen.choice(requests), begun, seconds, measured, tell)
-            measured.seconds = time.perf_counter() - begun
+            run = _LoadRun(selector, lambda: chosen.choice(requests), seconds, tell)
+            run.measure()
+            run.drain()
         except OSError as error:
             raise LoadFailed(f"a connection broke: {error.strerror or error}") from None
         finally:
             for connection in opened:
                 connection.sock.close()
-    return measured
+    return run.measured
 
 
-def _run(
-    selector: selectors.BaseSelector,
-    next_request: Callable[[], bytes],
-    begun: float,
-    seconds: float,
-    measured: Measured,
-    tell: Callable[[float], object],
-) -> None:
-    told_at, heard_at = begun, begun
-    while (now := time.perf_counter()) - begun < seconds or not measured.latencies:
-        if now - told_at > 0.1:
-            told_at = now
-            tell(now - begun)
-        if now - heard_at > _SILENCE_S:
-            raise LoadFailed(f"no answer for {_SILENCE_S:g} s")
-        for key, events in selector.select(0.1):
+class _LoadRun:
+    """Connections, each with a request under way, and what came of those that were answered."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        next_request: Callable[[], bytes],
+        seconds: float,
+        tell: Callable[[float], object],
+    ) -> None:
+        self.measured = Measured()
+        self._selector, self._next_request, self._seconds, self._tell = selector, next_request, seconds, tell
+        self._begun = self._heard_at = self._told_at = time.perf_counter()
+
+    def measure(self) -> None:
+        """Send the next request wherever one is answered, until the time is over."""
+        while (now := time.perf_counter()) - self._begun < self._seconds or not self.measured.latencies:
+            if now - self._told_at > _TELL_S:
+                self._told_at = now
+                self._tell(now - self._begun)
+            for connection, status in self._answers():
+                self.measured.latencies.append(self._heard_at - connection.sent_at)
+                self.measured.statuses[status] = self.measured.statuses.get(status, 0) + 1
+                connection.send(self._next_request())
+                if not connection.go_on():
+                    self._selector.modify(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+        self.measured.seconds = time.perf_counter() - self._begun
+
+    def drain(self) -> None:
+        """Wait for the answers to all requests that are under way."""
+        while self._selector.get_map():
+            for connection, _ in self._answers():
+                self._selector.unregister(connection.sock)
+
+    def _answers(self) -> Iterator[tuple[_Connection, int]]:
+        """Send and read what can be, and yield the connections that got an answer, with its status."""
+        for key, events in self._selector.select(_TELL_S):
             connection: _Connection = key.data
             if events & selectors.EVENT_WRITE and connection.go_on():
-                selector.modify(key.fileobj, selectors.EVENT_READ, connection)
+                self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
             if events & selectors.EVENT_READ and (status := connection.receive()) is not None:
-                heard_at = time.perf_counter()
-                measured.latencies.append(heard_at - connection.sent_at)
-                measured.statuses[status] = measured.statuses.get(status, 0) + 1
-                connection.send(next_request())
-                if not connection.go_on():
-                    selector.modify(key.fileobj, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+                self._heard_at = time.perf_counter()
+                yield connection, status
+        if time.perf_counter() - self._heard_at > _SILENCE_S:
+            raise LoadFailed(f"no answer for {_SILENCE_S:g} s")

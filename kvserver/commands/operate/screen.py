@@ -16,6 +16,8 @@ from shards.host.logs import escape_controls
 
 HISTORY: Final = 24
 """Rates that a sparkline shows."""
+_BESIDE_BARS: Final = 84
+"""Characters of the longest line without its sparkline."""
 SORTS: Final[Mapping[str, str]] = {"1": "shard", "2": "keys", "3": "ops/s"}
 """Keys that choose the order of shards."""
 HELP_LINES: Final = (
@@ -38,20 +40,23 @@ def draw_screen(
     paused: bool,
     trouble: str,
     show_help: bool,
+    width: int,
     height: int,
 ) -> Group:
     """Return the screen.
 
     `history`: requests and changes a second, the latest last. `trouble`: why there is no newer state, or an empty text.
-    `height`: lines of the terminal.
+    `width`, `height`: of the terminal, in characters.
     """
-    parts: list[Any] = [_title(state, url), _traffic_line(rates, history), _changes_line(state, rates, history)]
+    bars = max(6, min(HISTORY, width - _BESIDE_BARS))
+    requests, changes = (sparkline(list(history[name])[-bars:]).rjust(bars) for name in ("requests", "changes"))
+    parts: list[Any] = [_title(state, url), _traffic_line(rates, requests), _changes_line(state, rates, changes)]
     if show_help:
         parts += [Text(), *(Text(line) for line in HELP_LINES)]
     else:
-        rows = max(1, height - 9)
+        rows = max(1, height - 10)
         parts += [Text(), _shards_table(state, rates, sort, rows)]
-    parts += [Text(), _totals_line(state, rates)]
+    parts += [Text(), _memory_line(state), _feed_line(state, rates)]
     parts += [Text(escape_controls(words), style="bold red") for words in problems_of(state)]
     if trouble:
         parts.append(Text(escape_controls(trouble), style="bold red"))
@@ -65,9 +70,9 @@ def _title(state: Mapping[str, Any], url: str) -> Text:
     return Text(escape_controls(f"{words} · sync {state.get('sync', '?')}"), style="bold", no_wrap=True)
 
 
-def _traffic_line(rates: Rates, history: Mapping[str, Sequence[float]]) -> Text:
-    line = Text(f"requests {rates.requests:>10,.0f}/s ", no_wrap=True)
-    line.append(sparkline(list(history.get("requests", ()))[-HISTORY:]).rjust(HISTORY), style="green")
+def _traffic_line(rates: Rates, bars: str) -> Text:
+    line = Text(f"requests {rates.requests:>8,.0f}/s ", no_wrap=True)
+    line.append(bars, style="green")
     for name in CLASSES:
         if rates.shares[name] or name == "2xx":
             line.append(f"  {name} {rates.shares[name] * 100:.1f} %", style="red" if name == "5xx" else "")
@@ -77,9 +82,9 @@ def _traffic_line(rates: Rates, history: Mapping[str, Sequence[float]]) -> Text:
     return line
 
 
-def _changes_line(state: Mapping[str, Any], rates: Rates, history: Mapping[str, Sequence[float]]) -> Text:
-    line = Text(f"changes  {rates.changes:>10,.0f}/s ", no_wrap=True)
-    line.append(sparkline(list(history.get("changes", ()))[-HISTORY:]).rjust(HISTORY), style="yellow")
+def _changes_line(state: Mapping[str, Any], rates: Rates, bars: str) -> Text:
+    line = Text(f"changes  {rates.changes:>8,.0f}/s ", no_wrap=True)
+    line.append(bars, style="yellow")
     line.append("".join(f"  {kind} {rate:,.0f}" for kind, rate in rates.by_kind.items() if rate or kind == "put"))
     line.append(f"  revision {state.get('revision')}", style="dim")
     return line
@@ -116,7 +121,7 @@ def sorted_shards(shards: Sequence[ShardRates], sort: str) -> list[ShardRates]:
     return sorted(shards, key=lambda shard: shard.index)
 
 
-def _totals_line(state: Mapping[str, Any], rates: Rates) -> Text:
+def _memory_line(state: Mapping[str, Any]) -> Text:
     memory, used = branch(state, "memory"), member(state, "memory", "used")
     limit = memory.get("limit")
     line = Text("memory ", no_wrap=True)
@@ -126,8 +131,12 @@ def _totals_line(state: Mapping[str, Any], rates: Rates) -> Text:
     else:
         line.append(f"{bytes_text(used)}")
     line.append(f"   log {bytes_text(member(state, 'snapshot', 'bytes_since'))} since snapshot")
-    clients = int(sum(member(gateway, "clients") for gateway in state.get("gateways", [])))
-    line.append(f"   feed {clients:,} clients  lag {int(member(state, 'feed', 'lag')):,}")
-    line.append(f"  gaps {int(member(state, 'feed', 'gaps')):,}  {rates.deliveries:,.0f} deliveries/s")
     line.append(f"   restarts {int(member(state, 'log', 'restarts')):,}")
     return line
+
+
+def _feed_line(state: Mapping[str, Any], rates: Rates) -> Text:
+    clients = int(sum(member(gateway, "clients") for gateway in state.get("gateways", [])))
+    words = f"feed   {clients:,} clients   lag {int(member(state, 'feed', 'lag')):,}"
+    words += f"   gaps {int(member(state, 'feed', 'gaps')):,}   {rates.deliveries:,.0f} deliveries/s"
+    return Text(words, no_wrap=True)

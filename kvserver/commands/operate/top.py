@@ -112,8 +112,8 @@ class Board:
             self._sort = key
         return key in ("q", "Q")
 
-    def draw(self, height: int) -> Any:
-        """Return the screen, for a terminal of `height` lines."""
+    def draw(self, width: int, height: int) -> Any:
+        """Return the screen, for a terminal of this size in characters."""
         if self._rates is None:
             return Text(f"kvserver top · {self._url} · {self._trouble}")
         return draw_screen(
@@ -125,6 +125,7 @@ class Board:
             paused=self.paused,
             trouble=self._trouble,
             show_help=self.shows_help,
+            width=width,
             height=height,
         )
 
@@ -154,7 +155,7 @@ def _show(live: Live, console: Console, keyboard: Keyboard, feed: StatusFeed, bo
         board.take(turn, state, error)
         if key or shown != (turn, console.size):
             shown = (turn, console.size)
-            live.update(board.draw(console.size.height), refresh=True)
+            live.update(board.draw(*console.size), refresh=True)
         key = keyboard.wait(_TURN_S)
     return 0
 

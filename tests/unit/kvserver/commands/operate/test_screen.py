@@ -19,12 +19,13 @@ def drawn(state: dict[str, Any], **more: Any) -> str:
         "paused": False,
         "trouble": "",
         "show_help": False,
+        "width": 140,
         "height": 24,
     }
     history = {"requests": [1.0, 100.0], "changes": [0.0, 31.0]}
     screen = draw_screen(state, rates_between(BEFORE, state), history, **options | more)
     file = io.StringIO()
-    Console(file=file, width=140).print(screen)
+    Console(file=file, width=(options | more)["width"]).print(screen)
     return file.getvalue()
 
 
@@ -44,13 +45,13 @@ def test_the_screen_has_what_people_look_for() -> None:
     text = drawn(state())
     for words in (
         "kvserver 1.2 · localhost:8080 · up 102 s · sync always",
-        "requests        100/s",
+        "requests      100/s",
         "2xx 99.0 %  5xx 1.0 %  503 1  504 0",
-        "changes          31/s",
+        "changes        31/s",
         "put 20  delete 10  expire 1",
         "1839063582711815",
         "████████░░ 812.0 MiB of 1.0 GiB (evict)",
-        "feed 312 clients",
+        "feed   312 clients",
         "10 deliveries/s",
         "q quit   p pause   1/2/3 sort   ? help",
     ):
@@ -74,9 +75,15 @@ def test_help_stands_in_the_place_of_the_shards() -> None:
 def test_shards_are_sorted_and_cut_to_the_terminal() -> None:
     many = state()
     many["shards"] = [{**many["shards"][0], "index": index, "keys": index * 100} for index in range(12)]
-    text = drawn(many, height=14)
+    text = drawn(many, height=15)
     assert "7 more" in text and text.count(" up ") == 6  # and one in the title
     rates = rates_between(BEFORE, many)
     assert [shard.index for shard in sorted_shards(rates.shards, "2")][:2] == [11, 10]
     assert next(shard.index for shard in sorted_shards(rates.shards, "3")) == 1  # shard 0 was there before
     assert [shard.index for shard in sorted_shards(rates.shards, "1")] == list(range(12))
+
+
+def test_a_narrow_terminal_shows_the_latencies_too() -> None:
+    lines = drawn(state(), width=80).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "p50 1.0 ms" in lines[1]

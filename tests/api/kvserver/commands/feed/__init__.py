@@ -1,0 +1,1 @@
+"""Tests of `kvserver.commands.feed` that need files."""

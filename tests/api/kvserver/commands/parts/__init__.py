@@ -1,0 +1,1 @@
+"""Tests of `kvserver.commands.parts` that need files."""
