@@ -32,6 +32,13 @@ def run(command: list[str], cwd: Path = FILES, **environ: str) -> str:
     return done.stdout
 
 
+def _require_npm(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed: it comes with npm")
+    return path
+
+
 def run_tests(folder: str, **environ: str) -> None:
     files = [str(path) for path in sorted((FILES / folder).glob("*.test.js"))]
     told = run([str(NODE), "--test", *files], **environ)
@@ -59,8 +66,7 @@ def test_the_example(server: Server) -> None:
 
 def test_programs_that_use_the_types_are_right(tmp_path: Path) -> None:
     """The package as npm has it: names are found by `exports`, and a wrong use is an error, see usage.ts."""
-    npx = shutil.which("npx")
-    assert npx is not None, "npx, of Debian's npm, brings the checker of types"
+    npx = _require_npm("npx")
     package = tmp_path / "node_modules" / "kvserver-client"
     package.mkdir(parents=True)
     for name in ("client.js", "client.d.ts", "package.json"):
@@ -81,5 +87,5 @@ def test_programs_that_use_the_types_are_right(tmp_path: Path) -> None:
 
 
 def test_the_package_has_what_it_names() -> None:
-    told = run([str(shutil.which("npm")), "pack", "--dry-run", "--json"])
+    told = run([_require_npm("npm"), "pack", "--dry-run", "--json"])
     assert '"client.js"' in told and '"client.d.ts"' in told and "tests/" not in told
