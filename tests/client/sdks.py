@@ -100,6 +100,7 @@ def _run(command: list[str]) -> str:
 
 
 _PYTHON = ROOT / "tests" / "client" / "conform_py.py"
+_C_LIBRARIES = ("libcurl", "jansson")
 
 SDKS = (
     Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
