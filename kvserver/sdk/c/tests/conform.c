@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static kv_client *kv;
@@ -767,6 +768,35 @@ static void do_ping(const json_t *args)
         fail();
 }
 
+/* Get or put a key `count` times, for benchmarks. */
+static void do_repeat(const json_t *args)
+{
+    const int gets = !strcmp(text_of(args, "verb"), "get");
+    const char *key = text_of(args, "key");
+    const char *type;
+    size_t size = 0;
+    char *value = value_of(args, &size, &type);
+    int64_t left = number_of(args, "count");
+    struct timespec begun, ended;
+    kv_status status = KV_OK;
+
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    for (; left > 0 && status == KV_OK; left--) {
+        kv_entry entry;
+        status = gets ? kv_get(kv, key, &entry) : kv_put(kv, key, value, size, NULL, NULL);
+        if (gets && status == KV_OK)
+            kv_entry_free(&entry);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    free(value);
+    if (status != KV_OK) {
+        fail();
+        return;
+    }
+    ok(json_pack("{s:f}", "seconds",
+                 (double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) / 1e9));
+}
+
 static void do_ticket(const json_t *args)
 {
     char *ticket, expires[32];
@@ -786,7 +816,7 @@ static const struct verb {
     {"patch", do_patch}, {"incr", do_incr}, {"touch", do_touch}, {"delete", do_delete}, {"update", do_update},
     {"page", do_page}, {"scan", do_scan}, {"count", do_count}, {"delete_prefix", do_delete_prefix},
     {"batch", do_batch}, {"atomic", do_atomic}, {"watch", do_watch}, {"wal", do_wal}, {"status", do_status},
-    {"whoami", do_whoami}, {"ping", do_ping}, {"ticket", do_ticket},
+    {"whoami", do_whoami}, {"ping", do_ping}, {"ticket", do_ticket}, {"repeat", do_repeat},
 };
 
 static void run(const json_t *request)
