@@ -318,4 +318,4 @@ def test_a_campaign_tells_its_value(kv: Client, name: str) -> None:
             pass
         time.sleep(TTL)  # in which it is renewed, which the observer is not told
     assert next(leaders) is None
-    leaders.close()  # type: ignore[attr-defined]
+    leaders.close()

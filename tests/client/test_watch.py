@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import kvserver.client.live
 from kvserver.access.tokenedit import add_token, change_file, new_token, remove_token
 from kvserver.client import (
     AsyncClient,
@@ -504,6 +507,17 @@ def test_no_reader_of_a_mirror_sees_half_a_batch(server: Server, kv: Client, bel
         finally:
             stop.set()
             writer.join()
+
+
+def test_the_examples_of_the_package_run(kv: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    kv.put("flags/dark", "on")
+    example = re.search(r"\n((?:    .*\n|\n)+)", kvserver.client.live.__doc__ or "")
+    assert example is not None
+    found: dict[str, Any] = {"kv": kv, "Put": Put, "Synced": Synced}
+    exec(textwrap.dedent(example[1]), found)
+    assert capsys.readouterr().out == "flags/dark on\n"
+    assert found["dark"] == "on" and found["leader"].text == "host-1"
+    assert kv["presence/host-1"] == b"here"
 
 
 # asyncio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 
 from kvserver.client.core.feed.leaders import Leaders
 from kvserver.client.live.lock import AsyncLock, Lock
@@ -22,8 +22,8 @@ class Election:
         """Return the lock whose holder leads: `with election.campaign("host-1") as lead`. All can see its `value`."""
         return self._make_lock(value, timeout)
 
-    def observe(self) -> Iterator[Entry | None]:
-        """Yield who leads now, and then each next leader; None while there is none."""
+    def observe(self) -> Generator[Entry | None, None, None]:
+        """Yield who leads now, and then each next leader; None while there is none. Raises as `watch` does."""
         leaders = Leaders(self.name)
         with self._make_watch() as watch:
             for envelope in watch.envelopes():
@@ -42,8 +42,8 @@ class AsyncElection:
         """Return the lock whose holder leads: `async with election.campaign("host-1") as lead`. All see its `value`."""
         return self._make_lock(value, timeout)
 
-    async def observe(self) -> AsyncIterator[Entry | None]:
-        """Yield who leads now, and then each next leader; None while there is none."""
+    async def observe(self) -> AsyncGenerator[Entry | None, None]:
+        """Yield who leads now, and then each next leader; None while there is none. Raises as `watch` does."""
         leaders = Leaders(self.name)
         async with self._make_watch() as watch:
             async for envelope in watch.envelopes():
