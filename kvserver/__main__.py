@@ -1,5 +1,5 @@
 """`python -m kvserver` is `kvserver`."""
 
-from kvserver.cli import main
+from kvserver.cli import run
 
-main(prog_name="kvserver")
+run("kvserver")

@@ -7,7 +7,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -91,3 +92,27 @@ def main() -> None:
       kvserver put greeting hello
       kvserver get greeting
     """
+
+
+def run(name: str | None = None) -> None:
+    """Run the command line as a program, and end the process. `name`: of the program; None: as it was called."""
+    try:
+        main(prog_name=name)
+    except SystemExit as end:
+        if _leaves_nothing(sys.argv[1:]) and isinstance(end.code, int | None):
+            _end_at_once(end.code or 0)
+        raise
+
+
+def _leaves_nothing(words: Sequence[str]) -> bool:
+    """Return whether the command is one that has no threads, children or files when it ends."""
+    name = next((word for word in words if not word.startswith("-")), "")
+    return name in COMMANDS and COMMANDS[name].module.startswith("data.")
+
+
+def _end_at_once(status: int) -> NoReturn:
+    """End the process without tidying up module by module, which takes a sixth of the time of `kvserver get`."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)

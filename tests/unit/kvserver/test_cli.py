@@ -13,7 +13,18 @@ from click.testing import CliRunner
 from kvserver import cli
 from kvserver.commands.table import COMMANDS, SECTIONS
 
-HEAVY = ("rich", "kvserver.serve", "kvserver.settings", "kvserver.transfer", "msgspec", "prometheus_client", "gunicorn")
+HEAVY = (
+    "rich",
+    "asyncio",
+    "kvserver.serve",
+    "kvserver.settings",
+    "kvserver.transfer",
+    "kvserver.client.changes",
+    "kvserver.client.live.watch",
+    "msgspec",
+    "prometheus_client",
+    "gunicorn",
+)
 """What takes longer to load than most commands to run."""
 
 
@@ -46,3 +57,18 @@ def test_what_is_slow_to_load_is_not_loaded(words: list[str]) -> None:
     loaded = set(done.stdout.split())
     assert "kvserver.cli" in loaded and not loaded & set(HEAVY)
     assert ("urllib3" in loaded) == (words[0] == "get")
+
+
+@pytest.mark.parametrize(
+    ("words", "leaves_nothing"),
+    [
+        (["get", "k"], True),
+        (["-q", "del"], True),
+        (["watch"], False),
+        (["serve"], False),
+        (["--help"], False),
+        ([], False),
+    ],
+)
+def test_only_commands_that_leave_nothing_end_at_once(words: list[str], leaves_nothing: bool) -> None:
+    assert cli._leaves_nothing(words) == leaves_nothing

@@ -107,7 +107,7 @@ def test_a_write_that_nobody_answers_is_unknown() -> None:
         (("get",), "Missing argument"),
         (("get", ""), "at least one byte"),
         (("get", "k", "--token", "kv_x"), "No such option"),
-        (("get", "k", "--url", "ftp://x"), "is no URL"),
+        (("get", "k", "--url", "ftp://x"), "URL of a server"),
         (("get", "k", "-o", "x", "--meta"), "leave out"),
         (("put", "k", "v", "--ttl", "5x"), "is no duration"),
         (("put", "k", "v", "--ttl", "5s", "--expires", "2100-01-01T00:00:00Z"), "not both"),
