@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from kvserver.api.query import Schema
+from kvserver.http import idempotency
 
 _REVISION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 _TAGS: Final = r'^[ \t]*(?:\*|(?:(?:W/)?"[!#-~]*")?(?:[ \t]*,[ \t]*(?:(?:W/)?"[!#-~]*")?)*)[ \t]*$'
@@ -46,8 +47,16 @@ LAST_EVENT_ID: Final = _text_header(
     "Last-Event-ID", "The cursor to continue after, as EventSource sends it; overrides `since`."
 )
 
+IDEMPOTENCY_KEY: Final = Header(
+    idempotency.HEADER,
+    {"type": "string", "pattern": idempotency.PATTERN},
+    "A random word of the client for this one request. Sent again with the same word, the request is not done again "
+    "but answered as the first time.",
+)
+
 CONDITIONS: Final = (IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE)
-"""Of writes."""
+OF_CHANGES: Final = (*CONDITIONS, IDEMPOTENCY_KEY)
+"""Of writes of one key."""
 OF_READS: Final = (*CONDITIONS, IF_MODIFIED_SINCE, RANGE, IF_RANGE)
 
 # Of answers
@@ -59,6 +68,11 @@ ETAG: Final = Header(
     always=True,
 )
 REVISION: Final = Header("KV-Revision", _REVISION, "Place of the change in the history of the store.", always=True)
+REPLAYED: Final = Header(
+    idempotency.REPLAYED,
+    {"type": "string", "enum": ["true"]},
+    "The request was done before, under the same Idempotency-Key, and was not done again.",
+)
 PREVIOUS_REVISION: Final = Header("KV-Previous-Revision", _REVISION, "Revision of what was replaced.", always=True)
 EXPIRES: Final = Header(
     "KV-Expires", {"type": "string", "format": "date-time"}, "When the key expires; absent if it does not."

@@ -9,14 +9,15 @@ from kvserver.description import headers, messages
 from kvserver.description.bodies import ref
 from kvserver.description.headers import (
     ACCEPT_RANGES,
-    CONDITIONS,
     CONTENT_RANGE,
     CURSOR,
     ETAG,
     EXPIRES,
     LAST_MODIFIED,
     LINK,
+    OF_CHANGES,
     PREVIOUS_REVISION,
+    REPLAYED,
     REVISION,
 )
 from kvserver.description.operations import (
@@ -43,6 +44,7 @@ from shards.wire.errors import (
     BatchTooLarge,
     CrossSlot,
     Forbidden,
+    IdempotencyMismatch,
     InsufficientStorage,
     KeyTooLong,
     NoSuchResource,
@@ -59,7 +61,9 @@ KEY_TAG, MANY_TAG, FEED_TAG = "One key", "Many keys", "The feed"
 
 _KV: Final = f"{EXAMPLE_URL}/v1/kv"
 _OF_KEY: Final = (BadKey, KeyTooLong, PreconditionFailed, Forbidden)
+_OF_CHANGE: Final = (*_OF_KEY, IdempotencyMismatch)
 _WRITTEN: Final = (ETAG, REVISION)
+_CHANGED: Final = (*_WRITTEN, REPLAYED)
 _COUNTER: Final = "Of an increment: the sum."
 
 _KEY: Final = (
@@ -69,17 +73,18 @@ _KEY: Final = (
         tag=KEY_TAG,
         summary="Store a value",
         description="Its Content-Type is kept; without one it is octets, and so is what `curl -d` sends. Without `ttl` "
-        "and `expires` the key never expires, whatever it did before.",
+        "and `expires` the key never expires, whatever it did before. A repeat with `return=previous` is 204 where the "
+        "old value has more than 4 KiB.",
         parameters=kv.PUT,
-        headers=CONDITIONS,
+        headers=OF_CHANGES,
         body=GIVEN,
         grants="`write`; with `return=previous` also `read`",
         answers=(
-            Success(204, "It replaced a value.", headers=(*_WRITTEN, EXPIRES)),
-            Success(201, "The key is new.", headers=(*_WRITTEN, EXPIRES)),
-            Success(200, "With `return=previous`: what was replaced.", VALUE, (*_WRITTEN, EXPIRES, PREVIOUS_REVISION)),
+            Success(204, "It replaced a value.", headers=(*_CHANGED, EXPIRES)),
+            Success(201, "The key is new.", headers=(*_CHANGED, EXPIRES)),
+            Success(200, "With `return=previous`: what was replaced.", VALUE, (*_CHANGED, EXPIRES, PREVIOUS_REVISION)),
         ),
-        errors=(*OF_WRITES, *_OF_KEY, UnsupportedMediaType),
+        errors=(*OF_WRITES, *_OF_CHANGE, UnsupportedMediaType),
         examples=(
             f"curl -X PUT -d dark {_KV}/theme",
             f"curl -X PUT -H 'Content-Type: application/json' -d '{{\"on\":true}}' '{_KV}/flags/beta?ttl=3600'",
@@ -113,15 +118,19 @@ _KEY: Final = (
         summary="Change the JSON that a key holds",
         description="A merge patch (RFC 7396), applied atomically: members replace those of the same name, `null` "
         "removes one. An absent key counts as `{}`. The expiry stays.",
-        headers=CONDITIONS,
+        headers=OF_CHANGES,
         body={MERGE_PATCH.decode(): Media({}, {"on": False, "for": ["staff"]})},
         grants="`write`; without `read` the answer has no value",
         answers=(
-            Success(200, "The result.", VALUE, (*_WRITTEN, EXPIRES)),
-            Success(201, "The result; the key is new.", VALUE, (*_WRITTEN, EXPIRES)),
-            Success(204, "It is done; the token does not grant `read`.", headers=_WRITTEN),
+            Success(200, "The result.", VALUE, (*_CHANGED, EXPIRES)),
+            Success(201, "The result; the key is new.", VALUE, (*_CHANGED, EXPIRES)),
+            Success(
+                204,
+                "It is done; the token does not grant `read`, or a repeat has more than 4 KiB.",
+                headers=_CHANGED,
+            ),
         ),
-        errors=(*OF_WRITES, *_OF_KEY, NotJson, UnsupportedMediaType),
+        errors=(*OF_WRITES, *_OF_CHANGE, NotJson, UnsupportedMediaType),
         examples=(
             f"curl -X PATCH -H 'Content-Type: application/merge-patch+json' -d '{{\"for\":[\"staff\"]}}' "
             f"{_KV}/flags/beta",
@@ -135,16 +144,16 @@ _KEY: Final = (
         description="Exactly one of `incr`, `ttl`, `expires` and `persist`; no body. Counters are decimal digits with "
         "or without a minus, within 64 bits; they keep their expiry.",
         parameters=kv.POST,
-        headers=CONDITIONS,
+        headers=OF_CHANGES,
         grants="`write`; without `read` the answer has no sum",
         answers=(
-            Success(200, _COUNTER, VALUE, (*_WRITTEN, EXPIRES)),
-            Success(201, f"{_COUNTER} The key is new.", VALUE, (*_WRITTEN, EXPIRES)),
+            Success(200, _COUNTER, VALUE, (*_CHANGED, EXPIRES)),
+            Success(201, f"{_COUNTER} The key is new.", VALUE, (*_CHANGED, EXPIRES)),
             Success(
-                204, "Of a change of the expiry; and of an increment without `read`.", headers=(*_WRITTEN, EXPIRES)
+                204, "Of a change of the expiry; and of an increment without `read`.", headers=(*_CHANGED, EXPIRES)
             ),
         ),
-        errors=(*OF_WRITES, *_OF_KEY, NotFound, NotAnInteger, Overflow),
+        errors=(*OF_WRITES, *_OF_CHANGE, NotFound, NotAnInteger, Overflow),
         examples=(
             f"curl -X POST '{_KV}/visits?incr=1'",
             f"curl -X POST '{_KV}/visits?ttl=60'",
@@ -156,10 +165,10 @@ _KEY: Final = (
         method="delete",
         tag=KEY_TAG,
         summary="Delete a key",
-        headers=CONDITIONS,
+        headers=OF_CHANGES,
         grants="`write`",
-        answers=(Success(204, "It is deleted.", headers=(REVISION,)),),
-        errors=(*OF_WRITES, *_OF_KEY, NotFound),
+        answers=(Success(204, "It is deleted.", headers=(REVISION, REPLAYED)),),
+        errors=(*OF_WRITES, *_OF_CHANGE, NotFound),
         examples=(f"curl -X DELETE {_KV}/leader",),
     ),
 )
@@ -227,9 +236,12 @@ _MANY: Final = (
         summary="Many operations in one request",
         description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
-        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch.\n\n"
+        "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch. Each "
+        "write is known by the Idempotency-Key and its index, an atomic batch as a whole; other gets are read "
+        "again.\n\n"
         "A condition, `if_revision`, that does not hold is 412 and fails an atomic batch. On a `get` it is a check "
         "without a write; a key that must be absent, and is, is answered as any absent key, 404, which fails nothing.",
+        headers=(headers.IDEMPOTENCY_KEY,),
         body={
             JSON: Media(ref("Batch"), {"atomic": True, "ops": _OPERATIONS}),
             **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchInMessagePack"))),
@@ -243,9 +255,10 @@ _MANY: Final = (
                     JSON: Media(ref("BatchAnswer"), {"results": _RESULTS}),
                     **dict.fromkeys(MESSAGE_PACK, Media(ref("BatchAnswer"))),
                 },
+                (REPLAYED,),
             ),
         ),
-        errors=(*OF_WRITES, BadKey, CrossSlot, BatchFailed, BatchTooLarge, UnsupportedMediaType),
+        errors=(*OF_WRITES, BadKey, CrossSlot, BatchFailed, BatchTooLarge, IdempotencyMismatch, UnsupportedMediaType),
         examples=(
             'curl -d \'{"ops":[{"op":"incr","key":"visits"},{"op":"get","key":"theme"}]}\' '
             "http://localhost:8080/v1/batch",

@@ -6,6 +6,7 @@
 | `scope` | keys of the ASGI scope that are ours |
 | `head_rules` | limits and rules of a request's head |
 | `responses` | headers of every answer, and how an error is rendered |
+| `idempotency` | what a request with an Idempotency-Key is known by |
 | `value_headers` | headers of stored values |
 | `compression` | content codings |
 | `origins` | which web pages may use the store, and the names of the server |

@@ -39,7 +39,7 @@ EXPOSED: Final[Headers] = [
     (
         b"access-control-expose-headers",
         b"ETag, KV-Revision, KV-Previous-Revision, KV-Expires, KV-Cursor, Content-Range, Accept-Ranges, Allow, Link, "
-        b"Retry-After, WWW-Authenticate, X-Request-Id",
+        b"Retry-After, WWW-Authenticate, X-Request-Id, Idempotency-Replayed",
     ),
 ]
 """On every answer to a page of another origin: the headers it may read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, Final
 
 from falcon.asgi import Request, Response
@@ -15,7 +15,9 @@ from kvserver.api import batches, query
 from kvserver.api.batch_answers import Late, Result
 from kvserver.api.batches import Format, Sizes
 from kvserver.api.times import rfc3339
-from kvserver.http import compression
+from kvserver.http import compression, idempotency
+from kvserver.http.idempotency import RequestMark
+from kvserver.http.routes import BATCH
 from kvserver.http.scope import GRANTS, QUOTA
 from kvserver.http.value_headers import OCTETS
 from kvserver.rest import bodies
@@ -30,6 +32,7 @@ from shards.wire.errors import (
     BatchFailed,
     FailedDependency,
     Forbidden,
+    IdempotencyMismatch,
     KVError,
     NotFound,
     PatchesTooLarge,
@@ -39,13 +42,16 @@ from shards.wire.protocol import (
     ANSWER_BYTES,
     MESSAGE_OPS,
     PATCHED_BYTES,
+    AtomicBatch,
     Done,
     Failed,
     Get,
     OfOne,
     OfOneKey,
+    Once,
     Patch,
     Put,
+    Replayed,
     Reply,
     Results,
     Value,
@@ -73,6 +79,7 @@ class BatchResource:
         """200 with a result for each operation; 409 if an atomic batch failed; 400 if any operation is malformed."""
         query.parse(req.scope["query_string"], query.NOTHING)
         content_type, format = _format(req)
+        given = idempotency.read_key(req.scope["headers"])
         body = await req.stream.read()
         operations, atomic = await _read_operations(
             format, strip_byte_order_mark(body) if format is batches.JSON else body, self._context.max_value
@@ -81,11 +88,14 @@ class BatchResource:
         if not kinds.isdisjoint((Get, Patch)) or len(operations) * _RESULT_BYTES >= LARGE_ANSWER:
             self._context.load.check_answer_budget(req.scope[QUOTA])
         answer = BatchAnswer(format, req.scope[GRANTS], self._context, req.scope[QUOTA], kinds == {Get})
+        mark = await bodies.mark_request(req, given, BATCH.encode(), content_type, body)
         try:
             if atomic and operations:
-                await self._do_atomic(operations, answer)
+                await self._do_atomic(operations, answer, mark)
             else:
-                await self._do_each(operations, answer)
+                await self._do_each(operations, answer, mark)
+            if answer.replayed:
+                resp.set_header(idempotency.REPLAYED, "true")
             resp.content_type = content_type
             if answer.is_large:
                 await _answer_large(req, resp, answer, content_type)
@@ -95,28 +105,41 @@ class BatchResource:
             if resp.stream is None:
                 answer.release_bytes()
 
-    async def _do_each(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
+    async def _do_each(self, operations: list[OfOneKey], answer: BatchAnswer, mark: RequestMark | None) -> None:
         """Execute in portions, so that memory holds the values of one portion and the answer at most."""
         unresponsive: set[int] = set()
         for start in range(0, len(operations), MESSAGE_OPS):
             portion = operations[start : start + MESSAGE_OPS]
+            sent: Sequence[OfOneKey | Once] = portion
+            if mark is not None:
+                sent = _mark_writes(portion, mark, start)
+                if start == 0 and isinstance(sent[0], Once) and self._store.maps.is_used_elsewhere(sent[0]):
+                    raise IdempotencyMismatch
             answer.recheck_grants()
             if answer.asks_all:
-                replies = await self._store.execute(portion, unresponsive, answer.charge_bytes)
+                replies = await self._store.execute(sent, unresponsive, answer.charge_bytes)
             else:
                 refused = [answer.find_refusal(op) for op in portion]
-                asked = [op for op, refusal in zip(portion, refused, strict=True) if refusal is None]
+                asked = [op for op, refusal in zip(sent, refused, strict=True) if refusal is None]
                 answers = iter(await self._store.execute(asked, unresponsive, answer.charge_bytes))
                 replies = [next(answers) if refusal is None else refusal for refusal in refused]
             for op, reply in zip(portion, replies, strict=True):
                 answer.add(op, reply)
             answer.charge_values()
 
-    async def _do_atomic(self, operations: list[OfOneKey], answer: BatchAnswer) -> None:
+    async def _do_atomic(self, operations: list[OfOneKey], answer: BatchAnswer, mark: RequestMark | None) -> None:
         batches.check_one_slot(operations)
-        done = _refuse_atomic(operations, answer) or await self._store.execute_atomic(operations)
+        done: Reply | None = _refuse_atomic(operations, answer)
+        if done is None and mark is not None:
+            done = await self._store.request_once(mark.mark_operation(AtomicBatch(operations)))
+        withheld = False
+        if isinstance(done, Replayed):
+            answer.replayed, withheld, done = True, done.withheld, done.reply
+        if done is None:
+            done = await self._store.execute_atomic(operations)
+        assert isinstance(done, Results)
         for operation, reply in zip(operations, done.replies, strict=True):
-            answer.add(operation, reply)
+            answer.add(operation, reply, withheld)
         if done.failed is not None:
             failure = answer.results[done.failed]
             error = BatchFailed(f"ops[{done.failed}]: {failure.get('detail', '') if isinstance(failure, dict) else ''}")
@@ -144,6 +167,11 @@ async def _prepend(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGen
     yield first
     async for part in parts:
         yield part
+
+
+def _mark_writes(portion: list[OfOneKey], mark: RequestMark, start: int) -> list[OfOneKey | Once]:
+    """Return the operations of `portion`, the first of which is at `start`, the writes to be done once."""
+    return [op if isinstance(op, Get) else mark.mark_operation(op, at) for at, op in enumerate(portion, start)]
 
 
 def _refuse_atomic(operations: list[OfOneKey], answer: BatchAnswer) -> Results | None:
@@ -208,6 +236,7 @@ class BatchAnswer:
     """The answer to a batch while it is made: its results, in order, and the limits on its size.
 
     Attributes:
+        replayed: whether any result is of an operation that was done before.
         full: no further value is included: gets are `answer_too_large` from now on.
     """
 
@@ -221,7 +250,7 @@ class BatchAnswer:
         self._unrestricted = grants is EVERYTHING
         self._held = self._patched = self._shown = 0
         self.results: list[Result] = []
-        self.full = False
+        self.replayed = self.full = False
 
     def charge_bytes(self, size: int) -> None:
         """Charge bytes of the answer to its address. Raises `Overloaded` if too much waits for clients, and the batch
@@ -262,8 +291,10 @@ class BatchAnswer:
             return _PATCHED
         return _TOO_MUCH if is_get and self.full else None
 
-    def add(self, operation: OfOneKey, reply: Reply) -> None:
-        """Add the result of the next operation."""
+    def add(self, operation: OfOneKey, reply: Reply, withheld: bool = False) -> None:
+        """Add the result of the next operation. `withheld`: its value is not remembered."""
+        if isinstance(reply, Replayed):
+            self.replayed, withheld, reply = True, reply.withheld, reply.reply
         if isinstance(reply, Done):
             self.results.append(_result_of_done(operation, reply))
             return
@@ -279,13 +310,15 @@ class BatchAnswer:
         assert isinstance(reply, Value)
         if type(operation) is Patch:
             self._patched += len(reply.value)
-        self.results.append(self._result_of_value(operation, reply))
+        self.results.append(self._result_of_value(operation, reply, withheld))
 
-    def _result_of_value(self, operation: OfOneKey, reply: Value) -> Result:
+    def _result_of_value(self, operation: OfOneKey, reply: Value, withheld: bool) -> Result:
         if not reply.existed and isinstance(operation, Get):
             return _result_of_error(NotFound())
         if not (self._unrestricted or self._grants.may("read", operation.key)):
             return {"status": 204, "revision": reply.revision}
+        if withheld:
+            return {"status": 200 if reply.existed else 201, "revision": reply.revision}
         result: dict[str, Any] = {
             "status": 200 if reply.existed else 201,
             "revision": reply.revision,

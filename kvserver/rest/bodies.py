@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from falcon.asgi import Request
 
 from kvserver.api.scan import duplicate_names, json_scan
+from kvserver.http import idempotency
+from kvserver.http.idempotency import RequestMark
+from kvserver.http.scope import GRANTS
 from kvserver.http.value_headers import FORM
 from kvserver.rest.turns import run_in_turns
 from shards.wire.errors import BadRequest, UnsupportedMediaType
 from shards.wire.json_text import strip_byte_order_mark
 
+_LARGE: Final = 256 << 10
 _OF_PAGES: Final = (b"origin", b"sec-fetch-site")
 """Headers that only browsers send; pages cannot omit them where that would be dangerous."""
 
@@ -66,6 +71,22 @@ async def read_json(req: Request) -> bytes:
     elif (name := await run_in_turns(json_scan.find_double(text))) is not None:
         raise duplicate_names.duplicate_error(name)
     return text
+
+
+async def mark_request(
+    req: Request, given: bytes, path: bytes, content_type: str = "", body: bytes = b""
+) -> RequestMark | None:
+    """Return what a request with the Idempotency-Key `given` is known by; None if that is empty.
+
+    See `idempotency.mark_request`. A large body is hashed in a thread.
+    """
+    if not given:
+        return None
+    scope = req.scope
+    decisive = (given, scope[GRANTS].name, req.method, path, scope["query_string"], content_type, scope["headers"])
+    if len(body) < _LARGE:
+        return idempotency.mark_request(*decisive, body)
+    return await asyncio.get_running_loop().run_in_executor(None, idempotency.mark_request, *decisive, body)
 
 
 async def refuse_any(req: Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from falcon.asgi import Request, Response
 
@@ -11,7 +11,8 @@ from kvserver.access.grants import Grants
 from kvserver.api import conditions, query, ranges
 from kvserver.api.conditions import Preconditions
 from kvserver.api.query import EXPIRY, INTEGER, SECONDS, YES, Parameter, one_of, table
-from kvserver.http import responses
+from kvserver.http import idempotency, responses
+from kvserver.http.idempotency import RequestMark
 from kvserver.http.responses import BehindTheEnd, NoMergePatch
 from kvserver.http.scope import GRANTS, SCRIPT
 from kvserver.http.value_headers import CACHE_CONTROL, OCTETS, choose_stored_type, item_headers, revision_headers
@@ -28,7 +29,7 @@ from kvserver.web.context import WorkerContext
 from shards.maps.reader import Item
 from shards.wire.errors import BadRequest, Forbidden, KeyTooLong, NotFound, PreconditionFailed
 from shards.wire.keys import MAX_KEY, is_content_type
-from shards.wire.protocol import Condition, Delete, Incr, Patch, Put, Replaced, Touch, Value
+from shards.wire.protocol import Condition, Delete, Done, Incr, Patch, Put, Replaced, Replayed, Touch, Value
 
 PUT: Final = EXPIRY | table(
     Parameter("return", one_of("previous"), "Answer 200 with what was replaced, instead of 204."),
@@ -42,6 +43,11 @@ POST: Final = (
     | table(Parameter("persist", YES, "The key no longer expires."))
 )
 _CHOICES: Final = ("incr", "ttl", "expires", "persist")
+
+
+Mark = RequestMark | None
+NEVER: Final = Condition(if_match=[])
+"""A condition that never holds."""
 
 
 class NoChange(BadRequest):
@@ -97,12 +103,15 @@ class KeyOfVersion1:
         if req.get_header("Content-Range") is not None:
             raise BadRequest("Content-Range: a PUT replaces the whole value")
         content_type = _content_type(req)
+        given = idempotency.read_key(req.scope["headers"])
         body = await req.stream.read()
+        mark = await bodies.mark_request(req, given, key, content_type, body)
         with redacting_errors(grants, key):
-            put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, self._shard_condition(req, key))
-            done = await self._store.request(put)
+            condition = self._shard_condition(req, key, mark)
+            put = Put(key, body, content_type, ttl_ms, expires_ms, want_previous, condition)
+            done, withheld = await self._change(resp, put, mark)
         resp.set_headers(revision_headers(done.revision, expires_ms=done.expires_ms))
-        if isinstance(done, Replaced):
+        if isinstance(done, Replaced) and not withheld:
             resp.set_header("KV-Previous-Revision", str(done.previous_revision))
             await _give_body(req, resp, done.previous or b"", done.previous_type)
         else:
@@ -117,10 +126,13 @@ class KeyOfVersion1:
         if kind.encode() != responses.MERGE_PATCH:
             raise NoMergePatch(f"{kind or 'no type'}: only {responses.MERGE_PATCH.decode()} is known")
         check_answer_budget(req, self._store, self._context, key)
+        given = idempotency.read_key(req.scope["headers"])
         body = await bodies.read_json(req)
+        mark = await bodies.mark_request(req, given, key, kind, body)
         with redacting_errors(grants, key):
-            result = await self._store.request(Patch(key, body, self._shard_condition(req, key)))
-        await _give_result(req, resp, key, result)
+            patch = Patch(key, body, self._shard_condition(req, key, mark))
+            result, withheld = await self._change(resp, patch, mark)
+        await _give_result(req, resp, key, result, withheld)
 
     async def on_post(self, req: Request, resp: Response, key: bytes) -> None:
         """`incr`: 200 or 201 with the sum, 204 without the right to read. `ttl`, `expires`, `persist`: 204, or 404."""
@@ -134,15 +146,18 @@ class KeyOfVersion1:
         if ttl_if_new and "incr" not in parameters:
             raise BadRequest("the query parameter ttl_if_new belongs to incr")
         ttl_ms, expires_ms = query.read_expiry(parameters)
+        given = idempotency.read_key(req.scope["headers"])
         await bodies.refuse_any(req)
+        mark = await bodies.mark_request(req, given, key)
         if "incr" in parameters:
             with redacting_errors(grants, key):
-                incr = Incr(key, parameters["incr"], ttl_if_new, self._shard_condition(req, key))
-                result = await self._store.request(incr)
-            await _give_result(req, resp, key, result)
+                incr = Incr(key, parameters["incr"], ttl_if_new, self._shard_condition(req, key, mark))
+                result, withheld = await self._change(resp, incr, mark)
+            await _give_result(req, resp, key, result, withheld)
             return
         with redacting_errors(grants, key):
-            done = await self._store.request(Touch(key, ttl_ms, expires_ms, self._shard_condition(req, key)))
+            touch = Touch(key, ttl_ms, expires_ms, self._shard_condition(req, key, mark))
+            done, _ = await self._change(resp, touch, mark)
         if not done.existed:
             raise NotFound
         resp.set_headers(revision_headers(done.revision, expires_ms=done.expires_ms))
@@ -152,15 +167,40 @@ class KeyOfVersion1:
         """204; 404 if the key is absent."""
         _read_parameters(req, key, query.NOTHING)
         grants = _require_write(req, key)
+        given = idempotency.read_key(req.scope["headers"])
         await bodies.refuse_any(req)
+        mark = await bodies.mark_request(req, given, key)
         with redacting_errors(grants, key):
-            done = await self._store.request(Delete(key, condition=self._shard_condition(req, key)))
+            delete = Delete(key, condition=self._shard_condition(req, key, mark))
+            done, _ = await self._change(resp, delete, mark)
         if not done.existed:
             raise NotFound
         resp.set_header("KV-Revision", str(done.revision))
         resp.status = 204
 
-    def _shard_condition(self, req: Request, key: bytes) -> Condition | None:
+    @overload
+    async def _change(self, resp: Response, operation: Put | Delete | Touch, mark: Mark) -> tuple[Done, bool]: ...
+
+    @overload
+    async def _change(self, resp: Response, operation: Incr | Patch, mark: Mark) -> tuple[Value, bool]: ...
+
+    async def _change(
+        self, resp: Response, operation: Put | Delete | Touch | Incr | Patch, mark: Mark
+    ) -> tuple[Done | Value, bool]:
+        """Execute an operation, once if its request has a mark; return its reply, and whether that lacks its value.
+
+        Sets the header of an answer that was given before. Raises `KVError`.
+        """
+        if mark is None:
+            return await self._store.request(operation), False
+        reply, withheld = await self._store.request_once(mark.mark_operation(operation)), False
+        if isinstance(reply, Replayed):
+            resp.set_header(idempotency.REPLAYED, "true")
+            withheld, reply = reply.withheld, reply.reply
+        assert isinstance(reply, Done | Value)
+        return reply, withheld
+
+    def _shard_condition(self, req: Request, key: bytes, mark: Mark) -> Condition | None:
         """Return the condition for the shard to check before it writes. Raises `BadRequest`, `PreconditionFailed`."""
         wanted = conditions.read_conditions(req.get_header)
         if wanted.unmodified_since is not None:
@@ -169,7 +209,12 @@ class KeyOfVersion1:
             item = self._store.describe(key)
             if item is None:
                 return wanted._replace(if_none_match="*").for_shard()
-            _check_conditions(wanted, item)
+            try:
+                _check_conditions(wanted, item)
+            except PreconditionFailed:
+                if mark is None:
+                    raise
+                return NEVER  # it may hold no more because of this very write: the shard knows whether it was done
             wanted = wanted._replace(if_match=[conditions.Tag(item.revision)])
         return wanted.for_shard()
 
@@ -228,11 +273,15 @@ def _content_type(req: Request) -> str:
 # Answers
 
 
-async def _give_result(req: Request, resp: Response, key: bytes, result: Value) -> None:
-    """Answer with the value that a change made; 204 without the right to read."""
+async def _give_result(req: Request, resp: Response, key: bytes, result: Value, withheld: bool) -> None:
+    """Answer with the value that a change made; 204 without the right to read, and 201 or 204 if it is `withheld`."""
     if not req.scope[GRANTS].may("read", key):
         resp.set_headers(revision_headers(result.revision))
         resp.status = 204
+        return
+    if withheld:
+        resp.set_headers(revision_headers(result.revision, expires_ms=result.expires_ms))
+        resp.status = 204 if result.existed else 201
         return
     coding = await _give_body(req, resp, result.value, result.content_type)
     resp.set_headers(revision_headers(result.revision, coding, result.expires_ms))

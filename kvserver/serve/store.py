@@ -38,8 +38,8 @@ from shards.log.manifest import FORMAT, Manifest, ManifestError, NoManifest
 from shards.log.recovery import Damaged, StillRunning, quiesce
 from shards.log.segments import Segments
 from shards.maps.build import discard_maps
-from shards.maps.directory import choose_map_dir
-from shards.maps.directory_content import MapDirError
+from shards.maps.directory.choose import choose_map_dir
+from shards.maps.directory.ownership import MapDirError
 from shards.maps.layout import MetaReader
 from shards.wire.errors import NO_SPACE, what_helps
 

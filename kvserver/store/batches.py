@@ -21,6 +21,7 @@ from shards.wire.protocol import (
     Failed,
     Get,
     OfOneKey,
+    Once,
     Reply,
     Value,
     size_of,
@@ -55,7 +56,7 @@ class BatchRun:
         board: Board,
         links: ShardLinks,
         maps: StoreMaps,
-        operations: Sequence[OfOneKey],
+        operations: Sequence[OfOneKey | Once],
         unresponsive: set[int] | None = None,
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> None:
@@ -137,7 +138,7 @@ class BatchRun:
 
 
 def divide_into_messages(
-    operations: Sequence[OfOneKey], indices: Sequence[int], shards: int
+    operations: Sequence[OfOneKey | Once], indices: Sequence[int], shards: int
 ) -> Iterator[tuple[int, Sequence[int], int]]:
     """Divide the operations at `indices` into portions that fit into one message each.
 

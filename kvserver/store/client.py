@@ -22,6 +22,7 @@ from kvserver.store.maps import StoreMaps
 from kvserver.store.pending import Pending
 from shards.host.board import Board
 from shards.maps.reader import Item
+from shards.wire.errors import IdempotencyMismatch
 from shards.wire.keys import shard_of
 from shards.wire.protocol import (
     ActivityKind,
@@ -31,12 +32,15 @@ from shards.wire.protocol import (
     Get,
     Incr,
     OfOneKey,
+    Once,
     Patch,
     Put,
+    Replayed,
     Reply,
     Results,
     Touch,
     Value,
+    bare,
 )
 
 _TICK_S: Final = 0.02
@@ -105,6 +109,24 @@ class StoreClient:
             self.report_missed_delete(operation.key, end)
         return reply
 
+    async def request_once(self, once: Once) -> Done | Value | Results | Replayed:
+        """Execute an operation, or an atomic batch, unless it was done before, and return its reply.
+
+        Reports what changed nothing. Raises what `request` does, and `IdempotencyMismatch`.
+        """
+        if self.maps.is_used_elsewhere(once):
+            raise IdempotencyMismatch
+        end = self.board.last_revision()
+        reply = await self.links.ask_shard(shard_of(once.key, self.links.count), once)
+        assert isinstance(reply, Done | Value | Results | Replayed)
+        operation = once.operation
+        if isinstance(operation, AtomicBatch):
+            if isinstance(reply, Results) and reply.failed is None:
+                self._report_all(operation.operations, reply.replies, end)
+        elif isinstance(reply, Done) and type(operation) is Delete and not reply.existed:
+            self.report_missed_delete(operation.key, end)
+        return reply
+
     def get(self, key: bytes) -> Item | None:
         """Return what `key` holds now, None if it is absent or expired. Reports the read. Raises `Unavailable`."""
         item = self.maps.get(key)
@@ -139,7 +161,7 @@ class StoreClient:
 
     async def execute(
         self,
-        operations: Sequence[OfOneKey],
+        operations: Sequence[OfOneKey | Once],
         unresponsive: set[int] | None = None,
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> list[Reply]:
@@ -176,11 +198,11 @@ class StoreClient:
         """
         self._activity.add("delete", key, end)
 
-    def _report_all(self, operations: Sequence[OfOneKey], replies: Sequence[Reply], end: int) -> None:
+    def _report_all(self, operations: Sequence[OfOneKey | Once], replies: Sequence[Reply], end: int) -> None:
         """Report what changed nothing of a batch. `end`: the history's end before it was sent."""
         if self._activity.has_listeners:
             for operation, reply in zip(operations, replies, strict=True):
                 if type(operation) is Get and isinstance(reply, Value):
                     self._activity.add("read", operation.key)
-                elif type(operation) is Delete and isinstance(reply, Done) and not reply.existed:
+                elif type(bare(operation)) is Delete and isinstance(reply, Done) and not reply.existed:
                     self.report_missed_delete(operation.key, end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from kvserver.api.listing import Walk
@@ -15,7 +15,7 @@ from shards.maps.reader import Item, MapReader
 from shards.wire.clock import Now
 from shards.wire.errors import PreconditionFailed, Unavailable
 from shards.wire.keys import shard_of
-from shards.wire.protocol import Condition, Failed, Reply, Value
+from shards.wire.protocol import Condition, Failed, Once, Reply, Value
 
 PAGE_KEYS: Final = 1000
 """Keys read in one transaction of a list, or deleted in one step of a prefix delete."""
@@ -70,6 +70,20 @@ class StoreMaps:
         if self._record_use is not None:
             self._record_use(key, now.steady_ms)
         return Value(item.revision, True, item.value, item.content_type, item.expires_ms)
+
+    def is_used_elsewhere(self, once: Once) -> bool:
+        """Whether not the shard of `once`, but another one has done a request of its identity.
+
+        A shard that has no map at the moment counts as one that has not.
+        """
+        if self._shards == 1:
+            return False
+        own, now = shard_of(once.key, self._shards), self._board.now()
+        for index, reader in enumerate(self._readers):
+            with suppress(Unavailable):
+                if index != own and reader.remembers(once.identity, now):
+                    return not self._readers[own].remembers(once.identity, now)
+        return False
 
     def record_use(self, key: bytes) -> None:
         """Record that `key`, which is there, was read: it is not evicted soon."""

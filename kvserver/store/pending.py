@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 
 from shards.wire.errors import KVError
-from shards.wire.protocol import SMALL_BYTES, SMALL_OPS, OfOneKey, Operation, Reply, count_of, is_plain, size_of
+from shards.wire.protocol import SMALL_BYTES, SMALL_OPS, OfOneKey, Once, Operation, Reply, count_of, is_plain, size_of
 
 PACKED_BYTES = SMALL_BYTES // 2
 """Bytes of keys and values in a small message: types, conditions and the like come on top."""
@@ -67,7 +67,7 @@ class Portion(Pending):
 
     def __init__(
         self,
-        operations: Sequence[OfOneKey],
+        operations: Sequence[OfOneKey | Once],
         size: int,
         deadline_ns: int,
         deliver: Callable[[Sequence[Reply] | KVError], None],

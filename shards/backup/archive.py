@@ -30,7 +30,7 @@ from shards.log.manifest import SNAPSHOTS, Manifest
 from shards.log.records import FILLER, HEADER, Record
 from shards.maps.snapshot import new_digest
 from shards.wire.errors import ProtocolError
-from shards.wire.protocol import Atomic, Event, count_changes, decode_events, encode_events
+from shards.wire.protocol import Atomic, Event, count_changes, decode_record, encode_events
 
 FORMAT = 2
 FORMATS = (1, FORMAT)
@@ -305,7 +305,8 @@ def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:
     """
     kept: list[Event] = []
     following, within = record.revision, False
-    for event in decode_events(record.payload):
+    events, outcomes = decode_record(record.payload)
+    for event in events:
         size = len(event.changes) if isinstance(event, Atomic) else 1
         if following + size - 1 > revision:
             within = following <= revision
@@ -314,5 +315,6 @@ def shorten(record: Record, revision: int) -> tuple[Record | None, bool]:
         following += size
     if not kept:
         return None, within
-    payload = encode_events(kept)
-    return record._replace(events=count_changes(kept), end=record.lsn + HEADER + len(payload), payload=payload), within
+    count = count_changes(kept)
+    payload = encode_events([*kept, *(outcome for outcome in outcomes if outcome.at < count)])
+    return record._replace(events=count, end=record.lsn + HEADER + len(payload), payload=payload), within

@@ -33,7 +33,8 @@ from shards.maps.snapshot import Snapshot, SnapshotError, growth_watched
 from shards.maps.space import free_bytes
 from shards.wire.errors import ProtocolError
 from shards.wire.keys import SLOTS, slot_of, slots_of
-from shards.wire.protocol import count_changes, decode_events
+from shards.wire.outcomes import OutcomeRecord
+from shards.wire.protocol import count_changes, decode_record
 
 _BATCH = 4 << 20
 
@@ -82,7 +83,7 @@ def check_snapshot(directory: Path, manifest: Manifest) -> Finding:
             keys += _check_file(snapshot, file)
         except (SnapshotError, MapError, OSError) as error:
             return Finding("snapshot", False, str(error))
-        except (lmdb.Error, AssertionError, ValueError) as error:
+        except (lmdb.Error, AssertionError, ValueError, ProtocolError) as error:
             return Finding("snapshot", False, f"the snapshot file {file.name} holds what it should not: {error}")
     return Finding("snapshot", True, f"{len(manifest.files)} files, {keys} keys, revision {manifest.replay_revision}")
 
@@ -98,6 +99,10 @@ def _check_file(snapshot: Snapshot, file: SnapshotFile) -> int:
             assert slot_of(key) in slots, f"{key!r} belongs to another shard"
             assert revision <= file.revision, f"{key!r} has revision {revision}, the file ends at {file.revision}"
         keys += len(rows)
+    for rows in snapshot.read_outcomes(file, range(SLOTS)):
+        for place, row in rows:
+            slot = OutcomeRecord.decode(row).slot
+            assert slot in slots, f"the outcome {place.hex()} of slot {slot} belongs to another shard"
     return keys
 
 
@@ -257,8 +262,13 @@ def check_archived_log(directory: Path, archive: Archive) -> Finding:
     try:
         for record in archive.records(directory):
             figures.take(record)
-            if record.kind == DATA and count_changes(decode_events(record.payload)) != record.events:
+            if record.kind != DATA:
+                continue
+            events, outcomes = decode_record(record.payload)
+            if count_changes(events) != record.events:
                 return Finding(LOG, False, f"the record at {record.lsn} has not as many changes as it says")
+            if any(outcome.at >= record.events for outcome in outcomes):
+                return Finding(LOG, False, f"the record at {record.lsn} tells of more changes than it has")
         return Finding(LOG, True, f"{len(archive.log)} segments, {figures}")
     except ArchiveError as error:
         return Finding(LOG, False, str(error))

@@ -8,6 +8,7 @@ from typing import Final
 
 from shards.wire import clock
 from shards.wire.clock import Now
+from shards.wire.outcomes import OutcomeRecord
 
 Entry = tuple[int, int, int, int]
 """Revision, revision of the value, expiry (see `clock`), bytes of the value: indexes `REVISION` to `SIZE`.
@@ -22,6 +23,9 @@ SIZE: Final = 3
 
 ReadValue = Callable[[bytes], tuple[bytes, str]]
 """Reads value and content type of a key that has an entry."""
+
+FindOutcome = Callable[[bytes], OutcomeRecord | None]
+"""Finds what is remembered of an operation that was done once, by its identity."""
 
 _ABSENT: Final[Entry] = (0, 0, 0, 0)
 """Marks a key that the open group had not changed when a savepoint was made."""

@@ -18,7 +18,23 @@ from shards.keys.entries import EXPIRY, REVISION, VALUE_REVISION, Entry, StagedE
 from shards.keys.keyspace import Keyspace
 from shards.keys.replies import PendingReplies
 from shards.wire.clock import Now, overdue_ms
-from shards.wire.protocol import Atomic, Change, DeleteEvent, Event, OfOneKey, PutEvent
+from shards.wire.errors import IdempotencyMismatch
+from shards.wire.keys import slot_of
+from shards.wire.outcomes import without_large_values
+from shards.wire.protocol import (
+    REMEMBERED_BYTES,
+    Atomic,
+    Change,
+    DeleteEvent,
+    Event,
+    OfOneKey,
+    Once,
+    Outcome,
+    PutEvent,
+    Remembered,
+    Replayed,
+    encode_remembered,
+)
 
 UNBOUNDED: Final = 1 << 62
 
@@ -38,12 +54,14 @@ class Group:
         events: the changes to be logged, one revision each; `record` returns them as they are logged.
         staged, replies, load, budget: what has been decided so far, by its kind.
         checks_budget: whether puts must be checked against `policy` and the memory limit.
+        outcomes: what the operations that are done once have done, to be logged behind the events.
         batch_spans: where the events of each atomic batch begin and end.
         batch_start: where those of the batch begin that is being decided; None: outside of a batch.
         expiry_lag_ms: how late the first expiry of `expire_due` is.
     """
 
     __slots__ = (
+        "_answered",
         "_due",
         "batch_spans",
         "batch_start",
@@ -55,6 +73,7 @@ class Group:
         "load",
         "map_bytes_left",
         "now",
+        "outcomes",
         "policy",
         "replies",
         "staged",
@@ -78,6 +97,8 @@ class Group:
         self.checks_budget = (
             policy is not WritePolicy.ALL or 0 < keyspace.max_memory < others_bytes + keyspace.bytes + put_bytes
         )
+        self.outcomes: list[Outcome] = []
+        self._answered: dict[bytes, tuple[bytes, Replayed]] = {}  # by identity: the fingerprint, and what repeats get
         self.batch_spans: list[tuple[int, int]] = []
         self.batch_start: int | None = None
         self.expiry_lag_ms = 0
@@ -116,8 +137,41 @@ class Group:
         assert isinstance(event, PutEvent)
         return event.value, event.content_type
 
-    def record(self) -> Sequence[Event]:
-        """Return the events as they are logged: those of an atomic batch as one."""
+    def find_replay(self, once: Once) -> Replayed | None:
+        """Return the answer to a repeat of `once`; None if nothing was done for its identity, as far as is remembered.
+
+        Raises `IdempotencyMismatch`.
+        """
+        answered = self._answered.get(once.identity)
+        if answered is not None:
+            fingerprint, replayed = answered
+        else:
+            found = self.keyspace.find_outcome(once.identity)
+            if found is None or found.is_over(self.now):
+                return None
+            fingerprint, replayed = found.fingerprint, Replayed(found.decode_reply(), found.withheld)
+        if fingerprint != once.fingerprint:
+            raise IdempotencyMismatch
+        return replayed
+
+    def remember(self, once: Once, reply: Remembered) -> None:
+        """Log that `once`, whose last event is the group's last, was done with `reply`, which has its values."""
+        most = REMEMBERED_BYTES if self.policy is WritePolicy.ALL else 0  # else the map has no room for values
+        kept, withheld = without_large_values(reply, most)
+        encoded = encode_remembered(kept)
+        slot = slot_of(once.key)
+        outcome = Outcome(once.identity, once.fingerprint, len(self.events) - 1, slot, withheld, encoded)
+        self.outcomes.append(outcome)
+        self._answered[once.identity] = once.fingerprint, Replayed(kept, withheld)
+        self.replies.await_remembered(kept)
+        self.load.count_work(len(encoded))
+
+    def record(self) -> Sequence[Event | Outcome]:
+        """Return what is logged: the events, those of an atomic batch as one, and the outcomes."""
+        events = self._logged_events()
+        return [*events, *self.outcomes] if self.outcomes else events
+
+    def _logged_events(self) -> Sequence[Event]:
         if not self.batch_spans:
             return self.events
         logged: list[Event] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shards.keys.entries import EXPIRY, SIZE, Entry, ReadValue, StagedEntries
+from shards.keys.entries import EXPIRY, SIZE, Entry, FindOutcome, ReadValue, StagedEntries
 from shards.keys.eviction import Evictor
 from shards.keys.expiries import ExpiryHeaps
 from shards.wire.keys import MAX_KEY, SLOTS, slot_of, slots_of
@@ -16,6 +16,10 @@ from shards.wire.keys import MAX_KEY, SLOTS, slot_of, slots_of
 
 def _no_map(key: bytes) -> tuple[bytes, str]:
     raise LookupError(f"there is no map to read {key!r} from")
+
+
+def _no_outcomes(identity: bytes) -> None:
+    """Default for `find_outcome`: nothing is remembered."""
 
 
 class Keyspace:
@@ -26,6 +30,7 @@ class Keyspace:
         shards: of how many.
         max_value: most bytes of a value.
         read_value: reads value and content type of a key that is in the dict. Not called while a group is applied.
+        find_outcome: finds what is remembered of an operation that was done once, by its identity.
         max_memory: most bytes of keys and values in all shards together; 0: unlimited.
         evictor: finds keys to evict when memory is full; None: writes that need more are refused.
 
@@ -45,10 +50,11 @@ class Keyspace:
         max_value: int,
         read_value: ReadValue = _no_map,
         *,
+        find_outcome: FindOutcome = _no_outcomes,
         max_memory: int = 0,
         evictor: Evictor | None = None,
     ) -> None:
-        self.max_value, self.read_value = max_value, read_value
+        self.max_value, self.read_value, self.find_outcome = max_value, read_value, find_outcome
         self.max_memory, self.fair_share = max_memory, max_memory // shards
         self.evictor = evictor
         slots = slots_of(shard, shards)

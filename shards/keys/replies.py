@@ -8,7 +8,8 @@ from typing import Final
 from shards.keys.budget import GroupLoad
 from shards.wire.clock import Now, unix_ms
 from shards.wire.errors import AnswerTooLarge, Overloaded
-from shards.wire.protocol import ANSWER_BYTES, Done, Failed, Replaced, Value
+from shards.wire.outcomes import parts_of
+from shards.wire.protocol import ANSWER_BYTES, Done, Failed, Remembered, Replaced, Value
 
 MAX_ANSWERS: Final = 256 << 20
 """Most bytes of values in the replies of one group, which all are in memory at once; further ones are refused."""
@@ -25,12 +26,13 @@ class PendingReplies:
         bytes: sum of the sizes of the values that the replies carry.
     """
 
-    __slots__ = ("_awaiting_revision", "_batch_bytes", "_load", "_now", "_wants_old_value", "bytes")
+    __slots__ = ("_awaiting_revision", "_batch_bytes", "_load", "_now", "_remembered", "_wants_old_value", "bytes")
 
     def __init__(self, now: Now, load: GroupLoad) -> None:
         self._now, self._load = now, load
         self._awaiting_revision: list[Done | Value | Failed] = []
         self._wants_old_value: list[Replaced] = []
+        self._remembered: list[Replaced] = []  # copies that have their old values already
         self._batch_bytes: dict[int, int] = {}  # of the values that the gets of each batch asked for
         self.bytes = 0
 
@@ -45,10 +47,17 @@ class PendingReplies:
         self._awaiting_revision.append(done)
         return done
 
-    def await_revision(self, reply: Value | Failed) -> None:
+    def await_revision(self, reply: Done | Value | Failed) -> None:
         """Have `set_revisions` turn the revision in `reply` into a real one if it is the group's own."""
         if reply.revision < 0:
             self._awaiting_revision.append(reply)
+
+    def await_remembered(self, reply: Remembered) -> None:
+        """Have `set_revisions` turn the revisions in `reply`, which carries its values, into real ones."""
+        for part in parts_of(reply):
+            self.await_revision(part)
+            if isinstance(part, Replaced):
+                self._remembered.append(part)
 
     def count_answer(self, size: int) -> None:
         """Count a value of `size` bytes that a reply will carry. Raises `Overloaded`."""
@@ -70,6 +79,9 @@ class PendingReplies:
         last = first_revision - 1  # ~n becomes first_revision + n
         for reply in self._awaiting_revision:
             reply.revision = last - reply.revision
+        for replaced in self._remembered:
+            if replaced.previous_revision < 0:
+                replaced.previous_revision = last - replaced.previous_revision
         return {replaced.revision for replaced in self._wants_old_value}
 
     def fill_old_values(self, previous: Mapping[int, tuple[bytes, str, int]]) -> None:

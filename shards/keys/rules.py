@@ -32,6 +32,7 @@ from shards.wire.protocol import (
     BATCH_OPS,
     PATCH_WORK_BYTES,
     RECORD_BYTES,
+    REMEMBERED_BYTES,
     AtomicBatch,
     Delete,
     Deleted,
@@ -44,11 +45,14 @@ from shards.wire.protocol import (
     MarkPrefix,
     OfOne,
     OfOneKey,
+    Once,
     Operation,
     Patch,
     PrefixMarked,
     Put,
     PutEvent,
+    Remembered,
+    Replaced,
     Reply,
     Results,
     Touch,
@@ -242,6 +246,27 @@ def decide_batch(group: Group, batch: AtomicBatch) -> Results:
     return Results(replies)
 
 
+def decide_once(group: Group, once: Once) -> Reply:
+    """Do an operation, unless its identity was done before: then answer as then, and do nothing.
+
+    What is refused, or changes nothing, is not remembered: a repeat is decided anew.
+    """
+    replayed = group.find_replay(once)
+    if replayed is not None:
+        return replayed
+    operation, begin = once.operation, len(group.events)
+    replaced = _read_replaced(group, operation)
+    reply: Remembered = _RULES[type(operation)](group, operation)
+    if len(group.events) == begin or (isinstance(reply, Results) and reply.failed is not None):
+        return reply
+    if replaced is not None and isinstance(reply, Replaced):
+        replaced.revision, replaced.expires_ms = reply.revision, reply.expires_ms
+        group.remember(once, replaced)
+    else:
+        group.remember(once, reply)
+    return reply
+
+
 def mark_prefix(group: Group, operation: MarkPrefix) -> Done:
     """Log that deletes of a prefix follow. The revision of this event is their cut."""
     check_utf8(operation.prefix, "prefix")
@@ -264,6 +289,22 @@ def delete_prefix(group: Group, operation: DeletePrefix, keys: Sequence[bytes], 
             group.staged.stage(key, entry, None)
             deleted.append(key)
     return Deleted(deleted, next)
+
+
+def _read_replaced(group: Group, operation: Operation) -> Replaced | None:
+    """Return the old value that the reply to `operation` will carry, before it is decided; None if it will carry none.
+
+    The reply itself gets its old value when the group is applied, which is too late for the log.
+    """
+    if not isinstance(operation, Put | Delete) or not operation.want_previous:
+        return None
+    old = group.staged.lookup(operation.key)
+    if old is None or not is_live(old, group.now):
+        return None
+    if old[SIZE] > REMEMBERED_BYTES:
+        return Replaced(0, True, None, 0, "", old[REVISION])
+    value, content_type = group.value_of(operation.key, old)
+    return Replaced(0, True, value, 0, content_type, old[REVISION])
 
 
 def _decide_in_batch(group: Group, operation: OfOneKey, begin: int) -> OfOne:
@@ -361,5 +402,6 @@ _RULES: Final[dict[type[Operation], Callable[[Group, Any], Any]]] = {
     Get: answer_get,
     AtomicBatch: decide_batch,
     MarkPrefix: mark_prefix,
+    Once: decide_once,
 }
 """From the type of an operation to its rule, which returns the reply."""

@@ -130,6 +130,9 @@ def fill(
         for rows in snapshot.read(file, mine):
             new.load(rows)
             beat()
+        for rows in snapshot.read_outcomes(file, mine):
+            new.load_outcomes(rows)
+            beat()
     return floors
 
 

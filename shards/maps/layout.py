@@ -1,6 +1,6 @@
 """A map as a file: its name, its layout, and what it says of itself.
 
-A map is an LMDB environment, a directory `shard-<i>.<generation>` (hexadecimal) in the map directory, with two
+A map is an LMDB environment, a directory `shard-<i>.<generation>` (hexadecimal) in the map directory, with four
 databases:
 
 - `data`: key to record. A record is a header of 42 bytes, little endian, the content type in UTF-8, the value::
@@ -18,7 +18,12 @@ databases:
 
 - `meta`: `identity`, an `Identity` as JSON, and `applied`, two u64: the LSN after the last log record that was
   applied, and that record's last revision. It is written in the transaction that applies the record, so replaying
-  a record twice changes nothing.
+  a record twice changes nothing. `outcome_bytes`, u64, is the size of all records of `outcomes`.
+- `outcomes`: what the shard has done once, see `shards.wire.outcomes`; the key is the revision of the last change, u64
+  big endian, so the oldest comes first.
+- `identities`: from the identity of such an operation to its key in `outcomes`.
+
+The last two are absent in maps of versions before them.
 """
 
 from __future__ import annotations
@@ -123,7 +128,7 @@ def open_environment(
                 sync=False,
                 metasync=False,
                 max_readers=MAX_READERS,
-                max_dbs=2,
+                max_dbs=4,
                 max_spare_txns=2,
                 create=not readonly,
                 writemap=writemap,

@@ -26,10 +26,12 @@ from shards.maps.layout import (
     read_applied,
     scan,
 )
+from shards.maps.outcome_table import OutcomeTable
 from shards.maps.storage import MapStorage
 from shards.wire.clock import Now, is_live
 from shards.wire.keys import shard_of, slot_of
-from shards.wire.protocol import DeleteEvent, Event, PrefixMarked, PutEvent, changes, decode_events
+from shards.wire.outcomes import OutcomeRecord
+from shards.wire.protocol import DeleteEvent, Event, Outcome, PrefixMarked, PutEvent, changes, decode_record
 
 NOT_MINE = 1 << 63
 """In a table of floors: no event of this slot is applied."""
@@ -41,6 +43,8 @@ _LARGE = 4 << 10
 """Bytes of a record from which on a touch, which has to write the value again, waits for later ones of its record."""
 
 T = TypeVar("T")
+Group = tuple[Record, Sequence[Event], Sequence[Outcome]]
+"""A record with what its payload holds."""
 Old = tuple[bytes, str, int]
 """What a key held before: value, content type, revision."""
 
@@ -60,6 +64,7 @@ class MapOwner:
         self.path = path
         self.storage = storage = MapStorage(path, ballast)
         self._env, self._data, self._meta = storage.env, storage.data, storage.meta
+        self._outcomes = OutcomeTable(storage)
         with self._env.begin(buffers=True) as txn:
             self._applied = read_applied(txn, self._meta)
 
@@ -89,9 +94,19 @@ class MapOwner:
             record = txn.get(key)
             return parse_record(record) if record is not None and is_live(_unpack(record)[2], now) else None
 
-    def apply_changes(self, events: Sequence[Event], record: Record, previous: Collection[int] = ()) -> dict[int, Old]:
-        """Apply one record whose events are at hand; see `apply`."""
-        return self._apply_groups([(record, events)], None, previous)
+    def find_outcome(self, identity: bytes) -> OutcomeRecord | None:
+        """Return what is remembered of the operation of `identity`; None if nothing is. It may be over."""
+        return self._outcomes.find(identity)
+
+    def apply_changes(
+        self,
+        events: Sequence[Event],
+        record: Record,
+        previous: Collection[int] = (),
+        outcomes: Sequence[Outcome] = (),
+    ) -> dict[int, Old]:
+        """Apply one record whose events and outcomes are at hand; see `apply`."""
+        return self._apply_groups([(record, events, outcomes)], None, previous)
 
     def apply(
         self, records: Iterable[Record], floors: Sequence[int] | None = None, previous: Collection[int] = ()
@@ -105,24 +120,27 @@ class MapOwner:
         Drops the ballast if the file system is full; raises `MapFull` if that does not help, `MapError` if LMDB fails
         otherwise, `ProtocolError` if a record cannot be read.
         """
-        groups = [(record, decode_events(record.payload) if record.events else ()) for record in records]
+        groups = [(record, *(decode_record(record.payload) if record.events else ((), ()))) for record in records]
         return self._apply_groups(groups, floors, previous)
 
     def _apply_groups(
-        self, groups: Sequence[tuple[Record, Sequence[Event]]], floors: Sequence[int] | None, previous: Collection[int]
+        self, groups: Sequence[Group], floors: Sequence[int] | None, previous: Collection[int]
     ) -> dict[int, Old]:
         lsn, revision = self._applied
-        for record, _ in groups:
+        for record, _, _ in groups:
             lsn, revision = max(lsn, record.end), max(revision, record.next_revision - 1)
 
         def write(txn: lmdb.Transaction[memoryview]) -> dict[int, Old]:
             replaced: dict[int, Old] = {}
-            for record, events in groups:
+            for record, events, outcomes in groups:
                 if record.kind == START:
                     if record.lsn >= self._applied[0]:
                         _reset_clock(txn, record, floors)
+                        self._outcomes.reset_clock(txn, record, floors)
                 elif floors is not None or record.revision > self._applied[1]:
                     _apply_events(txn, events, record, floors, previous, replaced)
+                    if outcomes:
+                        self._outcomes.add(txn, outcomes, record, floors)
             txn.put(b"applied", APPLIED.pack(lsn, revision), db=self._meta)
             return replaced
 
@@ -144,6 +162,10 @@ class MapOwner:
         """Put raw records of another map's `data` into this one, in one transaction. Raises `MapFull`."""
         rows = list(items)
         self.storage.transact(lambda txn: [txn.put(key, record) for key, record in rows])
+
+    def load_outcomes(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Put raw records of another map's `outcomes` into this one, in one transaction. Raises `MapFull`."""
+        self.storage.transact(lambda txn: self._outcomes.load(txn, rows))
 
     def entries(self) -> Iterator[tuple[bytes, int, int, int, int]]:
         """Yield key, revision, revision of the value, expiry and size of every key, expired ones too, in key order.
@@ -180,6 +202,7 @@ class MapOwner:
                 assert shard_of(key, shards) == shard, f"{key!r} belongs to shard {shard_of(key, shards)}, not {shard}"
                 if expected is not None:
                     assert expected.get(key) == entry, f"{key!r}: map {entry}, expected {expected.get(key)}"
+        self._outcomes.check(shards, shard)
         assert expected is None or count == len(expected), f"the map has {count} keys, expected {len(expected or ())}"
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from shards.maps.layout import (
 )
 from shards.wire.clock import Now, is_live
 from shards.wire.errors import Unavailable
+from shards.wire.outcomes import OutcomeRecord
 
 __all__ = ["PAGE_BYTES", "Item", "MapReader"]
 
@@ -84,6 +85,13 @@ class MapReader:
         record: bytes | None = txn.get(key)
         txn.abort()
         return record
+
+    def remembers(self, identity: bytes, now: Now) -> bool:
+        """Whether the shard remembers at `now` what it did for `identity`. Raises `Unavailable`."""
+        with self._begin_transaction() as txn:
+            place = txn.get(identity, db=self._identities)
+            record = None if place is None else txn.get(place, db=self._outcomes)
+            return record is not None and not OutcomeRecord.decode(record).is_over(now)
 
     def read_page(
         self,
@@ -196,6 +204,8 @@ class MapReader:
             env = open_environment(map_path(self._map_dir, self._shard, generation), readonly=True)
             self._data = env.open_db(b"data", create=False)
             self._meta = env.open_db(b"meta", create=False)
+            self._outcomes = env.open_db(b"outcomes", create=False)
+            self._identities = env.open_db(b"identities", create=False)
         except (MapError, lmdb.Error) as error:
             raise Unavailable(f"the map of shard {self._shard} cannot be opened: {error}") from None
         self._env, self._begin, self._generation = env, env.begin, generation

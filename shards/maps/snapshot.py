@@ -44,6 +44,7 @@ from shards.maps.layout import FORMAT, FORMATS, MapError, MapFull, MetaReader, m
 from shards.maps.space import free_bytes
 from shards.wire.errors import NO_SPACE
 from shards.wire.keys import slot_of, slots_of
+from shards.wire.outcomes import OutcomeRecord
 
 GROWTH_BYTES = 512 << 20
 """What a map may always grow by while it is copied."""
@@ -54,6 +55,10 @@ _LOOK_S = 0.1
 _DIRECTORY_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
 log = logging.getLogger(__name__)
+
+
+Rows = list[tuple[bytes, bytes]]
+"""Keys and records of a database, in key order."""
 
 
 class SnapshotError(Exception):
@@ -88,7 +93,7 @@ class Snapshot:
             os.close(fd)
         self._check_identity(file, target)
 
-    def read(self, file: SnapshotFile, slots: range) -> Iterator[list[tuple[bytes, bytes]]]:
+    def read(self, file: SnapshotFile, slots: range) -> Iterator[Rows]:
         """Yield keys and records of one file as far as they are in `slots`, some MiB at a time. Raises
         `SnapshotError`.
         """
@@ -97,18 +102,19 @@ class Snapshot:
             self._check_content(file, source, lambda _: None)
         self._check_identity(file, path)
         with contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment:
-            rows: list[tuple[bytes, bytes]] = []
-            size = 0
-            data = environment.open_db(b"data", create=False)
-            with environment.begin(data) as txn:
-                for key, record in txn.cursor():
-                    if slot_of(key) in slots:
-                        rows.append((key, record))
-                        size += len(record)
-                        if size >= _BATCH:
-                            yield rows
-                            rows, size = [], 0
-            yield rows
+            yield from _read_rows(environment, b"data", lambda key, _: slot_of(key) in slots)
+
+    def read_outcomes(self, file: SnapshotFile, slots: range) -> Iterator[Rows]:
+        """Yield keys and records of the outcomes in one file, which `read` has verified, as `read` does.
+
+        Raises `ProtocolError`.
+        """
+        path = self._directory / file.name
+        with (
+            contextlib.closing(open_environment(path, readonly=True, subdir=False, lock=False)) as environment,
+            contextlib.suppress(lmdb.NotFoundError),  # a file of a version without outcomes
+        ):
+            yield from _read_rows(environment, b"outcomes", lambda _, row: OutcomeRecord.decode(row).slot in slots)
 
     @contextlib.contextmanager
     def _open_file(self, file: SnapshotFile) -> Iterator[BinaryIO]:
@@ -154,6 +160,22 @@ class Snapshot:
             )
         if applied != (file.lsn, file.revision):
             raise SnapshotError(f"the snapshot file {path} ends at {applied}, not at {(file.lsn, file.revision)}")
+
+
+def _read_rows(environment: lmdb.Environment, name: bytes, wanted: Callable[[bytes, bytes], bool]) -> Iterator[Rows]:
+    """Yield those rows of the database `name` that are `wanted`, some MiB at a time. Raises `lmdb.NotFoundError`."""
+    rows: list[tuple[bytes, bytes]] = []
+    size = 0
+    database = environment.open_db(name, create=False)
+    with environment.begin(database) as txn:
+        for key, record in txn.cursor():
+            if wanted(key, record):
+                rows.append((key, record))
+                size += len(record)
+                if size >= _BATCH:
+                    yield rows
+                    rows, size = [], 0
+    yield rows
 
 
 def _write_chunk(fd: int, chunk: bytes, path: Path) -> None:

@@ -32,16 +32,17 @@ class MapStorage:
 
     Attributes:
         env: the environment; for reads. Writes go through `transact`.
-        data, meta: its two databases, see `layout`.
+        data, meta, outcomes, identities: its databases, see `layout`.
         ballast: the file that is dropped when there is no room; None: no ballast.
     """
 
     def __init__(self, path: Path, ballast: Path | None = None) -> None:
-        """Open the map at `path`, or make an empty one there. Raises `MapError`."""
+        """Open the map at `path`, or make an empty one there. Raises `MapFull`, `MapError`."""
         self.path = path
         self._reserve, self.env = _open_to_write(path)
-        self.data, self.meta = self.env.open_db(b"data"), self.env.open_db(b"meta")
         self.ballast = Ballast(ballast) if ballast else None
+        self.data, self.meta = self._open_database(b"data"), self._open_database(b"meta")
+        self.outcomes, self.identities = self._open_database(b"outcomes"), self._open_database(b"identities")
         self._pins = PinWatch()
 
     def transact(self, write: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
@@ -79,7 +80,8 @@ class MapStorage:
         adjacent.
         """
         with self.env.begin() as txn:
-            stats = [txn.stat(), txn.stat(self.data), txn.stat(self.meta)]
+            databases = self.data, self.meta, self.outcomes, self.identities
+            stats = [txn.stat(), *map(txn.stat, databases)]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
         return max(self.env.info()["last_pgno"] - 1 - used, 0) * stats[0]["psize"]
 
@@ -101,6 +103,20 @@ class MapStorage:
         if self._reserve is not None:
             self._reserve.close()
             self._reserve = None
+
+    def _open_database(self, name: bytes) -> lmdb._Database:
+        """Open a database, or make it: maps of versions before it may be full. Raises `MapFull`, `MapError`."""
+        growth = GROWTH_BYTES
+        while True:
+            try:
+                return self.env.open_db(name)
+            except lmdb.Error as error:
+                is_full = means_full(error, self.path)
+                if not (is_full and self._grow_or_drop_ballast(growth)):
+                    self.close()
+                    failure = MapFull if is_full else MapError
+                    raise failure(f"{self.path}: {error}") from None
+                growth *= 2
 
     def _grow_or_drop_ballast(self, growth: int) -> bool:
         """Let the map grow, and drop the ballast if it cannot; False if neither can be done."""

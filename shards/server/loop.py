@@ -35,6 +35,7 @@ from shards.wire.protocol import (
     Patch,
     Reply,
     Value,
+    bare,
     size_of,
 )
 
@@ -299,7 +300,7 @@ def _stopping_error() -> Unavailable:
 
 def _patched_bytes(operations: Sequence[Operation], replies: Sequence[Reply]) -> int:
     """Return how many bytes the patches among the first `operations` have written, by their replies."""
-    pairs = zip(operations, replies, strict=False)
+    pairs = zip(map(bare, operations), replies, strict=False)
     return sum(len(reply.value) for operation, reply in pairs if type(operation) is Patch and type(reply) is Value)
 
 

@@ -24,10 +24,12 @@ from shards.wire.protocol import (
     AtomicBatch,
     Delete,
     DeletePrefix,
+    Once,
     Operation,
     Patch,
     Put,
     Touch,
+    bare,
     count_of,
     is_plain,
 )
@@ -97,7 +99,7 @@ class QueuedMessage:
 
     def split_patches(self) -> tuple[QueuedMessage, QueuedMessage]:
         """Split it into the other operations and the patches."""
-        return self._split_by([type(operation) is not Patch for operation in self.operations])
+        return self._split_by([type(bare(operation)) is not Patch for operation in self.operations])
 
     def _split_by(self, first: Sequence[bool]) -> tuple[QueuedMessage, QueuedMessage]:
         """Split it into the operations for which `first` is true, and the others."""
@@ -117,7 +119,8 @@ class QueuedMessage:
 
 def count_operations(operations: Sequence[Operation]) -> int:
     """Return the number of operations, those of atomic batches counted singly."""
-    return sum(map(count_of, operations)) if AtomicBatch in map(type, operations) else len(operations)
+    kinds = set(map(type, operations))
+    return len(operations) if kinds.isdisjoint((AtomicBatch, Once)) else sum(map(count_of, operations))
 
 
 def is_small(operations: Sequence[Operation], size: int) -> bool:
@@ -229,6 +232,7 @@ class RequestQueue:
 
     def _is_costly(self, operation: Operation) -> bool:
         """Whether `operation` answers a large old value, or writes it again, which its message did not show."""
+        operation = bare(operation)
         if type(operation) is not Touch and not (isinstance(operation, Put | Delete) and operation.want_previous):
             return False
         return self._stored_size(operation.key) > COSTLY_BYTES

@@ -129,6 +129,7 @@ class Writer:
             facts.shards,
             facts.max_value,
             self._read_value,
+            find_outcome=map.find_outcome,
             max_memory=facts.max_memory,
             evictor=Evictor(stamps, random.random) if stamps is not None else None,
         )
@@ -286,7 +287,7 @@ class Writer:
             self._log.flush(record.end)
         flushed = time.monotonic_ns()
         wanted = group.commit(record.revision)
-        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted))
+        group.replies.fill_old_values(self._map.apply_changes(events, record, wanted, group.outcomes))
         self._row.bytes_now = self.keyspace.bytes
         self._row.clear_open()  # the watermark may pass this record only now
         self._announce_record(record)

@@ -5,4 +5,5 @@
 - `keys`: what a key, a content type and a time may be; which shard owns a key.
 - `json_text`: byte order marks, colons and faults of JSON texts.
 - `protocol`: requests, replies, events and activity as bytes; its docstring is the specification.
+- `outcomes`: what is remembered of operations that are done once, and for how long.
 """

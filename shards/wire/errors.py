@@ -242,6 +242,14 @@ class Misdirected(KVError):
     hint = "Use its address or localhost, or list the name in --allowed-hosts."
 
 
+class IdempotencyMismatch(KVError):
+    """The Idempotency-Key was sent before, with another request, which was done."""
+
+    code, status = "idempotency_mismatch", 422
+    title = "The Idempotency-Key belongs to another request; nothing was done"
+    hint = "Make a new key for every request, and repeat a request unchanged: method, URL, headers and body."
+
+
 class FailedDependency(KVError):
     code, status = "failed_dependency", 424
     title = "Not done, since another operation of the atomic batch failed"
@@ -281,7 +289,7 @@ class OutcomeUnknown(KVError):
 
     code, status = "outcome_unknown", 504
     title = "The shard did not answer: the write may or may not have been done"
-    hint = "Read the key before you repeat a write that must not happen twice."
+    hint = "Repeat it if it had an Idempotency-Key, with the same one; else read the key before you repeat it."
 
 
 class InsufficientStorage(KVError):

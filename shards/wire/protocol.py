@@ -32,6 +32,7 @@
     7 Patch         key, patch, condition                   JSON merge patch (RFC 7396); `patch` is JSON text
     8 Get           key, batch u64, condition               what operations before it have decided, else the map
     9 AtomicBatch   array of operations                     1, 2, 3, 6, 7, 8 on keys of one slot: all or nothing
+   10 Once          operation, identity, fingerprint        1, 2, 3, 6, 7 or 9, done at most once for an identity
 
 `ttl_ms` counts from the shard's clock when it decides; `expires_ms` is Unix time. At most one of them is not 0. A
 lifetime is at most `keys.MAX_TTL_MS`, an expiry not in the past. `batch` is a number that the sender made up for the
@@ -43,6 +44,10 @@ if the key exists and its revision is in the list (any with "*"; an empty list: 
 if_match would not. Both must hold. An operation whose condition does not hold fails with `precondition_failed`, but a
 delete or touch of an absent key is answered as such, whatever its condition. A get with a condition is a check
 that changes nothing.
+
+**Once**: the shard remembers what it did for an `identity` (`IDENTITY_BYTES`, made by the sender of the client's
+Idempotency-Key), with the `fingerprint` of the request. A repeat is answered with a `Replayed` and does nothing; one
+of another fingerprint is refused with `idempotency_mismatch`. What was refused, or changed nothing, is not remembered.
 
 **Reply**, one frame::
 
@@ -63,6 +68,9 @@ that changes nothing.
                                                             which nothing was done (the others: failed_dependency), or
                                                             nil. What fails by no fault of its own (status 500 and
                                                             above) refuses the batch: its reply is that `Failed`
+    7 Replayed  reply, withheld                             of 10: the `Done`, `Replaced`, `Value` or `Results` that was
+                                                            answered before. withheld: its values were too large to
+                                                            be remembered, and are left out
 
 A reply whose parts are ready at different times comes in several frames, each with another magic, b"KVP1", and a body
 of two: an array of places in the message, and one of as many replies.
@@ -77,6 +85,10 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
                                                             the revision of the PrefixMarked it belongs to, 0 if none
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow
     5 Atomic        array of events                         all or nothing; each event inside takes a revision
+    6 Outcome       identity, fingerprint, at, slot,        takes no revision, and stands behind all others: what a
+                    withheld, reply bin                     `Once` did. at: the place of its last event in the record,
+                                                            from 0; slot: of its keys; reply: a reply as MessagePack,
+                                                            whose revision ~n is that of the record's event n
 
 **PUB**, shard to gateways: one frame, a log record as in the log, or, where the record is larger than
 `PUBLISH_BYTES`, its header alone. Messages may be lost; the log has them all.
@@ -89,11 +101,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import msgspec
 
 from shards.wire.errors import KVError, PreconditionFailed, ProtocolError, from_code
+from shards.wire.keys import SLOTS
 
 MESSAGE_OPS = 1024
 """Most operations in one message, and the count at which a shard closes a group."""
@@ -113,6 +126,10 @@ PATCH_WORK_BYTES = 24 << 20
 """Bytes of values that the patches of an atomic batch may read and write, while all else waits."""
 RECORD_BYTES = 48 << 20
 """Most bytes that an atomic batch may take in the log."""
+REMEMBERED_BYTES = 4 << 10
+"""Most bytes of values that are remembered of what a `Once` answered."""
+IDENTITY_BYTES = 18
+FINGERPRINT_BYTES = 16
 PUBLISH_BYTES = 64 << 10
 """Records larger than this are announced on PUB by their header alone."""
 
@@ -212,7 +229,25 @@ class AtomicBatch(_Wire, tag=9):
     operations: list[OfOneKey]
 
 
-Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch
+Identity = Annotated[bytes, msgspec.Meta(min_length=IDENTITY_BYTES, max_length=IDENTITY_BYTES)]
+Fingerprint = Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
+
+
+class Once(_Wire, tag=10):
+    operation: Put | Delete | Touch | Incr | Patch | AtomicBatch
+    identity: Identity
+    fingerprint: Fingerprint
+
+    @property
+    def key(self) -> bytes:
+        """The key of the operation; of a batch the first, empty if it has none."""
+        operation = self.operation
+        if isinstance(operation, AtomicBatch):
+            return operation.operations[0].key if operation.operations else b""
+        return operation.key
+
+
+Operation = Put | Delete | Touch | MarkPrefix | DeletePrefix | Incr | Patch | Get | AtomicBatch | Once
 
 
 class Done(_Wire, tag=1):
@@ -267,7 +302,16 @@ class Results(_Wire, tag=6):
     failed: int | None = None
 
 
-Reply = Done | Deleted | Failed | Replaced | Value | Results
+Remembered = Done | Replaced | Value | Results
+"""What a shard remembers of an operation that it did once."""
+
+
+class Replayed(_Wire, tag=7):
+    reply: Remembered
+    withheld: bool = False
+
+
+Reply = Done | Deleted | Failed | Replaced | Value | Results | Replayed
 
 Cause = Literal["request", "prefix", "expire", "evict"]
 
@@ -302,6 +346,16 @@ class Atomic(_Wire, tag=5):
 
 
 Event = PutEvent | TouchEvent | DeleteEvent | PrefixMarked | Atomic
+
+
+class Outcome(_Wire, tag=6):
+    identity: Identity
+    fingerprint: Fingerprint
+    at: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+    slot: Annotated[int, msgspec.Meta(ge=0, lt=SLOTS)]
+    withheld: bool
+    reply: bytes
+
 
 ActivityKind = Literal["read", "list", "list_prefix", "delete", "delete_prefix", "delete_all", "heartbeat"]
 
@@ -340,8 +394,14 @@ _encode, _encode_into = _encoder.encode, _encoder.encode_into
 _decode_operations = msgspec.msgpack.Decoder(list[Operation]).decode
 _decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
 _decode_part = msgspec.msgpack.Decoder(tuple[list[int], list[Reply]]).decode
-_decode_events = msgspec.msgpack.Decoder(list[Event]).decode
+_decode_events = msgspec.msgpack.Decoder(list[Event | Outcome]).decode
+_decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
 _decode_activity = msgspec.msgpack.Decoder(list[Activity]).decode
+
+
+def bare(operation: Operation) -> Operation:
+    """Return the operation in a `Once`, and any other unchanged."""
+    return operation.operation if type(operation) is Once else operation
 
 
 def size_of(operation: Operation) -> int:
@@ -352,11 +412,14 @@ def size_of(operation: Operation) -> int:
         return len(operation.key) + len(operation.patch)
     if isinstance(operation, AtomicBatch):
         return sum(map(size_of, operation.operations))
+    if isinstance(operation, Once):
+        return size_of(operation.operation)
     return len(operation.prefix if isinstance(operation, MarkPrefix | DeletePrefix) else operation.key)
 
 
 def count_of(operation: Operation) -> int:
     """Count the operations in `operation`, which is what counts towards `MESSAGE_OPS`."""
+    operation = bare(operation)
     return max(len(operation.operations), 1) if isinstance(operation, AtomicBatch) else 1
 
 
@@ -368,6 +431,8 @@ def is_plain(operations: Sequence[Operation]) -> bool:
     if len(operations) == 1 and type(operations[0]) in _PLAIN:
         return True
     kinds = set(map(type, operations))
+    if Once in kinds:
+        return is_plain([bare(operation) for operation in operations])
     if AtomicBatch not in kinds:
         return kinds <= _PLAIN
     batches = [operation.operations for operation in operations if isinstance(operation, AtomicBatch)]
@@ -447,17 +512,42 @@ def decode_part(frame: bytes) -> tuple[int, list[int], list[Reply]]:
     return id, places, replies
 
 
-def encode_events(events: Sequence[Event]) -> bytes:
-    """Encode `events` as the payload of the log record that commits them."""
+def encode_events(events: Sequence[Event | Outcome]) -> bytes:
+    """Encode `events`, outcomes last, as the payload of the log record that commits them."""
     return _encode(events)
 
 
 def decode_events(payload: bytes | memoryview) -> list[Event]:
-    """Decode the events of a record's payload. Raises `ProtocolError`."""
+    """Decode the events of a record's payload, without its outcomes. Raises `ProtocolError`."""
+    return decode_record(payload)[0]
+
+
+def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome]]:
+    """Decode the events of a record's payload, and the outcomes behind them. Raises `ProtocolError`."""
     try:
-        return _decode_events(payload)
+        decoded = _decode_events(payload)
     except _UNREADABLE as error:
         raise ProtocolError(f"events: {error}") from None
+    if Outcome not in map(type, decoded):
+        return cast("list[Event]", decoded), []
+    events: list[Event] = [event for event in decoded if not isinstance(event, Outcome)]
+    outcomes = [event for event in decoded[len(events) :] if isinstance(event, Outcome)]
+    if len(events) + len(outcomes) < len(decoded):
+        raise ProtocolError("events: an outcome stands before an event")
+    return events, outcomes
+
+
+def encode_remembered(reply: Remembered) -> bytes:
+    """Encode what is remembered of a reply, whose revisions may be a group's own."""
+    return _encode(reply)
+
+
+def decode_remembered(reply: bytes) -> Remembered:
+    """Decode what `encode_remembered` made. Raises `ProtocolError`."""
+    try:
+        return _decode_remembered(reply)
+    except _UNREADABLE as error:
+        raise ProtocolError(f"a remembered reply: {error}") from None
 
 
 def changes(events: Sequence[Event], first_revision: int) -> Iterator[tuple[int, Change]]:

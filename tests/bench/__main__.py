@@ -16,6 +16,7 @@ from tests.bench.client import Refused
 from tests.bench.measure import Findings
 from tests.bench.parts import Bench, Part
 from tests.bench.parts.batch import batch
+from tests.bench.parts.clients import clients
 from tests.bench.parts.delete import delete
 from tests.bench.parts.expiry import expiry
 from tests.bench.parts.feed import feed
@@ -44,6 +45,7 @@ PARTS: Final = {
     "stream": Part("GET /v1/kv as lines: everything in one answer.", stream),
     "load": Part("Many keys by POST /v1/batch in MessagePack, flushed.", load),
     "transfer": Part("kvserver import and export of 100-byte values; redis-cli --pipe of the same.", transfer),
+    "clients": Part("The client libraries on one connection, beside redis-py on Redis and nats.py on NATS.", clients),
     "start": Part("kvserver serve until ready, after a clean stop.", start),
     "restart": Part("A killed shard until it answers writes; reads go on meanwhile.", restart),
     "memory": Part("Memory of all processes and maps, more than when empty.", memory),

@@ -25,32 +25,17 @@ from tests.system.harness import Server
 _READY_S = 20.0
 
 
-class Contender(ABC):
-    """A server: `with contender:` runs it. `port`: where it takes HTTP."""
+class Process(ABC):
+    """A server: `with process:` runs it. `port`: where it listens."""
 
     name: str
     needs: tuple[str, ...] = ()
     port: int = 0
-    most_keys = 100_000  # that it can be filled with before a comparison of single keys
 
     def missing(self) -> str | None:
-        """Which of its programs are not installed; None: it can run."""
+        """Return which of its programs are not installed, None if it can run."""
         absent = [program for program in self.needs if shutil.which(program) is None]
         return f"{self.name} is missing: no {' and no '.join(absent)}" if absent else None
-
-    @abstractmethod
-    def get(self, key: str) -> bytes:
-        """The request for the value of `key`."""
-
-    @abstractmethod
-    def put(self, key: str, value: bytes) -> bytes:
-        """The request that stores `value`."""
-
-    def fill(self, keys: Iterable[str], value: bytes) -> None:
-        """Store `value` under `keys`, by the fastest way in."""
-        with client.Connection(self.port) as connection:
-            for key in keys:
-                connection.ask(self.put(key, value))
 
     @abstractmethod
     def start(self) -> None:
@@ -62,14 +47,14 @@ class Contender(ABC):
 
     @abstractmethod
     def roots(self) -> list[int]:
-        """The pids of the processes that were started; all others are theirs."""
+        """Return the pids of the processes that were started; all others are theirs."""
 
     def cpu_s(self) -> float:
-        """Seconds of processor time that its processes have taken."""
+        """Return the seconds of processor time that its processes have taken."""
         return sum(map(machine.cpu_s, machine.family(self.roots())))
 
     def memory_bytes(self) -> int:
-        """Bytes of memory that its processes hold, files not counted."""
+        """Return the bytes of memory that its processes hold, files not counted."""
         return sum(map(machine.anonymous_bytes, machine.family(self.roots())))
 
     def __enter__(self) -> Self:
@@ -78,6 +63,26 @@ class Contender(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Contender(Process):
+    """A store that speaks HTTP."""
+
+    most_keys = 100_000  # that it can be filled with before a comparison of single keys
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """Return the request for the value of `key`."""
+
+    @abstractmethod
+    def put(self, key: str, value: bytes) -> bytes:
+        """Return the request that stores `value`."""
+
+    def fill(self, keys: Iterable[str], value: bytes) -> None:
+        """Store `value` under `keys`, by the fastest way in."""
+        with client.Connection(self.port) as connection:
+            for key in keys:
+                connection.ask(self.put(key, value))
 
 
 class KVServer(Contender):
@@ -118,8 +123,8 @@ class KVServer(Contender):
         shutil.rmtree(self._data, ignore_errors=True)
 
 
-class _Programs(Contender):
-    """A contender made of programs of others."""
+class _Programs(Process):
+    """A server made of programs of others."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / self.name.replace(" ", "-")
@@ -144,11 +149,9 @@ class _Programs(Contender):
     def roots(self) -> list[int]:
         return [process.pid for process in self._processes]
 
+    @abstractmethod
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError, client.Refused), client.Connection(self.port, 2.0) as connection:
-            connection.ask(self.get("ready"))
-            return True
-        return False
+        """Return whether it is ready."""
 
     def stop(self) -> None:
         for process in reversed(self._processes):
@@ -161,7 +164,17 @@ class _Programs(Contender):
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-class Webdis(_Programs):
+class _HttpPrograms(_Programs, Contender):
+    """A contender made of programs of others."""
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError, client.Refused), client.Connection(self.port, 2.0) as connection:
+            connection.ask(self.get("ready"))
+            return True
+        return False
+
+
+class Webdis(_HttpPrograms):
     """Redis behind Webdis, which turns HTTP into its protocol.
 
     Attributes:
@@ -221,7 +234,42 @@ class Webdis(_Programs):
                         raise client.Refused("Redis refused a SET")
 
 
-class Nginx(_Programs):
+class Redis(_Programs):
+    """Redis alone, which writes nothing to the disk."""
+
+    name = "redis"
+    needs = ("redis-server",)
+
+    def commands(self) -> list[list[str]]:
+        return [["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]]
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2.0) as redis:
+                redis.sendall(b"PING\r\n")
+                return redis.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+class Nats(_Programs):
+    """NATS with JetStream, for its key-value buckets."""
+
+    name = "nats"
+    needs = ("nats-server",)
+
+    def commands(self) -> list[list[str]]:
+        return [["nats-server", "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self._directory)]]
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2.0) as server:
+                return server.recv(16).startswith(b"INFO")
+        except OSError:
+            return False
+
+
+class Nginx(_HttpPrograms):
     """A constant answer of nginx: what HTTP costs without a store."""
 
     name = "nginx constant"
@@ -253,7 +301,7 @@ class Nginx(_Programs):
         """There is nothing to fill."""
 
 
-class Etcd(_Programs):
+class Etcd(_HttpPrograms):
     """etcd, over its JSON gateway."""
 
     name = "etcd"

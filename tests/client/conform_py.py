@@ -12,6 +12,7 @@ import contextlib
 import inspect
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -210,6 +211,20 @@ async def status(kv: AnyClient, args: Args) -> Any:
 async def ping(kv: AnyClient, args: Args) -> Any:
     await result_of(kv.ping())
     return {}
+
+
+@handler
+async def repeat(kv: AnyClient, args: Args) -> Any:
+    """Get or put a key `count` times, by so many `tasks` at a time, for benchmarks."""
+    key, value, tasks = args["key"], base64.b64decode(args.get("value_base64", "")), args.get("tasks", 1)
+
+    async def work() -> None:
+        for _ in range(args["count"] // tasks):
+            await result_of(kv.get(key) if args["verb"] == "get" else kv.put(key, value))
+
+    begun = time.perf_counter()
+    await (work() if tasks == 1 else asyncio.gather(*(work() for _ in range(tasks))))
+    return {"seconds": time.perf_counter() - begun}
 
 
 @handler

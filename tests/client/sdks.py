@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / "kvserver" / "sdk"
 
@@ -21,6 +23,7 @@ SDK = ROOT / "kvserver" / "sdk"
 class Sdk:
     """A client. `source`: its driver; `build` returns the command that starts that; `lacks`: what it need not have.
 
+    `tools`: programs that building and running it needs, `libraries`: those that pkg-config has to know.
     `knows_what_was_sent`: it can tell whether all of a request went to the kernel; fetch cannot.
     """
 
@@ -29,6 +32,8 @@ class Sdk:
     build: Callable[[], list[str]]
     lacks: frozenset[str] = frozenset()
     knows_what_was_sent: bool = True
+    tools: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
     @property
     def is_here(self) -> bool:
@@ -36,8 +41,17 @@ class Sdk:
         return self.source.exists()
 
     def command(self) -> list[str]:
-        """Build the driver, once for this process, and return its command line."""
+        """Build the driver, once for this process, and return its command line. Skips the test if a tool is missing."""
+        self.require_tools()
         return list(_built(self))
+
+    def require_tools(self) -> None:
+        """Skip the test if something that the client is built with is not installed."""
+        missing = [tool for tool in self.tools if shutil.which(tool) is None]
+        if not missing:
+            missing = [name for name in self.libraries if subprocess.run(["pkg-config", "--exists", name]).returncode]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 @cache
@@ -86,14 +100,17 @@ def _run(command: list[str]) -> str:
 
 
 _PYTHON = ROOT / "tests" / "client" / "conform_py.py"
+_C_LIBRARIES = ("libcurl", "jansson")
 
 SDKS = (
     Sdk("python-sync", _PYTHON, _python("sync"), frozenset(("wal", "websocket"))),
     Sdk("python-async", _PYTHON, _python("async"), frozenset(("wal", "websocket"))),
-    Sdk("c", SDK / "c" / "tests" / "conform.c", _build_c),
-    Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _rust("conform")),
-    Sdk("rust-async", SDK / "rust" / "examples" / "conform_async.rs", _rust("conform_async")),
-    Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",)), knows_what_was_sent=False),
+    Sdk(
+        "c", SDK / "c" / "tests" / "conform.c", _build_c, tools=("gcc", "pkg-config"), libraries=("libcurl", "jansson")
+    ),
+    Sdk("rust", SDK / "rust" / "examples" / "conform.rs", _rust("conform"), tools=("cargo",)),
+    Sdk("rust-async", SDK / "rust" / "examples" / "conform_async.rs", _rust("conform_async"), tools=("cargo",)),
+    Sdk("js", SDK / "js" / "tests" / "conform.js", _build_js, frozenset(("wal",)), False, ("node",)),
 )
 DRIVERS = {sdk.name: sdk for sdk in SDKS if sdk.is_here}
 """Those that are here, by name."""

@@ -418,6 +418,13 @@ def test_a_ticket(driver: Driver) -> None:
     assert moment(ticket["expires"]) > datetime.now(UTC)
 
 
+def test_without_tokens_everybody_may_do_all(driver: Driver) -> None:
+    found = driver.ask("whoami")
+    assert found["name"] is None
+    assert [grant["prefix"] for grant in found["grants"]] == [""]
+    assert sorted(found["grants"][0]["allow"]) == ["admin", "feed", "read", "write"]
+
+
 def test_errors_say_what_was_wrong(driver: Driver, key: str) -> None:
     revision = put(driver, key)
     error: Failed = driver.fails("put", key=key, value_base64="", if_revision=revision - 1)

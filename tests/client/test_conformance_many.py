@@ -251,3 +251,20 @@ def test_an_atomic_batch_over_two_slots_is_refused(driver: Driver, key: str) -> 
     error = driver.fails("atomic", ops=ops)
     assert (error.half, error.code) == ("refused", "cross_slot")
     assert driver.ask("count", prefix=key) == {"count": 0}
+
+
+def test_an_atomic_batch_with_a_check(driver: Driver, key: str) -> None:
+    """A check writes nothing, and stops everything if it fails."""
+    guard, other = key + "{tag}guard", key + "{tag}other"
+    revision = put(driver, guard)
+    write = {"op": "put", "key": other, "value_base64": coded(b"1")}
+    results = driver.ask("atomic", ops=[{"op": "get", "key": guard, "if_revision": revision}, write])["results"]
+    assert [result["status"] for result in results] == [200, 201]
+    assert driver.ask("get", key=guard)["revision"] == revision
+    put(driver, guard)
+    write["value_base64"] = coded(b"2")
+    error = driver.fails("atomic", ops=[write, {"op": "get", "key": guard, "if_revision": revision}])
+    assert (error.half, error.code, error.document["failed"]) == ("refused", "batch_failed", 1)
+    assert value(driver, other) == b"1"
+    driver.ask("atomic", ops=[{"op": "get", "key": key + "{tag}none", "if_revision": 0}, write])
+    assert value(driver, other) == b"2"

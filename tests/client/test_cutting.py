@@ -169,3 +169,20 @@ def test_nobody_listens(sdk: Sdk, through: Driver, proxy: CuttingProxy) -> None:
         assert outcome(driver, "get", key="k") == "refused cannot_connect"
         driver.ask("options", patience=0.3)
         assert outcome(driver, "incr", key="k") == "refused cannot_connect"
+
+
+@pytest.mark.parametrize("side", ["request", "answer"])
+def test_with_an_idempotency_key_every_cut_is_repeated_and_done_once(
+    sdk: Sdk, proxy: CuttingProxy, direct: httpx.Client, side: str
+) -> None:
+    """An increment is the one write of which two look different from one."""
+    key = f"{sdk.name}-once-{side}"
+    with Driver(sdk.command(), proxy.url) as driver:
+        driver.ask("incr", key=key)
+        size = proxy.requested if side == "request" else proxy.answered
+    with Driver(sdk.command(), proxy.url) as driver:
+        for number, at in enumerate(range(0, size + 1, 5), start=2):
+            proxy.drop_all()
+            proxy.cuts.append(Cut(request=at) if side == "request" else Cut(answer=at))
+            assert driver.ask("incr", key=key) == {"value": str(number)}, f"at byte {at}"
+    assert holds(direct, key) == str(number).encode()

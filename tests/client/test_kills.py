@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,14 @@ import pytest
 
 from tests import effort
 from tests.client.driver import Driver, Failed
-from tests.client.killing import Killer, free_port
+from tests.client.killing import VICTIMS, Killer, free_port
 from tests.client.sdks import Sdk
 from tests.client.watching import Collector, Watching, apply, live
 from tests.system.feeds import now, polled
-from tests.system.harness import Server
+from tests.system.harness import Server, wait_for
 
 WRITERS = 2
-SECONDS = effort.times(12)
+KILLS = effort.times(len(VICTIMS))
 KEYS = 12
 
 
@@ -104,7 +103,7 @@ def killed_server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.timeout(120 + 3 * SECONDS)
+@pytest.mark.timeout(120 + 20 * KILLS)
 @pytest.mark.parametrize("patience", [0, 5], ids=["no repeats", "repeats"])
 def test_the_feed_is_witness(sdk: Sdk, killed_server: Server, patience: float) -> None:
     server = killed_server
@@ -120,7 +119,7 @@ def test_the_feed_is_witness(sdk: Sdk, killed_server: Server, patience: float) -
         killer = Killer(server, seed=len(sdk.name) + int(patience))
         for thread in (*writers, *collectors, killer):
             thread.start()
-        time.sleep(SECONDS)  # the length of the run, not a wait for something
+        wait_for(lambda: killer.kills >= KILLS or killer.failure, f"{KILLS} kills", 20.0 * KILLS)
         killer.stop()
         stop.set()
         for writer in writers:
@@ -137,7 +136,7 @@ def test_the_feed_is_witness(sdk: Sdk, killed_server: Server, patience: float) -
     events = [event for message in polled(server, since)[0] for event in message.get("events", ())]
     check_writes(writers, events)
     check_watches(collectors, events, last)
-    assert killer.kills >= 3 and sum(len(writer.done) for writer in writers) > 100, (killer.kills, writers[0].done)
+    assert sum(len(writer.done) for writer in writers) > 100, "else little was tried"
 
 
 def remembers_outcomes(server: Server) -> bool:

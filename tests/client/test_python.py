@@ -108,6 +108,17 @@ def test_keys_that_the_delimiter_folds_are_left_out_of_a_scan(run: Run) -> None:
     run(test)
 
 
+def test_a_page_folded_at_the_first_of_two_delimiters(run: Run) -> None:
+    async def test(kv: Any, prefix: str) -> None:
+        for name in ("a/b:c", "d:e/f", "g"):
+            await result_of(kv.put(prefix + name, b""))
+        page = await result_of(kv.page(prefix, delimiter=["/", ":"]))
+        assert page.prefixes == [prefix + "a/", prefix + "d:"]
+        assert [item.key for item in page.items] == [prefix + "g"]
+
+    run(test)
+
+
 def test_within_a_prefix(run: Run) -> None:
     async def test(kv: Any, prefix: str) -> None:
         inner = kv.within(prefix).within("in/")

@@ -105,3 +105,11 @@ def test_a_token_of_a_prefix(asking: Asking, key: str) -> None:
 def test_no_token_is_told(asking: Asking, tokens: dict[str, str], key: str) -> None:
     error = asking("reader").fails("put", key=key, value_base64=coded(b"v"))
     assert tokens["reader"] not in str(error)
+
+
+def test_who_a_token_is(asking: Asking) -> None:
+    assert asking("limited").ask("whoami") == {
+        "name": "limited",
+        "grants": [{"prefix": "mine/", "allow": ["read", "write"]}],
+    }
+    assert asking("nobody").fails("whoami").code == "unauthorized"

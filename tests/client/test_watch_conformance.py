@@ -172,7 +172,7 @@ def test_activity(sdk: Sdk, server: Server, driver: Driver, below: str, transpor
     with Watching(sdk, server.url, prefixes=[below], activity=True, transport=transport) as watching:
         driver.ask("get", key=below + "nothing")
         change = watching.take_until("activity")[-1]
-        while change["op"] == "heartbeat":  # of the WebSocket itself
+        while change["op"] == "heartbeat":  # of WebSockets that answered a ping
             change = watching.take_until("activity")[-1]
     assert (change["op"], change.get("subject", change.get("key"))) == ("read", below + "nothing")
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -34,6 +35,7 @@ KILLS = effort.times(5)
 BETWEEN = 250
 """Requests that are answered between two kills."""
 MERGE = {"Content-Type": "application/merge-patch+json"}
+PATIENCE_NS = 60_000_000_000
 REFUSED = (503, 507)
 """Surely not done."""
 
@@ -45,6 +47,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self._address, self._number, self._stop_it, self._random = address, number, stop, random.Random(number)
         self._connection: http.client.HTTPConnection | None = None
+        self._key = ""  # the Idempotency-Key of the request
         self._told: dict[str, int] = {}  # the last revision of each key
         self.history: list[Request] = []
         self.fault: BaseException | None = None
@@ -128,6 +131,8 @@ class Client(threading.Thread):
         self, method: str, target: str, body: str | None, headers: dict[str, str]
     ) -> tuple[http.client.HTTPResponse, str]:
         """Raises `Refused` and `Lost`, and what a connection that breaks raises."""
+        if self._key:
+            headers = {**headers, "Idempotency-Key": self._key}
         if self._connection is None:
             self._connection = http.client.HTTPConnection(*self._address, timeout=30)
         self._connection.request(method, target, body, headers)
@@ -147,6 +152,37 @@ class Client(threading.Thread):
         self._connection = None
         if pause:
             self._stop_it.wait(0.01)
+
+
+class RepeatingClient(Client):
+    """Repeats each request, with one Idempotency-Key, until it is answered.
+
+    Attributes:
+        repeats: how many requests were sent again.
+    """
+
+    repeats = 0
+
+    def _ask_once(self) -> None:
+        keys = self._random.choice(GROUPS)
+        together = len(keys) > 1 and self._random.random() < 0.6
+        steps = tuple(self._step(key) for key in (keys if together else [self._random.choice(keys)]))
+        self._key = f"{self._number}.{len(self.history)}"
+        sent, chance = time.monotonic_ns(), self._random.getstate()
+        while True:
+            self._random.setstate(chance)  # the same request again
+            try:
+                answers, failed = (self._batch if together else self._single)(steps)
+                break
+            except (OSError, http.client.HTTPException, Lost, Refused):
+                self.repeats += 1
+                self._close()
+                assert time.monotonic_ns() < sent + PATIENCE_NS, "never answered"
+                time.sleep(0.01)
+        self.history.append(Request(sent, time.monotonic_ns(), steps, answers, failed))
+        for step, answer in zip(steps, answers, strict=True):
+            if failed is None:
+                self._told[step.key] = answer.revision
 
 
 class Refused(Exception):
@@ -185,9 +221,10 @@ def whole(server: Server) -> list[int]:
     return []
 
 
-def test_what_clients_were_told_is_true_of_one_store(server: Server) -> None:
+def kill_under_load(server: Server, kind: type[Client]) -> list[Client]:
+    """Have clients ask an empty store while its processes are killed; return them when they have ended."""
     stop, chance = threading.Event(), random.Random(7)
-    clients = [Client((server.host, server.port), number, stop) for number in range(CLIENTS)]
+    clients = [kind((server.host, server.port), number, stop) for number in range(CLIENTS)]
     for client in clients:
         client.start()
 
@@ -206,9 +243,14 @@ def test_what_clients_were_told_is_true_of_one_store(server: Server) -> None:
     finally:
         stop.set()
         for client in clients:
-            client.join(35)
-    history = [request for client in clients for request in client.history]
+            client.join(65)
     answered()
+    return clients
+
+
+def test_what_clients_were_told_is_true_of_one_store(server: Server) -> None:
+    clients = kill_under_load(server, Client)
+    history = [request for client in clients for request in client.history]
     check(history, GROUPS)
     happened = Counter(
         (step.kind, answer.done)
@@ -219,3 +261,33 @@ def test_what_clients_were_told_is_true_of_one_store(server: Server) -> None:
     kinds = {kind for kinds in KINDS.values() for kind in kinds}
     assert min(happened[kind, done] for kind in kinds for done in (True, False)) > 0, happened
     assert sum(request.failed is not None for request in history) > 0
+
+
+def events_since(server: Server, cursor: str) -> Iterator[dict[str, Any]]:
+    """Every event of the feed behind `cursor`."""
+    more = True
+    with server.client() as client:
+        while more:
+            polled = client.get("/v1/feed", params={"since": cursor, "values": "false"}).raise_for_status().json()
+            cursor, more = polled["cursor"], polled["more"]
+            for message in polled["messages"]:
+                yield from message.get("events", ())
+
+
+def test_what_is_repeated_with_its_key_is_done_exactly_once(server: Server) -> None:
+    with server.client() as client:
+        client.delete("/v1/kv", params={"all": "true"}).raise_for_status()
+        cursor = client.get("/v1/feed").raise_for_status().json()["cursor"]
+    clients = kill_under_load(server, RepeatingClient)
+    history = [request for client in clients for request in client.history]
+    check(history, GROUPS)
+    assert sum(client.repeats for client in clients if isinstance(client, RepeatingClient)) >= KILLS
+    changed = [
+        (step.key, answer.revision)
+        for request in history
+        if request.failed is None
+        for step, answer in zip(request.steps, request.answers, strict=True)
+        if answer.done and step.kind != "get"
+    ]
+    events = [(event["key"], event["revision"]) for event in events_since(server, cursor)]
+    assert sorted(events) == sorted(changed), "each change that the feed shows is the one that one request was told of"

@@ -140,6 +140,68 @@ def test_the_first_watch_shows_a_change(server: Server) -> None:
         assert '"key":"flags/seen"' in client.stdout.readline()
 
 
+def python_examples() -> list[tuple[str, str]]:
+    """Return the Python examples that say what they print, by document."""
+    found = [(path.stem, text) for path in DOCUMENTS for language, text in blocks(path) if language == "python"]
+    return [(stem, text) for stem, text in found if "kvserver.client" in text]
+
+
+@pytest.mark.parametrize(("document", "text"), python_examples(), ids=[stem for stem, _ in python_examples()])
+def test_python_examples_print_what_they_say(server: Server, document: str, text: str, tmp_path: Path) -> None:
+    httpx.delete(f"{server.url}/keys", trust_env=False).raise_for_status()
+    said = re.findall(r"print\(.*\)  # (.*)$", text, re.MULTILINE)
+    command = [sys.executable, "-W", "error", "-c", text]
+    done = subprocess.run(command, env=environ(server), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert said and [line for line in said if line not in done.stdout.splitlines()] == [], done.stdout
+
+
+def javascript_examples() -> list[tuple[str, str]]:
+    """Return the examples of the JavaScript client, by document."""
+    found = [(path.stem, text) for path in DOCUMENTS for language, text in blocks(path) if language == "js"]
+    return [(stem, text) for stem, text in found if "/sdk/client.js" in text]
+
+
+@pytest.mark.parametrize(("document", "text"), javascript_examples(), ids=[stem for stem, _ in javascript_examples()])
+def test_javascript_examples_print_what_they_say(server: Server, document: str, text: str, tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    httpx.put(f"{server.url}/v1/kv/flags/beta", content="on", trust_env=False).raise_for_status()
+    said = re.findall(r"console\.log\(.*\);  // (.*)$", text, re.MULTILINE)
+    assert said
+    module = ROOT / "kvserver" / "sdk" / "js" / "client.js"
+    (tmp_path / "app.mjs").write_text(text.replace("http://localhost:8080/sdk/client.js", str(module)))
+    with running(["node", "app.mjs"], env=environ(server), cwd=tmp_path) as client:
+        assert client.stdout is not None
+        for line in said:
+            assert f"{line}\n" in iter(client.stdout.readline, "")
+
+
+def test_the_c_example_prints_what_it_stored(server: Server, tmp_path: Path) -> None:
+    if shutil.which("cc") is None or shutil.which("pkg-config") is None:
+        pytest.skip("cc or pkg-config is not installed")
+    (tmp_path / "app.c").write_text(block("c", "#include"))
+    shell(server, "kvserver sdk c -o .", tmp_path)
+    shell(server, block("sh", "cc app.c"), tmp_path)
+    assert shell(server, "./app", tmp_path) == "hello\n"
+
+
+def test_the_rust_example_is_that_of_the_crate() -> None:
+    example = ROOT / "kvserver" / "sdk" / "rust" / "examples" / "greeting.rs"
+    assert example.read_text().partition("\n\n")[2] == block("rust", "use kvserver_client")
+
+
+def test_the_recipes_of_shells_change_a_flag_and_apply_a_configuration(server: Server, tmp_path: Path) -> None:
+    httpx.put(f"{server.url}/v1/kv/flags/checkout", content='{"on":true}', trust_env=False).raise_for_status()
+    assert json.loads(shell(server, block("sh", "curl -X PATCH"), tmp_path)) == {"on": True, "percent": 50}
+    (tmp_path / "apply").write_text('#!/bin/sh\ncat > "applied-$(basename "$KV_KEY")"\n')
+    (tmp_path / "apply").chmod(0o755)
+    httpx.put(f"{server.url}/v1/kv/config/pool", content="16", trust_env=False).raise_for_status()
+    with running(["bash", "-c", "exec " + block("sh", "kvserver watch config/")], env=environ(server), cwd=tmp_path):
+        applied = tmp_path / "applied-pool"
+        wait_for(lambda: applied.exists() and applied.read_text() == "16", "the value at the command")
+
+
 def test_tokens_are_made_and_used_as_it_says(new: Callable[..., Server], tmp_path: Path) -> None:
     make, serve, nothing, ask = block("sh", "kvserver token new").rstrip("\n").split("\n")
     server = new(tmp_path / "data", *serve.removeprefix("kvserver serve ").split())
@@ -241,6 +303,7 @@ def test_every_example_is_run() -> None:
     source = Path(__file__).read_text()
     run = [tuple(pair) for pair in re.findall(r'\bblock\("(\w+)", "([^"]+)"\)', source)]
     run.append(("python", TOURS_FIRST))
+    run += [("python", text) for _, text in python_examples()] + [("js", text) for _, text in javascript_examples()]
     for language, text in blocks():
         if language == "console":
             continue

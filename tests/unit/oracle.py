@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from shards.keys.entries import WritePolicy
@@ -23,11 +24,14 @@ from shards.wire.protocol import (
     Incr,
     OfOne,
     OfOneKey,
+    Once,
     Patch,
     PrefixMarked,
     Put,
     PutEvent,
+    Remembered,
     Replaced,
+    Replayed,
     Reply,
     Results,
     Touch,
@@ -44,6 +48,15 @@ class Item(NamedTuple):
     expires_ms: int
     revision: int
     value_revision: int
+
+
+class Known(NamedTuple):
+    """What was done once: for which request, the answer, when."""
+
+    fingerprint: bytes
+    reply: Remembered
+    withheld: bool
+    steady_ms: int
 
 
 class Refused(Exception):
@@ -72,10 +85,12 @@ class Oracle:
         max_value: int,
         policy: WritePolicy,
         memory: Memory | None = None,
+        known: Mapping[bytes, Known] | None = None,
     ) -> None:
         self.items, self.now, self.first, self.max_value, self.policy = dict(items), now, first, max_value, policy
         self.memory, self.bytes_before, self.gone, self.batch_at = memory, self.held(), 0, cast(int | None, None)
         self.needs_eviction = False
+        self.known = dict(known or {})
         self.events: list[Change] = []
         self.logged: list[Event] = []
 
@@ -107,14 +122,53 @@ class Oracle:
             del self.items[event.key]
         return revision
 
-    def answer(self, operation: OfOneKey | AtomicBatch) -> Reply:
+    def answer(self, operation: OfOneKey | AtomicBatch | Once) -> Reply:
         """The reply to `operation`, which is done."""
+        if isinstance(operation, Once):
+            return self.once(operation)
         if isinstance(operation, AtomicBatch):
             return self.batch(operation)
         try:
             return self.one(operation)
         except Refused as refused:
             return Failed(refused.args[0], "", *refused.args[1:])
+
+    def once(self, once: Once) -> Reply:
+        known = self.known.get(once.identity)
+        if known is not None and self.now.steady_ms - known.steady_ms < 600_000:
+            same = known.fingerprint == once.fingerprint
+            return Replayed(known.reply, known.withheld) if same else Failed("idempotency_mismatch")
+        reply = self.answer(once.operation)
+        if isinstance(reply, Results):
+            done = any(
+                not isinstance(operation, Get) and not isinstance(part, Failed) and part.revision
+                for operation, part in zip(cast(AtomicBatch, once.operation).operations, reply.replies, strict=True)
+            )
+            kept: Remembered = Results(
+                [Done(part.revision, part.existed) if isinstance(part, Done) else part for part in reply.replies]
+            )
+        else:
+            assert isinstance(reply, Done | Value | Failed)
+            done, kept = not isinstance(reply, Failed) and reply.revision != 0, cast(Remembered, reply)
+        if done:
+            self.known[once.identity] = Known(once.fingerprint, *self.remembered(kept), self.now.steady_ms)
+        return reply
+
+    def remembered(self, reply: Remembered) -> tuple[Remembered, bool]:
+        """What is remembered of `reply`, and whether its values, which all are small, had to be left out."""
+        parts = reply.replies if isinstance(reply, Results) else [reply]
+        values = [part for part in parts if isinstance(part, Value)]
+        size = sum(len(part.value) for part in values)
+        if isinstance(reply, Results):
+            size += sum(len(part.content_type) for part in values)
+        elif isinstance(reply, Replaced):
+            size += len(reply.previous or b"")
+        if self.policy is WritePolicy.ALL or not size:
+            return reply, False
+        if isinstance(reply, Replaced):
+            return Replaced(reply.revision, True, None, reply.expires_ms, "", reply.previous_revision), True
+        bare = [Value(p.revision, p.existed, b"", "", p.expires_ms) if isinstance(p, Value) else p for p in parts]
+        return (Results(bare) if isinstance(reply, Results) else cast(Remembered, bare[0])), True
 
     def batch(self, operation: AtomicBatch) -> Reply:
         if len({slot_of(each.key) for each in operation.operations}) > 1:

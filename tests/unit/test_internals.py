@@ -1,4 +1,4 @@
-"""The internals chapter of the manual and the README's table of layers name what is in the source."""
+"""The manual's chapters about the source name what is in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = CHAPTER.read_text()
 PATHS = sorted(set(re.findall(r"(?<![\w./-])(?:shards|kvserver|tests|deploy)/[\w./-]*\w/?", TEXT)))
 NAMES = sorted(set(re.findall(r"(?<![\w./-])(?:shards|kvserver)(?:\.[A-Za-z_]\w*)+", TEXT)))
 PACKAGES = ("shards", "kvserver", "kvserver.gateway")
-"""The houses of `FLOORS`, in the order of the README's tables."""
+"""The houses of `FLOORS`, in the order of the table of layers."""
 
 
 def defined(nodes: list[ast.stmt]) -> dict[str, ast.stmt]:
@@ -62,10 +62,10 @@ def rows(text: str) -> list[list[str]]:
 
 
 INVARIANTS = re.split(r"^(?=\d+\. )", section(TEXT, "12. "), flags=re.MULTILINE)[1:]
-WORKING = section((ROOT / "README.md").read_text(), "Working on it")
-DAILY = WORKING + (CHAPTER.parent / "contributing.md").read_text()
+CONTRIBUTING = (CHAPTER.parent / "contributing.md").read_text()
+DAILY = section((ROOT / "README.md").read_text(), "Working on it") + CONTRIBUTING
 WORKING_PATHS = sorted(set(re.findall(r"`((?:shards|kvserver|tests|deploy|\.ci)/[\w./-]+)`", DAILY)))
-LAYERS = rows(WORKING)
+LAYERS = rows(section(CONTRIBUTING, "The layers"))
 LISTED = [row[0].strip("`/").removesuffix(".py").replace("/", ".") for row in LAYERS]
 
 
@@ -127,19 +127,19 @@ def test_the_manual_is_no_python_package() -> None:
     assert {path.suffix for path in CHAPTER.parent.iterdir()} == {".md"}
 
 
-def test_the_readme_s_layers_are_the_floors_in_their_order() -> None:
+def test_the_layers_are_the_floors_in_their_order() -> None:
     assert [f"{package}.{floor}" for package in PACKAGES for floor in FLOORS[package]] == LISTED
     assert all((ROOT / row[0].strip("`")).exists() for row in LAYERS)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_readme_s_layers_say_what_each_may_import(package: str) -> None:
+def test_the_layers_say_what_each_may_import(package: str) -> None:
     cells = dict(zip(LISTED, (row[2] for row in LAYERS), strict=True))
     said = [cells[f"{package}.{floor}"] for floor in FLOORS[package]]
     assert said[1:] == [f"`{below}`" for below in FLOORS[package][:-1]]
 
 
-def test_the_readme_s_layers_say_which_are_pure() -> None:
+def test_the_layers_say_which_are_pure() -> None:
     pure = {row[0].strip("`/").replace("/", ".") for row in LAYERS if row[1].startswith("Pure: ")}
     modules = {layer: [name for name in MODULES if name.startswith(layer + ".")] for layer in LISTED}
     inside = {layer: {name for name in names if not is_package(name)} for layer, names in modules.items()}

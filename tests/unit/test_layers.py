@@ -95,6 +95,7 @@ PURE = (
     "kvserver.access.grants",
     "kvserver.http.compression",
     "kvserver.http.head_rules",
+    "kvserver.http.idempotency",
     "kvserver.http.proxies",
     "kvserver.http.scope",
     "kvserver.web.parsing.body_end",

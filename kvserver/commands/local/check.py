@@ -35,7 +35,7 @@ from shards.log.pins import NoPlace, pin_log
 from shards.log.recovery import Examined, OlderCopy, examine_log, last_board
 from shards.log.repair import Loss, cut_at_damage, give_up_below, loss_of
 from shards.maps.build import kept_applied
-from shards.maps.directory import usual_places
+from shards.maps.directory.choose import usual_places
 from shards.maps.layout import MapError, map_generations, map_path
 
 HELP = """Verify the store of --data-dir, also while a server runs on it; or the backup in the directory BACKUP.

@@ -20,8 +20,8 @@ from kvserver.serve.store import explain_os_error
 from kvserver.settings import ServerSettings
 from shards.host.board import Board
 from shards.log.manifest import Manifest, ManifestError, NoManifest
-from shards.maps.directory import release_all, release_maps, usual_places
-from shards.maps.directory_content import MapDirError
+from shards.maps.directory.choose import release_all, release_maps, usual_places
+from shards.maps.directory.ownership import MapDirError
 
 HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
 

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -401,11 +402,16 @@ static void buffer_number_parameter(struct buffer *out, const char *name, int64_
     buffer_text_parameter(out, name, text);
 }
 
-/* Append a time to live, in seconds with three decimals. */
+/* Write a time to live in seconds, with three decimals. */
+static void seconds_text(char *text, size_t room, int64_t ttl_ms)
+{
+    snprintf(text, room, "%s%lld.%03d", ttl_ms < 0 ? "-" : "", llabs(ttl_ms / 1000), abs((int)(ttl_ms % 1000)));
+}
+
 static void buffer_ttl_parameter(struct buffer *out, const char *name, int64_t ttl_ms)
 {
     char text[40];
-    snprintf(text, sizeof text, "%lld.%03d", (long long)(ttl_ms / 1000), (int)(ttl_ms % 1000));
+    seconds_text(text, sizeof text, ttl_ms);
     buffer_text_parameter(out, name, text);
 }
 
@@ -546,7 +552,8 @@ static void settings_free(struct settings *settings)
 /* Whether the host of an authority is this machine: proxies are never used for it. */
 static int is_loopback(const char *host)
 {
-    return !strncasecmp(host, "localhost", 9) || !strncmp(host, "127.", 4) || !strncmp(host, "[::1]", 5);
+    return (!strncasecmp(host, "localhost", 9) && strchr(":/", host[9])) || !strncmp(host, "127.", 4) ||
+           !strncmp(host, "[::1]", 5);
 }
 
 static const char *take_origin(struct settings *settings, const char *url)
@@ -751,6 +758,7 @@ struct transfer {
     size_t head_sent, body_sent;
     uint32_t head_end; /* the last four bytes of what was sent of the head */
     int64_t heard_at;
+    curl_socket_t fd;  /* the last one that was opened */
     int is_head_whole; /* libcurl takes an answer that ends within its last line break for a whole one */
     size_t largest; /* bytes of the body that may wait to be read; 0: any */
     int is_too_large;
@@ -886,7 +894,7 @@ static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_s
 #ifdef SOCK_CLOEXEC
     type |= SOCK_CLOEXEC;
 #endif
-    return socket(address->family, type, address->protocol);
+    return transfer->fd = socket(address->family, type, address->protocol);
 }
 
 /* Whether all of a request with `body_size` bytes was given to the kernel. */
@@ -1516,7 +1524,8 @@ kv_status kv_create(kv_client *client, const char *key, const void *value, size_
 /* Set the error of a write that was done, but whose result is not told. */
 static kv_status withheld(kv_client *client, int64_t revision)
 {
-    set_error(&client->error, KV_WITHHELD, KV_OTHER, "answer_withheld", "the write was done, but its result is not told");
+    set_error(&client->error, KV_WITHHELD, KV_OTHER, "answer_withheld",
+              "the write was done, but its result is not told");
     client->error.revision = revision;
     return KV_WITHHELD;
 }
@@ -1627,6 +1636,7 @@ static kv_status write_next(kv_client *client, const char *key, const kv_entry *
                             kv_written *written)
 {
     kv_put_options options = {0};
+    kv_status status;
     if (current) {
         options.if_revision = current->revision;
         options.content_type = current->content_type;
@@ -1637,7 +1647,10 @@ static kv_status write_next(kv_client *client, const char *key, const kv_entry *
     if (next->content_type)
         options.content_type = next->content_type;
     options.ttl_ms = next->ttl_ms;
-    return kv_put(client, key, next->value, next->size, &options, written);
+    status = kv_put(client, key, next->value, next->size, &options, written);
+    if (status == KV_INVALID && options.expires && client->error.http_status == 400)
+        return KV_PRECONDITION; /* the key has expired meanwhile */
+    return status;
 }
 
 /* Make the entry that an update has written. */
@@ -1704,6 +1717,8 @@ kv_status kv_update(kv_client *client, const char *key, kv_update_fn update, voi
             break;
         sleep_ms((int64_t)(random_share() * 5 * (double)smaller(tries, 20)));
     }
+    if (status == KV_PRECONDITION && client->error.status != KV_PRECONDITION)
+        set_error(&client->error, KV_PRECONDITION, KV_REFUSED, "precondition_failed", "others were always faster");
     if (after)
         *after = mine;
     else
@@ -1743,34 +1758,18 @@ static int decode_value(json_t *object)
     return is_set;
 }
 
-/* Add a key or a value to an object that is sent. Return 0 without memory, or if a key is not UTF-8. */
-static int add_text(json_t *object, const char *name, const char *text)
+/* Append a string of JSON. Return 0, with nothing appended, if it is not UTF-8. */
+static int buffer_json_string(struct buffer *out, const char *text, size_t size)
 {
-    return !json_object_set_new(object, name, json_string(text));
-}
-
-static int add_number(json_t *object, const char *name, int64_t number)
-{
-    return !json_object_set_new(object, name, json_integer((json_int_t)number));
-}
-
-static int add_seconds(json_t *object, const char *name, int64_t ms)
-{
-    return ms % 1000 ? !json_object_set_new(object, name, json_real((double)ms / 1000)) : add_number(object, name, ms / 1000);
-}
-
-/* Add a value: as it is if it is UTF-8, else in base64. */
-static int add_value(json_t *object, const void *value, size_t size)
-{
-    json_t *text = json_stringn(value ? value : "", size);
-    struct buffer coded = {0};
-    int is_added;
-    if (text)
-        return !json_object_set_new(object, "value", text);
-    buffer_base64(&coded, value, size);
-    is_added = !coded.failed && add_text(object, "value_base64", coded.data ? coded.data : "");
-    buffer_free(&coded);
-    return is_added;
+    json_t *json = json_stringn(text, size);
+    char *coded = json ? json_dumps(json, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    if (coded)
+        buffer_text(out, coded);
+    else if (json)
+        out->failed = 1;
+    free(coded);
+    json_decref(json);
+    return json != NULL;
 }
 
 /* Perform a call that is answered in JSON, and free it. `document` is NULL on an error. */
@@ -1796,7 +1795,8 @@ static kv_status finish_for_json(kv_client *client, struct call *call, json_t **
 
 struct kv_batch {
     int is_atomic;
-    json_t *operations;
+    struct buffer operations; /* as JSON, with commas between them */
+    int has_writes;
     kv_error error;    /* of what was added */
     json_t *answer;    /* of the last sending */
     kv_result *results;
@@ -1809,12 +1809,8 @@ kv_batch *kv_batch_new(int atomic)
     if (!batch)
         return NULL;
     batch->is_atomic = atomic;
-    batch->operations = json_array();
     clear_error(&batch->error);
-    if (batch->operations)
-        return batch;
-    free(batch);
-    return NULL;
+    return batch;
 }
 
 static void forget_results(kv_batch *batch)
@@ -1831,108 +1827,153 @@ void kv_batch_free(kv_batch *batch)
     if (!batch)
         return;
     forget_results(batch);
-    json_decref(batch->operations);
+    buffer_free(&batch->operations);
     free(batch);
 }
 
-/* Begin an operation; NULL if that failed, which is noted. */
-static json_t *operation_of(kv_batch *batch, const char *name, const char *key)
+/* Begin an operation. */
+static struct buffer *begin_operation(kv_batch *batch, const char *name, const char *key)
 {
-    json_t *operation = json_object(), *text = json_string(key);
-    if (operation && add_text(operation, "op", name) && text && !json_object_set_new(operation, "key", text))
-        return operation;
-    if (operation && !text)
+    struct buffer *out = &batch->operations;
+    buffer_text(out, out->size ? ",{\"op\":\"" : "{\"op\":\"");
+    buffer_text(out, name);
+    buffer_text(out, "\",\"key\":");
+    if (!buffer_json_string(out, key, strlen(key)) && !batch->error.status)
         bad_request(&batch->error, "bad_key", "a key in a batch is UTF-8");
-    else
-        no_memory(&batch->error);
-    json_decref(operation);
-    return NULL;
+    batch->has_writes |= strcmp(name, "get") != 0;
+    return out;
 }
 
-/* Add an operation; `is_complete` is 0 if building it failed. */
-static kv_status add_operation(kv_batch *batch, json_t *operation, int is_complete)
+static kv_status end_operation(kv_batch *batch)
 {
-    if (!is_complete || json_array_append_new(batch->operations, operation)) {
-        if (!is_complete)
-            json_decref(operation);
-        if (!batch->error.status)
-            no_memory(&batch->error);
-    }
+    buffer_text(&batch->operations, "}");
+    if (batch->operations.failed && !batch->error.status)
+        no_memory(&batch->error);
     return batch->error.status;
 }
 
-static int add_condition(json_t *operation, int64_t if_revision)
+static void add_name(struct buffer *out, const char *name)
 {
-    return !if_revision || add_number(operation, "if_revision", if_revision);
+    buffer_text(out, ",\"");
+    buffer_text(out, name);
+    buffer_text(out, "\":");
 }
 
-static int add_times(json_t *operation, int64_t ttl_ms, const char *expires)
+static void add_number(struct buffer *out, const char *name, int64_t number)
 {
-    return (!ttl_ms || add_seconds(operation, "ttl", ttl_ms)) && (!expires || add_text(operation, "expires", expires));
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)number);
+    add_name(out, name);
+    buffer_text(out, text);
+}
+
+static void add_condition(struct buffer *out, int64_t if_revision)
+{
+    if (if_revision)
+        add_number(out, "if_revision", if_revision);
+}
+
+/* Add a time to live, unless it is 0. */
+static void add_ttl(struct buffer *out, const char *name, int64_t ttl_ms)
+{
+    char text[40];
+    if (!ttl_ms)
+        return;
+    seconds_text(text, sizeof text, ttl_ms);
+    add_name(out, name);
+    buffer_text(out, text);
+}
+
+static void add_string(kv_batch *batch, const char *name, const char *text)
+{
+    if (!text)
+        return;
+    add_name(&batch->operations, name);
+    if (!buffer_json_string(&batch->operations, text, strlen(text)) && !batch->error.status)
+        bad_request(&batch->error, "bad_request", "a text of a batch is UTF-8");
+}
+
+/* Add a value: as it is if it is UTF-8, else in base64. */
+static void add_value(struct buffer *out, const void *value, size_t size)
+{
+    size_t before = out->size;
+    add_name(out, "value");
+    if (buffer_json_string(out, value ? value : "", size) || out->failed)
+        return;
+    out->size = before;
+    add_name(out, "value_base64");
+    buffer_text(out, "\"");
+    buffer_base64(out, value, size);
+    buffer_text(out, "\"");
 }
 
 kv_status kv_batch_get(kv_batch *batch, const char *key)
 {
-    json_t *operation = operation_of(batch, "get", key);
-    return add_operation(batch, operation, operation != NULL);
+    begin_operation(batch, "get", key);
+    return end_operation(batch);
 }
 
 kv_status kv_batch_check(kv_batch *batch, const char *key, int64_t revision)
 {
-    json_t *operation = operation_of(batch, "get", key);
-    return add_operation(batch, operation, operation && add_number(operation, "if_revision", revision));
+    add_number(begin_operation(batch, "get", key), "if_revision", revision);
+    return end_operation(batch);
 }
 
 kv_status kv_batch_put(kv_batch *batch, const char *key, const void *value, size_t size,
                        const kv_put_options *options)
 {
-    json_t *operation = operation_of(batch, "put", key);
-    int is_complete = operation && add_value(operation, value, size);
-    if (is_complete && options)
-        is_complete = add_condition(operation, options->if_revision) &&
-                      add_times(operation, options->ttl_ms, options->expires) &&
-                      (!options->create || add_number(operation, "if_revision", 0)) &&
-                      (!options->content_type || add_text(operation, "content_type", options->content_type));
-    return add_operation(batch, operation, is_complete);
+    struct buffer *out = begin_operation(batch, "put", key);
+    add_value(out, value, size);
+    if (options) {
+        add_condition(out, options->if_revision);
+        add_ttl(out, "ttl", options->ttl_ms);
+        add_string(batch, "expires", options->expires);
+        add_string(batch, "content_type", options->content_type);
+        if (options->create)
+            add_number(out, "if_revision", 0);
+    }
+    return end_operation(batch);
 }
 
 kv_status kv_batch_patch(kv_batch *batch, const char *key, const char *merge_patch, int64_t if_revision)
 {
+    struct buffer *out = begin_operation(batch, "patch", key);
     json_t *patch = json_loads(merge_patch, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    json_t *operation;
-    if (!patch)
-        return bad_request(&batch->error, "bad_request", "the merge patch is not JSON");
-    operation = operation_of(batch, "patch", key);
-    if (operation)
-        return add_operation(batch, operation, !json_object_set_new(operation, "patch", patch) &&
-                                                   add_condition(operation, if_revision));
+    if (!patch && !batch->error.status)
+        bad_request(&batch->error, "bad_request", "the merge patch is not JSON");
     json_decref(patch);
-    return batch->error.status;
+    add_name(out, "patch");
+    buffer_text(out, merge_patch); /* as it is: numbers stay as they are written */
+    add_condition(out, if_revision);
+    return end_operation(batch);
 }
 
 kv_status kv_batch_incr(kv_batch *batch, const char *key, int64_t by, const kv_incr_options *options)
 {
-    json_t *operation = operation_of(batch, "incr", key);
-    int is_complete = operation && add_number(operation, "by", by);
-    if (is_complete && options)
-        is_complete = add_condition(operation, options->if_revision) &&
-                      (!options->ttl_if_new_ms || add_seconds(operation, "ttl_if_new", options->ttl_if_new_ms));
-    return add_operation(batch, operation, is_complete);
+    struct buffer *out = begin_operation(batch, "incr", key);
+    add_number(out, "by", by);
+    if (options) {
+        add_condition(out, options->if_revision);
+        add_ttl(out, "ttl_if_new", options->ttl_if_new_ms);
+    }
+    return end_operation(batch);
 }
 
 kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_options *options)
 {
-    json_t *operation = operation_of(batch, "touch", key);
-    int is_complete = operation && add_condition(operation, options->if_revision) &&
-                      add_times(operation, options->ttl_ms, options->expires) &&
-                      (!options->persist || !json_object_set_new(operation, "persist", json_true()));
-    return add_operation(batch, operation, is_complete);
+    struct buffer *out = begin_operation(batch, "touch", key);
+    add_condition(out, options->if_revision);
+    add_ttl(out, "ttl", options->ttl_ms);
+    add_string(batch, "expires", options->expires);
+    if (options->persist)
+        buffer_text(out, ",\"persist\":true");
+    return end_operation(batch);
 }
 
 kv_status kv_batch_delete(kv_batch *batch, const char *key, int64_t if_revision)
 {
-    json_t *operation = operation_of(batch, "delete", key);
-    return add_operation(batch, operation, operation && add_condition(operation, if_revision));
+    add_condition(begin_operation(batch, "delete", key), if_revision);
+    return end_operation(batch);
 }
 
 static int fill_result(kv_result *result, json_t *json)
@@ -1972,53 +2013,48 @@ static int take_results(kv_batch *batch, json_t *document)
     return 1;
 }
 
-/* Return the body of a batch; NULL without memory. */
-static char *body_of(const kv_batch *batch)
+/* Return the body of a batch. */
+static struct buffer body_of(const kv_batch *batch)
 {
-    json_t *body = json_pack("{s:b, s:O}", "atomic", batch->is_atomic, "ops", batch->operations);
-    char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
-    json_decref(body);
-    return text;
+    struct buffer body = {0};
+    buffer_text(&body, batch->is_atomic ? "{\"atomic\":true,\"ops\":[" : "{\"atomic\":false,\"ops\":[");
+    buffer_add(&body, batch->operations.data, batch->operations.size);
+    buffer_text(&body, "]}");
+    return body;
 }
 
-/* Whether all that a batch does is to read. */
-static int only_reads(const kv_batch *batch)
+/* Take the results out of an answer. Return the status of the call. */
+static kv_status take_batch_answer(kv_client *client, kv_batch *batch, const struct answer *answer, kv_status status)
 {
-    size_t i;
-    for (i = 0; i < json_array_size(batch->operations); i++)
-        if (strcmp(text_member(json_array_get(batch->operations, i), "op"), "get") != 0)
-            return 0;
-    return 1;
+    json_t *document = object_of(answer->body.data, answer->body.size);
+    if (document && take_results(batch, document))
+        return status;
+    forget_results(batch);
+    if (status == KV_OK)
+        foreign(&client->error, batch->has_writes ? WRITE : READ, answer);
+    return client->error.status;
 }
 
 kv_status kv_batch_send(kv_client *client, kv_batch *batch)
 {
     struct call call = call_at("POST", "/v1/batch");
     struct answer answer = {0};
-    char *body = body_of(batch);
+    struct buffer body = body_of(batch);
     kv_status status;
     forget_results(batch);
-    call.kind = only_reads(batch) ? READ : WRITE;
+    call.kind = batch->has_writes ? WRITE : READ;
     call.shape = JSON_SHAPE;
     clear_error(&client->error);
-    if (batch->error.status || !body) {
-        status = body ? (client->error = batch->error).status : no_memory(&client->error);
+    if (batch->error.status || body.failed) {
+        status = batch->error.status ? (client->error = batch->error).status : no_memory(&client->error);
         call_free(&call);
     } else {
-        set_body(&call, body, strlen(body), "application/json");
+        set_body(&call, body.data, body.size, "application/json");
         status = finish(client, &call, &answer);
     }
-    if (status == KV_OK || status == KV_CONFLICT) {
-        json_t *document = object_of(answer.body.data, answer.body.size);
-        if (!document || !take_results(batch, document)) {
-            forget_results(batch);
-            if (status == KV_OK) {
-                foreign(&client->error, call.kind, &answer);
-                status = client->error.status;
-            }
-        }
-    }
-    free(body);
+    if (status == KV_OK || (status == KV_CONFLICT && answer.body.size))
+        status = take_batch_answer(client, batch, &answer, status);
+    buffer_free(&body);
     answer_free(&answer);
     return status;
 }
@@ -2094,7 +2130,7 @@ kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, 
 
 /* ================================================================================== 13 streams of lines =========== */
 
-/* An answer that is read line by line, on a connection of its own. What is not asked for is not read from the socket. */
+/* An answer that is read line by line, on a connection of its own. What is not asked for is not read from there. */
 struct stream {
     CURLM *multi;
     CURL *easy;
@@ -2127,6 +2163,7 @@ static int stream_open(struct stream *stream, const struct settings *settings, c
     stream->answer.length = -1;
     stream->transfer.answer = &stream->answer;
     stream->transfer.largest = largest;
+    stream->transfer.fd = CURL_SOCKET_BAD;
     stream->multi = curl_multi_init();
     stream->easy = curl_easy_init();
     if (stream->multi && stream->easy && add_header(&stream->headers, "Accept: application/x-ndjson", "") &&
@@ -2170,6 +2207,19 @@ static void stream_compact(struct stream *stream)
     body->size -= stream->taken;
     stream->searched -= stream->taken;
     stream->taken = 0;
+}
+
+/* Return the socket that libcurl waits for. */
+static int stream_fd(struct stream *stream)
+{
+    fd_set reads, writes, errors;
+    int largest = -1;
+    FD_ZERO(&reads);
+    FD_ZERO(&writes);
+    FD_ZERO(&errors);
+    if (curl_multi_fdset(stream->multi, &reads, &writes, &errors, &largest) == CURLM_OK && largest >= 0)
+        return largest;
+    return (int)stream->transfer.fd; /* a number that has no room in an fd_set */
 }
 
 /* Let libcurl do what it can without waiting. */
@@ -2898,7 +2948,9 @@ static int websocket_fd(struct websocket *ws)
 
 static int websocket_wants_write(struct websocket *ws)
 {
-    return ws->state == SHAKING_HANDS ? ws->sent < ws->out.size : ws->state == OPEN && wslay_event_want_write(ws->frames);
+    if (ws->state == SHAKING_HANDS)
+        return ws->sent < ws->out.size;
+    return ws->state == OPEN && wslay_event_want_write(ws->frames);
 }
 
 /* Wait until something happens, at most `ms`. */
@@ -3070,7 +3122,8 @@ static kv_status follow_take(struct follow *follow, const char *text, size_t siz
     follow->message = object_of(text, size);
     type = text_member(follow->message, "type");
     if (!type)
-        return set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered", "a message of the feed is not one of a kvserver");
+        return set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered",
+                         "a message of the feed is not one of a kvserver");
     status = sort_message(follow, type, error);
     cursor = text_member(follow->message, "cursor");
     if (cursor && (status == KV_OK || status == KV_GAP) && !buffer_set(&follow->next, cursor, strlen(cursor)))
@@ -3322,8 +3375,27 @@ static int is_impatient(kv_watcher *watcher)
 {
     if (!watcher->patience_ms || now_ms() - watcher->patient_from < watcher->patience_ms)
         return 0;
-    set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "no message of the feed came within patience_ms");
+    set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered",
+              "no message of the feed came within patience_ms");
     return 1;
+}
+
+/* Nothing came until `until`: KV_TIMEOUT, or the end if patience is used up. */
+static kv_status watcher_timeout(kv_watcher *watcher)
+{
+    return is_impatient(watcher) ? watcher_end(watcher) : KV_TIMEOUT;
+}
+
+/* Begin to connect when it is time to. KV_TIMEOUT: that is after `until`. */
+static kv_status watcher_connect(kv_watcher *watcher, int64_t until)
+{
+    sleep_ms(smaller(watcher->connect_at, until) - now_ms());
+    if (watcher->connect_at > until && watcher->connect_at > now_ms())
+        return watcher_timeout(watcher);
+    if (source_open(watcher))
+        return KV_OK;
+    no_memory(&watcher->error);
+    return watcher_end(watcher);
 }
 
 /* Work until a message was taken (KV_OK), until `until` (KV_TIMEOUT), or to the end. */
@@ -3334,21 +3406,11 @@ static kv_status watcher_advance(kv_watcher *watcher, int64_t until)
     for (;;) {
         const char *message;
         size_t size;
-        kv_status status = KV_OK;
-        if (watcher->is_over)
-            return watcher->error.status;
-        if (!watcher->is_connected) {
-            int64_t now = now_ms();
-            if (now < watcher->connect_at) {
-                sleep_ms(smaller(watcher->connect_at, until) - now);
-                if (watcher->connect_at > until)
-                    return is_impatient(watcher) ? watcher_end(watcher) : KV_TIMEOUT;
-            }
-            if (!source_open(watcher)) {
-                no_memory(&watcher->error);
-                return watcher_end(watcher);
-            }
-        }
+        kv_status status = watcher->is_over ? watcher->error.status : KV_OK;
+        if (status == KV_OK && !watcher->is_connected)
+            status = watcher_connect(watcher, until);
+        if (status != KV_OK)
+            return status;
         switch (source_read(watcher, smaller(until, dead_at(watcher)), &message, &size)) {
         case MESSAGE:
             status = watcher_take(watcher, message, size);
@@ -3356,10 +3418,9 @@ static kv_status watcher_advance(kv_watcher *watcher, int64_t until)
                 return status;
             break;
         case NOTHING:
-            if (now_ms() >= dead_at(watcher))
-                status = watcher_lost(watcher);
-            else
-                return is_impatient(watcher) ? watcher_end(watcher) : KV_TIMEOUT;
+            if (now_ms() < dead_at(watcher))
+                return watcher_timeout(watcher);
+            status = watcher_lost(watcher);
             break;
         case OVER:
             status = watcher_lost(watcher);
@@ -3510,15 +3571,13 @@ const kv_error *kv_watch_error(const kv_watcher *watcher)
 
 int kv_watch_fd(kv_watcher *watcher)
 {
-    curl_socket_t fd = CURL_SOCKET_BAD;
     if (!watcher->is_connected)
         return -1;
 #ifndef KV_NO_WEBSOCKET
     if (IS_WEBSOCKET(watcher))
         return websocket_fd(&watcher->source.frames);
 #endif
-    curl_easy_getinfo(watcher->source.lines.easy, CURLINFO_ACTIVESOCKET, &fd);
-    return (int)fd;
+    return stream_fd(&watcher->source.lines);
 }
 
 int kv_watch_wants_write(kv_watcher *watcher)
@@ -3536,7 +3595,7 @@ int kv_watch_wait_ms(kv_watcher *watcher)
     int64_t now = now_ms(), at = watcher->is_connected ? dead_at(watcher) : watcher->connect_at;
     if (watcher->is_over)
         return 0;
-    if (watcher->is_connected && !watcher->is_healthy) /* libcurl is connecting, and has timers of its own */
+    if (watcher->is_connected && !source_is_open(watcher)) /* libcurl is connecting, and has timers of its own */
         at = smaller(at, now + 50);
     return (int)positive(smaller(at - now, 60000));
 }

@@ -43,6 +43,7 @@
  *     open one client for each thread. A watcher does not need its client after kv_watch has returned, so it may be
  *     given to another thread. There is no global state in this library. libcurl has some: with libcurl before 7.84,
  *     call curl_global_init(CURL_GLOBAL_DEFAULT) before you start threads. After fork, the child opens its own handles.
+ *     Over https, ignore SIGPIPE: some versions of OpenSSL's sockets raise it when a connection breaks.
  *
  * Keys and values
  *     Keys are UTF-8, 1 to 511 bytes, and any byte but NUL, since they are C strings. (Keys with a NUL, written by
@@ -140,7 +141,7 @@ void kv_set_timeouts(kv_client *client, long timeout_ms, long patience_ms);
 /* Switch the Idempotency-Key of later writes on (1) or off (0). */
 void kv_set_idempotency(kv_client *client, int on);
 
-/* Return the error of the client's last call; its status is KV_OK if that succeeded. Never NULL; valid until the next. */
+/* Return the error of the client's last call; its status is KV_OK if that succeeded. Never NULL. */
 const kv_error *kv_last_error(const kv_client *client);
 
 /* Free a string of this library. NULL is fine. */
@@ -245,7 +246,7 @@ kv_status kv_delete(kv_client *client, const char *key, int64_t if_revision);
 /* Free the memory of an entry, and set it to zero. */
 void kv_entry_free(kv_entry *entry);
 
-/* ---------------------------------------------------------------------------------------------------- compare and set */
+/* -------------------------------------------------------------------------------------------------- compare and set */
 
 typedef enum { KV_KEEP = 0, KV_SET, KV_DELETE_KEY } kv_next_step;
 

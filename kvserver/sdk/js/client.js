@@ -760,6 +760,7 @@ function sleep(seconds, signal) {
 
 const NEVER_CONNECTED = new Set([
   ...["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNREACH", "ENETUNREACH", "UND_ERR_CONNECT_TIMEOUT"],
+  "ConnectionRefused", // of Bun
   ...["CERT_HAS_EXPIRED", "DEPTH_ZERO_SELF_SIGNED_CERT", "SELF_SIGNED_CERT_IN_CHAIN", "ERR_TLS_CERT_ALTNAME_INVALID"],
 ]);
 
@@ -840,9 +841,10 @@ class Connection {
   /** Return what a failed fetch says. Whether the request was sent is known only where the connection failed. */
   explain(cause) {
     const inner = cause?.cause;
-    const codes = [inner?.code, ...(inner?.errors ?? []).map((each) => each.code)];
-    const sent = !codes.some((code) => NEVER_CONNECTED.has(code)) && inner?.message !== "bad port";
+    const codes = [cause?.code, inner?.code, ...(inner?.errors ?? []).map((each) => each.code)];
     const why = [cause?.message, inner?.message || inner?.code].filter(Boolean).join(": ");
+    const isDenos = /client error \(Connect\)/.test(why);
+    const sent = !codes.some((code) => NEVER_CONNECTED.has(code)) && inner?.message !== "bad port" && !isDenos;
     return { lost: why, sent, cause, hint: pageHint(this.base) };
   }
 }
@@ -2049,6 +2051,7 @@ export class Lock {
   #owner;
   #revision;
   #heldUntil;
+  #heldUntilDate;
   #keeping;
   #ending;
   #loss = new AbortController();
@@ -2069,13 +2072,16 @@ export class Lock {
 
   /** Whether it is surely held. */
   get held() {
-    return !this.#isReleased && !this.signal.aborted && now() < this.#heldUntil;
+    const isInTime = now() < this.#heldUntil && Date.now() < this.#heldUntilDate;
+    return !this.#isReleased && !this.signal.aborted && isInTime;
   }
 
   #holdFrom(sentAt) {
     this.#heldUntil = sentAt + 0.9 * this.#ttl;
+    const left = (this.#heldUntil - now()) * 1000;
+    this.#heldUntilDate = Date.now() + left; // the other clock stands still while the machine sleeps
     clearTimeout(this.#ending);
-    this.#ending = setTimeout(() => this.#lose("it could not be kept in time"), (this.#heldUntil - now()) * 1000);
+    this.#ending = setTimeout(() => this.#lose("it could not be kept in time"), left);
   }
 
   #keepOn() {
@@ -2096,7 +2102,7 @@ export class Lock {
   /** A touch whose outcome was unknown may have been done: then the key is still this lock's, at a newer revision. */
   async #lookAgain(error) {
     const entry = await this.#kv.get(this.#name).catch(() => undefined);
-    if (entry && entry.text() === this.#owner) this.#revision = entry.revision;
+    if (isOf(this.#owner, entry)) this.#revision = entry.revision;
     else if (entry !== undefined) this.#lose(error.message);
   }
 
@@ -2117,15 +2123,23 @@ export class Lock {
     if (this.#isReleased) return;
     this.#isReleased = true;
     this.#stop();
-    try {
-      await this.#kv.delete(this.#name, { ifRevision: this.#revision });
-    } catch (error) {
-      if (!(error instanceof PreconditionFailed)) throw error;
-      const entry = await this.#kv.get(this.#name);
-      if (entry?.text() !== this.#owner) throw new LockLost(error.message, { cause: error });
-      await this.#kv.delete(this.#name, { ifRevision: entry.revision });
+    for (let revision = this.#revision; ; ) {
+      try {
+        if (await this.#kv.delete(this.#name, { ifRevision: revision })) return;
+        throw new LockLost("its key is gone");
+      } catch (error) {
+        if (!(error instanceof PreconditionFailed)) throw error;
+        const entry = await this.#kv.get(this.#name);
+        if (!isOf(this.#owner, entry)) throw new LockLost("another holds it", { cause: error });
+        revision = entry.revision; // a touch was under way
+      }
     }
   }
+}
+
+/** Return whether an entry is that of a lock's owner. */
+function isOf(owner, entry) {
+  return Boolean(entry) && toBase64(entry.bytes) === btoa(owner);
 }
 
 // --- The client -----------------------------------------------------------------------------------------------------
@@ -2347,6 +2361,9 @@ export class Client {
 
   watch(prefixes, options = {}) {
     const { keys = [], snapshot, since, ops, values = true, activity, conflate, transport, silence, ...rest } = options;
+    const { onGap = "raise", patience, onState, signal, ...unknown } = rest;
+    if (Object.keys(unknown).length) throw new TypeError(`a watch has no option ${Object.keys(unknown).join(", ")}`);
+    if (onGap !== "raise" && onGap !== "continue") throw new TypeError(`onGap is raise or continue, not ${onGap}`);
     const chosen = prefixes === undefined || prefixes === null ? (keys.length ? [] : [""]) : [prefixes].flat();
     const flag = (value) => (value ? "true" : null);
     const parameters = {
@@ -2357,7 +2374,8 @@ export class Client {
       ...{ snapshot: flag(snapshot), activity: flag(activity), conflate: flag(conflate) },
     };
     const connection = this.#connection.with(settingsOf({ transport, silence }, this.#connection.settings));
-    return new Watch(connection, parameters, { ...rest, since: since ?? "", strip: this.prefix.length });
+    const wishes = { onGap, patience, onState, signal, since: since ?? "", strip: this.prefix.length };
+    return new Watch(connection, parameters, wishes);
   }
 
   async wait(key, until = (entry) => entry !== null, { timeout, signal } = {}) {
@@ -2401,7 +2419,7 @@ export class Client {
     } catch (error) {
       if (!(error instanceof Exists) && !(error instanceof OutcomeUnknown)) throw error;
       const entry = await this.get(name, { signal });
-      return entry?.text() === owner ? entry.revision : null;
+      return isOf(owner, entry) ? entry.revision : null;
     }
   }
 

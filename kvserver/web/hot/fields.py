@@ -15,6 +15,7 @@ from shards.wire.keys import is_content_type
 
 _FIELD = re.compile(rb"([A-Za-z-]+): ?([!-~](?:[\t -~]*[!-~])?)?")
 _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]*")
+_IDEMPOTENCY_KEY = re.compile(rb"\r\n(?i:idempotency-key): ?([A-Za-z0-9._~-]{1,64})\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,10}")
 
 _LOOKED_AT: Final = frozenset(
@@ -67,6 +68,7 @@ class HeaderFields(NamedTuple):
         has_body: whether there is a Content-Length, be it 0.
         origin: the header Origin.
         origin_fields: those by which `Pages` judges the request.
+        idempotency_key: the header of that name.
     """
 
     accept: bytes
@@ -77,6 +79,16 @@ class HeaderFields(NamedTuple):
     has_body: bool
     origin: bytes
     origin_fields: Headers
+    idempotency_key: bytes = b""
+
+
+def split_off_key(block: bytes) -> tuple[bytes, bytes]:
+    """Split a block of header fields into the value of Idempotency-Key, which differs from request to request, and
+    the rest, which clients repeat. The value is empty if there is none of the plain form."""
+    found = _IDEMPOTENCY_KEY.search(block)
+    if found is None:
+        return b"", block
+    return found[1], block[: found.start()] + b"\r\n" + block[found.end() :]
 
 
 def read_fields(block: bytes) -> HeaderFields | None:

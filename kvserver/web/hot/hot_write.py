@@ -8,6 +8,7 @@ from typing import Final
 
 from kvserver.access.grants import Grants
 from kvserver.http import routes
+from kvserver.http.idempotency import REPLAYED
 from kvserver.http.scope import ROUTE
 from kvserver.http.value_headers import OCTETS, revision_headers
 from kvserver.store.client import StoreClient
@@ -20,9 +21,10 @@ from kvserver.web.limits.load import LARGE_ANSWER
 from kvserver.web.parsing.request import IncomingRequest
 from kvserver.web.ports import ConnectionPort
 from shards.wire.errors import KVError, NotFound
-from shards.wire.protocol import Delete, Done, Failed, Put, Reply
+from shards.wire.protocol import Delete, Done, Failed, Once, Put, Replayed, Reply
 
 _OCTETS: Final = [("content-type", OCTETS)]
+_REPLAYED: Final = (REPLAYED.lower(), "true")
 _DEADLINE_NS: Final = int(DEADLINE_S * 1e9)
 
 
@@ -47,7 +49,7 @@ class HotWrite(Pending):
         fields: HeaderFields,
         begun_at: float,
         grants: Grants | None,
-        operation: Put | Delete,
+        operation: Put | Delete | Once,
         size: int,
     ) -> None:
         """`path`: as sent; `at_root`: it is MemoryKV's. `size`: bytes of key and value."""
@@ -67,11 +69,13 @@ class HotWrite(Pending):
     def answer(self, replies: Iterator[Reply]) -> None:
         """Answer with the shard's reply."""
         reply = next(replies)
-        if isinstance(reply, Failed):
+        if isinstance(reply, Done):
+            self.answer_done(reply)
+        elif isinstance(reply, Failed):
             self.fail(reply.error())
         else:
-            assert isinstance(reply, Done)
-            self.answer_done(reply)
+            assert isinstance(reply, Replayed) and isinstance(reply.reply, Done)
+            self.answer_replayed(reply.reply)
 
     def fail(self, error: KVError) -> None:
         """Answer that the write was not executed, or that its outcome is unknown."""
@@ -87,6 +91,10 @@ class HotWrite(Pending):
     def answer_version1(self, done: Done) -> None:
         """Answer at a path of version 1 that the write was executed."""
         self._send_answer(204 if done.existed else 201, revision_headers(done.revision), b"")
+
+    def answer_replayed(self, done: Done) -> None:
+        """Answer at a path of version 1 that the write was executed before."""
+        self._send_answer(204 if done.existed else 201, [_REPLAYED, *revision_headers(done.revision)], b"")
 
     def _send_answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         """Write the answer at once, unless the client left, the worker stops or the answer is large."""
@@ -138,7 +146,7 @@ class HotRemoval(HotWrite):
         fields: HeaderFields,
         begun_at: float,
         grants: Grants | None,
-        operation: Delete,
+        operation: Delete | Once,
         size: int,
         store: StoreClient,
     ) -> None:
@@ -152,13 +160,17 @@ class HotRemoval(HotWrite):
             super().answer_done(done)
         else:
             [operation] = self.operations
-            assert isinstance(operation, Delete)
+            assert isinstance(operation, Delete | Once)
             self._store.report_missed_delete(operation.key, self._end)
             self.fail(NotFound())
 
     def answer_version1(self, done: Done) -> None:
         """Answer at a path of version 1 that the key was deleted; it has no ETag."""
         self._send_answer(204, [("kv-revision", str(done.revision))], b"")
+
+    def answer_replayed(self, done: Done) -> None:
+        """Answer at a path of version 1 that the key was deleted before."""
+        self._send_answer(204, [_REPLAYED, ("kv-revision", str(done.revision))], b"")
 
 
 def format_lines(headers: list[tuple[str, str]]) -> bytes:

@@ -16,11 +16,12 @@ from typing import Final
 
 from kvserver.access.grants import Grants
 from kvserver.http import compression, routes
+from kvserver.http.idempotency import mark_request
 from kvserver.http.responses import Headers
 from kvserver.http.value_headers import OCTETS, item_headers
 from kvserver.store.client import StoreClient
 from kvserver.web.context import WorkerContext
-from kvserver.web.hot.fields import HeaderFields, read_fields
+from kvserver.web.hot.fields import HeaderFields, read_fields, split_off_key
 from kvserver.web.hot.hot_write import HotRemoval, HotWrite, format_lines
 from kvserver.web.limits.load import LARGE_ANSWER
 from kvserver.web.ports import IDLE_S, ConnectionPort
@@ -28,7 +29,7 @@ from shards.maps.layout import HEADER, HEADER_SIZE, parse_record, with_wall_time
 from shards.wire.clock import is_live
 from shards.wire.errors import BadKey, Unauthorized, Unavailable
 from shards.wire.keys import MAX_KEY
-from shards.wire.protocol import Delete, Put
+from shards.wire.protocol import Delete, Once, Put
 
 _REQUEST = re.compile(
     rb"(GET|PUT|DELETE) (/(?:v1/kv/([A-Za-z0-9._~!$&'()*+,;=:@%/-]{1,1533})|([A-Za-z0-9._~!$&'()*+,;=:@%-]{1,1533})))"
@@ -85,7 +86,17 @@ class HotPath:
             return False
         at_root, size = of_root is not None, len(key) + fields.length
         write: HotWrite
-        if method == b"PUT":
+        if fields.idempotency_key and not at_root:
+            if fields.length >= LARGE_ANSWER:  # it takes long to hash
+                return False
+            once = self._mark_write(method, key, fields, grants, data[end + 2 :])
+            if self._store.maps.is_used_elsewhere(once):
+                return False
+            if method == b"PUT":
+                write = HotWrite(connection, path, False, fields, begun_at, grants, once, size)
+            else:
+                write = HotRemoval(connection, path, False, fields, begun_at, grants, once, size, self._store)
+        elif method == b"PUT":
             put = Put(key, data[end + 2 :], fields.content_type, 0, 0, at_root)
             write = HotWrite(connection, path, at_root, fields, begun_at, grants, put, size)
         else:
@@ -95,10 +106,20 @@ class HotPath:
         self._store.enqueue(key, write)
         return True
 
+    def _mark_write(self, method: bytes, key: bytes, fields: HeaderFields, grants: Grants | None, body: bytes) -> Once:
+        """Return the write of version 1 of a request with an Idempotency-Key."""
+        token, kind = "" if grants is None else grants.name, fields.content_type if method == b"PUT" else ""
+        mark = mark_request(fields.idempotency_key, token, method.decode(), key, b"", kind, (), body)
+        return mark.mark_operation(Put(key, body, kind) if method == b"PUT" else Delete(key))
+
     def _read_block(self, block: bytes) -> HeaderFields | None:
         """The meaning of a block of header fields, remembered; None if its requests take the ordinary road."""
         if len(block) > _LONGEST_BLOCK:
             return None
+        key, rest = split_off_key(block)
+        if key:
+            fields = self._blocks.get(rest) or self._read_block(rest)
+            return None if fields is None or fields.idempotency_key else fields._replace(idempotency_key=key)
         fields = read_fields(block)
         if fields is None or not self._is_open_to(fields.origin_fields):
             return None

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from tests.bench.contenders import Contender
+from tests.bench.contenders import Process
 from tests.bench.measure import Findings
+
+P = TypeVar("P", bound=Process)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Bench:
     directory: Path
     say: Callable[[str], None]
 
-    def start(self, stack: ExitStack, findings: Findings, contenders: Iterable[Contender]) -> list[Contender]:
+    def start(self, stack: ExitStack, findings: Findings, contenders: Iterable[P]) -> list[P]:
         """Those of `contenders` that are installed, running until `stack` ends; the others are noted."""
         running = []
         for contender in contenders:

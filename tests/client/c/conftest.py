@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.client.c import building
+from tests.client.sdks import DRIVERS
 from tests.system.harness import Server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tools() -> None:
+    DRIVERS["c"].require_tools()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static kv_client *kv;
@@ -60,7 +61,7 @@ static char *unbase64(const char *text, size_t *size)
     return data;
 }
 
-/* ----------------------------------------------------------------------------------------------- arguments, answers --- */
+/* ------------------------------------------------------------------------------------------- arguments, answers --- */
 
 static const char *text_of(const json_t *args, const char *name)
 {
@@ -171,7 +172,7 @@ static void say_entry(const char *key, kv_status status, kv_entry *entry)
     kv_entry_free(entry);
 }
 
-/* --------------------------------------------------------------------------------------------------------- one key --- */
+/* ------------------------------------------------------------------------------------------------------ one key --- */
 
 static void do_options(const json_t *args)
 {
@@ -391,7 +392,7 @@ static void do_update(const json_t *args)
     say_entry(key, kv_update(kv, key, change_value, &change, &after), &after);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- lists --- */
+/* -------------------------------------------------------------------------------------------------------- lists --- */
 
 static kv_list_options list_options(const json_t *args)
 {
@@ -479,7 +480,7 @@ static void do_delete_prefix(const json_t *args)
         fail();
 }
 
-/* --------------------------------------------------------------------------------------------------------- batches --- */
+/* ------------------------------------------------------------------------------------------------------ batches --- */
 
 static void add_operation(kv_batch *batch, const json_t *op)
 {
@@ -564,7 +565,7 @@ static void do_atomic(const json_t *args)
     run_batch(args, 1);
 }
 
-/* -------------------------------------------------------------------------------------------------- requests, lines --- */
+/* ---------------------------------------------------------------------------------------------- requests, lines --- */
 
 static char *input;
 static size_t input_size, input_room;
@@ -600,7 +601,7 @@ static json_t *next_request(void)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------ feed --- */
+/* --------------------------------------------------------------------------------------------------------- feed --- */
 
 static const char **texts_of(const json_t *array)
 {
@@ -731,7 +732,7 @@ static void do_wal(const json_t *args)
         fail();
 }
 
-/* ---------------------------------------------------------------------------------------------------------- server --- */
+/* ------------------------------------------------------------------------------------------------------- server --- */
 
 static void say_document(kv_status status, char *text)
 {
@@ -767,6 +768,35 @@ static void do_ping(const json_t *args)
         fail();
 }
 
+/* Get or put a key `count` times, for benchmarks. */
+static void do_repeat(const json_t *args)
+{
+    const int gets = !strcmp(text_of(args, "verb"), "get");
+    const char *key = text_of(args, "key");
+    const char *type;
+    size_t size = 0;
+    char *value = value_of(args, &size, &type);
+    int64_t left = number_of(args, "count");
+    struct timespec begun, ended;
+    kv_status status = KV_OK;
+
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    for (; left > 0 && status == KV_OK; left--) {
+        kv_entry entry;
+        status = gets ? kv_get(kv, key, &entry) : kv_put(kv, key, value, size, NULL, NULL);
+        if (gets && status == KV_OK)
+            kv_entry_free(&entry);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    free(value);
+    if (status != KV_OK) {
+        fail();
+        return;
+    }
+    ok(json_pack("{s:f}", "seconds",
+                 (double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) / 1e9));
+}
+
 static void do_ticket(const json_t *args)
 {
     char *ticket, expires[32];
@@ -786,7 +816,7 @@ static const struct verb {
     {"patch", do_patch}, {"incr", do_incr}, {"touch", do_touch}, {"delete", do_delete}, {"update", do_update},
     {"page", do_page}, {"scan", do_scan}, {"count", do_count}, {"delete_prefix", do_delete_prefix},
     {"batch", do_batch}, {"atomic", do_atomic}, {"watch", do_watch}, {"wal", do_wal}, {"status", do_status},
-    {"whoami", do_whoami}, {"ping", do_ping}, {"ticket", do_ticket},
+    {"whoami", do_whoami}, {"ping", do_ping}, {"ticket", do_ticket}, {"repeat", do_repeat},
 };
 
 static void run(const json_t *request)
@@ -804,8 +834,10 @@ static void run(const json_t *request)
 
 int main(void)
 {
+    kv_options options = {0};
     json_t *request;
-    kv = kv_open(NULL, NULL);
+    options.ca_file = getenv("CONFORM_CA_FILE");
+    kv = kv_open(NULL, &options);
     if (!kv)
         return 1;
     while ((request = next_request())) {

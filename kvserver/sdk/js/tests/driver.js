@@ -129,6 +129,16 @@ const VERBS = {
     await kv.ping();
     return {};
   },
+  /** Get or put a key `count` times, so many `tasks` at a time, for benchmarks. */
+  repeat: async (kv, { verb, key, value_base64: value = "", count, tasks = 1 }) => {
+    const bytes = bytesOf(value);
+    const work = async () => {
+      for (let done = 0; done < count / tasks; done++) await (verb === "get" ? kv.get(key) : kv.put(key, bytes));
+    };
+    const begun = performance.now();
+    await Promise.all(Array.from({ length: tasks }, work));
+    return { seconds: (performance.now() - begun) / 1000 };
+  },
   whoami: (kv) => kv.whoami(),
   ticket: (kv, args) => kv.ticket(args.for),
 };

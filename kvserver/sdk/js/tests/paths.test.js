@@ -67,6 +67,9 @@ test("base URLs", () => {
 });
 
 test("options that do not exist are refused", () => {
+  assert.throws(() => connect("x").watch("", { snapshots: true }), /no option snapshots/);
+  assert.throws(() => connect("x").watch("", { onGap: "ignore" }), /onGap is raise or continue/);
+  assert.throws(() => connect("x").watch("", { transport: "pigeon" }), /transport is auto/);
   assert.throws(() => connect("x", { patient: 3 }), /no option patient/);
   assert.throws(() => connect("x", { timeout: "10" }).withOptions({ patience: -1 }), /patience is a number of seconds/);
 });

@@ -47,14 +47,17 @@ pub mod blocking;
 mod tls;
 
 pub use crate::core::batch::{Op, OpResult};
-pub use crate::core::errors::{codes, ConfigError, Error, Gap, NotAnswered, OutcomeUnknown, Refused};
-pub use crate::core::feed::{Change, Envelope, OnGap, Transport};
+pub use crate::core::changes::{Change, Envelope};
+pub use crate::core::codes;
+pub use crate::core::errors::{ConfigError, Error, Gap, NotAnswered, OutcomeUnknown, Refused};
+pub use crate::core::feed::{OnGap, Transport};
+pub use crate::core::lists::{DeletePrefix, List};
 pub use crate::core::model::{
     Deleted, Entry, Exchanged, IfChanged, Item, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
 pub use crate::core::replica::{Entries, MirrorState};
 pub use crate::core::requests::{Atomic, Exchange, MirrorRequest, Put, WatchRequest};
-pub use crate::core::scripts::{DeletePrefix, List, Next};
+pub use crate::core::scripts::Next;
 pub use crate::core::time::{BadTime, Timestamp};
 pub use crate::core::value::{Expiry, Value};
 pub use crate::core::watch::WatchState;
@@ -62,6 +65,6 @@ pub use crate::core::watch::WatchState;
 /// The result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "blocking", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

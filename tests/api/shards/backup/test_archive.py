@@ -25,7 +25,7 @@ from shards.backup.take import RunningStore, back_up
 from shards.log.reader import LogReader
 from shards.log.records import HEADER, START
 from shards.log.recovery import recover_log
-from shards.wire.protocol import Atomic, changes, decode_events
+from shards.wire.protocol import Atomic, Outcome, changes, decode_events, decode_record, encode_events
 from tests.api.maps import Run, delete, first_run, put, record_of
 from tests.api.shards.backup.tools import (
     SEGMENT,
@@ -118,6 +118,17 @@ def test_a_record_is_shortened_between_its_events(revision: int, kept: int, with
     assert rest is not None
     assert rest.next_revision == 5 + kept == rest.revision + rest.events
     assert list(changes(decode_events(rest.payload), 5)) == list(changes(decode_events(record.payload), 5))[:kept]
+
+
+@pytest.mark.parametrize(("revision", "kept"), [(5, [0]), (7, [0]), (8, [0, 3]), (9, [0, 3])])
+def test_what_was_done_once_goes_with_its_change(revision: int, kept: list[int]) -> None:
+    batch = Atomic([put(b"a"), put(b"b"), delete(b"a")])
+    outcomes = [Outcome(b"%018d" % at, bytes(16), at, 0, False, b"") for at in (0, 3, 5)]
+    record = record_of([put(b"x"), batch, put(b"y"), put(b"z")], revision=5)
+    payload = encode_events([put(b"x"), batch, put(b"y"), put(b"z"), *outcomes])
+    rest, _ = shorten(record._replace(payload=payload), revision)
+    assert rest is not None
+    assert [outcome.at for outcome in decode_record(rest.payload)[1]] == kept
 
 
 def test_the_file_of_a_backup_is_read_by_format_first(run: Run, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.maps import directory as mapdir
-from shards.maps.directory import MIN_FREE_BYTES
+from shards.maps.directory import choose as mapdir
+from shards.maps.directory.choose import MIN_FREE_BYTES
 from shards.maps.owner import MapOwner
 from tests.api.maps import Run, first_run
 from tests.api.shards.maps.tools import STORE, store_in

@@ -6,12 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 from shards.host.board import Board
+from shards.maps import storage
+from shards.maps.layout import MapFull
 from shards.maps.owner import MapOwner
 from shards.maps.reader import MapReader
 from shards.wire.clock import BEGINNING
@@ -125,3 +130,49 @@ def test_a_full_file_system(tmp_path: Path) -> None:
     done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "all is well"
+
+
+class FullEnvironment:
+    """An environment that has no room to make a database, some times."""
+
+    def __init__(self, env: lmdb.Environment, times: int) -> None:
+        self._env, self._times = env, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def open_db(self, name: bytes) -> object:
+        if name == b"outcomes" and self._times:
+            self._times -= 1
+            raise lmdb.MapFullError("no room")
+        return self._env.open_db(name)
+
+
+@pytest.mark.parametrize(("times", "has_room"), [(2, True), (99, False)])
+def test_a_full_map_of_a_version_without_outcomes_grows(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, times: int, has_room: bool
+) -> None:
+    MapOwner(memory).close()
+    size = (memory / "data.mdb").stat().st_size
+    opened = storage._open_to_write
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_open_to_write", _full(opened, times))
+        if has_room:
+            map = MapOwner(memory)
+            assert (memory / "data.mdb").stat().st_size > size
+            apply(map, put(b"k", b"v"), revision=1)
+            assert map.find_outcome(bytes(18)) is None
+            map.close()
+        else:
+            patch.setattr(storage.Reserve, "grow", lambda *_: False)
+            with pytest.raises(MapFull):
+                MapOwner(memory)
+    MapOwner(memory).close()
+
+
+def _full(opened: Callable[[Path], Any], times: int) -> Callable[[Path], Any]:
+    def open_full(path: Path) -> Any:
+        reserve, env = opened(path)
+        return reserve, FullEnvironment(env, times)
+
+    return open_full

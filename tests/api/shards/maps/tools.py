@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from shards.log.manifest import Manifest
-from shards.maps.directory import choose_map_dir
+from shards.maps.directory.choose import choose_map_dir
 from shards.maps.layout import Identity
 from shards.maps.owner import MapOwner
 from shards.wire.protocol import Event

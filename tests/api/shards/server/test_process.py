@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,8 +11,25 @@ import pytest
 from shards.host.board import NONE, Board
 from shards.log.manifest import Manifest
 from shards.log.records import encode
+from shards.maps.layout import map_generations, map_path
 from shards.wire.keys import MAX_TTL_MS, shard_of
-from shards.wire.protocol import Delete, DeleteEvent, Done, Failed, Put, PutEvent, Replaced, Touch
+from shards.wire.protocol import (
+    AtomicBatch,
+    Delete,
+    DeleteEvent,
+    Done,
+    Failed,
+    Get,
+    Incr,
+    Once,
+    Put,
+    PutEvent,
+    Replaced,
+    Replayed,
+    Results,
+    Touch,
+    Value,
+)
 from tests.api.shards.server import tools
 from tests.api.shards.server.tools import client, shard
 from tests.stores import Store, new_store
@@ -89,6 +107,59 @@ def test_killed_at_any_step(store: Store, step: tuple[str, str, str]) -> None:
                 before + 1, True, b"1" if before == 3 else b"2", 0, "", 1 if before == 3 else 4
             )
         tools.check_agreement(store)
+
+
+ONCE = [
+    Once(Put(b"a", b"2", want_previous=True), b"a" * 18, b"f" * 16),
+    Once(Delete(b"b"), b"b" * 18, b"f" * 16),
+    Once(Touch(b"c", expires_ms=1 << 50), b"c" * 18, b"f" * 16),
+    Once(Incr(b"n", 5), b"n" * 18, b"f" * 16),
+    Once(AtomicBatch([Incr(b"n", 2), Get(b"n", 1), Delete(b"{n}absent")]), b"m" * 18, b"f" * 16),
+]
+DONE: list[Done | Replaced | Value | Results] = [
+    Replaced(4, True, b"1", 0, "", 1),
+    Done(5, True),
+    Done(6, True, None, 1 << 50),
+    Value(7, False, b"5", "text/plain"),
+    Results([Value(8, True, b"7", "text/plain"), Value(8, True, b"7", "text/plain"), Done(0, False)]),
+]
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_killed_at_any_step_a_repeat_is_done_once(store: Store, step: tuple[str, str, str]) -> None:
+    with shard(store) as process:
+        with client(store) as asking:
+            asking.ask(Put(b"a", b"1"), Put(b"b", b"1"), Put(b"c", b"1"))
+        process.stop()
+    with shard(store, script=KILLED.format(step=step)) as process, client(store) as asking:
+        asking.send(*ONCE)
+        assert process.end()[0] == -9
+    was_done = step[2] == "after"
+    for repeated in range(2):
+        with shard(store) as process:
+            with client(store) as asking:
+                expected = [Replayed(done) for done in DONE] if was_done or repeated else DONE
+                assert asking.ask(*ONCE) == expected
+                assert asking.ask(*ONCE) == [Replayed(done) for done in DONE]
+            tools.check_agreement(store)
+            if repeated:
+                process.kill()
+            else:
+                process.stop()
+    assert store.board.last_revision() == 8
+
+
+def test_what_was_done_once_is_known_to_a_map_built_of_the_log(store: Store) -> None:
+    with shard(store) as process, client(store) as asking:
+        asking.ask(Put(b"a", b"1"), Put(b"b", b"1"), Put(b"c", b"1"))
+        assert asking.ask(*ONCE) == DONE
+        process.kill()
+    store.board.shards[0].map_generation = 0
+    map_dir = Path(store.board.facts.map_dir)
+    for index, generation in map_generations(map_dir):
+        shutil.rmtree(map_path(map_dir, index, generation))
+    with shard(store) as process, client(store) as asking:
+        assert asking.ask(*ONCE) == [Replayed(done) for done in DONE]
 
 
 def test_killed_under_load_loses_nothing_that_was_answered(store: Store) -> None:

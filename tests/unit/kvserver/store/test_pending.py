@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvserver.store.pending import PACKED_BYTES, InFlight, Pending, Portion, Single, is_small
 from shards.wire.errors import Unavailable
-from shards.wire.protocol import SMALL_OPS, AtomicBatch, Done, Get, OfOneKey, Patch, Put, Reply, size_of
+from shards.wire.protocol import SMALL_OPS, AtomicBatch, Done, Get, OfOneKey, Once, Patch, Put, Reply, size_of
 
 
 def portion(operations: list[OfOneKey], answers: list[Any]) -> Portion:
@@ -38,6 +38,8 @@ def test_a_failure_is_delivered_once_for_all_of_a_portion() -> None:
 def test_operations_of_atomic_batches_count_singly() -> None:
     batch = Single(AtomicBatch([Put(b"a", b"xy"), Put(b"b", b"z")]), 0, print)
     assert (batch.count, batch.size) == (2, 5)
+    once = Single(Once(AtomicBatch([Put(b"a", b"xy"), Put(b"b", b"z")]), bytes(18), bytes(16)), 0, print)
+    assert (once.count, once.size) == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shards.files.path_text import path_to_text, text_to_path
 from shards.host.board import Board
-from shards.maps.directory_content import Owner
+from shards.maps.directory.ownership import Owner
 from tests.facts import make_facts
 
 NOT_UTF_8 = os.fsdecode(b"d\xff\xfe")

@@ -15,6 +15,7 @@ from shards.keys.eviction import STAMPS, Evictor
 from shards.keys.group import Group
 from shards.keys.keyspace import Keyspace
 from shards.wire.clock import Now
+from shards.wire.outcomes import OutcomeRecord
 from shards.wire.protocol import (
     AtomicBatch,
     Condition,
@@ -26,14 +27,16 @@ from shards.wire.protocol import (
     Get,
     Incr,
     OfOneKey,
+    Once,
     Patch,
     Put,
+    Replayed,
     Reply,
     Results,
     Touch,
     size_of,
 )
-from tests.unit.oracle import Item, Memory, Oracle, text_of
+from tests.unit.oracle import Item, Known, Memory, Oracle, text_of
 
 MAX_VALUE = 40
 NOW = 1_700_000_000_000
@@ -56,6 +59,8 @@ VALUES = st.one_of(
 )
 TYPES = st.sampled_from(["", "a/b", "application/json"])
 TTLS = st.integers(0, 6)
+IDENTITIES = st.sampled_from([b"i" * 18, b"j" * 18])
+FINGERPRINTS = st.sampled_from([b"f" * 16, b"f" * 16, b"g" * 16])
 REVISIONS = st.none() | st.just("*") | st.lists(st.integers(0, 40), max_size=12)
 CONDITIONS = st.none() | st.none() | st.builds(Condition, REVISIONS, REVISIONS)
 
@@ -74,6 +79,8 @@ def operations(keys: st.SearchStrategy[bytes]) -> st.SearchStrategy[OfOneKey]:
 
 def told(reply: Reply) -> Any:
     """A reply without its prose."""
+    if isinstance(reply, Replayed):
+        return told(reply.reply), reply.withheld
     if isinstance(reply, Results):
         return [told(each) for each in reply.replies], reply.failed
     return Failed(reply.code, "", reply.revision) if isinstance(reply, Failed) else reply
@@ -102,6 +109,8 @@ class Against(RuleBasedStateMachine):
         self.group: Group | None = None
         self.oracle: Oracle | None = None
         self.awaited: list[tuple[Reply, Reply]] = []
+        self.outcomes: dict[bytes, OutcomeRecord] = {}
+        self.known: dict[bytes, Known] = {}
 
     def read(self, key: bytes) -> tuple[bytes, str]:
         return self.items[key].value, self.items[key].content_type
@@ -113,7 +122,15 @@ class Against(RuleBasedStateMachine):
     )
     def load(self, loaded: dict[bytes, tuple[bytes, int, bool]], max_memory: int, evicting: int | None) -> None:
         self.choices = Choices(evicting) if max_memory and evicting else None
-        self.space = Keyspace(0, 1, MAX_VALUE, self.read, max_memory=max_memory, evictor=self.choices)
+        self.space = Keyspace(
+            0,
+            1,
+            MAX_VALUE,
+            self.read,
+            find_outcome=self.outcomes.get,
+            max_memory=max_memory,
+            evictor=self.choices,
+        )
         for number, (key, (value, ttl_ms, steady)) in enumerate(loaded.items(), 1):
             expiry = -(self.now.steady_ms + ttl_ms) if steady else self.now.wall_ms + ttl_ms
             self.items[key] = Item(value, "", ttl_ms and expiry, number, number)
@@ -141,8 +158,17 @@ class Against(RuleBasedStateMachine):
             chosen, most = (self.choices.made, self.choices.max_per_group) if self.choices else (None, 0)
             memory = Memory(limit, others, limit, chosen, most)
         self.most_bytes = max(limit - others, self.space.bytes) if limit else 1 << 40
-        self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, policy, memory)
+        self.oracle = Oracle(self.items, self.now, self.revision, MAX_VALUE, policy, memory, self.known)
         self.awaited = []
+
+    @precondition(lambda self: self.group is None)
+    @rule()
+    def age(self) -> None:
+        """Half the time for which outcomes are kept passes, for them alone."""
+        for identity, outcome in self.outcomes.items():
+            self.outcomes[identity] = outcome._replace(steady_ms=outcome.steady_ms - 300_000)
+        for identity, known in self.known.items():
+            self.known[identity] = known._replace(steady_ms=known.steady_ms - 300_000)
 
     @precondition(lambda self: self.group is not None and not self.group.events)
     @rule(limit=st.integers(1, 3))
@@ -156,7 +182,7 @@ class Against(RuleBasedStateMachine):
 
     @precondition(lambda self: self.group is not None)
     @rule(operation=operations(KEYS))
-    def decide(self, operation: OfOneKey | AtomicBatch) -> None:
+    def decide(self, operation: OfOneKey | AtomicBatch | Once) -> None:
         assert self.group and self.oracle
         self.size_left -= sum(size_of(each) for each in self.single(operation) if isinstance(each, Put))
         if self.size_left < 0:
@@ -171,7 +197,24 @@ class Against(RuleBasedStateMachine):
         if self.group.load.is_full:
             self.commit()
 
-    def single(self, operation: OfOneKey | AtomicBatch) -> list[OfOneKey]:
+    @precondition(lambda self: self.group is not None)
+    @rule(operation=operations(KEYS), identity=IDENTITIES, fingerprint=FINGERPRINTS)
+    def decide_once(self, operation: OfOneKey, identity: bytes, fingerprint: bytes) -> None:
+        if not isinstance(operation, Get):
+            self.decide(Once(operation, identity, fingerprint))
+
+    @precondition(lambda self: self.group is not None)
+    @rule(
+        batch=st.lists(operations(st.sampled_from(SLOTMATES)), max_size=5),
+        identity=IDENTITIES,
+        fingerprint=FINGERPRINTS,
+    )
+    def decide_together_once(self, batch: list[OfOneKey], identity: bytes, fingerprint: bytes) -> None:
+        self.decide(Once(AtomicBatch(batch), identity, fingerprint))
+
+    def single(self, operation: OfOneKey | AtomicBatch | Once) -> list[OfOneKey]:
+        if isinstance(operation, Once):
+            operation = operation.operation
         return operation.operations if isinstance(operation, AtomicBatch) else [operation]
 
     @precondition(lambda self: self.group is not None)
@@ -201,8 +244,15 @@ class Against(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         assert self.group and self.oracle
-        assert self.group.record() == self.oracle.logged
+        outcomes = self.group.outcomes
+        assert self.group.record() == [*self.oracle.logged, *outcomes]
+        assert all(outcome.at < len(self.oracle.events) for outcome in outcomes)
         wanted = self.group.commit(self.revision)
+        for outcome in outcomes:
+            self.outcomes[outcome.identity] = OutcomeRecord.of(outcome, self.revision, self.now)
+        self.known = self.oracle.known
+        for identity, known in self.known.items():
+            assert told(self.outcomes[identity].decode_reply()) == told(known.reply)
         old = self.replaced()
         self.group.replies.fill_old_values({revision: old[revision] for revision in wanted})
         for reply, expected in self.awaited:

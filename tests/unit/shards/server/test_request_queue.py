@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shards.server import request_queue
 from shards.server.request_queue import QueuedMessage, RequestQueue, UnreadMessage
 from shards.wire.errors import KVError
-from shards.wire.protocol import Delete, DeletePrefix, Operation, Patch, Put, Touch
+from shards.wire.protocol import AtomicBatch, Delete, DeletePrefix, Get, Once, Operation, Patch, Put, Touch
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
 OPERATIONS = st.one_of(
@@ -137,3 +137,23 @@ def test_all_can_be_taken_out() -> None:
     lines.waiting.add(UnreadMessage(b"", b"v"))
     assert [unit.id for unit in lines.waiting.drain()] == [1, 2, 2, 99]
     assert not len(lines.waiting)
+
+
+def test_what_is_done_once_waits_where_its_operation_would() -> None:
+    lines = Lines({b"large": request_queue.COSTLY_BYTES + 1})
+
+    def once(operation: Put | Delete | Touch | Patch | AtomicBatch) -> Once:
+        return Once(operation, bytes(18), bytes(16))
+
+    lines.add(1, [once(Put(b"k", b"v")), once(Delete(b"k"))])
+    lines.add(2, [once(Patch(b"k", b"{}"))])
+    lines.add(3, [once(AtomicBatch([Put(b"k", b"v")] * (request_queue.SMALL_OPS + 1)))])
+    lines.add(4, [once(Touch(b"large"))])
+    lines.add(5, [once(AtomicBatch([Put(b"k", b"v")]))])
+    group = lines.waiting.take_group(0, small=True)
+    assert [unit.id for unit in group] == [1, 4, 5]
+    lines.waiting.return_rest(group, [2, 0, 1], small=True)
+    assert [unit.id for unit in lines.waiting.take_group(0, small=False)] == [2, 3, 4]
+    lines.add(6, [once(Patch(b"k", b"{}")), Get(b"k", 1)])
+    [unit] = lines.waiting.take_group(0, small=False)
+    assert [part.operations for part in unit.split_patches()] == [[Get(b"k", 1)], [once(Patch(b"k", b"{}"))]]

@@ -27,12 +27,15 @@ from shards.wire.protocol import (
     Incr,
     MalformedRequest,
     MarkPrefix,
+    Once,
     Operation,
+    Outcome,
     Patch,
     PrefixMarked,
     Put,
     PutEvent,
     Replaced,
+    Replayed,
     Reply,
     Request,
     Results,
@@ -42,10 +45,10 @@ from shards.wire.protocol import (
 )
 
 REQUEST_HEADER = (
-    b"KVQ1" + b"\x0d\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
+    b"KVQ1" + b"\x0f\0\0\0" + b"\x07\0\0\0\0\0\0\0" + b"\x88\x77\x66\x55\x44\x33\x22\x11" + b"\x63\0\0\0\0\0\0\0"
 )
 REQUEST_BODY = (
-    b"\x9d"
+    b"\x9f"
     b"\x98\x01\xc4\x01k\xc4\x01v\xaatext/plain\x05\x00\xc3\xc0"  # Put
     b"\x94\x02\xc4\x01k\xc2\xc0"  # Delete
     b"\x95\x03\xc4\x01k\x00\x09\xc0"  # Touch
@@ -59,6 +62,8 @@ REQUEST_BODY = (
     b"\x95\x03\xc4\x01k\x00\x00\x92\xa1*\x90"  # Touch if it exists
     b"\x95\x06\xc4\x01k\x01\x00\x92\xc0\xa1*"  # Incr if it does not
     b"\x94\x07\xc4\x01k\xc4\x04null\x92\x90\xc0"  # Patch never
+    b"\x94\x0a\x94\x02\xc4\x01k\xc2\xc0\xc4\x12iiiiiiiiiiiiiiiiii\xc4\x10ffffffffffffffff"  # Delete once
+    b"\x94\x0a\x92\x09\x90\xc4\x12iiiiiiiiiiiiiiiiii\xc4\x10ffffffffffffffff"  # AtomicBatch once
 )
 OPERATIONS: list[protocol.Operation] = [
     Put(b"k", b"v", "text/plain", 5, 0, True),
@@ -74,11 +79,13 @@ OPERATIONS: list[protocol.Operation] = [
     Touch(b"k", 0, 0, Condition("*", [])),
     Incr(b"k", 1, 0, Condition(None, "*")),
     Patch(b"k", b"null", Condition([])),
+    Once(Delete(b"k"), b"i" * 18, b"f" * 16),
+    Once(AtomicBatch([]), b"i" * 18, b"f" * 16),
 ]
 
-REPLY_HEADER = b"KVR1" + b"\x0b\0\0\0" + b"\x07\0\0\0\0\0\0\0"
+REPLY_HEADER = b"KVR1" + b"\x0d\0\0\0" + b"\x07\0\0\0\0\0\0\0"
 REPLY_BODY = (
-    b"\x9b"
+    b"\x9d"
     b"\x95\x01\xcd\x01\x2c\xc3\xc0\x00"  # Done
     b"\x95\x01\x00\xc2\xc0\x00"  # Done of nothing
     b"\x93\x02\x91\xc4\x01a\xc4\x01a"  # Deleted, to be continued
@@ -90,6 +97,8 @@ REPLY_BODY = (
     b"\x96\x05\x39\xc3\xc4\x01v\xa3a/b\x09"  # Value
     b"\x96\x05\x00\xc2\xc4\x00\xa0\x00"  # Value of nothing
     b"\x93\x06\x92\x95\x03\xa1c\xa0\x00\xc0\x95\x01\x00\xc2\xc0\x00\x00"  # Results
+    b"\x93\x07\x95\x01\x39\xc3\xc0\x00\xc2"  # Replayed Done
+    b"\x93\x07\x96\x05\x39\xc3\xc4\x00\xa0\x00\xc3"  # Replayed Value, withheld
 )
 REPLIES: list[protocol.Reply] = [
     Done(300, True),
@@ -103,6 +112,8 @@ REPLIES: list[protocol.Reply] = [
     Value(57, True, b"v", "a/b", 9),
     Value(0, False),
     Results([Failed("c"), Done(0, False)], 0),
+    Replayed(Done(57, True)),
+    Replayed(Value(57, True), True),
 ]
 
 EVENTS_PAYLOAD = (
@@ -123,6 +134,18 @@ EVENTS: list[protocol.Event] = [
     Atomic([DeleteEvent(b"k", "evict"), TouchEvent(b"x", 1)]),
 ]
 
+OUTCOMES_PAYLOAD = (
+    b"\x93"
+    b"\x93\x02\xc4\x01k\x00"  # TouchEvent
+    b"\x97\x06\xc4\x12iiiiiiiiiiiiiiiiii\xc4\x10ffffffffffffffff"  # Outcome
+    b"\x00\xcd\x3f\xff\xc2\xc4\x05\x95\x01\xff\xc3\xc0"
+    b"\x97\x06\xc4\x12jjjjjjjjjjjjjjjjjj\xc4\x10ffffffffffffffff\x07\x00\xc3\xc4\x00"  # Outcome without its value
+)
+OUTCOMES = [
+    Outcome(b"i" * 18, b"f" * 16, 0, 16383, False, b"\x95\x01\xff\xc3\xc0"),
+    Outcome(b"j" * 18, b"f" * 16, 7, 0, True, b""),
+]
+
 ACTIVITY_FRAME = b"\x91\x94\x05\xa4read\xc4\x01k\xcf\x00\x00\x01\x8b\xcf\xe5\x68\x00"
 ACTIVITY = [Activity(5, "read", b"k", 1_700_000_000_000)]
 
@@ -141,13 +164,19 @@ class TestGolden:
         assert protocol.decode_events(EVENTS_PAYLOAD) == EVENTS
         assert protocol.decode_events(memoryview(EVENTS_PAYLOAD)) == EVENTS
 
+    def test_outcomes(self) -> None:
+        assert protocol.encode_events([EVENTS[1], *OUTCOMES]) == OUTCOMES_PAYLOAD
+        assert protocol.decode_record(OUTCOMES_PAYLOAD) == ([EVENTS[1]], OUTCOMES)
+        assert protocol.decode_events(OUTCOMES_PAYLOAD) == [EVENTS[1]]
+        assert protocol.decode_record(EVENTS_PAYLOAD) == (EVENTS, [])
+
     def test_activity(self) -> None:
         assert protocol.encode_activity(ACTIVITY) == ACTIVITY_FRAME
         assert protocol.decode_activity(ACTIVITY_FRAME) == ACTIVITY
 
     def test_left_out_fields_have_their_defaults(self) -> None:
         body = b"\x92\x93\x01\xc4\x01k\xc4\x01v\x92\x02\xc4\x01k"
-        header = REQUEST_HEADER.replace(b"\x0d\0\0\0", b"\x02\0\0\0", 1)
+        header = REQUEST_HEADER.replace(b"\x0f\0\0\0", b"\x02\0\0\0", 1)
         assert protocol.decode_request(header + body).operations == [Put(b"k", b"v"), Delete(b"k")]
 
 
@@ -165,8 +194,15 @@ OF_ONE_KEY = st.one_of(
     st.builds(Patch, BYTES, BYTES, CONDITION),
     st.builds(Get, BYTES, U64),
 )
+IDENTITY, FINGERPRINT = st.binary(min_size=18, max_size=18), st.binary(min_size=16, max_size=16)
 OPERATION = st.one_of(
     OF_ONE_KEY,
+    st.builds(
+        Once,
+        st.one_of(st.builds(Put, BYTES, BYTES), st.builds(AtomicBatch, st.lists(OF_ONE_KEY, max_size=3))),
+        IDENTITY,
+        FINGERPRINT,
+    ),
     st.builds(MarkPrefix, BYTES),
     st.builds(DeletePrefix, BYTES, BYTES, I64, I64),
     st.builds(AtomicBatch, st.lists(OF_ONE_KEY, max_size=3)),
@@ -179,6 +215,7 @@ OF_ONE = st.one_of(
 )
 REPLY = st.one_of(
     OF_ONE,
+    st.builds(Replayed, st.builds(Done, U64, st.booleans()), st.booleans()),
     st.builds(Deleted, st.lists(BYTES, max_size=5), st.none() | BYTES),
     st.builds(Results, st.lists(OF_ONE, max_size=3), st.none() | U64),
 )
@@ -208,6 +245,20 @@ class TestRoundTrip:
     def test_events(self, events: list[protocol.Event]) -> None:
         assert protocol.decode_events(protocol.encode_events(events)) == events
 
+    @given(
+        st.lists(EVENT, max_size=6),
+        st.lists(
+            st.builds(Outcome, IDENTITY, FINGERPRINT, st.integers(0, 9), st.integers(0, 16383), st.booleans(), BYTES)
+        ),
+    )
+    def test_outcomes(self, events: list[protocol.Event], outcomes: list[Outcome]) -> None:
+        assert protocol.decode_record(protocol.encode_events([*events, *outcomes])) == (events, outcomes)
+
+    @given(st.lists(EVENT, min_size=1, max_size=3))
+    def test_outcomes_stand_behind_all_events(self, events: list[protocol.Event]) -> None:
+        with pytest.raises(ProtocolError, match="before"):
+            protocol.decode_record(protocol.encode_events([OUTCOMES[0], *events]))
+
     @given(LINES)
     def test_activity(self, lines: list[Activity]) -> None:
         assert protocol.decode_activity(protocol.encode_activity(lines)) == lines
@@ -230,7 +281,7 @@ class TestChanges:
 
 def with_body(body: object, count: int = 1) -> bytes:
     """A request whose body is `body`, MessagePack if it is not bytes."""
-    header = REQUEST_HEADER.replace(b"\x0d\0\0\0", count.to_bytes(4, "little"), 1)
+    header = REQUEST_HEADER.replace(b"\x0f\0\0\0", count.to_bytes(4, "little"), 1)
     return header + (body if isinstance(body, bytes) else msgspec.msgpack.encode(body))
 
 
@@ -248,6 +299,8 @@ class TestWeight:
             (Get(b"key", 1), 3, 1),
             (AtomicBatch([Put(b"key", b"value"), Get(b"key", 1)]), 11, 2),
             (AtomicBatch([]), 0, 1),
+            (Once(Put(b"key", b"value"), b"i" * 18, b"f" * 16), 8, 1),
+            (Once(AtomicBatch([Put(b"key", b"value"), Get(b"key", 1)]), b"i" * 18, b"f" * 16), 11, 2),
         ],
     )
     def test_of_every_operation(self, operation: protocol.Operation, size: int, count: int) -> None:

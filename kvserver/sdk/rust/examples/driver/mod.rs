@@ -277,6 +277,19 @@ async fn reads(client: &Client, verb: &str, args: &Json) -> Reply {
             wait!(client.ping())?;
             json!({})
         }
+        "repeat" => {
+            // Get or put a key `count` times, for benchmarks.
+            let (key, value) = (text(args, "key"), value_of(args));
+            let begun = std::time::Instant::now();
+            for _ in 0..args["count"].as_u64().unwrap_or(0) {
+                if text(args, "verb") == "get" {
+                    wait!(client.get(key))?;
+                } else {
+                    wait!(client.put(key, value.clone()).send())?;
+                }
+            }
+            json!({"seconds": begun.elapsed().as_secs_f64()})
+        }
         "ticket" => {
             let ticket = wait!(client.ticket(text(args, "for")))?;
             json!({"ticket": ticket.ticket, "expires": ticket.expires})

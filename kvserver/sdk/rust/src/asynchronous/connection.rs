@@ -49,10 +49,7 @@ impl Body for Payload {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         self.sent.whole.store(false, Ordering::Release);
         self.sent.taken.store(true, Ordering::Release);
         Pin::new(&mut self.bytes).poll_frame(cx)

@@ -1,8 +1,9 @@
 //! A lock that a task keeps.
 
 use super::Client;
-use crate::core::errors::{codes, Error};
-use crate::core::feed::Change;
+use crate::core::changes::Change;
+use crate::core::codes;
+use crate::core::errors::Error;
 use crate::core::model::Revision;
 use crate::core::scripts::random_name;
 use crate::core::tenure::Tenure;
@@ -18,7 +19,7 @@ struct Shared {
     wake: Notify,
 }
 
-/// A lock: a key that this client made, and keeps by renewing its expiry. As [`blocking::Lock`](crate::blocking::Lock);
+/// A lock: a key that this client made, and keeps by renewing its expiry. As the blocking client's;
 /// dropping it gives it back from a task of its own.
 pub struct Lock {
     client: Client,

@@ -17,12 +17,13 @@ use crate::core::batch::{Op, OpResult};
 use crate::core::errors::ConfigError;
 #[cfg(doc)]
 use crate::core::errors::Error;
+use crate::core::lists::{DeletePrefix, List};
 use crate::core::model::{
     Deleted, Entry, Exchanged, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
 use crate::core::options::{client_setters, Options, Settings};
 use crate::core::requests::{Atomic, Exchange, MirrorRequest, Put, WatchRequest};
-use crate::core::scripts::{patch_text, Context, DeletePrefix, List, Next};
+use crate::core::scripts::{patch_text, Context, Next};
 use crate::core::shell::Shell;
 use crate::core::value::{Expiry, Value};
 use crate::Result;

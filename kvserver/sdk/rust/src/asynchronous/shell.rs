@@ -100,7 +100,11 @@ impl HyperShell {
     }
 
     /// Send `call`, and return the head of its answer.
-    async fn begin(&self, call: &Call, progress: &mut Progress) -> Result<(Response<Incoming>, Connection), Box<Outcome>> {
+    async fn begin(
+        &self,
+        call: &Call,
+        progress: &mut Progress,
+    ) -> Result<(Response<Incoming>, Connection), Box<Outcome>> {
         let never = |why: String| Box::new(Outcome::NeverSent(why));
         let request = self.base.request(call).map_err(|error| never(error.to_string()))?;
         let (mut parts, ()) = request.into_parts();

@@ -2,11 +2,12 @@
 
 use super::shell::HyperShell;
 use super::Client;
-use crate::core::feed::{Change, Envelope};
+use crate::core::changes::{Change, Envelope};
+use crate::core::lists::List;
 use crate::core::model::Item;
 use crate::core::requests::WatchRequest;
 use crate::core::scan::Walk;
-use crate::core::scripts::{Context as Calls, List};
+use crate::core::scripts::Context as Calls;
 use crate::core::watch::{Held, Turn, Watcher};
 use crate::{Error, Result};
 use futures_core::Stream;

@@ -1,8 +1,9 @@
 //! A lock that a thread keeps.
 
 use super::{Client, Stopper};
-use crate::core::errors::{codes, Error};
-use crate::core::feed::Change;
+use crate::core::changes::Change;
+use crate::core::codes;
+use crate::core::errors::Error;
 use crate::core::model::Revision;
 use crate::core::scripts::random_name;
 use crate::core::tenure::Tenure;

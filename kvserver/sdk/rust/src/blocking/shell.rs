@@ -8,9 +8,7 @@ use std::cell::Cell;
 use std::io::Read;
 use std::time::Duration;
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
 use ureq::Agent;
 
 thread_local! {
@@ -116,12 +114,14 @@ impl UreqShell {
             .max_idle_age(Duration::from_secs(30)); // the server's own limit is 75 s
         #[cfg(feature = "rustls")]
         let config = config.tls_config(crate::tls::for_ureq(&settings.root_certificates));
+        #[cfg(feature = "rustls")]
+        let _tls = crate::tls::config(&settings.root_certificates)?; // ureq says nothing of malformed ones
         let connector = DefaultConnector::new().chain(Watching);
         Ok(Self {
             agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
             base: Base { address, authorization },
             #[cfg(all(feature = "ws", feature = "rustls"))]
-            tls: crate::tls::config(&settings.root_certificates)?,
+            tls: _tls,
         })
     }
 
@@ -140,12 +140,21 @@ impl UreqShell {
         result.map_err(|error| Box::new(outcome_of(&error)))
     }
 
-    fn with_timeouts<B: ureq::AsSendBody>(&self, request: http::Request<B>, timeout: Duration, whole: bool) -> http::Request<B> {
+    fn with_timeouts<B: ureq::AsSendBody>(
+        &self,
+        request: http::Request<B>,
+        timeout: Duration,
+        whole: bool,
+    ) -> http::Request<B> {
         let config = self.agent.configure_request(request);
         if whole {
             return config.timeout_global(Some(timeout)).build();
         }
-        config.timeout_resolve(Some(timeout)).timeout_connect(Some(timeout)).timeout_recv_response(Some(timeout)).build()
+        config
+            .timeout_resolve(Some(timeout))
+            .timeout_connect(Some(timeout))
+            .timeout_recv_response(Some(timeout))
+            .build()
     }
 }
 

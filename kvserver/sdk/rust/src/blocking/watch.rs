@@ -2,11 +2,12 @@
 
 use super::shell::UreqShell;
 use super::{finish, Client};
-use crate::core::feed::{Change, Envelope};
+use crate::core::changes::{Change, Envelope};
+use crate::core::lists::List;
 use crate::core::model::Item;
 use crate::core::requests::WatchRequest;
 use crate::core::scan::Walk;
-use crate::core::scripts::{Context, List};
+use crate::core::scripts::Context;
 use crate::core::watch::{Held, Turn, Watcher};
 use crate::Result;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,8 @@
 //! Operations of batches, and their results.
 
 use crate::core::answers::{time, Carried};
-use crate::core::errors::{codes, Error, Refused};
+use crate::core::codes;
+use crate::core::errors::{Error, Refused};
 use crate::core::model::Revision;
 use crate::core::time::Timestamp;
 use crate::core::value::{ttl_text, Expiry, Value};

@@ -1,6 +1,7 @@
 //! Requests and answers.
 
-use crate::core::errors::{codes, Error};
+use crate::core::codes;
+use crate::core::errors::Error;
 use crate::core::model::Revision;
 use crate::core::options::Address;
 use crate::core::time::Timestamp;

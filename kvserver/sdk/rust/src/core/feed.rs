@@ -1,114 +1,16 @@
 //! The feed: what to ask for, bytes in, changes out, where to go on, and when to come back.
 
-use crate::core::answers::{time, Carried, RawItem};
 use crate::core::calls::Call;
+use crate::core::changes::{Change, Envelope};
 use crate::core::errors::{Error, Gap, Refused};
-use crate::core::model::Revision;
+use crate::core::messages::{put_of, Event, Message};
 use crate::core::paths::with_query;
-use crate::core::time::Timestamp;
 use http::Method;
-use serde::Deserialize;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// A stream that is silent for so long is dead: the server sends something every 10 s.
 pub(crate) const SILENCE: Duration = Duration::from_secs(25);
-
-/// Something that a watch tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Change {
-    /// A key has a new value.
-    Put {
-        /// The key.
-        key: String,
-        /// The value; `None` if the watch leaves values out.
-        value: Option<Vec<u8>>,
-        /// Bytes of the value.
-        size: u64,
-        /// The key's revision.
-        revision: Revision,
-        /// When it was written.
-        time: Option<Timestamp>,
-        /// The content type.
-        content_type: String,
-        /// When the key expires; `None`: never.
-        expires: Option<Timestamp>,
-        /// Whether it is part of a snapshot: the state at its begin, not a change.
-        snapshot: bool,
-    },
-    /// A key expires at another time.
-    Touch {
-        /// The key.
-        key: String,
-        /// The key's revision.
-        revision: Revision,
-        /// When it was changed.
-        time: Option<Timestamp>,
-        /// When the key expires; `None`: never.
-        expires: Option<Timestamp>,
-    },
-    /// A key is gone.
-    Delete {
-        /// The key.
-        key: String,
-        /// The revision of the deletion.
-        revision: Revision,
-        /// When it was deleted.
-        time: Option<Timestamp>,
-        /// Why: `request`, `prefix`, `expire` or `evict`.
-        cause: String,
-    },
-    /// A copy begins anew: what is not repeated until `Synced` is gone. Without a snapshot, changes are missing.
-    Reset {
-        /// Why: `start`, `trimmed`, `epoch` or `bad_cursor`.
-        reason: String,
-        /// Whether a snapshot follows.
-        snapshot: bool,
-    },
-    /// The snapshot is complete.
-    Synced {
-        /// Where the changes behind it begin.
-        cursor: String,
-    },
-    /// Somebody reads, lists or deletes (with `activity`). Best effort.
-    Activity {
-        /// What: `read`, `list`, `list_prefix`, `delete`, `delete_prefix`, `delete_all` or `heartbeat`.
-        op: String,
-        /// The key, prefix or peer, where there is one.
-        subject: Option<String>,
-        /// When.
-        time: Option<Timestamp>,
-    },
-}
-
-impl Change {
-    /// Return the key, of a put, a touch or a delete.
-    pub fn key(&self) -> Option<&str> {
-        match self {
-            Self::Put { key, .. } | Self::Touch { key, .. } | Self::Delete { key, .. } => Some(key),
-            _ => None,
-        }
-    }
-
-    /// Return the revision, of a put, a touch or a delete.
-    pub fn revision(&self) -> Option<Revision> {
-        match self {
-            Self::Put { revision, .. } | Self::Touch { revision, .. } | Self::Delete { revision, .. } => Some(*revision),
-            _ => None,
-        }
-    }
-}
-
-/// The changes of one message. A message never holds part of an atomic batch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Envelope {
-    /// The changes, in order; none if the message only moves the cursor.
-    pub changes: Vec<Change>,
-    /// Where a watch goes on behind them: its `since`.
-    pub cursor: String,
-}
 
 /// What to do when changes are missing and no snapshot was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,106 +64,6 @@ impl Default for Wish {
             transport: Transport::Lines,
             patience: None,
         }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Message {
-    Events {
-        cursor: String,
-        events: Vec<Event>,
-    },
-    Activity {
-        cursor: String,
-        op: String,
-        #[serde(alias = "prefix", alias = "peer")]
-        key: Option<String>,
-        #[serde(default, deserialize_with = "time")]
-        time: Option<Timestamp>,
-    },
-    Snapshot {
-        cursor: String,
-        #[serde(default)]
-        first: bool,
-        items: Vec<RawItem>,
-    },
-    SnapshotEnd {
-        cursor: String,
-    },
-    Bookmark {
-        cursor: String,
-    },
-    Gap {
-        cursor: String,
-        reason: String,
-        oldest: Option<String>,
-        #[serde(default)]
-        snapshot: bool,
-    },
-    Closing {
-        cursor: String,
-        reason: String,
-        #[serde(default)]
-        retry_ms: u64,
-    },
-    Error {
-        status: u16,
-        code: String,
-        #[serde(default)]
-        detail: String,
-        hint: Option<String>,
-    },
-    #[serde(other)]
-    Newer,
-}
-
-#[derive(Debug, Deserialize)]
-struct Event {
-    op: String,
-    key: String,
-    revision: Revision,
-    #[serde(default, deserialize_with = "time")]
-    time: Option<Timestamp>,
-    #[serde(default)]
-    content_type: String,
-    #[serde(default, deserialize_with = "time")]
-    expires: Option<Timestamp>,
-    size: Option<u64>,
-    #[serde(default)]
-    cause: String,
-    #[serde(flatten)]
-    value: Carried,
-}
-
-impl Event {
-    fn change(self) -> Option<Change> {
-        let Self { key, revision, time, expires, .. } = self;
-        match self.op.as_str() {
-            "put" => {
-                let value = self.value.bytes();
-                let size = self.size.unwrap_or_else(|| value.as_ref().map_or(0, |bytes| bytes.len() as u64));
-                let content_type = self.content_type;
-                Some(Change::Put { key, value, size, revision, time, content_type, expires, snapshot: false })
-            }
-            "touch" => Some(Change::Touch { key, revision, time, expires }),
-            "delete" => Some(Change::Delete { key, revision, time, cause: self.cause }),
-            _ => None,
-        }
-    }
-}
-
-fn put_of(item: RawItem, values: bool) -> Change {
-    let item = item.item();
-    Change::Put {
-        key: item.key,
-        value: item.value.filter(|_| values),
-        size: item.size,
-        revision: item.revision,
-        time: item.modified,
-        content_type: item.content_type,
-        expires: item.expires,
-        snapshot: true,
     }
 }
 
@@ -450,11 +252,16 @@ mod tests {
     use super::*;
 
     const LINES: &str = concat!(
-        r#"{"type":"snapshot","cursor":"e.1.a.c","first":true,"items":[{"key":"a","revision":1,"modified":"2026-11-22T11:40:00.123Z","expires":null,"content_type":"t/p","value":"x"}]}"#, "\n",
-        r#"{"type":"snapshot_end","cursor":"e.1"}"#, "\n",
-        r#"{"type":"events","cursor":"e.4","events":[{"op":"put","key":"b","revision":2,"time":"2026-11-22T11:40:00.123Z","content_type":"t/p","expires":null,"size":2,"value_base64":"AP8="},{"op":"touch","key":"b","revision":3,"time":"2026-11-22T11:40:00.123Z","expires":null},{"op":"delete","key":"b","revision":4,"time":"2026-11-22T11:40:00.123Z","cause":"expire"}]}"#, "\n",
-        r#"{"type":"of a newer server","x":1}"#, "\n",
-        r#"{"type":"bookmark","cursor":"e.9","time":"2026-11-22T11:40:00.123Z"}"#, "\n",
+        r#"{"type":"snapshot","cursor":"e.1.a.c","first":true,"items":[{"key":"a","revision":1,"modified":"2026-11-22T11:40:00.123Z","expires":null,"content_type":"t/p","value":"x"}]}"#,
+        "\n",
+        r#"{"type":"snapshot_end","cursor":"e.1"}"#,
+        "\n",
+        r#"{"type":"events","cursor":"e.4","events":[{"op":"put","key":"b","revision":2,"time":"2026-11-22T11:40:00.123Z","content_type":"t/p","expires":null,"size":2,"value_base64":"AP8="},{"op":"touch","key":"b","revision":3,"time":"2026-11-22T11:40:00.123Z","expires":null},{"op":"delete","key":"b","revision":4,"time":"2026-11-22T11:40:00.123Z","cause":"expire"}]}"#,
+        "\n",
+        r#"{"type":"of a newer server","x":1}"#,
+        "\n",
+        r#"{"type":"bookmark","cursor":"e.9","time":"2026-11-22T11:40:00.123Z"}"#,
+        "\n",
     );
 
     fn all(follow: &mut Follow) -> Vec<Envelope> {

@@ -4,8 +4,12 @@
 pub(crate) mod answers;
 pub(crate) mod batch;
 pub(crate) mod calls;
+pub(crate) mod changes;
+pub mod codes;
 pub(crate) mod errors;
 pub(crate) mod feed;
+pub(crate) mod lists;
+pub(crate) mod messages;
 pub(crate) mod model;
 pub(crate) mod options;
 pub(crate) mod paths;

@@ -29,7 +29,8 @@ pub(crate) struct Address {
 impl Address {
     /// Read a URL: `https://kv.example`, `http://[::1]:8080/`, `localhost:9120` (then `http`).
     pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
-        let wrong = |why: &str| Err(ConfigError(format!("{why}: {:?} (a URL is http://host:port)", without_secret(url))));
+        let wrong =
+            |why: &str| Err(ConfigError(format!("{why}: {:?} (a URL is http://host:port)", without_secret(url))));
         let (tls, rest) = match url.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),

@@ -1,7 +1,8 @@
 //! What happens after each outcome of a call: done, again, or an error.
 
 use crate::core::calls::{Answer, Call, Kind, Outcome};
-use crate::core::errors::{codes, Error, NotAnswered, OutcomeUnknown, Refused};
+use crate::core::codes;
+use crate::core::errors::{Error, NotAnswered, OutcomeUnknown, Refused};
 use crate::core::options::Options;
 use std::time::Duration;
 
@@ -49,11 +50,9 @@ impl Repeats {
         let failure = match outcome {
             Outcome::Answer(answer) if is_success(call, &answer) => return Verdict::Done(answer),
             Outcome::Answer(answer) => failure_of(&answer),
-            Outcome::NeverSent(why) => Failure::Later(Refused {
-                code: codes::CANNOT_CONNECT.to_owned(),
-                detail: why,
-                ..Refused::default()
-            }),
+            Outcome::NeverSent(why) => {
+                Failure::Later(Refused { code: codes::CANNOT_CONNECT.to_owned(), detail: why, ..Refused::default() })
+            }
             Outcome::Lost(why) => Failure::Unknown(OutcomeUnknown::new(None, why)),
         };
         let left = options.patience.saturating_sub(now - *self.first_failure.get_or_insert(now));
@@ -68,8 +67,14 @@ impl Repeats {
             }
             Failure::Final(mut error) => {
                 error.attempts = self.attempts;
-                if self.maybe_done && call.kind == Kind::Conditional && !options.idempotency && error.status == Some(412) {
-                    return Verdict::Look(self.unknown(Some(412), "repeated after a lost answer, and refused".to_owned()));
+                if self.maybe_done
+                    && call.kind == Kind::Conditional
+                    && !options.idempotency
+                    && error.status == Some(412)
+                {
+                    return Verdict::Look(
+                        self.unknown(Some(412), "repeated after a lost answer, and refused".to_owned()),
+                    );
                 }
                 self.refused(call, error)
             }
@@ -78,7 +83,9 @@ impl Repeats {
                 let attempts = self.attempts;
                 Verdict::Fail(Error::NotAnswered(Box::new(NotAnswered { status: Some(status), detail, attempts })))
             }
-            Failure::Foreign(status, detail) => Verdict::Fail(Error::OutcomeUnknown(self.unknown(Some(status), detail))),
+            Failure::Foreign(status, detail) => {
+                Verdict::Fail(Error::OutcomeUnknown(self.unknown(Some(status), detail)))
+            }
         }
     }
 
@@ -234,7 +241,9 @@ mod tests {
 
     #[test]
     fn a_refusal_after_a_lost_answer_is_believed_only_from_the_shard() {
-        for (status, code, known) in [(412, "precondition_failed", true), (404, "not_found", true), (401, "invalid_token", false)] {
+        for (status, code, known) in
+            [(412, "precondition_failed", true), (404, "not_found", true), (401, "invalid_token", false)]
+        {
             let mut repeats = Repeats::default();
             let write = call(Kind::Write);
             assert!(matches!(repeats.judge(&write, lost(), &options(true), Duration::ZERO), Verdict::Again { .. }));
@@ -251,7 +260,8 @@ mod tests {
         let mut repeats = Repeats::default();
         let write = call(Kind::Conditional);
         assert!(matches!(repeats.judge(&write, lost(), &options(false), Duration::ZERO), Verdict::Again { .. }));
-        let verdict = repeats.judge(&write, answer(412, Some("precondition_failed"), &[]), &options(false), Duration::ZERO);
+        let verdict =
+            repeats.judge(&write, answer(412, Some("precondition_failed"), &[]), &options(false), Duration::ZERO);
         assert!(matches!(verdict, Verdict::Look(_)));
     }
 
@@ -294,7 +304,9 @@ mod tests {
 
     #[test]
     fn refusals_are_final() {
-        for (status, code) in [(400, "bad_request"), (401, "unauthorized"), (409, "overflow"), (412, "x"), (507, "memory_limit")] {
+        for (status, code) in
+            [(400, "bad_request"), (401, "unauthorized"), (409, "overflow"), (412, "x"), (507, "memory_limit")]
+        {
             for kind in KINDS {
                 match judge(kind, answer(status, Some(code), &[]), true) {
                     Verdict::Fail(error @ Error::Refused(_)) => assert_eq!(error.code(), code),

@@ -1,7 +1,8 @@
 //! A copy of the keys below a prefix, kept by the feed.
 
+use crate::core::changes::{Change, Envelope};
 use crate::core::errors::Error;
-use crate::core::feed::{Change, Envelope, SILENCE};
+use crate::core::feed::SILENCE;
 use crate::core::model::{Entry, Revision};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,7 +169,9 @@ mod tests {
     #[test]
     fn a_snapshot_appears_whole_and_changes_follow() {
         let (mut replica, now) = (Replica::default(), Instant::now());
-        assert!(replica.apply(envelope("e.1.b.c", vec![reset(), put("a", "1", 1, true), put("b", "2", 1, true)]), now).is_empty());
+        assert!(replica
+            .apply(envelope("e.1.b.c", vec![reset(), put("a", "1", 1, true), put("b", "2", 1, true)]), now)
+            .is_empty());
         assert_eq!((text(&replica).as_str(), replica.state(now)), ("", MirrorState::Starting));
         let end = Change::Synced { cursor: "e.1".to_owned() };
         assert_eq!(replica.apply(envelope("e.1", vec![end]), now).len(), 2);
@@ -184,11 +187,13 @@ mod tests {
     fn a_resync_swaps_and_tells_what_is_gone() {
         let (mut replica, now) = (Replica::default(), Instant::now());
         let synced = |cursor: &str| Change::Synced { cursor: cursor.to_owned() };
-        replica.apply(envelope("e.1", vec![reset(), put("a", "1", 1, true), put("b", "2", 1, true), synced("e.1")]), now);
+        replica
+            .apply(envelope("e.1", vec![reset(), put("a", "1", 1, true), put("b", "2", 1, true), synced("e.1")]), now);
         replica.apply(envelope("f.9.b.c", vec![reset(), put("b", "2", 1, true), put("c", "3", 9, true)]), now);
         assert_eq!(text(&replica), "a=1 b=2");
         let differences = replica.apply(envelope("f.9", vec![synced("f.9")]), now);
-        let keys: Vec<_> = differences.iter().map(|(key, old, new)| (key.as_str(), old.is_some(), new.is_some())).collect();
+        let keys: Vec<_> =
+            differences.iter().map(|(key, old, new)| (key.as_str(), old.is_some(), new.is_some())).collect();
         assert_eq!(keys, [("a", true, false), ("c", false, true)]);
         assert_eq!(text(&replica), "b=2 c=3");
     }

@@ -194,9 +194,8 @@ impl<'c, C> WatchRequest<'c, C> {
 }
 
 /// Called for each key that changed in a mirror: what it was, and what it is.
-pub(crate) type OnChange = Box<
-    dyn FnMut(&str, Option<&crate::core::model::Entry>, Option<&crate::core::model::Entry>) + Send,
->;
+pub(crate) type OnChange =
+    Box<dyn FnMut(&str, Option<&crate::core::model::Entry>, Option<&crate::core::model::Entry>) + Send>;
 
 /// A mirror that is not started yet.
 #[must_use = "nothing is mirrored before `start`"]

@@ -1,8 +1,9 @@
 //! A list over all its pages.
 
 use crate::core::errors::Error;
+use crate::core::lists::List;
 use crate::core::model::Item;
-use crate::core::scripts::{Context, List};
+use crate::core::scripts::Context;
 use crate::core::shell::Shell;
 use std::collections::VecDeque;
 

@@ -3,7 +3,9 @@
 use crate::core::answers;
 use crate::core::batch::{self, Op, OpResult};
 use crate::core::calls::{Answer, Call};
-use crate::core::errors::{codes, Error, OutcomeUnknown};
+use crate::core::codes;
+use crate::core::errors::{Error, OutcomeUnknown};
+use crate::core::lists::{DeletePrefix, List};
 use crate::core::model::{
     Deleted, Entry, Exchanged, IfChanged, Meta, Page, Patched, Revision, Status, Ticket, Written,
 };
@@ -58,148 +60,6 @@ pub(crate) struct PutOptions {
 impl PutOptions {
     pub(crate) fn new(value: Value) -> Self {
         Self { value, expiry: Expiry::Never, if_revision: None }
-    }
-}
-
-/// Which keys of a list, and how.
-///
-/// ```
-/// use kvserver_client::List;
-/// let newest_ten = List::prefix("log/").reverse().limit(10).values();
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct List {
-    prefix: String,
-    after: Option<String>,
-    before: Option<String>,
-    limit: Option<u32>,
-    reverse: bool,
-    values: bool,
-    delimiter: Option<String>,
-}
-
-impl List {
-    /// List the keys that begin with `prefix`; all of them if it is empty.
-    pub fn prefix(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), ..Self::default() }
-    }
-
-    /// Begin behind this key.
-    #[must_use]
-    pub fn after(mut self, key: impl Into<String>) -> Self {
-        self.after = Some(key.into());
-        self
-    }
-
-    /// End before this key.
-    #[must_use]
-    pub fn before(mut self, key: impl Into<String>) -> Self {
-        self.before = Some(key.into());
-        self
-    }
-
-    /// Set how many items a page has: 1 to 1,000. Default: 100, and 1,000 for `scan`.
-    #[must_use]
-    pub fn limit(mut self, limit: u32) -> Self {
-        self.limit = Some(limit);
-        self
-    }
-
-    /// Go backwards.
-    #[must_use]
-    pub fn reverse(mut self) -> Self {
-        self.reverse = true;
-        self
-    }
-
-    /// Bring the values too.
-    #[must_use]
-    pub fn values(mut self) -> Self {
-        self.values = true;
-        self
-    }
-
-    /// Fold what follows the next `delimiter` behind the prefix, as folders do.
-    #[must_use]
-    pub fn delimiter(mut self, delimiter: impl Into<String>) -> Self {
-        self.delimiter = Some(delimiter.into());
-        self
-    }
-
-    /// Go on where a page ended.
-    pub(crate) fn continued(mut self, next: String) -> Self {
-        if self.reverse {
-            self.before = Some(next);
-        } else {
-            self.after = Some(next);
-        }
-        self
-    }
-
-    pub(crate) fn limit_or(mut self, limit: u32) -> Self {
-        self.limit.get_or_insert(limit);
-        self
-    }
-
-    fn call(&self) -> Call {
-        let mut query = vec![("prefix", self.prefix.clone())];
-        query.extend(self.after.clone().map(|key| ("after", key)));
-        query.extend(self.before.clone().map(|key| ("before", key)));
-        query.extend(self.limit.map(|limit| ("limit", limit.to_string())));
-        query.extend(self.reverse.then(|| ("reverse", "true".to_owned())));
-        query.extend(self.values.then(|| ("values", "true".to_owned())));
-        query.extend(self.delimiter.clone().map(|text| ("delimiter", text)));
-        Call::read(Method::GET, with_query("/v1/kv", &query))
-    }
-}
-
-/// What a delete by prefix is told.
-///
-/// ```
-/// use kvserver_client::DeletePrefix;
-/// let trial = DeletePrefix::of("session/").dry_run();
-/// let everything = DeletePrefix::everything();
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct DeletePrefix {
-    prefix: String,
-    dry_run: bool,
-    limit: Option<u64>,
-    all: bool,
-}
-
-impl DeletePrefix {
-    /// Delete the keys that begin with `prefix`, which is not empty.
-    pub fn of(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), ..Self::default() }
-    }
-
-    /// Delete every key.
-    pub fn everything() -> Self {
-        Self { all: true, ..Self::default() }
-    }
-
-    /// Delete nothing, but count.
-    #[must_use]
-    pub fn dry_run(mut self) -> Self {
-        self.dry_run = true;
-        self
-    }
-
-    /// Delete so many keys at most.
-    #[must_use]
-    pub fn limit(mut self, limit: u64) -> Self {
-        self.limit = Some(limit);
-        self
-    }
-
-    fn call(&self, limit: Option<u64>, cut: Option<Revision>) -> Call {
-        let mut query = vec![("prefix", self.prefix.clone())];
-        query.extend(self.dry_run.then(|| ("dry_run", "true".to_owned())));
-        query.extend(limit.map(|limit| ("limit", limit.to_string())));
-        query.extend(self.all.then(|| ("all", "true".to_owned())));
-        query.extend(cut.map(|cut| ("cut", cut.to_string())));
-        Call::write(Method::DELETE, with_query("/v1/kv", &query), None)
     }
 }
 
@@ -384,7 +244,12 @@ impl<S: Shell> Context<S> {
     }
 
     /// Apply a merge patch, which is JSON text.
-    pub(crate) async fn patch(&self, key: &str, patch: Vec<u8>, if_revision: Option<Revision>) -> Result<Patched, Error> {
+    pub(crate) async fn patch(
+        &self,
+        key: &str,
+        patch: Vec<u8>,
+        if_revision: Option<Revision>,
+    ) -> Result<Patched, Error> {
         let call = Call::write(Method::PATCH, path_of(key)?, if_revision).of_key();
         let call = call.with("content-type", "application/merge-patch+json")?.with_body(patch);
         let answer = self.run(&call).await?;
@@ -401,7 +266,12 @@ impl<S: Shell> Context<S> {
         text.parse().map_err(|_| answers::foreign(&call, &answer, "no integer"))
     }
 
-    pub(crate) async fn touch(&self, key: &str, expiry: Expiry, if_revision: Option<Revision>) -> Result<Revision, Error> {
+    pub(crate) async fn touch(
+        &self,
+        key: &str,
+        expiry: Expiry,
+        if_revision: Option<Revision>,
+    ) -> Result<Revision, Error> {
         let query = expiry_query(expiry).unwrap_or(("persist", "true".to_owned()));
         let call = Call::write(Method::POST, with_query(&path_of(key)?, &[query]), if_revision).of_key();
         let answer = self.run(&call).await?;

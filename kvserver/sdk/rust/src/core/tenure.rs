@@ -1,6 +1,7 @@
 //! How long a lock is surely held, by a clock of this machine.
 
-use crate::core::errors::{codes, Error};
+use crate::core::codes;
+use crate::core::errors::Error;
 use crate::core::model::Revision;
 use std::time::{Duration, Instant};
 

@@ -188,7 +188,14 @@ mod tests {
         let time: Timestamp = "2026-11-22t12:40:00.5+01:00".parse().unwrap();
         assert_eq!(time.to_string(), "2026-11-22T11:40:00.500Z");
         assert_eq!("2026-11-22T11:40:00Z".parse::<Timestamp>().unwrap().unix_millis(), 1_795_347_600_000);
-        for bad in ["", "2026-11-22", "2026-11-22T11:40:00", "2026-13-22T11:40:00Z", "2026-11-22T11:40:00.Z", "yesterday at noon, UTC"] {
+        for bad in [
+            "",
+            "2026-11-22",
+            "2026-11-22T11:40:00",
+            "2026-13-22T11:40:00Z",
+            "2026-11-22T11:40:00.Z",
+            "yesterday at noon, UTC",
+        ] {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
         }
     }

@@ -1,8 +1,10 @@
 //! A watch with its connections: opens the feed, reads it, opens it again.
 
 use crate::core::calls::{Answer, Outcome};
-use crate::core::errors::{codes, Error, Refused};
-use crate::core::feed::{Change, Delays, Ending, Envelope, Follow, Transport, Wish, SILENCE};
+use crate::core::changes::{Change, Envelope};
+use crate::core::codes;
+use crate::core::errors::{Error, Refused};
+use crate::core::feed::{Delays, Ending, Follow, Transport, Wish, SILENCE};
 use crate::core::scripts::{random_part, Context};
 use crate::core::shell::{Chunk, Opened, Shell};
 use std::collections::VecDeque;
@@ -77,6 +79,7 @@ impl<S: Shell> Watcher<S> {
     }
 
     /// Return the switch that ends the watch.
+    #[cfg(feature = "blocking")]
     pub(crate) fn stop_switch(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
@@ -306,9 +309,7 @@ fn refusal(answer: &Answer) -> Result<Error, Error> {
             error.attempts = 1;
             Error::Refused(Box::new(error))
         }
-        None => {
-            Error::not_answered(Some(status), format!("status {status} from something that is no kvserver"))
-        }
+        None => Error::not_answered(Some(status), format!("status {status} from something that is no kvserver")),
     };
     if matches!(status, 408 | 429 | 500..) {
         Ok(error)

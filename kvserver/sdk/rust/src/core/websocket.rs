@@ -1,7 +1,8 @@
 //! A WebSocket without its connection: bytes in, messages out. tungstenite does the frames.
 
 use crate::core::calls::{Answer, Outcome};
-use crate::core::errors::{codes, Refused};
+use crate::core::codes;
+use crate::core::errors::Refused;
 use crate::core::shell::{Chunk, Shell};
 use http::HeaderMap;
 use std::io::{self, Read, Write};
@@ -74,7 +75,11 @@ pub(crate) struct Session {
 }
 
 /// Open a WebSocket at `target`.
-pub(crate) async fn connect<S: Shell>(shell: &S, target: &str, timeout: Duration) -> Result<(S::Stream, Session), Box<Outcome>> {
+pub(crate) async fn connect<S: Shell>(
+    shell: &S,
+    target: &str,
+    timeout: Duration,
+) -> Result<(S::Stream, Session), Box<Outcome>> {
     let until = Instant::now() + timeout;
     let base = shell.base();
     let never = |error: Error| Box::new(Outcome::NeverSent(error.to_string()));
@@ -92,7 +97,9 @@ pub(crate) async fn connect<S: Shell>(shell: &S, target: &str, timeout: Duration
         let waiting = match state {
             Ok((socket, _)) => return Ok((stream, Session { socket, pipe, heard: Instant::now() })),
             Err(HandshakeError::Interrupted(waiting)) => waiting,
-            Err(HandshakeError::Failure(Error::Http(response))) => return Err(Box::new(Outcome::Answer(answer_of(*response)))),
+            Err(HandshakeError::Failure(Error::Http(response))) => {
+                return Err(Box::new(Outcome::Answer(answer_of(*response))))
+            }
             Err(HandshakeError::Failure(error)) => return Err(lost(error.to_string())),
         };
         match shell.read(&mut stream, until.saturating_duration_since(Instant::now())).await {

@@ -22,8 +22,8 @@ from shards.backup.archive import UNFINISHED, Archive, RestoreTarget
 from shards.backup.restore import UNFINISHED as RESTORING
 from shards.log.manifest import NAME as MANIFEST
 from shards.log.manifest import Manifest
-from shards.maps.directory import release_maps, usual_places
-from shards.maps.directory_content import Owner
+from shards.maps.directory.choose import release_maps, usual_places
+from shards.maps.directory.ownership import Owner
 from tests.api.maps import Run, first_run, put
 from tests.stores import Store, new_store
 

@@ -398,6 +398,9 @@ def test_values_of_every_size(roads: Roads, size: int, kind: str) -> None:
 
 FIELDS = [
     "Accept: */*",
+    "Idempotency-Key: a",
+    "idempotency-key: b",
+    "Idempotency-Key: ",
     "Accept: application/problem+json",
     "Accept-Encoding: gzip",
     "User-Agent: curl/8",
@@ -476,6 +479,54 @@ def conversations(draw: st.DrawFn) -> list[bytes]:
 def test_any_conversation_has_one_answer(roads: Roads, pieces: list[bytes], patient: bool) -> None:
     same(roads, get("/keys").replace(b"GET", b"DELETE"))
     same(roads, *pieces, patient=patient)
+
+
+def keyed(*pieces: bytes, key: str = "k") -> list[bytes]:
+    return [
+        piece.replace(b"Host: kv.example", b"Host: kv.example\r\nIdempotency-Key: %b" % key.encode())
+        for piece in pieces
+    ]
+
+
+def test_a_repeat_is_answered_alike_on_both(roads: Roads) -> None:
+    same(roads, get("/keys").replace(b"GET", b"DELETE"))
+    plain = [
+        *keyed(*[put("/v1/kv/a", b"one")] * 3, key="first"),
+        *keyed(*[put("/v1/kv/a", b"two", "Content-Type: text/plain")] * 2, key="second"),
+        *keyed(*[delete("/v1/kv/a")] * 2, key="third"),
+        *keyed(get("/v1/kv/a/b"), put("/a", b"x"), get("/a"), get("/v1/kv/a"), delete("/a"), key="third"),
+        *keyed(*[delete("/v1/kv/a")] * 2, key="fourth"),
+        *keyed(put("/v1/kv/a", b"three"), put("/v1/kv/b", b"one"), delete("/v1/kv/a"), key="first"),
+    ]
+    ordinary = [
+        *keyed(put("/v1/kv/a?ttl=50", b"one"), put("/v1/kv/a", b"one", "If-Match: *"), key="first"),
+        *keyed(put("/v1/kv/a", b"x"), key="k" * 65),
+        *keyed(put("/v1/kv/a", b"x"), key="a b"),
+        *keyed(put("/v1/kv/a", b"x"), key=" a"),
+        *keyed(put("/v1/kv/a", b"x", "Idempotency-Key: a")),
+        *keyed(put("/v1/kv/a", b"x", "idempotency-key: k")),
+    ]
+    roads.taken.clear()
+    answers = same(roads, *plain)
+    assert answers.count(b"idempotency-replayed: true") == 4
+    assert answers.count(b"HTTP/1.1 422 ") == 3
+    assert [data for data in plain if data not in roads.taken] == [plain[7], plain[-2]], "of a miss, of another shard"
+    roads.taken.clear()
+    assert same(roads, *ordinary).count(b"HTTP/1.1 400 ") == 4
+    assert not roads.taken
+
+
+def test_a_repeat_may_take_the_other_road(roads: Roads) -> None:
+    """One store knows a request, whichever road it came by."""
+    writes = (put("/v1/kv/o", b"x", "Content-Type: a/b"), put("/v1/kv/o", b"x"), delete("/v1/kv/o"))
+    for number, piece in enumerate(writes):
+        for first_hot in (True, False):
+            [hot] = keyed(piece, key=f"{number}-{first_hot}")
+            by_parser = hot.replace(b"Host", b"X-Unknown: 1\r\nHost")
+            roads.taken.clear()
+            answers = same(roads, put("/v1/kv/o", b""), *([hot, by_parser] if first_hot else [by_parser, hot]))
+            assert roads.taken[1:] == [hot]
+            assert answers.count(b"HTTP/1.1 204") >= 2 and answers.count(b"idempotency-replayed: true") == 1
 
 
 def test_what_expires(roads: Roads) -> None:

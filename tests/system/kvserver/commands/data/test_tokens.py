@@ -14,7 +14,7 @@ from tests.system.kvserver.commands.programs import fail, run, succeed
 
 @pytest.fixture(scope="module")
 def tokens(make_dir: Callable[[str], Path]) -> dict[str, str]:
-    """The path of the file of tokens, and tokens by name."""
+    """The path of the token file, and tokens by name."""
     path = make_dir("tokens") / "tokens.toml"
     made = {"path": str(path)}
     for name, grant in (("reader", "read"), ("writer", "write"), ("flags", "read,write,feed:flags/")):

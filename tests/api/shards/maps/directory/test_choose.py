@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.maps import directory as mapdir
-from shards.maps.directory import MIN_FREE_BYTES, MapDir, choose_map_dir, release_all
-from shards.maps.directory_content import MapDirError, Owner
+from shards.maps.directory import choose as mapdir
+from shards.maps.directory.choose import MIN_FREE_BYTES, MapDir, choose_map_dir, release_all
+from shards.maps.directory.ownership import MapDirError, Owner
 from tests.api.shards.maps.tools import STORE, leave, names, store_in
 
 pytestmark = pytest.mark.usefixtures("room")

@@ -25,8 +25,8 @@ from shards.files.path_text import text_to_path
 from shards.files.safe_files import open_regular
 from shards.files.trusted_path import Planted, trusted_about, trusted_uids
 from shards.host.logs import print_error
-from shards.maps.contents import LOCK, Contents
-from shards.maps.directory_content import MapDirError, Owner, foreign_names, is_in_memory, read_owner
+from shards.maps.directory.contents import LOCK, Contents
+from shards.maps.directory.ownership import MapDirError, Owner, foreign_names, is_in_memory, read_owner
 from shards.maps.space import free_bytes
 from shards.wire.errors import what_helps
 

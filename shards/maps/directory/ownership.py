@@ -9,7 +9,7 @@ import msgspec
 
 from shards.files.path_text import path_to_text, text_to_path
 from shards.log.manifest import Manifest, ManifestError, NoManifest
-from shards.maps.contents import LOCK, OWNER, OWNER_NEW, Contents
+from shards.maps.directory.contents import LOCK, OWNER, OWNER_NEW, Contents
 
 _MOST_OWNER = 1 << 14
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from shards.files import safe_files
-from shards.maps import directory as mapdir
-from shards.maps.directory import choose_map_dir, release_maps
-from shards.maps.directory_content import MapDirError
+from shards.maps.directory import choose as mapdir
+from shards.maps.directory.choose import choose_map_dir, release_maps
+from shards.maps.directory.ownership import MapDirError
 from tests.api.shards.maps.tools import STORE, leave, names
 
 pytestmark = pytest.mark.usefixtures("room")
