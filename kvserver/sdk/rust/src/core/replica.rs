@@ -15,7 +15,7 @@ pub enum MirrorState {
     Starting,
     /// Complete, and the server was heard within the last 25 s.
     Live,
-    /// Complete once, but the feed is broken: what it holds may be old.
+    /// Complete once, but the feed is broken or sends the state again: what it holds may be old.
     Stale,
 }
 
@@ -54,7 +54,7 @@ impl Replica {
             return MirrorState::Starting;
         }
         let recent = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < SILENCE);
-        if recent && !self.broken && !self.ended {
+        if recent && !self.broken && !self.ended && self.next.is_none() {
             MirrorState::Live
         } else {
             MirrorState::Stale
@@ -67,8 +67,11 @@ impl Replica {
         for change in envelope.changes {
             self.change(change, &mut differences);
         }
-        self.revision = self.revision.max(revision_of(&envelope.cursor));
-        self.cursor = Some(envelope.cursor);
+        if self.synced && self.next.is_none() {
+            // Cursors within a snapshot are ahead of what readers see.
+            self.revision = self.revision.max(revision_of(&envelope.cursor));
+            self.cursor = Some(envelope.cursor);
+        }
         self.heard = Some(now);
         self.broken = false;
         differences
@@ -191,6 +194,8 @@ mod tests {
             .apply(envelope("e.1", vec![reset(), put("a", "1", 1, true), put("b", "2", 1, true), synced("e.1")]), now);
         replica.apply(envelope("f.9.b.c", vec![reset(), put("b", "2", 1, true), put("c", "3", 9, true)]), now);
         assert_eq!(text(&replica), "a=1 b=2");
+        assert_eq!((replica.revision, replica.cursor.as_deref()), (1, Some("e.1")), "readers see the old state");
+        assert_eq!(replica.state(now), MirrorState::Stale);
         let differences = replica.apply(envelope("f.9", vec![synced("f.9")]), now);
         let keys: Vec<_> =
             differences.iter().map(|(key, old, new)| (key.as_str(), old.is_some(), new.is_some())).collect();
