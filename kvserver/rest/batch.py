@@ -113,7 +113,8 @@ class BatchResource:
             sent: Sequence[OfOneKey | Once] = portion
             if mark is not None:
                 sent = _mark_writes(portion, mark, start)
-                if start == 0 and isinstance(sent[0], Once) and self._store.maps.is_used_elsewhere(sent[0]):
+                marked = [op for op in sent if isinstance(op, Once)]
+                if start == 0 and self._store.maps.is_used_by_another_request(marked):
                     raise IdempotencyMismatch
             answer.recheck_grants()
             if answer.asks_all:
@@ -131,6 +132,9 @@ class BatchResource:
         batches.check_one_slot(operations)
         done: Reply | None = _refuse_atomic(operations, answer)
         if done is None and mark is not None:
+            marked = [op for op in _mark_writes(operations, mark, 0) if isinstance(op, Once)]
+            if self._store.maps.is_used_by_another_request(marked):
+                raise IdempotencyMismatch
             done = await self._store.request_once(mark.mark_operation(AtomicBatch(operations)))
         withheld = False
         if isinstance(done, Replayed):

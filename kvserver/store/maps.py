@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import ExitStack, suppress
 from typing import Final
 
@@ -81,8 +81,22 @@ class StoreMaps:
         own, now = shard_of(once.key, self._shards), self._board.now()
         for index, reader in enumerate(self._readers):
             with suppress(Unavailable):
-                if index != own and reader.remembers(once.identity, now):
-                    return not self._readers[own].remembers(once.identity, now)
+                if index != own and reader.find_fingerprint(once.identity, now):
+                    return not self._readers[own].find_fingerprint(once.identity, now)
+        return False
+
+    def is_used_by_another_request(self, operations: Iterable[Once]) -> bool:
+        """Whether a shard remembers one of `operations`, of one request, as part of another request.
+
+        A shard that has no map at the moment counts as one that remembers nothing.
+        """
+        now = self._board.now()
+        for once in operations:
+            for reader in self._readers:
+                with suppress(Unavailable):
+                    fingerprint = reader.find_fingerprint(once.identity, now)
+                    if fingerprint is not None and fingerprint != once.fingerprint:
+                        return True
         return False
 
     def record_use(self, key: bytes) -> None:

@@ -86,12 +86,16 @@ class MapReader:
         txn.abort()
         return record
 
-    def remembers(self, identity: bytes, now: Now) -> bool:
-        """Whether the shard remembers at `now` what it did for `identity`. Raises `Unavailable`."""
+    def find_fingerprint(self, identity: bytes, now: Now) -> bytes | None:
+        """Return the fingerprint of the request of `identity` that the shard remembers at `now`; None: it has none.
+
+        Raises `Unavailable`.
+        """
         with self._begin_transaction() as txn:
             place = txn.get(identity, db=self._identities)
             record = None if place is None else txn.get(place, db=self._outcomes)
-            return record is not None and not OutcomeRecord.decode(record).is_over(now)
+            outcome = None if record is None else OutcomeRecord.decode(record)
+            return None if outcome is None or outcome.is_over(now) else outcome.fingerprint
 
     def read_page(
         self,

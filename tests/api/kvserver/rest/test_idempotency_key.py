@@ -292,11 +292,22 @@ class TestBatch:
         second, _ = self.ask(site, "b", *ops)
         assert [result.get("value") for result in second] == ["6", "1", "6"]
 
-    def test_another_batch_does_nothing_that_was_done(self, site: Site) -> None:
-        self.ask(site, "b", {"op": "incr", "key": "n", "by": 1}, {"op": "incr", "key": "m", "by": 1})
-        results, was_replayed = self.ask(site, "b", {"op": "incr", "key": "n", "by": 2})
-        assert [(result["status"], result["code"]) for result in results] == [(422, "idempotency_mismatch")]
-        assert not was_replayed and site.ask("GET", "/v1/kv/n").body == b"1"
+    @pytest.mark.parametrize("was_atomic", [False, True])
+    @pytest.mark.parametrize("atomic", [False, True])
+    def test_another_batch_is_refused_as_a_whole(self, site: Site, was_atomic: bool, atomic: bool) -> None:
+        ops = [{"op": "incr", "key": f"{{t}}{name}", "by": 1} for name in "abc"]
+        self.ask(site, "b", *ops[:2], atomic=was_atomic)
+        end = site.store.board.last_revision()
+        body = json.dumps({"ops": ops, "atomic": atomic}).encode()
+        assert site.problem(422, "POST", "/v1/batch", "Idempotency-Key: b", body=body)["code"] == "idempotency_mismatch"
+        assert site.store.board.last_revision() == end
+
+    def test_another_batch_is_refused_where_only_a_later_operation_was_done(self, site: Site) -> None:
+        refused, done = {"op": "put", "key": "k", "value": "x", "if_revision": 7}, {"op": "incr", "key": "n", "by": 1}
+        assert [result["status"] for result in self.ask(site, "b", refused, done)[0]] == [412, 201]
+        body = json.dumps({"ops": [done, done]}).encode()
+        assert site.problem(422, "POST", "/v1/batch", "Idempotency-Key: b", body=body)["code"] == "idempotency_mismatch"
+        assert site.ask("GET", "/v1/kv/n").body == b"1"
 
     def test_an_atomic_one_is_known_as_a_whole(self, site: Site) -> None:
         ops: list[dict[str, Any]] = [
