@@ -71,7 +71,7 @@ def parse(query: bytes, allowed: Table) -> dict[str, Any]:
         if name in found and not parameter.repeats:
             raise BadRequest(f"query parameter {name!r} is given twice")
         if parameter.repeats and len(found.get(name, ())) >= parameter.most:
-            raise BadRequest(f"query parameter {name!r}: at most {parameter.most} are wanted")
+            raise BadRequest(f"query parameter {name!r}: expected at most {parameter.most}")
         try:
             given = parameter.kind.read(value)
             found[name] = [*found.get(name, ()), given] if parameter.repeats else given

@@ -64,7 +64,7 @@ def read_key(headers: Headers) -> bytes:
         raise BadRequest(f"{HEADER}: the header is given twice")
     key = given[0].strip(b" \t")
     if _KEY.fullmatch(key) is None:
-        raise BadRequest(f"{HEADER}: 1 to 64 of the characters A-Z a-z 0-9 . _ ~ - are wanted")
+        raise BadRequest(f"{HEADER}: expected 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -")
     return key
 
 

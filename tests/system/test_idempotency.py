@@ -179,7 +179,8 @@ def test_one_key_at_all_workers_while_they_are_killed(server: Server, rows: str)
     for kill in range(3):
         wait_for(lambda kill=kill: faults or len(answers[0]) > 40 * kill + 20, "some answers", 60)
         with contextlib.suppress(httpx.HTTPError):
-            os.kill(server.status()[rows][kill % len(server.status()[rows])]["pid"], signal.SIGKILL)
+            running = server.status()[rows]
+            os.kill(running[kill % len(running)]["pid"], signal.SIGKILL)
     for thread in threads:
         thread.join(60)
     assert not faults and [len(mine) for mine in answers] == [150] * 4

@@ -166,7 +166,7 @@ class RepeatingClient(Client):
     def _ask_once(self) -> None:
         keys = self._random.choice(GROUPS)
         together = len(keys) > 1 and self._random.random() < 0.6
-        steps = tuple(self._step(key) for key in (keys if together else [self._random.choice(keys)]))
+        steps = tuple(self._step(key, together) for key in (keys if together else [self._random.choice(keys)]))
         self._key = f"{self._number}.{len(self.history)}"
         sent, chance = time.monotonic_ns(), self._random.getstate()
         while True:
