@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 def all_pages() -> dict[str, str]:
     shown = {
-        routes.DOCS: reference.render_overview(DOCUMENT),
+        routes.REFERENCE: reference.render_overview(DOCUMENT),
         routes.ERRORS: reference.error_list(),
         routes.SDK: sdk.render_libraries(),
     }
@@ -56,11 +56,12 @@ def test_pages_hold_together_and_need_nothing_else() -> None:
     read = {path: Page(text) for path, text in all_pages().items()}
     for path, page in read.items():
         assert len(set(page.ids)) == len(page.ids)
-        assert page.names["h1"] == page.names["main"] == page.names["title"] == page.names["style"] == 1
-        assert page.names["script"] == page.names["link"] == page.names["img"] == 0
+        assert page.names["h1"] == page.names["main"] == page.names["title"] == page.names["style"] == page.names["script"] == 1
+        assert page.names["link"] == page.names["img"] == 0
+        assert page.ids[0] == "content"
         for link in page.links:
             where, _, part = link.partition("#")
-            assert where in ("", routes.OPENAPI, *read, *(routes.SDK + name for name in FILES)), link
+            assert where in ("", routes.DOCS, routes.OPENAPI, *read, *(routes.SDK + name for name in FILES)), link
             assert not part or part in read[where or path].ids, link
     assert not re.search(r"url\(|@import|https?://(?!localhost:8080)", "".join(all_pages().values()))
 
