@@ -107,7 +107,11 @@ OPERATIONS: Final = (
     _page_operation(routes.DOCS, "The manual: its start, which lists all chapters"),
     _page_operation(routes.CHAPTER, "One chapter of the manual", errors=(NoSuchResource,)),
     _page_operation(routes.REFERENCE, "This description for people"),
-    _page_operation(routes.SEARCH, "What the search of these pages searches", {JSON: Media({"type": "array"})}),
+    _page_operation(
+        routes.SEARCH,
+        "What the search of these pages searches",
+        {JSON: Media({"type": "array", "items": {"type": "object"}})},
+    ),
     _page_operation(routes.ERRORS, "All errors"),
     _page_operation(routes.ERROR, "One error", errors=(NoSuchResource,)),
     _page_operation(routes.SDK, "Client libraries, with an example of each"),

@@ -19,6 +19,8 @@ def test_the_policy_admits_style_sheet_and_script_of_a_page() -> None:
 
 def test_titles_are_text_and_the_rest_is_html() -> None:
     page = frame.render_page("<b>", "<i>about</i>", frame.render_navigation([("<b>", ["<a>x</a>"])]), "<p>content</p>")
-    assert "<title>&lt;b&gt; · kvserver</title>" in page and "<h1>&lt;b&gt;</h1>" in page and "<h2>&lt;b&gt;</h2>" in page
+    assert (
+        "<title>&lt;b&gt; · kvserver</title>" in page and "<h1>&lt;b&gt;</h1>" in page and "<h2>&lt;b&gt;</h2>" in page
+    )
     assert all(part in page for part in ("<i>about</i>", "<li><a>x</a></li>", "<p>content</p>"))
     assert frame.render_section("<b>", "<p>x</p>") == "<section><h2>&lt;b&gt;</h2><p>x</p></section>"

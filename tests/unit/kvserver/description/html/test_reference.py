@@ -56,7 +56,14 @@ def test_pages_hold_together_and_need_nothing_else() -> None:
     read = {path: Page(text) for path, text in all_pages().items()}
     for path, page in read.items():
         assert len(set(page.ids)) == len(page.ids)
-        assert page.names["h1"] == page.names["main"] == page.names["title"] == page.names["style"] == page.names["script"] == 1
+        assert (
+            page.names["h1"]
+            == page.names["main"]
+            == page.names["title"]
+            == page.names["style"]
+            == page.names["script"]
+            == 1
+        )
         assert page.names["link"] == page.names["img"] == 0
         assert page.ids[0] == "content"
         for link in page.links:
