@@ -32,6 +32,7 @@ SECURITY_POLICY: Final = (
 """The Content-Security-Policy of the pages: their own style sheet and script run, and they fetch from this server."""
 
 _PLACES: Final = ((DOCS, "Manual"), (REFERENCE, "Reference"), (ERRORS, "Errors"), (SDK, "Libraries"))
+_CURRENT: Final = ' aria-current="true"'
 _BRAND: Final = f'<a class="brand" href="{DOCS}">kvserver</a>'
 _SEARCH: Final = (
     '<form class="search" role="search" hidden>'
@@ -39,11 +40,12 @@ _SEARCH: Final = (
     'autocomplete="off" spellcheck="false" aria-keyshortcuts="/"><div class="found" hidden>'
     '<p role="status"></p><ul aria-label="Found"></ul></div></form>'
 )
-_BAR: Final = (
-    f'<header class="bar">{_BRAND}<nav class="places" aria-label="Site">'
-    + "".join(f'<a href="{place}">{name}</a>' for place, name in _PLACES)
-    + f"</nav>{_SEARCH}</header>"
-)
+
+
+def _render_bar(current: str) -> str:
+    """Render what is above every page. `current`: the place of the site that the page belongs to."""
+    places = "".join(f'<a href="{place}"{_CURRENT if place == current else ""}>{name}</a>' for place, name in _PLACES)
+    return f'<header class="bar">{_BRAND}<nav class="places" aria-label="Site">{places}</nav>{_SEARCH}</header>'
 
 
 def render_section(title: str, content: str) -> str:
@@ -63,15 +65,15 @@ def render_navigation(groups: Iterable[tuple[str, list[str]]], name: str = "Cont
     )
 
 
-def render_page(title: str, about: str, navigation: str, content: str) -> str:
-    """Render a whole page; all but the title is HTML."""
+def render_page(place: str, title: str, about: str, navigation: str, content: str) -> str:
+    """Render a whole page; all but the title is HTML. `place`: the route of the part of the site that it belongs to."""
     kind = "" if navigation else ' class="alone"'
     told = f'<p class="about">{about}</p>' if about else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)} · kvserver</title><style>{_STYLE}</style></head><body{kind}>"
-        f'<a class="skip" href="#content">To the content</a>{_BAR}{navigation}'
+        f'<a class="skip" href="#content">To the content</a>{_render_bar(place)}{navigation}'
         f'<main id="content" tabindex="-1"><h1>{escape(title)}</h1>{told}{content}</main>'
         f'<script type="module">{_SCRIPT}</script></body></html>\n'
     )

@@ -45,7 +45,7 @@ class Manual:
             chapter = self.read_chapter(name)
             navigation = render_navigation(self._list_groups(name), "Chapters")
             content = f'<div class="chapter">{chapter.content}</div>{self._render_neighbours(name)}'
-            self._pages[name] = render_page(chapter.title, "", navigation, content)
+            self._pages[name] = render_page(DOCS, chapter.title, "", navigation, content)
         return self._pages[name]
 
     def _list_groups(self, current: str) -> Iterator[tuple[str, list[str]]]:

@@ -88,7 +88,8 @@ def list_chapters(source: str) -> list[Entry]:
         elif token.type == "inline" and token.level > 1 and (children := token.children):
             name = str(children[0].attrGet("href") or "")
             if name.endswith(_ENDING):
-                title = children[1].content
+                end = next(place for place, child in enumerate(children) if child.type == "link_close")
+                title = _join_text(children[:end])
                 entries.append(Entry(group, name.removesuffix(_ENDING), title))
     return entries
 
@@ -121,8 +122,11 @@ def _name_sections(tokens: Sequence[Token]) -> Iterator[Section]:
 
 def _plain(token: Token) -> str:
     """Return the text of an inline token without its markup."""
-    shown = (" " if child.type.endswith("break") else child.content for child in token.children or ())
-    return "".join(shown)
+    return _join_text(token.children or ())
+
+
+def _join_text(tokens: Iterable[Token]) -> str:
+    return "".join(" " if token.type.endswith("break") else token.content for token in tokens)
 
 
 @cache

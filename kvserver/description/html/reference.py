@@ -70,7 +70,7 @@ def render_overview(document: Document) -> str:
     sections.append(render_section("Bodies", "".join(_render_body(name, schema) for name, schema in schemas.items())))
     links = (link(OPENAPI, "OpenAPI 3.1"), link(ERRORS, "errors"), link(SDK, "client libraries"))
     about = " · ".join((f"Version {escape(document['info']['version'])}", *links))
-    return render_page("Reference", about, render_navigation(navigation), "".join(sections))
+    return render_page(REFERENCE, "Reference", about, render_navigation(navigation), "".join(sections))
 
 
 def error_list() -> str:
@@ -80,7 +80,7 @@ def error_list() -> str:
         for error in sorted(ERROR_CLASSES.values(), key=lambda error: (error.status, error.code))
     )
     shown = render_table("Errors", ("Code", "Status", "What it says"), rows)
-    return render_page("Errors", "By status, then by code.", "", f"<section>{shown}</section>")
+    return render_page(ERRORS, "Errors", "By status, then by code.", "", f"<section>{shown}</section>")
 
 
 def render_error(document: Document, error_class: type[KVError]) -> str:
@@ -111,7 +111,7 @@ def render_error(document: Document, error_class: type[KVError]) -> str:
         f"<h2>Where it comes from</h2><ul>{''.join(answered)}</ul>" if answered else "",
     ]
     about = f"{status} {status.phrase} · {link(ERRORS, 'all errors')} · {link(REFERENCE, 'reference')}"
-    return render_page(error_class.code, about, "", f"<section>{''.join(parts)}</section>")
+    return render_page(ERRORS, error_class.code, about, "", f"<section>{''.join(parts)}</section>")
 
 
 def _list_codes(document: Document, operation: ShownOperation) -> set[str]:

@@ -9,7 +9,7 @@ from kvserver import __version__
 from kvserver.description.html.elements import code, link, render_block, render_inline, render_table, render_text
 from kvserver.description.html.frame import render_page, render_section
 from kvserver.description.operations import EXAMPLE_URL
-from kvserver.http.routes import REFERENCE, SDK
+from kvserver.http.routes import DOCS, SDK
 from kvserver.sdk.files import FILES
 
 
@@ -77,8 +77,8 @@ memkv_result_free(got), memkv_client_free(client);
 
 def render_libraries() -> str:
     """Render the page."""
-    about = f"Version {escape(__version__)} · {link(REFERENCE, 'reference')}"
-    return render_page("Client libraries", about, "", "".join(map(_render_library, LIBRARIES)))
+    about = f"Version {escape(__version__)} · {link(DOCS + 'clients', 'what they promise, and how to start')}"
+    return render_page(SDK, "Client libraries", about, "", "".join(map(_render_library, LIBRARIES)))
 
 
 def _render_library(library: Library) -> str:
