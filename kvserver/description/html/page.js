@@ -89,7 +89,8 @@ const mark = (text, words) => {
 const excerpt = ({ text, low }, words) => {
   const at = Math.min(...words.map((word) => low.text.indexOf(word)).filter((place) => place >= 0), text.length);
   const start = at === text.length || at < AROUND ? 0 : text.lastIndexOf(" ", at - AROUND / 2) + 1;
-  const part = text.slice(start, start + 3 * AROUND);
+  const rest = text.slice(start);
+  const part = rest.length > 3 * AROUND ? rest.slice(0, rest.lastIndexOf(" ", 3 * AROUND)) : rest;
   return (start ? "… " : "") + part + (start + part.length < text.length ? " …" : "");
 };
 

@@ -14,7 +14,6 @@ from shards.wire.errors import (
 from tests.unit.kvserver.description.document import DOCUMENT, operations
 from tests.unit.kvserver.description.html.pages import CHAPTERS, MANUAL, Page
 
-
 MANUAL_PATHS = [address(name) for name in CHAPTERS]
 
 
