@@ -10,7 +10,7 @@ import click
 
 from kvserver.client.errors import PreconditionFailed
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.texts import counted
 from kvserver.commands.parts.words import Revision
 
@@ -118,8 +118,8 @@ COMMAND = ClientCommand(
     "del",
     delete_keys,
     [
-        click.Argument(["keys"], type=Key(), nargs=-1, metavar="[KEY]..."),
-        click.Option(["--prefix"], type=Key(), metavar="PREFIX", help="Delete all keys that begin with this."),
+        click.Argument(["keys"], type=KeyName(), nargs=-1, metavar="[KEY]..."),
+        click.Option(["--prefix"], type=KeyName(), metavar="PREFIX", help="Delete all keys that begin with this."),
         click.Option(["--all", "everything"], is_flag=True, help="Delete every key."),
         click.Option(["--dry-run"], is_flag=True, help="Show what would be deleted."),
         click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="Delete at most N keys."),

@@ -18,7 +18,7 @@ import click
 from kvserver.client.errors import PreconditionFailed
 from kvserver.client.model import Entry
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.texts import counted
 from kvserver.commands.parts.words import TYPES, ContentType
 from shards.host.logs import escape_controls, print_error
@@ -98,16 +98,14 @@ def _store(run: Invocation, key: str, kind: str, value: bytes, entry: Entry | No
 def _run_editor(path: Path) -> int:
     """Run the editor on a file, and return the exit status: 0, or 1 if it failed."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    before = signal.signal(signal.SIGINT, lambda number, _: None)  # Ctrl-C is for the editor, which has the terminal
     try:
-        process = subprocess.Popen([*shlex.split(editor), str(path)])
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the editor, which has the terminal
-        try:
-            status = process.wait()
-        finally:
-            signal.signal(signal.SIGINT, before)
+        status = subprocess.run([*shlex.split(editor), str(path)], check=False).returncode
     except (OSError, ValueError) as error:
         print_error(f"the editor {editor!r} cannot be run: {error}")
         return 1
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status:
         print_error(f"the editor ended with status {status}: nothing was stored")
         return 1
@@ -169,7 +167,7 @@ COMMAND = ClientCommand(
     "edit",
     edit_value,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Option(
             ["--type", "content_type"],
             type=ContentType(),

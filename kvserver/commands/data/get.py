@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from shards.host.logs import print_error
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ COMMAND = ClientCommand(
     "get",
     get_value,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Option(["--meta"], is_flag=True, help="Show what is known of the key instead of its value."),
         click.Option(["--revision-only"], is_flag=True, help="Show the revision alone, for --if-revision of others."),
         click.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.words import Duration
 
 HELP = """Add BY, or 1, to the whole number under KEY, and write the sum to standard output. A missing key counts as 0.
@@ -28,7 +28,7 @@ COMMAND = ClientCommand(
     "incr",
     add_to_value,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Argument(["by"], type=int, default=1, metavar="[BY]"),
         click.Option(
             ["--ttl-if-new"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime, if the key is new."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 
 if TYPE_CHECKING:
     from kvserver.client import Client
@@ -152,7 +152,7 @@ COMMAND = ClientCommand(
     "ls",
     list_keys,
     [
-        click.Argument(["prefix"], type=Key(), default="", metavar="[PREFIX]"),
+        click.Argument(["prefix"], type=KeyName(), default="", metavar="[PREFIX]"),
         click.Option(["-l", "long"], is_flag=True, help="Show size, type, expiry, age and revision."),
         click.Option(["--tree"], is_flag=True, help="Show keys as a tree, divided by --delimiter, or by slashes."),
         click.Option(["--delimiter"], metavar="TEXT", help="Show keys with TEXT behind PREFIX as one line, up to it."),

@@ -8,7 +8,7 @@ import click
 
 from kvserver.client.errors import PreconditionFailed
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.sources import read_input
 from kvserver.commands.parts.words import Revision
 
@@ -43,7 +43,7 @@ COMMAND = ClientCommand(
     "patch",
     merge_into_value,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Argument(["patch"], metavar="PATCH|-|@FILE"),
         click.Option(["--if-revision"], type=Revision(), metavar="N", help="Only if the key is at revision N."),
     ],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvserver.client.errors import PreconditionFailed
 from kvserver.commands.data.get import show_value
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.sources import read_input, text_bytes
 from kvserver.commands.parts.words import TYPES, ContentType, Duration, Revision
 
@@ -40,33 +41,25 @@ def put_value(
     value: str | None,
     as_text: bool,
     content_type: str | None,
-    ttl: float | None,
-    expires: str | None,
     create: bool,
     if_revision: int | None,
     previous: bool,
+    **times: Any,
 ) -> int:
-    """Run the command; return the exit status."""
-    _check_options(value, as_text, ttl, expires, create, if_revision, previous)
+    """Run the command; return the exit status. `times`: when the value expires."""
+    _check_options(value, as_text, times, create, if_revision, previous)
     is_word = value is not None and (as_text or not (value == "-" or value.startswith("@")))
     data = text_bytes(value or "") if as_text else read_input(value, "the value")
     if content_type is None:
         content_type = TYPES["text"] if is_word and _is_utf8(data) else TYPES["bytes"]
+    given = {"content_type": content_type, **times}
     try:
         if previous:
-            return _exchange(
-                run,
-                run.client.exchange(
-                    key, data, content_type=content_type, ttl=ttl, expires=expires, if_revision=if_revision
-                ),
-                key,
-            )
+            return _show_exchanged(run, run.client.exchange(key, data, if_revision=if_revision, **given), key)
         if create:
-            written = run.client.create(key, data, content_type=content_type, ttl=ttl, expires=expires)
+            written = run.client.create(key, data, **given)
         else:
-            written = run.client.put(
-                key, data, content_type=content_type, ttl=ttl, expires=expires, if_revision=if_revision
-            )
+            written = run.client.put(key, data, if_revision=if_revision, **given)
     except PreconditionFailed as error:
         return run.report_condition(error, key, if_revision)
     _show_written(run, written, key)
@@ -76,15 +69,14 @@ def put_value(
 def _check_options(
     value: str | None,
     as_text: bool,
-    ttl: float | None,
-    expires: str | None,
+    times: Mapping[str, Any],
     create: bool,
     if_revision: int | None,
     previous: bool,
 ) -> None:
     if as_text and value is None:
         raise click.UsageError("--text wants a VALUE")
-    if ttl is not None and expires is not None:
+    if None not in times.values():
         raise click.UsageError("give --ttl or --expires, not both")
     if create and if_revision is not None:
         raise click.UsageError("give --create or --if-revision, not both")
@@ -107,7 +99,7 @@ def _show_written(run: Invocation, written: Written, key: str) -> None:
         run.out.say(f"{'created' if written.created else 'replaced'} {key}  revision {written.revision}")
 
 
-def _exchange(run: Invocation, exchanged: Exchanged, key: str) -> int:
+def _show_exchanged(run: Invocation, exchanged: Exchanged, key: str) -> int:
     before = exchanged.previous
     if run.as_json:
         from kvserver.commands.parts.documents import entry_document
@@ -125,7 +117,7 @@ COMMAND = ClientCommand(
     "put",
     put_value,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Argument(["value"], required=False, metavar="[VALUE|-|@FILE]"),
         click.Option(["--text", "as_text"], is_flag=True, help="VALUE is the text itself, also where it is - or @…."),
         click.Option(

@@ -6,7 +6,7 @@ import click
 
 from kvserver.client.errors import NotFound, PreconditionFailed
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.words import Duration, Revision
 
 HELP = """Change when KEY expires; its value stays as it is.
@@ -43,7 +43,7 @@ COMMAND = ClientCommand(
     "touch",
     change_expiry,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Option(["--ttl"], type=Duration(above_zero=True), metavar="TIME", help="Lifetime from now, such as 30s."),
         click.Option(["--expires"], metavar="TIME", help="When it expires, such as 2030-01-01T00:00:00Z."),
         click.Option(["--persist"], is_flag=True, help="Never."),

@@ -12,7 +12,7 @@ import click
 
 from kvserver.client.live.lock import Lock
 from kvserver.commands.parts.command import Invocation, TailCommand
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.statuses import ABSENT, CONDITION
 from kvserver.commands.parts.texts import span_text
 from kvserver.commands.parts.words import Duration
@@ -50,18 +50,28 @@ def hold_lock(run: Invocation, name: str, ttl: float, within: float | None, argv
 
 def _run_command(lock: Lock, name: str, argv: Sequence[str]) -> int:
     """Run the command of the user until its end, or the loss of the lock, and return the exit status."""
+    started: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        for process in started:
+            process.send_signal(number)
+        if not started:
+            early.append(number)
+
+    # Ctrl-C reaches the command too: it ends as it likes, and the lock is held until then. SIGTERM is passed on.
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, _: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+    }
     try:
-        process = subprocess.Popen(argv, env=os.environ | {FENCE_VARIABLE: str(lock.fence)})
+        started.append(subprocess.Popen(argv, env=os.environ | {FENCE_VARIABLE: str(lock.fence)}))
+        for number in early:
+            started[0].send_signal(number)
+        return _wait(lock, name, started[0])
     except OSError as error:
         print_error(f"{argv[0]} cannot be run: {error.strerror}")
         return 126 if isinstance(error, PermissionError) else 127
-    # Ctrl-C reaches the command too: it ends as it likes, and the lock is held until then. SIGTERM is passed on.
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number)),
-    }
-    try:
-        return _wait(lock, name, process)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -93,7 +103,7 @@ COMMAND = TailCommand(
     "lock",
     hold_lock,
     [
-        click.Argument(["name"], type=Key(), metavar="NAME"),
+        click.Argument(["name"], type=KeyName(), metavar="NAME"),
         click.Option(
             ["--ttl"],
             type=Duration(above_zero=True),

@@ -9,7 +9,7 @@ import click
 from kvserver.client.model import Entry
 from kvserver.commands.data.get import show_value
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.sources import text_bytes
 from kvserver.commands.parts.statuses import ABSENT
 from kvserver.commands.parts.texts import span_text
@@ -73,7 +73,7 @@ COMMAND = ClientCommand(
     "wait",
     wait_for_key,
     [
-        click.Argument(["key"], type=Key(), metavar="KEY"),
+        click.Argument(["key"], type=KeyName(), metavar="KEY"),
         click.Option(["--exists"], is_flag=True, help="Until there is such a key. This is the default."),
         click.Option(["--absent"], is_flag=True, help="Until there is no such key."),
         click.Option(["--equals"], metavar="VALUE", help="Until its value is VALUE."),

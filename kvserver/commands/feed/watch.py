@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ from kvserver.commands.feed.events import change_document, change_environment, i
 from kvserver.commands.feed.lines import change_line, note_line
 from kvserver.commands.feed.status_line import StatusLine
 from kvserver.commands.parts.command import Invocation, TailCommand
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.statuses import FAILED, INTERRUPTED
 from kvserver.commands.parts.texts import counted, span_text
 from shards.host.logs import print_error
@@ -40,10 +41,6 @@ Examples:
   kvserver watch flags/ --snapshot --until-synced --exec sh -c 'echo "$KV_OP $KV_KEY"; cat'
 """
 _UNLIMITED = 1 << 62
-
-
-class Done(Exception):
-    """The watch has shown all that was asked for. Raised between two changes."""
 
 
 class WatchRun:
@@ -134,20 +131,15 @@ class WatchRun:
 def watch_changes(
     run: Invocation,
     prefixes: Sequence[str],
-    keys: Sequence[str],
-    snapshot: bool,
     since: str | None,
     cursor_file: Path | None,
-    ops: str | None,
-    no_values: bool,
-    activity: bool,
-    conflate: bool,
     count: int | None,
     until_synced: bool,
     argv: Sequence[str],
+    **wish: Any,
 ) -> int:
-    """Run the command; return the exit status."""
-    if until_synced and not snapshot:
+    """Run the command; return the exit status. `wish`: what `Client.watch` takes."""
+    if until_synced and not wish["snapshot"]:
         raise click.UsageError("--until-synced goes with --snapshot")
     file = None if cursor_file is None else CursorFile(cursor_file)
     try:
@@ -155,38 +147,32 @@ def watch_changes(
     except (OSError, ValueError) as error:
         print_error(f"no cursor: {error}")
         return FAILED
-    state = WatchRun(run, _words_of(prefixes, keys), since, file, argv)
-    watch = run.client.watch(
-        *prefixes,
-        keys=keys,
-        snapshot=snapshot,
-        since=since,
-        ops=ops,
-        values=not no_values,
-        activity=activity,
-        conflate=conflate,
-        on_gap="continue",
-        on_state=state.note_state,
-    )
+    state = WatchRun(run, _words_of(prefixes, wish["keys"]), since, file, argv)
+    watch = run.client.watch(*prefixes, since=since, on_gap="continue", on_state=state.note_state, **wish)
     try:
-        state.follow(watch, count, until_synced)
+        why = _follow(state, watch, count, until_synced, argv)
     except KeyboardInterrupt:
         state.close()
         if state.cursor is not None:
             run.out.say(f"resume with --since {state.cursor}")
         return INTERRUPTED
-    except subprocess.CalledProcessError as error:
-        state.close()
-        print_error(f"{argv[0]} ended with status {error.returncode}, for a change behind {state.cursor}")
-        return FAILED
-    except (OSError, ValueError) as error:
-        state.close()
-        print_error(f"cannot go on behind {state.cursor}: {error}")
-        return FAILED
     finally:
         state.close()
         watch.close()
-    return 0
+    if why:
+        print_error(why)
+    return FAILED if why else 0
+
+
+def _follow(state: WatchRun, watch: Watch, count: int | None, until_synced: bool, argv: Sequence[str]) -> str:
+    """Follow the watch to its end, and return why it ended early, or an empty text. Raises `KVError`."""
+    try:
+        state.follow(watch, count, until_synced)
+    except subprocess.CalledProcessError as error:
+        return f"{argv[0]} ended with status {error.returncode}, for a change behind {state.cursor}"
+    except (OSError, ValueError) as error:
+        return f"cannot go on behind {state.cursor}: {error}"
+    return ""
 
 
 def _start_of(since: str | None, file: CursorFile | None) -> str | None:
@@ -207,8 +193,8 @@ COMMAND = TailCommand(
     "watch",
     watch_changes,
     [
-        click.Argument(["prefixes"], type=Key(), nargs=-1, metavar="[PREFIX]..."),
-        click.Option(["--key", "keys"], type=Key(), multiple=True, metavar="KEY", help="Also this very key."),
+        click.Argument(["prefixes"], type=KeyName(), nargs=-1, metavar="[PREFIX]..."),
+        click.Option(["--key", "keys"], type=KeyName(), multiple=True, metavar="KEY", help="Also this very key."),
         click.Option(["--snapshot"], is_flag=True, help="Show the state first, then changes."),
         click.Option(["--since"], metavar="CURSOR", help="Go on behind this cursor."),
         click.Option(
@@ -218,7 +204,7 @@ COMMAND = TailCommand(
             help="Keep the cursor in FILE, and go on behind the one that is there.",
         ),
         click.Option(["--ops"], metavar="LIST", help="Only these: put, touch, delete, delete:expire, …"),
-        click.Option(["--no-values"], is_flag=True, help="Show sizes instead of values."),
+        click.Option(["--values/--no-values"], default=True, help="Show values (the default), or sizes."),
         click.Option(["--activity"], is_flag=True, help="Show also reads, lists, and deletes of nothing."),
         click.Option(["--conflate"], is_flag=True, help="When behind, show only the latest change of each key."),
         click.Option(["--count"], type=click.IntRange(1), metavar="N", help="End after N changes."),

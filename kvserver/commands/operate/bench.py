@@ -12,7 +12,7 @@ from kvserver.client.core.paths import key_path
 from kvserver.client.transport.address import Address, find_address
 from kvserver.commands.operate.load import LoadFailed, Measured, measure
 from kvserver.commands.parts.command import ClientCommand, Invocation
-from kvserver.commands.parts.names import Key
+from kvserver.commands.parts.names import KeyName
 from kvserver.commands.parts.servers import read_token, server_url
 from kvserver.commands.parts.statuses import FAILED, UNREACHABLE
 from kvserver.commands.parts.texts import aligned, latency_text
@@ -139,7 +139,7 @@ COMMAND = ClientCommand(
         ),
         click.Option(
             ["--prefix"],
-            type=Key(),
+            type=KeyName(),
             default="",
             metavar="PREFIX",
             help="Where to write, for tokens that may not anywhere.",

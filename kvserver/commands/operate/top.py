@@ -78,7 +78,7 @@ class StatusFeed:
             self._ended.wait(self._interval)
 
 
-class Board:
+class BoardView:
     """What the screen shows, and what keys change."""
 
     def __init__(self, url: str) -> None:
@@ -136,7 +136,7 @@ def show_board(run: Invocation, interval: float) -> int:
         raise click.UsageError("top needs a terminal: `kvserver status --json` tells the same to programs")
     run.client.status()  # an error that stays ends it here
     feed = StatusFeed(run.new_client(patience=0), interval)
-    board = Board(server_url(run.url))
+    board = BoardView(server_url(run.url))
     console = Console(no_color=not run.out.is_coloured, highlight=False)
     try:
         with single_keys() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
@@ -145,7 +145,7 @@ def show_board(run: Invocation, interval: float) -> int:
         feed.close()
 
 
-def _show(live: Live, console: Console, keyboard: Keyboard, feed: StatusFeed, board: Board) -> int:
+def _show(live: Live, console: Console, keyboard: Keyboard, feed: StatusFeed, board: BoardView) -> int:
     shown: object = None
     key = ""
     while not board.press(key):

@@ -21,7 +21,7 @@ PART: Final = "part"
 """Type of a completion that is not a whole key: no space follows it."""
 
 
-class Key(_Word):
+class KeyName(_Word):
     """A key. Keys that exist are offered as completions."""
 
     name = "key"
