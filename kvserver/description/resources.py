@@ -62,6 +62,11 @@ def _make_chapter(name: str) -> bytes:
 
 
 @cache
+def _make_missing_page() -> bytes:
+    return _read_manual().render_missing().encode()
+
+
+@cache
 def _make_search_index() -> bytes:
     return msgspec.json.encode(search.list_records(_read_manual(), _document(False)))
 
@@ -131,9 +136,15 @@ class ChapterPage:
     async def on_get(self, req: Request, resp: Response, key: bytes) -> None:
         """200 with the page of that chapter; 304 if the client has it; 404 if there is no such chapter."""
         name = key.decode()
-        if name == START or name not in _read_manual():
+        if name != START and name in _read_manual():
+            await _give_page(req, resp, _make_chapter(name))
+        elif wants_page(req):
+            resp.status = 404
+            resp.content_type = HTML
+            resp.set_header("Content-Security-Policy", frame.SECURITY_POLICY)
+            resp.data = _make_missing_page()
+        else:
             raise NoSuchResource(f"the manual has no chapter {name[:64]!r}; {DOCS} lists them")
-        await _give_page(req, resp, _make_chapter(name))
 
     on_head = on_get
 

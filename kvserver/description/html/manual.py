@@ -48,6 +48,11 @@ class Manual:
             self._pages[name] = render_page(DOCS, chapter.title, "", navigation, content)
         return self._pages[name]
 
+    def render_missing(self) -> str:
+        """Render the page that stands for a chapter that there is not."""
+        told = f"<p>The manual has no such chapter. Choose one, or search; {link(DOCS, 'the start')} lists all.</p>"
+        return render_page(DOCS, "Not here", "", render_navigation(self._list_groups(START), "Chapters"), told)
+
     def _list_groups(self, current: str) -> Iterator[tuple[str, list[str]]]:
         groups: dict[str, list[str]] = {}
         for entry in self._entries:

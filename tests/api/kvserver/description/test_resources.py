@@ -68,6 +68,16 @@ async def test_pages(web: Web) -> None:
 
 
 @scenario
+async def test_a_person_at_a_browser_who_asks_for_no_chapter_is_shown_the_way(web: Web) -> None:
+    for method in ("GET", "HEAD"):
+        answer = await web.ask(request(method, "/docs/keys.md", "Accept: text/html,*/*;q=0.8"))
+        assert (answer.status, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert answer.headers["content-security-policy"] == frame.SECURITY_POLICY
+        assert answer.headers["cache-control"] == "no-store" and "etag" not in answer.headers
+        assert (b'href="/docs/keys"' in answer.body) == (method == "GET")
+
+
+@scenario
 async def test_what_a_client_has_it_need_not_get_again(web: Web) -> None:
     for path in (*PAGES, "/v1/openapi.json", "/docs/search.json"):
         whole = await web.ask(request("GET", path))
