@@ -42,7 +42,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, CommandRow]]] = {
     },
     "Tools": {
         "status": CommandRow("operate.status", "Show the state of a server."),
-        "top": CommandRow("operate.top", "Show a live board of a server."),
+        "top": CommandRow("operate.top", "Show a server live."),
         "ping": CommandRow("operate.ping", "Tell how long a request takes."),
         "bench": CommandRow("operate.bench", "Measure how many requests a second a server answers."),
         "sdk": CommandRow("operate.sdk", "Write the files of a client library."),

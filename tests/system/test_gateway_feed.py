@@ -16,7 +16,7 @@ import pytest
 import zmq
 from websockets.frames import Close, Opcode
 
-from kvserver.web.handoff import ACCEPTED, VERSION
+from kvserver.web.handover import ACCEPTED, VERSION
 from shards.host.board import Board, ProcessRow
 from shards.log.appender import LogAppender
 from shards.log.records import HEADER

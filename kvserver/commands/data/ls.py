@@ -103,7 +103,7 @@ def _show_rows(run: Invocation, found: Iterator[Item | str]) -> None:
             [("KEY", "SIZE", "TYPE", "EXPIRES", "CHANGED", "REVISION"), *(_readable(item, now) for item in block)],
             right=frozenset((1,)),
         )
-        run.out.line(run.out.coloured(head, "1"), styled=True)
+        run.out.line(run.out.colored(head, "1"), styled=True)
         for row in rows:
             run.out.line(row)
 

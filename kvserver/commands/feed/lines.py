@@ -29,7 +29,7 @@ DIM: Final = "2"
 
 
 def change_line(change: Change, now: datetime, width: int) -> tuple[str, str]:
-    """Return the line of a change, escaped, and its colour. `now` has the time zone that times are shown in."""
+    """Return the line of a change, escaped, and its color. `now` has the time zone that times are shown in."""
     if isinstance(change, Put):
         return _put_line(change, now, width), GREEN if change.origin == "live" else ""
     if isinstance(change, Touch):

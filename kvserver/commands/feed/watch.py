@@ -104,8 +104,8 @@ class WatchRun:
             self._status.above(lambda: self._show(change))
 
     def _show(self, change: Change) -> None:
-        line, colour = change_line(change, datetime.now().astimezone(), shutil.get_terminal_size((120, 25)).columns)
-        self._run.out.line(self._run.out.coloured(line, colour) if colour else line, styled=True)
+        line, color = change_line(change, datetime.now().astimezone(), shutil.get_terminal_size((120, 25)).columns)
+        self._run.out.line(self._run.out.colored(line, color) if color else line, styled=True)
         if self._run.out.is_terminal:
             self._run.out.flush()
 

@@ -42,7 +42,7 @@ def list_stores(as_json: bool) -> None:
         ]
         if out.is_terminal:
             head, *lines = aligned([("DATA", "PID", "URL", "UP", "RUN"), *rows])
-            out.line(out.coloured(head, "1"), styled=True)
+            out.line(out.colored(head, "1"), styled=True)
         else:
             lines = ["\t".join(row) for row in rows]
         for line in lines:

@@ -37,7 +37,7 @@ def show_status(run: Invocation, watch: bool) -> int:
             for line in aligned(list(status_rows(state))):
                 run.out.line(line)
             for words in problems_of(state):
-                run.out.line(run.out.coloured(words, "31"), styled=True)
+                run.out.line(run.out.colored(words, "31"), styled=True)
         run.out.flush()
         if not watch:
             return 1 if list(problems_of(state)) else 0

@@ -180,6 +180,6 @@ def _common_options() -> list[click.Parameter]:
     return [
         *server_options(PATIENCE_S, TIMEOUT_S),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON: an object a line; errors too."),
-        click.Option(["--no-color"], is_flag=True, help="No colours on terminals (also: the variable NO_COLOR)."),
+        click.Option(["--no-color"], is_flag=True, help="No colors on terminals (also: the variable NO_COLOR)."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
     ]

@@ -112,7 +112,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
         outlet: the sending side.
     """
 
-    # The base class's; it is not initialised, since that would set up the frame layer that this class replaces.
+    # The base class's; it is not initialized, since that would set up the frame layer that this class replaces.
     environ, stream, handler = None, None, None
 
     def __init__(

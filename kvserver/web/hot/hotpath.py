@@ -64,7 +64,7 @@ class HotPath:
         end = data.find(b"\r\n\r\n", begin - 2) + 2
         block = data[begin:end]
         fields = self._blocks.get(block) or self._read_block(block)
-        if fields is None or not self._load.accepts_fast_path:
+        if fields is None or not self._load.accepts_hot_path:
             return False
         method, path, of_v1, of_root = request.groups()
         # The buffer ends with the request: bytes behind it would be taken for another one by the parser alone.

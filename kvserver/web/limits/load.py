@@ -171,7 +171,7 @@ class WorkerLoad:
             raise
 
     @property
-    def accepts_fast_path(self) -> bool:
+    def accepts_hot_path(self) -> bool:
         """Whether a plain request gets its plain answer: nothing is near a limit, and the worker does not stop."""
         if self.stopping or self.bytes_owed >= MOST_BYTES:
             return False

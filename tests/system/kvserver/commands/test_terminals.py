@@ -143,7 +143,7 @@ def test_an_edit_where_nobody_can_be_asked(server: Server) -> None:
     assert succeed(server, "get", "new") == b"theirs"
 
 
-def test_what_a_terminal_gets_is_escaped_and_coloured(server: Server) -> None:
+def test_what_a_terminal_gets_is_escaped_and_colored(server: Server) -> None:
     succeed(server, "put", "a\x1b[31m", "red\x1b[31m\nline")
     with Terminal("kvserver get $'a\\x1b[31m'; kvserver ls; kvserver ls -l", environ(server)) as terminal:
         screen = terminal.see("status 0")

@@ -1,4 +1,4 @@
-"""The sending end of a hand-over: a worker gives an accepted connection to a gateway.
+"""The sending end of a handover: a worker gives an accepted connection to a gateway.
 
 A gateway listens on `gateway-<row>.handover` (SOCK_SEQPACKET) in the run directory. The worker connects and sends one
 message: a MessagePack array of version (1), the client's address, the request's head from its first line to the blank
