@@ -262,9 +262,9 @@ class UnsupportedMediaType(Refused):
 
 
 class RangeNotSatisfiable(Refused):
-    """The range lies behind the end of the value."""
+    """The range starts after the end of the value."""
 
-    code, status, title = "range_not_satisfiable", 416, "The range lies behind the end of the value"
+    code, status, title = "range_not_satisfiable", 416, "The range starts after the end of the value"
 
 
 class Misdirected(Refused):

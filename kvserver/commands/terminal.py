@@ -38,7 +38,7 @@ def print_line(line: str) -> None:
 
 
 def exit_for_output(error: OSError) -> NoReturn:
-    """Exit: standard output cannot be written. The status is 141 if nobody reads it any more, else 1."""
+    """Exit: standard output cannot be written. The status is 141 if its reader has closed it, else 1."""
     mute_stream(sys.stdout)
     if isinstance(error, BrokenPipeError):  # who has closed the pipe needs no message
         sys.exit(PIPE_CLOSED)

@@ -30,7 +30,7 @@ def _page_operation(
         summary=summary,
         headers=(headers.IF_NOT_THIS,),
         answers=(
-            Success(200, "It.", content, (headers.TAG_OF_THIS,)),
+            Success(200, "The content.", content, (headers.TAG_OF_THIS,)),
             Success(304, "The client has it already.", headers=(headers.TAG_OF_THIS,)),
         ),
         errors=errors,
@@ -50,7 +50,7 @@ OPERATIONS: Final = (
         answers=(
             Success(
                 200,
-                "Who asks.",
+                "The token that was sent.",
                 {
                     JSON: Media(
                         ref("WhoAmI"),
@@ -79,7 +79,7 @@ OPERATIONS: Final = (
         route=routes.LIVE,
         method="get",
         tag=TAG,
-        summary="Does this worker answer",
+        summary="Does this worker answer?",
         answers=(Success(200, "It does.", {JSON: Media(ref("Health"), {"status": "live"})}),),
         examples=("curl http://localhost:8080/health/live",),
     ),
@@ -87,7 +87,7 @@ OPERATIONS: Final = (
         route=routes.READY,
         method="get",
         tag=TAG,
-        summary="Is every shard up",
+        summary="Is every shard up?",
         answers=(Success(200, "Every one.", {JSON: Media(ref("Health"), {"status": "ready"})}),),
         errors=OF_READS,
         examples=("curl http://localhost:8080/health/ready",),

@@ -234,7 +234,7 @@ _MANY: Final = (
         method="post",
         tag=MANY_TAG,
         summary="Many operations in one request",
-        description="Each for itself, or all or nothing with `atomic`; in their order for each key. JSON or "
+        description="Each on its own, or all or nothing with `atomic`; in order for each key. JSON or "
         "MessagePack, answered in kind; JSON is also what no type and `application/x-www-form-urlencoded` are taken "
         "for, but of pages in browsers. At most 10,000 operations. One that is malformed refuses the whole batch. Each "
         "write is known by the Idempotency-Key and its index, an atomic batch as a whole; other gets are read "
@@ -272,7 +272,7 @@ _MANY: Final = (
         description="Not what is written after it began. After 5 seconds it answers `complete: false`: repeat it with "
         "`cut`.",
         parameters=many.DELETE,
-        grants="`write` on the whole prefix; `read` too for `dry_run`, and for a `cut` that no answer told this token",
+        grants="`write` on the whole prefix; `read` too for `dry_run`, or a `cut` that no answer gave to this token",
         answers=(
             Success(200, "What it did.", {JSON: Media(ref("Deleted"), {"deleted": 2, "complete": True, "cut": 61})}),
         ),

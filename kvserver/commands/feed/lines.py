@@ -55,7 +55,11 @@ def _words_of(change: Reset | Synced) -> str:
     if change.reason == "start":
         return "the state, key by key"
     missing = f"GAP {change.reason}: changes are missing that the server does not keep any more"
-    return f"{missing}; the state follows" if change.snapshot else f"{missing}; it goes on with what is kept"
+    return (
+        f"{missing}; the state follows"
+        if change.snapshot
+        else f"{missing}; the feed continues with the changes that are kept"
+    )
 
 
 def _put_line(put: Put, now: datetime, width: int) -> str:

@@ -23,13 +23,13 @@ from shards.log.manifest import Manifest, ManifestError, NoManifest
 from shards.maps.directory.choose import release_all, release_maps, usual_places
 from shards.maps.directory.ownership import MapDirError
 
-HELP = """Stop the running server in order, as SIGTERM does, and wait until it is gone.
+HELP = """Stop the running server cleanly, as SIGTERM does, and wait until it has ended.
 
 Its maps stay in memory, so that the next start is instant. --release removes them, including maps left by a server
 that no longer runs; the next start rebuilds them from snapshot and log. --all also removes this user's maps without a
 store: their data directory was removed, or their store was in memory.
 
-The status is 1 if no server runs (except with --release), if it did not end in order, or if it has not ended within
+The status is 1 if no server runs (except with --release), if it did not end cleanly, or if it has not ended within
 --patience.
 """
 
@@ -90,7 +90,7 @@ def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) ->
             while not select.select([process], [], [], LOOK_S)[0]:
                 if time.monotonic() >= give_up_at:
                     raise CommandRefused(
-                        f"the server (pid {pid}) was told to stop, but has not ended within {patience_s:g} s; it is "
+                        f"the server (pid {pid}) was asked to stop, but has not ended within {patience_s:g} s; it is "
                         f"{_stopping_stage(board)}: wait longer with --patience, or see its messages"
                     )
                 status.update(f"stopping: {_stopping_stage(board)}")
@@ -155,7 +155,7 @@ COMMAND = click.Command(
     params=[
         click.Option(["--release", "release_maps"], is_flag=True, help="Free the memory of the maps."),
         click.Option(["--all", "of_all"], is_flag=True, help="With --release: also remove maps without a store."),
-        patience_option(PATIENCE_S, "How long to wait for the server's end."),
+        patience_option(PATIENCE_S, "How long to wait for the server to end."),
         *setting_options("data_dir", "run_dir", "map_dir", "in_memory"),
     ],
     help=HELP,

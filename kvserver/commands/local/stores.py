@@ -66,6 +66,6 @@ def _describe(run_dir: str, board: Board) -> dict[str, Any]:
 COMMAND = click.Command(
     "stores",
     callback=list_stores,
-    params=[click.Option(["--json", "as_json"], is_flag=True, help="Print JSON: an object a line.")],
+    params=[click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, one object per line.")],
     help=HELP,
 )

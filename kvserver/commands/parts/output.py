@@ -19,7 +19,7 @@ class Output:
     """Where a command writes.
 
     Data goes to standard output, byte for byte; a terminal gets it escaped and, unless forbidden, in colors. A pipe
-    that nobody reads ends the process silently with status 141.
+    that has no reader ends the process silently with status 141.
     """
 
     def __init__(self, no_color: bool = False, quiet: bool = False) -> None:
@@ -72,7 +72,7 @@ class Output:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show that something goes on, and for how long, if standard error is a terminal and it takes its time."""
+        """Show that work is in progress, and for how long, if standard error is a terminal and it takes a while."""
         if not self.is_for_people:
             yield
             return
@@ -83,7 +83,7 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: float) -> Iterator[Callable[[float], object]]:
-        """Show a bar if standard error is a terminal; yield the function that is told how much of `total` is done."""
+        """Show a bar if standard error is a terminal; yield the function to call with how much of `total` is done."""
         if not self.is_for_people:
             yield lambda done: None
             return

@@ -212,7 +212,7 @@ export class UnsupportedMediaType extends Refused {
 export class RangeNotSatisfiable extends Refused {
   static code = "range_not_satisfiable";
   static status = 416;
-  static title = "The range lies behind the end of the value";
+  static title = "The range starts after the end of the value";
 }
 
 export class Misdirected extends Refused {

@@ -34,7 +34,7 @@ codes! {
     KEY_TOO_LONG = "key_too_long", 414, "The key has more than 511 bytes.";
     URI_TOO_LONG = "uri_too_long", 414, "The request line is over 8 KiB.";
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "The body's type is not one that the path takes.";
-    RANGE_NOT_SATISFIABLE = "range_not_satisfiable", 416, "The range begins behind the value's end.";
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable", 416, "The range starts after the end of the value.";
     MISDIRECTED = "misdirected", 421, "The server does not answer under this host name.";
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch", 422, "The Idempotency-Key was sent before, with another request.";
     FAILED_DEPENDENCY = "failed_dependency", 424, "Another operation of the atomic batch failed.";
