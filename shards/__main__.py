@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stop_on_signals(server: ShardServer, alone: bool) -> None:
-    """SIGTERM stops. So does Ctrl-C, but under a supervisor, which stops its children in order; SIGHUP means nothing
+    """SIGTERM stops. So does Ctrl-C, but under a supervisor, which stops its children cleanly; SIGHUP means nothing
     here."""
     reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writes)

@@ -205,7 +205,7 @@ def remove_ended(directory: Path, now_ms: int) -> int:
             for name in _list_names(fd):
                 if not _FILE.fullmatch(name):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # used meanwhile
+                with contextlib.suppress(FileNotFoundError):  # used in the meantime
                     end_ms = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime_ns // 1_000_000
                     if end_ms <= now_ms:
                         os.unlink(name, dir_fd=fd)

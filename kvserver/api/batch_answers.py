@@ -1,6 +1,6 @@
 """Answers of batches, encoded piece by piece: joined, they are what the encoder makes of all results at once. Pure.
 
-A value stays as the store gave it until its piece is due, so an answer takes little memory beside the values, whatever
+A value stays as the store gave it until its piece is due, so an answer takes little memory besides the values, whatever
 JSON makes of them: six bytes of each control character.
 """
 
@@ -42,7 +42,7 @@ class Writing(NamedTuple):
     """How one of the two formats is written.
 
     Attributes:
-        opening: makes what stands before so many results.
+        opening: makes what precedes so many results.
         elements: encodes results as they stand in their array.
         show: returns the name and the form in which a small value is shown.
         large: encodes a result with a value of any size, in pieces.

@@ -51,7 +51,7 @@ from kvserver.client.transport.session import AsyncStream, Session
 
 T = TypeVar("T")
 OnRetry = Callable[[KVError, int, float], None]
-"""Told before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
+"""Called before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
 
 
 class AsyncClient(AsyncLiveVerbs):
@@ -62,7 +62,7 @@ class AsyncClient(AsyncLiveVerbs):
     `patience`: seconds during which a failed request is repeated where that is safe, 0 for never. `idempotency`: send
     an Idempotency-Key with each write, so that every write may be repeated. `connections`: most at a time; `idle`:
     seconds after which a resting one is not used again. `ssl`: for https. `proxy`: a URL, None for none, or as the
-    environment says. `prefix`: stands before every key. Raises `ValueError` for what is no URL or token.
+    environment says. `prefix`: is put before every key. Raises `ValueError` for what is no URL or token.
 
     Every method raises `KVError`: `Refused` or, for a write that may have been done, `OutcomeUnknown`.
     """
@@ -180,7 +180,7 @@ class AsyncClient(AsyncLiveVerbs):
         tries: int = 64,
         idempotent: bool = False,
     ) -> Entry | None:
-        """Let `change` make a new value of what the key holds, and store it if nobody changed the key meanwhile.
+        """Let `change` make a new value of what the key holds, and store it if nobody changed the key in the meantime.
 
         `change` gets the entry, or None, and returns a value (with `json`, anything that JSON can say), `KEEP` to leave
         the key as it is, or `DELETE`. It may be a coroutine function. It is called again after a conflict, for at most
@@ -262,7 +262,7 @@ class AsyncClient(AsyncLiveVerbs):
         """Return one page of the keys below a prefix, in the order of their bytes.
 
         `after`, `before`: bounds, both exclusive. `limit`: 1 to 1,000. `values`: with the values, then at most 1 MiB of
-        them. `delimiter`: fold the keys that have it behind the prefix, into the `prefixes` of the page.
+        them. `delimiter`: fold the keys that have it after the prefix, into the `prefixes` of the page.
         """
         return await self._call(lists.page(self._prefix, prefix, after, before, limit, reverse, values, delimiter))
 
@@ -287,7 +287,8 @@ class AsyncClient(AsyncLiveVerbs):
     async def delete_prefix(
         self, prefix: str, *, dry_run: bool = False, limit: int | None = None, all: bool = False
     ) -> Deleted:
-        """Delete all keys below a prefix, but those that are written meanwhile; or only count them, with `dry_run`.
+        """Delete all keys below a prefix, but those that are written in the meantime; or only count them, with
+        `dry_run`.
 
         `limit`: at most so many. An empty prefix needs `all=True`.
         """
@@ -331,7 +332,7 @@ class AsyncClient(AsyncLiveVerbs):
     # Views on the same connections.
 
     def within(self, prefix: str) -> AsyncClient:
-        """Return a client of the keys below a prefix, which stands before every key. It shares the connections."""
+        """Return a client of the keys below a prefix, which is put before every key. It shares the connections."""
         return self._derive(prefix=self._prefix + prefix)
 
     def with_options(

@@ -50,7 +50,7 @@ from kvserver.client.transport.pool import Pool, Stream
 
 T = TypeVar("T")
 OnRetry = Callable[[KVError, int, float], None]
-"""Told before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
+"""Called before a repeat: the error, how often the request was sent, and in how many seconds it is sent again."""
 
 
 class Client(LiveVerbs):
@@ -191,7 +191,7 @@ class Client(LiveVerbs):
         tries: int = 64,
         idempotent: bool = False,
     ) -> Entry | None:
-        """Let `change` make a new value of what the key holds, and store it if nobody changed the key meanwhile.
+        """Let `change` make a new value of what the key holds, and store it if nobody changed the key in the meantime.
 
         `change` gets the entry, or None, and returns a value (with `json`, anything that JSON can say), `KEEP` to leave
         the key as it is, or `DELETE`. It is called again after a conflict, for at most `tries` times in
@@ -273,7 +273,7 @@ class Client(LiveVerbs):
         """Return one page of the keys below a prefix, in the order of their bytes.
 
         `after`, `before`: bounds, both exclusive. `limit`: 1 to 1,000. `values`: with the values, then at most 1 MiB of
-        them. `delimiter`: fold the keys that have it behind the prefix, into the `prefixes` of the page.
+        them. `delimiter`: fold the keys that have it after the prefix, into the `prefixes` of the page.
         """
         return self._call(lists.page(self._prefix, prefix, after, before, limit, reverse, values, delimiter))
 
@@ -297,7 +297,8 @@ class Client(LiveVerbs):
     def delete_prefix(
         self, prefix: str, *, dry_run: bool = False, limit: int | None = None, all: bool = False
     ) -> Deleted:
-        """Delete all keys below a prefix, but those that are written meanwhile; or only count them, with `dry_run`.
+        """Delete all keys below a prefix, but those that are written in the meantime; or only count them, with
+        `dry_run`.
 
         `limit`: at most so many. An empty prefix needs `all=True`.
         """
@@ -341,7 +342,7 @@ class Client(LiveVerbs):
     # Views on the same connections.
 
     def within(self, prefix: str) -> Client:
-        """Return a client of the keys below a prefix, which stands before every key. It shares the connections."""
+        """Return a client of the keys below a prefix, which is put before every key. It shares the connections."""
         return self._derive(prefix=self._prefix + prefix)
 
     def with_options(

@@ -20,7 +20,7 @@ _CURSOR: Final[Schema] = {**_TEXT, "description": "The place after this message:
 _VALUE: Final[dict[str, Schema]] = {
     "value": {**_TEXT, "description": "If it is UTF-8; in MessagePack always, as `bin`."},
     "value_base64": {**_TEXT, "contentEncoding": "base64", "description": "If it is not UTF-8."},
-    "size": {**_COUNT, "description": "Of the value, in bytes, where it is not told as text."},
+    "size": {**_COUNT, "description": "Size of the value in bytes, if the value itself is left out."},
 }
 
 

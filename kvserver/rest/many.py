@@ -39,7 +39,7 @@ DELETE_S: Final = 5.0
 
 LIST: Final = table(
     Parameter("prefix", KEY, "Only keys that begin with this."),
-    Parameter("after", KEY, "Only keys behind this one, whatever the direction of the list."),
+    Parameter("after", KEY, "Only keys after this one, whatever the direction of the list."),
     Parameter("before", KEY, "Only keys before this one."),
     Parameter("limit", whole_number(1, PAGE_KEYS), "Items and prefixes on a page, 100 unless it is given."),
     Parameter("reverse", FLAG, "From the last key to the first. Continue with `before`, not `after`."),
@@ -47,7 +47,7 @@ LIST: Final = table(
     Parameter(
         "delimiter",
         KEY,
-        "Keys that have this behind the prefix are one line in `prefixes`, as in a directory. May be given up to "
+        "Keys that have this after the prefix are one line in `prefixes`, as in a directory. May be given up to "
         f"{MOST_DELIMITERS} times: keys are folded at whichever ends first.",
         MOST_DELIMITERS,
     ),

@@ -25,7 +25,7 @@ class SdkFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What stands behind `/sdk/`."""
+        """What follows `/sdk/`."""
         return self.place.rpartition("/")[2]
 
     def read(self) -> bytes:

@@ -119,7 +119,7 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the threads, empty the run directory if the run ended in order, and release the locks."""
+        """Stop the threads, empty the run directory if the run ended cleanly, and release the locks."""
         self._housekeeping.stop()
         if self._token_watch is not None:
             self._token_watch.stop()

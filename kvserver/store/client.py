@@ -165,7 +165,7 @@ class StoreClient:
         unresponsive: set[int] | None = None,
         on_bytes: Callable[[int], None] = ignore_bytes,
     ) -> list[Reply]:
-        """Execute the operations, each for itself, and return their replies in the same order; an error is a `Failed`.
+        """Execute the operations, each on its own, and return their replies in the same order; an error is a `Failed`.
 
         Reports reads, and deletes of absent keys. See `BatchRun` for `unresponsive`, `on_bytes` and what it raises.
         """

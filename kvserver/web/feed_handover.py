@@ -24,9 +24,9 @@ _EVENTS_LATER: Final[Headers] = [
 def begin_handover(
     connection: ConnectionPort, request: IncomingRequest, message: RequestHead, arrived: bytearray
 ) -> None:
-    """Begin to give the connection to a gateway, with `request`, which asks for a feed, and all bytes behind its head.
+    """Begin to give the connection to a gateway, with `request`, which asks for a feed, and all bytes after its head.
 
-    `message`: of the request. `arrived`: bytes behind it; more may be added meanwhile.
+    `message`: of the request. `arrived`: bytes after it; more may be added in the meantime.
     """
     request.scope[ROUTE] = request.path.decode()
     connection.answering = exchange = Exchange(connection, request)

@@ -1,9 +1,9 @@
 """Takes backups: copies a store's last snapshot and the log since, with or without a running server.
 
 No other process waits: the snapshot's files never change, and are opened before anything else, so that a newer snapshot
-may remove them meanwhile; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup has
-nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps, since
-one large flush would delay those of the log.
+may remove them in the meantime; the log is pinned (see `pins`) and copied up to an end that was flushed, so a backup
+has nothing that the store could lose. Everything is verified while it is copied. The copy is flushed in small steps,
+since one large flush would delay those of the log.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class Board:
 
     @classmethod
     def create(cls, path: Path, facts: Facts) -> Board:
-        """Create a board under a temporary name beside `path`, all rows empty, not yet marked recovered.
+        """Create a board under a temporary name next to `path`, all rows empty, not yet marked recovered.
 
         `install` puts it in its place. The run it shows is over when this process ends or closes it.
         Raises `BoardError` if the facts are too long, `OSError` if there is no space.

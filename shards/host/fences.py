@@ -6,7 +6,7 @@ seen before a later load, which x86-64 does not give either.) Each place that ne
 message that passes from one process to another orders the accesses on its two sides by itself.
 
 A release of a lock followed by its acquisition is a fence: accesses before it are done before the release, accesses
-behind it after the acquisition, and ARM64 keeps these two in their order (Arm Architecture Reference Manual, B2.3:
+after it after the acquisition, and ARM64 keeps these two in their order (Arm Architecture Reference Manual, B2.3:
 Load-Acquire and Store-Release are RCsc). Python has no cheaper one.
 """
 

@@ -18,7 +18,7 @@ MAX_REVISION = 1 << 53
 
 _RESERVE = 1 << 28  # more revisions than the lost end of a log may have held
 LAST_TO_GO_ON_FROM = MAX_REVISION - 1 - 2 * _RESERVE
-"""The last revision that leaves some for a new history behind it, whatever chance says, and whatever the clock."""
+"""The last revision that leaves some for a new history after it, whatever chance says, and whatever the clock."""
 _PER_MS_BITS = 10  # a history takes fewer than 1,024 revisions a millisecond over its life
 _BELIEVED_MS = 7_258_118_400_000  # 2200-01-01
 

@@ -1,4 +1,4 @@
-"""The manifest names the store, and where a restart begins: the one file beside the log that every store has.
+"""The manifest names the store, and where a restart begins: the one file next to the log that every store has.
 
 It is replaced as a whole, and a changed one is refused (see `checksummed_json`). The files that it names were made
 durable before it; files that it does not name are not needed.
@@ -110,7 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             ("revision", self.replay_revision, self.end_revision),
         ):
             if replay > end:
-                raise ValueError(f"a restart would begin at {what} {replay}, behind the end of the history, {end}")
+                raise ValueError(f"a restart would begin at {what} {replay}, after the end of the history, {end}")
         if not self.files and (self.replay_lsn or self.replay_revision):
             raise ValueError(f"a restart would begin at byte {self.replay_lsn}, but there is no snapshot of that place")
 

@@ -202,7 +202,7 @@ class _MapOpening:
             found = self._open_own(generation)
             if found is None:
                 continue
-            if found.storage.full:  # its free pages are no use to large values; built anew it has none
+            if found.storage.full:  # its free pages are no use to large values; rebuilt, it has none
                 found.close()
                 shutil.rmtree(map_path(self._map_dir, self._shard, generation))
                 continue

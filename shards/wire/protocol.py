@@ -1,6 +1,6 @@
 """The wire: requests to a shard, its replies, the events it logs and publishes. Pure; this docstring is the spec.
 
-**Request**, DEALER to the shard's ROUTER, one frame (beside the identity that ROUTER adds): a header and a body::
+**Request**, DEALER to the shard's ROUTER, one frame (besides the identity that ROUTER adds): a header and a body::
 
     header  magic b"KVQ1" | operations u32 | id u64 | incarnation u64 | deadline u64       little endian, 32 bytes
     body    MessagePack array of operations, each an array that starts with its tag
@@ -85,7 +85,7 @@ Whatever arrives gets a reply. Where not even the header can be read, its id is 
                                                             the revision of the PrefixMarked it belongs to, 0 if none
     4 PrefixMarked  prefix                                  changes nothing: deletes of `cut` = its revision follow
     5 Atomic        array of events                         all or nothing; each event inside takes a revision
-    6 Outcome       identity, fingerprint, at, slot,        takes no revision, and stands behind all others: what a
+    6 Outcome       identity, fingerprint, at, slot,        takes no revision, and follows all others: what a
                     withheld, reply bin                     `Once` did. at: the place of its last event in the record,
                                                             from 0; slot: of its keys; reply: a reply as MessagePack,
                                                             whose revision ~n is that of the record's event n
@@ -523,7 +523,7 @@ def decode_events(payload: bytes | memoryview) -> list[Event]:
 
 
 def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcome]]:
-    """Decode the events of a record's payload, and the outcomes behind them. Raises `ProtocolError`."""
+    """Decode the events of a record's payload, and the outcomes after them. Raises `ProtocolError`."""
     try:
         decoded = _decode_events(payload)
     except _UNREADABLE as error:
@@ -533,7 +533,7 @@ def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcom
     events: list[Event] = [event for event in decoded if not isinstance(event, Outcome)]
     outcomes = [event for event in decoded[len(events) :] if isinstance(event, Outcome)]
     if len(events) + len(outcomes) < len(decoded):
-        raise ProtocolError("events: an outcome stands before an event")
+        raise ProtocolError("events: an outcome precedes an event")
     return events, outcomes
 
 

@@ -65,7 +65,7 @@ class BrokenText(ValueError):
 
 
 def string_end(text: bytes | bytearray, at: int) -> Steps[int]:
-    """Find the end of the string whose opening quote is at `at`, behind its closing one. Raises `BrokenText`."""
+    """Find the end of the string whose opening quote is at `at`, after its closing one. Raises `BrokenText`."""
     at += 1
     while True:
         match = _inside.match(text, at, at + _WINDOW)

@@ -1,6 +1,6 @@
 """The calls about one key. Pure.
 
-Every function takes the `prefix` of the client, which stands before the user's key on the wire and is taken off again
+Every function takes the `prefix` of the client, which precedes the user's key on the wire and is taken off again
 in what comes back.
 """
 

@@ -4,7 +4,7 @@
         for change in watch:
             if isinstance(change, Put):
                 print(change.key, change.text)
-            elif isinstance(change, Synced):  # the state is whole; a program would go on
+            elif isinstance(change, Synced):  # the state is whole; a program would continue
                 break
 
     with kv.mirror("flags/", decode=lambda entry: entry.text) as flags:  # a live copy, read like a dict

@@ -142,7 +142,7 @@ class Stream:
             return self._response.read1(PIECE, decode_content=False)
         except _BROKEN as error:
             raise NotAnswered(_why(error)) from None
-        except (AttributeError, ValueError) as error:  # closed meanwhile by another thread
+        except (AttributeError, ValueError) as error:  # closed in the meantime by another thread
             raise NotAnswered(f"closed: {error}") from None
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str 
 def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) -> None:
     """Send SIGTERM to the supervisor and wait for its end.
 
-    Raises `CommandRefused` if it does not end in order, or within `patience_s` seconds.
+    Raises `CommandRefused` if it does not end cleanly, or within `patience_s` seconds.
     """
     pid = board.facts.supervisor_pid
     try:

@@ -14,7 +14,7 @@ from kvserver.gateway.feed.selection import Selection
 SUMMARY_BYTES: Final = 32 << 20
 """Memory for the summaries of a gateway."""
 
-_OVERHEAD: Final = 600  # bytes that a summary takes beside keys
+_OVERHEAD: Final = 600  # bytes that a summary takes besides keys
 _BETWEEN: Final = b"\xff"  # keys are UTF-8, in which it never occurs
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _failed = Recurring(log, logging.ERROR, "feeding %s")
 
 BOOKMARK_AFTER_S: Final = 9.0
-"""A client that got nothing for so long gets a bookmark, when it is looked at next: within 10 s."""
+"""Seconds without a message after which a client gets a bookmark, when it is next checked: within 10 s."""
 TURN_BYTES: Final = 64 << 10
 """Messages that wait are written together, up to about so many bytes."""
 REVOKED: Final = 3000

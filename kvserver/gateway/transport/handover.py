@@ -78,7 +78,7 @@ class HandoverListener:
                 channel, _ = listener.accept()
             except OSError as error:
                 if listener is not self._listener:
-                    continue  # another took its place meanwhile
+                    continue  # another took its place in the meantime
                 if error.errno not in EXHAUSTED:
                     return
                 _exhausted.report(error.strerror)

@@ -180,7 +180,7 @@ class WebSocket(_WebSocket):  # type: ignore[misc]
     # Writing
 
     def send(self, message: str | bytes, binary: bool | None = None) -> None:
-        """Write a message behind what waits already; blocks while too much waits.
+        """Write a message after what waits already; blocks while too much waits.
 
         Raises `WebSocketError` if the connection is closing.
         """

@@ -20,7 +20,7 @@
  * Errors
  *     Every function that talks to the server returns a kv_status: KV_OK (0), or what went wrong. kv_last_error tells
  *     more: the server's code, a sentence, and the half of the error, which matters for writes:
- *         KV_REFUSED           surely nothing was done.
+ *         KV_REFUSED           nothing was done.
  *         KV_OUTCOME_UNKNOWN   the write was done once, or not at all: nobody can tell.
  *         KV_OTHER             neither of them (a read without an answer, a gap in a feed).
  *     A call that fails sets its results to zero: there is nothing to free.
@@ -47,7 +47,7 @@
  *
  * Keys and values
  *     Keys are UTF-8, 1 to 511 bytes, and any byte but NUL, since they are C strings. (Keys with a NUL, written by
- *     others, are listed and watched with their length.) Values are bytes with a length; a NUL stands behind them that
+ *     others, are listed and watched with their length.) Values are bytes with a length; a NUL follows them that
  *     does not count, so that text can be printed as it is. Revisions are above 0. Times are text as in RFC 3339, UTC,
  *     with milliseconds: "2026-11-22T11:40:00.123Z"; an empty string (in events NULL) means "never".
  */
@@ -80,7 +80,7 @@ typedef enum {
     KV_UNREACHABLE,  /* no connection; patience is used up. Nothing was sent */
     KV_UNKNOWN,      /* a write that may or may not have been done */
     KV_NO_ANSWER,    /* a read was not answered, or not by a kvserver */
-    KV_WITHHELD,     /* the write was done (kv_error.revision), but its result is not told */
+    KV_WITHHELD,     /* the write was done (kv_error.revision), but its result is withheld */
     KV_GAP,          /* the feed cannot continue at the cursor, and no snapshot was asked for */
     KV_TIMEOUT,      /* kv_next: no event within timeout_ms. Not an error */
     KV_NO_MEMORY     /* malloc failed; for a write also: its answer did not fit, so it may have been done */
@@ -151,12 +151,12 @@ void kv_free(void *text);
 
 /* A key's value. Free it with kv_entry_free. */
 typedef struct {
-    char *value;        /* NUL behind the last byte; never NULL in a result of KV_OK */
+    char *value;        /* NUL after the last byte; never NULL in a result of KV_OK */
     size_t size;        /* bytes of the value */
     int64_t revision;   /* 0: there is no entry */
     char *content_type; /* never NULL in a result of KV_OK */
     char expires[32];   /* empty: never */
-    int64_t modified;   /* Unix time in seconds; 0: not told */
+    int64_t modified;   /* Unix time in seconds; 0: unknown */
 } kv_entry;
 
 typedef struct {
@@ -196,7 +196,7 @@ typedef struct {
 /* Read a key. KV_NOT_FOUND if there is none. */
 kv_status kv_get(kv_client *client, const char *key, kv_entry *entry);
 
-/* Read the bytes from `first` to `last` (both included; last -1: to the end). A `first` behind the end: KV_INVALID. */
+/* Read the bytes from `first` to `last` (both included; last -1: to the end). A `first` after the end: KV_INVALID. */
 kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_t last, kv_entry *entry);
 
 /* Read a key unless it has still this revision: then KV_UNCHANGED. KV_NOT_FOUND if there is none. */
@@ -273,12 +273,12 @@ kv_status kv_update(kv_client *client, const char *key, kv_update_fn update, voi
 
 typedef struct {
     const char *prefix;    /* NULL or "": all keys */
-    const char *after;     /* only keys behind this one; NULL: from the first */
+    const char *after;     /* only keys after this one; NULL: from the first */
     const char *before;    /* only keys before this one; NULL: to the last */
     long limit;            /* kv_page: 1 to 1,000, 0: 100. kv_list: stop after so many; 0: all */
     int reverse;           /* 1: from the last key to the first */
     int values;            /* 1: with values */
-    const char *delimiter; /* fold keys that have this behind the prefix into one prefix; NULL: do not */
+    const char *delimiter; /* fold keys that have this after the prefix into one prefix; NULL: do not */
 } kv_list_options;
 
 /* A key in a list, or a folded prefix. Its members belong to the library. */
@@ -290,8 +290,8 @@ typedef struct {
     uint64_t size;
     const char *content_type;
     const char *expires;  /* NULL: never */
-    const char *created;  /* NULL: not told */
-    const char *modified; /* NULL: not told */
+    const char *created;  /* NULL: unknown */
+    const char *modified; /* NULL: unknown */
     const char *value;    /* NULL without `values` */
 } kv_item;
 
@@ -303,7 +303,7 @@ typedef struct {
     void *memory;   /* the library's */
 } kv_page;
 
-/* Called for each item. Return 0 to go on, anything else to stop. May call other functions on the same client. */
+/* Called for each item. Return 0 to continue, anything else to stop. May call other functions on the same client. */
 typedef int (*kv_item_fn)(const kv_item *item, void *user);
 
 /* Read one page. `options` may be NULL. Free it with kv_page_free. */
@@ -312,7 +312,7 @@ kv_status kv_read_page(kv_client *client, const kv_list_options *options, kv_pag
 /* Free the memory of a page, and set it to zero. */
 void kv_page_free(kv_page *page);
 
-/* Call `item` for every key, in order, as a stream. A broken connection is continued behind the last key. KV_OK means
+/* Call `item` for every key, in order, as a stream. A broken connection is continued after the last key. KV_OK means
  * that nothing is missing (or that `item` stopped it). */
 kv_status kv_list(kv_client *client, const kv_list_options *options, kv_item_fn item, void *user);
 
@@ -419,7 +419,7 @@ typedef struct {
     kv_event_kind kind;
     const char *key; /* NUL-terminated, may hold NULs: key_size tells */
     size_t key_size;
-    const char *value; /* NUL behind the last byte */
+    const char *value; /* NUL after the last byte */
     uint64_t size;     /* bytes of the value, with no_values, too */
     int64_t revision;
     const char *time;
@@ -432,9 +432,9 @@ typedef struct {
 } kv_event;
 
 /*
- * Open a feed and wait for its first message (with `since`: for the connection): what is written after that is surely
- * seen. `options` may be NULL. The opening is repeated as a read is; after that the watcher reconnects for ever, and
- * resumes where it was.
+ * Open a feed and wait for its first message (with `since`: for the connection): what is written after that is
+ * certainly seen. `options` may be NULL. The opening is repeated as a read is; after that the watcher reconnects for
+ * ever, and resumes where it was.
  * Return NULL on an error: kv_last_error.
  */
 kv_watcher *kv_watch(kv_client *client, const kv_watch_options *options);
@@ -448,7 +448,7 @@ void kv_watch_close(kv_watcher *watcher);
  */
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event);
 
-/* Return the cursor behind the last message of which kv_next has returned every event; for `since`, now or in another
+/* Return the cursor after the last message of which kv_next has returned every event; for `since`, now or in another
  * process. Saved after an event was handled, it misses nothing. NULL before the first message. After KV_GAP: where the
  * feed can continue. Valid until kv_next. */
 const char *kv_cursor(const kv_watcher *watcher);
@@ -465,11 +465,11 @@ int kv_watch_fd(kv_watcher *watcher);
 int kv_watch_wants_write(kv_watcher *watcher);
 int kv_watch_wait_ms(kv_watcher *watcher);
 
-/* A line of MemoryKV's feed, `Insert { key: k, value: v }`. Return 0 to go on, anything else to stop. */
+/* A line of MemoryKV's feed, `Insert { key: k, value: v }`. Return 0 to continue, anything else to stop. */
 typedef int (*kv_line_fn)(const char *line, size_t size, void *user);
 
 /* Call `line` for every line of MemoryKV's feed /wal, until it stops it (KV_OK) or the connection ends (KV_NO_ANSWER:
- * call again; what came between is not told by this feed). Needs WebSocket. */
+ * call again; what came in between is lost). Needs WebSocket. */
 kv_status kv_wal(kv_client *client, kv_line_fn line, void *user);
 
 /* ---------------------------------------------------------------------------------------------------------- server */

@@ -41,7 +41,7 @@ _unpack = HEADER.unpack_from
 _LONGEST_BLOCK: Final = 2 << 10
 _MOST_BLOCKS: Final = 512
 _LONGEST_RECORD: Final = 2 * LARGE_ANSWER
-"""Bytes of a record that surely has a value which is not answered here: it is not even copied out of its record."""
+"""Bytes of a record that certainly has a value which is not answered here: it is not even copied out of its record."""
 
 
 class HotPath:
@@ -67,7 +67,7 @@ class HotPath:
         if fields is None or not self._load.accepts_hot_path:
             return False
         method, path, of_v1, of_root = request.groups()
-        # The buffer ends with the request: bytes behind it would be taken for another one by the parser alone.
+        # The buffer ends with the request: bytes after it would be taken for another one by the parser alone.
         if of_root in _RESERVED or len(data) != end + 2 + fields.length:
             return False
         key = of_v1 or of_root

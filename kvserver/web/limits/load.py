@@ -38,7 +38,7 @@ class WorkerLoad:
         stopping: the worker stops; every answer ends its connection.
         bytes_held: of requests that arrive, and of bodies until they are answered.
         bytes_owed: of answers that were not taken yet.
-        dropped: bytes behind last requests that were read and dropped since the last tick.
+        dropped: bytes after last requests that were read and dropped since the last tick.
         relaxed_bytes: while the worker holds no more, no address can exceed its quota.
     """
 

@@ -97,7 +97,7 @@ class Contents:
 
     def lock(self, timeout_s: float) -> int | None:
         """Take its lock for life; the descriptor, or None if another has it. Raises `OSError`, `FileNotFoundError` if
-        the lock was removed meanwhile: by somebody who took the directory for stale."""
+        the lock was removed in the meantime: by a process that took the directory for stale."""
         with self._naming():
             lock = locks.open_lock(Path(f"/proc/self/fd/{self.fd}") / LOCK)  # in this directory, whatever its path
         if not locks.acquire_for_life(lock, timeout_s=timeout_s):

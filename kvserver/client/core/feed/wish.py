@@ -41,7 +41,7 @@ class Wish:
     conflate: bool = False
 
     def target(self, since: str | None) -> str:
-        """Return the target of the request that continues behind `since`.
+        """Return the target of the request that continues after `since`.
 
         It asks for a snapshot also with a cursor: the server then sends one where it cannot continue.
         """

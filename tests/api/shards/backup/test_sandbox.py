@@ -300,7 +300,7 @@ def test_pages_that_lead_in_a_circle_are_found(backup: Path) -> None:
         return data
 
     craft(backup, circle)
-    assert "is behind" in refused("check", backup)
+    assert "does not come after" in refused("check", backup)
 
 
 def test_a_file_that_is_no_map_is_said(backup: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ impl Lock {
         tenure(&self.shared).fence
     }
 
-    /// Return whether the lock is surely held: by the local clock, counted from the last renewal that succeeded.
+    /// Return whether the lock is certainly held: by the local clock, counted from the last renewal that succeeded.
     pub fn is_held(&self) -> bool {
         tenure(&self.shared).is_held(Instant::now())
     }

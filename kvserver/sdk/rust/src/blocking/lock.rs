@@ -83,7 +83,7 @@ impl Lock {
         self.tenure().fence
     }
 
-    /// Return whether the lock is surely held: by the local clock, counted from the last renewal that succeeded.
+    /// Return whether the lock is certainly held: by the local clock, counted from the last renewal that succeeded.
     pub fn is_held(&self) -> bool {
         self.tenure().is_held(Instant::now())
     }

@@ -42,7 +42,7 @@ codes! {
     OVERLOADED = "overloaded", 503, "Too many requests at once.";
     UNAVAILABLE = "unavailable", 503, "The key's shard is not up.";
     FEED_UNAVAILABLE = "feed_unavailable", 503, "No gateway is up.";
-    STALE_INCARNATION = "stale_incarnation", 503, "The shard was restarted meanwhile.";
+    STALE_INCARNATION = "stale_incarnation", 503, "The shard was restarted in the meantime.";
     DEADLINE_PASSED = "deadline_passed", 503, "The shard got to it too late, and left it.";
     OUTCOME_UNKNOWN = "outcome_unknown", 504, "The write was or was not done.";
     INSUFFICIENT_STORAGE = "insufficient_storage", 507, "There is no room.";
@@ -52,7 +52,7 @@ codes! {
 pub const CANNOT_CONNECT: &str = "cannot_connect";
 /// The client's own: a read was not answered.
 pub const NOT_ANSWERED: &str = "not_answered";
-/// The client's own: a write was done, its result is not told.
+/// The client's own: a write was done, its result is withheld.
 pub const ANSWER_WITHHELD: &str = "answer_withheld";
 /// The client's own: a feed cannot be continued without a gap.
 pub const GAP: &str = "gap";

@@ -137,7 +137,7 @@ impl<'c, C> WatchRequest<'c, C> {
         self
     }
 
-    /// Begin behind this cursor: of an earlier watch, or of a list.
+    /// Begin after this cursor: of an earlier watch, or of a list.
     pub fn since(mut self, cursor: impl Into<String>) -> Self {
         self.wish.since = Some(cursor.into());
         self
@@ -162,7 +162,7 @@ impl<'c, C> WatchRequest<'c, C> {
         self
     }
 
-    /// Skip what was overwritten meanwhile, when behind.
+    /// Skip what was overwritten in the meantime, when behind.
     pub fn conflate(mut self) -> Self {
         self.wish.conflate = true;
         self
