@@ -80,8 +80,8 @@ class Tickets:
         self._board, self._tokens = board, tokens
         self._directory = board.path.with_name(DIRECTORY)
         self._next_end_ms: dict[Path, int] = {}
-        """Of tokens that had their share: when the first of their tickets ends."""
-        # Two random words that no client is ever told: of this run, and of the store.
+        """By token that has used up its share: when the first of its tickets ends."""
+        # Two random words that no client ever gets: of this run, and of the store.
         words = b"%016x%016x" % (board.id, board.facts.secret)
         self._key = hashlib.blake2b(words, digest_size=32, person=b"kvserver tickets").digest()
 

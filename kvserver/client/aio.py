@@ -180,7 +180,7 @@ class AsyncClient(AsyncLiveVerbs):
         tries: int = 64,
         idempotent: bool = False,
     ) -> Entry | None:
-        """Let `change` make a new value of what the key holds, and store it if nobody changed the key in the meantime.
+        """Let `change` make a new value of what the key holds, and store it if the key has not changed since.
 
         `change` gets the entry, or None, and returns a value (with `json`, anything that JSON can say), `KEEP` to leave
         the key as it is, or `DELETE`. It may be a coroutine function. It is called again after a conflict, for at most
@@ -231,7 +231,7 @@ class AsyncClient(AsyncLiveVerbs):
     async def put_many(self, pairs: Mapping[str, Value] | Iterable[tuple[str, Value]], *, lanes: int = 4) -> Loaded:
         """Store many values, in batches of which `lanes` are under way at a time.
 
-        Of a key that occurs twice, either value may stay. Raises the first error; what was stored until then stays.
+        If a key occurs twice, either value may stay. Raises the first error; what was stored until then stays.
         """
         remaining = batches.divide(pairs.items() if isinstance(pairs, Mapping) else pairs)
 
@@ -318,7 +318,7 @@ class AsyncClient(AsyncLiveVerbs):
         return time.monotonic() - started_at
 
     async def ready(self) -> bool:
-        """Tell whether every shard of the server is up."""
+        """Return whether every shard of the server is up."""
         return await self._call(service.ready())
 
     async def whoami(self) -> Identity:
@@ -377,7 +377,7 @@ class AsyncClient(AsyncLiveVerbs):
             script.close()
 
     async def _outcome(self, script: Script[Any], step: Step) -> Callable[[], Step]:
-        """Carry out a step, and return the function that tells its outcome to the script and returns the next step."""
+        """Carry out a step, and return the function that passes its outcome to the script and returns the next step."""
         try:
             result = await self._carry_out(step)
         except Exception as error:

@@ -167,4 +167,4 @@ class Ended:
 
 
 State = Connected | Waiting | Ended
-"""What `on_state` is told; `Ended` by mirrors alone: a watch raises."""
+"""The argument of `on_state`. Only mirrors pass `Ended`: a watch raises instead."""

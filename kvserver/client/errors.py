@@ -1,4 +1,4 @@
-"""Errors of the client, of two kinds: what was certainly not done, and what may have been done. Pure.
+"""Errors of the client, of two kinds: what was not done, and what may have been done. Pure.
 
 A failed write raises a `Refused` (nothing was done) or an `OutcomeUnknown` (it may or may not have been done), so that
 a program always knows which of the two it has. A failed read raises a `Refused` or a `NotAnswered`.
@@ -68,7 +68,7 @@ class BadKey(BadRequest):
 
 
 class BadCursor(BadRequest):
-    """The text is no cursor of the feed."""
+    """The text is not a cursor of the feed."""
 
     code, title = "bad_cursor", "This is no cursor of the feed"
 
@@ -378,7 +378,7 @@ class NotAnswered(KVError):
 
 
 class AnswerWithheld(KVError):
-    """The write was done, but its result is withheld: the token may not read, or the answer was lost.
+    """The write was done, but its result is withheld: the token may not read it, or the answer was lost.
 
     Attributes:
         revision: of the write.
@@ -408,7 +408,7 @@ class LockLost(KVError):
 
 
 class ForeignAnswer(Exception):
-    """What answered is no kvserver. Inside of this package: users get `NotAnswered` or `OutcomeUnknown`."""
+    """The server that answered is not a kvserver. Inside this package: users get `NotAnswered` or `OutcomeUnknown`."""
 
 
 def _class_and_descendants(cls: type[KVError]) -> Iterator[type[KVError]]:

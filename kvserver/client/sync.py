@@ -191,7 +191,7 @@ class Client(LiveVerbs):
         tries: int = 64,
         idempotent: bool = False,
     ) -> Entry | None:
-        """Let `change` make a new value of what the key holds, and store it if nobody changed the key in the meantime.
+        """Let `change` make a new value of what the key holds, and store it if the key has not changed since.
 
         `change` gets the entry, or None, and returns a value (with `json`, anything that JSON can say), `KEEP` to leave
         the key as it is, or `DELETE`. It is called again after a conflict, for at most `tries` times in
@@ -240,7 +240,7 @@ class Client(LiveVerbs):
     def put_many(self, pairs: Mapping[str, Value] | Iterable[tuple[str, Value]], *, lanes: int = 4) -> Loaded:
         """Store many values, in batches of which `lanes` are under way at a time.
 
-        Of a key that occurs twice, either value may stay. Raises the first error; what was stored until then stays.
+        If a key occurs twice, either value may stay. Raises the first error; what was stored until then stays.
         """
         from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
 
@@ -328,7 +328,7 @@ class Client(LiveVerbs):
         return time.monotonic() - started_at
 
     def ready(self) -> bool:
-        """Tell whether every shard of the server is up."""
+        """Return whether every shard of the server is up."""
         return self._call(service.ready())
 
     def whoami(self) -> Identity:
@@ -387,7 +387,7 @@ class Client(LiveVerbs):
             script.close()
 
     def _outcome(self, script: Script[Any], step: Step) -> Callable[[], Step]:
-        """Carry out a step, and return the function that tells its outcome to the script and returns the next step."""
+        """Carry out a step, and return the function that passes its outcome to the script and returns the next step."""
         try:
             result = self._carry_out(step)
         except Exception as error:

@@ -199,8 +199,8 @@ class Many:
                     raise InvalidToken("what the token grants has changed")
                 self._store.maps.advance_walk(walk, values=values)
         except Exception as error:
-            told = error if isinstance(error, KVError) else KVError()
-            why = {"status": told.status, "code": told.code, "title": told.title, "detail": told.detail}
+            shown = error if isinstance(error, KVError) else KVError()
+            why = {"status": shown.status, "code": shown.code, "title": shown.title, "detail": shown.detail}
             yield _encoder.encode_lines([{"error": why, "next": last}])
             raise
         yield _encoder.encode_lines([{"end": {"items": items, "cursor": cursor}}])

@@ -246,7 +246,7 @@ class Store:
     # Going down.
 
     def close_log(self) -> None:
-        """End the run in order: wait until no process appends, flush everything, and append a STOP record.
+        """End the run cleanly: wait until no process appends, flush everything, and append a STOP record.
 
         Processes started by others exit when they see that the board is gone. Without this call the next start recovers
         as after a crash, which takes longer but loses nothing.

@@ -268,7 +268,7 @@ def check_archived_log(directory: Path, archive: Archive) -> Finding:
             if count_changes(events) != record.events:
                 return Finding(LOG, False, f"the record at {record.lsn} has not as many changes as it says")
             if any(outcome.at >= record.events for outcome in outcomes):
-                return Finding(LOG, False, f"the record at {record.lsn} tells of more changes than it has")
+                return Finding(LOG, False, f"the record at {record.lsn} announces more changes than it has")
         return Finding(LOG, True, f"{len(archive.log)} segments, {figures}")
     except ArchiveError as error:
         return Finding(LOG, False, str(error))

@@ -84,7 +84,7 @@ def first_revision_of_run(last_known: int, now_ms: int) -> int:
 
     It is the run's mark, and not found in the data: if they are put back to an older copy, whatever the lost runs gave
     out lies between the revisions that the log has, and nothing of it is ever given out again. So the clock says it.
-    Where the history is ahead of the clock, chance does: the same revision comes twice once in millions of times.
+    If the history is ahead of the clock, chance decides: the same revision comes twice once in millions of times.
     Raises `OverflowError` if it would not be below 2**53.
     """
     by_clock = _by_clock(now_ms)

@@ -2,7 +2,7 @@
 shards.maps.snapshot`.
 
 The order is what makes it right. The replay position is the board's watermark, taken before the first copy starts: all
-up to there is in the maps. Then each map is copied, compacted, by a read transaction while its writer works, so each file
+up to there is in the maps. Then each map is copied, compacted, by a read transaction beside its writer: each file
 is the state at some place after the replay position, which is stored in the file. Then the log is flushed to its tail:
 no file may hold what the log could lose. Then files and directories are synced, and only then does the manifest name
 them. What the manifest does not name is removed, before the next snapshot too.

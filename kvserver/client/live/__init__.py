@@ -25,7 +25,7 @@
 - `mirror`: a copy of keys that is kept up to date.
 - `mirror_file`: the copy in a file.
 - `lock`: a key that one holds at a time.
-- `lease`: keys that are kept while somebody lives.
+- `lease`: keys that are kept while their owner lives.
 - `election`: who leads.
 - `clock`: the clock of those who hold something.
 """

@@ -99,7 +99,7 @@ class Watch:
     def envelopes(self) -> Iterator[Envelope]:
         """Yield whole messages. An atomic batch is in one of them; some have no change, but a newer cursor.
 
-        Who writes the changes and the cursor in one transaction of a database has each change exactly once.
+        A program that writes the changes and the cursor in one database transaction has each change exactly once.
         """
         rest = self._delivery.take_rest()
         if rest is not None:
@@ -219,7 +219,7 @@ class AsyncWatch:
     async def envelopes(self) -> AsyncIterator[Envelope]:
         """Yield whole messages. An atomic batch is in one of them; some have no change, but a newer cursor.
 
-        Who writes the changes and the cursor in one transaction of a database has each change exactly once.
+        A program that writes the changes and the cursor in one database transaction has each change exactly once.
         """
         rest = self._delivery.take_rest()
         if rest is not None:

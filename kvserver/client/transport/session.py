@@ -132,7 +132,7 @@ class Session:
             await self._streams.close()
 
     async def renew_token(self) -> bool:
-        """Ask for the token again; tell whether there is somebody to ask."""
+        """Ask for the token again; return whether there is a function to ask."""
         if self._token_of is None:
             return False
         found = self._token_of()

@@ -98,7 +98,7 @@ def _stop_and_wait(board: Board, settings: ServerSettings, patience_s: float) ->
         os.close(process)
     # The server removes this directory last, after it has closed the log.
     if (settings.resolved_run_dir() / "metrics").exists():
-        raise CommandRefused(f"the server (pid {pid}) did not end in order: its log says why; start it again")
+        raise CommandRefused(f"the server (pid {pid}) did not end cleanly: its log says why; start it again")
 
 
 def _has_open(pid: int, board: Board) -> bool:

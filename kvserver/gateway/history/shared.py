@@ -210,6 +210,6 @@ class _RecentBlocks:
         return self._blocks[at] if at >= 0 and revision < self._blocks[at].end else None
 
     def weight_after(self, revision: int) -> float:
-        """Return the weight of the blocks that follow the one with the revision after `revision`; infinite if none has it."""
+        """Return the weight of the blocks after the one that has revision + 1; infinite if none has it."""
         at = bisect_right(self._begins, revision) - 1
         return self._ends_at[-1] - self._ends_at[at] if at >= 0 and revision < self._blocks[at].end else float("inf")

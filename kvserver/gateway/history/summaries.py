@@ -1,6 +1,6 @@
 """Which keys the blocks of the history are about, in so few bytes that far more of them fit than blocks. Pure.
 
-Who wants keys of which a block has none passes over it without reading or decoding it again.
+A client whose keys are not in a block skips it, without reading or decoding it again.
 """
 
 from __future__ import annotations

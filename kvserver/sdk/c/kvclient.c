@@ -1,5 +1,5 @@
 /*
- * kvclient.c: C client of kvserver. kvclient.h tells how it is used; here is how it works.
+ * kvclient.c: C client of kvserver. kvclient.h says how to use it; this file, how it works.
  *
  * In reading order:
  *     1 time and chance            8 the policy of repeats       15 WebSockets

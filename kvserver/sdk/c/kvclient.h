@@ -18,15 +18,15 @@
  *     kv_close(kv);
  *
  * Errors
- *     Every function that talks to the server returns a kv_status: KV_OK (0), or what went wrong. kv_last_error tells
- *     more: the server's code, a sentence, and the half of the error, which matters for writes:
+ *     Every function that talks to the server returns a kv_status: KV_OK (0), or what went wrong. kv_last_error has
+ *     details: the server's code, a sentence, and the kind of error, which matters for writes:
  *         KV_REFUSED           nothing was done.
- *         KV_OUTCOME_UNKNOWN   the write was done once, or not at all: nobody can tell.
+ *         KV_OUTCOME_UNKNOWN   the write was done once, or not at all; the client cannot know which.
  *         KV_OTHER             neither of them (a read without an answer, a gap in a feed).
  *     A call that fails sets its results to zero: there is nothing to free.
  *
  * Repeats
- *     Reads are repeated while `patience_ms` lasts when the connection breaks, or when the server asks for patience.
+ *     Reads are repeated while `patience_ms` lasts when the connection breaks, or when the server asks to retry later.
  *     Every write carries an Idempotency-Key: a write whose answer was lost is sent again with the same key, and the
  *     server answers with what it did the first time instead of doing it twice. Only when patience is used up is the
  *     outcome KV_UNKNOWN. With `no_idempotency` nothing is repeated that could be done twice. Redirects are errors and
@@ -283,7 +283,7 @@ typedef struct {
 
 /* A key in a list, or a folded prefix. Its members belong to the library. */
 typedef struct {
-    const char *key; /* or prefix; NUL-terminated, may hold NULs: key_size tells */
+    const char *key; /* or prefix; NUL-terminated, may contain NULs: see key_size */
     size_t key_size;
     int is_prefix; /* 1: a folded prefix, and nothing below is set */
     int64_t revision;
@@ -334,7 +334,7 @@ typedef struct {
     int complete; /* 0: `limit` came first */
 } kv_deleted;
 
-/* Delete the keys below a prefix, except those written after the call began. Repeats by itself until it is complete. */
+/* Delete the keys below a prefix, except those written after the call began. Repeats until it is complete. */
 kv_status kv_delete_prefix(kv_client *client, const char *prefix, const kv_delete_options *options,
                            kv_deleted *deleted);
 
@@ -357,7 +357,7 @@ typedef struct {
 
 /*
  * Make a batch. With `atomic` all operations are done, or none; its keys must be of one slot: the same text in braces,
- * as in "{user1}/a", "{user1}/b". Else each operation is done or refused by itself; those of one key in their order.
+ * as in "{user1}/a", "{user1}/b". Else each operation is done or refused on its own; those of one key in their order.
  * Return NULL without memory.
  */
 kv_batch *kv_batch_new(int atomic);
@@ -375,7 +375,7 @@ kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_option
 kv_status kv_batch_delete(kv_batch *batch, const char *key, int64_t if_revision);
 
 /* Send a batch. KV_OK: it was carried out; look at each result. KV_CONFLICT: an atomic batch failed, nothing was done;
- * kv_error.failed and the results tell why. May be sent again. */
+ * kv_error.failed and the results show why. May be sent again. */
 kv_status kv_batch_send(kv_client *client, kv_batch *batch);
 
 /* Return how many results the last kv_batch_send brought, and one of them (NULL beyond). */
@@ -397,7 +397,7 @@ typedef struct {
     int no_values;               /* 1: only sizes */
     int activity;                /* 1: reads and lists, too */
     int conflate;                /* 1: when behind, only the latest change of each key */
-    int gap_continues;           /* 1: a gap without snapshot is only told (KV_EVENT_RESET), not an error */
+    int gap_continues;           /* 1: a gap without snapshot is only reported (KV_EVENT_RESET), not an error */
     kv_transport transport;      /* KV_LINES: lines of JSON over one GET. KV_WEBSOCKET */
     long patience_ms;            /* fail with KV_NO_ANSWER after so long without a message; 0: never */
     int no_wait;                 /* 1: kv_watch does not wait for the first message (for event loops) */
@@ -408,7 +408,7 @@ typedef enum {
     KV_EVENT_PUT = 1,  /* key, value (NULL with no_values), size, revision, time, content_type, expires, snapshot */
     KV_EVENT_TOUCH,    /* key, revision, time, expires */
     KV_EVENT_DELETE,   /* key, revision, time, reason: "request", "prefix", "expire", "evict" */
-    KV_EVENT_RESET,    /* forget your copy; what is not put again until KV_EVENT_SYNCED is gone.
+    KV_EVENT_RESET,    /* discard your copy; keys that are not put again before KV_EVENT_SYNCED are gone.
                           reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows */
     KV_EVENT_SYNCED,   /* the snapshot is complete: from here on changes */
     KV_EVENT_ACTIVITY  /* reason: "read", "list", "list_prefix", …; key: the key, prefix or peer; time */
@@ -417,7 +417,7 @@ typedef enum {
 /* A change. Strings belong to the watcher until the next kv_next; those that a kind does not have are NULL. */
 typedef struct {
     kv_event_kind kind;
-    const char *key; /* NUL-terminated, may hold NULs: key_size tells */
+    const char *key; /* NUL-terminated, may contain NULs: see key_size */
     size_t key_size;
     const char *value; /* NUL after the last byte */
     uint64_t size;     /* bytes of the value, with no_values, too */
@@ -427,8 +427,8 @@ typedef struct {
     const char *expires; /* NULL: never */
     const char *reason;
     int snapshot; /* put: 1 if it is a part of a snapshot */
-    int more;     /* 1: another event of the same message follows at once. An atomic batch is never divided: who
-                     commits at more == 0, together with kv_cursor, applies everything exactly once */
+    int more;     /* 1: another event of the same message follows at once. An atomic batch is never divided: to apply
+                     everything exactly once, commit at more == 0, together with kv_cursor */
 } kv_event;
 
 /*
@@ -442,9 +442,9 @@ void kv_watch_close(kv_watcher *watcher);
 
 /*
  * Get the next event, waiting for it at most `timeout_ms` (-1: for ever; 0: not at all, which may be repeated until
- * KV_TIMEOUT). A lost connection, a restart of the server, 25 seconds of silence: the watcher connects again by itself,
+ * KV_TIMEOUT). A lost connection, a restart of the server, 25 seconds of silence: the watcher reconnects on its own,
  * with growing pauses, and resumes at the cursor. KV_OK, KV_TIMEOUT, or an error (kv_watch_error) after which the
- * watcher is at its end. Who does not call it costs no memory: the connection is then not read.
+ * watcher is at its end. As long as it is not called, the connection is not read, and costs no memory.
  */
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event);
 
@@ -478,7 +478,7 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user);
 kv_status kv_server_status(kv_client *client, char **json);
 kv_status kv_whoami(kv_client *client, char **json);
 
-/* Ask a web worker for a sign of life. `seconds` (may be NULL): how long it took. */
+/* Send a request to a web worker. `seconds` (may be NULL): how long it took. */
 kv_status kv_ping(kv_client *client, double *seconds);
 
 /* KV_OK if every shard is up; KV_UNAVAILABLE if not. */

@@ -21,7 +21,7 @@ export function baseOf(url: string): string;
 
 export interface ConnectOptions extends ClientOptions {
   /**
-   * Sent with each request, never in a URL; a function is asked once, and again when the server refuses what it said.
+   * Sent with each request, never in a URL; a function is called once, and again when the server refuses its token.
    * Else the environment's KVSERVER_TOKEN.
    */
   token?: string | (() => string | Promise<string>);
@@ -169,7 +169,7 @@ export class Client {
   /** Store a value, and return the one before; null: there was none. */
   exchange(key: string, value: Value, options?: PutOptions): Promise<{ revision: number; previous: Entry | null }>;
   /**
-   * Read a value, and store what `change` makes of it: again and again until nobody was faster. Returns what the key then
+   * Read a value, and store what `change` makes of it: again until no other write comes first. Returns what the key then
    * holds. Throws `PreconditionFailed` after `tries`, and what `change` throws.
    *
    * The type of the value and its expiry stay, unless `contentType` or `ttl` (null: no expiry) say otherwise; with `ttl`,
@@ -218,7 +218,7 @@ export class Client {
   atomic(): Atomic;
 
   /**
-   * Return the changes of keys with one of the `prefixes` (default: all keys), and of `keys`. It comes back by itself
+   * Return the changes of keys with one of the `prefixes` (default: all keys), and of `keys`. It reconnects on its own
    * after every break. Throws, where it is read, `Gap`, `BadCursor`, `Unauthorized`, `Forbidden`.
    */
   watch(prefixes?: string | readonly string[] | null, options?: WatchOptions): Watch;
@@ -242,7 +242,7 @@ export class Client {
   status(options?: Abortable): Promise<Record<string, any>>;
   /** Return whose token this is and what it may do; without tokens `name` is null. */
   whoami(options?: Abortable): Promise<{ name: string | null; grants: { prefix: string; allow: string[] }[] }>;
-  /** Return how many seconds an answer takes. */
+  /** Return how many seconds a request takes. */
   ping(options?: Abortable): Promise<number>;
   /** Return a password for one connection to the feed. Use it at once. */
   ticket(purpose: "websocket" | "sse", options?: Abortable): Promise<{ ticket: string; expires: Date | null }>;
@@ -269,7 +269,7 @@ export interface PageOptions extends Abortable {
   limit?: number;
   reverse?: boolean;
   values?: boolean;
-  /** Keys are folded after its first occurrence after the prefix. */
+  /** Keys are folded at its first occurrence after the prefix. */
   delimiter?: string;
 }
 
@@ -339,19 +339,19 @@ export class Atomic {
 // --- The feed -------------------------------------------------------------------------------------------------------
 
 export interface WatchOptions extends Abortable {
-  /** These keys, too; without `prefixes`, these alone. */
+  /** Also these keys; without `prefixes`, only these. */
   keys?: string | readonly string[];
-  /** The state first, then changes. */
+  /** Send the state first, then changes. */
   snapshot?: boolean;
   /** Continue after this cursor. */
   since?: string;
   /** Only these: `put`, `touch`, `delete`, and deletes of one cause, `delete:expire`. */
   ops?: string | readonly string[];
-  /** Values too; else their sizes. Default: true. */
+  /** Send values; else only their sizes. Default: true. */
   values?: boolean;
   /** Also requests that change nothing: reads, lists, deletes of absent keys, heartbeats. */
   activity?: boolean;
-  /** Where this client is behind, only the latest change of each key. */
+  /** When this client is behind, send only the latest change of each key. */
   conflate?: boolean;
   /** Where changes are missing and no snapshot follows: throw `Gap` (the default), or continue with what is kept. */
   onGap?: "raise" | "continue";
@@ -373,7 +373,7 @@ export type Change =
   | Put
   | { kind: "touch"; key: string; revision: number; time: Date; expires: Date | null }
   | { kind: "delete"; key: string; revision: number; time: Date; cause: "request" | "prefix" | "expire" | "evict" }
-  /** Forget the copy: what is not repeated until `synced` is gone. Without `snapshot`, changes are missing. */
+  /** Discard the copy: keys that do not come before `synced` are gone. Without `snapshot`, changes are missing. */
   | { kind: "reset"; reason: "start" | "trimmed" | "epoch" | "bad_cursor"; snapshot: boolean }
   /** The snapshot is whole. */
   | { kind: "synced"; cursor: string }
@@ -391,7 +391,7 @@ export class Watch implements AsyncIterable<Change> {
   /** After the last message all of whose changes were taken: give it to `since` to continue there. */
   readonly cursor: string;
   readonly state: "connecting" | "live" | "waiting" | "closed";
-  /** What the last connection failed by, or null. */
+  /** Why the last connection failed, or null. */
   readonly error: Error | null;
   /** Connect. Resolves when the first message has come: what is written after that is sure to be seen. */
   open(): Promise<this>;
@@ -449,7 +449,7 @@ export class Lock {
   private constructor();
   /** Grows over the whole store: hand it to what the lock protects, to be refused there if it is below another. */
   readonly fence: number;
-  /** Whether it is certainly held. */
+  /** Whether it is held, for certain. */
   get held(): boolean;
   /** Aborted, with `LockLost`, when the lock is lost. */
   get signal(): AbortSignal;

@@ -849,7 +849,7 @@ class Connection {
   }
 }
 
-/** Return what may be the reason where a browser tells none; empty outside of pages. */
+/** Return a likely reason where a browser reports none; empty outside of pages. */
 function pageHint(base) {
   const page = globalThis.location;
   if (!page?.hostname) return "";
@@ -1653,7 +1653,7 @@ function isPage() {
 }
 
 /**
- * The changes of keys, as an async iterable that comes back by itself after every break, without a loss or a double.
+ * The changes of keys, as an async iterable that reconnects after every break, with no change lost or repeated.
  * For one consumer; it connects when that begins to read, and ends with it.
  */
 export class Watch {
@@ -1674,7 +1674,7 @@ export class Watch {
   cursor;
   /** "connecting", "live" (a message within 25 s), "waiting" (to come back) or "closed". */
   state = "connecting";
-  /** What the last connection failed by, or null. */
+  /** Why the last connection failed, or null. */
   error = null;
 
   constructor(connection, parameters, options) {

@@ -144,7 +144,7 @@ class Follow:
         self._buffer = LineBuffer()
         self._failures = 0
         self.has_heard = self._has_renewed = False
-        self._has_begun = self.cursor is not None  # a snapshot, which is told by `Reset`
+        self._has_begun = self.cursor is not None  # a snapshot, which `Reset` reports
         self._closing: Message | None = None
         self.heard_at = self._opened_at = self._patient_from = clock()
 

@@ -80,7 +80,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::LockLost`] if it was not held any more; others as those of
-    /// [`delete`](Client::delete): then it expires by itself.
+    /// [`delete`](Client::delete): then it expires on its own.
     pub async fn release(mut self) -> Result<()> {
         self.given_back = true;
         give_back(&self.client, &self.name, &self.shared).await

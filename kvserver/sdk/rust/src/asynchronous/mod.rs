@@ -398,7 +398,7 @@ impl Client {
         self.context.status().await
     }
 
-    /// Return what the token may do, as the server tells it.
+    /// Return what the token may do, as the server reports it.
     ///
     /// # Errors
     /// As [`get`](Self::get).

@@ -111,7 +111,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Return the cursor after the last message of which every change was taken. To go on from there repeats nothing
+    /// Return the cursor after the last message of which every change was taken. Continuing from there repeats nothing
     /// that was wholly taken, and misses nothing.
     pub fn cursor(&self) -> Option<&str> {
         self.held.cursor()
@@ -136,7 +136,7 @@ impl Watch {
         }
     }
 
-    /// Return the next whole message: all its changes and the cursor after them, for who stores both in one
+    /// Return the next whole message: all its changes and the cursor after them, for programs that store both in one
     /// transaction. An atomic batch is never divided. `None`: the watch is over.
     ///
     /// # Errors

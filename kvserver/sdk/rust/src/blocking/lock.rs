@@ -92,7 +92,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::LockLost`] if it was not held any more; others as those of
-    /// [`delete`](Client::delete): then it expires by itself.
+    /// [`delete`](Client::delete): then it expires on its own.
     pub fn release(self) -> Result<()> {
         self.give_back()
     }

@@ -399,7 +399,7 @@ impl Client {
         finish(self.context.status())
     }
 
-    /// Return what the token may do, as the server tells it.
+    /// Return what the token may do, as the server reports it.
     ///
     /// # Errors
     /// As [`get`](Self::get).

@@ -52,7 +52,7 @@ impl WatchRequest<'_, Client> {
     }
 }
 
-/// The live feed: an iterator that ends only after an error, or when it is told to.
+/// The live feed: an iterator that ends only after an error, or when it is stopped.
 ///
 /// A lost connection is opened again where it broke: no change is lost and none comes twice. An application that wants to
 /// go on after its own restart saves [`cursor`](Self::cursor) and passes it to
@@ -63,7 +63,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Return the cursor after the last message of which every change was taken. To go on from there repeats nothing
+    /// Return the cursor after the last message of which every change was taken. Continuing from there repeats nothing
     /// that was wholly taken, and misses nothing.
     pub fn cursor(&self) -> Option<&str> {
         self.held.cursor()
@@ -91,7 +91,7 @@ impl Watch {
         }
     }
 
-    /// Return the next whole message: all its changes and the cursor after them, for who stores both in one
+    /// Return the next whole message: all its changes and the cursor after them, for programs that store both in one
     /// transaction. An atomic batch is never divided. `None`: the watch is over.
     ///
     /// # Errors

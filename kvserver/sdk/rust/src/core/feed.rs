@@ -18,7 +18,7 @@ pub enum OnGap {
     /// End with [`Error::Gap`].
     #[default]
     Raise,
-    /// Tell it by [`Change::Reset`] and continue with the oldest change that is kept.
+    /// Report it as [`Change::Reset`] and continue with the oldest change that is kept.
     Continue,
 }
 

@@ -92,7 +92,7 @@ pub struct Written {
 pub struct Exchanged {
     /// The key's new revision.
     pub revision: Revision,
-    /// What was there before. Its `expires` and `modified` are not told.
+    /// What was there before. Its `expires` and `modified` are unknown.
     pub previous: Option<Entry>,
 }
 

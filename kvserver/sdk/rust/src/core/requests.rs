@@ -31,7 +31,7 @@ macro_rules! put_setters {
         }
 
         /// Write only if the key has this revision; 0: only if there is no such key. Otherwise it fails with the code
-        /// `precondition_failed`, and the error tells the key's revision.
+        /// `precondition_failed`, and the error has the key's revision.
         pub fn if_revision(mut self, revision: Revision) -> Self {
             self.options.if_revision = Some(revision);
             self

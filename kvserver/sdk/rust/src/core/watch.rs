@@ -33,7 +33,7 @@ pub(crate) enum Turn {
     Failed(Error),
     /// Nothing came in time.
     TimedOut,
-    /// It was told to stop, or failed before.
+    /// It was stopped, or failed before.
     Stopped,
 }
 
