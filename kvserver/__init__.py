@@ -13,7 +13,7 @@ From the ground up; a package or module imports lower ones only (`tests/unit/tes
 - `description`: OpenAPI and its pages, from the tables that validate requests.
 - `app`: the REST application: which resource serves which route, and how errors are rendered.
 - `gateway`: the live feed, `/v1/feed` and `/wal`.
-- `client`: the Python client, which needs nothing of the rest.
+- `client`: the Python client, which imports nothing from the rest.
 - `transfer`: import and export by the public API.
 - `serve`: the supervisor, the processes and files it looks after, and `/metrics`.
 - `commands`: the commands other than `serve`.

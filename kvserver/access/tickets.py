@@ -254,7 +254,7 @@ def _find_obstacle(directory: Path) -> str:
     """Say which of a token's directory and its parent is not a directory."""
     for path in (directory.parent, directory):
         if path.is_symlink() or not path.is_dir():
-            return f"{path.relative_to(directory.parent.parent)} in the run directory is no directory: remove it"
+            return f"{path.relative_to(directory.parent.parent)} in the run directory is not a directory: remove it"
     return "something stood in its place"
 
 

@@ -70,7 +70,7 @@ class BadKey(BadRequest):
 class BadCursor(BadRequest):
     """The text is not a cursor of the feed."""
 
-    code, title = "bad_cursor", "This is no cursor of the feed"
+    code, title = "bad_cursor", "This is not a cursor of the feed"
 
 
 class CrossSlot(BadRequest):

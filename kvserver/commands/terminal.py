@@ -49,7 +49,7 @@ def exit_for_output(error: OSError) -> NoReturn:
 def exit_aborted(error: click.Abort) -> NoReturn:
     """Exit: with 130 after Ctrl-C, with 1 if there was no answer to a question."""
     if isinstance(error.__cause__, EOFError):
-        exit_with("there is no answer to the question")
+        exit_with("the question was not answered")
     print_error("interrupted")
     sys.exit(INTERRUPTED)
 

@@ -88,6 +88,6 @@ def access_warning(settings: ServerSettings) -> str:
     if settings.origins == "*":
         return (
             "warning: there is no access control: any web page open in a browser on this machine can read and change "
-            "the store (--origins says which pages may)"
+            "the store (--origins restricts that)"
         )
     return "warning: there is no access control: every program on this machine can read and change the store"

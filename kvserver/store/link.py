@@ -259,7 +259,7 @@ class Link:
     def _explain_unsent(self, given_up: bool) -> KVError:
         """Return the error of a request that was never sent."""
         if self._state is _UP and not given_up:
-            return DeadlinePassed(f"shard {self._index} did not come to it in time")
+            return DeadlinePassed(f"shard {self._index} did not get to it in time")
         return Unavailable(f"shard {self._index} is down")
 
     # Connecting

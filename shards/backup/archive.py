@@ -143,7 +143,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
             )
         for name in (LOG, SNAPSHOTS):
             if os.path.lexists(directory / name) and not stat.S_ISDIR((directory / name).lstat().st_mode):
-                raise ArchiveError(f"{directory / name} is no directory: use another backup")
+                raise ArchiveError(f"{directory / name} is not a directory: use another backup")
         return content
 
     @property

@@ -266,7 +266,7 @@ def check_archived_log(directory: Path, archive: Archive) -> Finding:
                 continue
             events, outcomes = decode_record(record.payload)
             if count_changes(events) != record.events:
-                return Finding(LOG, False, f"the record at {record.lsn} has not as many changes as it says")
+                return Finding(LOG, False, f"the record at {record.lsn} has fewer changes than it announces")
             if any(outcome.at >= record.events for outcome in outcomes):
                 return Finding(LOG, False, f"the record at {record.lsn} announces more changes than it has")
         return Finding(LOG, True, f"{len(archive.log)} segments, {figures}")

@@ -223,7 +223,7 @@ def _open_snapshot(data_dir: Path, stack: contextlib.ExitStack) -> tuple[Manifes
         except FileNotFoundError as error:
             if Manifest.load(data_dir) == manifest:  # else a newer snapshot took its place
                 raise BackupError(
-                    f"the snapshot file {error.filename} is missing: `kvserver check` says more"
+                    f"the snapshot file {error.filename} is missing: `kvserver check` has details"
                 ) from None
 
 
@@ -281,7 +281,7 @@ def _copy_file(copy: _Copy, file: SnapshotFile, fd: int) -> None:
     if copy.write(f"{SNAPSHOTS}/{file.name}", chunks) != (file.size, file.checksum):
         raise BackupError(
             f"the snapshot file {file.name} of the store is damaged: its checksum is not that in the manifest; "
-            "`kvserver check` says more"
+            "`kvserver check` has details"
         )
 
 
@@ -301,7 +301,7 @@ def _copy_log(copy: _Copy, log_dir: Path, manifest: Manifest, end: LogEnd, segme
     if fold.lsn < end.lsn or fold.next_revision - 1 != end.revision:
         number, offset = divmod(fold.lsn, segment)
         raise BackupError(
-            f"the log is damaged in segment {segment_name(number)} at byte {offset}: `kvserver check` says more"
+            f"the log is damaged in segment {segment_name(number)} at byte {offset}: `kvserver check` has details"
         )
     return parts, reach
 

@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if not all(0 <= number < 1 << 64 for number in (self.secret, self.device, self.inode)):
             raise ValueError("secret, device and inode are whole numbers of 64 bits")
         if self.files and sorted(file.shard for file in self.files) != list(range(self.files[0].shards)):
-            raise ValueError("the snapshot has not one file for each shard")
+            raise ValueError("the snapshot does not have one file for each shard")
         if len({file.shards for file in self.files}) > 1 or len({file.name for file in self.files}) < len(self.files):
             raise ValueError("files of the snapshot have the same name, or are of another number of shards")
         self._compare_positions()

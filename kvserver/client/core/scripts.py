@@ -26,7 +26,7 @@ def update(
     tries: int,
     idempotent: bool,
 ) -> Script[Entry | None]:
-    """Return the script that reads a key, lets `change` make a new value of it and stores that if no other write came first.
+    """Return the script that reads a key, lets `change` make a new value, and stores that if no other write came first.
 
     Its result is the entry afterwards.
     """

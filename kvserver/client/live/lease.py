@@ -1,4 +1,4 @@
-"""Leases: keys that stay while their owner lives, and expire soon afterwards. For presence, registrations, heartbeats."""
+"""Leases: keys that stay while their owner lives, then expire. For presence, registrations, heartbeats."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str 
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
             print_line(f"{size_text(_release_maps(settings, places))} of maps were given back")
         if of_all:
-            print_line(f"{size_text(release_all())} of maps without a store were given back")
+            print_line(f"{size_text(release_all())} of maps without a store were freed")
     except (CommandRefused, ManifestError, MapDirError) as error:
         exit_with(error)
     except OSError as error:

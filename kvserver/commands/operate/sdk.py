@@ -44,7 +44,7 @@ def write_sdk(language: str, directory: Path | None, force: bool) -> int:
     target = directory or Path(f"kvserver-{language}")
     there = [name for name in files if (target / name).exists()]
     if there and not force:
-        print_error(f"{target / there[0]} is there already: name another directory with -o, or say --force")
+        print_error(f"{target / there[0]} already exists: name another directory with -o, or use --force")
         return FAILED
     try:
         for name in files:

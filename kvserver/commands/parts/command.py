@@ -166,7 +166,7 @@ class TailCommand(ClientCommand):
                 raise click.UsageError(f"{self._mark} needs a command after it", ctx)
         rest = super().parse_args(ctx, args)
         if self._is_required and not argv and not ctx.resilient_parsing:
-            raise click.UsageError(f"there is no command to run: write it after {self._mark}", ctx)
+            raise click.UsageError(f"no command to run: write it after {self._mark}", ctx)
         ctx.params["argv"] = argv
         return rest
 

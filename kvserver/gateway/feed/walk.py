@@ -23,7 +23,7 @@ class Overtaken(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody wants what is being looked for any more."""
+    """The client that the search is for has left."""
 
 
 class Interrupted(Exception):

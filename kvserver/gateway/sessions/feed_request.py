@@ -57,7 +57,7 @@ class FeedRequest(NamedTuple):
     def check_cursor(self) -> None:
         """Raise `BadCursor` if the query's `since` is no cursor."""
         if self.has_bad_cursor:
-            raise BadCursor("query parameter 'since': it is no cursor")
+            raise BadCursor("query parameter 'since': it is not a cursor")
 
 
 def read_credentials(head: Head) -> Credentials:

@@ -169,7 +169,7 @@ export class Client {
   /** Store a value, and return the one before; null: there was none. */
   exchange(key: string, value: Value, options?: PutOptions): Promise<{ revision: number; previous: Entry | null }>;
   /**
-   * Read a value, and store what `change` makes of it: again until no other write comes first. Returns what the key then
+   * Read a value, and store what `change` makes of it; repeat if another write came first. Returns what the key then
    * holds. Throws `PreconditionFailed` after `tries`, and what `change` throws.
    *
    * The type of the value and its expiry stay, unless `contentType` or `ttl` (null: no expiry) say otherwise; with `ttl`,

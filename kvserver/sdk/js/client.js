@@ -58,7 +58,7 @@ export class BadKey extends BadRequest {
 
 export class BadCursor extends BadRequest {
   static code = "bad_cursor";
-  static title = "This is no cursor of the feed";
+  static title = "This is not a cursor of the feed";
 }
 
 export class CrossSlot extends BadRequest {

@@ -76,7 +76,7 @@ def wish_of(
     Raises `BadRequest` for too many prefixes and keys, `TypeError` for one text where several are wanted.
     """
     if isinstance(keys, str):
-        raise TypeError(f"keys= wants several keys: keys=[{keys!r}]")
+        raise TypeError(f"keys= takes several keys: keys=[{keys!r}]")
     full_keys = tuple(below + key for key in keys)
     full_prefixes = tuple(below + prefix for prefix in prefixes)
     if not full_prefixes and not full_keys and below:
