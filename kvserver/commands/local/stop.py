@@ -59,7 +59,7 @@ def stop_server(release_maps: bool, of_all: bool, patience: float, **given: str 
         elif not release_maps:
             raise CommandRefused(f"no server runs on the store in {settings.data_dir}")
         if release_maps and not settings.in_memory and (not of_all or _is_a_store(settings.data_dir)):
-            print_line(f"{size_text(_release_maps(settings, places))} of maps were given back")
+            print_line(f"{size_text(_release_maps(settings, places))} of maps were freed")
         if of_all:
             print_line(f"{size_text(release_all())} of maps without a store were freed")
     except (CommandRefused, ManifestError, MapDirError) as error:
