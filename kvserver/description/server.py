@@ -44,7 +44,7 @@ OPERATIONS: Final = (
         method="get",
         tag=TAG,
         summary="Who am I, and what may I do",
-        description="Name and grants of the token that is sent; without tokens the name is null, and everybody may do "
+        description="Name and grants of the token that is sent; without tokens the name is null, and anyone may do "
         "everything. A key has the rights of every row whose prefix it starts with.",
         grants="any token",
         answers=(

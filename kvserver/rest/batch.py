@@ -348,7 +348,7 @@ class BatchAnswer:
         """Yield the whole answer, in parts that are made one after the other. Other tasks run between and in the
         meantime.
 
-        Ends the charge when all parts were taken, or when nobody wants more of them.
+        Ends the charge when all parts were taken, or when the client has left.
         """
         try:
             async for part in join_in_turns(self._format.answer.make_pieces(self.results), _PART):

@@ -2,7 +2,7 @@
 
 A GET never leaves the process: it reads the shard's map in shared memory. A write travels over the shard's `Link`.
 Lists merge the maps of all shards in key order, in short transactions. Requests that change nothing but are shown on
-`/wal` (reads, lists, deletes of absent keys) are reported to the gateways while the board says that somebody listens.
+`/wal` (reads, lists, deletes of absent keys) are reported to the gateways while the board shows a listener.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One worker's link to one shard: the requests that wait to be sent, and those that wait for an answer.
 
 All operations of one turn of the event loop travel in one message, but for those that may take the shard long: these
-travel alone, so that nobody waits for another one's. A write whose message may have been received is
-never sent again: if its answer does not come, nobody can know its outcome (`OutcomeUnknown`). What was certainly not
+travel alone, so that no request waits for another's. A write whose message may have been received is
+never sent again: if its answer does not come, its outcome is unknown (`OutcomeUnknown`). What was certainly not
 executed, because ZeroMQ never took it or the shard refused the message, waits for the shard's restart until its
 deadline and then ends as `Unavailable`.
 

@@ -208,7 +208,9 @@ COMMAND = TailCommand(
         click.Option(["--ops"], metavar="LIST", help="Show only these: put, touch, delete, delete:expire, …"),
         click.Option(["--values/--no-values"], default=True, help="Show values (the default), or sizes."),
         click.Option(["--activity"], is_flag=True, help="Also show reads, lists, and deletes of absent keys."),
-        click.Option(["--conflate"], is_flag=True, help="After a delay, show only the latest change of each key."),
+        click.Option(
+            ["--conflate"], is_flag=True, help="If the watch is behind, show only the latest change of each key."
+        ),
         click.Option(["--count"], type=click.IntRange(1), metavar="N", help="End after N changes."),
         click.Option(["--until-synced"], is_flag=True, help="End after the snapshot."),
     ],

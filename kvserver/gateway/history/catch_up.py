@@ -51,7 +51,7 @@ class TurnQueue(Generic[Waiting]):
                 del self._waiting[address]
 
     def take(self) -> Waiting:
-        """Take out the client whose turn it is. Raises `KeyError` if nobody waits."""
+        """Take out the client whose turn it is. Raises `KeyError` if no client waits."""
         address, clients = self._waiting.popitem(last=False)
         client, _ = clients.popitem(last=False)
         if clients:
@@ -125,7 +125,7 @@ class CatchUpTurns:
             self._queue.discard(turn.address, turn)
 
     def _conduct(self) -> None:
-        """Give turns until nobody waits."""
+        """Give turns until no client waits."""
         loop = gevent.get_hub().loop
         while self._queue:
             self._until = time.monotonic() + TURN_S

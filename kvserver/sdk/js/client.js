@@ -387,7 +387,7 @@ export function json(value) {
   return new Json(value);
 }
 
-/** Stands before the digits of a BigInt in a text that JSON.stringify makes; nobody else knows it. */
+/** Precedes the digits of a BigInt in a text that JSON.stringify makes; no other code knows it. */
 const BIG = randomName();
 const BIGS = new RegExp(`"${BIG}(-?\\d+)"`, "g");
 
@@ -785,7 +785,7 @@ class Connection {
     return Boolean(this.#access.given);
   }
 
-  /** Ask for the token again. Returns whether there is somebody to ask. */
+  /** Ask for the token again. Returns whether there is a function to ask. */
   async renew() {
     if (typeof this.#access.given !== "function") return false;
     this.#access.known = undefined;

@@ -212,7 +212,7 @@ def _take_directory(path: Path, owner: Owner, notice: str, reserved: bool = Fals
             _check_directory(found, reserved)
             try:
                 lock = _lock_directory(found)
-            except FileNotFoundError:  # somebody took the directory for stale and removed it before we had the lock
+            except FileNotFoundError:  # another process took it for stale and removed it before we had the lock
                 continue
             try:
                 _claim_for(found, owner)
@@ -286,7 +286,7 @@ def _remove_stale(shm: Path, mine: Owner | None = None) -> int:
         with contextlib.suppress(OSError, MapDirError), Contents(path, [os.getuid()]) as found:
             owner = read_owner(found)
             if owner is not None and (owner == mine or (owner.exists() and not _is_replaced(owner, mine))):
-                continue  # without an owner, it was being removed by somebody who was killed, or is being made
+                continue  # without an owner, it was being removed by a process that was killed, or is being made
             lock = open_regular(Path(LOCK), os.O_RDWR, found.fd)
             try:
                 if (

@@ -1,7 +1,7 @@
 """What is in a map directory, by its descriptor: what was looked at is what is changed, wherever its path leads then.
 
 Nothing is removed but what a server has put there: names of maps, and those of a log only where the store was in
-memory, in directories that belong to who may decide over them. No link is followed.
+memory, in directories that belong to a user who may decide over them. No link is followed.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 def test_rest(example: Build, server: Server) -> None:
     output = run([example("rest")], KVSERVER_URL=server.url).splitlines()
-    assert output[0] == "somebody changed it: the key has another revision"
+    assert output[0] == "another client changed it: the key has another revision"
     assert output[1].startswith("an apple costs 70, until 20")
     assert output[2:] == [
         "1 visits",

@@ -163,7 +163,7 @@ class Follow:
             raise
 
     def _seek(self, until: float | None) -> FollowScript:
-        self._patient_from = self._clock()  # who reads slowly does not wait in the meantime
+        self._patient_from = self._clock()  # a program that reads slowly does not wait in the meantime
         while True:
             envelope = self._take()
             if envelope is not None:

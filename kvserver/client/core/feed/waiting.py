@@ -38,5 +38,5 @@ class Waiter:
         return False
 
     def error(self, timeout: float | None) -> TimeoutError:
-        """Return the error of who has waited for too long."""
+        """Return the error of a wait that took too long."""
         return TimeoutError(f"{self._key!r} is not as wanted after {0 if timeout is None else timeout:g} s")
