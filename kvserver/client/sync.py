@@ -56,13 +56,22 @@ OnRetry = Callable[[KVError, int, float], None]
 class Client(LiveVerbs):
     """A connection pool to one server. Threads may share it, and it survives `fork`.
 
-    `url`: else KVSERVER_URL, else http://localhost:8080. `token`: a text, or a function that returns one and is asked
-    again when the server refuses it; else KVSERVER_TOKEN. `timeout`: seconds for one answer. `patience`: seconds during
-    which a failed request is repeated where that is safe, 0 for never. `idempotency`: send an Idempotency-Key with each
-    write, so that every write may be repeated. `connections`: most at a time; `idle`: seconds after which a resting one
-    is not used again. `ssl`: for https. `proxy`: a URL, None for none, or as the environment says. `prefix`: stands
-    before every key. `silence`: seconds without a byte after which the connection of a watch is dead; the server sends
-    something every 10 seconds. Raises `ValueError` for what is no URL or token.
+    Args:
+        url: default: KVSERVER_URL, else http://localhost:8080.
+        token: a text, or a function that returns one and is called
+            again when the server refuses it. Default: KVSERVER_TOKEN.
+        timeout: seconds for one answer.
+        patience: seconds during which a failed request is repeated if that is safe; 0: never.
+        idempotency: send an Idempotency-Key with each write, so that every write may be repeated.
+        connections: most connections at a time.
+        idle: seconds after which an idle connection is not used again.
+        ssl: for https.
+        proxy: a URL; None: no proxy. Default: what the environment says.
+        prefix: is put before every key.
+        silence: seconds without a byte after which the connection of a watch is dead; the server sends something every
+            10 seconds.
+
+    Raises `ValueError` for a malformed URL or token.
 
     Every method raises `KVError`: `Refused` or, for a write that may have been done, `OutcomeUnknown`.
     """

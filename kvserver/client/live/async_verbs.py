@@ -55,20 +55,20 @@ class AsyncLiveVerbs:
 
         Args:
             prefixes: at most 64 together with `keys`.
-            snapshot: the state first: `Reset`, a `Put` for each key, `Synced`; then changes.
-            since: the cursor of an earlier watch or of a list, to continue after it.
+            snapshot: yield the state first: `Reset`, a `Put` for each key, `Synced`; then changes.
+            since: continue after this cursor, of an earlier watch or of a list.
             ops: kinds of changes: `put`, `touch`, `delete`, or `delete:expire` and other causes.
-            values: false for sizes instead of values.
-            conflate: where the watch is behind, only the latest change of each key.
-            activity: also reads, lists, and deletes of nothing.
-            on_gap: where changes are missing that the server does not keep any more, and no snapshot follows: "raise"
+            values: False: yield sizes instead of values.
+            conflate: when the watch is behind, yield only the latest change of each key.
+            activity: also yield reads, lists, and deletes of absent keys.
+            on_gap: what to do if the server no longer keeps the missing changes, and no snapshot follows: "raise"
                 raises `Gap`, "continue" yields `Reset` and continues with what is kept.
             patience: seconds to wait for a message, of which there is one every 10 seconds at least, before giving up;
-                None: for ever, once the first has come within the patience of the client.
+                None: forever, once the first has come within the patience of the client.
             on_state: called when the watch is connected, and when it waits to connect again.
 
         Raises `BadRequest` and `ValueError` here, and while it runs the server's errors, `Gap`, `CannotConnect`, and
-        `NotAnswered` when patience is used up. A connection that is silent for 25 seconds is given up for another one.
+        `NotAnswered` when patience is used up. A connection that is silent for 25 seconds is replaced.
         """
         wish = wish_of(
             prefixes,
@@ -164,9 +164,9 @@ class AsyncLiveVerbs:
         return AsyncLease(self._run_within(seconds), self._prefix, seconds, on_lost)
 
     def lock(self, name: str, *, ttl: Ttl = 10.0, timeout: float | None = None) -> AsyncLock:
-        """Return a lock, which one holds at a time: `async with kv.lock("job") as lock`. Its name is a key.
+        """Return a lock, which one client holds at a time: `async with kv.lock("job") as lock`. Its name is a key.
 
-        A holder that dies, or that the server does not hear of, has lost it after `ttl` seconds. `timeout`: seconds for
+        A holder that dies, or cannot reach the server, loses it after `ttl` seconds. `timeout`: seconds for
         which `async with` waits for it, None for ever. Raises `BadRequest` for a time to live that is not above 0.
         """
         return self._lock_of(name, ttl, None, timeout)

@@ -48,7 +48,7 @@ class BlockSummary:
 
 
 class BlockSummaries:
-    """Summaries of blocks. If there are too many, those of the newest blocks stay: most clients that return left lately,
+    """Summaries of blocks. If there are too many, those of the newest blocks stay: most clients return soon,
     and what is dropped first is what the log drops first."""
 
     def __init__(self, most_bytes: int = SUMMARY_BYTES) -> None:
