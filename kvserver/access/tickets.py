@@ -91,7 +91,7 @@ class Tickets:
         On a server without tokens it is only a text, since all requests are accepted.
 
         Raises `Forbidden` without a grant of `feed`; `Overloaded` if too many of this token are out, if nothing can
-        be written there, or if something else stands in the place of a directory; `InsufficientStorage`; `KVError` for
+        be written there, or if something else is in the place of a directory; `InsufficientStorage`; `KVError` for
         other errors of the system.
         """
         if not grants.feed:

@@ -69,6 +69,8 @@ class AsyncClient(AsyncLiveVerbs):
         ssl: for https.
         proxy: a URL; None: no proxy. Default: what the environment says.
         prefix: is put before every key.
+        silence: seconds without a byte after which the connection of a watch is dead; the server sends something every
+            10 seconds.
 
     Raises `ValueError` for a malformed URL or token.
 

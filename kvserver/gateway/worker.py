@@ -265,7 +265,7 @@ class GatewayWorker(SocketWorker):
 
 
 def _log_failed_greenlet(context: Any, kind: Any, error: Any, traceback: Any) -> None:
-    """Log the error of a greenlet; gevent by itself would write a traceback to stderr."""
+    """Log the error of a greenlet; gevent alone would write a traceback to stderr."""
     if isinstance(error, OSError) and error.errno in EXHAUSTED:  # accepting a connection, again and again
         _exhausted.report(error.strerror)
     else:

@@ -60,7 +60,7 @@ def remove_behind(log_dir: Path, number: int, disk: Disk = DISK) -> None:
     names = disk.names(log_dir)
     for doomed in reversed([n for n in segment_numbers(names) if n > number]):
         disk.unlink(log_dir / segment_name(doomed))
-        disk.sync_directory(log_dir)  # each by itself: a crash must never leave a gap, which is taken for damage
+        disk.sync_directory(log_dir)  # one by one: a crash must never leave a gap, which is taken for damage
     for name in names:
         if name.endswith((_SPARE_SUFFIX, _NEW_SUFFIX)):
             disk.unlink(log_dir / name)
@@ -158,7 +158,7 @@ class Segments:
                 spares += 1
             else:
                 self._disk.unlink(path)
-            self._disk.sync_directory(self._log_dir)  # each by itself: see `remove_behind`
+            self._disk.sync_directory(self._log_dir)  # one by one: see `remove_behind`
         return len(doomed)
 
     def count(self) -> int:

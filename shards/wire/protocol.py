@@ -14,7 +14,7 @@
 - A message holds at most `MESSAGE_OPS` operations (those of an atomic batch count singly) and `MESSAGE_BYTES` bytes,
   but one operation may be larger alone.
 - Operations of one message on one key are executed in their order, not as a unit: other messages may come between
-  them, and each succeeds or fails by itself. What has not begun at the deadline is refused.
+  them, and each succeeds or fails on its own. What has not begun at the deadline is refused.
 - Once patches of a message have written `PATCHED_BYTES`, its further ones are refused with `patches_too_large`: each
   logs the whole value, whatever was sent.
 - A message is **small** if it holds at most `SMALL_OPS` operations, takes at most `SMALL_BYTES`, and `is_plain`. It

@@ -215,7 +215,7 @@ class Session:
             trust_env=False,
             skip_auto_headers=("Content-Type",),
         )
-        session._retry_connection = False  # aiohttp repeats a PUT or DELETE by itself where a used connection was lost
+        session._retry_connection = False  # aiohttp would repeat a PUT or DELETE after losing a used connection
         return session
 
 

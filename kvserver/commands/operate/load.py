@@ -26,7 +26,7 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class LoadFailed(Exception):
-    """The measurement cannot go on; the message says why."""
+    """The measurement cannot continue; the message says why."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 - `Chunk` is what is written at a time: some frames, or a single large one, of which clients get pieces.
 - `Tail` keeps the chunks shown last, encoded once for all clients of a view, up to some size.
-- `WalCursor` is one client: a position. A client that the tail has left behind reads the log by itself.
+- `WalCursor` is one client: a position. A client that the tail has left behind reads the log on its own.
 - `LargeFrameCache` bounds the large frames that are kept only because clients are in the middle of them.
 
 A piece is a view of its frame. A sender that cannot write it at once has to copy it, or a client that does not read
@@ -196,7 +196,7 @@ class Tail:
             cursor.advance(self.position)
 
     def rejoin(self, cursor: WalCursor) -> bool:
-        """Let a client that caught up by itself continue here; False if it has not reached what is kept.
+        """Let a client that caught up on its own continue here; False if it has not reached what is kept.
 
         It continues with the first chunk that holds a change it lacks.
         """

@@ -828,7 +828,7 @@ static void note_header(struct answer *answer, const char *line, size_t length)
     }
 }
 
-/* Note the line of an answer that tells its status. Return 0 if it is none. */
+/* Note the line of an answer that has its status. Return 0 if it is none. */
 static int note_status(struct answer *answer, const char *line, size_t length)
 {
     const char *space = memchr(line, ' ', length);
@@ -989,7 +989,7 @@ static struct curl_slist *headers_of(const struct settings *settings, const stru
     return list;
 }
 
-/* Send a call once. `key`: its Idempotency-Key, or empty. `client->why` tells why it was not ANSWERED. */
+/* Send a call once. `key`: its Idempotency-Key, or empty. `client->why`: why it was not ANSWERED. */
 static enum outcome attempt(kv_client *client, const struct call *call, const char *key, struct answer *answer)
 {
     struct transfer transfer = {0};
@@ -2439,7 +2439,7 @@ static int tell_item(struct listing *listing, const kv_item *item)
     return 1;
 }
 
-/* Take one line of a list. KV_OK: go on. `error` tells what else. */
+/* Take one line of a list. KV_OK: continue. `error` has what else. */
 static kv_status take_list_line(struct listing *listing, const char *line, size_t size, kv_error *error)
 {
     json_t *json = object_of(line, size);

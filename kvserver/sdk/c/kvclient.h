@@ -193,13 +193,13 @@ typedef struct {
     int64_t if_revision;   /* 0: always */
 } kv_incr_options;
 
-/* Read a key. KV_NOT_FOUND if there is none. */
+/* Read a key. KV_NOT_FOUND if the key does not exist. */
 kv_status kv_get(kv_client *client, const char *key, kv_entry *entry);
 
 /* Read the bytes from `first` to `last` (both included; last -1: to the end). A `first` after the end: KV_INVALID. */
 kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_t last, kv_entry *entry);
 
-/* Read a key unless it has still this revision: then KV_UNCHANGED. KV_NOT_FOUND if there is none. */
+/* Read a key unless it still has this revision: then KV_UNCHANGED. KV_NOT_FOUND if the key does not exist. */
 kv_status kv_get_if_changed(kv_client *client, const char *key, int64_t revision, kv_entry *entry);
 
 /*
@@ -208,7 +208,7 @@ kv_status kv_get_if_changed(kv_client *client, const char *key, int64_t revision
  */
 kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, kv_entry *entries);
 
-/* Read what there is to know about a key without its value. KV_NOT_FOUND if there is none. */
+/* Read the metadata of a key, without its value. KV_NOT_FOUND if the key does not exist. */
 kv_status kv_head(kv_client *client, const char *key, kv_meta *meta);
 
 /* Store a value. `options`, `written` may be NULL; `value` may be NULL if `size` is 0. A write without ttl_ms and

@@ -68,7 +68,7 @@ memkv_result *memkv_delete_all_keys(struct memkv_client *client);
 typedef int (*memkv_watch_fn)(const char *line, void *user);
 
 /*
- * Call `line` for each line of the feed /wal until it stops it: then the result is a success. Connects again by itself
+ * Call `line` for each line of the feed /wal until it stops it: then the result is a success. Reconnects on its own
  * when the connection ends; what comes in between is lost. A result without success: the server refuses the feed.
  */
 memkv_result *memkv_watch(struct memkv_client *client, memkv_watch_fn line, void *user);

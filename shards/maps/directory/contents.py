@@ -133,7 +133,7 @@ class Contents:
             return safe_files.read_regular(Path(name), most, self.fd)
 
     def write_owner(self, content: bytes) -> None:
-        """Say whose it is, in place of what stands there. Raises `OSError`."""
+        """Say whose it is, in place of what is there. Raises `OSError`."""
         with self._naming():
             self.remove_file(OWNER_NEW)  # it may be a link
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

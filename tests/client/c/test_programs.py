@@ -66,7 +66,7 @@ def test_feed(example: Build, server: Server) -> None:
         "---  that was everything; now the changes",
     ]
     assert output[0].startswith("put  feed/a") and output[1].startswith("ttl  feed/before until 20")
-    assert output[2] == "del  feed/before (request)" and output[3].startswith("to go on: since=")
+    assert output[2] == "del  feed/before (request)" and output[3].startswith("to continue: since=")
 
 
 def test_memorykv(example: Build, server: Server) -> None:

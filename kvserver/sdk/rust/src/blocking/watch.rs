@@ -55,7 +55,7 @@ impl WatchRequest<'_, Client> {
 /// The live feed: an iterator that ends only after an error, or when it is stopped.
 ///
 /// A lost connection is opened again where it broke: no change is lost and none comes twice. An application that wants to
-/// go on after its own restart saves [`cursor`](Self::cursor) and passes it to
+/// continue after its own restart saves [`cursor`](Self::cursor) and passes it to
 /// [`since`](crate::WatchRequest::since).
 pub struct Watch {
     watcher: Watcher<UreqShell>,

@@ -72,7 +72,7 @@ impl Default for Wish {
 pub(crate) enum Ending {
     /// Come back after about this time.
     Back(Duration),
-    /// The token was revoked: come back once, to see whether it stands again.
+    /// The token was revoked: come back once, to see whether it is valid again.
     Revoked,
     /// Never.
     Over(Error),
