@@ -533,7 +533,7 @@ def decode_record(payload: bytes | memoryview) -> tuple[list[Event], list[Outcom
     events: list[Event] = [event for event in decoded if not isinstance(event, Outcome)]
     outcomes = [event for event in decoded[len(events) :] if isinstance(event, Outcome)]
     if len(events) + len(outcomes) < len(decoded):
-        raise ProtocolError("events: an outcome precedes an event")
+        raise ProtocolError("events: an outcome comes before an event")
     return events, outcomes
 
 

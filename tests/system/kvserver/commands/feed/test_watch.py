@@ -138,7 +138,7 @@ def test_a_command_for_each_change(server: Server, tmp_path: Path) -> None:
     assert file.read_text() == kept  # the change will come again
     assert "sh ended with status 1" in fail(server, 1, *words)
     assert log.read_text().count("put bad  1\n") == 2
-    assert "cannot go on" in fail(server, 1, "watch", "--since", kept.strip(), "--exec", str(tmp_path / "none"))
+    assert "cannot continue" in fail(server, 1, "watch", "--since", kept.strip(), "--exec", str(tmp_path / "none"))
 
 
 def test_a_gap_is_said_and_it_goes_on(server: Server) -> None:
