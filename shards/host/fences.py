@@ -21,7 +21,7 @@ from typing import Final
 
 
 class Fence(Enum):
-    """Each place that needs a fence: the accesses before it, and those behind it."""
+    """Each place that needs a fence: the accesses before it, and those after it."""
 
     RECORD_THEN_TURN = "the writes of a record, its open words and the other slot; the store of `turn`"
     TURN_THEN_SLOT = "the load of `turn`; the loads of its slot, of open words, of the log"

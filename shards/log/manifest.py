@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         secret: 64 bits that seed the checksums of log and snapshots, so that no foreign bytes pass for its own.
         device, inode: of the data directory when this was written; another inode means that the store is a copy.
         epoch: name of the history when this was written; empty before the first.
-        last_start: of the run in which this was written: the log behind the replay position may not hold it any more.
+        last_start: of the run in which this was written: the log after the replay position may not hold it any more.
         replay_lsn, replay_revision: where replay begins: everything up to there is in `files`.
         files: the snapshot, one file for each shard there was; empty: no snapshot, replay starts at an empty store.
         end_lsn, end_revision: where the history ended, durably, when this was written (at a start, a snapshot, an

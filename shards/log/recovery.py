@@ -92,7 +92,7 @@ class Examined(NamedTuple):
     Attributes:
         fold: over the records that fit, from the replay position on.
         losses: LSN and description of what is missing of segments.
-        behind: the records behind the first one that does not fit, without payloads.
+        behind: the records after the first one that does not fit, without payloads.
         synced: the highest LSN of what fits that something said was flushed.
         damage: where flushed bytes are gone or changed; None: what does not fit is a torn tail, if anything.
     """

@@ -288,7 +288,7 @@ def test_the_gateway_belongs_to_one_run_of_the_store(store: Store, shards: FakeS
     new.close()
 
 
-# Hand-over
+# Handover
 
 
 def hand_over(store: Store, row: int, peer: str, head: bytes = b"", rest: bytes = b"", version: int = VERSION) -> Raw:

@@ -78,7 +78,7 @@ class FeedHistory(Protocol):
         """Whether a client at `revision` lacks only what was shown just now."""
 
     def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
-        """Return how far behind `revision` nothing is known to be of these keys and ops (None: all of them).
+        """Return up to where, after `revision`, there are none of these keys and ops (None: all of them).
 
         It is `revision` where that is not known, and never above `shown`. Does not switch.
         """

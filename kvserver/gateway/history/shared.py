@@ -163,7 +163,7 @@ class SharedHistory:
         return self._recent.weight_after(revision) <= NEAR_BYTES
 
     def pass_over(self, revision: int, selection: Selection, ops: frozenset[str] | None) -> int:
-        """Return how far behind `revision` nothing is known to be of these keys and ops (None: all of them)."""
+        """Return up to where, after `revision`, there are none of these keys and ops (None: all of them)."""
         for _ in range(MOST_PASSED):
             summary = self._log.summaries.find(revision) or self._summary_of_recent(revision)
             if summary is None or summary.may_show(selection, ops):

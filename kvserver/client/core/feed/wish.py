@@ -29,7 +29,7 @@ class Wish:
         ops: kinds of changes, like `put` and `delete:expire`; empty for all.
         values: changes carry values.
         activity: also requests that change nothing.
-        conflate: where the watch is behind, only the latest change of each key.
+        conflate: when the watch is behind, only the latest change of each key.
     """
 
     prefixes: tuple[str, ...] = ()
