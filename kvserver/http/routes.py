@@ -118,7 +118,7 @@ _CALLED: Final = {
     "openapi.json": OPENAPI,
     "docs": OPENAPI,
 }
-"""Names behind `/v1/`, here or in other stores, and the route that is meant."""
+"""Names after `/v1/`, here or in other stores, and the route that is meant."""
 _BELOW: Final = {ERRORS.encode(): ERROR, DOCS.encode(): CHAPTER, SDK.encode(): SDK_FILE}
 """Paths below which there is a page or file for each name; the first that fits counts."""
 _FORBIDDEN = re.compile(rb"[\x00-\x20<>`\x7f-\xff]")

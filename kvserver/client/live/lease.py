@@ -1,4 +1,4 @@
-"""Leases: keys that stay while somebody lives, and expire soon afterwards. For presence, registrations, heartbeats."""
+"""Leases: keys that stay while their owner lives, then expire. For presence, registrations, heartbeats."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Lease(LeaseBase):
         self._ended.set()
 
     def revoke(self) -> None:
-        """Close the lease, and delete its keys now, those that nobody has changed."""
+        """Close the lease, and delete those of its keys that no other client has changed."""
         self.close()
         if self._keeper is not None:
             self._keeper.join()
@@ -160,7 +160,7 @@ class AsyncLease(LeaseBase):
         self._ended.set()
 
     async def revoke(self) -> None:
-        """Close the lease, and delete its keys now, those that nobody has changed."""
+        """Close the lease, and delete those of its keys that no other client has changed."""
         await self.close()
         if self._keeper is not None:
             await self._keeper

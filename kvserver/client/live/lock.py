@@ -51,7 +51,7 @@ class LockBase:
         return self._tenure.fence
 
     def _new_tenure(self) -> Tenure:
-        """Return the next tenure, which is told from others by its content type."""
+        """Return the next tenure, which its content type tells from others."""
         self.owner = secrets.token_hex(16)
         body, content_type = body_of(self.owner if self._value is None else self._value, UNSET, None)
         content = Content(body, f"{content_type}; owner={self.owner}", ttl_text(self._ttl), None)

@@ -44,8 +44,8 @@ class _AsyncStream(Protocol):
 class Watch:
     """Changes, one by one, for ever: `for change in watch`. Made by `Client.watch`.
 
-    Entered, as in `with kv.watch(...) as watch`, it is connected: what is written from then on is surely seen. Of one
-    thread; `close` may be called by any.
+    Entered, as in `with kv.watch(...) as watch`, it is connected: what is written from then on is sure to be seen. Of
+    one thread; `close` may be called by any.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Watch:
 
     @property
     def cursor(self) -> str | None:
-        """The place behind the last message all of whose changes were yielded; None: no message has come.
+        """The place after the last message all of whose changes were yielded; None: no message has come.
 
         Keep it once you have handled the change, and give it to `watch(since=)` to continue there: then no change is
         missed, and only those of one message may come again.
@@ -99,7 +99,7 @@ class Watch:
     def envelopes(self) -> Iterator[Envelope]:
         """Yield whole messages. An atomic batch is in one of them; some have no change, but a newer cursor.
 
-        Who writes the changes and the cursor in one transaction of a database has each change exactly once.
+        A program that writes the changes and the cursor in one database transaction has each change exactly once.
         """
         rest = self._delivery.take_rest()
         if rest is not None:
@@ -163,8 +163,9 @@ class Watch:
 class AsyncWatch:
     """Changes, one by one, for ever: `async for change in watch`. Made by `AsyncClient.watch`.
 
-    Entered, as in `async with kv.watch(...) as watch`, it is connected: what is written from then on is surely seen. Of
-    one task; `close` may be called by any. To be cancelled while it waits, as by `asyncio.wait_for`, loses no change.
+    Entered, as in `async with kv.watch(...) as watch`, it is connected: what is written from then on is sure to be
+    seen. Of one task; `close` may be called by any. To be cancelled while it waits, as by `asyncio.wait_for`, loses no
+    change.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class AsyncWatch:
 
     @property
     def cursor(self) -> str | None:
-        """The place behind the last message all of whose changes were yielded; None: no message has come.
+        """The place after the last message all of whose changes were yielded; None: no message has come.
 
         Keep it once you have handled the change, and give it to `watch(since=)` to continue there: then no change is
         missed, and only those of one message may come again.
@@ -218,7 +219,7 @@ class AsyncWatch:
     async def envelopes(self) -> AsyncIterator[Envelope]:
         """Yield whole messages. An atomic batch is in one of them; some have no change, but a newer cursor.
 
-        Who writes the changes and the cursor in one transaction of a database has each change exactly once.
+        A program that writes the changes and the cursor in one database transaction has each change exactly once.
         """
         rest = self._delivery.take_rest()
         if rest is not None:

@@ -132,7 +132,7 @@ class Session:
             await self._streams.close()
 
     async def renew_token(self) -> bool:
-        """Ask for the token again; tell whether there is somebody to ask."""
+        """Ask for the token again; return whether there is a function to ask."""
         if self._token_of is None:
             return False
         found = self._token_of()
@@ -215,7 +215,7 @@ class Session:
             trust_env=False,
             skip_auto_headers=("Content-Type",),
         )
-        session._retry_connection = False  # aiohttp repeats a PUT or DELETE by itself where a used connection was lost
+        session._retry_connection = False  # aiohttp would repeat a PUT or DELETE after losing a used connection
         return session
 
 

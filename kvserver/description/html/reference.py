@@ -105,7 +105,7 @@ def render_error(document: Document, error_class: type[KVError]) -> str:
     parts = [
         f'<p class="summary">{render_inline(error_class.title)}.</p>',
         f"<h2>What to do</h2><p>{render_inline(error_class.hint)}</p>",
-        "<h2>How it is told</h2>",
+        "<h2>How it looks</h2>",
         render_block(told, "Answer"),
         "<p><code>detail</code> says what it was this time. Whoever runs the server finds more in its log, by the "
         "<code>request_id</code>.</p>",

@@ -36,7 +36,7 @@ _SDK_URL: Final = EXAMPLE_URL + SDK
 LIBRARIES: Final = (
     Library(
         "JavaScript",
-        "A page imports it from here, whatever its origin; elsewhere download it, and its types beside it. It has no "
+        "A page imports it from here, whatever its origin; elsewhere download it, and its types next to it. It has no "
         "dependencies and needs no build.",
         ("client.js", "client.d.ts"),
         f"""\
