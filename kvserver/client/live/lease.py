@@ -16,6 +16,7 @@ from kvserver.client.errors import KVError
 from kvserver.client.live.clock import elapsed_s
 from kvserver.client.live.lock import RunScript
 from kvserver.client.model import UNSET, Unset, Value, Written
+from kvserver.client.transport.time_limit import time_limit
 
 OnLost = Callable[[str], object]
 """Told the key that a lease lost: it was changed or deleted by another, or could not be renewed in time."""
@@ -178,7 +179,8 @@ class AsyncLease(LeaseBase):
         pause = self._ttl / RENEWALS
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), pause)
+                async with time_limit(pause):
+                    await self._ended.wait()
             if self._ended.is_set():
                 return
             try:

@@ -16,6 +16,7 @@ from kvserver.client.core.values import body_of, ttl_text
 from kvserver.client.errors import KVError, LockLost
 from kvserver.client.live.clock import elapsed_s
 from kvserver.client.model import UNSET, Value
+from kvserver.client.transport.time_limit import time_limit
 
 RunScript = Callable[[Generator[Any, Any, Any]], Any]
 """Carries out a script."""
@@ -272,14 +273,16 @@ class AsyncLock(LockBase):
 
     async def _wait_for_end(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), min(seconds, self._tenure.seconds_left()))
+            async with time_limit(min(seconds, self._tenure.seconds_left())):
+                await self._ended.wait()
 
     async def _keep(self, tenure: Tenure, ended: asyncio.Event) -> None:
         """Renew the lock until it is released or lost."""
         pause = self._ttl / RENEWALS
         while tenure.held:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(ended.wait(), min(pause, tenure.seconds_left()))
+                async with time_limit(min(pause, tenure.seconds_left())):
+                    await ended.wait()
             if ended.is_set():
                 return
             try:

@@ -18,6 +18,7 @@ from kvserver.client.live.clock import elapsed_s
 from kvserver.client.live.mirror_file import save_copy
 from kvserver.client.live.watch import AsyncWatch, OnState, Watch
 from kvserver.client.model import Entry
+from kvserver.client.transport.time_limit import time_limit
 
 V = TypeVar("V")
 Freshness = Literal["starting", "live", "stale"]
@@ -312,7 +313,8 @@ class AsyncMirror(MirrorBase[V]):
             if left <= 0:
                 raise TimeoutError(f"{what} after {timeout:g} s")
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if timeout is None else left)
+                async with time_limit(None if timeout is None else left):
+                    await self._changed.wait()
         if self._error is not None:
             raise self._error
         if not condition():
