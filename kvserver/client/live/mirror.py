@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from kvserver.client.changes import Ended, Envelope, State
 from kvserver.client.core.feed.copy import Copy, Difference
@@ -25,8 +25,8 @@ Freshness = Literal["starting", "live", "stale"]
 """Of a mirror: there is no state yet; connected, and heard of within 25 seconds; the state may be old."""
 OnChange = Callable[[str, "Entry | None", "Entry | None"], object]
 """Told the key, what it held before, and what it holds now; None is nothing."""
-AnyMirror = TypeVar("AnyMirror", bound="Mirror[object]")
-AnyAsyncMirror = TypeVar("AnyAsyncMirror", bound="AsyncMirror[object]")
+AnyMirror = TypeVar("AnyMirror", bound="Mirror[Any]")
+AnyAsyncMirror = TypeVar("AnyAsyncMirror", bound="AsyncMirror[Any]")
 
 
 class MirrorBase(Mapping[str, V], Generic[V]):
