@@ -22,6 +22,7 @@ from kvserver.client.core.feed.follow import (
     Tell,
 )
 from kvserver.client.errors import KVError
+from kvserver.client.transport.time_limit import time_limit
 
 OnState = Callable[[State], object]
 """Told when a watch is connected, and when it lost its connection."""
@@ -281,6 +282,7 @@ class AsyncWatch:
 
     async def _pause(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._closed.wait(), seconds)
+            async with time_limit(seconds):
+                await self._closed.wait()
         except asyncio.TimeoutError:
             return

@@ -3,4 +3,5 @@
 - `address`: where the server is, from arguments and the environment.
 - `pool`: HTTP for threads, on urllib3.
 - `session`: HTTP for tasks, on aiohttp.
+- `time_limit`: a limit of time for what tasks await.
 """
