@@ -81,7 +81,7 @@ def test_it_works(python: Path, server: Server, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "greeting 5",
-        "AsyncClient needs aiohttp: pip install 'kvserver-client[async]'",
+        "AsyncClient needs aiohttp: pip install aiohttp yarl",
         "no server",
     ]
 

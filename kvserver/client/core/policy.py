@@ -134,6 +134,9 @@ def judge(call: Call[T], outcome: Answer | Lost, keyed: bool) -> tuple[T] | Fail
     """Return the result of an attempt, in a tuple of its own, or why it failed."""
     if isinstance(outcome, Lost):
         return _lost(call, outcome.why, keyed) if outcome.sent else Failure(CannotConnect(outcome.why), True)
+    if 300 < outcome.status < 400 and "location" in outcome.headers:
+        where = outcome.headers["location"]
+        return _foreign(call, f"a redirect ({outcome.status}) to {where}: give the client the URL of the server there")
     if outcome.status < 400 or outcome.status in call.accepts:
         try:
             return (call.read(outcome),)

@@ -42,6 +42,8 @@ class Address:
 
 def find_address(url: str | None, environ: Mapping[str, str] = os.environ) -> Address:
     """Return the address that `url` names, else the environment. Raises `ValueError`."""
+    if url is not None and not url.strip():
+        raise ValueError("the URL of a server is like http://localhost:8080, not empty")
     text = (url or environ.get(URL_VARIABLE) or DEFAULT_URL).strip()
     if "://" not in text:
         text = f"http://{text}"
