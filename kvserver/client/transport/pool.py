@@ -22,7 +22,7 @@ from urllib3.response import BaseHTTPResponse
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.errors import ForeignAnswer, NotAnswered
-from kvserver.client.transport.address import Address, checked_token
+from kvserver.client.transport.address import Address, checked_token, untrusted
 
 PIECE: Final = 1 << 16
 """Most bytes of one read."""
@@ -344,6 +344,9 @@ class Pool:
 def _why(error: BaseException) -> str:
     """Return the words of an error, the operating system's where there are some."""
     cause = error.__cause__ or error.__context__
+    for each in (cause, *error.args):
+        if isinstance(each, tls.SSLCertVerificationError):
+            return untrusted(each)
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return re.sub(r"^_\w+\([^)]*\): ", "", str(error)) or type(error).__name__
