@@ -71,7 +71,7 @@ class Client(LiveVerbs):
         silence: seconds without a byte after which the connection of a watch is dead; the server sends something every
             10 seconds.
 
-    Raises `ValueError` for a malformed URL or token.
+    Raises `ValueError` for a malformed URL, token, time or number.
 
     Every method raises `KVError`: `Refused` or, for a write that may have been done, `OutcomeUnknown`.
     """
@@ -94,8 +94,10 @@ class Client(LiveVerbs):
     ) -> None:
         address = find_address(url)
         found = token if callable(token) else find_token(token)
-        self._pool = Pool(address, found, connections, idle, ssl, find_proxy(address, proxy))
         self._options = Options(timeout, patience, idempotency)
+        if connections < 1:
+            raise ValueError(f"connections is 1 or more, not {connections}")
+        self._pool = Pool(address, found, connections, idle, ssl, find_proxy(address, proxy))
         self._prefix = prefix
         self._silence = silence
         self._on_retry = on_retry
@@ -309,7 +311,8 @@ class Client(LiveVerbs):
         """Delete all keys below a prefix, but those that are written in the meantime; or only count them, with
         `dry_run`.
 
-        `limit`: at most so many. An empty prefix needs `all=True`.
+        `limit`: at most so many. An empty prefix needs `all=True`. The first request is not repeated once sent: if
+        its answer is lost, `OutcomeUnknown` is raised, and a new call would also delete what was written since.
         """
         return self._run(scripts.delete_prefix(self._prefix, prefix, dry_run, limit, all))
 

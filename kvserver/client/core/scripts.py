@@ -63,7 +63,9 @@ def _content_of(wanted: Any, json: bool, entry: Entry | None, ttl: Ttl | Next | 
 
 
 def get_many(prefix: str, keys: Iterable[str]) -> Script[dict[str, Entry | None]]:
-    """Return the script that reads many keys, in as many batches as it takes."""
+    """Return the script that reads many keys, in as many batches as it takes. Raises `TypeError` for one text."""
+    if isinstance(keys, (str, bytes)):
+        raise TypeError("get_many takes keys, like ['a', 'b']; get takes one")
     wanted = list(dict.fromkeys(keys))
     found: dict[str, Entry | None] = {}
     while wanted:

@@ -72,7 +72,8 @@ class LockBase:
         return TimeoutError(f"another holds the lock {self.name!r}; waited for {self._timeout:g} s")
 
     def _gone(self) -> LockLost:
-        return LockLost(f"{self.name!r} was not renewed within {self._ttl:g} s, or was deleted")
+        why = f"was not renewed within {self._ttl:g} s" if self._tenure.expired else "was deleted or taken by another"
+        return LockLost(f"{self.name!r} {why}")
 
 
 class Loss:

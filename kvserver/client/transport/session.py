@@ -14,14 +14,14 @@ from typing import Any, Final
 try:
     import aiohttp
 except ImportError as error:  # pragma: no cover - the test of the slim distribution sees it, in another process
-    raise ImportError("AsyncClient needs aiohttp: pip install 'kvserver-client[async]'") from error
+    raise ImportError("AsyncClient needs aiohttp: pip install aiohttp yarl") from error
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from kvserver.client.core.calls import Answer, Attempt, Call, Lost
 from kvserver.client.errors import NotAnswered
-from kvserver.client.transport.address import Address, checked_token
+from kvserver.client.transport.address import Address, checked_token, untrusted
 from kvserver.client.transport.time_limit import time_limit
 
 PIECE: Final = 1 << 16
@@ -227,6 +227,10 @@ def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> Answer:
 
 def _why(error: BaseException) -> str:
     """Return the words of an error, the operating system's where there are some."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    if isinstance(error, tls.SSLCertVerificationError):
+        return untrusted(error)
     if isinstance(error, OSError) and error.errno and not isinstance(error, (tls.SSLError, aiohttp.ClientSSLError)):
-        return os.strerror(error.errno)
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or "no such host"  # below 0: of a name
     return str(error) or ("timed out" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)
