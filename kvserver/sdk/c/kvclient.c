@@ -45,6 +45,7 @@
 #define IDLE_CONNECTION_S 30L          /* the server keeps an idle connection for 75 s */
 #define SILENCE_MS 25000               /* the server says something every 10 s */
 #define HEALTHY_MS 10000               /* after so long, a lost connection counts as the first */
+#define LEAST_PAUSE_MS 100             /* before a feed is opened again because its server ended it */
 #define LARGEST_MESSAGE (64u << 20)
 #define LARGEST_HEAD (64u << 10)
 #define KEYS_OF_A_REQUEST 1000
@@ -3110,11 +3111,12 @@ static void follow_pass(struct follow *follow)
     follow->events = NULL;
 }
 
-/* Take a message. KV_OK, or the error that it tells. */
+/* Take a message. KV_OK, or the error that it tells; `error` need not be filled before. */
 static kv_status follow_take(struct follow *follow, const char *text, size_t size, kv_error *error)
 {
     const char *type, *cursor;
     kv_status status;
+    clear_error(error);
     json_decref(follow->message);
     follow->events = NULL;
     follow->index = 0;
@@ -3300,68 +3302,87 @@ static kv_status watcher_end(kv_watcher *watcher)
     return watcher->error.status;
 }
 
-/* Close the connection, and say when to connect again. `least`: not before so many milliseconds. */
+/* Return the pause before the next connection, in ms, after so many failures in turn. */
+static int64_t pause_after(int failures)
+{
+    if (failures == 0)
+        return (int64_t)(random_share() * 250);
+    return (int64_t)((0.5 + random_share() / 2) * (double)smaller(100L << smaller(failures - 1, 10), 10000));
+}
+
+/* Close the connection, and say when to connect again. `least`: not before so many milliseconds. A server that ends
+ * every connection at once counts as one that fails, whatever pause it asks for. */
 static void watcher_retry(kv_watcher *watcher, int64_t least)
 {
     int64_t now = now_ms(), delay;
     if (watcher->is_healthy && now - watcher->healthy_at >= HEALTHY_MS)
         watcher->failures = 0;
     source_close(watcher);
-    delay = watcher->failures == 0 ? (int64_t)(random_share() * 250)
-                                   : (int64_t)((0.5 + random_share() / 2) *
-                                               (double)smaller(100L << smaller(watcher->failures - 1, 10), 10000));
+    delay = pause_after(watcher->failures);
     if (watcher->follow.is_closing && !watcher->follow.is_revoked) {
-        delay = (int64_t)((double)watcher->follow.retry_ms * (1 + random_share() / 2));
-        watcher->failures = 0;
-    } else
-        watcher->failures++;
+        int64_t wish = (int64_t)((double)watcher->follow.retry_ms * (1 + random_share() / 2));
+        delay = watcher->failures == 0 || wish > delay ? wish : delay;
+        delay = delay > LEAST_PAUSE_MS ? delay : LEAST_PAUSE_MS;
+    }
+    watcher->failures++;
     follow_reconnect(&watcher->follow);
     watcher->connect_at = now + (delay > least ? delay : least);
+}
+
+/* Connect again because of an error. KV_OK, or the end: opening has its patience. */
+static kv_status watcher_again(kv_watcher *watcher, const kv_error *error)
+{
+    int64_t least = (int64_t)(error->retry_after_s * 1000);
+    watcher->error = *error;
+    if (watcher->is_opening && !watcher->give_up_at)
+        watcher->give_up_at = now_ms() + watcher->settings.patience_ms;
+    if (watcher->is_opening && now_ms() + least >= watcher->give_up_at)
+        return watcher_end(watcher);
+    watcher_retry(watcher, least);
+    if (watcher->is_opening)
+        watcher->connect_at = smaller(watcher->connect_at, watcher->give_up_at);
+    return KV_OK;
 }
 
 /* What to do about a connection that is over or silent. KV_OK: connect again. */
 static kv_status watcher_lost(kv_watcher *watcher)
 {
     kv_error error;
+    int is_again;
     clear_error(&error);
-    if (!judge_source(watcher, &error)) {
-        watcher->error = error;
-        return watcher_end(watcher);
-    }
+    is_again = judge_source(watcher, &error);
+    error.attempts = watcher->failures + 1;
+    if (is_again)
+        return watcher_again(watcher, &error);
     watcher->error = error;
-    if (watcher->is_opening && !watcher->give_up_at)
-        watcher->give_up_at = now_ms() + watcher->settings.patience_ms;
-    if (watcher->is_opening && now_ms() + (int64_t)(error.retry_after_s * 1000) >= watcher->give_up_at)
-        return watcher_end(watcher);
-    watcher_retry(watcher, (int64_t)(error.retry_after_s * 1000));
-    if (watcher->is_opening)
-        watcher->connect_at = smaller(watcher->connect_at, watcher->give_up_at);
-    return KV_OK;
+    return watcher_end(watcher);
 }
 
-/* Take a message of the feed. KV_OK, also if it was an error that passes; else the watcher is over. */
+/* Take a message of the feed. KV_OK, also if it was an error that passes; else the watcher is over. Patience waits for
+ * what the feed tells: that the connection ends is nothing of that kind. */
 static kv_status watcher_take(kv_watcher *watcher, const char *message, size_t size)
 {
     kv_error error;
     kv_status status;
-    watcher->patient_from = now_ms();
+    int64_t now = now_ms();
     if (!watcher->is_healthy)
-        watcher->healthy_at = watcher->patient_from;
+        watcher->healthy_at = now;
     watcher->is_healthy = 1;
     status = follow_take(&watcher->follow, message, size, &error);
-    if (status == KV_OK) {
-        if (watcher->follow.is_closing) {
-            set_error(&watcher->error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the server ended the connection: %s",
-                      text_member(watcher->follow.message, "reason"));
-            watcher_retry(watcher, 0);
-        }
+    error.attempts = watcher->failures + 1;
+    if (status == KV_OK && !watcher->follow.is_closing) {
+        watcher->patient_from = now;
         return KV_OK;
     }
+    if (status == KV_OK) {
+        const char *reason = text_member(watcher->follow.message, "reason");
+        set_error(&error, KV_NO_ANSWER, KV_OTHER, "not_answered", "the server ended the connection: %s",
+                  reason ? reason : "no reason");
+    }
+    if (status == KV_OK || error.http_status >= 500 || error.http_status == 408)
+        return watcher_again(watcher, &error);
     watcher->error = error;
-    if (error.http_status < 500 && error.http_status != 408)
-        return watcher_end(watcher);
-    watcher_retry(watcher, 0);
-    return KV_OK;
+    return watcher_end(watcher);
 }
 
 /* Until when to wait for a message on this connection: then it is dead. */

@@ -1,0 +1,58 @@
+"""What the C client makes of feeds that their server ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.client.c.test_policy import line, lines, put, start
+from tests.client.c.wicked_server import Request, WickedServer
+from tests.client.driver import Failed
+
+MOST_CONNECTIONS = 15
+"""In a second of pauses that grow from 100 ms: about 6."""
+
+
+def closing(retry_ms: int) -> bytes:
+    return line(type="closing", cursor="e.1", reason="stop", retry_ms=retry_ms)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [closing(0), closing(-1500), closing(1), line(type="closing"), line(type="error", status=503, code="unavailable")],
+)
+def test_opening_a_feed_that_ends_at_once_has_patience_and_pauses(end: bytes) -> None:
+    with WickedServer(lambda _: lines(end)) as server, start(server, patience=1) as driver:
+        error = driver.fails("watch")
+        assert error.code in ("not_answered", "unavailable")
+        assert error.document["attempts"] == len(server.requests) <= MOST_CONNECTIONS
+
+
+@pytest.mark.parametrize("end", [closing(0), closing(-1), line(type="error", status=500, code="internal_error")])
+def test_a_running_feed_that_ends_again_and_again_has_patience_and_pauses(end: bytes) -> None:
+    def reply(_: Request) -> bytes:
+        return lines(put(1), end) if len(server.requests) == 1 else lines(end)
+
+    with WickedServer(reply) as server, start(server) as driver:
+        found: list[Any] = []
+        with pytest.raises(Failed) as caught:
+            found.extend(driver.stream("watch", patience=1, count=2))
+        assert (caught.value.half, caught.value.code) == ("other", "not_answered")
+        assert len(server.requests) <= MOST_CONNECTIONS
+
+
+def test_an_error_that_ends_a_feed_is_filled_throughout() -> None:
+    error = line(type="error", status=403, code="forbidden", detail="d", hint="h")
+    with WickedServer(lambda _: lines(put(1), error)) as server, start(server) as driver:
+        driver.send("watch", count=3)
+        assert [next(iter(driver.receive())) for _ in range(2)] == ["ready", "change"]
+        assert driver.receive()["error"]["attempts"] == 1
+
+
+def test_a_feed_that_is_none_is_filled_throughout() -> None:
+    with WickedServer(lambda _: lines(put(1), b"rubbish\n")) as server, start(server) as driver:
+        driver.send("watch", count=3)
+        assert [next(iter(driver.receive())) for _ in range(2)] == ["ready", "change"]
+        error = driver.receive()["error"]
+        assert (error["code"], error["attempts"]) == ("not_answered", 1)
