@@ -1114,9 +1114,19 @@ static void foreign(kv_error *error, enum kind kind, const struct answer *answer
     error->retry_after_s = answer->retry_after_s;
 }
 
+/* Whether an answer is an error of a kvserver. That to a HEAD has no body. */
 static int is_problem(const struct answer *answer)
 {
-    return begins_with(answer->content_type, "application/problem+json");
+    json_t *problem;
+    int is_object;
+    if (!begins_with(answer->content_type, "application/problem+json"))
+        return 0;
+    if (answer->body.size == 0)
+        return 1;
+    problem = json_loadb(answer->body.data, answer->body.size, JSON_ALLOW_NUL, NULL);
+    is_object = json_is_object(problem);
+    json_decref(problem);
+    return is_object;
 }
 
 /* Whether an answer below 400 is one that a kvserver gives to such a call. */
@@ -1576,7 +1586,7 @@ static kv_status take_sum(kv_client *client, const struct answer *answer, int64_
         return withheld(client, answer->revision);
     errno = 0;
     *sum = strtoll(answer->body.data, &end, 10);
-    if (!errno && end == answer->body.data + answer->body.size)
+    if (!errno && end == answer->body.data + answer->body.size && strchr("-0123456789", answer->body.data[0]))
         return KV_OK;
     *sum = 0;
     foreign(&client->error, WRITE, answer);
@@ -1773,8 +1783,25 @@ static int buffer_json_string(struct buffer *out, const char *text, size_t size)
     return json != NULL;
 }
 
-/* Perform a call that is answered in JSON, and free it. `document` is NULL on an error. */
-static kv_status finish_for_json(kv_client *client, struct call *call, json_t **document)
+/* Whether an object has a whole number of at least `least` as a member. */
+static int has_number(const json_t *object, const char *name, int64_t least)
+{
+    return json_is_integer(json_object_get(object, name)) && number_member(object, name) >= least;
+}
+
+/* Whether a member of an object is a string, or is null or absent. */
+static int has_optional_text(const json_t *object, const char *name)
+{
+    const json_t *text = json_object_get(object, name);
+    return !text || json_is_null(text) || json_is_string(text);
+}
+
+/* Whether a document is the one that a call is answered with. */
+typedef int (*document_check)(const json_t *document);
+
+/* Perform a call that is answered in JSON, and free it. `document` is NULL on an error; what `is_right` refuses is
+ * none of a kvserver. */
+static kv_status finish_for_json(kv_client *client, struct call *call, document_check is_right, json_t **document)
 {
     struct answer answer = {0};
     kv_status status;
@@ -1783,7 +1810,9 @@ static kv_status finish_for_json(kv_client *client, struct call *call, json_t **
     *document = NULL;
     if (status == KV_OK) {
         *document = object_of(answer.body.data, answer.body.size);
-        if (!*document) {
+        if (!*document || !is_right(*document)) {
+            json_decref(*document);
+            *document = NULL;
             foreign(&client->error, call->kind, &answer);
             status = client->error.status;
         }
@@ -1797,6 +1826,7 @@ static kv_status finish_for_json(kv_client *client, struct call *call, json_t **
 struct kv_batch {
     int is_atomic;
     struct buffer operations; /* as JSON, with commas between them */
+    struct buffer names;      /* the first letter of each operation's name */
     int has_writes;
     kv_error error;    /* of what was added */
     json_t *answer;    /* of the last sending */
@@ -1829,6 +1859,7 @@ void kv_batch_free(kv_batch *batch)
         return;
     forget_results(batch);
     buffer_free(&batch->operations);
+    buffer_free(&batch->names);
     free(batch);
 }
 
@@ -1841,6 +1872,7 @@ static struct buffer *begin_operation(kv_batch *batch, const char *name, const c
     buffer_text(out, "\",\"key\":");
     if (!buffer_json_string(out, key, strlen(key)) && !batch->error.status)
         bad_request(&batch->error, "bad_key", "a key in a batch is UTF-8");
+    buffer_add(&batch->names, name, 1);
     batch->has_writes |= strcmp(name, "get") != 0;
     return out;
 }
@@ -1848,7 +1880,7 @@ static struct buffer *begin_operation(kv_batch *batch, const char *name, const c
 static kv_status end_operation(kv_batch *batch)
 {
     buffer_text(&batch->operations, "}");
-    if (batch->operations.failed && !batch->error.status)
+    if ((batch->operations.failed || batch->names.failed) && !batch->error.status)
         no_memory(&batch->error);
     return batch->error.status;
 }
@@ -1977,10 +2009,19 @@ kv_status kv_batch_delete(kv_batch *batch, const char *key, int64_t if_revision)
     return end_operation(batch);
 }
 
-static int fill_result(kv_result *result, json_t *json)
+/* Whether the result of an operation that was done has what its kind has. `name`: its first letter. */
+static int is_result_of(const json_t *json, char name)
+{
+    return has_number(json, "revision", 1) && (name != 'g' || json_is_string(json_object_get(json, "value")));
+}
+
+/* Fill the result of an operation. Return 0 if it is none. */
+static int fill_result(kv_result *result, json_t *json, char name)
 {
     const json_t *value;
-    if (!json_is_object(json) || !decode_value(json))
+    if (!json_is_object(json) || !decode_value(json) || !has_number(json, "status", 200))
+        return 0;
+    if (number_member(json, "status") < 400 && !is_result_of(json, name))
         return 0;
     value = json_object_get(json, "value");
     result->http_status = (int)number_member(json, "status");
@@ -1992,7 +2033,7 @@ static int fill_result(kv_result *result, json_t *json)
     result->size = json_string_length(value);
     result->content_type = text_member(json, "content_type");
     result->expires = text_member(json, "expires");
-    return result->http_status >= 200;
+    return 1;
 }
 
 /* Take the results out of a document, which then belongs to the batch. Return 0 if they are none. */
@@ -2002,13 +2043,13 @@ static int take_results(kv_batch *batch, json_t *document)
     size_t i, count = json_array_size(results);
     forget_results(batch);
     batch->answer = document;
-    if (!json_is_array(results))
+    if (!json_is_array(results) || count != batch->names.size)
         return 0;
     batch->results = calloc(count ? count : 1, sizeof *batch->results);
     if (!batch->results)
         return 0;
     for (i = 0; i < count; i++)
-        if (!fill_result(batch->results + i, json_array_get(results, i)))
+        if (!fill_result(batch->results + i, json_array_get(results, i), batch->names.data[i]))
             return 0;
     batch->count = count;
     return 1;
@@ -2103,7 +2144,7 @@ static kv_status get_some(kv_client *client, const char *const *keys, size_t *co
             if (!copy_result(result, entries + i))
                 status = set_error(&client->error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed for an answer");
         } else if (!result || result->status != KV_NOT_FOUND) {
-            status = set_error(&client->error, result ? result->status : KV_NO_ANSWER, KV_OTHER,
+            status = set_error(&client->error, result && result->status ? result->status : KV_NO_ANSWER, KV_OTHER,
                                result && result->code ? result->code : "not_answered", "%s",
                                result && result->detail ? result->detail : "a key of the batch was not answered");
             client->error.http_status = result ? result->http_status : 0;
@@ -2269,7 +2310,7 @@ static enum news stream_read(struct stream *stream, int64_t until, const char **
     }
 }
 
-/* Whether libcurl failed before it sent anything. */
+/* Whether libcurl may have failed before it sent anything. (An answer that is no HTTP is an unsupported protocol, too.) */
 static int is_before_sending(CURLcode result)
 {
     switch (result) {
@@ -2285,6 +2326,7 @@ static int is_before_sending(CURLcode result)
 /* Tell what became of a stream that is OVER, or that was silent for too long. */
 static enum outcome stream_outcome(struct stream *stream)
 {
+    long sent = 0;
     if (stream->transfer.is_too_large)
         return TOO_LARGE;
     if (stream->answer.body.failed)
@@ -2296,7 +2338,8 @@ static enum outcome stream_outcome(struct stream *stream)
     else if (!stream->why[0])
         snprintf(stream->why, sizeof stream->why, "%s", stream->result == CURLE_OK ? "the connection was closed"
                                                                                  : curl_easy_strerror(stream->result));
-    return stream->is_over && is_before_sending(stream->result) ? NOT_SENT : LOST;
+    curl_easy_getinfo(stream->easy, CURLINFO_REQUEST_SIZE, &sent);
+    return stream->is_over && !sent && is_before_sending(stream->result) ? NOT_SENT : LOST;
 }
 
 /* ============================================================================================= 14 lists =========== */
@@ -2326,12 +2369,20 @@ static struct buffer list_target(const kv_list_options *options, const struct bu
     return target;
 }
 
+/* Whether an object tells a key's revision, size or value, type and expiry. */
+static int is_entry(const json_t *json)
+{
+    const json_t *value = json_object_get(json, "value");
+    return has_number(json, "revision", 1) && (value ? json_is_string(value) : has_number(json, "size", 0)) &&
+           has_optional_text(json, "content_type") && has_optional_text(json, "expires");
+}
+
 /* Fill an item. Its members belong to `json`. Return 0 if that is none. */
 static int fill_item(kv_item *item, json_t *json)
 {
     const json_t *key = json_object_get(json, "key"), *value;
     memset(item, 0, sizeof *item);
-    if (!json_is_string(key) || !decode_value(json))
+    if (!json_is_string(key) || !decode_value(json) || !is_entry(json))
         return 0;
     value = json_object_get(json, "value");
     item->key = json_string_value(key);
@@ -2367,6 +2418,8 @@ static int fill_page(kv_page *page, json_t *document)
     page->items = calloc(count + json_array_size(prefixes) + 1, sizeof *page->items);
     page->next = next ? copy_of(next) : NULL;
     if (!json_is_array(items) || !page->items || (next && !page->next))
+        return 0;
+    if (!has_optional_text(document, "next") || (prefixes && !json_is_array(prefixes)))
         return 0;
     for (i = 0; i < count; i++)
         if (!fill_item(page->items + i, json_array_get(items, i)))
@@ -2447,9 +2500,9 @@ static kv_status take_list_line(struct listing *listing, const char *line, size_
     const json_t *problem = json_object_get(json, "error"), *prefix = json_object_get(json, "prefix");
     kv_item item;
     clear_error(error);
-    if (json_object_get(json, "end"))
+    if (json_is_object(json_object_get(json, "end")))
         listing->is_complete = 1;
-    else if (json_is_object(problem))
+    else if (json_is_object(problem) && has_number(problem, "status", 400))
         take_problem(error, problem, (int)number_member(problem, "status"));
     else if (!json || !(prefix ? fill_prefix(&item, prefix) : fill_item(&item, json)) || !tell_item(listing, &item))
         set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered", "a line of the list is not one of a kvserver");
@@ -2533,6 +2586,11 @@ const char *kv_list_cursor(const kv_client *client)
     return client->list_cursor.size ? client->list_cursor.data : NULL;
 }
 
+static int is_count(const json_t *document)
+{
+    return has_number(document, "count", 0);
+}
+
 kv_status kv_count(kv_client *client, const char *prefix, uint64_t *count)
 {
     struct call call = call_at("GET", "/v1/kv");
@@ -2541,10 +2599,18 @@ kv_status kv_count(kv_client *client, const char *prefix, uint64_t *count)
     if (prefix && *prefix)
         buffer_text_parameter(&call.target, "prefix", prefix);
     buffer_text_parameter(&call.target, "count", "true");
-    status = finish_for_json(client, &call, &document);
+    status = finish_for_json(client, &call, is_count, &document);
     *count = (uint64_t)number_member(document, "count");
     json_decref(document);
     return status;
+}
+
+/* Whether a document tells what a prefix delete did. Who is to go on needs the cut: what is newer is spared. */
+static int is_deletion(const json_t *document)
+{
+    const json_t *complete = json_object_get(document, "complete");
+    return has_number(document, "deleted", 0) &&
+           (json_is_true(complete) || (json_is_false(complete) && has_number(document, "cut", 1)));
 }
 
 /* Send one request of a prefix delete. `cut`: of the request before; 0: this is the first. */
@@ -2565,7 +2631,7 @@ static kv_status delete_some(kv_client *client, const char *prefix, const kv_del
         buffer_number_parameter(&call.target, "limit", limit);
     if (*cut)
         buffer_number_parameter(&call.target, "cut", *cut);
-    status = finish_for_json(client, &call, &document);
+    status = finish_for_json(client, &call, is_deletion, &document);
     if (status == KV_OK) {
         deleted->deleted += (uint64_t)number_member(document, "deleted");
         deleted->complete = json_is_true(json_object_get(document, "complete"));
@@ -2582,12 +2648,16 @@ kv_status kv_delete_prefix(kv_client *client, const char *prefix, const kv_delet
     kv_deleted ignored;
     kv_status status;
     int64_t cut = 0, limit;
+    uint64_t before;
     options = options ? options : &defaults;
     deleted = deleted ? deleted : &ignored;
     memset(deleted, 0, sizeof *deleted);
     do {
+        before = deleted->deleted;
         limit = options->limit ? options->limit - (int64_t)deleted->deleted : 0;
         status = delete_some(client, prefix ? prefix : "", options, limit, &cut, deleted);
+        if (status == KV_OK && !deleted->complete && deleted->deleted == before)
+            sleep_ms(LEAST_PAUSE_MS); /* nothing but newer keys so far */
     } while (status == KV_OK && !deleted->complete && !options->dry_run &&
              (!options->limit || (int64_t)deleted->deleted < options->limit));
     return status;
@@ -3076,6 +3146,31 @@ static void take_closing(struct follow *follow)
     follow->retry_ms = positive(smaller(number_member(follow->message, "retry_ms"), 60000));
 }
 
+/* Whether an object tells a change as a kvserver does, or one of a kind that is not known here. */
+static int is_change(const json_t *json, int is_snapshot)
+{
+    const char *op = is_snapshot ? "put" : text_member(json, "op");
+    const json_t *coded = json_object_get(json, "value_base64"), *value = json_object_get(json, "value");
+    if (!op)
+        return 0;
+    if (strcmp(op, "put") != 0 && strcmp(op, "touch") != 0 && strcmp(op, "delete") != 0)
+        return 1;
+    return json_is_string(json_object_get(json, "key")) && has_number(json, "revision", 1) &&
+           (!value || json_is_string(value)) && (!coded || json_is_string(coded));
+}
+
+/* Whether all events of a message, if it has some, are such. */
+static int are_changes(const struct follow *follow, const char *type)
+{
+    size_t i;
+    if (!follow->is_snapshot && strcmp(type, "events") != 0)
+        return 1;
+    for (i = 0; i < json_array_size(follow->events); i++)
+        if (!is_change(json_array_get(follow->events, i), follow->is_snapshot))
+            return 0;
+    return json_is_array(follow->events);
+}
+
 /* Sort a message by its type. Those that are not known are passed over: a newer server may send more. */
 static kv_status sort_message(struct follow *follow, const char *type, kv_error *error)
 {
@@ -3123,10 +3218,13 @@ static kv_status follow_take(struct follow *follow, const char *text, size_t siz
     follow->first.kind = 0;
     follow->message = object_of(text, size);
     type = text_member(follow->message, "type");
-    if (!type)
+    status = type ? sort_message(follow, type, error) : KV_NO_ANSWER;
+    if (!type || !are_changes(follow, type)) {
+        follow->events = NULL;
+        follow->first.kind = 0;
         return set_error(error, KV_NO_ANSWER, KV_OTHER, "not_answered",
                          "a message of the feed is not one of a kvserver");
-    status = sort_message(follow, type, error);
+    }
     cursor = text_member(follow->message, "cursor");
     if (cursor && (status == KV_OK || status == KV_GAP) && !buffer_set(&follow->next, cursor, strlen(cursor)))
         return set_error(error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed");
@@ -3667,14 +3765,27 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
 
 /* ======================================================================================= 19 the server =========== */
 
+/* Perform a read of which the body is wanted as it is: an object of JSON. */
+static kv_status finish_for_object(kv_client *client, struct call *call, struct answer *answer)
+{
+    kv_status status;
+    call->shape = JSON_SHAPE;
+    status = finish(client, call, answer);
+    if (status == KV_OK) {
+        json_t *object = object_of(answer->body.data, answer->body.size);
+        if (!object)
+            foreign(&client->error, READ, answer);
+        json_decref(object);
+    }
+    return client->error.status;
+}
+
 /* Get a JSON document as it is. */
 static kv_status get_document(kv_client *client, const char *path, char **json)
 {
     struct call call = call_at("GET", path);
     struct answer answer = {0};
-    kv_status status;
-    call.shape = JSON_SHAPE;
-    status = finish(client, &call, &answer);
+    kv_status status = finish_for_object(client, &call, &answer);
     *json = status == KV_OK ? buffer_take(&answer.body) : NULL;
     if (status == KV_OK && !*json)
         status = set_error(&client->error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed for an answer");
@@ -3699,8 +3810,7 @@ kv_status kv_ping(kv_client *client, double *seconds)
     struct timespec begun, ended;
     kv_status status;
     clock_gettime(CLOCK_MONOTONIC, &begun);
-    call.shape = JSON_SHAPE;
-    status = finish(client, &call, &answer);
+    status = finish_for_object(client, &call, &answer);
     clock_gettime(CLOCK_MONOTONIC, &ended);
     if (seconds)
         *seconds = (double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) / 1e9;
@@ -3715,11 +3825,16 @@ kv_status kv_ready(kv_client *client)
     kv_status status;
     long patience_ms = client->settings.patience_ms;
     client->settings.patience_ms = 0; /* "not ready" is the answer */
-    call.shape = JSON_SHAPE;
-    status = finish(client, &call, &answer);
+    status = finish_for_object(client, &call, &answer);
     client->settings.patience_ms = patience_ms;
     answer_free(&answer);
     return status;
+}
+
+static int is_ticket(const json_t *document)
+{
+    const char *ticket = text_member(document, "ticket");
+    return ticket && *ticket && json_is_string(json_object_get(document, "expires"));
 }
 
 kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char expires[32])
@@ -3734,15 +3849,14 @@ kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char 
     call.kind = READ; /* a ticket that nobody gets is harmless */
     if (body) {
         set_body(&call, body, strlen(body), "application/json");
-        status = finish_for_json(client, &call, &document);
+        status = finish_for_json(client, &call, is_ticket, &document);
     } else {
         call_free(&call);
         status = bad_request(&client->error, "bad_request", "the purpose of a ticket is \"websocket\" or \"sse\"");
     }
     if (status == KV_OK) {
-        const char *text = text_member(document, "ticket");
         copy_member(expires, 32, document, "expires");
-        *ticket = copy_of(text ? text : "");
+        *ticket = copy_of(text_member(document, "ticket"));
         if (!*ticket)
             status = no_memory(&client->error);
     }
