@@ -678,18 +678,41 @@ void kv_close(kv_client *client)
 
 void kv_set_timeouts(kv_client *client, long timeout_ms, long patience_ms)
 {
+    if (!client)
+        return;
     client->settings.timeout_ms = timeout_ms > 0 ? timeout_ms : DEFAULT_TIMEOUT_MS;
     client->settings.patience_ms = or_default(patience_ms, DEFAULT_PATIENCE_MS);
 }
 
 void kv_set_idempotency(kv_client *client, int on)
 {
-    client->no_idempotency = !on;
+    if (client)
+        client->no_idempotency = !on;
 }
+
+/* The error of a call without a handle. */
+static const kv_error NO_HANDLE = {KV_INVALID, KV_REFUSED, 0, "bad_request", "the handle is NULL", "", "", 0, -1, 0, 0};
 
 const kv_error *kv_last_error(const kv_client *client)
 {
-    return &client->error;
+    return client ? &client->error : &NO_HANDLE;
+}
+
+/* Set the error of an argument that is NULL. */
+static kv_status missing(kv_error *error, const char *name)
+{
+    clear_error(error);
+    return set_error(error, KV_INVALID, KV_REFUSED, "bad_request", "%s is NULL", name);
+}
+
+/* Refuse a call if one of its arguments, which has to be there, is NULL. Return whether it is refused. */
+static int lacks(kv_client *client, const char *name, int is_null)
+{
+    if (!client)
+        return 1;
+    if (is_null)
+        missing(&client->error, name);
+    return is_null;
 }
 
 void kv_free(void *text)
@@ -1393,21 +1416,34 @@ static kv_status finish_for_entry(kv_client *client, struct call *call, kv_entry
     return status;
 }
 
+/* Whether a call that reads a key lacks an argument. The entry is zero then. */
+static int lacks_key_or_entry(kv_client *client, const char *key, kv_entry *entry)
+{
+    if (entry)
+        memset(entry, 0, sizeof *entry);
+    return lacks(client, "key", !key) || lacks(client, "entry", !entry);
+}
+
 kv_status kv_get(kv_client *client, const char *key, kv_entry *entry)
 {
-    struct call call = call_of("GET", key, READ);
+    struct call call;
+    if (lacks_key_or_entry(client, key, entry))
+        return KV_INVALID;
+    call = call_of("GET", key, READ);
     return finish_for_entry(client, &call, entry);
 }
 
 kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_t last, kv_entry *entry)
 {
-    struct call call = call_of("GET", key, READ);
+    struct call call;
+    if (lacks_key_or_entry(client, key, entry))
+        return KV_INVALID;
+    call = call_of("GET", key, READ);
     if (last < 0)
         snprintf(call.range, sizeof call.range, "Range: bytes=%lld-", (long long)first);
     else
         snprintf(call.range, sizeof call.range, "Range: bytes=%lld-%lld", (long long)first, (long long)last);
     if (first < 0 || (last >= 0 && last < first)) {
-        memset(entry, 0, sizeof *entry);
         call_free(&call);
         clear_error(&client->error);
         return bad_request(&client->error, "bad_request", "a range begins at 0 or later, and does not end before that");
@@ -1417,17 +1453,25 @@ kv_status kv_get_range(kv_client *client, const char *key, int64_t first, int64_
 
 kv_status kv_get_if_changed(kv_client *client, const char *key, int64_t revision, kv_entry *entry)
 {
-    struct call call = call_of("GET", key, READ);
+    struct call call;
+    if (lacks_key_or_entry(client, key, entry))
+        return KV_INVALID;
+    call = call_of("GET", key, READ);
     snprintf(call.condition, sizeof call.condition, "If-None-Match: \"%lld\"", (long long)revision);
     return finish_for_entry(client, &call, entry);
 }
 
 kv_status kv_head(kv_client *client, const char *key, kv_meta *meta)
 {
-    struct call call = call_of("HEAD", key, READ);
+    struct call call;
     struct answer answer = {0};
-    kv_status status = finish(client, &call, &answer);
-    memset(meta, 0, sizeof *meta);
+    kv_status status;
+    if (meta)
+        memset(meta, 0, sizeof *meta);
+    if (lacks(client, "key", !key) || lacks(client, "meta", !meta))
+        return KV_INVALID;
+    call = call_of("HEAD", key, READ);
+    status = finish(client, &call, &answer);
     if (status == KV_OK) {
         meta->size = (uint64_t)positive(answer.length);
         meta->revision = answer.revision;
@@ -1487,9 +1531,15 @@ static const kv_put_options NO_PUT_OPTIONS;
 static kv_status put(kv_client *client, const char *key, const void *value, size_t size, const kv_put_options *options,
                      kv_written *written, struct answer *answer, int wants_previous)
 {
-    struct call call = call_of("PUT", key, WRITE);
-    const char *flaw = fill_put(&call, value, size, options ? options : &NO_PUT_OPTIONS);
+    struct call call;
+    const char *flaw;
     kv_status status;
+    if (written)
+        memset(written, 0, sizeof *written);
+    if (lacks(client, "key", !key) || lacks(client, "value", !value && size))
+        return KV_INVALID;
+    call = call_of("PUT", key, WRITE);
+    flaw = fill_put(&call, value, size, options ? options : &NO_PUT_OPTIONS);
     clear_error(&client->error);
     if (wants_previous)
         buffer_text_parameter(&call.target, "return", "previous");
@@ -1520,6 +1570,8 @@ kv_status kv_put(kv_client *client, const char *key, const void *value, size_t s
 kv_status kv_put_text(kv_client *client, const char *key, const char *text)
 {
     kv_put_options options = {0};
+    if (lacks(client, "text", !text))
+        return KV_INVALID;
     options.content_type = "text/plain; charset=utf-8";
     return kv_put(client, key, text, strlen(text), &options, NULL);
 }
@@ -1545,9 +1597,15 @@ kv_status kv_exchange(kv_client *client, const char *key, const void *value, siz
                       const kv_put_options *options, kv_written *written, kv_entry *previous)
 {
     struct answer answer = {0};
-    kv_status status = put(client, key, value, size, options, written, &answer, 1);
-    int64_t revision = answer.revision;
+    kv_status status;
+    int64_t revision;
+    if (written)
+        memset(written, 0, sizeof *written);
+    if (lacks(client, "previous", !previous))
+        return KV_INVALID;
     memset(previous, 0, sizeof *previous);
+    status = put(client, key, value, size, options, written, &answer, 1);
+    revision = answer.revision;
     if (status == KV_OK && answer.http_status != 201) {
         answer.revision = answer.previous_revision;
         answer.expires[0] = '\0'; /* it is that of the new entry */
@@ -1562,14 +1620,17 @@ kv_status kv_exchange(kv_client *client, const char *key, const void *value, siz
 kv_status kv_patch(kv_client *client, const char *key, const char *merge_patch, int64_t if_revision,
                    kv_entry *result)
 {
-    struct call call = call_of("PATCH", key, WRITE);
+    struct call call;
     struct answer answer = {0};
     kv_status status;
+    if (result)
+        memset(result, 0, sizeof *result);
+    if (lacks(client, "key", !key) || lacks(client, "merge_patch", !merge_patch))
+        return KV_INVALID;
+    call = call_of("PATCH", key, WRITE);
     set_body(&call, merge_patch, strlen(merge_patch), "application/merge-patch+json");
     require_revision(&call, if_revision);
     status = finish(client, &call, &answer);
-    if (result)
-        memset(result, 0, sizeof *result);
     if (status == KV_OK && answer.body.size == 0)
         status = withheld(client, answer.revision);
     else if (status == KV_OK && result)
@@ -1595,18 +1656,21 @@ static kv_status take_sum(kv_client *client, const struct answer *answer, int64_
 
 kv_status kv_incr(kv_client *client, const char *key, int64_t by, const kv_incr_options *options, int64_t *sum)
 {
-    struct call call = call_of("POST", key, WRITE);
+    struct call call;
     struct answer answer = {0};
     int64_t ignored;
     kv_status status;
+    sum = sum ? sum : &ignored;
+    *sum = 0;
+    if (lacks(client, "key", !key))
+        return KV_INVALID;
+    call = call_of("POST", key, WRITE);
     set_body(&call, "", 0, "application/octet-stream");
     buffer_number_parameter(&call.target, "incr", by);
     if (options && options->ttl_if_new_ms)
         buffer_ttl_parameter(&call.target, "ttl_if_new", options->ttl_if_new_ms);
     if (options)
         require_revision(&call, options->if_revision);
-    sum = sum ? sum : &ignored;
-    *sum = 0;
     status = finish(client, &call, &answer);
     if (status == KV_OK)
         status = take_sum(client, &answer, sum);
@@ -1616,8 +1680,14 @@ kv_status kv_incr(kv_client *client, const char *key, int64_t by, const kv_incr_
 
 kv_status kv_touch(kv_client *client, const char *key, const kv_touch_options *options, int64_t *revision)
 {
-    struct call call = call_of("POST", key, WRITE);
-    const char *flaw = add_expiry(&call, options->ttl_ms, options->expires);
+    struct call call;
+    const char *flaw;
+    if (revision)
+        *revision = 0;
+    if (lacks(client, "key", !key) || lacks(client, "options", !options))
+        return KV_INVALID;
+    call = call_of("POST", key, WRITE);
+    flaw = add_expiry(&call, options->ttl_ms, options->expires);
     set_body(&call, "", 0, "application/octet-stream");
     require_revision(&call, options->if_revision);
     if (options->persist)
@@ -1626,8 +1696,6 @@ kv_status kv_touch(kv_client *client, const char *key, const kv_touch_options *o
         flaw = "a touch sets one of ttl_ms, expires and persist";
     if (!flaw)
         return finish_for_revision(client, &call, revision);
-    if (revision)
-        *revision = 0;
     call_free(&call);
     clear_error(&client->error);
     return bad_request(&client->error, "bad_request", flaw);
@@ -1635,7 +1703,10 @@ kv_status kv_touch(kv_client *client, const char *key, const kv_touch_options *o
 
 kv_status kv_delete(kv_client *client, const char *key, int64_t if_revision)
 {
-    struct call call = call_of("DELETE", key, WRITE);
+    struct call call;
+    if (lacks(client, "key", !key))
+        return KV_INVALID;
+    call = call_of("DELETE", key, WRITE);
     require_revision(&call, if_revision);
     return finish_for_revision(client, &call, NULL);
 }
@@ -1722,6 +1793,10 @@ kv_status kv_update(kv_client *client, const char *key, kv_update_fn update, voi
     kv_entry mine = {0};
     kv_status status;
     int tries;
+    if (after)
+        memset(after, 0, sizeof *after);
+    if (lacks(client, "key", !key) || lacks(client, "update", !update))
+        return KV_INVALID;
     for (tries = 1;; tries++) {
         status = update_once(client, key, update, user, &mine);
         if (status != KV_PRECONDITION || tries == TRIES_OF_AN_UPDATE)
@@ -1863,6 +1938,16 @@ void kv_batch_free(kv_batch *batch)
     free(batch);
 }
 
+/* Refuse an operation if one of its arguments, which has to be there, is NULL: the batch is useless then. */
+static int batch_lacks(kv_batch *batch, const char *name, int is_null)
+{
+    if (!batch)
+        return 1;
+    if (is_null && !batch->error.status)
+        missing(&batch->error, name);
+    return is_null;
+}
+
 /* Begin an operation. */
 static struct buffer *begin_operation(kv_batch *batch, const char *name, const char *key)
 {
@@ -1942,12 +2027,16 @@ static void add_value(struct buffer *out, const void *value, size_t size)
 
 kv_status kv_batch_get(kv_batch *batch, const char *key)
 {
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
     begin_operation(batch, "get", key);
     return end_operation(batch);
 }
 
 kv_status kv_batch_check(kv_batch *batch, const char *key, int64_t revision)
 {
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
     add_number(begin_operation(batch, "get", key), "if_revision", revision);
     return end_operation(batch);
 }
@@ -1955,7 +2044,10 @@ kv_status kv_batch_check(kv_batch *batch, const char *key, int64_t revision)
 kv_status kv_batch_put(kv_batch *batch, const char *key, const void *value, size_t size,
                        const kv_put_options *options)
 {
-    struct buffer *out = begin_operation(batch, "put", key);
+    struct buffer *out;
+    if (batch_lacks(batch, "key", !key) || batch_lacks(batch, "value", !value && size))
+        return KV_INVALID;
+    out = begin_operation(batch, "put", key);
     add_value(out, value, size);
     if (options) {
         add_condition(out, options->if_revision);
@@ -1970,8 +2062,12 @@ kv_status kv_batch_put(kv_batch *batch, const char *key, const void *value, size
 
 kv_status kv_batch_patch(kv_batch *batch, const char *key, const char *merge_patch, int64_t if_revision)
 {
-    struct buffer *out = begin_operation(batch, "patch", key);
-    json_t *patch = json_loads(merge_patch, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    struct buffer *out;
+    json_t *patch;
+    if (batch_lacks(batch, "key", !key) || batch_lacks(batch, "merge_patch", !merge_patch))
+        return KV_INVALID;
+    out = begin_operation(batch, "patch", key);
+    patch = json_loads(merge_patch, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     if (!patch && !batch->error.status)
         bad_request(&batch->error, "bad_request", "the merge patch is not JSON");
     json_decref(patch);
@@ -1983,7 +2079,10 @@ kv_status kv_batch_patch(kv_batch *batch, const char *key, const char *merge_pat
 
 kv_status kv_batch_incr(kv_batch *batch, const char *key, int64_t by, const kv_incr_options *options)
 {
-    struct buffer *out = begin_operation(batch, "incr", key);
+    struct buffer *out;
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
+    out = begin_operation(batch, "incr", key);
     add_number(out, "by", by);
     if (options) {
         add_condition(out, options->if_revision);
@@ -1994,7 +2093,10 @@ kv_status kv_batch_incr(kv_batch *batch, const char *key, int64_t by, const kv_i
 
 kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_options *options)
 {
-    struct buffer *out = begin_operation(batch, "touch", key);
+    struct buffer *out;
+    if (batch_lacks(batch, "key", !key) || batch_lacks(batch, "options", !options))
+        return KV_INVALID;
+    out = begin_operation(batch, "touch", key);
     add_condition(out, options->if_revision);
     add_ttl(out, "ttl", options->ttl_ms);
     add_string(batch, "expires", options->expires);
@@ -2005,6 +2107,8 @@ kv_status kv_batch_touch(kv_batch *batch, const char *key, const kv_touch_option
 
 kv_status kv_batch_delete(kv_batch *batch, const char *key, int64_t if_revision)
 {
+    if (batch_lacks(batch, "key", !key))
+        return KV_INVALID;
     add_condition(begin_operation(batch, "delete", key), if_revision);
     return end_operation(batch);
 }
@@ -2079,10 +2183,14 @@ static kv_status take_batch_answer(kv_client *client, kv_batch *batch, const str
 
 kv_status kv_batch_send(kv_client *client, kv_batch *batch)
 {
-    struct call call = call_at("POST", "/v1/batch");
+    struct call call;
     struct answer answer = {0};
-    struct buffer body = body_of(batch);
+    struct buffer body;
     kv_status status;
+    if (lacks(client, "batch", !batch))
+        return KV_INVALID;
+    call = call_at("POST", "/v1/batch");
+    body = body_of(batch);
     forget_results(batch);
     call.kind = batch->has_writes ? WRITE : READ;
     call.shape = JSON_SHAPE;
@@ -2103,12 +2211,12 @@ kv_status kv_batch_send(kv_client *client, kv_batch *batch)
 
 size_t kv_batch_count(const kv_batch *batch)
 {
-    return batch->count;
+    return batch ? batch->count : 0;
 }
 
 const kv_result *kv_batch_result(const kv_batch *batch, size_t index)
 {
-    return index < batch->count ? batch->results + index : NULL;
+    return batch && index < batch->count ? batch->results + index : NULL;
 }
 
 /* Copy a result of a get. Return 0 without memory. */
@@ -2159,7 +2267,13 @@ kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, 
 {
     kv_status status = KV_OK;
     size_t done, some;
-    memset(entries, 0, count * sizeof *entries);
+    if (entries && count)
+        memset(entries, 0, count * sizeof *entries);
+    if (lacks(client, "keys", !keys && count) || lacks(client, "entries", !entries && count))
+        return KV_INVALID;
+    for (done = 0; done < count; done++)
+        if (lacks(client, "one of the keys", !keys[done]))
+            return KV_INVALID;
     clear_error(&client->error);
     for (done = 0; done < count && status == KV_OK; done += some) {
         some = (size_t)smaller((int64_t)(count - done), KEYS_OF_A_REQUEST);
@@ -2433,17 +2547,21 @@ static int fill_page(kv_page *page, json_t *document)
 
 kv_status kv_read_page(kv_client *client, const kv_list_options *options, kv_page *page)
 {
-    struct call call = call_at("GET", "");
+    struct call call;
     struct answer answer = {0};
     json_t *document = NULL;
     kv_status status;
+    if (page)
+        memset(page, 0, sizeof *page);
+    if (lacks(client, "page", !page))
+        return KV_INVALID;
     options = options ? options : &NO_LIST_OPTIONS;
+    call = call_at("GET", "");
     call_free(&call);
     call.target = list_target(options, NULL);
     call.shape = JSON_SHAPE;
     if (options->limit)
         buffer_number_parameter(&call.target, "limit", options->limit);
-    memset(page, 0, sizeof *page);
     status = finish(client, &call, &answer);
     if (status == KV_OK)
         document = object_of(answer.body.data, answer.body.size);
@@ -2568,6 +2686,8 @@ kv_status kv_list(kv_client *client, const kv_list_options *options, kv_item_fn 
 {
     struct listing listing = {0};
     kv_status status;
+    if (lacks(client, "item", !item))
+        return KV_INVALID;
     listing.client = client;
     listing.options = options ? options : &NO_LIST_OPTIONS;
     listing.item = item;
@@ -2583,7 +2703,7 @@ kv_status kv_list(kv_client *client, const kv_list_options *options, kv_item_fn 
 
 const char *kv_list_cursor(const kv_client *client)
 {
-    return client->list_cursor.size ? client->list_cursor.data : NULL;
+    return client && client->list_cursor.size ? client->list_cursor.data : NULL;
 }
 
 static int is_count(const json_t *document)
@@ -2593,9 +2713,14 @@ static int is_count(const json_t *document)
 
 kv_status kv_count(kv_client *client, const char *prefix, uint64_t *count)
 {
-    struct call call = call_at("GET", "/v1/kv");
+    struct call call;
     json_t *document;
     kv_status status;
+    if (count)
+        *count = 0;
+    if (lacks(client, "count", !count))
+        return KV_INVALID;
+    call = call_at("GET", "/v1/kv");
     if (prefix && *prefix)
         buffer_text_parameter(&call.target, "prefix", prefix);
     buffer_text_parameter(&call.target, "count", "true");
@@ -2652,6 +2777,8 @@ kv_status kv_delete_prefix(kv_client *client, const char *prefix, const kv_delet
     options = options ? options : &defaults;
     deleted = deleted ? deleted : &ignored;
     memset(deleted, 0, sizeof *deleted);
+    if (lacks(client, "", 0))
+        return KV_INVALID;
     do {
         before = deleted->deleted;
         limit = options->limit ? options->limit - (int64_t)deleted->deleted : 0;
@@ -3622,8 +3749,14 @@ kv_watcher *kv_watch(kv_client *client, const kv_watch_options *options)
 {
     kv_watcher *watcher;
     kv_status status = KV_OK;
+    if (lacks(client, "", 0))
+        return NULL;
     options = options ? options : &NO_WATCH_OPTIONS;
     clear_error(&client->error);
+    if (options->transport != KV_LINES && options->transport != KV_WEBSOCKET) {
+        bad_request(&client->error, "bad_request", "the transport of a watch is KV_LINES or KV_WEBSOCKET");
+        return NULL;
+    }
     if (client->settings.wrong) {
         bad_request(&client->error, "bad_request", client->settings.wrong);
         return NULL;
@@ -3666,6 +3799,12 @@ void kv_watch_close(kv_watcher *watcher)
 kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event)
 {
     int64_t until = timeout_ms < 0 ? INT64_MAX / 2 : now_ms() + timeout_ms;
+    if (!event && watcher && !watcher->is_over)
+        missing(&watcher->error, "event");
+    if (event && !watcher)
+        memset(event, 0, sizeof *event);
+    if (!watcher || !event)
+        return KV_INVALID;
     if (!watcher->is_waiting) /* who handles an event slowly does not wait meanwhile */
         watcher->patient_from = now_ms();
     watcher->is_waiting = 0;
@@ -3680,17 +3819,17 @@ kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event)
 
 const char *kv_cursor(const kv_watcher *watcher)
 {
-    return watcher->follow.cursor.size ? watcher->follow.cursor.data : NULL;
+    return watcher && watcher->follow.cursor.size ? watcher->follow.cursor.data : NULL;
 }
 
 const kv_error *kv_watch_error(const kv_watcher *watcher)
 {
-    return &watcher->error;
+    return watcher ? &watcher->error : &NO_HANDLE;
 }
 
 int kv_watch_fd(kv_watcher *watcher)
 {
-    if (!watcher->is_connected)
+    if (!watcher || !watcher->is_connected)
         return -1;
 #ifndef KV_NO_WEBSOCKET
     if (IS_WEBSOCKET(watcher))
@@ -3702,7 +3841,7 @@ int kv_watch_fd(kv_watcher *watcher)
 int kv_watch_wants_write(kv_watcher *watcher)
 {
 #ifndef KV_NO_WEBSOCKET
-    if (IS_WEBSOCKET(watcher) && watcher->is_connected)
+    if (watcher && IS_WEBSOCKET(watcher) && watcher->is_connected)
         return websocket_wants_write(&watcher->source.frames);
 #endif
     (void)watcher;
@@ -3711,9 +3850,10 @@ int kv_watch_wants_write(kv_watcher *watcher)
 
 int kv_watch_wait_ms(kv_watcher *watcher)
 {
-    int64_t now = now_ms(), at = watcher->is_connected ? dead_at(watcher) : watcher->connect_at;
-    if (watcher->is_over)
+    int64_t now = now_ms(), at;
+    if (!watcher || watcher->is_over)
         return 0;
+    at = watcher->is_connected ? dead_at(watcher) : watcher->connect_at;
     if (watcher->is_connected && !source_is_open(watcher)) /* libcurl is connecting, and has timers of its own */
         at = smaller(at, now + 50);
     return (int)positive(smaller(at - now, 60000));
@@ -3725,8 +3865,9 @@ int kv_watch_wait_ms(kv_watcher *watcher)
 
 kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
 {
-    (void)line;
     (void)user;
+    if (lacks(client, "line", !line))
+        return KV_INVALID;
     clear_error(&client->error);
     return bad_request(&client->error, "bad_request", "built with KV_NO_WEBSOCKET");
 }
@@ -3740,6 +3881,8 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
     struct call call = {0};
     const char *text;
     size_t size;
+    if (lacks(client, "line", !line))
+        return KV_INVALID;
     clear_error(&client->error);
     if (client->settings.wrong)
         return bad_request(&client->error, "bad_request", client->settings.wrong);
@@ -3783,9 +3926,15 @@ static kv_status finish_for_object(kv_client *client, struct call *call, struct 
 /* Get a JSON document as it is. */
 static kv_status get_document(kv_client *client, const char *path, char **json)
 {
-    struct call call = call_at("GET", path);
+    struct call call;
     struct answer answer = {0};
-    kv_status status = finish_for_object(client, &call, &answer);
+    kv_status status;
+    if (json)
+        *json = NULL;
+    if (lacks(client, "json", !json))
+        return KV_INVALID;
+    call = call_at("GET", path);
+    status = finish_for_object(client, &call, &answer);
     *json = status == KV_OK ? buffer_take(&answer.body) : NULL;
     if (status == KV_OK && !*json)
         status = set_error(&client->error, KV_NO_MEMORY, KV_OTHER, "no_memory", "malloc failed for an answer");
@@ -3805,10 +3954,15 @@ kv_status kv_whoami(kv_client *client, char **json)
 
 kv_status kv_ping(kv_client *client, double *seconds)
 {
-    struct call call = call_at("GET", "/health/live");
+    struct call call;
     struct answer answer = {0};
     struct timespec begun, ended;
     kv_status status;
+    if (seconds)
+        *seconds = 0;
+    if (lacks(client, "", 0))
+        return KV_INVALID;
+    call = call_at("GET", "/health/live");
     clock_gettime(CLOCK_MONOTONIC, &begun);
     status = finish_for_object(client, &call, &answer);
     clock_gettime(CLOCK_MONOTONIC, &ended);
@@ -3820,10 +3974,14 @@ kv_status kv_ping(kv_client *client, double *seconds)
 
 kv_status kv_ready(kv_client *client)
 {
-    struct call call = call_at("GET", "/health/ready");
+    struct call call;
     struct answer answer = {0};
     kv_status status;
-    long patience_ms = client->settings.patience_ms;
+    long patience_ms;
+    if (lacks(client, "", 0))
+        return KV_INVALID;
+    call = call_at("GET", "/health/ready");
+    patience_ms = client->settings.patience_ms;
     client->settings.patience_ms = 0; /* "not ready" is the answer */
     status = finish_for_object(client, &call, &answer);
     client->settings.patience_ms = patience_ms;
@@ -3839,12 +3997,19 @@ static int is_ticket(const json_t *document)
 
 kv_status kv_ticket(kv_client *client, const char *purpose, char **ticket, char expires[32])
 {
-    struct call call = call_at("POST", "/v1/tickets");
-    json_t *request = json_pack("{s:s}", "for", purpose), *document = NULL;
-    char *body = request ? json_dumps(request, JSON_COMPACT) : NULL;
+    struct call call;
+    json_t *request, *document = NULL;
+    char *body;
     kv_status status;
-    *ticket = NULL;
-    expires[0] = '\0';
+    if (ticket)
+        *ticket = NULL;
+    if (expires)
+        expires[0] = '\0';
+    if (lacks(client, "purpose", !purpose) || lacks(client, "ticket", !ticket) || lacks(client, "expires", !expires))
+        return KV_INVALID;
+    call = call_at("POST", "/v1/tickets");
+    request = json_pack("{s:s}", "for", purpose);
+    body = request ? json_dumps(request, JSON_COMPACT) : NULL;
     clear_error(&client->error);
     call.kind = READ; /* a ticket that nobody gets is harmless */
     if (body) {
@@ -3880,7 +4045,8 @@ memkv_client *memkv_client_new(char *host)
 
 void memkv_init_client(struct memkv_client *client, char *host)
 {
-    client->host = host;
+    if (client)
+        client->host = host;
 }
 
 void memkv_client_free(memkv_client *client)
@@ -3919,9 +4085,11 @@ static memkv_result *failure_of(const kv_error *error)
 static memkv_result *memkv_send(struct memkv_client *client, struct call *call)
 {
     struct answer answer = {0};
-    kv_client *kv = kv_open(client->host, NULL);
+    kv_client *kv = client ? kv_open(client->host, NULL) : NULL;
     memkv_result *result = NULL;
-    if (kv && kv->settings.wrong)
+    if (!client)
+        result = result_of(false, copy_of("client is NULL"));
+    else if (kv && kv->settings.wrong)
         result = result_of(false, copy_of(kv->settings.wrong));
     else if (kv && !call->target.failed) {
         if (attempt(kv, call, "", &answer) != ANSWERED)
@@ -3958,7 +4126,7 @@ static memkv_result *memkv_ask(struct memkv_client *client, const char *method, 
                                const char *body)
 {
     struct call call = call_at(method, route);
-    if (!*key) {
+    if (!key || !*key) {
         call_free(&call);
         return result_of(false, copy_of("a key or a prefix has at least one byte"));
     }
@@ -4028,8 +4196,11 @@ memkv_result *memkv_watch(struct memkv_client *client, memkv_watch_fn line, void
 {
     struct memkv_watching watching;
     memkv_result *result;
-    kv_client *kv = kv_open(client->host, NULL);
+    kv_client *kv;
     int failures = 0;
+    if (!client || !line)
+        return result_of(false, copy_of(client ? "line is NULL" : "client is NULL"));
+    kv = kv_open(client->host, NULL);
     if (!kv)
         return NULL;
     watching.line = line;

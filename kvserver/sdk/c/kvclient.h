@@ -32,6 +32,9 @@
  *     outcome KV_UNKNOWN. With `no_idempotency` nothing is repeated that could be done twice. Redirects are errors and
  *     are never followed. The token is sent to the server of the URL and nowhere else.
  *
+ *     An argument that has to be there and is NULL makes a call answer KV_INVALID, with a text that names it (only the
+ *     status, without a handle). Those that may be NULL are said to be so below; every `options` but that of a touch.
+ *
  * Ownership
  *     Results that hold memory (kv_entry, kv_page) belong to the caller: free them with kv_entry_free, kv_page_free.
  *     Strings that a function returns by `char **` are freed with kv_free. What a callback or kv_next gets belongs to
