@@ -557,10 +557,36 @@ static int is_loopback(const char *host)
            !strncmp(host, "[::1]", 5);
 }
 
+/* Return what is wrong with "host", "host:port", "[address]" or "[address]:port"; NULL: nothing. */
+static const char *flaw_of_authority(const char *text, size_t size)
+{
+    const char *end = text + size, *host_end, *port;
+    int64_t number;
+    if (*text == '[') {
+        host_end = memchr(text, ']', size);
+        if (!host_end || host_end == text + 1)
+            return "the URL has an address in brackets that does not end, or is empty";
+        host_end++;
+    } else {
+        host_end = memchr(text, ':', size);
+        host_end = host_end ? host_end : end;
+    }
+    if (host_end == text)
+        return "the URL has no host";
+    if (host_end == end)
+        return NULL;
+    port = host_end + 1;
+    if (*host_end != ':' || memchr(port, ':', (size_t)(end - port)))
+        return "the URL has something else than :port behind its host (an IPv6 address stands in brackets)";
+    number = number_of(port, (size_t)(end - port));
+    return number < 1 || number > 65535 ? "the URL has a port that is not a number from 1 to 65535" : NULL;
+}
+
 static const char *take_origin(struct settings *settings, const char *url)
 {
     const char *rest = strstr(url, "://"), *path;
     struct buffer origin = {0}, below = {0};
+    const char *flaw;
     size_t i;
     for (i = 0; url[i]; i++)
         if ((unsigned char)url[i] <= ' ' || (unsigned char)url[i] >= 0x7f)
@@ -573,6 +599,9 @@ static const char *take_origin(struct settings *settings, const char *url)
         return "the URL has no host";
     if (memchr(rest, '@', (size_t)(path - rest)))
         return "the URL has a user or a password: give a token instead";
+    flaw = flaw_of_authority(rest, (size_t)(path - rest));
+    if (flaw)
+        return flaw;
     if (strpbrk(path, "?#"))
         return "the URL has a query or a fragment";
     if (rest == url)
@@ -2242,7 +2271,10 @@ static kv_status get_some(kv_client *client, const char *const *keys, size_t *co
     kv_status status = KV_OK;
     size_t i;
     for (i = 0; batch && i < *count; i++)
-        kv_batch_get(batch, keys[i]);
+        if (kv_batch_get(batch, keys[i]) == KV_INVALID) {
+            snprintf(batch->error.detail, sizeof batch->error.detail, "ops[%lu]: a key is UTF-8", (unsigned long)i);
+            break;
+        }
     status = batch ? kv_batch_send(client, batch) : no_memory(&client->error);
     for (i = 0; status == KV_OK && i < *count; i++) {
         const kv_result *result = kv_batch_result(batch, i);
@@ -2263,6 +2295,18 @@ static kv_status get_some(kv_client *client, const char *const *keys, size_t *co
     return status;
 }
 
+/* Let an error about "ops[i]" name the key as the caller counts it: `done` keys were read before. */
+static void name_key(kv_error *error, size_t done)
+{
+    unsigned long index;
+    char rest[sizeof error->detail];
+    int at = 0;
+    if (sscanf(error->detail, "ops[%lu]%n", &index, &at) != 1 || at == 0)
+        return;
+    copy_text(rest, sizeof rest, error->detail + at, strlen(error->detail + at));
+    snprintf(error->detail, sizeof error->detail, "keys[%lu]%.480s", index + (unsigned long)done, rest);
+}
+
 kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, kv_entry *entries)
 {
     kv_status status = KV_OK;
@@ -2278,6 +2322,8 @@ kv_status kv_get_many(kv_client *client, const char *const *keys, size_t count, 
     for (done = 0; done < count && status == KV_OK; done += some) {
         some = (size_t)smaller((int64_t)(count - done), KEYS_OF_A_REQUEST);
         status = get_some(client, keys + done, &some, entries + done);
+        if (status != KV_OK)
+            name_key(&client->error, done);
     }
     for (done = 0; status != KV_OK && done < count; done++)
         kv_entry_free(entries + done);
@@ -3208,6 +3254,8 @@ struct follow {
     json_t *events;       /* in it; may be NULL */
     size_t index;         /* of the next event */
     kv_event first;       /* an event before those; kind 0: none */
+    int is_synced_next;   /* behind that, the snapshot is complete */
+    int has_begun;        /* the state, which is told by a reset; behind a cursor it has */
     int is_snapshot;
     int gap_continues;
     int is_started;  /* there was a message */
@@ -3237,6 +3285,17 @@ static void add_first(struct follow *follow, kv_event_kind kind, const char *rea
     follow->first.kind = kind;
     follow->first.reason = reason;
     follow->first.snapshot = snapshot;
+    follow->has_begun |= kind == KV_EVENT_RESET;
+}
+
+/* Take the end of a snapshot. One without a key has no other message, so its reset is still to be told. */
+static void take_end(struct follow *follow)
+{
+    follow->is_synced_next = !follow->has_begun;
+    if (follow->is_synced_next)
+        add_first(follow, KV_EVENT_RESET, "start", 1);
+    else
+        add_first(follow, KV_EVENT_SYNCED, NULL, 0);
 }
 
 /* Take a gap. */
@@ -3309,7 +3368,7 @@ static kv_status sort_message(struct follow *follow, const char *type, kv_error 
         if (json_is_true(json_object_get(follow->message, "first")))
             add_first(follow, KV_EVENT_RESET, "start", 1);
     } else if (!strcmp(type, "snapshot_end"))
-        add_first(follow, KV_EVENT_SYNCED, NULL, 0);
+        take_end(follow);
     else if (!strcmp(type, "gap"))
         return take_gap(follow, error);
     else if (!strcmp(type, "activity"))
@@ -3343,6 +3402,7 @@ static kv_status follow_take(struct follow *follow, const char *text, size_t siz
     follow->events = NULL;
     follow->index = 0;
     follow->first.kind = 0;
+    follow->is_synced_next = 0;
     follow->message = object_of(text, size);
     type = text_member(follow->message, "type");
     status = type ? sort_message(follow, type, error) : KV_NO_ANSWER;
@@ -3394,11 +3454,14 @@ static int follow_next(struct follow *follow, kv_event *event)
     if (follow->first.kind) {
         *event = follow->first;
         follow->first.kind = 0;
+        if (follow->is_synced_next)
+            add_first(follow, KV_EVENT_SYNCED, NULL, 0);
+        follow->is_synced_next = 0;
     } else
         while (!event->kind && follow->index < count)
             if (!fill_event(event, json_array_get(follow->events, follow->index++), follow->is_snapshot))
                 memset(event, 0, sizeof *event); /* an operation of a newer server */
-    event->more = follow->index < count;
+    event->more = follow->index < count || follow->first.kind != 0;
     if (!event->more)
         follow_pass(follow);
     return event->kind != 0;
@@ -3715,6 +3778,7 @@ static kv_watcher *watcher_new(const kv_client *client, const kv_watch_options *
     watcher->patient_from = now_ms();
     watcher->silence_ms = SILENCE_MS;
     buffer_text(&watcher->since, options->since ? options->since : "");
+    watcher->follow.has_begun = watcher->since.size != 0;
     if (settings_copy(&watcher->settings, &client->settings) && !watcher->since.failed)
         return watcher;
     kv_watch_close(watcher);

@@ -129,7 +129,7 @@ typedef struct {
 } kv_options;
 
 /*
- * Open a client. `url`: "http://host:port", "https://…/path", or "host:port"; NULL: KVSERVER_URL, else
+ * Open a client. `url`: "http://host:port", "https://…/path", or "host:port" (1 to 65535); NULL: KVSERVER_URL, else
  * http://localhost:8080. `options` may be NULL. Both are copied. Nothing is sent yet.
  * Return NULL only without memory. A URL or token that cannot be right makes every call answer KV_INVALID.
  */
@@ -412,7 +412,8 @@ typedef enum {
     KV_EVENT_TOUCH,    /* key, revision, time, expires */
     KV_EVENT_DELETE,   /* key, revision, time, reason: "request", "prefix", "expire", "evict" */
     KV_EVENT_RESET,    /* forget your copy; what is not put again until KV_EVENT_SYNCED is gone.
-                          reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows */
+                          reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows, which
+                          may be empty: then KV_EVENT_SYNCED is the next */
     KV_EVENT_SYNCED,   /* the snapshot is complete: from here on changes */
     KV_EVENT_ACTIVITY  /* reason: "read", "list", "list_prefix", …; key: the key, prefix or peer; time */
 } kv_event_kind;

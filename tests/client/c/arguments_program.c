@@ -57,7 +57,7 @@ static int stop_watch(const char *line, void *user)
 
 static void keys(void)
 {
-    const char *names[] = {"a", NULL};
+    const char *names[] = {"a", NULL}, *bytes[] = {"a", "\xff"};
     kv_entry entry, entries[2];
     kv_meta meta;
     kv_written written;
@@ -76,6 +76,7 @@ static void keys(void)
     REFUSED("entries is NULL", kv_get_many(kv, names, 2, NULL));
     REFUSED("one of the keys is NULL", kv_get_many(kv, names, 2, entries));
     IS(!entries[0].value && !entries[1].value);
+    REFUSED("keys[1]: a key is UTF-8", kv_get_many(kv, bytes, 2, entries));
     IS(kv_get_many(kv, NULL, 0, NULL) == KV_OK && kv_last_error(kv)->status == KV_OK);
     REFUSED("key is NULL", kv_head(kv, NULL, &meta));
     REFUSED("meta is NULL", kv_head(kv, "k", NULL));
@@ -99,6 +100,39 @@ static void keys(void)
     REFUSED("key is NULL", kv_delete(kv, NULL, 0));
     REFUSED("key is NULL", kv_update(kv, NULL, keep, NULL, NULL));
     REFUSED("update is NULL", kv_update(kv, "k", NULL, NULL, &entry));
+}
+
+static void urls(void)
+{
+#define PORT "the URL has a port that is not a number from 1 to 65535"
+#define BEHIND "the URL has something else than :port behind its host (an IPv6 address stands in brackets)"
+    static const char *const wrong[][2] = {
+        {"http://localhost:99999", PORT},   {"localhost:notaport", PORT},       {"http://localhost:0", PORT},
+        {"https://localhost:65536", PORT},  {"localhost:", PORT},               {"http://localhost:-1/", PORT},
+        {"http://localhost:80x/kv", PORT},  {"localhost:184467440737095516240", PORT},
+        {"http://[::1]:notaport", PORT},    {"http://[::1]:", PORT},            {"http://[::1]8080", BEHIND},
+        {"http://::1:8080", BEHIND},        {"http://a:80:90", BEHIND},         {"http://:8080", "the URL has no host"},
+        {"http://[::1", "the URL has an address in brackets that does not end, or is empty"},
+        {"http://[]:80", "the URL has an address in brackets that does not end, or is empty"},
+    };
+    static const char *const right[] = {"http://127.0.0.1:1", "127.0.0.1:1", "http://127.0.0.1:00001/kv/",
+                                        "http://[::1]:1", "http://127.0.0.1:65535"};
+    kv_options options = {0};
+    kv_client *outer = kv;
+    size_t i;
+    options.patience_ms = -1;
+    for (i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        kv = kv_open(wrong[i][0], NULL);
+        REFUSED(wrong[i][1], kv_delete(kv, "k", 0));
+        IS(!kv_watch(kv, NULL) && !strcmp(kv_last_error(kv)->detail, wrong[i][1]));
+        kv_close(kv);
+    }
+    for (i = 0; i < sizeof right / sizeof *right; i++) {
+        kv = kv_open(right[i], &options);
+        IS(kv_delete(kv, "k", 0) == KV_UNREACHABLE);
+        kv_close(kv);
+    }
+    kv = outer;
 }
 
 static void batches(void)
@@ -238,6 +272,7 @@ int main(void)
 {
     kv = kv_open("http://127.0.0.1:1", NULL);
     keys();
+    urls();
     batches();
     lists_and_feeds();
     servers();

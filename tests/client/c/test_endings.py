@@ -56,3 +56,34 @@ def test_a_feed_that_is_none_is_filled_throughout() -> None:
         assert [next(iter(driver.receive())) for _ in range(2)] == ["ready", "change"]
         error = driver.receive()["error"]
         assert (error["code"], error["attempts"]) == ("not_answered", 1)
+
+
+SYNCED = line(type="snapshot_end", cursor="e.5")
+
+
+def kinds(documents: list[Any]) -> list[str]:
+    return [document["change"]["kind"] for document in documents if "change" in document]
+
+
+def test_an_empty_snapshot_begins_with_a_reset() -> None:
+    """Both are of one message: the cursor stands behind them when both were told."""
+    with WickedServer(lambda _: lines(SYNCED, put(6))) as server, start(server) as driver:
+        documents = list(driver.stream("watch", snapshot=True, count=3))
+        assert kinds(documents) == ["reset", "synced", "put"]
+        assert documents[1]["change"] == {"kind": "reset", "reason": "start", "snapshot": True, "cursor": None}
+        assert documents[2]["change"]["cursor"] == "e.5"
+
+
+def test_a_snapshot_has_one_reset() -> None:
+    item = {"key": "k", "revision": 5, "modified": "t", "content_type": "x", "expires": None, "value": "v"}
+    page = line(type="snapshot", cursor="e.4", first=True, items=[item])
+    gap = line(type="gap", cursor="e.1", reason="trimmed", snapshot=True)
+    for begin, more in ((page, ["reset", "put"]), (gap, ["reset"])):
+        with WickedServer(lambda _, begin=begin: lines(begin, SYNCED, put(6))) as server, start(server) as driver:
+            found = kinds(list(driver.stream("watch", snapshot=True, count=len(more) + 2)))
+            assert found == [*more, "synced", "put"]
+
+
+def test_behind_a_cursor_a_snapshot_had_its_reset() -> None:
+    with WickedServer(lambda _: lines(SYNCED, put(6))) as server, start(server) as driver:
+        assert kinds(list(driver.stream("watch", snapshot=True, since="e.4", count=2))) == ["synced", "put"]

@@ -166,3 +166,13 @@ def test_a_problem_that_is_none_refuses_nothing(status: int, body: bytes) -> Non
         error = driver.fails("put", key="k", value_base64="")
         assert (error.half, error.code, error.status) == ("unknown", "outcome_unknown", status)
         assert driver.fails("get", key="k").code == "not_answered"
+
+
+def test_a_bad_key_of_many_is_named_as_the_caller_counts() -> None:
+    """They are asked for by a thousand."""
+    absent = json.dumps({"results": [{"status": 404, "code": "not_found"}] * 1000}).encode()
+    problem = {"status": 400, "code": "bad_key", "detail": "ops[300]: the key has 600 bytes", "index": 300}
+    script = Script(answer(200, absent, JSON), answer(400, json.dumps(problem).encode(), PROBLEM))
+    with WickedServer(script) as server, start(server) as driver:
+        error = driver.fails("get_many", keys=[f"k{number}" for number in range(1500)])
+        assert (error.code, error.detail) == ("bad_key", "keys[1300]: the key has 600 bytes")
