@@ -3341,7 +3341,7 @@ static int is_change(const json_t *json, int is_snapshot)
         return 0;
     if (strcmp(op, "put") != 0 && strcmp(op, "touch") != 0 && strcmp(op, "delete") != 0)
         return 1;
-    return json_is_string(json_object_get(json, "key")) && has_number(json, "revision", 1) &&
+    return json_is_string(json_object_get(json, "key")) && has_number(json, "revision", 0) &&
            (!value || json_is_string(value)) && (!coded || json_is_string(coded));
 }
 

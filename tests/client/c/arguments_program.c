@@ -111,7 +111,7 @@ static void urls(void)
         {"https://localhost:65536", PORT},  {"localhost:", PORT},               {"http://localhost:-1/", PORT},
         {"http://localhost:80x/kv", PORT},  {"localhost:184467440737095516240", PORT},
         {"http://[::1]:notaport", PORT},    {"http://[::1]:", PORT},            {"http://[::1]8080", BEHIND},
-        {"http://::1:8080", BEHIND},        {"http://a:80:90", BEHIND},         {"http://:8080", "the URL has no host"},
+        {"http://fe80::1:8080", BEHIND},        {"http://a:80:90", BEHIND},         {"http://:8080", "the URL has no host"},
         {"http://[::1", "the URL has an address in brackets that does not end, or is empty"},
         {"http://[]:80", "the URL has an address in brackets that does not end, or is empty"},
     };
