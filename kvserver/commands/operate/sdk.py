@@ -26,7 +26,7 @@ Examples:
 """
 _NOT_SHIPPED: Final = frozenset(("tests", "target", "node_modules", "__pycache__"))
 USES: Final = {
-    "c": "cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson libwslay)",
+    "c": "cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson) -lwslay",
     "js": "import { connect } from './client.js'",
     "rust": "cargo add kvserver-client --path DIR",
 }

@@ -32,6 +32,9 @@
  *     outcome KV_UNKNOWN. With `no_idempotency` nothing is repeated that could be done twice. Redirects are errors and
  *     are never followed. The token is sent to the server of the URL and nowhere else.
  *
+ *     An argument that has to be there and is NULL makes a call answer KV_INVALID, with a text that names it (only the
+ *     status, without a handle). Those that may be NULL are said to be so below; every `options` but that of a touch.
+ *
  * Ownership
  *     Results that hold memory (kv_entry, kv_page) belong to the caller: free them with kv_entry_free, kv_page_free.
  *     Strings that a function returns by `char **` are freed with kv_free. What a callback or kv_next gets belongs to
@@ -126,7 +129,7 @@ typedef struct {
 } kv_options;
 
 /*
- * Open a client. `url`: "http://host:port", "https://…/path", or "host:port"; NULL: KVSERVER_URL, else
+ * Open a client. `url`: "http://host:port", "https://…/path", or "host:port" (1 to 65535); NULL: KVSERVER_URL, else
  * http://localhost:8080. `options` may be NULL. Both are copied. Nothing is sent yet.
  * Return NULL only without memory. A URL or token that cannot be right makes every call answer KV_INVALID.
  */
@@ -409,7 +412,8 @@ typedef enum {
     KV_EVENT_TOUCH,    /* key, revision, time, expires */
     KV_EVENT_DELETE,   /* key, revision, time, reason: "request", "prefix", "expire", "evict" */
     KV_EVENT_RESET,    /* discard your copy; keys that are not put again before KV_EVENT_SYNCED are gone.
-                          reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows */
+                          reason: "start", "trimmed", "epoch", "bad_cursor"; snapshot 1: a snapshot follows, which
+                          may be empty: then KV_EVENT_SYNCED is the next */
     KV_EVENT_SYNCED,   /* the snapshot is complete: from here on changes */
     KV_EVENT_ACTIVITY  /* reason: "read", "list", "list_prefix", …; key: the key, prefix or peer; time */
 } kv_event_kind;
