@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Read,
     /// The write a second time.
     Write,
+    /// Something else than the first time, so that no `Idempotency-Key` makes it safe.
+    Once,
     /// A write on the condition that the key is absent: a second time, if the key was deleted meanwhile.
     Create,
     /// A write on the condition of a revision: at most one of two can succeed.

@@ -308,11 +308,12 @@ impl<S: Shell> Context<S> {
         Ok(answers::json::<RawCount>(&call, &answer)?.count)
     }
 
-    /// Delete in as many requests as it takes. Repeats with the cut are safe: they spare what is newer.
+    /// Delete in as many requests as it takes. Only repeats with the cut are safe: they spare what is newer.
     pub(crate) async fn delete_prefix(&self, what: &DeletePrefix) -> Result<Deleted, Error> {
         let (mut count, mut cut, mut failed_at) = (0, None, None);
         loop {
-            let call = what.call(what.limit.map(|limit| limit - count), cut).accepts(&[504]);
+            let call = what.call(what.limit.map(|limit| limit - count), cut);
+            let call = call.accepts(if what.dry_run { &[] } else { &[504] });
             let answer = self.run(&call).await?;
             let raw: RawDeleted = answers::json(&call, &answer)?;
             count += raw.deleted;
