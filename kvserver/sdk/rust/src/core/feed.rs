@@ -138,10 +138,10 @@ impl Follow {
         any
     }
 
-    /// Read one message. Returns false for what is none: the connection is then of no use.
+    /// Read one message. Returns false for what is none, with which the connection is of no use, and for what follows.
     pub(crate) fn message(&mut self, text: &[u8]) -> bool {
         if self.ending.is_some() {
-            return true;
+            return false;
         }
         match serde_json::from_slice(text) {
             Ok(message) => self.accept(message),
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn rubbish_breaks_the_connection() {
         let mut follow = Follow::new(wish());
-        follow.feed(b"<html>\n");
+        assert!(!follow.feed(b"<html>\n</html>\n"), "no message");
         assert!(matches!(follow.take_ending(), Some(Ending::Back(_))));
     }
 
