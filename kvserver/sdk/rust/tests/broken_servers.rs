@@ -73,6 +73,51 @@ fn a_delete_by_prefix_whose_answer_was_lost_is_not_repeated() {
 }
 
 #[test]
+fn a_url_that_no_server_takes_is_refused_unsent() {
+    let server = Server::start(|_, _| {});
+    let key = "k".repeat(200_000);
+    let error = server.client().put(&key, "v").send().unwrap_err();
+    assert_eq!((error.is_refused(), error.code()), (true, "uri_too_long"));
+    let error = run(async { server.async_client().get(&key).await }).unwrap_err();
+    assert_eq!((error.is_refused(), error.code()), (true, "uri_too_long"));
+    for transport in [Transport::Lines, Transport::WebSocket] {
+        let error = server.client().watch(&key).transport(transport).start().err().unwrap();
+        assert_eq!((error.is_refused(), error.code()), (true, "uri_too_long"));
+    }
+    assert_eq!(server.requests(), [""; 0]);
+}
+
+#[test]
+fn a_server_may_be_below_a_path() {
+    let server = Server::start(|stream, head| {
+        if head.to_lowercase().contains("sec-websocket-key") {
+            upgrade(stream, head);
+            let _ = stream.write_all(&[&[0x81, BOOKMARK.len() as u8], BOOKMARK.as_bytes()].concat());
+            drain(stream);
+        } else if head.contains("/v1/feed") {
+            let _ = stream.write_all(format!("{HEAD}{BOOKMARK}").as_bytes());
+            drain(stream);
+        } else {
+            answer(stream, "KV-Revision: 7\r\nConnection: close\r\n", "v");
+        }
+    });
+    let url = format!("{}/below/it/", server.url);
+    let client = blocking::Client::builder().url(&url).build().unwrap();
+    assert_eq!(client.get("k").unwrap().unwrap().revision, 7);
+    client.watch("").start().unwrap();
+    client.watch("").transport(Transport::WebSocket).start().unwrap();
+    run(async {
+        let client = asynchronous::Client::builder().url(&url).build().unwrap();
+        assert_eq!(client.get("k").await.unwrap().unwrap().revision, 7);
+        client.watch("").start().await.unwrap();
+        client.watch("").transport(Transport::WebSocket).start().await.unwrap();
+    });
+    let feed = "GET /below/it/v1/feed HTTP/1.1";
+    let each = ["GET /below/it/v1/kv/k HTTP/1.1", feed, feed];
+    assert_eq!(server.requests(), [each, each].concat());
+}
+
+#[test]
 fn a_delete_by_prefix_goes_on_with_the_cut_after_a_lost_answer() {
     let lost = Mutex::new(false);
     let server = Server::start(move |stream, head| {

@@ -119,6 +119,7 @@ fn expiry_query(expiry: Expiry) -> Option<(&'static str, String)> {
 impl<S: Shell> Context<S> {
     /// Send `call` until it succeeds or fails for good.
     pub(crate) async fn run(&self, call: &Call) -> Result<Answer, Error> {
+        self.shell.base().check(&call.target)?;
         let mut call = call.clone();
         if call.kind != crate::core::calls::Kind::Read && self.options.idempotency {
             call = call.with("idempotency-key", &random_name())?;

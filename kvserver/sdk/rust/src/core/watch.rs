@@ -156,15 +156,16 @@ impl<S: Shell> Watcher<S> {
             Some(_) => self.left(self.context.options.timeout).max(Duration::from_millis(1)),
         };
         self.follow.reopened();
+        let call = self.follow.call();
+        self.context.shell.base().check(&call.target)?;
         let opened = match self.follow.wish().transport {
-            Transport::Lines => match self.context.shell.open(&self.follow.call(), timeout).await {
+            Transport::Lines => match self.context.shell.open(&call, timeout).await {
                 Opened::Stream(stream) => Ok(Line::Lines(stream)),
                 Opened::Not(outcome) => Err(Box::new(outcome)),
             },
             #[cfg(feature = "ws")]
             Transport::WebSocket => {
-                let target = self.follow.call().target;
-                let connected = crate::core::websocket::connect(&*self.context.shell, &target, timeout).await;
+                let connected = crate::core::websocket::connect(&*self.context.shell, &call.target, timeout).await;
                 connected.map(|(stream, session)| Line::Frames(stream, Box::new(session)))
             }
         };

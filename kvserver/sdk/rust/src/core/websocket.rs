@@ -3,6 +3,7 @@
 use crate::core::calls::{Answer, Outcome};
 use crate::core::codes;
 use crate::core::errors::Refused;
+use crate::core::options::Address;
 use crate::core::shell::{Chunk, Shell};
 use http::HeaderMap;
 use std::io::{self, Read, Write};
@@ -88,7 +89,8 @@ pub(crate) async fn connect<S: Shell>(
     let base = shell.base();
     let never = |error: Error| Box::new(Outcome::NeverSent(error.to_string()));
     let lost = |why: String| Box::new(Outcome::Lost(why));
-    let uri = format!("{}://{}{target}", if base.address.tls { "wss" } else { "ws" }, base.address.authority);
+    let Address { tls, authority, path } = &base.address;
+    let uri = format!("{}://{authority}{path}{target}", if *tls { "wss" } else { "ws" });
     let mut request = uri.into_client_request().map_err(never)?;
     request.headers_mut().extend(base.headers(&HeaderMap::new()));
     let mut stream = shell.dial(timeout).await.map_err(|why| Box::new(Outcome::NeverSent(why)))?;
