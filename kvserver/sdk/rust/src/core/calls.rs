@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     Write,
     /// Something else than the first time, so that no `Idempotency-Key` makes it safe.
     Once,
-    /// A write on the condition that the key is absent: a second time, if the key was deleted meanwhile.
+    /// A write on the condition that the key is absent: a second time, if the key was deleted in the meantime.
     Create,
     /// A write on the condition of a revision: at most one of two can succeed.
     Conditional,
@@ -118,7 +118,7 @@ impl Answer {
 pub(crate) enum Outcome {
     /// A whole answer.
     Answer(Answer),
-    /// No answer, and surely not executed: not all of it was handed to the system.
+    /// No answer, and not executed: not all of it was handed to the system.
     NeverSent(String),
     /// No whole answer, and a server may have executed it.
     Lost(String),

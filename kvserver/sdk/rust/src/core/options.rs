@@ -1,4 +1,4 @@
-//! What a client is told: where the server is, the token, how long to wait.
+//! The options of a client: where the server is, the token, how long to wait.
 
 use crate::core::errors::ConfigError;
 use std::time::Duration;
