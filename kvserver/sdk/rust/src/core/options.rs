@@ -45,14 +45,14 @@ impl Address {
             Some(_) => return wrong("the scheme is neither http nor https"),
             None => (false, url),
         };
+        if rest.contains('@') {
+            return wrong("a URL holds no user and no password; give the token apart");
+        }
         if rest.contains(['?', '#']) {
             return wrong("a server's URL has no query and no fragment");
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let path = path.trim_end_matches('/');
-        if authority.contains('@') {
-            return wrong("a URL holds no user and no password; give the token apart");
-        }
         let is_path = |path: &str| path.is_ascii() && path.parse::<http::uri::PathAndQuery>().is_ok();
         if !path.is_empty() && (path.len() > LONGEST_PATH || !is_path(path)) {
             return wrong("the path is not one of at most 1,000 bytes, with other characters as %XX");
@@ -124,7 +124,8 @@ fn variable(name: &str) -> Option<String> {
 /// Defines the setters that the builders of both clients have.
 macro_rules! client_setters {
     () => {
-        /// Set the server's URL; behind a proxy, with the path below which the server is. Default: the variable `KVSERVER_URL`, else `http://localhost:8080`.
+        /// Set the server's URL, with the path below which a proxy shows the server, if there is one. Default: the
+        /// variable `KVSERVER_URL`, else `http://localhost:8080`.
         #[must_use]
         pub fn url(mut self, url: impl Into<String>) -> Self {
             self.settings.url = Some(url.into());
@@ -204,5 +205,6 @@ mod tests {
     fn a_secret_in_a_url_is_refused_and_not_repeated() {
         let error = Address::parse("http://ann:secret@x").unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+        assert!(Address::parse("http://ann:12/secret@x").is_err());
     }
 }
