@@ -24,7 +24,8 @@ Examples:
   kvserver sdk c -o vendor/kvserver
   kvserver sdk js -o static
 """
-_NOT_SHIPPED: Final = frozenset(("tests", "target", "node_modules", "__pycache__"))
+_TEST_PROGRAMS: Final = ("conform.rs", "conform_async.rs", "driver")
+_NOT_SHIPPED: Final = frozenset(("tests", "target", "node_modules", "__pycache__", *_TEST_PROGRAMS))
 USES: Final = {
     "c": "cc app.c kvclient.c $(pkg-config --cflags --libs libcurl jansson) -lwslay",
     "js": "import { connect } from './client.js'",
