@@ -3,7 +3,8 @@
  *
  * All durations are seconds. A failed write throws a `Refused` (nothing was done) or an `OutcomeUnknown` (it may or may
  * not have been done), a failed read a `Refused` or a `NotAnswered`. Methods that take a `signal` throw its reason when
- * it is aborted; a write that was sent may then have been done.
+ * it is aborted; a write that was sent may then have been done. An option that a call does not have is a TypeError, and
+ * nothing is sent.
  */
 
 // --- Connecting -----------------------------------------------------------------------------------------------------

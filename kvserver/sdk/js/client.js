@@ -10,8 +10,8 @@
  * `OutcomeUnknown` (it may have been done); a failed read is a `Refused` or a `NotAnswered`. The types, with the
  * description of every method, are in client.d.ts.
  *
- * The parts, in this order: errors, values, paths, what is repeated, calls, lists, batches, the feed, mirrors, locks,
- * the client.
+ * The parts, in this order: errors, options, values, paths, what is repeated, calls, lists, batches, the feed, mirrors,
+ * locks, the client.
  */
 
 const UTF8 = new TextEncoder();
@@ -361,6 +361,80 @@ class ForeignAnswer extends Error {}
 /** A connection of the feed, or a list, that broke and may be continued. Inside of this module. */
 class Lost extends Error {
   retryAfter = 0;
+}
+
+// --- Options of calls -----------------------------------------------------------------------------------------------
+
+const LIFETIME = ["ttl", "expires"];
+const PUT = ["contentType", ...LIFETIME, "ifRevision", "idempotent", "signal"];
+
+/** The options of each call. */
+const OPTIONS = {
+  get: ["range", "signal"],
+  head: ["signal"],
+  getIfChanged: ["signal"],
+  getMany: ["signal"],
+  put: PUT,
+  create: PUT.filter((name) => name !== "ifRevision"),
+  exchange: PUT,
+  patch: ["ifRevision", "signal"],
+  incr: ["ttlIfNew", "ifRevision", "signal"],
+  touch: [...LIFETIME, "persist", "ifRevision", "signal"],
+  delete: ["ifRevision", "signal"],
+  update: ["ttl", "contentType", "idempotent", "tries", "signal"],
+  page: ["after", "before", "limit", "reverse", "values", "delimiter", "signal"],
+  scan: ["values", "reverse", "signal"],
+  keys: ["reverse", "signal"],
+  count: ["signal"],
+  deletePrefix: ["dryRun", "limit", "all", "signal"],
+  batch: ["atomic", "signal"],
+  commit: ["signal"],
+  watch: [
+    ...["keys", "snapshot", "since", "ops", "values", "activity", "conflate", "onGap", "patience", "transport"],
+    ...["silence", "onState", "signal"],
+  ],
+  envelopes: ["all"],
+  subscribe: ["onError"],
+  wait: ["timeout", "signal"],
+  mirror: ["patience", "transport", "silence", "signal"],
+  waitSynced: ["timeout", "signal"],
+  waitRevision: ["timeout", "signal"],
+  lock: ["ttl", "signal"],
+  withLock: ["ttl", "signal"],
+  status: ["signal"],
+  whoami: ["signal"],
+  ping: ["signal"],
+  ticket: ["signal"],
+};
+
+/** What the operations of a batch have beside `op` and `key`. */
+const OPERATIONS = {
+  get: ["ifRevision"],
+  put: ["value", "contentType", ...LIFETIME, "ifRevision"],
+  patch: ["patch", "ifRevision"],
+  incr: ["by", "ttlIfNew", "ifRevision"],
+  touch: [...LIFETIME, "persist", "ifRevision"],
+  delete: ["ifRevision"],
+};
+
+/** Return the `options` of a call. Throws TypeError for one that it does not have: a misspelt one is not passed over. */
+function optionsOf(call, options) {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`the options of ${call} are an object, not ${options === null ? "null" : typeof options}`);
+  }
+  refuseUnknown(`${call} has no option`, options, OPTIONS[call]);
+  return options;
+}
+
+function refuseUnknown(what, given, known) {
+  const unknown = Object.keys(given).filter((name) => !known.includes(name));
+  if (unknown.length) throw new TypeError(`${what} ${unknown.join(", ")}; there are ${known.join(", ")}`);
+}
+
+/** Return a prefix of keys. Throws TypeError for what is no text, like options at its place. */
+function prefixOf(prefix) {
+  if (typeof prefix !== "string") throw new TypeError(`a prefix is a string, not ${prefix === null ? "null" : typeof prefix}`);
+  return prefix;
 }
 
 // --- Values ---------------------------------------------------------------------------------------------------------
@@ -1209,9 +1283,11 @@ export class Result {
 
 /** Return a user's operation as the API has it. */
 async function wireOf(op, fullOf) {
-  const { op: verb, key, value, patch, contentType, ttl, expires, ttlIfNew, by, ifRevision, persist, ...rest } = op;
-  const unknown = Object.keys(rest);
-  if (unknown.length) throw new TypeError(`an operation has no ${unknown.join(", ")}`);
+  const { op: verb, key, value, patch, contentType, ttl, expires, ttlIfNew, by, ifRevision, persist } = op;
+  if (!Object.hasOwn(OPERATIONS, verb)) {
+    throw new TypeError(`there is no operation ${verb}; there are ${Object.keys(OPERATIONS).join(", ")}`);
+  }
+  refuseUnknown(`the operation ${verb} has no`, op, ["op", "key", ...OPERATIONS[verb]]);
   const wire = { op: verb, key: fullOf(key).full, ...conditionIn(ifRevision) };
   if (verb === "put") Object.assign(wire, await contentInBatch(value, contentType));
   if (verb === "patch") wire.patch = patch instanceof Json ? patch.value : patch;
@@ -1274,7 +1350,8 @@ export class Atomic {
   }
 
   /** Send it; the results. Throws `CrossSlot`, `BatchFailed`. */
-  async commit({ signal } = {}) {
+  async commit(options = {}) {
+    const { signal } = optionsOf("commit", options);
     return this.#commit(this.#ops, signal);
   }
 }
@@ -1710,7 +1787,8 @@ export class Watch {
   }
 
   /** Return whole messages, `{changes, cursor}`: an atomic batch is never divided. `all`: those without changes, too. */
-  async *envelopes({ all = false } = {}) {
+  async *envelopes(options = {}) {
+    const { all = false } = optionsOf("envelopes", options);
     for await (const envelope of this.#received()) {
       this.cursor = envelope.cursor;
       if (all || envelope.changes.length) yield envelope;
@@ -1740,7 +1818,8 @@ export class Watch {
   }
 
   /** Call `take` with each change, in order, after the one before is done. Returns the function that ends it. */
-  subscribe(take, { onError = report } = {}) {
+  subscribe(take, options = {}) {
+    const { onError = report } = optionsOf("subscribe", options);
     const run = async () => {
       for await (const change of this) {
         if (this.#isClosed) return;
@@ -1998,18 +2077,18 @@ export class Mirror extends EventTarget {
   }
 
   /** Wait until the copy is whole for the first time. */
-  async waitSynced(options) {
-    await this.#wait(() => this.#isSynced, options);
+  async waitSynced(options = {}) {
+    await this.#wait(() => this.#isSynced, optionsOf("waitSynced", options));
     return this;
   }
 
   /** Wait until the copy has the write that was answered with `revision`, of a key below its prefix. */
-  async waitRevision(revision, options) {
-    await this.#wait(() => this.#isSynced && this.revision >= revision, options);
+  async waitRevision(revision, options = {}) {
+    await this.#wait(() => this.#isSynced && this.revision >= revision, optionsOf("waitRevision", options));
     return this;
   }
 
-  #wait(isThere, { timeout, signal } = {}) {
+  #wait(isThere, { timeout, signal }) {
     return new Promise((resolve, reject) => {
       const [cut, forget] = linked(signal);
       const settle = (end, value) => {
@@ -2165,7 +2244,7 @@ export class Client {
 
   /** Return a client for the keys below `prefix`, which it adds to keys and takes off what comes back. */
   within(prefix) {
-    return new Client(this.#connection, this.prefix + prefix);
+    return new Client(this.#connection, this.prefix + prefixOf(prefix));
   }
 
   /** Return a client with another `timeout`, `patience`, `idempotency`, `transport` or `onRetry`. */
@@ -2182,11 +2261,13 @@ export class Client {
     return perform(this.#connection, call.path === null ? asBatch(call) : call, signal);
   }
 
-  async get(key, { range, signal } = {}) {
+  async get(key, options = {}) {
+    const { range, signal } = optionsOf("get", options);
     return this.#send(getCall(this.#name(key), { range }), signal);
   }
 
-  async head(key, { signal } = {}) {
+  async head(key, options = {}) {
+    const { signal } = optionsOf("head", options);
     const name = this.#name(key);
     const call = headCall(name);
     const meta = call.path === null ? undefined : await this.#send(call, signal);
@@ -2198,11 +2279,13 @@ export class Client {
     return { key, size, revision, contentType, expires, modified };
   }
 
-  async getIfChanged(key, revision, { signal } = {}) {
+  async getIfChanged(key, revision, options = {}) {
+    const { signal } = optionsOf("getIfChanged", options);
     return this.#send(getCall(this.#name(key), { unless: revision }), signal);
   }
 
-  async getMany(keys, { signal } = {}) {
+  async getMany(keys, options = {}) {
+    const { signal } = optionsOf("getMany", options);
     const found = new Map();
     let left = [...new Set(keys)];
     while (left.length) {
@@ -2220,36 +2303,40 @@ export class Client {
   }
 
   async put(key, value, options = {}) {
+    optionsOf("put", options);
     return this.#send(await putCall(this.#name(key), value, options), options.signal);
   }
 
   async create(key, value, options = {}) {
+    optionsOf("create", options);
     const call = await putCall(this.#name(key), value, { ...options, ifRevision: 0 }, { refuse: existsOf });
     return this.#send(call, options.signal);
   }
 
   async exchange(key, value, options = {}) {
+    optionsOf("exchange", options);
     const read = (answer) => readExchanged(key, answer);
     return this.#send(await putCall(this.#name(key), value, options, { read, returns: "previous" }), options.signal);
   }
 
   async patch(key, patch, options = {}) {
-    return this.#send(patchCall(this.#name(key), patch, options), options.signal);
+    return this.#send(patchCall(this.#name(key), patch, optionsOf("patch", options)), options.signal);
   }
 
   async incr(key, by = 1, options = {}) {
-    return this.#send(incrCall(this.#name(key), by, options), options.signal);
+    return this.#send(incrCall(this.#name(key), by, optionsOf("incr", options)), options.signal);
   }
 
-  async touch(key, options) {
-    return this.#send(touchCall(this.#name(key), options ?? {}), options?.signal);
+  async touch(key, options = {}) {
+    return this.#send(touchCall(this.#name(key), optionsOf("touch", options)), options.signal);
   }
 
   async delete(key, options = {}) {
-    return this.#send(deleteCall(this.#name(key), options), options.signal);
+    return this.#send(deleteCall(this.#name(key), optionsOf("delete", options)), options.signal);
   }
 
-  async update(key, change, { ttl = KEEP, contentType, idempotent, tries = 64, signal } = {}) {
+  async update(key, change, options = {}) {
+    const { ttl = KEEP, contentType, idempotent, tries = 64, signal } = optionsOf("update", options);
     let failure = null;
     for (let n = 0; n < tries; n++) {
       if (n) await sleep(Math.random() * longestDelay(n - 1), signal);
@@ -2265,8 +2352,8 @@ export class Client {
         }
         const { body, contentType: type } = await contentOf(next, contentType ?? entry?.contentType);
         const lifetime = ttl === KEEP ? { expires: entry?.expires ?? undefined } : { ttl: ttl ?? undefined };
-        const options = { ...lifetime, contentType: type, ifRevision, idempotent, signal };
-        const { revision } = await this.put(key, body, options);
+        const how = { ...lifetime, contentType: type, ifRevision, idempotent, signal };
+        const { revision } = await this.put(key, body, how);
         const expires = ttl === KEEP ? (entry?.expires ?? null) : ttl && new Date(Date.now() + ttl * 1000);
         return new Entry({ key, value: body, revision, contentType: type, expires });
       } catch (error) {
@@ -2283,13 +2370,14 @@ export class Client {
     const full = (bound) => (bound === undefined || bound === null ? null : this.prefix + bound);
     const flag = (value) => (value ? "true" : null);
     return {
-      ...{ prefix: this.prefix + prefix || null, after: full(after), before: full(before), delimiter },
+      ...{ prefix: this.prefix + prefixOf(prefix) || null, after: full(after), before: full(before), delimiter },
       ...{ reverse: flag(reverse), values: flag(values) },
     };
   }
 
-  async page(prefix = "", { limit, signal, ...options } = {}) {
-    const parameters = { ...this.#listParameters(prefix, options), limit };
+  async page(prefix = "", options = {}) {
+    const { limit, signal, ...range } = optionsOf("page", options);
+    const parameters = { ...this.#listParameters(prefix, range), limit };
     const strip = this.prefix.length;
     const read = (answer) => {
       const { items, prefixes, next } = documentOf(answer);
@@ -2304,24 +2392,26 @@ export class Client {
     return this.#send({ kind: READ, path: withQuery("/v1/kv", parameters), read }, signal);
   }
 
-  scan(prefix = "", { values = false, reverse = false, signal } = {}) {
+  scan(prefix = "", options = {}) {
+    const { values = false, reverse = false, signal } = optionsOf("scan", options);
     const parameters = this.#listParameters(prefix, { values, reverse });
     return new Scan(this.#connection, this.prefix, parameters, signal);
   }
 
   async *keys(prefix = "", options = {}) {
-    for await (const { key } of this.scan(prefix, { ...options, values: false })) yield key;
+    for await (const { key } of this.scan(prefix, optionsOf("keys", options))) yield key;
   }
 
-  async count(prefix = "", { signal } = {}) {
-    const path = withQuery("/v1/kv", { prefix: this.prefix + prefix || null, count: "true" });
+  async count(prefix = "", options = {}) {
+    const { signal } = optionsOf("count", options);
+    const path = withQuery("/v1/kv", { prefix: this.prefix + prefixOf(prefix) || null, count: "true" });
     const read = (answer) => memberOf(documentOf(answer), "count", "number");
     return this.#send({ kind: READ, path, read }, signal);
   }
 
-  async deletePrefix(prefix, { dryRun = false, limit, all = false, signal } = {}) {
-    if (typeof prefix !== "string") throw new TypeError(`a prefix is a string, not ${typeof prefix}`);
-    const full = this.prefix + prefix;
+  async deletePrefix(prefix, options = {}) {
+    const { dryRun = false, limit, all = false, signal } = optionsOf("deletePrefix", options);
+    const full = this.prefix + prefixOf(prefix);
     const { patience } = this.#connection.settings;
     let [count, cut, failures, giveUpAt] = [0, null, 0, null];
     for (;;) {
@@ -2339,7 +2429,8 @@ export class Client {
     }
   }
 
-  async batch(ops, { atomic = false, signal } = {}) {
+  async batch(ops, options = {}) {
+    const { atomic = false, signal } = optionsOf("batch", options);
     const wire = await Promise.all(ops.map((op) => wireOf(op, (key) => this.#name(key))));
     const resultsOf = (results) => results.map((each, i) => new Result(ops[i].op, ops[i].key, each));
     const call = batchCall(wire, atomic, (answer) => resultsOf(resultsIn(documentOf(answer))));
@@ -2360,14 +2451,13 @@ export class Client {
   }
 
   watch(prefixes, options = {}) {
-    const { keys = [], snapshot, since, ops, values = true, activity, conflate, transport, silence, ...rest } = options;
-    const { onGap = "raise", patience, onState, signal, ...unknown } = rest;
-    if (Object.keys(unknown).length) throw new TypeError(`a watch has no option ${Object.keys(unknown).join(", ")}`);
+    const { keys = [], snapshot, since, ops, values = true, activity, conflate, ...rest } = optionsOf("watch", options);
+    const { transport, silence, onGap = "raise", patience, onState, signal } = rest;
     if (onGap !== "raise" && onGap !== "continue") throw new TypeError(`onGap is raise or continue, not ${onGap}`);
     const chosen = prefixes === undefined || prefixes === null ? (keys.length ? [] : [""]) : [prefixes].flat();
     const flag = (value) => (value ? "true" : null);
     const parameters = {
-      prefix: chosen.map((prefix) => this.prefix + prefix).filter((prefix) => prefix || chosen.length > 1 || keys.length),
+      prefix: chosen.map((prefix) => this.prefix + prefixOf(prefix)).filter((prefix) => prefix || chosen.length > 1 || keys.length),
       key: [keys].flat().map((key) => this.#name(key).full),
       ops: [ops ?? []].flat().join(",") || null,
       values: values ? null : "false",
@@ -2378,7 +2468,8 @@ export class Client {
     return new Watch(connection, parameters, wishes);
   }
 
-  async wait(key, until = (entry) => entry !== null, { timeout, signal } = {}) {
+  async wait(key, until = (entry) => entry !== null, options = {}) {
+    const { timeout, signal } = optionsOf("wait", options);
     const [cut, forget] = linked(signal);
     const timer = timeout && setTimeout(() => cut.abort(lateError(timeout)), timeout * 1000);
     try {
@@ -2398,10 +2489,12 @@ export class Client {
   }
 
   mirror(prefix = "", options = {}) {
+    optionsOf("mirror", options);
     return new Mirror((onState) => this.watch(prefix, { patience: Infinity, ...options, snapshot: true, onState }));
   }
 
-  async lock(name, { ttl = 10, signal } = {}) {
+  async lock(name, options = {}) {
+    const { ttl = 10, signal } = optionsOf("lock", options);
     if (!(ttl > 0)) throw new BadRequest(`the time to live of a lock is above 0 seconds, not ${ttl}`);
     const owner = randomName();
     for (;;) {
@@ -2424,7 +2517,7 @@ export class Client {
   }
 
   async withLock(name, run, options = {}) {
-    const lock = await this.lock(name, options);
+    const lock = await this.lock(name, optionsOf("withLock", options));
     try {
       return await run(lock);
     } finally {
@@ -2436,15 +2529,18 @@ export class Client {
     return this.#send({ kind: READ, path, read: documentOf }, signal);
   }
 
-  async status({ signal } = {}) {
+  async status(options = {}) {
+    const { signal } = optionsOf("status", options);
     return this.#document("/v1/status", signal);
   }
 
-  async whoami({ signal } = {}) {
+  async whoami(options = {}) {
+    const { signal } = optionsOf("whoami", options);
     return this.#document("/v1/whoami", signal);
   }
 
-  async ping({ signal } = {}) {
+  async ping(options = {}) {
+    const { signal } = optionsOf("ping", options);
     const begun = now();
     const read = ({ status, bytes }) => {
       if (status !== 200 || UTF8_TEXT.decode(bytes) !== "pong") throw new ForeignAnswer("no pong to a ping");
@@ -2453,7 +2549,8 @@ export class Client {
     return this.#send({ kind: READ, path: "/ping", read }, signal);
   }
 
-  async ticket(purpose, { signal } = {}) {
+  async ticket(purpose, options = {}) {
+    const { signal } = optionsOf("ticket", options);
     return this.#send(ticketCall(purpose), signal);
   }
 }
