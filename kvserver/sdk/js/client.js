@@ -772,7 +772,7 @@ function judge(call, outcome, keyed) {
       if (error instanceof ForeignAnswer) return foreign(call, error.message);
       if (!(error instanceof KVError)) throw error;
       error.requestId = outcome.headers.get("x-request-id");
-      return { error, again: false };
+      return { error: call.kind === READ ? asRead(error) : error, again: false };
     }
   }
   const error = problemOf(outcome);
@@ -800,7 +800,9 @@ function foreign(call, why) {
   return { error: new OutcomeUnknown(told), again: false, isUnknown: true };
 }
 
+/** Return the error of a read: one that speaks of a write becomes `NotAnswered`. */
 function asRead(error) {
+  if (!(error instanceof OutcomeUnknown)) return error;
   const { status, requestId, retryAfter } = error;
   return Object.assign(new NotAnswered(error.detail || error.title, error), { status, requestId, retryAfter });
 }
@@ -1049,7 +1051,7 @@ function getCall(name, { range, unless } = {}) {
   }
   if (unless !== undefined) headers["If-None-Match"] = `"${wholeText(unless, "a revision")}"`;
   const read = (answer) => {
-    if (answer.status === 304) return UNCHANGED;
+    if (answer.status === 304 && unless !== undefined) return UNCHANGED;
     return isAbsent(answer) ? null : entryOf(name.key, answer);
   };
   const ops = [{ op: "get", key: name.full }];
@@ -1277,7 +1279,8 @@ export class Result {
   /** Return this result, or throw the error that it tells. */
   check() {
     if (this.ok) return this;
-    throw errorOf(this.status, { code: this.code ?? "", detail: this.detail, revision: this.revision });
+    const error = errorOf(this.status, { code: this.code ?? "", detail: this.detail, revision: this.revision });
+    throw this.op === "get" ? asRead(error) : error;
   }
 }
 
@@ -1398,12 +1401,17 @@ async function openLines(connection, path, cut) {
 
 /** Return why a stream was not given: `Lost` where another try may help, else the error. */
 function refusalOf(answer) {
-  const error = problemOf(answer);
-  if (answer.status < 500 && ![408, 429].includes(answer.status) && isProblem(answer)) return error;
-  if (answer.status >= 500 || answer.status === 408 || answer.status === 429) {
-    return Object.assign(new Lost(error.message, { cause: error }), { retryAfter: error.retryAfter });
-  }
-  return notOurs(`an answer ${answer.status || 302} to a stream`);
+  const { status } = answer;
+  const isPassing = [408, 429].includes(status) || (status >= 500 && status < 600);
+  if (!isPassing) return isProblem(answer) ? asRead(problemOf(answer)) : notOurs(`an answer ${status || 302} to a stream`);
+  const isBare = !isProblem(answer) && ![408, 429, 503].includes(status);
+  const error = isBare ? new NotAnswered(`a proxy answers ${status}`) : asRead(problemOf(answer));
+  return Object.assign(new Lost(error.message, { cause: error }), { retryAfter: error.retryAfter });
+}
+
+/** Return what is thrown when the patience with a list is used up: why its last connection failed. */
+function endOf(lost) {
+  return lost.cause instanceof KVError ? lost.cause : new NotAnswered(lost.message, { cause: lost });
 }
 
 function ndjsonOf(answer) {
@@ -1489,22 +1497,24 @@ export class Scan {
   async *[Symbol.asyncIterator]() {
     const parameters = { ...this.#parameters };
     const { patience } = this.#connection.settings;
-    let [failures, giveUpAt] = [0, null];
+    let [attempts, failures, giveUpAt] = [0, 0, null];
     for (;;) {
+      attempts++;
       try {
         for await (const line of this.#lines(parameters)) {
           if (line.end) return;
           const next = line.error ? line.next : (line.key ?? line.prefix);
           if (next) parameters[parameters.reverse ? "before" : "after"] = next;
           if (line.error) throw new Lost(line.error.detail || line.error.code || "the list broke off");
-          [failures, giveUpAt] = [0, null];
+          [attempts, failures, giveUpAt] = [1, 0, null];
           if (line.key !== undefined) yield itemOf(line, this.#prefix.length);
         }
       } catch (error) {
+        if (error instanceof KVError) throw Object.assign(error, { attempts });
         if (!(error instanceof Lost)) throw error;
         giveUpAt ??= now() + patience;
         const left = giveUpAt - now();
-        if (left <= 0) throw new NotAnswered(error.message, { cause: error });
+        if (left <= 0) throw Object.assign(endOf(error), { attempts });
         const delay = Math.random() * longestDelay(failures++) + error.retryAfter;
         await sleep(Math.min(delay, left), this.#signal);
       }
@@ -1620,7 +1630,7 @@ function beginning({ first }) {
 
 /** Return the error in a stream: `Lost` where a new connection may help. */
 function streamError(message) {
-  const error = errorOf(message.status, message);
+  const error = asRead(errorOf(message.status, message));
   const isPassing = message.status >= 500 || [408, 429].includes(message.status) || error instanceof BadTicket;
   return isPassing ? new Lost(error.message, { cause: error }) : error;
 }
@@ -1880,8 +1890,10 @@ export class Watch {
     const patience = this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
     const left = heard + patience - now();
     if (left <= 0) {
-      if (!this.#hasHeard && error?.cause instanceof KVError) throw error.cause;
-      throw new NotAnswered(error?.message ?? "the feed was closed", { cause: error });
+      const cause = error?.cause instanceof KVError ? error.cause : null;
+      if (!this.#hasHeard && cause) throw cause;
+      const why = cause ? cause.detail || cause.title : error?.message;
+      throw new NotAnswered(why ?? "the feed was closed", { cause: error });
     }
     this.#tell("waiting", Math.min(seconds, left));
     const [cut, forget] = linked(this.#cut.signal);
@@ -2563,6 +2575,7 @@ function sweepCall(parameters) {
       memberOf(document, "deleted", "number");
       return { ...document, complete: memberOf(document, "complete", "boolean") };
     }
+    if (!isProblem(answer)) throw new ForeignAnswer(answer.isRedirect ? "a redirect" : `an answer ${answer.status} to a DELETE`);
     const error = problemOf(answer);
     const { deleted = 0, cut } = error.members;
     if (cut === undefined || parameters.limit !== null) throw error;
