@@ -357,8 +357,9 @@ export interface WatchOptions extends Abortable {
   /** Where changes are missing and no snapshot follows: throw `Gap` (the default), or go on with what is kept. */
   onGap?: "raise" | "continue";
   /**
-   * Seconds without a message after which it gives up. Default: that of the client for the first message, and none
-   * afterwards; Infinity: never.
+   * Seconds without a message after which it gives up, also on an open connection: give more than the 10 seconds after
+   * which the server surely sends one. That the feed is closed, or an error, is no message. Default: that of the client
+   * for the first message, and none afterwards; Infinity: never; 0: when its connection breaks.
    */
   patience?: number;
   transport?: Transport;

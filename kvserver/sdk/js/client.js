@@ -816,6 +816,11 @@ function now() {
   return performance.now() / 1000;
 }
 
+/** Return seconds as what setTimeout takes: it fires at once where it is told more than 2^31 ms. */
+function timerOf(seconds) {
+  return Math.min(seconds * 1000, 2 ** 31 - 1);
+}
+
 /** Wait. Throws the signal's reason when it is aborted. */
 function sleep(seconds, signal) {
   return new Promise((resolve, reject) => {
@@ -827,7 +832,7 @@ function sleep(seconds, signal) {
     const timer = setTimeout(() => {
       signal?.removeEventListener("abort", abort);
       resolve();
-    }, seconds * 1000);
+    }, timerOf(seconds));
     signal?.addEventListener("abort", abort, { once: true });
   });
 }
@@ -896,7 +901,7 @@ class Connection {
     const cut = new AbortController();
     const seconds = call.timeout ?? this.settings.timeout;
     const abort = () => cut.abort();
-    const timer = setTimeout(abort, Math.min(seconds * 1000, 2 ** 31 - 1));
+    const timer = setTimeout(abort, timerOf(seconds));
     signal?.addEventListener("abort", abort, { once: true });
     try {
       const answer = await this.open(call.path, { ...call, headers, signal: cut.signal });
@@ -1431,7 +1436,7 @@ async function inTime(promise, seconds, cut) {
     timer = setTimeout(() => {
       reject(new Lost(`nothing came for ${seconds} s`));
       cut.abort(new Lost("silence"));
-    }, seconds * 1000);
+    }, timerOf(seconds));
   });
   try {
     return await Promise.race([promise, late]);
@@ -1585,7 +1590,7 @@ export class Follow {
       case "activity":
         return [this.#activityOf(message)];
       case "closing":
-        this.comeBackAfter = (message.retry_ms ?? 0) / 1000;
+        this.comeBackAfter = message.retry_ms > 0 && Number.isFinite(message.retry_ms) ? message.retry_ms / 1000 : 0;
     }
     return []; // a bookmark, or what a newer server says
   }
@@ -1640,6 +1645,11 @@ export function longestReturn(n) {
   return n ? Math.min(10, 0.1 * 2 ** Math.min(n, 10)) : 0.25;
 }
 
+/** Return the least delay in seconds before a feed that the server closed comes back, whatever the server says. */
+function leastReturn(n) {
+  return Math.min(10, 0.1 * 2 ** Math.min(n, 10));
+}
+
 /** Run a call of a transport: what another connection may cure is `Lost`. */
 async function performForFeed(connection, call, signal) {
   try {
@@ -1666,10 +1676,11 @@ async function* messagesByLines(connection, parameters, cut) {
 }
 
 /** Yield the messages of a feed that is polled. */
-async function* messagesByPolls(connection, parameters, cut) {
+async function* messagesByPolls(connection, parameters, cut, patienceOf) {
   let { since } = parameters;
   for (;;) {
-    const wait = since || parameters.snapshot ? 25 : 0;
+    const longest = Math.min(25, Math.max(1, Math.floor(patienceOf() / 2))); // an answer comes while there is patience
+    const wait = since || parameters.snapshot ? longest : 0;
     const path = withQuery("/v1/feed", { ...parameters, since, wait });
     const call = { kind: READ, path, timeout: wait + connection.settings.timeout, read: documentOf };
     const { cursor, messages } = await performForFeed(connection, call, cut.signal);
@@ -1699,7 +1710,7 @@ async function* messagesBySocket(connection, parameters, cut) {
   socket.onmessage = ({ data }) => {
     if (ended) return;
     waiting.push(data);
-    size += data.length;
+    size += data.length ?? data.size ?? data.byteLength;
     if (size > MOST_WAITING) {
       socket.close();
       end("the program takes messages too slowly");
@@ -1712,7 +1723,7 @@ async function* messagesBySocket(connection, parameters, cut) {
     for (;;) {
       const batch = waiting;
       [waiting, size] = [[], 0];
-      for (const text of batch) yield JSON.parse(text);
+      for (const text of batch) yield messageIn(text);
       if (waiting.length) continue;
       cut.signal.throwIfAborted();
       if (ended) throw ended;
@@ -1722,6 +1733,16 @@ async function* messagesBySocket(connection, parameters, cut) {
     cut.signal.removeEventListener("abort", abort);
     socket.close();
   }
+}
+
+/** Return the message that a WebSocket brought. Throws `NotAnswered` for what is no JSON, like a binary frame. */
+function messageIn(text) {
+  try {
+    if (typeof text === "string") return JSON.parse(text);
+  } catch {
+    // told below
+  }
+  throw notOurs("a message that is not JSON");
 }
 
 function ticketCall(purpose) {
@@ -1755,6 +1776,8 @@ export class Watch {
   #first = null;
   #isClosed = false;
   #hasHeard = false;
+  #heard = 0;
+  #liveSince = null;
   #silences = 0;
   #refusals = 0;
   /** Behind the last message all of whose changes were taken: give it to `since` to go on there. */
@@ -1841,33 +1864,21 @@ export class Watch {
   }
 
   async *#messages() {
-    let [failures, heard] = [0, now()];
+    let failures = 0;
+    this.#heard = now();
     try {
       for (;;) {
         this.#tell("connecting");
-        let liveSince = null;
+        this.#liveSince = null;
         let error = null;
-        const [cut, forget] = linked(this.#cut.signal);
-        const parameters = { ...this.#parameters, since: this.#follow.cursor || null };
         try {
-          for await (const message of TRANSPORTS[this.#transport](this.#connection, parameters, cut)) {
-            heard = now();
-            this.#hasHeard = true;
-            if (liveSince === null) this.#tell("live");
-            liveSince ??= heard;
-            yield this.#follow.take(message);
-            if (this.#follow.comeBackAfter !== null) break;
-          }
+          yield* this.#connected();
         } catch (thrown) {
           if (!(thrown instanceof Lost) || this.#cut.signal.aborted) throw thrown;
           error = thrown;
-        } finally {
-          forget();
-          cut.abort();
         }
-        if (liveSince !== null && now() - liveSince >= 10) failures = 0;
-        await this.#pause(error, failures, heard);
-        if (error) failures++;
+        if (this.#liveSince !== null && now() - this.#liveSince >= 10) failures = 0;
+        await this.#pause(error, failures++);
       }
     } catch (error) {
       if (this.#isClosed) return;
@@ -1879,17 +1890,61 @@ export class Watch {
     }
   }
 
+  /** Seconds without a message after which it gives up. One that says that the feed is closed, or an error, is none. */
+  get #patience() {
+    return this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
+  }
+
+  /** Yield what one connection says until the server closes it. Throws `Lost` where it breaks, or patience is used up. */
+  async *#connected() {
+    const [cut, forget] = linked(this.#cut.signal);
+    const parameters = { ...this.#parameters, since: this.#follow.cursor || null };
+    let [late, timer] = [null, undefined];
+    const giveUp = () => {
+      late = Object.assign(new Lost(`no message came within ${this.#patience} s`), { isLate: true });
+      cut.abort(late);
+    };
+    const wait = () => {
+      const left = this.#heard + this.#patience - now();
+      if (this.#patience > 0 && left < Infinity) timer = setTimeout(giveUp, timerOf(left)); // 0: this one connection
+    };
+    try {
+      wait();
+      for await (const message of TRANSPORTS[this.#transport](this.#connection, parameters, cut, () => this.#patience || Infinity)) {
+        clearTimeout(timer);
+        const taken = now();
+        if (this.#liveSince === null) this.#tell("live");
+        this.#liveSince ??= taken;
+        const envelope = this.#follow.take(message);
+        const isClosing = this.#follow.comeBackAfter !== null;
+        if (!isClosing) [this.#hasHeard, this.#heard] = [true, taken];
+        yield envelope;
+        if (isClosing) return;
+        this.#heard += now() - taken; // the time that the consumer takes is no silence of the server
+        wait();
+      }
+    } catch (error) {
+      throw late && !this.#cut.signal.aborted ? late : error;
+    } finally {
+      clearTimeout(timer);
+      forget();
+      cut.abort();
+    }
+  }
+
   /** Wait until it is time to come back, after the feed was closed or broke off by `error`. */
-  async #pause(error, failures, heard) {
+  async #pause(error, failures) {
+    const isLate = Boolean(error?.isLate);
+    if (isLate) error = this.error ?? error; // why the connection before broke says more
     this.error = error;
-    if (error) await this.#chooseTransport(error);
+    const patience = this.#patience;
+    if (error && !isLate) await this.#chooseTransport(error, this.#heard + patience - now());
     const seconds = error
       ? Math.max(Math.random() * longestReturn(failures), error.retryAfter)
-      : this.#follow.comeBackAfter * (1 + Math.random() / 2);
+      : Math.max(this.#follow.comeBackAfter, leastReturn(failures)) * (1 + Math.random() / 2);
     this.#follow.comeBackAfter = null;
-    const patience = this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
-    const left = heard + patience - now();
-    if (left <= 0) {
+    const left = this.#heard + patience - now();
+    if (left <= 0 || isLate) {
       const cause = error?.cause instanceof KVError ? error.cause : null;
       if (!this.#hasHeard && cause) throw cause;
       const why = cause ? cause.detail || cause.title : error?.message;
@@ -1910,15 +1965,16 @@ export class Watch {
   }
 
   /** Take another transport where this one does not get through: a WebSocket is refused, lines are held back. */
-  async #chooseTransport({ isRefused, isSilent }) {
+  async #chooseTransport({ isRefused, isSilent }, left) {
     this.#silences = isSilent ? this.#silences + 1 : 0;
     const isAuto = this.#connection.settings.transport === "auto";
     if (isAuto && this.#silences >= 2 && this.#transport === "lines") this.#transport = "poll";
-    if (!isRefused) return;
+    if (!isRefused || left <= 0) return;
     const since = this.#follow.cursor || null;
     const path = withQuery("/v1/feed", { ...this.#parameters, since, snapshot: null, values: "false" });
     try {
-      await performForFeed(this.#connection, { kind: READ, path, read: documentOf }, this.#cut.signal);
+      const timeout = Math.min(left, this.#connection.settings.timeout);
+      await performForFeed(this.#connection, { kind: READ, path, timeout, read: documentOf }, this.#cut.signal);
     } catch (error) {
       if (!(error instanceof Lost)) throw error; // the WebSocket could not tell why it was refused
       return;
