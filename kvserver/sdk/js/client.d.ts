@@ -375,7 +375,8 @@ export type Change =
   | Put
   | { kind: "touch"; key: string; revision: number; time: Date; expires: Date | null }
   | { kind: "delete"; key: string; revision: number; time: Date; cause: "request" | "prefix" | "expire" | "evict" }
-  /** Forget the copy: what is not repeated until `synced` is gone. Without `snapshot`, changes are missing. */
+  /** Before each snapshot, an empty one too. Forget the copy: what is not repeated until `synced` is gone. Without
+   *  `snapshot`, changes are missing. */
   | { kind: "reset"; reason: "start" | "trimmed" | "epoch" | "bad_cursor"; snapshot: boolean }
   /** The snapshot is whole. */
   | { kind: "synced"; cursor: string }

@@ -319,7 +319,12 @@ export class Gap extends KVError {
 /** The lock was lost while it was held. */
 export class LockLost extends KVError {
   static code = "lock_lost";
-  static title = "The lock was lost while it was held";
+  static title = "The lock was lost";
+
+  constructor(detail = "", options = {}) {
+    super(detail, options);
+    if (detail) this.message = `${this.title}: ${detail}`;
+  }
 }
 
 /** The class of every code that a server sends. */
@@ -1556,6 +1561,8 @@ class Put extends Entry {
 export class Follow {
   #strip;
   #onGap;
+  /** Whether the reset before a snapshot was told: an empty one has it with its end. */
+  #isReset;
   /** Where the feed goes on after a break; empty before the first message. */
   cursor;
   /** Seconds after which a feed that the server closes comes back, else null. */
@@ -1564,6 +1571,7 @@ export class Follow {
   /** `strip`: characters that are taken off every key. */
   constructor({ since = "", onGap = "raise", strip = 0 } = {}) {
     this.cursor = since;
+    this.#isReset = since.split(".").length > 2; // it goes on within a snapshot
     this.#onGap = onGap;
     this.#strip = strip;
   }
@@ -1582,9 +1590,9 @@ export class Follow {
       case "events":
         return message.events.map((event) => this.#eventOf(event)).filter(Boolean);
       case "snapshot":
-        return [...beginning(message), ...message.items.map((item) => this.#itemOf(item))];
+        return [...this.#beginning(message.first), ...message.items.map((item) => this.#itemOf(item))];
       case "snapshot_end":
-        return [{ kind: "synced", cursor: message.cursor }];
+        return this.#endOf(message);
       case "gap":
         return [this.#gapOf(message)];
       case "activity":
@@ -1599,7 +1607,19 @@ export class Follow {
     if (!snapshot && this.#onGap === "raise") {
       throw Object.assign(new Gap(`the server does not keep what was meanwhile (${reason})`), { reason, cursor });
     }
+    this.#isReset = snapshot;
     return { kind: "reset", reason, snapshot };
+  }
+
+  #beginning(isFirst) {
+    this.#isReset = true;
+    return isFirst ? [{ kind: "reset", reason: "start", snapshot: true }] : [];
+  }
+
+  #endOf({ cursor }) {
+    const before = this.#beginning(!this.#isReset);
+    this.#isReset = false;
+    return [...before, { kind: "synced", cursor }];
   }
 
   #eventOf(event) {
@@ -1627,10 +1647,6 @@ export class Follow {
     if (peer !== undefined) activity.peer = peer;
     return activity;
   }
-}
-
-function beginning({ first }) {
-  return first ? [{ kind: "reset", reason: "start", snapshot: true }] : [];
 }
 
 /** Return the error in a stream: `Lost` where a new connection may help. */
@@ -2250,13 +2266,13 @@ export class Lock {
   async #lookAgain(error) {
     const entry = await this.#kv.get(this.#name).catch(() => undefined);
     if (isOf(this.#owner, entry)) this.#revision = entry.revision;
-    else if (entry !== undefined) this.#lose(error.message);
+    else if (entry !== undefined) this.#lose(whereItIs(entry), error);
   }
 
-  #lose(why) {
+  #lose(why, cause) {
     if (this.#isReleased || this.signal.aborted) return;
     this.#stop();
-    this.#loss.abort(new LockLost(why));
+    this.#loss.abort(new LockLost(why, { cause }));
   }
 
   #stop() {
@@ -2273,15 +2289,20 @@ export class Lock {
     for (let revision = this.#revision; ; ) {
       try {
         if (await this.#kv.delete(this.#name, { ifRevision: revision })) return;
-        throw new LockLost("its key is gone");
+        throw new LockLost(whereItIs(null));
       } catch (error) {
         if (!(error instanceof PreconditionFailed)) throw error;
         const entry = await this.#kv.get(this.#name);
-        if (!isOf(this.#owner, entry)) throw new LockLost("another holds it", { cause: error });
+        if (!isOf(this.#owner, entry)) throw new LockLost(whereItIs(entry), { cause: error });
         revision = entry.revision; // a touch was under way
       }
     }
   }
+}
+
+/** Return why a lock is lost whose key holds this now. */
+function whereItIs(entry) {
+  return entry ? "another holds it" : "its key was deleted";
 }
 
 /** Return whether an entry is that of a lock's owner. */
