@@ -160,22 +160,22 @@ def test_python_examples_print_what_they_say(server: Server, document: str, text
 def javascript_examples() -> list[tuple[str, str]]:
     """Return the examples of the JavaScript client, by document."""
     found = [(path.stem, text) for path in DOCUMENTS for language, text in blocks(path) if language == "js"]
-    return [(stem, text) for stem, text in found if "/sdk/client.js" in text]
+    return [(stem, text) for stem, text in found if '"./client.js"' in text]
 
 
 @pytest.mark.parametrize(("document", "text"), javascript_examples(), ids=[stem for stem, _ in javascript_examples()])
 def test_javascript_examples_print_what_they_say(server: Server, document: str, text: str, tmp_path: Path) -> None:
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    httpx.put(f"{server.url}/v1/kv/flags/beta", content="on", trust_env=False).raise_for_status()
+    httpx.delete(f"{server.url}/keys", trust_env=False).raise_for_status()
+    httpx.put(f"{server.url}/v1/kv/flags/beta", content='{"on":true}', trust_env=False).raise_for_status()
     said = re.findall(r"console\.log\(.*\);  // (.*)$", text, re.MULTILINE)
     assert said
-    module = ROOT / "kvserver" / "sdk" / "js" / "client.js"
-    (tmp_path / "app.mjs").write_text(text.replace("http://localhost:8080/sdk/client.js", str(module)))
-    with running(["node", "app.mjs"], env=environ(server), cwd=tmp_path) as client:
+    shell(server, "kvserver sdk js -o .", tmp_path)
+    (tmp_path / "app.js").write_text(text)
+    with running(["node", "app.js"], env=environ(server), cwd=tmp_path) as client:
         assert client.stdout is not None
-        for line in said:
-            assert f"{line}\n" in iter(client.stdout.readline, "")
+        assert [client.stdout.readline().rstrip("\n") for _ in said] == said
 
 
 def test_the_c_example_prints_what_it_stored(server: Server, tmp_path: Path) -> None:

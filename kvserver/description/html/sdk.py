@@ -36,18 +36,21 @@ _SDK_URL: Final = EXAMPLE_URL + SDK
 LIBRARIES: Final = (
     Library(
         "JavaScript",
-        "A page imports it from here, whatever its origin; elsewhere download it, and its types next to it. It has no "
-        "dependencies and needs no build.",
+        f"A page imports `{_SDK_URL}client.js` from here, whatever its origin. Node imports files: download it, its "
+        "types next to it, and say in `package.json` that they are modules. It has no dependencies and needs no build.",
         ("client.js", "client.d.ts"),
         f"""\
 curl -O {_SDK_URL}client.js -O {_SDK_URL}client.d.ts
+echo '{{"type": "module"}}' > package.json
 """,
         f"""\
-import {{ connect }} from "{_SDK_URL}client.js"; // or "./client.js"
+import {{ connect }} from "./client.js"; // in a page: "{_SDK_URL}client.js"
 const kv = connect("{EXAMPLE_URL}");
 await kv.put("flags/beta", {{ on: true }});
 console.log((await kv.get("flags/beta")).json());
-for await (const change of kv.watch("flags/", {{ snapshot: true }})) console.log(change.kind, change.key);
+for await (const change of kv.watch("flags/", {{ snapshot: true }})) {{
+  if (change.kind === "put") console.log(change.key, change.text());
+}}
 """,
     ),
     Library(

@@ -3,7 +3,8 @@
  *
  * All durations are seconds. A failed write throws a `Refused` (nothing was done) or an `OutcomeUnknown` (it may or may
  * not have been done), a failed read a `Refused` or a `NotAnswered`. Methods that take a `signal` throw its reason when
- * it is aborted; a write that was sent may then have been done.
+ * it is aborted; a write that was sent may then have been done. An option that a call does not have is a TypeError, and
+ * nothing is sent.
  */
 
 // --- Connecting -----------------------------------------------------------------------------------------------------
@@ -356,8 +357,9 @@ export interface WatchOptions extends Abortable {
   /** Where changes are missing and no snapshot follows: throw `Gap` (the default), or continue with what is kept. */
   onGap?: "raise" | "continue";
   /**
-   * Seconds without a message after which it gives up. Default: that of the client for the first message, and none
-   * afterwards; Infinity: never.
+   * Seconds without a message after which it gives up, also on an open connection: give more than the 10 seconds after
+   * which the server sends one. A `closing` or an error does not count as a message. Default: that of the client
+   * for the first message, and none afterwards; Infinity: never; 0: when its connection breaks.
    */
   patience?: number;
   transport?: Transport;
@@ -373,7 +375,8 @@ export type Change =
   | Put
   | { kind: "touch"; key: string; revision: number; time: Date; expires: Date | null }
   | { kind: "delete"; key: string; revision: number; time: Date; cause: "request" | "prefix" | "expire" | "evict" }
-  /** Discard the copy: keys that do not come before `synced` are gone. Without `snapshot`, changes are missing. */
+  /** Before each snapshot, an empty one too. Discard the copy: keys that do not come before `synced` are gone. Without
+   *  `snapshot`, changes are missing. */
   | { kind: "reset"; reason: "start" | "trimmed" | "epoch" | "bad_cursor"; snapshot: boolean }
   /** The snapshot is whole. */
   | { kind: "synced"; cursor: string }

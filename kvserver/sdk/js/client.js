@@ -10,8 +10,8 @@
  * `OutcomeUnknown` (it may have been done); a failed read is a `Refused` or a `NotAnswered`. The types, with the
  * description of every method, are in client.d.ts.
  *
- * The parts, in this order: errors, values, paths, what is repeated, calls, lists, batches, the feed, mirrors, locks,
- * the client.
+ * The parts, in this order: errors, options, values, paths, what is repeated, calls, lists, batches, the feed, mirrors,
+ * locks, the client.
  */
 
 const UTF8 = new TextEncoder();
@@ -319,7 +319,12 @@ export class Gap extends KVError {
 /** The lock was lost while it was held. */
 export class LockLost extends KVError {
   static code = "lock_lost";
-  static title = "The lock was lost while it was held";
+  static title = "The lock was lost";
+
+  constructor(detail = "", options = {}) {
+    super(detail, options);
+    if (detail) this.message = `${this.title}: ${detail}`;
+  }
 }
 
 /** The class of every code that a server sends. */
@@ -361,6 +366,80 @@ class ForeignAnswer extends Error {}
 /** A connection of the feed, or a list, that broke and may be continued. Inside of this module. */
 class Lost extends Error {
   retryAfter = 0;
+}
+
+// --- Options of calls -----------------------------------------------------------------------------------------------
+
+const LIFETIME = ["ttl", "expires"];
+const PUT = ["contentType", ...LIFETIME, "ifRevision", "idempotent", "signal"];
+
+/** The options of each call. */
+const OPTIONS = {
+  get: ["range", "signal"],
+  head: ["signal"],
+  getIfChanged: ["signal"],
+  getMany: ["signal"],
+  put: PUT,
+  create: PUT.filter((name) => name !== "ifRevision"),
+  exchange: PUT,
+  patch: ["ifRevision", "signal"],
+  incr: ["ttlIfNew", "ifRevision", "signal"],
+  touch: [...LIFETIME, "persist", "ifRevision", "signal"],
+  delete: ["ifRevision", "signal"],
+  update: ["ttl", "contentType", "idempotent", "tries", "signal"],
+  page: ["after", "before", "limit", "reverse", "values", "delimiter", "signal"],
+  scan: ["values", "reverse", "signal"],
+  keys: ["reverse", "signal"],
+  count: ["signal"],
+  deletePrefix: ["dryRun", "limit", "all", "signal"],
+  batch: ["atomic", "signal"],
+  commit: ["signal"],
+  watch: [
+    ...["keys", "snapshot", "since", "ops", "values", "activity", "conflate", "onGap", "patience", "transport"],
+    ...["silence", "onState", "signal"],
+  ],
+  envelopes: ["all"],
+  subscribe: ["onError"],
+  wait: ["timeout", "signal"],
+  mirror: ["patience", "transport", "silence", "signal"],
+  waitSynced: ["timeout", "signal"],
+  waitRevision: ["timeout", "signal"],
+  lock: ["ttl", "signal"],
+  withLock: ["ttl", "signal"],
+  status: ["signal"],
+  whoami: ["signal"],
+  ping: ["signal"],
+  ticket: ["signal"],
+};
+
+/** What the operations of a batch have beside `op` and `key`. */
+const OPERATIONS = {
+  get: ["ifRevision"],
+  put: ["value", "contentType", ...LIFETIME, "ifRevision"],
+  patch: ["patch", "ifRevision"],
+  incr: ["by", "ttlIfNew", "ifRevision"],
+  touch: [...LIFETIME, "persist", "ifRevision"],
+  delete: ["ifRevision"],
+};
+
+/** Return the `options` of a call. Throws TypeError for one that it does not have: a misspelt one is not passed over. */
+function optionsOf(call, options) {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`the options of ${call} are an object, not ${options === null ? "null" : typeof options}`);
+  }
+  refuseUnknown(`${call} has no option`, options, OPTIONS[call]);
+  return options;
+}
+
+function refuseUnknown(what, given, known) {
+  const unknown = Object.keys(given).filter((name) => !known.includes(name));
+  if (unknown.length) throw new TypeError(`${what} ${unknown.join(", ")}; there are ${known.join(", ")}`);
+}
+
+/** Return a prefix of keys. Throws TypeError for what is no text, like options at its place. */
+function prefixOf(prefix) {
+  if (typeof prefix !== "string") throw new TypeError(`a prefix is a string, not ${prefix === null ? "null" : typeof prefix}`);
+  return prefix;
 }
 
 // --- Values ---------------------------------------------------------------------------------------------------------
@@ -698,7 +777,7 @@ function judge(call, outcome, keyed) {
       if (error instanceof ForeignAnswer) return foreign(call, error.message);
       if (!(error instanceof KVError)) throw error;
       error.requestId = outcome.headers.get("x-request-id");
-      return { error, again: false };
+      return { error: call.kind === READ ? asRead(error) : error, again: false };
     }
   }
   const error = problemOf(outcome);
@@ -726,7 +805,9 @@ function foreign(call, why) {
   return { error: new OutcomeUnknown(told), again: false, isUnknown: true };
 }
 
+/** Return the error of a read: one that speaks of a write becomes `NotAnswered`. */
 function asRead(error) {
+  if (!(error instanceof OutcomeUnknown)) return error;
   const { status, requestId, retryAfter } = error;
   return Object.assign(new NotAnswered(error.detail || error.title, error), { status, requestId, retryAfter });
 }
@@ -740,6 +821,11 @@ function now() {
   return performance.now() / 1000;
 }
 
+/** Return seconds as what setTimeout takes: it fires at once where it is told more than 2^31 ms. */
+function timerOf(seconds) {
+  return Math.min(seconds * 1000, 2 ** 31 - 1);
+}
+
 /** Wait. Throws the signal's reason when it is aborted. */
 function sleep(seconds, signal) {
   return new Promise((resolve, reject) => {
@@ -751,7 +837,7 @@ function sleep(seconds, signal) {
     const timer = setTimeout(() => {
       signal?.removeEventListener("abort", abort);
       resolve();
-    }, seconds * 1000);
+    }, timerOf(seconds));
     signal?.addEventListener("abort", abort, { once: true });
   });
 }
@@ -820,7 +906,7 @@ class Connection {
     const cut = new AbortController();
     const seconds = call.timeout ?? this.settings.timeout;
     const abort = () => cut.abort();
-    const timer = setTimeout(abort, Math.min(seconds * 1000, 2 ** 31 - 1));
+    const timer = setTimeout(abort, timerOf(seconds));
     signal?.addEventListener("abort", abort, { once: true });
     try {
       const answer = await this.open(call.path, { ...call, headers, signal: cut.signal });
@@ -975,7 +1061,7 @@ function getCall(name, { range, unless } = {}) {
   }
   if (unless !== undefined) headers["If-None-Match"] = `"${wholeText(unless, "a revision")}"`;
   const read = (answer) => {
-    if (answer.status === 304) return UNCHANGED;
+    if (answer.status === 304 && unless !== undefined) return UNCHANGED;
     return isAbsent(answer) ? null : entryOf(name.key, answer);
   };
   const ops = [{ op: "get", key: name.full }];
@@ -1203,15 +1289,18 @@ export class Result {
   /** Return this result, or throw the error in it. */
   check() {
     if (this.ok) return this;
-    throw errorOf(this.status, { code: this.code ?? "", detail: this.detail, revision: this.revision });
+    const error = errorOf(this.status, { code: this.code ?? "", detail: this.detail, revision: this.revision });
+    throw this.op === "get" ? asRead(error) : error;
   }
 }
 
 /** Return a user's operation as the API has it. */
 async function wireOf(op, fullOf) {
-  const { op: verb, key, value, patch, contentType, ttl, expires, ttlIfNew, by, ifRevision, persist, ...rest } = op;
-  const unknown = Object.keys(rest);
-  if (unknown.length) throw new TypeError(`an operation has no ${unknown.join(", ")}`);
+  const { op: verb, key, value, patch, contentType, ttl, expires, ttlIfNew, by, ifRevision, persist } = op;
+  if (!Object.hasOwn(OPERATIONS, verb)) {
+    throw new TypeError(`there is no operation ${verb}; there are ${Object.keys(OPERATIONS).join(", ")}`);
+  }
+  refuseUnknown(`the operation ${verb} has no`, op, ["op", "key", ...OPERATIONS[verb]]);
   const wire = { op: verb, key: fullOf(key).full, ...conditionIn(ifRevision) };
   if (verb === "put") Object.assign(wire, await contentInBatch(value, contentType));
   if (verb === "patch") wire.patch = patch instanceof Json ? patch.value : patch;
@@ -1274,7 +1363,8 @@ export class Atomic {
   }
 
   /** Send it; the results. Throws `CrossSlot`, `BatchFailed`. */
-  async commit({ signal } = {}) {
+  async commit(options = {}) {
+    const { signal } = optionsOf("commit", options);
     return this.#commit(this.#ops, signal);
   }
 }
@@ -1321,12 +1411,17 @@ async function openLines(connection, path, cut) {
 
 /** Return why a stream was not given: `Lost` where another try may help, else the error. */
 function refusalOf(answer) {
-  const error = problemOf(answer);
-  if (answer.status < 500 && ![408, 429].includes(answer.status) && isProblem(answer)) return error;
-  if (answer.status >= 500 || answer.status === 408 || answer.status === 429) {
-    return Object.assign(new Lost(error.message, { cause: error }), { retryAfter: error.retryAfter });
-  }
-  return notOurs(`an answer ${answer.status || 302} to a stream`);
+  const { status } = answer;
+  const isPassing = [408, 429].includes(status) || (status >= 500 && status < 600);
+  if (!isPassing) return isProblem(answer) ? asRead(problemOf(answer)) : notOurs(`an answer ${status || 302} to a stream`);
+  const isBare = !isProblem(answer) && ![408, 429, 503].includes(status);
+  const error = isBare ? new NotAnswered(`a proxy answers ${status}`) : asRead(problemOf(answer));
+  return Object.assign(new Lost(error.message, { cause: error }), { retryAfter: error.retryAfter });
+}
+
+/** Return what is thrown when the patience with a list is used up: why its last connection failed. */
+function endOf(lost) {
+  return lost.cause instanceof KVError ? lost.cause : new NotAnswered(lost.message, { cause: lost });
 }
 
 function ndjsonOf(answer) {
@@ -1346,7 +1441,7 @@ async function inTime(promise, seconds, cut) {
     timer = setTimeout(() => {
       reject(new Lost(`nothing came for ${seconds} s`));
       cut.abort(new Lost("silence"));
-    }, seconds * 1000);
+    }, timerOf(seconds));
   });
   try {
     return await Promise.race([promise, late]);
@@ -1412,22 +1507,24 @@ export class Scan {
   async *[Symbol.asyncIterator]() {
     const parameters = { ...this.#parameters };
     const { patience } = this.#connection.settings;
-    let [failures, giveUpAt] = [0, null];
+    let [attempts, failures, giveUpAt] = [0, 0, null];
     for (;;) {
+      attempts++;
       try {
         for await (const line of this.#lines(parameters)) {
           if (line.end) return;
           const next = line.error ? line.next : (line.key ?? line.prefix);
           if (next) parameters[parameters.reverse ? "before" : "after"] = next;
           if (line.error) throw new Lost(line.error.detail || line.error.code || "the list broke off");
-          [failures, giveUpAt] = [0, null];
+          [attempts, failures, giveUpAt] = [1, 0, null];
           if (line.key !== undefined) yield itemOf(line, this.#prefix.length);
         }
       } catch (error) {
+        if (error instanceof KVError) throw Object.assign(error, { attempts });
         if (!(error instanceof Lost)) throw error;
         giveUpAt ??= now() + patience;
         const left = giveUpAt - now();
-        if (left <= 0) throw new NotAnswered(error.message, { cause: error });
+        if (left <= 0) throw Object.assign(endOf(error), { attempts });
         const delay = Math.random() * longestDelay(failures++) + error.retryAfter;
         await sleep(Math.min(delay, left), this.#signal);
       }
@@ -1464,6 +1561,8 @@ class Put extends Entry {
 export class Follow {
   #strip;
   #onGap;
+  /** Whether the reset before a snapshot was reported: an empty one has it with its end. */
+  #isReset;
   /** Where the feed continues after a break; empty before the first message. */
   cursor;
   /** Seconds after which a feed that the server closes comes back, else null. */
@@ -1472,6 +1571,7 @@ export class Follow {
   /** `strip`: characters that are taken off every key. */
   constructor({ since = "", onGap = "raise", strip = 0 } = {}) {
     this.cursor = since;
+    this.#isReset = since.split(".").length > 2; // it goes on within a snapshot
     this.#onGap = onGap;
     this.#strip = strip;
   }
@@ -1490,15 +1590,15 @@ export class Follow {
       case "events":
         return message.events.map((event) => this.#eventOf(event)).filter(Boolean);
       case "snapshot":
-        return [...beginning(message), ...message.items.map((item) => this.#itemOf(item))];
+        return [...this.#beginning(message.first), ...message.items.map((item) => this.#itemOf(item))];
       case "snapshot_end":
-        return [{ kind: "synced", cursor: message.cursor }];
+        return this.#endOf(message);
       case "gap":
         return [this.#gapOf(message)];
       case "activity":
         return [this.#activityOf(message)];
       case "closing":
-        this.comeBackAfter = (message.retry_ms ?? 0) / 1000;
+        this.comeBackAfter = message.retry_ms > 0 && Number.isFinite(message.retry_ms) ? message.retry_ms / 1000 : 0;
     }
     return []; // a bookmark, or what a newer server says
   }
@@ -1507,7 +1607,19 @@ export class Follow {
     if (!snapshot && this.#onGap === "raise") {
       throw Object.assign(new Gap(`the server no longer keeps the missing changes (${reason})`), { reason, cursor });
     }
+    this.#isReset = snapshot;
     return { kind: "reset", reason, snapshot };
+  }
+
+  #beginning(isFirst) {
+    this.#isReset = true;
+    return isFirst ? [{ kind: "reset", reason: "start", snapshot: true }] : [];
+  }
+
+  #endOf({ cursor }) {
+    const before = this.#beginning(!this.#isReset);
+    this.#isReset = false;
+    return [...before, { kind: "synced", cursor }];
   }
 
   #eventOf(event) {
@@ -1537,13 +1649,9 @@ export class Follow {
   }
 }
 
-function beginning({ first }) {
-  return first ? [{ kind: "reset", reason: "start", snapshot: true }] : [];
-}
-
 /** Return the error in a stream: `Lost` where a new connection may help. */
 function streamError(message) {
-  const error = errorOf(message.status, message);
+  const error = asRead(errorOf(message.status, message));
   const isPassing = message.status >= 500 || [408, 429].includes(message.status) || error instanceof BadTicket;
   return isPassing ? new Lost(error.message, { cause: error }) : error;
 }
@@ -1551,6 +1659,11 @@ function streamError(message) {
 /** Return the longest delay in seconds before a feed comes back for the `n`th time in a row, counted from 0. */
 export function longestReturn(n) {
   return n ? Math.min(10, 0.1 * 2 ** Math.min(n, 10)) : 0.25;
+}
+
+/** Return the least delay in seconds before a feed that the server closed comes back, whatever the server says. */
+function leastReturn(n) {
+  return Math.min(10, 0.1 * 2 ** Math.min(n, 10));
 }
 
 /** Run a call of a transport: what another connection may cure is `Lost`. */
@@ -1579,10 +1692,11 @@ async function* messagesByLines(connection, parameters, cut) {
 }
 
 /** Yield the messages of a feed that is polled. */
-async function* messagesByPolls(connection, parameters, cut) {
+async function* messagesByPolls(connection, parameters, cut, patienceOf) {
   let { since } = parameters;
   for (;;) {
-    const wait = since || parameters.snapshot ? 25 : 0;
+    const longest = Math.min(25, Math.max(1, Math.floor(patienceOf() / 2))); // an answer comes while there is patience
+    const wait = since || parameters.snapshot ? longest : 0;
     const path = withQuery("/v1/feed", { ...parameters, since, wait });
     const call = { kind: READ, path, timeout: wait + connection.settings.timeout, read: documentOf };
     const { cursor, messages } = await performForFeed(connection, call, cut.signal);
@@ -1612,7 +1726,7 @@ async function* messagesBySocket(connection, parameters, cut) {
   socket.onmessage = ({ data }) => {
     if (ended) return;
     waiting.push(data);
-    size += data.length;
+    size += data.length ?? data.size ?? data.byteLength;
     if (size > MOST_WAITING) {
       socket.close();
       end("the program takes messages too slowly");
@@ -1625,7 +1739,7 @@ async function* messagesBySocket(connection, parameters, cut) {
     for (;;) {
       const batch = waiting;
       [waiting, size] = [[], 0];
-      for (const text of batch) yield JSON.parse(text);
+      for (const text of batch) yield messageIn(text);
       if (waiting.length) continue;
       cut.signal.throwIfAborted();
       if (ended) throw ended;
@@ -1635,6 +1749,16 @@ async function* messagesBySocket(connection, parameters, cut) {
     cut.signal.removeEventListener("abort", abort);
     socket.close();
   }
+}
+
+/** Return the message that a WebSocket brought. Throws `NotAnswered` for what is no JSON, like a binary frame. */
+function messageIn(text) {
+  try {
+    if (typeof text === "string") return JSON.parse(text);
+  } catch {
+    // told below
+  }
+  throw notOurs("a message that is not JSON");
 }
 
 function ticketCall(purpose) {
@@ -1668,6 +1792,8 @@ export class Watch {
   #first = null;
   #isClosed = false;
   #hasHeard = false;
+  #heard = 0;
+  #liveSince = null;
   #silences = 0;
   #refusals = 0;
   /** After the last message all of whose changes were taken: give it to `since` to continue there. */
@@ -1710,7 +1836,8 @@ export class Watch {
   }
 
   /** Return whole messages, `{changes, cursor}`: an atomic batch is never divided. `all`: those without changes, too. */
-  async *envelopes({ all = false } = {}) {
+  async *envelopes(options = {}) {
+    const { all = false } = optionsOf("envelopes", options);
     for await (const envelope of this.#received()) {
       this.cursor = envelope.cursor;
       if (all || envelope.changes.length) yield envelope;
@@ -1740,7 +1867,8 @@ export class Watch {
   }
 
   /** Call `take` with each change, in order, after the one before is done. Returns the function that ends it. */
-  subscribe(take, { onError = report } = {}) {
+  subscribe(take, options = {}) {
+    const { onError = report } = optionsOf("subscribe", options);
     const run = async () => {
       for await (const change of this) {
         if (this.#isClosed) return;
@@ -1752,33 +1880,21 @@ export class Watch {
   }
 
   async *#messages() {
-    let [failures, heard] = [0, now()];
+    let failures = 0;
+    this.#heard = now();
     try {
       for (;;) {
         this.#tell("connecting");
-        let liveSince = null;
+        this.#liveSince = null;
         let error = null;
-        const [cut, forget] = linked(this.#cut.signal);
-        const parameters = { ...this.#parameters, since: this.#follow.cursor || null };
         try {
-          for await (const message of TRANSPORTS[this.#transport](this.#connection, parameters, cut)) {
-            heard = now();
-            this.#hasHeard = true;
-            if (liveSince === null) this.#tell("live");
-            liveSince ??= heard;
-            yield this.#follow.take(message);
-            if (this.#follow.comeBackAfter !== null) break;
-          }
+          yield* this.#connected();
         } catch (thrown) {
           if (!(thrown instanceof Lost) || this.#cut.signal.aborted) throw thrown;
           error = thrown;
-        } finally {
-          forget();
-          cut.abort();
         }
-        if (liveSince !== null && now() - liveSince >= 10) failures = 0;
-        await this.#pause(error, failures, heard);
-        if (error) failures++;
+        if (this.#liveSince !== null && now() - this.#liveSince >= 10) failures = 0;
+        await this.#pause(error, failures++);
       }
     } catch (error) {
       if (this.#isClosed) return;
@@ -1790,19 +1906,65 @@ export class Watch {
     }
   }
 
+  /** Seconds without a message after which it gives up. One that says that the feed is closed, or an error, is none. */
+  get #patience() {
+    return this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
+  }
+
+  /** Yield what one connection says until the server closes it. Throws `Lost` where it breaks, or patience is used up. */
+  async *#connected() {
+    const [cut, forget] = linked(this.#cut.signal);
+    const parameters = { ...this.#parameters, since: this.#follow.cursor || null };
+    let [late, timer] = [null, undefined];
+    const giveUp = () => {
+      late = Object.assign(new Lost(`no message came within ${this.#patience} s`), { isLate: true });
+      cut.abort(late);
+    };
+    const wait = () => {
+      const left = this.#heard + this.#patience - now();
+      if (this.#patience > 0 && left < Infinity) timer = setTimeout(giveUp, timerOf(left)); // 0: this one connection
+    };
+    try {
+      wait();
+      for await (const message of TRANSPORTS[this.#transport](this.#connection, parameters, cut, () => this.#patience || Infinity)) {
+        clearTimeout(timer);
+        const taken = now();
+        if (this.#liveSince === null) this.#tell("live");
+        this.#liveSince ??= taken;
+        const envelope = this.#follow.take(message);
+        const isClosing = this.#follow.comeBackAfter !== null;
+        if (!isClosing) [this.#hasHeard, this.#heard] = [true, taken];
+        yield envelope;
+        if (isClosing) return;
+        this.#heard += now() - taken; // the time that the consumer takes is no silence of the server
+        wait();
+      }
+    } catch (error) {
+      throw late && !this.#cut.signal.aborted ? late : error;
+    } finally {
+      clearTimeout(timer);
+      forget();
+      cut.abort();
+    }
+  }
+
   /** Wait until it is time to come back, after the feed was closed or broke off by `error`. */
-  async #pause(error, failures, heard) {
+  async #pause(error, failures) {
+    const isLate = Boolean(error?.isLate);
+    if (isLate) error = this.error ?? error; // why the connection before broke says more
     this.error = error;
-    if (error) await this.#chooseTransport(error);
+    const patience = this.#patience;
+    if (error && !isLate) await this.#chooseTransport(error, this.#heard + patience - now());
     const seconds = error
       ? Math.max(Math.random() * longestReturn(failures), error.retryAfter)
-      : this.#follow.comeBackAfter * (1 + Math.random() / 2);
+      : Math.max(this.#follow.comeBackAfter, leastReturn(failures)) * (1 + Math.random() / 2);
     this.#follow.comeBackAfter = null;
-    const patience = this.#options.patience ?? (this.#hasHeard ? Infinity : this.#connection.settings.patience);
-    const left = heard + patience - now();
-    if (left <= 0) {
-      if (!this.#hasHeard && error?.cause instanceof KVError) throw error.cause;
-      throw new NotAnswered(error?.message ?? "the feed was closed", { cause: error });
+    const left = this.#heard + patience - now();
+    if (left <= 0 || isLate) {
+      const cause = error?.cause instanceof KVError ? error.cause : null;
+      if (!this.#hasHeard && cause) throw cause;
+      const why = cause ? cause.detail || cause.title : error?.message;
+      throw new NotAnswered(why ?? "the feed was closed", { cause: error });
     }
     this.#tell("waiting", Math.min(seconds, left));
     const [cut, forget] = linked(this.#cut.signal);
@@ -1819,15 +1981,16 @@ export class Watch {
   }
 
   /** Take another transport where this one does not get through: a WebSocket is refused, lines are held back. */
-  async #chooseTransport({ isRefused, isSilent }) {
+  async #chooseTransport({ isRefused, isSilent }, left) {
     this.#silences = isSilent ? this.#silences + 1 : 0;
     const isAuto = this.#connection.settings.transport === "auto";
     if (isAuto && this.#silences >= 2 && this.#transport === "lines") this.#transport = "poll";
-    if (!isRefused) return;
+    if (!isRefused || left <= 0) return;
     const since = this.#follow.cursor || null;
     const path = withQuery("/v1/feed", { ...this.#parameters, since, snapshot: null, values: "false" });
     try {
-      await performForFeed(this.#connection, { kind: READ, path, read: documentOf }, this.#cut.signal);
+      const timeout = Math.min(left, this.#connection.settings.timeout);
+      await performForFeed(this.#connection, { kind: READ, path, timeout, read: documentOf }, this.#cut.signal);
     } catch (error) {
       if (!(error instanceof Lost)) throw error; // the WebSocket could not tell why it was refused
       return;
@@ -1998,18 +2161,18 @@ export class Mirror extends EventTarget {
   }
 
   /** Wait until the copy is whole for the first time. */
-  async waitSynced(options) {
-    await this.#wait(() => this.#isSynced, options);
+  async waitSynced(options = {}) {
+    await this.#wait(() => this.#isSynced, optionsOf("waitSynced", options));
     return this;
   }
 
   /** Wait until the copy has the write that was answered with `revision`, of a key below its prefix. */
-  async waitRevision(revision, options) {
-    await this.#wait(() => this.#isSynced && this.revision >= revision, options);
+  async waitRevision(revision, options = {}) {
+    await this.#wait(() => this.#isSynced && this.revision >= revision, optionsOf("waitRevision", options));
     return this;
   }
 
-  #wait(isThere, { timeout, signal } = {}) {
+  #wait(isThere, { timeout, signal }) {
     return new Promise((resolve, reject) => {
       const [cut, forget] = linked(signal);
       const settle = (end, value) => {
@@ -2103,13 +2266,13 @@ export class Lock {
   async #lookAgain(error) {
     const entry = await this.#kv.get(this.#name).catch(() => undefined);
     if (isOf(this.#owner, entry)) this.#revision = entry.revision;
-    else if (entry !== undefined) this.#lose(error.message);
+    else if (entry !== undefined) this.#lose(whereItIs(entry), error);
   }
 
-  #lose(why) {
+  #lose(why, cause) {
     if (this.#isReleased || this.signal.aborted) return;
     this.#stop();
-    this.#loss.abort(new LockLost(why));
+    this.#loss.abort(new LockLost(why, { cause }));
   }
 
   #stop() {
@@ -2126,15 +2289,20 @@ export class Lock {
     for (let revision = this.#revision; ; ) {
       try {
         if (await this.#kv.delete(this.#name, { ifRevision: revision })) return;
-        throw new LockLost("its key is gone");
+        throw new LockLost(whereItIs(null));
       } catch (error) {
         if (!(error instanceof PreconditionFailed)) throw error;
         const entry = await this.#kv.get(this.#name);
-        if (!isOf(this.#owner, entry)) throw new LockLost("another holds it", { cause: error });
+        if (!isOf(this.#owner, entry)) throw new LockLost(whereItIs(entry), { cause: error });
         revision = entry.revision; // a touch was under way
       }
     }
   }
+}
+
+/** Return why a lock is lost whose key holds this now. */
+function whereItIs(entry) {
+  return entry ? "another holds it" : "its key was deleted";
 }
 
 /** Return whether an entry is that of a lock's owner. */
@@ -2165,7 +2333,7 @@ export class Client {
 
   /** Return a client for the keys below `prefix`, which it adds to keys and takes off what comes back. */
   within(prefix) {
-    return new Client(this.#connection, this.prefix + prefix);
+    return new Client(this.#connection, this.prefix + prefixOf(prefix));
   }
 
   /** Return a client with another `timeout`, `patience`, `idempotency`, `transport` or `onRetry`. */
@@ -2182,11 +2350,13 @@ export class Client {
     return perform(this.#connection, call.path === null ? asBatch(call) : call, signal);
   }
 
-  async get(key, { range, signal } = {}) {
+  async get(key, options = {}) {
+    const { range, signal } = optionsOf("get", options);
     return this.#send(getCall(this.#name(key), { range }), signal);
   }
 
-  async head(key, { signal } = {}) {
+  async head(key, options = {}) {
+    const { signal } = optionsOf("head", options);
     const name = this.#name(key);
     const call = headCall(name);
     const meta = call.path === null ? undefined : await this.#send(call, signal);
@@ -2198,11 +2368,13 @@ export class Client {
     return { key, size, revision, contentType, expires, modified };
   }
 
-  async getIfChanged(key, revision, { signal } = {}) {
+  async getIfChanged(key, revision, options = {}) {
+    const { signal } = optionsOf("getIfChanged", options);
     return this.#send(getCall(this.#name(key), { unless: revision }), signal);
   }
 
-  async getMany(keys, { signal } = {}) {
+  async getMany(keys, options = {}) {
+    const { signal } = optionsOf("getMany", options);
     const found = new Map();
     let left = [...new Set(keys)];
     while (left.length) {
@@ -2220,36 +2392,40 @@ export class Client {
   }
 
   async put(key, value, options = {}) {
+    optionsOf("put", options);
     return this.#send(await putCall(this.#name(key), value, options), options.signal);
   }
 
   async create(key, value, options = {}) {
+    optionsOf("create", options);
     const call = await putCall(this.#name(key), value, { ...options, ifRevision: 0 }, { refuse: existsOf });
     return this.#send(call, options.signal);
   }
 
   async exchange(key, value, options = {}) {
+    optionsOf("exchange", options);
     const read = (answer) => readExchanged(key, answer);
     return this.#send(await putCall(this.#name(key), value, options, { read, returns: "previous" }), options.signal);
   }
 
   async patch(key, patch, options = {}) {
-    return this.#send(patchCall(this.#name(key), patch, options), options.signal);
+    return this.#send(patchCall(this.#name(key), patch, optionsOf("patch", options)), options.signal);
   }
 
   async incr(key, by = 1, options = {}) {
-    return this.#send(incrCall(this.#name(key), by, options), options.signal);
+    return this.#send(incrCall(this.#name(key), by, optionsOf("incr", options)), options.signal);
   }
 
-  async touch(key, options) {
-    return this.#send(touchCall(this.#name(key), options ?? {}), options?.signal);
+  async touch(key, options = {}) {
+    return this.#send(touchCall(this.#name(key), optionsOf("touch", options)), options.signal);
   }
 
   async delete(key, options = {}) {
-    return this.#send(deleteCall(this.#name(key), options), options.signal);
+    return this.#send(deleteCall(this.#name(key), optionsOf("delete", options)), options.signal);
   }
 
-  async update(key, change, { ttl = KEEP, contentType, idempotent, tries = 64, signal } = {}) {
+  async update(key, change, options = {}) {
+    const { ttl = KEEP, contentType, idempotent, tries = 64, signal } = optionsOf("update", options);
     let failure = null;
     for (let n = 0; n < tries; n++) {
       if (n) await sleep(Math.random() * longestDelay(n - 1), signal);
@@ -2265,8 +2441,8 @@ export class Client {
         }
         const { body, contentType: type } = await contentOf(next, contentType ?? entry?.contentType);
         const lifetime = ttl === KEEP ? { expires: entry?.expires ?? undefined } : { ttl: ttl ?? undefined };
-        const options = { ...lifetime, contentType: type, ifRevision, idempotent, signal };
-        const { revision } = await this.put(key, body, options);
+        const how = { ...lifetime, contentType: type, ifRevision, idempotent, signal };
+        const { revision } = await this.put(key, body, how);
         const expires = ttl === KEEP ? (entry?.expires ?? null) : ttl && new Date(Date.now() + ttl * 1000);
         return new Entry({ key, value: body, revision, contentType: type, expires });
       } catch (error) {
@@ -2283,13 +2459,14 @@ export class Client {
     const full = (bound) => (bound === undefined || bound === null ? null : this.prefix + bound);
     const flag = (value) => (value ? "true" : null);
     return {
-      ...{ prefix: this.prefix + prefix || null, after: full(after), before: full(before), delimiter },
+      ...{ prefix: this.prefix + prefixOf(prefix) || null, after: full(after), before: full(before), delimiter },
       ...{ reverse: flag(reverse), values: flag(values) },
     };
   }
 
-  async page(prefix = "", { limit, signal, ...options } = {}) {
-    const parameters = { ...this.#listParameters(prefix, options), limit };
+  async page(prefix = "", options = {}) {
+    const { limit, signal, ...range } = optionsOf("page", options);
+    const parameters = { ...this.#listParameters(prefix, range), limit };
     const strip = this.prefix.length;
     const read = (answer) => {
       const { items, prefixes, next } = documentOf(answer);
@@ -2304,24 +2481,26 @@ export class Client {
     return this.#send({ kind: READ, path: withQuery("/v1/kv", parameters), read }, signal);
   }
 
-  scan(prefix = "", { values = false, reverse = false, signal } = {}) {
+  scan(prefix = "", options = {}) {
+    const { values = false, reverse = false, signal } = optionsOf("scan", options);
     const parameters = this.#listParameters(prefix, { values, reverse });
     return new Scan(this.#connection, this.prefix, parameters, signal);
   }
 
   async *keys(prefix = "", options = {}) {
-    for await (const { key } of this.scan(prefix, { ...options, values: false })) yield key;
+    for await (const { key } of this.scan(prefix, optionsOf("keys", options))) yield key;
   }
 
-  async count(prefix = "", { signal } = {}) {
-    const path = withQuery("/v1/kv", { prefix: this.prefix + prefix || null, count: "true" });
+  async count(prefix = "", options = {}) {
+    const { signal } = optionsOf("count", options);
+    const path = withQuery("/v1/kv", { prefix: this.prefix + prefixOf(prefix) || null, count: "true" });
     const read = (answer) => memberOf(documentOf(answer), "count", "number");
     return this.#send({ kind: READ, path, read }, signal);
   }
 
-  async deletePrefix(prefix, { dryRun = false, limit, all = false, signal } = {}) {
-    if (typeof prefix !== "string") throw new TypeError(`a prefix is a string, not ${typeof prefix}`);
-    const full = this.prefix + prefix;
+  async deletePrefix(prefix, options = {}) {
+    const { dryRun = false, limit, all = false, signal } = optionsOf("deletePrefix", options);
+    const full = this.prefix + prefixOf(prefix);
     const { patience } = this.#connection.settings;
     let [count, cut, failures, giveUpAt] = [0, null, 0, null];
     for (;;) {
@@ -2339,7 +2518,8 @@ export class Client {
     }
   }
 
-  async batch(ops, { atomic = false, signal } = {}) {
+  async batch(ops, options = {}) {
+    const { atomic = false, signal } = optionsOf("batch", options);
     const wire = await Promise.all(ops.map((op) => wireOf(op, (key) => this.#name(key))));
     const resultsOf = (results) => results.map((each, i) => new Result(ops[i].op, ops[i].key, each));
     const call = batchCall(wire, atomic, (answer) => resultsOf(resultsIn(documentOf(answer))));
@@ -2360,14 +2540,13 @@ export class Client {
   }
 
   watch(prefixes, options = {}) {
-    const { keys = [], snapshot, since, ops, values = true, activity, conflate, transport, silence, ...rest } = options;
-    const { onGap = "raise", patience, onState, signal, ...unknown } = rest;
-    if (Object.keys(unknown).length) throw new TypeError(`a watch has no option ${Object.keys(unknown).join(", ")}`);
+    const { keys = [], snapshot, since, ops, values = true, activity, conflate, ...rest } = optionsOf("watch", options);
+    const { transport, silence, onGap = "raise", patience, onState, signal } = rest;
     if (onGap !== "raise" && onGap !== "continue") throw new TypeError(`onGap is raise or continue, not ${onGap}`);
     const chosen = prefixes === undefined || prefixes === null ? (keys.length ? [] : [""]) : [prefixes].flat();
     const flag = (value) => (value ? "true" : null);
     const parameters = {
-      prefix: chosen.map((prefix) => this.prefix + prefix).filter((prefix) => prefix || chosen.length > 1 || keys.length),
+      prefix: chosen.map((prefix) => this.prefix + prefixOf(prefix)).filter((prefix) => prefix || chosen.length > 1 || keys.length),
       key: [keys].flat().map((key) => this.#name(key).full),
       ops: [ops ?? []].flat().join(",") || null,
       values: values ? null : "false",
@@ -2378,7 +2557,8 @@ export class Client {
     return new Watch(connection, parameters, wishes);
   }
 
-  async wait(key, until = (entry) => entry !== null, { timeout, signal } = {}) {
+  async wait(key, until = (entry) => entry !== null, options = {}) {
+    const { timeout, signal } = optionsOf("wait", options);
     const [cut, forget] = linked(signal);
     const timer = timeout && setTimeout(() => cut.abort(lateError(timeout)), timeout * 1000);
     try {
@@ -2398,10 +2578,12 @@ export class Client {
   }
 
   mirror(prefix = "", options = {}) {
+    optionsOf("mirror", options);
     return new Mirror((onState) => this.watch(prefix, { patience: Infinity, ...options, snapshot: true, onState }));
   }
 
-  async lock(name, { ttl = 10, signal } = {}) {
+  async lock(name, options = {}) {
+    const { ttl = 10, signal } = optionsOf("lock", options);
     if (!(ttl > 0)) throw new BadRequest(`the time to live of a lock is above 0 seconds, not ${ttl}`);
     const owner = randomName();
     for (;;) {
@@ -2424,7 +2606,7 @@ export class Client {
   }
 
   async withLock(name, run, options = {}) {
-    const lock = await this.lock(name, options);
+    const lock = await this.lock(name, optionsOf("withLock", options));
     try {
       return await run(lock);
     } finally {
@@ -2436,15 +2618,18 @@ export class Client {
     return this.#send({ kind: READ, path, read: documentOf }, signal);
   }
 
-  async status({ signal } = {}) {
+  async status(options = {}) {
+    const { signal } = optionsOf("status", options);
     return this.#document("/v1/status", signal);
   }
 
-  async whoami({ signal } = {}) {
+  async whoami(options = {}) {
+    const { signal } = optionsOf("whoami", options);
     return this.#document("/v1/whoami", signal);
   }
 
-  async ping({ signal } = {}) {
+  async ping(options = {}) {
+    const { signal } = optionsOf("ping", options);
     const begun = now();
     const read = ({ status, bytes }) => {
       if (status !== 200 || UTF8_TEXT.decode(bytes) !== "pong") throw new ForeignAnswer("no pong to a ping");
@@ -2453,7 +2638,8 @@ export class Client {
     return this.#send({ kind: READ, path: "/ping", read }, signal);
   }
 
-  async ticket(purpose, { signal } = {}) {
+  async ticket(purpose, options = {}) {
+    const { signal } = optionsOf("ticket", options);
     return this.#send(ticketCall(purpose), signal);
   }
 }
@@ -2466,6 +2652,7 @@ function sweepCall(parameters) {
       memberOf(document, "deleted", "number");
       return { ...document, complete: memberOf(document, "complete", "boolean") };
     }
+    if (!isProblem(answer)) throw new ForeignAnswer(answer.isRedirect ? "a redirect" : `an answer ${answer.status} to a DELETE`);
     const error = problemOf(answer);
     const { deleted = 0, cut } = error.members;
     if (cut === undefined || parameters.limit !== null) throw error;

@@ -156,13 +156,17 @@ function valueOf(args) {
 
 function optionsOf({ content_type: contentType, if_revision: ifRevision, ttl_if_new: ttlIfNew, ...args }) {
   const { ttl, expires, persist } = args;
-  return { contentType, ttl, expires, ifRevision, ttlIfNew, persist };
+  return given({ contentType, ttl, expires, ifRevision, ttlIfNew, persist });
+}
+
+/** Return the members that have a value. */
+function given(members) {
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
 }
 
 function opOf(op) {
-  const { contentType, ttl, expires, ifRevision, ttlIfNew, persist } = optionsOf(op);
   const value = op.value ?? ("json" in op || "value_base64" in op ? valueOf(op) : undefined);
-  return { op: op.op, key: op.key, value, patch: op.patch && json(op.patch), by: op.by, contentType, ttl, expires, ifRevision, ttlIfNew, persist };
+  return given({ op: op.op, key: op.key, value, patch: op.patch && json(op.patch), by: op.by, ...optionsOf(op) });
 }
 
 function entryOf(entry) {

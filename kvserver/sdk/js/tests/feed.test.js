@@ -62,7 +62,15 @@ test("a snapshot begins with a reset and ends with synced, also when it is empty
   assert.deepEqual(first.changes[0], { kind: "reset", reason: "start", snapshot: true });
   assert.equal(first.changes[1].origin, "snapshot");
   assert.deepEqual(follow.take({ type: "snapshot", cursor: "e.5.b.1", items: [item] }).changes.length, 1);
-  assert.deepEqual(follow.take({ type: "snapshot_end", cursor: "e.5" }).changes, [{ kind: "synced", cursor: "e.5" }]);
+  const end = { type: "snapshot_end", cursor: "e.5" };
+  const kinds = (follow) => follow.take(end).changes.map(({ kind }) => kind);
+  assert.deepEqual(follow.take(end).changes, [{ kind: "synced", cursor: "e.5" }]);
+  assert.deepEqual(new Follow().take(end).changes, [first.changes[0], { kind: "synced", cursor: "e.5" }]);
+  assert.deepEqual(kinds(follow), ["reset", "synced"], "the next snapshot, an empty one");
+  assert.deepEqual(kinds(new Follow({ since: "e.5.aw.1" })), ["synced"], "what came before the cursor stays");
+  const lost = new Follow();
+  lost.take({ type: "gap", cursor: "f.9", reason: "trimmed", oldest: "f.8", snapshot: true });
+  assert.deepEqual(kinds(lost), ["synced"], "the gap was the reset");
 });
 
 test("a gap is thrown, or told, or followed by a snapshot", () => {

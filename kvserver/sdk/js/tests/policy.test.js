@@ -213,3 +213,57 @@ test("a scan that breaks off goes on behind the last key, and never ends early",
   });
   assert.ok(broken.outcome instanceof client.NotAnswered);
 });
+
+/** Read a whole scan. */
+async function scanned(kv) {
+  for await (const { key } of kv.scan("x")) assert.fail(key);
+}
+
+test("a prefix delete that something else answers is unknown, and one that deletes nothing is a read", async () => {
+  const elsewhere = answer(302, { Location: "/" });
+  for (const answers of [[elsewhere], [answer(204)], [html], [proxy(404)], [proxy(502)], [proxy(999)]]) {
+    const { outcome, seen } = await against(answers, {}, (kv) => kv.deletePrefix("a/"));
+    assert.equal(outcome.constructor, client.OutcomeUnknown, String(outcome));
+    assert.deepEqual([outcome.attempts, seen.length], [1, 1]);
+    const dry = await against(answers, { patience: 0 }, (kv) => kv.deletePrefix("a/", { dryRun: true }));
+    assert.equal(dry.outcome.constructor, client.NotAnswered, String(dry.outcome));
+  }
+});
+
+test("no error of a scan speaks of a write or says anything twice, and each says how often it was sent", async () => {
+  const sent = [
+    [proxy(999), "NotAnswered"],
+    [proxy(502), "NotAnswered"],
+    [problem(504, "outcome_unknown"), "NotAnswered"],
+    [problem(500, "internal"), "NotAnswered"],
+    [problem(503, "unavailable"), "Unavailable"],
+    [problem(403, "forbidden"), "Forbidden"],
+    [cut, "NotAnswered"],
+    [answer(302, { Location: "/" }), "NotAnswered"],
+  ];
+  for (const [given, name] of sent) {
+    const { outcome, seen } = await against([given], { patience: 0.2 }, scanned);
+    assert.equal(outcome.constructor, client[name], String(outcome));
+    assert.doesNotMatch(outcome.message, /write/);
+    assert.equal(outcome.message.split(outcome.title).length, 2, outcome.message);
+    assert.equal(outcome.attempts, seen.length);
+  }
+  const { outcome, seen } = await against([proxy(999)], {}, scanned);
+  assert.match(outcome.message, /no kvserver: an answer 999 to a stream/);
+  assert.equal(seen.length, 1, "it will not become a kvserver by a repeat");
+});
+
+test("what a batch says about a read is the error of a read", async () => {
+  const lost = { status: 504, code: "outcome_unknown", detail: "why" };
+  const body = JSON.stringify({ results: [lost] });
+  const answers = [answer(200, { "Content-Type": "application/json" }, body)];
+  for (const call of [(kv) => kv.getMany(["k"]), (kv) => kv.get(".")]) {
+    const { outcome } = await against(answers, {}, call);
+    assert.equal(outcome.constructor, client.NotAnswered, String(outcome));
+  }
+});
+
+test("a 304 that was not asked for is no answer", async () => {
+  const { outcome } = await against([answer(304)], {}, get);
+  assert.equal(outcome.constructor, client.NotAnswered, String(outcome));
+});

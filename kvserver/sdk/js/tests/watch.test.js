@@ -69,7 +69,92 @@ test("lines that a proxy holds back are polled after the second silence", async 
   const { keys, since, seen } = await watched(answers, { count: 2, silence: 0.2, since: "e.3", patience: 9 });
   assert.deepEqual(keys, ["p/a", "p/b"]);
   assert.deepEqual(since, ["e.3", "e.3", "e.3", "e.4"]);
-  assert.deepEqual(seen.map(({ url }) => new URL(url, "http://x").searchParams.get("wait")), [null, null, "25", "25"]);
+  assert.deepEqual(seen.map(({ url }) => new URL(url, "http://x").searchParams.get("wait")), [null, null, "4", "4"]);
+});
+
+for (const retry of [0, -5, undefined, null, "soon"]) {
+  test(`a feed that is closed again and again comes back ever later, with retry_ms ${retry}, and patience counts`, async () => {
+    const closing = { type: "closing", cursor: "e.4", reason: "stop", retry_ms: retry };
+    const answers = [...Array(60).fill(feed(closing)), feed(events("e.9", put("p/a", 9)))];
+    const { error, keys, seen } = await watched(answers, { patience: 0.65 });
+    assert.ok(error instanceof client.NotAnswered, String(error ?? keys));
+    assert.ok(seen.length <= 4, `${seen.length} requests, where at least 0.1, 0.2 and 0.4 s are between them`);
+    assert.deepEqual(keys, []);
+  });
+}
+
+test("patience counts where each connection brings an error alone", async () => {
+  const error = { type: "error", status: 503, code: "feed_unavailable", detail: "later" };
+  const found = await watched([feed(error, "end")], { patience: 0.5 });
+  assert.ok(found.error instanceof client.KVError, String(found.error));
+});
+
+for (const [what, answers] of [
+  ["says nothing", [feed()]],
+  ["has no answer", [() => {}]],
+  ["says nothing after its first message", [feed(bookmark("e.1"))]],
+  [
+    "brings bytes that never end a line",
+    [
+      (_, response) => {
+        response.writeHead(200, { "Content-Type": "application/x-ndjson" });
+        const timer = setInterval(() => response.write(" "), 20);
+        response.on("close", () => clearInterval(timer));
+      },
+    ],
+  ],
+]) {
+  test(`patience counts on an open connection that ${what}`, { timeout: 20_000 }, async () => {
+    const { error, seen, states } = await watched(answers, { patience: 0.4, silence: 60 });
+    assert.ok(error instanceof client.NotAnswered, String(error));
+    assert.match(error.message, /no message came within 0.4 s/);
+    assert.equal(seen.length, 1);
+    assert.equal(states.at(-1), "closed");
+  });
+}
+
+test("the client's patience counts for the first message, and 0 is one connection", { timeout: 20_000 }, async () => {
+  const server = await scripted(feed());
+  const open = (patience, silence) => client.connect(server.url, { patience, silence }).watch("p/").open();
+  await assert.rejects(open(0.3, 60), /no message came within 0.3 s/);
+  await assert.rejects(open(0, 0.3), /nothing came for 0.3 s/);
+  assert.equal(server.seen.length, 2);
+  await server.close();
+});
+
+test("a consumer that takes its time costs no patience", async () => {
+  const server = await scripted(feed(bookmark("e.0"), events("e.1", put("p/a", 1)), events("e.2", put("p/b", 2))));
+  const keys = [];
+  for await (const { key } of client.connect(server.url).watch("p/", { patience: 0.3 })) {
+    keys.push(key);
+    if (keys.length === 2) break;
+    await new Promise((next) => setTimeout(next, 600));
+  }
+  assert.deepEqual(keys, ["p/a", "p/b"]);
+  await server.close();
+});
+
+/** A WebSocket that opens, and brings these messages. */
+function socketWith(...messages) {
+  return class {
+    constructor() {
+      setTimeout(() => {
+        this.onopen();
+        for (const data of messages) this.onmessage({ data });
+      });
+    }
+    close() {}
+  };
+}
+
+test("patience counts on a silent WebSocket, and one that brings no JSON is no kvserver's", { timeout: 20_000 }, async () => {
+  const watch = (WebSocket) => client.connect("x", { transport: "websocket", WebSocket, patience: 0.3, silence: 60 }).watch();
+  await assert.rejects(watch(socketWith()).open(), /no message came within 0.3 s/);
+  for (const data of [new Blob(["x"]), new ArrayBuffer(3), "<p>"]) {
+    const error = await watch(socketWith(data)).open().catch((caught) => caught);
+    assert.ok(error instanceof client.NotAnswered, String(error));
+    assert.match(error.message, /no kvserver: a message that is not JSON/);
+  }
 });
 
 for (const [status, code, name] of [
