@@ -48,9 +48,7 @@ import {{ connect }} from "./client.js"; // in a page: "{_SDK_URL}client.js"
 const kv = connect("{EXAMPLE_URL}");
 await kv.put("flags/beta", {{ on: true }});
 console.log((await kv.get("flags/beta")).json());
-for await (const change of kv.watch("flags/", {{ snapshot: true }})) {{
-  if (change.kind === "put") console.log(change.key, change.text());
-}}
+for await (const change of kv.watch("flags/", {{ snapshot: true }})) console.log(change.kind, change.key);
 """,
     ),
     Library(
