@@ -8,7 +8,7 @@
 | any other error | raise | raise | raise | raise; 412 and 404 after a loss: look at the key |
 
 Repeats end when the patience is used up, which counts from the first failure. Then the last error is raised, but
-`OutcomeUnknown` if any attempt may have been done: that one is lost and the next one is refused for being unauthorised
+`OutcomeUnknown` if any attempt may have been done: that one is lost and the next one is refused for being unauthorized
 does not make it undone.
 """
 

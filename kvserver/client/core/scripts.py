@@ -26,7 +26,7 @@ def update(
     tries: int,
     idempotent: bool,
 ) -> Script[Entry | None]:
-    """Return the script that reads a key, lets `change` make a new value of it and stores that if nobody was faster.
+    """Return the script that reads a key, lets `change` make a new value, and stores that if no other write came first.
 
     Its result is the entry afterwards.
     """
@@ -103,7 +103,7 @@ def delete_prefix(prefix: str, below: str, dry_run: bool, limit: int | None, all
 
 
 def _continue_at(error: KVError, cut: int | None) -> int:
-    """Return the cut of a delete that broke off, if the server told one that is new. Raises `error`."""
+    """Return the cut of a delete that broke off, if the server gave one that is new. Raises `error`."""
     told = error.members.get("cut")
     if not isinstance(told, int) or cut is not None:
         raise error

@@ -1,4 +1,4 @@
-"""The calls about the server itself: its state, who asks, tickets. Pure."""
+"""The calls about the server itself: its state, the token's bearer, tickets. Pure."""
 
 from __future__ import annotations
 

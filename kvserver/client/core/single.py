@@ -1,6 +1,6 @@
 """The calls about one key. Pure.
 
-Every function takes the `prefix` of the client, which stands before the user's key on the wire and is taken off again
+Every function takes the `prefix` of the client, which precedes the user's key on the wire and is taken off again
 in what comes back.
 """
 
@@ -214,7 +214,7 @@ def touch(
 
 
 def delete(prefix: str, key: str, if_revision: int | None = None) -> Call[bool]:
-    """Return the call that deletes a key and tells whether it was there."""
+    """Return the call that deletes a key and returns whether it existed."""
 
     def read(answer: Answer) -> bool:
         if _is_absent(answer):

@@ -1,6 +1,6 @@
 """A key that one process holds, as long as it renews its expiry in time: of leases, locks, elections. Pure.
 
-Whether it is held is said by the holder's own clock, which never says so for longer than the server does: the key
+The holder's own clock decides whether it is held, and never counts longer than the server does: the key
 expires `ttl` after the server read the renewal, and counts as held for 0.9 · `ttl` after the renewal was sent.
 """
 
@@ -37,7 +37,7 @@ class Tenure:
 
         Args:
             ttl: seconds.
-            content: what the key holds. If it is like nobody else's, the key is known as one's own by it.
+            content: what the key holds. If it is unique, it shows that the key is one's own.
             clock: returns seconds that only grow.
         """
         self.revision = self.fence = 0

@@ -80,7 +80,7 @@ else:
 
 
 class _Watched(_Base):
-    """A connection that tells whether all of a request went to the kernel, and that is not used after a long rest.
+    """A connection that knows whether all of a request went to the kernel, and that is not used after a long rest.
 
     urllib3 swallows a broken pipe while it sends, since the server may have answered before: only this tells the two.
     """
@@ -142,7 +142,7 @@ class Stream:
             return self._response.read1(PIECE, decode_content=False)
         except _BROKEN as error:
             raise NotAnswered(_why(error)) from None
-        except (AttributeError, ValueError) as error:  # closed meanwhile by another thread
+        except (AttributeError, ValueError) as error:  # closed in the meantime by another thread
             raise NotAnswered(f"closed: {error}") from None
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class Pool:
         self._pid = -1
 
     def renew_token(self) -> bool:
-        """Ask for the token again; tell whether there is somebody to ask."""
+        """Ask for the token again; return whether there is a function to ask."""
         if self._token_of is None:
             return False
         self._token = checked_token(self._token_of())

@@ -1,5 +1,5 @@
 /*
- * kvclient.c: C client of kvserver. kvclient.h tells how it is used; here is how it works.
+ * kvclient.c: C client of kvserver. kvclient.h says how to use it; this file, how it works.
  *
  * In reading order:
  *     1 time and chance            8 the policy of repeats       15 WebSockets
@@ -110,7 +110,7 @@ static int64_t smaller(int64_t one, int64_t other)
 
 /* ============================================================================================ 2 buffers ========== */
 
-/* Bytes that grow. A NUL always stands behind them. After a malloc that failed, `failed` is set, and nothing is added
+/* Bytes that grow. A NUL always follows them. After a malloc that failed, `failed` is set, and nothing is added
  * any more: it is enough to look at it in the end. */
 struct buffer {
     char *data;
@@ -205,7 +205,7 @@ static char *copy_of(const char *text)
     return copy;
 }
 
-/* Copy as much as fits, with a NUL behind it. */
+/* Copy as much as fits, with a NUL after it. */
 static void copy_text(char *out, size_t room, const char *text, size_t size)
 {
     if (size >= room)
@@ -358,7 +358,7 @@ static int is_fragile(const char *segment, size_t size)
     return size == 0 || (size <= 2 && segment[0] == '.' && segment[size - 1] == '.');
 }
 
-/* Append the path of a key. A slash beside a segment that is empty, "." or ".." is sent as %2F. */
+/* Append the path of a key. A slash next to a segment that is empty, "." or ".." is sent as %2F. */
 static void buffer_key_path(struct buffer *out, const char *key)
 {
     int before_is_fragile = 0;
@@ -435,7 +435,7 @@ const char *kv_status_text(kv_status status)
     case KV_UNREACHABLE: return "unreachable";
     case KV_UNKNOWN: return "outcome unknown";
     case KV_NO_ANSWER: return "no answer";
-    case KV_WITHHELD: return "done, result not told";
+    case KV_WITHHELD: return "done, result withheld";
     case KV_GAP: return "gap in the feed";
     case KV_TIMEOUT: return "nothing in time";
     case KV_NO_MEMORY: return "out of memory";
@@ -754,7 +754,7 @@ void kv_free(void *text)
 /* What repeating a call may do. */
 enum kind {
     READ,        /* nothing */
-    WRITE,       /* the write a second time; so also a create: the key may have been deleted meanwhile */
+    WRITE,       /* the write a second time; so also a create: the key may have been deleted in the meantime */
     CONDITIONAL, /* nothing: it asks for a revision, which the write changes */
     ONCE,        /* harm, and the server does not remember its outcome */
     AGAIN        /* nothing: a write that says itself what it spares */
@@ -788,7 +788,7 @@ struct answer {
     char expires[32];
     char request_id[72];
     int64_t revision, previous_revision; /* 0: none */
-    int64_t length;                      /* -1: not told */
+    int64_t length;                      /* -1: unknown */
     int64_t modified;
     double retry_after_s;
     struct buffer cursor;
@@ -799,7 +799,7 @@ struct answer {
 
 enum outcome {
     ANSWERED,
-    NOT_SENT, /* surely not executed: not all of it was given to the kernel */
+    NOT_SENT, /* not executed: not all of it was given to the kernel */
     LOST,     /* it may have been executed */
     NO_ROOM,  /* no memory for the answer */
     TOO_LARGE /* one message of the answer is larger than what the user allows */
@@ -881,7 +881,7 @@ static void note_header(struct answer *answer, const char *line, size_t length)
     }
 }
 
-/* Note the line of an answer that tells its status. Return 0 if it is none. */
+/* Note the line of an answer that has its status. Return 0 if it is none. */
 static int note_status(struct answer *answer, const char *line, size_t length)
 {
     const char *space = memchr(line, ' ', length);
@@ -1042,7 +1042,7 @@ static struct curl_slist *headers_of(const struct settings *settings, const stru
     return list;
 }
 
-/* Send a call once. `key`: its Idempotency-Key, or empty. `client->why` tells why it was not ANSWERED. */
+/* Send a call once. `key`: its Idempotency-Key, or empty. `client->why`: why it was not ANSWERED. */
 static enum outcome attempt(kv_client *client, const struct call *call, const char *key, struct answer *answer)
 {
     struct transfer transfer = {0};
@@ -1613,11 +1613,11 @@ kv_status kv_create(kv_client *client, const char *key, const void *value, size_
     return kv_put(client, key, value, size, &mine, written);
 }
 
-/* Set the error of a write that was done, but whose result is not told. */
+/* Set the error of a write that was done, but whose result is withheld. */
 static kv_status withheld(kv_client *client, int64_t revision)
 {
     set_error(&client->error, KV_WITHHELD, KV_OTHER, "answer_withheld",
-              "the write was done, but its result is not told");
+              "the write was done, but its result is withheld");
     client->error.revision = revision;
     return KV_WITHHELD;
 }
@@ -1760,7 +1760,7 @@ static kv_status write_next(kv_client *client, const char *key, const kv_entry *
     options.ttl_ms = next->ttl_ms;
     status = kv_put(client, key, next->value, next->size, &options, written);
     if (status == KV_INVALID && options.expires && client->error.http_status == 400)
-        return KV_PRECONDITION; /* the key has expired meanwhile */
+        return KV_PRECONDITION; /* the key has expired in the meantime */
     return status;
 }
 
@@ -2506,7 +2506,7 @@ static enum outcome stream_outcome(struct stream *stream)
 
 static const kv_list_options NO_LIST_OPTIONS;
 
-/* Return the target of a list. `mark`: behind this key, if it is not NULL. */
+/* Return the target of a list. `mark`: after this key, if it is not NULL. */
 static struct buffer list_target(const kv_list_options *options, const struct buffer *mark)
 {
     struct buffer target = {0};
@@ -2657,7 +2657,7 @@ static int tell_item(struct listing *listing, const kv_item *item)
     return 1;
 }
 
-/* Take one line of a list. KV_OK: go on. `error` tells what else. */
+/* Take one line of a list. KV_OK: continue. `error` has what else. */
 static kv_status take_list_line(struct listing *listing, const char *line, size_t size, kv_error *error)
 {
     json_t *json = object_of(line, size);
@@ -3065,7 +3065,7 @@ static void websocket_connect(struct websocket *ws)
     }
 }
 
-/* Return where the answer of the handshake ends in `in`: behind its empty line; 0 if that has not come. */
+/* Return where the answer of the handshake ends in `in`: after its empty line; 0 if that has not come. */
 static size_t end_of_head(const struct buffer *in)
 {
     const char *end = in->data ? strstr(in->data, "\r\n\r\n") : NULL;
@@ -3248,8 +3248,8 @@ static enum outcome websocket_outcome(struct websocket *ws)
 
 /* What the messages of a feed say. It knows nothing of connections. */
 struct follow {
-    struct buffer cursor; /* behind the last message of which all events were given */
-    struct buffer next;   /* behind the message whose events are given now */
+    struct buffer cursor; /* after the last message of which all events were given */
+    struct buffer next;   /* after the message whose events are given now */
     json_t *message;      /* it; NULL: none */
     json_t *events;       /* in it; may be NULL */
     size_t index;         /* of the next event */
@@ -3383,7 +3383,7 @@ static kv_status sort_message(struct follow *follow, const char *type, kv_error 
     return KV_OK;
 }
 
-/* Take the place behind the message that was given. */
+/* Take the place after the message that was given. */
 static void follow_pass(struct follow *follow)
 {
     if (follow->next.size)
@@ -3392,7 +3392,7 @@ static void follow_pass(struct follow *follow)
     follow->events = NULL;
 }
 
-/* Take a message. KV_OK, or the error that it tells; `error` need not be filled before. */
+/* Take a message. KV_OK, or the error in it; `error` need not be filled before. */
 static kv_status follow_take(struct follow *follow, const char *text, size_t size, kv_error *error)
 {
     const char *type, *cursor;
@@ -3521,7 +3521,7 @@ static void source_close(kv_watcher *watcher)
     stream_close(&watcher->source.lines);
 }
 
-/* Begin to connect, to go on at the cursor. Return 0 without memory. */
+/* Begin to connect, to continue at the cursor. Return 0 without memory. */
 static int source_open(kv_watcher *watcher)
 {
     struct buffer target = {0};
@@ -3795,7 +3795,7 @@ static int source_is_open(const kv_watcher *watcher)
     return watcher->is_connected && watcher->source.lines.answer.http_status == 200;
 }
 
-/* Wait for the first message. Behind a cursor nothing can be missed: there it is enough to be connected. */
+/* Wait for the first message. After a cursor nothing can be missed: there it is enough to be connected. */
 static kv_status await_first(kv_watcher *watcher)
 {
     kv_status status;
@@ -3869,7 +3869,7 @@ kv_status kv_next(kv_watcher *watcher, int timeout_ms, kv_event *event)
         memset(event, 0, sizeof *event);
     if (!watcher || !event)
         return KV_INVALID;
-    if (!watcher->is_waiting) /* who handles an event slowly does not wait meanwhile */
+    if (!watcher->is_waiting) /* who handles an event slowly does not wait in the meantime */
         watcher->patient_from = now_ms();
     watcher->is_waiting = 0;
     while (!follow_next(&watcher->follow, event)) {
@@ -3957,7 +3957,7 @@ kv_status kv_wal(kv_client *client, kv_line_fn line, void *user)
         if (news == MESSAGE && !line(text, size, user))
             continue;
         if (news == NOTHING && now_ms() < ws.transfer.heard_at + SILENCE_MS)
-            continue; /* a ping came meanwhile */
+            continue; /* a ping came in the meantime */
         if (news != MESSAGE) {
             call.shape = STREAM_SHAPE;
             judge(&policy, websocket_outcome(&ws), &call, &ws.answer, ws.why, &client->error);

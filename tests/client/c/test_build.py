@@ -19,7 +19,7 @@ COMBINATIONS = ([], [NO_WEBSOCKET], [NO_MEMORYKV], [NO_WEBSOCKET, NO_MEMORYKV])
 @pytest.mark.parametrize("compiler", building.COMPILERS)
 @pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: " ".join(options) or "whole")
 def test_it_compiles_without_warnings(tmp_path: Path, compiler: str, options: list[str]) -> None:
-    """Optimised a little: some warnings come from the analysis that this needs."""
+    """Optimized a little: some warnings come from the analysis that this needs."""
     compiled = building.compile_object(tmp_path / "kvclient.o", "-O1", *options, compiler=compiler)
     names = run(["nm", compiled])
     assert ("wslay_event_recv" in names) == (NO_WEBSOCKET not in options)

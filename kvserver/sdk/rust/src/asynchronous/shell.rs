@@ -83,7 +83,7 @@ impl HyperShell {
         let io = TokioIo::new(Watched::new(self.connect().await?, sent.clone()));
         let (sender, driver) = handshake(io).await.map_err(|error| error.to_string())?;
         tokio::spawn(async move {
-            let _ = driver.await; // its end is told to whoever waits for an answer
+            let _ = driver.await; // whoever waits for an answer sees its end
         });
         Ok(Connection { sender, sent })
     }

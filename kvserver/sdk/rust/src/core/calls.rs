@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     Read,
     /// The write a second time.
     Write,
-    /// A write on the condition that the key is absent: a second time, if the key was deleted meanwhile.
+    /// A write on the condition that the key is absent: a second time, if the key was deleted in the meantime.
     Create,
     /// A write on the condition of a revision: at most one of two can succeed.
     Conditional,
@@ -116,7 +116,7 @@ impl Answer {
 pub(crate) enum Outcome {
     /// A whole answer.
     Answer(Answer),
-    /// No answer, and surely not executed: not all of it was handed to the system.
+    /// No answer, and not executed: not all of it was handed to the system.
     NeverSent(String),
     /// No whole answer, and a server may have executed it.
     Lost(String),

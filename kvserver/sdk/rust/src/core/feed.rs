@@ -1,4 +1,4 @@
-//! The feed: what to ask for, bytes in, changes out, where to go on, and when to come back.
+//! The feed: what to ask for, bytes in, changes out, where to continue, and when to come back.
 
 use crate::core::calls::Call;
 use crate::core::changes::{Change, Envelope};
@@ -18,7 +18,7 @@ pub enum OnGap {
     /// End with [`Error::Gap`].
     #[default]
     Raise,
-    /// Tell it by [`Change::Reset`] and go on with the oldest change that is kept.
+    /// Report it as [`Change::Reset`] and continue with the oldest change that is kept.
     Continue,
 }
 
@@ -33,7 +33,7 @@ pub enum Transport {
     WebSocket,
 }
 
-/// What a watch is told.
+/// The options of a watch.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
     pub(crate) prefixes: Vec<String>,
@@ -72,7 +72,7 @@ impl Default for Wish {
 pub(crate) enum Ending {
     /// Come back after about this time.
     Back(Duration),
-    /// The token was revoked: come back once, to see whether it stands again.
+    /// The token was revoked: come back once, to see whether it is valid again.
     Revoked,
     /// Never.
     Over(Error),
@@ -82,7 +82,7 @@ pub(crate) enum Ending {
 #[derive(Debug)]
 pub(crate) struct Follow {
     wish: Wish,
-    /// Behind the last message that came.
+    /// After the last message that came.
     received: Option<String>,
     /// The last bytes, which are no whole line yet.
     rest: Vec<u8>,
@@ -229,7 +229,7 @@ pub(crate) struct Delays {
 }
 
 impl Delays {
-    /// The stream was fine for long enough to begin anew.
+    /// The stream was fine for long enough to start over.
     pub(crate) const HEALTH: Duration = Duration::from_secs(10);
 
     /// Return the longest delay of the next attempt, of which a random part is waited.

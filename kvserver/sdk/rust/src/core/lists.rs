@@ -1,4 +1,4 @@
-//! What lists and deletes by prefix are told.
+//! The options of lists and prefix deletes.
 
 use crate::core::calls::Call;
 use crate::core::model::Revision;
@@ -28,7 +28,7 @@ impl List {
         Self { prefix: prefix.into(), ..Self::default() }
     }
 
-    /// Begin behind this key.
+    /// Begin after this key.
     #[must_use]
     pub fn after(mut self, key: impl Into<String>) -> Self {
         self.after = Some(key.into());
@@ -63,7 +63,7 @@ impl List {
         self
     }
 
-    /// Fold what follows the next `delimiter` behind the prefix, as folders do.
+    /// Fold what follows the next `delimiter` after the prefix, as folders do.
     #[must_use]
     pub fn delimiter(mut self, delimiter: impl Into<String>) -> Self {
         self.delimiter = Some(delimiter.into());
@@ -97,7 +97,7 @@ impl List {
     }
 }
 
-/// What a delete by prefix is told.
+/// The options of a prefix delete.
 ///
 /// ```
 /// use kvserver_client::DeletePrefix;

@@ -1,4 +1,4 @@
-//! What a client is told: where the server is, the token, how long to wait.
+//! The options of a client: where the server is, the token, how long to wait.
 
 use crate::core::errors::ConfigError;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Address {
             return wrong("a URL holds no user and no password; give the token apart");
         }
         if authority.contains(['/', '?', '#']) {
-            return wrong("a URL ends behind the port");
+            return wrong("a URL ends after the port");
         }
         match authority.parse::<http::uri::Authority>() {
             Ok(parsed) if !parsed.host().is_empty() && parsed.port_u16().is_some() == has_port(authority) => {

@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
     Again { least: Duration, jitter: Duration },
     /// It failed.
     Fail(Error),
-    /// It failed, and what the key holds now tells more.
+    /// It failed, and the key's current value says more.
     Look(Box<OutcomeUnknown>),
 }
 

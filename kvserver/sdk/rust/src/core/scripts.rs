@@ -49,7 +49,7 @@ pub(crate) fn random_part(longest: Duration) -> Duration {
     longest.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))
 }
 
-/// What a put is told.
+/// The options of a put.
 #[derive(Debug, Clone)]
 pub(crate) struct PutOptions {
     pub(crate) value: Value,

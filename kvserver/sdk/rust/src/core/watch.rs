@@ -33,7 +33,7 @@ pub(crate) enum Turn {
     Failed(Error),
     /// Nothing came in time.
     TimedOut,
-    /// It was told to stop, or failed before.
+    /// It was stopped, or failed before.
     Stopped,
 }
 
@@ -84,7 +84,7 @@ impl<S: Shell> Watcher<S> {
         self.stop.clone()
     }
 
-    /// Open the feed and return its first message: what is written after that is surely seen.
+    /// Open the feed and return its first message: what is written after that is sure to be seen.
     pub(crate) async fn first(&mut self) -> Result<Held, Error> {
         let mut held = Held::new(self.follow.wish().since.clone());
         match self.next(None).await {
@@ -251,7 +251,7 @@ impl<S: Shell> Watcher<S> {
     }
 }
 
-/// The changes of the message that is being taken, and the cursor behind what was taken.
+/// The changes of the message that is being taken, and the cursor after what was taken.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     current: VecDeque<Change>,
@@ -275,7 +275,7 @@ impl Held {
         }
     }
 
-    /// Return the cursor behind the last message of which every change was taken.
+    /// Return the cursor after the last message of which every change was taken.
     pub(crate) fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
