@@ -36,11 +36,13 @@ curl -O {_SDK_URL}client.js -O {_SDK_URL}client.d.ts
 echo '{{"type": "module"}}' > package.json
 """,
         f"""\
-import {{ connect }} from "{_SDK_URL}client.js"; // in a page; in Node "./client.js"
+import {{ connect }} from "./client.js"; // in a page: "{_SDK_URL}client.js"
 const kv = connect("{EXAMPLE_URL}");
 await kv.put("flags/beta", {{ on: true }});
 console.log((await kv.get("flags/beta")).json());
-for await (const {{ kind, key }} of kv.watch("flags/", {{ snapshot: true }})) if (kind === "put") console.log(key);
+for await (const change of kv.watch("flags/", {{ snapshot: true }})) {{
+  if (change.kind === "put") console.log(change.key, change.text());
+}}
 """,
     ),
     Library(
